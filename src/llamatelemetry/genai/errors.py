@@ -56,15 +56,14 @@ def _server_code(error: BaseException) -> str | None:
 
 
 def _connection_text(error: BaseException) -> str | None:
-    """``openai.APIConnectionError: Connection error. (ConnectError: [Errno 111] Connection refused)``."""
-    chain = list(_causes(error))
-    if not any(_speaks_of_connection(link) for link in chain):
+    """``openai.APIConnectionError: Connection error. (httpx2.ConnectError: Connection refused)``."""
+    if not any(_speaks_of_connection(link) for link in _causes(error)):
         return None
-    parts = [f"{_qualified_name(type(error))}: {error}"]
-    root = chain[-1]
-    if root is not error and isinstance(root, OSError):
-        parts.append(f"({type(root).__name__}: {root})")
-    return " ".join(parts)[:_MESSAGE_LIMIT]
+    told = [f"{_qualified_name(type(error))}: {error}"]
+    cause = error.__cause__
+    if cause is not None and _speaks_of_connection(cause):
+        told.append(f"({_qualified_name(type(cause))}: {cause})")
+    return " ".join(told)[:_MESSAGE_LIMIT]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
