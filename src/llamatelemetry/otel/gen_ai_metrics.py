@@ -11,6 +11,7 @@ from llamatelemetry.semconv.attributes import GEN_AI_TOKEN_TYPE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.util.types import AttributeValue
 
@@ -45,13 +46,17 @@ class GenAIMetrics:
         self.server_time_per_output_token = create(_specs.SERVER_TIME_PER_OUTPUT_TOKEN)
 
     def record_tokens(
-        self, input_tokens: int | None, output_tokens: int | None, attributes: Mapping[str, AttributeValue]
+        self,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        attributes: Mapping[str, AttributeValue],
+        context: Context | None = None,
     ) -> None:
         """Record one point per known token count, marked ``gen_ai.token.type`` input or output."""
         if input_tokens is not None:
-            self.token_usage.record(input_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "input"})
+            self.token_usage.record(input_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "input"}, context)
         if output_tokens is not None:
-            self.token_usage.record(output_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "output"})
+            self.token_usage.record(output_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "output"}, context)
 
     def record_token_usage(
         self,
