@@ -50,10 +50,8 @@ def read_request(client: Any, options: Any, stream: bool) -> Request | None:
 
 def _body(options: Any) -> Mapping[str, Any]:
     """What will be sent: the client merges ``extra_body`` over the rest in the same way."""
-    body = options.json_data
-    extra = options.extra_json
-    if not isinstance(body, dict):
-        body = {}
+    body: Mapping[str, Any] = options.json_data if isinstance(options.json_data, dict) else {}
+    extra: Mapping[str, Any] | None = options.extra_json
     return {**body, **extra} if extra else body
 
 

@@ -47,7 +47,7 @@ def _server_code(error: BaseException) -> str | None:
     if not isinstance(body, dict):
         return None
     inner: Any = get(body, "error")
-    source = inner if isinstance(inner, dict) else body
+    source: Any = inner if isinstance(inner, dict) else body
     for field in ("code", "type"):
         value = get(source, field)
         if isinstance(value, str) and _CODE.fullmatch(value):
@@ -76,14 +76,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 _CONNECTION_MODULES = ("httpx", "httpcore", "requests", "urllib3", "openai")
-_CONNECTION_NAMES = ("ConnectionError", "ConnectError", "ConnectTimeout", "TimeoutError", "APITimeoutError")
+_CONNECTION_NAMES = (
+    "ConnectionError",
+    "ConnectError",
+    "ConnectTimeout",
+    "TimeoutError",
+    "APITimeoutError",
+)
 
 
 def _speaks_of_connection(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return True
     kind = type(error)
-    return kind.__module__.startswith(_CONNECTION_MODULES) and kind.__name__.endswith(_CONNECTION_NAMES)
+    return kind.__module__.startswith(_CONNECTION_MODULES) and kind.__name__.endswith(
+        _CONNECTION_NAMES
+    )
 
 
 def _qualified_name(kind: type[BaseException]) -> str:
