@@ -86,11 +86,10 @@ class _CloseHook:
             ended_by_caller()
             return await original()
 
-        vars(self._response)[self._name] = aclose if is_async else close
+        self._response.__dict__[self._name] = aclose if is_async else close
 
     def remove(self) -> None:
-        shadowed: dict[str, Any] = vars(self._response)
-        shadowed.pop(self._name, None)
+        self._response.__dict__.pop(self._name, None)
 
     def _closed_by_client(self) -> bool:
         """The client closes the response itself at the end of its iterator, which is then running."""

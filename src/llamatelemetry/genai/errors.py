@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llamatelemetry.genai.fields import get, integer
+from llamatelemetry.genai.fields import integer, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,13 +43,10 @@ def describe_error(error: BaseException) -> ErrorInfo:
 
 
 def _server_code(error: BaseException) -> str | None:
-    body: Any = getattr(error, "body", None)
-    if not isinstance(body, dict):
-        return None
-    inner: Any = get(body, "error")
-    source: Any = inner if isinstance(inner, dict) else body
+    body = mapping(getattr(error, "body", None))
+    source = mapping(body.get("error")) or body
     for field in ("code", "type"):
-        value = get(source, field)
+        value = source.get(field)
         if isinstance(value, str) and _CODE.fullmatch(value):
             return value
     return None

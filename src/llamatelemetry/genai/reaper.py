@@ -44,7 +44,7 @@ class Reaper:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the thread unless it runs. To be called before a call can be abandoned, not in a finaliser."""
+        """Start the thread unless it runs: before a call can be abandoned, never in a finaliser."""
         if self._thread is not None:
             return
         with self._lock:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamatelemetry.semconv import metrics as _specs
 from llamatelemetry.semconv import attribute_name, set_gen_ai_attrs
+from llamatelemetry.semconv import metrics as _specs
 from llamatelemetry.semconv.attributes import GEN_AI_TOKEN_TYPE
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record the engine's seconds per token after the first to ``gen_ai.server.time_per_output_token``."""
+        """Record the engine's seconds per later token to ``gen_ai.server.time_per_output_token``."""
         self.server_time_per_output_token.record(
             tpot_s,
             _attributes(gen_ai_system, operation, model, attributes),
