@@ -1,6 +1,6 @@
 """The child process that runs the llama.cpp server of the xllamacpp wheel.
 
-Run it with `python -m llamatelemetry.llama.embedded`. A process of its own, because the server
+Run it with ``python -m llamatelemetry.llama.embedded``. A process of its own, because the server
 computes in native code with the interpreter lock held while it loads, and because a crash in
 native code must not take the application along.
 """

