@@ -38,7 +38,9 @@ def _print_version(asked: bool) -> None:
 def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     pass
@@ -65,7 +67,9 @@ def demo(
     ] = None,
     base_url: Annotated[
         str | None,
-        typer.Option(callback=_with_path, help="A running OpenAI-compatible server to use instead."),
+        typer.Option(
+            callback=_with_path, help="A running OpenAI-compatible server to use instead."
+        ),
     ] = None,
 ) -> None:
     """Show it at work: a llama.cpp server, a plain OpenAI program, every call of it in a table."""
@@ -76,9 +80,14 @@ def demo(
     raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
 
 
-@app.command(epilog="Example: llamatelemetry doctor")
-def doctor() -> None:
+@app.command(epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
+def doctor(
+    server: Annotated[
+        str | None, typer.Option(help="An inference server that should be reachable, too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
     """Tell whether telemetry would arrive: what would load, what would not and why."""
     from llamatelemetry.cli.doctor import run_doctor
 
-    raise typer.Exit(run_doctor())
+    raise typer.Exit(run_doctor(server=server, as_json=as_json))

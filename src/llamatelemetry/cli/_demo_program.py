@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import llamatelemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 # What `opentelemetry-instrument` itself does. The script is not called by its path: the
 # interpreter line of a script breaks when the environment's path has a blank in it.
@@ -85,7 +85,7 @@ def run_program(
 @contextmanager
 def _running(
     command: list[str], environment: dict[str, str], folder: Path
-) -> Iterator[subprocess.Popen[str]]:
+) -> Generator[subprocess.Popen[str]]:
     """The process; at the end of the block it is over, whatever ended the block."""
     with subprocess.Popen(
         command,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.cli._calls import Call
 
-_UNKNOWN = "–"
+_UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMED = "»"
 
 
@@ -76,18 +76,23 @@ _LAYOUTS: tuple[tuple[_Column, ...], ...] = ((), (_MODEL,), (_MODEL, _ERROR))
 
 def print_calls(console: Console, calls: Sequence[Call]) -> None:
     """Print one line for each call, with as many columns as the terminal has room for."""
-    layouts = [(below, gap) for below in _LAYOUTS for gap in (2, 1)]
-    for below, gap in layouts:
-        table = _calls_table(calls, [column for column in _COLUMNS if column not in below], gap)
-        if _natural_width(console, table) <= console.width:
-            break
+    below, gap = next(
+        (
+            (below, gap)
+            for below in _LAYOUTS
+            for gap in (2, 1)
+            if _natural_width(console, _calls_table(calls, below, gap)) <= console.width
+        ),
+        (_LAYOUTS[-1], 1),
+    )
     console.print()
-    console.print(table)
+    console.print(_calls_table(calls, below, gap))
     for line in _notes(calls, below):
         console.print(Text(line, "dim"))
 
 
-def _calls_table(calls: Sequence[Call], columns: Sequence[_Column], gap: int) -> Table:
+def _calls_table(calls: Sequence[Call], below: Sequence[_Column], gap: int) -> Table:
+    columns = [column for column in _COLUMNS if column not in below]
     table = _plain_table("Calls", gap)
     table.add_column("#", justify="right", style="dim")
     for column in columns:

@@ -23,7 +23,7 @@ from llamatelemetry.llama.embedded import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
 # What examples/openai_chat.py does: its last call is refused on purpose.
@@ -76,7 +76,7 @@ def _run(console: Console, output: Path, model: Path | None, base_url: str | Non
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[None]:
+def _folder(path: Path) -> Generator[None]:
     """Make a folder, and take it away again if nothing was put into it."""
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _require(module: str) -> None:
 
 
 @contextmanager
-def _target(console: Console, model: Path | None, base_url: str | None) -> Iterator[Target]:
+def _target(console: Console, model: Path | None, base_url: str | None) -> Generator[Target]:
     if base_url is not None:
         yield Target(base_url, is_ours=False)
         return
@@ -145,7 +145,9 @@ def _conclude(console: Console, problems: Iterator[str], files: Sequence[Path]) 
     for problem in found:
         _say(console, problem, "bold red")
     if not found:
-        _say(console, f"All {_CALLS} calls were recorded; the last is a mistake on purpose.", "green")
+        _say(
+            console, f"All {_CALLS} calls were recorded; the last is a mistake on purpose.", "green"
+        )
     for path in files:
         _say(console, f"OTLP JSON lines: {path}")
     if found:
@@ -161,7 +163,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 
 @contextmanager
-def _terminated_in_order() -> Iterator[None]:
+def _terminated_in_order() -> Generator[None]:
     """Turn SIGTERM into an exception, so that it ends our children as Ctrl-C does."""
 
     def end(number: int, _frame: object) -> None:

@@ -156,10 +156,14 @@ def _wait_for_the_end(announce_fd: int, ready: str) -> None:
     os.set_blocking(wake_fd, False)
     signal.set_wakeup_fd(wake_fd)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _only_wake)
     os.write(announce_fd, f"{ready}\n".encode())
     os.close(announce_fd)
     os.read(woken_fd, 1)
     if hasattr(signal, "alarm"):  # not on Windows
         # Its default action ends the process in native code as well.
         signal.alarm(_GRACEFUL_END_S)
+
+
+def _only_wake(_number: int, _frame: object) -> None:
+    """A handler must be there, or the signal would end the process before the pipe is read."""

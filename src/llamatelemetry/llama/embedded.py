@@ -185,7 +185,9 @@ class EmbeddedServer:
 
     def _failure(self, what: str) -> EmbeddedServerError:
         self.stop()  # so that the log is complete
-        return EmbeddedServerError("\n".join([f"{what}; its last log lines:", *self.logs(_LOG_LINES_SHOWN)]))
+        return EmbeddedServerError(
+            "\n".join([f"{what}; its last log lines:", *self.logs(_LOG_LINES_SHOWN)])
+        )
 
 
 def find_demo_model() -> Path:
