@@ -1,3 +1,4 @@
+# ruff: noqa: N802, N815 - the names that http.server and gRPC call
 """Real OTLP receivers on loopback, HTTP and gRPC, that answer as a test wants."""
 
 from __future__ import annotations
@@ -47,12 +48,16 @@ def http_receiver(
             body = (bodies or {}).get(self.path, "").encode()
             self.send_response((by_path or {}).get(self.path, status))
             for name, value in (headers or {}).items():
-                self.send_header(name, value)
+                if name != "Server":
+                    self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
         do_GET = do_POST
+
+        def version_string(self) -> str:
+            return (headers or {}).get("Server", "test")
 
         def log_message(self, *args: object) -> None:
             pass

@@ -221,7 +221,8 @@ def certificate(tmp_path_factory):
         pytest.skip("needs the openssl command to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
     key, pem = folder / "key.pem", folder / "cert.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost".split()
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += ["-subj", "/CN=localhost"]
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run([*command, *names, "-keyout", key, "-out", pem], check=True, capture_output=True)
     return key, pem
@@ -356,7 +357,7 @@ def test_a_certificate_file_that_is_missing():
         ),
     ],
 )
-def test_common_mistakes_are_recognised(environ, ours, signal, status, detail, remedy):
+def test_common_mistakes_are_recognised(environ, ours, signal, status, detail, remedy):  # noqa: PLR0917
     check = probe(environ, signal, ours=ours)
     assert (check.status, check.remedy) == (status, remedy)
     assert detail in check.detail

@@ -117,7 +117,7 @@ def test_the_distro_that_would_load_and_the_variable_that_settles_it(
         ((), {}, "fail", "nothing sets up the SDK", "pip install llamatelemetry"),
     ],
 )
-def test_the_configurator_that_would_load(tmp_path, installed, environ, status, detail, remedy):
+def test_the_configurator_that_would_load(tmp_path, installed, environ, status, detail, remedy):  # noqa: PLR0917
     install(tmp_path, *installed)
     found = loading(tmp_path, environ)["configurator"]
     assert (found[0], found[2]) == (status, remedy)

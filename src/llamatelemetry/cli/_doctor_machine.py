@@ -78,12 +78,12 @@ def server_checks(url: str, timeout_s: float) -> list[Check]:
             Check(SERVER_SECTION, "fail", title, f"no answer: {reason}", "start llama-server there")
         ]
     health = _health(title, status, body)
-    if health.status == "fail":
+    if health.status != "ok":
         return [health]
     if "llama.cpp" not in server:
         detail = f"answers, but not as llama.cpp (Server: {server or 'none'})"
         return [health, Check(SERVER_SECTION, "warn", title, detail, "is this another server?")]
-    return [health, _props(title, base, timeout_s)] if health.status == "ok" else [health]
+    return [health, _props(title, base, timeout_s)]
 
 
 def _health(title: str, status: int, body: Mapping[str, Any]) -> Check:
