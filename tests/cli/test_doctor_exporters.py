@@ -13,7 +13,13 @@ import pytest
 
 from llamatelemetry.cli._doctor_check import Check
 from llamatelemetry.cli._doctor_config import config_checks, resolve
-from llamatelemetry.cli._doctor_exporters import declarative_checks, nothing_leaves, plan_signals
+from llamatelemetry.cli._doctor_exporters import (
+    SignalPlan,
+    declarative_checks,
+    nothing_leaves,
+    our_plans,
+    sdk_plans,
+)
 from llamatelemetry.cli._doctor_reach import exporter_checks
 from tests.cli.receivers import grpc_receiver, http_receiver
 
@@ -21,14 +27,16 @@ PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 
 
-def shown(environ: dict[str, str], *, ours: bool = True, default: str = "otlp") -> list[str]:
-    plans = plan_signals(resolve(environ)[0], environ, ours=ours, default=default)
-    return [f"{plan.signal}: {plan.shown}" for plan in plans]
+def plans_of(environ: dict[str, str], ours: bool) -> list[SignalPlan]:
+    return our_plans(resolve(environ)[0], environ)[0] if ours else sdk_plans(environ)
+
+
+def shown(environ: dict[str, str], *, ours: bool = True) -> list[str]:
+    return [f"{plan.signal}: {plan.shown}" for plan in plans_of(environ, ours)]
 
 
 def probe(environ: dict[str, str], signal: str = "traces", *, ours: bool = True) -> Check:
-    plans = plan_signals(resolve(environ)[0], environ, ours=ours)
-    [plan] = [plan for plan in plans if plan.signal == signal]
+    [plan] = [plan for plan in plans_of(environ, ours) if plan.signal == signal]
     [check] = exporter_checks(plan, 2)
     return check
 
@@ -56,8 +64,8 @@ def signals(address: str) -> list[str]:
             {ENDPOINT: "http://c:4318/v1/traces"},
             [
                 "traces: http/protobuf to http://c:4318/v1/traces",
-                "metrics: http/protobuf to nowhere",
-                "logs: http/protobuf to nowhere",
+                "metrics: none",
+                "logs: none",
             ],
         ),
         (
@@ -92,15 +100,25 @@ def test_where_our_distro_sends_each_signal(environ, expected):
     assert shown(environ) == expected
 
 
-def test_another_distro_follows_the_rules_of_the_sdk():
-    assert shown({}, ours=False) == signals("grpc to http://localhost:4317")
-    assert shown({}, ours=False, default="none") == signals("none")
-    twice = {ENDPOINT: "http://c:4318/v1/traces", PROTOCOL: "http/protobuf"}
+OTLP = {f"OTEL_{signal}_EXPORTER": "otlp" for signal in ("TRACES", "METRICS", "LOGS")}
+
+
+def test_without_our_configurator_the_rules_of_the_sdk_hold():
+    assert shown({}, ours=False) == signals("none")
+    assert shown(OTLP, ours=False) == signals("grpc to http://localhost:4317")
+    twice = {**OTLP, ENDPOINT: "http://c:4318/v1/traces", PROTOCOL: "http/protobuf"}
     assert shown(twice, ours=False)[0] == (
         "traces: http/protobuf to http://c:4318/v1/traces/v1/traces"
     )
     # It has never heard of our variables.
-    assert shown({"LLAMATELEMETRY_EXPORTER": "file"}, ours=False)[0].startswith("traces: grpc")
+    assert shown({**OTLP, "LLAMATELEMETRY_EXPORTER": "file"}, ours=False)[0].endswith(":4317")
+
+
+def test_what_our_configurator_would_warn_about_is_said_here_too():
+    environ = {ENDPOINT: "http://c:4318/v1/traces"}
+    [check] = our_plans(resolve(environ)[0], environ)[1]
+    assert check.status == "warn"
+    assert "takes traces only: metrics and logs are not exported" in check.detail
 
 
 @pytest.mark.parametrize(
