@@ -45,7 +45,10 @@ class GenAIMetrics:
         self.server_time_per_output_token = create(_specs.SERVER_TIME_PER_OUTPUT_TOKEN)
 
     def record_tokens(
-        self, input_tokens: int | None, output_tokens: int | None, attributes: Mapping[str, AttributeValue]
+        self,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        attributes: Mapping[str, AttributeValue],
     ) -> None:
         """Record one point per known token count, marked ``gen_ai.token.type`` input or output."""
         if input_tokens is not None:
@@ -81,7 +84,8 @@ class GenAIMetrics:
     ) -> None:
         """Record what the client waited, in seconds, to ``gen_ai.client.operation.duration``."""
         self.operation_duration.record(
-            duration_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            duration_s,
+            set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes),
         )
 
     def record_server_duration(
@@ -95,7 +99,8 @@ class GenAIMetrics:
     ) -> None:
         """Record what the engine itself measured, in seconds, to ``gen_ai.server.request.duration``."""
         self.server_request_duration.record(
-            duration_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            duration_s,
+            set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes),
         )
 
     def record_ttft(
@@ -109,7 +114,8 @@ class GenAIMetrics:
     ) -> None:
         """Record queue and prefill as the engine measured them, in seconds, to ``gen_ai.server.time_to_first_token``."""
         self.server_time_to_first_token.record(
-            ttft_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            ttft_s,
+            set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes),
         )
 
     def record_tpot(
@@ -123,5 +129,6 @@ class GenAIMetrics:
     ) -> None:
         """Record decode time per token after the first, in seconds, to ``gen_ai.server.time_per_output_token``."""
         self.server_time_per_output_token.record(
-            tpot_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            tpot_s,
+            set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes),
         )
