@@ -1,0 +1,30 @@
+"""Configuration: every option, its variable and its default.
+
+Each option is declared once, on a field of `LlamaTelemetryConfig`. Reading the environment,
+`effective_config()`, `describe()` and the documentation all use that declaration. Nothing here
+acts on an option, and nothing else reads our variables.
+
+    config = effective_config(exporter="file")
+    config.exporter, config.export_path   # 'file', './llamatelemetry-data'
+    print(config.describe())
+"""
+
+from __future__ import annotations
+
+from ._config import OPTIONS, LlamaTelemetryConfig
+from ._environment import Given
+from ._option import Option
+from ._otel_variables import SIGNALS
+from ._resolve import effective_config, sdk_disabled
+from ._values import Reader
+
+__all__ = [
+    "OPTIONS",
+    "SIGNALS",
+    "Given",
+    "LlamaTelemetryConfig",
+    "Option",
+    "Reader",
+    "effective_config",
+    "sdk_disabled",
+]

@@ -1,0 +1,553 @@
+"""Every option: its variables, its default, which source wins, what a bad value does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from opentelemetry.sdk.trace import SpanProcessor
+
+from llamatelemetry.config import (
+    OPTIONS,
+    LlamaTelemetryConfig,
+    _environment,
+    effective_config,
+    sdk_disabled,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported_before(monkeypatch):
+    monkeypatch.setattr(_environment, "_reported", set())
+
+
+class Case(NamedTuple):
+    """One option: four values that differ, given in four ways, and the default."""
+
+    default: Any
+    argument: Any
+    config: Any
+    own: tuple[str, str, Any] | None = None
+    otel: tuple[str, str, Any] | None = None
+
+
+FIRST, SECOND = SpanProcessor(), SpanProcessor()
+
+CASES = {
+    "service_name": Case(
+        None, "a", "b", ("LLAMATELEMETRY_SERVICE_NAME", "c", "c"), ("OTEL_SERVICE_NAME", "d", "d")
+    ),
+    "service_version": Case(None, "1", "2", ("LLAMATELEMETRY_SERVICE_VERSION", "3", "3")),
+    "environment": Case(None, "a", "b", ("LLAMATELEMETRY_ENVIRONMENT", "c", "c")),
+    "otlp_endpoint": Case(
+        None,
+        "http://a:1",
+        "http://b:2",
+        ("LLAMATELEMETRY_OTLP_ENDPOINT", "http://c:3", "http://c:3"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://d:4", "http://d:4"),
+    ),
+    "otlp_protocol": Case(
+        "http/protobuf",
+        "grpc",
+        "http/protobuf",
+        otel=("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "grpc"),
+    ),
+    "otlp_headers": Case(
+        None, {"a": "1"}, {"b": "2"}, otel=("OTEL_EXPORTER_OTLP_HEADERS", "c=3", {"c": "3"})
+    ),
+    "exporter": Case(
+        "otlp",
+        "console",
+        "file",
+        ("LLAMATELEMETRY_EXPORTER", "none", "none"),
+        (
+            "OTEL_TRACES_EXPORTER",
+            "console",
+            "traces=console metrics=otlp logs=otlp",
+        ),
+    ),
+    "export_path": Case(
+        "./llamatelemetry-data", "a", "b", ("LLAMATELEMETRY_EXPORT_PATH", "c", "c")
+    ),
+    "export_interval_ms": Case(None, 1, 2, otel=("OTEL_METRIC_EXPORT_INTERVAL", "3", 3)),
+    "enable_metrics": Case(True, False, True, ("LLAMATELEMETRY_METRICS", "false", False)),
+    "gpu_enrichment": Case(True, False, True, ("LLAMATELEMETRY_GPU_ENRICHMENT", "genai", "genai")),
+    "gpu_interval_ms": Case(1000, 10, 20, ("LLAMATELEMETRY_GPU_INTERVAL_MS", "30", 30)),
+    "enable_trace_graphs": Case(False, True, False, ("LLAMATELEMETRY_TRACE_GRAPHS", "true", True)),
+    "phase_spans": Case(True, False, True, ("LLAMATELEMETRY_PHASE_SPANS", "false", False)),
+    "capture_content": Case(
+        "no_content",
+        "span_only",
+        "event_only",
+        otel=(
+            "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+            "SPAN_AND_EVENT",
+            "span_and_event",
+        ),
+    ),
+    "content_max_chars": Case(16384, 1, 2, ("LLAMATELEMETRY_CONTENT_MAX_CHARS", "3", 3)),
+    "redact_prompts": Case(False, True, False, ("LLAMATELEMETRY_REDACT_PROMPTS", "true", True)),
+    "redact_keys": Case((), ("a",), ("b",), ("LLAMATELEMETRY_REDACT_KEYS", "c, d", ("c", "d"))),
+    "redact_patterns": Case(
+        (), ("a+",), ("b+",), ("LLAMATELEMETRY_REDACT_PATTERNS", r"\d{3,4}", (r"\d{3,4}",))
+    ),
+    "redact_mode": Case(
+        "replace", "hash", "replace", ("LLAMATELEMETRY_REDACT_MODE", "hash", "hash")
+    ),
+    "redact_hash_key": Case(None, "a", "b", ("LLAMATELEMETRY_REDACT_HASH_KEY", "c", "c")),
+    "sampling": Case(
+        "parentbased_always_on",
+        "ratio",
+        "only_errors",
+        ("LLAMATELEMETRY_SAMPLING", "only_slow", "only_slow"),
+        ("OTEL_TRACES_SAMPLER", "xray", "xray"),
+    ),
+    "sample_rate": Case(1.0, 0.1, 0.2, ("LLAMATELEMETRY_SAMPLE_RATE", "0.3", 0.3)),
+    "slow_threshold_s": Case(5.0, 1.0, 2.0, ("LLAMATELEMETRY_SLOW_THRESHOLD_S", "3", 3.0)),
+    "strict_operation_names": Case(
+        True, False, True, ("LLAMATELEMETRY_STRICT_OPERATION_NAMES", "false", False)
+    ),
+    "metric_names": Case(
+        "v1.41",
+        "latest",
+        "both",
+        ("LLAMATELEMETRY_METRIC_NAMES", "v1.41", "v1.41"),
+        ("OTEL_SEMCONV_STABILITY_OPT_IN", "http,gen_ai_latest_experimental", "latest"),
+    ),
+    "provider_name": Case(None, "a", "b", ("LLAMATELEMETRY_PROVIDER_NAME", "c", "c")),
+    "propagate": Case("auto", "on", "off", ("LLAMATELEMETRY_PROPAGATE", "on", "on")),
+    "instrumentors": Case("auto", "ours", "theirs", ("LLAMATELEMETRY_INSTRUMENTORS", "all", "all")),
+    "llamacpp_allow": Case((), ("a",), ("b",), ("LLAMATELEMETRY_LLAMACPP_ALLOW", "c", ("c",))),
+    "llamacpp_deny": Case((), ("a",), ("b",), ("LLAMATELEMETRY_LLAMACPP_DENY", "c", ("c",))),
+    "llamacpp_metrics_url": Case(
+        (),
+        ("http://a/metrics",),
+        ("http://b/metrics",),
+        (
+            "LLAMATELEMETRY_LLAMACPP_METRICS_URL",
+            "http://c:1/metrics,http://c:2/metrics",
+            ("http://c:1/metrics", "http://c:2/metrics"),
+        ),
+    ),
+    "log_level": Case("WARNING", "DEBUG", "INFO", ("LLAMATELEMETRY_LOG_LEVEL", "error", "ERROR")),
+    "span_processors": Case((), (FIRST,), (SECOND,)),
+}
+
+# `hash` alone is refused: see test_hashing_needs_a_key.
+KEY = {"LLAMATELEMETRY_REDACT_HASH_KEY": "k"}
+
+
+def test_the_table_of_this_test_covers_every_option():
+    assert list(CASES) == list(OPTIONS)
+    assert list(OPTIONS) == [
+        f.name for f in dataclasses.fields(LlamaTelemetryConfig) if f.name != "_origins"
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_explicit_wins_over_config_over_own_variable_over_opentelemetry_over_default(name):
+    case = CASES[name]
+    config = LlamaTelemetryConfig(**{name: case.config})
+    environ = dict(KEY) if name == "redact_mode" else {}
+
+    def check(expected, origin, **arguments):
+        effective = effective_config(environ=environ, **arguments)
+        value = getattr(effective, name)
+        assert (value, type(value)) == (expected, type(expected))
+        assert (effective.given(name) or (None, "default"))[1] == origin
+
+    check(case.default, "default")
+    if case.otel is not None:
+        variable, text, value = case.otel
+        environ[variable] = text
+        check(value, variable)
+    if case.own is not None:
+        variable, text, value = case.own
+        environ[variable] = text
+        check(value, variable)
+    check(case.config, "config", config=config)
+    check(case.argument, "argument", config=config, **{name: case.argument})
+    check(case.config, "config", config=config, **{name: None})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_option_names_exactly_these_variables(name):
+    case, option = CASES[name], OPTIONS[name]
+    assert option.variable == (case.own and case.own[0])
+    if name == "exporter":
+        signals = ("TRACES", "METRICS", "LOGS")
+        assert option.otel_variables == tuple(f"OTEL_{signal}_EXPORTER" for signal in signals)
+    else:
+        assert option.otel_variables == ((case.otel[0],) if case.otel else ())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_variable_is_the_same_as_an_unset_one(name):
+    case = CASES[name]
+    given = [variable[0] for variable in (case.own, case.otel) if variable]
+    effective = effective_config(environ=dict.fromkeys(given, "  "))
+    assert getattr(effective, name) == case.default
+    assert effective.given(name) is None or effective.given(name).origin == "default"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_option_that_is_not_given_is_none_before_resolving(name):
+    assert getattr(LlamaTelemetryConfig(), name) is None
+    assert getattr(LlamaTelemetryConfig.from_env({}), name) is None
+
+
+BAD_VALUES = [
+    ("LLAMATELEMETRY_OTLP_ENDPOINT", "http://host:99999", "otlp_endpoint"),
+    ("LLAMATELEMETRY_OTLP_ENDPOINT", "http://", "otlp_endpoint"),
+    ("LLAMATELEMETRY_OTLP_ENDPOINT", "two words", "otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "otlp_protocol"),
+    ("LLAMATELEMETRY_EXPORTER", "jaeger", "exporter"),
+    ("LLAMATELEMETRY_EXPORTER", "otlp,none", "exporter"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "60s", "export_interval_ms"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "0", "export_interval_ms"),
+    ("LLAMATELEMETRY_METRICS", "perhaps", "enable_metrics"),
+    ("LLAMATELEMETRY_GPU_ENRICHMENT", "some", "gpu_enrichment"),
+    ("LLAMATELEMETRY_GPU_INTERVAL_MS", "-1", "gpu_interval_ms"),
+    ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true", "capture_content"),
+    ("LLAMATELEMETRY_CONTENT_MAX_CHARS", "1.5", "content_max_chars"),
+    ("LLAMATELEMETRY_REDACT_MODE", "md5", "redact_mode"),
+    ("LLAMATELEMETRY_REDACT_PATTERNS", "(", "redact_patterns"),
+    ("LLAMATELEMETRY_SAMPLING", "only_eror", "sampling"),
+    ("LLAMATELEMETRY_SAMPLE_RATE", "1.01", "sample_rate"),
+    ("LLAMATELEMETRY_SAMPLE_RATE", "nan", "sample_rate"),
+    ("LLAMATELEMETRY_SLOW_THRESHOLD_S", "inf", "slow_threshold_s"),
+    ("LLAMATELEMETRY_METRIC_NAMES", "v2", "metric_names"),
+    ("LLAMATELEMETRY_PROPAGATE", "always", "propagate"),
+    ("LLAMATELEMETRY_INSTRUMENTORS", "none", "instrumentors"),
+    ("LLAMATELEMETRY_LLAMACPP_METRICS_URL", "localhost:8080/metrics", "llamacpp_metrics_url"),
+    ("LLAMATELEMETRY_LOG_LEVEL", "loud", "log_level"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text", "name"), BAD_VALUES)
+def test_a_bad_variable_is_one_warning_and_the_default(variable, text, name, caplog):
+    for _ in range(3):
+        effective = effective_config(environ={variable: text})
+    assert getattr(effective, name) == CASES[name].default
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("llamatelemetry.config", logging.WARNING)
+    message = record.getMessage()
+    assert message.startswith(f"{variable}={text!r} is not accepted; expected ")
+    assert OPTIONS[name].reader.accepts in message
+
+
+@pytest.mark.parametrize(("variable", "text", "name"), BAD_VALUES)
+def test_a_bad_value_in_code_is_a_value_error_with_the_same_text(variable, text, name):
+    expected = re.escape(
+        f"{name}={text!r} is not accepted; expected {OPTIONS[name].reader.accepts}"
+    )
+    for give in (effective_config, LlamaTelemetryConfig, LlamaTelemetryConfig().replace):
+        with pytest.raises(ValueError, match=f"^{expected}$"):
+            give(**{name: text})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("service_name", 7),
+        ("enable_metrics", 2),
+        ("gpu_interval_ms", True),
+        ("gpu_interval_ms", 1000.5),
+        ("sample_rate", False),
+        ("slow_threshold_s", 10**400),
+        ("redact_keys", {"a": 1}),
+        ("redact_keys", [1]),
+        ("redact_patterns", [re.compile(b"x")]),
+        ("otlp_headers", {"a": 1}),
+        ("otlp_headers", ["a=b"]),
+        ("export_path", 3),
+        ("span_processors", [object()]),
+        ("span_processors", FIRST),
+    ],
+)
+def test_a_value_of_a_wrong_type_in_code_is_a_value_error(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}=.* is not accepted"):
+        effective_config(environ={}, **{name: value})
+
+
+def test_an_unknown_option_is_a_type_error_that_names_the_nearest():
+    with pytest.raises(TypeError, match="unknown option 'exportr'; the nearest is 'exporter'"):
+        effective_config(exportr="file")
+    with pytest.raises(TypeError, match="the nearest is 'redact_prompts'"):
+        LlamaTelemetryConfig().replace(redact_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "advice"),
+    [
+        ("LLAMATELEMETRY_EXPORTR", "the nearest is LLAMATELEMETRY_EXPORTER"),
+        ("LLAMATELEMETRY_OTLP_HEADERS", "use OTEL_EXPORTER_OTLP_HEADERS"),
+        ("LLAMATELEMETRY_ENABLE_METRICS", "use LLAMATELEMETRY_METRICS"),
+        ("LLAMATELEMETRY_SPAN_PROCESSORS", "span_processors can be given in code only"),
+    ],
+)
+def test_an_unknown_variable_of_ours_is_one_warning_with_what_was_meant(variable, advice, caplog):
+    for _ in range(2):
+        effective_config(environ={variable: "secret", "OTHER": "x"})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{variable} is not a variable of llamatelemetry; {advice}"
+    ]
+
+
+@pytest.mark.parametrize("word", ["true", "TRUE", "1", "yes", "Yes", "on", " on "])
+@pytest.mark.parametrize(("opposite", "expected"), [(False, True), (True, False)])
+def test_booleans_are_read_in_any_usual_spelling(word, opposite, expected):
+    words = {"true": "false", "1": "0", "yes": "no", "on": "off"}
+    text = words[word.strip().lower()].title() if opposite else word
+    assert effective_config(environ={"LLAMATELEMETRY_METRICS": text}).enable_metrics is expected
+    gpu = effective_config(environ={"LLAMATELEMETRY_GPU_ENRICHMENT": text})
+    assert gpu.gpu_enrichment is expected
+    assert effective_config(environ={}, phase_spans=text).phase_spans is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http,database", "v1.41"),
+        ("http/dup, GEN_AI_LATEST_EXPERIMENTAL", "latest"),
+        ("gen_ai_latest_experimental/dup", "both"),
+        ("gen_ai_latest_experimental,gen_ai_latest_experimental/dup", "both"),
+        ("gen_ai_latest_experimental_too", "v1.41"),
+    ],
+)
+def test_the_stability_list_is_shared_with_other_libraries(text, expected, caplog):
+    environ = {"OTEL_SEMCONV_STABILITY_OPT_IN": text}
+    assert effective_config(environ=environ).metric_names == expected
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("text", ["NO_CONTENT", "span_only", "Event_Only", "SPAN_AND_EVENT"])
+def test_content_capture_is_read_in_any_case(text):
+    environ = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": text}
+    assert effective_config(environ=environ).capture_content == text.lower()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [
+        (None, "http/protobuf"),
+        ("http://localhost:4317", "grpc"),
+        ("localhost:4317", "grpc"),
+        ("https://[::1]:4317/", "grpc"),
+        ("http://localhost:4318", "http/protobuf"),
+        ("https://collector.example/v1/traces", "http/protobuf"),
+        ("http://host:8080/4317", "http/protobuf"),
+    ],
+)
+def test_the_protocol_follows_the_port_of_the_endpoint(endpoint, protocol):
+    effective = effective_config(environ={}, otlp_endpoint=endpoint)
+    assert effective.otlp_protocol == protocol
+    given = effective_config(
+        environ={"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, otlp_endpoint=endpoint
+    )
+    assert given.otlp_protocol == "http/protobuf"
+
+
+@pytest.mark.parametrize(
+    ("environ", "exporter", "by_signal"),
+    [
+        ({}, "otlp", [("otlp",)] * 3),
+        ({"LLAMATELEMETRY_EXPORTER": "File"}, "file", [("file",)] * 3),
+        ({"LLAMATELEMETRY_EXPORTER": "otlp, file"}, "otlp,file", [("otlp", "file")] * 3),
+        ({"LLAMATELEMETRY_EXPORTER": "none"}, "none", [()] * 3),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp, console", "OTEL_LOGS_EXPORTER": "none"},
+            "traces=otlp,console metrics=otlp logs=none",
+            [("otlp", "console"), ("otlp",), ()],
+        ),
+        (
+            {f"OTEL_{signal}_EXPORTER": "zipkin" for signal in ("TRACES", "METRICS", "LOGS")},
+            "zipkin",
+            [("zipkin",)] * 3,
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "console", "LLAMATELEMETRY_EXPORTER": "file"},
+            "file",
+            [("file",)] * 3,
+        ),
+    ],
+)
+def test_exporters_may_differ_per_signal(environ, exporter, by_signal):
+    effective = effective_config(environ=environ)
+    assert effective.exporter == exporter
+    assert list(effective.exporters()) == ["traces", "metrics", "logs"]
+    assert list(effective.exporters().values()) == by_signal
+
+
+def test_headers_are_read_as_opentelemetry_writes_them():
+    environ = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Basic%20YTpi==, x-Team = a%2Cb ,,e="}
+    expected = {"authorization": "Basic YTpi==", "x-team": "a,b", "e": ""}
+    assert effective_config(environ=environ).otlp_headers == expected
+    given = {"Authorization": "a=b,c%20"}
+    assert LlamaTelemetryConfig(otlp_headers=given).otlp_headers == {"authorization": "a=b,c%20"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (r"[0-9]{3,4}", (r"[0-9]{3,4}",)),
+        (r'["\\d+", "a{1,2}"]', (r"\d+", "a{1,2}")),
+        ("[1]", ("[1]",)),
+        ([" x ", ""], ("x",)),
+        (re.compile("secret", re.IGNORECASE), ("(?i:secret)",)),
+        ([re.compile("plain")], ("plain",)),
+    ],
+)
+def test_patterns_may_hold_commas(given, expected):
+    assert effective_config(environ={}, redact_patterns=given).redact_patterns == expected
+    if isinstance(given, str):
+        environ = {"LLAMATELEMETRY_REDACT_PATTERNS": given}
+        assert effective_config(environ=environ).redact_patterns == expected
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LLAMATELEMETRY_REDACT_PROMPTS": "ture"},
+        {"LLAMATELEMETRY_REDACT_PATTERNS": "("},
+        {"LLAMATELEMETRY_REDACT_MODE": "md5", "LLAMATELEMETRY_REDACT_PROMPTS": "false"},
+    ],
+)
+def test_a_bad_redaction_variable_redacts_prompts_rather_than_nothing(environ, caplog):
+    assert effective_config(environ=environ).redact_prompts is True
+    (record,) = caplog.records
+    assert record.getMessage().endswith("; prompts and completions are redacted")
+    assert effective_config(environ=environ, redact_prompts=False).redact_prompts is False
+
+
+def test_hashing_needs_a_key(caplog):
+    with pytest.raises(ValueError, match="redact_mode=hash needs redact_hash_key"):
+        effective_config(environ={}, redact_mode="hash")
+    effective = effective_config(environ={"LLAMATELEMETRY_REDACT_MODE": "hash"})
+    assert (effective.redact_mode, effective.given("redact_mode").origin) == ("replace", "default")
+    assert len(caplog.records) == 1
+    keyed = effective_config(environ=KEY, redact_mode="hash")
+    assert (keyed.redact_mode, keyed.redact_hash_key) == ("hash", "k")
+
+
+def test_secrets_are_masked_wherever_a_config_is_shown(caplog):
+    environ = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=swordfish",
+        "LLAMATELEMETRY_REDACT_HASH_KEY": "swordfish",
+        "LLAMATELEMETRY_OTLP_ENDPOINT": "http://user:swordfish@host:4318",
+        "LLAMATELEMETRY_LLAMACPP_METRICS_URL": "http://user:swordfish@host/metrics",
+    }
+    effective = effective_config(environ=environ)
+    effective_config(environ={"OTEL_EXPORTER_OTLP_HEADERS": "swordfish"})
+    with pytest.raises(ValueError, match="otlp_headers") as bad:
+        effective_config(environ=environ, otlp_headers="swordfish")
+    shown = [repr(effective), str(effective), effective.describe(), caplog.text, str(bad.value)]
+    assert not [text for text in shown if "swordfish" in text]
+    assert "http://***@host:4318" in effective.describe()
+    assert "otlp_headers=***" in repr(effective)
+    assert effective.otlp_headers == {"authorization": "swordfish"}
+
+
+def test_describe_has_a_line_for_each_option_with_value_and_origin():
+    effective = effective_config(
+        LlamaTelemetryConfig(phase_spans=False),
+        environ={"LLAMATELEMETRY_REDACT_KEYS": "a,b", "OTEL_TRACES_EXPORTER": "console"},
+        service_name="demo",
+    )
+    lines = effective.describe().splitlines()
+    assert [line.split()[0] for line in lines] == ["option", *OPTIONS]
+    rows = {line.split()[0]: re.split(r"\s{2,}", line)[1:] for line in lines}
+    assert rows["service_name"] == ["demo", "argument"]
+    assert rows["phase_spans"] == ["false", "config"]
+    assert rows["redact_keys"] == ["a, b", "LLAMATELEMETRY_REDACT_KEYS"]
+    assert rows["exporter"] == ["traces=console metrics=otlp logs=otlp", "OTEL_TRACES_EXPORTER"]
+    assert rows["otlp_endpoint"] == ["as the SDK", "default"]
+    assert rows["environment"] == ["unset", "default"]
+
+
+def test_every_option_is_documented():
+    for name, option in OPTIONS.items():
+        assert option.doc, name
+        assert not option.doc.endswith("."), name
+        assert option.default_doc, name
+        assert option.reader.accepts, name
+        assert option.reader.type_name, name
+
+
+def test_an_effective_config_resolves_to_itself():
+    environ = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_TRACES_SAMPLER": "xray"}
+    first = effective_config(environ=environ, service_name="a")
+    again = effective_config(first, environ=environ)
+    assert again == first
+    assert hash(again) == hash(first)
+    assert again.describe() == first.describe()
+
+
+def test_a_default_of_an_effective_config_gives_way_to_what_is_given_later():
+    first = effective_config(environ={})
+    environ = {"LLAMATELEMETRY_PHASE_SPANS": "false"}
+    later = effective_config(first, environ=environ, otlp_endpoint="http://host:4317")
+    assert later.phase_spans is False
+    assert later.otlp_protocol == "grpc"
+
+
+def test_replace_changes_only_what_is_named():
+    first = effective_config(environ={"OTEL_TRACES_SAMPLER": "xray"})
+    second = first.replace(exporter="FILE", service_name=None)
+    assert (second.exporter, second.given("exporter").origin) == ("file", "config")
+    assert second.given("sampling") == ("xray", "OTEL_TRACES_SAMPLER")
+    assert first.exporter == "otlp"
+    assert first.replace(phase_spans=None).phase_spans is None
+
+
+def test_a_config_is_frozen_and_survives_copying_and_pickling():
+    config = LlamaTelemetryConfig(redact_keys=["a"], otlp_headers={"a": "b"})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.exporter = "file"
+    assert config.redact_keys == ("a",)
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other == config
+        assert other.given("redact_keys") == config.given("redact_keys")
+
+
+def test_a_path_may_be_a_path_object():
+    assert effective_config(environ={}, export_path=Path("a") / "b").export_path == str(
+        Path("a") / "b"
+    )
+
+
+def test_the_environment_of_the_process_is_read_when_none_is_passed(monkeypatch):
+    monkeypatch.setenv("LLAMATELEMETRY_SERVICE_NAME", "from the process")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert effective_config().service_name == "from the process"
+    assert LlamaTelemetryConfig.from_env().service_name == "from the process"
+    assert sdk_disabled() is True
+
+
+@pytest.mark.parametrize(
+    ("text", "disabled"),
+    [("true", True), (" TRUE ", True), ("1", False), ("", False), ("no", False)],
+)
+def test_only_true_disables_the_sdk(text, disabled):
+    assert sdk_disabled({"OTEL_SDK_DISABLED": text}) is disabled
+    assert sdk_disabled({}) is False
+
+
+def test_importing_the_configuration_loads_no_sdk():
+    code = (
+        "import sys, llamatelemetry.config; print([m for m in sys.modules if 'opentelemetry' in m])"
+    )
+    environ = {key: text for key, text in os.environ.items() if not key.startswith("OTEL_")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
+    )
+    assert result.stdout.strip() == "[]"
