@@ -1,4 +1,4 @@
-"""Operation x client x delivery x outcome: one span each time, and the caller sees what it would see without us."""
+"""Operation x client x delivery x outcome: one span each, and the caller sees what it sees without us."""
 
 from __future__ import annotations
 
@@ -117,56 +117,38 @@ def _error(status: int, kind: str) -> replies.Handler:
     return lambda _: replies.error_reply(status, type=kind, code=status)
 
 
+@dataclass(frozen=True)
+class Failure:
+    handler: replies.Handler
+    error: type[Exception]
+    error_type: str
+    status: int | None
+
+
+def _html(_: Any) -> Any:
+    return replies.http.Response(502, text="<html>Bad gateway</html>")
+
+
 FAILURES = [
-    pytest.param(
-        _refused, openai.APIConnectionError, "openai.APIConnectionError", None, id="refused"
+    Failure(_refused, openai.APIConnectionError, "openai.APIConnectionError", None),
+    Failure(
+        _error(400, "invalid_request_error"), openai.BadRequestError, "invalid_request_error", 400
     ),
-    pytest.param(
-        _error(400, "invalid_request_error"),
-        openai.BadRequestError,
-        "invalid_request_error",
-        400,
-        id="400",
+    Failure(
+        _error(401, "authentication_error"), openai.AuthenticationError, "authentication_error", 401
     ),
-    pytest.param(
-        _error(401, "authentication_error"),
-        openai.AuthenticationError,
-        "authentication_error",
-        401,
-        id="401",
-    ),
-    pytest.param(
-        _error(500, "server_error"), openai.InternalServerError, "server_error", 500, id="500"
-    ),
-    pytest.param(
-        _error(503, "unavailable_error"),
-        openai.InternalServerError,
-        "unavailable_error",
-        503,
-        id="503",
-    ),
-    pytest.param(
-        lambda _: replies.http.Response(502, text="<html>Bad gateway</html>"),
-        openai.InternalServerError,
-        "502",
-        502,
-        id="html-502",
-    ),
+    Failure(_error(500, "server_error"), openai.InternalServerError, "server_error", 500),
+    Failure(_error(503, "unavailable_error"), openai.InternalServerError, "unavailable_error", 503),
+    Failure(_html, openai.InternalServerError, "502", 502),
 ]
 
 
-@pytest.mark.parametrize(("handler", "error", "error_type", "status"), FAILURES)
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.error_type)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)
 async def test_a_failed_call_is_one_span_with_the_kind_of_error(
-    instrumented: Recorder,
-    operation: Operation,
-    is_async: bool,
-    stream: bool,
-    handler: replies.Handler,
-    error: type[Exception],
-    error_type: str,
-    status: int | None,
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, failure: Failure
 ) -> None:
+    handler, error = failure.handler, failure.error
     with pytest.raises(error) as seen:
         await Caller(is_async, handler).run(operation, stream)
     OpenAIInstrumentor().uninstrument()
@@ -177,11 +159,11 @@ async def test_a_failed_call_is_one_span_with_the_kind_of_error(
     assert seen.value.__dict__.keys() == bare.value.__dict__.keys()
     span = instrumented.call()
     assert span.status.status_code is StatusCode.ERROR
-    assert span.attributes["error.type"] == error_type
-    assert span.attributes.get("http.response.status_code") == status
+    assert span.attributes["error.type"] == failure.error_type
+    assert span.attributes.get("http.response.status_code") == failure.status
     assert "SECRET" not in span.to_json()
     (duration,) = instrumented.points("gen_ai.client.operation.duration")
-    assert duration.attributes["error.type"] == error_type
+    assert duration.attributes["error.type"] == failure.error_type
     assert instrumented.points("gen_ai.client.token.usage") == []
 
 
@@ -310,13 +292,16 @@ async def test_an_exception_of_the_caller_inside_the_with_block_is_named_but_not
 ) -> None:
     caller = Caller(is_async, _good(operation, True))
     chunks = await caller.create(operation, True)
-    with pytest.raises(KeyError, match="SECRET"):
+
+    async def fail_inside() -> None:
         if is_async:
             async with chunks:
                 raise KeyError("SECRET")
-        else:
-            with chunks:
-                raise KeyError("SECRET")
+        with chunks:
+            raise KeyError("SECRET")
+
+    with pytest.raises(KeyError, match="SECRET"):
+        await fail_inside()
     span = instrumented.call()
     assert span.attributes["error.type"] == "KeyError"
     assert "SECRET" not in span.to_json()
