@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import Call, Instrumenter, PatchPoint, current_call, guard
-from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.genai.servers import provider_from_headers
 from llamatelemetry_instrumentation_openai._replies import deliver
 from llamatelemetry_instrumentation_openai._requests import read_request
@@ -28,7 +27,7 @@ def patch_points(owner: _Owner) -> tuple[PatchPoint, ...]:
 
     def begin(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
         try:
-            # request(cast_to, options, *, stream=False, stream_cls=None); 1.x: (..., options, remaining_retries, *, ...)
+            # request(cast_to, options, ...): by position or by name
             options = args[1] if len(args) > 1 else kwargs["options"]
             request = read_request(client, options, bool(kwargs.get("stream")))
             return None if request is None else owner.instrumenter.start(request)
@@ -81,7 +80,9 @@ def patch_points(owner: _Owner) -> tuple[PatchPoint, ...]:
         PatchPoint("openai._client", "OpenAI._prepare_request", _note_attempt, optional=True),
         PatchPoint("openai._client", "AsyncOpenAI._prepare_request", _note_attempt, optional=True),
         PatchPoint("openai._client", "OpenAI._process_response", _note_response, optional=True),
-        PatchPoint("openai._client", "AsyncOpenAI._process_response", _note_response, optional=True),
+        PatchPoint(
+            "openai._client", "AsyncOpenAI._process_response", _note_response, optional=True
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ def _read_reply(result: Any) -> Response:
 
 def _watch_stream(call: Call, stream: Any) -> bool:
     """Tap a ``Stream`` or ``AsyncStream`` in place: its type and its methods stay its own."""
-    source = vars(stream).get("_iterator")
+    source: Any = getattr(stream, "_iterator", None)
     if source is None:
         return False
     hook = _CloseHook(stream.response, source)
@@ -85,14 +86,16 @@ class _CloseHook:
             ended_by_caller()
             return await original()
 
-        vars(self._response)[self._name] = aclose if is_async else close
+        self._response.__dict__[self._name] = aclose if is_async else close
 
     def remove(self) -> None:
-        vars(self._response).pop(self._name, None)
+        self._response.__dict__.pop(self._name, None)
 
     def _closed_by_client(self) -> bool:
         """The client closes the response itself at the end of its iterator, which is then running."""
-        return bool(getattr(self._source, "gi_running", False) or getattr(self._source, "ag_running", False))
+        return bool(
+            getattr(self._source, "gi_running", False) or getattr(self._source, "ag_running", False)
+        )
 
 
 def _callers_exception(ambient: BaseException | None) -> BaseException | None:
@@ -100,11 +103,9 @@ def _callers_exception(ambient: BaseException | None) -> BaseException | None:
     error = sys.exception()
     if error is None or error is ambient:
         return None
-    frame = sys._getframe(2)
-    for _ in range(6):
-        if frame is None:
-            return None
-        if frame.f_code.co_name in {"__exit__", "__aexit__"}:
+    frame = inspect.currentframe()
+    for _ in range(8):
+        frame = frame.f_back if frame is not None else None
+        if frame is not None and frame.f_code.co_name in {"__exit__", "__aexit__"}:
             return error
-        frame = frame.f_back
     return None

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import Request, Server, read_parameters
-from llamatelemetry.genai.fields import count, model_name
+from llamatelemetry.genai.fields import count, mapping, model_name
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, PROVIDER_OPENAI, TEXT_COMPLETION
@@ -50,10 +50,7 @@ def read_request(client: Any, options: Any, stream: bool) -> Request | None:
 
 def _body(options: Any) -> Mapping[str, Any]:
     """What will be sent: the client merges ``extra_body`` over the rest in the same way."""
-    body = options.json_data
-    extra = options.extra_json
-    if not isinstance(body, dict):
-        body = {}
+    body, extra = mapping(options.json_data), mapping(options.extra_json)
     return {**body, **extra} if extra else body
 
 

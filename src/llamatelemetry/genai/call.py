@@ -29,6 +29,8 @@ from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -70,7 +72,9 @@ class Instrumenter:
         """
         if not is_instrumentation_enabled() or _inside_same_call(request):
             return None
-        request.provider = self.config.provider_name or self.servers.provider_of(request.server, request.provider)
+        request.provider = self.config.provider_name or self.servers.provider_of(
+            request.server, request.provider
+        )
         return Call(self, request, kind)
 
 
@@ -88,7 +92,7 @@ def _inside_same_call(request: Request) -> bool:
     span: Any = trace.get_current_span()
     if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
         return False
-    attributes = getattr(span, "attributes", None) or {}
+    attributes: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     return attributes.get(names.GEN_AI_OPERATION_NAME) in INFERENCE_OPERATIONS
 
 
@@ -168,7 +172,9 @@ class Call:
         """End the call with its reply, or with what had come of it when it was broken off."""
         self._end(response, None, ended_ns)
 
-    def fail(self, error: BaseException, response: Response | None = None, *, ended_ns: int | None = None) -> None:
+    def fail(
+        self, error: BaseException, response: Response | None = None, *, ended_ns: int | None = None
+    ) -> None:
         """End the call with an error, and with what had come before it."""
         self._end(response or Response(), error, ended_ns)
 
@@ -198,7 +204,9 @@ class Call:
         finally:
             self._span.end(self._wall_ns(ended_ns))
 
-    def _outcome(self, response: Response, error: BaseException | None, ended_ns: int) -> recording.Outcome:
+    def _outcome(
+        self, response: Response, error: BaseException | None, ended_ns: int
+    ) -> recording.Outcome:
         headers_ns = self._headers_ns if self.request.stream else None
         return recording.Outcome(
             request=self.request,

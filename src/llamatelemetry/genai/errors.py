@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llamatelemetry.genai.fields import get, integer
+from llamatelemetry.genai.fields import integer, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,28 +43,24 @@ def describe_error(error: BaseException) -> ErrorInfo:
 
 
 def _server_code(error: BaseException) -> str | None:
-    body: Any = getattr(error, "body", None)
-    if not isinstance(body, dict):
-        return None
-    inner: Any = get(body, "error")
-    source = inner if isinstance(inner, dict) else body
+    body = mapping(getattr(error, "body", None))
+    source = mapping(body.get("error")) or body
     for field in ("code", "type"):
-        value = get(source, field)
+        value = source.get(field)
         if isinstance(value, str) and _CODE.fullmatch(value):
             return value
     return None
 
 
 def _connection_text(error: BaseException) -> str | None:
-    """``openai.APIConnectionError: Connection error. (ConnectError: [Errno 111] Connection refused)``."""
-    chain = list(_causes(error))
-    if not any(_speaks_of_connection(link) for link in chain):
+    """``openai.APIConnectionError: Connection error. (httpx2.ConnectError: Connection refused)``."""
+    if not any(_speaks_of_connection(link) for link in _causes(error)):
         return None
-    parts = [f"{_qualified_name(type(error))}: {error}"]
-    root = chain[-1]
-    if root is not error and isinstance(root, OSError):
-        parts.append(f"({type(root).__name__}: {root})")
-    return " ".join(parts)[:_MESSAGE_LIMIT]
+    told = [f"{_qualified_name(type(error))}: {error}"]
+    cause = error.__cause__
+    if cause is not None and _speaks_of_connection(cause):
+        told.append(f"({_qualified_name(type(cause))}: {cause})")
+    return " ".join(told)[:_MESSAGE_LIMIT]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -77,14 +73,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 _CONNECTION_MODULES = ("httpx", "httpcore", "requests", "urllib3", "openai")
-_CONNECTION_NAMES = ("ConnectionError", "ConnectError", "ConnectTimeout", "TimeoutError", "APITimeoutError")
+_CONNECTION_NAMES = (
+    "ConnectionError",
+    "ConnectError",
+    "ConnectTimeout",
+    "TimeoutError",
+    "APITimeoutError",
+)
 
 
 def _speaks_of_connection(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return True
     kind = type(error)
-    return kind.__module__.startswith(_CONNECTION_MODULES) and kind.__name__.endswith(_CONNECTION_NAMES)
+    return kind.__module__.startswith(_CONNECTION_MODULES) and kind.__name__.endswith(
+        _CONNECTION_NAMES
+    )
 
 
 def _qualified_name(kind: type[BaseException]) -> str:

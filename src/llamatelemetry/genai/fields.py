@@ -62,6 +62,11 @@ def items(value: Any) -> Sequence[Any]:
     return cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else ()
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Give a dict as it is, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def model_name(value: Any) -> str | None:
     """Give a model's name without the folder of its file.
 

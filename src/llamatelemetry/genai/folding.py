@@ -12,7 +12,14 @@ from llamatelemetry.genai.fields import get, items
 
 # What a delta can carry that is a token of the answer. The role alone is not, nor is an
 # empty delta: llama.cpp opens each chat stream with a chunk of role and null content.
-_TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls", "refusal", "function_call")
+_TOKEN_FIELDS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "tool_calls",
+    "refusal",
+    "function_call",
+)
 
 
 class ChunkFold:
@@ -30,7 +37,8 @@ class ChunkFold:
         """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
         if self._head is None:
             self._head = {
-                name: get(chunk, name) for name in ("id", "model", "service_tier", "system_fingerprint")
+                name: get(chunk, name)
+                for name in ("id", "model", "service_tier", "system_fingerprint")
             }
         usage = get(chunk, "usage")
         if usage is not None:
@@ -57,7 +65,10 @@ class ChunkFold:
         """Give the response in the shape of a plain one, for `wire.read_response`."""
         return {
             **(self._head or {}),
-            "choices": [{"finish_reason": self._finish_reasons[index]} for index in sorted(self._finish_reasons)],
+            "choices": [
+                {"finish_reason": self._finish_reasons[index]}
+                for index in sorted(self._finish_reasons)
+            ],
             "usage": self.usage,
             "timings": self.timings,
         }

@@ -8,7 +8,10 @@ import threading
 _logger = logging.getLogger("llamatelemetry")
 _lock = threading.Lock()
 _reported: set[tuple[str, type[BaseException]]] = set()
-_strict = False
+
+
+class _Mode:
+    strict = False
 
 
 def report(where: str, error: Exception) -> None:
@@ -17,7 +20,7 @@ def report(where: str, error: Exception) -> None:
     Call it in an ``except Exception`` clause. ``where`` says, for a reader of the log, what
     was being done: "reading the response". Under `set_strict` the error is raised again.
     """
-    if _strict:
+    if _Mode.strict:
         raise error
     key = (where, type(error))
     with _lock:
@@ -35,7 +38,6 @@ def report(where: str, error: Exception) -> None:
 
 def set_strict(strict: bool) -> None:
     """Raise our own errors instead of logging them: for test suites, so that bugs surface."""
-    global _strict
-    _strict = strict
+    _Mode.strict = strict
     with _lock:
         _reported.clear()

@@ -90,7 +90,9 @@ class _Patch:
             if self._link is not None and _is_linked(self._link, original):
                 return  # left in the chain by an earlier revert: `_enabled` has switched it on again
             # wrapt takes a callable for `enabled`: the switch for a link that cannot be taken out.
-            self._link = wrapt.FunctionWrapper(original, point.wrapper, enabled=lambda: self._enabled)
+            self._link = wrapt.FunctionWrapper(
+                original, point.wrapper, enabled=lambda: self._enabled
+            )
             self._inherited = name not in vars(owner)
             setattr(owner, name, self._link)
         except Exception as error:

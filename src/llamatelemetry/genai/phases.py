@@ -65,4 +65,6 @@ def measure_phases(
         # The clocks differ by microseconds: a remainder below zero is no queue at all.
         queue_s, source = max(0.0, attempt_s - prefill_s - decode_s), "remainder"
     later_tokens = timings.predicted_tokens - 1
-    return Phases(prefill_s, decode_s, queue_s, source, decode_s / later_tokens if later_tokens > 0 else None)
+    return Phases(
+        prefill_s, decode_s, queue_s, source, decode_s / later_tokens if later_tokens > 0 else None
+    )

@@ -44,12 +44,14 @@ class Reaper:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the thread unless it runs. Call it where a call may later be abandoned, not in a finaliser."""
+        """Start the thread unless it runs: before a call can be abandoned, never in a finaliser."""
         if self._thread is not None:
             return
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="llamatelemetry-reaper", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="llamatelemetry-reaper", daemon=True
+                )
                 self._thread.start()
 
     def put(self, call: Reapable) -> None:

@@ -12,7 +12,7 @@ from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
@@ -82,7 +82,9 @@ def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) ->
     """
     response = outcome.response
     attributes = metric_attributes(outcome.request, response.model)
-    metrics.record_tokens(response.usage.input_tokens, response.usage.output_tokens, attributes, context)
+    metrics.record_tokens(
+        response.usage.input_tokens, response.usage.output_tokens, attributes, context
+    )
     if outcome.first_chunk_s is not None:
         metrics.time_to_first_chunk.record(outcome.first_chunk_s, attributes, context)
     phases = outcome.phases
@@ -91,9 +93,13 @@ def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) ->
         if phases.request_s is not None:
             metrics.server_request_duration.record(phases.request_s, attributes, context)
         if phases.time_to_first_token_s is not None:
-            metrics.server_time_to_first_token.record(phases.time_to_first_token_s, attributes, context)
+            metrics.server_time_to_first_token.record(
+                phases.time_to_first_token_s, attributes, context
+            )
         if phases.time_per_output_token_s is not None:
-            metrics.server_time_per_output_token.record(phases.time_per_output_token_s, attributes, context)
+            metrics.server_time_per_output_token.record(
+                phases.time_per_output_token_s, attributes, context
+            )
     if outcome.error is not None:
         attributes = {**attributes, names.ERROR_TYPE: outcome.error.type}
     metrics.operation_duration.record(outcome.duration_s, attributes, context)
@@ -107,15 +113,17 @@ def record_span(span: Span, outcome: Outcome) -> None:
     attributes[names.GEN_AI_PROVIDER_NAME] = request.provider
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
-    for name, value in _response_attributes(outcome):
-        if value is not None:
-            attributes[name] = value
+    attributes.update(_known(_response_attributes(outcome)))
     if request.provider not in _OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
     span.set_attributes(attributes)
     if outcome.error is not None:
         span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
+    return {name: value for name, value in pairs if value is not None}
 
 
 def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -141,12 +149,16 @@ def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue
         yield from _phase_attributes(outcome, outcome.phases)
 
 
-def _phase_attributes(outcome: Outcome, phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
+def _phase_attributes(
+    outcome: Outcome, phases: Phases
+) -> Iterator[tuple[str, AttributeValue | None]]:
     yield from _queue_attributes(phases)
     yield from _prefill_attributes(outcome, phases)
     yield from _decode_attributes(outcome, phases)
     # What the client saw comes first; the server's own figure stands in where it saw nothing.
-    first_token_s = outcome.first_token_s if outcome.first_token_s is not None else phases.time_to_first_token_s
+    first_token_s = (
+        outcome.first_token_s if outcome.first_token_s is not None else phases.time_to_first_token_s
+    )
     yield names.TTFT_MS, None if first_token_s is None else first_token_s * 1000
     yield names.SERVER_TIME_TO_FIRST_TOKEN, phases.time_to_first_token_s
     yield names.SERVER_TIME_PER_OUTPUT_TOKEN, phases.time_per_output_token_s
@@ -157,7 +169,9 @@ def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | No
     yield names.QUEUE_SOURCE, phases.queue_source
 
 
-def _prefill_attributes(outcome: Outcome, phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
+def _prefill_attributes(
+    outcome: Outcome, phases: Phases
+) -> Iterator[tuple[str, AttributeValue | None]]:
     timings = outcome.response.timings
     if timings is not None:
         yield names.PREFILL_MS, phases.prefill_s * 1000
@@ -165,7 +179,9 @@ def _prefill_attributes(outcome: Outcome, phases: Phases) -> Iterator[tuple[str,
         yield names.CACHED_TOKENS, timings.cached_tokens
 
 
-def _decode_attributes(outcome: Outcome, phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
+def _decode_attributes(
+    outcome: Outcome, phases: Phases
+) -> Iterator[tuple[str, AttributeValue | None]]:
     timings = outcome.response.timings
     if timings is not None:
         per_token_s = phases.time_per_output_token_s
@@ -192,7 +208,7 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
     ):
         until_ns = at_ns + round(duration_s * 1e9)
-        known = {key: value for key, value in attributes if value is not None}
+        known = _known(attributes)
         known[names.PHASE] = name
         tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
         at_ns = until_ns

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def _stop_sequences(value: Any) -> tuple[str, ...] | None:
-    found = (value,) if isinstance(value, str) else tuple(item for item in items(value) if isinstance(item, str))
+    found = (
+        (value,)
+        if isinstance(value, str)
+        else tuple(item for item in items(value) if isinstance(item, str))
+    )
     return found or None
 
 

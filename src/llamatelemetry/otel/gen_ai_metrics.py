@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llamatelemetry.semconv import attribute_name, set_gen_ai_attrs
 from llamatelemetry.semconv import metrics as _specs
-from llamatelemetry.semconv import set_gen_ai_attrs
 from llamatelemetry.semconv.attributes import GEN_AI_TOKEN_TYPE
 
 if TYPE_CHECKING:
@@ -54,9 +54,13 @@ class GenAIMetrics:
     ) -> None:
         """Record one point per known token count, marked ``gen_ai.token.type`` input or output."""
         if input_tokens is not None:
-            self.token_usage.record(input_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "input"}, context)
+            self.token_usage.record(
+                input_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "input"}, context
+            )
         if output_tokens is not None:
-            self.token_usage.record(output_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "output"}, context)
+            self.token_usage.record(
+                output_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "output"}, context
+            )
 
     def record_token_usage(
         self,
@@ -68,11 +72,11 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record tokens in and out to ``gen_ai.client.token.usage`` ({token}); ``None`` is not recorded."""
+        """Record tokens to ``gen_ai.client.token.usage`` ({token}); ``None`` is not recorded."""
         self.record_tokens(
             input_tokens,
             output_tokens,
-            set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes),
+            _attributes(gen_ai_system, operation, model, attributes),
         )
 
     def record_operation_duration(
@@ -86,7 +90,8 @@ class GenAIMetrics:
     ) -> None:
         """Record what the client waited, in seconds, to ``gen_ai.client.operation.duration``."""
         self.operation_duration.record(
-            duration_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            duration_s,
+            _attributes(gen_ai_system, operation, model, attributes),
         )
 
     def record_server_duration(
@@ -100,7 +105,8 @@ class GenAIMetrics:
     ) -> None:
         """Record what the engine itself measured, in seconds, to ``gen_ai.server.request.duration``."""
         self.server_request_duration.record(
-            duration_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            duration_s,
+            _attributes(gen_ai_system, operation, model, attributes),
         )
 
     def record_ttft(
@@ -112,9 +118,10 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record queue and prefill as the engine measured them, in seconds, to ``gen_ai.server.time_to_first_token``."""
+        """Record the engine's queue and prefill, in seconds, to ``gen_ai.server.time_to_first_token``."""
         self.server_time_to_first_token.record(
-            ttft_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            ttft_s,
+            _attributes(gen_ai_system, operation, model, attributes),
         )
 
     def record_tpot(
@@ -126,7 +133,16 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record decode time per token after the first, in seconds, to ``gen_ai.server.time_per_output_token``."""
+        """Record the engine's seconds per later token to ``gen_ai.server.time_per_output_token``."""
         self.server_time_per_output_token.record(
-            tpot_s, set_gen_ai_attrs(system=gen_ai_system, operation=operation, model=model, **attributes)
+            tpot_s,
+            _attributes(gen_ai_system, operation, model, attributes),
         )
+
+
+def _attributes(
+    system: str, operation: str, model: str | None, more: Mapping[str, AttributeValue | None]
+) -> dict[str, AttributeValue]:
+    known = set_gen_ai_attrs(system=system, operation=operation, model=model)
+    known.update({attribute_name(name): value for name, value in more.items() if value is not None})
+    return known

@@ -96,7 +96,9 @@ def set_gen_ai_attrs(
     }
     for name, value in more.items():
         values[attribute_name(name)] = value
-    known = {name: value for name, value in values.items() if value is not None}
+    known: dict[str, AttributeValue] = {
+        name: value for name, value in values.items() if value is not None
+    }
     if span is not None:
         span.set_attributes(known)
     return known

@@ -9,7 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-_DURATION_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_DURATION_S: Final = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+)
 _TOKENS: Final = tuple(float(4**exponent) for exponent in range(14))
 _FIRST_TOKEN_S: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
@@ -35,7 +50,10 @@ CLIENT_OPERATION_DURATION: Final = HistogramSpec(
     "gen_ai.client.operation.duration", "s", "GenAI operation duration.", _DURATION_S
 )
 CLIENT_TIME_TO_FIRST_CHUNK: Final = HistogramSpec(
-    "gen_ai.client.operation.time_to_first_chunk", "s", "Time until the first chunk of a stream arrived.", _DURATION_S
+    "gen_ai.client.operation.time_to_first_chunk",
+    "s",
+    "Time until the first chunk of a stream arrived.",
+    _DURATION_S,
 )
 CLIENT_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
     "gen_ai.client.operation.time_per_output_chunk",
@@ -44,13 +62,22 @@ CLIENT_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
     _DURATION_S,
 )
 SERVER_REQUEST_DURATION: Final = HistogramSpec(
-    "gen_ai.server.request.duration", "s", "Time the engine had the request: queue, prefill and decode.", _DURATION_S
+    "gen_ai.server.request.duration",
+    "s",
+    "Time the engine had the request: queue, prefill and decode.",
+    _DURATION_S,
 )
 SERVER_TIME_TO_FIRST_TOKEN: Final = HistogramSpec(
-    "gen_ai.server.time_to_first_token", "s", "Time the engine took to the first token: queue and prefill.", _FIRST_TOKEN_S
+    "gen_ai.server.time_to_first_token",
+    "s",
+    "Time the engine took to the first token: queue and prefill.",
+    _FIRST_TOKEN_S,
 )
 SERVER_TIME_PER_OUTPUT_TOKEN: Final = HistogramSpec(
-    "gen_ai.server.time_per_output_token", "s", "Time the engine took per output token after the first.", _PER_TOKEN_S
+    "gen_ai.server.time_per_output_token",
+    "s",
+    "Time the engine took per output token after the first.",
+    _PER_TOKEN_S,
 )
 
 HISTOGRAMS: Final = (
