@@ -36,12 +36,16 @@ SOURCES = {DISTRO: ROOT, CORE: ROOT / "src/llamatelemetry"} | {
 INSTRUMENTORS = {
     "llamatelemetry_openai": "llamatelemetry_instrumentation_openai:OpenAIInstrumentor",
     "llamatelemetry_llamacpp": "llamatelemetry_instrumentation_llamacpp:LlamaCppInstrumentor",
-    "llamatelemetry_transformers": ("llamatelemetry_instrumentation_transformers:TransformersInstrumentor"),
+    "llamatelemetry_transformers": (
+        "llamatelemetry_instrumentation_transformers:TransformersInstrumentor"
+    ),
 }
 ENTRY_POINTS = {
     "console_scripts": {"llamatelemetry": "llamatelemetry.cli:main"},
     "opentelemetry_distro": {"llamatelemetry": "llamatelemetry.distro:LlamaTelemetryDistro"},
-    "opentelemetry_configurator": {"llamatelemetry": "llamatelemetry.distro:LlamaTelemetryConfigurator"},
+    "opentelemetry_configurator": {
+        "llamatelemetry": "llamatelemetry.distro:LlamaTelemetryConfigurator"
+    },
     "opentelemetry_instrumentor": INSTRUMENTORS,
     "opentelemetry_traces_exporter": {
         "llamatelemetry_file": "llamatelemetry.otel.file_exporter:FileSpanExporter"
@@ -184,7 +188,9 @@ class Environment:
         quiet = {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")}
         start = [self._bin / "opentelemetry-instrument"] if instrumented else []
         settings = (quiet if instrumented else {}) | {"PATH": f"{self._bin}:{os.environ['PATH']}"}
-        printed = run([*start, self.python, "-c", source], cwd=self._workdir, **settings | environment)
+        printed = run(
+            [*start, self.python, "-c", source], cwd=self._workdir, **settings | environment
+        )
         return eval(printed)  # noqa: S307 - the repr that our own program above printed
 
     def installed(self) -> set[str]:
@@ -261,7 +267,9 @@ def check_plugin_alone(environment: Environment) -> None:
     not_wanted = {"opentelemetry-sdk", "opentelemetry-distro", "rich", "typer", "nvidia-ml-py"}
     expect(installed & not_wanted, set(), "brought along by one plugin")
     groups = {group: {} for group in ENTRY_POINTS} | {
-        "opentelemetry_instrumentor": {"llamatelemetry_openai": INSTRUMENTORS["llamatelemetry_openai"]}
+        "opentelemetry_instrumentor": {
+            "llamatelemetry_openai": INSTRUMENTORS["llamatelemetry_openai"]
+        }
     }
     expect(environment.entry_points(*ENTRY_POINTS), groups, "entry points of one plugin")
     expect(environment.evaluate(IMPORT_TAKES_NO_ACTION), [], "import llamatelemetry")
@@ -281,7 +289,9 @@ def check_other_plugins_alone(environment: Environment) -> None:
     ours = {name for name in installed if name.startswith(DISTRO)}
     expect(ours, {CORE, LLAMACPP, TRANSFORMERS}, "ours, with two plugins")
     expect("opentelemetry-sdk" in installed, False, "the SDK brought along")
-    instrumentors = {name: value for name, value in INSTRUMENTORS.items() if name != "llamatelemetry_openai"}
+    instrumentors = {
+        name: value for name, value in INSTRUMENTORS.items() if name != "llamatelemetry_openai"
+    }
     found = environment.entry_points("opentelemetry_instrumentor")
     expect(found, {"opentelemetry_instrumentor": instrumentors}, "entry points of two plugins")
     loaded = environment.evaluate(

@@ -75,7 +75,9 @@ CASES = {
             "traces=console metrics=otlp logs=otlp",
         ),
     ),
-    "export_path": Case("./llamatelemetry-data", "a", "b", ("LLAMATELEMETRY_EXPORT_PATH", "c", "c")),
+    "export_path": Case(
+        "./llamatelemetry-data", "a", "b", ("LLAMATELEMETRY_EXPORT_PATH", "c", "c")
+    ),
     "export_interval_ms": Case(None, 1, 2, otel=("OTEL_METRIC_EXPORT_INTERVAL", "3", 3)),
     "enable_metrics": Case(True, False, True, ("LLAMATELEMETRY_METRICS", "false", False)),
     "gpu_enrichment": Case(True, False, True, ("LLAMATELEMETRY_GPU_ENRICHMENT", "genai", "genai")),
@@ -98,7 +100,9 @@ CASES = {
     "redact_patterns": Case(
         (), ("a+",), ("b+",), ("LLAMATELEMETRY_REDACT_PATTERNS", r"\d{3,4}", (r"\d{3,4}",))
     ),
-    "redact_mode": Case("replace", "hash", "replace", ("LLAMATELEMETRY_REDACT_MODE", "hash", "hash")),
+    "redact_mode": Case(
+        "replace", "hash", "replace", ("LLAMATELEMETRY_REDACT_MODE", "hash", "hash")
+    ),
     "redact_hash_key": Case(None, "a", "b", ("LLAMATELEMETRY_REDACT_HASH_KEY", "c", "c")),
     "sampling": Case(
         "parentbased_always_on",
@@ -144,7 +148,9 @@ KEY = {"LLAMATELEMETRY_REDACT_HASH_KEY": "k"}
 
 def test_the_table_of_this_test_covers_every_option():
     assert list(CASES) == list(OPTIONS)
-    assert list(OPTIONS) == [f.name for f in dataclasses.fields(LlamaTelemetryConfig) if f.name != "_origins"]
+    assert list(OPTIONS) == [
+        f.name for f in dataclasses.fields(LlamaTelemetryConfig) if f.name != "_origins"
+    ]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -241,7 +247,9 @@ def test_a_bad_variable_is_one_warning_and_the_default(variable, text, name, cap
 
 @pytest.mark.parametrize(("variable", "text", "name"), BAD_VALUES)
 def test_a_bad_value_in_code_is_a_value_error_with_the_same_text(variable, text, name):
-    expected = re.escape(f"{name}={text!r} is not accepted; expected {OPTIONS[name].reader.accepts}")
+    expected = re.escape(
+        f"{name}={text!r} is not accepted; expected {OPTIONS[name].reader.accepts}"
+    )
     for give in (effective_config, LlamaTelemetryConfig, LlamaTelemetryConfig().replace):
         with pytest.raises(ValueError, match=f"^{expected}$"):
             give(**{name: text})
@@ -343,7 +351,9 @@ def test_content_capture_is_read_in_any_case(text):
 def test_the_protocol_follows_the_port_of_the_endpoint(endpoint, protocol):
     effective = effective_config(environ={}, otlp_endpoint=endpoint)
     assert effective.otlp_protocol == protocol
-    given = effective_config(environ={"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, otlp_endpoint=endpoint)
+    given = effective_config(
+        environ={"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, otlp_endpoint=endpoint
+    )
     assert given.otlp_protocol == "http/protobuf"
 
 
@@ -510,7 +520,9 @@ def test_a_config_is_frozen_and_survives_copying_and_pickling():
 
 
 def test_a_path_may_be_a_path_object():
-    assert effective_config(environ={}, export_path=Path("a") / "b").export_path == str(Path("a") / "b")
+    assert effective_config(environ={}, export_path=Path("a") / "b").export_path == str(
+        Path("a") / "b"
+    )
 
 
 def test_the_environment_of_the_process_is_read_when_none_is_passed(monkeypatch):
@@ -531,7 +543,9 @@ def test_only_true_disables_the_sdk(text, disabled):
 
 
 def test_importing_the_configuration_loads_no_sdk():
-    code = "import sys, llamatelemetry.config; print([m for m in sys.modules if 'opentelemetry' in m])"
+    code = (
+        "import sys, llamatelemetry.config; print([m for m in sys.modules if 'opentelemetry' in m])"
+    )
     environ = {key: text for key, text in os.environ.items() if not key.startswith("OTEL_")}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ

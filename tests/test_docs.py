@@ -64,7 +64,11 @@ def blocks_of(document: str, text: str) -> Iterator[Block]:
         before = token.content if token.type == "html_block" else ""
 
 
-BLOCKS = [block for path in DOCUMENTS for block in blocks_of(str(path.relative_to(ROOT)), path.read_text())]
+BLOCKS = [
+    block
+    for path in DOCUMENTS
+    for block in blocks_of(str(path.relative_to(ROOT)), path.read_text())
+]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)

@@ -60,7 +60,8 @@ class Import(NamedTuple):
 
     def names(self, *packages: str) -> bool:
         return any(
-            self.imported == package or self.imported.startswith(f"{package}.") for package in packages
+            self.imported == package or self.imported.startswith(f"{package}.")
+            for package in packages
         )
 
     def __str__(self) -> str:
@@ -79,7 +80,11 @@ def test_optional_libraries_are_never_imported_at_the_top_of_a_module(imports):
 
 
 def test_what_a_plugin_can_reach_never_imports_the_sdk(imports):
-    wrong = [str(found) for found in imports if found.importer.startswith(WITHOUT_SDK) and found.names(*SDK)]
+    wrong = [
+        str(found)
+        for found in imports
+        if found.importer.startswith(WITHOUT_SDK) and found.names(*SDK)
+    ]
     assert wrong == []
 
 
@@ -144,7 +149,9 @@ def _imports_in(path: Path) -> Iterator[Import]:
     yield from _imports_of(ast.parse(path.read_text()), module, package)
 
 
-def _imports_of(node: ast.AST, module: str, package: str, *, at_top: bool = True) -> Iterator[Import]:
+def _imports_of(
+    node: ast.AST, module: str, package: str, *, at_top: bool = True
+) -> Iterator[Import]:
     for child in _runtime_children(node):
         for name in _imported_names(child, package):
             yield Import(module, name, child.lineno, at_top)

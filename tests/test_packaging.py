@@ -23,7 +23,9 @@ import llamatelemetry
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("src/*/pyproject.toml"))
 PLUGINS = [path for path in PACKAGES if "instrumentation" in path.name]
-PROJECTS = {path: tomllib.loads((path / "pyproject.toml").read_text()) for path in [ROOT, *PACKAGES]}
+PROJECTS = {
+    path: tomllib.loads((path / "pyproject.toml").read_text()) for path in [ROOT, *PACKAGES]
+}
 OURS = {project["project"]["name"] for project in PROJECTS.values()}
 
 all_projects = pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.name)
