@@ -184,13 +184,12 @@ class Environment:
         """Run a program and return the value of its last line, an expression."""
         *lines, last = program.strip().splitlines()
         source = "\n".join([*lines, f"print(repr({last}))"])
-        # With opentelemetry-instrument the exporters must not look for a collector.
-        quiet = {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")}
+        # No exporter is to look for a collector.
+        settings = {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")}
+        settings["PATH"] = f"{self._bin}:{os.environ['PATH']}"
         start = [self._bin / "opentelemetry-instrument"] if instrumented else []
-        settings = (quiet if instrumented else {}) | {"PATH": f"{self._bin}:{os.environ['PATH']}"}
-        printed = run(
-            [*start, self.python, "-c", source], cwd=self._workdir, **settings | environment
-        )
+        command = [*start, self.python, "-c", source]
+        printed = run(command, cwd=self._workdir, **settings | environment)
         return eval(printed)  # noqa: S307 - the repr that our own program above printed
 
     def installed(self) -> set[str]:
@@ -238,6 +237,20 @@ problems
 """
 
 
+SKIPPED_LIBRARIES = """
+import logging
+records = []
+class Keep(logging.Handler):
+    def emit(self, record): records.append((record.levelname, record.getMessage()))
+logger = logging.getLogger("opentelemetry.instrumentation.auto_instrumentation._load")
+logger.setLevel(logging.DEBUG)
+logger.addHandler(Keep())
+from opentelemetry.instrumentation.auto_instrumentation import initialize
+initialize()
+{(level, text.split()[0]) for level, text in records if "no installed version" in text}
+"""
+
+
 def check_whole_product(environment: Environment) -> None:
     """`pip install llamatelemetry`: every entry point, quiet import, libraries come and go."""
     environment.install(DISTRO)
@@ -248,6 +261,8 @@ def check_whole_product(environment: Environment) -> None:
     # requests, which the OTLP exporter brings, is enough for llama.cpp over HTTP.
     llamacpp = {"llamatelemetry_llamacpp"}
     expect(environment.active_instrumentors(), llamacpp, "without openai and transformers")
+    skipped = {("DEBUG", "llamatelemetry_openai"), ("DEBUG", "llamatelemetry_transformers")}
+    expect(environment.evaluate(SKIPPED_LIBRARIES), skipped, "said about absent libraries")
     environment.install("openai")
     both = llamacpp | {"llamatelemetry_openai"}
     expect(environment.active_instrumentors(), both, "without transformers")
@@ -299,6 +314,12 @@ def check_other_plugins_alone(environment: Environment) -> None:
         "sorted(p.load().__name__ for p in entry_points(group='opentelemetry_instrumentor'))"
     )
     expect(loaded, ["LlamaCppInstrumentor", "TransformersInstrumentor"], "loaded without the SDK")
+    active = environment.evaluate(
+        "from importlib.metadata import entry_points\n"
+        "ours = [p.load()() for p in entry_points(group='opentelemetry_instrumentor')]\n"
+        "[(each.instrument(), each.is_instrumented_by_opentelemetry)[1] for each in ours]"
+    )
+    expect(active, [False, False], "instrumented without their libraries")
 
 
 # ---- the list
