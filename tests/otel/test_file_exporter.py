@@ -378,6 +378,15 @@ def test_after_shutdown_nothing_is_written(exporter_type, batch, signal, result,
     assert len(list(read_lines(file_of(tmp_path, signal)))) == 1
 
 
+def test_a_later_exporter_of_the_same_process_continues_the_file(tmp_path):
+    first, second = FileSpanExporter(tmp_path), FileSpanExporter(tmp_path)
+    for exporter in (first, second, first):
+        assert exporter.export([]) is SpanExportResult.SUCCESS
+    first.shutdown()
+    second.shutdown()
+    assert list(read_lines(file_of(tmp_path, "traces"))) == [{}, {}, {}]
+
+
 @pytest.mark.parametrize(("exporter_type", "batch", "signal", "result"), EXPORTERS)
 def test_a_folder_that_cannot_be_made_is_a_failure_and_one_warning(
     *, exporter_type, batch, signal, result, tmp_path, caplog
