@@ -1,0 +1,44 @@
+"""What a plugin is made of: requests and replies as data, the call lifecycle, streams, patch tables.
+
+A plugin author meets, in this order: `PatchTable` (what to wrap), `Request` (what a wrapper
+reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWatch` (what came of it).
+"""
+
+from __future__ import annotations
+
+from llamatelemetry.genai.call import Call, Instrumenter, current_call
+from llamatelemetry.genai.model import EngineTimings, Request, Response, Server, Usage
+from llamatelemetry.genai.patching import PatchPoint, PatchTable
+from llamatelemetry.genai.reaper import reaper as _reaper
+from llamatelemetry.genai.streams import AsyncIteratorTap, IteratorTap, StreamWatch
+from llamatelemetry.genai.wire import read_parameters, read_response
+
+__all__ = [
+    "AsyncIteratorTap",
+    "Call",
+    "EngineTimings",
+    "Instrumenter",
+    "IteratorTap",
+    "PatchPoint",
+    "PatchTable",
+    "Request",
+    "Response",
+    "Server",
+    "StreamWatch",
+    "Usage",
+    "current_call",
+    "flush_pending",
+    "read_parameters",
+    "read_response",
+    "stop_reaper",
+]
+
+
+def flush_pending(timeout_s: float) -> bool:
+    """End the calls whose streams were abandoned. False when that took longer than ``timeout_s``."""
+    return _reaper.flush(timeout_s)
+
+
+def stop_reaper(timeout_s: float) -> bool:
+    """Stop the thread that ends abandoned calls; it starts again with the next stream."""
+    return _reaper.stop(timeout_s)

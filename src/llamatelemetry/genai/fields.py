@@ -1,0 +1,79 @@
+"""Reading single fields out of JSON, or out of objects that a client library made from JSON.
+
+Replies come from anywhere: each reader takes any value and gives one of the expected type or
+``None``, so that a server's odd answer is an absent attribute and not an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|\.gguf$")
+
+
+def get(source: Any, name: str) -> Any:
+    """Give the value of a key of a dict, or of a field of a pydantic model, declared or extra.
+
+    Not ``getattr``: on a model that is slow for a name that is missing, and it could run a property.
+    """
+    if isinstance(source, dict):
+        return cast("dict[str, Any]", source).get(name)
+    try:
+        value = source.__dict__.get(name)
+        if value is None:
+            # Fields the library does not know, such as llama.cpp's timings (pydantic 2).
+            extra: Mapping[str, Any] | None = source.__pydantic_extra__
+            if extra is not None:
+                return extra.get(name)
+    except AttributeError:
+        return source.__dict__.get(name) if hasattr(source, "__dict__") else None
+    return value
+
+
+def text(value: Any) -> str | None:
+    """Give a non-empty string, else ``None``."""
+    return value if isinstance(value, str) and value else None
+
+
+def count(value: Any) -> int | None:
+    """Give a whole number that is not negative, else ``None``."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def integer(value: Any) -> int | None:
+    """Give a whole number, else ``None``."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def number(value: Any) -> float | None:
+    """Give a finite number as float, else ``None``."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def items(value: Any) -> Sequence[Any]:
+    """Give a list or tuple as it is, else an empty one. Iterators are never consumed."""
+    return cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else ()
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Give a dict as it is, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def model_name(value: Any) -> str | None:
+    """Give a model's name without the folder of its file.
+
+    ``meta-llama/Llama-3.2-1B`` is a name and stays; ``/models/smol.gguf`` is a path, which
+    would leak a directory and make a new series for each machine: it becomes ``smol.gguf``.
+    """
+    name = text(value)
+    if name is None or not _PATH.search(name):
+        return name
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or None

@@ -1,0 +1,81 @@
+"""Folding the chunks of an OpenAI stream into an ordinary response as they pass.
+
+Nothing here holds a chunk: per chunk the few fields that matter are kept, so that a stream
+of any length costs the same memory, and one reader serves streams and plain replies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamatelemetry.genai.fields import get, items
+
+# What a delta can carry that is a token of the answer. The role alone is not, nor is an
+# empty delta: llama.cpp opens each chat stream with a chunk of role and null content.
+_TOKEN_FIELDS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "tool_calls",
+    "refusal",
+    "function_call",
+)
+
+
+class ChunkFold:
+    """The response that a stream's chunks add up to, so far."""
+
+    __slots__ = ("_finish_reasons", "_head", "timings", "usage")
+
+    def __init__(self) -> None:
+        self._head: Any = None
+        self._finish_reasons: dict[int, str | None] = {}
+        self.usage: Any = None
+        self.timings: Any = None
+
+    def add(self, chunk: Any) -> bool:
+        """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
+        if self._head is None:
+            self._head = {
+                name: get(chunk, name)
+                for name in ("id", "model", "service_tier", "system_fingerprint")
+            }
+        usage = get(chunk, "usage")
+        if usage is not None:
+            self.usage = usage
+        timings = get(chunk, "timings")
+        if timings is not None:
+            self.timings = timings
+        carries_token = False
+        for position, choice in enumerate(items(get(chunk, "choices"))):
+            carries_token = _carries_token(choice) or carries_token
+            reason = get(choice, "finish_reason")
+            index = get(choice, "index")
+            key = index if isinstance(index, int) else position
+            if reason is not None or key not in self._finish_reasons:
+                self._finish_reasons[key] = reason
+        return carries_token
+
+    @property
+    def model(self) -> Any:
+        """The model named by the first chunk, if any."""
+        return self._head["model"] if self._head is not None else None
+
+    def result(self) -> dict[str, Any]:
+        """Give the response in the shape of a plain one, for `wire.read_response`."""
+        return {
+            **(self._head or {}),
+            "choices": [
+                {"finish_reason": self._finish_reasons[index]}
+                for index in sorted(self._finish_reasons)
+            ],
+            "usage": self.usage,
+            "timings": self.timings,
+        }
+
+
+def _carries_token(choice: Any) -> bool:
+    delta = get(choice, "delta")
+    if delta is None:
+        return bool(get(choice, "text"))  # /completions
+    return any(get(delta, name) for name in _TOKEN_FIELDS)

@@ -1,0 +1,79 @@
+"""Requests and responses of GenAI calls as plain data, whatever library made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a request goes. ``origin`` (scheme, host, port) is what is remembered about it."""
+
+    address: str
+    port: int | None
+    origin: str
+
+
+@dataclass(slots=True)
+class Request:
+    """What is known before a call is sent.
+
+    ``parameters`` are further span attributes (temperature, seed, ...) under their
+    conventional names. ``choice_count`` is how many answers were asked for.
+    """
+
+    operation: str
+    provider: str
+    model: str | None = None
+    server: Server | None = None
+    stream: bool = False
+    choice_count: int = 1
+    parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of a call; ``None`` is unknown. Cached tokens are part of the input, reasoning of the output."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimings:
+    """What llama.cpp reports of one call in ``timings``. Milliseconds, tokens.
+
+    ``prompt_tokens`` were evaluated in ``prefill_ms``; ``cached_tokens`` came from the prompt
+    cache and cost nothing. ``decode_ms`` spans the ``predicted_tokens`` after the first, which
+    comes out of the last prompt batch. Queueing is in none of them.
+    """
+
+    prompt_tokens: int
+    prefill_ms: float
+    predicted_tokens: int
+    decode_ms: float
+    cached_tokens: int | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Response:
+    """What a reply said, plain or folded from a stream; ``None`` and empty are unknown."""
+
+    id: str | None = None
+    model: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    timings: EngineTimings | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None

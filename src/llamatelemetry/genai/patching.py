@@ -1,0 +1,125 @@
+"""Patch points as data: one table per plugin drives both applying and reverting.
+
+Patching is deferred: a module that is not imported yet is patched when it is, so that
+instrumenting a library never imports it. Reverting restores the library exactly when our
+wrapper is the outermost; where somebody has wrapped ours, our link stays in the chain,
+switched off, and theirs goes on working.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from llamatelemetry.genai import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import ModuleType
+
+    Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchPoint:
+    """One function to wrap.
+
+    ``module`` is where its owner is defined, ``path`` the dotted way to it: ``OpenAI.request``.
+    ``wrapper`` takes ``(wrapped, instance, args, kwargs)``. An ``optional`` point may be
+    missing in some versions of the library without anything being wrong.
+    """
+
+    module: str
+    path: str
+    wrapper: Wrapper
+    optional: bool = False
+
+
+class PatchTable:
+    """The patch points of one plugin, applied and reverted together."""
+
+    def __init__(self, points: Iterable[PatchPoint]) -> None:
+        self._patches = [_Patch(point) for point in points]
+        self._lock = threading.RLock()
+
+    def apply(self) -> None:
+        """Wrap every point now, or as soon as its module is imported. Applying twice does nothing."""
+        with self._lock:
+            for patch in self._patches:
+                patch.apply()
+
+    def revert(self) -> None:
+        """Undo `apply`: also for modules that are still to be imported."""
+        with self._lock:
+            for patch in self._patches:
+                patch.revert()
+
+
+class _Patch:
+    def __init__(self, point: PatchPoint) -> None:
+        self._point = point
+        self._enabled = False
+        self._hooked = False
+        self._module: ModuleType | None = None
+        self._link: Any = None  # our wrapper, while it is in the library
+        self._inherited = False
+
+    def apply(self) -> None:
+        if self._enabled:
+            return
+        self._enabled = True
+        if not self._hooked:
+            # Fires at once if the module is there. wrapt cannot take a hook back: it stays.
+            self._hooked = True
+            wrapt.register_post_import_hook(self._on_import, self._point.module)
+        elif self._module is not None:
+            self._install(self._module)
+
+    def _on_import(self, module: ModuleType) -> None:
+        self._module = module
+        if self._enabled:
+            self._install(module)
+
+    def _install(self, module: ModuleType) -> None:
+        point = self._point
+        try:
+            owner, name, original = wrapt.resolve_path(module, point.path)
+            if self._link is not None and _is_linked(self._link, original):
+                return  # left in the chain by an earlier revert: `_enabled` has switched it on again
+            # wrapt takes a callable for `enabled`: the switch for a link that cannot be taken out.
+            self._link = wrapt.FunctionWrapper(
+                original, point.wrapper, enabled=lambda: self._enabled
+            )
+            self._inherited = name not in vars(owner)
+            setattr(owner, name, self._link)
+        except Exception as error:
+            # An exception here would fail the application's own import.
+            if not (point.optional and isinstance(error, AttributeError)):
+                guard.report(f"patching {point.module}.{point.path}", error)
+
+    def revert(self) -> None:
+        self._enabled = False
+        if self._link is None or self._module is None:
+            return
+        owner, name, outermost = wrapt.resolve_path(self._module, self._point.path)
+        if outermost is not self._link:
+            return
+        if self._inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, self._link.__wrapped__)
+        self._link = None
+
+
+def _is_linked(link: Any, outermost: Any) -> bool:
+    """Say whether ``link`` is somewhere in the chain of wrappers that starts at ``outermost``."""
+    seen = 0
+    while outermost is not None and seen < 100:
+        if outermost is link:
+            return True
+        outermost = getattr(outermost, "__wrapped__", None)
+        seen += 1
+    return False

@@ -1,0 +1,96 @@
+"""Ending calls that cannot end where they are: a daemon thread does it a moment later.
+
+A stream that the application drops is found by the garbage collector, which may run at any
+point of any thread, the SDK's own metric collection included. Recording a metric there can
+wait for a lock that the same thread holds. So a finaliser only puts the call into a queue
+(`queue.SimpleQueue.put` is safe to call from one) and this thread ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import Protocol
+
+from llamatelemetry.genai import guard
+
+
+class Reapable(Protocol):
+    """A call that can be ended by the reaper."""
+
+    def reap(self) -> None:
+        """End with what is known."""
+        ...
+
+
+_STOP = object()
+
+
+class Reaper:
+    """A queue and the daemon thread that empties it; the thread starts on first need."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        # The parent ends its own calls; the child has no thread and must not end them again.
+        self._queue = queue.SimpleQueue()
+        self._thread = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the thread unless it runs: before a call can be abandoned, never in a finaliser."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="llamatelemetry-reaper", daemon=True
+                )
+                self._thread.start()
+
+    def put(self, call: Reapable) -> None:
+        """Hand over a call. Safe in a finaliser and in a signal handler."""
+        self._queue.put(call)
+
+    def _run(self) -> None:
+        pending = self._queue
+        while True:
+            item = pending.get()
+            if item is _STOP:
+                return
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            try:
+                item.reap()  # type: ignore[attr-defined]
+            except Exception as error:
+                guard.report("ending an abandoned call", error)
+            del item  # not kept alive until the next one comes
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything handed over so far has ended. False when the time ran out."""
+        if self._thread is None and self._queue.empty():
+            return True
+        self.start()
+        reached = threading.Event()
+        self._queue.put(reached)
+        return reached.wait(timeout_s)
+
+    def stop(self, timeout_s: float) -> bool:
+        """End what was handed over and stop the thread. `start` works again afterwards."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return True
+        self._queue.put(_STOP)
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+
+reaper = Reaper()

@@ -1,0 +1,214 @@
+"""What a call that has ended writes: attributes of its span, metric points, phases as child spans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opentelemetry.trace import Status, StatusCode
+
+from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import PROVIDER_OPENAI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.errors import ErrorInfo
+    from llamatelemetry.genai.model import Request, Response
+    from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+
+
+# The openai.* attributes belong to these; with another provider's name they would contradict it.
+_OPENAI_PROVIDERS = frozenset({PROVIDER_OPENAI, "azure.ai.openai"})
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that is known of a call when it ends. Times in seconds; ``None`` is unknown."""
+
+    request: Request
+    response: Response
+    error: ErrorInfo | None
+    duration_s: float
+    attempt_s: float
+    attempt_wall_ns: int
+    headers_s: float | None
+    first_chunk_s: float | None
+    first_token_s: float | None
+    resend_count: int
+    phases: Phases | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.response.timings is not None:
+            self.phases = measure_phases(
+                self.response.timings,
+                attempt_s=self.attempt_s,
+                headers_s=self.headers_s,
+                choice_count=self.request.choice_count,
+            )
+
+
+def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
+    """The attributes a span starts with: those that a sampler may want to decide by."""
+    return metric_attributes(request, None)
+
+
+def metric_attributes(request: Request, response_model: str | None) -> dict[str, AttributeValue]:
+    """The attributes that every GenAI metric of a call carries: few, and of low cardinality."""
+    attributes: dict[str, AttributeValue] = {
+        names.GEN_AI_OPERATION_NAME: request.operation,
+        names.GEN_AI_PROVIDER_NAME: request.provider,
+    }
+    if request.model is not None:
+        attributes[names.GEN_AI_REQUEST_MODEL] = request.model
+    if response_model is not None:
+        attributes[names.GEN_AI_RESPONSE_MODEL] = response_model
+    if request.server is not None:
+        attributes[names.SERVER_ADDRESS] = request.server.address
+        if request.server.port is not None:
+            attributes[names.SERVER_PORT] = request.server.port
+    return attributes
+
+
+def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record the histograms of one call. Chunk gaps are recorded as the chunks pass, not here.
+
+    ``context`` holds the call's span, so that the exemplars of a bucket lead to its trace.
+    """
+    response = outcome.response
+    attributes = metric_attributes(outcome.request, response.model)
+    metrics.record_tokens(
+        response.usage.input_tokens, response.usage.output_tokens, attributes, context
+    )
+    if outcome.first_chunk_s is not None:
+        metrics.time_to_first_chunk.record(outcome.first_chunk_s, attributes, context)
+    phases = outcome.phases
+    # With several choices the timings are those of the first alone: true, but not the request's.
+    if phases is not None and outcome.request.choice_count == 1:
+        if phases.request_s is not None:
+            metrics.server_request_duration.record(phases.request_s, attributes, context)
+        if phases.time_to_first_token_s is not None:
+            metrics.server_time_to_first_token.record(
+                phases.time_to_first_token_s, attributes, context
+            )
+        if phases.time_per_output_token_s is not None:
+            metrics.server_time_per_output_token.record(
+                phases.time_per_output_token_s, attributes, context
+            )
+    if outcome.error is not None:
+        attributes = {**attributes, names.ERROR_TYPE: outcome.error.type}
+    metrics.operation_duration.record(outcome.duration_s, attributes, context)
+
+
+def record_span(span: Span, outcome: Outcome) -> None:
+    """Set the attributes of the call's span, and its status when the call failed."""
+    request = outcome.request
+    attributes: dict[str, AttributeValue] = dict(request.parameters)
+    # The reply may have proved another provider than the one the span started with.
+    attributes[names.GEN_AI_PROVIDER_NAME] = request.provider
+    if request.stream:
+        attributes[names.GEN_AI_REQUEST_STREAM] = True
+    attributes.update(_known(_response_attributes(outcome)))
+    if request.provider not in _OPENAI_PROVIDERS:
+        for name in [name for name in attributes if name.startswith("openai.")]:
+            del attributes[name]
+    span.set_attributes(attributes)
+    if outcome.error is not None:
+        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
+    response, usage = outcome.response, outcome.response.usage
+    yield names.GEN_AI_RESPONSE_ID, response.id
+    yield names.GEN_AI_RESPONSE_MODEL, response.model
+    yield names.GEN_AI_RESPONSE_FINISH_REASONS, response.finish_reasons or None
+    yield names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, outcome.first_chunk_s
+    yield names.GEN_AI_USAGE_INPUT_TOKENS, usage.input_tokens
+    yield names.GEN_AI_USAGE_OUTPUT_TOKENS, usage.output_tokens
+    yield names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, usage.cache_read_tokens
+    yield names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS, usage.cache_write_tokens
+    yield names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens
+    yield names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS, usage.audio_input_tokens
+    yield names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS, usage.audio_output_tokens
+    yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
+    yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
+    yield names.HTTP_REQUEST_RESEND_COUNT, outcome.resend_count or None
+    if outcome.error is not None:
+        yield names.ERROR_TYPE, outcome.error.type
+        yield names.HTTP_RESPONSE_STATUS_CODE, outcome.error.status_code
+    if outcome.phases is not None:
+        yield from _phase_attributes(outcome, outcome.phases)
+
+
+def _phase_attributes(
+    outcome: Outcome, phases: Phases
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    yield from _queue_attributes(phases)
+    yield from _prefill_attributes(outcome, phases)
+    yield from _decode_attributes(outcome, phases)
+    # What the client saw comes first; the server's own figure stands in where it saw nothing.
+    first_token_s = (
+        outcome.first_token_s if outcome.first_token_s is not None else phases.time_to_first_token_s
+    )
+    yield names.TTFT_MS, None if first_token_s is None else first_token_s * 1000
+    yield names.SERVER_TIME_TO_FIRST_TOKEN, phases.time_to_first_token_s
+    yield names.SERVER_TIME_PER_OUTPUT_TOKEN, phases.time_per_output_token_s
+
+
+def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
+    yield names.QUEUE_DURATION, phases.queue_s
+    yield names.QUEUE_SOURCE, phases.queue_source
+
+
+def _prefill_attributes(
+    outcome: Outcome, phases: Phases
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    timings = outcome.response.timings
+    if timings is not None:
+        yield names.PREFILL_MS, phases.prefill_s * 1000
+        yield names.PROMPT_TOKENS, timings.prompt_tokens
+        yield names.CACHED_TOKENS, timings.cached_tokens
+
+
+def _decode_attributes(
+    outcome: Outcome, phases: Phases
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    timings = outcome.response.timings
+    if timings is not None:
+        per_token_s = phases.time_per_output_token_s
+        yield names.DECODE_MS, phases.decode_s * 1000
+        yield names.TPOT_MS, None if per_token_s is None else per_token_s * 1000
+        yield names.PREDICTED_TOKENS, timings.predicted_tokens
+        yield names.DRAFTED_TOKENS, timings.drafted_tokens
+        yield names.ACCEPTED_TOKENS, timings.accepted_tokens
+
+
+def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> None:
+    """Write queue, prefill and decode as children of the span in ``context``, at the times they really had.
+
+    They follow one another from the moment the last attempt was sent. Without a known queue
+    there is no moment to place the others at, and so no children.
+    """
+    phases = outcome.phases
+    if phases is None or phases.queue_s is None:
+        return
+    at_ns = outcome.attempt_wall_ns
+    for name, duration_s, attributes in (
+        ("queue", phases.queue_s, _queue_attributes(phases)),
+        ("prefill", phases.prefill_s, _prefill_attributes(outcome, phases)),
+        ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
+    ):
+        until_ns = at_ns + round(duration_s * 1e9)
+        known = _known(attributes)
+        known[names.PHASE] = name
+        tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
+        at_ns = until_ns

@@ -1,0 +1,165 @@
+"""Watching a stream pass: each chunk is folded and timed, and the call ends when the stream does."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from llamatelemetry.genai import guard
+from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.reaper import reaper
+from llamatelemetry.genai.wire import read_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.call import Call
+
+
+class StreamWatch:
+    """What happens to one stream, told by the taps below; it ends the stream's call.
+
+    Args:
+        call: the call that the stream is the reply of.
+        on_end: run once when the stream has ended, however it ended, to take hooks out.
+    """
+
+    __slots__ = ("_attributes", "_call", "_fold", "_last_ns", "_on_end", "_record_gap")
+
+    def __init__(self, call: Call, on_end: Callable[[], None] | None = None) -> None:
+        self._call = call
+        self._on_end = on_end
+        self._fold = ChunkFold()
+        self._last_ns = 0
+        self._attributes: dict[str, AttributeValue] = {}
+        self._record_gap = call.instrumenter.metrics.time_per_output_chunk.record
+        reaper.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
+
+    def chunk(self, chunk: Any) -> None:
+        """A chunk has come."""
+        now_ns = perf_counter_ns()
+        try:
+            call = self._call
+            carries_token = self._fold.add(chunk)
+            if self._last_ns:
+                self._record_gap((now_ns - self._last_ns) / 1e9, self._attributes)
+            else:
+                call.first_chunk_ns = now_ns
+                self._attributes = call.chunk_attributes(model_name(self._fold.model))
+            if carries_token and call.first_token_ns is None:
+                call.first_token_ns = now_ns
+            self._last_ns = now_ns
+        except Exception as error:
+            guard.report("reading a chunk", error)
+
+    def finished(self) -> None:
+        """The stream was read to its end."""
+        self._call.finish(self._response())
+        self._clean_up()
+
+    def failed(self, error: BaseException) -> None:
+        """The stream broke, or whoever was waiting for it was cancelled."""
+        self._call.fail(error, self._response())
+        self._clean_up()
+
+    def closed(self) -> None:
+        """The application has had enough: a normal end, with what had come."""
+        self.finished()
+
+    def abandoned(self) -> None:
+        """The stream was dropped unread. Runs in a finaliser."""
+        self._call.abandon(self)
+
+    def reap(self) -> None:
+        """End an abandoned stream's call, at the time of its last chunk."""
+        self._call.finish(self._response(), ended_ns=self._last_ns or None)
+        self._clean_up()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream's call has ended."""
+        return self._call.ended
+
+    def _response(self) -> Response:
+        try:
+            return read_response(self._fold.result())
+        except Exception as error:
+            guard.report("reading a stream's reply", error)
+            return Response()
+
+    def _clean_up(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
+
+
+class IteratorTap:
+    """An iterator that passes everything through and tells a watch what passes."""
+
+    __slots__ = ("_next", "_source", "_watch")
+
+    def __init__(self, source: Any, watch: StreamWatch) -> None:
+        self._source = source
+        self._next = source.__next__
+        self._watch = watch
+
+    def __iter__(self) -> IteratorTap:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            chunk = self._next()
+        except StopIteration:
+            self._watch.finished()
+            raise
+        except BaseException as error:
+            self._watch.failed(error)
+            raise
+        self._watch.chunk(chunk)
+        return chunk
+
+    def __del__(self) -> None:
+        self._watch.abandoned()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+class AsyncIteratorTap:
+    """The asynchronous twin of `IteratorTap`."""
+
+    __slots__ = ("_next", "_source", "_watch")
+
+    def __init__(self, source: Any, watch: StreamWatch) -> None:
+        self._source = source
+        self._next = source.__anext__
+        self._watch = watch
+
+    def __aiter__(self) -> AsyncIteratorTap:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            chunk = await self._next()
+        except StopAsyncIteration:
+            self._watch.finished()
+            raise
+        except GeneratorExit:
+            # The coroutine is being destroyed, perhaps by the garbage collector: see reaper.
+            self._watch.abandoned()
+            raise
+        except BaseException as error:
+            self._watch.failed(error)
+            raise
+        self._watch.chunk(chunk)
+        return chunk
+
+    def __del__(self) -> None:
+        self._watch.abandoned()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

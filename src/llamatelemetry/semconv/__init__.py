@@ -1,0 +1,104 @@
+"""GenAI semantic conventions: names, units, buckets, operations, and ready-made attributes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
+from llamatelemetry.semconv import attributes as _names
+from llamatelemetry.semconv.attributes import attribute_name
+from llamatelemetry.semconv.operations import (
+    INFERENCE_OPERATIONS,
+    WELL_KNOWN_OPERATIONS,
+    normalize_operation,
+    normalize_provider,
+)
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
+
+__all__ = [
+    "INFERENCE_OPERATIONS",
+    "WELL_KNOWN_OPERATIONS",
+    "attribute_name",
+    "normalize_operation",
+    "normalize_provider",
+    "set_gen_ai_attrs",
+]
+
+
+@overload
+def set_gen_ai_attrs(
+    span: Span,
+    /,
+    *,
+    system: str | None = None,
+    operation: str | None = None,
+    model: str | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    server_address: str | None = None,
+    server_port: int | None = None,
+    **more: AttributeValue | None,
+) -> dict[str, AttributeValue]: ...
+@overload
+def set_gen_ai_attrs(
+    *,
+    system: str | None = None,
+    operation: str | None = None,
+    model: str | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    server_address: str | None = None,
+    server_port: int | None = None,
+    **more: AttributeValue | None,
+) -> dict[str, AttributeValue]: ...
+def set_gen_ai_attrs(
+    span: Span | None = None,
+    /,
+    *,
+    system: str | None = None,
+    operation: str | None = None,
+    model: str | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    server_address: str | None = None,
+    server_port: int | None = None,
+    **more: AttributeValue | None,
+) -> dict[str, AttributeValue]:
+    """Build the attributes of a GenAI span by hand, under their conventional names.
+
+    What is ``None`` is left out: an unknown number is absent, never 0.
+
+    Args:
+        span: when given, the attributes are set on it as well.
+        system: the provider; recorded as ``gen_ai.provider.name`` (``gen_ai.system`` is obsolete).
+        operation: recorded as given; `normalize_operation` makes a loose name well-known.
+        model: the model that was asked for.
+        input_tokens: tokens of the prompt, cached ones included.
+        output_tokens: tokens produced, reasoning included.
+        server_address: host name or address of the server.
+        server_port: its port; recorded only together with the address.
+        more: further attributes, by the short names of `attribute_name` (``response_id="..."``,
+            ``error_type="timeout"``) or in full: ``**{"gen_ai.response.id": "..."}``.
+
+    Returns:
+        A dict ready for ``span.set_attributes``.
+    """
+    values: dict[str, AttributeValue | None] = {
+        _names.GEN_AI_PROVIDER_NAME: None if system is None else normalize_provider(system),
+        _names.GEN_AI_OPERATION_NAME: operation,
+        _names.GEN_AI_REQUEST_MODEL: model,
+        _names.GEN_AI_USAGE_INPUT_TOKENS: input_tokens,
+        _names.GEN_AI_USAGE_OUTPUT_TOKENS: output_tokens,
+        _names.SERVER_ADDRESS: server_address,
+        _names.SERVER_PORT: server_port if server_address is not None else None,
+    }
+    for name, value in more.items():
+        values[attribute_name(name)] = value
+    known: dict[str, AttributeValue] = {
+        name: value for name, value in values.items() if value is not None
+    }
+    if span is not None:
+        span.set_attributes(known)
+    return known

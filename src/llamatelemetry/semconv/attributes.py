@@ -1,0 +1,98 @@
+"""Attribute names of the spans, metrics and events that llamatelemetry records.
+
+The ``gen_ai.*``, ``openai.*`` and ``server.*`` names are those of the OpenTelemetry semantic
+conventions (newest merged text). They are spelled out here because the constants of
+``opentelemetry-semantic-conventions`` are marked deprecated and miss the newer names.
+The ``llamatelemetry.*`` names, and the millisecond phases, are our own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- every GenAI call -----------------------------------------------------------------
+GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+GEN_AI_OUTPUT_TYPE: Final = "gen_ai.output.type"
+ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
+HTTP_REQUEST_RESEND_COUNT: Final = "http.request.resend_count"
+
+# --- request --------------------------------------------------------------------------
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"
+GEN_AI_REQUEST_CHOICE_COUNT: Final = "gen_ai.request.choice.count"
+GEN_AI_REQUEST_SEED: Final = "gen_ai.request.seed"
+GEN_AI_REQUEST_TOP_K: Final = "gen_ai.request.top_k"
+GEN_AI_REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+GEN_AI_REQUEST_FREQUENCY_PENALTY: Final = "gen_ai.request.frequency_penalty"
+GEN_AI_REQUEST_PRESENCE_PENALTY: Final = "gen_ai.request.presence_penalty"
+GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
+GEN_AI_REQUEST_REASONING_LEVEL: Final = "gen_ai.request.reasoning.level"
+GEN_AI_REQUEST_ENCODING_FORMATS: Final = "gen_ai.request.encoding_formats"
+GEN_AI_EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
+
+# --- response -------------------------------------------------------------------------
+GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
+GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+GEN_AI_USAGE_AUDIO_INPUT_TOKENS: Final = "gen_ai.usage.audio.input_tokens"
+GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
+
+# --- OpenAI ---------------------------------------------------------------------------
+OPENAI_API_TYPE: Final = "openai.api.type"
+OPENAI_REQUEST_SERVICE_TIER: Final = "openai.request.service_tier"
+OPENAI_RESPONSE_SERVICE_TIER: Final = "openai.response.service_tier"
+OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
+
+# --- metrics only ---------------------------------------------------------------------
+GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
+
+# --- what the engine measured (ours) --------------------------------------------------
+PREFILL_MS: Final = "gen_ai.prefill_ms"
+DECODE_MS: Final = "gen_ai.decode_ms"
+TTFT_MS: Final = "gen_ai.ttft_ms"
+TPOT_MS: Final = "gen_ai.tpot_ms"
+SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
+SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
+QUEUE_DURATION: Final = "llamatelemetry.queue_duration"
+QUEUE_SOURCE: Final = "llamatelemetry.queue_source"
+CACHED_TOKENS: Final = "llamatelemetry.cached_tokens"
+PROMPT_TOKENS: Final = "llamatelemetry.prompt_tokens"
+PREDICTED_TOKENS: Final = "llamatelemetry.predicted_tokens"
+DRAFTED_TOKENS: Final = "llamatelemetry.drafted_tokens"
+ACCEPTED_TOKENS: Final = "llamatelemetry.accepted_tokens"
+PHASE: Final = "llamatelemetry.phase"
+TASK: Final = "llamatelemetry.task"
+
+_BY_SHORT_NAME: Final = {
+    constant.removeprefix("GEN_AI_").lower(): value
+    for constant, value in list(globals().items())
+    if constant.isupper() and isinstance(value, str)
+}
+
+
+def attribute_name(short: str) -> str:
+    """Give the full name of an attribute from its short one; any other name is its own.
+
+    =====================  ==============================
+    short                  full
+    =====================  ==============================
+    ``response_id``        ``gen_ai.response.id``
+    ``error_type``         ``error.type``
+    ``queue_duration``     ``llamatelemetry.queue_duration``
+    ``team``               ``team``
+    =====================  ==============================
+    """
+    return _BY_SHORT_NAME.get(short, short)

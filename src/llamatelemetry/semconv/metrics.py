@@ -1,0 +1,91 @@
+"""Names, units, descriptions and bucket boundaries of the GenAI histograms (v1.41).
+
+The boundaries are the conventions'. They go to the SDK as advice on the instrument: with the
+SDK's own defaults (0 to 10000) every latency in seconds would fall into the first bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+_DURATION_S: Final = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+)
+_TOKENS: Final = tuple(float(4**exponent) for exponent in range(14))
+_FIRST_TOKEN_S: Final = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+_PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSpec:
+    """A histogram of the conventions. ``boundaries`` are in ``unit``."""
+
+    name: str
+    unit: str
+    description: str
+    boundaries: tuple[float, ...]
+
+
+CLIENT_TOKEN_USAGE: Final = HistogramSpec(
+    "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", _TOKENS
+)
+CLIENT_OPERATION_DURATION: Final = HistogramSpec(
+    "gen_ai.client.operation.duration", "s", "GenAI operation duration.", _DURATION_S
+)
+CLIENT_TIME_TO_FIRST_CHUNK: Final = HistogramSpec(
+    "gen_ai.client.operation.time_to_first_chunk",
+    "s",
+    "Time until the first chunk of a stream arrived.",
+    _DURATION_S,
+)
+CLIENT_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
+    "gen_ai.client.operation.time_per_output_chunk",
+    "s",
+    "Time between one chunk of a stream and the next.",
+    _DURATION_S,
+)
+SERVER_REQUEST_DURATION: Final = HistogramSpec(
+    "gen_ai.server.request.duration",
+    "s",
+    "Time the engine had the request: queue, prefill and decode.",
+    _DURATION_S,
+)
+SERVER_TIME_TO_FIRST_TOKEN: Final = HistogramSpec(
+    "gen_ai.server.time_to_first_token",
+    "s",
+    "Time the engine took to the first token: queue and prefill.",
+    _FIRST_TOKEN_S,
+)
+SERVER_TIME_PER_OUTPUT_TOKEN: Final = HistogramSpec(
+    "gen_ai.server.time_per_output_token",
+    "s",
+    "Time the engine took per output token after the first.",
+    _PER_TOKEN_S,
+)
+
+HISTOGRAMS: Final = (
+    CLIENT_TOKEN_USAGE,
+    CLIENT_OPERATION_DURATION,
+    CLIENT_TIME_TO_FIRST_CHUNK,
+    CLIENT_TIME_PER_OUTPUT_CHUNK,
+    SERVER_REQUEST_DURATION,
+    SERVER_TIME_TO_FIRST_TOKEN,
+    SERVER_TIME_PER_OUTPUT_TOKEN,
+)

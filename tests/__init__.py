@@ -1,0 +1,1 @@
+"""The tests; a package, so that `tests.servers` is never somebody else's."""

@@ -1,0 +1,176 @@
+"""What import-linter cannot tell apart: where in a module an import stands, and what it names.
+
+The order of the layers themselves is in pyproject.toml, held by `scripts/check`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+
+# Heavy or absent: imported inside the function that needs them.
+OPTIONAL = {
+    "openai",
+    "transformers",
+    "torch",
+    "httpx",
+    "httpx2",
+    "requests",
+    "pynvml",
+    "graphistry",
+    "pandas",
+    "rich",
+    "typer",
+    "xllamacpp",
+    "llama_cpp",
+}
+# Who may import one of them at the top of a module, because nothing else imports that module.
+ALLOWED_AT_TOP = {
+    "rich": ("llamatelemetry.cli",),
+    "typer": ("llamatelemetry.cli",),
+}
+# Everything a plugin installed by itself can reach: it brings the API, not the SDK.
+WITHOUT_SDK = (
+    "llamatelemetry.semconv",
+    "llamatelemetry.config",
+    "llamatelemetry.genai",
+    "llamatelemetry_instrumentation_",
+)
+SDK = ("opentelemetry.sdk", "opentelemetry.exporter")
+# What a plugin may use of the core.
+FOR_PLUGINS = ("llamatelemetry.genai", "llamatelemetry.semconv", "llamatelemetry.config")
+
+
+class Import(NamedTuple):
+    importer: str
+    imported: str
+    line: int
+    at_top: bool
+
+    def names(self, *packages: str) -> bool:
+        return any(
+            self.imported == package or self.imported.startswith(f"{package}.")
+            for package in packages
+        )
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+
+def test_optional_libraries_are_never_imported_at_the_top_of_a_module(imports):
+    wrong = [
+        str(found)
+        for found in imports
+        if found.at_top
+        and (root := found.imported.partition(".")[0]) in OPTIONAL
+        and not _within(found.importer, ALLOWED_AT_TOP.get(root, ()))
+    ]
+    assert wrong == []
+
+
+def test_what_a_plugin_can_reach_never_imports_the_sdk(imports):
+    wrong = [
+        str(found)
+        for found in imports
+        if found.importer.startswith(WITHOUT_SDK) and found.names(*SDK)
+    ]
+    assert wrong == []
+
+
+def test_plugins_use_only_what_the_core_offers_to_plugins(imports):
+    wrong = [
+        str(found)
+        for found in imports
+        if found.importer.startswith("llamatelemetry_instrumentation_")
+        and found.names("llamatelemetry")
+        and not found.names(*FOR_PLUGINS)
+    ]
+    assert wrong == []
+
+
+def test_no_module_of_ours_imports_the_lazy_names_of_the_core(imports):
+    """`from llamatelemetry import init` inside the core would go round the layers."""
+    core = SRC / "llamatelemetry"
+    wrong = [
+        str(found)
+        for found in imports
+        if found.importer != "llamatelemetry"
+        and (parts := found.imported.split("."))[0] == "llamatelemetry"
+        and parts[1:2] not in ([], ["__version__"])
+        and not (core / parts[1]).is_dir()
+        and not (core / f"{parts[1]}.py").is_file()
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import openai", [("openai", True)]),
+        ("from openai.types import chat", [("openai.types.chat", True)]),
+        ("try:\n    import torch\nexcept ImportError: ...", [("torch", True)]),
+        ("class A:\n    import torch", [("torch", True)]),
+        ("def f():\n    import torch", [("torch", False)]),
+        ("async def f():\n    from a import b", [("a.b", False)]),
+        ("if TYPE_CHECKING:\n    import torch", []),
+        ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", [("b", True)]),
+        ("from . import sibling", [("pkg.sibling", True)]),
+        ("from .sibling import x", [("pkg.sibling.x", True)]),
+    ],
+)
+def test_the_reader_of_imports_sees(source, expected):
+    found = [(i.imported, i.at_top) for i in _imports_of(ast.parse(source), "pkg.mod", "pkg")]
+    assert found == expected
+
+
+@pytest.fixture(scope="module")
+def imports() -> list[Import]:
+    found = [found for path in sorted(SRC.rglob("*.py")) for found in _imports_in(path)]
+    assert found, "no imports read: is src where it was?"
+    return found
+
+
+def _imports_in(path: Path) -> Iterator[Import]:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    module = ".".join(parts[:-1] if is_package else parts)
+    package = module if is_package else module.rpartition(".")[0]
+    yield from _imports_of(ast.parse(path.read_text()), module, package)
+
+
+def _imports_of(
+    node: ast.AST, module: str, package: str, *, at_top: bool = True
+) -> Iterator[Import]:
+    for child in _runtime_children(node):
+        for name in _imported_names(child, package):
+            yield Import(module, name, child.lineno, at_top)
+        in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports_of(child, module, package, at_top=at_top and not in_function)
+
+
+def _runtime_children(node: ast.AST) -> Iterator[ast.AST]:
+    """The children of a node, less the branch that only a type checker takes."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        yield from node.orelse
+    else:
+        yield from ast.iter_child_nodes(node)
+
+
+def _imported_names(node: ast.AST, package: str) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+        origin = ".".join(part for part in (base, node.module) if part)
+        return [f"{origin}.{alias.name}" for alias in node.names]
+    return []
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
