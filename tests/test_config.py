@@ -417,7 +417,7 @@ def test_patterns_may_hold_commas(given, expected):
 @pytest.mark.parametrize(
     "environ",
     [
-        {"LLAMATELEMETRY_REDACT_PROMPTS": "ture"},
+        {"LLAMATELEMETRY_REDACT_PROMPTS": "perhaps"},
         {"LLAMATELEMETRY_REDACT_PATTERNS": "("},
         {"LLAMATELEMETRY_REDACT_MODE": "md5", "LLAMATELEMETRY_REDACT_PROMPTS": "false"},
     ],

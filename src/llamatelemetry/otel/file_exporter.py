@@ -191,7 +191,8 @@ class _LineFile:
                 self.path,
                 error,
             )
-        except Exception:  # noqa: BLE001 an exporter must not raise into the SDK's thread
+        except Exception:
+            # Nothing may be raised into the thread of the SDK.
             self._warn("cannot encode %s for %s", self._signal, self.path, exc_info=True)
         return False
 
