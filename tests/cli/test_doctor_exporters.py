@@ -291,12 +291,11 @@ def test_a_certificate_file_that_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("environ", "ours", "signal", "status", "detail", "remedy"),
+    ("environ", "ours", "status", "detail", "remedy"),
     [
         (
             {ENDPOINT: "http://127.0.0.1:4317", PROTOCOL: "http/protobuf"},
             True,
-            "traces",
             "fail",
             "http/protobuf on port 4317, which is usually grpc",
             f"{PROTOCOL}=grpc, or port 4318",
@@ -304,31 +303,20 @@ def test_a_certificate_file_that_is_missing():
         (
             {ENDPOINT: "http://127.0.0.1:4318", PROTOCOL: "grpc"},
             True,
-            "traces",
             "fail",
             "grpc on port 4318, which is usually http/protobuf",
             f"{PROTOCOL}=http/protobuf, or port 4317",
         ),
         (
-            {ENDPOINT: "http://127.0.0.1:1/v1/traces"},
-            True,
-            "metrics",
-            "warn",
-            "the full URL of another signal: metrics go nowhere",
-            f"cut the path off {ENDPOINT}, or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-        ),
-        (
-            {ENDPOINT: "http://127.0.0.1:1/v1/traces", PROTOCOL: "http/protobuf"},
+            {**OTLP, ENDPOINT: "http://127.0.0.1:1/v1/traces", PROTOCOL: "http/protobuf"},
             False,
-            "traces",
             "fail",
             "the base address already was the full URL of a signal",
             f"cut the path off {ENDPOINT}",
         ),
         (
-            {ENDPOINT: "localhost:4318"},
-            True,
-            "traces",
+            {**OTLP, ENDPOINT: "localhost:4318", PROTOCOL: "http/protobuf"},
+            False,
             "fail",
             "has no scheme",
             f"{ENDPOINT}=http://localhost:4318",
@@ -336,23 +324,20 @@ def test_a_certificate_file_that_is_missing():
         (
             {ENDPOINT: "127.0.0.1:1", PROTOCOL: "grpc"},
             True,
-            "traces",
             "fail",
             "without a scheme gRPC uses TLS",
             f"{ENDPOINT}=http://127.0.0.1:1",
         ),
         (
-            {ENDPOINT: "'http://127.0.0.1:1'", PROTOCOL: "http/protobuf"},
+            {**OTLP, ENDPOINT: "'http://127.0.0.1:1'", PROTOCOL: "http/protobuf"},
             False,
-            "traces",
             "fail",
             "quotes or blanks are part of the address",
             f"take them out of {ENDPOINT}",
         ),
         (
-            {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
-            True,
-            "traces",
+            {**OTLP, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            False,
             "fail",
             "protocol http/json is not supported",
             f"{PROTOCOL}=http/protobuf",
@@ -360,7 +345,6 @@ def test_a_certificate_file_that_is_missing():
         (
             {"OTEL_TRACES_EXPORTER": "consle"},
             True,
-            "traces",
             "fail",
             "no exporter is called consle",
             "OTEL_TRACES_EXPORTER=console",
@@ -368,15 +352,14 @@ def test_a_certificate_file_that_is_missing():
         (
             {"OTEL_TRACES_EXPORTER": "zipkin"},
             True,
-            "traces",
             "fail",
             "no exporter is called zipkin",
             "OTEL_TRACES_EXPORTER=otlp",
         ),
     ],
 )
-def test_common_mistakes_are_recognised(environ, ours, signal, status, detail, remedy):  # noqa: PLR0917
-    check = probe(environ, signal, ours=ours)
+def test_common_mistakes_are_recognised(environ, ours, status, detail, remedy):
+    check = probe(environ, ours=ours)
     assert (check.status, check.remedy) == (status, remedy)
     assert detail in check.detail
 
@@ -394,8 +377,8 @@ def test_files_go_to_a_folder_that_can_be_written_to(tmp_path):
 
 def test_only_when_every_signal_goes_nowhere_is_that_a_failure():
     def verdict(environ: dict[str, str]) -> list[str]:
-        plans = plan_signals(resolve(environ)[0], environ, ours=True)
-        return [check.status for check in nothing_leaves(plans)]
+        checks = nothing_leaves(plans_of(environ, ours=True), "LLAMATELEMETRY_EXPORTER")
+        return [check.status for check in checks]
 
     assert verdict({"LLAMATELEMETRY_EXPORTER": "none"}) == ["fail"]
     assert verdict({"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}) == []
