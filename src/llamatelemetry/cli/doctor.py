@@ -133,6 +133,8 @@ def _exporter_plans(
     declared = exporters.declarative_checks(environ)
     if declared:
         return [], declared
+    if chosen.configurator is None:
+        return [], [Check(exporters.SECTION, "info", "all", "not tried: nothing sets them up")]
     if not chosen.configurator_is_ours:
         plans = exporters.sdk_plans(environ)
         if chosen.exporters_are_foreseeable:
