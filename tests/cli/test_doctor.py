@@ -258,6 +258,14 @@ def test_a_llama_server_tells_its_health_model_and_slots():
     ]
 
 
+def test_a_real_llama_server_is_recognised(llama_server):
+    health, props = server_checks(llama_server.url, 2)
+    assert (health.status, health.detail) == ("ok", "healthy (ok)")
+    assert props.status == "ok"
+    assert "slots 2" in props.detail
+    assert "metrics on" in props.detail
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [

@@ -343,10 +343,10 @@ def test_a_certificate_file_that_is_missing():
             f"{PROTOCOL}=http/protobuf",
         ),
         (
-            {"OTEL_TRACES_EXPORTER": "consle"},
+            {"OTEL_TRACES_EXPORTER": "konsole"},
             True,
             "fail",
-            "no exporter is called consle",
+            "no exporter is called konsole",
             "OTEL_TRACES_EXPORTER=console",
         ),
         (
