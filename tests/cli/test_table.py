@@ -117,7 +117,7 @@ def test_text_from_a_server_is_no_markup():
 def test_an_error_that_is_its_status_is_said_once():
     console = console_of(80)
     print_calls(console, [dataclasses.replace(FAILED, error="503", http_status=503)])
-    assert printed(console).endswith("call 1 failed: 503\n")
+    assert printed(console).splitlines()[4].endswith(" 4.0 503")
 
 
 def test_metrics_add_up_over_models_and_keep_token_types_apart():
