@@ -58,25 +58,26 @@ def python_in_blanks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-class TestRun:
-    @pytest.fixture(scope="class")
-    def finished(
-        self, python_in_blanks: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> tuple[subprocess.CompletedProcess[str], Path]:
-        """One whole run, looked at by several tests; the user's own settings must not spoil it."""
-        output = tmp_path_factory.mktemp("out") / "to here"
-        finished = run_demo(
-            "--output",
-            output,
-            command=[str(python_in_blanks), *DEMO[1:]],
-            OTEL_SDK_DISABLED="true",
-            OTEL_TRACES_SAMPLER="always_off",
-            LLAMATELEMETRY_EXPORTER="none",
-            OPENAI_BASE_URL="http://127.0.0.1:9/v1",
-            HTTP_PROXY="http://127.0.0.1:9",
-        )
-        return finished, output
+@pytest.fixture(scope="module")
+def finished(
+    python_in_blanks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One whole run, looked at by several tests; the user's own settings must not spoil it."""
+    output = tmp_path_factory.mktemp("out") / "to here"
+    finished = run_demo(
+        "--output",
+        output,
+        command=[str(python_in_blanks), *DEMO[1:]],
+        OTEL_SDK_DISABLED="true",
+        OTEL_TRACES_SAMPLER="always_off",
+        LLAMATELEMETRY_EXPORTER="none",
+        OPENAI_BASE_URL="http://127.0.0.1:9/v1",
+        HTTP_PROXY="http://127.0.0.1:9",
+    )
+    return finished, output
 
+
+class TestRun:
     def test_ends_well_with_every_call_recorded(self, finished):
         process, _ = finished
         assert process.returncode == 0, process.stdout + process.stderr
@@ -117,7 +118,7 @@ class TestRun:
         process = run_demo("--base-url", llama_server.origin, "--output", tmp_path)
         after = llama_server.metrics()
         assert process.returncode == 0, process.stdout + process.stderr
-        shown = sum(int(row[5 if "»" in row else 4 + 1]) for row in rows(process.stdout)[:8])
+        shown = sum(int(row[6 if "»" in row else 5]) for row in rows(process.stdout)[:8])
         assert shown == after["tokens_predicted_total"] - before["tokens_predicted_total"]
         assert "llama.cpp serves" not in process.stdout
 
