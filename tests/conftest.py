@@ -7,8 +7,9 @@ import os
 
 import pytest
 
-# The shared servers, once they are there.
-pytest_plugins = ["tests.servers"] if importlib.util.find_spec("tests.servers") else []
+pytest_plugins = ["tests.recorder"]
+if importlib.util.find_spec("tests.servers"):
+    pytest_plugins.append("tests.servers")
 
 _SETTINGS = ("OTEL_", "LLAMATELEMETRY_", "OPENAI_")
 

@@ -44,7 +44,12 @@ WITHOUT_SDK = (
 )
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter")
 # What a plugin may use of the core.
-FOR_PLUGINS = ("llamatelemetry.genai", "llamatelemetry.semconv", "llamatelemetry.config")
+FOR_PLUGINS = (
+    "llamatelemetry.genai",
+    "llamatelemetry.semconv",
+    "llamatelemetry.config",
+    "llamatelemetry.__version__",
+)
 
 
 class Import(NamedTuple):

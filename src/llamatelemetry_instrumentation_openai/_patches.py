@@ -32,7 +32,7 @@ def patch_points(owner: _Owner) -> tuple[PatchPoint, ...]:
             request = read_request(client, options, bool(kwargs.get("stream")))
             return None if request is None else owner.instrumenter.start(request)
         except Exception as error:
-            guard.report("reading an openai request", error)
+            guard.report("starting a call of the openai client", error)
             return None
 
     def request(

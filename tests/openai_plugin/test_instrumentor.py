@@ -1,0 +1,121 @@
+"""Switching the plugin on and off, deferred patching, and living with other wrappers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import openai
+import pytest
+import wrapt
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Sampler
+
+from llamatelemetry.genai import guard
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+
+def ask(client: openai.OpenAI | None = None) -> None:
+    client = client or replies.client(lambda _: replies.json_reply(replies.chat()))
+    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+
+
+def test_uninstrument_restores_the_library_exactly(recorder: Recorder) -> None:
+    before = [dict(vars(kind)) for kind in (openai.OpenAI, openai.AsyncOpenAI)]
+    OpenAIInstrumentor().instrument(**recorder.providers)
+    assert "request" in vars(openai.OpenAI)
+    OpenAIInstrumentor().uninstrument()
+    assert [dict(vars(kind)) for kind in (openai.OpenAI, openai.AsyncOpenAI)] == before
+    ask()
+    assert recorder.spans() == []
+
+
+def test_under_somebody_elses_wrapper_our_link_stays_switched_off(recorder: Recorder) -> None:
+    seen: list[str] = []
+
+    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("theirs")
+        return wrapped(*args, **kwargs)
+
+    OpenAIInstrumentor().instrument(**recorder.providers)
+    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", theirs)
+    try:
+        OpenAIInstrumentor().uninstrument()
+        ask()
+        assert seen == ["theirs"]
+        assert recorder.spans() == []
+        OpenAIInstrumentor().instrument(**recorder.providers)
+        ask()
+        assert seen == ["theirs", "theirs"]
+        recorder.call()
+    finally:
+        OpenAIInstrumentor().uninstrument()
+        del openai.OpenAI.request
+
+
+def test_a_client_made_before_instrumenting_is_seen(recorder: Recorder) -> None:
+    client = replies.client(lambda _: replies.json_reply(replies.chat()))
+    completions = client.chat.completions
+    OpenAIInstrumentor().instrument(**recorder.providers)
+    try:
+        completions.create(model="smol", messages=replies.MESSAGES)
+    finally:
+        OpenAIInstrumentor().uninstrument()
+    recorder.call()
+
+
+def test_suppressed_instrumentation_records_nothing(instrumented: Recorder) -> None:
+    with suppress_instrumentation():
+        ask()
+    assert instrumented.spans() == []
+    assert instrumented.metrics() == {}
+
+
+def test_a_disabled_sdk_leaves_the_library_unpatched(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    OpenAIInstrumentor().instrument(**recorder.providers)
+    try:
+        assert "request" not in vars(openai.OpenAI)
+    finally:
+        OpenAIInstrumentor().uninstrument()
+
+
+def test_instrumenting_imports_no_openai() -> None:
+    program = (
+        "import sys; from llamatelemetry_instrumentation_openai import OpenAIInstrumentor as I; "
+        "I().instrument(); assert not any(n.split('.')[0] == 'openai' for n in sys.modules); "
+        "import openai; assert 'request' in vars(openai.OpenAI)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class BrokenSampler(Sampler):
+    """A sampler that somebody configured and that fails."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no sampling today")
+
+    def get_description(self) -> str:
+        return "broken"
+
+
+def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard.set_strict(False)
+    OpenAIInstrumentor().instrument(tracer_provider=TracerProvider(sampler=BrokenSampler()))
+    try:
+        ask()
+        ask()
+    finally:
+        OpenAIInstrumentor().uninstrument()
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.name == "llamatelemetry"
+    assert "starting a call" in warning.getMessage()
+    assert warning.exc_info is not None

@@ -1,0 +1,131 @@
+"""Name, type, unit, buckets and attributes of every metric that a call records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram
+
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TOKENS = (
+    *(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536),
+    *(262144, 1048576, 4194304, 16777216, 67108864),
+)
+FIRST_TOKEN = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+)
+PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+CALL = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "llama_cpp",
+    "gen_ai.request.model": "smol",
+    "gen_ai.response.model": "smol-v1",
+    "server.address": "llm.test",
+    "server.port": 8080,
+}
+
+
+@pytest.fixture
+def stream(instrumented: Recorder) -> Recorder:
+    """One streamed call to a server that is known to be llama.cpp, with timings."""
+    body = replies.sse(replies.chat_chunks(timings=replies.TIMINGS))
+    client = replies.client(lambda _: replies.stream_reply(body, server="llama.cpp"))
+    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))
+    return instrumented
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "boundaries", "counts"),
+    [
+        ("gen_ai.client.token.usage", "{token}", TOKENS, [1, 1]),
+        ("gen_ai.client.operation.duration", "s", DURATION, [1]),
+        ("gen_ai.client.operation.time_to_first_chunk", "s", DURATION, [1]),
+        ("gen_ai.client.operation.time_per_output_chunk", "s", DURATION, [3]),
+        ("gen_ai.server.request.duration", "s", DURATION, [1]),
+        ("gen_ai.server.time_to_first_token", "s", FIRST_TOKEN, [1]),
+        ("gen_ai.server.time_per_output_token", "s", PER_TOKEN, [1]),
+    ],
+)
+def test_a_streamed_call_records_each_histogram(
+    stream: Recorder, name: str, unit: str, boundaries: tuple[float, ...], counts: list[int]
+) -> None:
+    metric = stream.metrics()[name]
+    assert metric.unit == unit
+    assert metric.description
+    assert isinstance(metric.data, Histogram)
+    assert metric.data.aggregation_temporality is AggregationTemporality.CUMULATIVE
+    assert [point.count for point in stream.points(name)] == counts
+    for point in stream.points(name):
+        assert tuple(point.explicit_bounds) == boundaries
+        attributes: dict[str, Any] = dict(point.attributes)
+        if name == "gen_ai.client.token.usage":
+            assert attributes.pop("gen_ai.token.type") in {"input", "output"}
+        assert attributes == CALL
+
+
+def test_a_streamed_call_records_no_other_metric(stream: Recorder) -> None:
+    assert len(stream.metrics()) == 7
+
+
+def test_the_values_are_those_of_the_reply(stream: Recorder) -> None:
+    assert stream.tokens("input") == 21
+    assert stream.tokens("output") == 5
+    (per_token,) = stream.points("gen_ai.server.time_per_output_token")
+    assert per_token.sum == pytest.approx(0.001)
+    (first_token,) = stream.points("gen_ai.server.time_to_first_token")
+    (request,) = stream.points("gen_ai.server.request.duration")
+    assert request.sum == pytest.approx(first_token.sum + 0.004)
+
+
+def test_a_plain_call_records_nothing_of_chunks(instrumented: Recorder) -> None:
+    replies.client(lambda _: replies.json_reply(replies.chat())).chat.completions.create(
+        model="smol", messages=replies.MESSAGES
+    )
+    assert set(instrumented.metrics()) == {
+        "gen_ai.client.token.usage",
+        "gen_ai.client.operation.duration",
+    }
+
+
+def test_a_point_leads_to_the_trace_of_its_call(instrumented: Recorder) -> None:
+    replies.client(lambda _: replies.json_reply(replies.chat())).chat.completions.create(
+        model="smol", messages=replies.MESSAGES
+    )
+    (duration,) = instrumented.points("gen_ai.client.operation.duration")
+    (exemplar,) = duration.exemplars
+    assert exemplar.span_id == instrumented.call().context.span_id
+
+
+def test_with_several_choices_the_first_ones_timings_are_not_the_servers_metrics(
+    instrumented: Recorder,
+) -> None:
+    reply = replies.chat(timings=replies.TIMINGS)
+    replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
+        model="smol", messages=replies.MESSAGES, n=2
+    )
+    assert not any(name.startswith("gen_ai.server.") for name in instrumented.metrics())
+    span = instrumented.call()
+    assert span.attributes["gen_ai.request.choice.count"] == 2
+    assert span.attributes["gen_ai.prefill_ms"] == 2.0
+    assert "llamatelemetry.queue_duration" not in span.attributes
+    assert instrumented.phases(span) == {}

@@ -1,0 +1,411 @@
+"""Operation x client x delivery x outcome: one span each, and the caller sees what it sees without us."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+import pytest
+from opentelemetry.trace import StatusCode
+
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    create: Callable[..., Any]
+    plain: Callable[..., dict[str, Any]]
+    chunks: Callable[..., list[dict[str, Any]]] | None
+
+
+def _chat(client: Any, **options: Any) -> Any:
+    return client.chat.completions.create(model="smol", messages=replies.MESSAGES, **options)
+
+
+def _completion(client: Any, **options: Any) -> Any:
+    return client.completions.create(model="smol", prompt="Hi", **options)
+
+
+def _embeddings(client: Any, **options: Any) -> Any:
+    return client.embeddings.create(model="smol", input="Hi", encoding_format="float", **options)
+
+
+OPERATIONS = [
+    Operation("chat", _chat, replies.chat, replies.chat_chunks),
+    Operation("text_completion", _completion, replies.completion, replies.completion_chunks),
+    Operation("embeddings", _embeddings, replies.embeddings, None),
+]
+CASES = [
+    pytest.param(operation, is_async, stream, id=f"{operation.name}-{side}-{delivery}")
+    for operation in OPERATIONS
+    for is_async, side in ((False, "sync"), (True, "async"))
+    for stream, delivery in ((False, "plain"), (True, "stream"))
+    if not (stream and operation.chunks is None)
+]
+STREAMS = [case for case in CASES if case.values[2]]
+
+
+class Caller:
+    """A program that uses a sync or an async client in the same way, so that one test serves both."""
+
+    def __init__(self, is_async: bool, handler: replies.Handler, **options: Any) -> None:
+        self.is_async = is_async
+        self.client: Any = (replies.async_client if is_async else replies.client)(
+            handler, **options
+        )
+
+    async def create(self, operation: Operation, stream: bool) -> Any:
+        result = operation.create(self.client, **({"stream": True} if stream else {}))
+        return await result if inspect.isawaitable(result) else result
+
+    async def drain(self, stream: Any) -> list[Any]:
+        return [chunk async for chunk in stream] if self.is_async else list(stream)
+
+    async def next(self, stream: Any) -> Any:
+        return await anext(aiter(stream)) if self.is_async else next(iter(stream))
+
+    async def close(self, stream: Any) -> None:
+        closed = stream.close()
+        if inspect.isawaitable(closed):
+            await closed
+
+    async def run(self, operation: Operation, stream: bool) -> list[Any]:
+        result = await self.create(operation, stream)
+        return await self.drain(result) if stream else [result]
+
+
+def _good(operation: Operation, stream: bool) -> replies.Handler:
+    if stream:
+        assert operation.chunks is not None
+        body = replies.sse(operation.chunks(usage=replies.USAGE))
+        return lambda _: replies.stream_reply(body)
+    return lambda _: replies.json_reply(operation.plain())
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)
+async def test_a_good_call_is_one_span_without_status(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    answers = await Caller(is_async, _good(operation, stream)).run(operation, stream)
+    OpenAIInstrumentor().uninstrument()
+    bare = await Caller(is_async, _good(operation, stream)).run(operation, stream)
+    assert answers == bare
+    assert [type(answer) for answer in answers] == [type(answer) for answer in bare]
+    span = instrumented.call()
+    assert span.name == f"{operation.name} smol"
+    assert span.status.status_code is StatusCode.UNSET
+    assert ("gen_ai.request.stream" in span.attributes) is stream
+    assert span.attributes["gen_ai.usage.input_tokens"] in {7, 21}
+    (duration,) = instrumented.points("gen_ai.client.operation.duration")
+    assert duration.count == 1
+    assert "error.type" not in duration.attributes
+
+
+def _refused(_: Any) -> Any:
+    raise replies.http.ConnectError("[Errno 111] Connection refused")
+
+
+def _error(status: int, kind: str) -> replies.Handler:
+    return lambda _: replies.error_reply(status, type=kind, code=status)
+
+
+@dataclass(frozen=True)
+class Failure:
+    handler: replies.Handler
+    error: type[Exception]
+    error_type: str
+    status: int | None
+
+
+def _html(_: Any) -> Any:
+    return replies.http.Response(502, text="<html>Bad gateway</html>")
+
+
+FAILURES = [
+    Failure(_refused, openai.APIConnectionError, "openai.APIConnectionError", None),
+    Failure(
+        _error(400, "invalid_request_error"), openai.BadRequestError, "invalid_request_error", 400
+    ),
+    Failure(
+        _error(401, "authentication_error"), openai.AuthenticationError, "authentication_error", 401
+    ),
+    Failure(_error(500, "server_error"), openai.InternalServerError, "server_error", 500),
+    Failure(_error(503, "unavailable_error"), openai.InternalServerError, "unavailable_error", 503),
+    Failure(_html, openai.InternalServerError, "502", 502),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.error_type)
+@pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)
+async def test_a_failed_call_is_one_span_with_the_kind_of_error(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, failure: Failure
+) -> None:
+    handler, error = failure.handler, failure.error
+    with pytest.raises(error) as seen:
+        await Caller(is_async, handler).run(operation, stream)
+    OpenAIInstrumentor().uninstrument()
+    with pytest.raises(error) as bare:
+        await Caller(is_async, handler).run(operation, stream)
+    assert type(seen.value) is type(bare.value)
+    assert str(seen.value) == str(bare.value)
+    assert seen.value.__dict__.keys() == bare.value.__dict__.keys()
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"] == failure.error_type
+    assert span.attributes.get("http.response.status_code") == failure.status
+    assert "SECRET" not in span.to_json()
+    (duration,) = instrumented.points("gen_ai.client.operation.duration")
+    assert duration.attributes["error.type"] == failure.error_type
+    assert instrumented.points("gen_ai.client.token.usage") == []
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@pytest.mark.parametrize(
+    "body", ["", "no json", "[]", "null", '"text"', "{", '{"choices": null, "usage": 3}']
+)
+async def test_garbage_in_place_of_a_reply_gives_what_it_gives_without_us(
+    instrumented: Recorder, operation: Operation, is_async: bool, body: str
+) -> None:
+    async def outcome() -> str:
+        reply = replies.http.Response(200, text=body, headers={"content-type": "application/json"})
+        try:
+            return repr(await Caller(is_async, lambda _: reply).run(operation, False))
+        except Exception as error:  # whatever the client makes of it
+            return repr(error)
+
+    seen = await outcome()
+    span = instrumented.call()
+    OpenAIInstrumentor().uninstrument()
+    assert seen == await outcome()
+    assert (span.status.status_code is StatusCode.ERROR) == ("Error(" in seen)
+
+
+class DyingStream(replies.http.SyncByteStream, replies.http.AsyncByteStream):
+    """A body whose connection is lost after its first bytes."""
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+
+    def __iter__(self) -> Any:
+        yield self.head
+        raise replies.http.ReadError("connection lost")
+
+    async def __aiter__(self) -> Any:
+        yield self.head
+        raise replies.http.ReadError("connection lost")
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
+async def test_a_server_that_dies_in_the_middle_of_a_stream(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    assert operation.chunks is not None
+    head = replies.sse(operation.chunks()[:2], done=False)
+
+    def handler(_: Any) -> Any:
+        return replies.http.Response(
+            200, stream=DyingStream(head), headers={"content-type": "text/event-stream"}
+        )
+
+    async def outcome() -> tuple[int, BaseException]:
+        caller, seen = Caller(is_async, handler), 0
+        chunks = await caller.create(operation, True)
+        try:
+            if is_async:
+                async for _ in chunks:
+                    seen += 1
+            else:
+                for _ in chunks:
+                    seen += 1
+        except Exception as error:  # differs by version of openai
+            return seen, error
+        raise AssertionError("the stream should have broken")
+
+    seen, error = await outcome()
+    span = instrumented.call()
+    OpenAIInstrumentor().uninstrument()
+    bare_seen, bare_error = await outcome()
+    assert (
+        (seen, type(error), str(error))
+        == (bare_seen, type(bare_error), str(bare_error))
+        != (0, None, "")
+    )
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"].endswith(type(error).__name__)
+    assert span.attributes["gen_ai.response.model"] == "smol-v1"
+    assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
+async def test_an_error_event_in_a_stream_fails_the_call(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    assert operation.chunks is not None
+    error = {"error": {"code": 500, "message": "slot is gone: TOP SECRET", "type": "server_error"}}
+    body = replies.sse([operation.chunks()[0], error])
+    with pytest.raises(openai.APIError, match="slot is gone"):
+        await Caller(is_async, lambda _: replies.stream_reply(body)).run(operation, True)
+    span = instrumented.call()
+    assert span.attributes["error.type"] == "server_error"
+    assert "SECRET" not in span.to_json()
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
+@pytest.mark.parametrize("way", ["close", "with"])
+async def test_a_stream_closed_early_is_a_normal_end_with_what_had_come(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, way: str
+) -> None:
+    caller = Caller(is_async, _good(operation, True))
+    chunks = await caller.create(operation, True)
+    await caller.next(chunks)
+    if way == "close":
+        await caller.close(chunks)
+    elif is_async:
+        async with chunks:
+            pass
+    else:
+        with chunks:
+            pass
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.UNSET
+    assert "error.type" not in span.attributes
+    assert span.attributes["gen_ai.response.model"] == "smol-v1"
+    assert "gen_ai.response.finish_reasons" not in span.attributes
+    assert "close" not in vars(chunks.response)
+    assert "aclose" not in vars(chunks.response)
+    await caller.close(chunks)
+    assert len(instrumented.calls()) == 1
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
+async def test_an_exception_of_the_caller_inside_the_with_block_is_named_but_not_quoted(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    caller = Caller(is_async, _good(operation, True))
+    chunks = await caller.create(operation, True)
+
+    async def fail_inside() -> None:
+        if is_async:
+            async with chunks:
+                raise KeyError("SECRET")
+        with chunks:
+            raise KeyError("SECRET")
+
+    with pytest.raises(KeyError, match="SECRET"):
+        await fail_inside()
+    span = instrumented.call()
+    assert span.attributes["error.type"] == "KeyError"
+    assert "SECRET" not in span.to_json()
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
+async def test_a_stream_dropped_unread_ends_when_it_is_collected(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    caller = Caller(is_async, _good(operation, True))
+    chunks = await caller.create(operation, True)
+    await caller.next(chunks)
+    assert instrumented.calls() == []
+    del chunks
+    for _ in range(3):  # the loop closes an async generator before the collector can have it
+        gc.collect()
+        await asyncio.sleep(0.01)
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["gen_ai.response.id"] in {"chatcmpl-1", "cmpl-1"}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_cancelled_call_ends_its_span(
+    instrumented: Recorder, operation: Operation, stream: bool
+) -> None:
+    if stream and operation.chunks is None:
+        return
+    started = asyncio.Event()
+
+    async def never(_: Any) -> Any:
+        started.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(Caller(True, never).run(operation, stream))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
+
+
+async def test_a_task_cancelled_between_chunks_ends_its_span(instrumented: Recorder) -> None:
+    class Endless(replies.http.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield replies.sse(replies.chat_chunks()[:2], done=False)
+            await asyncio.Event().wait()
+
+    def handler(_: Any) -> Any:
+        return replies.http.Response(
+            200, stream=Endless(), headers={"content-type": "text/event-stream"}
+        )
+
+    arrived = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in await _chat(replies.async_client(handler), stream=True):
+            arrived.set()
+
+    task = asyncio.create_task(read())
+    await arrived.wait()
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert instrumented.call().attributes["error.type"] == "asyncio.exceptions.CancelledError"
+
+
+def test_a_raw_response_stays_raw_and_is_read_from_its_bytes(instrumented: Recorder) -> None:
+    reply = replies.chat(timings=replies.TIMINGS)
+    client = replies.client(lambda _: replies.json_reply(reply))
+    raw = client.chat.completions.with_raw_response.create(model="smol", messages=replies.MESSAGES)
+    assert raw.parse().choices[0].message.content == "Hi"
+    assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
+
+
+def test_retries_are_one_span_that_counts_them(instrumented: Recorder) -> None:
+    answers = [
+        replies.error_reply(500),
+        replies.error_reply(503),
+        replies.json_reply(replies.chat()),
+    ]
+    client = replies.client(lambda _: answers.pop(0), max_retries=2)
+    client._calculate_retry_timeout = lambda *_: 0.0  # type: ignore[method-assign]
+    _chat(client)
+    assert instrumented.call().attributes["http.request.resend_count"] == 2
+
+
+def test_other_endpoints_are_left_alone(instrumented: Recorder) -> None:
+    models = {"object": "list", "data": []}
+    replies.client(lambda _: replies.json_reply(models)).models.list()
+    assert instrumented.spans() == []
+
+
+def test_messages_given_as_an_iterator_reach_the_server_intact(instrumented: Recorder) -> None:
+    sent: list[Any] = []
+
+    def handler(request: Any) -> Any:
+        sent.append(request.read())
+        return replies.json_reply(replies.chat())
+
+    replies.client(handler).chat.completions.create(model="smol", messages=iter(replies.MESSAGES))
+    assert b"Say hi." in sent[0]
+    instrumented.call()

@@ -1,0 +1,101 @@
+"""What a test sees of the telemetry: real SDK providers that keep everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.genai import flush_pending, guard
+from llamatelemetry.genai.servers import known_servers
+
+
+class Recorder:
+    """Tracer and meter providers, and what they got."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        self.tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
+
+    @property
+    def providers(self) -> dict[str, object]:
+        return {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
+
+    def spans(self) -> list[ReadableSpan]:
+        """All spans that have ended, in the order of their ending."""
+        assert flush_pending(5)
+        return list(self._exporter.get_finished_spans())
+
+    def calls(self) -> list[ReadableSpan]:
+        """The spans of calls, without their phases."""
+        return [span for span in self.spans() if span.kind is SpanKind.CLIENT]
+
+    def call(self) -> ReadableSpan:
+        """The span of the one call there was."""
+        (span,) = self.calls()
+        return span
+
+    def phases(self, of: ReadableSpan) -> dict[str, ReadableSpan]:
+        """The phase spans below a call's span, by name."""
+        return {
+            span.name: span
+            for span in self.spans()
+            if span.parent is not None and span.parent.span_id == of.context.span_id
+        }
+
+    def clear_spans(self) -> None:
+        self._exporter.clear()
+
+    def metrics(self) -> dict[str, Metric]:
+        data = self._reader.get_metrics_data()
+        found: dict[str, Metric] = {}
+        for resource in data.resource_metrics if data is not None else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    assert metric.name not in found, f"{metric.name} comes from two scopes"
+                    found[metric.name] = metric
+        return found
+
+    def points(self, name: str) -> list[HistogramDataPoint]:
+        metric = self.metrics().get(name)
+        return list(metric.data.data_points) if metric is not None else []
+
+    def tokens(self, token_type: str) -> int:
+        """The sum of ``gen_ai.client.token.usage`` of one type, over all its points."""
+        return sum(
+            int(point.sum)
+            for point in self.points("gen_ai.client.token.usage")
+            if point.attributes["gen_ai.token.type"] == token_type
+        )
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.tracer_provider.shutdown()
+    recorder.meter_provider.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def our_errors_surface() -> Iterator[None]:
+    """An error of ours fails the test; a test about the guard itself switches this off."""
+    guard.set_strict(True)
+    yield
+    guard.set_strict(False)
+
+
+@pytest.fixture(autouse=True)
+def no_server_is_remembered() -> Iterator[None]:
+    known_servers.forget()
+    yield
+    known_servers.forget()
