@@ -84,7 +84,7 @@ def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRe
     }
     if _TALKS_TO_A_SERVER.search(block.code):
         server = request.getfixturevalue("llama_server")
-        settings |= {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none"}
+        settings |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}
     for name in AT_HAND:
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to(ROOT / name)

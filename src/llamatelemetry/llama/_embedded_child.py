@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 XLLAMACPP_REQUIREMENT = "xllamacpp==2026.10.11549"
 
-# How long the server may take to let go of its connections before the process just ends.
-_GRACEFUL_END_S = 10
-
 
 class _CannotServeError(Exception):
     """The server cannot be started; the message is for the user."""
@@ -46,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     ready = json.dumps({"url": server.listening_address, "pid": os.getpid()})
     _wait_for_the_end(announce_fd, ready)
-    del server  # its destructor stops the HTTP server and frees the model
-    return 0
+    # Not by the server's destructor: with a stream in flight it waits, interpreter lock held, for
+    # a handler that nobody wakes (seen with 2026.10.11549). It would save nothing anyway.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _keep_stdout_for_one_line() -> int:
@@ -160,9 +159,6 @@ def _wait_for_the_end(announce_fd: int, ready: str) -> None:
     os.write(announce_fd, f"{ready}\n".encode())
     os.close(announce_fd)
     os.read(woken_fd, 1)
-    if hasattr(signal, "alarm"):  # not on Windows
-        # Its default action ends the process in native code as well.
-        signal.alarm(_GRACEFUL_END_S)
 
 
 def _only_wake(_number: int, _frame: object) -> None:

@@ -173,12 +173,12 @@ class EmbeddedServer:
                 line = output.get(timeout=_PROGRESS_INTERVAL_S)
                 break
             except queue.Empty:
+                if on_progress is not None:
+                    on_progress(next(iter(self.logs(1)), ""))
                 if time.monotonic() > deadline:
                     raise self._failure(
                         f"the llama.cpp server was not ready after {self._startup_timeout_s:g} s"
                     ) from None
-                if on_progress is not None:
-                    on_progress(next(iter(self.logs(1)), ""))
         if not line:
             raise self._failure("the llama.cpp server did not start")
         return str(json.loads(line)["url"])

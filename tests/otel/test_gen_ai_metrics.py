@@ -1,0 +1,184 @@
+"""GenAIMetrics on a real SDK meter: what arrives at an exporter."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from opentelemetry.metrics import get_meter
+from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+
+from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+from llamatelemetry.semconv import metrics as specs
+from tests.recorder import Recorder
+
+COMMON = {"gen_ai_system": "llama.cpp", "operation": "chat", "model": "smol"}
+RECORDED = {
+    "gen_ai.provider.name": "llama_cpp",
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "smol",
+}
+# One method each, with the instrument it records to.
+DURATIONS = {
+    "record_operation_duration": "gen_ai.client.operation.duration",
+    "record_server_duration": "gen_ai.server.request.duration",
+    "record_ttft": "gen_ai.server.time_to_first_token",
+    "record_tpot": "gen_ai.server.time_per_output_token",
+}
+
+
+def metrics_on(recorder: Recorder) -> GenAIMetrics:
+    return GenAIMetrics(get_meter("test", "1", recorder.meter_provider))
+
+
+@pytest.fixture
+def metrics(recorder):
+    return metrics_on(recorder)
+
+
+def test_each_instrument_is_exported_with_its_name_unit_description_and_buckets(metrics, recorder):
+    instruments = [value for value in vars(metrics).values() if hasattr(value, "record")]
+    assert len(instruments) == 7
+    for instrument in instruments:
+        instrument.record(0.5)
+    exported = {
+        name: (
+            metric.unit,
+            metric.description,
+            tuple(metric.data.data_points[0].explicit_bounds),
+            metric.data.aggregation_temporality,
+        )
+        for name, metric in recorder.metrics().items()
+    }
+    assert exported == {
+        spec.name: (spec.unit, spec.description, spec.boundaries, AggregationTemporality.CUMULATIVE)
+        for spec in specs.HISTOGRAMS
+    }
+
+
+@pytest.mark.parametrize(
+    ("attribute", "name"),
+    [
+        ("token_usage", "gen_ai.client.token.usage"),
+        ("operation_duration", "gen_ai.client.operation.duration"),
+        ("time_to_first_chunk", "gen_ai.client.operation.time_to_first_chunk"),
+        ("time_per_output_chunk", "gen_ai.client.operation.time_per_output_chunk"),
+        ("server_request_duration", "gen_ai.server.request.duration"),
+        ("server_time_to_first_token", "gen_ai.server.time_to_first_token"),
+        ("server_time_per_output_token", "gen_ai.server.time_per_output_token"),
+    ],
+)
+def test_an_instrument_is_found_under_its_public_attribute(metrics, recorder, attribute, name):
+    instrument = getattr(metrics, attribute)
+    assert isinstance(instrument, Histogram)
+    instrument.record(1.5, {"a": "b"})
+    assert list(recorder.metrics()) == [name]
+    (point,) = recorder.points(name)
+    assert (point.count, point.sum, dict(point.attributes)) == (1, 1.5, {"a": "b"})
+
+
+def test_tokens_are_two_points_told_apart_by_their_type(metrics, recorder):
+    metrics.record_token_usage(11, 300, **COMMON, server_address="localhost", server_port=8080)
+    base = {**RECORDED, "server.address": "localhost", "server.port": 8080}
+    points = recorder.points("gen_ai.client.token.usage")
+    assert list(recorder.metrics()) == ["gen_ai.client.token.usage"]
+    assert [(dict(p.attributes), p.sum, p.count) for p in points] == [
+        ({**base, "gen_ai.token.type": "input"}, 11, 1),
+        ({**base, "gen_ai.token.type": "output"}, 300, 1),
+    ]
+    # up to 1, 4, 16, 64, 256, 1024 ...
+    assert list(points[0].bucket_counts[:6]) == [0, 0, 1, 0, 0, 0]
+    assert list(points[1].bucket_counts[:6]) == [0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "recorded"),
+    [
+        ((5, None), {"input": 5}),
+        ((None, 7), {"output": 7}),
+        ((None, None), {}),
+        ((0, 0), {"input": 0, "output": 0}),
+    ],
+)
+def test_an_unknown_token_count_is_no_point_and_zero_is_one(metrics, recorder, counts, recorded):
+    metrics.record_token_usage(*counts, **COMMON)
+    points = recorder.points("gen_ai.client.token.usage")
+    assert {p.attributes["gen_ai.token.type"]: p.sum for p in points} == recorded
+
+
+@pytest.mark.parametrize(("method", "name"), DURATIONS.items())
+def test_a_duration_goes_to_its_own_histogram_with_all_its_attributes(
+    metrics, recorder, method, name
+):
+    getattr(metrics, method)(
+        0.3,
+        **COMMON,
+        server_address="localhost",
+        response_model="smol-q4",
+        error_type="timeout",
+        team="search",
+        unknown=None,
+        **{"gen_ai.response.id": "r"},
+    )
+    assert list(recorder.metrics()) == [name]
+    (point,) = recorder.points(name)
+    assert (point.count, point.sum) == (1, 0.3)
+    assert dict(point.attributes) == {
+        **RECORDED,
+        "server.address": "localhost",
+        "gen_ai.response.model": "smol-q4",
+        "error.type": "timeout",
+        "team": "search",
+        "gen_ai.response.id": "r",
+    }
+
+
+@pytest.mark.parametrize("method", [*DURATIONS, "record_token_usage"])
+def test_a_model_that_is_not_known_is_left_out(metrics, recorder, method):
+    values = (1, None) if method == "record_token_usage" else (1.0,)
+    getattr(metrics, method)(*values, gen_ai_system="openai", operation="chat", model=None)
+    (metric,) = recorder.metrics().values()
+    (point,) = metric.data.data_points
+    attributes = dict(point.attributes)
+    attributes.pop("gen_ai.token.type", None)
+    assert attributes == {"gen_ai.provider.name": "openai", "gen_ai.operation.name": "chat"}
+
+
+@pytest.mark.parametrize("method", [*DURATIONS, "record_token_usage"])
+def test_system_operation_and_model_are_wanted_by_name(method):
+    parameters = inspect.signature(getattr(GenAIMetrics, method)).parameters
+    wanted = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert wanted == {"gen_ai_system", "operation", "model"}
+
+
+def test_what_is_recorded_with_ready_attributes_is_not_changed(metrics, recorder):
+    attributes = {"gen_ai.operation.name": "chat"}
+    metrics.record_tokens(2, 3, attributes)
+    assert attributes == {"gen_ai.operation.name": "chat"}
+    assert [dict(p.attributes) for p in recorder.points("gen_ai.client.token.usage")] == [
+        {"gen_ai.operation.name": "chat", "gen_ai.token.type": "input"},
+        {"gen_ai.operation.name": "chat", "gen_ai.token.type": "output"},
+    ]
+
+
+def test_two_instances_on_two_meters_know_nothing_of_each_other():
+    first, second = Recorder(), Recorder()
+    metrics_on(first).record_operation_duration(1.0, **COMMON)
+    metrics_on(second).record_operation_duration(2.0, **COMMON)
+    metrics_on(second).record_operation_duration(4.0, **COMMON)
+    name = "gen_ai.client.operation.duration"
+    assert [(p.count, p.sum) for p in first.points(name)] == [(1, 1.0)]
+    assert [(p.count, p.sum) for p in second.points(name)] == [(2, 6.0)]
+
+
+def test_an_instance_made_after_a_shutdown_records_again():
+    before, after = Recorder(), Recorder()
+    metrics_on(before).record_ttft(0.1, **COMMON)
+    before.meter_provider.shutdown()
+    metrics_on(after).record_ttft(0.2, **COMMON)
+    assert [p.sum for p in after.points("gen_ai.server.time_to_first_token")] == [0.2]

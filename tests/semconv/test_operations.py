@@ -1,0 +1,107 @@
+"""Loose names of operations and providers, and the well-known ones they stand for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamatelemetry.semconv import (
+    INFERENCE_OPERATIONS,
+    WELL_KNOWN_OPERATIONS,
+    normalize_operation,
+    normalize_provider,
+)
+
+# Literal, so that a name lost from the module is lost here too.
+WELL_KNOWN = [
+    "chat",
+    "create_agent",
+    "create_memory",
+    "create_memory_store",
+    "delete_memory",
+    "delete_memory_store",
+    "embeddings",
+    "execute_tool",
+    "fetch_response",
+    "generate_content",
+    "invoke_agent",
+    "invoke_workflow",
+    "plan",
+    "retrieval",
+    "search_memory",
+    "text_completion",
+    "update_memory",
+    "upsert_memory",
+]
+
+
+def test_the_well_known_operations_are_those_of_the_conventions():
+    assert sorted(WELL_KNOWN_OPERATIONS) == WELL_KNOWN
+
+
+def test_a_model_runs_in_four_operations():
+    assert sorted(INFERENCE_OPERATIONS) == [
+        "chat",
+        "embeddings",
+        "generate_content",
+        "text_completion",
+    ]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", WELL_KNOWN)
+def test_a_well_known_operation_is_itself_in_any_case(name, strict):
+    assert normalize_operation(name, strict=strict) == name
+    assert normalize_operation(name.upper(), strict=strict) == name
+    assert normalize_operation(f" {name.title()}\n", strict=strict) == name
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("loose", "known"),
+    [
+        ("completion", "text_completion"),
+        ("Completion", "text_completion"),
+        ("embed", "embeddings"),
+        ("EMBED", "embeddings"),
+        ("embedding", "embeddings"),
+        ("Embedding", "embeddings"),
+    ],
+)
+def test_an_alias_is_accepted_also_when_strict(loose, known, strict):
+    assert normalize_operation(loose, strict=strict) == known
+
+
+@pytest.mark.parametrize("name", ["", "summarise", "chat completion", "rerank", "chats", "text"])
+def test_any_other_name_is_a_text_completion_or_an_error_when_strict(name):
+    assert normalize_operation(name) == "text_completion"
+    with pytest.raises(ValueError, match="not a well-known GenAI operation") as raised:
+        normalize_operation(name, strict=True)
+    assert repr(name) in str(raised.value)
+    for accepted in [*WELL_KNOWN, "completion", "embed", "embedding"]:
+        assert accepted in str(raised.value)
+
+
+@given(st.text())
+def test_whatever_the_name_the_result_is_well_known(name):
+    assert normalize_operation(name) in WELL_KNOWN
+
+
+@pytest.mark.parametrize(
+    ("loose", "provider"),
+    [
+        ("llama_cpp", "llama_cpp"),
+        ("llamacpp", "llama_cpp"),
+        ("llama.cpp", "llama_cpp"),
+        ("LLaMA.cpp", "llama_cpp"),
+        ("llama-cpp", "llama_cpp"),
+        (" llamacpp ", "llama_cpp"),
+        ("openai", "openai"),
+        ("azure.ai.openai", "azure.ai.openai"),
+        ("MyCompany", "MyCompany"),
+        ("huggingface", "huggingface"),
+    ],
+)
+def test_llama_cpp_has_one_spelling_and_other_providers_keep_theirs(loose, provider):
+    assert normalize_provider(loose) == provider
