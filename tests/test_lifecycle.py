@@ -339,8 +339,11 @@ class TestAgain:
         assert in_force.exporter == "otlp"
         assert in_force.capture_content == "span_only"
 
-    def test_options_of_the_instrumentors_still_change(  # noqa: F811
-        self, receiver, caplog, throwaway_path
+    def test_options_of_the_instrumentors_still_change(
+        self,
+        receiver,
+        caplog,
+        throwaway_path,  # noqa: F811 - the imported fixture
     ):
         make_instrumentor(throwaway_path, "a", "llamatelemetry_a", "throwaway_a")
         init(otlp_endpoint=receiver.url)

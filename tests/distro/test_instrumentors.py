@@ -200,6 +200,16 @@ class TestLoading:
         instrumentors.uninstrument_all()
         assert len(calls("throwaway_by_us")) == 2
 
+    def test_options_for_one_of_ours_that_was_active_before_are_named(self, folder, caplog):
+        make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
+        importlib.import_module("throwaway_a").Instrumentor().instrument()
+        environ = {"LLAMATELEMETRY_PROPAGATE": "off"}
+        config = effective_config(environ=environ, capture_content="span_only", service_name="x")
+        instrumentors.prepare(config)
+        load("llamatelemetry_a")
+        (warning,) = caplog.records
+        assert warning.message.endswith("not used by it: capture_content")
+
     def test_one_that_cannot_be_undone_does_not_keep_the_others(self, folder, caplog):
         make_instrumentor(folder, "a", "good", "throwaway_good")
         make_instrumentor(folder, "b", "bad", "throwaway_bad")
