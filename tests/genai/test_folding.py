@@ -223,7 +223,7 @@ ENGINE = st.one_of(
     data=st.data(),
 )
 def test_a_response_split_into_chunks_reads_like_the_whole(
-    head, choices, usage, timings, separate_figures, data
+    *, head, choices, usage, timings, separate_figures, data
 ):
     plain = {
         **head,
