@@ -436,7 +436,7 @@ def test_the_exemplars_of_a_duration_lead_to_the_span(start, recorder):
         for name, metric in recorder.metrics().items()
     }
     here = {(span.context.trace_id, span.context.span_id)}
-    assert led_to == {name: here for name in led_to}
+    assert led_to == dict.fromkeys(led_to, here)
     assert DURATION in led_to
     assert "gen_ai.server.request.duration" in led_to
 
