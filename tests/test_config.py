@@ -260,7 +260,7 @@ def test_a_bad_value_in_code_is_a_value_error_with_the_same_text(variable, text,
     [
         ("service_name", 7),
         ("enable_metrics", 2),
-        ("gpu_interval_ms", True),
+        ("content_max_chars", True),
         ("gpu_interval_ms", 1000.5),
         ("sample_rate", False),
         ("slow_threshold_s", 10**400),
@@ -417,7 +417,7 @@ def test_patterns_may_hold_commas(given, expected):
 @pytest.mark.parametrize(
     "environ",
     [
-        {"LLAMATELEMETRY_REDACT_PROMPTS": "ture"},
+        {"LLAMATELEMETRY_REDACT_PROMPTS": "perhaps"},
         {"LLAMATELEMETRY_REDACT_PATTERNS": "("},
         {"LLAMATELEMETRY_REDACT_MODE": "md5", "LLAMATELEMETRY_REDACT_PROMPTS": "false"},
     ],

@@ -44,7 +44,12 @@ WITHOUT_SDK = (
 )
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter")
 # What a plugin may use of the core.
-FOR_PLUGINS = ("llamatelemetry.genai", "llamatelemetry.semconv", "llamatelemetry.config")
+FOR_PLUGINS = (
+    "llamatelemetry.genai",
+    "llamatelemetry.semconv",
+    "llamatelemetry.config",
+    "llamatelemetry.__version__",
+)
 
 
 class Import(NamedTuple):
@@ -89,7 +94,7 @@ def test_plugins_use_only_what_the_core_offers_to_plugins(imports):
         for found in imports
         if found.importer.startswith("llamatelemetry_instrumentation_")
         and found.names("llamatelemetry")
-        and not found.names(*FOR_PLUGINS)
+        and not found.names(*FOR_PLUGINS, "llamatelemetry.__version__")
     ]
     assert wrong == []
 

@@ -6,4 +6,31 @@ that a plugin which needs only the core never imports the SDK or an optional pac
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import LlamaTelemetryConfig
+    from .lifecycle import flush, init, shutdown
+
 __version__ = "1.2.0"
+__all__ = ["LlamaTelemetryConfig", "__version__", "flush", "init", "shutdown"]
+
+_MODULES = {
+    "LlamaTelemetryConfig": "llamatelemetry.config",
+    "flush": "llamatelemetry.lifecycle",
+    "init": "llamatelemetry.lifecycle",
+    "shutdown": "llamatelemetry.lifecycle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next time without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,150 @@
+"""CPU that the OpenAI plugin adds to a plain call and to a streamed chunk.
+
+The client talks to an in-process mock transport, so nothing but Python is measured. Bare and
+instrumented calls alternate in small blocks in one run; the figures are medians of the blocks'
+differences, in microseconds of CPU time of this thread, with spans and metrics on (a batch
+processor that drops what it gets). Run it on an idle machine: ``make bench``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import openai
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+
+BLOCKS = 60
+CALLS_PER_BLOCK = 20
+CHUNKS = 1000
+
+_USAGE = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
+_TIMINGS = {"cache_n": 16, "prompt_n": 5, "prompt_ms": 2.0, "predicted_n": 5, "predicted_ms": 4.0}
+_HEAD = {"id": "chatcmpl-1", "created": 1, "model": "smol", "system_fingerprint": "b1"}
+
+
+class Dropping(SpanExporter):
+    """An exporter that costs nothing."""
+
+    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
+        """Drop them."""
+        return SpanExportResult.SUCCESS
+
+
+def plain_body(timings: dict[str, Any] | None) -> bytes:
+    """A chat completion, with or without what llama.cpp adds."""
+    message = {"role": "assistant", "content": "Hi"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    reply: dict[str, Any] = {
+        **_HEAD,
+        "object": "chat.completion",
+        "choices": choices,
+        "usage": _USAGE,
+    }
+    return json.dumps(reply | ({"timings": timings} if timings else {})).encode()
+
+
+def stream_body() -> bytes:
+    """A chat stream of `CHUNKS` chunks."""
+    chunk = {
+        **_HEAD,
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
+    }
+    line = f"data: {json.dumps(chunk)}\n\n".encode()
+    return line * CHUNKS + b"data: [DONE]\n\n"
+
+
+def client(body: bytes, content_type: str) -> openai.OpenAI:
+    """A client whose server is a function."""
+
+    def handler(_: Any) -> Any:
+        return httpx2.Response(200, content=body, headers={"content-type": content_type})
+
+    http_client = httpx2.Client(transport=httpx2.MockTransport(handler))
+    return openai.OpenAI(base_url="http://llm.test/v1", api_key="none", http_client=http_client)
+
+
+def block(work: Callable[[], None], times: int) -> float:
+    """Microseconds of this thread's CPU per run of `work`."""
+    started = time.thread_time_ns()
+    for _ in range(times):
+        work()
+    return (time.thread_time_ns() - started) / times / 1000
+
+
+def compare(work: Callable[[], None], times: int, providers: dict[str, Any]) -> tuple[float, float]:
+    """The bare cost and what instrumentation adds, as medians over alternating blocks."""
+    instrumentor = OpenAIInstrumentor()
+    bare: list[float] = []
+    added: list[float] = []
+    for _ in range(BLOCKS):
+        without = block(work, times)
+        instrumentor.instrument(**providers)
+        with_us = block(work, times)
+        instrumentor.uninstrument()
+        bare.append(without)
+        added.append(with_us - without)
+    return statistics.median(bare), statistics.median(added)
+
+
+def main() -> int:
+    """Print the table."""
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=100_000))
+    providers = {
+        "tracer_provider": tracer_provider,
+        "meter_provider": MeterProvider([InMemoryMetricReader()]),
+    }
+
+    def ask(target: openai.OpenAI) -> Callable[[], None]:
+        def work() -> None:
+            target.chat.completions.create(
+                model="smol", messages=[{"role": "user", "content": "Hi"}]
+            )
+
+        return work
+
+    def read(target: openai.OpenAI) -> Callable[[], None]:
+        def work() -> None:
+            messages: list[Any] = [{"role": "user", "content": "Hi"}]
+            for _ in target.chat.completions.create(model="smol", messages=messages, stream=True):
+                pass
+
+        return work
+
+    cases = [
+        ("plain call", ask(client(plain_body(None), "application/json")), CALLS_PER_BLOCK, 1),
+        (
+            "plain call, llama.cpp timings",
+            ask(client(plain_body(_TIMINGS), "application/json")),
+            CALLS_PER_BLOCK,
+            1,
+        ),
+        (
+            f"streamed chunk ({CHUNKS} a call)",
+            read(client(stream_body(), "text/event-stream")),
+            1,
+            CHUNKS,
+        ),
+    ]
+    print(f"{'':<34}{'bare us':>10}{'added us':>10}{'ratio':>8}")
+    for name, work, times, parts in cases:
+        block(work, 3)
+        bare, added = compare(work, times, providers)
+        print(f"{name:<34}{bare / parts:>10.1f}{added / parts:>10.1f}{(bare + added) / bare:>8.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

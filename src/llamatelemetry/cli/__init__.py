@@ -1,0 +1,93 @@
+"""The command line ``llamatelemetry``.
+
+Each command imports its own module when it runs, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+import llamatelemetry
+
+app = typer.Typer(
+    name="llamatelemetry",
+    help="OpenTelemetry for LLM inference: every call seen from the client and from the engine.",
+    epilog="Example: llamatelemetry demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 good, 1 the checked thing is bad, 2 usage."""
+    app()
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(llamatelemetry.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _with_path(base_url: str | None) -> str | None:
+    """Check the address and give it the path that OpenAI clients expect, if it has none."""
+    if base_url is None:
+        return None
+    parts = urlsplit(base_url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise typer.BadParameter(f"{base_url!r} is not an http address")
+    return base_url if parts.path.strip("/") else f"{base_url.rstrip('/')}/v1"
+
+
+@app.command(epilog="Example: llamatelemetry demo --output demo-output")
+def demo(
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Where the recorded telemetry goes.")
+    ] = Path("demo-output"),
+    model: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A GGUF file to serve instead."),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            callback=_with_path, help="A running OpenAI-compatible server to use instead."
+        ),
+    ] = None,
+) -> None:
+    """Show it at work: a llama.cpp server, a plain OpenAI program, every call of it in a table."""
+    from llamatelemetry.cli.demo import run_demo
+
+    if model is not None and base_url is not None:
+        raise typer.BadParameter("--model is for the demo's own server, --base-url for yours")
+    raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
+
+
+@app.command(epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
+def doctor(
+    server: Annotated[
+        str | None, typer.Option(help="An inference server that should be reachable, too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Tell whether telemetry would arrive: what would load, what would not and why."""
+    from llamatelemetry.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(server=server, as_json=as_json))

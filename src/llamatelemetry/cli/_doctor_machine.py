@@ -1,0 +1,140 @@
+"""What this machine and a llama.cpp server say of themselves: GPUs, ``/health``, ``/props``."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from llamatelemetry.cli._doctor_check import Check, without_userinfo
+
+GPU_SECTION = "GPU"
+SERVER_SECTION = "Server"
+
+
+def gpu_checks(environ: Mapping[str, str]) -> list[Check]:
+    """The GPUs that NVML shows. None is a normal state: one line, never a failure."""
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        detail = "nvidia-ml-py is not installed, so GPUs are not looked for"
+        return [Check(GPU_SECTION, "info", "NVML", detail, "pip install nvidia-ml-py")]
+    try:
+        nvml.nvmlInit()
+    except Exception as error:
+        return [Check(GPU_SECTION, "info", "NVML", f"no NVIDIA GPU seen: {error}")]
+    try:
+        return _devices(nvml, environ)
+    except Exception as error:
+        return [Check(GPU_SECTION, "info", "NVML", f"GPUs cannot be read: {error}")]
+    finally:
+        with contextlib.suppress(Exception):
+            nvml.nvmlShutdown()
+
+
+def _devices(nvml: Any, environ: Mapping[str, str]) -> list[Check]:
+    count = int(nvml.nvmlDeviceGetCount())
+    driver = _text(nvml.nvmlSystemGetDriverVersion())
+    names = [
+        _text(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)))
+        for index in range(count)
+    ]
+    # The variable hides GPUs from the program, not from NVML.
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    limit = "" if visible is None else f"; CUDA_VISIBLE_DEVICES={visible}"
+    detail = f"{count} GPU{'' if count == 1 else 's'}, driver {driver}: {', '.join(names)}{limit}"
+    return [Check(GPU_SECTION, "ok" if count else "info", "NVML", detail)]
+
+
+def _text(value: object) -> str:
+    """Older nvidia-ml-py returns bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def is_server_url(url: str) -> bool:
+    """Whether `url` is an http(s) address with a host and a port that is a number."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def server_checks(url: str, timeout_s: float) -> list[Check]:
+    """A llama.cpp server's ``/health``, and its ``/props`` in one line."""
+    title, base = without_userinfo(url), url.rstrip("/").removesuffix("/v1")
+    try:
+        status, server, body = _get(f"{base}/health", timeout_s)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        return [
+            Check(SERVER_SECTION, "fail", title, f"no answer: {reason}", "start llama-server there")
+        ]
+    health = _health(title, status, body)
+    if health.status != "ok":
+        return [health]
+    if "llama.cpp" not in server:
+        detail = f"answers, but not as llama.cpp (Server: {server or 'none'})"
+        return [health, Check(SERVER_SECTION, "warn", title, detail, "is this another server?")]
+    return [health, _props(title, base, timeout_s)]
+
+
+def _health(title: str, status: int, body: Mapping[str, Any]) -> Check:
+    if status == 200:
+        return Check(SERVER_SECTION, "ok", title, f"healthy ({body.get('status', status)})")
+    if status == 503:
+        return Check(
+            SERVER_SECTION, "warn", title, "still loading its model", "try again in a moment"
+        )
+    detail, remedy = (
+        f"/health answers {status}",
+        "give the address of llama-server itself, without a path",
+    )
+    return Check(SERVER_SECTION, "fail", title, detail, remedy)
+
+
+def _props(title: str, base: str, timeout_s: float) -> Check:
+    try:
+        status, _, props = _get(f"{base}/props", timeout_s)
+    except (OSError, http.client.HTTPException) as error:
+        return Check(SERVER_SECTION, "warn", title, f"/props: {error}")
+    if status == 401:
+        return Check(SERVER_SECTION, "info", title, "/props needs the server's API key")
+    if status != 200:
+        return Check(SERVER_SECTION, "warn", title, f"/props answers {status}")
+    settings = props.get("default_generation_settings")
+    n_ctx = cast("Mapping[str, Any]", settings).get("n_ctx") if isinstance(settings, dict) else None
+    known = {
+        "model": props.get("model_alias") or Path(str(props.get("model_path") or "")).name,
+        "build": props.get("build_info"),
+        "context per slot": n_ctx,
+        "slots": props.get("total_slots"),
+        "metrics": {True: "on", False: "off (start it with --metrics)"}.get(
+            cast("bool", props.get("endpoint_metrics"))
+        ),
+    }
+    detail = ", ".join(f"{name} {value}" for name, value in known.items() if value)
+    return Check(SERVER_SECTION, "ok", title, detail or "/props is empty")
+
+
+def _get(url: str, timeout_s: float) -> tuple[int, str, dict[str, Any]]:
+    """Status, ``Server`` header and JSON body; a body that is no JSON object is empty."""
+    try:
+        response = urllib.request.urlopen(url, timeout=timeout_s)  # noqa: S310 - http(s), checked
+    except urllib.error.HTTPError as error:
+        response = error
+    with response:
+        text = response.read(1_000_000)
+        status, server = int(response.status or 0), str(response.headers.get("Server") or "")
+    try:
+        body: object = json.loads(text)
+    except ValueError:
+        body = None
+    return status, server, cast("dict[str, Any]", body) if isinstance(body, dict) else {}

@@ -1,0 +1,147 @@
+"""Which versions are installed. Metadata only: nothing is imported."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from llamatelemetry.cli._doctor_check import Check
+
+SECTION = "Versions"
+
+OURS = (
+    "llamatelemetry",
+    "llamatelemetry-core",
+    "llamatelemetry-instrumentation-openai",
+    "llamatelemetry-instrumentation-llamacpp",
+    "llamatelemetry-instrumentation-transformers",
+)
+OPENTELEMETRY = (
+    "opentelemetry-api",
+    "opentelemetry-sdk",
+    "opentelemetry-instrumentation",
+    "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry-exporter-otlp-proto-http",
+)
+LIBRARIES = (
+    "openai",
+    "httpx",
+    "httpx2",
+    "requests",
+    "transformers",
+    "torch",
+    "xllamacpp",
+    "llama-cpp-python",
+)
+
+
+def installed_distributions() -> dict[str, Distribution]:
+    """Every installed distribution by its normal name; the first on the path counts."""
+    found: dict[str, Distribution] = {}
+    for distribution in distributions():
+        name: str | None = distribution.metadata["Name"]
+        if name:  # a left-over, half deleted dist-info folder has no name
+            found.setdefault(canonicalize_name(name), distribution)
+    return found
+
+
+def version_checks(installed: Mapping[str, Distribution], prefix: str = sys.prefix) -> list[Check]:
+    """Ours, OpenTelemetry's, Python's, and the libraries that could be traced."""
+    return [
+        Check(SECTION, "info", "python", f"{platform.python_version()} in {prefix}"),
+        *_launcher_check(shutil.which("opentelemetry-instrument"), prefix),
+        _own_check(installed),
+        *_opentelemetry_checks(installed),
+        _library_check(installed),
+    ]
+
+
+def _launcher_check(found: str | None, prefix: str) -> list[Check]:
+    """``opentelemetry-instrument`` starts the Python that it was installed into."""
+    title = "opentelemetry-instrument"
+    if found is None:
+        detail, remedy = "not on PATH", f"call {Path(prefix, 'bin', title)}"
+    elif Path(found).parent.resolve().is_relative_to(Path(prefix).resolve()):
+        return []
+    else:
+        detail = f"PATH finds {found}, which belongs to another environment than this one"
+        remedy = "run doctor, and your program, in the environment of that command"
+    return [Check(SECTION, "info" if found is None else "warn", title, detail, remedy)]
+
+
+def _own_check(installed: Mapping[str, Distribution]) -> Check:
+    versions = {name: installed[name].version for name in OURS if name in installed}
+    if len(set(versions.values())) > 1:
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+        newest = installed.get("llamatelemetry", installed[next(iter(versions))]).version
+        wanted = " ".join(f"{name}=={newest}" for name in versions)
+        return Check(
+            SECTION, "fail", "llamatelemetry", f"mixed versions: {listed}", f"pip install {wanted}"
+        )
+    missing = [name for name in OURS if name not in versions]
+    version = next(iter(versions.values()), "not installed")
+    detail = f"{version}, {len(versions)} of {len(OURS)} distributions"
+    if missing:
+        return Check(SECTION, "info", "llamatelemetry", f"{detail}; without {', '.join(missing)}")
+    return Check(SECTION, "ok", "llamatelemetry", detail)
+
+
+def _opentelemetry_checks(installed: Mapping[str, Distribution]) -> list[Check]:
+    checks: list[Check] = []
+    for name in OPENTELEMETRY:
+        if name in installed:
+            checks.append(Check(SECTION, "ok", name, installed[name].version))
+        elif name == "opentelemetry-sdk":
+            detail = "not installed: nothing can be recorded or exported"
+            checks.append(Check(SECTION, "fail", name, detail, "pip install llamatelemetry"))
+        else:
+            checks.append(Check(SECTION, "info", name, "not installed"))
+    broken = _unsatisfied(installed)
+    if broken:
+        detail = "; ".join(broken)
+        remedy = "pip install --upgrade llamatelemetry, then pip check"
+        checks.append(Check(SECTION, "warn", "opentelemetry", detail, remedy))
+    return checks
+
+
+def _unsatisfied(installed: Mapping[str, Distribution]) -> list[str]:
+    """What installed ``opentelemetry-*`` packages ask of each other and do not get."""
+    broken: list[str] = []
+    for name, distribution in installed.items():
+        if not name.startswith("opentelemetry-"):
+            continue
+        for line in distribution.requires or ():
+            wanted = _sibling(line)
+            other = installed.get(canonicalize_name(wanted.name)) if wanted else None
+            if wanted and other and not wanted.specifier.contains(other.version, prereleases=True):
+                broken.append(
+                    f"{name} {distribution.version} needs {wanted}, found {other.version}"
+                )
+    return broken
+
+
+def _sibling(line: str) -> Requirement | None:
+    """The requirement in `line` when it names an OpenTelemetry package without an extra."""
+    if not line.lower().startswith("opentelemetry"):
+        return None
+    try:
+        wanted = Requirement(line)
+    except InvalidRequirement:
+        return None
+    return None if wanted.marker and not wanted.marker.evaluate({"extra": ""}) else wanted
+
+
+def _library_check(installed: Mapping[str, Distribution]) -> Check:
+    found = [f"{name} {installed[name].version}" for name in LIBRARIES if name in installed]
+    if found:
+        return Check(SECTION, "info", "libraries", ", ".join(found))
+    return Check(
+        SECTION, "warn", "libraries", "none that llamatelemetry traces", "pip install openai"
+    )

@@ -1,0 +1,232 @@
+"""init(), flush() and shutdown(): the zero-code set-up in one line, and its undoing."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import _logs, metrics, trace
+
+from llamatelemetry import genai
+from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig, effective_config, sdk_disabled
+from llamatelemetry.genai import guard
+from llamatelemetry.otel.deadline import Deadline, run_side_by_side
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    from llamatelemetry.distro import Setup
+
+_logger = logging.getLogger("llamatelemetry.lifecycle")
+_lock = threading.RLock()
+
+_CHANGEABLE = frozenset(
+    {
+        "phase_spans",
+        "capture_content",
+        "content_max_chars",
+        "strict_operation_names",
+        "metric_names",
+        "provider_name",
+        "propagate",
+        "llamacpp_allow",
+        "llamacpp_deny",
+        "log_level",
+    }
+)
+"""Options that apply also once everything is set up: our instrumentors are loaded anew."""
+
+
+def init(  # noqa: PLR0917 - the contract lets them be given by position
+    service_name: str | None = None,
+    service_version: str | None = None,
+    otlp_endpoint: str | None = None,
+    enable_metrics: bool | None = None,
+    gpu_enrichment: bool | str | None = None,
+    enable_trace_graphs: bool | None = None,
+    span_processors: Sequence[SpanProcessor] | None = None,
+    *,
+    config: LlamaTelemetryConfig | None = None,
+    **options: Any,
+) -> LlamaTelemetryConfig:
+    """Sets this process up exactly as `opentelemetry-instrument` does.
+
+    Explicit arguments win over `config`, that over `LLAMATELEMETRY_*`, those over `OTEL_*`.
+    Where something is set up already, by an earlier call, without code, or by the application,
+    `init` attaches to it: span processors go in front of those present, what can still change
+    changes, and one warning names the options that come too late.
+
+    Args:
+        service_name: name of the service on the resource.
+        service_version: its version.
+        otlp_endpoint: a base URL, or the full URL of one signal.
+        enable_metrics: whether metrics are recorded.
+        gpu_enrichment: True, False, or "genai" for GenAI spans only.
+        enable_trace_graphs: whether the graph of each trace is kept.
+        span_processors: they run before any exporter.
+        config: further options together.
+        **options: the other fields of `LlamaTelemetryConfig`.
+
+    Returns:
+        The options in force.
+
+    Raises:
+        TypeError: an unknown option; the message names the nearest.
+        ValueError: a bad value.
+    """
+    explicit: dict[str, Any] = {
+        "service_name": service_name,
+        "service_version": service_version,
+        "otlp_endpoint": otlp_endpoint,
+        "enable_metrics": enable_metrics,
+        "gpu_enrichment": gpu_enrichment,
+        "enable_trace_graphs": enable_trace_graphs,
+        "span_processors": span_processors,
+        **options,
+    }
+    wanted = effective_config(config, **explicit)
+    if sdk_disabled():
+        return wanted
+    with _lock:
+        setup = _running_setup()
+        if setup is not None:
+            return _attach(setup, wanted, _names_given(config, explicit))
+        _set_up(wanted)
+        return wanted
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Sends everything recorded so far.
+
+    Returns:
+        False when something has not left within the time, or was refused since the last call.
+    """
+    deadline = Deadline(timeout_s)
+    ended = genai.flush_pending(deadline.remaining_s)
+    steps: dict[str, Callable[[], object]] = {}
+    for signal, provider in _global_providers().items():
+        force_flush = getattr(provider, "force_flush", None)
+        if force_flush is not None:
+            steps[f"flush-{signal}"] = partial(force_flush, deadline.remaining_ms)
+    flushed = run_side_by_side(steps, deadline)
+    setup = _setup()
+    refused = setup is not None and setup.watch.take_failure()
+    return ended and flushed and not refused
+
+
+def shutdown(timeout_s: float = 5.0) -> bool:
+    """Flushes, undoes every patch and stops every thread; `init()` works again after it.
+
+    A provider that the application has made stays as it was.
+
+    Returns:
+        False when something has not left, or has not stopped within the time.
+    """
+    deadline = Deadline(timeout_s)
+    with _lock:
+        if "llamatelemetry.distro" in sys.modules:
+            from llamatelemetry.distro import instrumentors
+
+            instrumentors.uninstrument_all()
+        # A collector that does not answer must leave some time for the rest.
+        flushed = flush(timeout_s * 0.8)
+        reaped = genai.stop_reaper(deadline.remaining_s)
+        setup = _setup()
+        stopped = setup is None or setup.stop(deadline, at_once=not flushed)
+        _forget_setup()
+        return flushed and reaped and stopped
+
+
+def _set_up(config: LlamaTelemetryConfig) -> None:
+    try:
+        # Private, but it is the zero-code path: the same checks in the same order.
+        loading: Any = importlib.import_module(
+            "opentelemetry.instrumentation.auto_instrumentation._load"
+        )
+        from opentelemetry.instrumentation.version import __version__
+
+        from llamatelemetry.distro import LlamaTelemetryConfigurator, LlamaTelemetryDistro
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"llamatelemetry.init() needs the whole distribution ({error.name} is missing): "
+            "pip install llamatelemetry"
+        ) from error
+    distro, configurator = LlamaTelemetryDistro(), LlamaTelemetryConfigurator()
+    try:
+        distro.configure()  # pyright: ignore[reportUnknownMemberType] - it has no types
+        configurator.configure(  # pyright: ignore[reportUnknownMemberType] - likewise
+            config=config, auto_instrumentation_version=__version__
+        )
+        loading._load_instrumentors(distro)
+    except Exception as error:
+        guard.report("setting up OpenTelemetry", error)
+
+
+def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:
+    from llamatelemetry.distro import instrumentors, set_log_level
+
+    setup.add(wanted.span_processors)
+    names.discard("span_processors")
+    changed = {name for name in names if getattr(wanted, name) != getattr(setup.config, name)}
+    too_late = sorted(changed - _CHANGEABLE)
+    if too_late:
+        _logger.warning(
+            "Already set up: %s can no longer be changed. Call llamatelemetry.shutdown() before "
+            "init(), or give them to whatever set it up",
+            ", ".join(too_late),
+        )
+    changes = {name: getattr(wanted, name) for name in changed & _CHANGEABLE}
+    if changes:
+        setup.config = setup.config.replace(**changes)
+        set_log_level(setup.config)
+        instrumentors.reload_ours(setup.config)
+    return setup.config
+
+
+def _names_given(config: LlamaTelemetryConfig | None, explicit: dict[str, Any]) -> set[str]:
+    """The options that this call asks for, whatever the environment says."""
+    names = {name for name, value in explicit.items() if value is not None}
+    if config is not None:
+        given = {name: config.given(name) for name in OPTIONS}
+        names |= {name for name, g in given.items() if g is not None and g.origin != "default"}
+    return names
+
+
+def _setup() -> Setup | None:
+    # Not imported for the question: the SDK may not be there.
+    if "llamatelemetry.distro" not in sys.modules:
+        return None
+    from llamatelemetry.distro import LlamaTelemetryConfigurator
+
+    return LlamaTelemetryConfigurator().setup
+
+
+def _running_setup() -> Setup | None:
+    setup = _setup()
+    if setup is not None and not setup.is_alive:
+        # The application has shut a provider down by itself. The others go as well, so that
+        # all signals start anew with the same resource; the patches stay.
+        setup.stop(Deadline(5.0), at_once=False)
+        _forget_setup()
+        return None
+    return setup
+
+
+def _forget_setup() -> None:
+    if "llamatelemetry.distro" in sys.modules:
+        from llamatelemetry.distro import LlamaTelemetryConfigurator
+
+        LlamaTelemetryConfigurator().forget()
+
+
+def _global_providers() -> dict[str, object]:
+    return {
+        "traces": trace.get_tracer_provider(),
+        "metrics": metrics.get_meter_provider(),
+        "logs": _logs.get_logger_provider(),
+    }

@@ -1,0 +1,23 @@
+"""What plugs into the OpenTelemetry SDK. Importing this package imports none of it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .gen_ai_metrics import GenAIMetrics
+
+__all__ = ["GenAIMetrics"]
+
+_MODULES = {"GenAIMetrics": "llamatelemetry.otel.gen_ai_metrics"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,69 @@
+"""The command line as a whole: its help, its exit codes, what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import llamatelemetry
+from llamatelemetry.cli import app
+
+COMMANDS = ["demo", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_an_example(command: str):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: llamatelemetry {command}" in result.output
+
+
+def test_help_lists_every_command_with_what_it_does():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    listed = [line.split()[1:3] for line in result.output.splitlines() if line.startswith("│")]
+    assert {command for command, *text in listed if text} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["no-such-command"],
+        ["demo", "--no-such-option"],
+        ["demo", "--model", "/no/such/model.gguf"],
+        ["demo", "--base-url", "localhost:8080"],
+        ["demo", "--base-url", "ftp://localhost"],
+        ["demo", "--base-url", "http://localhost:8080", "--model", __file__],
+        ["demo", "--output", __file__],
+    ],
+)
+def test_wrong_use_exits_with_2(arguments: list[str]):
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-m", "llamatelemetry.cli"],
+        [str(Path(sys.executable).with_name("llamatelemetry"))],
+    ],
+    ids=["module", "script"],
+)
+def test_runs_as_a_module_and_as_a_script(command: list[str]):
+    output = subprocess.check_output([*command, "--version"], text=True)
+    assert output == f"{llamatelemetry.__version__}\n"
+
+
+def test_commands_are_imported_when_they_run():
+    program = (
+        "import sys, llamatelemetry.cli\n"
+        "print(sorted(n for n in sys.modules if n.startswith(('llamatelemetry.', 'openai', "
+        "'opentelemetry', 'xllamacpp'))))\n"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert output == "['llamatelemetry.cli']\n"

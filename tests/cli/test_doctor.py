@@ -1,0 +1,267 @@
+"""``llamatelemetry doctor`` as a person runs it: exit status, report, JSON, and how long it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.cli._doctor_check import Check, Job, run_side_by_side
+from llamatelemetry.cli._doctor_machine import gpu_checks, is_server_url, server_checks
+from llamatelemetry.cli._doctor_report import as_json, print_report
+from tests.cli.receivers import grpc_receiver, http_receiver
+from tests.cli.test_doctor_loading import install
+from tests.cli.throwaway import make_distribution
+
+HERE = {"COLUMNS": "80", "PYTHONWARNINGS": "error"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A path in front of everything else; what it holds hides an installed rival distro."""
+    make_distribution(tmp_path, "opentelemetry-distro", "0")
+    return tmp_path
+
+
+def doctor(
+    folder: Path, environ: Mapping[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llamatelemetry.cli", "doctor", *arguments],
+        env={**os.environ, **HERE, **environ, "PYTHONPATH": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def failures(finished: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Title to remedy of every failed check; the exit status must agree with the report."""
+    report = json.loads(finished.stdout)
+    failed = {c["title"]: c["remedy"] for c in report["checks"] if c["status"] == "fail"}
+    assert report["ok"] is (not failed)
+    assert finished.returncode == (1 if failed else 0)
+    assert finished.stderr == ""
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"LLAMATELEMETRY_EXPORTER": "console"}, {}),
+        ({"LLAMATELEMETRY_EXPORTER": "file"}, {}),
+        (
+            {"LLAMATELEMETRY_EXPORTER": "none"},
+            {"all": "LLAMATELEMETRY_EXPORTER=otlp"},
+        ),
+        (
+            {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"},
+            {"SDK": "unset OTEL_SDK_DISABLED"},
+        ),
+        (
+            {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_PYTHON_DISTRO": "llama"},
+            {"distro": "OTEL_PYTHON_DISTRO=llamatelemetry"},
+        ),
+        (
+            {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"},
+            {"all": ""},
+        ),
+    ],
+)
+def test_the_exit_status_says_whether_telemetry_would_arrive(folder, environ, expected):
+    assert failures(doctor(folder, environ, "--json")) == expected
+
+
+def test_with_a_receiver_that_takes_everything_all_is_well(folder):
+    with http_receiver() as receiver:
+        finished = doctor(folder, {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}, "--json")
+    assert failures(finished) == {}
+    assert sorted(path for path, _, _ in receiver.requests) == [
+        "/v1/logs",
+        "/v1/metrics",
+        "/v1/traces",
+    ]
+
+
+def test_a_receiver_of_traces_only_fails_until_the_other_signals_are_switched_off(folder):
+    with grpc_receiver() as receiver:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        }
+        all_signals = failures(doctor(folder, environ, "--json"))
+        off = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+        traces_only = failures(doctor(folder, {**environ, **off}, "--json"))
+    assert set(all_signals) == {"metrics", "logs"}
+    assert traces_only == {}
+
+
+def test_beside_another_distro_the_variable_decides(folder):
+    install(folder, "rival")
+    environ = {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1"}
+    assert failures(doctor(folder, environ, "--json"))["distro"] == (
+        "OTEL_PYTHON_DISTRO=llamatelemetry"
+    )
+    named = {**environ, "OTEL_PYTHON_DISTRO": "llamatelemetry"}
+    assert failures(doctor(folder, named, "--json")) == {}
+
+
+def test_the_report_is_readable_in_a_pipe_at_80_columns(folder):
+    secret = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20secret"}
+    install(folder, "rival")
+    with http_receiver(401) as receiver:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **secret}
+        finished = doctor(folder, {**environ, "OTEL_PYTHON_DISTRO": "llamatelemetry"})
+    lines = finished.stdout.splitlines()
+    assert finished.returncode == 1
+    assert finished.stdout.isascii()
+    assert "\x1b" not in finished.stdout
+    assert max(map(len, lines)) <= 80
+    assert "secret" not in finished.stdout
+    text = " ".join(finished.stdout.split())
+    for expected in (
+        "Versions info python:",
+        "Distro ok distro: llamatelemetry",
+        "also installed: rival (rival-dist 1.0)",
+        "Configuration info otlp_endpoint:",
+        f"FAIL traces: http/protobuf to {receiver.url}/v1/traces: 401,",
+        "-> correct OTEL_EXPORTER_OTLP_HEADERS",
+        "GPU",
+    ):
+        assert expected in text
+    # The same step for three signals is said once.
+    assert finished.stdout.count("-> correct OTEL_EXPORTER_OTLP_HEADERS") == 1
+    assert lines[-1].startswith("Telemetry would NOT arrive: 3 FAIL above")
+
+
+def test_a_server_that_is_no_url_is_a_usage_error(folder):
+    finished = doctor(folder, {}, "--server", "127.0.0.1:8080")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "expected a URL such as http://127.0.0.1:8080" in finished.stderr
+
+
+def test_it_ends_in_seconds_when_nothing_answers(folder):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": address}
+        started = time.monotonic()
+        finished = doctor(folder, environ, "--json", "--server", address)
+        took_s = time.monotonic() - started
+    assert {"traces", "metrics", "logs", address} <= set(failures(finished))
+    assert took_s < 10  # five on an idle machine
+
+
+def test_jobs_run_side_by_side_and_none_holds_up_the_report():
+    def never() -> list[Check]:
+        threading.Event().wait(30)
+        return []
+
+    def breaks() -> list[Check]:
+        raise RuntimeError("no")
+
+    good = Check("S", "ok", "good", "fine")
+    jobs = [Job("S", "never", never), Job("S", "breaks", breaks), Job("S", "good", lambda: [good])]
+    late, broken, found = run_side_by_side([*jobs], 0.3)
+    assert (late[0].status, late[0].detail) == ("fail", "no answer within 0.3 s")
+    assert (broken[0].status, broken[0].title) == ("warn", "breaks")
+    assert "RuntimeError: no" in broken[0].detail
+    assert found == [good]
+    assert run_side_by_side([Job("S", "empty", list)], 1) == [[]]
+
+
+PROPS = {
+    "default_generation_settings": {"n_ctx": 4096},
+    "total_slots": 2,
+    "model_alias": "",
+    "model_path": "/models/secret-place/tiny.gguf",
+    "endpoint_metrics": False,
+    "build_info": "b11549",
+}
+
+
+def ask_server(**answers) -> list[tuple[str, str]]:
+    with http_receiver(**answers) as receiver:
+        return [(each.status, each.detail) for each in server_checks(f"{receiver.url}/v1/", 2)]
+
+
+LLAMA = {"Server": "llama.cpp"}
+
+
+def test_a_llama_server_tells_its_health_model_and_slots():
+    bodies = {"/health": '{"status":"ok"}', "/props": json.dumps(PROPS)}
+    assert ask_server(bodies=bodies, headers=LLAMA) == [
+        ("ok", "healthy (ok)"),
+        (
+            "ok",
+            (
+                "model tiny.gguf, build b11549, context per slot 4096, slots 2, "
+                "metrics off (start it with --metrics)"
+            ),
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"status": 503}, [("warn", "still loading its model")]),
+        ({"status": 404}, [("fail", "/health answers 404")]),
+        (
+            {"by_path": {"/props": 401}, "headers": LLAMA},
+            [("ok", "healthy (200)"), ("info", "/props needs the server's API key")],
+        ),
+        (
+            {"bodies": {"/props": "garbage"}, "headers": LLAMA},
+            [("ok", "healthy (200)"), ("ok", "/props is empty")],
+        ),
+    ],
+)
+def test_other_answers_of_a_server(answers, expected):
+    assert ask_server(**answers) == expected
+
+
+def test_a_server_that_is_not_llama_cpp_is_only_a_warning():
+    assert [status for status, _ in ask_server()] == ["ok", "warn"]
+
+
+def test_a_server_that_is_not_there_fails():
+    [check] = server_checks("http://127.0.0.1:1", 1)
+    assert (check.status, check.remedy) == ("fail", "start llama-server there")
+
+
+@pytest.mark.parametrize("url", ["", "host:80", "ftp://host", "http://", "http://host:port"])
+def test_what_is_no_server_url(url):
+    assert not is_server_url(url)
+
+
+def test_no_gpu_is_a_normal_state(monkeypatch):
+    [check] = gpu_checks({})
+    assert check.status in ("ok", "info")
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it is an ImportError
+    [check] = gpu_checks({})
+    assert (check.status, check.remedy) == ("info", "pip install nvidia-ml-py")
+
+
+def test_a_report_without_failures_says_so(capsys):
+    print_report([Check("S", "ok", "a", "b"), Check("S", "warn", "c", "[d] :e:", "do it")])
+    text = capsys.readouterr().out
+    assert "[d] :e:" in text  # no markup, no emoji
+    assert text.splitlines()[-1] == "Telemetry would arrive (1 warning)."
+
+
+def test_json_holds_every_check():
+    check = Check("S", "fail", "a", "b", "c")
+    report = json.loads(as_json([check]))
+    assert report["ok"] is False
+    assert report["checks"] == [
+        {"section": "S", "status": "fail", "title": "a", "detail": "b", "remedy": "c"}
+    ]

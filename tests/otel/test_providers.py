@@ -1,0 +1,459 @@
+"""The stable providers against real SDK providers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+
+import pytest
+from opentelemetry import trace
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk import _logs as logs_sdk
+from opentelemetry.sdk import metrics as metrics_sdk
+from opentelemetry.sdk import trace as trace_sdk
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from llamatelemetry.otel.providers import (
+    StableLoggerProvider,
+    StableMeterProvider,
+    StableTracerProvider,
+)
+
+BUCKETS = [0.1, 1.0, 10.0]
+
+
+def tracing_sdk() -> tuple[trace_sdk.TracerProvider, InMemorySpanExporter]:
+    provider = trace_sdk.TracerProvider(shutdown_on_exit=False)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider, exporter
+
+
+def metrics_sdk_provider() -> tuple[metrics_sdk.MeterProvider, InMemoryMetricReader]:
+    reader = InMemoryMetricReader()
+    return metrics_sdk.MeterProvider([reader], shutdown_on_exit=False), reader
+
+
+def names(exporter: InMemorySpanExporter) -> list[str]:
+    return [span.name for span in exporter.get_finished_spans()]
+
+
+def points(reader: InMemoryMetricReader) -> dict[str, list]:
+    data = reader.get_metrics_data()
+    if data is None:
+        return {}
+    return {
+        metric.name: list(metric.data.data_points)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+
+
+def values(reader: InMemoryMetricReader) -> dict[str, float]:
+    return {
+        name: found[0].sum if hasattr(found[0], "bucket_counts") else found[0].value
+        for name, found in points(reader).items()
+    }
+
+
+class TestTracing:
+    def test_a_tracer_obtained_before_any_sdk_starts_spans_on_each_later_one(self):
+        stable = StableTracerProvider()
+        tracer = stable.get_tracer("scope", "1", "https://schema", {"a": 1})
+        assert not tracer.start_span("lost").is_recording()
+
+        for _ in range(2):
+            sdk, exporter = tracing_sdk()
+            stable.attach(sdk)
+            with tracer.start_as_current_span("outer"):
+                tracer.start_span("inner").end()
+            inner, outer = exporter.get_finished_spans()
+            assert inner.parent == outer.context
+            assert inner.instrumentation_scope.name == "scope"
+            assert inner.instrumentation_scope.version == "1"
+            assert inner.instrumentation_scope.schema_url == "https://schema"
+            assert dict(inner.instrumentation_scope.attributes) == {"a": 1}
+            assert stable.detach() is sdk
+            assert not tracer.start_span("lost").is_recording()
+
+    def test_a_decorator_made_before_the_sdk_makes_spans_after_it(self):
+        stable = StableTracerProvider()
+
+        @stable.get_tracer("scope").start_as_current_span("decorated")
+        def work():
+            return trace.get_current_span().is_recording()
+
+        sdk, exporter = tracing_sdk()
+        stable.attach(sdk)
+        assert work()
+        assert work()
+        assert names(exporter) == ["decorated", "decorated"]
+
+    def test_starting_a_span_is_the_real_tracers_own_method(self):
+        stable = StableTracerProvider()
+        sdk, _ = tracing_sdk()
+        tracer = stable.get_tracer("scope")
+        stable.attach(sdk)
+        assert tracer.start_span == sdk.get_tracer("scope").start_span
+
+    def test_a_span_that_is_open_while_the_sdk_goes_still_reaches_that_sdk(self):
+        stable = StableTracerProvider()
+        sdk, exporter = tracing_sdk()
+        stable.attach(sdk)
+        span = stable.get_tracer("scope").start_span("open")
+        stable.detach()
+        span.end()
+        assert names(exporter) == ["open"]
+
+    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
+        stable = StableTracerProvider()
+        sdk = trace_sdk.TracerProvider(resource=Resource({"service.name": "x"}))
+        stable.attach(sdk)
+        exporter = InMemorySpanExporter()
+        assert isinstance(stable, trace_sdk.TracerProvider)
+        stable.add_span_processor(SimpleSpanProcessor(exporter))
+        stable.get_tracer("scope").start_span("span").end()
+        assert names(exporter) == ["span"]
+        assert stable.force_flush()
+        assert stable.resource.attributes["service.name"] == "x"
+        assert stable.sampler is sdk.sampler
+        assert stable.id_generator is sdk.id_generator
+        assert stable.get_tracer("scope").resource is sdk.resource
+        stable._update_resource(Resource({"process.pid": 1}))
+        assert sdk.resource.attributes["process.pid"] == 1
+        stable._set_tracer_configurator(tracer_configurator=trace_sdk._disable_tracer_configurator)
+        assert not stable.get_tracer("scope").start_span("off").is_recording()
+        stable.shutdown()
+
+    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
+        stable = StableTracerProvider()
+        assert stable.resource == Resource.get_empty()
+        assert stable.force_flush()
+        stable.shutdown()
+        stable._update_resource(Resource({}))
+        stable._set_tracer_configurator(tracer_configurator=None)
+        stable.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+        assert "No SDK is set up" in caplog.text
+        with pytest.raises(AttributeError, match="'StableTracerProvider' object has no attribute"):
+            _ = stable.sampler
+
+    def test_shutdown_by_the_application_ends_the_sdk_and_leaves_room_for_another(self):
+        stable = StableTracerProvider()
+        sdk, first = tracing_sdk()
+        stable.attach(sdk)
+        tracer = stable.get_tracer("scope")
+        stable.shutdown()
+        assert stable.sdk is None
+        tracer.start_span("lost").end()
+        sdk, second = tracing_sdk()
+        stable.attach(sdk)
+        tracer.start_span("kept").end()
+        assert (names(first), names(second)) == ([], ["kept"])
+
+    def test_tracers_are_cached_and_those_with_attributes_are_not_kept(self):
+        stable = StableTracerProvider()
+        assert stable.get_tracer("scope") is stable.get_tracer("scope")
+        assert stable.get_tracer("scope") is not stable.get_tracer("scope", "1")
+        kept = weakref.ref(stable.get_tracer("scope"))
+        passing = weakref.ref(stable.get_tracer("scope", attributes={"request": 7}))
+        gc.collect()
+        assert kept() is not None
+        assert passing() is None
+
+
+class TestMetrics:
+    def test_every_instrument_obtained_before_any_sdk_records_on_each_later_one(self):
+        stable = StableMeterProvider()
+        meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
+        counter = meter.create_counter("counter", "1", "c")
+        up_down = meter.create_up_down_counter("up_down")
+        histogram = meter.create_histogram(
+            "histogram", "s", "h", explicit_bucket_boundaries_advisory=BUCKETS
+        )
+        gauge = meter.create_gauge("gauge")
+        meter.create_observable_counter("observed", [lambda _: [Observation(4)]])
+        meter.create_observable_up_down_counter("observed_up_down", [lambda _: [Observation(5)]])
+        meter.create_observable_gauge("observed_gauge", [lambda _: [Observation(6)]], "By", "g")
+        del meter
+        gc.collect()
+
+        for _ in range(2):
+            sdk, reader = metrics_sdk_provider()
+            stable.attach(sdk)
+            counter.add(1)
+            up_down.add(-2)
+            histogram.record(3)
+            gauge.set(7)
+            found = points(reader)
+            assert found["histogram"][0].explicit_bounds == tuple(BUCKETS)
+            counter.add(1, {"a": 1})
+            assert values(reader) == {
+                "counter": 1,
+                "up_down": -2,
+                "histogram": 3,
+                "gauge": 7,
+                "observed": 4,
+                "observed_up_down": 5,
+                "observed_gauge": 6,
+            }
+            assert stable.detach() is sdk
+            counter.add(100)
+            histogram.record(100)
+
+    def test_scope_unit_and_description_reach_the_sdk(self):
+        stable = StableMeterProvider()
+        meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
+        histogram = meter.create_histogram("h", "s", "text")
+        sdk, reader = metrics_sdk_provider()
+        stable.attach(sdk)
+        histogram.record(1)
+        scope_metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
+        assert scope_metrics.scope.name == "scope"
+        assert scope_metrics.scope.version == "1"
+        assert scope_metrics.scope.schema_url == "https://schema"
+        assert dict(scope_metrics.scope.attributes) == {"a": 1}
+        metric = scope_metrics.metrics[0]
+        assert (metric.name, metric.unit, metric.description) == ("h", "s", "text")
+        assert histogram.unit == "s"
+
+    def test_recording_is_the_real_instruments_own_method(self):
+        stable = StableMeterProvider()
+        histogram = stable.get_meter("scope").create_histogram("h")
+        sdk, _ = metrics_sdk_provider()
+        stable.attach(sdk)
+        assert histogram.record == sdk.get_meter("scope").create_histogram("h").record
+
+    def test_instruments_of_one_name_are_one_also_after_the_sdk_was_replaced(self):
+        stable = StableMeterProvider()
+        first = stable.get_meter("scope").create_counter("Requests")
+        second = stable.get_meter("scope").create_counter("requests")
+        assert first is second
+        stable.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(1)]])
+        stable.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(2)]])
+        sdk, reader = metrics_sdk_provider()
+        stable.attach(sdk)
+        first.add(1)
+        second.add(1)
+        assert values(reader) == {"requests": 2, "g": 1}
+
+    def test_a_synchronous_instrument_nobody_holds_is_let_go(self):
+        stable = StableMeterProvider()
+        gone = weakref.ref(stable.get_meter("scope").create_counter("c"))
+        gc.collect()
+        assert gone() is None
+
+    def test_a_generator_callback_serves_one_sdk_after_another(self):
+        def count():
+            options = yield
+            value = 0
+            while True:
+                assert isinstance(options, CallbackOptions)
+                value += 1
+                options = yield [Observation(value)]
+
+        stable = StableMeterProvider()
+        stable.get_meter("scope").create_observable_gauge("g", [count()])
+        seen = []
+        for _ in range(2):
+            sdk, reader = metrics_sdk_provider()
+            stable.attach(sdk)
+            seen += [values(reader)["g"], values(reader)["g"]]
+        assert seen == [1, 2, 3, 4]
+
+    def test_a_generator_callback_that_ends_observes_nothing_more(self):
+        def once():
+            yield
+            yield [Observation(1)]
+
+        stable = StableMeterProvider()
+        stable.get_meter("scope").create_observable_gauge("g", [once()])
+        sdk, reader = metrics_sdk_provider()
+        stable.attach(sdk)
+        assert values(reader) == {"g": 1}
+        assert values(reader) == {}
+
+    def test_a_bad_name_is_refused_at_once_with_an_sdk_and_logged_once_without(self, caplog):
+        stable = StableMeterProvider()
+        bad = stable.get_meter("scope").create_counter("no spaces please")
+        good = stable.get_meter("scope").create_counter("good")
+        sdk, reader = metrics_sdk_provider()
+        stable.attach(sdk)
+        assert caplog.text.count("'no spaces please' cannot be created") == 1
+        bad.add(1)
+        good.add(1)
+        assert values(reader) == {"good": 1}
+        with pytest.raises(Exception, match="Expected ASCII string"):
+            stable.get_meter("scope").create_counter("nor here")
+
+    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
+        stable = StableMeterProvider()
+        sdk, reader = metrics_sdk_provider()
+        stable.attach(sdk)
+        assert isinstance(stable, metrics_sdk.MeterProvider)
+        assert stable._sdk_config is sdk._sdk_config
+        assert stable.force_flush()
+        more = InMemoryMetricReader()
+        stable.add_metric_reader(more)
+        stable.get_meter("scope").create_counter("c").add(1)
+        assert values(more) == {"c": 1}
+        stable.remove_metric_reader(more)
+        stable._update_resource(Resource({"process.pid": 1}))
+        assert sdk._sdk_config.resource.attributes["process.pid"] == 1
+        from opentelemetry.sdk.metrics._internal import _disable_meter_configurator
+
+        stable._set_meter_configurator(meter_configurator=_disable_meter_configurator)
+        stable.get_meter("scope").create_counter("c").add(1)
+        assert values(reader) == {"c": 1}
+        stable.shutdown()
+        assert stable.sdk is None
+        assert sdk._shutdown
+
+    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
+        stable = StableMeterProvider()
+        assert stable.force_flush()
+        stable.shutdown()
+        stable.remove_metric_reader(InMemoryMetricReader())
+        stable.add_metric_reader(InMemoryMetricReader())
+        assert "No SDK is set up" in caplog.text
+        stable._update_resource(Resource({}))
+        stable._set_meter_configurator(meter_configurator=None)
+
+
+class TestLogging:
+    def test_a_logger_obtained_before_any_sdk_emits_on_each_later_one(self):
+        stable = StableLoggerProvider()
+        logger = stable.get_logger("scope", "1", "https://schema", {"a": 1})
+        assert not logger.enabled()
+        logger.emit(body="lost")
+        for _ in range(2):
+            sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
+            exporter = InMemoryLogRecordExporter()
+            sdk.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+            stable.attach(sdk)
+            assert logger.enabled()
+            logger.emit(body="kept", severity_number=SeverityNumber.INFO)
+            (record,) = exporter.get_finished_logs()
+            assert record.log_record.body == "kept"
+            assert record.instrumentation_scope.name == "scope"
+            assert dict(record.instrumentation_scope.attributes) == {"a": 1}
+            assert stable.detach() is sdk
+            logger.emit(body="lost")
+
+    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
+        stable = StableLoggerProvider()
+        sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
+        stable.attach(sdk)
+        exporter = InMemoryLogRecordExporter()
+        stable.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        assert isinstance(stable, logs_sdk.LoggerProvider)
+        assert stable.get_logger("a") is stable.get_logger("a")
+        stable.get_logger("a").emit(body="x")
+        assert len(exporter.get_finished_logs()) == 1
+        assert stable.force_flush()
+        assert stable.resource is sdk.resource
+        assert stable.get_logger("a").resource is sdk.resource
+        stable._update_resource(Resource({"process.pid": 1}))
+        assert sdk.resource.attributes["process.pid"] == 1
+        from opentelemetry.sdk._logs._internal import _disable_logger_configurator
+
+        stable._set_logger_configurator(logger_configurator=_disable_logger_configurator)
+        assert not stable.get_logger("a").enabled()
+        stable.shutdown()
+        assert stable.sdk is None
+
+    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
+        stable = StableLoggerProvider()
+        assert stable.resource == Resource.get_empty()
+        assert stable.force_flush()
+        stable.shutdown()
+        stable._update_resource(Resource({}))
+        stable._set_logger_configurator(logger_configurator=None)
+        stable.add_log_record_processor(SimpleLogRecordProcessor(InMemoryLogRecordExporter()))
+        assert "No SDK is set up" in caplog.text
+
+
+class TestThreads:
+    def test_after_replacing_the_sdk_under_load_everything_is_on_the_last_one(self):
+        tracers, meters = StableTracerProvider(), StableMeterProvider()
+        last_tracing, last_metrics = tracing_sdk(), metrics_sdk_provider()
+        stop = threading.Event()
+        made: list = []
+
+        def obtain(worker: int) -> None:
+            for n in range(150):
+                meter = meters.get_meter(f"{worker}.{n}")
+                made.append((tracers.get_tracer(f"{worker}.{n}"), meter.create_counter("c")))
+
+        def replace() -> None:
+            while not stop.is_set():
+                tracers.attach(tracing_sdk()[0])
+                meters.attach(metrics_sdk_provider()[0])
+                tracers.attach(last_tracing[0])
+                meters.attach(last_metrics[0])
+
+        replacing = [threading.Thread(target=replace) for _ in range(2)]
+        obtaining = [threading.Thread(target=obtain, args=(n,)) for n in range(3)]
+        for thread in replacing + obtaining:
+            thread.start()
+        for thread in obtaining:
+            thread.join()
+        stop.set()
+        for thread in replacing:
+            thread.join()
+
+        assert len(made) == 450
+        for tracer, counter in made:
+            scope = tracer._scope[0]
+            assert tracer.start_span == last_tracing[0].get_tracer(scope).start_span
+            assert counter.add == last_metrics[0].get_meter(scope).create_counter("c").add
+
+    def test_a_callback_may_obtain_instruments_while_the_sdk_is_being_replaced(self):
+        stable = StableMeterProvider()
+        observing, replaced = threading.Event(), threading.Event()
+
+        def callback(_):
+            observing.set()
+            replaced.wait(0.2)
+            stable.get_meter("made in a callback").create_counter("c").add(1)
+            return [Observation(1)]
+
+        stable.get_meter("scope").create_observable_gauge("g", [callback])
+        sdk, reader = metrics_sdk_provider()
+        stable.attach(sdk)
+        collecting = threading.Thread(target=reader.collect)
+        collecting.start()
+        observing.wait()
+        started = time.monotonic()
+        attaching = threading.Thread(target=stable.attach, args=(sdk,))
+        attaching.start()
+        for thread in (collecting, attaching):
+            thread.join(10)
+            assert not thread.is_alive()
+        assert time.monotonic() - started < 5
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is the point
+    def test_a_child_forked_while_another_thread_holds_the_lock_is_not_stuck(self):
+        from llamatelemetry.otel.providers import _followers
+
+        stable = StableTracerProvider()
+        with _followers._lock.held():
+            child = os.fork()
+            if child == 0:
+                stable.get_tracer("in the child")
+                os._exit(0)
+            deadline = time.monotonic() + 10
+            while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(child, 9)
+                time.sleep(0.01)
+        assert done[1] == 0

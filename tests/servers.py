@@ -1,0 +1,49 @@
+"""A real llama.cpp server for tests: the embedded one, shared by the whole session."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+
+MODEL_ALIAS = "SmolLM2-135M-Instruct"
+SLOTS = 2
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """A running server. `origin` has no path; `url` is the base URL for OpenAI clients."""
+
+    origin: str
+    pid: int
+    model: str = MODEL_ALIAS
+
+    @property
+    def url(self) -> str:
+        return f"{self.origin}/v1"
+
+    def metrics(self) -> dict[str, float]:
+        """What `/metrics` counts, by name without the `llamacpp:` in front."""
+        with urllib.request.urlopen(f"{self.origin}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = (line.split() for line in lines if not line.startswith("#"))
+        return {name.removeprefix("llamacpp:"): float(value) for name, value in samples}
+
+
+@pytest.fixture(scope="session")
+def llama_server() -> Iterator[LlamaServer]:
+    """Two slots of 1024 tokens each, one thread; chat, completions, embeddings, `/metrics`."""
+    options = EmbeddedOptions(
+        model_path=find_demo_model(),
+        alias=MODEL_ALIAS,
+        parallel=SLOTS,
+        embeddings=True,
+        metrics=True,
+        slots=True,
+    )
+    with EmbeddedServer(options) as server:
+        yield LlamaServer(server.url, server.pid)

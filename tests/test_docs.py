@@ -1,0 +1,128 @@
+"""Every code block of the documentation is run, for real, as a reader would run it.
+
+A ```` ```python ```` block is a program of its own, a ```` ```sh ```` or ```` ```bash ```` block a
+script; both run in an empty folder that has the repository's `examples/` and the like in it. A
+block that talks to a server gets the real llama.cpp server. Only an HTML comment right before a
+block keeps it from running, and it has to say why:
+
+    <!-- test: skip (needs a GPU) -->
+
+markdown-it-py, which rich brings anyway, finds the blocks. Sybil and pytest-examples would run
+them too, but in the process of the tests, where `import llamatelemetry` has long happened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    path
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "src/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+]
+# What a reader has at hand besides the block itself.
+AT_HAND = ("examples", "deploy", "benchmarks", "scripts", "src", "Makefile", "pyproject.toml")
+RUNNERS = {
+    "python": [sys.executable, "-c"],
+    "sh": ["bash", "-euo", "pipefail", "-c"],
+    "bash": ["bash", "-euo", "pipefail", "-c"],
+}
+_SKIP = re.compile(r"<!-- test: skip \((?P<reason>.+)\) -->")
+_TALKS_TO_A_SERVER = re.compile(r"OpenAI\(|OPENAI_BASE_URL|examples/openai|LlamaCppClient\(")
+
+
+class Block(NamedTuple):
+    document: str
+    line: int
+    language: str
+    code: str
+    skip_reason: str | None
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks_of(document: str, text: str) -> Iterator[Block]:
+    """The blocks that can be run, each with the directive right before it."""
+    before = ""
+    for token in MarkdownIt().parse(text):
+        language = (token.info.split() or [""])[0] if token.type == "fence" else ""
+        if language in RUNNERS:
+            directive = _SKIP.search(before)
+            reason = directive["reason"] if directive else None
+            yield Block(document, (token.map or [0])[0] + 1, language, token.content, reason)
+        before = token.content if token.type == "html_block" else ""
+
+
+BLOCKS = [
+    block
+    for path in DOCUMENTS
+    for block in blocks_of(str(path.relative_to(ROOT)), path.read_text())
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRequest):
+    if block.skip_reason:
+        pytest.skip(block.skip_reason)
+    settings = {
+        # A reader's program would send to a collector; none is here unless the block starts one.
+        "LLAMATELEMETRY_EXPORTER": "none",
+        # opentelemetry-distro is installed too, for other tests; a reader has one distro.
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    if _TALKS_TO_A_SERVER.search(block.code):
+        server = request.getfixturevalue("llama_server")
+        settings |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}
+    for name in AT_HAND:
+        if (ROOT / name).exists():
+            (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        [*RUNNERS[block.language], block.code],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, f"{block}\n{block.code}\n{done.stdout}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("```python\nx\n```", [("python", 1, None)]),
+        ("words\n\n```sh\nx\n```", [("sh", 3, None)]),
+        ("1. item\n\n   ```bash\n   x\n   ```", [("bash", 3, None)]),
+        ("```\nx\n```\n\n```text\nx\n```", []),
+        ("<!-- test: skip (no GPU) -->\n```python\nx\n```", [("python", 2, "no GPU")]),
+        ("<!-- test: skip (a) -->\n\n```python\nx\n```", [("python", 3, "a")]),
+        ("<!-- test: skip (a) -->\nwords\n\n```python\nx\n```", [("python", 4, None)]),
+        ("<!-- test: skip () -->\n```python\nx\n```", [("python", 2, None)]),
+        ("<!-- test: skip -->\n```python\nx\n```", [("python", 2, None)]),
+    ],
+)
+def test_the_reader_of_documents_sees(text, expected):
+    found = [(b.language, b.line, b.skip_reason) for b in blocks_of("doc.md", text)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_directive_was_understood(path):
+    """One with a slip of the pen, or before no block, would otherwise just be ignored."""
+    text = path.read_text()
+    understood = [block for block in blocks_of(path.name, text) if block.skip_reason]
+    assert len(understood) == text.count("<!-- test:")

@@ -1,0 +1,56 @@
+"""The plugins for llama.cpp and Transformers load like any other and, so far, change nothing."""
+
+from __future__ import annotations
+
+import httpx
+import httpx2
+import pytest
+import requests
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+
+both = pytest.mark.parametrize("instrumentor", [LlamaCppInstrumentor, TransformersInstrumentor])
+
+
+def _patchable() -> list[object]:
+    clients = (httpx.Client, httpx.AsyncClient, httpx2.Client, httpx2.AsyncClient)
+    return [*(vars(client)["send"] for client in clients), vars(requests.Session)["send"]]
+
+
+@both
+@pytest.mark.parametrize("disabled", ["true", "false"])
+def test_instrumenting_patches_nothing(instrumentor, disabled, monkeypatch):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+    before = _patchable()
+    plugin = instrumentor()
+    plugin.instrument(
+        tracer_provider=NoOpTracerProvider(),
+        meter_provider=NoOpMeterProvider(),
+        logger_provider=None,
+        config=LlamaTelemetryConfig(),
+        skip_dep_check=True,
+    )
+    try:
+        assert _patchable() == before
+    finally:
+        plugin.uninstrument()
+    assert not plugin.is_instrumented_by_opentelemetry
+
+
+def test_any_one_of_the_libraries_of_llama_cpp_is_enough():
+    """llama-cpp-python is not installed here; the base class would refuse for that."""
+    plugin = LlamaCppInstrumentor()
+    plugin.instrument()
+    assert plugin.is_instrumented_by_opentelemetry
+    plugin.uninstrument()
+
+
+def test_without_transformers_the_plugin_says_so_and_stays_inactive(caplog):
+    plugin = TransformersInstrumentor()
+    plugin.instrument()
+    assert not plugin.is_instrumented_by_opentelemetry
+    assert "transformers" in caplog.text
