@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
 import shutil
+import signal
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
