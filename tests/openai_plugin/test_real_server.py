@@ -177,6 +177,9 @@ def test_the_queue_counts_from_the_last_attempt(
                 return failures.pop()
             return transport.handle_request(request)
 
+        def close(self) -> None:
+            transport.close()
+
     client = openai.OpenAI(
         base_url=llama_server.url,
         api_key="none",
