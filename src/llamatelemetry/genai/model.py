@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class Usage:
     reasoning_tokens: int | None = None
     audio_input_tokens: int | None = None
     audio_output_tokens: int | None = None
+    text_input_tokens: int | None = None
+    text_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,14 @@ class Response:
     timings: EngineTimings | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
+
+    def complete(self, other: Response) -> None:
+        """Fill in what is not known here from another reading of the same reply."""
+        _fill(self.usage, other.usage)
+        _fill(self, other)
+
+
+def _fill(target: Response | Usage, source: Response | Usage) -> None:
+    for known in fields(source):
+        if getattr(target, known.name) in (None, ()):
+            setattr(target, known.name, getattr(source, known.name))

@@ -36,7 +36,7 @@ class StreamWatch:
         self._fold = ChunkFold()
         self._last_ns = 0
         self._attributes: dict[str, AttributeValue] = {}
-        self._record_gap = call.instrumenter.metrics.time_per_output_chunk.record
+        self._record_gap = call.record_chunk_gap
         reaper.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
 
     def chunk(self, chunk: Any) -> None:
