@@ -9,6 +9,7 @@ it, is the business of `ownership`; a plugin need not know. Whatever fails in he
 from __future__ import annotations
 
 from contextvars import Token
+from os import getpid
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,14 @@ from llamatelemetry.genai.model import Request, Response
 from llamatelemetry.genai.ownership import (
     CALL_KEY,
     OuterCall,
+    OuterSpan,
     Owner,
     OwnSpan,
     is_within,
-    outer_span,
 )
 from llamatelemetry.genai.propagation import Propagation
 from llamatelemetry.genai.reaper import reaper
+from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.reaper import Reapable
 
 
 class Instrumenter:
@@ -91,7 +95,9 @@ class Instrumenter:
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
-        return Call(self, request, outer_span(self, request) or OwnSpan(self, kind))
+        foreign = foreign_span(request)
+        owner = OwnSpan(self, kind) if foreign is None else OuterSpan(self, foreign)
+        return Call(self, request, owner)
 
 
 def current_call() -> Call | None:
@@ -104,12 +110,14 @@ class Call:
     """One call, from just before the library sends it until its reply or stream has ended."""
 
     __slots__ = (
+        "_abandoned_ns",
         "_attempt_ns",
         "_below",
         "_headers_ns",
         "_instrumenter",
         "_open",
         "_owner",
+        "_pid",
         "_started_ns",
         "_started_wall_ns",
         "attempts",
@@ -127,6 +135,9 @@ class Call:
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
         self._headers_ns: int | None = None
+        self._abandoned_ns: int | None = None
+        # A forked child inherits open calls and must not end them a second time.
+        self._pid = getpid()
         # Popping from a list is atomic: of two threads that end a call, one wins.
         self._open: list[None] = [None]
         # Times are read on the monotonic clock and placed on the wall clock once, so that
@@ -199,17 +210,28 @@ class Call:
         """End the call with an error, and with what had come before it."""
         self._end(response or Response(), error, ended_ns)
 
-    def abandon(self, waiting: Any) -> None:
-        """Leave the ending to the reaper: for finalisers, where nothing may be recorded."""
+    def abandon(self, waiting: Reapable | None = None) -> None:
+        """Leave the ending to the reaper: for finalisers, where nothing may be recorded.
+
+        Args:
+            waiting: what ends the call, if not the call itself.
+        """
         if self._open:
-            reaper.put(waiting)
+            self._abandoned_ns = perf_counter_ns()
+            reaper.put(waiting or self)
+
+    def reap(self) -> None:
+        """End an abandoned call that has had no reply, at the time it was abandoned."""
+        self.fail(GeneratorExit())
 
     def _end(self, response: Response, error: BaseException | None, ended_ns: int | None) -> None:
+        if self._pid != getpid():
+            return
         try:
             self._open.pop()
         except IndexError:
             return
-        ended_ns = ended_ns or perf_counter_ns()
+        ended_ns = ended_ns or self._abandoned_ns or perf_counter_ns()
         try:
             if self._below is not None:
                 response.complete(self._below)

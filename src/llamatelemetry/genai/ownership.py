@@ -8,38 +8,27 @@ timings above all. Spans of workflows, agents and tools are parents, never owner
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import recording
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanKind
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.call import Call, Instrumenter
     from llamatelemetry.genai.model import Request
+    from llamatelemetry.genai.rivals import ForeignSpan
 
     GapRecorder = Callable[[float, Mapping[str, AttributeValue]], None]
 
 CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
-
-# opentelemetry-util-genai puts one of these into the context below each of its calls.
-_UTIL_GENAI_KEYS: Final = (
-    "opentelemetry.genai.client.inference.context",
-    "opentelemetry.genai.client.embedding.context",
-)
-_OPENINFERENCE_KIND: Final = "openinference.span.kind"
-_OPENINFERENCE_OPERATIONS: Final = {"LLM": "chat", "EMBEDDING": EMBEDDINGS}
 
 
 class Owner(Protocol):
@@ -129,18 +118,16 @@ class OuterSpan:
 
     Args:
         instrumenter: what the call is made with.
-        span: the other's span.
-        has_metrics: whether the other records tokens and durations itself.
+        foreign: the other's span, and what the other records itself.
     """
 
     __slots__ = ("_has_metrics", "_instrumenter", "_proved", "_recorded", "span")
 
-    def __init__(self, instrumenter: Instrumenter, span: Span, *, has_metrics: bool) -> None:
+    def __init__(self, instrumenter: Instrumenter, foreign: ForeignSpan) -> None:
         self._instrumenter = instrumenter
-        self._has_metrics = has_metrics
+        self.span, self._has_metrics = foreign
         self._proved = False
-        self._recorded = span.is_recording()
-        self.span = span
+        self._recorded = self.span.is_recording()
 
     @property
     def record_chunk_gap(self) -> GapRecorder:
@@ -223,85 +210,3 @@ def is_within(outer: Call, request: Request) -> bool:
     model is not compared: what is sent may be rewritten on the way.
     """
     return outer.request.operation == request.operation and outer.request.server == request.server
-
-
-def outer_span(instrumenter: Instrumenter, request: Request) -> OuterSpan | None:
-    """Give the span of another instrumentation that this request is already recorded on."""
-    span = trace.get_current_span()
-    if span.is_recording():
-        attributes = cast("Mapping[str, Any] | None", getattr(span, "attributes", None))
-        if attributes and _is_recorded_on(span, attributes, request):
-            # OpenInference records no metrics; all others do.
-            has_metrics = _OPENINFERENCE_KIND not in attributes
-            return OuterSpan(instrumenter, span, has_metrics=has_metrics)
-        return None
-    # A call that was not sampled says nothing of itself, but its metrics are recorded.
-    if isinstance(span, trace.NonRecordingSpan) and _below_util_genai(request):
-        return OuterSpan(instrumenter, span, has_metrics=True)
-    return None
-
-
-def _below_util_genai(request: Request) -> bool:
-    inference, embedding = _UTIL_GENAI_KEYS
-    key = embedding if request.operation == EMBEDDINGS else inference
-    return (
-        request.operation in INFERENCE_OPERATIONS
-        and context_api.get_value(key) is not None
-        and trace.get_current_span().get_span_context().is_valid
-    )
-
-
-def _is_recorded_on(span: Span, attributes: Mapping[str, Any], request: Request) -> bool:
-    """Say whether a span is that of the request itself.
-
-    It stays current in tasks that its owner has started, so that it takes more than being
-    current: what both know of operation, model and server has to agree.
-    """
-    return (
-        _agree_on_operation(_operation_on(span, attributes, request), request.operation)
-        and _agree(_last_part(_model_on(attributes)), _last_part(request.model))
-        and _agree_on_server(attributes, request)
-    )
-
-
-def _operation_on(span: Span, attributes: Mapping[str, Any], request: Request) -> Any:
-    kind = getattr(span, "kind", None)
-    if _OPENINFERENCE_KIND in attributes:
-        return _OPENINFERENCE_OPERATIONS.get(attributes[_OPENINFERENCE_KIND])
-    # Some frameworks leave their inference spans at the default kind. So do engines in this
-    # process, inside which there is no request: there the model has to be the same, and known.
-    if kind is SpanKind.CLIENT or (
-        kind is SpanKind.INTERNAL
-        and _model_on(attributes) is not None
-        and request.model is not None
-    ):
-        return attributes.get(names.GEN_AI_OPERATION_NAME)
-    return None
-
-
-def _agree_on_operation(theirs: Any, ours: str) -> bool:
-    if theirs == ours:
-        return True
-    inference = INFERENCE_OPERATIONS - {EMBEDDINGS}
-    return theirs in inference and ours in inference
-
-
-def _agree_on_server(attributes: Mapping[str, Any], request: Request) -> bool:
-    server = request.server
-    return server is None or (
-        _agree(attributes.get(names.SERVER_ADDRESS), server.address)
-        and _agree(attributes.get(names.SERVER_PORT), server.port)
-    )
-
-
-def _agree(theirs: Any, ours: Any) -> bool:
-    return theirs is None or ours is None or theirs == ours
-
-
-def _model_on(attributes: Mapping[str, Any]) -> str | None:
-    return model_name(attributes.get(names.GEN_AI_REQUEST_MODEL, attributes.get("llm.model_name")))
-
-
-def _last_part(model: str | None) -> str | None:
-    """``gpt-4o`` for ``openai/gpt-4o``: routers put a provider in front of the model's name."""
-    return None if model is None else model.rpartition("/")[2]
