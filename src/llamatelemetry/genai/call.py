@@ -120,7 +120,9 @@ class Call:
         "attempts",
         "first_chunk_ns",
         "first_token_ns",
+        "http_response",
         "request",
+        "served_model",
     )
 
     def __init__(self, instrumenter: Instrumenter, request: Request, kind: SpanKind) -> None:
@@ -129,6 +131,10 @@ class Call:
         self.attempts = 0
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
+        # For a plugin to keep what the library shows it on the way: the HTTP response, which
+        # outlives a failure to parse it, and a model that only the headers name.
+        self.http_response: Any = None
+        self.served_model: str | None = None
         self._headers_ns: int | None = None
         self._abandoned_ns: int | None = None
         # A forked child inherits open calls and must not end them a second time.
@@ -221,6 +227,8 @@ class Call:
         try:
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+            if self.served_model is not None:
+                response.model = self.served_model
             outcome = self._outcome(response, error, ended_ns)
             context = trace.set_span_in_context(self._span)
             recording.record_metrics(self._instrumenter.metrics, outcome, context)

@@ -60,9 +60,7 @@ def _read_totals(usage: Any, read: Usage) -> None:
 
 
 def _read_input_details(usage: Any, read: Usage) -> None:
-    details = _first(
-        usage, "prompt_tokens_details", "input_tokens_details", "input_token_details"
-    )
+    details = _first(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     if details is not None:
         read.cache_read_tokens = count(get(details, "cached_tokens"))
         read.cache_write_tokens = count(get(details, "cache_write_tokens"))
