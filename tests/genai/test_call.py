@@ -332,31 +332,6 @@ def test_the_current_call_is_none_once_it_has_ended(start):
     call.deactivate(token)
 
 
-@pytest.mark.parametrize(
-    ("kind", "attributes", "is_the_same_call"),
-    [
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "chat"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "text_completion"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "embeddings"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "generate_content"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "invoke_agent"}, False),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "execute_tool"}, False),
-        (SpanKind.CLIENT, {"http.request.method": "POST"}, False),
-        (SpanKind.INTERNAL, {"gen_ai.operation.name": "chat"}, False),
-        (SpanKind.SERVER, {"gen_ai.operation.name": "chat"}, False),
-    ],
-)
-def test_a_span_of_another_instrumentation_is_this_call_only_if_a_model_runs_in_it(
-    instrumenter, recorder, kind, attributes, is_the_same_call
-):
-    tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
-    with tracer.start_as_current_span("outer", kind=kind, attributes=attributes) as outer:
-        call = instrumenter.start(chat())
-        assert (call is None) is is_the_same_call
-        outer.end()
-        assert instrumenter.start(chat()) is not None  # it only leads while it is open
-
-
 def test_a_task_that_outlives_the_call_it_was_started_in_makes_calls_of_its_own(
     start, instrumenter, recorder
 ):
