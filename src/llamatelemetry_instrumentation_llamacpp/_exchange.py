@@ -147,12 +147,16 @@ class Exchange:
             if call is not None:
                 call.begin_attempt()
                 token = call.activate()
-                self._headers = self._dialect.propagate(
-                    self._instrumenter, self.client, self.request
-                )
         else:
             self._context = context_api.get_current()
         self._tokens = (token, _sending.set(self))
+        if self._call is not None:
+            try:
+                self._headers = self._dialect.propagate(
+                    self._instrumenter, self.client, self.request
+                )
+            except Exception as error:
+                guard.report("propagating the trace", error)
 
     def sent_again(self) -> None:
         """The request goes out once more, as after a redirect: what came before is no queue."""
