@@ -13,20 +13,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import (
-    Response,
-    Usage,
-    recording,
-)
+from llamatelemetry.genai import Response, Usage, recording
 from llamatelemetry.genai import call as call_module
-from tests.genai.conftest import (
-    COMMON,
-    DURATION,
-    SCOPE,
-    TIMINGS,
-    VERSION,
-    chat,
-)
+from tests.genai.conftest import COMMON, DURATION, SCOPE, TIMINGS, VERSION, chat
 
 # --- the span ------------------------------------------------------------------------------
 

@@ -13,18 +13,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import (
-    Response,
-    Usage,
-    current_call,
-    recording,
-)
-from tests.genai.conftest import (
-    DURATION,
-    OTHER_SERVER,
-    TIMINGS,
-    chat,
-)
+from llamatelemetry.genai import Response, Usage, current_call, recording
+from tests.genai.conftest import DURATION, OTHER_SERVER, TIMINGS, chat
 
 
 def test_a_span_that_is_not_sampled_costs_no_attributes_and_still_gives_metrics(

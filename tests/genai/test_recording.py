@@ -13,12 +13,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import (
-    Response,
-    Usage,
-    current_call,
-    read_response,
-)
+from llamatelemetry.genai import Response, Usage, current_call, read_response
 from llamatelemetry.genai import call as call_module
 from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import (
