@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir, MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import View
 
 from llamatelemetry.genai import (
     Instrumenter,
@@ -222,8 +225,8 @@ class Holder:
         self.myself = self
 
 
-def abandoned_stream(instrumenter: Instrumenter) -> None:
-    call = instrumenter.start(chat(stream=True))
+def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
+    call = instrumenter.start(chat(stream=True, model=model))
     assert call is not None
     chunks = ({"id": "c", "choices": [{"delta": {"content": "a"}}]} for _ in range(5))
     tap = IteratorTap(chunks, StreamWatch(call))
@@ -258,6 +261,34 @@ def test_a_stream_collected_while_metrics_are_collected_does_not_hang(instrument
     assert duration.count == 3
 
 
+class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
+    """Collects garbage where the SDK holds the lock that a new series needs."""
+
+    def collect(self, point_attributes: Any) -> Any:
+        gc.collect()
+        return super().collect(point_attributes)
+
+
+def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(make_instrumenter):
+    reader = InMemoryMetricReader()
+    view = View(
+        instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: CollectingReservoir
+    )
+    provider = MeterProvider([reader], views=[view], shutdown_on_exit=False)
+    instrumenter = make_instrumenter(meter_provider=provider)
+    instrumenter.start(chat()).finish(Response())  # so that there is something to collect
+    gc.disable()
+    try:
+        abandoned_stream(instrumenter, model="one that has no series yet")
+        collection = threading.Thread(target=reader.get_metrics_data, daemon=True)
+        collection.start()
+        collection.join(20)
+        assert not collection.is_alive(), "deadlock"
+    finally:
+        gc.enable()
+    assert flush_pending(5)
+
+
 def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter, recorder):
     class Collecting:
         def on_start(self, *_args: Any, **_kwargs: Any) -> None: ...
@@ -289,7 +320,7 @@ def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter,
 
 # In a process of its own: forking one with threads, as pytest's is, warns.
 PROGRAM = textwrap.dedent("""
-    import gc, json, os, threading
+    import gc, json, os, threading, time
     from llamatelemetry.genai import (
         Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_reaper
     )
@@ -315,6 +346,10 @@ PROGRAM = textwrap.dedent("""
     queued, open_in_both, finished_in_both = stream("queued"), stream("open"), stream("read")
     reaper.put(Blocking())
     del queued  # handed over, and still waiting when the process forks
+    stopping = threading.Thread(target=stop_reaper, args=(20,))
+    stopping.start()  # waits for the blocked item, and holds the reaper's lock
+    while not reaper._lock.locked():
+        time.sleep(0.01)
 
     reading, writing = os.pipe()
     child = os.fork()
@@ -337,6 +372,7 @@ PROGRAM = textwrap.dedent("""
         in_child = json.load(pipe)
     os.waitpid(child, 0)
     go.set()
+    stopping.join()
     del open_in_both
     list(finished_in_both)
     in_parent = [flush_pending(10), stop_reaper(10), [span.name for span in recorder.spans()]]

@@ -208,7 +208,7 @@ class Call:
         Args:
             waiting: what ends the call, if not the call itself.
         """
-        if self._open and self._pid == getpid():
+        if self._open:
             self._abandoned_ns = perf_counter_ns()
             reaper.put(waiting or self)
 
