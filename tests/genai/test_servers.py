@@ -68,7 +68,11 @@ def test_a_provider_is_known_by_its_host_name(host, provider):
 
 @pytest.mark.parametrize(
     ("path", "provider"),
-    [("/openai/v1/", "azure.ai.openai"), ("/models/", "azure.ai.inference"), ("/", "azure.ai.inference")],
+    [
+        ("/openai/v1/", "azure.ai.openai"),
+        ("/models/", "azure.ai.inference"),
+        ("/", "azure.ai.inference"),
+    ],
 )
 def test_one_host_of_azure_serves_two_providers_which_the_path_tells_apart(path, provider):
     server = server_of("https", "mine.services.ai.azure.com", None, path=path)
