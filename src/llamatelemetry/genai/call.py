@@ -27,7 +27,7 @@ from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv import INFERENCE_OPERATIONS
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +73,9 @@ class Instrumenter:
         That is so when instrumentation is suppressed, and inside another call of the same
         request: a library wrapped twice, or a framework whose own instrumentation is at work.
         """
+        if request.task is not None:
+            strict = self.config.strict_operation_names is not False
+            request.operation = operation_of_task(request.task, strict)
         if not is_instrumentation_enabled() or _inside_same_call(request):
             return None
         request.provider = self.config.provider_name or self.servers.provider_of(
@@ -91,7 +94,9 @@ def _inside_same_call(request: Request) -> bool:
     call = current_call()
     if call is not None:
         # The marker leaks into tasks started during the call: those make calls of their own.
-        return call.request.operation == request.operation and call.request.server == request.server
+        return call.request.title == request.title and call.request.server == request.server
+    if request.operation not in INFERENCE_OPERATIONS:
+        return False
     span: Any = trace.get_current_span()
     if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
         return False
@@ -115,7 +120,9 @@ class Call:
         "attempts",
         "first_chunk_ns",
         "first_token_ns",
+        "http_response",
         "request",
+        "served_model",
     )
 
     def __init__(self, instrumenter: Instrumenter, request: Request, kind: SpanKind) -> None:
@@ -124,6 +131,10 @@ class Call:
         self.attempts = 0
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
+        # For a plugin to keep what the library shows it on the way: the HTTP response, which
+        # outlives a failure to parse it, and a model that only the headers name.
+        self.http_response: Any = None
+        self.served_model: str | None = None
         self._headers_ns: int | None = None
         self._abandoned_ns: int | None = None
         # A forked child inherits open calls and must not end them a second time.
@@ -135,7 +146,7 @@ class Call:
         self._started_wall_ns = time_ns()
         self._started_ns = self._attempt_ns = perf_counter_ns()
         self._span = instrumenter.tracer.start_span(
-            f"{request.operation} {request.model}" if request.model else request.operation,
+            f"{request.title} {request.model}" if request.model else request.title,
             kind=kind,
             attributes=recording.sampling_attributes(request),
             start_time=self._started_wall_ns,
@@ -145,6 +156,11 @@ class Call:
     def ended(self) -> bool:
         """Whether the call has ended."""
         return not self._open
+
+    @property
+    def recording(self) -> bool:
+        """Whether the span is recorded: what only a span shows need not be read otherwise."""
+        return self._span.is_recording()
 
     @property
     def instrumenter(self) -> Instrumenter:
@@ -211,6 +227,8 @@ class Call:
         try:
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+            if self.served_model is not None:
+                response.model = self.served_model
             outcome = self._outcome(response, error, ended_ns)
             context = trace.set_span_in_context(self._span)
             recording.record_metrics(self._instrumenter.metrics, outcome, context)
@@ -230,7 +248,7 @@ class Call:
         return recording.Outcome(
             request=self.request,
             response=response,
-            error=None if error is None else describe_error(error),
+            error=response.error if error is None else describe_error(error),
             duration_s=(ended_ns - self._started_ns) / 1e9,
             attempt_s=(ended_ns - self._attempt_ns) / 1e9,
             attempt_wall_ns=self._wall_ns(self._attempt_ns),
