@@ -6,7 +6,11 @@ import threading
 from typing import Any, Final
 
 from llamatelemetry.genai.model import Server
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
+from llamatelemetry.semconv.operations import (
+    OPENAI_PROVIDERS,
+    PROVIDER_LLAMA_CPP,
+    PROVIDER_OPENAI,
+)
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -28,6 +32,10 @@ _PROVIDER_BY_HOST: Final = (
     (".api.anthropic.com", "anthropic"),
     (".generativelanguage.googleapis.com", "gcp.gemini"),
     ("-aiplatform.googleapis.com", "gcp.vertex_ai"),
+)
+
+_OPENAI_HOSTS: Final = tuple(
+    suffix for suffix, provider in _PROVIDER_BY_HOST if provider in OPENAI_PROVIDERS
 )
 
 # Enough for any real fleet; a program that talks to ever new origins does not grow us.
@@ -79,6 +87,11 @@ def server_of(scheme: str, host: str, port: int | None) -> Server | None:
         return None
     known_port = port if port is not None else _DEFAULT_PORTS.get(scheme)
     return Server(address=host, port=known_port, origin=f"{scheme}://{host}:{known_port}")
+
+
+def is_run_by_openai(server: Server | None) -> bool:
+    """Say whether a server is OpenAI's own, or Azure's; any other that speaks the protocol is not."""
+    return server is not None and server.address.endswith(_OPENAI_HOSTS)
 
 
 def provider_from_headers(headers: Any) -> str | None:
