@@ -6,7 +6,6 @@ told what came of it. A client only does it: with or without ``await``.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -90,11 +89,11 @@ class Connection:
         )
         parts = urlsplit(self.base_url)
         self._server = server_of(parts.scheme, parts.hostname or "", parts.port)
-        # Not strict is asked for here; strict is the default, which the environment may change.
-        strictness = {} if strict_operation_names else {"strict_operation_names": False}
-        self.instrumenter = Instrumenter(
-            _SCOPE, __version__, config=LlamaTelemetryConfig(**strictness)
-        )
+        # Strict is the default, which the environment may change; not strict was asked for here.
+        config = LlamaTelemetryConfig()
+        if not strict_operation_names:
+            config = config.replace(strict_operation_names=False)
+        self.instrumenter = Instrumenter(_SCOPE, __version__, config=config)
 
     def build(self, exchange: Exchange[Any], timeout_s: float | None = None) -> Any:
         """Make the HTTP request of one attempt."""

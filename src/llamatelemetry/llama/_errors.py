@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.fields import integer, mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LOADING: Final = "loading model"
 _EXCERPT: Final = 300
@@ -51,7 +54,7 @@ class ServerLoadingError(LlamaServerError):
 def read_error(status: int, content: bytes) -> LlamaServerError:
     """Read the reply to a request that has failed: llama.cpp's JSON, or whatever a proxy sent."""
     try:
-        body = mapping(json.loads(content))
+        body: Mapping[str, Any] = mapping(json.loads(content))
     except ValueError:
         body = {}
     if mapping(body.get("error")):

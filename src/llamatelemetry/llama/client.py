@@ -9,10 +9,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from collections.abc import Callable, Coroutine, Generator
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from llamatelemetry.llama import _endpoints
+from llamatelemetry.llama._chat import Chat
 from llamatelemetry.llama._conversation import (
     Connection,
     Send,
@@ -27,43 +38,42 @@ from llamatelemetry.llama._streams import AsyncChatStream, ChatStream
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from llamatelemetry.llama._endpoints import Exchange, Message
+    from llamatelemetry.llama._endpoints import Exchange
 
 P = ParamSpec("P")
 T = TypeVar("T")
+WholeT = TypeVar("WholeT")
+StreamT = TypeVar("StreamT")
 
 
-def _named_as(build: Callable[..., Any], method: Callable[..., Any]) -> None:
-    """Give a method the name, the documentation and the parameters of what describes its endpoint."""
-    method.__name__ = build.__name__
-    method.__doc__ = build.__doc__
+def _method(build: Callable[..., Any]) -> Any:
+    """Make a method of a function that describes an exchange: its name, parameters and documentation."""
+
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return self._open(build(*args, **kwargs))
+
     described = inspect.signature(build)
     client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     result = str(described.return_annotation).removeprefix("Exchange[").removesuffix("]")
+    method.__name__ = build.__name__
+    method.__doc__ = build.__doc__
     method.__signature__ = described.replace(  # type: ignore[attr-defined]
         parameters=[client, *described.parameters.values()], return_annotation=result
     )
+    return method
 
 
 def _call(build: Callable[P, Exchange[T]]) -> Callable[Concatenate[LlamaCppClient, P], T]:
-    def method(self: LlamaCppClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._do(converse(self._connection, build(*args, **kwargs)))
-
-    _named_as(build, method)
-    return method
+    return _method(build)
 
 
 def _call_async(
     build: Callable[P, Exchange[T]],
 ) -> Callable[Concatenate[AsyncLlamaCppClient, P], Coroutine[Any, Any, T]]:
-    async def method(self: AsyncLlamaCppClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._do(converse(self._connection, build(*args, **kwargs)))
-
-    _named_as(build, method)
-    return method
+    return _method(build)
 
 
-class _Client:
+class _Client(Generic[WholeT, StreamT]):
     """What the two clients have in common."""
 
     _is_async = False
@@ -88,6 +98,51 @@ class _Client:
             strict_operation_names=strict_operation_names,
         )
 
+    def _open(self, exchange: Exchange[Any]) -> Any:
+        """Have an exchange: give its result, or, of an asynchronous client, what awaits it."""
+        raise NotImplementedError
+
+    @property
+    def chat(self) -> Chat[WholeT, StreamT]:
+        """Ask for a chat completion: ``client.chat(messages)``; see `Chat.__call__`."""
+        return Chat(self._open)
+
+    @overload
+    def complete(self, prompt: Any, *, stream: Literal[False] = ..., **sampling: Any) -> WholeT: ...
+    @overload
+    def complete(self, prompt: Any, *, stream: Literal[True], **sampling: Any) -> StreamT: ...
+    def complete(self, prompt: Any, *, stream: bool = False, **sampling: Any) -> WholeT | StreamT:
+        """Continue a text, by the server's native ``/completion``: ``response.content``.
+
+        Args:
+            prompt: a text, its tokens, or a list of either.
+            stream: give an iterator of events instead.
+            sampling: whatever the server takes: ``n_predict``, ``temperature``, ``top_k``,
+                ``grammar``, ``json_schema``, ...
+        """
+        return self._open(_endpoints.complete(prompt, stream, sampling))
+
+    @overload
+    def infill(
+        self, prefix: str, suffix: str, *, stream: Literal[False] = ..., **sampling: Any
+    ) -> WholeT: ...
+    @overload
+    def infill(
+        self, prefix: str, suffix: str, *, stream: Literal[True], **sampling: Any
+    ) -> StreamT: ...
+    def infill(
+        self, prefix: str, suffix: str, *, stream: bool = False, **sampling: Any
+    ) -> WholeT | StreamT:
+        """Fill in what is missing between two texts: ``response.content``.
+
+        Args:
+            prefix: what stands before.
+            suffix: what stands after.
+            stream: give an iterator of events instead.
+            sampling: as for `complete`; and ``input_extra``, ``prompt``.
+        """
+        return self._open(_endpoints.infill(prefix, suffix, stream, sampling))
+
     @property
     def base_url(self) -> str:
         """The server's address, without ``/v1``."""
@@ -102,7 +157,7 @@ class _Client:
         return f"{type(self).__name__}({self.base_url!r})"
 
 
-class LlamaCppClient(_Client):
+class LlamaCppClient(_Client[ChatResponse, ChatStream]):
     """A client of one llama.cpp server.
 
         with LlamaCppClient("http://127.0.0.1:8080") as client:
@@ -148,51 +203,6 @@ class LlamaCppClient(_Client):
             return self._do(converse(self._connection, exchange))
         return ChatStream(*self._do(converse_streaming(self._connection, exchange)))
 
-    @property
-    def chat(self) -> Chat:
-        """Ask for a chat completion: ``client.chat(messages)``. See `Chat`."""
-        return Chat(self)
-
-    @overload
-    def complete(
-        self, prompt: Any, *, stream: Literal[False] = ..., **sampling: Any
-    ) -> ChatResponse: ...
-    @overload
-    def complete(self, prompt: Any, *, stream: Literal[True], **sampling: Any) -> ChatStream: ...
-    def complete(
-        self, prompt: Any, *, stream: bool = False, **sampling: Any
-    ) -> ChatResponse | ChatStream:
-        """Continue a text, by the server's native ``/completion``: ``response.content``.
-
-        Args:
-            prompt: a text, its tokens, or a list of either.
-            stream: give an iterator of events instead.
-            sampling: whatever the server takes: ``n_predict``, ``temperature``, ``top_k``,
-                ``grammar``, ``json_schema``, ...
-        """
-        return self._open(_endpoints.complete(prompt, stream, sampling))
-
-    @overload
-    def infill(
-        self, prefix: str, suffix: str, *, stream: Literal[False] = ..., **sampling: Any
-    ) -> ChatResponse: ...
-    @overload
-    def infill(
-        self, prefix: str, suffix: str, *, stream: Literal[True], **sampling: Any
-    ) -> ChatStream: ...
-    def infill(
-        self, prefix: str, suffix: str, *, stream: bool = False, **sampling: Any
-    ) -> ChatResponse | ChatStream:
-        """Fill in what is missing between two texts: ``response.content``.
-
-        Args:
-            prefix: what stands before.
-            suffix: what stands after.
-            stream: give an iterator of events instead.
-            sampling: as for `complete`; and ``input_extra``, ``prompt``.
-        """
-        return self._open(_endpoints.infill(prefix, suffix, stream, sampling))
-
     generate = _call(_endpoints.generate)
     embed = _call(_endpoints.embed)
     rerank = _call(_endpoints.rerank)
@@ -230,85 +240,9 @@ class LlamaCppClient(_Client):
         self.close()
 
 
-class Chat:
-    """Chat completions: called directly, or as ``chat.completions.create`` like the openai client."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: LlamaCppClient) -> None:
-        self._client = client
-
-    @overload
-    def __call__(
-        self,
-        messages: Iterable[Message],
-        max_tokens: int = ...,
-        temperature: float = ...,
-        *,
-        stream: Literal[False] = ...,
-        **sampling: Any,
-    ) -> ChatResponse: ...
-    @overload
-    def __call__(
-        self,
-        messages: Iterable[Message],
-        max_tokens: int = ...,
-        temperature: float = ...,
-        *,
-        stream: Literal[True],
-        **sampling: Any,
-    ) -> ChatStream: ...
-    def __call__(
-        self,
-        messages: Iterable[Message],
-        max_tokens: int = 256,
-        temperature: float = 0.7,
-        *,
-        stream: bool = False,
-        **sampling: Any,
-    ) -> ChatResponse | ChatStream:
-        """Ask for the next message of a conversation.
-
-        Args:
-            messages: as OpenAI has them; images as ``image_url`` parts.
-            max_tokens: how long the answer may be.
-            temperature: 0 always takes the likeliest token.
-            stream: give an iterator of chunks instead of the whole.
-            sampling: whatever the server takes: ``tools``, ``response_format``, ``json_schema``,
-                ``grammar``, ``reasoning_format``, ``chat_template_kwargs``, ``top_k``, ``seed``,
-                ``model``, ... What is ``None`` is left to the server.
-        """
-        return self._client._open(
-            _endpoints.chat(messages, max_tokens, temperature, stream, sampling)
-        )
-
-    @property
-    def completions(self) -> Chat:
-        """The same, where the openai client has it."""
-        return self
-
-    @overload
-    def create(
-        self, *, messages: Iterable[Message], stream: Literal[False] = ..., **sampling: Any
-    ) -> ChatResponse: ...
-    @overload
-    def create(
-        self, *, messages: Iterable[Message], stream: Literal[True], **sampling: Any
-    ) -> ChatStream: ...
-    def create(
-        self,
-        *,
-        messages: Iterable[Message],
-        stream: bool = False,
-        extra_body: Mapping[str, Any] | None = None,
-        **sampling: Any,
-    ) -> ChatResponse | ChatStream:
-        """Ask as with the openai client: only what is given is sent, ``extra_body`` included."""
-        members = {**sampling, **(extra_body or {})}
-        return self._client._open(_endpoints.chat(messages, None, None, stream, members))
-
-
-class AsyncLlamaCppClient(_Client):
+class AsyncLlamaCppClient(
+    _Client[Coroutine[Any, Any, ChatResponse], Coroutine[Any, Any, AsyncChatStream]]
+):
     """The asynchronous twin of `LlamaCppClient`: the same calls, awaited.
 
     async with AsyncLlamaCppClient("http://127.0.0.1:8080") as client:
@@ -345,39 +279,6 @@ class AsyncLlamaCppClient(_Client):
             return await self._do(converse(self._connection, exchange))
         return AsyncChatStream(*await self._do(converse_streaming(self._connection, exchange)))
 
-    @property
-    def chat(self) -> AsyncChat:
-        """Ask for a chat completion: ``await client.chat(messages)``. See `Chat`."""
-        return AsyncChat(self)
-
-    @overload
-    async def complete(
-        self, prompt: Any, *, stream: Literal[False] = ..., **sampling: Any
-    ) -> ChatResponse: ...
-    @overload
-    async def complete(
-        self, prompt: Any, *, stream: Literal[True], **sampling: Any
-    ) -> AsyncChatStream: ...
-    async def complete(
-        self, prompt: Any, *, stream: bool = False, **sampling: Any
-    ) -> ChatResponse | AsyncChatStream:
-        """Continue a text, as `LlamaCppClient.complete`."""
-        return await self._open(_endpoints.complete(prompt, stream, sampling))
-
-    @overload
-    async def infill(
-        self, prefix: str, suffix: str, *, stream: Literal[False] = ..., **sampling: Any
-    ) -> ChatResponse: ...
-    @overload
-    async def infill(
-        self, prefix: str, suffix: str, *, stream: Literal[True], **sampling: Any
-    ) -> AsyncChatStream: ...
-    async def infill(
-        self, prefix: str, suffix: str, *, stream: bool = False, **sampling: Any
-    ) -> ChatResponse | AsyncChatStream:
-        """Fill in between two texts, as `LlamaCppClient.infill`."""
-        return await self._open(_endpoints.infill(prefix, suffix, stream, sampling))
-
     generate = _call_async(_endpoints.generate)
     embed = _call_async(_endpoints.embed)
     rerank = _call_async(_endpoints.rerank)
@@ -410,71 +311,3 @@ class AsyncLlamaCppClient(_Client):
         _traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-class AsyncChat:
-    """The asynchronous twin of `Chat`."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: AsyncLlamaCppClient) -> None:
-        self._client = client
-
-    @overload
-    async def __call__(
-        self,
-        messages: Iterable[Message],
-        max_tokens: int = ...,
-        temperature: float = ...,
-        *,
-        stream: Literal[False] = ...,
-        **sampling: Any,
-    ) -> ChatResponse: ...
-    @overload
-    async def __call__(
-        self,
-        messages: Iterable[Message],
-        max_tokens: int = ...,
-        temperature: float = ...,
-        *,
-        stream: Literal[True],
-        **sampling: Any,
-    ) -> AsyncChatStream: ...
-    async def __call__(
-        self,
-        messages: Iterable[Message],
-        max_tokens: int = 256,
-        temperature: float = 0.7,
-        *,
-        stream: bool = False,
-        **sampling: Any,
-    ) -> ChatResponse | AsyncChatStream:
-        """Ask for the next message of a conversation, as `Chat.__call__`."""
-        return await self._client._open(
-            _endpoints.chat(messages, max_tokens, temperature, stream, sampling)
-        )
-
-    @property
-    def completions(self) -> AsyncChat:
-        """The same, where the openai client has it."""
-        return self
-
-    @overload
-    async def create(
-        self, *, messages: Iterable[Message], stream: Literal[False] = ..., **sampling: Any
-    ) -> ChatResponse: ...
-    @overload
-    async def create(
-        self, *, messages: Iterable[Message], stream: Literal[True], **sampling: Any
-    ) -> AsyncChatStream: ...
-    async def create(
-        self,
-        *,
-        messages: Iterable[Message],
-        stream: bool = False,
-        extra_body: Mapping[str, Any] | None = None,
-        **sampling: Any,
-    ) -> ChatResponse | AsyncChatStream:
-        """Ask as with the openai client, as `Chat.create`."""
-        members = {**sampling, **(extra_body or {})}
-        return await self._client._open(_endpoints.chat(messages, None, None, stream, members))
