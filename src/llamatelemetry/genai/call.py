@@ -126,7 +126,9 @@ class Call:
         "attempts",
         "first_chunk_ns",
         "first_token_ns",
+        "http_response",
         "request",
+        "served_model",
     )
 
     def __init__(self, instrumenter: Instrumenter, request: Request, owner: Owner) -> None:
@@ -137,6 +139,10 @@ class Call:
         self.attempts = 0
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
+        # For a plugin to keep what the library shows it on the way: the HTTP response, which
+        # outlives a failure to parse it, and a model that only the headers name.
+        self.http_response: Any = None
+        self.served_model: str | None = None
         self._headers_ns: int | None = None
         self._abandoned_ns: int | None = None
         # A forked child inherits open calls and must not end them a second time.
@@ -245,6 +251,8 @@ class Call:
                 response.complete(self._below)
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+            if self.served_model is not None:
+                response.model = self.served_model
             self._owner.record(self, self._outcome(response, error, ended_ns))
         except Exception as failure:
             guard.report("recording a call", failure)

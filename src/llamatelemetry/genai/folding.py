@@ -31,7 +31,7 @@ _HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 class Fold(Protocol):
     """What a stream's chunks add up to; there is one kind for each format of stream."""
 
-    def add(self, chunk: Any) -> bool:
+    def add(self, chunk: Any, /) -> bool:
         """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
         ...
 
@@ -91,19 +91,21 @@ class ChunkFold:
         """The model that the first chunk to name one has named, if any has."""
         return self._head.get("model")
 
+    def result(self) -> dict[str, Any]:
+        """Give the response in the shape of a plain one, for `wire.read_response`."""
+        return {
+            **self._head,
+            "choices": [
+                {"finish_reason": self._finish_reasons[index]}
+                for index in sorted(self._finish_reasons)
+            ],
+            "usage": self.usage,
+            "timings": self.timings,
+        }
+
     def response(self) -> Response:
         """Give what the chunks so far add up to."""
-        return read_response(
-            {
-                **self._head,
-                "choices": [
-                    {"finish_reason": self._finish_reasons[index]}
-                    for index in sorted(self._finish_reasons)
-                ],
-                "usage": self.usage,
-                "timings": self.timings,
-            }
-        )
+        return read_response(self.result())
 
 
 def _carries_token(choice: Any) -> bool:

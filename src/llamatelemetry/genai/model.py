@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a request goes. ``origin`` (scheme, host, port) is what is remembered about it."""
+    """Where a request goes: a host, or a Unix socket, which has no port.
+
+    ``origin`` (scheme, host, port) is what is remembered about it; ``provider`` is what the
+    client or the host name tells before any reply has.
+    """
 
     address: str
     port: int | None
     origin: str
+    provider: str | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
