@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -111,3 +111,14 @@ class Response:
     conversation_id: str | None = None
     compacted: bool = False
     error: ErrorInfo | None = None
+
+    def complete(self, other: Response) -> None:
+        """Fill in what is not known here from another reading of the same reply."""
+        _fill(self.usage, other.usage)
+        _fill(self, other)
+
+
+def _fill(target: Response | Usage, source: Response | Usage) -> None:
+    for known in fields(source):
+        if getattr(target, known.name) in (None, (), False):
+            setattr(target, known.name, getattr(source, known.name))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
 from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.servers import is_run_by_openai
+from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import (
-    FETCH_RESPONSE,
-    PROVIDER_AZURE_OPENAI,
-    PROVIDER_OPENAI,
-)
+from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS, PROVIDER_OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-
-
-# The openai.* attributes belong to these; with another provider's name they would contradict it.
-_OPENAI_PROVIDERS = frozenset({PROVIDER_OPENAI, PROVIDER_AZURE_OPENAI})
 
 
 @dataclass(slots=True)
@@ -89,25 +83,49 @@ def metric_attributes(request: Request, response_model: str | None) -> dict[str,
     return attributes
 
 
-def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record the histograms of one call. Chunk gaps are recorded as the chunks pass, not here.
+def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record what the client measured. Chunk gaps are recorded as the chunks pass, not here.
 
     ``context`` holds the call's span, so that the exemplars of a bucket lead to its trace.
     """
-    if outcome.request.operation is None:
+    request, response = outcome.request, outcome.response
+    if request.operation is None:
         return  # each GenAI metric is one of a named operation
-    response = outcome.response
-    attributes = metric_attributes(outcome.request, response.model)
-    metrics.record_tokens(
-        response.usage.input_tokens, response.usage.output_tokens, attributes, context
-    )
+    attributes = metric_attributes(request, response.model)
     if outcome.first_chunk_s is not None:
-        metrics.time_to_first_chunk.record(outcome.first_chunk_s, attributes, context)
+        metrics.client.record_first_chunk(outcome.first_chunk_s, attributes, context)
+    attributes.update(_known(_openai_metric_attributes(request, response)))
+    call = Measured(
+        operation=request.operation,
+        duration_s=outcome.duration_s,
+        tokens=response.usage,
+        attributes=attributes,
+        error_type=None if outcome.error is None else outcome.error.type,
+        context=context,
+    )
+    metrics.client.record_tokens(call)
+    metrics.client.record_duration(call)
+
+
+def _openai_metric_attributes(
+    request: Request, response: Response
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    if request.provider in OPENAI_PROVIDERS:
+        yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
+        # A server of one's own has a fingerprint per build, or per reply: a series for each.
+        if response.system_fingerprint is not None and is_run_by_openai(request.server):
+            yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
+
+
+def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record what the engine measured of a call, when it said so."""
     phases = outcome.phases
     # With several choices the timings are those of the first alone: true, but not the request's.
-    if phases is not None and outcome.request.choice_count == 1:
-        if phases.request_s is not None:
-            metrics.server_request_duration.record(phases.request_s, attributes, context)
+    if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
+        return
+    attributes = metric_attributes(outcome.request, outcome.response.model)
+    # The conventions want these two of good replies only.
+    if outcome.error is None:
         if phases.time_to_first_token_s is not None:
             metrics.server_time_to_first_token.record(
                 phases.time_to_first_token_s, attributes, context
@@ -116,9 +134,10 @@ def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) ->
             metrics.server_time_per_output_token.record(
                 phases.time_per_output_token_s, attributes, context
             )
-    if outcome.error is not None:
-        attributes = {**attributes, names.ERROR_TYPE: outcome.error.type}
-    metrics.operation_duration.record(outcome.duration_s, attributes, context)
+    else:
+        attributes[names.ERROR_TYPE] = outcome.error.type
+    if phases.request_s is not None:
+        metrics.server_request_duration.record(phases.request_s, attributes, context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:
@@ -130,12 +149,27 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     attributes.update(_known(_response_attributes(outcome)))
-    if request.provider not in _OPENAI_PROVIDERS:
+    if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
     span.set_attributes(attributes)
     if outcome.error is not None:
         span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
+    """Add to another instrumentation's span what only the engine knows.
+
+    Its provider is corrected if it says ``openai``, as most do of any server that speaks that
+    protocol, and the reply has proved otherwise.
+    """
+    attributes: dict[str, AttributeValue] = {}
+    if outcome.phases is not None:
+        attributes = _known(_phase_attributes(outcome, outcome.phases))
+    theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
+        attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
+    span.set_attributes(attributes)
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:

@@ -50,11 +50,7 @@ class StreamWatch:
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._attributes: dict[str, AttributeValue] = {}
-        self._record_gap = (
-            call.instrumenter.metrics.time_per_output_chunk.record
-            if measures_chunks(call.request)
-            else None
-        )
+        self._record_gap = call.record_chunk_gap if measures_chunks(call.request) else None
         reaper.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
 
     def chunk(self, chunk: Any) -> None:

@@ -71,6 +71,7 @@ OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
 
 # --- metrics only ---------------------------------------------------------------------
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
+GEN_AI_TOKEN_MODALITY: Final = "gen_ai.token.modality"
 
 # --- what the engine measured (ours) --------------------------------------------------
 PREFILL_MS: Final = "gen_ai.prefill_ms"
