@@ -14,23 +14,23 @@ from llamatelemetry.semconv.operations import (
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-# Longest suffix first where one contains another.
+# Ends of host names; a name of its own has a dot in front, so that `notapi.openai.com` has none.
 _PROVIDER_BY_HOST: Final = (
-    ("api.openai.com", PROVIDER_OPENAI),
+    (".api.openai.com", PROVIDER_OPENAI),
     (".openai.azure.com", "azure.ai.openai"),
     (".cognitiveservices.azure.com", "azure.ai.openai"),
     (".services.ai.azure.com", "azure.ai.inference"),
-    ("api.groq.com", "groq"),
-    ("api.deepseek.com", "deepseek"),
-    ("api.mistral.ai", "mistral_ai"),
-    ("api.x.ai", "x_ai"),
-    ("api.perplexity.ai", "perplexity"),
-    ("api.cohere.ai", "cohere"),
-    ("api.cohere.com", "cohere"),
-    ("api.moonshot.ai", "moonshot_ai"),
-    ("api.moonshot.cn", "moonshot_ai"),
-    ("api.anthropic.com", "anthropic"),
-    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    (".api.groq.com", "groq"),
+    (".api.deepseek.com", "deepseek"),
+    (".api.mistral.ai", "mistral_ai"),
+    (".api.x.ai", "x_ai"),
+    (".api.perplexity.ai", "perplexity"),
+    (".api.cohere.ai", "cohere"),
+    (".api.cohere.com", "cohere"),
+    (".api.moonshot.ai", "moonshot_ai"),
+    (".api.moonshot.cn", "moonshot_ai"),
+    (".api.anthropic.com", "anthropic"),
+    (".generativelanguage.googleapis.com", "gcp.gemini"),
     ("-aiplatform.googleapis.com", "gcp.vertex_ai"),
 )
 
@@ -54,7 +54,8 @@ class KnownServers:
         if self._providers.get(server.origin) == provider:
             return
         with self._lock:
-            if len(self._providers) >= _REMEMBERED_AT_MOST:
+            is_new = server.origin not in self._providers
+            if is_new and len(self._providers) >= _REMEMBERED_AT_MOST:
                 self._providers.pop(next(iter(self._providers)))
             self._providers[server.origin] = provider
 
@@ -65,8 +66,9 @@ class KnownServers:
         learned = self._providers.get(server.origin)
         if learned is not None:
             return learned
+        host = f".{server.address}"
         for suffix, provider in _PROVIDER_BY_HOST:
-            if server.address.endswith(suffix):
+            if host.endswith(suffix):
                 return provider
         return default
 
@@ -89,7 +91,7 @@ def server_of(scheme: str, host: str, port: int | None) -> Server | None:
 
 def is_run_by_openai(server: Server | None) -> bool:
     """Say whether a server is OpenAI's own, or Azure's; any other that speaks the protocol is not."""
-    return server is not None and server.address.endswith(_OPENAI_HOSTS)
+    return server is not None and f".{server.address}".endswith(_OPENAI_HOSTS)
 
 
 def provider_from_headers(headers: Any) -> str | None:
