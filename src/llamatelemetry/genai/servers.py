@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from llamatelemetry.genai.fields import get, items
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
+    OPENAI_PROVIDERS,
     PROVIDER_AZURE_OPENAI,
     PROVIDER_LLAMA_CPP,
     PROVIDER_OPENAI,
@@ -124,6 +125,11 @@ def provider_of_host(host: str, path: str = "") -> str | None:
         if pattern.search(host):
             return provider
     return None
+
+
+def is_run_by_openai(server: Server | None) -> bool:
+    """Say whether a server is OpenAI's own, or Azure's; any other that speaks the protocol is not."""
+    return server is not None and server.provider in OPENAI_PROVIDERS
 
 
 def provider_from_headers(headers: Any) -> str | None:
