@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextvars import Token
 from os import getpid
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
