@@ -244,7 +244,8 @@ class ServerManager:
             raise self._death(process)
 
     def _props(self) -> dict[str, Any]:
-        _, props = get(self._launched().address, "/props", _PROBE_TIMEOUT_S, self._config.api_key)
+        address, key = self._launched().address, self._config.api_key
+        props: dict[str, Any] | None = get(address, "/props", _PROBE_TIMEOUT_S, key)[1]
         return props if isinstance(props, dict) else {}
 
     # ------------------------------------------------------------------ failures
@@ -339,5 +340,5 @@ def _stop_all() -> None:
 
 def _leave_to_the_parent() -> None:
     for manager in _running:
-        manager._let_go()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the same module
+        manager._let_go()  # pyright: ignore[reportPrivateUsage] - the same module
     _running.clear()
