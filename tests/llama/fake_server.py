@@ -198,6 +198,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if fault.get("silent"):
     time.sleep(600)
+time.sleep(fault.get("binds_after_s", 0))
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
 try:
@@ -214,8 +215,6 @@ if "dies" in fault:
 if "kills_itself" in fault:
     log("the last words")
     os.kill(os.getpid(), signal.SIGKILL)
-if "closes_listener_for_s" in fault:
-    server.shutdown()
 log("load_tensors: offloaded 31/31 layers to GPU")
 log("load_tensors:        CUDA0 model buffer size =    92.10 MiB")
 log("llama_kv_cache:      CUDA0 KV buffer size =    11.25 MiB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ from llamatelemetry.llama import (
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
+
+PS = shutil.which("ps")  # some tests change PATH
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def manager(model: Path, program: Path) -> Iterator[Callable[..., ServerManager]
 
 
 def processes_of(program: Path) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
+    listed = subprocess.run([PS, "-ww", "-eo", "pid=,args="], capture_output=True, text=True).stdout
     lines = [line.split(None, 1) for line in listed.splitlines()]
     return [int(pid) for pid, command in lines if str(program) in command]
 
@@ -174,7 +177,7 @@ class TestSecrets:
         started = json.loads(record.read_text())
         assert "sk-hidden" not in " ".join(started["argv"])
         assert started["env"]["LLAMA_API_KEY"] == "sk-hidden"
-        shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
+        shown = subprocess.run([PS, "-ww", "-eo", "args="], capture_output=True, text=True).stdout
         assert "sk-hidden" not in shown
         assert server.logs()[0] == "api_keys: ***"
 
@@ -203,8 +206,7 @@ class TestFaults:
         with pytest.raises(ServerCrashedError) as raised:
             server.start()
         assert str(raised.value).splitlines() == [
-            "the llama.cpp server ended with exit status 1 before it was ready; "
-            "its last log lines:",
+            "the llama.cpp server ended with exit status 1 before it was ready; its last log lines:",
             "srv    load_model: loading model",
             "llama_model_load: error loading model: invalid magic",
         ]
@@ -259,31 +261,38 @@ class TestFaults:
         assert first.is_healthy()
 
     def test_a_stranger_that_says_ok_is_not_taken_for_the_server(self, manager):
-        """It comes after the port was looked at, and shares it (SO_REUSEPORT)."""
-        first = manager().start()
-        port = int(first.url.rpartition(":")[2])
-        second = manager(port=port, fault={"silent": True}, startup_timeout_s=1)
-        first_is_free = []
-        import llamatelemetry.llama.manager as module
-
-        original = module.is_free
-        module.is_free = lambda *_: not first_is_free and first_is_free.append(1) is None
-        try:
-            with pytest.raises(StartupTimeoutError):
-                second.start()
-        finally:
-            module.is_free = original
-        assert first.is_healthy()
-
-    def test_a_free_port_taken_meanwhile_is_left_for_another(self, manager, monkeypatch):
+        """It takes the port after it was found free, and before the server does."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            taken = listener.getsockname()[1]
-            from llamatelemetry.llama import manager as module
+            port = listener.getsockname()[1]
+        strangers: list[ServerManager] = []
 
-            ports = iter([taken])
-            free_port = module.free_port
-            monkeypatch.setattr(module, "free_port", lambda host: next(ports, free_port(host)))
-            assert f":{taken}" not in manager().start().url
+        def come_first(_line: str) -> None:
+            if not strangers:
+                strangers.append(manager(port=port).start())
+
+        server = manager(port=port, fault={"silent": True}, startup_timeout_s=2)
+        with pytest.raises(StartupTimeoutError):
+            server.start(come_first)
+        assert strangers[0].is_healthy()
+
+    def test_that_comes_second_to_a_port_says_that_it_is_taken(self, manager):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        strangers: list[ServerManager] = []
+
+        def come_first(_line: str) -> None:
+            if not strangers:
+                strangers.append(manager(port=port).start())
+
+        with pytest.raises(PortTakenError, match="couldn't bind HTTP server socket"):
+            manager(port=port, fault={"binds_after_s": 2}).start(come_first)
+
+    def test_a_free_port_taken_meanwhile_is_left_for_another(self, manager):
+        server = manager().start()
+        url = server.url
+        server.stop()
+        with socket.create_server(("127.0.0.1", int(url.rpartition(":")[2]))):
+            assert server.start().url != url
 
     def test_dies_later(self, manager, caplog: pytest.LogCaptureFixture):
         server = manager(fault={"crashes_after_s": 0.2})
@@ -397,7 +406,7 @@ class TestBinary:
         plain = tmp_path / "plain"
         plain.touch()
         monkeypatch.setenv("LLAMA_SERVER_PATH", str(plain))
-        with pytest.raises(ServerNotFoundError, match="LLAMA_SERVER_PATH: .* cannot be executed"):
+        with pytest.raises(ServerNotFoundError, match=r"LLAMA_SERVER_PATH: .* cannot be executed"):
             manager(binary=None).start()
 
     def test_none_at_all_says_how_to_get_one(self, manager, monkeypatch, tmp_path):
