@@ -39,6 +39,8 @@ COMMON = [
     Option("--jinja", "", "use jinja template for chat"),
     Option("--chat-template", "JINJA_TEMPLATE", "set custom jinja chat template"),
     Option("--chat-template-file", "JINJA_TEMPLATE_FILE", "set custom jinja chat template file"),
+    Option("--ssl-key-file", "FNAME", "path to file a PEM-encoded SSL private key"),
+    Option("--ssl-cert-file", "FNAME", "path to file a PEM-encoded SSL certificate"),
     Option("--api-prefix", "PREFIX", "prefix path the server serves from"),
 ]
 NEW = [
@@ -206,6 +208,11 @@ try:
 except OSError as error:
     log(f"couldn't bind HTTP server socket: {error}")
     sys.exit(1)
+if "--ssl-cert-file" in given:
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(given["--ssl-cert-file"], given["--ssl-key-file"])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 log("srv    load_model: loading model")
 time.sleep(fault.get("load_s", 0))

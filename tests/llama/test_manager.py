@@ -151,6 +151,20 @@ class TestRunning:
         assert server.url.endswith("/llm")
         assert server.is_healthy()
 
+    @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+    def test_a_certificate_makes_it_https(self, manager, tmp_path: Path):
+        key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+            + ["-keyout", key, "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+        files = ["--ssl-key-file", str(key), "--ssl-cert-file", str(certificate)]
+        server = manager(extra_args=files).start()
+        assert server.url.startswith("https://127.0.0.1:")
+        assert server.is_healthy()
+
     def test_every_address_is_reached_by_loopback(self, manager):
         assert manager(host="0.0.0.0").start().url.startswith("http://127.0.0.1:")
 

@@ -14,11 +14,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from llamatelemetry import ServerConfig, ServerManager
 from llamatelemetry.llama import ServerCrashedError, UnsupportedOptionError
 from llamatelemetry.llama.embedded import find_demo_model
-from tests.llama.test_embedded import chat, is_gone, post, wait_until_gone
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.llama.test_embedded import chat, is_gone, post
+from tests.llama.test_manager import wait_until
+from tests.recorder import Recorder
 
 SMALL = {"port": 0, "n_ctx": 512, "threads": 1}
 
@@ -53,6 +57,36 @@ def test_answers_embeds_and_names_its_model_without_its_path():
             assert b"llamacpp:tokens_predicted_total" in metrics.read()
 
 
+def test_calls_to_it_say_what_it_is(recorder: Recorder):
+    model = "SmolLM2-135M-Instruct.Q4_1"
+    instrumentor = OpenAIInstrumentor()
+    instrumentor.instrument(**recorder.providers)
+    try:
+        with (
+            embedded(alias=model) as server,
+            OpenAI(base_url=f"{server.url}/v1", api_key="-") as client,
+        ):
+            client.completions.create(model=model, prompt="Hi", max_tokens=2)
+        described = {
+            name: value
+            for name, value in recorder.call().attributes.items()
+            if name.startswith("llamatelemetry.server.")
+        }
+    finally:
+        instrumentor.uninstrument()
+    for name in ("model", "context", "compute"):
+        sizes = described.pop(f"llamatelemetry.server.memory.{name}")
+        assert max(sizes) > 1_000_000
+    assert described == {
+        "llamatelemetry.server.model_file": f"{model}.gguf",
+        "llamatelemetry.server.build": "b0-unknown",
+        "llamatelemetry.server.context_length": 512,
+        "llamatelemetry.server.slots": 1,
+        "llamatelemetry.server.memory.devices": ("CPU_Mapped", "CPU"),
+    }
+    assert recorder.call().attributes["gen_ai.provider.name"] == "llama_cpp"
+
+
 def test_a_wrong_key_is_refused_and_the_right_one_is_not():
     with embedded(api_key="sk-right") as server:
         assert server.is_healthy()
@@ -84,7 +118,8 @@ def test_killed_in_the_middle_of_an_answer_it_can_be_restarted(caplog):
             os.kill(pid, signal.SIGKILL)
             with pytest.raises((http.client.HTTPException, ConnectionError)):
                 stream.read()
-        wait_until_gone(pid)
+        wait_until(lambda: caplog.records)
+        assert is_gone(pid)
         assert server.restart().url == url
         assert chat(url)["usage"]["completion_tokens"] == 4
     assert "ended by SIGKILL" in caplog.text
