@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextvars import Token
 from os import getpid
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -36,7 +36,7 @@ from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,6 +85,9 @@ class Instrumenter:
         same request already: a library wrapped twice. Inside a call of another plugin, or of
         somebody else's instrumentation, it opens none of its own but adds to that one.
         """
+        if request.task is not None:
+            strict = self.config.strict_operation_names is not False
+            request.operation = operation_of_task(request.task, strict)
         if not is_instrumentation_enabled():
             return None
         outer = current_call()
@@ -123,7 +126,9 @@ class Call:
         "attempts",
         "first_chunk_ns",
         "first_token_ns",
+        "http_response",
         "request",
+        "served_model",
     )
 
     def __init__(self, instrumenter: Instrumenter, request: Request, owner: Owner) -> None:
@@ -134,6 +139,10 @@ class Call:
         self.attempts = 0
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
+        # For a plugin to keep what the library shows it on the way: the HTTP response, which
+        # outlives a failure to parse it, and a model that only the headers name.
+        self.http_response: Any = None
+        self.served_model: str | None = None
         self._headers_ns: int | None = None
         self._abandoned_ns: int | None = None
         # A forked child inherits open calls and must not end them a second time.
@@ -150,6 +159,11 @@ class Call:
     def ended(self) -> bool:
         """Whether the call has ended."""
         return not self._open
+
+    @property
+    def recording(self) -> bool:
+        """Whether the span is recorded: what only a span shows need not be read otherwise."""
+        return self._owner.span.is_recording()
 
     @property
     def instrumenter(self) -> Instrumenter:
@@ -237,6 +251,8 @@ class Call:
                 response.complete(self._below)
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+            if self.served_model is not None:
+                response.model = self.served_model
             self._owner.record(self, self._outcome(response, error, ended_ns))
         except Exception as failure:
             guard.report("recording a call", failure)
@@ -250,7 +266,7 @@ class Call:
         return recording.Outcome(
             request=self.request,
             response=response,
-            error=None if error is None else describe_error(error),
+            error=response.error if error is None else describe_error(error),
             duration_s=(ended_ns - self._started_ns) / 1e9,
             attempt_s=(ended_ns - self._attempt_ns) / 1e9,
             attempt_wall_ns=self._wall_ns(self._attempt_ns),

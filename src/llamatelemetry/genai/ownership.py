@@ -84,7 +84,7 @@ class OwnSpan:
         """Start the span."""
         request = call.request
         self.span = self._instrumenter.tracer.start_span(
-            f"{request.operation} {request.model}" if request.model else request.operation,
+            f"{request.title} {request.model}" if request.model else request.title,
             kind=self._kind,
             attributes=recording.sampling_attributes(request),
             start_time=started_wall_ns,
@@ -209,4 +209,8 @@ def is_within(outer: Call, request: Request) -> bool:
     The marker leaks into tasks started during the call; those may talk to other servers. The
     model is not compared: what is sent may be rewritten on the way.
     """
-    return outer.request.operation == request.operation and outer.request.server == request.server
+    return outer.request.title == request.title and _origin(outer.request) == _origin(request)
+
+
+def _origin(request: Request) -> str | None:
+    return None if request.server is None else request.server.origin

@@ -93,7 +93,9 @@ def _operation_on(span: Span, attributes: Mapping[str, Any], request: Request) -
     return None
 
 
-def _agree_on_operation(theirs: Any, ours: str) -> bool:
+def _agree_on_operation(theirs: Any, ours: str | None) -> bool:
+    if ours is None:
+        return False
     return theirs == ours or (theirs in _INFERENCE and ours in _INFERENCE)
 
 
