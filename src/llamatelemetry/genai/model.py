@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.util.types import AttributeValue
 
 
@@ -19,11 +21,27 @@ class Server:
 
 
 @dataclass(slots=True)
+class Content:
+    """Messages, instructions and tools in the conventions' schema, whole: nothing is cut yet.
+
+    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.parts.BlobData`.
+    A request fills all but ``outputs``, a reply mostly ``outputs`` alone.
+    """
+
+    inputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    outputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    instructions: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(slots=True)
 class Request:
     """What is known before a call is sent.
 
     ``parameters`` are further span attributes (temperature, seed, ...) under their
     conventional names. ``choice_count`` is how many answers were asked for.
+    ``read_content`` reads the messages, and is run only when somebody wants them; an
+    operation without one, such as embeddings, has no content and makes no event.
     """
 
     operation: str
@@ -33,6 +51,7 @@ class Request:
     stream: bool = False
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
+    read_content: Callable[[], Content] | None = None
 
 
 @dataclass(slots=True)
@@ -68,7 +87,10 @@ class EngineTimings:
 
 @dataclass(slots=True)
 class Response:
-    """What a reply said, plain or folded from a stream; ``None`` and empty are unknown."""
+    """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
+
+    ``read_content`` reads the messages, and is run only when somebody wants them.
+    """
 
     id: str | None = None
     model: str | None = None
@@ -77,3 +99,4 @@ class Response:
     timings: EngineTimings | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
+    read_content: Callable[[], Content] | None = None
