@@ -25,22 +25,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("llamatelemetry.lifecycle")
 _lock = threading.RLock()
 
-_CHANGEABLE = frozenset(
-    {
-        "phase_spans",
-        "capture_content",
-        "content_max_chars",
-        "strict_operation_names",
-        "metric_names",
-        "provider_name",
-        "propagate",
-        "llamacpp_allow",
-        "llamacpp_deny",
-        "log_level",
-    }
-)
-"""Options that apply also once everything is set up: our instrumentors are loaded anew."""
-
 
 def init(  # noqa: PLR0917 - the contract lets them be given by position
     service_name: str | None = None,
@@ -168,19 +152,20 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
 
 
 def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:
-    from llamatelemetry.distro import instrumentors, set_log_level
+    from llamatelemetry.distro import INSTRUMENTOR_OPTIONS, instrumentors, set_log_level
 
     setup.add(wanted.span_processors)
     names.discard("span_processors")
     changed = {name for name in names if getattr(wanted, name) != getattr(setup.config, name)}
-    too_late = sorted(changed - _CHANGEABLE)
+    changeable = {*INSTRUMENTOR_OPTIONS, "log_level"}
+    too_late = sorted(changed - changeable)
     if too_late:
         _logger.warning(
             "Already set up: %s can no longer be changed. Call llamatelemetry.shutdown() before "
             "init(), or give them to whatever set it up",
             ", ".join(too_late),
         )
-    changes = {name: getattr(wanted, name) for name in changed & _CHANGEABLE}
+    changes = {name: getattr(wanted, name) for name in changed & changeable}
     if changes:
         setup.config = setup.config.replace(**changes)
         set_log_level(setup.config)

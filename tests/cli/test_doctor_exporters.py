@@ -13,7 +13,13 @@ import pytest
 
 from llamatelemetry.cli._doctor_check import Check
 from llamatelemetry.cli._doctor_config import config_checks, resolve
-from llamatelemetry.cli._doctor_exporters import declarative_checks, nothing_leaves, plan_signals
+from llamatelemetry.cli._doctor_exporters import (
+    SignalPlan,
+    declarative_checks,
+    nothing_leaves,
+    our_plans,
+    sdk_plans,
+)
 from llamatelemetry.cli._doctor_reach import exporter_checks
 from tests.cli.receivers import grpc_receiver, http_receiver
 
@@ -21,14 +27,16 @@ PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 
 
-def shown(environ: dict[str, str], *, ours: bool = True, default: str = "otlp") -> list[str]:
-    plans = plan_signals(resolve(environ)[0], environ, ours=ours, default=default)
-    return [f"{plan.signal}: {plan.shown}" for plan in plans]
+def plans_of(environ: dict[str, str], ours: bool) -> list[SignalPlan]:
+    return our_plans(resolve(environ)[0], environ)[0] if ours else sdk_plans(environ)
+
+
+def shown(environ: dict[str, str], *, ours: bool = True) -> list[str]:
+    return [f"{plan.signal}: {plan.shown}" for plan in plans_of(environ, ours)]
 
 
 def probe(environ: dict[str, str], signal: str = "traces", *, ours: bool = True) -> Check:
-    plans = plan_signals(resolve(environ)[0], environ, ours=ours)
-    [plan] = [plan for plan in plans if plan.signal == signal]
+    [plan] = [plan for plan in plans_of(environ, ours) if plan.signal == signal]
     [check] = exporter_checks(plan, 2)
     return check
 
@@ -56,8 +64,8 @@ def signals(address: str) -> list[str]:
             {ENDPOINT: "http://c:4318/v1/traces"},
             [
                 "traces: http/protobuf to http://c:4318/v1/traces",
-                "metrics: http/protobuf to nowhere",
-                "logs: http/protobuf to nowhere",
+                "metrics: none",
+                "logs: none",
             ],
         ),
         (
@@ -92,15 +100,25 @@ def test_where_our_distro_sends_each_signal(environ, expected):
     assert shown(environ) == expected
 
 
-def test_another_distro_follows_the_rules_of_the_sdk():
-    assert shown({}, ours=False) == signals("grpc to http://localhost:4317")
-    assert shown({}, ours=False, default="none") == signals("none")
-    twice = {ENDPOINT: "http://c:4318/v1/traces", PROTOCOL: "http/protobuf"}
+OTLP = {f"OTEL_{signal}_EXPORTER": "otlp" for signal in ("TRACES", "METRICS", "LOGS")}
+
+
+def test_without_our_configurator_the_rules_of_the_sdk_hold():
+    assert shown({}, ours=False) == signals("none")
+    assert shown(OTLP, ours=False) == signals("grpc to http://localhost:4317")
+    twice = {**OTLP, ENDPOINT: "http://c:4318/v1/traces", PROTOCOL: "http/protobuf"}
     assert shown(twice, ours=False)[0] == (
         "traces: http/protobuf to http://c:4318/v1/traces/v1/traces"
     )
     # It has never heard of our variables.
-    assert shown({"LLAMATELEMETRY_EXPORTER": "file"}, ours=False)[0].startswith("traces: grpc")
+    assert shown({**OTLP, "LLAMATELEMETRY_EXPORTER": "file"}, ours=False)[0].endswith(":4317")
+
+
+def test_what_our_configurator_would_warn_about_is_said_here_too():
+    environ = {ENDPOINT: "http://c:4318/v1/traces"}
+    [check] = our_plans(resolve(environ)[0], environ)[1]
+    assert check.status == "warn"
+    assert "takes traces only: metrics and logs are not exported" in check.detail
 
 
 @pytest.mark.parametrize(
@@ -273,12 +291,11 @@ def test_a_certificate_file_that_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("environ", "ours", "signal", "status", "detail", "remedy"),
+    ("environ", "ours", "status", "detail", "remedy"),
     [
         (
             {ENDPOINT: "http://127.0.0.1:4317", PROTOCOL: "http/protobuf"},
             True,
-            "traces",
             "fail",
             "http/protobuf on port 4317, which is usually grpc",
             f"{PROTOCOL}=grpc, or port 4318",
@@ -286,31 +303,20 @@ def test_a_certificate_file_that_is_missing():
         (
             {ENDPOINT: "http://127.0.0.1:4318", PROTOCOL: "grpc"},
             True,
-            "traces",
             "fail",
             "grpc on port 4318, which is usually http/protobuf",
             f"{PROTOCOL}=http/protobuf, or port 4317",
         ),
         (
-            {ENDPOINT: "http://127.0.0.1:1/v1/traces"},
-            True,
-            "metrics",
-            "warn",
-            "the full URL of another signal: metrics go nowhere",
-            f"cut the path off {ENDPOINT}, or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-        ),
-        (
-            {ENDPOINT: "http://127.0.0.1:1/v1/traces", PROTOCOL: "http/protobuf"},
+            {**OTLP, ENDPOINT: "http://127.0.0.1:1/v1/traces", PROTOCOL: "http/protobuf"},
             False,
-            "traces",
             "fail",
             "the base address already was the full URL of a signal",
             f"cut the path off {ENDPOINT}",
         ),
         (
-            {ENDPOINT: "localhost:4318"},
-            True,
-            "traces",
+            {**OTLP, ENDPOINT: "localhost:4318", PROTOCOL: "http/protobuf"},
+            False,
             "fail",
             "has no scheme",
             f"{ENDPOINT}=http://localhost:4318",
@@ -318,47 +324,42 @@ def test_a_certificate_file_that_is_missing():
         (
             {ENDPOINT: "127.0.0.1:1", PROTOCOL: "grpc"},
             True,
-            "traces",
             "fail",
             "without a scheme gRPC uses TLS",
             f"{ENDPOINT}=http://127.0.0.1:1",
         ),
         (
-            {ENDPOINT: "'http://127.0.0.1:1'", PROTOCOL: "http/protobuf"},
+            {**OTLP, ENDPOINT: "'http://127.0.0.1:1'", PROTOCOL: "http/protobuf"},
             False,
-            "traces",
             "fail",
             "quotes or blanks are part of the address",
             f"take them out of {ENDPOINT}",
         ),
         (
-            {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
-            True,
-            "traces",
+            {**OTLP, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            False,
             "fail",
             "protocol http/json is not supported",
             f"{PROTOCOL}=http/protobuf",
         ),
         (
-            {"OTEL_TRACES_EXPORTER": "consle"},
+            {"OTEL_TRACES_EXPORTER": "konsole"},
             True,
-            "traces",
             "fail",
-            "no exporter is called consle",
+            "no exporter is called konsole",
             "OTEL_TRACES_EXPORTER=console",
         ),
         (
             {"OTEL_TRACES_EXPORTER": "zipkin"},
             True,
-            "traces",
             "fail",
             "no exporter is called zipkin",
             "OTEL_TRACES_EXPORTER=otlp",
         ),
     ],
 )
-def test_common_mistakes_are_recognised(environ, ours, signal, status, detail, remedy):  # noqa: PLR0917
-    check = probe(environ, signal, ours=ours)
+def test_common_mistakes_are_recognised(environ, ours, status, detail, remedy):
+    check = probe(environ, ours=ours)
     assert (check.status, check.remedy) == (status, remedy)
     assert detail in check.detail
 
@@ -376,8 +377,8 @@ def test_files_go_to_a_folder_that_can_be_written_to(tmp_path):
 
 def test_only_when_every_signal_goes_nowhere_is_that_a_failure():
     def verdict(environ: dict[str, str]) -> list[str]:
-        plans = plan_signals(resolve(environ)[0], environ, ours=True)
-        return [check.status for check in nothing_leaves(plans)]
+        checks = nothing_leaves(plans_of(environ, ours=True), "LLAMATELEMETRY_EXPORTER")
+        return [check.status for check in checks]
 
     assert verdict({"LLAMATELEMETRY_EXPORTER": "none"}) == ["fail"]
     assert verdict({"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}) == []

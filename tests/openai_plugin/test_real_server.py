@@ -92,7 +92,8 @@ async def test_tokens_equal_the_servers_own_counters(
     after = llama_server.metrics()
     moved = {name: after[name] - before[name] for name in after}
     cached = sum(
-        span.attributes.get("gen_ai.usage.cache_read.input_tokens", 0) for span in instrumented.calls()
+        span.attributes.get("gen_ai.usage.cache_read.input_tokens", 0)
+        for span in instrumented.calls()
     )
     assert len(instrumented.calls()) == 16
     assert instrumented.tokens("output") == moved["tokens_predicted_total"] > 0
@@ -101,7 +102,9 @@ async def test_tokens_equal_the_servers_own_counters(
         instrumented.tokens("input")
         == moved["prompt_tokens_total"] + moved["prompt_tokens_cached_total"]
     )
-    assert {span.attributes["gen_ai.provider.name"] for span in instrumented.calls()} == {"llama_cpp"}
+    assert {span.attributes["gen_ai.provider.name"] for span in instrumented.calls()} == {
+        "llama_cpp"
+    }
 
 
 async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
@@ -125,7 +128,9 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
         assert phases_s(span) == pytest.approx(duration_s(span), rel=0.05, abs=0.005)
     queues = sorted(span.attributes["llamatelemetry.queue_duration"] for span in calls)
     # Two found a free slot; the others waited for at least one whole call before them.
-    shortest = min(duration_s(span) - span.attributes["llamatelemetry.queue_duration"] for span in calls)
+    shortest = min(
+        duration_s(span) - span.attributes["llamatelemetry.queue_duration"] for span in calls
+    )
     assert queues[SLOTS] > 0.8 * shortest > queues[0]
 
 
@@ -158,7 +163,9 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
         assert began == pytest.approx(ended[-SLOTS], abs=0.06)
 
 
-def test_the_queue_counts_from_the_last_attempt(instrumented: Recorder, llama_server: LlamaServer) -> None:
+def test_the_queue_counts_from_the_last_attempt(
+    instrumented: Recorder, llama_server: LlamaServer
+) -> None:
     """Two attempts fail and are waited for; the server never knew, and was idle."""
     failures = [replies.error_reply(503), replies.error_reply(503)]
     transport = replies.http.HTTPTransport()

@@ -56,8 +56,8 @@ def _with_path(base_url: str | None) -> str | None:
     return base_url if parts.path.strip("/") else f"{base_url.rstrip('/')}/v1"
 
 
-@app.command(epilog="Example: llamatelemetry demo --output demo-output")
-def demo(
+@app.command("demo", epilog="Example: llamatelemetry demo --output demo-output")
+def demo_command(
     output: Annotated[
         Path, typer.Option(file_okay=False, help="Where the recorded telemetry goes.")
     ] = Path("demo-output"),
@@ -80,8 +80,8 @@ def demo(
     raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
 
 
-@app.command(epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
-def doctor(
+@app.command("doctor", epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
+def doctor_command(
     server: Annotated[
         str | None, typer.Option(help="An inference server that should be reachable, too.")
     ] = None,

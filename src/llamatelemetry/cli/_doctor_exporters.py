@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
@@ -19,10 +21,9 @@ from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig
 SECTION = "Exporter"
 
 GRPC, HTTP = "grpc", "http/protobuf"
-_FIXED_PROTOCOL = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
+_PROTOCOL_OF = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 _DEFAULT_ENDPOINT = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
 _USUAL_PORT = {GRPC: 4317, HTTP: 4318}
-_FILE_NAMES = ("file", "llamatelemetry_file")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SignalPlan:
     name: str = ""
     protocol: str = ""
     endpoint: str = ""
-    """As the exporter gets it: for HTTP the full URL; empty when the signal goes nowhere."""
+    """As the exporter gets it: for HTTP the full URL."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     insecure: bool = False
     certificate: str | None = None
@@ -51,67 +52,71 @@ class SignalPlan:
     def shown(self) -> str:
         """Exporter and address in one phrase, fit to be printed."""
         if self.kind == "otlp":
-            return f"{self.protocol} to {without_userinfo(self.endpoint) or 'nowhere'}"
+            return f"{self.protocol} to {without_userinfo(self.endpoint)}"
         return f"{self.kind} ({self.path})" if self.kind == "file" else self.name or self.kind
 
 
-def plan_signals(
-    config: LlamaTelemetryConfig, environ: Mapping[str, str], *, ours: bool, default: str = "otlp"
-) -> list[SignalPlan]:
-    """Every exporter of every signal; `ours`: our distro is in charge, not another one.
+def our_plans(
+    config: LlamaTelemetryConfig, environ: Mapping[str, str]
+) -> tuple[list[SignalPlan], list[Check]]:
+    """What our configurator would set up, by its own plan, and what it would warn about."""
+    # Inside: a plugin alone has neither our distro nor the SDK that it needs.
+    from llamatelemetry.distro import plan_exports
 
-    Another distro knows nothing of our variables, and of a base URL that is really the full
-    URL of one signal it makes ``/v1/traces/v1/traces``. `default` is its exporter when no
-    variable names one: ``otlp`` for opentelemetry-distro, ``none`` for the bare SDK.
+    export = plan_exports(config, environ)
+    plans: list[SignalPlan] = []
+    for signal in SIGNALS:
+        named = export.signals[signal].exporters
+        plans += [_plan(signal, name, environ, arguments) for name, arguments in named.items()]
+        if not named:
+            plans.append(SignalPlan(signal, "none"))
+    return plans, [Check(SECTION, "warn", "all", warning) for warning in export.warnings]
+
+
+def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
+    """What the SDK sets up by itself. It knows nothing of our variables.
+
+    Of a base URL that is really the full URL of one signal it makes ``/v1/traces/v1/traces``.
     """
     plans: list[SignalPlan] = []
     for signal in SIGNALS:
-        names = config.exporters()[signal] if ours else _sdk_names(signal, environ, default)
-        if ours and signal == "metrics" and not config.enable_metrics:
-            names = ()
-        plans += [_plan(signal, name, config, environ, ours) for name in names]
-        if not names:
+        names = [
+            name.strip() for name in environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").split(",")
+        ]
+        named = [name for name in names if name and name.lower() != "none"]
+        plans += [_plan(signal, name, environ, {}) for name in named]
+        if not named:
             plans.append(SignalPlan(signal, "none"))
     return plans
 
 
-def _sdk_names(signal: str, environ: Mapping[str, str], default: str) -> tuple[str, ...]:
-    """The SDK's own reading of its variable."""
-    text = environ.get(f"OTEL_{signal.upper()}_EXPORTER", default)
-    names = [name.strip() for name in text.split(",")]
-    return tuple(name for name in names if name and name.lower() != "none")
-
-
 def _plan(
-    signal: str, name: str, config: LlamaTelemetryConfig, environ: Mapping[str, str], ours: bool
+    signal: str, name: str, environ: Mapping[str, str], arguments: Mapping[str, Any]
 ) -> SignalPlan:
-    if name == "otlp" or name in _FIXED_PROTOCOL:
-        return _otlp_plan(signal, name, config, environ, ours)
+    """One exporter by the name of its entry point; `arguments` win over the environment."""
+    own = _Variables(signal, environ)
+    if name == "otlp" or name in _PROTOCOL_OF:
+        protocol = _PROTOCOL_OF.get(name) or (own.either("PROTOCOL") or GRPC).strip()
+        return _otlp_plan(own, name, protocol, arguments)
     if name == "console":
         return SignalPlan(signal, "console", name)
-    if name in _FILE_NAMES and (ours or name != "file"):
-        return SignalPlan(signal, "file", name, path=config.export_path)
+    if name == "llamatelemetry_file":
+        return SignalPlan(signal, "file", name, path=str(arguments.get("path") or "."))
     return SignalPlan(signal, "other", name)
 
 
 def _otlp_plan(
-    signal: str, name: str, config: LlamaTelemetryConfig, environ: Mapping[str, str], ours: bool
+    own: _Variables, name: str, protocol: str, arguments: Mapping[str, Any]
 ) -> SignalPlan:
-    own = _Variables(signal, environ)
-    general = config.otlp_protocol if ours else environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or GRPC
-    protocol = _FIXED_PROTOCOL.get(name) or own.get("PROTOCOL") or general
-    base = config.otlp_endpoint if ours else environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    endpoint = own.get("ENDPOINT") or _signal_address(signal, protocol, base, ours)
-    if own.get("HEADERS") or not ours:
-        text = own.get("HEADERS") or environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
-        headers = parse_env_headers(text, liberal=True)
-    else:
-        headers = dict(config.otlp_headers or {})
+    endpoint = str(arguments.get("endpoint") or own.get("ENDPOINT") or own.address(protocol))
+    headers: Mapping[str, str] | None = arguments.get("headers")
+    if headers is None:
+        headers = parse_env_headers(own.either("HEADERS") or "", liberal=True)
     return SignalPlan(
-        signal,
+        own.signal,
         "otlp",
         name,
-        protocol=protocol.strip(),
+        protocol=protocol,
         endpoint=endpoint,
         headers=headers,
         insecure=_insecure(endpoint, own.either("INSECURE")),
@@ -134,6 +139,13 @@ class _Variables:
     def either(self, name: str) -> str | None:
         return self.get(name) or self.environ.get(f"OTEL_EXPORTER_OTLP_{name}") or None
 
+    def address(self, protocol: str) -> str:
+        """The general endpoint as the SDK's exporter reads it."""
+        base = self.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or _DEFAULT_ENDPOINT.get(
+            protocol, ""
+        )
+        return base if protocol == GRPC else f"{base.removesuffix('/')}/v1/{self.signal}"
+
 
 def _insecure(endpoint: str, asked: str | None) -> bool:
     """The gRPC exporter's rule: ``https`` is TLS, then the variable, then ``http`` is not."""
@@ -141,23 +153,6 @@ def _insecure(endpoint: str, asked: str | None) -> bool:
     if scheme == "https":
         return False
     return is_true(asked) if asked is not None else scheme == "http"
-
-
-def _signal_address(signal: str, protocol: str, base: str | None, ours: bool) -> str:
-    if not base:
-        base = _DEFAULT_ENDPOINT.get(protocol.strip(), "")
-    if protocol.strip() != HTTP:
-        return base
-    served = signal_of_path(base)
-    if ours and served:
-        return base if served == signal else ""
-    return f"{base.removesuffix('/')}/v1/{signal}"
-
-
-def signal_of_path(url: str) -> str:
-    """``traces`` of ``http://host/v1/traces``: the signal whose full URL this is, or nothing."""
-    path = urlsplit(url).path.rstrip("/")
-    return next((signal for signal in SIGNALS if path.endswith(f"/v1/{signal}")), "")
 
 
 def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
@@ -174,10 +169,6 @@ def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
 
 def _mistake_in_address(plan: SignalPlan) -> Check | None:
     signal, address, variable = plan.signal, plan.endpoint, "OTEL_EXPORTER_OTLP_ENDPOINT"
-    if not address:
-        detail = f"{variable} is the full URL of another signal: {signal} go nowhere"
-        remedy = f"cut the path off {variable}, or set OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
-        return Check(SECTION, "warn", signal, detail, remedy)
     if set(address) & set("\"' \t"):
         detail = f"quotes or blanks are part of the address {plan.shown}"
         return Check(SECTION, "fail", signal, detail, f"take them out of {variable}")
@@ -187,12 +178,18 @@ def _mistake_in_address(plan: SignalPlan) -> Check | None:
     return None
 
 
-def nothing_leaves(plans: Sequence[SignalPlan]) -> list[Check]:
+def nothing_leaves(plans: Sequence[SignalPlan], variable: str) -> list[Check]:
     """The failure that no single signal shows: every one of them is exported nowhere."""
     if any(plan.kind != "none" for plan in plans):
         return []
     detail = "no signal is exported: telemetry is made and thrown away"
-    return [Check(SECTION, "fail", "all", detail, "LLAMATELEMETRY_EXPORTER=otlp")]
+    return [Check(SECTION, "fail", "all", detail, f"{variable}=otlp")]
+
+
+def unforeseeable(distro: EntryPoint | None) -> Check:
+    """A distro that is not known here may choose exporters where no variable names one."""
+    detail = f"{distro.name if distro else 'the distro'} may choose exporters of its own, not tried"
+    return Check(SECTION, "warn", "all", detail, "OTEL_TRACES_EXPORTER=otlp leaves no doubt")
 
 
 def declarative_checks(environ: Mapping[str, str]) -> list[Check]:

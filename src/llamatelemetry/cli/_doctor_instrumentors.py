@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.environment_variables import (
 )
 
 from llamatelemetry.cli._doctor_check import Check, Status
-from llamatelemetry.cli._doctor_loading import describe
+from llamatelemetry.cli._doctor_loading import described
 
 SECTION = "Instrumentors"
 
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def judge(
-    entry_points: Sequence[EntryPoint], environ: Mapping[str, str], arbitrate: Arbitrate
+    entry_points: Sequence[EntryPoint], environ: Mapping[str, str], arbitrate: Arbitrate | None
 ) -> list[Verdict]:
     """A verdict on each entry point, in loading order, before anything is imported."""
     disabled = environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")
@@ -71,7 +71,7 @@ def instrumentor_checks(verdicts: Sequence[Verdict]) -> list[Check]:
     return checks
 
 
-def _judge_one(entry_point: EntryPoint, disabled: set[str], arbitrate: Arbitrate) -> Verdict:
+def _judge_one(entry_point: EntryPoint, disabled: set[str], arbitrate: Arbitrate | None) -> Verdict:
     if "*" in disabled or entry_point.name in disabled:
         reason = f"skipped: disabled by {OTEL_PYTHON_DISABLED_INSTRUMENTATIONS}"
         remedy = f"take {'*' if '*' in disabled else entry_point.name} out of that variable"
@@ -79,7 +79,7 @@ def _judge_one(entry_point: EntryPoint, disabled: set[str], arbitrate: Arbitrate
     conflict = _conflict(entry_point)
     if conflict is not None:
         return conflict
-    skipped = arbitrate(entry_point)
+    skipped = arbitrate(entry_point) if arbitrate else None
     if skipped is not None:
         return Verdict(entry_point, False, "info", f"skipped: {skipped}")
     return Verdict(entry_point, True, "ok", "would load")
@@ -103,7 +103,7 @@ def _conflict(entry_point: EntryPoint) -> Verdict | None:
 
 def _as_check(verdict: Verdict, names: Counter[str]) -> Check:
     entry_point = verdict.entry_point
-    title = describe(entry_point) if names[entry_point.name] > 1 else entry_point.name
+    title = described(entry_point) if names[entry_point.name] > 1 else entry_point.name
     return Check(SECTION, verdict.status, title, verdict.reason, verdict.remedy)
 
 

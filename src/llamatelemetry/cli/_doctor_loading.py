@@ -26,6 +26,13 @@ from llamatelemetry.cli._doctor_check import Check, is_true, nearest
 SECTION = "Distro"
 OURS = "llamatelemetry"
 INSTALL = "pip install llamatelemetry"
+_SET_BY_DISTRO = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_METRICS_EXPORTER": "otlp",
+    "OTEL_LOGS_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+}
+"""What opentelemetry-distro sets where nothing is set."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,23 @@ class Loading:
         return self.distro is not None and self.distro.name == OURS
 
     @property
-    def default_exporter(self) -> str:
-        """What the distro exports to when no variable says it; the SDK alone exports nothing."""
-        return "none" if self.distro is None else "otlp"
+    def configurator_is_ours(self) -> bool:
+        """Whether our configurator sets up the SDK, and our rules for exporters hold."""
+        return self.configurator is not None and self.configurator.name == OURS
+
+    @property
+    def exporters_are_foreseeable(self) -> bool:
+        """Not when a distro that is not known here may choose others than the variables say."""
+        known = self.distro is None or self.distro_is_ours or self._distro_is_opentelemetry
+        return known or self.configurator_is_ours
+
+    @property
+    def _distro_is_opentelemetry(self) -> bool:
+        return self.distro is not None and self.distro.module == "opentelemetry.distro"
+
+    def environ_after(self, environ: Mapping[str, str]) -> Mapping[str, str]:
+        """The environment as the configurator finds it, after the distro has had its turn."""
+        return {**_SET_BY_DISTRO, **environ} if self._distro_is_opentelemetry else environ
 
 
 def installed_entry_points(group: str) -> list[EntryPoint]:
@@ -80,7 +101,7 @@ def import_checks(entry_points: Sequence[EntryPoint], problems: Mapping[str, str
         Check(
             SECTION,
             "fail",
-            describe(each),
+            described(each),
             f"cannot be imported: {problems[each.value]}",
             f"reinstall {each.dist.name}" if each.dist else "",
         )
@@ -89,7 +110,7 @@ def import_checks(entry_points: Sequence[EntryPoint], problems: Mapping[str, str
     ]
 
 
-def describe(entry_point: EntryPoint) -> str:
+def described(entry_point: EntryPoint) -> str:
     """``name (distribution version)``: several distributions use one and the same name."""
     found = entry_point.dist
     origin = f"{found.name} {found.version}" if found else entry_point.value
@@ -127,7 +148,7 @@ def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | 
 
 
 def _named_distro(distros: Sequence[EntryPoint], chosen: EntryPoint) -> Check:
-    detail = f"{describe(chosen)}, named by {OTEL_PYTHON_DISTRO}"
+    detail = f"{described(chosen)}, named by {OTEL_PYTHON_DISTRO}"
     others = [each for each in distros if each is not chosen]
     if others:
         detail += f"; also installed: {_listed(others)}"
@@ -138,7 +159,7 @@ def _named_distro(distros: Sequence[EntryPoint], chosen: EntryPoint) -> Check:
 
 
 def _only_distro(chosen: EntryPoint) -> Check:
-    detail = f"{describe(chosen)}, the only one installed"
+    detail = f"{described(chosen)}, the only one installed"
     if chosen.name == OURS:
         return Check(SECTION, "ok", "distro", detail)
     return Check(SECTION, "info", "distro", detail, f"{INSTALL} for llamatelemetry's own distro")
@@ -164,7 +185,7 @@ def _configurator_check(
         return _unknown_name(OTEL_PYTHON_CONFIGURATOR, named, configurators)
     if chosen is None:
         return Check(SECTION, "fail", title, "none is installed: nothing sets up the SDK", INSTALL)
-    detail = describe(chosen)
+    detail = described(chosen)
     if chosen.name == OURS or not any(each.name == OURS for each in configurators):
         why = _why_configurator(configurators, loading, named)
         return Check(SECTION, "ok", title, f"{detail}, {why}")
@@ -200,4 +221,4 @@ def _unknown_name(variable: str, named: str, entry_points: Sequence[EntryPoint])
 
 
 def _listed(entry_points: Sequence[EntryPoint]) -> str:
-    return ", ".join(describe(each) for each in entry_points)
+    return ", ".join(described(each) for each in entry_points)

@@ -99,8 +99,8 @@ def _span(span: Mapping[str, Any]) -> SpanRecord:
     return SpanRecord(
         name=str(span.get("name", "")),
         kind=int(span.get("kind", 0)),
-        start_ns=int(span["startTimeUnixNano"]),
-        end_ns=int(span["endTimeUnixNano"]),
+        start_ns=int(span.get("startTimeUnixNano", 0)),
+        end_ns=int(span.get("endTimeUnixNano", 0)),
         attributes=_attributes(span),
         failed=span.get("status", {}).get("code") == _STATUS_ERROR,
     )

@@ -125,7 +125,8 @@ def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
             label,
             _whole(total.count),
             _quantity(total.mean, total.unit),
-            _quantity(total.total, total.unit),
+            # Seconds of several calls, some at once, add up to nothing that anybody waited.
+            "" if total.unit == "s" else _quantity(total.total, total.unit),
         )
     console.print()
     console.print(table)

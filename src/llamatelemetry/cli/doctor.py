@@ -48,6 +48,7 @@ def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Chec
     distros = loading.installed_entry_points("opentelemetry_distro")
     configurators = loading.installed_entry_points("opentelemetry_configurator")
     chosen = loading.what_loads(distros, configurators, environ)
+    environ = chosen.environ_after(environ)
     config, warnings = resolve(environ)
     imported, instrumented, *others = run_side_by_side(
         [
@@ -84,38 +85,66 @@ def _instrumentors(
     environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
 ) -> list[Check]:
     found = loading.installed_entry_points("opentelemetry_instrumentor")
-    verdicts = instrumentors.judge(found, environ, _arbitration(found, environ, config, chosen))
-    loads = [verdict.entry_point.value for verdict in verdicts if verdict.loads]
-    problems = import_problems(loads, DEADLINE_S - 0.5)
+
+    def judge(broken: frozenset[str]) -> list[instrumentors.Verdict]:
+        arbitrate = partial(_skipped, found, environ, config.instrumentors, broken)
+        return instrumentors.judge(found, environ, arbitrate if chosen.distro_is_ours else None)
+
+    verdicts = judge(frozenset())
+    loads = [verdict.entry_point for verdict in verdicts if verdict.loads]
+    problems = import_problems([each.value for each in loads], DEADLINE_S - 0.5)
+    if problems:  # our distro falls back on the one that it would have skipped
+        verdicts = judge(frozenset(each.name for each in loads if each.value in problems))
     return instrumentors.instrumentor_checks(instrumentors.with_imports(verdicts, problems))
 
 
-def _arbitration(
-    found: Sequence[EntryPoint],
+def _skipped(
+    installed: Sequence[EntryPoint],
     environ: Mapping[str, str],
-    config: LlamaTelemetryConfig,
-    chosen: loading.Loading,
-) -> instrumentors.Arbitrate:
-    """The one place that asks our distro what it would do with rival instrumentors."""
-    return lambda entry_point: None
+    mode: str,
+    broken: frozenset[str],
+    entry_point: EntryPoint,
+) -> str | None:
+    """Why our distro would skip an instrumentor, in its own words; None when it loads it."""
+    # Inside: a plugin alone has neither our distro nor the SDK that it needs.
+    from llamatelemetry.distro import skip_message, stand_in
+
+    instead = stand_in(entry_point, installed, mode, environ, broken)
+    return None if instead is None else skip_message(entry_point, instead)
 
 
 def _exporter_jobs(
     environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
 ) -> list[Job]:
-    declared = exporters.declarative_checks(environ)
-    if declared:
-        return [Job(exporters.SECTION, "OTEL_CONFIG_FILE", lambda: declared)]
-    plans = exporters.plan_signals(
-        config, environ, ours=chosen.distro_is_ours, default=chosen.default_exporter
-    )
+    plans, said = _exporter_plans(environ, config, chosen)
     return [
         *(
             Job(exporters.SECTION, plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
             for plan in plans
         ),
-        Job(exporters.SECTION, "all", lambda: exporters.nothing_leaves(plans)),
+        Job(exporters.SECTION, "all", lambda: said),
     ]
+
+
+def _exporter_plans(
+    environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
+) -> tuple[list[exporters.SignalPlan], list[Check]]:
+    """What is to be tried, and what can be said without."""
+    declared = exporters.declarative_checks(environ)
+    if declared:
+        return [], declared
+    if chosen.configurator is None:
+        return [], [Check(exporters.SECTION, "info", "all", "not tried: nothing sets them up")]
+    if not chosen.configurator_is_ours:
+        plans = exporters.sdk_plans(environ)
+        if chosen.exporters_are_foreseeable:
+            return plans, exporters.nothing_leaves(plans, "OTEL_TRACES_EXPORTER")
+        return plans, [exporters.unforeseeable(chosen.distro)]
+    try:
+        plans, warnings = exporters.our_plans(config, environ)
+    except ImportError:  # the section above says which module is missing
+        return [], [Check(exporters.SECTION, "warn", "all", "not tried: our distro is broken")]
+    return plans, [*warnings, *exporters.nothing_leaves(plans, "LLAMATELEMETRY_EXPORTER")]
 
 
 def _server_jobs(server: str | None) -> list[Job]:

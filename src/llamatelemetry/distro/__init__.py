@@ -9,10 +9,17 @@ from __future__ import annotations
 from ._configurator import LlamaTelemetryConfigurator, set_log_level
 from ._distro import LlamaTelemetryDistro
 from ._export_plan import ExportPlan, SignalExport, plan_exports
-from ._instrumentors import installed_instrumentors, instrumentors, skip_message, stand_in
+from ._instrumentors import (
+    INSTRUMENTOR_OPTIONS,
+    installed_instrumentors,
+    instrumentors,
+    skip_message,
+    stand_in,
+)
 from ._setup import Setup
 
 __all__ = [
+    "INSTRUMENTOR_OPTIONS",
     "ExportPlan",
     "LlamaTelemetryConfigurator",
     "LlamaTelemetryDistro",

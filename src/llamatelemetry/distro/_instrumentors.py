@@ -33,6 +33,19 @@ RIVALS: Mapping[str, frozenset[str]] = {
 }
 """Entry points of ours to the names under which others instrument the same library."""
 
+INSTRUMENTOR_OPTIONS = (
+    "phase_spans",
+    "capture_content",
+    "content_max_chars",
+    "strict_operation_names",
+    "metric_names",
+    "provider_name",
+    "propagate",
+    "llamacpp_allow",
+    "llamacpp_deny",
+)
+"""Options that our instrumentors read, when they are loaded."""
+
 _OUR_PREFIX = "llamatelemetry_"
 _logger = logging.getLogger("llamatelemetry.distro")
 
@@ -192,11 +205,23 @@ class Instrumentors:
     def _instrumented(self, entry_point: EntryPoint, options: Mapping[str, Any]) -> Any:
         instrumentor = entry_point.load()()
         if getattr(instrumentor, "is_instrumented_by_opentelemetry", False):
-            # By the declarative file, which we undo, or by the application, which we do not.
-            return instrumentor if entry_point.name in self._declared else _OTHERS
+            if entry_point.name in self._declared:
+                return instrumentor
+            if is_ours(entry_point):
+                self._warn_of_unused(entry_point)
+            return _OTHERS
         ours = {"config": self.config} if is_ours(entry_point) else {}
         instrumentor.instrument(**options, **ours)
         return instrumentor
+
+    def _warn_of_unused(self, entry_point: EntryPoint) -> None:
+        given = {name: self.config.given(name) for name in INSTRUMENTOR_OPTIONS}
+        # From the environment it has them already.
+        in_code = [n for n, g in given.items() if g and g.origin in ("argument", "config")]
+        if in_code:
+            _logger.warning(
+                "%s was active before: not used by it: %s", entry_point.name, ", ".join(in_code)
+            )
 
     def _uninstrument(self, instrumentor: Any) -> None:
         try:
@@ -207,6 +232,6 @@ class Instrumentors:
 
 
 _OTHERS = object()
-"""An instrumentor that is active by somebody else's doing, who may undo it."""
+"""An instrumentor that is active by somebody else's doing, who alone may undo it."""
 
 instrumentors = Instrumentors()

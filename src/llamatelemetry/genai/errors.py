@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.fields import integer, mapping
 
@@ -32,18 +32,26 @@ def describe_error(error: BaseException) -> ErrorInfo:
     message, a validation error or the application's own exception may quote a prompt.
     """
     name = _qualified_name(type(error))
-    status = integer(getattr(error, "status_code", None))
+    status = integer(_attribute(error, "status_code"))
     code = _server_code(error)
     if status is not None:
-        kind = code or str(status)
+        # A good status is not what went wrong: openai's APIResponseValidationError has one.
+        kind = code or (str(status) if status >= 400 else name)
         return ErrorInfo(kind, f"{name}: HTTP {status}" + (f" {code}" if code else ""), status)
     if code is not None:
         return ErrorInfo(code, f"{name}: {code}")
     return ErrorInfo(name, _connection_text(error) or name)
 
 
+def _attribute(error: BaseException, name: str) -> Any:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # a property of somebody's exception class
+        return None
+
+
 def _server_code(error: BaseException) -> str | None:
-    body = mapping(getattr(error, "body", None))
+    body = mapping(_attribute(error, "body"))
     source = mapping(body.get("error")) or body
     for field in ("code", "type"):
         value = source.get(field)
@@ -54,13 +62,17 @@ def _server_code(error: BaseException) -> str | None:
 
 def _connection_text(error: BaseException) -> str | None:
     """``openai.APIConnectionError: Connection error. (httpx2.ConnectError: Connection refused)``."""
-    if not any(_speaks_of_connection(link) for link in _causes(error)):
+    first, *causes = _causes(error)
+    speaking = [cause for cause in causes if _connection_words(cause) is not None]
+    if _connection_words(first) is None and not speaking:
         return None
-    told = [f"{_qualified_name(type(error))}: {error}"]
-    cause = error.__cause__
-    if cause is not None and _speaks_of_connection(cause):
-        told.append(f"({_qualified_name(type(cause))}: {cause})")
-    return " ".join(told)[:_MESSAGE_LIMIT]
+    told = [_told(link) for link in (first, *(speaking or causes)[:1])]
+    return " ".join([told[0], *(f"({cause})" for cause in told[1:])])[:_MESSAGE_LIMIT]
+
+
+def _told(error: BaseException) -> str:
+    name, words = _qualified_name(type(error)), _connection_words(error)
+    return f"{name}: {words}" if words else name
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -72,23 +84,21 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-_CONNECTION_MODULES = ("httpx", "httpcore", "requests", "urllib3", "openai")
-_CONNECTION_NAMES = (
-    "ConnectionError",
-    "ConnectError",
-    "ConnectTimeout",
-    "TimeoutError",
-    "APITimeoutError",
-)
+# Not requests and urllib3: their texts quote the URL, key in the query included. What they
+# were raised from says as much.
+_CONNECTION_PACKAGES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "openai"})
+_CONNECTION_NAMES = ("ConnectionError", "ConnectError", "Timeout", "TimeoutError")
 
 
-def _speaks_of_connection(error: BaseException) -> bool:
+def _connection_words(error: BaseException) -> str | None:
+    """What an error says of the connection, ``None`` when it may be about something else."""
     if isinstance(error, OSError):
-        return True
+        return error.strerror  # what the system said: no file name, no text of a program's own
     kind = type(error)
-    return kind.__module__.startswith(_CONNECTION_MODULES) and kind.__name__.endswith(
-        _CONNECTION_NAMES
-    )
+    package = kind.__module__.partition(".")[0]
+    if package in _CONNECTION_PACKAGES and kind.__name__.endswith(_CONNECTION_NAMES):
+        return str(error)
+    return None
 
 
 def _qualified_name(kind: type[BaseException]) -> str:

@@ -1,7 +1,9 @@
 """Reading single fields out of JSON, or out of objects that a client library made from JSON.
 
 Replies come from anywhere: each reader takes any value and gives one of the expected type or
-``None``, so that a server's odd answer is an absent attribute and not an error.
+``None``, so that a server's odd answer is an absent attribute and not an error. What OTLP
+cannot carry is odd too: an exporter would drop the attribute with an error in the log, or, in
+the name of a span, the whole batch.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|\.gguf$")
+_PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|\.gguf$", re.IGNORECASE)
+# Counts are added up and become sums in floating point: beyond this they are not exact.
+_LARGEST_COUNT = 2**53
+_LARGEST_INTEGER = 2**63 - 1
 
 
 def get(source: Any, name: str) -> Any:
@@ -36,25 +41,36 @@ def get(source: Any, name: str) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """Give a non-empty string, else ``None``."""
-    return value if isinstance(value, str) and value else None
+    """Give a non-empty string that UTF-8 can spell, else ``None``."""
+    if not isinstance(value, str) or not value:
+        return None
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+            return None
+    return value
 
 
 def count(value: Any) -> int | None:
-    """Give a whole number that is not negative, else ``None``."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Give a whole number that is not negative and is exact as a float, else ``None``."""
+    found = integer(value)
+    return found if found is not None and 0 <= found <= _LARGEST_COUNT else None
 
 
 def integer(value: Any) -> int | None:
-    """Give a whole number, else ``None``."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """Give a whole number of 64 bits, else ``None``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER else None
+    return None
 
 
 def number(value: Any) -> float | None:
     """Give a finite number as float, else ``None``."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    whole = integer(value)
+    return None if whole is None else float(whole)
 
 
 def items(value: Any) -> Sequence[Any]:

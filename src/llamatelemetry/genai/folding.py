@@ -20,26 +20,25 @@ _TOKEN_FIELDS = (
     "refusal",
     "function_call",
 )
+_HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 
 
 class ChunkFold:
     """The response that a stream's chunks add up to, so far."""
 
-    __slots__ = ("_finish_reasons", "_head", "timings", "usage")
+    __slots__ = ("_finish_reasons", "_head", "_is_named", "timings", "usage")
 
     def __init__(self) -> None:
-        self._head: Any = None
+        self._head: dict[str, Any] = {}
+        self._is_named = False
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
 
     def add(self, chunk: Any) -> bool:
         """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
-        if self._head is None:
-            self._head = {
-                name: get(chunk, name)
-                for name in ("id", "model", "service_tier", "system_fingerprint")
-            }
+        if not self._is_named:
+            self._read_head(chunk)
         usage = get(chunk, "usage")
         if usage is not None:
             self.usage = usage
@@ -56,15 +55,22 @@ class ChunkFold:
                 self._finish_reasons[key] = reason
         return carries_token
 
+    def _read_head(self, chunk: Any) -> None:
+        # Not the first chunk alone: Azure's holds filter results and has empty names.
+        for name in _HEAD_FIELDS:
+            if not self._head.get(name):
+                self._head[name] = get(chunk, name)
+        self._is_named = bool(self._head["id"] and self._head["model"])
+
     @property
     def model(self) -> Any:
-        """The model named by the first chunk, if any."""
-        return self._head["model"] if self._head is not None else None
+        """The model that the first chunk to name one has named, if any has."""
+        return self._head.get("model")
 
     def result(self) -> dict[str, Any]:
         """Give the response in the shape of a plain one, for `wire.read_response`."""
         return {
-            **(self._head or {}),
+            **self._head,
             "choices": [
                 {"finish_reason": self._finish_reasons[index]}
                 for index in sorted(self._finish_reasons)

@@ -64,7 +64,7 @@ class _Patch:
         self._enabled = False
         self._hooked = False
         self._module: ModuleType | None = None
-        self._link: Any = None  # our wrapper, while it is in the library
+        self._link: Any = None  # our wrapper, in the library while applied
         self._inherited = False
 
     def apply(self) -> None:
@@ -87,12 +87,10 @@ class _Patch:
         point = self._point
         try:
             owner, name, original = wrapt.resolve_path(module, point.path)
-            if self._link is not None and _is_linked(self._link, original):
+            if _is_linked(self._link, original):
                 return  # left in the chain by an earlier revert: `_enabled` has switched it on again
-            # wrapt takes a callable for `enabled`: the switch for a link that cannot be taken out.
-            self._link = wrapt.FunctionWrapper(
-                original, point.wrapper, enabled=lambda: self._enabled
-            )
+            if self._link is None or self._link.__wrapped__ is not original:
+                self._link = self._make_link(original)
             self._inherited = name not in vars(owner)
             setattr(owner, name, self._link)
         except Exception as error:
@@ -100,24 +98,34 @@ class _Patch:
             if not (point.optional and isinstance(error, AttributeError)):
                 guard.report(f"patching {point.module}.{point.path}", error)
 
+    def _make_link(self, original: Any) -> Any:
+        # wrapt takes a callable for `enabled`: the switch for a link that cannot be taken out.
+        # An older link may be hidden in somebody's closure: only the newest is ever on.
+        link: Any = wrapt.FunctionWrapper(
+            original, self._point.wrapper, enabled=lambda: self._enabled and self._link is link
+        )
+        return link
+
     def revert(self) -> None:
         self._enabled = False
         if self._link is None or self._module is None:
             return
-        owner, name, outermost = wrapt.resolve_path(self._module, self._point.path)
+        try:
+            owner, name, outermost = wrapt.resolve_path(self._module, self._point.path)
+        except AttributeError:
+            return  # somebody has removed the function, and our link with it
         if outermost is not self._link:
             return
         if self._inherited:
             delattr(owner, name)
         else:
             setattr(owner, name, self._link.__wrapped__)
-        self._link = None
 
 
 def _is_linked(link: Any, outermost: Any) -> bool:
     """Say whether ``link`` is somewhere in the chain of wrappers that starts at ``outermost``."""
     seen = 0
-    while outermost is not None and seen < 100:
+    while link is not None and outermost is not None and seen < 100:
         if outermost is link:
             return True
         outermost = getattr(outermost, "__wrapped__", None)

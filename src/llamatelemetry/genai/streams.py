@@ -46,10 +46,12 @@ class StreamWatch:
             call = self._call
             carries_token = self._fold.add(chunk)
             if self._last_ns:
+                if not self._attributes:
+                    # Not at the first chunk, which with some servers does not name the model.
+                    self._attributes = call.chunk_attributes(model_name(self._fold.model))
                 self._record_gap((now_ns - self._last_ns) / 1e9, self._attributes)
             else:
                 call.first_chunk_ns = now_ns
-                self._attributes = call.chunk_attributes(model_name(self._fold.model))
             if carries_token and call.first_token_ns is None:
                 call.first_token_ns = now_ns
             self._last_ns = now_ns

@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 
 
 def _stop_sequences(value: Any) -> tuple[str, ...] | None:
-    found = (
-        (value,)
-        if isinstance(value, str)
-        else tuple(item for item in items(value) if isinstance(item, str))
-    )
-    return found or None
+    given = (value,) if isinstance(value, str) else items(value)
+    return tuple(sequence for item in given if (sequence := text(item)) is not None) or None
 
 
 def _choice_count(value: Any) -> int | None:
@@ -47,7 +43,8 @@ def _requested_tier(value: Any) -> str | None:
 
 
 def _encoding_formats(value: Any) -> tuple[str, ...] | None:
-    return (value,) if isinstance(value, str) and value else None
+    encoding = text(value)
+    return None if encoding is None else (encoding,)
 
 
 _PARAMETERS: Mapping[str, tuple[str, Callable[[Any], AttributeValue | None]]] = {
@@ -128,6 +125,10 @@ def _read_usage(usage: Any, timings: EngineTimings | None) -> Usage:
     return read
 
 
+# Ten years: the end of a phase must still be a point in time that OTLP can carry.
+_LONGEST_MS = 10 * 365 * 86400 * 1000
+
+
 def read_timings(timings: Any) -> EngineTimings | None:
     """Read llama.cpp's ``timings``, or ``None`` when the object is not one."""
     if timings is None:
@@ -138,7 +139,7 @@ def read_timings(timings: Any) -> EngineTimings | None:
     decode_ms = number(get(timings, "predicted_ms"))
     if prompt_tokens is None or prefill_ms is None or predicted_tokens is None or decode_ms is None:
         return None
-    if prefill_ms < 0 or decode_ms < 0:
+    if not (0 <= prefill_ms <= _LONGEST_MS and 0 <= decode_ms <= _LONGEST_MS):
         return None
     return EngineTimings(
         prompt_tokens=prompt_tokens,

@@ -1,0 +1,154 @@
+"""Where each signal goes, as the contract's rows on exporters and endpoints have it."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamatelemetry.config import LlamaTelemetryConfig, effective_config
+from llamatelemetry.distro import plan_exports
+
+GRPC, HTTP = "otlp_proto_grpc", "otlp_proto_http"
+
+
+def plan(environ: dict[str, str] | None = None, **options):
+    environ = environ or {}
+    config = effective_config(options.pop("config", None), environ=environ, **options)
+    found = plan_exports(config, environ)
+    exporters = {signal: dict(export.exporters) for signal, export in found.signals.items()}
+    return exporters, list(found.warnings)
+
+
+def test_with_nothing_given_every_signal_goes_to_the_http_exporters_default():
+    assert plan() == ({signal: {HTTP: {}} for signal in ("traces", "metrics", "logs")}, [])
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "exporter", "traces_endpoint"),
+    [
+        ("http://collector:4317", GRPC, "http://collector:4317"),
+        ("collector:4317", GRPC, "collector:4317"),
+        ("http://collector:4318", HTTP, "http://collector:4318/v1/traces"),
+        ("http://collector:4318/", HTTP, "http://collector:4318/v1/traces"),
+        ("https://collector/otlp", HTTP, "https://collector/otlp/v1/traces"),
+        ("collector:4318", HTTP, "http://collector:4318/v1/traces"),
+        ("https://collector", HTTP, "https://collector/v1/traces"),
+    ],
+)
+@pytest.mark.parametrize("by", ["argument", "LLAMATELEMETRY_OTLP_ENDPOINT", "OTEL"])
+def test_the_port_of_the_endpoint_decides_on_the_protocol(endpoint, exporter, traces_endpoint, by):
+    variable = "OTEL_EXPORTER_OTLP_ENDPOINT" if by == "OTEL" else by
+    exporters, warnings = (
+        plan(otlp_endpoint=endpoint) if by == "argument" else plan({variable: endpoint})
+    )
+    assert exporters["traces"] == {exporter: {"endpoint": traces_endpoint}}
+    assert warnings == []
+
+
+def test_a_base_url_gets_the_path_of_each_signal():
+    exporters, _ = plan(otlp_endpoint="http://h:1")
+    assert {name: found[HTTP]["endpoint"] for name, found in exporters.items()} == {
+        "traces": "http://h:1/v1/traces",
+        "metrics": "http://h:1/v1/metrics",
+        "logs": "http://h:1/v1/logs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "exporter"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}, GRPC),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, {}, GRPC),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, {"otlp_protocol": "http/protobuf"}, HTTP),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            {"otlp_endpoint": "http://h:4317"},
+            HTTP,
+        ),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:4317"}, {}, GRPC),
+        ({"OTEL_TRACES_EXPORTER": "otlp_proto_grpc"}, {"otlp_endpoint": "http://h:4318"}, GRPC),
+    ],
+)
+def test_a_protocol_given_in_words_wins_over_the_port(environ, options, exporter):
+    assert list(plan(environ, **options)[0]["traces"]) == [exporter]
+
+
+def test_a_bad_protocol_of_one_signal_is_named_and_not_used():
+    exporters, warnings = plan({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"})
+    assert list(exporters["traces"]) == [HTTP]
+    (warning,) = warnings
+    assert warning == (
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL='http/json' is not accepted; "
+        "expected grpc or http/protobuf; it is not used"
+    )
+
+
+@pytest.mark.parametrize("variable", [None, "OTEL_EXPORTER_OTLP_ENDPOINT"])
+def test_a_full_signal_url_serves_that_signal_only_and_one_warning_names_the_others(variable):
+    url = "http://user:secret@h:4318/v1/traces"
+    exporters, warnings = plan({variable: url}) if variable else plan(otlp_endpoint=url)
+    assert exporters == {"traces": {HTTP: {"endpoint": url}}, "metrics": {}, "logs": {}}
+    (warning,) = warnings
+    assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT and OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" in warning
+    assert "secret" not in warning
+
+
+def test_the_other_signals_of_a_full_signal_url_go_to_their_own_endpoints():
+    exporters, (warning,) = plan(
+        {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://logs:1/in"},
+        otlp_endpoint="http://h:4318/v1/metrics/",
+    )
+    assert exporters == {
+        "traces": {},
+        "metrics": {HTTP: {"endpoint": "http://h:4318/v1/metrics/"}},
+        "logs": {HTTP: {"endpoint": "http://logs:1/in"}},
+    }
+    assert "traces are not exported" in warning
+    assert "LOGS_ENDPOINT" not in warning
+
+
+def test_an_endpoint_of_ours_wins_over_opentelemetrys_variable_of_one_signal():
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://own:1"}
+    assert plan(environ, otlp_endpoint="http://h:2")[0]["traces"] == {
+        HTTP: {"endpoint": "http://h:2/v1/traces"}
+    }
+    environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://h:2"
+    assert plan(environ)[0]["traces"] == {HTTP: {"endpoint": "http://own:1"}}
+
+
+def test_headers_given_in_code_reach_the_exporters_and_those_of_the_variable_are_left_to_them():
+    assert plan(otlp_headers={"Key": "v"})[0]["logs"] == {HTTP: {"headers": {"key": "v"}}}
+    assert plan({"OTEL_EXPORTER_OTLP_HEADERS": "key=v"})[0]["logs"] == {HTTP: {}}
+
+
+def test_each_exporter_name_becomes_its_entry_point():
+    def everywhere(exporters):
+        return {"traces": exporters, "metrics": exporters, "logs": exporters}
+
+    assert plan(exporter="none")[0] == everywhere({})
+    assert plan(exporter="console")[0] == everywhere({"console": {}})
+    file = {"llamatelemetry_file": {"path": "/x"}}
+    assert plan(exporter="file", export_path="/x")[0] == everywhere(file)
+    assert list(plan(exporter="otlp,console")[0]["traces"]) == [HTTP, "console"]
+
+
+def test_opentelemetrys_variables_choose_exporters_signal_by_signal():
+    environ = {"OTEL_TRACES_EXPORTER": "file", "OTEL_METRICS_EXPORTER": "prometheus,none"}
+    exporters, _ = plan(environ)
+    assert exporters == {
+        "traces": {"llamatelemetry_file": {"path": "./llamatelemetry-data"}},
+        "metrics": {"prometheus": {}},
+        "logs": {HTTP: {}},
+    }
+
+
+def test_without_metrics_there_is_no_exporter_of_metrics():
+    exporters, _ = plan(enable_metrics=False)
+    assert exporters == {"traces": {HTTP: {}}, "metrics": {}, "logs": {HTTP: {}}}
+
+
+def test_a_config_object_counts_as_given_in_code():
+    config = LlamaTelemetryConfig(otlp_endpoint="http://h:2", otlp_headers={"a": "b"})
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://own:1"}
+    assert plan(environ, config=config)[0]["traces"] == {
+        HTTP: {"endpoint": "http://h:2/v1/traces", "headers": {"a": "b"}}
+    }

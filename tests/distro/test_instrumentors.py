@@ -1,0 +1,243 @@
+"""Which instrumentor is loaded where several instrument the same library."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from llamatelemetry.config import effective_config
+from llamatelemetry.distro import (
+    LlamaTelemetryDistro,
+    installed_instrumentors,
+    instrumentors,
+    stand_in,
+)
+from llamatelemetry.genai import guard
+from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
+
+OURS, THEIRS = "llamatelemetry_openai", "openai"
+RIVAL = "opentelemetry-instrumentation-openai-v2"
+
+
+@pytest.fixture
+def folder(throwaway_path):  # noqa: F811 - the imported fixture
+    yield throwaway_path
+    instrumentors.uninstrument_all()
+
+
+def load(*names: str) -> None:
+    """What OpenTelemetry's loader does with the entry points of these names."""
+    for entry_point in installed_instrumentors():
+        if entry_point.name in names:
+            LlamaTelemetryDistro().load_instrumentor(entry_point, skip_dep_check=True)
+
+
+def calls(module: str) -> list:
+    return importlib.import_module(module).CALLS if module in sys.modules else []
+
+
+def ours_is_active() -> bool:
+    from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+
+    return OpenAIInstrumentor().is_instrumented_by_opentelemetry
+
+
+def prepare(mode: str, **declared: bool) -> None:
+    instrumentors.prepare(effective_config(instrumentors=mode), declared)
+
+
+class TestRivals:
+    @pytest.mark.parametrize(
+        ("mode", "ours", "theirs", "level"),
+        [
+            ("auto", True, False, logging.WARNING),
+            ("ours", True, False, logging.INFO),
+            ("theirs", False, True, logging.INFO),
+            ("all", True, True, None),
+        ],
+    )
+    @pytest.mark.parametrize("order", [(OURS, THEIRS), (THEIRS, OURS)])
+    def test_the_option_decides_in_whatever_order_they_are_found(
+        self, folder, caplog, *, mode, ours, theirs, level, order
+    ):
+        make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
+        prepare(mode)
+        caplog.set_level(logging.INFO, "llamatelemetry")
+        for name in order:
+            load(name)
+            load(name)  # a second time, as when init() follows the zero-code path
+        assert ours_is_active() is ours
+        assert calls("throwaway_rival") == ([("instrument", {})] if theirs else [])
+        skipped = [record for record in caplog.records if "is skipped" in record.message]
+        assert [record.levelno for record in skipped] == ([] if level is None else [level])
+        for record in skipped:
+            assert f"{THEIRS} ({RIVAL} 1.0)" in record.message
+            assert "LLAMATELEMETRY_INSTRUMENTORS=" in record.message
+            assert "=all loads both" in record.message
+
+    @pytest.mark.parametrize("disabled", [OURS, f"requests , {OURS}"])
+    def test_a_rival_is_loaded_when_ours_is_disabled(self, folder, monkeypatch, disabled):
+        make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
+        monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", disabled)
+        prepare("auto")
+        load(THEIRS)
+        assert calls("throwaway_rival") == [("instrument", {})]
+
+    def test_a_rival_is_loaded_when_the_configuration_file_disables_ours(self, folder):
+        make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
+        prepare("auto", **{OURS: False})
+        load(OURS, THEIRS)
+        assert not ours_is_active()
+        assert calls("throwaway_rival") == [("instrument", {})]
+
+    def test_a_rival_is_loaded_when_ours_fails(self, folder, monkeypatch, caplog):
+        make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
+        make_instrumentor(
+            folder, "broken", "llamatelemetry_broken", "throwaway_broken", body="raise OSError"
+        )
+        monkeypatch.setattr(
+            "llamatelemetry.distro._instrumentors.RIVALS",
+            {"llamatelemetry_broken": frozenset({THEIRS})},
+        )
+        guard.set_strict(False)
+        prepare("auto")
+        load(THEIRS, "llamatelemetry_broken")
+        assert calls("throwaway_rival") == [("instrument", {})]
+        assert "failed while loading the instrumentor llamatelemetry_broken" in caplog.text
+
+    def test_ours_is_loaded_when_theirs_could_not_be(self, folder):
+        make_instrumentor(
+            folder,
+            RIVAL,
+            THEIRS,
+            "throwaway_rival",
+            requires=['not-installed-anywhere >= 1; extra == "instruments"'],
+        )
+        prepare("theirs")
+        load(OURS)
+        assert ours_is_active()
+        assert calls("throwaway_rival") == []
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            ("llamatelemetry_openai", "openai"),
+            ("llamatelemetry_openai", "openai-v2"),
+            ("llamatelemetry_transformers", "transformers"),
+            ("llamatelemetry_llamacpp", "llama-cpp-python"),
+        ],
+    )
+    def test_the_names_of_rivals(self, ours, theirs):
+        group = "opentelemetry_instrumentor"
+        one, other = EntryPoint(ours, "a:b", group), EntryPoint(theirs, "c:d", group)
+        assert stand_in(other, [one, other], "auto", {}) == one
+        assert stand_in(one, [one, other], "auto", {}) is None
+        assert stand_in(one, [one, other], "theirs", {}) == other
+
+    def test_instrumentors_of_other_libraries_are_no_rivals(self):
+        group = "opentelemetry_instrumentor"
+        ours = EntryPoint("llamatelemetry_openai", "a:b", group)
+        for name in ("openai_agents", "httpx", "requests", "anthropic", "transformers"):
+            other = EntryPoint(name, "c:d", group)
+            assert stand_in(other, [ours, other], "auto", {}) is None
+
+
+class TestLoading:
+    def test_ours_get_the_configuration_in_force_and_others_do_not(self, folder):
+        make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
+        make_instrumentor(folder, "b", "b", "throwaway_b")
+        config = effective_config(provider_name="vllm")
+        instrumentors.prepare(config)
+        load("llamatelemetry_a", "b")
+        assert calls("throwaway_a") == [("instrument", {"config": config})]
+        assert calls("throwaway_b") == [("instrument", {})]
+
+    def test_without_a_configuration_the_environment_gives_it(self, folder, monkeypatch):
+        make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
+        monkeypatch.setenv("LLAMATELEMETRY_PROVIDER_NAME", "vllm")
+        load("llamatelemetry_a")
+        ((_, options),) = calls("throwaway_a")
+        assert options["config"].provider_name == "vllm"
+
+    @pytest.mark.parametrize(
+        ("body", "logged"),
+        [
+            ("raise RuntimeError('broken')", "Instrumentor bad (a 1.0) failed to load"),
+            ("import no_such_module_anywhere", ""),
+            ("raise ImportError('half installed')", "Instrumentor bad (a 1.0) failed to load"),
+        ],
+    )
+    def test_a_failure_is_logged_once_and_the_others_still_load(self, folder, caplog, body, logged):
+        make_instrumentor(folder, "a", "bad", "throwaway_bad", body=body)
+        make_instrumentor(folder, "b", "good", "throwaway_good")
+        prepare("auto")
+        load("bad", "good")
+        load("bad", "good")
+        assert calls("throwaway_good") == [("instrument", {})]
+        assert caplog.text.count("failed to load") == (1 if logged else 0)
+        assert logged in caplog.text
+
+    def test_undoing_takes_back_what_was_loaded_here_and_nothing_else(self, folder, caplog):
+        make_instrumentor(folder, "a", "by_us", "throwaway_by_us")
+        make_instrumentor(folder, "b", "by_the_application", "throwaway_other")
+        make_instrumentor(folder, "c", "by_the_file", "throwaway_file")
+        make_instrumentor(folder, "d", "off", "throwaway_off")
+        module = importlib.import_module
+        module("throwaway_other").Instrumentor().instrument()
+        module("throwaway_file").Instrumentor().instrument()
+        prepare("auto", by_the_file=True, off=False)
+        load("by_us", "by_the_application", "by_the_file", "off")
+        instrumentors.uninstrument_all()
+        assert calls("throwaway_by_us") == [("instrument", {}), ("uninstrument", {})]
+        assert calls("throwaway_other") == [("instrument", {})]
+        assert calls("throwaway_file") == [("instrument", {}), ("uninstrument", {})]
+        assert calls("throwaway_off") == []
+        assert caplog.records == []
+        instrumentors.uninstrument_all()
+        assert len(calls("throwaway_by_us")) == 2
+
+    def test_options_for_one_of_ours_that_was_active_before_are_named(self, folder, caplog):
+        make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
+        importlib.import_module("throwaway_a").Instrumentor().instrument()
+        environ = {"LLAMATELEMETRY_PROPAGATE": "off"}
+        config = effective_config(environ=environ, capture_content="span_only", service_name="x")
+        instrumentors.prepare(config)
+        load("llamatelemetry_a")
+        (warning,) = caplog.records
+        assert warning.message.endswith("not used by it: capture_content")
+
+    def test_one_that_cannot_be_undone_does_not_keep_the_others(self, folder, caplog):
+        make_instrumentor(folder, "a", "good", "throwaway_good")
+        make_instrumentor(folder, "b", "bad", "throwaway_bad")
+        prepare("auto")
+        load("good")
+        load("bad")
+        sys.modules["throwaway_bad"].Instrumentor._uninstrument = None
+        instrumentors.uninstrument_all()
+        assert calls("throwaway_good")[-1] == ("uninstrument", {})
+        assert "Instrumentor failed to uninstrument" in caplog.text
+
+    def test_reloading_gives_ours_other_options_and_leaves_the_rest(self, folder):
+        make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
+        make_instrumentor(folder, "b", "b", "throwaway_b")
+        make_instrumentor(folder, "c", "llamatelemetry_c", "throwaway_c")
+        prepare("auto")
+        load("llamatelemetry_a", "b")
+        changed = effective_config(capture_content="span_only")
+        instrumentors.reload_ours(changed)
+        assert calls("throwaway_a")[1:] == [
+            ("uninstrument", {}),
+            ("instrument", {"config": changed}),
+        ]
+        assert calls("throwaway_b") == [("instrument", {})]
+        assert calls("throwaway_c") == []
+
+    def test_with_the_sdk_disabled_nothing_is_loaded(self, folder, monkeypatch):
+        make_instrumentor(folder, "a", "a", "throwaway_a")
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "TRUE")
+        load("a")
+        assert calls("throwaway_a") == []

@@ -1,0 +1,93 @@
+"""Arbitrary JSON, as a server may send it: hostile numbers and text included."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import strategies as st
+
+INTEGERS = st.one_of(
+    st.integers(),
+    st.sampled_from([2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**400]),
+)
+FLOATS = st.floats()  # JSON as Python reads it: NaN and the infinities too
+# Lone surrogates too: JSON can spell them ("\ud800"), UTF-8 cannot.
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
+SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, FLOATS, TEXTS)
+
+
+def json_values(keys: st.SearchStrategy[str] = TEXTS, max_leaves: int = 12) -> Any:
+    """Any JSON value; objects have keys drawn from ``keys``."""
+    return st.recursive(
+        SCALARS,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4), st.dictionaries(keys, inner, max_size=5)
+        ),
+        max_leaves=max_leaves,
+    )
+
+
+# The fields of replies, so that odd values land where they are read.
+REPLY_FIELDS = st.sampled_from(
+    [
+        *("id", "model", "choices", "usage", "timings", "service_tier", "system_fingerprint"),
+        *("finish_reason", "index", "delta", "text", "message", "content", "role", "tool_calls"),
+        *("prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens"),
+        *("completion_tokens_details", "reasoning_tokens", "audio_tokens", "cache_write_tokens"),
+        *("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n", "draft_n"),
+        "draft_n_accepted",
+    ]
+)
+_MILLISECONDS = st.one_of(st.floats(0, 1e6), FLOATS, INTEGERS)
+_COUNTS = st.one_of(st.integers(0, 10**6), SCALARS)
+TIMINGS = st.fixed_dictionaries(
+    {"prompt_n": _COUNTS, "prompt_ms": _MILLISECONDS, "predicted_n": _COUNTS}
+    | {"predicted_ms": _MILLISECONDS},
+    optional={"cache_n": _COUNTS, "draft_n": _COUNTS, "draft_n_accepted": _COUNTS},
+)
+_ODD = json_values(REPLY_FIELDS, max_leaves=8)
+REPLIES = st.one_of(
+    json_values(),
+    _ODD,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": _ODD,
+            "model": st.one_of(TEXTS, _ODD),
+            "choices": st.one_of(
+                _ODD,
+                st.lists(
+                    st.fixed_dictionaries(
+                        {}, optional={"index": _ODD, "finish_reason": _ODD, "delta": _ODD}
+                    ),
+                    max_size=3,
+                ),
+            ),
+            "usage": st.one_of(
+                _ODD,
+                st.fixed_dictionaries(
+                    {"prompt_tokens": _COUNTS, "completion_tokens": _COUNTS},
+                    optional={"prompt_tokens_details": _ODD, "completion_tokens_details": _ODD},
+                ),
+            ),
+            "timings": st.one_of(_ODD, TIMINGS),
+            "service_tier": _ODD,
+        },
+    ),
+)
+
+
+def exportable(value: Any) -> bool:
+    """Whether OTLP can carry an attribute value: UTF-8, 64 bits, arrays of one kind."""
+    if isinstance(value, str):
+        return value.isascii() or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value)
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(v, str) and exportable(v) for v in value
+    )

@@ -1,0 +1,289 @@
+"""Errors as a span may tell them: real exceptions of real libraries, and no word of the content."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from typing import Any
+
+import httpx
+import httpx2
+import openai
+import pydantic
+import pytest
+import requests
+
+from llamatelemetry.genai.errors import ErrorInfo, describe_error
+
+SECRET = "swordfish"
+REQUEST = httpx2.Request("POST", f"http://localhost:8080/v1/chat/completions?key={SECRET}")
+
+
+def status_error(kind: type[openai.APIStatusError], status: int, body: Any) -> BaseException:
+    response = httpx2.Response(status, request=REQUEST, json=body)
+    return kind(f"Error code: {status} - {body}", response=response, body=body)
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    """The error as it arrives: raised, from another one if given."""
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+LLAMA_CPP = {"code": 400, "message": f"no {SECRET}", "type": "exceed_context_size_error"}
+OPENAI = {
+    "message": f"no {SECRET}",
+    "type": "insufficient_quota",
+    "param": SECRET,
+    "code": "rate_limit_exceeded",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "body", "expected"),
+    [
+        (
+            openai.BadRequestError,
+            400,
+            LLAMA_CPP,
+            ErrorInfo(
+                "exceed_context_size_error",
+                "openai.BadRequestError: HTTP 400 exceed_context_size_error",
+                400,
+            ),
+        ),
+        (
+            openai.RateLimitError,
+            429,
+            OPENAI,
+            ErrorInfo(
+                "rate_limit_exceeded", "openai.RateLimitError: HTTP 429 rate_limit_exceeded", 429
+            ),
+        ),
+        (
+            openai.InternalServerError,
+            503,
+            {"error": {"code": 503, "message": SECRET, "type": "unavailable_error"}},
+            ErrorInfo(
+                "unavailable_error", "openai.InternalServerError: HTTP 503 unavailable_error", 503
+            ),
+        ),
+        (
+            openai.AuthenticationError,
+            401,
+            {"error": SECRET, "type": "oauth_error"},
+            ErrorInfo("oauth_error", "openai.AuthenticationError: HTTP 401 oauth_error", 401),
+        ),
+        *(
+            (kind, status, body, ErrorInfo(str(status), f"{name}: HTTP {status}", status))
+            for kind, name, status, body in [
+                (openai.NotFoundError, "openai.NotFoundError", 404, {}),
+                (openai.ConflictError, "openai.ConflictError", 409, None),
+                (openai.BadRequestError, "openai.BadRequestError", 400, SECRET),
+                (openai.InternalServerError, "openai.InternalServerError", 500, [SECRET]),
+                (openai.APIStatusError, "openai.APIStatusError", 418, {"error": [SECRET]}),
+                (openai.BadRequestError, "openai.BadRequestError", 400, {"type": 5, "code": None}),
+                (openai.BadRequestError, "openai.BadRequestError", 400, {"code": f"no {SECRET}"}),
+                (openai.BadRequestError, "openai.BadRequestError", 400, {"code": SECRET * 8}),
+                (openai.BadRequestError, "openai.BadRequestError", 400, {"code": ""}),
+            ]
+        ),
+    ],
+)
+def test_an_answer_with_an_error_has_the_servers_own_code_or_the_status(
+    kind, status, body, expected
+):
+    found = describe_error(status_error(kind, status, body))
+    assert found == expected
+    assert SECRET not in found.description
+
+
+def test_an_error_inside_a_stream_has_a_code_and_no_status():
+    body = {"code": 500, "message": SECRET, "type": "server_error"}
+    assert describe_error(openai.APIError(SECRET, REQUEST, body=body)) == ErrorInfo(
+        "server_error", "openai.APIError: server_error"
+    )
+    assert describe_error(openai.APIError(SECRET, REQUEST, body=None)) == ErrorInfo(
+        "openai.APIError", "openai.APIError"
+    )
+
+
+def test_a_good_status_is_not_what_went_wrong():
+    response = httpx2.Response(200, request=REQUEST, text=SECRET)
+    error = openai.APIResponseValidationError(response, body=SECRET)
+    assert describe_error(error) == ErrorInfo(
+        "openai.APIResponseValidationError", "openai.APIResponseValidationError: HTTP 200", 200
+    )
+
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+CONNECTION: dict[str, tuple[BaseException, str, str]] = {
+    "refused": (
+        raised(openai.APIConnectionError(request=REQUEST), httpx2.ConnectError("refused")),
+        "openai.APIConnectionError",
+        "openai.APIConnectionError: Connection error. (httpx2.ConnectError: refused)",
+    ),
+    "timed out": (
+        raised(openai.APITimeoutError(request=REQUEST), httpx2.ReadTimeout("timed out")),
+        "openai.APITimeoutError",
+        "openai.APITimeoutError: Request timed out. (httpx2.ReadTimeout: timed out)",
+    ),
+    "timed out without a word": (
+        raised(openai.APITimeoutError(request=REQUEST), httpx2.ReadTimeout("")),
+        "openai.APITimeoutError",
+        "openai.APITimeoutError: Request timed out. (httpx2.ReadTimeout)",
+    ),
+    "broken off": (
+        raised(
+            openai.APIConnectionError(request=REQUEST),
+            raised(httpx2.ReadError(SECRET), ConnectionResetError(104, "Connection reset by peer")),
+        ),
+        "openai.APIConnectionError",
+        "openai.APIConnectionError: Connection error. (ConnectionResetError: Connection reset by peer)",
+    ),
+    "broken off in words that may be anything": (
+        raised(openai.APIConnectionError(request=REQUEST), httpx2.RemoteProtocolError(SECRET)),
+        "openai.APIConnectionError",
+        "openai.APIConnectionError: Connection error. (httpx2.RemoteProtocolError)",
+    ),
+    "no cause": (
+        openai.APIConnectionError(request=REQUEST),
+        "openai.APIConnectionError",
+        "openai.APIConnectionError: Connection error.",
+    ),
+    "httpx itself": (
+        httpx.ConnectError("All connection attempts failed"),
+        "httpx.ConnectError",
+        "httpx.ConnectError: All connection attempts failed",
+    ),
+    "httpx itself, about content": (
+        httpx.ReadError(SECRET),
+        "httpx.ReadError",
+        "httpx.ReadError",
+    ),
+    "requests, whose text quotes the URL": (
+        raised(requests.ConnectionError(f"Max retries exceeded with url: /?key={SECRET}"), REFUSED),
+        "requests.exceptions.ConnectionError",
+        "requests.exceptions.ConnectionError (ConnectionRefusedError: Connection refused)",
+    ),
+    "the system": (REFUSED, "ConnectionRefusedError", "ConnectionRefusedError: Connection refused"),
+    "no such host": (
+        socket.gaierror(-2, "Name or service not known"),
+        "socket.gaierror",
+        "socket.gaierror: Name or service not known",
+    ),
+    "certificate": (
+        ssl.SSLCertVerificationError(1, "certificate verify failed"),
+        "ssl.SSLCertVerificationError",
+        "ssl.SSLCertVerificationError: certificate verify failed",
+    ),
+    "a file": (
+        FileNotFoundError(2, "No such file or directory", f"/home/jane/{SECRET}"),
+        "FileNotFoundError",
+        "FileNotFoundError: No such file or directory",
+    ),
+    "a program's own words": (OSError(SECRET), "OSError", "OSError"),
+    "a bare timeout": (TimeoutError(), "TimeoutError", "TimeoutError"),
+    "raised while handling another": (
+        raised(ValueError(SECRET), REFUSED),
+        "ValueError",
+        "ValueError (ConnectionRefusedError: Connection refused)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "kind", "description"), CONNECTION.values(), ids=CONNECTION)
+def test_a_connection_error_names_its_cause(error, kind, description):
+    assert describe_error(error) == ErrorInfo(kind, description)
+
+
+def validation_error() -> BaseException:
+    class Answer(pydantic.BaseModel):
+        number: int
+
+    with pytest.raises(pydantic.ValidationError, match=SECRET) as raised_by_pydantic:
+        Answer.model_validate({"number": SECRET})
+    return raised_by_pydantic.value
+
+
+def decode_error() -> BaseException:
+    with pytest.raises(json.JSONDecodeError) as raised_by_json:
+        json.loads(SECRET)
+    return raised_by_json.value
+
+
+class OurError(Exception):
+    """An application's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (ValueError(SECRET), "ValueError"),
+        (KeyError(SECRET), "KeyError"),
+        (OurError(SECRET), f"{__name__}.OurError"),
+        (validation_error(), "pydantic_core.ValidationError"),
+        (decode_error(), "json.decoder.JSONDecodeError"),
+        (openai.LengthFinishReasonError, "openai.LengthFinishReasonError"),
+        (KeyboardInterrupt(SECRET), "KeyboardInterrupt"),
+        (asyncio.CancelledError(SECRET), "asyncio.exceptions.CancelledError"),
+        (GeneratorExit(), "GeneratorExit"),
+        (SystemExit(SECRET), "SystemExit"),
+        (ExceptionGroup(SECRET, [ValueError(SECRET)]), "ExceptionGroup"),
+    ],
+)
+def test_any_other_error_is_its_class_and_no_more(error, name):
+    if isinstance(error, type):
+        completion = openai.types.chat.ChatCompletion.model_construct(usage=None, id=SECRET)
+        error = error(completion=completion)
+    assert describe_error(error) == ErrorInfo(name, name)
+
+
+def test_a_chain_of_causes_may_run_in_a_circle():
+    first, second = ValueError(SECRET), KeyError(SECRET)
+    first.__cause__, second.__cause__ = second, first
+    assert describe_error(first) == ErrorInfo("ValueError", "ValueError")
+    second.__cause__ = None
+    second.__context__ = first
+    assert describe_error(first) == ErrorInfo("ValueError", "ValueError")
+    alone = OSError(5, "Input/output error")
+    alone.__cause__ = alone
+    assert describe_error(alone) == ErrorInfo("OSError", "OSError: Input/output error")
+
+
+def test_a_context_that_was_suppressed_is_not_a_cause():
+    error = ValueError(SECRET)
+    error.__context__ = REFUSED
+    assert "refused" in describe_error(error).description
+    error.__suppress_context__ = True
+    assert describe_error(error) == ErrorInfo("ValueError", "ValueError")
+
+
+def test_a_long_text_is_cut():
+    found = describe_error(httpx2.ConnectError("x" * 1000))
+    assert len(found.description) == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(True, None), ("404", None), (404.0, None), (None, None), (404, 404)],
+)
+def test_a_status_is_a_whole_number_or_nothing(status, expected):
+    error = OurError(SECRET)
+    error.status_code = status  # type: ignore[attr-defined]
+    assert describe_error(error).status_code == expected
+
+
+def test_an_exception_whose_properties_raise_is_described_by_its_class():
+    class HostileError(Exception):
+        @property
+        def status_code(self) -> int:
+            raise RuntimeError("odd")
+
+        body = status_code
+
+    assert describe_error(HostileError()).type.endswith("HostileError")

@@ -1,0 +1,452 @@
+"""Patch tables on real modules: when they wrap, what they leave behind, how they live with others."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import itertools
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import wrapt
+
+from llamatelemetry.genai import PatchPoint, PatchTable, guard
+
+SOURCE = """
+import asyncio
+
+class Base:
+    def inherited(self, x):
+        return ("inherited", x)
+
+class Client(Base):
+    limit = 5
+
+    def own(self, x):
+        return ("own", x)
+
+    @classmethod
+    def of_class(cls, x):
+        return (cls.__name__, x)
+
+    @staticmethod
+    def of_none(x):
+        return ("static", x)
+
+    async def async_own(self, x):
+        await asyncio.sleep(0)
+        return ("async", x)
+
+    class Inner:
+        def method(self, x):
+            return ("inner", x)
+
+def function(x):
+    return ("function", x)
+"""
+
+# How each point is called on the module, and what the library itself answers.
+POINTS: dict[str, tuple[Callable[[ModuleType], Any], tuple[str, int]]] = {
+    "Client.own": (lambda m: m.Client().own(1), ("own", 1)),
+    "Client.inherited": (lambda m: m.Client().inherited(1), ("inherited", 1)),
+    "Client.of_class": (lambda m: m.Client.of_class(1), ("Client", 1)),
+    "Client.of_none": (lambda m: m.Client.of_none(1), ("static", 1)),
+    "Client.async_own": (lambda m: asyncio.run(m.Client().async_own(1)), ("async", 1)),
+    "Client.Inner.method": (lambda m: m.Client.Inner().method(1), ("inner", 1)),
+    "function": (lambda m: m.function(1), ("function", 1)),
+}
+_numbers = itertools.count()
+
+
+class Library:
+    """A module of its own for each test, importable and not imported yet."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seen: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(self.name)
+
+    def point(self, path: str, *, optional: bool = False) -> PatchPoint:
+        def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            self.seen.append((path, instance, args, kwargs))
+            return wrapped(*args, **kwargs)
+
+        return PatchPoint(self.name, path, wrapper, optional=optional)
+
+    def table(self, *paths: str) -> PatchTable:
+        return PatchTable([self.point(path) for path in paths])
+
+    def call(self, path: str) -> int:
+        """Call a point as an application would; how many of our wrappers saw it."""
+        before = len(self.seen)
+        call, expected = POINTS[path]
+        assert call(self.load()) == expected
+        return len(self.seen) - before
+
+    def dicts(self) -> dict[str, Any]:
+        """What the module's classes and the module itself hold, object by object."""
+        module = self.load()
+        return {
+            "module": dict(vars(module)),
+            "Base": dict(vars(module.Base)),
+            "Client": dict(vars(module.Client)),
+            "Inner": dict(vars(module.Client.Inner)),
+        }
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> Iterator[Library]:
+    name = f"patched_library_{next(_numbers)}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Library(name)
+    sys.modules.pop(name, None)
+
+
+def theirs(seen: list[str]) -> Callable[..., Any]:
+    """Another instrumentation's wrapper, made with wrapt as ours is."""
+
+    def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("theirs")
+        return wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+# --- applying ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", POINTS)
+def test_a_point_is_wrapped_in_a_module_that_is_loaded(library, path):
+    library.load()
+    library.table(path).apply()
+    assert library.call(path) == 1
+
+
+@pytest.mark.parametrize("path", POINTS)
+def test_a_point_is_wrapped_when_its_module_is_loaded_and_not_before(library, path):
+    library.table(path).apply()
+    assert library.name not in sys.modules
+    assert library.call(path) == 1
+
+
+def test_the_wrapper_gets_what_wrapt_gives(library):
+    library.table("Client.own", "Client.of_class", "Client.of_none", "function").apply()
+    module = library.load()
+    client = module.Client()
+    client.own(x=1)
+    module.Client.of_class(2)
+    module.Client.of_none(3)
+    module.function(4)
+    assert library.seen == [
+        ("Client.own", client, (), {"x": 1}),
+        ("Client.of_class", module.Client, (2,), {}),
+        ("Client.of_none", None, (3,), {}),
+        ("function", None, (4,), {}),
+    ]
+
+
+@pytest.mark.parametrize("path", POINTS)
+def test_applying_twice_wraps_once(library, path):
+    table = library.table(path)
+    table.apply()
+    table.apply()
+    library.load()
+    table.apply()
+    assert library.call(path) == 1
+
+
+def test_two_tables_on_the_same_point_both_see_the_call(library):
+    first, second = library.table("Client.own"), library.table("Client.own")
+    first.apply()
+    second.apply()
+    assert library.call("Client.own") == 2
+    first.revert()  # not the outermost
+    assert library.call("Client.own") == 1
+    second.revert()
+    assert library.call("Client.own") == 0
+
+
+def test_a_subclass_and_a_client_made_before_are_covered(library):
+    module = library.load()
+    early = module.Client()
+    library.table("Client.own").apply()
+
+    class Special(module.Client):
+        pass
+
+    early.own(1)
+    Special().own(1)
+    assert len(library.seen) == 2
+    assert library.seen[0][1] is early
+
+
+def test_the_base_of_an_inherited_method_is_left_alone(library):
+    library.table("Client.inherited").apply()
+    module = library.load()
+    module.Base().inherited(1)
+    assert library.seen == []
+    assert "inherited" in vars(module.Client)
+
+
+def test_a_coroutine_function_stays_one_and_keeps_its_name(library):
+    before = inspect.signature(library.load().Client.async_own)
+    library.table("Client.async_own", "Client.own").apply()
+    client = library.load().Client
+    assert inspect.iscoroutinefunction(client.async_own)
+    assert inspect.iscoroutinefunction(client().async_own)
+    assert not inspect.iscoroutinefunction(client.own)
+    assert client.own.__name__ == "own"
+    assert client.own.__qualname__ == "Client.own"
+    assert inspect.signature(client.async_own) == before
+
+
+# --- reverting -----------------------------------------------------------------------------
+
+
+def test_reverting_restores_every_object_and_removes_what_was_inherited(library):
+    before = library.dicts()
+    table = library.table(*POINTS)
+    table.apply()
+    assert library.dicts() != before
+    table.revert()
+    after = library.dicts()
+    assert after == before
+    for owner, members in before.items():
+        assert list(after[owner]) == list(members)  # in the same order
+        assert all(after[owner][name] is value for name, value in members.items())
+
+
+@pytest.mark.parametrize("path", POINTS)
+def test_reverting_and_applying_again_any_number_of_times(library, path):
+    before = library.dicts()
+    table = library.table(path)
+    for _ in range(3):
+        table.apply()
+        assert library.call(path) == 1
+        table.revert()
+        assert library.call(path) == 0
+        assert library.dicts() == before
+
+
+def test_reverting_before_the_import_leaves_nothing_to_happen(library):
+    table = library.table(*POINTS)
+    table.apply()
+    table.revert()
+    assert all(library.call(path) == 0 for path in POINTS)
+    assert "inherited" not in vars(library.load().Client)
+
+
+def test_applying_after_a_revert_before_the_import(library):
+    table = library.table("Client.own")
+    table.apply()
+    table.revert()
+    table.apply()
+    assert library.call("Client.own") == 1
+
+
+def test_applying_after_the_import_of_a_module_that_was_reverted_before_it(library):
+    table = library.table("Client.own")
+    table.apply()
+    table.revert()
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+
+
+def test_reverting_what_was_never_applied_does_nothing(library):
+    table = library.table(*POINTS)
+    table.revert()
+    before = library.dicts()
+    table.revert()
+    assert library.dicts() == before
+
+
+def test_a_bound_method_that_somebody_keeps_is_switched_off_and_on(library):
+    table = library.table("Client.own")
+    table.apply()
+    own = library.load().Client().own
+    table.revert()
+    assert own(1) == ("own", 1)
+    assert library.seen == []
+    table.apply()
+    assert own(1) == ("own", 1)
+    assert len(library.seen) == 1
+
+
+# --- beside another wrapper ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
+def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
+    module, seen = library.load(), []
+    table = library.table(path)
+    table.apply()
+    wrapt.wrap_function_wrapper(module, path, theirs(seen))
+    outermost = wrapt.resolve_path(module, path)[2]
+    assert (library.call(path), len(seen)) == (1, 1)
+    table.revert()
+    assert (library.call(path), len(seen)) == (0, 2)
+    assert wrapt.resolve_path(module, path)[2] is outermost
+
+
+@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
+def test_under_another_wrapper_applying_again_does_not_double(library, path):
+    module, seen = library.load(), []
+    table = library.table(path)
+    for _ in range(3):
+        table.apply()
+        if not seen:
+            wrapt.wrap_function_wrapper(module, path, theirs(seen))
+        seen.clear()
+        assert (library.call(path), len(seen)) == (1, 1)
+        table.revert()
+
+
+def test_under_a_wrapper_made_with_functools_applying_again_does_not_double(library):
+    client = library.load().Client
+    table = library.table("Client.own")
+    table.apply()
+    ours = client.own
+
+    @functools.wraps(ours)
+    def their_own(self: Any, x: int) -> Any:
+        return ours(self, x)
+
+    client.own = their_own
+    table.revert()
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+
+
+def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library):
+    client = library.load().Client
+    table = library.table("Client.own")
+    table.apply()
+    ours = client.own
+
+    def their_own(self: Any, x: int) -> Any:  # no __wrapped__ to find ours by
+        return ours(self, x)
+
+    client.own = their_own
+    table.revert()
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+    table.revert()
+    assert library.call("Client.own") == 0
+
+
+def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
+    before = library.dicts()
+    module, seen = library.load(), []
+    table = library.table("Client.own")
+    table.apply()
+    ours = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    table.revert()
+    module.Client.own = ours  # they put back what they had found
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+    table.revert()
+    assert library.dicts() == before
+
+
+def test_theirs_below_ours_survives_our_revert(library):
+    module, seen = library.load(), []
+    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    before = library.dicts()
+    table = library.table("Client.own")
+    table.apply()
+    table.revert()
+    assert library.dicts() == before
+    assert library.call("Client.own") == 0
+    assert seen == ["theirs"]
+
+
+# --- what is missing -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def log(caplog):
+    guard.set_strict(False)
+    caplog.set_level(logging.DEBUG, logger="llamatelemetry")
+    return caplog
+
+
+@pytest.mark.parametrize("path", ["Client.missing", "Missing.own", "missing"])
+def test_a_missing_point_is_one_warning_and_the_import_goes_on(library, log, path):
+    library.table(path, "Client.own").apply()
+    assert library.call("Client.own") == 1
+    (record,) = log.records
+    assert record.levelno == logging.WARNING
+    assert f"patching {library.name}.{path}" in record.getMessage()
+
+
+@pytest.mark.parametrize("path", ["Client.missing", "Missing.own", "missing"])
+def test_a_missing_optional_point_is_nobodys_business(library, log, path):
+    table = PatchTable([library.point(path, optional=True), library.point("Client.own")])
+    table.apply()
+    assert library.call("Client.own") == 1
+    table.revert()
+    table.apply()
+    assert log.records == []
+
+
+def test_an_owner_that_takes_no_wrapper_is_told_even_when_optional(library, log):
+    table = PatchTable([library.point("Client.limit.real", optional=True)])
+    table.apply()
+    library.load()
+    assert [record.levelno for record in log.records] == [logging.WARNING]
+
+
+def test_a_point_that_has_gone_missing_does_not_keep_the_others_from_being_reverted(library, log):
+    table = library.table("Client.own", "function")
+    table.apply()
+    module = library.load()
+    del module.Client
+    table.revert()
+    assert module.function(1) == ("function", 1)
+    assert not isinstance(module.function, wrapt.FunctionWrapper)
+    assert library.seen == []
+
+
+def test_an_import_that_fails_is_the_applications_and_can_be_tried_again(tmp_path, library):
+    path = tmp_path / f"{library.name}.py"
+    path.write_text("raise RuntimeError('broken')")
+    library.table("Client.own").apply()
+    with pytest.raises(RuntimeError, match="broken"):
+        library.load()
+    path.write_text(SOURCE + "\n# mended\n")
+    importlib.invalidate_caches()
+    assert library.call("Client.own") == 1
+
+
+def test_tables_are_applied_and_reverted_by_many_threads(library):
+    before = library.dicts()
+    table = library.table(*POINTS)
+
+    def flip() -> None:
+        for _ in range(20):
+            table.apply()
+            table.revert()
+
+    threads = [threading.Thread(target=flip) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert library.dicts() == before
+    table.apply()
+    assert all(library.call(path) == 1 for path in POINTS)

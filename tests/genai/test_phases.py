@@ -1,0 +1,117 @@
+"""Queue, prefill and decode: worked out by hand, beside what the code makes of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamatelemetry.genai.model import EngineTimings
+from llamatelemetry.genai.phases import Phases, measure_phases
+
+
+def timings(prefill_ms: float, decode_ms: float, predicted_tokens: int = 6) -> EngineTimings:
+    return EngineTimings(
+        prompt_tokens=40,
+        prefill_ms=prefill_ms,
+        predicted_tokens=predicted_tokens,
+        decode_ms=decode_ms,
+    )
+
+
+def test_on_a_stream_the_queue_ends_with_the_headers():
+    # Sent at 0, headers at 1.5 s, then 250 ms of prompt and 5 later tokens in 1 s.
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.8, headers_s=1.5)
+    assert phases == Phases(
+        prefill_s=0.25,
+        decode_s=1.0,
+        queue_s=1.5,
+        queue_source="header",
+        time_per_output_token_s=0.2,
+    )
+    assert phases.time_to_first_token_s == 1.75
+    assert phases.request_s == 2.75
+
+
+def test_on_a_plain_reply_the_queue_is_what_remains():
+    # 2 s on the wire, of which 0.25 s prompt and 1 s decode.
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.0, headers_s=None)
+    assert phases == Phases(
+        prefill_s=0.25,
+        decode_s=1.0,
+        queue_s=0.75,
+        queue_source="remainder",
+        time_per_output_token_s=0.2,
+    )
+    assert phases.time_to_first_token_s == 1.0
+    assert phases.request_s == 2.0
+
+
+def test_a_remainder_below_zero_is_no_queue():
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=1.2499, headers_s=None)
+    assert phases.queue_s == 0.0
+    assert phases.queue_source == "remainder"
+    assert phases.time_to_first_token_s == 0.25
+
+
+def test_headers_at_once_are_a_queue_of_zero_and_not_an_unknown_one():
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=5.0, headers_s=0.0)
+    assert (phases.queue_s, phases.queue_source) == (0.0, "header")
+
+
+def test_several_choices_leave_no_remainder_to_read_a_queue_from():
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=None, choice_count=2)
+    assert phases == Phases(0.25, 1.0, None, None, 0.2)
+    assert phases.time_to_first_token_s is None
+    assert phases.request_s is None
+
+
+def test_several_choices_on_a_stream_still_have_the_headers():
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=0.5, choice_count=2)
+    assert (phases.queue_s, phases.queue_source) == (0.5, "header")
+
+
+@pytest.mark.parametrize(
+    ("predicted_tokens", "per_token_s"), [(0, None), (1, None), (2, 0.9), (4, 0.3), (10, 0.1)]
+)
+def test_the_first_token_comes_with_the_prompt_and_is_not_counted(predicted_tokens, per_token_s):
+    # The engine reports next to nothing for a single token: no later one, no rate.
+    found = measure_phases(timings(10.0, 900.0, predicted_tokens), attempt_s=1.0, headers_s=None)
+    assert found.time_per_output_token_s == pytest.approx(per_token_s)
+
+
+def test_the_figures_of_a_real_server_give_its_own_time_per_token():
+    # llama.cpp itself said predicted_per_token_ms 1149.5164.
+    phases = measure_phases(timings(0.0, 5747.582), attempt_s=6.0, headers_s=None)
+    assert phases.time_per_output_token_s == pytest.approx(1.1495164)
+
+
+SECONDS = st.floats(0, 1e6)
+
+
+@given(
+    prefill_ms=st.floats(0, 1e9),
+    decode_ms=st.floats(0, 1e9),
+    tokens=st.integers(0, 10**6),
+    attempt_s=SECONDS,
+    headers_s=st.none() | SECONDS,
+    choice_count=st.integers(1, 4),
+)
+def test_no_phase_is_negative_and_they_add_up(
+    *, prefill_ms, decode_ms, tokens, attempt_s, headers_s, choice_count
+):
+    phases = measure_phases(
+        timings(prefill_ms, decode_ms, tokens),
+        attempt_s=attempt_s,
+        headers_s=headers_s,
+        choice_count=choice_count,
+    )
+    assert (phases.queue_s is None) == (phases.queue_source is None)
+    assert (phases.queue_s is None) == (headers_s is None and choice_count > 1)
+    assert phases.time_per_output_token_s is None or phases.time_per_output_token_s >= 0
+    if phases.queue_s is not None:
+        assert phases.queue_s >= 0
+        assert phases.time_to_first_token_s == phases.queue_s + phases.prefill_s
+        assert phases.request_s == pytest.approx(phases.time_to_first_token_s + phases.decode_s)
+        if phases.queue_source == "remainder" and phases.queue_s > 0:
+            assert phases.request_s == pytest.approx(attempt_s)

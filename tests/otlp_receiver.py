@@ -1,0 +1,145 @@
+"""A real OTLP receiver on loopback, over HTTP and gRPC, that decodes what it gets."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as logs_grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
+
+REQUESTS = {
+    "traces": traces.ExportTraceServiceRequest,
+    "metrics": metrics.ExportMetricsServiceRequest,
+    "logs": logs.ExportLogsServiceRequest,
+}
+
+
+class Received:
+    """What has arrived so far."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+        self.status = 200
+        self.delay_s = 0.0
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.messages: dict[str, list[Message]] = {signal: [] for signal in REQUESTS}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def resources(self, signal: str) -> list[dict[str, str]]:
+        field = {"traces": "resource_spans", "metrics": "resource_metrics", "logs": "resource_logs"}
+        return [
+            {each.key: each.value.string_value for each in group.resource.attributes}
+            for message in self.messages[signal]
+            for group in getattr(message, field[signal])
+        ]
+
+    def spans(self) -> list[str]:
+        return [
+            span.name
+            for message in self.messages["traces"]
+            for resource in message.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+    def metrics(self) -> set[str]:
+        return {
+            metric.name
+            for message in self.messages["metrics"]
+            for resource in message.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def logs(self) -> list[str]:
+        return [
+            record.body.string_value
+            for message in self.messages["logs"]
+            for resource in message.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+
+@contextmanager
+def http_receiver() -> Iterator[Received]:
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            time.sleep(received.delay_s)
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            received.paths.append(self.path)
+            received.headers.append({name.lower(): text for name, text in self.headers.items()})
+            signal = self.path.rpartition("/")[2]
+            if signal in REQUESTS:
+                received.messages[signal].append(REQUESTS[signal].FromString(body))
+            self.send_response(received.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        received.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield received
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def grpc_receiver(address: str = "127.0.0.1:0") -> Iterator[Received]:
+    received = Received()
+
+    def service(base: type, signal: str, response: type) -> object:
+        def export(self, request, context):
+            received.messages[signal].append(request)
+            received.headers.append({str(k): str(v) for k, v in context.invocation_metadata()})
+            return response()
+
+        return type("Service", (base,), {"Export": export})()
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    traces_grpc.add_TraceServiceServicer_to_server(
+        service(traces_grpc.TraceServiceServicer, "traces", traces.ExportTraceServiceResponse),
+        server,
+    )
+    metrics_grpc.add_MetricsServiceServicer_to_server(
+        service(
+            metrics_grpc.MetricsServiceServicer, "metrics", metrics.ExportMetricsServiceResponse
+        ),
+        server,
+    )
+    logs_grpc.add_LogsServiceServicer_to_server(
+        service(logs_grpc.LogsServiceServicer, "logs", logs.ExportLogsServiceResponse), server
+    )
+    received.port = server.add_insecure_port(address)
+    server.start()
+    try:
+        yield received
+    finally:
+        server.stop(None).wait()

@@ -1,0 +1,405 @@
+"""The zero-code path, each time in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from tests.otlp_receiver import http_receiver
+from tests.throwaway import make_distribution, make_instrumentor
+
+INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
+OURS = {"OTEL_PYTHON_DISTRO": "llamatelemetry"}
+
+# A program without one line of ours that makes one of each signal, then says what it sees.
+PROGRAM = """
+import json, os, sys, threading
+from opentelemetry import _logs, metrics, trace
+trace.get_tracer("test").start_span("a span").end()
+metrics.get_meter("test").create_counter("a counter".replace(" ", ".")).add(1)
+_logs.get_logger("test").emit(body="a record")
+print(json.dumps({
+    "provider": type(trace.get_tracer_provider()).__name__,
+    "threads": [thread.name for thread in threading.enumerate()],
+    "otel_variables": sorted(n for n in os.environ if n.startswith(("OTEL_", "LLAMATELEMETRY_"))),
+    "modules": sorted(sys.modules),
+    "patched": "llamatelemetry_instrumentation_openai" in sys.modules
+        and sys.modules["llamatelemetry_instrumentation_openai"].OpenAIInstrumentor()
+            .is_instrumented_by_opentelemetry,
+}))
+"""
+
+needs_declarative = pytest.mark.skipif(
+    importlib.util.find_spec("opentelemetry.configuration") is None,
+    reason="needs opentelemetry-configuration (the extra `declarative`)",
+)
+
+
+@pytest.fixture
+def receiver():
+    with http_receiver() as received:
+        yield received
+
+
+def instrumented(
+    *program: str, path: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """The program, of some parts, under opentelemetry-instrument."""
+    code = "".join(map(textwrap.dedent, program or (PROGRAM,)))
+    python_path = {"PYTHONPATH": str(path)} if path is not None else {}
+    return subprocess.run(
+        [INSTRUMENT, sys.executable, "-c", code],
+        env={**os.environ, **python_path, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def seen(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def distribution_is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+@pytest.fixture
+def site_without_the_other_distro(tmp_path) -> Path:
+    """A folder with everything that is installed here but opentelemetry-distro."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("opentelemetry_distro"):
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+class TestSetUp:
+    def test_beside_opentelemetry_distro_with_the_variable_that_names_ours(self, receiver):
+        if not distribution_is_installed("opentelemetry-distro"):
+            pytest.skip("opentelemetry-distro is not installed")
+        done = instrumented(
+            **OURS, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_SERVICE_NAME="zero"
+        )
+        state = seen(done)
+        assert state["provider"] == "StableTracerProvider"
+        assert state["patched"]
+        assert not any(name.split(".")[0] == "openai" for name in state["modules"])
+        assert receiver.spans() == ["a span"]
+        assert receiver.metrics() == {"a.counter"}
+        assert receiver.logs() == ["a record"]
+        resource = receiver.resources("traces")[0]
+        assert resource["telemetry.distro.name"] == "llamatelemetry"
+        assert resource["service.name"] == "zero"
+        assert "telemetry.auto.version" in resource
+
+    def test_alone_it_needs_no_variable(self, receiver, site_without_the_other_distro):
+        initialize = (
+            "from opentelemetry.instrumentation.auto_instrumentation import initialize\n"
+            "initialize(swallow_exceptions=False)\n"
+        )
+        source = Path(__file__).parents[1] / "src"
+        done = subprocess.run(
+            # -S: the real site-packages, where the other distro is, stays out.
+            [sys.executable, "-S", "-W", "error", "-c", initialize + PROGRAM],
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{site_without_the_other_distro}{os.pathsep}{source}",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert seen(done)["provider"] == "StableTracerProvider"
+        assert done.stderr == ""
+        assert receiver.spans() == ["a span"]
+        assert receiver.resources("logs")[0]["telemetry.distro.name"] == "llamatelemetry"
+
+    def test_the_environment_reaches_the_program_as_it_was(self):
+        state = seen(instrumented(**OURS, LLAMATELEMETRY_EXPORTER="none"))
+        assert state["otel_variables"] == ["LLAMATELEMETRY_EXPORTER", "OTEL_PYTHON_DISTRO"]
+
+    def test_the_file_exporter_by_opentelemetrys_variable(self, tmp_path):
+        done = instrumented(
+            **OURS,
+            OTEL_TRACES_EXPORTER="file",
+            OTEL_METRICS_EXPORTER="none",
+            OTEL_LOGS_EXPORTER="none",
+            LLAMATELEMETRY_EXPORT_PATH=str(tmp_path),
+        )
+        seen(done)
+        (file,) = tmp_path.iterdir()
+        assert file.name.startswith("traces-")
+        assert '"name":"a span"' in file.read_text()
+
+    def test_another_configurator_that_the_user_names_is_used(self, receiver):
+        if not distribution_is_installed("opentelemetry-distro"):
+            pytest.skip("opentelemetry-distro is not installed")
+        state = seen(
+            instrumented(
+                **OURS,
+                OTEL_PYTHON_CONFIGURATOR="configurator",
+                OTEL_TRACES_EXPORTER="none",
+                OTEL_METRICS_EXPORTER="none",
+                OTEL_LOGS_EXPORTER="none",
+            )
+        )
+        assert state["provider"] == "TracerProvider"
+        assert state["patched"]
+
+    def test_initializing_twice_says_nothing_and_changes_nothing(self, receiver):
+        done = instrumented(
+            """
+            from opentelemetry.instrumentation.auto_instrumentation import initialize
+            import threading
+            before = threading.active_count()
+            initialize(swallow_exceptions=False)
+            assert threading.active_count() == before
+            """,
+            PROGRAM,
+            **OURS,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        )
+        seen(done)
+        assert "Overriding" not in done.stderr
+        assert "already instrumented" not in done.stderr
+        assert receiver.spans() == ["a span"]
+
+    def test_init_in_the_program_attaches_and_names_what_comes_too_late(self, receiver):
+        done = instrumented(
+            """
+            import llamatelemetry, threading
+            before = threading.active_count()
+            config = llamatelemetry.init("other", log_level="INFO")
+            assert config.service_name == "zero", config
+            assert threading.active_count() == before
+            """,
+            PROGRAM,
+            **OURS,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+            LLAMATELEMETRY_SERVICE_NAME="zero",
+        )
+        seen(done)
+        assert done.stderr.count("service_name can no longer be changed") == 1
+        assert receiver.resources("traces")[0]["service.name"] == "zero"
+
+    def test_init_in_the_program_gives_the_resource_that_the_zero_code_path_gives(self, receiver):
+        seen(instrumented(**OURS, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url))
+        done = subprocess.run(
+            [sys.executable, "-c", f"import llamatelemetry; llamatelemetry.init()\n{PROGRAM}"],
+            env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert seen(done)["patched"]
+        zero_code, in_code = receiver.resources("traces")
+        assert zero_code.pop("service.instance.id") != in_code.pop("service.instance.id")
+        assert zero_code == in_code
+
+    def test_workers_forked_later_export_by_themselves(self, receiver):
+        done = instrumented(
+            """
+            import os, sys
+            from opentelemetry import metrics, trace
+            counter = metrics.get_meter("m").create_counter("requests")
+            tracer = trace.get_tracer("t")
+            for n in range(2):
+                if os.fork() == 0:
+                    tracer.start_span(f"worker {n}").end()
+                    counter.add(1)
+                    import llamatelemetry
+                    os._exit(0 if llamatelemetry.flush() else 1)
+            assert [os.wait()[1] for _ in range(2)] == [0, 0]
+            print("{}")
+            """,
+            **OURS,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        )
+        seen(done)
+        assert sorted(receiver.spans()) == ["worker 0", "worker 1"]
+        instances = {each["service.instance.id"] for each in receiver.resources("traces")}
+        assert len(instances) == 2
+
+
+class TestInstrumentors:
+    def test_a_rival_is_skipped_and_named_and_a_broken_one_does_not_stop_the_others(self, tmp_path):
+        make_instrumentor(tmp_path, "rival-package", "openai", "throwaway_rival")
+        make_instrumentor(tmp_path, "a-broken", "broken", "throwaway_broken", body="1 / 0")
+        make_instrumentor(tmp_path, "z-good", "good", "throwaway_good")
+        make_distribution(
+            tmp_path,
+            "hooks",
+            entry_points={"opentelemetry_post_instrument": {"hook": "throwaway_hook:run"}},
+            modules={"throwaway_hook": "def run(): print('post-instrument hook')"},
+        )
+        done = instrumented(
+            """
+            import json, sys
+            active = [n for n in ("rival", "broken", "good") if f"throwaway_{n}" in sys.modules]
+            print(json.dumps(active))
+            """,
+            path=tmp_path,
+            **OURS,
+            LLAMATELEMETRY_EXPORTER="none",
+        )
+        assert done.returncode == 0
+        assert done.stdout.splitlines() == ["post-instrument hook", '["broken", "good"]']
+        assert done.stderr.count("openai (rival-package 1.0) is skipped") == 1
+        assert done.stderr.count("ZeroDivisionError") == 1
+
+    def test_names_in_the_variable_of_disabled_ones_are_not_loaded(self):
+        state = seen(
+            instrumented(
+                **OURS,
+                LLAMATELEMETRY_EXPORTER="none",
+                OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="llamatelemetry_openai",
+            )
+        )
+        assert not state["patched"]
+
+
+class TestDisabled:
+    @pytest.mark.parametrize("more", [{}, {"OTEL_CONFIG_FILE": "/no/such/file"}])
+    def test_the_disabled_sdk_means_no_provider_no_thread_and_no_patch(self, tmp_path, more):
+        make_instrumentor(tmp_path, "z-good", "good", "throwaway_good")
+        done = instrumented(path=tmp_path, **OURS, **more, OTEL_SDK_DISABLED="true")
+        state = seen(done)
+        assert state["provider"] == "ProxyTracerProvider"
+        assert state["threads"] == ["MainThread"]
+        assert not state["patched"]
+        assert "throwaway_good" not in state["modules"]
+        assert state["otel_variables"] == sorted(["OTEL_PYTHON_DISTRO", "OTEL_SDK_DISABLED", *more])
+
+
+@needs_declarative
+class TestDeclarativeFile:
+    FILE = """
+file_format: "1.0"
+resource:
+  attributes:
+    - {{name: service.name, value: from-file}}
+tracer_provider:
+  processors:
+    - simple: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/traces"}}}}}}
+meter_provider:
+  readers:
+    - periodic: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/metrics"}}}}}}
+{more}
+"""
+
+    def file(self, tmp_path: Path, receiver, more: str = "") -> dict[str, str]:
+        path = tmp_path / "otel.yaml"
+        path.write_text(self.FILE.format(url=receiver.url, more=textwrap.dedent(more)))
+        return {**OURS, "OTEL_CONFIG_FILE": str(path)}
+
+    def test_the_file_decides_and_our_processors_go_in_front(self, tmp_path, receiver):
+        environ = self.file(tmp_path, receiver)
+        done = instrumented(
+            """
+            import llamatelemetry
+            from opentelemetry.sdk.trace import SpanProcessor
+            class Rename(SpanProcessor):
+                def on_end(self, span): span._name = "renamed"
+            llamatelemetry.init(span_processors=[Rename()])
+            """,
+            PROGRAM,
+            **environ,
+        )
+        state = seen(done)
+        assert state["provider"] == "StableTracerProvider"
+        assert state["patched"]
+        assert receiver.spans() == ["renamed"]
+        assert receiver.metrics() == {"a.counter"}
+        assert receiver.logs() == []  # the file has no logger_provider
+        resource = receiver.resources("traces")[0]
+        assert resource["service.name"] == "from-file"
+        assert resource["telemetry.distro.name"] == "llamatelemetry"
+
+    def test_in_code_it_works_too_in_cycles_and_names_what_has_no_place(self, tmp_path, receiver):
+        environ = self.file(tmp_path, receiver)
+        program = """
+            from opentelemetry import trace
+            tracer = trace.get_tracer("t")
+            import llamatelemetry
+            for n in range(2):
+                llamatelemetry.init("in-code", otlp_endpoint="http://x:1")
+                tracer.start_span(f"span {n}").end()
+                assert llamatelemetry.shutdown()
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert receiver.spans() == ["span 0", "span 1"]
+        assert {each["service.name"] for each in receiver.resources("traces")} == {"in-code"}
+        assert (
+            done.stderr.splitlines()
+            == ["Not used, because OTEL_CONFIG_FILE is set: otlp_endpoint"] * 2
+        )
+
+    def test_instrumentors_that_the_file_disables_stay_out(self, tmp_path, receiver):
+        make_instrumentor(tmp_path, "z-good", "good", "throwaway_good")
+        make_instrumentor(tmp_path, "z-bad", "bad", "throwaway_bad")
+        environ = self.file(
+            tmp_path,
+            receiver,
+            """
+            instrumentation/development:
+              python:
+                llamatelemetry_openai: {enabled: false}
+                good: {enabled: true}
+                bad: {enabled: false}
+            """,
+        )
+        done = instrumented(
+            """
+            import json, sys
+            import llamatelemetry_instrumentation_openai as ours
+            good = sys.modules["throwaway_good"]
+            print(json.dumps({
+                "ours": ours.OpenAIInstrumentor().is_instrumented_by_opentelemetry,
+                "good": len(good.CALLS),
+                "bad": "throwaway_bad" in sys.modules,
+            }))
+            import llamatelemetry
+            llamatelemetry.shutdown()
+            assert good.CALLS[-1][0] == "uninstrument"
+            """,
+            path=tmp_path,
+            **environ,
+        )
+        assert seen(done) == {"ours": False, "good": 1, "bad": False}
+        assert "already instrumented" not in done.stderr
+
+    def test_a_file_that_disables_everything_leaves_the_process_alone(self, tmp_path, receiver):
+        state = seen(instrumented(**self.file(tmp_path, receiver, "disabled: true")))
+        assert not state["patched"]
+        assert state["threads"] == ["MainThread"]
+
+    def test_a_file_that_cannot_be_used_is_reported_and_the_program_runs(self, tmp_path):
+        path = tmp_path / "bad.yaml"
+        path.write_text("file_format: [")
+        done = instrumented(**OURS, OTEL_CONFIG_FILE=str(path))
+        assert seen(done)["threads"] == ["MainThread"]
+        assert "Configuration of llamatelemetry failed" in done.stderr

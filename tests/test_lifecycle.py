@@ -1,0 +1,587 @@
+"""init(), flush() and shutdown() in this process, against real receivers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.metrics import Observation
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import llamatelemetry
+from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
+from llamatelemetry.distro import LlamaTelemetryConfigurator
+from llamatelemetry.genai import guard
+from tests.otlp_receiver import grpc_receiver, http_receiver
+from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def receiver():
+    with http_receiver() as received:
+        yield received
+
+
+@pytest.fixture(autouse=True)
+def taken_down(receiver):
+    """Every test leaves the process as it found it, while its receiver still listens."""
+    logger = logging.getLogger("llamatelemetry")
+    level, logger.level = logger.level, logging.NOTSET
+    yield
+    shutdown()
+    logger.setLevel(level)
+    assert [thread.name for thread in threading.enumerate() if "Otel" in thread.name] == []
+
+
+def record(name: str) -> None:
+    """One of each signal, by tracers and instruments obtained just now."""
+    trace.get_tracer("test").start_span(name).end()
+    metrics.get_meter("test").create_counter(name).add(1)
+    _logs.get_logger("test").emit(body=name)
+
+
+def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The code in a process of its own, in which warnings are errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+class Last(SpanProcessor):
+    """Remembers the order in which processors were called."""
+
+    order: list[str] = []  # noqa: RUF012 - shared on purpose
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_shut_down = False
+
+    def on_end(self, span):
+        self.order.append(self.name)
+
+    def shutdown(self):
+        self.is_shut_down = True
+
+
+class TestExport:
+    def test_every_signal_arrives_with_the_resource_that_was_asked_for(self, receiver):
+        init(
+            "shop",
+            "1.2",
+            receiver.url,
+            environment="test",
+            otlp_headers={"x-key": "secret"},
+        )
+        record("one")
+        assert flush()
+        assert receiver.spans() == ["one"]
+        assert receiver.metrics() == {"one"}
+        assert receiver.logs() == ["one"]
+        assert set(receiver.paths) == {"/v1/traces", "/v1/metrics", "/v1/logs"}
+        assert {headers["x-key"] for headers in receiver.headers} == {"secret"}
+        expected = {
+            "service.name": "shop",
+            "service.version": "1.2",
+            "deployment.environment.name": "test",
+            "telemetry.distro.name": "llamatelemetry",
+            "telemetry.distro.version": llamatelemetry.__version__,
+            "telemetry.sdk.name": "opentelemetry",
+        }
+        for signal in ("traces", "metrics", "logs"):
+            assert expected.items() <= receiver.resources(signal)[0].items()
+
+    def test_over_grpc_too(self):
+        with grpc_receiver() as receiver:
+            init(otlp_endpoint=receiver.url, otlp_protocol="grpc", otlp_headers={"X-Key": "v"})
+            record("one")
+            assert flush()
+            assert receiver.spans() == ["one"]
+            assert receiver.metrics() == {"one"}
+            assert receiver.logs() == ["one"]
+            assert {headers["x-key"] for headers in receiver.headers} == {"v"}
+            assert shutdown()
+
+    def test_opentelemetrys_variables_go_on_working(self, receiver, monkeypatch):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=from-variable")
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "team=infra,service.name=from-variable")
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+        monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
+        init()
+        record("one")
+        assert flush()
+        assert (receiver.spans(), receiver.metrics(), receiver.logs()) == ([], {"one"}, [])
+        assert receiver.headers[0]["x-key"] == "from-variable"
+        resource = receiver.resources("metrics")[0]
+        assert resource["team"] == "infra"
+        assert resource["service.name"] == "from-variable"
+
+    def test_what_is_given_in_code_wins_over_variables(self, receiver, monkeypatch):
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "variable")
+        monkeypatch.setenv("LLAMATELEMETRY_SERVICE_NAME", "our variable")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+        config = LlamaTelemetryConfig(service_name="config", otlp_endpoint=receiver.url)
+        assert init("argument", config=config).service_name == "argument"
+        record("one")
+        assert flush()
+        assert receiver.resources("traces")[0]["service.name"] == "argument"
+
+    def test_the_file_exporter(self, tmp_path):
+        init(exporter="file", export_path=str(tmp_path))
+        record("one")
+        assert flush()
+        pid = os.getpid()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            f"{signal}-{pid}.jsonl" for signal in ("logs", "metrics", "traces")
+        ]
+        assert '"name":"one"' in (tmp_path / f"traces-{pid}.jsonl").read_text()
+
+    def test_the_console_exporter(self):
+        done = run(
+            """
+            from opentelemetry import _logs, metrics, trace
+            from llamatelemetry import flush, init
+            init(exporter="console")
+            trace.get_tracer("test").start_span("a span").end()
+            metrics.get_meter("test").create_counter("a_counter").add(1)
+            _logs.get_logger("test").emit(body="a record")
+            assert flush()
+            """
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        for shown in ('"name": "a span"', '"name": "a_counter"', '"body": "a record"'):
+            assert shown in done.stdout
+
+    def test_without_metrics_nothing_reads_them(self, receiver):
+        init(otlp_endpoint=receiver.url, enable_metrics=False)
+        record("one")
+        assert flush()
+        assert receiver.spans() == ["one"]
+        assert receiver.messages["metrics"] == []
+
+    def test_the_interval_of_metrics(self, receiver):
+        init(otlp_endpoint=receiver.url, export_interval_ms=20)
+        record("one")
+        deadline = time.monotonic() + 10
+        while len(receiver.messages["metrics"]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(receiver.messages["metrics"]) >= 2
+
+    def test_a_full_signal_url_serves_that_signal_with_one_warning(self, receiver, caplog):
+        init(otlp_endpoint=f"{receiver.url}/v1/traces")
+        record("one")
+        assert flush()
+        assert set(receiver.paths) == {"/v1/traces"}
+        (warning,) = caplog.records
+        assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in warning.message
+
+    @pytest.mark.parametrize(
+        ("options", "kept"),
+        [
+            ({"sampling": "always_off"}, 0),
+            ({"sampling": "ratio", "sample_rate": 0.0}, 0),
+            ({"sampling": "ratio", "sample_rate": 1.0}, 5),
+            ({"sampling": "parentbased_traceidratio", "sample_rate": 0.0}, 0),
+            ({}, 5),
+        ],
+    )
+    def test_sampling(self, receiver, options, kept):
+        init(otlp_endpoint=receiver.url, **options)
+        for _ in range(5):
+            trace.get_tracer("test").start_span("span").end()
+        assert flush()
+        assert len(receiver.spans()) == kept
+
+    def test_setting_up_leaves_the_environment_as_it_was(self, receiver, monkeypatch):
+        monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1234")
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+        before = dict(os.environ)
+        init(otlp_endpoint=receiver.url, export_interval_ms=HOUR_MS, sampling="always_on")
+        assert dict(os.environ) == before
+
+
+class TestCycles:
+    def test_everything_obtained_before_goes_on_working(self, receiver):
+        """Also what was obtained before OpenTelemetry's global was set at all."""
+        code = f"""
+            from opentelemetry import _logs, metrics, trace
+            from opentelemetry.metrics import Observation
+            from llamatelemetry import init, shutdown
+            tracer = trace.get_tracer("t")
+            histogram = metrics.get_meter("m").create_histogram(
+                "histogram", explicit_bucket_boundaries_advisory=[1, 2])
+            metrics.get_meter("m").create_observable_gauge("gauge", [lambda _: [Observation(1)]])
+            logger = _logs.get_logger("l")
+            for n in range(3):
+                init(otlp_endpoint="{receiver.url}")
+                tracer.start_span(f"span {{n}}").end()
+                histogram.record(n)
+                logger.emit(body=f"log {{n}}")
+                assert shutdown()
+                tracer.start_span("lost").end()
+                logger.emit(body="lost")
+                histogram.record(100)
+        """
+        done = run(code)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert receiver.spans() == ["span 0", "span 1", "span 2"]
+        assert receiver.logs() == ["log 0", "log 1", "log 2"]
+        assert receiver.metrics() == {"histogram", "gauge"}
+        sums = [
+            (point.sum, list(point.explicit_bounds))
+            for message in receiver.messages["metrics"]
+            for metric in message.resource_metrics[0].scope_metrics[0].metrics
+            if metric.name == "histogram"
+            for point in metric.histogram.data_points
+        ]
+        assert {total for total, _ in sums} == {0, 1, 2}
+        assert all(bounds == [1, 2] for _, bounds in sums)
+
+    def test_each_cycle_may_have_other_options(self, receiver):
+        for name in ("first", "second"):
+            init(name, otlp_endpoint=receiver.url)
+            record(name)
+            assert shutdown()
+        assert [each["service.name"] for each in receiver.resources("traces")] == [
+            "first",
+            "second",
+        ]
+        assert receiver.metrics() == {"first", "second"}
+
+    def test_after_shutdown_nothing_is_patched_and_no_thread_is_left(self, receiver):
+        from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+
+        before = {thread.name for thread in threading.enumerate()}
+        init(otlp_endpoint=receiver.url)
+        assert OpenAIInstrumentor().is_instrumented_by_opentelemetry
+        assert {t.name for t in threading.enumerate()} - before != set()
+        assert shutdown()
+        assert not OpenAIInstrumentor().is_instrumented_by_opentelemetry
+        assert {t.name for t in threading.enumerate()} - before == set()
+        assert shutdown()
+
+    def test_a_shutdown_by_the_applications_own_hand_leaves_room_for_init(self, receiver):
+        init("first", otlp_endpoint=receiver.url)
+        record("one")
+        trace.get_tracer_provider().shutdown()
+        record("two")
+        init("second", otlp_endpoint=receiver.url)
+        record("three")
+        assert shutdown()
+        assert receiver.spans() == ["one", "three"]
+        assert [each["service.name"] for each in receiver.resources("traces")] == [
+            "first",
+            "second",
+        ]
+
+    def test_threads_that_init_at_once_set_up_once(self, receiver):
+        threads = [
+            threading.Thread(target=init, kwargs={"otlp_endpoint": receiver.url}) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        names = [thread.name for thread in threading.enumerate()]
+        assert names.count("OtelPeriodicExportingMetricReader") == 1
+
+    def test_observations_are_made_by_the_sdk_that_is_there(self, receiver):
+        observed = []
+        metrics.get_meter("test").create_observable_gauge(
+            "kept", [lambda _: observed.append(1) or [Observation(1)]]
+        )
+        init(otlp_endpoint=receiver.url)
+        assert flush()
+        assert observed
+        assert shutdown()
+        observed.clear()
+        init(otlp_endpoint=receiver.url)
+        assert flush()
+        assert observed == [1]
+
+
+class TestAgain:
+    def test_the_same_options_again_change_nothing(self, receiver, caplog):
+        processor = Last("mine")
+        options = {"service_name": "a", "otlp_endpoint": receiver.url}
+        first = init(**options, span_processors=[processor])
+        threads = threading.active_count()
+        assert init(**options, span_processors=[processor]) == first
+        assert init() == first
+        assert threading.active_count() == threads
+        Last.order.clear()
+        record("one")
+        assert Last.order == ["mine"]
+        assert caplog.records == []
+
+    def test_options_that_come_too_late_are_named_in_one_warning(self, receiver, caplog):
+        init("a", otlp_endpoint=receiver.url)
+        in_force = init("b", exporter="console", capture_content="span_only")
+        (warning,) = caplog.records
+        assert "exporter, service_name can no longer be changed" in warning.message
+        assert in_force.service_name == "a"
+        assert in_force.exporter == "otlp"
+        assert in_force.capture_content == "span_only"
+
+    def test_options_of_the_instrumentors_still_change(
+        self,
+        receiver,
+        caplog,
+        throwaway_path,  # noqa: F811 - the imported fixture
+    ):
+        make_instrumentor(throwaway_path, "a", "llamatelemetry_a", "throwaway_a")
+        init(otlp_endpoint=receiver.url)
+        in_force = init(capture_content="span_only", log_level="DEBUG")
+        assert [
+            (what, options.get("config") and options["config"].capture_content)
+            for what, options in sys.modules["throwaway_a"].CALLS
+        ] == [("instrument", "no_content"), ("uninstrument", None), ("instrument", "span_only")]
+        assert in_force.capture_content == "span_only"
+        assert logging.getLogger("llamatelemetry").level == logging.DEBUG
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+    def test_new_span_processors_go_in_front_of_those_present(self, receiver):
+        init(otlp_endpoint=receiver.url, span_processors=[Last("c"), Last("d")])
+        trace.get_tracer_provider().add_span_processor(Last("e"))
+        init(span_processors=[Last("a"), Last("b")])
+        Last.order.clear()
+        record("one")
+        assert Last.order == ["a", "b", "c", "d", "e"]
+
+    def test_span_processors_come_before_every_exporter(self, receiver):
+        class Rename(SpanProcessor):
+            def on_end(self, span):
+                span._name = "renamed"
+
+        init(otlp_endpoint=receiver.url, span_processors=[Rename()])
+        record("one")
+        assert flush()
+        assert receiver.spans() == ["renamed"]
+
+    def test_an_unknown_option_names_the_nearest(self):
+        with pytest.raises(TypeError, match=r"unknown option 'servce_name'.*'service_name'"):
+            init(servce_name="x")
+
+    def test_a_bad_value_is_refused_and_leaves_nothing(self):
+        with pytest.raises(ValueError, match="exporter='nowhere'"):
+            init(exporter="nowhere")
+        assert LlamaTelemetryConfigurator().setup is None
+
+    def test_what_the_sdk_refuses_is_logged_and_does_not_reach_the_application(
+        self, monkeypatch, caplog
+    ):
+        guard.set_strict(False)
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", "no_such_exporter")
+        init()
+        assert "failed while setting up OpenTelemetry" in caplog.text
+        assert "no_such_exporter" in caplog.text
+        assert shutdown()
+
+
+class TestFlush:
+    def test_with_nothing_set_up_there_is_nothing_to_flush(self):
+        assert flush()
+        assert shutdown()
+
+    @pytest.mark.parametrize("status", [400, 503])
+    def test_it_is_false_when_the_collector_refuses(self, receiver, status):
+        init(otlp_endpoint=receiver.url, enable_metrics=False)
+        receiver.status = status
+        record("one")
+        assert not flush(0.5)
+        receiver.status = 200
+
+    def test_it_is_false_when_an_earlier_export_was_refused_and_then_true_again(self, receiver):
+        init(otlp_endpoint=receiver.url, enable_metrics=False)
+        receiver.status = 400
+        record("one")
+        trace.get_tracer_provider().force_flush()
+        receiver.status = 200
+        assert not flush()
+        assert flush()
+
+    @pytest.mark.parametrize("finish", [flush, shutdown])
+    def test_it_keeps_to_its_time_with_a_collector_that_does_not_answer(self, receiver, finish):
+        init(otlp_endpoint=receiver.url, enable_metrics=False)
+        receiver.delay_s = 3
+        record("one")
+        started = time.monotonic()
+        assert not finish(0.5)
+        assert time.monotonic() - started < 1.5
+        receiver.delay_s = 0
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and any(
+            thread.name.startswith("llamatelemetry-") for thread in threading.enumerate()
+        ):
+            time.sleep(0.05)
+
+    def test_shutdown_without_a_collector_ends_retries_and_threads(self):
+        init(otlp_endpoint="http://127.0.0.1:9", enable_metrics=False)
+        record("one")
+        started = time.monotonic()
+        assert not shutdown(1.0)
+        assert time.monotonic() - started < 2
+        time.sleep(0.2)
+        assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
+
+    def test_pending_calls_end_before_the_sdk_goes_down_at_exit(self, receiver):
+        done = run(
+            f"""
+            import atexit, sys
+            from llamatelemetry import init
+            from llamatelemetry.genai import reaper
+            from opentelemetry import trace
+            init(otlp_endpoint="{receiver.url}")
+            class Abandoned:
+                def reap(self):
+                    trace.get_tracer("t").start_span("abandoned").end()
+            reaper.reaper.put(Abandoned())
+            """
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert receiver.spans() == ["abandoned"]
+
+
+class TestApplicationsOwnProvider:
+    """Each in a process of its own: OpenTelemetry's globals can be set once."""
+
+    def test_it_stays_and_gets_our_processors_in_front(self, receiver):
+        done = run(
+            f"""
+            import logging, sys
+            from opentelemetry import metrics, trace
+            from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+            logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
+            order = []
+            class P(SpanProcessor):
+                def __init__(self, name): self.name = name
+                def on_end(self, span): order.append(self.name)
+                def shutdown(self): order.append("shutdown " + self.name)
+            own = TracerProvider()
+            own.add_span_processor(P("theirs"))
+            trace.set_tracer_provider(own)
+
+            from llamatelemetry import init, shutdown
+            for _ in range(2):
+                init("name", otlp_endpoint="{receiver.url}", span_processors=[P("ours")])
+                assert trace.get_tracer_provider() is own
+                trace.get_tracer("t").start_span("s").end()
+                assert order == ["ours", "theirs"], order
+                metrics.get_meter("m").create_counter("c").add(1)
+                assert shutdown()
+                assert order[2:] == ["shutdown ours"], order
+                order.clear()
+                trace.get_tracer("t").start_span("s").end()
+                assert order == ["theirs"], order
+                order.clear()
+            """
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert receiver.spans() == []
+        assert receiver.metrics() == {"c"}
+        warning = (
+            "llamatelemetry.distro Not used, because the application has made its own provider "
+            "for traces: service_name, otlp_endpoint"
+        )
+        assert done.stdout.splitlines() == [warning, warning]
+
+    def test_a_provider_that_is_not_the_sdks_is_left_alone(self):
+        done = run(
+            """
+            from opentelemetry import _logs, metrics, trace
+            trace.set_tracer_provider(trace.NoOpTracerProvider())
+            metrics.set_meter_provider(metrics.NoOpMeterProvider())
+            _logs.set_logger_provider(_logs.NoOpLoggerProvider())
+            from opentelemetry.sdk.trace import SpanProcessor
+            from llamatelemetry import flush, init, shutdown
+            init(span_processors=[SpanProcessor()])
+            assert flush() and shutdown()
+            import threading
+            assert threading.active_count() == 1, threading.enumerate()
+            """
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("takes no span processors") == 1
+
+
+class TestDisabled:
+    def test_the_disabled_sdk_leaves_the_process_as_it_is(self):
+        done = run(
+            """
+            import sys, threading
+            from opentelemetry import trace, metrics
+            import llamatelemetry
+            assert llamatelemetry.init("x", exporter="console").service_name == "x"
+            assert llamatelemetry.flush() and llamatelemetry.shutdown()
+            assert threading.active_count() == 1
+            assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+            assert "opentelemetry.sdk.trace" not in sys.modules
+            assert "wrapt" not in sys.modules or not any("openai" in n for n in sys.modules)
+            """,
+            OTEL_SDK_DISABLED="true",
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_the_package_takes_no_action_and_loads_no_sdk():
+    done = run(
+        """
+        import os, sys, threading
+        environ = dict(os.environ)
+        import llamatelemetry, llamatelemetry.otel
+        assert {"init", "flush", "shutdown", "LlamaTelemetryConfig"} <= set(dir(llamatelemetry))
+        assert threading.active_count() == 1 and dict(os.environ) == environ
+        loaded = [n for n in sys.modules if n.startswith("opentelemetry.sdk")]
+        llamatelemetry.init, llamatelemetry.LlamaTelemetryConfig
+        loaded += [n for n in sys.modules if n.startswith("opentelemetry.sdk")]
+        assert loaded == [], loaded
+        try:
+            llamatelemetry.no_such_name
+        except AttributeError as error:
+            assert str(error) == "module 'llamatelemetry' has no attribute 'no_such_name'"
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_the_sdk_init_says_what_to_install_and_the_rest_works():
+    done = run(
+        """
+        import sys
+        sys.modules["opentelemetry.sdk"] = None  # as if it were not installed
+        from llamatelemetry import flush, init, shutdown
+        assert flush() and shutdown()
+        try:
+            init()
+        except ImportError as error:
+            print(error)
+        """
+    )
+    assert done.stderr == ""
+    assert "pip install llamatelemetry" in done.stdout
+
+
+def test_spans_of_a_provider_given_by_the_application_can_be_watched_in_memory(receiver):
+    exporter = InMemorySpanExporter()
+    init(otlp_endpoint=receiver.url)
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, SdkTracerProvider)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    record("one")
+    assert [span.name for span in exporter.get_finished_spans()] == ["one"]
