@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import Request, Server, read_parameters
 from llamatelemetry.genai.fields import count, mapping, model_name
+from llamatelemetry.genai.messages import read_chat_request, read_completion_request
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, PROVIDER_OPENAI, TEXT_COMPLETION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai import Content
 
 # By method and the exact URL as the resources pass it; Azure rewrites it later.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, Mapping[str, AttributeValue]]]] = {
     ("post", "/chat/completions"): (CHAT, {names.OPENAI_API_TYPE: "chat_completions"}),
     ("post", "/completions"): (TEXT_COMPLETION, {}),
     ("post", "/embeddings"): (EMBEDDINGS, {}),
+}
+
+
+# An operation that is not here has no content: the conventions know none of embeddings.
+CONTENT: Final[Mapping[str, Callable[[Mapping[str, Any]], Content]]] = {
+    "/chat/completions": read_chat_request,
+    "/completions": read_completion_request,
 }
 
 
@@ -37,6 +47,7 @@ def read_request(client: Any, options: Any, stream: bool) -> Request | None:
         return None
     operation, fixed = route
     body = _body(options)
+    read_content = CONTENT.get(options.url)
     return Request(
         operation=operation,
         provider=PROVIDER_OPENAI,
@@ -45,6 +56,7 @@ def read_request(client: Any, options: Any, stream: bool) -> Request | None:
         stream=stream,
         choice_count=count(body.get("n")) or 1,
         parameters={**fixed, **read_parameters(body)},
+        read_content=None if read_content is None else partial(read_content, body),
     )
 
 

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import guard, recording
+from llamatelemetry.genai.content import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.model import Request, Response
 from llamatelemetry.genai.reaper import reaper
@@ -31,10 +32,13 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
     from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.completion_hook import CompletionHook
 
 _CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
@@ -48,6 +52,9 @@ class Instrumenter:
         config: options; read from the environment when ``None``.
         tracer_provider: OpenTelemetry's global one when ``None``.
         meter_provider: likewise.
+        logger_provider: likewise; for the events that hold content.
+        completion_hook: run with the content of each call; the one that the environment names
+            when ``None``.
     """
 
     def __init__(
@@ -58,11 +65,16 @@ class Instrumenter:
         config: LlamaTelemetryConfig | None = None,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
     ) -> None:
         self.config = effective_config(config)
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
         self.metrics = GenAIMetrics(get_meter(scope, version, meter_provider))
         self.servers: KnownServers = known_servers
+        self.content = content_recorder(
+            scope, version, self.config, logger_provider, completion_hook
+        )
 
     def start(self, request: Request, kind: SpanKind = SpanKind.CLIENT) -> Call | None:
         """Open a call, or give ``None`` when this request is not to be recorded as one.
@@ -101,6 +113,7 @@ class Call:
 
     __slots__ = (
         "_attempt_ns",
+        "_content",
         "_headers_ns",
         "_instrumenter",
         "_open",
@@ -132,6 +145,9 @@ class Call:
             attributes=recording.sampling_attributes(request),
             start_time=self._started_wall_ns,
         )
+        content = instrumenter.content
+        self._content = None if content is None else content.start(request, self._span)
+        request.read_content = None  # it holds the whole request
 
     @property
     def ended(self) -> bool:
@@ -142,6 +158,11 @@ class Call:
     def instrumenter(self) -> Instrumenter:
         """What the call was made with."""
         return self._instrumenter
+
+    @property
+    def content_max_chars(self) -> int | None:
+        """Up to where each text of the reply is wanted; ``None`` when its content is not wanted."""
+        return None if self._content is None else self._content.max_chars
 
     def activate(self) -> Token[Context]:
         """Make the call's span current; give the result to `deactivate` when the library's work is done."""
@@ -199,6 +220,16 @@ class Call:
                 recording.record_span(self._span, outcome)
                 if self._instrumenter.config.phase_spans:
                     recording.record_phase_spans(self._instrumenter.tracer, context, outcome)
+            if self._content is not None:
+                ended_wall_ns = self._wall_ns(ended_ns)
+                self._span.set_attributes(
+                    self._content.finish(
+                        response,
+                        lambda: recording.event_attributes(outcome),
+                        context,
+                        ended_wall_ns,
+                    )
+                )
         except Exception as failure:
             guard.report("recording a call", failure)
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamatelemetry.genai.content_folding import ChoicesFold
 from llamatelemetry.genai.fields import get, items
 
 # What a delta can carry that is a token of the answer. The role alone is not, nor is an
@@ -24,11 +25,16 @@ _HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 
 
 class ChunkFold:
-    """The response that a stream's chunks add up to, so far."""
+    """The response that a stream's chunks add up to, so far.
 
-    __slots__ = ("_finish_reasons", "_head", "_is_named", "timings", "usage")
+    Args:
+        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_content", "_finish_reasons", "_head", "_is_named", "timings", "usage")
+
+    def __init__(self, content_max_chars: int | None = None) -> None:
+        self._content = None if content_max_chars is None else ChoicesFold(content_max_chars)
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._finish_reasons: dict[int, str | None] = {}
@@ -53,6 +59,8 @@ class ChunkFold:
             key = index if isinstance(index, int) else position
             if reason is not None or key not in self._finish_reasons:
                 self._finish_reasons[key] = reason
+            if self._content is not None:
+                self._content.add(key, choice)
         return carries_token
 
     def _read_head(self, chunk: Any) -> None:
@@ -69,10 +77,11 @@ class ChunkFold:
 
     def result(self) -> dict[str, Any]:
         """Give the response in the shape of a plain one, for `wire.read_response`."""
+        said = {} if self._content is None else self._content.results()
         return {
             **self._head,
             "choices": [
-                {"finish_reason": self._finish_reasons[index]}
+                {"finish_reason": self._finish_reasons[index], **said.get(index, {})}
                 for index in sorted(self._finish_reasons)
             ],
             "usage": self.usage,

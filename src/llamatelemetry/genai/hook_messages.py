@@ -74,8 +74,7 @@ class HookMessages:
         required = {
             field.name: None
             for field in dataclasses.fields(kind)
-            if field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         }
         known = {name: value for name, value in values.items() if name in names}
         made = kind(**(required | known))

@@ -144,9 +144,7 @@ def _encodable(value: str) -> str:
 
 
 def _limit_blob(part: Mapping[str, Any]) -> Part:
-    limited: Part = {
-        name: _cut_text(value, _LABEL_MAX_CHARS)[0] for name, value in part.items()
-    }
+    limited: Part = {name: _cut_text(value, _LABEL_MAX_CHARS)[0] for name, value in part.items()}
     data = part.get("content")
     if isinstance(data, str):
         data = BlobData(data)

@@ -41,6 +41,7 @@ class CutText(str):
     original_chars: int
 
     def __new__(cls, kept: str, original_chars: int) -> CutText:
+        """Take what was kept, and the length of the whole."""
         made = super().__new__(cls, kept)
         made.original_chars = original_chars
         return made
@@ -264,7 +265,7 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     try:
-        extra = value.__pydantic_extra__ or {}
+        extra: dict[str, Any] = value.__pydantic_extra__ or {}
         return {**value.__dict__, **extra}
     except (AttributeError, TypeError):
         return {}

@@ -107,6 +107,17 @@ def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) ->
 
 def record_span(span: Span, outcome: Outcome) -> None:
     """Set the attributes of the call's span, and its status when the call failed."""
+    span.set_attributes(_span_attributes(outcome))
+    if outcome.error is not None:
+        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
+    """The attributes of an event about the call: all that its span has, content apart."""
+    return {**sampling_attributes(outcome.request), **_span_attributes(outcome)}
+
+
+def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request = outcome.request
     attributes: dict[str, AttributeValue] = dict(request.parameters)
     # The reply may have proved another provider than the one the span started with.
@@ -117,9 +128,7 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.provider not in _OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
-    span.set_attributes(attributes)
-    if outcome.error is not None:
-        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+    return attributes
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:

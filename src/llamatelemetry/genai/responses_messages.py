@@ -84,7 +84,9 @@ def read_responses_request(body: Mapping[str, Any]) -> Content:
 
 def read_responses_reply(reply: Any) -> Content:
     """Read the output of a response: one message, since there is one answer."""
-    return Content(outputs=output_message(item_parts_of(get(reply, "output")), finish_reason(reply)))
+    return Content(
+        outputs=output_message(item_parts_of(get(reply, "output")), finish_reason(reply))
+    )
 
 
 def read_fetched_response(reply: Any) -> Content:

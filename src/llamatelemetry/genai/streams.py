@@ -33,7 +33,7 @@ class StreamWatch:
     def __init__(self, call: Call, on_end: Callable[[], None] | None = None) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChunkFold()
+        self._fold = ChunkFold(call.content_max_chars)
         self._last_ns = 0
         self._attributes: dict[str, AttributeValue] = {}
         self._record_gap = call.instrumenter.metrics.time_per_output_chunk.record

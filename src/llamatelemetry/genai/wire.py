@@ -6,9 +6,11 @@ llama.cpp's ``timings``, is read wherever it turns up.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.fields import count, get, integer, items, model_name, number, text
+from llamatelemetry.genai.messages import read_choices
 from llamatelemetry.genai.model import EngineTimings, Response, Usage
 from llamatelemetry.semconv import attributes as names
 
@@ -83,14 +85,16 @@ def read_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
 def read_response(reply: Any) -> Response:
     """Read a chat completion, a text completion or embeddings: JSON, a model, or a folded stream."""
     timings = read_timings(get(reply, "timings"))
+    choices = get(reply, "choices")
     return Response(
         id=text(get(reply, "id")),
         model=model_name(get(reply, "model")),
-        finish_reasons=_finish_reasons(get(reply, "choices")),
+        finish_reasons=_finish_reasons(choices),
         usage=_read_usage(get(reply, "usage"), timings),
         timings=timings,
         service_tier=text(get(reply, "service_tier")),
         system_fingerprint=text(get(reply, "system_fingerprint")),
+        read_content=partial(read_choices, choices),
     )
 
 
