@@ -25,7 +25,7 @@ wheels: $(VENV)/.dev ## build all five distributions and try them in clean envir
 	$(VENV)/bin/python scripts/check_wheels.py
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist htmlcov .coverage* .pytest_cache .ruff_cache .import_linter_cache demo-output
+	rm -rf $(VENV) build dist htmlcov .coverage* .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-output llamatelemetry-data
 	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Stamps: an environment is completed again only when what it was made from has changed.

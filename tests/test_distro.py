@@ -297,7 +297,7 @@ resource:
     - {{name: service.name, value: from-file}}
 tracer_provider:
   processors:
-    - simple: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/traces"}}}}}}
+    - batch: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/traces"}}}}}}
 meter_provider:
   readers:
     - periodic: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/metrics"}}}}}}
@@ -357,6 +357,31 @@ meter_provider:
             done.stderr.splitlines()
             == ["Not used, because OTEL_CONFIG_FILE is set: otlp_endpoint"] * 2
         )
+
+    def test_what_the_file_makes_for_a_signal_of_the_applications_own_is_stopped(
+        self, tmp_path, receiver
+    ):
+        environ = self.file(tmp_path, receiver)
+        program = """
+            import threading
+            from opentelemetry import trace
+            from opentelemetry.sdk.trace import TracerProvider
+            own = TracerProvider()
+            trace.set_tracer_provider(own)
+            import llamatelemetry
+            llamatelemetry.init()
+            assert trace.get_tracer_provider() is own
+            assert [t.name for t in threading.enumerate()] == [
+                "MainThread", "OtelPeriodicExportingMetricReader"]
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
     def test_instrumentors_that_the_file_disables_stay_out(self, tmp_path, receiver):
         make_instrumentor(tmp_path, "z-good", "good", "throwaway_good")

@@ -23,7 +23,11 @@ from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.distro import LlamaTelemetryConfigurator
 from llamatelemetry.genai import guard
 from tests.otlp_receiver import grpc_receiver, http_receiver
-from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
+from tests.throwaway import (
+    make_distribution,
+    make_instrumentor,
+    throwaway_path,  # noqa: F401 - a fixture
+)
 
 HOUR_MS = 3_600_000
 
@@ -393,6 +397,34 @@ class TestAgain:
         assert "no_such_exporter" in caplog.text
         assert shutdown()
 
+    def test_a_set_up_that_fails_half_way_leaves_nothing_and_can_be_repeated(
+        self,
+        receiver,
+        monkeypatch,
+        throwaway_path,  # noqa: F811 - the imported fixture
+    ):
+        make_distribution(
+            throwaway_path,
+            "broken",
+            entry_points={"opentelemetry_metrics_exporter": {"broken": "throwaway_broken:Broken"}},
+            modules={
+                "throwaway_broken": "from opentelemetry.sdk.metrics.export import MetricExporter\n"
+                "class Broken(MetricExporter):\n"
+                "    def __init__(self): raise OSError\n"
+                "    export = force_flush = shutdown = None\n"
+            },
+        )
+        guard.set_strict(False)
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "broken")
+        init(otlp_endpoint=receiver.url)
+        assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
+        assert not trace.get_tracer("test").start_span("lost").is_recording()
+        monkeypatch.delenv("OTEL_METRICS_EXPORTER")
+        init(otlp_endpoint=receiver.url)
+        record("one")
+        assert flush()
+        assert receiver.spans() == ["one"]
+
 
 class TestFlush:
     def test_with_nothing_set_up_there_is_nothing_to_flush(self):
@@ -431,7 +463,7 @@ class TestFlush:
         ):
             time.sleep(0.05)
 
-    def test_shutdown_without_a_collector_ends_retries_and_threads(self):
+    def test_shutdown_without_a_collector_ends_retries_and_threads(self, caplog):
         init(otlp_endpoint="http://127.0.0.1:9", enable_metrics=False)
         record("one")
         started = time.monotonic()
@@ -439,6 +471,7 @@ class TestFlush:
         assert time.monotonic() - started < 2
         time.sleep(0.2)
         assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
+        assert "already shutdown, ignoring call" not in caplog.text
 
     def test_pending_calls_end_before_the_sdk_goes_down_at_exit(self, receiver):
         done = run(

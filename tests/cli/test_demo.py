@@ -241,7 +241,7 @@ def remaining(pids: list[int]) -> list[int]:
 class TestInterrupted:
     @pytest.mark.parametrize(
         ("moment", "children"),
-        [("loads", 1), ("ready after", 1), ("streamed chat", 2), ("at once, 1 of 4", 2)],
+        [("loads", 1), ("ready after", 1), ("streamed chat", 2), ("... 59 tokens", 2)],
     )
     def test_by_ctrl_c_leaves_no_process_and_a_whole_terminal(
         self, terminal: Terminal, tmp_path: Path, moment: str, children: int

@@ -13,7 +13,9 @@ INTEGERS = st.one_of(
 )
 FLOATS = st.floats()  # JSON as Python reads it: NaN and the infinities too
 # Lone surrogates too: JSON can spell them ("\ud800"), UTF-8 cannot.
-TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
+TEXTS = st.one_of(
+    st.text(max_size=8), st.sampled_from(["\ud800", "half \udfff", "/models/\ud800.gguf", "\0"])
+)
 SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, FLOATS, TEXTS)
 
 
@@ -39,7 +41,9 @@ REPLY_FIELDS = st.sampled_from(
         "draft_n_accepted",
     ]
 )
-_MILLISECONDS = st.one_of(st.floats(0, 1e6), FLOATS, INTEGERS)
+_MILLISECONDS = st.one_of(
+    st.floats(0, 1e6), st.sampled_from([1e18, 1e300, math.inf, math.nan, -0.0]), INTEGERS
+)
 _COUNTS = st.one_of(st.integers(0, 10**6), SCALARS)
 TIMINGS = st.fixed_dictionaries(
     {"prompt_n": _COUNTS, "prompt_ms": _MILLISECONDS, "predicted_n": _COUNTS}

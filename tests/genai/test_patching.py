@@ -363,6 +363,21 @@ def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
     assert library.dicts() == before
 
 
+def test_when_theirs_is_taken_off_after_applying_again_ours_is_on(library):
+    before = library.dicts()
+    module, seen = library.load(), []
+    table = library.table("Client.own")
+    table.apply()
+    ours = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    table.revert()
+    table.apply()
+    module.Client.own = ours  # they put back what they had found
+    assert library.call("Client.own") == 1
+    table.revert()
+    assert library.dicts() == before
+
+
 def test_theirs_below_ours_survives_our_revert(library):
     module, seen = library.load(), []
     wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,19 @@ def _good(operation: Operation, stream: bool) -> replies.Handler:
         body = replies.sse(operation.chunks(usage=replies.USAGE))
         return lambda _: replies.stream_reply(body)
     return lambda _: replies.json_reply(operation.plain())
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever happens to a call, neither we nor OpenTelemetry write it into the program's log."""
+    yield
+    told = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.levelno > logging.DEBUG
+        and record.name.startswith(("llamatelemetry", "opentelemetry"))
+    ]
+    assert told == []
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)

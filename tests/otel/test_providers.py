@@ -25,7 +25,9 @@ from llamatelemetry.otel.providers import (
     StableLoggerProvider,
     StableMeterProvider,
     StableTracerProvider,
+    _followers,
 )
+from llamatelemetry.otel.providers._followers import Followers
 
 BUCKETS = [0.1, 1.0, 10.0]
 
@@ -381,7 +383,37 @@ class TestLogging:
         assert "No SDK is set up" in caplog.text
 
 
+class Bound:
+    """A facade that remembers its source, and lets a test step in while it is being bound."""
+
+    def __init__(self, source, step_in=None):
+        self.source = source
+        self.step_in = step_in
+
+    def follow(self, source):
+        if self.step_in is not None:
+            step_in, self.step_in = self.step_in, None
+            step_in()
+        self.source = source
+
+
 class TestThreads:
+    def test_a_source_that_comes_while_a_facade_is_made_is_not_missed(self):
+        followers = Followers[str, Bound]("old")
+
+        def make(source):
+            followers.follow("new")
+            return Bound(source)
+
+        assert followers.get("key", make, keep=True).source == "new"
+
+    def test_a_source_that_comes_while_a_facade_is_bound_is_the_last_one(self):
+        followers = Followers[str, Bound]("first")
+        facade = followers.get("key", Bound, keep=True)
+        facade.step_in = lambda: followers.follow("last")
+        followers.follow("between")
+        assert facade.source == "last"
+
     def test_after_replacing_the_sdk_under_load_everything_is_on_the_last_one(self):
         tracers, meters = StableTracerProvider(), StableMeterProvider()
         last_tracing, last_metrics = tracing_sdk(), metrics_sdk_provider()
@@ -443,8 +475,6 @@ class TestThreads:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is the point
     def test_a_child_forked_while_another_thread_holds_the_lock_is_not_stuck(self):
-        from llamatelemetry.otel.providers import _followers
-
         stable = StableTracerProvider()
         with _followers._lock.held():
             child = os.fork()

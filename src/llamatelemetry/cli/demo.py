@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -77,11 +78,15 @@ def _run(console: Console, output: Path, model: Path | None, base_url: str | Non
 
 @contextmanager
 def _folder(path: Path) -> Generator[None]:
-    """Make a folder, and take it away again if nothing was put into it."""
+    """Make a folder, and take it away again if nothing came of it."""
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
+    except KeyboardInterrupt:
+        if is_new:  # what the program had already exported is half of a run
+            shutil.rmtree(path, ignore_errors=True)
+        raise
     finally:
         if is_new:
             with suppress(OSError):  # not empty

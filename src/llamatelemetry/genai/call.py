@@ -8,6 +8,7 @@ it. Whatever fails in here is reported by `guard` and never reaches the applicat
 from __future__ import annotations
 
 from contextvars import Token
+from os import getpid
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.completion_hook import CompletionHook
+    from llamatelemetry.genai.reaper import Reapable
 
 _CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
@@ -112,11 +114,13 @@ class Call:
     """One call, from just before the library sends it until its reply or stream has ended."""
 
     __slots__ = (
+        "_abandoned_ns",
         "_attempt_ns",
         "_content",
         "_headers_ns",
         "_instrumenter",
         "_open",
+        "_pid",
         "_span",
         "_started_ns",
         "_started_wall_ns",
@@ -133,6 +137,9 @@ class Call:
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
         self._headers_ns: int | None = None
+        self._abandoned_ns: int | None = None
+        # A forked child inherits open calls and must not end them a second time.
+        self._pid = getpid()
         # Popping from a list is atomic: of two threads that end a call, one wins.
         self._open: list[None] = [None]
         # Times are read on the monotonic clock and placed on the wall clock once, so that
@@ -199,17 +206,28 @@ class Call:
         """End the call with an error, and with what had come before it."""
         self._end(response or Response(), error, ended_ns)
 
-    def abandon(self, waiting: Any) -> None:
-        """Leave the ending to the reaper: for finalisers, where nothing may be recorded."""
+    def abandon(self, waiting: Reapable | None = None) -> None:
+        """Leave the ending to the reaper: for finalisers, where nothing may be recorded.
+
+        Args:
+            waiting: what ends the call, if not the call itself.
+        """
         if self._open:
-            reaper.put(waiting)
+            self._abandoned_ns = perf_counter_ns()
+            reaper.put(waiting or self)
+
+    def reap(self) -> None:
+        """End an abandoned call that has had no reply, at the time it was abandoned."""
+        self.fail(GeneratorExit())
 
     def _end(self, response: Response, error: BaseException | None, ended_ns: int | None) -> None:
+        if self._pid != getpid():
+            return
         try:
             self._open.pop()
         except IndexError:
             return
-        ended_ns = ended_ns or perf_counter_ns()
+        ended_ns = ended_ns or self._abandoned_ns or perf_counter_ns()
         try:
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)

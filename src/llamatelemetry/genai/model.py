@@ -51,7 +51,7 @@ class Request:
     stream: bool = False
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
-    read_content: Callable[[], Content] | None = None
+    read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -99,4 +99,4 @@ class Response:
     timings: EngineTimings | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
-    read_content: Callable[[], Content] | None = None
+    read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from llamatelemetry.genai import guard
 
@@ -45,10 +45,10 @@ class Reaper:
 
     def start(self) -> None:
         """Start the thread unless it runs: before a call can be abandoned, never in a finaliser."""
-        if self._thread is not None:
+        if _runs(self._thread):
             return
         with self._lock:
-            if self._thread is None:
+            if not _runs(self._thread):
                 self._thread = threading.Thread(
                     target=self._run, name="llamatelemetry-reaper", daemon=True
                 )
@@ -84,13 +84,18 @@ class Reaper:
 
     def stop(self, timeout_s: float) -> bool:
         """End what was handed over and stop the thread. `start` works again afterwards."""
+        # The lock is held to the end: a thread started meanwhile could take this one's signal.
         with self._lock:
             thread, self._thread = self._thread, None
-        if thread is None:
-            return True
-        self._queue.put(_STOP)
-        thread.join(timeout_s)
-        return not thread.is_alive()
+            if not _runs(thread):
+                return True
+            self._queue.put(_STOP)
+            thread.join(timeout_s)
+            return not thread.is_alive()
+
+
+def _runs(thread: threading.Thread | None) -> TypeGuard[threading.Thread]:
+    return thread is not None and thread.is_alive()
 
 
 reaper = Reaper()

@@ -96,7 +96,10 @@ class StreamWatch:
     def _clean_up(self) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            on_end()
+            try:
+                on_end()
+            except Exception as error:
+                guard.report("cleaning up after a stream", error)
 
 
 class IteratorTap:
@@ -105,9 +108,9 @@ class IteratorTap:
     __slots__ = ("_next", "_source", "_watch")
 
     def __init__(self, source: Any, watch: StreamWatch) -> None:
+        self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__next__
-        self._watch = watch
 
     def __iter__(self) -> IteratorTap:
         return self
@@ -137,9 +140,9 @@ class AsyncIteratorTap:
     __slots__ = ("_next", "_source", "_watch")
 
     def __init__(self, source: Any, watch: StreamWatch) -> None:
+        self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__anext__
-        self._watch = watch
 
     def __aiter__(self) -> AsyncIteratorTap:
         return self

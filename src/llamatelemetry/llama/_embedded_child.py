@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.llama._embedded_options import EmbeddedOptions, parse_arguments
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 XLLAMACPP_REQUIREMENT = "xllamacpp==2026.10.11549"
+
+_LOG_SETTLES_S = 0.1
 
 
 class _CannotServeError(Exception):
@@ -139,6 +142,8 @@ def _start(xllamacpp: Any, parameters: Any, model_path: Path) -> Any:
     try:
         return xllamacpp.Server(parameters)  # returns when the model is loaded and it listens
     except RuntimeError as error:
+        # llama.cpp logs from a thread of its own: with a moment for it, our line is the last.
+        time.sleep(_LOG_SETTLES_S)
         raise _CannotServeError(
             f"the llama.cpp server did not start with {model_path}: {error} "
             "Its log above tells why."

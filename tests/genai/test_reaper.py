@@ -1,0 +1,398 @@
+"""Calls that cannot end where they are: what is handed over, when it ends, and in which process."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir, MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import View
+
+from llamatelemetry.genai import (
+    Instrumenter,
+    IteratorTap,
+    Response,
+    StreamWatch,
+    flush_pending,
+    guard,
+    stop_reaper,
+)
+from llamatelemetry.genai.reaper import Reaper
+from tests.genai.conftest import chat
+
+ROOT = Path(__file__).parents[2]
+
+
+class Item:
+    """Something to end: it runs ``action``, then notes that it has ended."""
+
+    def __init__(self, action: Callable[[], Any] = lambda: None) -> None:
+        self.action = action
+        self.ended: list[str] = []
+
+    def reap(self) -> None:
+        self.action()
+        self.ended.append(threading.current_thread().name)
+
+
+@pytest.fixture
+def reaper() -> Iterator[Reaper]:
+    reaper = Reaper()
+    yield reaper
+    assert reaper.stop(5)
+
+
+def reaper_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "llamatelemetry-reaper"]
+
+
+def test_the_thread_is_one_daemon_that_starts_on_first_need():
+    assert stop_reaper(5)
+    assert reaper_threads() == []
+    reaper = Reaper()
+    assert reaper_threads() == []
+    together = threading.Barrier(10)
+
+    def start() -> None:
+        together.wait(5)
+        reaper.start()
+
+    starters = [threading.Thread(target=start) for _ in range(10)]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join(5)
+    assert [thread.daemon for thread in reaper_threads()] == [True]
+    assert reaper.stop(5)
+    assert reaper_threads() == []
+
+
+def test_what_is_handed_over_ends_in_that_thread_in_its_order(reaper):
+    order: list[int] = []
+    items = [Item(lambda number=number: order.append(number)) for number in range(100)]
+    reaper.start()
+    for item in items:
+        reaper.put(item)
+    assert reaper.flush(5)
+    assert order == list(range(100))
+    assert {name for item in items for name in item.ended} == {"llamatelemetry-reaper"}
+
+
+def test_flushing_nothing_starts_no_thread(reaper):
+    assert stop_reaper(5)
+    assert reaper.flush(0)
+    assert reaper_threads() == []
+
+
+def test_flushing_ends_also_what_came_before_the_thread(reaper):
+    item = Item()
+    reaper.put(item)
+    assert item.ended == []
+    assert reaper.flush(5)
+    assert len(item.ended) == 1
+
+
+def test_flushing_gives_up_when_its_time_is_over(reaper):
+    go = threading.Event()
+    last = Item()
+    reaper.put(Item(lambda: go.wait(10)))
+    reaper.put(last)
+    began = time.monotonic()
+    assert reaper.flush(0.05) is False
+    assert time.monotonic() - began < 5
+    go.set()
+    assert reaper.flush(5)
+    assert len(last.ended) == 1
+
+
+def test_a_failure_is_reported_and_the_next_one_still_ends(reaper, caplog):
+    guard.set_strict(False)
+
+    def fail() -> None:
+        raise ValueError("odd")
+
+    last = Item()
+    reaper.start()
+    reaper.put(Item(fail))
+    reaper.put(last)
+    assert reaper.flush(5)
+    assert len(last.ended) == 1
+    assert "ending an abandoned call" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_died_is_replaced(reaper):
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    reaper.start()
+    reaper.put(Item(die))
+    for thread in reaper_threads():
+        thread.join(0.5)
+    last = Item()
+    reaper.put(last)
+    assert reaper.flush(5)
+    assert len(last.ended) == 1
+
+
+def test_what_has_ended_is_not_kept_alive(reaper):
+    reaper.start()
+    item = Item()
+    gone = weakref.ref(item)
+    reaper.put(item)
+    assert reaper.flush(5)
+    del item
+    assert gone() is None
+
+
+def test_stopping_ends_what_was_handed_over_and_starting_again_works(reaper):
+    for _ in range(3):
+        items = [Item() for _ in range(20)]
+        reaper.start()
+        for item in items:
+            reaper.put(item)
+        assert reaper.stop(5)
+        assert all(item.ended for item in items)
+    assert reaper.stop(5)  # what does not run is stopped
+
+
+def test_stopping_gives_up_when_its_time_is_over(reaper):
+    go = threading.Event()
+    reaper.start()
+    reaper.put(Item(lambda: go.wait(10)))
+    assert reaper.stop(0.05) is False
+    go.set()
+    assert reaper.flush(5)
+
+
+def test_stopping_and_starting_from_many_threads_loses_nothing(reaper):
+    items = [Item() for _ in range(400)]
+
+    def work(mine: list[Item]) -> None:
+        for item in mine:
+            reaper.start()
+            reaper.put(item)
+            assert reaper.stop(5)
+
+    workers = [threading.Thread(target=work, args=(items[n::8],)) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert reaper.flush(5)
+    assert all(len(item.ended) == 1 for item in items)
+
+
+# --- calls ---------------------------------------------------------------------------------
+
+
+def test_a_call_that_was_dropped_before_its_reply_ends_at_that_moment(start, recorder):
+    call = start()
+    time.sleep(0.01)
+    call.abandon(call)
+    dropped_ns = time.time_ns()
+    time.sleep(0.05)
+    span = recorder.call()
+    assert span.attributes["error.type"] == "GeneratorExit"
+    assert span.start_time + 10_000_000 <= span.end_time <= dropped_ns
+
+
+def test_a_call_that_has_ended_is_not_handed_over(start, recorder):
+    call = start()
+    call.finish(Response(id="r"))
+    call.abandon(call)
+    assert recorder.call().attributes["gen_ai.response.id"] == "r"
+
+
+class Holder:
+    """A stream in a reference cycle, as every stream of the openai client is."""
+
+    def __init__(self, tap: IteratorTap) -> None:
+        self.tap = tap
+        self.myself = self
+
+
+def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
+    call = instrumenter.start(chat(stream=True, model=model))
+    assert call is not None
+    chunks = ({"id": "c", "choices": [{"delta": {"content": "a"}}]} for _ in range(5))
+    tap = IteratorTap(chunks, StreamWatch(call))
+    next(tap)
+    next(tap)
+    Holder(tap)
+
+
+def test_a_stream_collected_while_metrics_are_collected_does_not_hang(instrumenter, recorder):
+    collected = []
+
+    def collect_garbage(_options: CallbackOptions) -> Iterator[Observation]:
+        collected.append(gc.collect())
+        yield Observation(1)
+
+    meter = recorder.meter_provider.get_meter("app")
+    meter.create_observable_gauge("app.gauge", [collect_garbage])
+    gc.disable()  # nothing but the callback finds the cycle
+    try:
+        for _ in range(3):
+            abandoned_stream(instrumenter)
+        collection = threading.Thread(target=recorder.metrics, daemon=True)
+        collection.start()
+        collection.join(20)
+        assert not collection.is_alive(), "deadlock"
+    finally:
+        gc.enable()
+    assert collected
+    assert flush_pending(5)
+    assert len(recorder.calls()) == 3
+    (duration,) = recorder.points("gen_ai.client.operation.duration")
+    assert duration.count == 3
+
+
+class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
+    """Collects garbage where the SDK holds the lock that a new series needs."""
+
+    def collect(self, point_attributes: Any) -> Any:
+        gc.collect()
+        return super().collect(point_attributes)
+
+
+def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(make_instrumenter):
+    reader = InMemoryMetricReader()
+    view = View(
+        instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: CollectingReservoir
+    )
+    provider = MeterProvider([reader], views=[view], shutdown_on_exit=False)
+    instrumenter = make_instrumenter(meter_provider=provider)
+    instrumenter.start(chat()).finish(Response())  # so that there is something to collect
+    gc.disable()
+    try:
+        abandoned_stream(instrumenter, model="one that has no series yet")
+        collection = threading.Thread(target=reader.get_metrics_data, daemon=True)
+        collection.start()
+        collection.join(20)
+        assert not collection.is_alive(), "deadlock"
+    finally:
+        gc.enable()
+    assert flush_pending(5)
+
+
+def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter, recorder):
+    class Collecting:
+        def on_start(self, *_args: Any, **_kwargs: Any) -> None: ...
+        def _on_ending(self, _span: Any) -> None: ...
+        def on_end(self, _span: Any) -> None:
+            gc.collect()
+
+        def shutdown(self) -> None: ...
+        def force_flush(self, *_args: Any) -> bool:
+            return True
+
+    recorder.tracer_provider.add_span_processor(Collecting())
+    gc.disable()
+    try:
+        abandoned_stream(instrumenter)
+        other = threading.Thread(
+            target=lambda: recorder.tracer_provider.get_tracer("app").start_span("app").end(),
+            daemon=True,
+        )
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), "deadlock"
+    finally:
+        gc.enable()
+    assert len(recorder.calls()) == 1
+
+
+# --- fork ----------------------------------------------------------------------------------
+
+# In a process of its own: forking one with threads, as pytest's is, warns.
+PROGRAM = textwrap.dedent("""
+    import gc, json, os, threading, time
+    from llamatelemetry.genai import (
+        Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_reaper
+    )
+    from llamatelemetry.genai.reaper import reaper
+    from tests.genai.conftest import chat
+    from tests.recorder import Recorder
+
+    recorder = Recorder()
+    instrumenter = Instrumenter("test", "1", **recorder.providers)
+
+    def stream(name):
+        call = instrumenter.start(chat(stream=True, model=name))
+        chunks = ({"id": name, "choices": []} for _ in range(5))
+        tap = IteratorTap(chunks, StreamWatch(call))
+        next(tap)
+        return tap
+
+    class Blocking:
+        def reap(self):
+            go.wait(20)
+
+    go = threading.Event()
+    queued, open_in_both, finished_in_both = stream("queued"), stream("open"), stream("read")
+    reaper.put(Blocking())
+    del queued  # handed over, and still waiting when the process forks
+    stopping = threading.Thread(target=stop_reaper, args=(20,))
+    stopping.start()  # waits for the blocked item, and holds the reaper's lock
+    while not reaper._lock.locked():
+        time.sleep(0.01)
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            del open_in_both
+            list(finished_in_both)
+            gc.collect()
+            own = stream("child")
+            del own
+            flushed = flush_pending(10)
+            stopped = stop_reaper(10)
+        except BaseException as error:
+            flushed = stopped = repr(error)
+        told = [flushed, stopped, [span.name for span in recorder.spans()]]
+        os.write(writing, json.dumps(told).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        in_child = json.load(pipe)
+    os.waitpid(child, 0)
+    go.set()
+    stopping.join()
+    del open_in_both
+    list(finished_in_both)
+    in_parent = [flush_pending(10), stop_reaper(10), [span.name for span in recorder.spans()]]
+    print(json.dumps({"child": in_child, "parent": in_parent}))
+""")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_ends_its_own_calls_and_not_its_parents():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert told["child"] == [True, True, ["chat child"]]
+    flushed, stopped, names = told["parent"]
+    assert (flushed, stopped) == (True, True)
+    assert sorted(names) == ["chat open", "chat queued", "chat read"]
