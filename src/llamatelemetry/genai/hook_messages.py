@@ -92,7 +92,8 @@ class HookMessages:
         found = {
             field.name: value
             for field in dataclasses.fields(item)
-            if (value := getattr(item, field.name)) is not None
+            # Null is a result like any other; elsewhere it is what is not known.
+            if (value := getattr(item, field.name)) is not None or field.name == "response"
         }
         if isinstance(found.get("parts"), list):
             found["parts"] = self._plain(found["parts"])

@@ -16,6 +16,7 @@ from llamatelemetry.genai.parts import (
     as_mapping,
     blob_part,
     content_parts,
+    custom_call_part,
     plain_json,
     reasoning_part,
     refusal_part,
@@ -118,9 +119,7 @@ def _spoken_parts(audio: Any) -> list[Part]:
 def _tool_call(call: Any) -> Part:
     custom = get(call, "custom")
     if custom is not None:
-        # Free text by definition: `5` is not a number there.
-        part = tool_call_part(get(call, "id"), get(custom, "name"), None)
-        return {**part, "arguments": plain_json(get(custom, "input"))}
+        return custom_call_part(get(call, "id"), get(custom, "name"), get(custom, "input"))
     function = get(call, "function")
     return tool_call_part(get(call, "id"), get(function, "name"), get(function, "arguments"))
 

@@ -71,6 +71,14 @@ def tool_call_part(call_id: Any, name: Any, arguments: Any) -> Part:
     return part
 
 
+def custom_call_part(call_id: Any, name: Any, given: Any) -> Part:
+    """A call of a custom tool, which takes free text: ``5`` is not a number there."""
+    part = tool_call_part(call_id, name, None)
+    if given is not None:
+        part["arguments"] = plain_json(given)
+    return part
+
+
 def tool_response_part(call_id: Any, response: Any) -> Part:
     """The result of a tool call, as the application sends it back."""
     part = _identified("tool_call_response", call_id)
@@ -97,12 +105,20 @@ def other_part(kind: Any, source: Any) -> Part:
     """A part of a kind that the conventions do not know: its own type, the rest as it was sent."""
     rest = {key: value for key, value in as_mapping(source).items() if key not in _NOT_CONTENT}
     content = plain_json(_without_none(rest))
-    part: Part = {"type": text(kind) or "unknown"}
+    known = text(kind)
+    part: Part = {"type": "unknown" if known is None or known in _DEFINED else known}
     if content:
         part["content"] = content
     return part
 
 
+# The conventions' own types, each with fields that it must have.
+_DEFINED = frozenset(
+    {
+        *("text", "reasoning", "compaction", "blob", "file", "uri", "tool_call"),
+        *("tool_call_response", "server_tool_call", "server_tool_call_response"),
+    }
+)
 # Said elsewhere, or meant for the provider's eyes only.
 _NOT_CONTENT = frozenset({"type", "status", "encrypted_content"})
 
@@ -266,9 +282,11 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
         return cast("dict[str, Any]", value)
     try:
         extra: dict[str, Any] = value.__pydantic_extra__ or {}
-        return {**value.__dict__, **extra}
+        fields = {**value.__dict__, **extra}
     except (AttributeError, TypeError):
         return {}
+    # A model has every field it could have; those that did not come are None.
+    return {name: field for name, field in fields.items() if field is not None}
 
 
 def parsed_json(value: Any) -> Any:

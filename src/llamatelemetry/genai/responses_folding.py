@@ -115,5 +115,4 @@ class _ItemFold:
             else:
                 name = "refusal" if field == "refusal" else "text"
                 content.append({"type": field, name: growing.result()})
-        item["content"] = content
-        return item_parts(item)
+        return item_parts({**item, "content": content} if content else item)

@@ -28,9 +28,9 @@ from llamatelemetry.genai.parts import (
     as_mapping,
     blob_part,
     content_parts,
+    custom_call_part,
     other_part,
     parsed_json,
-    plain_json,
     reasoning_part,
     server_tool_part,
     server_tool_response_part,
@@ -188,8 +188,7 @@ def _function_call(item: Any) -> list[Part]:
 
 
 def _custom_tool_call(item: Any) -> list[Part]:
-    part = _called(item, get(item, "name"), None)
-    return [{**part, "arguments": plain_json(get(item, "input"))}]
+    return [custom_call_part(_call_id(item), get(item, "name"), get(item, "input"))]
 
 
 def _called(item: Any, name: Any, arguments: Any) -> Part:
