@@ -89,7 +89,7 @@ class HookMessages:
     def _plain_item(self, item: Any) -> dict[str, Any]:
         if not dataclasses.is_dataclass(item) or isinstance(item, type):
             return cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        found = {
+        found: dict[str, Any] = {
             field.name: value
             for field in dataclasses.fields(item)
             # Null is a result like any other; elsewhere it is what is not known.
