@@ -21,7 +21,7 @@ from llamatelemetry.genai.messages import (
 from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.responses_folding import ResponsesContentFold
 from llamatelemetry.genai.responses_messages import (
-    read_fetched_response,
+    read_fetched_content,
     read_responses_request,
 )
 from tests.genai.message_schemas import check
@@ -123,7 +123,7 @@ def test_any_responses_request(body: Any, max_chars: int) -> None:
 
 @given(st.one_of(ODD, st.fixed_dictionaries({"output": ITEMS, "status": SCALARS})), LIMITS)
 def test_any_response(reply: Any, max_chars: int) -> None:
-    check_content(read_fetched_response(reply), max_chars)
+    check_content(read_fetched_content(reply), max_chars)
 
 
 EVENTS = st.lists(

@@ -13,8 +13,8 @@ from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.responses_folding import ResponsesContentFold
 from llamatelemetry.genai.responses_messages import (
     item_parts,
-    read_fetched_response,
-    read_responses_reply,
+    read_fetched_content,
+    read_responses_content,
     read_responses_request,
 )
 from tests.genai.message_schemas import check, check_messages, check_parts
@@ -404,7 +404,7 @@ def test_each_kind_of_item_becomes_its_parts(item: Any, expected: list[dict[str,
 
 def test_a_reply_is_one_message_with_all_its_items() -> None:
     assert outputs(
-        read_responses_reply(
+        read_responses_content(
             reply(
                 {
                     "type": "reasoning",
@@ -452,18 +452,18 @@ def test_a_reply_is_one_message_with_all_its_items() -> None:
 def test_a_reply_says_why_it_ended(
     items: list[Any], more: dict[str, Any], expected: str | None
 ) -> None:
-    (read,) = outputs(read_responses_reply(reply(*items, **more)))
+    (read,) = outputs(read_responses_content(reply(*items, **more)))
     assert read.get("finish_reason") == expected
 
 
 def test_a_reply_without_output_is_no_message() -> None:
-    assert read_responses_reply(reply()) == Content()
-    assert read_responses_reply(None) == Content()
+    assert read_responses_content(reply()) == Content()
+    assert read_responses_content(None) == Content()
 
 
 def test_a_fetched_response_tells_its_instructions_and_tools() -> None:
     tools = [{"type": "function", "name": "f", "parameters": {}, "strict": True}]
-    assert read_fetched_response(reply(message(TEXT), instructions="Be brief.", tools=tools)) == (
+    assert read_fetched_content(reply(message(TEXT), instructions="Be brief.", tools=tools)) == (
         Content(
             outputs=[
                 {
@@ -477,7 +477,7 @@ def test_a_fetched_response_tells_its_instructions_and_tools() -> None:
         )
     )
     as_items = [{"role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}]
-    assert read_fetched_response(reply(instructions=as_items)).instructions == [
+    assert read_fetched_content(reply(instructions=as_items)).instructions == [
         {"type": "text", "content": "Be brief."}
     ]
 
@@ -502,8 +502,8 @@ def test_the_models_of_the_openai_client_read_like_their_json() -> None:
         },
     )
     model = OpenAIResponse.model_validate(body)
-    assert read_responses_reply(model) == read_responses_reply(body)
-    assert len(read_responses_reply(model).outputs[0]["parts"]) == 5
+    assert read_responses_content(model) == read_responses_content(body)
+    assert len(read_responses_content(model).outputs[0]["parts"]) == 5
 
 
 # --- streams ------------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def test_a_stream_that_is_broken_off_gives_what_had_come() -> None:
 def test_a_stream_that_came_to_its_end_is_read_from_its_last_event(ending: str) -> None:
     whole = reply(message(TEXT), status=ending)
     last = {"type": f"response.{ending}", "response": whole}
-    assert fold([*BROKEN_OFF, last]) == read_responses_reply(whole)
+    assert fold([*BROKEN_OFF, last]) == read_responses_content(whole)
 
 
 def test_each_text_of_a_stream_is_kept_up_to_the_limit_and_counted_beyond_it() -> None:

@@ -21,6 +21,7 @@ from llamatelemetry.genai.completion_hook import (
 from llamatelemetry.genai.environment import read_genai_variables
 from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
 from llamatelemetry.genai.model import Content
+from llamatelemetry.genai.recording import event_attributes
 from llamatelemetry.semconv import INFERENCE_OPERATIONS
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.genai.model import Request, Response
+    from llamatelemetry.genai.recording import Outcome
 
 EVENT_NAME: Final = "gen_ai.client.inference.operation.details"
 
@@ -106,29 +108,26 @@ class CallContent:
             return None
         return self._recorder.max_chars if self._recorder.hook is None else _HOOK_MAX_CHARS
 
-    def finish(
-        self,
-        response: Response,
-        attributes: Callable[[], Mapping[str, AttributeValue]],
-        context: Context,
-        ended_wall_ns: int,
-    ) -> Mapping[str, AttributeValue]:
+    @property
+    def emits(self) -> bool:
+        """Whether there will be an event."""
+        return self._logger is not None
+
+    def finish(self, outcome: Outcome, context: Context) -> Mapping[str, AttributeValue]:
         """Run the hook and emit the event; give the attributes that the span is to have.
 
         Args:
-            response: what came of the call.
-            attributes: gives the event's attributes, content apart: all that the span has.
-            context: holds the call's span.
-            ended_wall_ns: when the call ended.
+            outcome: what came of the call.
+            context: holds its span.
         """
-        self._add_reply(response)
+        self._add_reply(outcome.response)
         record = None
         if self._logger is not None:
             record = LogRecord(
-                timestamp=ended_wall_ns,
+                timestamp=outcome.ended_wall_ns,
                 context=context,
                 event_name=EVENT_NAME,
-                attributes=dict(attributes()),
+                attributes=event_attributes(outcome),
             )
         hook = self._recorder.hook
         if hook is not None:

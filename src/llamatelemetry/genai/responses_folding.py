@@ -8,9 +8,15 @@ from llamatelemetry.genai.content_folding import GrowingText
 from llamatelemetry.genai.fields import get
 from llamatelemetry.genai.limits import limit_parts
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.responses_messages import item_parts, output_message, read_responses_reply
+from llamatelemetry.genai.responses_messages import (
+    item_parts,
+    output_message,
+    read_responses_content,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamatelemetry.genai.parts import Part
 
 # Items of a response, texts of an item: no true stream comes near.
@@ -35,12 +41,19 @@ class ResponsesContentFold:
 
     The last event repeats the whole response, and is all that is read of a stream that came so
     far. Of one that was broken off, items that were done and the deltas of the others are.
+
+    Args:
+        max_chars: up to where each text of the others is kept.
+        read: reads the whole response.
     """
 
-    __slots__ = ("_items", "_max_chars", "_response")
+    __slots__ = ("_items", "_max_chars", "_read", "_response")
 
-    def __init__(self, max_chars: int) -> None:
+    def __init__(
+        self, max_chars: int, read: Callable[[Any], Content] = read_responses_content
+    ) -> None:
         self._max_chars = max_chars
+        self._read = read
         self._response: Any = None
         self._items: dict[Any, _ItemFold] = {}
 
@@ -73,7 +86,7 @@ class ResponsesContentFold:
     def content(self) -> Content:
         """The messages so far."""
         if self._response is not None:
-            return read_responses_reply(self._response)
+            return self._read(self._response)
         parts = [part for key in sorted(self._items) for part in self._items[key].parts()]
         return Content(outputs=output_message(parts))
 

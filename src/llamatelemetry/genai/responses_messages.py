@@ -82,16 +82,16 @@ def read_responses_request(body: Mapping[str, Any]) -> Content:
     )
 
 
-def read_responses_reply(reply: Any) -> Content:
+def read_responses_content(reply: Any) -> Content:
     """Read the output of a response: one message, since there is one answer."""
     return Content(
         outputs=output_message(item_parts_of(get(reply, "output")), finish_reason(reply))
     )
 
 
-def read_fetched_response(reply: Any) -> Content:
+def read_fetched_content(reply: Any) -> Content:
     """Read a response that was fetched by its id, which tells its instructions and tools as well."""
-    content = read_responses_reply(reply)
+    content = read_responses_content(reply)
     content.instructions = _instruction_parts(get(reply, "instructions"))
     content.tools = read_tools(reply)
     return content
