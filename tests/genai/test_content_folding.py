@@ -46,8 +46,8 @@ def test_the_deltas_of_a_choice_add_up_to_its_message() -> None:
         chunk({"role": "assistant", "content": None}),
         chunk({"reasoning_content": "H"}),
         chunk({"reasoning_content": "m."}),
-        chunk({"content": "Hel"}),
-        chunk({"content": "lo"}),
+        chunk({"content": "He"}),
+        chunk({"content": "llo"}),
         chunk(call(0, id="call_1", function={"name": "weather", "arguments": ""})),
         chunk(call(0, function={"arguments": '{"city"'})),
         chunk(call(1, id="call_2", function={"name": "now", "arguments": "{}"})),
@@ -139,8 +139,8 @@ def test_custom_calls_and_functions_of_old_come_in_deltas_too() -> None:
 def test_sound_is_counted_and_its_transcript_kept() -> None:
     deltas = [
         {"audio": {"id": "audio-1"}},
-        {"audio": {"data": "AAAA" * 300, "transcript": "Hel"}},
-        {"audio": {"data": "AAAA" * 300, "transcript": "lo"}},
+        {"audio": {"data": "AAAA" * 300, "transcript": "He"}},
+        {"audio": {"data": "AAAA" * 300, "transcript": "llo"}},
     ]
     assert parts(*deltas) == [
         {

@@ -532,8 +532,8 @@ BROKEN_OFF = [
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}, 0, done=True
     ),
     added(message(), 1),
-    delta("output_text", "Hel", 1),
-    delta("output_text", "lo", 1),
+    delta("output_text", "He", 1),
+    delta("output_text", "llo", 1),
     delta("refusal", "No", 1, 1),
     added(call(arguments=""), 2),
     delta("function_call_arguments", '{"city": ', 2),
