@@ -76,5 +76,5 @@ def _watch_stream(call: Call, route: Route, stream: Any, is_async: bool) -> None
             end(watch, error)
 
     hook = CloseHook(stream.response, is_async, closing)
-    watch = StreamWatch(call, route.fold(), on_end=hook.remove)
+    watch = StreamWatch(call, route.fold(call.content_max_chars), on_end=hook.remove)
     stream._iterator = (AsyncIteratorTap if is_async else IteratorTap)(source, watch)

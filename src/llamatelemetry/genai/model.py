@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
@@ -26,6 +28,20 @@ class Server:
 
 
 @dataclass(slots=True)
+class Content:
+    """Messages, instructions and tools in the conventions' schema, whole: nothing is cut yet.
+
+    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.parts.BlobData`.
+    A request fills all but ``outputs``, a reply mostly ``outputs`` alone.
+    """
+
+    inputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    outputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    instructions: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(slots=True)
 class Request:
     """What is known before a call is sent.
 
@@ -33,6 +49,8 @@ class Request:
     own gives a ``task`` instead ("transcription"), and `Instrumenter.start` finds the operation,
     which may be none. ``parameters`` are further span attributes (temperature, seed, ...) under
     their conventional names. ``choice_count`` is how many answers were asked for.
+    ``read_content`` reads the messages, and is run only when somebody wants them; an operation
+    without one, such as embeddings, has no content and makes no event.
     """
 
     operation: str | None
@@ -43,6 +61,7 @@ class Request:
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     task: str | None = None
+    read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     @property
     def title(self) -> str:
@@ -97,7 +116,8 @@ class Response:
     """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
 
     ``status`` is where a response that can be fetched later stands. ``error`` is a failure that
-    a good reply tells of: the call failed, though nothing was raised.
+    a good reply tells of: the call failed, though nothing was raised. ``read_content`` reads the
+    messages, and is run only when somebody wants them.
     """
 
     id: str | None = None
@@ -111,6 +131,7 @@ class Response:
     conversation_id: str | None = None
     compacted: bool = False
     error: ErrorInfo | None = None
+    read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     def complete(self, other: Response) -> None:
         """Fill in what is not known here from another reading of the same reply."""

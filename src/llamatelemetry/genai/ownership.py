@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.call import Call, Instrumenter
+    from llamatelemetry.genai.content import CallContent
     from llamatelemetry.genai.model import Request
     from llamatelemetry.genai.rivals import ForeignSpan
 
@@ -37,6 +38,11 @@ class Owner(Protocol):
     @property
     def span(self) -> Span:
         """The span the call is recorded on."""
+        ...
+
+    @property
+    def content(self) -> CallContent | None:
+        """The call's content, where it is wanted."""
         ...
 
     @property
@@ -68,11 +74,12 @@ class Owner(Protocol):
 class OwnSpan:
     """A span opened for the call: everything is recorded, and nobody else records it."""
 
-    __slots__ = ("_instrumenter", "_kind", "span")
+    __slots__ = ("_instrumenter", "_kind", "content", "span")
 
     def __init__(self, instrumenter: Instrumenter, kind: SpanKind) -> None:
         self._instrumenter = instrumenter
         self._kind = kind
+        self.content: CallContent | None = None
         self.span: Span = trace.INVALID_SPAN
 
     @property
@@ -89,6 +96,8 @@ class OwnSpan:
             attributes=recording.sampling_attributes(request),
             start_time=started_wall_ns,
         )
+        if self._instrumenter.content is not None:
+            self.content = self._instrumenter.content.start(request, self.span)
 
     def context(self, call: Call) -> Context:
         """Give a context with the span and the call in it."""
@@ -107,6 +116,8 @@ class OwnSpan:
             recording.record_span(self.span, outcome)
             if instrumenter.config.phase_spans:
                 recording.record_phase_spans(instrumenter.tracer, context, outcome)
+        if self.content is not None:
+            self.span.set_attributes(self.content.finish(outcome, context))
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
@@ -122,6 +133,7 @@ class OuterSpan:
     """
 
     __slots__ = ("_has_metrics", "_instrumenter", "_proved", "_recorded", "span")
+    content: None = None  # it is the other's to record, and to hand to hooks
 
     def __init__(self, instrumenter: Instrumenter, foreign: ForeignSpan) -> None:
         self._instrumenter = instrumenter
@@ -166,6 +178,7 @@ class OuterCall:
     """A call of ours further out, made by another plugin: it takes in what is learned here."""
 
     __slots__ = ("_outer",)
+    content: None = None
 
     def __init__(self, outer: Call) -> None:
         self._outer = outer

@@ -35,6 +35,7 @@ class Outcome:
     duration_s: float
     attempt_s: float
     attempt_wall_ns: int
+    ended_wall_ns: int
     headers_s: float | None
     first_chunk_s: float | None
     first_token_s: float | None
@@ -142,6 +143,17 @@ def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
 
 def record_span(span: Span, outcome: Outcome) -> None:
     """Set the attributes of the call's span, and its status when the call failed."""
+    span.set_attributes(_span_attributes(outcome))
+    if outcome.error is not None:
+        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
+    """The attributes of an event about the call: all that its span has, content apart."""
+    return {**sampling_attributes(outcome.request), **_span_attributes(outcome)}
+
+
+def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request = outcome.request
     attributes: dict[str, AttributeValue] = dict(request.parameters)
     # The reply may have proved another provider than the one the span started with.
@@ -153,9 +165,7 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
-    span.set_attributes(attributes)
-    if outcome.error is not None:
-        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+    return attributes
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:

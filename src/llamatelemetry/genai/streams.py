@@ -46,7 +46,7 @@ class StreamWatch:
     ) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChunkFold() if fold is None else fold
+        self._fold = ChunkFold(call.content_max_chars) if fold is None else fold
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._gaps = (
