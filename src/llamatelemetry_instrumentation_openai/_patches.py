@@ -1,7 +1,7 @@
 """What is wrapped in the openai client, and what the wrappers do.
 
 ``OpenAI.request`` and ``AsyncOpenAI.request`` are where every resource of every client meets:
-chat, completions, embeddings, ``parse``, the stream helpers, raw responses, Azure. The two hooks
+chat, Responses, embeddings, images, audio, ``parse``, stream helpers, raw responses, Azure. The two hooks
 beside them run inside ``request``: once per attempt, and once with the response's headers.
 """
 
@@ -10,12 +10,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import Call, Instrumenter, PatchPoint, current_call, guard
-from llamatelemetry.genai.servers import provider_from_headers
-from llamatelemetry_instrumentation_openai._replies import deliver
-from llamatelemetry_instrumentation_openai._requests import read_request
+from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.servers import provider_from_headers, provider_from_models
+from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
+from llamatelemetry_instrumentation_openai._replies import deliver, read_failed
+from llamatelemetry_instrumentation_openai._requests import (
+    read_body,
+    read_parameters,
+    read_request,
+    server_of_client,
+)
+from llamatelemetry_instrumentation_openai._routes import MODELS, find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from llamatelemetry_instrumentation_openai._routes import Route
+
+    _Keywords = Mapping[str, Any]
 
 
 class _Owner(Protocol):
@@ -24,75 +36,124 @@ class _Owner(Protocol):
 
 def patch_points(owner: _Owner) -> tuple[PatchPoint, ...]:
     """The patch table. ``owner.instrumenter`` is looked up per call: it changes with re-instrumenting."""
+    requests = _Requests(owner)
+    module = "openai._client"
+    return (
+        PatchPoint(module, "OpenAI.request", requests.sync),
+        PatchPoint(module, "AsyncOpenAI.request", requests.asynchronous),
+        PatchPoint(module, "OpenAI._prepare_request", _note_attempt, optional=True),
+        PatchPoint(module, "AsyncOpenAI._prepare_request", _note_attempt, optional=True),
+        PatchPoint(module, "OpenAI._process_response", _note_response, optional=True),
+        PatchPoint(module, "AsyncOpenAI._process_response", _note_response, optional=True),
+    )
 
-    def begin(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
-        try:
-            # request(cast_to, options, ...): by position or by name
-            options = args[1] if len(args) > 1 else kwargs["options"]
-            request = read_request(client, options, bool(kwargs.get("stream")))
-            return None if request is None else owner.instrumenter.start(request)
-        except Exception as error:
-            guard.report("starting a call of the openai client", error)
-            return None
 
-    def request(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+class _Requests:
+    """The wrappers of ``request``."""
+
+    def __init__(self, owner: _Owner) -> None:
+        self._owner = owner
+
+    def sync(
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
-        call = begin(instance, args, kwargs)
-        if call is None:
-            return wrapped(*args, **kwargs)
+        """Wrap ``OpenAI.request``."""
+        route = _route(_options(args, kwargs))
+        call = None if route is None else self._begin(client, route, args, kwargs)
+        if route is None or call is None:
+            result = wrapped(*args, **kwargs)
+            return self._learn(client, result) if route is MODELS else result
         token = call.activate()
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
             call.deactivate(token)
-            call.fail(error)
+            call.fail(error, read_failed(call, route))
             raise
         call.deactivate(token)
-        deliver(call, result)
+        deliver(call, route, result, is_async=False)
         return result
 
-    async def request_async(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    async def asynchronous(
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
-        call = begin(instance, args, kwargs)
-        if call is None:
-            return await wrapped(*args, **kwargs)
+        """Wrap ``AsyncOpenAI.request``."""
+        route = _route(_options(args, kwargs))
+        call = None if route is None else self._begin(client, route, args, kwargs)
+        if route is None or call is None:
+            result = await wrapped(*args, **kwargs)
+            return self._learn(client, result) if route is MODELS else result
         token = call.activate()
         try:
             result = await wrapped(*args, **kwargs)
         except GeneratorExit:
             # The coroutine is being destroyed, in whatever context the collector runs in:
             # nothing may be recorded here, and the context is not this one's to restore.
-            call.abandon(call)
+            call.abandon()
             raise
         except BaseException as error:
             call.deactivate(token)
-            call.fail(error)
+            call.fail(error, read_failed(call, route))
             raise
         call.deactivate(token)
-        deliver(call, result)
+        deliver(call, route, result, is_async=True)
         return result
 
-    return (
-        PatchPoint("openai._client", "OpenAI.request", request),
-        PatchPoint("openai._client", "AsyncOpenAI.request", request_async),
-        PatchPoint("openai._client", "OpenAI._prepare_request", _note_attempt, optional=True),
-        PatchPoint("openai._client", "AsyncOpenAI._prepare_request", _note_attempt, optional=True),
-        PatchPoint("openai._client", "OpenAI._process_response", _note_response, optional=True),
-        PatchPoint(
-            "openai._client", "AsyncOpenAI._process_response", _note_response, optional=True
-        ),
-    )
+    def _begin(
+        self, client: Any, route: Route, args: tuple[Any, ...], kwargs: _Keywords
+    ) -> Call | None:
+        if route is MODELS:
+            return None
+        try:
+            options = _options(args, kwargs)
+            body = read_body(options)
+            request = read_request(client, route, body, bool(kwargs.get("stream")))
+            call = self._owner.instrumenter.start(request)
+            if call is not None and call.recording:
+                request.parameters = read_parameters(route, options, body)
+            return call
+        except Exception as error:
+            guard.report("starting a call of the openai client", error)
+            return None
+
+    def _learn(self, client: Any, models: Any) -> Any:
+        """Note whose server it is that has given a list of models, and pass the list on."""
+        try:
+            provider = provider_from_models(models)
+            server = None if provider is None else server_of_client(client)
+            if provider is not None and server is not None:
+                self._owner.instrumenter.servers.remember(server, provider)
+        except Exception as error:
+            guard.report("reading a list of models", error)
+        return models
+
+
+def _options(args: tuple[Any, ...], kwargs: _Keywords) -> Any:
+    # request(cast_to, options, ...): by position or by name
+    return args[1] if len(args) > 1 else kwargs.get("options")
+
+
+def _route(options: Any) -> Route | None:
+    try:
+        return find_route(options.method, options.url)
+    except Exception as error:
+        guard.report("reading a request of the openai client", error)
+        return None
 
 
 def _note_attempt(
-    wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """The client is about to send a request: the first one of the call, or a retry."""
     call = current_call()
     if call is not None:
         call.begin_attempt()
+        try:
+            # Built for this attempt from a copy of what the caller gave.
+            request = args[0] if args else kwargs["request"]
+            call.instrumenter.propagation.inject(request.headers, instance._client, request.url)
+        except Exception as error:
+            guard.report("passing the trace context on", error)
     return wrapped(*args, **kwargs)
 
 
@@ -104,9 +165,13 @@ def _note_response(
     if call is not None:
         call.note_headers()
         try:
-            provider = provider_from_headers(kwargs["response"].headers)
+            response = call.http_response = kwargs["response"]
+            provider = provider_from_headers(response.headers)
             if provider is not None:
                 call.note_provider(provider)
+            elif call.request.provider == PROVIDER_AZURE_OPENAI:
+                # The body has the deployment's name, this the model that is behind it.
+                call.served_model = model_name(response.headers.get("x-ms-served-model"))
         except Exception as error:
             guard.report("reading response headers", error)
     return wrapped(*args, **kwargs)

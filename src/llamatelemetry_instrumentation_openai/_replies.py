@@ -2,110 +2,82 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-import sys
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
-from llamatelemetry.genai import (
-    AsyncIteratorTap,
-    IteratorTap,
-    Response,
-    StreamWatch,
-    guard,
-    read_response,
-)
+from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, StreamWatch, guard
+from llamatelemetry_instrumentation_openai._closing import CloseHook, is_running
+from llamatelemetry_instrumentation_openai._raw import RawReply, read_content
 
 if TYPE_CHECKING:
     from llamatelemetry.genai import Call
+    from llamatelemetry_instrumentation_openai._routes import Route
 
 
-def deliver(call: Call, result: Any) -> None:
-    """End the call with its reply, or leave that to the stream's end. The result itself stays what it is."""
+def deliver(call: Call, route: Route, result: Any, *, is_async: bool) -> None:
+    """End the call with its reply, or leave that to the reply's end. The result stays what it is."""
     try:
-        if call.request.stream and _watch_stream(call, result):
-            return
-        call.finish(_read_reply(result))
+        kind = _kind_of(cast("type[Any]", type(result)))
+        if kind is _Kind.STREAM:
+            _watch_stream(call, route, result, is_async)
+        elif kind is _Kind.REPLY:
+            call.finish(route.read_reply(result))
+        else:
+            http = result.http_response if kind is _Kind.RAW else result
+            if "_content" in http.__dict__ and not call.request.stream:
+                call.finish(read_content(route, http.content))
+            else:
+                RawReply(call, route, result, http, is_async=is_async)
     except Exception as error:
         guard.report("reading an openai reply", error)
         call.finish(Response())
 
 
-def _read_reply(result: Any) -> Response:
-    raw = getattr(result, "http_response", None)
-    if raw is None:
-        return read_response(result)
-    # with_raw_response: the body is read but not parsed, and parsing is the application's to do.
-    return read_response(json.loads(raw.content)) if raw.is_stream_consumed else Response()
+def read_failed(call: Call, route: Route) -> Response:
+    """Give what a good reply said that the client could not make sense of, as far as one came.
 
-
-def _watch_stream(call: Call, stream: Any) -> bool:
-    """Tap a ``Stream`` or ``AsyncStream`` in place: its type and its methods stay its own."""
-    source: Any = getattr(stream, "_iterator", None)
-    if source is None:
-        return False
-    hook = _CloseHook(stream.response, source)
-    watch = StreamWatch(call, on_end=hook.remove)
-    is_async = hasattr(source, "__anext__")
-    hook.install(watch, is_async)
-    stream._iterator = AsyncIteratorTap(source, watch) if is_async else IteratorTap(source, watch)
-    return True
-
-
-class _CloseHook:
-    """Hears of a stream that is closed before its end.
-
-    ``Stream.close``, leaving a ``with`` block and the stream helpers have only the response's own
-    ``close`` or ``aclose`` in common: it is shadowed in the instance until the stream has ended.
+    ``parse`` raises when the answer was cut off by a limit or does not fit the schema: it has
+    been paid for.
     """
-
-    def __init__(self, response: Any, source: Any) -> None:
-        self._response = response
-        self._source = source
-        self._name = ""
-
-    def install(self, watch: StreamWatch, is_async: bool) -> None:
-        self._name = "aclose" if is_async else "close"
-        original = getattr(self._response, self._name)
-        # An exception that was being handled when the stream was made is not the stream's.
-        ambient = sys.exception()
-
-        def ended_by_caller() -> None:
-            if not self._closed_by_client():
-                error = _callers_exception(ambient)
-                if error is None:
-                    watch.closed()
-                else:
-                    watch.failed(error)
-
-        def close() -> Any:
-            ended_by_caller()
-            return original()
-
-        async def aclose() -> Any:
-            ended_by_caller()
-            return await original()
-
-        self._response.__dict__[self._name] = aclose if is_async else close
-
-    def remove(self) -> None:
-        self._response.__dict__.pop(self._name, None)
-
-    def _closed_by_client(self) -> bool:
-        """The client closes the response itself at the end of its iterator, which is then running."""
-        return bool(
-            getattr(self._source, "gi_running", False) or getattr(self._source, "ag_running", False)
-        )
+    http = call.http_response
+    try:
+        if http is None or call.request.stream or "_content" not in http.__dict__:
+            return Response()
+        return read_content(route, http.content)
+    except Exception as error:
+        guard.report("reading an openai reply", error)
+        return Response()
 
 
-def _callers_exception(ambient: BaseException | None) -> BaseException | None:
-    """The exception that is leaving a ``with stream:`` block of the caller, if that is why it closes."""
-    error = sys.exception()
-    if error is None or error is ambient:
-        return None
-    frame = inspect.currentframe()
-    for _ in range(8):
-        frame = frame.f_back if frame is not None else None
-        if frame is not None and frame.f_code.co_name in {"__exit__", "__aexit__"}:
-            return error
-    return None
+class _Kind(Enum):
+    REPLY = "a model, text, or binary content"
+    STREAM = "Stream or AsyncStream"
+    RAW = "LegacyAPIResponse, APIResponse, or their like"
+    HTTP = "the HTTP response itself"
+
+
+@lru_cache(maxsize=256)
+def _kind_of(kind: type[Any]) -> _Kind:
+    # By what a class has: looking up what an instance of a model does not have is slow.
+    if hasattr(kind, "__stream__"):
+        return _Kind.STREAM
+    if hasattr(kind, "http_request") and hasattr(kind, "parse"):
+        return _Kind.RAW
+    return _Kind.HTTP if hasattr(kind, "is_stream_consumed") else _Kind.REPLY
+
+
+def _watch_stream(call: Call, route: Route, stream: Any, is_async: bool) -> None:
+    """Tap a ``Stream`` or ``AsyncStream`` in place: its type and its methods stay its own."""
+    source: Any = stream._iterator
+
+    def closing(error: BaseException | None) -> None:
+        if not is_running(source):
+            if error is None:
+                watch.closed()
+            else:
+                watch.failed(error)
+
+    hook = CloseHook(stream.response, is_async, closing)
+    watch = StreamWatch(call, route.fold(), on_end=hook.remove)
+    stream._iterator = (AsyncIteratorTap if is_async else IteratorTap)(source, watch)

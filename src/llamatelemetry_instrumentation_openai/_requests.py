@@ -1,64 +1,114 @@
-"""Reading an openai request: which operation it is, where it goes, and with which parameters."""
+"""Reading an openai request: where it goes, for which model, and with which parameters."""
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import unquote
 
-from llamatelemetry.genai import Request, Server, read_parameters
+from llamatelemetry.genai import Request, Server
 from llamatelemetry.genai.fields import count, mapping, model_name
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, PROVIDER_OPENAI, TEXT_COMPLETION
+from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI, PROVIDER_OPENAI
+from llamatelemetry_instrumentation_openai._routes import FETCH, fetched_response_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.util.types import AttributeValue
 
-# By method and the exact URL as the resources pass it; Azure rewrites it later.
-ROUTES: Final[Mapping[tuple[str, str], tuple[str, Mapping[str, AttributeValue]]]] = {
-    ("post", "/chat/completions"): (CHAT, {names.OPENAI_API_TYPE: "chat_completions"}),
-    ("post", "/completions"): (TEXT_COMPLETION, {}),
-    ("post", "/embeddings"): (EMBEDDINGS, {}),
+    from llamatelemetry_instrumentation_openai._routes import Route
+
+# Clients of the library that are for one provider, wherever their requests go.
+_PROVIDER_BY_CLASS: Final = {
+    "AzureOpenAI": PROVIDER_AZURE_OPENAI,
+    "AsyncAzureOpenAI": PROVIDER_AZURE_OPENAI,
+    "BedrockOpenAI": "aws.bedrock",
+    "AsyncBedrockOpenAI": "aws.bedrock",
 }
+_DEPLOYMENT: Final = re.compile(r"/deployments/([^/]+)")
 
 
-def read_request(client: Any, options: Any, stream: bool) -> Request | None:
-    """Read a request as ``OpenAI.request`` gets it, or ``None`` when it is no inference call.
+def read_request(client: Any, route: Route, body: Mapping[str, Any], stream: bool) -> Request:
+    """Read what a call starts with. Its parameters are left to `read_parameters`.
 
     Args:
         client: the openai client.
-        options: its ``FinalRequestOptions``.
+        route: the endpoint of the request.
+        body: its JSON, by `read_body`.
         stream: whether a stream was asked for.
     """
-    route = ROUTES.get((options.method, options.url))
-    if route is None:
-        return None
-    operation, fixed = route
-    body = _body(options)
     return Request(
-        operation=operation,
+        operation=route.operation,
+        task=route.task,
         provider=PROVIDER_OPENAI,
-        model=model_name(body.get("model")),
-        server=_server_of(client),
+        # The model of a fetched response is no part of the request for it.
+        model=None if route is FETCH else model_name(body.get("model")) or _deployment(client),
+        server=server_of_client(client),
         stream=stream,
         choice_count=count(body.get("n")) or 1,
-        parameters={**fixed, **read_parameters(body)},
     )
 
 
-def _body(options: Any) -> Mapping[str, Any]:
-    """What will be sent: the client merges ``extra_body`` over the rest in the same way."""
+def read_body(options: Any) -> Mapping[str, Any]:
+    """Give the JSON that will be sent: the client merges ``extra_body`` over the rest in the same way.
+
+    Args:
+        options: the request's ``FinalRequestOptions``.
+    """
     body, extra = mapping(options.json_data), mapping(options.extra_json)
     return {**body, **extra} if extra else body
 
 
-def _server_of(client: Any) -> Server | None:
-    url = client.base_url
-    return _parse_server(url.scheme, url.host, url.port)
+def read_parameters(
+    route: Route, options: Any, body: Mapping[str, Any]
+) -> dict[str, AttributeValue]:
+    """Give the parameters of a request as attributes."""
+    found = {**route.fixed, **route.read_parameters(body)}
+    response_id = fetched_response_id(options.url)
+    if response_id is not None:
+        found[names.GEN_AI_RESPONSE_ID] = unquote(response_id)
+        cursor = mapping(options.params).get("starting_after")
+        if isinstance(cursor, (int, str)):
+            found[names.GEN_AI_REQUEST_STREAM_CURSOR] = str(cursor)
+    return found
+
+
+def _deployment(client: Any) -> str | None:
+    """An Azure client that is bound to one deployment has it in its URL, and needs no model."""
+    found = _DEPLOYMENT.search(client.base_url.path)
+    return None if found is None else found[1]
+
+
+def server_of_client(client: Any) -> Server | None:
+    """Describe the server that a client's requests go to."""
+    url, kind = client.base_url, cast("type[Any]", type(client))
+    # Not the URL itself as the key: it is hashed by being written out.
+    parts = (url.scheme, url.host, url.port, url.path)
+    return _describe_server(kind, parts, _socket(client))
+
+
+def _socket(client: Any) -> str | None:
+    """The Unix socket that the HTTP client connects to instead of the URL's host."""
+    try:
+        return client._client._transport._pool._uds
+    except AttributeError:  # somebody's own transport
+        return None
 
 
 @lru_cache(maxsize=256)
-def _parse_server(scheme: str, host: str, port: int | None) -> Server | None:
-    return server_of(scheme, host, port)
+def _describe_server(
+    kind: type[Any], parts: tuple[str, str, int | None, str], socket: str | None
+) -> Server | None:
+    scheme, host, port, path = parts
+    provider = _provider_of_class(kind)
+    return server_of(scheme, host, port, path=path, socket=socket, provider=provider)
+
+
+def _provider_of_class(kind: type[Any]) -> str | None:
+    for base in kind.__mro__:
+        if base.__module__.startswith("openai."):
+            return _PROVIDER_BY_CLASS.get(base.__name__)
+    return None

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import (
-    EngineTimings,
-    Response,
-    Server,
-    Usage,
-    current_call,
-    read_response,
-    recording,
-)
+from llamatelemetry.genai import Response, Usage, recording
 from llamatelemetry.genai import call as call_module
-from llamatelemetry.genai.servers import known_servers
-from tests.genai.conftest import LOCAL, SCOPE, VERSION, chat
-from tests.genai.strategies import REPLIES
-from tests.recorder import Recorder
-
-COMMON = {
-    "gen_ai.operation.name": "chat",
-    "gen_ai.provider.name": "openai",
-    "gen_ai.request.model": "smol",
-    "server.address": "127.0.0.1",
-    "server.port": 8080,
-}
-TIMINGS = EngineTimings(
-    prompt_tokens=7, prefill_ms=20.0, predicted_tokens=5, decode_ms=40.0, cached_tokens=3
-)
-DURATION = "gen_ai.client.operation.duration"
-
+from tests.genai.conftest import COMMON, DURATION, SCOPE, TIMINGS, VERSION, chat
 
 # --- the span ------------------------------------------------------------------------------
 
@@ -83,9 +52,12 @@ def test_everything_a_reply_says_is_on_the_span(start, recorder):
             id="r",
             model="smol-q4",
             finish_reasons=("stop", "error"),
-            usage=Usage(1, 2, 3, 4, 5, 6, 7),
+            usage=Usage(*range(1, 15)),
             service_tier="default",
             system_fingerprint="fp",
+            status="completed",
+            conversation_id="conv",
+            compacted=True,
         )
     )
     assert dict(recorder.call().attributes) == {
@@ -100,8 +72,18 @@ def test_everything_a_reply_says_is_on_the_span(start, recorder):
         "gen_ai.usage.cache_read.input_tokens": 3,
         "gen_ai.usage.cache_write.input_tokens": 4,
         "gen_ai.usage.reasoning.output_tokens": 5,
-        "gen_ai.usage.audio.input_tokens": 6,
-        "gen_ai.usage.audio.output_tokens": 7,
+        "gen_ai.usage.text.input_tokens": 6,
+        "gen_ai.usage.image.input_tokens": 7,
+        "gen_ai.usage.audio.input_tokens": 8,
+        "gen_ai.usage.text.cache_read.input_tokens": 9,
+        "gen_ai.usage.image.cache_read.input_tokens": 10,
+        "gen_ai.usage.audio.cache_read.input_tokens": 11,
+        "gen_ai.usage.text.output_tokens": 12,
+        "gen_ai.usage.image.output_tokens": 13,
+        "gen_ai.usage.audio.output_tokens": 14,
+        "gen_ai.response.status": "completed",
+        "gen_ai.conversation.id": "conv",
+        "gen_ai.conversation.compacted": True,
         "openai.response.service_tier": "default",
         "openai.response.system_fingerprint": "fp",
     }
@@ -229,180 +211,6 @@ def test_a_failure_of_ours_still_ends_the_span(start, recorder, monkeypatch):
     assert recorder.call().end_time is not None
 
 
-# --- not recorded, suppressed, nested ------------------------------------------------------
-
-
-def test_a_span_that_is_not_sampled_costs_no_attributes_and_still_gives_metrics(
-    make_instrumenter, recorder, monkeypatch
-):
-    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
-    computed = []
-    monkeypatch.setattr(recording, "record_span", lambda *args: computed.append(args))
-    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: computed.append(args))
-    call = make_instrumenter(tracer_provider=provider).start(chat())
-    call.finish(Response(usage=Usage(input_tokens=2), timings=TIMINGS))
-    assert computed == []
-    assert recorder.points(DURATION)[0].count == 1
-    assert recorder.tokens("input") == 2
-    assert recorder.points("gen_ai.server.request.duration")[0].count == 1
-
-
-def test_without_any_sdk_a_call_costs_nothing_and_breaks_nothing(make_instrumenter):
-    instrumenter = make_instrumenter(
-        tracer_provider=trace.NoOpTracerProvider(), meter_provider=None
-    )
-    call = instrumenter.start(chat())
-    token = call.activate()
-    call.deactivate(token)
-    call.finish(Response(timings=TIMINGS))
-    assert call.ended
-
-
-def test_suppressed_instrumentation_makes_no_call(instrumenter):
-    with suppress_instrumentation():
-        assert instrumenter.start(chat()) is None
-    assert instrumenter.start(chat()) is not None
-
-
-OTHER_SERVER = Server("127.0.0.1", 9090, "http://127.0.0.1:9090")
-
-
-@pytest.mark.parametrize(
-    ("inner", "is_same"),
-    [
-        ({}, True),
-        ({"model": "other", "stream": True}, True),  # what is sent may be rewritten on the way
-        ({"operation": "embeddings"}, False),
-        ({"server": OTHER_SERVER}, False),
-        ({"server": None}, False),
-    ],
-)
-def test_a_call_inside_a_call_is_the_same_one_if_operation_and_server_are(
-    start, instrumenter, inner, is_same
-):
-    outer = start()
-    token = outer.activate()
-    try:
-        call = instrumenter.start(chat(**inner))
-    finally:
-        outer.deactivate(token)
-    assert (call is None) is is_same
-
-
-def test_an_inner_call_of_its_own_is_a_child(start, instrumenter, recorder):
-    outer = start()
-    token = outer.activate()
-    inner = instrumenter.start(chat(operation="embeddings"))
-    inner.finish(Response())
-    outer.deactivate(token)
-    outer.finish(Response())
-    child, parent = recorder.calls()
-    assert child.parent.span_id == parent.context.span_id
-
-
-def test_two_plugins_know_each_others_calls(make_instrumenter):
-    first, second = make_instrumenter(), make_instrumenter()
-    call = first.start(chat())
-    token = call.activate()
-    assert second.start(chat()) is None
-    assert current_call() is call
-    call.deactivate(token)
-    assert current_call() is None
-    assert second.start(chat()) is not None
-
-
-def test_the_current_call_is_none_once_it_has_ended(start):
-    call = start()
-    token = call.activate()
-    call.finish(Response())
-    assert current_call() is None
-    call.deactivate(token)
-
-
-@pytest.mark.parametrize(
-    ("kind", "attributes", "is_the_same_call"),
-    [
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "chat"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "text_completion"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "embeddings"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "generate_content"}, True),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "invoke_agent"}, False),
-        (SpanKind.CLIENT, {"gen_ai.operation.name": "execute_tool"}, False),
-        (SpanKind.CLIENT, {"http.request.method": "POST"}, False),
-        (SpanKind.INTERNAL, {"gen_ai.operation.name": "chat"}, False),
-        (SpanKind.SERVER, {"gen_ai.operation.name": "chat"}, False),
-    ],
-)
-def test_a_span_of_another_instrumentation_is_this_call_only_if_a_model_runs_in_it(
-    instrumenter, recorder, kind, attributes, is_the_same_call
-):
-    tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
-    with tracer.start_as_current_span("outer", kind=kind, attributes=attributes) as outer:
-        call = instrumenter.start(chat())
-        assert (call is None) is is_the_same_call
-        outer.end()
-        assert instrumenter.start(chat()) is not None  # it only leads while it is open
-
-
-def test_a_task_that_outlives_the_call_it_was_started_in_makes_calls_of_its_own(
-    start, instrumenter, recorder
-):
-    async def background(go: asyncio.Event) -> None:
-        await go.wait()
-        call = instrumenter.start(chat())
-        assert call is not None
-        call.finish(Response())
-
-    async def run() -> None:
-        go = asyncio.Event()
-        call = start()
-        token = call.activate()
-        task = asyncio.create_task(background(go))
-        await asyncio.sleep(0)
-        call.deactivate(token)
-        call.finish(Response())
-        go.set()
-        await task
-
-    asyncio.run(run())
-    assert len(recorder.calls()) == 2
-
-
-def test_a_worker_thread_with_the_context_of_an_ended_call_makes_calls_of_its_own(
-    start, instrumenter
-):
-    call = start()
-    token = call.activate()
-    context = contextvars.copy_context()
-    call.deactivate(token)
-    call.finish(Response())
-    started = []
-    worker = threading.Thread(
-        target=lambda: started.append(context.run(instrumenter.start, chat()))
-    )
-    worker.start()
-    worker.join(5)
-    assert started[0] is not None
-
-
-def test_concurrent_calls_of_one_thread_do_not_see_each_other(instrumenter, recorder):
-    async def one() -> None:
-        call = instrumenter.start(chat())
-        assert call is not None
-        token = call.activate()
-        await asyncio.sleep(0.001)
-        assert current_call() is call
-        call.deactivate(token)
-        call.finish(Response())
-
-    async def many() -> None:
-        await asyncio.gather(*(one() for _ in range(20)))
-
-    asyncio.run(many())
-    assert len(recorder.calls()) == 20
-    assert {span.parent for span in recorder.calls()} == {None}
-
-
 # --- clock and exemplars -------------------------------------------------------------------
 
 
@@ -449,199 +257,3 @@ def test_a_call_can_be_ended_at_a_time_that_has_passed(start, recorder):
     span = recorder.call()
     assert (span.end_time - span.start_time) / 1e9 < 0.2
     assert recorder.points(DURATION)[0].sum < 0.2
-
-
-# --- providers -----------------------------------------------------------------------------
-
-
-def test_timings_prove_a_llama_cpp_server_and_the_next_call_knows(start, recorder):
-    start(parameters={"openai.api.type": "chat_completions"}).finish(
-        Response(timings=TIMINGS, system_fingerprint="b1")
-    )
-    span = recorder.call()
-    assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
-    assert not [name for name in span.attributes if name.startswith("openai.")]
-    assert {p.attributes["gen_ai.provider.name"] for p in recorder.points(DURATION)} == {
-        "llama_cpp"
-    }
-    second = start()
-    assert second.request.provider == "llama_cpp"
-    assert start(server=OTHER_SERVER).request.provider == "openai"
-
-
-def test_a_provider_given_in_the_configuration_stands_against_everything(
-    make_instrumenter, recorder
-):
-    instrumenter = make_instrumenter(provider_name="my_gateway")
-    call = instrumenter.start(chat(parameters={"openai.api.type": "chat_completions"}))
-    assert call.request.provider == "my_gateway"
-    call.note_provider("llama_cpp")
-    call.finish(Response(timings=TIMINGS))
-    span = recorder.call()
-    assert span.attributes["gen_ai.provider.name"] == "my_gateway"
-    assert "openai.api.type" not in span.attributes
-    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"  # learned all the same
-
-
-# --- phases --------------------------------------------------------------------------------
-
-
-def finish_with_phases(call: Any, **changes: Any) -> None:
-    call.begin_attempt()
-    time.sleep(0.1)
-    call.finish(Response(timings=TIMINGS, **changes))
-
-
-def test_the_phases_follow_one_another_from_the_last_attempt(start, recorder):
-    call = start()
-    call.begin_attempt()
-    time.sleep(0.03)  # the first attempt came to nothing
-    finish_with_phases(call)
-    span = recorder.call()
-    phases = recorder.phases(span)
-    queue, prefill, decode = phases["queue"], phases["prefill"], phases["decode"]
-    assert list(phases) == ["queue", "prefill", "decode"]
-    assert {p.kind for p in phases.values()} == {SpanKind.INTERNAL}
-    assert queue.start_time >= span.start_time + 30_000_000
-    assert queue.end_time == prefill.start_time
-    assert prefill.end_time - prefill.start_time == 20_000_000
-    assert prefill.end_time == decode.start_time
-    assert decode.end_time - decode.start_time == 40_000_000
-    assert abs(decode.end_time - span.end_time) < 1000  # ns: rounding
-    assert span.attributes["http.request.resend_count"] == 1
-    queue_s = span.attributes["llamatelemetry.queue_duration"]
-    assert queue_s >= 0.04
-    assert queue.end_time - queue.start_time == pytest.approx(queue_s * 1e9, abs=10)
-    assert dict(queue.attributes) == {
-        "llamatelemetry.phase": "queue",
-        "llamatelemetry.queue_duration": queue_s,
-        "llamatelemetry.queue_source": "remainder",
-    }
-    assert dict(prefill.attributes) == {
-        "llamatelemetry.phase": "prefill",
-        "gen_ai.prefill_ms": 20.0,
-        "llamatelemetry.prompt_tokens": 7,
-        "llamatelemetry.cached_tokens": 3,
-    }
-    assert dict(decode.attributes) == {
-        "llamatelemetry.phase": "decode",
-        "gen_ai.decode_ms": 40.0,
-        "gen_ai.tpot_ms": 10.0,
-        "llamatelemetry.predicted_tokens": 5,
-    }
-
-
-def test_the_call_span_sums_its_phases_up(start, recorder):
-    call = start()
-    finish_with_phases(call, usage=Usage(input_tokens=10, output_tokens=5))
-    attributes = dict(recorder.call().attributes)
-    queue_s = attributes["llamatelemetry.queue_duration"]
-    assert attributes == {
-        **COMMON,
-        "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.usage.input_tokens": 10,
-        "gen_ai.usage.output_tokens": 5,
-        "llamatelemetry.queue_duration": queue_s,
-        "llamatelemetry.queue_source": "remainder",
-        "gen_ai.prefill_ms": 20.0,
-        "llamatelemetry.prompt_tokens": 7,
-        "llamatelemetry.cached_tokens": 3,
-        "gen_ai.decode_ms": 40.0,
-        "gen_ai.tpot_ms": 10.0,
-        "llamatelemetry.predicted_tokens": 5,
-        "gen_ai.ttft_ms": pytest.approx((queue_s + 0.02) * 1000),
-        "gen_ai.server.time_to_first_token": pytest.approx(queue_s + 0.02),
-        "gen_ai.server.time_per_output_token": 0.01,
-    }
-    expected = {
-        "gen_ai.server.request.duration": queue_s + 0.06,
-        "gen_ai.server.time_to_first_token": queue_s + 0.02,
-        "gen_ai.server.time_per_output_token": 0.01,
-    }
-    for name, value in expected.items():
-        (point,) = recorder.points(name)
-        assert point.sum == pytest.approx(value)
-        assert dict(point.attributes) == {**COMMON, "gen_ai.provider.name": "llama_cpp"}
-
-
-def test_on_a_stream_the_headers_end_the_queue_and_the_client_saw_the_first_token(start, recorder):
-    call = start(stream=True)
-    call.begin_attempt()
-    time.sleep(0.02)
-    call.note_headers()
-    call.first_chunk_ns = time.perf_counter_ns()
-    time.sleep(0.02)
-    call.first_token_ns = time.perf_counter_ns()
-    call.finish(Response(timings=TIMINGS))
-    span = recorder.call()
-    attributes = span.attributes
-    assert attributes["gen_ai.request.stream"] is True
-    assert attributes["llamatelemetry.queue_source"] == "header"
-    first_chunk_s = attributes["gen_ai.response.time_to_first_chunk"]
-    first_token_s = attributes["gen_ai.ttft_ms"] / 1000
-    assert 0.02 <= attributes["llamatelemetry.queue_duration"] < first_chunk_s
-    assert first_chunk_s + 0.02 <= first_token_s < (span.end_time - span.start_time) / 1e9
-    (point,) = recorder.points("gen_ai.client.operation.time_to_first_chunk")
-    assert (point.sum, point.count) == (first_chunk_s, 1)
-
-
-def test_a_retry_takes_back_the_headers_of_the_attempt_before(start, recorder):
-    call = start(stream=True)
-    call.begin_attempt()
-    call.note_headers()
-    call.begin_attempt()
-    call.finish(Response(timings=TIMINGS))
-    assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
-
-
-def test_headers_of_a_plain_reply_say_nothing_of_the_queue(start, recorder):
-    call = start()
-    call.begin_attempt()
-    call.note_headers()
-    call.finish(Response(timings=TIMINGS))
-    assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
-
-
-def test_of_several_choices_no_queue_no_children_and_no_server_metrics(start, recorder):
-    start(choice_count=2).finish(Response(timings=TIMINGS))
-    span = recorder.call()
-    assert "llamatelemetry.queue_duration" not in span.attributes
-    assert "gen_ai.ttft_ms" not in span.attributes
-    assert span.attributes["gen_ai.prefill_ms"] == 20.0
-    assert recorder.phases(span) == {}
-    assert set(recorder.metrics()) == {DURATION}
-
-
-def test_phase_spans_can_be_switched_off(make_instrumenter, recorder):
-    make_instrumenter(phase_spans=False).start(chat()).finish(Response(timings=TIMINGS))
-    assert recorder.phases(recorder.call()) == {}
-    assert recorder.call().attributes["gen_ai.prefill_ms"] == 20.0
-
-
-def test_a_call_without_timings_has_no_phases(start, recorder):
-    start().finish(Response(usage=Usage(input_tokens=1)))
-    assert recorder.phases(recorder.call()) == {}
-
-
-# --- whatever a server says ----------------------------------------------------------------
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(reply=REPLIES)
-def test_any_reply_ends_in_telemetry_that_otlp_can_carry(reply, caplog):
-    recorder = Recorder()
-    instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
-    caplog.clear()
-    response = read_response(reply)
-    call = instrumenter.start(chat(model=response.model))
-    call.finish(response)
-    reader: InMemoryMetricReader = recorder._reader
-    encode_spans(recorder.spans()).SerializeToString()
-    encode_metrics(reader.get_metrics_data()).SerializeToString()
-    assert caplog.records == []  # an encoder logs what it drops
-    assert len(recorder.calls()) == 1
-
-
-def test_an_odd_context_value_under_our_key_is_not_a_call(monkeypatch):
-    monkeypatch.setattr(call_module.context_api, "get_value", lambda *_: SimpleNamespace())
-    assert current_call() is None

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai.fields import integer, mapping
+from llamatelemetry.genai.fields import get, integer, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,17 @@ def describe_error(error: BaseException) -> ErrorInfo:
     return ErrorInfo(name, _connection_text(error) or name)
 
 
+def describe_reported_error(error: Any) -> ErrorInfo | None:
+    """Read an error that a server tells of inside a good reply or a stream; ``None`` when there is none.
+
+    ``error`` is what stands under ``error``, or an ``error`` event: an object with ``code`` or ``type``.
+    """
+    if not error:
+        return None
+    kind = _code_of(error) or "_OTHER"
+    return ErrorInfo(kind, f"reported by the server: {kind}")
+
+
 def _attribute(error: BaseException, name: str) -> Any:
     try:
         return getattr(error, name, None)
@@ -52,9 +63,12 @@ def _attribute(error: BaseException, name: str) -> Any:
 
 def _server_code(error: BaseException) -> str | None:
     body = mapping(_attribute(error, "body"))
-    source = mapping(body.get("error")) or body
+    return _code_of(mapping(body.get("error")) or body)
+
+
+def _code_of(error: Any) -> str | None:
     for field in ("code", "type"):
-        value = source.get(field)
+        value = get(error, field)
         if isinstance(value, str) and _CODE.fullmatch(value):
             return value
     return None

@@ -6,9 +6,14 @@ of any length costs the same memory, and one reader serves streams and plain rep
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.fields import get, items
+from llamatelemetry.genai.usage import find_usage
+from llamatelemetry.genai.wire import read_response
+
+if TYPE_CHECKING:
+    from llamatelemetry.genai.model import Response
 
 # What a delta can carry that is a token of the answer. The role alone is not, nor is an
 # empty delta: llama.cpp opens each chat stream with a chunk of role and null content.
@@ -23,8 +28,25 @@ _TOKEN_FIELDS = (
 _HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 
 
+class Fold(Protocol):
+    """What a stream's chunks add up to; there is one kind for each format of stream."""
+
+    def add(self, chunk: Any, /) -> bool:
+        """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """The model that has been named so far, if any."""
+        ...
+
+    def response(self) -> Response:
+        """Give what the chunks so far add up to."""
+        ...
+
+
 class ChunkFold:
-    """The response that a stream's chunks add up to, so far."""
+    """The chunks of a chat or text completion."""
 
     __slots__ = ("_finish_reasons", "_head", "_is_named", "timings", "usage")
 
@@ -53,6 +75,8 @@ class ChunkFold:
             key = index if isinstance(index, int) else position
             if reason is not None or key not in self._finish_reasons:
                 self._finish_reasons[key] = reason
+                if reason is not None and self.usage is None:
+                    self.usage = find_usage(chunk)  # where Groq and Moonshot put it
         return carries_token
 
     def _read_head(self, chunk: Any) -> None:
@@ -78,6 +102,10 @@ class ChunkFold:
             "usage": self.usage,
             "timings": self.timings,
         }
+
+    def response(self) -> Response:
+        """Give what the chunks so far add up to."""
+        return read_response(self.result())
 
 
 def _carries_token(choice: Any) -> bool:

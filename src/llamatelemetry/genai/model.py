@@ -2,49 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.errors import ErrorInfo
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a request goes. ``origin`` (scheme, host, port) is what is remembered about it."""
+    """Where a request goes: a host, or a Unix socket, which has no port.
+
+    ``origin`` (scheme, host, port) is what is remembered about it; ``provider`` is what the
+    client or the host name tells before any reply has.
+    """
 
     address: str
     port: int | None
     origin: str
+    provider: str | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
 class Request:
     """What is known before a call is sent.
 
-    ``parameters`` are further span attributes (temperature, seed, ...) under their
-    conventional names. ``choice_count`` is how many answers were asked for.
+    ``operation`` is the value of ``gen_ai.operation.name``. Work that has no operation of its
+    own gives a ``task`` instead ("transcription"), and `Instrumenter.start` finds the operation,
+    which may be none. ``parameters`` are further span attributes (temperature, seed, ...) under
+    their conventional names. ``choice_count`` is how many answers were asked for.
     """
 
-    operation: str
+    operation: str | None
     provider: str
     model: str | None = None
     server: Server | None = None
     stream: bool = False
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
+    task: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What the call is, in one word: its operation, else its task."""
+        return self.operation or self.task or "call"
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of a call; ``None`` is unknown. Cached tokens are part of the input, reasoning of the output."""
+    """Tokens of a call; ``None`` is unknown.
+
+    Cached tokens are part of the input, reasoning of the output; so are the tokens of each
+    modality, and its cached tokens are part of both.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    text_input_tokens: int | None = None
+    image_input_tokens: int | None = None
     audio_input_tokens: int | None = None
+    text_cache_read_tokens: int | None = None
+    image_cache_read_tokens: int | None = None
+    audio_cache_read_tokens: int | None = None
+    text_output_tokens: int | None = None
+    image_output_tokens: int | None = None
     audio_output_tokens: int | None = None
 
 
@@ -68,7 +94,11 @@ class EngineTimings:
 
 @dataclass(slots=True)
 class Response:
-    """What a reply said, plain or folded from a stream; ``None`` and empty are unknown."""
+    """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
+
+    ``status`` is where a response that can be fetched later stands. ``error`` is a failure that
+    a good reply tells of: the call failed, though nothing was raised.
+    """
 
     id: str | None = None
     model: str | None = None
@@ -77,3 +107,18 @@ class Response:
     timings: EngineTimings | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
+    status: str | None = None
+    conversation_id: str | None = None
+    compacted: bool = False
+    error: ErrorInfo | None = None
+
+    def complete(self, other: Response) -> None:
+        """Fill in what is not known here from another reading of the same reply."""
+        _fill(self.usage, other.usage)
+        _fill(self, other)
+
+
+def _fill(target: Response | Usage, source: Response | Usage) -> None:
+    for known in fields(source):
+        if getattr(target, known.name) in (None, (), False):
+            setattr(target, known.name, getattr(source, known.name))

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
 from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.servers import is_run_by_openai, known_servers
+from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import PROVIDER_OPENAI
+from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS, PROVIDER_OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import Request, Response
+    from llamatelemetry.genai.model import Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-
-
-# The openai.* attributes belong to these; with another provider's name they would contradict it.
-_OPENAI_PROVIDERS = frozenset({PROVIDER_OPENAI, "azure.ai.openai"})
 
 
 @dataclass(slots=True)
@@ -55,15 +53,25 @@ class Outcome:
 
 def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
     """The attributes a span starts with: those that a sampler may want to decide by."""
-    return metric_attributes(request, None)
+    attributes = metric_attributes(request, None)
+    if request.task is not None:
+        attributes[names.TASK] = request.task
+    return attributes
+
+
+def measures_chunks(request: Request) -> bool:
+    """Whether the chunks of a stream tell how fast a model is.
+
+    A response that is fetched was made earlier, and the metrics are of named operations only.
+    """
+    return request.operation is not None and request.operation != FETCH_RESPONSE
 
 
 def metric_attributes(request: Request, response_model: str | None) -> dict[str, AttributeValue]:
     """The attributes that every GenAI metric of a call carries: few, and of low cardinality."""
-    attributes: dict[str, AttributeValue] = {
-        names.GEN_AI_OPERATION_NAME: request.operation,
-        names.GEN_AI_PROVIDER_NAME: request.provider,
-    }
+    attributes: dict[str, AttributeValue] = {names.GEN_AI_PROVIDER_NAME: request.provider}
+    if request.operation is not None:
+        attributes[names.GEN_AI_OPERATION_NAME] = request.operation
     if request.model is not None:
         attributes[names.GEN_AI_REQUEST_MODEL] = request.model
     if response_model is not None:
@@ -75,23 +83,49 @@ def metric_attributes(request: Request, response_model: str | None) -> dict[str,
     return attributes
 
 
-def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record the histograms of one call. Chunk gaps are recorded as the chunks pass, not here.
+def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record what the client measured. Chunk gaps are recorded as the chunks pass, not here.
 
     ``context`` holds the call's span, so that the exemplars of a bucket lead to its trace.
     """
-    response = outcome.response
-    attributes = metric_attributes(outcome.request, response.model)
-    metrics.record_tokens(
-        response.usage.input_tokens, response.usage.output_tokens, attributes, context
-    )
+    request, response = outcome.request, outcome.response
+    if request.operation is None:
+        return  # each GenAI metric is one of a named operation
+    attributes = metric_attributes(request, response.model)
     if outcome.first_chunk_s is not None:
-        metrics.time_to_first_chunk.record(outcome.first_chunk_s, attributes, context)
+        metrics.client.record_first_chunk(outcome.first_chunk_s, attributes, context)
+    attributes.update(_known(_openai_metric_attributes(request, response)))
+    call = Measured(
+        operation=request.operation,
+        duration_s=outcome.duration_s,
+        tokens=response.usage,
+        attributes=attributes,
+        error_type=None if outcome.error is None else outcome.error.type,
+        context=context,
+    )
+    metrics.client.record_tokens(call)
+    metrics.client.record_duration(call)
+
+
+def _openai_metric_attributes(
+    request: Request, response: Response
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    if request.provider in OPENAI_PROVIDERS:
+        yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
+        # A server of one's own has a fingerprint per build, or per reply: a series for each.
+        if response.system_fingerprint is not None and is_run_by_openai(request.server):
+            yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
+
+
+def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record what the engine measured of a call, when it said so."""
     phases = outcome.phases
     # With several choices the timings are those of the first alone: true, but not the request's.
-    if phases is not None and outcome.request.choice_count == 1:
-        if phases.request_s is not None:
-            metrics.server_request_duration.record(phases.request_s, attributes, context)
+    if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
+        return
+    attributes = metric_attributes(outcome.request, outcome.response.model)
+    # The conventions want these two of good replies only.
+    if outcome.error is None:
         if phases.time_to_first_token_s is not None:
             metrics.server_time_to_first_token.record(
                 phases.time_to_first_token_s, attributes, context
@@ -100,9 +134,10 @@ def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) ->
             metrics.server_time_per_output_token.record(
                 phases.time_per_output_token_s, attributes, context
             )
-    if outcome.error is not None:
-        attributes = {**attributes, names.ERROR_TYPE: outcome.error.type}
-    metrics.operation_duration.record(outcome.duration_s, attributes, context)
+    else:
+        attributes[names.ERROR_TYPE] = outcome.error.type
+    if phases.request_s is not None:
+        metrics.server_request_duration.record(phases.request_s, attributes, context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:
@@ -114,7 +149,8 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     attributes.update(_known(_response_attributes(outcome)))
-    if request.provider not in _OPENAI_PROVIDERS:
+    attributes.update(known_servers.description_of(request.server))
+    if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
     span.set_attributes(attributes)
@@ -122,23 +158,35 @@ def record_span(span: Span, outcome: Outcome) -> None:
         span.set_status(Status(StatusCode.ERROR, outcome.error.description))
 
 
+def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
+    """Add to another instrumentation's span what only the engine knows.
+
+    Its provider is corrected if it says ``openai``, as most do of any server that speaks that
+    protocol, and the reply has proved otherwise.
+    """
+    attributes: dict[str, AttributeValue] = {}
+    if outcome.phases is not None:
+        attributes = _known(_phase_attributes(outcome, outcome.phases))
+    theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
+        attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
+    span.set_attributes(attributes)
+
+
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
     return {name: value for name, value in pairs if value is not None}
 
 
 def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
-    response, usage = outcome.response, outcome.response.usage
+    response = outcome.response
     yield names.GEN_AI_RESPONSE_ID, response.id
     yield names.GEN_AI_RESPONSE_MODEL, response.model
+    yield names.GEN_AI_RESPONSE_STATUS, response.status
     yield names.GEN_AI_RESPONSE_FINISH_REASONS, response.finish_reasons or None
     yield names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, outcome.first_chunk_s
-    yield names.GEN_AI_USAGE_INPUT_TOKENS, usage.input_tokens
-    yield names.GEN_AI_USAGE_OUTPUT_TOKENS, usage.output_tokens
-    yield names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, usage.cache_read_tokens
-    yield names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS, usage.cache_write_tokens
-    yield names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens
-    yield names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS, usage.audio_input_tokens
-    yield names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS, usage.audio_output_tokens
+    yield from _usage_attributes(response.usage)
+    yield names.GEN_AI_CONVERSATION_ID, response.conversation_id
+    yield names.GEN_AI_CONVERSATION_COMPACTED, response.compacted or None
     yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
     yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
     yield names.HTTP_REQUEST_RESEND_COUNT, outcome.resend_count or None
@@ -147,6 +195,23 @@ def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue
         yield names.HTTP_RESPONSE_STATUS_CODE, outcome.error.status_code
     if outcome.phases is not None:
         yield from _phase_attributes(outcome, outcome.phases)
+
+
+def _usage_attributes(usage: Usage) -> Iterator[tuple[str, AttributeValue | None]]:
+    yield names.GEN_AI_USAGE_INPUT_TOKENS, usage.input_tokens
+    yield names.GEN_AI_USAGE_OUTPUT_TOKENS, usage.output_tokens
+    yield names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, usage.cache_read_tokens
+    yield names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS, usage.cache_write_tokens
+    yield names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens
+    yield names.GEN_AI_USAGE_TEXT_INPUT_TOKENS, usage.text_input_tokens
+    yield names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS, usage.image_input_tokens
+    yield names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS, usage.audio_input_tokens
+    yield names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS, usage.text_cache_read_tokens
+    yield names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS, usage.image_cache_read_tokens
+    yield names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS, usage.audio_cache_read_tokens
+    yield names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS, usage.text_output_tokens
+    yield names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS, usage.image_output_tokens
+    yield names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS, usage.audio_output_tokens
 
 
 def _phase_attributes(

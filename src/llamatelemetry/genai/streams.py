@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.gaps import ChunkGaps
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.reaper import reaper
-from llamatelemetry.genai.wire import read_response
+from llamatelemetry.genai.recording import measures_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.call import Call
+    from llamatelemetry.genai.errors import ErrorInfo
+    from llamatelemetry.genai.folding import Fold
 
 
 class StreamWatch:
@@ -25,18 +28,32 @@ class StreamWatch:
 
     Args:
         call: the call that the stream is the reply of.
+        fold: for the format of the stream; that of chat and text completions when not given.
         on_end: run once when the stream has ended, however it ended, to take hooks out.
     """
 
-    __slots__ = ("_attributes", "_call", "_fold", "_last_ns", "_on_end", "_record_gap")
+    __slots__ = (
+        "_call",
+        "_error",
+        "_fold",
+        "_gaps",
+        "_last_ns",
+        "_on_end",
+    )
 
-    def __init__(self, call: Call, on_end: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, call: Call, fold: Fold | None = None, on_end: Callable[[], None] | None = None
+    ) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChunkFold()
+        self._fold = ChunkFold() if fold is None else fold
         self._last_ns = 0
-        self._attributes: dict[str, AttributeValue] = {}
-        self._record_gap = call.instrumenter.metrics.time_per_output_chunk.record
+        self._error: ErrorInfo | None = None
+        self._gaps = (
+            ChunkGaps(call.record_chunk_gap, self._gap_attributes)
+            if measures_chunks(call.request)
+            else None
+        )
         reaper.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
 
     def chunk(self, chunk: Any) -> None:
@@ -45,22 +62,27 @@ class StreamWatch:
         try:
             call = self._call
             carries_token = self._fold.add(chunk)
-            if self._last_ns:
-                if not self._attributes:
-                    # Not at the first chunk, which with some servers does not name the model.
-                    self._attributes = call.chunk_attributes(model_name(self._fold.model))
-                self._record_gap((now_ns - self._last_ns) / 1e9, self._attributes)
-            else:
-                call.first_chunk_ns = now_ns
+            if self._gaps is not None:
+                self._gaps.chunk(now_ns)
+                if call.first_chunk_ns is None:
+                    call.first_chunk_ns = now_ns
             if carries_token and call.first_token_ns is None:
                 call.first_token_ns = now_ns
             self._last_ns = now_ns
         except Exception as error:
             guard.report("reading a chunk", error)
 
-    def finished(self) -> None:
-        """The stream was read to its end."""
-        self._call.finish(self._response())
+    def bytes_came(self) -> None:
+        """Bytes have come that are no chunks: the call was alive at this time."""
+        self._last_ns = perf_counter_ns()
+
+    def reported(self, error: ErrorInfo | None) -> None:
+        """The server has told of an error inside the stream, which nobody may raise."""
+        self._error = error
+
+    def finished(self, ended_ns: int | None = None) -> None:
+        """The stream was read to its end, now or at ``ended_ns``."""
+        self._call.finish(self._response(), ended_ns=ended_ns)
         self._clean_up()
 
     def failed(self, error: BaseException) -> None:
@@ -86,9 +108,16 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
+    def _gap_attributes(self) -> dict[str, AttributeValue]:
+        return self._call.chunk_attributes(model_name(self._fold.model))
+
     def _response(self) -> Response:
         try:
-            return read_response(self._fold.result())
+            if self._gaps is not None:
+                self._gaps.flush()
+            response = self._fold.response()
+            response.error = response.error or self._error
+            return response
         except Exception as error:
             guard.report("reading a stream's reply", error)
             return Response()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.fields import count, get, integer, items, model_name, number, text
-from llamatelemetry.genai.model import EngineTimings, Response, Usage
+from llamatelemetry.genai.model import EngineTimings, Response
+from llamatelemetry.genai.usage import find_usage, read_usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -37,6 +38,28 @@ def _output_type(value: Any) -> str | None:
     return _OUTPUT_TYPES.get(kind) if kind is not None else None
 
 
+def _responses_output_type(value: Any) -> str | None:
+    return _output_type(get(value, "format")) if isinstance(value, dict) else None
+
+
+def _output_modality(value: Any) -> str | None:
+    return "speech" if "audio" in items(value) else None
+
+
+def _reasoning_level(value: Any) -> str | None:
+    return text(get(value, "effort")) if isinstance(value, dict) else None
+
+
+def _id_of(value: Any) -> str | None:
+    """``"conv_1"`` and ``{"id": "conv_1"}`` mean the same."""
+    return text(get(value, "id")) if isinstance(value, dict) else text(value)
+
+
+def _template_id(value: Any) -> str | None:
+    # A prompt that is text is what the model reads; one that is an object names a template.
+    return _id_of(value) if isinstance(value, dict) else None
+
+
 def _requested_tier(value: Any) -> str | None:
     tier = text(value)
     return tier if tier != "auto" else None
@@ -53,14 +76,22 @@ _PARAMETERS: Mapping[str, tuple[str, Callable[[Any], AttributeValue | None]]] = 
     "top_k": (names.GEN_AI_REQUEST_TOP_K, integer),
     "max_tokens": (names.GEN_AI_REQUEST_MAX_TOKENS, integer),
     "max_completion_tokens": (names.GEN_AI_REQUEST_MAX_TOKENS, integer),
+    "max_output_tokens": (names.GEN_AI_REQUEST_MAX_TOKENS, integer),
+    "n_predict": (names.GEN_AI_REQUEST_MAX_TOKENS, count),
     "frequency_penalty": (names.GEN_AI_REQUEST_FREQUENCY_PENALTY, number),
     "presence_penalty": (names.GEN_AI_REQUEST_PRESENCE_PENALTY, number),
     "seed": (names.GEN_AI_REQUEST_SEED, integer),
     "stop": (names.GEN_AI_REQUEST_STOP_SEQUENCES, _stop_sequences),
     "n": (names.GEN_AI_REQUEST_CHOICE_COUNT, _choice_count),
     "response_format": (names.GEN_AI_OUTPUT_TYPE, _output_type),
+    "text": (names.GEN_AI_OUTPUT_TYPE, _responses_output_type),
+    "modalities": (names.GEN_AI_OUTPUT_TYPE, _output_modality),
     "service_tier": (names.OPENAI_REQUEST_SERVICE_TIER, _requested_tier),
     "reasoning_effort": (names.GEN_AI_REQUEST_REASONING_LEVEL, text),
+    "reasoning": (names.GEN_AI_REQUEST_REASONING_LEVEL, _reasoning_level),
+    "previous_response_id": (names.GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID, text),
+    "conversation": (names.GEN_AI_CONVERSATION_ID, _id_of),
+    "prompt": (names.GEN_AI_PROMPT_NAME, _template_id),
     "dimensions": (names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT, count),
     "encoding_format": (names.GEN_AI_REQUEST_ENCODING_FORMATS, _encoding_formats),
 }
@@ -81,13 +112,17 @@ def read_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
 
 
 def read_response(reply: Any) -> Response:
-    """Read a chat completion, a text completion or embeddings: JSON, a model, or a folded stream."""
+    """Read a reply in any shape but that of the Responses API: JSON, a model, or a folded stream.
+
+    Chat and text completions, embeddings, images, transcriptions, moderations: what a shape
+    does not have stays unknown.
+    """
     timings = read_timings(get(reply, "timings"))
     return Response(
         id=text(get(reply, "id")),
         model=model_name(get(reply, "model")),
         finish_reasons=_finish_reasons(get(reply, "choices")),
-        usage=_read_usage(get(reply, "usage"), timings),
+        usage=read_usage(find_usage(reply), timings),
         timings=timings,
         service_tier=text(get(reply, "service_tier")),
         system_fingerprint=text(get(reply, "system_fingerprint")),
@@ -98,31 +133,6 @@ def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """One reason per choice, in order; ``error`` where one was expected and none came."""
     found = [text(get(choice, "finish_reason")) for choice in items(choices)]
     return tuple(reason or "error" for reason in found) if any(found) else ()
-
-
-def _read_usage(usage: Any, timings: EngineTimings | None) -> Usage:
-    read = Usage()
-    if usage is not None:
-        prompt = get(usage, "prompt_tokens_details")
-        completion = get(usage, "completion_tokens_details")
-        read.input_tokens = count(get(usage, "prompt_tokens"))
-        read.output_tokens = count(get(usage, "completion_tokens"))
-        if prompt is not None:
-            read.cache_read_tokens = count(get(prompt, "cached_tokens"))
-            read.cache_write_tokens = count(get(prompt, "cache_write_tokens"))
-            read.audio_input_tokens = count(get(prompt, "audio_tokens"))
-        if completion is not None:
-            read.reasoning_tokens = count(get(completion, "reasoning_tokens"))
-            read.audio_output_tokens = count(get(completion, "audio_tokens"))
-    if timings is not None:
-        # A llama.cpp chat stream has no usage unless it was asked for, but always timings.
-        if read.input_tokens is None:
-            read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
-        if read.output_tokens is None:
-            read.output_tokens = timings.predicted_tokens
-        if read.cache_read_tokens is None:
-            read.cache_read_tokens = timings.cached_tokens
-    return read
 
 
 # Ten years: the end of a phase must still be a point in time that OTLP can carry.

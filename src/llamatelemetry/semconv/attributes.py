@@ -14,6 +14,7 @@ from typing import Final
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+GEN_AI_CONVERSATION_COMPACTED: Final = "gen_ai.conversation.compacted"
 GEN_AI_OUTPUT_TYPE: Final = "gen_ai.output.type"
 ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
@@ -34,12 +35,17 @@ GEN_AI_REQUEST_PRESENCE_PENALTY: Final = "gen_ai.request.presence_penalty"
 GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 GEN_AI_REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
 GEN_AI_REQUEST_REASONING_LEVEL: Final = "gen_ai.request.reasoning.level"
+GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID: Final = "gen_ai.request.previous_response.id"
+GEN_AI_REQUEST_STREAM_CURSOR: Final = "gen_ai.request.stream_cursor"
 GEN_AI_REQUEST_ENCODING_FORMATS: Final = "gen_ai.request.encoding_formats"
 GEN_AI_EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
+GEN_AI_PROMPT_NAME: Final = "gen_ai.prompt.name"
+GEN_AI_PROMPT_VERSION: Final = "gen_ai.prompt.version"
 
 # --- response -------------------------------------------------------------------------
 GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_RESPONSE_STATUS: Final = "gen_ai.response.status"
 GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
@@ -47,7 +53,14 @@ GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
 GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+GEN_AI_USAGE_TEXT_INPUT_TOKENS: Final = "gen_ai.usage.text.input_tokens"
+GEN_AI_USAGE_IMAGE_INPUT_TOKENS: Final = "gen_ai.usage.image.input_tokens"
 GEN_AI_USAGE_AUDIO_INPUT_TOKENS: Final = "gen_ai.usage.audio.input_tokens"
+GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.text.cache_read.input_tokens"
+GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.image.cache_read.input_tokens"
+GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.audio.cache_read.input_tokens"
+GEN_AI_USAGE_TEXT_OUTPUT_TOKENS: Final = "gen_ai.usage.text.output_tokens"
+GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.image.output_tokens"
 GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 
 # --- OpenAI ---------------------------------------------------------------------------
@@ -58,6 +71,7 @@ OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
 
 # --- metrics only ---------------------------------------------------------------------
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
+GEN_AI_TOKEN_MODALITY: Final = "gen_ai.token.modality"
 
 # --- what the engine measured (ours) --------------------------------------------------
 PREFILL_MS: Final = "gen_ai.prefill_ms"
@@ -75,6 +89,22 @@ DRAFTED_TOKENS: Final = "llamatelemetry.drafted_tokens"
 ACCEPTED_TOKENS: Final = "llamatelemetry.accepted_tokens"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
+
+# --- a server that ServerManager started (ours) ---------------------------------------
+SERVER_BINARY: Final = "llamatelemetry.server.binary"
+SERVER_BUILD: Final = "llamatelemetry.server.build"
+SERVER_CONTEXT_LENGTH: Final = "llamatelemetry.server.context_length"
+SERVER_FLAGS: Final = "llamatelemetry.server.flags"
+SERVER_GPU_LAYERS: Final = "llamatelemetry.server.gpu_layers"
+SERVER_LOAD_DURATION: Final = "llamatelemetry.server.load_duration"
+SERVER_MEMORY_COMPUTE: Final = "llamatelemetry.server.memory.compute"
+SERVER_MEMORY_CONTEXT: Final = "llamatelemetry.server.memory.context"
+SERVER_MEMORY_DEVICES: Final = "llamatelemetry.server.memory.devices"
+SERVER_MEMORY_MODEL: Final = "llamatelemetry.server.memory.model"
+SERVER_MODEL_ALIAS: Final = "llamatelemetry.server.model_alias"
+SERVER_MODEL_FILE: Final = "llamatelemetry.server.model_file"
+SERVER_MODEL_SIZE: Final = "llamatelemetry.server.model_size"
+SERVER_SLOTS: Final = "llamatelemetry.server.slots"
 
 _BY_SHORT_NAME: Final = {
     constant.removeprefix("GEN_AI_").lower(): value

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CHAT: Final = "chat"
 TEXT_COMPLETION: Final = "text_completion"
 EMBEDDINGS: Final = "embeddings"
 GENERATE_CONTENT: Final = "generate_content"
 RETRIEVAL: Final = "retrieval"
+FETCH_RESPONSE: Final = "fetch_response"
 
 WELL_KNOWN_OPERATIONS: Final = frozenset(
     {
@@ -17,7 +21,7 @@ WELL_KNOWN_OPERATIONS: Final = frozenset(
         TEXT_COMPLETION,
         EMBEDDINGS,
         RETRIEVAL,
-        "fetch_response",
+        FETCH_RESPONSE,
         "create_agent",
         "invoke_agent",
         "execute_tool",
@@ -37,6 +41,20 @@ WELL_KNOWN_OPERATIONS: Final = frozenset(
 # found inside it is the same call seen one layer down.
 INFERENCE_OPERATIONS: Final = frozenset({CHAT, GENERATE_CONTENT, TEXT_COMPLETION, EMBEDDINGS})
 
+# What models are asked to do that has no operation name of its own: the operation each counts
+# as under strict operation names. None: it has no counterpart, and its span names no operation.
+OPERATION_OF_TASK: Final[Mapping[str, str | None]] = {
+    "image_generation": GENERATE_CONTENT,
+    "image_edit": GENERATE_CONTENT,
+    "image_variation": GENERATE_CONTENT,
+    "speech": GENERATE_CONTENT,
+    "transcription": GENERATE_CONTENT,
+    "speech_translation": GENERATE_CONTENT,
+    "infill": TEXT_COMPLETION,
+    "rerank": RETRIEVAL,
+    "moderation": None,
+}
+
 _ALIASES: Final = {
     "completion": TEXT_COMPLETION,
     "embed": EMBEDDINGS,
@@ -44,8 +62,12 @@ _ALIASES: Final = {
 }
 
 PROVIDER_OPENAI: Final = "openai"
+PROVIDER_AZURE_OPENAI: Final = "azure.ai.openai"
 PROVIDER_LLAMA_CPP: Final = "llama_cpp"
 PROVIDER_HUGGINGFACE: Final = "huggingface"
+
+# The openai.* attributes belong to these; with another provider's name they would contradict it.
+OPENAI_PROVIDERS: Final = frozenset({PROVIDER_OPENAI, PROVIDER_AZURE_OPENAI})
 
 _PROVIDER_ALIASES: Final = {
     "llamacpp": PROVIDER_LLAMA_CPP,
@@ -79,6 +101,15 @@ def normalize_operation(name: str, strict: bool = False) -> str:
         accepted = ", ".join(sorted(WELL_KNOWN_OPERATIONS | _ALIASES.keys()))
         raise ValueError(f"{name!r} is not a well-known GenAI operation; accepted: {accepted}")
     return TEXT_COMPLETION
+
+
+def operation_of_task(task: str, strict: bool = True) -> str | None:
+    """Give the operation name of work that has none of its own, such as "transcription".
+
+    Strict, it is the well-known operation that the work counts as, or ``None`` when there is no
+    counterpart or the task is not known here. Not strict, the task is its own name.
+    """
+    return OPERATION_OF_TASK.get(task) if strict else task
 
 
 def normalize_provider(name: str) -> str:

@@ -1,0 +1,103 @@
+"""Folding streams of typed events: those of the Responses API, of images, and of audio.
+
+The counterpart of `folding`, whose chunks have no type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.fields import get, text
+from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.usage import read_usage
+from llamatelemetry.genai.wire_responses import (
+    has_compaction,
+    read_fetched_response,
+    read_responses_reply,
+)
+
+if TYPE_CHECKING:
+    from llamatelemetry.genai.errors import ErrorInfo
+
+# Sent over and over while a response is made, with nothing new in them.
+_REPEATED: Final = frozenset({"response.in_progress", "response.queued"})
+
+
+class ResponsesFold:
+    """The events of a response that is made, or, ``fetched``, of one that was made before."""
+
+    __slots__ = ("_compacted", "_error", "_fetched", "_response")
+
+    def __init__(self, *, fetched: bool = False) -> None:
+        self._fetched = fetched
+        self._response: Response | None = None
+        self._compacted = False
+        self._error: ErrorInfo | None = None
+
+    def add(self, event: Any) -> bool:
+        """Take in one event; say whether it carries a token (text, reasoning, arguments, ...)."""
+        kind = text(get(event, "type"))
+        if kind is None:
+            return False
+        if kind.endswith(".delta"):
+            return bool(get(event, "delta"))
+        if kind.startswith("response.output_item."):
+            self._compacted = self._compacted or has_compaction([get(event, "item")])
+        elif kind == "error":
+            self._error = describe_reported_error(get(event, "error") or event)
+        elif self._response is None or kind not in _REPEATED:
+            response = get(event, "response")
+            if response is not None:
+                self._response = self._read(response, event)
+        return False
+
+    def _read(self, response: Any, event: Any) -> Response:
+        if self._fetched:
+            return read_fetched_response(response)
+        return read_responses_reply(response, get(event, "timings"))
+
+    @property
+    def model(self) -> Any:
+        """The model that has been named so far, if any."""
+        return None if self._response is None else self._response.model
+
+    def response(self) -> Response:
+        """Give the response as the last event that had one showed it."""
+        response = self._response or Response()
+        response.compacted = response.compacted or self._compacted
+        response.error = response.error or self._error
+        return response
+
+
+class MediaFold:
+    """The events of an image that is made, of a transcription, or of speech."""
+
+    __slots__ = ("_error", "_usage")
+
+    def __init__(self) -> None:
+        self._usage: Any = None
+        self._error: ErrorInfo | None = None
+
+    def add(self, event: Any) -> bool:
+        """Take in one event; say whether it carries a piece of what was asked for."""
+        kind = text(get(event, "type"))
+        if kind is None:
+            return False
+        if kind.endswith((".delta", ".partial_image")):
+            return True
+        if kind == "error":
+            self._error = describe_reported_error(get(event, "error") or event)
+        usage = get(event, "usage")
+        if usage is not None:
+            self._usage = usage
+        return kind.endswith(".completed")
+
+    @property
+    def model(self) -> Any:
+        """These events name no model."""
+        return None
+
+    def response(self) -> Response:
+        """Give the token counts that the last event told."""
+        return Response(usage=read_usage(self._usage), error=self._error)

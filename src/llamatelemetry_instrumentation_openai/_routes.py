@@ -1,0 +1,121 @@
+"""Which of the client's endpoints are calls of a model, and how each one is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.genai import Response, read_parameters, read_response
+from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
+from llamatelemetry.genai.wire_responses import (
+    read_fetched_response,
+    read_responses_parameters,
+    read_responses_reply,
+)
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, FETCH_RESPONSE, TEXT_COMPLETION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.folding import Fold
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint.
+
+    Attributes:
+        operation: its operation; or else
+        task: what it does that has no operation of its own.
+        fixed: attributes that every call of it has.
+        read_parameters: reads the JSON body of a request.
+        read_reply: reads a model or JSON of a reply.
+        fold: makes what folds a stream of it.
+        bulk: the top-level array that can make a reply long, and
+        is_bulk_wanted: whether anything is read out of it.
+        is_json: whether its plain replies are JSON.
+    """
+
+    operation: str | None = None
+    task: str | None = None
+    fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
+    read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    read_reply: Callable[[Any], Response] = read_response
+    fold: Callable[[], Fold] = ChunkFold
+    bulk: str = "choices"
+    is_bulk_wanted: bool = True
+    is_json: bool = True
+
+
+def _read_nothing(_reply: Any) -> Response:
+    return Response()
+
+
+def _media(task: str, output_type: str, *, is_json: bool = True) -> Route:
+    return Route(
+        task=task,
+        fixed={names.GEN_AI_OUTPUT_TYPE: output_type},
+        read_reply=read_response if is_json else _read_nothing,
+        fold=MediaFold,
+        bulk="data",
+        is_bulk_wanted=False,
+        is_json=is_json,
+    )
+
+
+_RESPONSES_API: Final = {names.OPENAI_API_TYPE: "responses"}
+_RESPONSES: Final = Route(
+    CHAT,
+    fixed=_RESPONSES_API,
+    read_parameters=read_responses_parameters,
+    read_reply=read_responses_reply,
+    fold=ResponsesFold,
+    bulk="output",
+)
+FETCH: Final = Route(
+    FETCH_RESPONSE,
+    fixed=_RESPONSES_API,
+    read_reply=read_fetched_response,
+    fold=partial(ResponsesFold, fetched=True),
+    bulk="output",
+)
+# No call of a model; but a reply from which a server can be known.
+MODELS: Final = Route()
+
+# By method and the exact URL as the resources pass it; Azure rewrites it later.
+ROUTES: Final[Mapping[tuple[str, str], Route]] = {
+    ("post", "/chat/completions"): Route(CHAT, fixed={names.OPENAI_API_TYPE: "chat_completions"}),
+    ("post", "/completions"): Route(TEXT_COMPLETION),
+    ("post", "/embeddings"): Route(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
+    ("post", "/responses"): _RESPONSES,
+    ("post", "/responses?beta=true"): _RESPONSES,
+    ("post", "/images/generations"): _media("image_generation", "image"),
+    ("post", "/images/edits"): _media("image_edit", "image"),
+    ("post", "/images/variations"): _media("image_variation", "image"),
+    ("post", "/audio/speech"): _media("speech", "speech", is_json=False),
+    ("post", "/audio/transcriptions"): _media("transcription", "text"),
+    ("post", "/audio/translations"): _media("speech_translation", "text"),
+    ("post", "/moderations"): Route(task="moderation", bulk="results", is_bulk_wanted=False),
+    ("get", "/models"): MODELS,
+}
+
+
+def find_route(method: str, url: str) -> Route | None:
+    """Give the endpoint of a request, or ``None`` when it is none of a model."""
+    route = ROUTES.get((method, url))
+    if route is None and method == "get" and fetched_response_id(url) is not None:
+        return FETCH
+    return route
+
+
+def fetched_response_id(url: str) -> str | None:
+    """Give the id in ``/responses/{id}``; what is below a response has none."""
+    if not url.startswith("/responses/"):
+        return None
+    response_id = url.removeprefix("/responses/").removesuffix("?beta=true")
+    return response_id if response_id and not {"/", "?"} & {*response_id} else None
