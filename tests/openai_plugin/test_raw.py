@@ -160,7 +160,7 @@ def check_tokens(span: ReadableSpan, operation: Operation) -> None:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
-async def test_however_a_raw_response_is_read_its_usage_is_recorded(
+async def test_however_a_raw_response_is_read_its_usage_is_recorded(  # noqa: PLR0917 - a table
     instrumented: Recorder,
     operation: Operation,
     is_async: bool,
