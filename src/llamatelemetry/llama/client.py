@@ -76,6 +76,7 @@ def _call_async(
 class _Client(Generic[WholeT, StreamT]):
     """What the two clients have in common."""
 
+    records_its_calls = True  # for `llamatelemetry.inference.traced_engine`
     _is_async = False
 
     def __init__(
