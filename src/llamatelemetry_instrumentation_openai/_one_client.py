@@ -49,7 +49,7 @@ def instrument_client(
         TypeError: it is no such client.
     """
     _class_name(client)
-    if _STATE in vars(client) or sdk_disabled():
+    if _STATE in _members(client) or sdk_disabled():
         return
     instrumenter = Instrumenter(
         _PACKAGE,
@@ -63,9 +63,13 @@ def instrument_client(
 
 def uninstrument_client(client: Any) -> None:
     """Undo `instrument_client` for this client; copies that were made of it stay as they are."""
-    wrapping = vars(client).get(_STATE)
+    wrapping = _members(client).get(_STATE)
     if isinstance(wrapping, _Wrapping):
         wrapping.revert()
+
+
+def _members(client: Any) -> dict[str, Any]:
+    return client.__dict__
 
 
 def _class_name(client: Any) -> str:
@@ -88,7 +92,7 @@ class _Wrapping:
         """Put the wrappers in."""
         class_name = _class_name(self._client)
         self._enabled = True
-        vars(self._client)[_STATE] = self
+        _members(self._client)[_STATE] = self
         for point in patch_points(self):
             owner, _, name = point.path.partition(".")
             if owner == class_name and (not point.optional or hasattr(self._client, name)):
@@ -99,14 +103,14 @@ class _Wrapping:
     def revert(self) -> None:
         """Take the wrappers out; one that somebody has wrapped stays there, switched off."""
         self._enabled = False
-        present = vars(self._client)
+        present = _members(self._client)
         present.pop(_STATE, None)
         for name, link in self._links.items():
             if present.get(name) is link:
                 del present[name]
 
     def _put(self, name: str, wrapper: Callable[..., Any]) -> None:
-        present = vars(self._client)
+        present = _members(self._client)
         # What stands in the instance already is somebody else's wrapper, and is kept.
         original = present[name] if name in present else _without_plugin(self._client, name)
         self._links[name] = present[name] = wrapt.FunctionWrapper(
@@ -123,7 +127,7 @@ class _Wrapping:
         """Wrap ``copy``."""
         made = wrapped(*args, **kwargs)
         try:
-            if _STATE not in vars(made):
+            if _STATE not in _members(made):
                 _Wrapping(made, self.instrumenter).apply()
         except Exception as error:
             guard.report("following a copy of an openai client", error)
@@ -132,7 +136,7 @@ class _Wrapping:
 
 def _without_plugin(client: Any, name: str) -> Any:
     """Give a method as it is below the plugin's own wrapper, which would note each attempt again."""
-    kind: Any = type(client)
+    kind: type[object] = client.__class__
     function: Any = inspect.getattr_static(kind, name)
     while _is_ours(function):
         function = function.__wrapped__
