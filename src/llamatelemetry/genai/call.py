@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextvars import Token
 from os import getpid
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -78,29 +78,45 @@ class Instrumenter:
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
 
-    def start(self, request: Request, kind: SpanKind = SpanKind.CLIENT) -> Call | None:
+    def start(
+        self,
+        request: Request,
+        kind: SpanKind = SpanKind.CLIENT,
+        *,
+        started_ns: int | None = None,
+    ) -> Call | None:
         """Open a call, or give ``None`` when this request is not to be recorded as one.
 
         That is so when instrumentation is suppressed, and where this plugin is at work on the
         same request already: a library wrapped twice. Inside a call of another plugin, or of
         somebody else's instrumentation, it opens none of its own but adds to that one.
+
+        Args:
+            request: what is known of it.
+            kind: of the span, if it gets one of its own.
+            started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
         """
-        if request.task is not None:
-            strict = self.config.strict_operation_names is not False
-            request.operation = operation_of_task(request.task, strict)
         if not is_instrumentation_enabled():
             return None
-        outer = current_call()
-        if outer is not None and is_within(outer, request):
+        outer = self.outer_call(request)
+        if outer is not None:
             if outer.instrumenter.scope == self.scope:
                 return None
-            return Call(self, request, OuterCall(outer))
+            return Call(self, request, OuterCall(outer), started_ns)
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
         foreign = foreign_span(request)
         owner = OwnSpan(self, kind) if foreign is None else OuterSpan(self, foreign)
-        return Call(self, request, owner)
+        return Call(self, request, owner, started_ns)
+
+    def outer_call(self, request: Request) -> Call | None:
+        """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
+        if request.task is not None:
+            strict = self.config.strict_operation_names is not False
+            request.operation = operation_of_task(request.task, strict)
+        outer = current_call()
+        return outer if outer is not None and is_within(outer, request) else None
 
 
 def current_call() -> Call | None:
@@ -131,7 +147,13 @@ class Call:
         "served_model",
     )
 
-    def __init__(self, instrumenter: Instrumenter, request: Request, owner: Owner) -> None:
+    def __init__(
+        self,
+        instrumenter: Instrumenter,
+        request: Request,
+        owner: Owner,
+        started_ns: int | None = None,
+    ) -> None:
         self._instrumenter = instrumenter
         self._owner = owner
         self._below: Response | None = None
@@ -153,6 +175,9 @@ class Call:
         # a clock step in the middle of a call cannot stretch it.
         self._started_wall_ns = time_ns()
         self._started_ns = self._attempt_ns = perf_counter_ns()
+        if started_ns is not None:
+            self._started_wall_ns -= self._started_ns - started_ns
+            self._started_ns = self._attempt_ns = started_ns
         owner.open(self, self._started_wall_ns)
 
     @property
@@ -188,15 +213,15 @@ class Call:
         """Make the span that was current before `activate` current again."""
         context_api.detach(token)
 
-    def begin_attempt(self) -> None:
-        """Note that the request goes out, now: the first time or as a retry."""
+    def begin_attempt(self, at_ns: int | None = None) -> None:
+        """Note that the request goes out, now or at ``at_ns``: the first time or as a retry."""
         self.attempts += 1
-        self._attempt_ns = perf_counter_ns()
+        self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
 
-    def note_headers(self) -> None:
-        """Note that response headers have come, now. On a stream they end llama.cpp's queue."""
-        self._headers_ns = perf_counter_ns()
+    def note_headers(self, at_ns: int | None = None) -> None:
+        """Note that response headers have come, now or at ``at_ns``. On a stream they end the queue."""
+        self._headers_ns = at_ns or perf_counter_ns()
 
     def note_provider(self, provider: str) -> None:
         """Note what the reply has proved about its server; later calls to it start with it."""

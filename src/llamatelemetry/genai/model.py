@@ -97,7 +97,8 @@ class Response:
     """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
 
     ``status`` is where a response that can be fetched later stands. ``error`` is a failure that
-    a good reply tells of: the call failed, though nothing was raised.
+    a good reply tells of: the call failed, though nothing was raised. ``attributes`` are further
+    attributes of the span, for what only one kind of server tells.
     """
 
     id: str | None = None
@@ -111,10 +112,12 @@ class Response:
     conversation_id: str | None = None
     compacted: bool = False
     error: ErrorInfo | None = None
+    attributes: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
 
     def complete(self, other: Response) -> None:
         """Fill in what is not known here from another reading of the same reply."""
         _fill(self.usage, other.usage)
+        self.attributes = {**other.attributes, **self.attributes}
         _fill(self, other)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
+from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import is_run_by_openai
 from llamatelemetry.otel.client_metrics import Measured
@@ -149,6 +150,7 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     attributes.update(_known(_response_attributes(outcome)))
+    attributes.update(_engine_attributes(outcome))
     if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
@@ -166,10 +168,20 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     attributes: dict[str, AttributeValue] = {}
     if outcome.phases is not None:
         attributes = _known(_phase_attributes(outcome, outcome.phases))
+    attributes.update(_engine_attributes(outcome))
     theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
         attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
     span.set_attributes(attributes)
+
+
+def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
+    """What only one kind of server tells, and what the server is."""
+    response = outcome.response
+    server = identities.attributes_of(
+        outcome.request.server, response.model, response.system_fingerprint
+    )
+    return {**server, **response.attributes}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:

@@ -87,8 +87,19 @@ PROMPT_TOKENS: Final = "llamatelemetry.prompt_tokens"
 PREDICTED_TOKENS: Final = "llamatelemetry.predicted_tokens"
 DRAFTED_TOKENS: Final = "llamatelemetry.drafted_tokens"
 ACCEPTED_TOKENS: Final = "llamatelemetry.accepted_tokens"
+SLOT: Final = "llamatelemetry.slot"
+TRUNCATED: Final = "llamatelemetry.truncated"
+ERROR_PROMPT_TOKENS: Final = "llamatelemetry.error.prompt_tokens"
+ERROR_CONTEXT_SIZE: Final = "llamatelemetry.error.context_size"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
+
+# --- what the server is (ours) --------------------------------------------------------
+SERVER_BUILD: Final = "llamatelemetry.server.build"
+SERVER_MODEL: Final = "llamatelemetry.server.model"
+SERVER_QUANTIZATION: Final = "llamatelemetry.server.quantization"
+SERVER_CONTEXT_SIZE: Final = "llamatelemetry.server.context_size"
+SERVER_SLOTS: Final = "llamatelemetry.server.slots"
 
 _BY_SHORT_NAME: Final = {
     constant.removeprefix("GEN_AI_").lower(): value
