@@ -128,18 +128,6 @@ def test_a_json_schema_and_a_grammar_shape_the_answer(driver, recorded):
 
 
 @both
-def test_a_tool_that_must_be_called_is_called(driver):
-    tool = {
-        "type": "function",
-        "function": {"name": "now", "parameters": {"type": "object", "properties": {}}},
-    }
-    response = driver("chat", HELLO, 64, 0.0, tools=[tool], tool_choice="required")
-    (call, *_) = response.choices[0].message.tool_calls
-    assert call.function.name == "now"
-    assert json.loads(call.function.arguments) == {}
-
-
-@both
 def test_text_is_continued_natively(driver, recorded):
     text = driver("generate", "Once upon a", 4, 0.0)
     assert isinstance(text, str)
