@@ -74,7 +74,8 @@ def _members(client: Any) -> dict[str, Any]:
 
 def _class_name(client: Any) -> str:
     for base in type(client).__mro__:
-        if base.__module__ == "openai._client" and base.__name__ in {"OpenAI", "AsyncOpenAI"}:
+        # The library says "openai" of what it exports, wherever that is defined.
+        if base.__module__.startswith("openai") and base.__name__ in {"OpenAI", "AsyncOpenAI"}:
             return base.__name__
     raise TypeError(f"an openai.OpenAI or openai.AsyncOpenAI is wanted, not {client!r}")
 
