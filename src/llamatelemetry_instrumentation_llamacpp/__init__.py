@@ -25,7 +25,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
 from llamatelemetry.genai import Instrumenter, PatchTable
-from llamatelemetry_instrumentation_llamacpp import _httpx, _requests
+from llamatelemetry_instrumentation_llamacpp import _httpx, _llama_cpp, _requests, _xllamacpp
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 
 if TYPE_CHECKING:
@@ -86,7 +86,10 @@ class LlamaCppInstrumentor(BaseInstrumentor):
         )
         self.origins = Origins(options.llamacpp_allow, options.llamacpp_deny)
         if self._table is None:
-            self._table = PatchTable((*_httpx.patch_points(self), *_requests.patch_points(self)))
+            libraries = (_httpx, _requests, _llama_cpp, _xllamacpp)
+            self._table = PatchTable(
+                point for library in libraries for point in library.patch_points(self)
+            )
         self._table.apply()
 
     def _uninstrument(self, **_kwargs: Any) -> None:

@@ -16,20 +16,15 @@ from opentelemetry.util.genai.handler import TelemetryHandler
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import (
     Call,
-    EngineTimings,
     Instrumenter,
     Response,
     StreamWatch,
     Usage,
     current_call,
 )
-from tests.genai.conftest import LOCAL, SCOPE, VERSION, chat
-from tests.genai.test_call import OTHER_SERVER
+from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
 from tests.recorder import Recorder
 
-TIMINGS = EngineTimings(
-    prompt_tokens=7, prefill_ms=20.0, predicted_tokens=5, decode_ms=40.0, cached_tokens=3
-)
 CLIENT_METRICS = {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"}
 SERVER_METRICS = {
     "gen_ai.server.request.duration",

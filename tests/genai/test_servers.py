@@ -6,7 +6,12 @@ import httpx2
 import pytest
 
 from llamatelemetry.genai.model import Server
-from llamatelemetry.genai.servers import KnownServers, provider_from_headers, server_of
+from llamatelemetry.genai.servers import (
+    KnownServers,
+    provider_from_headers,
+    provider_from_models,
+    server_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +51,66 @@ def test_a_server_is_described_by_its_url(url, expected):
         ("localhost", "the default"),
         ("notapi.openai.com", "the default"),
         ("api.openai.com.example.org", "the default"),
-        ("api.openai.com.", "the default"),
+        ("api.openai.com.", "openai"),
+        ("mine.openai.azure.us", "azure.ai.openai"),
+        ("models.inference.ai.azure.com", "azure.ai.inference"),
+        ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+        ("bedrock-runtime.us-east-1.amazonaws.com", "aws.bedrock"),
+        ("bedrock-mantle.us-east-1.api.aws", "aws.bedrock"),
+        ("s3.us-east-1.amazonaws.com", "the default"),
+        ("us-south.ml.cloud.ibm.com", "ibm.watsonx.ai"),
     ],
 )
 def test_a_provider_is_known_by_its_host_name(host, provider):
     server = server_of("https", host, None)
     assert KnownServers().provider_of(server, "the default") == provider
+
+
+@pytest.mark.parametrize(
+    ("path", "provider"),
+    [
+        ("/openai/v1/", "azure.ai.openai"),
+        ("/models/", "azure.ai.inference"),
+        ("/", "azure.ai.inference"),
+    ],
+)
+def test_one_host_of_azure_serves_two_providers_which_the_path_tells_apart(path, provider):
+    server = server_of("https", "mine.services.ai.azure.com", None, path=path)
+    assert KnownServers().provider_of(server, "the default") == provider
+
+
+def test_what_the_client_is_for_is_stronger_than_the_name():
+    server = server_of("https", "api.openai.com", None, provider="azure.ai.openai")
+    assert KnownServers().provider_of(server, "the default") == "azure.ai.openai"
+    assert server == server_of("https", "api.openai.com", None)
+
+
+@pytest.mark.parametrize(
+    ("url", "socket", "address"),
+    [
+        (("http", "localhost", None), "/run/llm.sock", "/run/llm.sock"),
+        (("http", "", 8080), "/run/llm.sock", "/run/llm.sock"),
+        (("http+unix", "%2frun%2fllm.sock", None), None, "/run/llm.sock"),
+    ],
+)
+def test_a_unix_socket_is_an_address_without_a_port(url, socket, address):
+    assert server_of(*url, socket=socket) == Server(address, None, f"unix:{address}")
+
+
+@pytest.mark.parametrize(
+    ("models", "provider"),
+    [
+        ({"data": [{"id": "smol", "owned_by": "llamacpp"}]}, "llama_cpp"),
+        ({"data": [{"id": "smol", "owned_by": "vllm"}]}, None),
+        ({"data": [{"id": "smol"}]}, None),
+        ({"data": [3]}, None),
+        ({"data": []}, None),
+        ({"data": None}, None),
+        (None, None),
+    ],
+)
+def test_llama_cpp_owns_the_models_it_lists(models, provider):
+    assert provider_from_models(models) == provider
 
 
 def test_without_a_server_there_is_only_the_default():

@@ -130,3 +130,158 @@ def async_client(handler: Handler, **options: Any) -> openai.AsyncOpenAI:
     options = {"base_url": BASE_URL, "api_key": "sk-secret", "max_retries": 0, **options}
     transport = http.MockTransport(handler)
     return openai.AsyncOpenAI(http_client=http.AsyncClient(transport=transport), **options)
+
+
+RESPONSES_USAGE = {
+    "input_tokens": 21,
+    "input_tokens_details": {"cached_tokens": 16, "cache_write_tokens": 3},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 26,
+}
+
+
+def response(**more: Any) -> dict[str, Any]:
+    """A response of the Responses API."""
+    text = {"type": "output_text", "text": '{"greeting": "Hi"}', "annotations": []}
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "model": "smol-v1",
+        "status": "completed",
+        "output": [
+            {
+                "id": "msg_1",
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "content": [text],
+            }
+        ],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "service_tier": "default",
+        "usage": RESPONSES_USAGE,
+        **more,
+    }
+
+
+def response_events(**last: Any) -> list[dict[str, Any]]:
+    """The events of a streamed response; ``last`` goes into the response of the last one."""
+    begun = response(status="in_progress", output=[], usage=None)
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+    where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    part = {"type": "output_text", "text": "", "annotations": []}
+    delta = {"type": "response.output_text.delta", **where, "logprobs": []}
+    item_added = {"output_index": 0, "item": {**item, "status": "in_progress"}}
+    return [
+        {**event, "sequence_number": number}
+        for number, event in enumerate(
+            [
+                {"type": "response.created", "response": begun},
+                {"type": "response.in_progress", "response": begun},
+                {"type": "response.output_item.added", **item_added},
+                {"type": "response.content_part.added", **where, "part": part},
+                {**delta, "delta": '{"greeting"'},
+                {**delta, "delta": ': "Hi"}'},
+                {"type": "response.completed", "response": response(**last)},
+            ]
+        )
+    ]
+
+
+IMAGE_USAGE = {
+    "input_tokens": 50,
+    "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+    "output_tokens": 30,
+    "output_tokens_details": {"text_tokens": 0, "image_tokens": 30},
+    "total_tokens": 80,
+}
+
+
+def images(**more: Any) -> dict[str, Any]:
+    return {"created": 1, "data": [{"b64_json": "aGk="}], "usage": IMAGE_USAGE, **more}
+
+
+def image_events(kind: str) -> list[dict[str, Any]]:
+    """``kind`` is ``image_generation`` or ``image_edit``."""
+    image = {
+        "b64_json": "aGk=",
+        "background": "opaque",
+        "created_at": 1,
+        "output_format": "png",
+        "quality": "low",
+        "size": "1024x1024",
+    }
+    return [
+        {"type": f"{kind}.partial_image", "partial_image_index": 0, **image},
+        {"type": f"{kind}.completed", "usage": IMAGE_USAGE, **image},
+    ]
+
+
+TRANSCRIPT_USAGE = {
+    "type": "tokens",
+    "input_tokens": 14,
+    "input_token_details": {"text_tokens": 2, "audio_tokens": 12},
+    "output_tokens": 9,
+    "total_tokens": 23,
+}
+
+
+def transcript(**more: Any) -> dict[str, Any]:
+    return {"text": "Hi there", "usage": TRANSCRIPT_USAGE, **more}
+
+
+def transcript_events() -> list[dict[str, Any]]:
+    return [
+        {"type": "transcript.text.delta", "delta": "Hi"},
+        {"type": "transcript.text.delta", "delta": " there"},
+        {"type": "transcript.text.done", **transcript()},
+    ]
+
+
+def moderation(**more: Any) -> dict[str, Any]:
+    verdict = {"flagged": False, "categories": {}, "category_scores": {}}
+    return {"id": "modr-1", "model": "mod-v1", "results": [verdict], **more}
+
+
+class Parts(http.SyncByteStream, http.AsyncByteStream):
+    """A body that comes in parts, as over a network; a response with it has not been read.
+
+    An exception among the parts is raised at its place.
+    """
+
+    def __init__(self, *parts: bytes | BaseException) -> None:
+        self.parts = parts
+        self.closed = 0
+
+    def __iter__(self) -> Any:
+        for part in self.parts:
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+
+    async def __aiter__(self) -> Any:
+        for part in self.parts:
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+
+    def close(self) -> None:
+        self.closed += 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def split(body: bytes, size: int) -> list[bytes]:
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
+def parts_reply(
+    *parts: bytes | BaseException, media: str = "application/json", **headers: str
+) -> Any:
+    """A reply whose body has still to be read."""
+    return http.Response(200, stream=Parts(*parts), headers={"content-type": media, **headers})

@@ -35,6 +35,7 @@ from llamatelemetry.genai.propagation import Propagation
 from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
+from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
 
@@ -276,6 +277,7 @@ class Call:
                 response.complete(self._below)
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+                correct_undercount(response, self.request)
             if self.served_model is not None:
                 response.model = self.served_model
             self._owner.record(self, self._outcome(response, error, ended_ns))
@@ -299,7 +301,12 @@ class Call:
             first_chunk_s=self._seconds_since_start(self.first_chunk_ns),
             first_token_s=self._seconds_since_start(self.first_token_ns),
             resend_count=max(0, self.attempts - 1),
+            first_token_attempt_s=self._first_token_s(),
         )
+
+    def _first_token_s(self) -> float | None:
+        at_ns = self.first_token_ns if self.request.stream else None
+        return None if at_ns is None else (at_ns - self._attempt_ns) / 1e9
 
     def _seconds_since_start(self, at_ns: int | None) -> float | None:
         return None if at_ns is None else (at_ns - self._started_ns) / 1e9

@@ -174,9 +174,9 @@ def read_props(props: Any) -> Identity:
     aliases = (text(get(props, "model_alias")) or "").split(",")
     file = model_name(get(props, "model_path"))
     told = {
-        names.SERVER_MODEL: file,
+        names.SERVER_MODEL_FILE: file,
         names.SERVER_QUANTIZATION: text(get(props, "model_ftype")),
-        names.SERVER_CONTEXT_SIZE: count(_slot_settings(props).get("n_ctx")),
+        names.SERVER_CONTEXT_LENGTH: count(_slot_settings(props).get("n_ctx")),
         names.SERVER_SLOTS: count(get(props, "total_slots")),
     }
     attributes.update({name: value for name, value in told.items() if value})

@@ -32,7 +32,8 @@ class Request:
     ``operation`` is the value of ``gen_ai.operation.name``. Work that has no operation of its
     own gives a ``task`` instead ("transcription"), and `Instrumenter.start` finds the operation,
     which may be none. ``parameters`` are further span attributes (temperature, seed, ...) under
-    their conventional names. ``choice_count`` is how many answers were asked for.
+    their conventional names. ``choice_count`` is how many answers were asked for, to all prompts.
+    ``has_queue`` is false of an engine that serves one caller at a time, inside his process.
     """
 
     operation: str | None
@@ -43,6 +44,7 @@ class Request:
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     task: str | None = None
+    has_queue: bool = True
 
     @property
     def title(self) -> str:

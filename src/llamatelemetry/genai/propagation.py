@@ -83,7 +83,7 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     if not is_http_instrumentation_enabled():
         return False
     if not hasattr(http_client, "_transport_for_url"):
-        return hasattr(type(http_client).send, _APPLIED_TO_REQUESTS)
+        return hasattr(http_client.send, _APPLIED_TO_REQUESTS)
     transport: Any = http_client._transport_for_url(url)
     kinds = type(transport).__mro__
     if _is_opentelemetrys(kinds[0]):

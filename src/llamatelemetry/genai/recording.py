@@ -12,7 +12,12 @@ from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import is_run_by_openai
 from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS, PROVIDER_OPENAI
+from llamatelemetry.semconv.operations import (
+    FETCH_RESPONSE,
+    OPENAI_PROVIDERS,
+    PROVIDER_LLAMA_CPP,
+    PROVIDER_OPENAI,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,6 +45,7 @@ class Outcome:
     first_chunk_s: float | None
     first_token_s: float | None
     resend_count: int
+    first_token_attempt_s: float | None = None
     phases: Phases | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -49,6 +55,8 @@ class Outcome:
                 attempt_s=self.attempt_s,
                 headers_s=self.headers_s,
                 choice_count=self.request.choice_count,
+                first_token_s=self.first_token_attempt_s,
+                has_queue=self.request.has_queue,
             )
 
 
@@ -206,6 +214,17 @@ def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue
         yield names.HTTP_RESPONSE_STATUS_CODE, outcome.error.status_code
     if outcome.phases is not None:
         yield from _phase_attributes(outcome, outcome.phases)
+    elif outcome.request.provider == PROVIDER_LLAMA_CPP:
+        yield from _untimed_attributes(outcome)
+
+
+def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
+    """What the client sees of the phases of a stream without ``timings``: broken off, or Anthropic's."""
+    if outcome.first_token_s is not None:
+        yield names.TTFT_MS, outcome.first_token_s * 1000
+    if outcome.headers_s is not None and outcome.first_chunk_s is not None:
+        yield names.QUEUE_DURATION, outcome.headers_s
+        yield names.QUEUE_SOURCE, "header"
 
 
 def _usage_attributes(usage: Usage) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -241,8 +260,9 @@ def _phase_attributes(
 
 
 def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
-    yield names.QUEUE_DURATION, phases.queue_s
-    yield names.QUEUE_SOURCE, phases.queue_source
+    if phases.queue_source is not None:
+        yield names.QUEUE_DURATION, phases.queue_s
+        yield names.QUEUE_SOURCE, phases.queue_source
 
 
 def _prefill_attributes(
@@ -279,7 +299,7 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         return
     at_ns = outcome.attempt_wall_ns
     for name, duration_s, attributes in (
-        ("queue", phases.queue_s, _queue_attributes(phases)),
+        *([("queue", phases.queue_s, _queue_attributes(phases))] if phases.queue_source else []),
         ("prefill", phases.prefill_s, _prefill_attributes(outcome, phases)),
         ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
     ):

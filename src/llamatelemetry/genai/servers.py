@@ -63,7 +63,7 @@ class KnownServers:
         if self._providers.get(server.origin) == provider:
             return
         with self._lock:
-            if len(self._providers) >= _REMEMBERED_AT_MOST:
+            if server.origin not in self._providers and len(self._providers) >= _REMEMBERED_AT_MOST:
                 self._providers.pop(next(iter(self._providers)))
             self._providers[server.origin] = provider
 

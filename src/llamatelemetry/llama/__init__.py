@@ -1,6 +1,6 @@
 """llama.cpp: its server and its clients.
 
-Importing this package loads nothing: what it lists is loaded on first use.
+Importing this package loads nothing; its names are loaded on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -9,11 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError
-    from llamatelemetry.llama._responses import ChatResponse
-    from llamatelemetry.llama._streams import AsyncChatStream, ChatStream
-    from llamatelemetry.llama.client import AsyncLlamaCppClient, LlamaCppClient
-    from llamatelemetry.llama.wrap import unwrap_openai_client, wrap_openai_client
+    from ._errors import LlamaServerError, ServerLoadingError
+    from ._responses import ChatResponse
+    from ._streams import AsyncChatStream, ChatStream
+    from .client import AsyncLlamaCppClient, LlamaCppClient
+    from .config import ServerConfig
+    from .launch_errors import (
+        PortTakenError,
+        ServerCrashedError,
+        ServerManagerError,
+        ServerNotFoundError,
+        StartupTimeoutError,
+        UnsupportedOptionError,
+    )
+    from .manager import ServerManager
+    from .wrap import unwrap_openai_client, wrap_openai_client
 
 __all__ = [
     "AsyncChatStream",
@@ -22,7 +32,15 @@ __all__ = [
     "ChatStream",
     "LlamaCppClient",
     "LlamaServerError",
+    "PortTakenError",
+    "ServerConfig",
+    "ServerCrashedError",
     "ServerLoadingError",
+    "ServerManager",
+    "ServerManagerError",
+    "ServerNotFoundError",
+    "StartupTimeoutError",
+    "UnsupportedOptionError",
     "unwrap_openai_client",
     "wrap_openai_client",
 ]
@@ -34,7 +52,15 @@ _MODULES = {
     "ChatStream": "llamatelemetry.llama._streams",
     "LlamaCppClient": "llamatelemetry.llama.client",
     "LlamaServerError": "llamatelemetry.llama._errors",
+    "PortTakenError": "llamatelemetry.llama.launch_errors",
+    "ServerConfig": "llamatelemetry.llama.config",
+    "ServerCrashedError": "llamatelemetry.llama.launch_errors",
     "ServerLoadingError": "llamatelemetry.llama._errors",
+    "ServerManager": "llamatelemetry.llama.manager",
+    "ServerManagerError": "llamatelemetry.llama.launch_errors",
+    "ServerNotFoundError": "llamatelemetry.llama.launch_errors",
+    "StartupTimeoutError": "llamatelemetry.llama.launch_errors",
+    "UnsupportedOptionError": "llamatelemetry.llama.launch_errors",
     "unwrap_openai_client": "llamatelemetry.llama.wrap",
     "wrap_openai_client": "llamatelemetry.llama.wrap",
 }

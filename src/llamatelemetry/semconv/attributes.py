@@ -94,11 +94,21 @@ ERROR_CONTEXT_SIZE: Final = "llamatelemetry.error.context_size"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
 
-# --- what the server is (ours) --------------------------------------------------------
+# --- what a server is (ours) ----------------------------------------------------------
+SERVER_BINARY: Final = "llamatelemetry.server.binary"
 SERVER_BUILD: Final = "llamatelemetry.server.build"
-SERVER_MODEL: Final = "llamatelemetry.server.model"
+SERVER_CONTEXT_LENGTH: Final = "llamatelemetry.server.context_length"
+SERVER_FLAGS: Final = "llamatelemetry.server.flags"
+SERVER_GPU_LAYERS: Final = "llamatelemetry.server.gpu_layers"
+SERVER_LOAD_DURATION: Final = "llamatelemetry.server.load_duration"
+SERVER_MEMORY_COMPUTE: Final = "llamatelemetry.server.memory.compute"
+SERVER_MEMORY_CONTEXT: Final = "llamatelemetry.server.memory.context"
+SERVER_MEMORY_DEVICES: Final = "llamatelemetry.server.memory.devices"
+SERVER_MEMORY_MODEL: Final = "llamatelemetry.server.memory.model"
+SERVER_MODEL_ALIAS: Final = "llamatelemetry.server.model_alias"
+SERVER_MODEL_FILE: Final = "llamatelemetry.server.model_file"
+SERVER_MODEL_SIZE: Final = "llamatelemetry.server.model_size"
 SERVER_QUANTIZATION: Final = "llamatelemetry.server.quantization"
-SERVER_CONTEXT_SIZE: Final = "llamatelemetry.server.context_size"
 SERVER_SLOTS: Final = "llamatelemetry.server.slots"
 
 _BY_SHORT_NAME: Final = {
