@@ -11,7 +11,6 @@ from opentelemetry.trace import SpanKind
 from llamatelemetry import __version__
 from llamatelemetry.genai import (
     Call,
-    Instrumenter,
     IteratorTap,
     Request,
     Response,
@@ -20,6 +19,7 @@ from llamatelemetry.genai import (
     read_parameters,
     read_response,
 )
+from llamatelemetry.genai.configured import ConfiguredInstrumenter
 from llamatelemetry.genai.engine import InferenceEngine
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.semconv import normalize_provider
@@ -101,7 +101,7 @@ class TracedEngine:
     def __init__(self, engine: InferenceEngine, provider: str | None) -> None:
         self._engine = engine
         self._provider = _UNKNOWN_PROVIDER if provider is None else normalize_provider(provider)
-        self._instrumenter = Instrumenter(__name__, __version__)
+        self._instrumenter = ConfiguredInstrumenter(__name__, __version__)
 
     @property
     def model_name(self) -> str:
@@ -150,7 +150,7 @@ class TracedEngine:
                 model=model_name(self._engine.model_name),
                 parameters=read_parameters(given),
             )
-            call = self._instrumenter.start(request, SpanKind.INTERNAL)
+            call = self._instrumenter.get().start(request, SpanKind.INTERNAL)
         except Exception as error:
             guard.report("starting a call of an engine", error)
             return None

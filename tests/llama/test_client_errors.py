@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 from collections.abc import Iterator
@@ -9,7 +10,15 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from llamatelemetry.llama import LlamaCppClient, LlamaServerError, ServerLoadingError
+from llamatelemetry.config import effective_config, use_config
+from llamatelemetry.llama import (
+    AsyncChatStream,
+    AsyncLlamaCppClient,
+    ChatStream,
+    LlamaCppClient,
+    LlamaServerError,
+    ServerLoadingError,
+)
 from tests.llama.clients import Driver
 from tests.llama.loopback import Asked, Loopback, Reply, loopback, sse
 
@@ -194,6 +203,63 @@ def test_a_stream_may_come_in_any_pieces(kind, server, script):
 
 
 @both
+def test_the_last_chunk_may_lack_its_empty_line(kind, server, script):
+    script.replies = [Reply(pieces=[sse(ANSWER)[0].rstrip()])]
+    with Driver(kind, server.url) as driver:
+        assert driver("chat", HELLO, stream=True) == [ANSWER]
+
+
+@both
+def test_the_callers_exception_inside_a_stream_ends_it_as_an_error(kind, server, script, recorded):
+    script.replies = [Reply(pieces=sse(ANSWER, ANSWER))]
+
+    def read(stream: ChatStream) -> None:
+        with stream:
+            next(stream)
+            raise LookupError
+
+    async def read_async(stream: AsyncChatStream) -> None:
+        async with stream:
+            await anext(stream)
+            raise LookupError
+
+    with Driver(kind, server.url) as driver:
+        stream = driver.run(driver.client.chat(HELLO, stream=True))
+        with pytest.raises(LookupError):
+            driver.run((read_async if driver.is_async else read)(stream))
+    assert recorded.call().attributes["error.type"] == "LookupError"
+
+
+@both
+@pytest.mark.parametrize("started", [False, True])
+def test_a_stream_that_is_closed_gives_no_more(kind, server, script, recorded, started):
+    script.replies = [Reply(pieces=sse(ANSWER, ANSWER))]
+    with Driver(kind, server.url) as driver:
+        stream = driver.run(driver.client.chat(HELLO, stream=True))
+        if started:
+            driver.run(anext(stream) if driver.is_async else next(stream))
+        driver.run(stream.close())
+        driver.run(stream.close())
+        assert driver.listed(stream) == []
+    assert "error.type" not in recorded.call().attributes
+
+
+async def test_a_coroutine_that_is_destroyed_ends_its_span(recorded):
+    async def never(_request: httpx2.Request) -> httpx2.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with AsyncLlamaCppClient(REFUSED) as client:
+        client._connection.http = httpx2.AsyncClient(
+            base_url=REFUSED, transport=httpx2.MockTransport(never)
+        )
+        waiting = client.chat(HELLO)
+        waiting.send(None)
+        waiting.close()
+    assert recorded.call().attributes["error.type"] == "GeneratorExit"
+
+
+@both
 def test_a_stream_that_is_dropped_ends_its_span(kind, server, script, recorded):
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
     script.replies = [Reply(pieces=sse(*[chunk] * 3))]
@@ -300,3 +366,17 @@ def test_without_the_http_library_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
     with pytest.raises(ImportError, match=r"pip install 'llamatelemetry-core\[llama\]'"):
         LlamaCppClient()
+
+
+def test_what_init_is_told_counts_for_a_client_that_was_made_before(server, recorded):
+    with LlamaCppClient(server.url) as client:
+        client.chat(HELLO)
+        try:
+            use_config(effective_config(provider_name="mine", propagate="off"))
+            client.chat(HELLO)
+        finally:
+            use_config(None)
+        client.chat(HELLO)
+    names = [span.attributes["gen_ai.provider.name"] for span in recorded.calls()]
+    assert names == ["llama_cpp", "mine", "llama_cpp"]
+    assert ["traceparent" in asked.headers for asked in server.asked] == [True, False, True]

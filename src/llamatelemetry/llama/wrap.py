@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.config import config_in_use, effective_config
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,10 +26,9 @@ def wrap_openai_client(client: ClientT, strict_operation_names: bool = True) -> 
         ImportError: ``llamatelemetry-instrumentation-openai`` is not installed.
         TypeError: it is no client of the openai library.
     """
-    config = LlamaTelemetryConfig()
-    if not strict_operation_names:
-        config = config.replace(strict_operation_names=False)
-    _plugin().instrument_client(client, config=config)
+    # Strict is the default, which the configuration may change; not strict was asked for here.
+    own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
+    _plugin().instrument_client(client, config=effective_config(config_in_use(), **own))
     return client
 
 
