@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -50,6 +50,7 @@ def read_request(client: Any, route: Route, body: Mapping[str, Any], stream: boo
         server=server_of_client(client),
         stream=stream,
         choice_count=read_choice_count(body),
+        read_content=None if route.read_content is None else partial(route.read_content, body),
     )
 
 

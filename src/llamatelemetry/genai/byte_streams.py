@@ -92,21 +92,21 @@ class EventBytesWatch(StreamWatch):
             self.chunk(passed)
             return
         self._is_late = True
-        self._record_gap = None
+        self._gaps = None
         self.chunk(passed)
         self._call.first_chunk_ns = first_ns
 
     def _is_more_of_the_same(self, payload: bytes) -> bool:
         return (
             self._call.first_token_ns is not None
-            and bool(self._attributes)
+            and bool(self._fold.model)
             and self._wanted.search(payload) is None
         )
 
     def _skip(self, payload: bytes) -> None:
         now_ns = perf_counter_ns()
-        if self._record_gap is not None:
-            self._record_gap((now_ns - self._last_ns) / 1e9, self._attributes)
+        if self._gaps is not None:
+            self._gaps.chunk(now_ns)
         self._last_ns = now_ns
         self._skipped = payload
 

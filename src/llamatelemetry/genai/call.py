@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import guard, recording
+from llamatelemetry.genai.content import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.model import Request, Response
 from llamatelemetry.genai.ownership import (
@@ -42,11 +43,13 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_t
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.completion_hook import CompletionHook
     from llamatelemetry.genai.reaper import Reapable
 
 
@@ -59,6 +62,9 @@ class Instrumenter:
         config: options; read from the environment when ``None``.
         tracer_provider: OpenTelemetry's global one when ``None``.
         meter_provider: likewise.
+        logger_provider: likewise; for the events that hold content.
+        completion_hook: run with the content of each call; the one that the environment names
+            when ``None``.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class Instrumenter:
         config: LlamaTelemetryConfig | None = None,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
     ) -> None:
         self.scope = scope
         self.config = effective_config(config)
@@ -78,6 +86,9 @@ class Instrumenter:
         )
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
+        self.content = content_recorder(
+            scope, version, self.config, logger_provider, completion_hook
+        )
 
     def start(
         self,
@@ -180,6 +191,7 @@ class Call:
             self._started_wall_ns -= self._started_ns - started_ns
             self._started_ns = self._attempt_ns = started_ns
         owner.open(self, self._started_wall_ns)
+        request.read_content = None  # it holds the whole request
 
     @property
     def ended(self) -> bool:
@@ -188,8 +200,15 @@ class Call:
 
     @property
     def recording(self) -> bool:
-        """Whether the span is recorded: what only a span shows need not be read otherwise."""
-        return self._owner.span.is_recording()
+        """Whether span or event will show attributes: what only they show need not be read otherwise."""
+        content = self._owner.content
+        return self._owner.span.is_recording() or (content is not None and content.emits)
+
+    @property
+    def content_max_chars(self) -> int | None:
+        """Up to where each text of the reply is wanted; ``None`` when its content is not wanted."""
+        content = self._owner.content
+        return None if content is None else content.max_chars
 
     @property
     def instrumenter(self) -> Instrumenter:
@@ -297,6 +316,7 @@ class Call:
             duration_s=(ended_ns - self._started_ns) / 1e9,
             attempt_s=(ended_ns - self._attempt_ns) / 1e9,
             attempt_wall_ns=self._wall_ns(self._attempt_ns),
+            ended_wall_ns=self._wall_ns(ended_ns),
             headers_s=None if headers_ns is None else (headers_ns - self._attempt_ns) / 1e9,
             first_chunk_s=self._seconds_since_start(self.first_chunk_ns),
             first_token_s=self._seconds_since_start(self.first_token_ns),

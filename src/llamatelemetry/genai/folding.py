@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llamatelemetry.genai.content_folding import ChoicesFold
 from llamatelemetry.genai.fields import count, get, items
 from llamatelemetry.genai.usage import find_usage
 from llamatelemetry.genai.wire import read_response
@@ -46,11 +47,16 @@ class Fold(Protocol):
 
 
 class ChunkFold:
-    """The chunks of a chat or text completion."""
+    """The chunks of a chat or text completion.
+
+    Args:
+        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+    """
 
     __slots__ = (
         "_at_finish",
         "_at_usage",
+        "_content",
         "_finish_reasons",
         "_head",
         "_is_named",
@@ -58,7 +64,8 @@ class ChunkFold:
         "usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, content_max_chars: int | None = None) -> None:
+        self._content = None if content_max_chars is None else ChoicesFold(content_max_chars)
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._finish_reasons: dict[int, str | None] = {}
@@ -89,6 +96,8 @@ class ChunkFold:
                 self._finish_reasons[key] = reason
                 if reason is not None and self.usage is None:
                     self.usage = find_usage(chunk)  # where Groq and Moonshot put it
+            if self._content is not None:
+                self._content.add(key, choice)
         return carries_token
 
     def _note_end(self, chunk: Any, timings: Any) -> None:
@@ -113,10 +122,11 @@ class ChunkFold:
 
     def result(self) -> dict[str, Any]:
         """Give the response in the shape of a plain one, for `wire.read_response`."""
+        said = {} if self._content is None else self._content.results()
         return {
             **self._head,
             "choices": [
-                {"finish_reason": self._finish_reasons[index]}
+                {"finish_reason": self._finish_reasons[index], **said.get(index, {})}
                 for index in sorted(self._finish_reasons)
             ],
             "usage": self.usage,

@@ -9,7 +9,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
-from llamatelemetry.genai.servers import is_run_by_openai
+from llamatelemetry.genai.servers import is_run_by_openai, known_servers
 from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
@@ -41,6 +41,7 @@ class Outcome:
     duration_s: float
     attempt_s: float
     attempt_wall_ns: int
+    ended_wall_ns: int
     headers_s: float | None
     first_chunk_s: float | None
     first_token_s: float | None
@@ -151,6 +152,17 @@ def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
 
 def record_span(span: Span, outcome: Outcome) -> None:
     """Set the attributes of the call's span, and its status when the call failed."""
+    span.set_attributes(_span_attributes(outcome))
+    if outcome.error is not None:
+        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
+    """The attributes of an event about the call: all that its span has, content apart."""
+    return {**sampling_attributes(outcome.request), **_span_attributes(outcome)}
+
+
+def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request = outcome.request
     attributes: dict[str, AttributeValue] = dict(request.parameters)
     # The reply may have proved another provider than the one the span started with.
@@ -162,9 +174,7 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
-    span.set_attributes(attributes)
-    if outcome.error is not None:
-        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+    return attributes
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
@@ -185,11 +195,10 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
 
 def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
     """What only one kind of server tells, and what the server is."""
-    response = outcome.response
-    server = identities.attributes_of(
-        outcome.request.server, response.model, response.system_fingerprint
-    )
-    return {**server, **response.attributes}
+    request, response = outcome.request, outcome.response
+    started_here = known_servers.description_of(request.server)
+    asked = identities.attributes_of(request.server, response.model, response.system_fingerprint)
+    return {**started_here, **asked, **response.attributes}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
