@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -146,6 +147,11 @@ class TestRunning:
         text = (tmp_path / "server.log").read_text()
         assert text.count("ümlaut\ntwo\n") == 2
 
+    def test_a_folder_of_models_is_served_by_a_router(self, program, model: Path):
+        config = ServerConfig(model.parent, port=0)
+        with ServerManager(config, binary=program) as server:
+            assert server.is_healthy()
+
     def test_a_prefix_of_the_paths_belongs_to_the_address(self, manager):
         server = manager(extra_args=["--api-prefix", "/llm"]).start()
         assert server.url.endswith("/llm")
@@ -154,12 +160,8 @@ class TestRunning:
     @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
     def test_a_certificate_makes_it_https(self, manager, tmp_path: Path):
         key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-            + ["-keyout", key, "-out", certificate],
-            check=True,
-            capture_output=True,
-        )
+        make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout {key} -out {certificate}"
+        subprocess.run(shlex.split(make), check=True, capture_output=True)
         files = ["--ssl-key-file", str(key), "--ssl-cert-file", str(certificate)]
         server = manager(extra_args=files).start()
         assert server.url.startswith("https://127.0.0.1:")
@@ -467,6 +469,13 @@ class TestParent:
         parent.communicate(timeout=20)
         wait_until_gone(pid)
         wait_until(lambda: processes_of(program) == [])
+
+    @pytest.mark.slow
+    def test_a_server_that_ignores_its_end_is_killed(self, model, program, monkeypatch):
+        monkeypatch.setenv("FAKE", json.dumps({"ignores_term": True}))
+        pid, parent = self.ending(model, program, "os._exit(0)")
+        parent.communicate(timeout=20)
+        wait_until_gone(pid, 20)
 
     def test_killed_while_a_thread_of_it_has_started_the_server(self, model, program):
         """The server lives as long as the process, not as long as the thread."""
