@@ -16,7 +16,7 @@ from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, Stream
 from llamatelemetry.genai.bodies import BodyCapture, parse_body
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.sse import EventReader
-from llamatelemetry_instrumentation_openai._closing import CloseHook, is_running
+from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -80,11 +80,11 @@ class RawReply:
             # the call, which is recorded as soon as those bytes are here.
             self._closed_ns = perf_counter_ns()
         elif is_running(self._parsed_source):
-            pass
+            pass  # its tap hears how it ends
         elif error is None:
             self._finish()
         else:
-            self._watch.failed(error)
+            end(self._watch, error)
 
     def _finish(self) -> None:
         if not self._is_iterated and self._parsed_source is None:

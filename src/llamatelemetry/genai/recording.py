@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Status, StatusCode
 
 from llamatelemetry.genai.phases import Phases, measure_phases
-from llamatelemetry.genai.servers import is_run_by_openai
+from llamatelemetry.genai.servers import is_run_by_openai, known_servers
 from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS, PROVIDER_OPENAI
@@ -161,6 +161,7 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     attributes.update(_known(_response_attributes(outcome)))
+    attributes.update(known_servers.description_of(request.server))
     if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]

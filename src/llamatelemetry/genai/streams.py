@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.gaps import ChunkGaps
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.genai.recording import measures_chunks
@@ -32,13 +33,12 @@ class StreamWatch:
     """
 
     __slots__ = (
-        "_attributes",
         "_call",
         "_error",
         "_fold",
+        "_gaps",
         "_last_ns",
         "_on_end",
-        "_record_gap",
     )
 
     def __init__(
@@ -49,8 +49,11 @@ class StreamWatch:
         self._fold = ChunkFold(call.content_max_chars) if fold is None else fold
         self._last_ns = 0
         self._error: ErrorInfo | None = None
-        self._attributes: dict[str, AttributeValue] = {}
-        self._record_gap = call.record_chunk_gap if measures_chunks(call.request) else None
+        self._gaps = (
+            ChunkGaps(call.record_chunk_gap, self._gap_attributes)
+            if measures_chunks(call.request)
+            else None
+        )
         reaper.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
 
     def chunk(self, chunk: Any) -> None:
@@ -59,15 +62,10 @@ class StreamWatch:
         try:
             call = self._call
             carries_token = self._fold.add(chunk)
-            if self._record_gap is None:
-                pass
-            elif self._last_ns:
-                if not self._attributes:
-                    # Not at the first chunk, which with some servers does not name the model.
-                    self._attributes = call.chunk_attributes(model_name(self._fold.model))
-                self._record_gap((now_ns - self._last_ns) / 1e9, self._attributes)
-            else:
-                call.first_chunk_ns = now_ns
+            if self._gaps is not None:
+                self._gaps.chunk(now_ns)
+                if call.first_chunk_ns is None:
+                    call.first_chunk_ns = now_ns
             if carries_token and call.first_token_ns is None:
                 call.first_token_ns = now_ns
             self._last_ns = now_ns
@@ -110,8 +108,13 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
+    def _gap_attributes(self) -> dict[str, AttributeValue]:
+        return self._call.chunk_attributes(model_name(self._fold.model))
+
     def _response(self) -> Response:
         try:
+            if self._gaps is not None:
+                self._gaps.flush()
             response = self._fold.response()
             response.error = response.error or self._error
             return response

@@ -110,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--alias", help="the model's name in answers (default: the file's name)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=_port, default=0, help="0 (the default) picks a free port")
-    add("--ctx-size", type=_count, default=2048, help="tokens, shared out among the slots")
+    add(
+        "--ctx-size",
+        type=_size,
+        default=2048,
+        help="tokens, shared out among the slots; 0 takes the model's",
+    )
     add("--parallel", type=_count, default=2, help="slots (default: %(default)s)")
     add("--threads", type=_count, default=1, help="threads that compute (default: %(default)s)")
     add("--embeddings", action="store_true", help="serve embeddings besides chat (mean pooling)")
@@ -148,6 +153,10 @@ def _port(text: str) -> int:
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{value} is not a port (0 to 65535)")
     return value
+
+
+def _size(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _count(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from llamatelemetry.llama.binary import Binary
     from llamatelemetry.llama.config import ServerConfig
 
-_MODEL_FOR_API_KEYS = "LLAMA_API_KEY"
+_KEY_VARIABLE = "LLAMA_API_KEY"
 _SECRET = re.compile(r"key|token|password|secret|auth", re.IGNORECASE)
 _IS_FLAG = re.compile(r"--?[A-Za-z]")
 _LONGEST_SHOWN = 200
@@ -59,7 +60,7 @@ def prepare_launch(config: ServerConfig, binary: Binary, port: int) -> Launch:
         environment["OTEL_SDK_DISABLED"] = "true"
     else:
         server_help = read_help(binary.path, server_environment(config.env, None))
-        if config.api_key is not None and not server_help.mentions(_MODEL_FOR_API_KEYS):
+        if config.api_key is not None and not server_help.mentions(_KEY_VARIABLE):
             raise UnsupportedOptionError(
                 f"{binary.name} takes API keys from its arguments only, where everybody can read "
                 "them; ServerConfig.api_key needs a newer one"
@@ -125,7 +126,7 @@ def _address(config: ServerConfig, port: int) -> Address:
 
 
 def _value_of(name: str, arguments: Sequence[str]) -> str | None:
-    for flag, value in zip(arguments, arguments[1:], strict=False):
+    for flag, value in itertools.pairwise(arguments):
         if flag == name:
             return value
     return None

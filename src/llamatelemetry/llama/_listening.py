@@ -54,7 +54,7 @@ def get(
     """
     if address.scheme == "https":
         # The certificate is the user's own, often self-signed, and nothing secret is read.
-        context = ssl._create_unverified_context()  # noqa: S323, SLF001 # pyright: ignore[reportPrivateUsage]
+        context = ssl._create_unverified_context()  # noqa: S323 # pyright: ignore[reportPrivateUsage]
         connection = http.client.HTTPSConnection(
             address.host, address.port, timeout=timeout_s, context=context
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -108,16 +109,13 @@ class ServerProcess:
 
     def let_go(self) -> None:
         """Close the pipe whose end ends the server; in a forked child it closes the copy only."""
-        try:
+        # Something may still be to be written, and nobody left to read it.
+        with contextlib.suppress(OSError):
             _pipe(self._watchdog.stdin).close()
-        except OSError:
-            pass  # something was still to be written, and nobody was left to read it
 
     def _order(self, order: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it has ended already
             os.write(_pipe(self._watchdog.stdin).fileno(), order)
-        except (OSError, ValueError):
-            pass  # it has ended already
 
     def _read_log(self) -> None:
         file_descriptor = _pipe(self._watchdog.stderr).fileno()

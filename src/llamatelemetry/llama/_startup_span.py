@@ -11,13 +11,14 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
-from llamatelemetry.genai import guard
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.llama._launch import Launch
     from llamatelemetry.llama._load_report import LoadReport
@@ -58,17 +59,12 @@ class StartupSpan:
             }
         )
 
-    def finish(self, props: Mapping[str, Any], report: LoadReport) -> None:
+    def finish(self, description: Mapping[str, AttributeValue]) -> None:
         """The server is ready."""
-        try:
-            self._span.set_attribute(
-                names.SERVER_LOAD_DURATION, time.perf_counter() - self._started_s
-            )
-            self._span.set_attributes(described(props, report))
-        except Exception as error:
-            guard.report("recording the start of a server", error)
-        finally:
-            self._span.end()
+        duration_s = time.perf_counter() - self._started_s
+        self._span.set_attribute(names.SERVER_LOAD_DURATION, duration_s)
+        self._span.set_attributes(description)
+        self._span.end()
 
     def fail(self, error: BaseException) -> None:
         """It did not get ready. The log lines stay out: they may hold what a prompt says."""
@@ -87,10 +83,13 @@ def model_bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in path.parent.glob(f"{stem}-*-of-{split[1]}.gguf"))
 
 
-def described(props: Mapping[str, Any], report: LoadReport) -> dict[str, Any]:
-    """What ``/props`` and the log say about a server; what they do not say is left out."""
+def describe(
+    config: ServerConfig, props: Mapping[str, Any], report: LoadReport
+) -> dict[str, AttributeValue]:
+    """What a server is: by its config, its ``/props`` and its log. Unknown things are left out."""
     settings: Any = props.get("default_generation_settings")
     facts: dict[str, Any] = {
+        names.SERVER_MODEL_FILE: config.model_file.name,
         names.SERVER_BUILD: props.get("build_info"),
         names.SERVER_SLOTS: props.get("total_slots"),
         names.SERVER_CONTEXT_LENGTH: settings.get("n_ctx") if isinstance(settings, dict) else None,  # pyright: ignore[reportUnknownMemberType]

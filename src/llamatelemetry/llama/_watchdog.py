@@ -12,6 +12,7 @@ that started the process ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -44,7 +45,7 @@ def _catch_signals() -> int:
     os.set_blocking(wake_fd, False)
     signal.set_wakeup_fd(wake_fd)
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _only_wake)
     return woken_fd
 
 
@@ -97,17 +98,18 @@ def _wanted(readable: list[int], woken_fd: int) -> set[str]:
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
+    # macOS says the latter of the dead.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of the dead
-        pass
 
 
 def _report(**facts: object) -> None:
-    try:
+    with contextlib.suppress(OSError):  # nobody is left to tell
         os.write(1, f"{json.dumps(facts)}\n".encode())
-    except OSError:  # nobody is left to tell
-        pass
+
+
+def _only_wake(_number: int, _frame: object) -> None:
+    """A handler must be there for the wake-up pipe to be written to."""
 
 
 if __name__ == "__main__":

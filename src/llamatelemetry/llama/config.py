@@ -136,12 +136,16 @@ class ServerConfig:
         return self.alias or self.model_file.stem
 
 
-def _model_file(name: str, value: Any, *, folder: bool = False) -> Path:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+def _model_file(name: str, value: str | os.PathLike[str], *, folder: bool = False) -> Path:
+    try:
+        path = Path(value).expanduser() if value != "" else None
+    except TypeError:
+        path = None
+    if path is None:
         raise ValueError(f"{name}: {value!r} is not a path")
-    path = Path(value).expanduser()
     if folder and path.is_dir():
-        if next(path.rglob("*.gguf"), None) is None:
+        # Where a router looks: in the folder and in the folders in it.
+        if not any(next(path.glob(pattern), None) for pattern in ("*.gguf", "*/*.gguf")):
             raise ValueError(f"{name}: no GGUF file in the folder {path}")
         return path
     if not path.is_file():

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from llamatelemetry.genai import guard
 from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry.llama._launch import Launch, prepare_launch
 from llamatelemetry.llama._listening import free_port, get, is_free, session_listens
 from llamatelemetry.llama._load_report import LoadReport
 from llamatelemetry.llama._process import ServerProcess
 from llamatelemetry.llama._server_log import ServerLog
-from llamatelemetry.llama._startup_span import StartupSpan
+from llamatelemetry.llama._startup_span import StartupSpan, describe
 from llamatelemetry.llama.binary import find_binary
 from llamatelemetry.llama.launch_errors import (
     LOG_LINES_SHOWN,
@@ -28,8 +29,10 @@ from llamatelemetry.llama.launch_errors import (
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
+
+    from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.llama.config import ServerConfig
 
@@ -87,12 +90,12 @@ class ServerManager:
         span = StartupSpan(self._config)
         try:
             self._start_on_some_port(span, on_progress)
-            props = self._props()
+            description = self._description()
         except BaseException as error:  # KeyboardInterrupt too: nothing may stay behind
             span.fail(error)
             self.stop()
             raise
-        span.finish(props, self._report)
+        span.finish(description)
         return self
 
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
@@ -103,6 +106,7 @@ class ServerManager:
         with self._lock:
             process, self._process, self._is_ready = self._process, None, False
             _running.discard(self)
+        self._introduce({})
         if process is not None and self._is_ours:
             process.end(timeout_s)
 
@@ -206,7 +210,7 @@ class ServerManager:
         with self._lock:
             self._process = process
         self._wait_until_ready(process, launch, on_progress)
-        self._become_ready(process, launch)
+        self._become_ready(process)
 
     def _wait_until_ready(
         self, process: ServerProcess, launch: Launch, on_progress: Callable[[str], None] | None
@@ -231,20 +235,37 @@ class ServerManager:
             return False
         return get(launch.address, "/health", timeout_s)[0] == 200
 
-    def _become_ready(self, process: ServerProcess, launch: Launch) -> None:
+    def _become_ready(self, process: ServerProcess) -> None:
         self._log.on_line = None
-        address = launch.address
-        for host in filter(None, (address.host, _LOOPBACK.get(address.host))):
-            server = server_of(address.scheme, host, address.port)
-            if server is not None:
-                known_servers.remember(server, PROVIDER_LLAMA_CPP)
         self._is_ready = True
         process.on_exit = lambda: self._report_crash(process)
         if process.has_ended:
             raise self._death(process)
 
+    def _description(self) -> dict[str, AttributeValue]:
+        """What the server is, made known to the calls to it, which begin after this."""
+        try:
+            description = describe(self._config, self._props(), self._report)
+            self._introduce(description)
+        except Exception as error:
+            guard.report("describing a server", error)
+            return {}
+        return description
+
+    def _introduce(self, description: Mapping[str, AttributeValue]) -> None:
+        if self._launch is None:
+            return
+        address = self._launch.address
+        for host in filter(None, (address.host, _LOOPBACK.get(address.host))):
+            server = server_of(address.scheme, host, address.port)
+            if server is not None:
+                if description:
+                    known_servers.remember(server, PROVIDER_LLAMA_CPP)
+                known_servers.describe(server, description)
+
     def _props(self) -> dict[str, Any]:
-        _, props = get(self._launched().address, "/props", _PROBE_TIMEOUT_S, self._config.api_key)
+        address, key = self._launched().address, self._config.api_key
+        props: dict[str, Any] | None = get(address, "/props", _PROBE_TIMEOUT_S, key)[1]
         return props if isinstance(props, dict) else {}
 
     # ------------------------------------------------------------------ failures
@@ -339,5 +360,5 @@ def _stop_all() -> None:
 
 def _leave_to_the_parent() -> None:
     for manager in _running:
-        manager._let_go()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the same module
+        manager._let_go()  # pyright: ignore[reportPrivateUsage] - the same module
     _running.clear()
