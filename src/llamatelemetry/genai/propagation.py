@@ -6,6 +6,7 @@ request to a model may leave the company. A header that is there already is left
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate
@@ -14,17 +15,20 @@ from opentelemetry.propagators.textmap import Setter
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
 TRACEPARENT: Final = "traceparent"
 
 _trace_context: Final = TraceContextTextMapPropagator()
 _HANDLERS: Final = ("handle_request", "handle_async_request")
+_NO_MEMBERS: Final[Mapping[str, Any]] = {}
+_APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 
 
 class _AddMissing(Setter["MutableMapping[str, str]"]):
     def set(self, carrier: MutableMapping[str, str], key: str, value: str) -> None:
-        if key not in carrier:
+        # Of the two, `inject` has looked for the other already.
+        if key == TRACEPARENT or key not in carrier:
             carrier[key] = value
 
 
@@ -46,7 +50,7 @@ class Propagation:
 
         Args:
             headers: those of the request itself, made for this attempt; names in any case.
-            http_client: the httpx or httpx2 client that sends it.
+            http_client: the httpx or httpx2 client, or the session of requests, that sends it.
             url: where to, as that client has it.
         """
         if self._mode == "off" or TRACEPARENT in headers:
@@ -77,20 +81,26 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     """Say whether an HTTP instrumentation of OpenTelemetry's will write the header itself.
 
     It wraps the transport's method: in the transport's class, for all clients; or in the
-    transport, for one client. Or it is the transport.
+    transport, for one client. Or it is the transport. Of requests it wraps ``Session.send``.
     """
     if not is_http_instrumentation_enabled():
         return False
-    transport: Any = http_client._transport_for_url(url)
+    find = getattr(http_client, "_transport_for_url", None)  # private: it may go one day
+    if find is None:
+        return hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
+    transport: Any = find(url)
     kinds = type(transport).__mro__
     if _is_opentelemetrys(kinds[0]):
         return True
-    return any(
-        _is_wrapped_by_opentelemetry(vars(place).get(name))
-        for place in (transport, *kinds)
-        if hasattr(place, "__dict__")
-        for name in _HANDLERS
-    )
+    for place in (transport, *kinds):
+        members: Mapping[str, Any] = getattr(place, "__dict__", _NO_MEMBERS)
+        for name in _HANDLERS:
+            handler = members.get(name)
+            if handler is None or type(handler) is FunctionType:
+                continue  # as in every class when nothing is instrumented
+            if _is_wrapped_by_opentelemetry(handler):
+                return True
+    return False
 
 
 def _is_wrapped_by_opentelemetry(function: Any) -> bool:
