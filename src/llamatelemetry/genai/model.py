@@ -146,5 +146,6 @@ class Response:
 
 def _fill(target: Response | Usage, source: Response | Usage) -> None:
     for known in fields(source):
-        if getattr(target, known.name) in (None, (), False):
+        value = getattr(target, known.name)
+        if value is None or value is False or value == ():  # 0 is known
             setattr(target, known.name, getattr(source, known.name))

@@ -183,10 +183,9 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     Its provider is corrected if it says ``openai``, as most do of any server that speaks that
     protocol, and the reply has proved otherwise.
     """
-    attributes: dict[str, AttributeValue] = {}
+    attributes = dict(_engine_attributes(outcome))
     if outcome.phases is not None:
-        attributes = _known(_phase_attributes(outcome, outcome.phases))
-    attributes.update(_engine_attributes(outcome))
+        attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
         attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
