@@ -234,3 +234,19 @@ def test_a_stream_that_is_not_wanted_after_all_passes(start: Callable[..., Call]
     for piece in stream():
         unproven.chunk(piece)
     unproven.finished()
+
+
+def test_when_its_first_token_came_is_not_known_of_one_that_proves_itself_late(
+    start: Callable[..., Call], recorder: Recorder
+) -> None:
+    """Though the chunk that proved it holds a token too."""
+    unproven = UnprovenWatch(Proof(start))
+    pieces = stream()
+    unproven.chunk(pieces[0])
+    unproven.chunk(b"".join(pieces[-2:]))
+    unproven.finished()
+    attributes = recorder.call().attributes
+    assert attributes["gen_ai.response.time_to_first_chunk"] > 0
+    server_ms = attributes["gen_ai.server.time_to_first_token"] * 1000
+    assert attributes["gen_ai.ttft_ms"] == pytest.approx(server_ms)
+    assert recorder.points("gen_ai.client.operation.time_per_output_chunk") == []

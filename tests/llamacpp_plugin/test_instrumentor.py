@@ -327,6 +327,59 @@ def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
 
 
 @both
+def test_a_stream_that_is_closed_is_ended_at_once_whoever_still_holds_it(
+    library: Any, instrumented: Recorder
+) -> None:
+    client = stream_of(library)
+    response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
+    chunks = response.iter_raw()
+    next(chunks)
+    assert instrumented.spans() == []
+    response.close()
+    assert instrumented.call().attributes["gen_ai.response.id"] == "chatcmpl-1"
+    client.close()
+    del chunks
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_an_asynchronous_one_too(library: str, instrumented: Recorder) -> None:
+    http: Any = importlib.import_module(library)
+
+    class Endless(http.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            for event in EVENTS[:3]:
+                yield event
+            await asyncio.Event().wait()
+
+    headers = {"Server": "llama.cpp", "Content-Type": "text/event-stream"}
+    reply = http.MockTransport(lambda _: http.Response(200, headers=headers, stream=Endless()))
+    async with http.AsyncClient(transport=reply) as client:
+        request = client.build_request("POST", URL, json=BODY)
+        response = await client.send(request, stream=True)
+        chunks = response.aiter_raw()
+        await anext(chunks)
+        assert instrumented.spans() == []
+        await response.aclose()
+        instrumented.call()
+        await chunks.aclose()
+
+
+def test_one_of_requests_too(instrumented: Recorder) -> None:
+    with (
+        scripted(chunked([*EVENTS, *[b": ping\n\n"] * 20])) as server,
+        requests.Session() as session,
+    ):
+        url = f"{server.origin}/v1/chat/completions"
+        response = session.post(url, json=BODY, stream=True)
+        chunks = response.iter_content(None)
+        next(chunks)
+        assert instrumented.spans() == []
+        response.close()
+        assert instrumented.call().attributes["gen_ai.response.id"] == "chatcmpl-1"
+        del chunks
+
+
+@both
 def test_a_response_that_is_dropped_unread_is_ended_too(
     library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:

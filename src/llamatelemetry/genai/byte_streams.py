@@ -56,7 +56,7 @@ class EventBytesWatch(StreamWatch):
     not parsed, unless content is captured: parsing is half of what watching a chunk costs.
     """
 
-    __slots__ = ("_decode", "_is_late", "_reader", "_skipped", "_wanted")
+    __slots__ = ("_decode", "_is_late", "_parsed", "_reader", "_skipped", "_wanted")
 
     def __init__(
         self, call: Call, fold: Fold, decode: Decode | None, wanted: re.Pattern[bytes]
@@ -66,6 +66,7 @@ class EventBytesWatch(StreamWatch):
         self._reader = EventReader()
         self._wanted = wanted
         self._skipped: bytes | None = None
+        self._parsed = 0
         self._is_late = False
 
     def chunk(self, chunk: bytes) -> None:
@@ -100,7 +101,7 @@ class EventBytesWatch(StreamWatch):
         return (
             self._call.first_token_ns is not None
             and self._call.content_max_chars is None
-            and bool(self._fold.model)
+            and self._parsed > 1  # whatever names the stream has been read
             and self._wanted.search(payload) is None
         )
 
@@ -116,6 +117,7 @@ class EventBytesWatch(StreamWatch):
         event = parse_object(payload)
         if event is None:
             return
+        self._parsed += 1
         error = event.get("error")
         if error and "type" not in event:
             self.reported(describe_reported_error(error))
