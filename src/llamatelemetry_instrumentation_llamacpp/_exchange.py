@@ -81,6 +81,11 @@ class Dialect(Protocol):
         """Have the bytes of the body told to the watch as the application reads them."""
         ...
 
+    @property
+    def tells_decoded(self) -> bool:
+        """Whether what `tap` tells is decoded, or as it came over the network."""
+        ...
+
 
 _sending: Final[ContextVar[Exchange | None]] = ContextVar("llamatelemetry-sending", default=None)
 _LARGEST_REQUEST: Final = 16 * 1024 * 1024
@@ -297,14 +302,19 @@ class Exchange:
             else BodyBytesWatch(
                 call,
                 lambda body: _read_capture(self._match, reply.status, body, call.request),
-                decoder(reply.encoding),
+                decoder(self._told_encoding(reply)),
             )
         )
         self._dialect.tap(reply.response, watch, reply.encoding)
 
     def _event_watch(self, call: Call, reply: _Reply) -> EventBytesWatch:
         route = self._match.route
-        return bytes_watch(call, route.fold(call.request), reply.encoding, is_typed=route.is_typed)
+        return bytes_watch(
+            call, route.fold(call.request), self._told_encoding(reply), is_typed=route.is_typed
+        )
+
+    def _told_encoding(self, reply: _Reply) -> str:
+        return "" if self._dialect.tells_decoded else reply.encoding
 
     def _get_acquainted(self, call: Call, reply: _Reply) -> None:
         if self._server is not None and self._dialect.is_networked(reply.response):

@@ -131,6 +131,8 @@ def _socket(client: Any) -> str | None:
 class HttpxDialect:
     """httpx or httpx2."""
 
+    tells_decoded = False
+
     def __init__(self, package: str) -> None:
         self._package = package
 

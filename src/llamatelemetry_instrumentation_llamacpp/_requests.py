@@ -66,6 +66,8 @@ def _match_url(url: str) -> tuple[Match, Server | None] | None:
 
 
 class _RequestsDialect:
+    tells_decoded = True
+
     def request_body(self, request: Any) -> bytes | str | None:
         # A file or an iterator is being streamed, and not read for us.
         return request.body if isinstance(request.body, (bytes, str)) else None

@@ -7,10 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import Content, Response, read_parameters, read_response
+from llamatelemetry.genai.content_readers import (
+    read_chat_request,
+    read_completion_request,
+    read_responses_request,
+)
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
-from llamatelemetry.genai.messages import read_chat_request, read_completion_request
-from llamatelemetry.genai.responses_messages import read_responses_request
 from llamatelemetry.genai.wire_responses import (
     read_fetched_response,
     read_responses_parameters,

@@ -7,7 +7,6 @@ reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWa
 from __future__ import annotations
 
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
-from llamatelemetry.genai.completion_hook import CompletionHook
 from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
 from llamatelemetry.genai.patching import PatchPoint, PatchTable
 from llamatelemetry.genai.reaper import reaper as _reaper
@@ -17,7 +16,6 @@ from llamatelemetry.genai.wire import read_parameters, read_response
 __all__ = [
     "AsyncIteratorTap",
     "Call",
-    "CompletionHook",
     "Content",
     "EngineTimings",
     "Instrumenter",

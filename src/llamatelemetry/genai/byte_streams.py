@@ -182,13 +182,12 @@ class UnprovenWatch:
         prove: starts watching the stream in earnest; gives ``None`` where it is not wanted.
     """
 
-    __slots__ = ("_before", "_chunks", "_first_ns", "_has_begun", "_prove", "_proven")
+    __slots__ = ("_chunks", "_first_ns", "_line", "_prove", "_proven")
 
     def __init__(self, prove: Callable[[], EventBytesWatch | None]) -> None:
         self._prove: Callable[[], EventBytesWatch | None] | None = prove
         self._proven: EventBytesWatch | None = None
-        self._before = b""
-        self._has_begun = False
+        self._line = b""  # that has not ended yet
         self._chunks = 0
         self._first_ns = 0
 
@@ -200,26 +199,25 @@ class UnprovenWatch:
             if not self._chunks:
                 self._first_ns = perf_counter_ns()
             self._chunks += 1
-            # The event may have begun in the chunk before, and may end in one to come.
-            if self._has_begun or _TIMINGS in chunk or _TIMINGS in self._before[-9:] + chunk[:9]:
-                self._has_begun = True
-                self._before += chunk
-                self._look()
+            lines = self._line + chunk if self._line else chunk
+            if _TIMINGS in lines and _has_timings(lines):
+                self._start(lines)
+            elif lines.endswith(b"\n"):
+                self._line = b""
             else:
-                self._before = chunk
+                self._line = lines[lines.rfind(b"\n") + 1 :]
+                if len(self._line) > _LONGEST_LAST_EVENT:
+                    self._prove = None
 
-    def _look(self) -> None:
-        if len(self._before) > _LONGEST_LAST_EVENT:
-            self._prove = None
-        elif _has_timings(self._before) and self._prove is not None:
-            prove, self._prove = self._prove, None
-            try:
-                watch = prove()
-                if watch is not None:
-                    watch.catch_up(self._before, self._first_ns if self._chunks > 1 else None)
-                self._proven = watch
-            except Exception as error:
-                guard.report("starting a call late", error)
+    def _start(self, lines: bytes) -> None:
+        prove, self._prove = self._prove, None
+        try:
+            watch = None if prove is None else prove()
+            if watch is not None:
+                watch.catch_up(lines, self._first_ns if self._chunks > 1 else None)
+            self._proven = watch
+        except Exception as error:
+            guard.report("starting a call late", error)
 
     def finished(self) -> None:
         """The stream was read to its end."""

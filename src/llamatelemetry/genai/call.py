@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import guard, recording
-from llamatelemetry.genai.content import content_recorder
+from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.model import Request, Response
 from llamatelemetry.genai.ownership import (

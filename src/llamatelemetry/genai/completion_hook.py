@@ -13,9 +13,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from llamatelemetry.genai import hook_types
 from llamatelemetry.genai.environment import COMPLETION_HOOK
-from llamatelemetry.genai.hook_messages import HookMessages
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LogRecord
@@ -92,6 +90,8 @@ class GuardedHook:
 
     def run(self, content: Content, span: Span, log_record: LogRecord | None) -> Content:
         """Run the hook; give the content as the hook has left it."""
+        from llamatelemetry.genai.hook_messages import HookMessages
+
         handed = HookMessages(content, self._types)
         try:
             self._hook.on_completion(
@@ -119,6 +119,8 @@ class GuardedHook:
 
 
 def _message_types() -> Any:
+    from llamatelemetry.genai import hook_types
+
     try:
         types = importlib.import_module("opentelemetry.util.genai.types")
     except ImportError:

@@ -10,15 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry._logs import LogRecord, get_logger
+from opentelemetry._logs import LogRecord
 
 from llamatelemetry.genai import guard
-from llamatelemetry.genai.completion_hook import (
-    CompletionHook,
-    GuardedHook,
-    load_completion_hook,
-)
-from llamatelemetry.genai.environment import read_genai_variables
 from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
 from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.recording import event_attributes
@@ -29,12 +23,13 @@ from llamatelemetry.semconv.operations import EMBEDDINGS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from opentelemetry._logs import Logger, LoggerProvider
+    from opentelemetry._logs import Logger
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AnyValue, AttributeValue
 
     from llamatelemetry.config import LlamaTelemetryConfig
+    from llamatelemetry.genai.completion_hook import GuardedHook
     from llamatelemetry.genai.model import Request, Response
     from llamatelemetry.genai.recording import Outcome
 
@@ -45,7 +40,13 @@ _HOOK_MAX_CHARS: Final = 1 << 24
 
 
 class ContentRecorder:
-    """What one `Instrumenter` does with content."""
+    """What one `Instrumenter` does with content.
+
+    Args:
+        config: says what is captured.
+        logger: takes the events, if there are to be any.
+        hook: is run with the content of each call.
+    """
 
     def __init__(
         self,
@@ -168,36 +169,3 @@ def _read(read: Callable[[], Content], doing: str) -> Content:
     except Exception as error:
         guard.report(doing, error)
         return Content()
-
-
-def content_recorder(
-    scope: str,
-    version: str,
-    config: LlamaTelemetryConfig,
-    logger_provider: LoggerProvider | None,
-    completion_hook: CompletionHook | None,
-) -> ContentRecorder | None:
-    """Make what a configuration asks for; ``None``, the default, is nothing at all.
-
-    Args:
-        scope: instrumentation scope of the events.
-        version: its version.
-        config: says what is captured.
-        logger_provider: OpenTelemetry's global one when ``None``.
-        completion_hook: the one that the environment names when ``None``.
-    """
-    variables = read_genai_variables()
-    hook = completion_hook
-    if hook is None and variables.completion_hook is not None:
-        hook = load_completion_hook(variables.completion_hook)
-    emits = variables.emit_event
-    if emits is None:
-        emits = config.capture_content in {"event_only", "span_and_event"}
-    on_span = config.capture_content in {"span_only", "span_and_event"}
-    if not (on_span or emits or hook is not None):
-        return None
-    return ContentRecorder(
-        config,
-        get_logger(scope, version, logger_provider) if emits else None,
-        None if hook is None else GuardedHook(hook),
-    )

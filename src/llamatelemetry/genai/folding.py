@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatelemetry.genai.content_folding import ChoicesFold
+from llamatelemetry.genai.content_readers import fold_choices
 from llamatelemetry.genai.fields import count, get, items
 from llamatelemetry.genai.usage import find_usage
 from llamatelemetry.genai.wire import read_response
@@ -65,7 +65,7 @@ class ChunkFold:
     )
 
     def __init__(self, content_max_chars: int | None = None) -> None:
-        self._content = None if content_max_chars is None else ChoicesFold(content_max_chars)
+        self._content = None if content_max_chars is None else fold_choices(content_max_chars)
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._finish_reasons: dict[int, str | None] = {}

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.genai.content_readers import fold_responses
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import get, text
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.responses_folding import ResponsesContentFold
-from llamatelemetry.genai.responses_messages import read_fetched_content, read_responses_content
 from llamatelemetry.genai.usage import read_usage
 from llamatelemetry.genai.wire_responses import (
     has_compaction,
@@ -37,10 +36,11 @@ class ResponsesFold:
     __slots__ = ("_compacted", "_content", "_error", "_fetched", "_response")
 
     def __init__(self, content_max_chars: int | None = None, *, fetched: bool = False) -> None:
-        self._content: ResponsesContentFold | None = None
-        if content_max_chars is not None:
-            read = read_fetched_content if fetched else read_responses_content
-            self._content = ResponsesContentFold(content_max_chars, read)
+        self._content = (
+            None
+            if content_max_chars is None
+            else fold_responses(content_max_chars, fetched=fetched)
+        )
         self._fetched = fetched
         self._response: Response | None = None
         self._compacted = False

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.genai.content_readers import read_choices
 from llamatelemetry.genai.fields import count, get, integer, items, model_name, number, text
-from llamatelemetry.genai.messages import read_choices
 from llamatelemetry.genai.model import EngineTimings, Response
 from llamatelemetry.genai.usage import find_usage, read_usage
 from llamatelemetry.semconv import attributes as names
