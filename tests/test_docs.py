@@ -2,8 +2,9 @@
 
 A ```` ```python ```` block is a program of its own, a ```` ```sh ```` or ```` ```bash ```` block a
 script; both run in an empty folder that has the repository's `examples/` and the like in it. A
-block that talks to a server gets the real llama.cpp server. Only an HTML comment right before a
-block keeps it from running, and it has to say why:
+block that talks to a server gets the real llama.cpp server, and one that names `model.gguf` a
+model of that name. Only an HTML comment right before a block keeps it from running, and it has to
+say why:
 
     <!-- test: skip (needs a GPU) -->
 
@@ -23,6 +24,8 @@ from typing import NamedTuple
 
 import pytest
 from markdown_it import MarkdownIt
+
+from llamatelemetry.llama.embedded import find_demo_model
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -88,6 +91,8 @@ def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRe
     for name in AT_HAND:
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to(ROOT / name)
+    if "model.gguf" in block.code:
+        (tmp_path / "model.gguf").symlink_to(find_demo_model())
     done = subprocess.run(
         [*RUNNERS[block.language], block.code],
         cwd=tmp_path,

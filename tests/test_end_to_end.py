@@ -115,6 +115,8 @@ def run(
         "OPENAI_BASE_URL": server.url,
         "OPENAI_API_KEY": "none",
         "LLAMATELEMETRY_EXPORT_PATH": str(folder),
+        # They stand in this environment too; what is compared here is what we record.
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httpx,httpx2",
         **variables,
     }
     return subprocess.run(

@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import LlamaTelemetryConfig
     from .lifecycle import flush, init, shutdown
+    from .llama import ServerConfig, ServerManager
 
 __version__ = "1.2.0"
-__all__ = ["LlamaTelemetryConfig", "__version__", "flush", "init", "shutdown"]
+__all__ = [
+    "LlamaTelemetryConfig",
+    "ServerConfig",
+    "ServerManager",
+    "__version__",
+    "flush",
+    "init",
+    "shutdown",
+]
 
 _MODULES = {
     "LlamaTelemetryConfig": "llamatelemetry.config",
+    "ServerConfig": "llamatelemetry.llama.config",
+    "ServerManager": "llamatelemetry.llama.manager",
     "flush": "llamatelemetry.lifecycle",
     "init": "llamatelemetry.lifecycle",
     "shutdown": "llamatelemetry.lifecycle",

@@ -142,12 +142,18 @@ def _route(options: Any) -> Route | None:
 
 
 def _note_attempt(
-    wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """The client is about to send a request: the first one of the call, or a retry."""
     call = current_call()
     if call is not None:
         call.begin_attempt()
+        try:
+            # Built for this attempt from a copy of what the caller gave.
+            request = args[0] if args else kwargs["request"]
+            call.instrumenter.propagation.inject(request.headers, instance._client, request.url)
+        except Exception as error:
+            guard.report("passing the trace context on", error)
     return wrapped(*args, **kwargs)
 
 

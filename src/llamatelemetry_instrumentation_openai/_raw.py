@@ -51,9 +51,8 @@ class RawReply:
         self._is_stream = call.request.stream or _is_event_stream(http)
         self._body = _BodyFold(route)
         self._events = EventReader()
-        self._watch = StreamWatch(
-            call, route.fold() if self._is_stream else self._body, on_end=self._remove
-        )
+        fold = route.fold(call.content_max_chars) if self._is_stream else self._body
+        self._watch = StreamWatch(call, fold, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False
         self._closed_ns: int | None = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai import Call, Instrumenter, Request, Server
+from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Server
+from tests.genai.library import SOURCE, Library, library_numbers
 from tests.recorder import Recorder
 
 # No deadline: on a shared machine an example may wait for its turn. No database: a clean tree.
@@ -18,6 +21,20 @@ settings.load_profile("llamatelemetry")
 
 SCOPE, VERSION = "test-plugin", "9.9"
 LOCAL = Server(address="127.0.0.1", port=8080, origin="http://127.0.0.1:8080")
+OTHER_SERVER = Server(address="127.0.0.1", port=9090, origin="http://127.0.0.1:9090")
+# The attributes of every span and metric of `chat()`.
+COMMON = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "openai",
+    "gen_ai.request.model": "smol",
+    "server.address": "127.0.0.1",
+    "server.port": 8080,
+}
+# What llama.cpp reports: 20 ms of prompt, then 4 later tokens in 40 ms.
+TIMINGS = EngineTimings(
+    prompt_tokens=7, prefill_ms=20.0, predicted_tokens=5, decode_ms=40.0, cached_tokens=3
+)
+DURATION = "gen_ai.client.operation.duration"
 
 
 def chat(**changes: Any) -> Request:
@@ -57,3 +74,12 @@ def start(instrumenter: Instrumenter) -> Callable[..., Call]:
         return call
 
     return start
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+    name = f"patched_library_{next(library_numbers)}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Library(name)
+    sys.modules.pop(name, None)

@@ -1,126 +1,18 @@
-"""Patch tables on real modules: when they wrap, what they leave behind, how they live with others."""
+"""Patch tables on real modules: when they wrap, what they leave behind, what is missing."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import importlib
 import inspect
-import itertools
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
 
 import pytest
 import wrapt
 
-from llamatelemetry.genai import PatchPoint, PatchTable, guard
-
-SOURCE = """
-import asyncio
-
-class Base:
-    def inherited(self, x):
-        return ("inherited", x)
-
-class Client(Base):
-    limit = 5
-
-    def own(self, x):
-        return ("own", x)
-
-    @classmethod
-    def of_class(cls, x):
-        return (cls.__name__, x)
-
-    @staticmethod
-    def of_none(x):
-        return ("static", x)
-
-    async def async_own(self, x):
-        await asyncio.sleep(0)
-        return ("async", x)
-
-    class Inner:
-        def method(self, x):
-            return ("inner", x)
-
-def function(x):
-    return ("function", x)
-"""
-
-# How each point is called on the module, and what the library itself answers.
-POINTS: dict[str, tuple[Callable[[ModuleType], Any], tuple[str, int]]] = {
-    "Client.own": (lambda m: m.Client().own(1), ("own", 1)),
-    "Client.inherited": (lambda m: m.Client().inherited(1), ("inherited", 1)),
-    "Client.of_class": (lambda m: m.Client.of_class(1), ("Client", 1)),
-    "Client.of_none": (lambda m: m.Client.of_none(1), ("static", 1)),
-    "Client.async_own": (lambda m: asyncio.run(m.Client().async_own(1)), ("async", 1)),
-    "Client.Inner.method": (lambda m: m.Client.Inner().method(1), ("inner", 1)),
-    "function": (lambda m: m.function(1), ("function", 1)),
-}
-_numbers = itertools.count()
-
-
-class Library:
-    """A module of its own for each test, importable and not imported yet."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.seen: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def load(self) -> ModuleType:
-        return importlib.import_module(self.name)
-
-    def point(self, path: str, *, optional: bool = False) -> PatchPoint:
-        def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            self.seen.append((path, instance, args, kwargs))
-            return wrapped(*args, **kwargs)
-
-        return PatchPoint(self.name, path, wrapper, optional=optional)
-
-    def table(self, *paths: str) -> PatchTable:
-        return PatchTable([self.point(path) for path in paths])
-
-    def call(self, path: str) -> int:
-        """Call a point as an application would; how many of our wrappers saw it."""
-        before = len(self.seen)
-        call, expected = POINTS[path]
-        assert call(self.load()) == expected
-        return len(self.seen) - before
-
-    def dicts(self) -> dict[str, Any]:
-        """What the module's classes and the module itself hold, object by object."""
-        module = self.load()
-        return {
-            "module": dict(vars(module)),
-            "Base": dict(vars(module.Base)),
-            "Client": dict(vars(module.Client)),
-            "Inner": dict(vars(module.Client.Inner)),
-        }
-
-
-@pytest.fixture
-def library(tmp_path, monkeypatch) -> Iterator[Library]:
-    name = f"patched_library_{next(_numbers)}"
-    (tmp_path / f"{name}.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield Library(name)
-    sys.modules.pop(name, None)
-
-
-def theirs(seen: list[str]) -> Callable[..., Any]:
-    """Another instrumentation's wrapper, made with wrapt as ours is."""
-
-    def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
-        return wrapped(*args, **kwargs)
-
-    return wrapper
-
+from llamatelemetry.genai import PatchTable, guard
+from tests.genai.library import POINTS, SOURCE
 
 # --- applying ------------------------------------------------------------------------------
 
@@ -281,113 +173,6 @@ def test_a_bound_method_that_somebody_keeps_is_switched_off_and_on(library):
     table.apply()
     assert own(1) == ("own", 1)
     assert len(library.seen) == 1
-
-
-# --- beside another wrapper ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
-    module, seen = library.load(), []
-    table = library.table(path)
-    table.apply()
-    wrapt.wrap_function_wrapper(module, path, theirs(seen))
-    outermost = wrapt.resolve_path(module, path)[2]
-    assert (library.call(path), len(seen)) == (1, 1)
-    table.revert()
-    assert (library.call(path), len(seen)) == (0, 2)
-    assert wrapt.resolve_path(module, path)[2] is outermost
-
-
-@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_under_another_wrapper_applying_again_does_not_double(library, path):
-    module, seen = library.load(), []
-    table = library.table(path)
-    for _ in range(3):
-        table.apply()
-        if not seen:
-            wrapt.wrap_function_wrapper(module, path, theirs(seen))
-        seen.clear()
-        assert (library.call(path), len(seen)) == (1, 1)
-        table.revert()
-
-
-def test_under_a_wrapper_made_with_functools_applying_again_does_not_double(library):
-    client = library.load().Client
-    table = library.table("Client.own")
-    table.apply()
-    ours = client.own
-
-    @functools.wraps(ours)
-    def their_own(self: Any, x: int) -> Any:
-        return ours(self, x)
-
-    client.own = their_own
-    table.revert()
-    assert library.call("Client.own") == 0
-    table.apply()
-    assert library.call("Client.own") == 1
-
-
-def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library):
-    client = library.load().Client
-    table = library.table("Client.own")
-    table.apply()
-    ours = client.own
-
-    def their_own(self: Any, x: int) -> Any:  # no __wrapped__ to find ours by
-        return ours(self, x)
-
-    client.own = their_own
-    table.revert()
-    assert library.call("Client.own") == 0
-    table.apply()
-    assert library.call("Client.own") == 1
-    table.revert()
-    assert library.call("Client.own") == 0
-
-
-def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
-    before = library.dicts()
-    module, seen = library.load(), []
-    table = library.table("Client.own")
-    table.apply()
-    ours = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
-    table.revert()
-    module.Client.own = ours  # they put back what they had found
-    assert library.call("Client.own") == 0
-    table.apply()
-    assert library.call("Client.own") == 1
-    table.revert()
-    assert library.dicts() == before
-
-
-def test_when_theirs_is_taken_off_after_applying_again_ours_is_on(library):
-    before = library.dicts()
-    module, seen = library.load(), []
-    table = library.table("Client.own")
-    table.apply()
-    ours = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
-    table.revert()
-    table.apply()
-    module.Client.own = ours  # they put back what they had found
-    assert library.call("Client.own") == 1
-    table.revert()
-    assert library.dicts() == before
-
-
-def test_theirs_below_ours_survives_our_revert(library):
-    module, seen = library.load(), []
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
-    before = library.dicts()
-    table = library.table("Client.own")
-    table.apply()
-    table.revert()
-    assert library.dicts() == before
-    assert library.call("Client.own") == 0
-    assert seen == ["theirs"]
 
 
 # --- what is missing -----------------------------------------------------------------------

@@ -7,7 +7,7 @@ import gc
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -339,53 +339,6 @@ def test_the_gaps_of_a_stream_whose_first_chunk_is_empty_still_name_the_model(st
     list(IteratorTap(iter(chunks), StreamWatch(start(stream=True))))
     (point,) = recorder.points(GAPS)
     assert point.attributes["gen_ai.response.model"] == "smol.gguf"
-
-
-# --- the tap as a stand-in -----------------------------------------------------------------
-
-
-def test_a_tap_answers_for_its_source():
-    class Source:
-        answer = 42
-
-        def __next__(self) -> int:
-            raise StopIteration
-
-        async def __anext__(self) -> int:
-            raise StopAsyncIteration
-
-        def close(self) -> str:
-            return "closed"
-
-    for kind in (IteratorTap, AsyncIteratorTap):
-        tap = kind(Source(), _Nobody())
-        assert tap.answer == 42
-        assert tap.close() == "closed"
-        with pytest.raises(AttributeError, match="missing"):
-            _ = tap.missing
-
-
-class _Nobody:
-    """A watch that is told everything and does nothing."""
-
-    def __getattr__(self, _name: str) -> Callable[..., None]:
-        return lambda *_args: None
-
-
-@pytest.mark.parametrize("kind", [IteratorTap, AsyncIteratorTap])
-def test_a_source_that_is_no_iterator_is_refused_without_an_echo(kind, start, recorder):
-    watch = StreamWatch(start(stream=True))
-    with pytest.raises(AttributeError, match="next"):
-        kind([1, 2], watch)
-    gc.collect()  # an error in a finaliser would fail this test
-    assert len(recorder.calls()) == 1  # dropped, and ended
-
-
-def test_an_iterator_tap_is_an_iterator(start):
-    tap = IteratorTap(iter([]), StreamWatch(start(stream=True)))
-    assert iter(tap) is tap
-    tap = AsyncIteratorTap(async_chunks_then(), StreamWatch(start(stream=True)))
-    assert aiter(tap) is tap
 
 
 # --- failures of ours ----------------------------------------------------------------------

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import openai
 import pytest
 from pydantic import BaseModel
 
 from tests.openai_plugin import replies
 
-VERSION = tuple(int(part) for part in openai.__version__.split(".")[:2])
+VERSION = replies.OPENAI
 
 
 class Greeting(BaseModel):

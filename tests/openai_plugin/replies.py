@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import openai
 
+OPENAI = tuple(int(part) for part in openai.__version__.split(".")[:2])
 # openai 3 runs on httpx2, earlier ones on httpx; the two have the same classes.
-http: Any = importlib.import_module(
-    "httpx2" if int(openai.__version__.split(".")[0]) >= 3 else "httpx"
-)
+http: Any = importlib.import_module("httpx2" if OPENAI >= (3, 0) else "httpx")
 
 BASE_URL = "http://llm.test:8080/v1"
 MESSAGES: list[Any] = [{"role": "user", "content": "Say hi."}]
@@ -116,6 +116,14 @@ def stream_reply(body: bytes, **headers: str) -> Any:
 
 def error_reply(status: int, **error: Any) -> Any:
     return json_reply({"error": {"message": "the prompt was: TOP SECRET", **error}}, status)
+
+
+def known_to(method: Callable[..., Any], **parameters: Any) -> dict[str, Any]:
+    """Parameters for a call of `method`: those that this version of it has not got, as extra body."""
+    known = inspect.signature(method).parameters
+    extra = {name: value for name, value in parameters.items() if name not in known}
+    given = {name: value for name, value in parameters.items() if name in known}
+    return {**given, "extra_body": {**extra, **given.get("extra_body", {})}}
 
 
 Handler = Callable[[Any], Any]

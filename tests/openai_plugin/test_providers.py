@@ -419,7 +419,7 @@ def serving_on(path: Path) -> Iterator[None]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_args: Any) -> None: ...
+        def log_message(self, *args: Any) -> None: ...
 
     with socketserver.UnixStreamServer(str(path), Handler) as server:
         thread = threading.Thread(target=server.handle_request)

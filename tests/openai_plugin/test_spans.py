@@ -29,9 +29,9 @@ def pop_positive(attributes: dict[str, Any], *names: str) -> None:
 
 def test_a_chat_call_to_openai_records_request_response_and_usage(instrumented: Recorder) -> None:
     reply = replies.chat(service_tier="default", system_fingerprint="fp_1")
-    replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
-        model="smol",
-        messages=replies.MESSAGES,
+    create = replies.client(lambda _: replies.json_reply(reply)).chat.completions.create
+    parameters = replies.known_to(
+        create,
         temperature=0.5,
         top_p=0.9,
         frequency_penalty=0.1,
@@ -47,6 +47,7 @@ def test_a_chat_call_to_openai_records_request_response_and_usage(instrumented: 
             "service_tier": "flex",
         },
     )
+    create(model="smol", messages=replies.MESSAGES, **parameters)
     span = instrumented.call()
     assert span.name == "chat smol"
     assert span.kind is SpanKind.CLIENT

@@ -6,7 +6,6 @@ import inspect
 
 import pytest
 from opentelemetry.metrics import get_meter
-from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
@@ -37,11 +36,10 @@ def metrics(recorder):
     return metrics_on(recorder)
 
 
-def test_each_instrument_is_exported_with_its_name_unit_description_and_buckets(metrics, recorder):
-    instruments = [value for value in vars(metrics).values() if hasattr(value, "record")]
-    assert len(instruments) == 7
-    for instrument in instruments:
-        instrument.record(0.5)
+def test_the_engines_instruments_are_public_and_have_its_names(metrics, recorder):
+    metrics.server_request_duration.record(0.5)
+    metrics.server_time_to_first_token.record(0.5)
+    metrics.server_time_per_output_token.record(0.5)
     exported = {
         name: (
             metric.unit,
@@ -53,29 +51,8 @@ def test_each_instrument_is_exported_with_its_name_unit_description_and_buckets(
     }
     assert exported == {
         spec.name: (spec.unit, spec.description, spec.boundaries, AggregationTemporality.CUMULATIVE)
-        for spec in specs.HISTOGRAMS
+        for spec in specs.SERVER
     }
-
-
-@pytest.mark.parametrize(
-    ("attribute", "name"),
-    [
-        ("token_usage", "gen_ai.client.token.usage"),
-        ("operation_duration", "gen_ai.client.operation.duration"),
-        ("time_to_first_chunk", "gen_ai.client.operation.time_to_first_chunk"),
-        ("time_per_output_chunk", "gen_ai.client.operation.time_per_output_chunk"),
-        ("server_request_duration", "gen_ai.server.request.duration"),
-        ("server_time_to_first_token", "gen_ai.server.time_to_first_token"),
-        ("server_time_per_output_token", "gen_ai.server.time_per_output_token"),
-    ],
-)
-def test_an_instrument_is_found_under_its_public_attribute(metrics, recorder, attribute, name):
-    instrument = getattr(metrics, attribute)
-    assert isinstance(instrument, Histogram)
-    instrument.record(1.5, {"a": "b"})
-    assert list(recorder.metrics()) == [name]
-    (point,) = recorder.points(name)
-    assert (point.count, point.sum, dict(point.attributes)) == (1, 1.5, {"a": "b"})
 
 
 def test_tokens_are_two_points_told_apart_by_their_type(metrics, recorder):
@@ -156,14 +133,33 @@ def test_system_operation_and_model_are_wanted_by_name(method):
     assert wanted == {"gen_ai_system", "operation", "model"}
 
 
-def test_what_is_recorded_with_ready_attributes_is_not_changed(metrics, recorder):
-    attributes = {"gen_ai.operation.name": "chat"}
-    metrics.record_tokens(2, 3, attributes)
-    assert attributes == {"gen_ai.operation.name": "chat"}
-    assert [dict(p.attributes) for p in recorder.points("gen_ai.client.token.usage")] == [
-        {"gen_ai.operation.name": "chat", "gen_ai.token.type": "input"},
-        {"gen_ai.operation.name": "chat", "gen_ai.token.type": "output"},
-    ]
+def test_the_names_are_those_of_v1_41_unless_others_are_asked_for(recorder):
+    meter = get_meter("test", "1", recorder.meter_provider)
+    for names in ({}, {"names": "v1.41"}):
+        GenAIMetrics(meter, **names).record_operation_duration(1.0, **COMMON)
+    assert list(recorder.metrics()) == ["gen_ai.client.operation.duration"]
+
+
+def test_recorded_by_hand_under_the_latest_names_an_unknown_count_is_no_point(recorder):
+    metrics = GenAIMetrics(get_meter("test", "1", recorder.meter_provider), names="latest")
+    metrics.record_operation_duration(1.0, **COMMON)
+    metrics.record_token_usage(5, None, **COMMON)
+    metrics.record_token_usage(None, None, **COMMON)
+    assert set(recorder.metrics()) == {
+        "gen_ai.client.inference.duration",
+        "gen_ai.client.inference.usage.input_tokens",
+        "gen_ai.client.inference.operation.input_tokens",
+    }
+    (point,) = recorder.points("gen_ai.client.inference.usage.input_tokens")
+    assert (point.value, dict(point.attributes)) == (
+        5,
+        {**RECORDED, "gen_ai.token.modality": "unknown"},
+    )
+
+
+def test_names_that_do_not_exist_are_refused_with_those_that_do(recorder):
+    with pytest.raises(ValueError, match=r"names='v2'.*v1\.41, latest, both"):
+        GenAIMetrics(get_meter("test", "1", recorder.meter_provider), names="v2")
 
 
 def test_two_instances_on_two_meters_know_nothing_of_each_other():

@@ -1,6 +1,8 @@
-"""The histograms as the conventions (v1.41) give them, number by number."""
+"""The instruments as the conventions give them, number by number."""
 
 from __future__ import annotations
+
+import pytest
 
 from llamatelemetry.semconv import metrics
 
@@ -16,22 +18,50 @@ FIRST_TOKEN = (
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 
-def test_names_units_and_boundaries_are_those_of_the_conventions():
-    found = {spec.name: (spec.unit, spec.boundaries) for spec in metrics.HISTOGRAMS}
-    assert found == {
+def told(specs):
+    return {spec.name: (spec.unit, getattr(spec, "boundaries", "counter")) for spec in specs}
+
+
+def test_the_names_of_v1_41():
+    assert told(metrics.V1_41) == {
         "gen_ai.client.token.usage": ("{token}", TOKENS),
         "gen_ai.client.operation.duration": ("s", DURATION),
         "gen_ai.client.operation.time_to_first_chunk": ("s", DURATION),
         "gen_ai.client.operation.time_per_output_chunk": ("s", DURATION),
+    }
+
+
+def test_the_newest_names():
+    assert told(metrics.LATEST) == {
+        "gen_ai.client.inference.duration": ("s", DURATION),
+        "gen_ai.client.inference.time_to_first_chunk": ("s", DURATION),
+        "gen_ai.client.inference.time_per_output_chunk": ("s", DURATION),
+        "gen_ai.client.inference.operation.input_tokens": ("{token}", TOKENS),
+        "gen_ai.client.inference.operation.output_tokens": ("{token}", TOKENS),
+        "gen_ai.client.inference.usage.input_tokens": ("{token}", "counter"),
+        "gen_ai.client.inference.usage.output_tokens": ("{token}", "counter"),
+        "gen_ai.client.inference.usage.cache_read.input_tokens": ("{token}", "counter"),
+        "gen_ai.client.inference.usage.cache_write.input_tokens": ("{token}", "counter"),
+        "gen_ai.client.inference.usage.reasoning.output_tokens": ("{token}", "counter"),
+        "gen_ai.client.embeddings.duration": ("s", DURATION),
+        "gen_ai.client.embeddings.operation.input_tokens": ("{token}", TOKENS),
+        "gen_ai.client.operation.duration": ("s", DURATION),
+    }
+
+
+def test_the_names_of_the_engine():
+    assert told(metrics.SERVER) == {
         "gen_ai.server.request.duration": ("s", DURATION),
         "gen_ai.server.time_to_first_token": ("s", FIRST_TOKEN),
         "gen_ai.server.time_per_output_token": ("s", PER_TOKEN),
     }
-    assert len(found) == len(metrics.HISTOGRAMS)
 
 
-def test_every_histogram_is_described_and_its_boundaries_ascend():
-    for spec in metrics.HISTOGRAMS:
+@pytest.mark.parametrize("specs", [metrics.V1_41, metrics.LATEST, metrics.SERVER])
+def test_every_instrument_is_listed_once_and_described_and_its_boundaries_ascend(specs):
+    assert len({spec.name for spec in specs}) == len(specs)
+    for spec in specs:
         assert spec.description.endswith(".")
-        assert list(spec.boundaries) == sorted(set(spec.boundaries))
-        assert all(isinstance(boundary, float) for boundary in spec.boundaries)
+        boundaries = getattr(spec, "boundaries", ())
+        assert list(boundaries) == sorted(set(boundaries))
+        assert all(isinstance(boundary, float) for boundary in boundaries)

@@ -1,8 +1,9 @@
 """The life of one GenAI call: one span, opened once and ended exactly once, and its metrics.
 
-This is the only module that touches a span. A plugin reads a request, starts a `Call` through
-its `Instrumenter`, runs the library's own work under `Call.activate`, and hands over what came of
-it. Whatever fails in here is reported by `guard` and never reaches the application.
+A plugin reads a request, starts a `Call` through its `Instrumenter`, runs the library's own work
+under `Call.activate`, and hands over what came of it. Which span that is written to, and what of
+it, is the business of `ownership`; a plugin need not know. Whatever fails in here is reported by
+`guard` and never reaches the application.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from contextvars import Token
 from os import getpid
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -20,26 +21,36 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import guard, recording
+from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.model import Request, Response
+from llamatelemetry.genai.ownership import (
+    CALL_KEY,
+    OuterCall,
+    OuterSpan,
+    Owner,
+    OwnSpan,
+    is_within,
+)
+from llamatelemetry.genai.propagation import Propagation
 from llamatelemetry.genai.reaper import reaper
+from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
+from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-from llamatelemetry.semconv import INFERENCE_OPERATIONS
-from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
+    from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.completion_hook import CompletionHook
     from llamatelemetry.genai.reaper import Reapable
-
-_CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
 
 class Instrumenter:
@@ -51,6 +62,9 @@ class Instrumenter:
         config: options; read from the environment when ``None``.
         tracer_provider: OpenTelemetry's global one when ``None``.
         meter_provider: likewise.
+        logger_provider: likewise; for the events that hold content.
+        completion_hook: run with the content of each call; the one that the environment names
+            when ``None``.
     """
 
     def __init__(
@@ -61,47 +75,66 @@ class Instrumenter:
         config: LlamaTelemetryConfig | None = None,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
     ) -> None:
+        self.scope = scope
         self.config = effective_config(config)
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
-        self.metrics = GenAIMetrics(get_meter(scope, version, meter_provider))
+        self.metrics = GenAIMetrics(
+            get_meter(scope, version, meter_provider), names=self.config.metric_names
+        )
+        self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
+        self.content = content_recorder(
+            scope, version, self.config, logger_provider, completion_hook
+        )
 
-    def start(self, request: Request, kind: SpanKind = SpanKind.CLIENT) -> Call | None:
+    def start(
+        self,
+        request: Request,
+        kind: SpanKind = SpanKind.CLIENT,
+        *,
+        started_ns: int | None = None,
+    ) -> Call | None:
         """Open a call, or give ``None`` when this request is not to be recorded as one.
 
-        That is so when instrumentation is suppressed, and inside another call of the same
-        request: a library wrapped twice, or a framework whose own instrumentation is at work.
+        That is so when instrumentation is suppressed, and where this plugin is at work on the
+        same request already: a library wrapped twice. Inside a call of another plugin, or of
+        somebody else's instrumentation, it opens none of its own but adds to that one.
+
+        Args:
+            request: what is known of it.
+            kind: of the span, if it gets one of its own.
+            started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
         """
-        if request.task is not None:
-            strict = self.config.strict_operation_names is not False
-            request.operation = operation_of_task(request.task, strict)
-        if not is_instrumentation_enabled() or _inside_same_call(request):
+        if not is_instrumentation_enabled():
             return None
+        outer = self.outer_call(request)
+        if outer is not None:
+            if outer.instrumenter.scope == self.scope:
+                return None
+            return Call(self, request, OuterCall(outer), started_ns)
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
-        return Call(self, request, kind)
+        foreign = foreign_span(request)
+        owner = OwnSpan(self, kind) if foreign is None else OuterSpan(self, foreign)
+        return Call(self, request, owner, started_ns)
+
+    def outer_call(self, request: Request) -> Call | None:
+        """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
+        if request.task is not None:
+            strict = self.config.strict_operation_names is not False
+            request.operation = operation_of_task(request.task, strict)
+        outer = current_call()
+        return outer if outer is not None and is_within(outer, request) else None
 
 
 def current_call() -> Call | None:
     """Give the open call whose library work is running in this context."""
-    call = context_api.get_value(_CALL_KEY)
+    call = context_api.get_value(CALL_KEY)
     return call if isinstance(call, Call) and not call.ended else None
-
-
-def _inside_same_call(request: Request) -> bool:
-    call = current_call()
-    if call is not None:
-        # The marker leaks into tasks started during the call: those make calls of their own.
-        return call.request.title == request.title and call.request.server == request.server
-    if request.operation not in INFERENCE_OPERATIONS:
-        return False
-    span: Any = trace.get_current_span()
-    if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
-        return False
-    attributes: Mapping[str, Any] = getattr(span, "attributes", None) or {}
-    return attributes.get(names.GEN_AI_OPERATION_NAME) in INFERENCE_OPERATIONS
 
 
 class Call:
@@ -110,11 +143,12 @@ class Call:
     __slots__ = (
         "_abandoned_ns",
         "_attempt_ns",
+        "_below",
         "_headers_ns",
         "_instrumenter",
         "_open",
+        "_owner",
         "_pid",
-        "_span",
         "_started_ns",
         "_started_wall_ns",
         "attempts",
@@ -125,8 +159,16 @@ class Call:
         "served_model",
     )
 
-    def __init__(self, instrumenter: Instrumenter, request: Request, kind: SpanKind) -> None:
+    def __init__(
+        self,
+        instrumenter: Instrumenter,
+        request: Request,
+        owner: Owner,
+        started_ns: int | None = None,
+    ) -> None:
         self._instrumenter = instrumenter
+        self._owner = owner
+        self._below: Response | None = None
         self.request = request
         self.attempts = 0
         self.first_chunk_ns: int | None = None
@@ -145,12 +187,11 @@ class Call:
         # a clock step in the middle of a call cannot stretch it.
         self._started_wall_ns = time_ns()
         self._started_ns = self._attempt_ns = perf_counter_ns()
-        self._span = instrumenter.tracer.start_span(
-            f"{request.title} {request.model}" if request.model else request.title,
-            kind=kind,
-            attributes=recording.sampling_attributes(request),
-            start_time=self._started_wall_ns,
-        )
+        if started_ns is not None:
+            self._started_wall_ns -= self._started_ns - started_ns
+            self._started_ns = self._attempt_ns = started_ns
+        owner.open(self, self._started_wall_ns)
+        request.read_content = None  # it holds the whole request
 
     @property
     def ended(self) -> bool:
@@ -159,38 +200,64 @@ class Call:
 
     @property
     def recording(self) -> bool:
-        """Whether the span is recorded: what only a span shows need not be read otherwise."""
-        return self._span.is_recording()
+        """Whether span or event will show attributes: what only they show need not be read otherwise."""
+        content = self._owner.content
+        return self._owner.span.is_recording() or (content is not None and content.emits)
+
+    @property
+    def content_max_chars(self) -> int | None:
+        """Up to where each text of the reply is wanted; ``None`` when its content is not wanted."""
+        content = self._owner.content
+        return None if content is None else content.max_chars
 
     @property
     def instrumenter(self) -> Instrumenter:
         """What the call was made with."""
         return self._instrumenter
 
+    @property
+    def span(self) -> Span:
+        """The span that the call is recorded on."""
+        return self._owner.span
+
+    @property
+    def record_chunk_gap(self) -> Callable[[float, Mapping[str, AttributeValue]], None]:
+        """What records the seconds between two chunks of a stream. Fetch it once per stream."""
+        return self._owner.record_chunk_gap
+
     def activate(self) -> Token[Context]:
         """Make the call's span current; give the result to `deactivate` when the library's work is done."""
-        context = context_api.set_value(_CALL_KEY, self, trace.set_span_in_context(self._span))
-        return context_api.attach(context)
+        return context_api.attach(self._owner.context(self))
 
     def deactivate(self, token: Token[Context]) -> None:
         """Make the span that was current before `activate` current again."""
         context_api.detach(token)
 
-    def begin_attempt(self) -> None:
-        """Note that the request goes out, now: the first time or as a retry."""
+    def begin_attempt(self, at_ns: int | None = None) -> None:
+        """Note that the request goes out, now or at ``at_ns``: the first time or as a retry."""
         self.attempts += 1
-        self._attempt_ns = perf_counter_ns()
+        self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
 
-    def note_headers(self) -> None:
-        """Note that response headers have come, now. On a stream they end llama.cpp's queue."""
-        self._headers_ns = perf_counter_ns()
+    def note_headers(self, at_ns: int | None = None) -> None:
+        """Note that response headers have come, now or at ``at_ns``. On a stream they end the queue."""
+        self._headers_ns = at_ns or perf_counter_ns()
 
     def note_provider(self, provider: str) -> None:
         """Note what the reply has proved about its server; later calls to it start with it."""
         if self.request.server is not None:
             self._instrumenter.servers.remember(self.request.server, provider)
         self.request.provider = self._instrumenter.config.provider_name or provider
+        self._owner.note_provider(provider)
+
+    def take_in(self, inner: Call, response: Response) -> None:
+        """Take in what a layer further in has learned of the same reply, before this call ends."""
+        self._below = response
+        if self.attempts == 0:
+            self._attempt_ns = inner._attempt_ns
+        self._headers_ns = self._headers_ns or inner._headers_ns
+        self.first_chunk_ns = self.first_chunk_ns or inner.first_chunk_ns
+        self.first_token_ns = self.first_token_ns or inner.first_token_ns
 
     def finish(self, response: Response, *, ended_ns: int | None = None) -> None:
         """End the call with its reply, or with what had come of it when it was broken off."""
@@ -225,21 +292,18 @@ class Call:
             return
         ended_ns = ended_ns or self._abandoned_ns or perf_counter_ns()
         try:
+            if self._below is not None:
+                response.complete(self._below)
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+                correct_undercount(response, self.request)
             if self.served_model is not None:
                 response.model = self.served_model
-            outcome = self._outcome(response, error, ended_ns)
-            context = trace.set_span_in_context(self._span)
-            recording.record_metrics(self._instrumenter.metrics, outcome, context)
-            if self._span.is_recording():
-                recording.record_span(self._span, outcome)
-                if self._instrumenter.config.phase_spans:
-                    recording.record_phase_spans(self._instrumenter.tracer, context, outcome)
+            self._owner.record(self, self._outcome(response, error, ended_ns))
         except Exception as failure:
             guard.report("recording a call", failure)
         finally:
-            self._span.end(self._wall_ns(ended_ns))
+            self._owner.close(self._wall_ns(ended_ns))
 
     def _outcome(
         self, response: Response, error: BaseException | None, ended_ns: int
@@ -252,11 +316,17 @@ class Call:
             duration_s=(ended_ns - self._started_ns) / 1e9,
             attempt_s=(ended_ns - self._attempt_ns) / 1e9,
             attempt_wall_ns=self._wall_ns(self._attempt_ns),
+            ended_wall_ns=self._wall_ns(ended_ns),
             headers_s=None if headers_ns is None else (headers_ns - self._attempt_ns) / 1e9,
             first_chunk_s=self._seconds_since_start(self.first_chunk_ns),
             first_token_s=self._seconds_since_start(self.first_token_ns),
             resend_count=max(0, self.attempts - 1),
+            first_token_attempt_s=self._first_token_s(),
         )
+
+    def _first_token_s(self) -> float | None:
+        at_ns = self.first_token_ns if self.request.stream else None
+        return None if at_ns is None else (at_ns - self._attempt_ns) / 1e9
 
     def _seconds_since_start(self, at_ns: int | None) -> float | None:
         return None if at_ns is None else (at_ns - self._started_ns) / 1e9

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
+from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.servers import is_run_by_openai, known_servers
+from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     FETCH_RESPONSE,
-    PROVIDER_AZURE_OPENAI,
+    OPENAI_PROVIDERS,
+    PROVIDER_LLAMA_CPP,
     PROVIDER_OPENAI,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
@@ -25,10 +29,6 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-
-
-# The openai.* attributes belong to these; with another provider's name they would contradict it.
-_OPENAI_PROVIDERS = frozenset({PROVIDER_OPENAI, PROVIDER_AZURE_OPENAI})
 
 
 @dataclass(slots=True)
@@ -41,10 +41,12 @@ class Outcome:
     duration_s: float
     attempt_s: float
     attempt_wall_ns: int
+    ended_wall_ns: int
     headers_s: float | None
     first_chunk_s: float | None
     first_token_s: float | None
     resend_count: int
+    first_token_attempt_s: float | None = None
     phases: Phases | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -54,6 +56,8 @@ class Outcome:
                 attempt_s=self.attempt_s,
                 headers_s=self.headers_s,
                 choice_count=self.request.choice_count,
+                first_token_s=self.first_token_attempt_s,
+                has_queue=self.request.has_queue,
             )
 
 
@@ -89,25 +93,49 @@ def metric_attributes(request: Request, response_model: str | None) -> dict[str,
     return attributes
 
 
-def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record the histograms of one call. Chunk gaps are recorded as the chunks pass, not here.
+def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record what the client measured. Chunk gaps are recorded as the chunks pass, not here.
 
     ``context`` holds the call's span, so that the exemplars of a bucket lead to its trace.
     """
-    if outcome.request.operation is None:
+    request, response = outcome.request, outcome.response
+    if request.operation is None:
         return  # each GenAI metric is one of a named operation
-    response = outcome.response
-    attributes = metric_attributes(outcome.request, response.model)
-    metrics.record_tokens(
-        response.usage.input_tokens, response.usage.output_tokens, attributes, context
-    )
+    attributes = metric_attributes(request, response.model)
     if outcome.first_chunk_s is not None:
-        metrics.time_to_first_chunk.record(outcome.first_chunk_s, attributes, context)
+        metrics.client.record_first_chunk(outcome.first_chunk_s, attributes, context)
+    attributes.update(_known(_openai_metric_attributes(request, response)))
+    call = Measured(
+        operation=request.operation,
+        duration_s=outcome.duration_s,
+        tokens=response.usage,
+        attributes=attributes,
+        error_type=None if outcome.error is None else outcome.error.type,
+        context=context,
+    )
+    metrics.client.record_tokens(call)
+    metrics.client.record_duration(call)
+
+
+def _openai_metric_attributes(
+    request: Request, response: Response
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    if request.provider in OPENAI_PROVIDERS:
+        yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
+        # A server of one's own has a fingerprint per build, or per reply: a series for each.
+        if response.system_fingerprint is not None and is_run_by_openai(request.server):
+            yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
+
+
+def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record what the engine measured of a call, when it said so."""
     phases = outcome.phases
     # With several choices the timings are those of the first alone: true, but not the request's.
-    if phases is not None and outcome.request.choice_count == 1:
-        if phases.request_s is not None:
-            metrics.server_request_duration.record(phases.request_s, attributes, context)
+    if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
+        return
+    attributes = metric_attributes(outcome.request, outcome.response.model)
+    # The conventions want these two of good replies only.
+    if outcome.error is None:
         if phases.time_to_first_token_s is not None:
             metrics.server_time_to_first_token.record(
                 phases.time_to_first_token_s, attributes, context
@@ -116,13 +144,25 @@ def record_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) ->
             metrics.server_time_per_output_token.record(
                 phases.time_per_output_token_s, attributes, context
             )
-    if outcome.error is not None:
-        attributes = {**attributes, names.ERROR_TYPE: outcome.error.type}
-    metrics.operation_duration.record(outcome.duration_s, attributes, context)
+    else:
+        attributes[names.ERROR_TYPE] = outcome.error.type
+    if phases.request_s is not None:
+        metrics.server_request_duration.record(phases.request_s, attributes, context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:
     """Set the attributes of the call's span, and its status when the call failed."""
+    span.set_attributes(_span_attributes(outcome))
+    if outcome.error is not None:
+        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
+    """The attributes of an event about the call: all that its span has, content apart."""
+    return {**sampling_attributes(outcome.request), **_span_attributes(outcome)}
+
+
+def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request = outcome.request
     attributes: dict[str, AttributeValue] = dict(request.parameters)
     # The reply may have proved another provider than the one the span started with.
@@ -130,12 +170,34 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     attributes.update(_known(_response_attributes(outcome)))
-    if request.provider not in _OPENAI_PROVIDERS:
+    attributes.update(_engine_attributes(outcome))
+    if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
+    return attributes
+
+
+def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
+    """Add to another instrumentation's span what only the engine knows.
+
+    Its provider is corrected if it says ``openai``, as most do of any server that speaks that
+    protocol, and the reply has proved otherwise.
+    """
+    attributes = dict(_engine_attributes(outcome))
+    if outcome.phases is not None:
+        attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
+    theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
+        attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
     span.set_attributes(attributes)
-    if outcome.error is not None:
-        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
+    """What only one kind of server tells, and what the server is."""
+    request, response = outcome.request, outcome.response
+    started_here = known_servers.description_of(request.server)
+    asked = identities.attributes_of(request.server, response.model, response.system_fingerprint)
+    return {**started_here, **asked, **response.attributes}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
@@ -160,6 +222,17 @@ def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue
         yield names.HTTP_RESPONSE_STATUS_CODE, outcome.error.status_code
     if outcome.phases is not None:
         yield from _phase_attributes(outcome, outcome.phases)
+    elif outcome.request.provider == PROVIDER_LLAMA_CPP:
+        yield from _untimed_attributes(outcome)
+
+
+def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
+    """What the client sees of the phases of a stream without ``timings``: broken off, or Anthropic's."""
+    if outcome.first_token_s is not None:
+        yield names.TTFT_MS, outcome.first_token_s * 1000
+    if outcome.headers_s is not None and outcome.first_chunk_s is not None:
+        yield names.QUEUE_DURATION, outcome.headers_s
+        yield names.QUEUE_SOURCE, "header"
 
 
 def _usage_attributes(usage: Usage) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -195,8 +268,9 @@ def _phase_attributes(
 
 
 def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
-    yield names.QUEUE_DURATION, phases.queue_s
-    yield names.QUEUE_SOURCE, phases.queue_source
+    if phases.queue_source is not None:
+        yield names.QUEUE_DURATION, phases.queue_s
+        yield names.QUEUE_SOURCE, phases.queue_source
 
 
 def _prefill_attributes(
@@ -233,7 +307,7 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         return
     at_ns = outcome.attempt_wall_ns
     for name, duration_s, attributes in (
-        ("queue", phases.queue_s, _queue_attributes(phases)),
+        *([("queue", phases.queue_s, _queue_attributes(phases))] if phases.queue_source else []),
         ("prefill", phases.prefill_s, _prefill_attributes(outcome, phases)),
         ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
     ):

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai.fields import get, items
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
+    OPENAI_PROVIDERS,
     PROVIDER_AZURE_OPENAI,
     PROVIDER_LLAMA_CPP,
     PROVIDER_OPENAI,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.util.types import AttributeValue
+
+_NOTHING: Final[Mapping[str, AttributeValue]] = MappingProxyType({})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 # A host, or a domain that hosts are under.
@@ -55,6 +63,7 @@ class KnownServers:
 
     def __init__(self) -> None:
         self._providers: dict[str, str] = {}
+        self._descriptions: dict[str, Mapping[str, AttributeValue]] = {}
         self._lock = threading.Lock()
 
     def remember(self, server: Server, provider: str) -> None:
@@ -72,10 +81,25 @@ class KnownServers:
             return default
         return self._providers.get(server.origin) or server.provider or default
 
+    def describe(self, server: Server, attributes: Mapping[str, AttributeValue]) -> None:
+        """Note what a managed server is; every call to it gets these. Empty: it is gone."""
+        with self._lock:
+            if attributes:
+                self._descriptions[server.origin] = attributes
+            else:
+                self._descriptions.pop(server.origin, None)
+
+    def description_of(self, server: Server | None) -> Mapping[str, AttributeValue]:
+        """Give the attributes that calls to a server get besides their own."""
+        if server is None or not self._descriptions:
+            return _NOTHING
+        return self._descriptions.get(server.origin, _NOTHING)
+
     def forget(self) -> None:
         """Forget everything that was learned."""
         with self._lock:
             self._providers.clear()
+            self._descriptions.clear()
 
 
 known_servers: Final = KnownServers()
@@ -124,6 +148,11 @@ def provider_of_host(host: str, path: str = "") -> str | None:
         if pattern.search(host):
             return provider
     return None
+
+
+def is_run_by_openai(server: Server | None) -> bool:
+    """Say whether a server is OpenAI's own, or Azure's; any other that speaks the protocol is not."""
+    return server is not None and server.provider in OPENAI_PROVIDERS
 
 
 def provider_from_headers(headers: Any) -> str | None:

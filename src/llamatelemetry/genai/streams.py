@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.gaps import ChunkGaps
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.genai.recording import measures_chunks
@@ -32,13 +33,12 @@ class StreamWatch:
     """
 
     __slots__ = (
-        "_attributes",
         "_call",
         "_error",
         "_fold",
+        "_gaps",
         "_last_ns",
         "_on_end",
-        "_record_gap",
     )
 
     def __init__(
@@ -46,12 +46,11 @@ class StreamWatch:
     ) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChunkFold() if fold is None else fold
+        self._fold = ChunkFold(call.content_max_chars) if fold is None else fold
         self._last_ns = 0
         self._error: ErrorInfo | None = None
-        self._attributes: dict[str, AttributeValue] = {}
-        self._record_gap = (
-            call.instrumenter.metrics.time_per_output_chunk.record
+        self._gaps = (
+            ChunkGaps(call.record_chunk_gap, self._gap_attributes)
             if measures_chunks(call.request)
             else None
         )
@@ -63,15 +62,10 @@ class StreamWatch:
         try:
             call = self._call
             carries_token = self._fold.add(chunk)
-            if self._record_gap is None:
-                pass
-            elif self._last_ns:
-                if not self._attributes:
-                    # Not at the first chunk, which with some servers does not name the model.
-                    self._attributes = call.chunk_attributes(model_name(self._fold.model))
-                self._record_gap((now_ns - self._last_ns) / 1e9, self._attributes)
-            else:
-                call.first_chunk_ns = now_ns
+            if self._gaps is not None:
+                self._gaps.chunk(now_ns)
+                if call.first_chunk_ns is None:
+                    call.first_chunk_ns = now_ns
             if carries_token and call.first_token_ns is None:
                 call.first_token_ns = now_ns
             self._last_ns = now_ns
@@ -114,8 +108,13 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
+    def _gap_attributes(self) -> dict[str, AttributeValue]:
+        return self._call.chunk_attributes(model_name(self._fold.model))
+
     def _response(self) -> Response:
         try:
+            if self._gaps is not None:
+                self._gaps.flush()
             response = self._fold.response()
             response.error = response.error or self._error
             return response
@@ -132,12 +131,36 @@ class StreamWatch:
                 guard.report("cleaning up after a stream", error)
 
 
+class Watch(Protocol):
+    """What the taps tell of a stream."""
+
+    def chunk(self, chunk: Any, /) -> None:
+        """A chunk has come."""
+        ...
+
+    def finished(self) -> None:
+        """The stream was read to its end."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """The stream broke, or whoever was waiting for it was cancelled."""
+        ...
+
+    def closed(self) -> None:
+        """The application has had enough."""
+        ...
+
+    def abandoned(self) -> None:
+        """The stream was dropped unread. Runs in a finaliser."""
+        ...
+
+
 class IteratorTap:
     """An iterator that passes everything through and tells a watch what passes."""
 
     __slots__ = ("_next", "_source", "_watch")
 
-    def __init__(self, source: Any, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, watch: Watch) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__next__
@@ -169,7 +192,7 @@ class AsyncIteratorTap:
 
     __slots__ = ("_next", "_source", "_watch")
 
-    def __init__(self, source: Any, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, watch: Watch) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__anext__

@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.llama._embedded_options import EmbeddedOptions, parse_arguments
+from llamatelemetry.llama._embedded_tuning import tune
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_model(options.model_path)
         xllamacpp = _import_xllamacpp()
-        parameters = _server_parameters(xllamacpp, options)
+        try:
+            parameters = _server_parameters(xllamacpp, options)
+        except (OSError, ValueError) as error:
+            raise _CannotServeError(str(error)) from error
         _end_at_once_while_loading(watch_stdin=watch_stdin)
         server = _start(xllamacpp, parameters, options.model_path)
     except _CannotServeError as error:
@@ -101,14 +105,27 @@ def _server_parameters(xllamacpp: Any, options: EmbeddedOptions) -> Any:
     parameters.endpoint_slots = options.slots
     if options.embeddings:
         parameters.embedding = True
-        # Mean pooling makes one vector per input and leaves chat working.
-        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    if options.api_key_file is not None:
-        parameters.api_keys = _api_keys(options.api_key_file)
+        if options.pooling != "model":
+            # Mean pooling makes one vector per input and leaves chat working.
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if options.reranking:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    parameters.api_keys = _api_keys(options)
+    tune(xllamacpp, parameters, options)
     return parameters
 
 
-def _api_keys(path: Path) -> list[str]:
+def _api_keys(options: EmbeddedOptions) -> list[str]:
+    if options.api_key_env:
+        key = os.environ.get("LLAMA_API_KEY", "").strip()
+        if not key:
+            raise _CannotServeError("LLAMA_API_KEY is not set")
+        return [key]
+    return [] if options.api_key_file is None else _keys_in(options.api_key_file)
+
+
+def _keys_in(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -20,7 +20,8 @@ class EmbeddedOptions:
     """What the embedded llama.cpp server is started with.
 
     ``ctx_size`` is shared out among the ``parallel`` slots, as in llama.cpp. ``port=0`` lets the
-    system pick a free one. Keys come from a file, one a line, and never appear in argv.
+    system pick a free one. Keys come from a file, one a line, or from ``LLAMA_API_KEY``, and never
+    appear in argv. What is ``None`` is left to llama.cpp; values are spelled as its flags have them.
     """
 
     model_path: Path
@@ -34,6 +35,22 @@ class EmbeddedOptions:
     metrics: bool = False
     slots: bool = False
     api_key_file: Path | None = None
+    api_key_env: bool = False
+    n_gpu_layers: int | None = None
+    batch_size: int | None = None
+    ubatch_size: int | None = None
+    flash_attn: str | None = None
+    tensor_split: str | None = None
+    split_mode: str | None = None
+    main_gpu: int | None = None
+    cache_type_k: str | None = None
+    cache_type_v: str | None = None
+    load_mode: str | None = None
+    pooling: str | None = None
+    reranking: bool = False
+    chat_template: str | None = None
+    draft_model: Path | None = None
+    verbosity: int | None = None
 
     def arguments(self) -> list[str]:
         """The command line that ``parse_arguments`` turns back into these options."""
@@ -46,11 +63,27 @@ class EmbeddedOptions:
             "--parallel": self.parallel,
             "--threads": self.threads,
             "--api-key-file": self.api_key_file,
+            "--n-gpu-layers": self.n_gpu_layers,
+            "--batch-size": self.batch_size,
+            "--ubatch-size": self.ubatch_size,
+            "--flash-attn": self.flash_attn,
+            "--tensor-split": self.tensor_split,
+            "--split-mode": self.split_mode,
+            "--main-gpu": self.main_gpu,
+            "--cache-type-k": self.cache_type_k,
+            "--cache-type-v": self.cache_type_v,
+            "--load-mode": self.load_mode,
+            "--pooling": self.pooling,
+            "--chat-template": self.chat_template,
+            "--spec-draft-model": self.draft_model,
+            "--verbosity": self.verbosity,
         }
         flags = {
             "--embeddings": self.embeddings,
             "--metrics": self.metrics,
             "--slots": self.slots,
+            "--api-key-env": self.api_key_env,
+            "--reranking": self.reranking,
         }
         # ``--name=value``, since a value of its own may begin with a dash.
         given = [f"{name}={value}" for name, value in valued.items() if value is not None]
@@ -77,15 +110,42 @@ def _parser() -> argparse.ArgumentParser:
     add("--alias", help="the model's name in answers (default: the file's name)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=_port, default=0, help="0 (the default) picks a free port")
-    add("--ctx-size", type=_count, default=2048, help="tokens, shared out among the slots")
+    add(
+        "--ctx-size",
+        type=_size,
+        default=2048,
+        help="tokens, shared out among the slots; 0 takes the model's",
+    )
     add("--parallel", type=_count, default=2, help="slots (default: %(default)s)")
     add("--threads", type=_count, default=1, help="threads that compute (default: %(default)s)")
     add("--embeddings", action="store_true", help="serve embeddings besides chat (mean pooling)")
     add("--metrics", action="store_true", help="serve /metrics")
     add("--slots", action="store_true", help="serve /slots")
     add("--api-key-file", type=Path, help="file of accepted API keys, one a line")
+    add("--api-key-env", action="store_true", help="take the accepted key from LLAMA_API_KEY")
+    _add_tuning(parser)
     add("--watch-stdin", action="store_true", help="end when the pipe on stdin closes")
     return parser
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    """What a managed server may be told besides; everything is llama.cpp's default when left out."""
+    add = parser.add_argument
+    add("--n-gpu-layers", type=int, help="layers on the GPU; -2 means all")
+    add("--batch-size", type=_count, help="most tokens of a prompt handed over at once")
+    add("--ubatch-size", type=_count, help="most tokens computed at once")
+    add("--flash-attn", choices=("on", "off", "auto"), help="flash attention")
+    add("--tensor-split", help="proportions of the model on each GPU, such as 3,1")
+    add("--split-mode", choices=("none", "layer", "row", "tensor"), help="how GPUs share a model")
+    add("--main-gpu", type=int, help="the GPU of a model that is not split")
+    add("--cache-type-k", help="type of the cached keys, such as q8_0")
+    add("--cache-type-v", help="type of the cached values")
+    add("--load-mode", choices=("none", "mmap", "mlock", "mmap+mlock"), help="how files are loaded")
+    add("--pooling", choices=("mean", "model"), help="of embeddings; the default is mean")
+    add("--reranking", action="store_true", help="serve reranking")
+    add("--chat-template", help="a template's name, a template, or a file with one")
+    add("--spec-draft-model", dest="draft_model", type=Path, help="GGUF file that drafts")
+    add("--verbosity", type=int, help="what is logged: 3 information, 4 more of it")
 
 
 def _port(text: str) -> int:
@@ -93,6 +153,10 @@ def _port(text: str) -> int:
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{value} is not a port (0 to 65535)")
     return value
+
+
+def _size(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _count(text: str) -> int:

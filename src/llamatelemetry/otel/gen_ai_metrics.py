@@ -1,66 +1,52 @@
-"""The GenAI histograms, for instrumentations and for people who record by hand."""
+"""The GenAI metrics, for instrumentations and for people who record by hand."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llamatelemetry.otel.client_metrics import (
+    ClientMetrics,
+    Measured,
+    MetricNames,
+    client_metrics,
+    create_histogram,
+)
 from llamatelemetry.semconv import attribute_name, set_gen_ai_attrs
-from llamatelemetry.semconv import metrics as _specs
-from llamatelemetry.semconv.attributes import GEN_AI_TOKEN_TYPE
+from llamatelemetry.semconv import metrics as specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opentelemetry.context import Context
-    from opentelemetry.metrics import Histogram, Meter
+    from opentelemetry.metrics import Meter
     from opentelemetry.util.types import AttributeValue
+
+__all__ = ["GenAIMetrics", "MetricNames"]
 
 
 class GenAIMetrics:
-    """The histograms of the GenAI conventions on one meter, with their units and buckets.
+    """The instruments of the GenAI conventions on one meter, with their units and buckets.
 
-    Every instrument is a public attribute, so that an instrumentation which has the attributes
-    of a call at hand already records to it directly. The ``record_*`` methods build them:
-    ``attributes`` takes the short names of `llamatelemetry.semconv.attribute_name`, such as
+    An instrumentation that has the attributes of a call at hand records to `client` and to the
+    ``server_*`` histograms directly. The ``record_*`` methods build them: ``attributes`` takes
+    the short names of `llamatelemetry.semconv.attribute_name`, such as
     ``server_address="127.0.0.1"`` or ``error_type="timeout"``, and full names.
 
     Args:
         meter: where the instruments are created; they live and die with it.
+        names: of which conventions the client's metrics are: ``v1.41``, ``latest`` or ``both``.
+
+    Raises:
+        ValueError: there are no such names.
     """
 
-    def __init__(self, meter: Meter) -> None:
-        def create(spec: _specs.HistogramSpec) -> Histogram:
-            return meter.create_histogram(
-                spec.name,
-                unit=spec.unit,
-                description=spec.description,
-                explicit_bucket_boundaries_advisory=list(spec.boundaries),
-            )
-
-        self.token_usage = create(_specs.CLIENT_TOKEN_USAGE)
-        self.operation_duration = create(_specs.CLIENT_OPERATION_DURATION)
-        self.time_to_first_chunk = create(_specs.CLIENT_TIME_TO_FIRST_CHUNK)
-        self.time_per_output_chunk = create(_specs.CLIENT_TIME_PER_OUTPUT_CHUNK)
-        self.server_request_duration = create(_specs.SERVER_REQUEST_DURATION)
-        self.server_time_to_first_token = create(_specs.SERVER_TIME_TO_FIRST_TOKEN)
-        self.server_time_per_output_token = create(_specs.SERVER_TIME_PER_OUTPUT_TOKEN)
-
-    def record_tokens(
-        self,
-        input_tokens: int | None,
-        output_tokens: int | None,
-        attributes: Mapping[str, AttributeValue],
-        context: Context | None = None,
-    ) -> None:
-        """Record one point per known token count, marked ``gen_ai.token.type`` input or output."""
-        if input_tokens is not None:
-            self.token_usage.record(
-                input_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "input"}, context
-            )
-        if output_tokens is not None:
-            self.token_usage.record(
-                output_tokens, {**attributes, GEN_AI_TOKEN_TYPE: "output"}, context
-            )
+    def __init__(self, meter: Meter, *, names: MetricNames | str = "v1.41") -> None:
+        self.client: ClientMetrics = client_metrics(meter, names)
+        self.server_request_duration = create_histogram(meter, specs.SERVER_REQUEST_DURATION)
+        self.server_time_to_first_token = create_histogram(meter, specs.SERVER_TIME_TO_FIRST_TOKEN)
+        self.server_time_per_output_token = create_histogram(
+            meter, specs.SERVER_TIME_PER_OUTPUT_TOKEN
+        )
 
     def record_token_usage(
         self,
@@ -72,12 +58,14 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record tokens to ``gen_ai.client.token.usage`` ({token}); ``None`` is not recorded."""
-        self.record_tokens(
-            input_tokens,
-            output_tokens,
-            _attributes(gen_ai_system, operation, model, attributes),
-        )
+        """Record the tokens of one call; ``None`` is not recorded.
+
+        They go to ``gen_ai.client.token.usage`` ({token}), or under the latest names to the
+        ``gen_ai.client.inference.usage.*`` counters and the histograms per operation.
+        """
+        tokens = _Tokens(input_tokens, output_tokens)
+        known = _attributes(gen_ai_system, operation, model, attributes)
+        self.client.record_tokens(Measured(operation, 0.0, tokens, known, unknown=None))
 
     def record_operation_duration(
         self,
@@ -88,11 +76,13 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record what the client waited, in seconds, to ``gen_ai.client.operation.duration``."""
-        self.operation_duration.record(
-            duration_s,
-            _attributes(gen_ai_system, operation, model, attributes),
-        )
+        """Record what the client waited, in seconds.
+
+        It goes to ``gen_ai.client.operation.duration``, or under the latest names to
+        ``gen_ai.client.inference.duration`` or ``gen_ai.client.embeddings.duration``.
+        """
+        known = _attributes(gen_ai_system, operation, model, attributes)
+        self.client.record_duration(Measured(operation, duration_s, _Tokens(), known))
 
     def record_server_duration(
         self,
@@ -138,6 +128,26 @@ class GenAIMetrics:
             tpot_s,
             _attributes(gen_ai_system, operation, model, attributes),
         )
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """What is known of tokens recorded by hand."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    text_input_tokens: int | None = None
+    image_input_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    text_output_tokens: int | None = None
+    image_output_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    text_cache_read_tokens: int | None = None
+    image_cache_read_tokens: int | None = None
+    audio_cache_read_tokens: int | None = None
 
 
 def _attributes(

@@ -1,4 +1,8 @@
-"""Names, units, descriptions and bucket boundaries of the GenAI histograms (v1.41).
+"""Names, units, descriptions and bucket boundaries of the GenAI instruments.
+
+There are two sets of names for what a client measures: those of v1.41 (`V1_41`), which the
+released ecosystem and its dashboards use, and the newest merged ones (`LATEST`). What an engine
+measures (`SERVER`) has the same names in both.
 
 The boundaries are the conventions'. They go to the SDK as advice on the instrument: with the
 SDK's own defaults (0 to 10000) every latency in seconds would fall into the first bucket.
@@ -43,6 +47,16 @@ class HistogramSpec:
     boundaries: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CounterSpec:
+    """A monotonic counter of the conventions."""
+
+    name: str
+    unit: str
+    description: str
+
+
+# --- the client's, v1.41 --------------------------------------------------------------
 CLIENT_TOKEN_USAGE: Final = HistogramSpec(
     "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", _TOKENS
 )
@@ -61,6 +75,71 @@ CLIENT_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
     "Time between one chunk of a stream and the next.",
     _DURATION_S,
 )
+
+# --- the client's, newest merged ------------------------------------------------------
+INFERENCE_DURATION: Final = HistogramSpec(
+    "gen_ai.client.inference.duration", "s", "GenAI inference operation duration.", _DURATION_S
+)
+INFERENCE_TIME_TO_FIRST_CHUNK: Final = HistogramSpec(
+    "gen_ai.client.inference.time_to_first_chunk",
+    "s",
+    "Time until the first chunk of a stream arrived.",
+    _DURATION_S,
+)
+INFERENCE_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
+    "gen_ai.client.inference.time_per_output_chunk",
+    "s",
+    "Time between one chunk of a stream and the next.",
+    _DURATION_S,
+)
+INFERENCE_INPUT_TOKENS: Final = HistogramSpec(
+    "gen_ai.client.inference.operation.input_tokens",
+    "{token}",
+    "Number of input tokens used per inference operation.",
+    _TOKENS,
+)
+INFERENCE_OUTPUT_TOKENS: Final = HistogramSpec(
+    "gen_ai.client.inference.operation.output_tokens",
+    "{token}",
+    "Number of output tokens used per inference operation.",
+    _TOKENS,
+)
+EMBEDDINGS_DURATION: Final = HistogramSpec(
+    "gen_ai.client.embeddings.duration", "s", "GenAI embeddings operation duration.", _DURATION_S
+)
+EMBEDDINGS_INPUT_TOKENS: Final = HistogramSpec(
+    "gen_ai.client.embeddings.operation.input_tokens",
+    "{token}",
+    "Number of input tokens used per embeddings operation.",
+    _TOKENS,
+)
+USAGE_INPUT_TOKENS: Final = CounterSpec(
+    "gen_ai.client.inference.usage.input_tokens",
+    "{token}",
+    "Number of input tokens used, cached ones included.",
+)
+USAGE_OUTPUT_TOKENS: Final = CounterSpec(
+    "gen_ai.client.inference.usage.output_tokens",
+    "{token}",
+    "Number of output tokens used, reasoning included.",
+)
+USAGE_CACHE_READ_TOKENS: Final = CounterSpec(
+    "gen_ai.client.inference.usage.cache_read.input_tokens",
+    "{token}",
+    "Number of input tokens served from the provider's cache.",
+)
+USAGE_CACHE_WRITE_TOKENS: Final = CounterSpec(
+    "gen_ai.client.inference.usage.cache_write.input_tokens",
+    "{token}",
+    "Number of input tokens written to the provider's cache.",
+)
+USAGE_REASONING_TOKENS: Final = CounterSpec(
+    "gen_ai.client.inference.usage.reasoning.output_tokens",
+    "{token}",
+    "Number of output tokens used for reasoning.",
+)
+
+# --- the engine's ---------------------------------------------------------------------
 SERVER_REQUEST_DURATION: Final = HistogramSpec(
     "gen_ai.server.request.duration",
     "s",
@@ -80,11 +159,28 @@ SERVER_TIME_PER_OUTPUT_TOKEN: Final = HistogramSpec(
     _PER_TOKEN_S,
 )
 
-HISTOGRAMS: Final = (
+V1_41: Final = (
     CLIENT_TOKEN_USAGE,
     CLIENT_OPERATION_DURATION,
     CLIENT_TIME_TO_FIRST_CHUNK,
     CLIENT_TIME_PER_OUTPUT_CHUNK,
+)
+LATEST: Final = (
+    INFERENCE_DURATION,
+    INFERENCE_TIME_TO_FIRST_CHUNK,
+    INFERENCE_TIME_PER_OUTPUT_CHUNK,
+    INFERENCE_INPUT_TOKENS,
+    INFERENCE_OUTPUT_TOKENS,
+    USAGE_INPUT_TOKENS,
+    USAGE_OUTPUT_TOKENS,
+    USAGE_CACHE_READ_TOKENS,
+    USAGE_CACHE_WRITE_TOKENS,
+    USAGE_REASONING_TOKENS,
+    EMBEDDINGS_DURATION,
+    EMBEDDINGS_INPUT_TOKENS,
+    CLIENT_OPERATION_DURATION,  # of every other operation
+)
+SERVER: Final = (
     SERVER_REQUEST_DURATION,
     SERVER_TIME_TO_FIRST_TOKEN,
     SERVER_TIME_PER_OUTPUT_TOKEN,

@@ -66,6 +66,9 @@ PROVIDER_AZURE_OPENAI: Final = "azure.ai.openai"
 PROVIDER_LLAMA_CPP: Final = "llama_cpp"
 PROVIDER_HUGGINGFACE: Final = "huggingface"
 
+# The openai.* attributes belong to these; with another provider's name they would contradict it.
+OPENAI_PROVIDERS: Final = frozenset({PROVIDER_OPENAI, PROVIDER_AZURE_OPENAI})
+
 _PROVIDER_ALIASES: Final = {
     "llamacpp": PROVIDER_LLAMA_CPP,
     "llama.cpp": PROVIDER_LLAMA_CPP,

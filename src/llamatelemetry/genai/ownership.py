@@ -1,0 +1,235 @@
+"""Whose span a call is recorded on: one of its own, another instrumentation's, or an outer call's.
+
+A request to a model passes through layers, and several of them may be instrumented: a framework,
+the client, HTTP. It is one span all the same. Whichever layer is outermost owns it, and with it
+the metrics of tokens and duration; a layer further in adds what only it can know, the engine's
+timings above all. Spans of workflows, agents and tools are parents, never owners.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+
+from llamatelemetry.genai import recording
+from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanKind
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.call import Call, Instrumenter
+    from llamatelemetry.genai.content import CallContent
+    from llamatelemetry.genai.model import Request
+    from llamatelemetry.genai.rivals import ForeignSpan
+
+    GapRecorder = Callable[[float, Mapping[str, AttributeValue]], None]
+
+_GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
+
+CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
+
+
+class Owner(Protocol):
+    """Where what is learned of a call goes."""
+
+    @property
+    def span(self) -> Span:
+        """The span the call is recorded on."""
+        ...
+
+    @property
+    def content(self) -> CallContent | None:
+        """The call's content, where it is wanted."""
+        ...
+
+    @property
+    def record_chunk_gap(self) -> GapRecorder:
+        """What records the seconds between two chunks. Fetch it once: it runs per chunk."""
+        ...
+
+    def open(self, call: Call, started_wall_ns: int) -> None:
+        """The call starts."""
+        ...
+
+    def context(self, call: Call) -> Context:
+        """Give the context for the library's own work."""
+        ...
+
+    def note_provider(self, provider: str) -> None:
+        """The reply has proved its provider."""
+        ...
+
+    def record(self, call: Call, outcome: recording.Outcome) -> None:
+        """Record a call that has ended."""
+        ...
+
+    def close(self, ended_wall_ns: int) -> None:
+        """Everything is recorded."""
+        ...
+
+
+class OwnSpan:
+    """A span opened for the call: everything is recorded, and nobody else records it."""
+
+    __slots__ = ("_instrumenter", "_kind", "content", "span")
+
+    def __init__(self, instrumenter: Instrumenter, kind: SpanKind) -> None:
+        self._instrumenter = instrumenter
+        self._kind = kind
+        self.content: CallContent | None = None
+        self.span: Span = trace.INVALID_SPAN
+
+    @property
+    def record_chunk_gap(self) -> GapRecorder:
+        """What records the seconds between two chunks."""
+        return self._instrumenter.metrics.client.record_chunk_gap
+
+    def open(self, call: Call, started_wall_ns: int) -> None:
+        """Start the span."""
+        request = call.request
+        self.span = self._instrumenter.tracer.start_span(
+            f"{request.title} {request.model}" if request.model else request.title,
+            kind=self._kind,
+            attributes=recording.sampling_attributes(request),
+            start_time=started_wall_ns,
+        )
+        if self._instrumenter.content is not None:
+            self.content = self._instrumenter.content.start(request, self.span)
+
+    def context(self, call: Call) -> Context:
+        """Give a context with the span and the call in it."""
+        return context_api.set_value(CALL_KEY, call, trace.set_span_in_context(self.span))
+
+    def note_provider(self, provider: str) -> None:
+        """Nothing: the provider is recorded from the request."""
+
+    def record(self, call: Call, outcome: recording.Outcome) -> None:  # noqa: ARG002 - as Owner
+        """Write the metrics and, unless the span is not recorded, attributes and phases."""
+        instrumenter = self._instrumenter
+        context = trace.set_span_in_context(self.span)
+        recording.record_client_metrics(instrumenter.metrics, outcome, context)
+        recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        if self.span.is_recording():
+            recording.record_span(self.span, outcome)
+            if instrumenter.config.phase_spans:
+                recording.record_phase_spans(instrumenter.tracer, context, outcome)
+        if self.content is not None:
+            self.span.set_attributes(self.content.finish(outcome, context))
+
+    def close(self, ended_wall_ns: int) -> None:
+        """End the span."""
+        self.span.end(ended_wall_ns)
+
+
+class OuterSpan:
+    """The open span of another instrumentation: it is enriched, and left to its owner to end.
+
+    Args:
+        instrumenter: what the call is made with.
+        foreign: the other's span, and what the other records itself.
+    """
+
+    __slots__ = ("_has_metrics", "_instrumenter", "_proved", "_recorded", "span")
+    content: None = None  # it is the other's to record, and to hand to hooks
+
+    def __init__(self, instrumenter: Instrumenter, foreign: ForeignSpan) -> None:
+        self._instrumenter = instrumenter
+        self.span, self._has_metrics = foreign
+        self._proved = False
+        self._recorded = self.span.is_recording()
+
+    @property
+    def record_chunk_gap(self) -> GapRecorder:
+        """What records the seconds between two chunks."""
+        return _ignore if self._has_metrics else self._instrumenter.metrics.client.record_chunk_gap
+
+    def open(self, call: Call, started_wall_ns: int) -> None:
+        """Nothing: it is open."""
+
+    def context(self, call: Call) -> Context:
+        """Give a context with the span and the call in it."""
+        return context_api.set_value(CALL_KEY, call, trace.set_span_in_context(self.span))
+
+    def note_provider(self, provider: str) -> None:  # noqa: ARG002 - as Owner
+        """Remember that the span's own idea of its provider may be corrected."""
+        self._proved = True
+
+    def record(self, call: Call, outcome: recording.Outcome) -> None:  # noqa: ARG002 - as Owner
+        """Add the engine's timings, and the metrics that nobody else records."""
+        instrumenter = self._instrumenter
+        context = trace.set_span_in_context(self.span)
+        if not self._has_metrics:
+            recording.record_client_metrics(instrumenter.metrics, outcome, context)
+        recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        # Its owner may have ended it by now, as with a stream that was dropped.
+        if self.span.is_recording():
+            recording.enrich_span(self.span, outcome, provider_proved=self._proved)
+        if self._recorded and instrumenter.config.phase_spans:
+            recording.record_phase_spans(instrumenter.tracer, context, outcome)
+
+    def close(self, ended_wall_ns: int) -> None:
+        """Nothing: its owner ends it."""
+
+
+class OuterCall:
+    """A call of ours further out, made by another plugin: it takes in what is learned here."""
+
+    __slots__ = ("_outer",)
+    content: None = None
+
+    def __init__(self, outer: Call) -> None:
+        self._outer = outer
+
+    @property
+    def span(self) -> Span:
+        """The outer call's span."""
+        return self._outer.span
+
+    @property
+    def record_chunk_gap(self) -> GapRecorder:
+        """Nothing: the outer call sees the chunks too."""
+        return _ignore
+
+    def open(self, call: Call, started_wall_ns: int) -> None:
+        """Nothing: it is open."""
+
+    def context(self, call: Call) -> Context:  # noqa: ARG002 - as Owner
+        """Give the context as it is: the outer call stays the current one."""
+        return context_api.get_current()
+
+    def note_provider(self, provider: str) -> None:
+        """Tell the outer call."""
+        self._outer.note_provider(provider)
+
+    def record(self, call: Call, outcome: recording.Outcome) -> None:
+        """Hand over what was learned; the outer call records it when it ends itself."""
+        self._outer.take_in(call, outcome.response)
+
+    def close(self, ended_wall_ns: int) -> None:
+        """Nothing: the outer call ends itself."""
+
+
+def _ignore(seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+    pass
+
+
+def is_within(outer: Call, request: Request) -> bool:
+    """Say whether a request found inside a call of ours is that call, seen one layer down.
+
+    The marker leaks into tasks started during the call; those may talk to other servers. The
+    model is not compared: what is sent may be rewritten on the way. An outer call that knows of
+    no server is an engine of the application's own, which may do its work by asking one.
+    """
+    if outer.request.server is None and request.operation in _GENERATING:
+        return outer.request.operation in _GENERATING
+    return outer.request.title == request.title and _origin(outer.request) == _origin(request)
+
+
+def _origin(request: Request) -> str | None:
+    return None if request.server is None else request.server.origin

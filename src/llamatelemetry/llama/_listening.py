@@ -1,0 +1,148 @@
+"""Who listens on a port, and whether it answers ``/health``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import json
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PROC = Path("/proc")
+_LISTENING = "0A"
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is reached: not where it binds, when that is every address."""
+
+    host: str
+    port: int
+    scheme: str = "http"
+    prefix: str = ""
+
+    @classmethod
+    def of(cls, host: str, port: int, scheme: str = "http", prefix: str = "") -> Address:
+        """The address to connect to for a server that binds ``host``."""
+        bare = host.removeprefix("[").removesuffix("]")
+        return cls(_ANY_ADDRESS.get(bare, bare), port, scheme, prefix)
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The base of all paths."""
+        return f"{self.origin}{self.prefix}"
+
+
+def get(
+    address: Address, path: str, timeout_s: float, api_key: str | None = None
+) -> tuple[int, Any]:
+    """GET a path: the status and the JSON of the answer; status 0 when none came.
+
+    With `http.client`, which no instrumentation patches: polling makes no spans.
+    """
+    if address.scheme == "https":
+        # The certificate is the user's own, often self-signed, and nothing secret is read.
+        context = ssl._create_unverified_context()  # noqa: S323 # pyright: ignore[reportPrivateUsage]
+        connection = http.client.HTTPSConnection(
+            address.host, address.port, timeout=timeout_s, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", f"{address.prefix}{path}", headers=headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        except ValueError:
+            return answer.status, None  # pyright: ignore[reportPossiblyUnboundVariable] - JSON fails after it
+        except (OSError, http.client.HTTPException):
+            return 0, None
+
+
+def free_port(host: str) -> int:
+    """A port that nobody has now."""
+    with _bound(host, 0) as listener:
+        return int(listener.getsockname()[1])
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now. An address that is not ours counts as free."""
+    try:
+        with _bound(host, port) as listener:
+            # Binding alone succeeds beside a listener that shares its port (SO_REUSEPORT).
+            listener.listen(1)
+    except OSError as error:
+        return error.errno not in {errno.EADDRINUSE, errno.EACCES}
+    return True
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bare = host.removeprefix("[").removesuffix("]")
+    family, kind, protocol, _, address = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # As servers do: connections of an earlier one that linger do not take the port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def session_listens(session: int, port: int) -> bool | None:
+    """Whether a process of a session listens on a port; ``None`` where that cannot be told."""
+    try:
+        wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+        if not wanted:
+            return False
+        return any(
+            not wanted.isdisjoint(_open_files(pid))
+            for pid in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+            if _is_of(session, pid)
+        )
+    except OSError:
+        return None
+
+
+def _listening_inodes(port: int) -> set[str]:
+    inodes: set[str] = set()
+    tables = [table for name in ("tcp", "tcp6") if (table := _PROC / "self/net" / name).exists()]
+    if not tables:
+        raise FileNotFoundError("no table of sockets")
+    for table in tables:
+        for line in table.read_text().splitlines()[1:]:
+            # slot, local address, remote address, state, queues, timer, retransmits, uid, timeout, inode
+            columns = line.split()
+            if columns[3] == _LISTENING and int(columns[1].rpartition(":")[2], 16) == port:
+                inodes.add(columns[9])
+    return inodes
+
+
+def _is_of(session: int, pid: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except (ProcessLookupError, PermissionError):
+        return False
+
+
+def _open_files(pid: int) -> set[str]:
+    found: set[str] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        for entry in (_PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.add(str(entry.readlink()))
+    return found

@@ -1,0 +1,317 @@
+"""What a client measures of its GenAI calls, under the metric names of v1.41, the newest, or both.
+
+An instrumentation holds one `ClientMetrics` and need not know which names are in force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+
+from llamatelemetry.semconv import metrics as specs
+from llamatelemetry.semconv.attributes import (
+    ERROR_TYPE,
+    GEN_AI_TOKEN_MODALITY,
+    GEN_AI_TOKEN_TYPE,
+)
+from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Counter, Histogram, Meter
+    from opentelemetry.util.types import AttributeValue
+
+    Attributes = Mapping[str, AttributeValue]
+
+MetricNames = Literal["v1.41", "latest", "both"]
+
+_INFERENCE: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
+
+# The newest text wants the token histograms of failed calls too, with their error.type; a
+# proposal wants them of successful calls only. Should it be merged, this is all there is to change.
+_HISTOGRAMS_OF_FAILED_CALLS: Final = True
+
+
+class TokenCounts(Protocol):
+    """The tokens of a call. ``None`` is unknown; cached ones are input, reasoning is output."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
+    text_input_tokens: int | None
+    image_input_tokens: int | None
+    audio_input_tokens: int | None
+    text_output_tokens: int | None
+    image_output_tokens: int | None
+    audio_output_tokens: int | None
+    text_cache_read_tokens: int | None
+    image_cache_read_tokens: int | None
+    audio_cache_read_tokens: int | None
+
+
+@dataclass(slots=True)
+class Measured:
+    """One call, as far as token and duration metrics go.
+
+    ``attributes`` are those of every metric of the call but ``error.type``, which only some
+    carry. ``context`` holds its span, so that exemplars lead to the trace. ``unknown`` is
+    recorded of an inference where no count came: the newest conventions want a 0.
+    """
+
+    operation: str
+    duration_s: float
+    tokens: TokenCounts
+    attributes: Attributes
+    error_type: str | None = None
+    context: Context | None = None
+    unknown: int | None = 0
+
+    def with_error(self) -> Attributes:
+        """The attributes, with ``error.type`` when the call failed."""
+        if self.error_type is None:
+            return self.attributes
+        return {**self.attributes, ERROR_TYPE: self.error_type}
+
+
+class ClientMetrics(Protocol):
+    """The instruments of one set of names."""
+
+    @property
+    def record_chunk_gap(self) -> Callable[[float, Attributes], None]:
+        """Record the seconds between two chunks of a stream. Fetch it once: it runs per chunk."""
+        ...
+
+    @property
+    def record_first_chunk(self) -> Callable[[float, Attributes, Context | None], None]:
+        """Record the seconds to a stream's first chunk."""
+        ...
+
+    def record_duration(self, call: Measured) -> None:
+        """Record how long a call took."""
+        ...
+
+    def record_tokens(self, call: Measured) -> None:
+        """Record the tokens of a call that has ended, well or badly."""
+        ...
+
+
+class V141Metrics:
+    """The names of v1.41: one set for all operations, tokens told apart by ``gen_ai.token.type``."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.token_usage = create_histogram(meter, specs.CLIENT_TOKEN_USAGE)
+        self.operation_duration = create_histogram(meter, specs.CLIENT_OPERATION_DURATION)
+        self.time_to_first_chunk = create_histogram(meter, specs.CLIENT_TIME_TO_FIRST_CHUNK)
+        self.time_per_output_chunk = create_histogram(meter, specs.CLIENT_TIME_PER_OUTPUT_CHUNK)
+        self.record_chunk_gap = self.time_per_output_chunk.record
+        self.record_first_chunk = self.time_to_first_chunk.record
+
+    def record_duration(self, call: Measured) -> None:
+        """Record how long a call took."""
+        self.operation_duration.record(call.duration_s, call.with_error(), call.context)
+
+    def record_tokens(self, call: Measured) -> None:
+        """Record one point per known token count, marked ``input`` or ``output``."""
+        for count, kind in (
+            (call.tokens.input_tokens, "input"),
+            (call.tokens.output_tokens, "output"),
+        ):
+            if count is not None:
+                attributes = {**call.attributes, GEN_AI_TOKEN_TYPE: kind}
+                self.token_usage.record(count, attributes, call.context)
+
+
+class LatestMetrics:
+    """The newest names: inference, embeddings and everything else apart, tokens as counters.
+
+    Args:
+        meter: where the instruments are made.
+        other_operations: whether durations of operations that are neither inference nor
+            embeddings are recorded; they have the name that v1.41 has for all.
+    """
+
+    def __init__(self, meter: Meter, *, other_operations: bool = True) -> None:
+        self.inference_duration = create_histogram(meter, specs.INFERENCE_DURATION)
+        self.embeddings_duration = create_histogram(meter, specs.EMBEDDINGS_DURATION)
+        self.operation_duration = (
+            create_histogram(meter, specs.CLIENT_OPERATION_DURATION) if other_operations else None
+        )
+        self.time_to_first_chunk = create_histogram(meter, specs.INFERENCE_TIME_TO_FIRST_CHUNK)
+        self.time_per_output_chunk = create_histogram(meter, specs.INFERENCE_TIME_PER_OUTPUT_CHUNK)
+        self.input_tokens = create_histogram(meter, specs.INFERENCE_INPUT_TOKENS)
+        self.output_tokens = create_histogram(meter, specs.INFERENCE_OUTPUT_TOKENS)
+        self.embeddings_input_tokens = create_histogram(meter, specs.EMBEDDINGS_INPUT_TOKENS)
+        self.input_usage = _create_counter(meter, specs.USAGE_INPUT_TOKENS)
+        self.output_usage = _create_counter(meter, specs.USAGE_OUTPUT_TOKENS)
+        self.cache_read_usage = _create_counter(meter, specs.USAGE_CACHE_READ_TOKENS)
+        self.cache_write_usage = _create_counter(meter, specs.USAGE_CACHE_WRITE_TOKENS)
+        self.reasoning_usage = _create_counter(meter, specs.USAGE_REASONING_TOKENS)
+        self.record_chunk_gap = self.time_per_output_chunk.record
+        self.record_first_chunk = self.time_to_first_chunk.record
+
+    def record_duration(self, call: Measured) -> None:
+        """Record how long a call took, to the histogram of its kind of operation."""
+        if call.operation in _INFERENCE:
+            histogram = self.inference_duration
+        elif call.operation == EMBEDDINGS:
+            histogram = self.embeddings_duration
+        else:
+            histogram = self.operation_duration
+        if histogram is not None:
+            histogram.record(call.duration_s, call.with_error(), call.context)
+
+    def record_tokens(self, call: Measured) -> None:
+        """Record usage and, per operation, its distribution.
+
+        Every inference counts, failed ones included: where no usage came, the conventions
+        want a 0 of unknown modality. Elsewhere an unknown count is no point.
+        """
+        if call.operation == EMBEDDINGS:
+            if call.tokens.input_tokens is not None:
+                self.embeddings_input_tokens.record(
+                    call.tokens.input_tokens, call.attributes, call.context
+                )
+            return
+        unknown = call.unknown if call.operation in _INFERENCE else None
+        self._count(call, unknown)
+        if call.error_type is None or _HISTOGRAMS_OF_FAILED_CALLS:
+            attributes = call.with_error()
+            for histogram, count in (
+                (self.input_tokens, call.tokens.input_tokens),
+                (self.output_tokens, call.tokens.output_tokens),
+            ):
+                known = unknown if count is None else count
+                if known is not None:
+                    histogram.record(known, attributes, call.context)
+
+    def _count(self, call: Measured, unknown: int | None) -> None:
+        tokens = call.tokens
+        # A provider that reports usage but not this part of it has said nothing of the part.
+        no_usage = tokens.input_tokens is None and tokens.output_tokens is None
+        part = unknown if no_usage else None
+        by_modality: dict[str, Attributes] = {}
+        for counter, count, split in (
+            (self.input_usage, _or(tokens.input_tokens, unknown), _input_split(tokens)),
+            (self.output_usage, _or(tokens.output_tokens, unknown), _output_split(tokens)),
+            (self.cache_read_usage, _or(tokens.cache_read_tokens, part), _cache_split(tokens)),
+            (self.cache_write_usage, _or(tokens.cache_write_tokens, part), ()),
+            (self.reasoning_usage, _or(tokens.reasoning_tokens, part), ()),
+        ):
+            if count is None:
+                continue
+            for modality, share in _shares(count, split):
+                attributes = by_modality.get(modality)
+                if attributes is None:
+                    attributes = {**call.attributes, GEN_AI_TOKEN_MODALITY: modality}
+                    by_modality[modality] = attributes
+                counter.add(share, attributes, call.context)
+
+
+class BothMetrics:
+    """Both sets of names, so that dashboards can be moved from one to the other."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.v1_41 = V141Metrics(meter)
+        self.latest = LatestMetrics(meter, other_operations=False)
+        self._gaps = (self.v1_41.record_chunk_gap, self.latest.record_chunk_gap)
+
+    def record_chunk_gap(self, seconds: float, attributes: Attributes) -> None:
+        """Record the seconds between two chunks of a stream."""
+        for record in self._gaps:
+            record(seconds, attributes)
+
+    def record_first_chunk(
+        self, seconds: float, attributes: Attributes, context: Context | None
+    ) -> None:
+        """Record the seconds to a stream's first chunk."""
+        self.v1_41.record_first_chunk(seconds, attributes, context)
+        self.latest.record_first_chunk(seconds, attributes, context)
+
+    def record_duration(self, call: Measured) -> None:
+        """Record how long a call took."""
+        self.v1_41.record_duration(call)
+        self.latest.record_duration(call)
+
+    def record_tokens(self, call: Measured) -> None:
+        """Record the tokens of a call."""
+        self.v1_41.record_tokens(call)
+        self.latest.record_tokens(call)
+
+
+_BY_NAME: Final[Mapping[str, Callable[[Meter], ClientMetrics]]] = {
+    "v1.41": V141Metrics,
+    "latest": LatestMetrics,
+    "both": BothMetrics,
+}
+
+
+def client_metrics(meter: Meter, names: str) -> ClientMetrics:
+    """Make the instruments of one set of names.
+
+    Raises:
+        ValueError: there is no such set.
+    """
+    if names not in _BY_NAME:
+        accepted = ", ".join(get_args(MetricNames))
+        raise ValueError(f"names={names!r} is not accepted; expected one of {accepted}")
+    return _BY_NAME[names](meter)
+
+
+def create_histogram(meter: Meter, spec: specs.HistogramSpec) -> Histogram:
+    """Make a histogram with the conventions' buckets."""
+    return meter.create_histogram(
+        spec.name,
+        unit=spec.unit,
+        description=spec.description,
+        explicit_bucket_boundaries_advisory=list(spec.boundaries),
+    )
+
+
+def _create_counter(meter: Meter, spec: specs.CounterSpec) -> Counter:
+    return meter.create_counter(spec.name, unit=spec.unit, description=spec.description)
+
+
+def _or(count: int | None, otherwise: int | None) -> int | None:
+    return otherwise if count is None else count
+
+
+_Split = tuple[tuple[str, int | None], ...]
+
+
+def _input_split(tokens: TokenCounts) -> _Split:
+    return (
+        ("text", tokens.text_input_tokens),
+        ("image", tokens.image_input_tokens),
+        ("audio", tokens.audio_input_tokens),
+    )
+
+
+def _output_split(tokens: TokenCounts) -> _Split:
+    return (
+        ("text", tokens.text_output_tokens),
+        ("image", tokens.image_output_tokens),
+        ("audio", tokens.audio_output_tokens),
+    )
+
+
+def _cache_split(tokens: TokenCounts) -> _Split:
+    return (
+        ("text", tokens.text_cache_read_tokens),
+        ("image", tokens.image_cache_read_tokens),
+        ("audio", tokens.audio_cache_read_tokens),
+    )
+
+
+def _shares(total: int, split: _Split) -> Iterator[tuple[str, int]]:
+    """Divide a count by modality; what the provider has not told apart is ``unknown``."""
+    known = [(modality, count) for modality, count in split if count]
+    rest = total - sum(count for _, count in known)
+    if rest < 0:  # it contradicts itself: only the total is billed
+        known, rest = [], total
+    yield from known
+    if rest or not known:
+        yield "unknown", rest

@@ -1,0 +1,543 @@
+"""One span per call: whoever is outermost owns it, whoever is further in adds to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import SpanKind
+from opentelemetry.util.genai.handler import TelemetryHandler
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.genai import (
+    Call,
+    Instrumenter,
+    Response,
+    StreamWatch,
+    Usage,
+    current_call,
+    recording,
+)
+from llamatelemetry.genai.servers import known_servers
+from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
+from tests.recorder import Recorder
+
+CLIENT_METRICS = {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"}
+SERVER_METRICS = {
+    "gen_ai.server.request.duration",
+    "gen_ai.server.time_to_first_token",
+    "gen_ai.server.time_per_output_token",
+}
+PHASES = {
+    "gen_ai.prefill_ms": 20.0,
+    "llamatelemetry.prompt_tokens": 7,
+    "llamatelemetry.cached_tokens": 3,
+    "gen_ai.decode_ms": 40.0,
+    "gen_ai.tpot_ms": 10.0,
+    "llamatelemetry.predicted_tokens": 5,
+    "llamatelemetry.queue_source": "remainder",
+    "gen_ai.server.time_per_output_token": 0.01,
+}
+MEASURED = {  # by the client's clock
+    "llamatelemetry.queue_duration",
+    "gen_ai.ttft_ms",
+    "gen_ai.server.time_to_first_token",
+}
+
+
+def answered(**more: Any) -> Response:
+    return Response(id="r", model="smol-q4", usage=Usage(input_tokens=10, output_tokens=5), **more)
+
+
+@pytest.fixture
+def theirs(recorder: Recorder) -> trace.Tracer:
+    """The tracer of another instrumentation, which writes to the same place."""
+    return trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
+
+
+def run(instrumenter: Instrumenter, response: Response, **changes: Any) -> Call:
+    """One call, as a plugin makes it."""
+    call = instrumenter.start(chat(**changes))
+    assert call is not None
+    token = call.activate()
+    call.begin_attempt()
+    time.sleep(0.07)  # as long as the timings say, and some more
+    call.deactivate(token)
+    call.finish(response)
+    return call
+
+
+# --- inside somebody else's call -----------------------------------------------------------
+
+CHAT = {"gen_ai.operation.name": "chat"}
+SMOL = {**CHAT, "gen_ai.request.model": "smol"}
+CLIENT, INTERNAL = SpanKind.CLIENT, SpanKind.INTERNAL
+
+
+@pytest.mark.parametrize(
+    ("outer", "is_this_call"),
+    [
+        ((CLIENT, CHAT), True),
+        ((CLIENT, {"gen_ai.operation.name": "text_completion"}), True),
+        ((CLIENT, {"gen_ai.operation.name": "generate_content"}), True),
+        ((CLIENT, SMOL), True),
+        ((CLIENT, {**SMOL, "server.address": "127.0.0.1", "server.port": 8080}), True),
+        ((CLIENT, {**CHAT, "gen_ai.request.model": "ollama/smol"}), True),  # a router's prefix
+        ((CLIENT, {**CHAT, "gen_ai.request.model": "other"}), False),
+        ((CLIENT, {**SMOL, "server.address": "10.0.0.1"}), False),
+        ((CLIENT, {**SMOL, "server.address": "127.0.0.1", "server.port": 9090}), False),
+        ((CLIENT, {"gen_ai.operation.name": "embeddings"}), False),
+        ((CLIENT, {**SMOL, "gen_ai.operation.name": "invoke_agent"}), False),
+        ((CLIENT, {**SMOL, "gen_ai.operation.name": "execute_tool"}), False),
+        ((CLIENT, {**SMOL, "gen_ai.operation.name": "invoke_workflow"}), False),
+        ((CLIENT, {"http.request.method": "POST"}), False),
+        ((CLIENT, {}), False),
+        # A framework that leaves the kind at its default; a pipeline; an engine in this process.
+        ((INTERNAL, SMOL), True),
+        ((INTERNAL, CHAT), False),
+        ((INTERNAL, {**SMOL, "gen_ai.operation.name": "invoke_agent"}), False),
+        ((INTERNAL, {**CHAT, "gen_ai.request.model": "gguf-in-process"}), False),
+        ((SpanKind.SERVER, SMOL), False),
+        # OpenInference has its own names.
+        ((INTERNAL, {"openinference.span.kind": "LLM"}), True),
+        ((INTERNAL, {"openinference.span.kind": "LLM", "llm.model_name": "other"}), False),
+        ((INTERNAL, {"openinference.span.kind": "EMBEDDING"}), False),
+        ((INTERNAL, {"openinference.span.kind": "CHAIN"}), False),
+        ((INTERNAL, {"openinference.span.kind": "AGENT", **SMOL}), False),
+        ((INTERNAL, {"openinference.span.kind": "TOOL"}), False),
+    ],
+)
+def test_a_span_is_this_calls_own_only_if_operation_model_and_server_agree(
+    instrumenter, recorder, theirs, outer, is_this_call
+):
+    kind, attributes = outer
+    with theirs.start_as_current_span("outer", kind=kind, attributes=attributes):
+        run(instrumenter, answered())
+    names = [span.name for span in recorder.spans()]
+    assert names == (["outer"] if is_this_call else ["chat smol", "outer"])
+
+
+@pytest.mark.parametrize(
+    ("operations", "is_this_call"),
+    [
+        (("embeddings", "embeddings"), True),
+        (("embeddings", "chat"), False),
+        (("fetch_response", "fetch_response"), True),
+        (("fetch_response", "chat"), False),
+    ],
+)
+def test_an_operation_of_another_sort_is_another_call(
+    instrumenter, recorder, theirs, operations, is_this_call
+):
+    outer, inner = operations
+    attributes = {"gen_ai.operation.name": outer}
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
+        run(instrumenter, Response(), operation=inner)
+    assert (len(recorder.spans()) == 1) is is_this_call
+
+
+def test_somebody_elses_span_gets_the_engines_timings_and_nothing_they_know_themselves(
+    instrumenter, recorder, theirs
+):
+    attributes = {**SMOL, "gen_ai.provider.name": "ollama"}
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=attributes) as outer:
+        call = run(instrumenter, answered(timings=TIMINGS), parameters={"gen_ai.request.seed": 5})
+        assert outer.is_recording()
+    assert call.ended
+    queue, prefill, decode, span = recorder.spans()
+    assert span.name == "outer"
+    assert {key: span.attributes[key] for key in MEASURED}.keys() == MEASURED
+    assert {k: v for k, v in span.attributes.items() if k not in MEASURED} == {
+        **attributes,
+        **PHASES,
+    }
+    assert [queue.name, prefill.name, decode.name] == ["queue", "prefill", "decode"]
+    assert {phase.parent.span_id for phase in (queue, prefill, decode)} == {span.context.span_id}
+    assert prefill.end_time - prefill.start_time == 20_000_000
+
+
+def test_somebody_elses_span_tells_of_the_server_what_ours_would(instrumenter, recorder, theirs):
+    known_servers.describe(LOCAL, {"llamatelemetry.server.build": "b1"})
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        run(instrumenter, answered())
+    (span,) = recorder.spans()
+    assert dict(span.attributes) == {**SMOL, "llamatelemetry.server.build": "b1"}
+
+
+def test_inside_somebody_elses_call_only_the_engines_metrics_are_recorded(
+    instrumenter, recorder, theirs
+):
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        run(instrumenter, answered(timings=TIMINGS))
+    assert set(recorder.metrics()) == SERVER_METRICS
+    (point,) = recorder.points("gen_ai.server.request.duration")
+    assert point.attributes["gen_ai.provider.name"] == "llama_cpp"
+
+
+def test_openinference_measures_nothing_so_that_everything_is_measured_here(
+    instrumenter, recorder, theirs
+):
+    attributes = {"openinference.span.kind": "LLM"}
+    with theirs.start_as_current_span("ChatCompletion", attributes=attributes):
+        run(instrumenter, answered(timings=TIMINGS))
+    assert set(recorder.metrics()) == SERVER_METRICS | CLIENT_METRICS
+    assert recorder.tokens("input") == 10
+
+
+def test_without_timings_somebody_elses_span_stays_as_it_is(instrumenter, recorder, theirs):
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        run(instrumenter, answered())
+    (span,) = recorder.spans()
+    assert dict(span.attributes) == SMOL
+    assert recorder.metrics() == {}
+
+
+def test_an_error_is_theirs_to_record(instrumenter, recorder, theirs):
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        call = instrumenter.start(chat())
+        call.fail(TimeoutError())
+    (span,) = recorder.spans()
+    assert dict(span.attributes) == SMOL
+    assert span.status.is_unset
+    assert recorder.metrics() == {}
+
+
+@pytest.mark.parametrize(
+    ("told_proved_configured", "expected"),
+    [
+        (("openai", True, None), "llama_cpp"),
+        (("openai", False, None), "openai"),
+        (("azure.ai.openai", True, None), "azure.ai.openai"),  # they know better
+        ((None, True, None), None),
+        (("openai", True, "openai"), "openai"),  # the option stands against every proof
+        (("openai", True, "my_gateway"), "my_gateway"),
+        (("openai", False, "my_gateway"), "openai"),
+    ],
+)
+def test_their_provider_is_corrected_when_it_says_openai_and_the_reply_proves_another(
+    make_instrumenter, recorder, theirs, told_proved_configured, expected
+):
+    told, proved, configured = told_proved_configured
+    attributes = {**SMOL, "gen_ai.provider.name": told} if told else SMOL
+    instrumenter = make_instrumenter(provider_name=configured)
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
+        run(instrumenter, answered(timings=TIMINGS if proved else None))
+    (span,) = [span for span in recorder.spans() if span.name == "outer"]
+    assert span.attributes.get("gen_ai.provider.name") == expected
+
+
+def test_their_span_may_end_before_the_stream_whose_phases_it_still_gets(
+    instrumenter, recorder, theirs, caplog
+):
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        call = instrumenter.start(chat(stream=True))
+        call.begin_attempt()
+    call.finish(answered(timings=TIMINGS))
+    outer, *phases = recorder.spans()
+    assert dict(outer.attributes) == SMOL
+    assert {phase.parent.span_id for phase in phases} == {outer.context.span_id}
+    assert len(phases) == 3
+    assert caplog.records == []  # the SDK warns of a span that is written to after its end
+
+
+def test_a_task_started_in_somebody_elses_call_makes_calls_of_its_own_once_that_has_ended(
+    instrumenter, recorder, theirs
+):
+    async def background(go: asyncio.Event) -> None:
+        await go.wait()
+        run(instrumenter, answered())
+
+    async def main() -> None:
+        go = asyncio.Event()
+        with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+            task = asyncio.create_task(background(go))
+            await asyncio.sleep(0)
+        go.set()
+        await task
+
+    asyncio.run(main())
+    assert [span.name for span in recorder.spans()] == ["outer", "chat smol"]
+    assert set(recorder.metrics()) == CLIENT_METRICS
+
+
+def test_a_stream_inside_somebody_elses_call_leaves_the_chunks_to_them(
+    instrumenter, recorder, theirs
+):
+    chunk = {"model": "smol-q4", "choices": [{"index": 0, "delta": {"content": "a"}}]}
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        watch = StreamWatch(instrumenter.start(chat(stream=True)))
+        for _ in range(3):
+            watch.chunk(chunk)
+        watch.finished()
+    assert recorder.metrics() == {}
+    with theirs.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
+        watch = StreamWatch(instrumenter.start(chat(stream=True)))
+        for _ in range(3):
+            watch.chunk(chunk)
+        watch.finished()
+    (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
+    assert gaps.count == 2
+
+
+# --- under opentelemetry-util-genai --------------------------------------------------------
+
+
+@pytest.fixture
+def handler(recorder: Recorder) -> TelemetryHandler:
+    return handler_for(recorder)
+
+
+def handler_for(recorder: Recorder, **providers: Any) -> TelemetryHandler:
+    return TelemetryHandler(**{**recorder.providers, **providers})
+
+
+def test_a_framework_on_util_genai_keeps_its_one_span(handler, instrumenter, recorder):
+    with handler.inference("openai", request_model="smol") as outer:
+        run(instrumenter, answered(timings=TIMINGS))
+        outer.input_tokens, outer.output_tokens = 10, 5
+    (span,) = recorder.calls()
+    assert span.attributes["gen_ai.prefill_ms"] == 20.0
+    assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+    assert span.attributes["gen_ai.usage.input_tokens"] == 10
+    assert recorder.tokens("input") == 10
+    assert {name: recorder.points(name)[0].count for name in CLIENT_METRICS | SERVER_METRICS} == (
+        dict.fromkeys(CLIENT_METRICS | SERVER_METRICS, 1)
+    )
+
+
+def test_embeddings_under_util_genai_are_one_span_too(handler, instrumenter, recorder):
+    with handler.embedding("openai", request_model="smol"):
+        run(instrumenter, Response(), operation="embeddings")
+    assert len(recorder.calls()) == 1
+
+
+@pytest.mark.parametrize(
+    "inner", [{"model": "other"}, {"server": OTHER_SERVER}, {"operation": "embeddings"}]
+)
+def test_another_call_below_util_genai_is_not_swallowed(handler, instrumenter, recorder, inner):
+    with handler.inference(
+        "openai", request_model="smol", server_address=LOCAL.address, server_port=LOCAL.port
+    ):
+        run(instrumenter, answered(), **inner)
+    assert len(recorder.calls()) == 2
+
+
+@pytest.mark.parametrize(
+    "start_outer",
+    [
+        lambda handler: handler.workflow(name="it"),
+        lambda handler: handler.invoke_local_agent(agent_name="it"),
+        lambda handler: handler.invoke_remote_agent("openai", request_model="smol"),
+        lambda handler: handler.tool(name="it"),
+    ],
+)
+def test_workflows_agents_and_tools_are_parents(handler, instrumenter, recorder, start_outer):
+    with start_outer(handler):
+        run(instrumenter, answered(timings=TIMINGS))
+    *_, call, outer = recorder.spans()
+    assert call.name == "chat smol"
+    assert call.parent.span_id == outer.context.span_id
+    assert call.attributes["gen_ai.prefill_ms"] == 20.0
+    assert "gen_ai.prefill_ms" not in outer.attributes
+
+
+def test_a_task_started_below_util_genai_is_not_swallowed_once_the_owner_has_ended(
+    handler, instrumenter, recorder
+):
+    """Its key stays in the task's context for ever; its own library drops all these calls."""
+
+    async def background(go: asyncio.Event) -> None:
+        await go.wait()
+        run(instrumenter, answered())
+
+    async def main() -> None:
+        go = asyncio.Event()
+        with handler.inference("openai", request_model="smol"):
+            task = asyncio.create_task(background(go))
+            await asyncio.sleep(0)
+        go.set()
+        await task
+
+    asyncio.run(main())
+    theirs, ours = recorder.calls()
+    assert (theirs.name, ours.name) == ("chat smol", "chat smol")
+    assert ours.instrumentation_scope.name == SCOPE
+
+
+def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder, monkeypatch):
+    phases = []
+    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: phases.append(args))
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
+    handler = handler_for(recorder, tracer_provider=provider)
+    instrumenter = Instrumenter(
+        SCOPE, VERSION, tracer_provider=provider, meter_provider=recorder.meter_provider
+    )
+    with handler.inference("openai", request_model="smol"):
+        run(instrumenter, answered(timings=TIMINGS))
+    assert set(recorder.metrics()) == {"gen_ai.client.operation.duration", *SERVER_METRICS}
+    (duration,) = recorder.points("gen_ai.client.operation.duration")
+    assert duration.count == 1
+    assert phases == []
+
+
+def test_a_call_that_is_not_sampled_with_nobody_outside_is_counted(recorder):
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    instrumenter = Instrumenter(
+        SCOPE, VERSION, tracer_provider=provider, meter_provider=recorder.meter_provider
+    )
+    tracer = trace.get_tracer("app", tracer_provider=provider)
+    with tracer.start_as_current_span("request"):
+        run(instrumenter, answered())
+    assert set(recorder.metrics()) == CLIENT_METRICS
+
+
+# --- inside a call of another plugin of ours -----------------------------------------------
+
+
+@pytest.fixture
+def below(recorder: Recorder) -> Instrumenter:
+    """What a plugin further in holds, such as the one that sees HTTP."""
+    return Instrumenter("plugin-below", VERSION, **recorder.providers)
+
+
+def test_a_plugin_further_in_completes_the_outer_call(start, below, recorder):
+    """The outer one has seen no reply: the application reads it raw."""
+    outer = start()
+    token = outer.activate()
+    outer.begin_attempt()
+    run(below, answered(timings=TIMINGS))
+    assert current_call() is outer
+    outer.deactivate(token)
+    outer.finish(Response())
+    (span,) = recorder.calls()
+    assert span.attributes["gen_ai.response.id"] == "r"
+    assert span.attributes["gen_ai.usage.input_tokens"] == 10
+    assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+    assert span.attributes["gen_ai.prefill_ms"] == 20.0
+    assert list(recorder.phases(span)) == ["queue", "prefill", "decode"]
+    counts = {name: {point.count for point in recorder.points(name)} for name in recorder.metrics()}
+    assert counts == {key: {1} for key in CLIENT_METRICS | SERVER_METRICS}
+
+
+def test_what_the_outer_call_knows_itself_stands(start, below, recorder):
+    outer = start()
+    token = outer.activate()
+    run(below, Response(id="inner", model="inner", usage=Usage(1, 1, cache_read_tokens=1)))
+    outer.deactivate(token)
+    outer.finish(Response(id="outer", finish_reasons=("stop",), usage=Usage(2, 0)))
+    attributes = recorder.call().attributes
+    assert attributes["gen_ai.response.id"] == "outer"
+    assert attributes["gen_ai.response.model"] == "inner"
+    assert attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    assert attributes["gen_ai.usage.input_tokens"] == 2
+    assert attributes["gen_ai.usage.output_tokens"] == 0  # which is not unknown
+    assert attributes["gen_ai.usage.cache_read.input_tokens"] == 1
+
+
+def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder):
+    outer = start(stream=True)
+    token = outer.activate()
+    inner = below.start(chat(stream=True))
+    time.sleep(0.05)  # what was before the request went out is no queue
+    inner.begin_attempt()
+    time.sleep(0.02)
+    inner.note_headers()
+    watch = StreamWatch(inner)
+    watch.chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    watch.finished()
+    outer.deactivate(token)
+    outer.finish(Response(timings=TIMINGS))
+    attributes = recorder.call().attributes
+    assert attributes["llamatelemetry.queue_source"] == "header"
+    assert 0.02 <= attributes["llamatelemetry.queue_duration"] < 0.05
+    assert attributes["gen_ai.response.time_to_first_chunk"] >= 0.07
+    assert attributes["gen_ai.ttft_ms"] >= 70  # by the client's clock, not the engine's
+    assert "http.request.resend_count" not in attributes
+
+
+def test_what_the_headers_prove_further_in_is_known_to_the_outer_call(start, below, recorder):
+    outer = start()
+    token = outer.activate()
+    inner = below.start(chat())
+    inner.note_provider("llama_cpp")
+    inner.finish(Response())
+    outer.deactivate(token)
+    outer.finish(Response())
+    assert recorder.call().attributes["gen_ai.provider.name"] == "llama_cpp"
+
+
+def test_the_chunks_of_a_stream_are_measured_once(start, below, recorder):
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    outer = start(stream=True)
+    token = outer.activate()
+    watches = StreamWatch(outer), StreamWatch(below.start(chat(stream=True)))
+    for _ in range(4):
+        for watch in watches:
+            watch.chunk(chunk)
+    outer.deactivate(token)
+    for watch in reversed(watches):
+        watch.finished()
+    (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
+    assert gaps.count == 3
+
+
+def test_the_last_attempt_of_several_is_the_one_that_counts(start, below, recorder):
+    outer = start()
+    token = outer.activate()
+    failed = below.start(chat())
+    failed.fail(ConnectionError(), Response(model="first"))
+    run(below, answered(timings=TIMINGS))
+    outer.deactivate(token)
+    outer.finish(Response())
+    span = recorder.call()
+    assert span.attributes["gen_ai.response.model"] == "smol-q4"
+    assert span.status.is_unset
+
+
+def test_a_layer_that_ends_after_the_outer_call_changes_nothing(start, below, recorder):
+    outer = start()
+    token = outer.activate()
+    inner = below.start(chat())
+    outer.deactivate(token)
+    outer.finish(answered())
+    inner.finish(answered(timings=TIMINGS))
+    assert "gen_ai.prefill_ms" not in recorder.call().attributes
+    assert set(recorder.metrics()) == CLIENT_METRICS
+
+
+def test_three_layers_are_one_span(theirs, instrumenter, below, recorder):
+    """A framework, the client, and HTTP."""
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        call = instrumenter.start(chat())
+        token = call.activate()
+        run(below, answered(timings=TIMINGS))
+        call.deactivate(token)
+        call.finish(Response())
+    (span,) = recorder.calls()
+    assert span.name == "outer"
+    assert span.attributes["gen_ai.prefill_ms"] == 20.0
+    assert set(recorder.metrics()) == SERVER_METRICS
+
+
+@pytest.mark.parametrize("inner", [{"server": OTHER_SERVER}, {"operation": "embeddings"}])
+def test_another_request_inside_our_call_is_a_call_of_its_own(start, below, recorder, inner):
+    outer = start()
+    token = outer.activate()
+    run(below, answered(), **inner)
+    outer.deactivate(token)
+    outer.finish(answered())
+    child, parent = recorder.calls()
+    assert child.parent.span_id == parent.context.span_id
+
+
+def test_what_is_not_asked_for_is_not_written_on_somebody_elses_span(recorder, theirs):
+    config = LlamaTelemetryConfig(phase_spans=False)
+    instrumenter = Instrumenter(SCOPE, VERSION, config=config, **recorder.providers)
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        run(instrumenter, answered(timings=TIMINGS))
+    assert [span.name for span in recorder.spans()] == ["outer"]

@@ -1,0 +1,124 @@
+"""Patch tables that share a function with somebody else's wrapper."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import wrapt
+
+
+def theirs(seen: list[str]) -> Callable[..., Any]:
+    """Another instrumentation's wrapper, made with wrapt as ours is."""
+
+    def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("theirs")
+        return wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
+def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
+    module, seen = library.load(), []
+    table = library.table(path)
+    table.apply()
+    wrapt.wrap_function_wrapper(module, path, theirs(seen))
+    outermost = wrapt.resolve_path(module, path)[2]
+    assert (library.call(path), len(seen)) == (1, 1)
+    table.revert()
+    assert (library.call(path), len(seen)) == (0, 2)
+    assert wrapt.resolve_path(module, path)[2] is outermost
+
+
+@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
+def test_under_another_wrapper_applying_again_does_not_double(library, path):
+    module, seen = library.load(), []
+    table = library.table(path)
+    for _ in range(3):
+        table.apply()
+        if not seen:
+            wrapt.wrap_function_wrapper(module, path, theirs(seen))
+        seen.clear()
+        assert (library.call(path), len(seen)) == (1, 1)
+        table.revert()
+
+
+def test_under_a_wrapper_made_with_functools_applying_again_does_not_double(library):
+    client = library.load().Client
+    table = library.table("Client.own")
+    table.apply()
+    ours = client.own
+
+    @functools.wraps(ours)
+    def their_own(self: Any, x: int) -> Any:
+        return ours(self, x)
+
+    client.own = their_own
+    table.revert()
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+
+
+def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library):
+    client = library.load().Client
+    table = library.table("Client.own")
+    table.apply()
+    ours = client.own
+
+    def their_own(self: Any, x: int) -> Any:  # no __wrapped__ to find ours by
+        return ours(self, x)
+
+    client.own = their_own
+    table.revert()
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+    table.revert()
+    assert library.call("Client.own") == 0
+
+
+def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
+    before = library.dicts()
+    module, seen = library.load(), []
+    table = library.table("Client.own")
+    table.apply()
+    ours = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    table.revert()
+    module.Client.own = ours  # they put back what they had found
+    assert library.call("Client.own") == 0
+    table.apply()
+    assert library.call("Client.own") == 1
+    table.revert()
+    assert library.dicts() == before
+
+
+def test_when_theirs_is_taken_off_after_applying_again_ours_is_on(library):
+    before = library.dicts()
+    module, seen = library.load(), []
+    table = library.table("Client.own")
+    table.apply()
+    ours = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    table.revert()
+    table.apply()
+    module.Client.own = ours  # they put back what they had found
+    assert library.call("Client.own") == 1
+    table.revert()
+    assert library.dicts() == before
+
+
+def test_theirs_below_ours_survives_our_revert(library):
+    module, seen = library.load(), []
+    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    before = library.dicts()
+    table = library.table("Client.own")
+    table.apply()
+    table.revert()
+    assert library.dicts() == before
+    assert library.call("Client.own") == 0
+    assert seen == ["theirs"]

@@ -1,0 +1,225 @@
+"""What a call that has ended leaves: its provider, its phases, and nothing OTLP cannot carry."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.genai import Response, Usage, current_call, read_response
+from llamatelemetry.genai import call as call_module
+from llamatelemetry.genai.servers import known_servers
+from tests.genai.conftest import (
+    COMMON,
+    DURATION,
+    LOCAL,
+    OTHER_SERVER,
+    SCOPE,
+    TIMINGS,
+    VERSION,
+    chat,
+)
+from tests.genai.strategies import REPLIES
+from tests.recorder import Recorder
+
+# --- providers -----------------------------------------------------------------------------
+
+
+def test_timings_prove_a_llama_cpp_server_and_the_next_call_knows(start, recorder):
+    start(parameters={"openai.api.type": "chat_completions"}).finish(
+        Response(timings=TIMINGS, system_fingerprint="b1")
+    )
+    span = recorder.call()
+    assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+    assert not [name for name in span.attributes if name.startswith("openai.")]
+    assert {p.attributes["gen_ai.provider.name"] for p in recorder.points(DURATION)} == {
+        "llama_cpp"
+    }
+    second = start()
+    assert second.request.provider == "llama_cpp"
+    assert start(server=OTHER_SERVER).request.provider == "openai"
+
+
+def test_a_provider_given_in_the_configuration_stands_against_everything(
+    make_instrumenter, recorder
+):
+    instrumenter = make_instrumenter(provider_name="my_gateway")
+    call = instrumenter.start(chat(parameters={"openai.api.type": "chat_completions"}))
+    assert call.request.provider == "my_gateway"
+    call.note_provider("llama_cpp")
+    call.finish(Response(timings=TIMINGS))
+    span = recorder.call()
+    assert span.attributes["gen_ai.provider.name"] == "my_gateway"
+    assert "openai.api.type" not in span.attributes
+    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"  # learned all the same
+
+
+# --- phases --------------------------------------------------------------------------------
+
+
+def finish_with_phases(call: Any, **changes: Any) -> None:
+    call.begin_attempt()
+    time.sleep(0.1)
+    call.finish(Response(timings=TIMINGS, **changes))
+
+
+def test_the_phases_follow_one_another_from_the_last_attempt(start, recorder):
+    call = start()
+    call.begin_attempt()
+    time.sleep(0.03)  # the first attempt came to nothing
+    finish_with_phases(call)
+    span = recorder.call()
+    phases = recorder.phases(span)
+    queue, prefill, decode = phases["queue"], phases["prefill"], phases["decode"]
+    assert list(phases) == ["queue", "prefill", "decode"]
+    assert {p.kind for p in phases.values()} == {SpanKind.INTERNAL}
+    assert queue.start_time >= span.start_time + 30_000_000
+    assert queue.end_time == prefill.start_time
+    assert prefill.end_time - prefill.start_time == 20_000_000
+    assert prefill.end_time == decode.start_time
+    assert decode.end_time - decode.start_time == 40_000_000
+    assert abs(decode.end_time - span.end_time) < 1000  # ns: rounding
+    assert span.attributes["http.request.resend_count"] == 1
+    queue_s = span.attributes["llamatelemetry.queue_duration"]
+    assert queue_s >= 0.04
+    assert queue.end_time - queue.start_time == pytest.approx(queue_s * 1e9, abs=10)
+    assert dict(queue.attributes) == {
+        "llamatelemetry.phase": "queue",
+        "llamatelemetry.queue_duration": queue_s,
+        "llamatelemetry.queue_source": "remainder",
+    }
+    assert dict(prefill.attributes) == {
+        "llamatelemetry.phase": "prefill",
+        "gen_ai.prefill_ms": 20.0,
+        "llamatelemetry.prompt_tokens": 7,
+        "llamatelemetry.cached_tokens": 3,
+    }
+    assert dict(decode.attributes) == {
+        "llamatelemetry.phase": "decode",
+        "gen_ai.decode_ms": 40.0,
+        "gen_ai.tpot_ms": 10.0,
+        "llamatelemetry.predicted_tokens": 5,
+    }
+
+
+def test_the_call_span_sums_its_phases_up(start, recorder):
+    call = start()
+    finish_with_phases(call, usage=Usage(input_tokens=10, output_tokens=5))
+    attributes = dict(recorder.call().attributes)
+    queue_s = attributes["llamatelemetry.queue_duration"]
+    assert attributes == {
+        **COMMON,
+        "gen_ai.provider.name": "llama_cpp",
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 5,
+        "llamatelemetry.queue_duration": queue_s,
+        "llamatelemetry.queue_source": "remainder",
+        "gen_ai.prefill_ms": 20.0,
+        "llamatelemetry.prompt_tokens": 7,
+        "llamatelemetry.cached_tokens": 3,
+        "gen_ai.decode_ms": 40.0,
+        "gen_ai.tpot_ms": 10.0,
+        "llamatelemetry.predicted_tokens": 5,
+        "gen_ai.ttft_ms": pytest.approx((queue_s + 0.02) * 1000),
+        "gen_ai.server.time_to_first_token": pytest.approx(queue_s + 0.02),
+        "gen_ai.server.time_per_output_token": 0.01,
+    }
+    expected = {
+        "gen_ai.server.request.duration": queue_s + 0.06,
+        "gen_ai.server.time_to_first_token": queue_s + 0.02,
+        "gen_ai.server.time_per_output_token": 0.01,
+    }
+    for name, value in expected.items():
+        (point,) = recorder.points(name)
+        assert point.sum == pytest.approx(value)
+        assert dict(point.attributes) == {**COMMON, "gen_ai.provider.name": "llama_cpp"}
+
+
+def test_on_a_stream_the_headers_end_the_queue_and_the_client_saw_the_first_token(start, recorder):
+    call = start(stream=True)
+    call.begin_attempt()
+    time.sleep(0.02)
+    call.note_headers()
+    call.first_chunk_ns = time.perf_counter_ns()
+    time.sleep(0.02)
+    call.first_token_ns = time.perf_counter_ns()
+    call.finish(Response(timings=TIMINGS))
+    span = recorder.call()
+    attributes = span.attributes
+    assert attributes["gen_ai.request.stream"] is True
+    assert attributes["llamatelemetry.queue_source"] == "header"
+    first_chunk_s = attributes["gen_ai.response.time_to_first_chunk"]
+    first_token_s = attributes["gen_ai.ttft_ms"] / 1000
+    assert 0.02 <= attributes["llamatelemetry.queue_duration"] < first_chunk_s
+    assert first_chunk_s + 0.02 <= first_token_s < (span.end_time - span.start_time) / 1e9
+    (point,) = recorder.points("gen_ai.client.operation.time_to_first_chunk")
+    assert (point.sum, point.count) == (first_chunk_s, 1)
+
+
+def test_a_retry_takes_back_the_headers_of_the_attempt_before(start, recorder):
+    call = start(stream=True)
+    call.begin_attempt()
+    call.note_headers()
+    call.begin_attempt()
+    call.finish(Response(timings=TIMINGS))
+    assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
+
+
+def test_headers_of_a_plain_reply_say_nothing_of_the_queue(start, recorder):
+    call = start()
+    call.begin_attempt()
+    call.note_headers()
+    call.finish(Response(timings=TIMINGS))
+    assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
+
+
+def test_of_several_choices_no_queue_no_children_and_no_server_metrics(start, recorder):
+    start(choice_count=2).finish(Response(timings=TIMINGS))
+    span = recorder.call()
+    assert "llamatelemetry.queue_duration" not in span.attributes
+    assert "gen_ai.ttft_ms" not in span.attributes
+    assert span.attributes["gen_ai.prefill_ms"] == 20.0
+    assert recorder.phases(span) == {}
+    assert set(recorder.metrics()) == {DURATION}
+
+
+def test_phase_spans_can_be_switched_off(make_instrumenter, recorder):
+    make_instrumenter(phase_spans=False).start(chat()).finish(Response(timings=TIMINGS))
+    assert recorder.phases(recorder.call()) == {}
+    assert recorder.call().attributes["gen_ai.prefill_ms"] == 20.0
+
+
+def test_a_call_without_timings_has_no_phases(start, recorder):
+    start().finish(Response(usage=Usage(input_tokens=1)))
+    assert recorder.phases(recorder.call()) == {}
+
+
+# --- whatever a server says ----------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(reply=REPLIES)
+def test_any_reply_ends_in_telemetry_that_otlp_can_carry(reply, caplog):
+    recorder = Recorder()
+    instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
+    caplog.clear()
+    response = read_response(reply)
+    call = instrumenter.start(chat(model=response.model))
+    call.finish(response)
+    reader: InMemoryMetricReader = recorder._reader
+    encode_spans(recorder.spans()).SerializeToString()
+    encode_metrics(reader.get_metrics_data()).SerializeToString()
+    assert caplog.records == []  # an encoder logs what it drops
+    assert len(recorder.calls()) == 1
+
+
+def test_an_odd_context_value_under_our_key_is_not_a_call(monkeypatch):
+    monkeypatch.setattr(call_module.context_api, "get_value", lambda *_: SimpleNamespace())
+    assert current_call() is None
