@@ -19,6 +19,10 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
 from llamatelemetry.genai import Instrumenter, PatchTable
+from llamatelemetry_instrumentation_openai._one_client import (
+    instrument_client,
+    uninstrument_client,
+)
 from llamatelemetry_instrumentation_openai._patches import patch_points
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.completion_hook import CompletionHook
 
-__all__ = ["OpenAIInstrumentor", "__version__"]
+__all__ = ["OpenAIInstrumentor", "__version__", "instrument_client", "uninstrument_client"]
 
 
 class OpenAIInstrumentor(BaseInstrumentor):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def deliver(call: Call, route: Route, result: Any, *, is_async: bool) -> None:
     """End the call with its reply, or leave that to the reply's end. The result stays what it is."""
     try:
-        kind = _kind_of(cast("type[Any]", type(result)))
+        # Not `type`: an instrumentation further in may have put a proxy around it.
+        kind = _kind_of(cast("type[Any]", result.__class__))
         if kind is _Kind.STREAM:
             _watch_stream(call, route, result, is_async)
         elif kind is _Kind.REPLY:

@@ -23,6 +23,7 @@ from llamatelemetry.genai import (
     current_call,
     recording,
 )
+from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
 from tests.recorder import Recorder
 
@@ -158,6 +159,14 @@ def test_somebody_elses_span_gets_the_engines_timings_and_nothing_they_know_them
     assert [queue.name, prefill.name, decode.name] == ["queue", "prefill", "decode"]
     assert {phase.parent.span_id for phase in (queue, prefill, decode)} == {span.context.span_id}
     assert prefill.end_time - prefill.start_time == 20_000_000
+
+
+def test_somebody_elses_span_tells_of_the_server_what_ours_would(instrumenter, recorder, theirs):
+    known_servers.describe(LOCAL, {"llamatelemetry.server.build": "b1"})
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        run(instrumenter, answered())
+    (span,) = recorder.spans()
+    assert dict(span.attributes) == {**SMOL, "llamatelemetry.server.build": "b1"}
 
 
 def test_inside_somebody_elses_call_only_the_engines_metrics_are_recorded(
@@ -420,12 +429,13 @@ def test_what_the_outer_call_knows_itself_stands(start, below, recorder):
     token = outer.activate()
     run(below, Response(id="inner", model="inner", usage=Usage(1, 1, cache_read_tokens=1)))
     outer.deactivate(token)
-    outer.finish(Response(id="outer", finish_reasons=("stop",), usage=Usage(2, 2)))
+    outer.finish(Response(id="outer", finish_reasons=("stop",), usage=Usage(2, 0)))
     attributes = recorder.call().attributes
     assert attributes["gen_ai.response.id"] == "outer"
     assert attributes["gen_ai.response.model"] == "inner"
     assert attributes["gen_ai.response.finish_reasons"] == ("stop",)
     assert attributes["gen_ai.usage.input_tokens"] == 2
+    assert attributes["gen_ai.usage.output_tokens"] == 0  # which is not unknown
     assert attributes["gen_ai.usage.cache_read.input_tokens"] == 1
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ from llamatelemetry.llama import (
     StartupTimeoutError,
     UnsupportedOptionError,
 )
+from llamatelemetry.llama._launch import Launch
+from llamatelemetry.llama._listening import Address
+from llamatelemetry.llama._server_log import ServerLog
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
@@ -259,9 +263,11 @@ class TestFaults:
 
     def test_stopped_by_another_thread_while_loading(self, manager):
         server = manager(fault={"load_s": 600})
-        threading.Timer(0.5, server.stop).start()
+        stopper = threading.Timer(0.5, server.stop)
+        stopper.start()
         with pytest.raises(ServerManagerError):
             server.start()
+        stopper.join()
 
     def test_port_taken_by_something_else(self, manager):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -366,6 +372,15 @@ class TestFaults:
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: processes_of(program) == [])
 
+    def test_what_ran_away_from_it_does_not_hold_up_its_end(self, model, program):
+        config = ServerConfig(model, port=0, env=faults(helper="runs away"))
+        server = ServerManager(config, binary=program).start()
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 8
+        (stray,) = processes_of(program)
+        os.kill(stray, signal.SIGKILL)
+
     def test_without_its_watchdog_it_is_ended(self, manager, program, caplog):
         server = manager().start()
         (watchdog,) = set(processes_of(program)) - {server.pid}
@@ -394,6 +409,45 @@ class TestFaults:
             "GGML_ASSERT failed: the last words",
         )
         assert (tmp_path / "server.log").stat().st_size > 100_000_000
+
+
+class TestLog:
+    def test_lines_without_an_end_take_no_memory(self):
+        log = ServerLog()
+        tracemalloc.start()
+        try:
+            for _ in range(200):
+                log.feed(b"x" * 65536)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken < 1_000_000
+        log.close()
+        assert log.lines() == ["x" * 8192]
+
+    def test_long_lines_are_cut(self):
+        log = ServerLog()
+        log.feed(b"x" * 60000 + b"\nnext")
+        log.close()
+        assert list(map(len, log.lines())) == [8192, 4]
+
+    def test_a_line_comes_whole_however_it_is_read(self):
+        log = ServerLog()
+        for part in ("one\ntw", "o\n", "ü"):
+            log.feed(part.encode()[:-1])
+            log.feed(part.encode()[-1:])
+        log.close()
+        assert log.lines() == ["one", "two", "ü"]
+
+    def test_flags_are_shown_without_secrets_and_folders(self):
+        flags = ("--hf-token", "hf_1", "--api-key-file=/a/b", "-m", "/home/me/m.gguf", "-ngl", "-1")
+        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1))
+        assert launch.shown_flags() == [
+            "--hf-token ***",
+            "--api-key-file ***",
+            "-m m.gguf",
+            "-ngl -1",
+        ]
 
 
 class TestBinary:

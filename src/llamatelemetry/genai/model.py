@@ -48,7 +48,8 @@ class Request:
     ``operation`` is the value of ``gen_ai.operation.name``. Work that has no operation of its
     own gives a ``task`` instead ("transcription"), and `Instrumenter.start` finds the operation,
     which may be none. ``parameters`` are further span attributes (temperature, seed, ...) under
-    their conventional names. ``choice_count`` is how many answers were asked for.
+    their conventional names. ``choice_count`` is how many answers were asked for, to all prompts.
+    ``has_queue`` is false of an engine that serves one caller at a time, inside his process.
     ``read_content`` reads the messages, and is run only when somebody wants them; an operation
     without one, such as embeddings, has no content and makes no event.
     """
@@ -61,6 +62,7 @@ class Request:
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     task: str | None = None
+    has_queue: bool = True
     read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -116,7 +118,8 @@ class Response:
     """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
 
     ``status`` is where a response that can be fetched later stands. ``error`` is a failure that
-    a good reply tells of: the call failed, though nothing was raised. ``read_content`` reads the
+    a good reply tells of: the call failed, though nothing was raised. ``attributes`` are further
+    attributes of the span, for what only one kind of server tells. ``read_content`` reads the
     messages, and is run only when somebody wants them.
     """
 
@@ -131,15 +134,18 @@ class Response:
     conversation_id: str | None = None
     compacted: bool = False
     error: ErrorInfo | None = None
+    attributes: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     def complete(self, other: Response) -> None:
         """Fill in what is not known here from another reading of the same reply."""
         _fill(self.usage, other.usage)
+        self.attributes = {**other.attributes, **self.attributes}
         _fill(self, other)
 
 
 def _fill(target: Response | Usage, source: Response | Usage) -> None:
     for known in fields(source):
-        if getattr(target, known.name) in (None, (), False):
+        value = getattr(target, known.name)
+        if value is None or value is False or value == ():  # 0 is known
             setattr(target, known.name, getattr(source, known.name))

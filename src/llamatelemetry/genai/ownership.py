@@ -14,6 +14,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 
 from llamatelemetry.genai import recording
+from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.rivals import ForeignSpan
 
     GapRecorder = Callable[[float, Mapping[str, AttributeValue]], None]
+
+_GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
 CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
@@ -220,8 +223,11 @@ def is_within(outer: Call, request: Request) -> bool:
     """Say whether a request found inside a call of ours is that call, seen one layer down.
 
     The marker leaks into tasks started during the call; those may talk to other servers. The
-    model is not compared: what is sent may be rewritten on the way.
+    model is not compared: what is sent may be rewritten on the way. An outer call that knows of
+    no server is an engine of the application's own, which may do its work by asking one.
     """
+    if outer.request.server is None and request.operation in _GENERATING:
+        return outer.request.operation in _GENERATING
     return outer.request.title == request.title and _origin(outer.request) == _origin(request)
 
 

@@ -52,9 +52,9 @@ def read_native(reply: Any, answers_per_prompt: int = 1) -> Response:
     )
     slot = count(get(first, "id_slot"))
     if slot is not None:
-        response.attributes[names.LLAMA_SLOT] = slot
+        response.attributes[names.SLOT] = slot
     if any(get(one, "truncated") is True for one in results):
-        response.attributes[names.LLAMA_TRUNCATED] = True
+        response.attributes[names.TRUNCATED] = True
     return response
 
 
