@@ -262,7 +262,7 @@ class Exchange:
                 watch = UnprovenWatch(lambda: self._prove_stream(reply))
                 self._dialect.tap(reply.response, watch, reply.encoding)
         elif b'"timings"' in reply.content:
-            found = _read_content(self._match, reply, read_request(route, {}, None))
+            found = _read_content(self._match, reply, read_request(route, {}, None), None)
             if found.timings is not None:
                 call = self._prove()
                 if call is not None:
@@ -293,7 +293,7 @@ class Exchange:
             headers_ns = self._dialect.headers_ns(reply.response, self._sent_ns)
             if headers_ns is not None:
                 call.note_headers(headers_ns)
-            call.finish(_read_content(self._match, reply, call.request))
+            call.finish(_read_content(self._match, reply, call.request, call.content_max_chars))
             return
         call.note_headers(reply.at_ns)
         watch = (
@@ -310,7 +310,10 @@ class Exchange:
     def _event_watch(self, call: Call, reply: _Reply) -> EventBytesWatch:
         route = self._match.route
         return bytes_watch(
-            call, route.fold(call.request), self._told_encoding(reply), is_typed=route.is_typed
+            call,
+            route.fold(call.request, call.content_max_chars),
+            self._told_encoding(reply),
+            is_typed=route.is_typed,
         )
 
     def _told_encoding(self, reply: _Reply) -> str:
@@ -352,10 +355,12 @@ class _Reply:
         self.content = dialect.content(response)
 
 
-def _read_content(match: Match, reply: _Reply, request: Request) -> Response:
+def _read_content(
+    match: Match, reply: _Reply, request: Request, content_max_chars: int | None
+) -> Response:
     content = reply.content or b""
     if reply.is_event_stream and reply.status < 300:
-        fold = match.route.fold(request)
+        fold = match.route.fold(request, content_max_chars)
         for event in EventReader().feed(content):
             fold.add(event)
         return fold.response()
