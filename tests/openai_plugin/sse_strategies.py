@@ -29,6 +29,8 @@ _CHUNKS: st.SearchStrategy[Any] = st.one_of(
     st.builds(lambda timings: replies.chunk({}, "stop", timings=timings), TIMINGS),
     st.builds(lambda odd: replies.chunk({}) | odd, _ODD_CHOICES),
     st.builds(replies.completion_chunks).flatmap(st.sampled_from),
+    st.sampled_from(replies.response_events()),
+    st.sampled_from([*replies.image_events("image_edit"), *replies.transcript_events()]),
     REPLIES,
 )
 _ERRORS = st.sampled_from(
