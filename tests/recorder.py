@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -17,7 +19,7 @@ from llamatelemetry.genai.servers import known_servers
 
 
 class Recorder:
-    """Tracer and meter providers, and what they got."""
+    """Tracer, meter and logger providers, and what they got."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -25,10 +27,17 @@ class Recorder:
         self.tracer_provider = TracerProvider(shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self._logs = InMemoryLogRecordExporter()
+        self.logger_provider = LoggerProvider(shutdown_on_exit=False)
+        self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
 
     @property
     def providers(self) -> dict[str, object]:
-        return {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
+        return {
+            "tracer_provider": self.tracer_provider,
+            "meter_provider": self.meter_provider,
+            "logger_provider": self.logger_provider,
+        }
 
     def spans(self) -> list[ReadableSpan]:
         """All spans that have ended, in the order of their ending."""
@@ -52,22 +61,35 @@ class Recorder:
             if span.parent is not None and span.parent.span_id == of.context.span_id
         }
 
+    def events(self) -> list[ReadableLogRecord]:
+        """All events, in the order of their emission."""
+        assert flush_pending(5)
+        return list(self._logs.get_finished_logs())
+
     def clear_spans(self) -> None:
         self._exporter.clear()
 
     def metrics(self) -> dict[str, Metric]:
-        data = self._reader.get_metrics_data()
         found: dict[str, Metric] = {}
-        for resource in data.resource_metrics if data is not None else ():
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    assert metric.name not in found, f"{metric.name} comes from two scopes"
-                    found[metric.name] = metric
+        for metric in self._all_metrics():
+            assert metric.name not in found, f"{metric.name} comes from two scopes"
+            found[metric.name] = metric
         return found
 
+    def _all_metrics(self) -> Iterator[Metric]:
+        data = self._reader.get_metrics_data()
+        for resource in data.resource_metrics if data is not None else ():
+            for scope in resource.scope_metrics:
+                yield from scope.metrics
+
     def points(self, name: str) -> list[HistogramDataPoint]:
-        metric = self.metrics().get(name)
-        return list(metric.data.data_points) if metric is not None else []
+        """The points of a metric, of all plugins that are active."""
+        return [
+            point
+            for metric in self._all_metrics()
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
 
     def tokens(self, token_type: str) -> int:
         """The sum of ``gen_ai.client.token.usage`` of one type, over all its points."""
@@ -84,6 +106,7 @@ def recorder() -> Iterator[Recorder]:
     yield recorder
     recorder.tracer_provider.shutdown()
     recorder.meter_provider.shutdown()
+    recorder.logger_provider.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import llamatelemetry
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
+from llamatelemetry.config import config_in_use
 from llamatelemetry.distro import LlamaTelemetryConfigurator
 from llamatelemetry.genai import guard
 from tests.otlp_receiver import grpc_receiver, http_receiver
@@ -618,3 +619,13 @@ def test_spans_of_a_provider_given_by_the_application_can_be_watched_in_memory(r
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     record("one")
     assert [span.name for span in exporter.get_finished_spans()] == ["one"]
+
+
+def test_what_init_is_told_is_in_use_until_shutdown(receiver):
+    assert config_in_use() is None
+    init(otlp_endpoint=receiver.url, propagate="off")
+    assert config_in_use().propagate == "off"
+    init(propagate="on")
+    assert config_in_use().propagate == "on"
+    shutdown()
+    assert config_in_use() is None

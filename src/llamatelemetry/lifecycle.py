@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import _logs, metrics, trace
 
 from llamatelemetry import genai
-from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig, effective_config, sdk_disabled
+from llamatelemetry.config import (
+    OPTIONS,
+    LlamaTelemetryConfig,
+    effective_config,
+    sdk_disabled,
+    use_config,
+)
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 
@@ -79,8 +85,10 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
     with _lock:
         setup = _running_setup()
         if setup is not None:
-            return _attach(setup, wanted, _names_given(config, explicit))
-        _set_up(wanted)
+            wanted = _attach(setup, wanted, _names_given(config, explicit))
+        else:
+            _set_up(wanted)
+        use_config(wanted)
         return wanted
 
 
@@ -123,6 +131,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
         setup = _setup()
         stopped = setup is None or setup.stop(deadline, at_once=not flushed)
         _forget_setup()
+        use_config(None)
         return flushed and reaped and stopped
 
 

@@ -19,15 +19,22 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
 from llamatelemetry.genai import Instrumenter, PatchTable
+from llamatelemetry_instrumentation_openai._one_client import (
+    instrument_client,
+    uninstrument_client,
+)
 from llamatelemetry_instrumentation_openai._patches import patch_points
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["OpenAIInstrumentor", "__version__"]
+    from llamatelemetry.genai.completion_hook import CompletionHook
+
+__all__ = ["OpenAIInstrumentor", "__version__", "instrument_client", "uninstrument_client"]
 
 
 class OpenAIInstrumentor(BaseInstrumentor):
@@ -44,6 +51,8 @@ class OpenAIInstrumentor(BaseInstrumentor):
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
         config: LlamaTelemetryConfig | None = None,
         **_kwargs: Any,
     ) -> None:
@@ -52,6 +61,10 @@ class OpenAIInstrumentor(BaseInstrumentor):
         Args:
             tracer_provider: OpenTelemetry's global one when not given.
             meter_provider: likewise.
+            logger_provider: likewise; for the events that hold content.
+            completion_hook: run with the content of each call, whether or not content is
+                captured; the one that OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK names when
+                not given.
             config: options; read from the environment when not given.
         """
         if sdk_disabled():
@@ -62,6 +75,8 @@ class OpenAIInstrumentor(BaseInstrumentor):
             config=effective_config(config),
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
+            logger_provider=logger_provider,
+            completion_hook=completion_hook,
         )
         if self._table is None:
             self._table = PatchTable(patch_points(self))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llamatelemetry.genai import StreamWatch
+
 
 class CloseHook:
     """Shadows ``close`` or ``aclose`` in the instance of a response, until `remove`.
@@ -19,8 +21,9 @@ class CloseHook:
     Args:
         response: the HTTP response.
         is_async: whether it belongs to an asynchronous client.
-        closing: told each time, before the response is closed, with the exception that is
-            leaving a ``with`` block of the caller, if that is why.
+        closing: told each time, before the response is closed, why it is: the exception that
+            is leaving a ``with`` block of the caller, or the ``GeneratorExit`` of whoever
+            iterates, if it is one of these. `end` knows what to make of it.
     """
 
     def __init__(
@@ -33,11 +36,11 @@ class CloseHook:
         ambient = sys.exception()
 
         def close() -> Any:
-            closing(_callers_exception(ambient))
+            closing(_reason(ambient))
             return original()
 
         async def aclose() -> Any:
-            closing(_callers_exception(ambient))
+            closing(_reason(ambient))
             return await original()
 
         response.__dict__[self._name] = aclose if is_async else close
@@ -52,11 +55,23 @@ def is_running(generator: Any) -> bool:
     return bool(getattr(generator, "gi_running", False) or getattr(generator, "ag_running", False))
 
 
-def _callers_exception(ambient: BaseException | None) -> BaseException | None:
-    """The exception that is leaving a ``with stream:`` block of the caller, if that is why it closes."""
+def end(watch: StreamWatch, error: BaseException | None) -> None:
+    """End a stream that is closed, for the reason that a `CloseHook` gave."""
+    if error is None:
+        watch.closed()
+    elif isinstance(error, GeneratorExit):
+        # Perhaps the garbage collector's, in whatever code of whatever thread it runs.
+        watch.abandoned()
+    else:
+        watch.failed(error)
+
+
+def _reason(ambient: BaseException | None) -> BaseException | None:
     error = sys.exception()
     if error is None or error is ambient:
         return None
+    if isinstance(error, GeneratorExit):
+        return error
     frame = inspect.currentframe()
     for _ in range(8):
         frame = frame.f_back if frame is not None else None

@@ -16,7 +16,7 @@ from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, Stream
 from llamatelemetry.genai.bodies import BodyCapture, parse_body
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.sse import EventReader
-from llamatelemetry_instrumentation_openai._closing import CloseHook, is_running
+from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -51,9 +51,8 @@ class RawReply:
         self._is_stream = call.request.stream or _is_event_stream(http)
         self._body = _BodyFold(route)
         self._events = EventReader()
-        self._watch = StreamWatch(
-            call, route.fold() if self._is_stream else self._body, on_end=self._remove
-        )
+        fold = route.fold(call.content_max_chars) if self._is_stream else self._body
+        self._watch = StreamWatch(call, fold, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False
         self._closed_ns: int | None = None
@@ -66,7 +65,9 @@ class RawReply:
             self._shadow_parse(raw.parse)
 
     def __del__(self) -> None:
-        self._watch.abandoned()
+        watch = self.__dict__.get("_watch")  # not there if making it has failed
+        if watch is not None:
+            watch.abandoned()
 
     def _remove(self) -> None:
         self._close_hook.remove()
@@ -81,11 +82,11 @@ class RawReply:
             # the call, which is recorded as soon as those bytes are here.
             self._closed_ns = perf_counter_ns()
         elif is_running(self._parsed_source):
-            pass
+            pass  # its tap hears how it ends
         elif error is None:
             self._finish()
         else:
-            self._watch.failed(error)
+            end(self._watch, error)
 
     def _finish(self) -> None:
         if not self._is_iterated and self._parsed_source is None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, StreamWatch, guard
-from llamatelemetry_instrumentation_openai._closing import CloseHook, is_running
+from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 from llamatelemetry_instrumentation_openai._raw import RawReply, read_content
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def deliver(call: Call, route: Route, result: Any, *, is_async: bool) -> None:
     """End the call with its reply, or leave that to the reply's end. The result stays what it is."""
     try:
-        kind = _kind_of(cast("type[Any]", type(result)))
+        # Not `type`: an instrumentation further in may have put a proxy around it.
+        kind = _kind_of(cast("type[Any]", result.__class__))
         if kind is _Kind.STREAM:
             _watch_stream(call, route, result, is_async)
         elif kind is _Kind.REPLY:
@@ -64,7 +65,7 @@ def _kind_of(kind: type[Any]) -> _Kind:
         return _Kind.STREAM
     if hasattr(kind, "http_request") and hasattr(kind, "parse"):
         return _Kind.RAW
-    return _Kind.HTTP if hasattr(kind, "is_stream_consumed") else _Kind.REPLY
+    return _Kind.HTTP if hasattr(kind, "raise_for_status") else _Kind.REPLY
 
 
 def _watch_stream(call: Call, route: Route, stream: Any, is_async: bool) -> None:
@@ -73,11 +74,8 @@ def _watch_stream(call: Call, route: Route, stream: Any, is_async: bool) -> None
 
     def closing(error: BaseException | None) -> None:
         if not is_running(source):
-            if error is None:
-                watch.closed()
-            else:
-                watch.failed(error)
+            end(watch, error)
 
     hook = CloseHook(stream.response, is_async, closing)
-    watch = StreamWatch(call, route.fold(), on_end=hook.remove)
+    watch = StreamWatch(call, route.fold(call.content_max_chars), on_end=hook.remove)
     stream._iterator = (AsyncIteratorTap if is_async else IteratorTap)(source, watch)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from llamatelemetry.genai import Request, Server
-from llamatelemetry.genai.fields import count, mapping, model_name
+from llamatelemetry.genai.fields import mapping, model_name
 from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai.wire_llama import read_choice_count
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI, PROVIDER_OPENAI
 from llamatelemetry_instrumentation_openai._routes import FETCH, fetched_response_id
@@ -48,7 +49,8 @@ def read_request(client: Any, route: Route, body: Mapping[str, Any], stream: boo
         model=None if route is FETCH else model_name(body.get("model")) or _deployment(client),
         server=server_of_client(client),
         stream=stream,
-        choice_count=count(body.get("n")) or 1,
+        choice_count=read_choice_count(body),
+        read_content=None if route.read_content is None else partial(route.read_content, body),
     )
 
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Response, read_parameters, read_response
+from llamatelemetry.genai import Content, Response, read_parameters, read_response
+from llamatelemetry.genai.content_readers import (
+    read_chat_request,
+    read_completion_request,
+    read_responses_request,
+)
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
 from llamatelemetry.genai.wire_responses import (
@@ -34,8 +39,10 @@ class Route:
         task: what it does that has no operation of its own.
         fixed: attributes that every call of it has.
         read_parameters: reads the JSON body of a request.
+        read_content: reads the messages in the JSON body of a request; ``None`` where the
+            conventions know no content.
         read_reply: reads a model or JSON of a reply.
-        fold: makes what folds a stream of it.
+        fold: makes what folds a stream of it; told up to where each text is kept, if any is.
         bulk: the top-level array that can make a reply long, and
         is_bulk_wanted: whether anything is read out of it.
         is_json: whether its plain replies are JSON.
@@ -45,11 +52,16 @@ class Route:
     task: str | None = None
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    read_content: Callable[[Mapping[str, Any]], Content] | None = None
     read_reply: Callable[[Any], Response] = read_response
-    fold: Callable[[], Fold] = ChunkFold
+    fold: Callable[[int | None], Fold] = ChunkFold
     bulk: str = "choices"
     is_bulk_wanted: bool = True
     is_json: bool = True
+
+
+def _nothing_sent(_body: Mapping[str, Any]) -> Content:
+    return Content()
 
 
 def _read_nothing(_reply: Any) -> Response:
@@ -73,6 +85,7 @@ _RESPONSES: Final = Route(
     CHAT,
     fixed=_RESPONSES_API,
     read_parameters=read_responses_parameters,
+    read_content=read_responses_request,
     read_reply=read_responses_reply,
     fold=ResponsesFold,
     bulk="output",
@@ -80,6 +93,7 @@ _RESPONSES: Final = Route(
 FETCH: Final = Route(
     FETCH_RESPONSE,
     fixed=_RESPONSES_API,
+    read_content=_nothing_sent,
     read_reply=read_fetched_response,
     fold=partial(ResponsesFold, fetched=True),
     bulk="output",
@@ -89,8 +103,12 @@ MODELS: Final = Route()
 
 # By method and the exact URL as the resources pass it; Azure rewrites it later.
 ROUTES: Final[Mapping[tuple[str, str], Route]] = {
-    ("post", "/chat/completions"): Route(CHAT, fixed={names.OPENAI_API_TYPE: "chat_completions"}),
-    ("post", "/completions"): Route(TEXT_COMPLETION),
+    ("post", "/chat/completions"): Route(
+        CHAT,
+        fixed={names.OPENAI_API_TYPE: "chat_completions"},
+        read_content=read_chat_request,
+    ),
+    ("post", "/completions"): Route(TEXT_COMPLETION, read_content=read_completion_request),
     ("post", "/embeddings"): Route(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
     ("post", "/responses"): _RESPONSES,
     ("post", "/responses?beta=true"): _RESPONSES,

@@ -21,7 +21,9 @@ from llamatelemetry.genai import (
     StreamWatch,
     Usage,
     current_call,
+    recording,
 )
+from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
 from tests.recorder import Recorder
 
@@ -159,6 +161,14 @@ def test_somebody_elses_span_gets_the_engines_timings_and_nothing_they_know_them
     assert prefill.end_time - prefill.start_time == 20_000_000
 
 
+def test_somebody_elses_span_tells_of_the_server_what_ours_would(instrumenter, recorder, theirs):
+    known_servers.describe(LOCAL, {"llamatelemetry.server.build": "b1"})
+    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        run(instrumenter, answered())
+    (span,) = recorder.spans()
+    assert dict(span.attributes) == {**SMOL, "llamatelemetry.server.build": "b1"}
+
+
 def test_inside_somebody_elses_call_only_the_engines_metrics_are_recorded(
     instrumenter, recorder, theirs
 ):
@@ -206,6 +216,7 @@ def test_an_error_is_theirs_to_record(instrumenter, recorder, theirs):
         ((None, True, None), None),
         (("openai", True, "openai"), "openai"),  # the option stands against every proof
         (("openai", True, "my_gateway"), "my_gateway"),
+        (("openai", False, "my_gateway"), "openai"),
     ],
 )
 def test_their_provider_is_corrected_when_it_says_openai_and_the_reply_proves_another(
@@ -358,7 +369,9 @@ def test_a_task_started_below_util_genai_is_not_swallowed_once_the_owner_has_end
     assert ours.instrumentation_scope.name == SCOPE
 
 
-def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder):
+def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder, monkeypatch):
+    phases = []
+    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: phases.append(args))
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     handler = handler_for(recorder, tracer_provider=provider)
     instrumenter = Instrumenter(
@@ -369,6 +382,7 @@ def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder):
     assert set(recorder.metrics()) == {"gen_ai.client.operation.duration", *SERVER_METRICS}
     (duration,) = recorder.points("gen_ai.client.operation.duration")
     assert duration.count == 1
+    assert phases == []
 
 
 def test_a_call_that_is_not_sampled_with_nobody_outside_is_counted(recorder):
@@ -415,12 +429,13 @@ def test_what_the_outer_call_knows_itself_stands(start, below, recorder):
     token = outer.activate()
     run(below, Response(id="inner", model="inner", usage=Usage(1, 1, cache_read_tokens=1)))
     outer.deactivate(token)
-    outer.finish(Response(id="outer", finish_reasons=("stop",), usage=Usage(2, 2)))
+    outer.finish(Response(id="outer", finish_reasons=("stop",), usage=Usage(2, 0)))
     attributes = recorder.call().attributes
     assert attributes["gen_ai.response.id"] == "outer"
     assert attributes["gen_ai.response.model"] == "inner"
     assert attributes["gen_ai.response.finish_reasons"] == ("stop",)
     assert attributes["gen_ai.usage.input_tokens"] == 2
+    assert attributes["gen_ai.usage.output_tokens"] == 0  # which is not unknown
     assert attributes["gen_ai.usage.cache_read.input_tokens"] == 1
 
 
@@ -441,7 +456,19 @@ def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder)
     assert attributes["llamatelemetry.queue_source"] == "header"
     assert 0.02 <= attributes["llamatelemetry.queue_duration"] < 0.05
     assert attributes["gen_ai.response.time_to_first_chunk"] >= 0.07
+    assert attributes["gen_ai.ttft_ms"] >= 70  # by the client's clock, not the engine's
     assert "http.request.resend_count" not in attributes
+
+
+def test_what_the_headers_prove_further_in_is_known_to_the_outer_call(start, below, recorder):
+    outer = start()
+    token = outer.activate()
+    inner = below.start(chat())
+    inner.note_provider("llama_cpp")
+    inner.finish(Response())
+    outer.deactivate(token)
+    outer.finish(Response())
+    assert recorder.call().attributes["gen_ai.provider.name"] == "llama_cpp"
 
 
 def test_the_chunks_of_a_stream_are_measured_once(start, below, recorder):

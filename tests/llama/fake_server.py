@@ -167,6 +167,8 @@ for line in fault.get("log", ()):
     log(line)
 if "helper" in fault:  # as a router starts its models, or a script the program
     if not os.fork():
+        if fault["helper"] == "runs away":
+            os.setsid()
         time.sleep(600)
         os._exit(0)
 loaded = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,9 @@ from llamatelemetry.llama import (
     StartupTimeoutError,
     UnsupportedOptionError,
 )
+from llamatelemetry.llama._launch import Launch
+from llamatelemetry.llama._listening import Address
+from llamatelemetry.llama._server_log import ServerLog
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
@@ -146,6 +151,11 @@ class TestRunning:
         text = (tmp_path / "server.log").read_text()
         assert text.count("ümlaut\ntwo\n") == 2
 
+    def test_a_folder_of_models_is_served_by_a_router(self, program, model: Path):
+        config = ServerConfig(model.parent, port=0)
+        with ServerManager(config, binary=program) as server:
+            assert server.is_healthy()
+
     def test_a_prefix_of_the_paths_belongs_to_the_address(self, manager):
         server = manager(extra_args=["--api-prefix", "/llm"]).start()
         assert server.url.endswith("/llm")
@@ -154,12 +164,8 @@ class TestRunning:
     @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
     def test_a_certificate_makes_it_https(self, manager, tmp_path: Path):
         key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-            + ["-keyout", key, "-out", certificate],
-            check=True,
-            capture_output=True,
-        )
+        make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout {key} -out {certificate}"
+        subprocess.run(shlex.split(make), check=True, capture_output=True)
         files = ["--ssl-key-file", str(key), "--ssl-cert-file", str(certificate)]
         server = manager(extra_args=files).start()
         assert server.url.startswith("https://127.0.0.1:")
@@ -257,9 +263,11 @@ class TestFaults:
 
     def test_stopped_by_another_thread_while_loading(self, manager):
         server = manager(fault={"load_s": 600})
-        threading.Timer(0.5, server.stop).start()
+        stopper = threading.Timer(0.5, server.stop)
+        stopper.start()
         with pytest.raises(ServerManagerError):
             server.start()
+        stopper.join()
 
     def test_port_taken_by_something_else(self, manager):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -364,6 +372,15 @@ class TestFaults:
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: processes_of(program) == [])
 
+    def test_what_ran_away_from_it_does_not_hold_up_its_end(self, model, program):
+        config = ServerConfig(model, port=0, env=faults(helper="runs away"))
+        server = ServerManager(config, binary=program).start()
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 8
+        (stray,) = processes_of(program)
+        os.kill(stray, signal.SIGKILL)
+
     def test_without_its_watchdog_it_is_ended(self, manager, program, caplog):
         server = manager().start()
         (watchdog,) = set(processes_of(program)) - {server.pid}
@@ -384,14 +401,52 @@ class TestFaults:
         server = manager(fault={"flood_bytes": 100_000_000, "crashes_after_s": 0})
         server.log_to(tmp_path / "server.log")
         server.start()
-        wait_until(lambda: not server.is_healthy(), 100)
         with pytest.raises(ServerCrashedError) as raised:
-            _ = server.url
+            wait_until(lambda: server.url == "the crash is noted", 100)
         assert raised.value.log_lines[-2:] == (
             "the flood is over",
             "GGML_ASSERT failed: the last words",
         )
         assert (tmp_path / "server.log").stat().st_size > 100_000_000
+
+
+class TestLog:
+    def test_lines_without_an_end_take_no_memory(self):
+        log = ServerLog()
+        tracemalloc.start()
+        try:
+            for _ in range(200):
+                log.feed(b"x" * 65536)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken < 1_000_000
+        log.close()
+        assert log.lines() == ["x" * 8192]
+
+    def test_long_lines_are_cut(self):
+        log = ServerLog()
+        log.feed(b"x" * 60000 + b"\nnext")
+        log.close()
+        assert list(map(len, log.lines())) == [8192, 4]
+
+    def test_a_line_comes_whole_however_it_is_read(self):
+        log = ServerLog()
+        for part in ("one\ntw", "o\n", "ü"):
+            log.feed(part.encode()[:-1])
+            log.feed(part.encode()[-1:])
+        log.close()
+        assert log.lines() == ["one", "two", "ü"]
+
+    def test_flags_are_shown_without_secrets_and_folders(self):
+        flags = ("--hf-token", "hf_1", "--api-key-file=/a/b", "-m", "/home/me/m.gguf", "-ngl", "-1")
+        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1))
+        assert launch.shown_flags() == [
+            "--hf-token ***",
+            "--api-key-file ***",
+            "-m m.gguf",
+            "-ngl -1",
+        ]
 
 
 class TestBinary:
@@ -467,6 +522,13 @@ class TestParent:
         parent.communicate(timeout=20)
         wait_until_gone(pid)
         wait_until(lambda: processes_of(program) == [])
+
+    @pytest.mark.slow
+    def test_a_server_that_ignores_its_end_is_killed(self, model, program, monkeypatch):
+        monkeypatch.setenv("FAKE", json.dumps({"ignores_term": True}))
+        pid, parent = self.ending(model, program, "os._exit(0)")
+        parent.communicate(timeout=20)
+        wait_until_gone(pid, 20)
 
     def test_killed_while_a_thread_of_it_has_started_the_server(self, model, program):
         """The server lives as long as the process, not as long as the thread."""

@@ -17,6 +17,7 @@ from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.openai_plugin.operations import (
     CASES,
+    IGNORE_DEPRECATED,
     OPERATIONS,
     STREAMS,
     Caller,
@@ -25,6 +26,8 @@ from tests.openai_plugin.operations import (
     streams,
 )
 from tests.recorder import Recorder
+
+pytestmark = IGNORE_DEPRECATED
 
 
 @pytest.fixture(autouse=True)

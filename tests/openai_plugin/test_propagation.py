@@ -222,6 +222,15 @@ def test_a_header_that_is_there_is_left_alone(instrument, server, mode, where):
     assert given == {"Traceparent": THEIRS, "Tracestate": "a=b"}
 
 
+def test_a_trace_state_that_is_there_is_left_alone_too(instrument, server):
+    instrument()
+    remote = SpanContext(0x1234, 0x5678, True, TraceFlags(1), TraceState([("vendor", "x")]))
+    with trace.use_span(NonRecordingSpan(remote)), make_client(server) as client:
+        ask(client, extra_headers={"TraceState": "a=b"})
+    assert server.sent("tracestate") == ["a=b"]
+    assert len(server.sent("traceparent")) == 1
+
+
 def test_nothing_of_the_callers_is_changed(instrument, server):
     instrument()
     default, extra = {"x-a": "1"}, {"x-b": "2"}

@@ -261,10 +261,19 @@ def test_input_is_divided_by_modality_as_far_as_the_provider_divides_it(recorder
     assert found["gen_ai.client.inference.operation.input_tokens"].points == [(21, PRICED)]
 
 
-def test_output_is_divided_by_modality_too(recorder):
-    usage = Usage(input_tokens=1, output_tokens=8, text_output_tokens=5, audio_output_tokens=3)
+@pytest.mark.parametrize("kind", ["output", "cache_read.input"])
+def test_output_and_what_was_cached_are_divided_by_modality_too(recorder, kind):
+    usage = Usage(
+        input_tokens=10,
+        output_tokens=8,
+        text_output_tokens=5,
+        audio_output_tokens=3,
+        cache_read_tokens=8,
+        text_cache_read_tokens=5,
+        audio_cache_read_tokens=3,
+    )
     found = record(recorder, "latest", tokens=usage)
-    counter = found["gen_ai.client.inference.usage.output_tokens"]
+    counter = found[f"gen_ai.client.inference.usage.{kind}_tokens"]
     assert {a["gen_ai.token.modality"]: value for value, a in counter.points} == {
         "text": 5,
         "audio": 3,

@@ -36,6 +36,8 @@ def answer(request: Any) -> Any:
         return replies.error_reply(429, type="rate_limit")
     if request.url.path.endswith("/embeddings"):
         return replies.json_reply(replies.embeddings(), server="llama.cpp")
+    if request.url.path.endswith("/responses"):
+        return replies.json_reply(replies.response(), server="llama.cpp")
     last = {"usage": replies.USAGE, "timings": replies.TIMINGS}
     if b'"stream":true' in body:
         chunks = replies.sse(replies.chat_chunks(**last))
@@ -64,6 +66,10 @@ def raw(client: openai.OpenAI) -> None:
 
 def completion(client: openai.OpenAI) -> None:
     client.completions.create(model="smol", prompt="Say hi.")
+
+
+def response(client: openai.OpenAI) -> None:
+    client.responses.create(model="smol", input="Say hi.")
 
 
 def embeddings(client: openai.OpenAI) -> None:
@@ -100,6 +106,7 @@ USES: tuple[Callable[[openai.OpenAI], None], ...] = (
     closed_stream,
     raw,
     completion,
+    response,
     embeddings,
     error,
     async_chat,

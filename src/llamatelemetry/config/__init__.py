@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from ._config import OPTIONS, LlamaTelemetryConfig
 from ._environment import Given
+from ._in_use import config_in_use, use_config
 from ._option import Option
 from ._otel_variables import SIGNALS
 from ._resolve import effective_config, sdk_disabled
@@ -25,6 +26,8 @@ __all__ = [
     "LlamaTelemetryConfig",
     "Option",
     "Reader",
+    "config_in_use",
     "effective_config",
     "sdk_disabled",
+    "use_config",
 ]

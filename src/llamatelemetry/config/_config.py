@@ -246,8 +246,8 @@ class LlamaTelemetryConfig:
         choice("auto", "on", "off"),
         "PROPAGATE",
         default="auto",
-        doc="Put `traceparent` into requests; auto: unless it is there or an HTTP "
-        "instrumentor is active",
+        doc="Put `traceparent` into requests; auto: unless it is there, an HTTP "
+        "instrumentor is active, or OTEL_PROPAGATORS leaves it out",
     )
     instrumentors: str = option(
         choice("auto", "ours", "theirs", "all"),

@@ -7,7 +7,7 @@ reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWa
 from __future__ import annotations
 
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
-from llamatelemetry.genai.model import EngineTimings, Request, Response, Server, Usage
+from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
 from llamatelemetry.genai.patching import PatchPoint, PatchTable
 from llamatelemetry.genai.reaper import reaper as _reaper
 from llamatelemetry.genai.streams import AsyncIteratorTap, IteratorTap, StreamWatch
@@ -16,6 +16,7 @@ from llamatelemetry.genai.wire import read_parameters, read_response
 __all__ = [
     "AsyncIteratorTap",
     "Call",
+    "Content",
     "EngineTimings",
     "Instrumenter",
     "IteratorTap",

@@ -34,7 +34,8 @@ def parse_body(body: bytes, bulk: str, *, is_bulk_wanted: bool = True) -> Any:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        # A text cut in the middle of a character must not hide the counts beside it.
+        return json.loads(body.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
 

@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import guard, recording
+from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.model import Request, Response
 from llamatelemetry.genai.ownership import (
@@ -35,17 +36,20 @@ from llamatelemetry.genai.propagation import Propagation
 from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
+from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.completion_hook import CompletionHook
     from llamatelemetry.genai.reaper import Reapable
 
 
@@ -58,6 +62,9 @@ class Instrumenter:
         config: options; read from the environment when ``None``.
         tracer_provider: OpenTelemetry's global one when ``None``.
         meter_provider: likewise.
+        logger_provider: likewise; for the events that hold content.
+        completion_hook: run with the content of each call; the one that the environment names
+            when ``None``.
     """
 
     def __init__(
@@ -68,6 +75,8 @@ class Instrumenter:
         config: LlamaTelemetryConfig | None = None,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
     ) -> None:
         self.scope = scope
         self.config = effective_config(config)
@@ -77,30 +86,49 @@ class Instrumenter:
         )
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
+        self.content = content_recorder(
+            scope, version, self.config, logger_provider, completion_hook
+        )
 
-    def start(self, request: Request, kind: SpanKind = SpanKind.CLIENT) -> Call | None:
+    def start(
+        self,
+        request: Request,
+        kind: SpanKind = SpanKind.CLIENT,
+        *,
+        started_ns: int | None = None,
+    ) -> Call | None:
         """Open a call, or give ``None`` when this request is not to be recorded as one.
 
         That is so when instrumentation is suppressed, and where this plugin is at work on the
         same request already: a library wrapped twice. Inside a call of another plugin, or of
         somebody else's instrumentation, it opens none of its own but adds to that one.
+
+        Args:
+            request: what is known of it.
+            kind: of the span, if it gets one of its own.
+            started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
         """
-        if request.task is not None:
-            strict = self.config.strict_operation_names is not False
-            request.operation = operation_of_task(request.task, strict)
         if not is_instrumentation_enabled():
             return None
-        outer = current_call()
-        if outer is not None and is_within(outer, request):
+        outer = self.outer_call(request)
+        if outer is not None:
             if outer.instrumenter.scope == self.scope:
                 return None
-            return Call(self, request, OuterCall(outer))
+            return Call(self, request, OuterCall(outer), started_ns)
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
         foreign = foreign_span(request)
         owner = OwnSpan(self, kind) if foreign is None else OuterSpan(self, foreign)
-        return Call(self, request, owner)
+        return Call(self, request, owner, started_ns)
+
+    def outer_call(self, request: Request) -> Call | None:
+        """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
+        if request.task is not None:
+            strict = self.config.strict_operation_names is not False
+            request.operation = operation_of_task(request.task, strict)
+        outer = current_call()
+        return outer if outer is not None and is_within(outer, request) else None
 
 
 def current_call() -> Call | None:
@@ -131,7 +159,13 @@ class Call:
         "served_model",
     )
 
-    def __init__(self, instrumenter: Instrumenter, request: Request, owner: Owner) -> None:
+    def __init__(
+        self,
+        instrumenter: Instrumenter,
+        request: Request,
+        owner: Owner,
+        started_ns: int | None = None,
+    ) -> None:
         self._instrumenter = instrumenter
         self._owner = owner
         self._below: Response | None = None
@@ -153,7 +187,11 @@ class Call:
         # a clock step in the middle of a call cannot stretch it.
         self._started_wall_ns = time_ns()
         self._started_ns = self._attempt_ns = perf_counter_ns()
+        if started_ns is not None:
+            self._started_wall_ns -= self._started_ns - started_ns
+            self._started_ns = self._attempt_ns = started_ns
         owner.open(self, self._started_wall_ns)
+        request.read_content = None  # it holds the whole request
 
     @property
     def ended(self) -> bool:
@@ -162,8 +200,15 @@ class Call:
 
     @property
     def recording(self) -> bool:
-        """Whether the span is recorded: what only a span shows need not be read otherwise."""
-        return self._owner.span.is_recording()
+        """Whether span or event will show attributes: what only they show need not be read otherwise."""
+        content = self._owner.content
+        return self._owner.span.is_recording() or (content is not None and content.emits)
+
+    @property
+    def content_max_chars(self) -> int | None:
+        """Up to where each text of the reply is wanted; ``None`` when its content is not wanted."""
+        content = self._owner.content
+        return None if content is None else content.max_chars
 
     @property
     def instrumenter(self) -> Instrumenter:
@@ -188,15 +233,15 @@ class Call:
         """Make the span that was current before `activate` current again."""
         context_api.detach(token)
 
-    def begin_attempt(self) -> None:
-        """Note that the request goes out, now: the first time or as a retry."""
+    def begin_attempt(self, at_ns: int | None = None) -> None:
+        """Note that the request goes out, now or at ``at_ns``: the first time or as a retry."""
         self.attempts += 1
-        self._attempt_ns = perf_counter_ns()
+        self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
 
-    def note_headers(self) -> None:
-        """Note that response headers have come, now. On a stream they end llama.cpp's queue."""
-        self._headers_ns = perf_counter_ns()
+    def note_headers(self, at_ns: int | None = None) -> None:
+        """Note that response headers have come, now or at ``at_ns``. On a stream they end the queue."""
+        self._headers_ns = at_ns or perf_counter_ns()
 
     def note_provider(self, provider: str) -> None:
         """Note what the reply has proved about its server; later calls to it start with it."""
@@ -251,6 +296,7 @@ class Call:
                 response.complete(self._below)
             if response.timings is not None:
                 self.note_provider(PROVIDER_LLAMA_CPP)
+                correct_undercount(response, self.request)
             if self.served_model is not None:
                 response.model = self.served_model
             self._owner.record(self, self._outcome(response, error, ended_ns))
@@ -270,11 +316,17 @@ class Call:
             duration_s=(ended_ns - self._started_ns) / 1e9,
             attempt_s=(ended_ns - self._attempt_ns) / 1e9,
             attempt_wall_ns=self._wall_ns(self._attempt_ns),
+            ended_wall_ns=self._wall_ns(ended_ns),
             headers_s=None if headers_ns is None else (headers_ns - self._attempt_ns) / 1e9,
             first_chunk_s=self._seconds_since_start(self.first_chunk_ns),
             first_token_s=self._seconds_since_start(self.first_token_ns),
             resend_count=max(0, self.attempts - 1),
+            first_token_attempt_s=self._first_token_s(),
         )
+
+    def _first_token_s(self) -> float | None:
+        at_ns = self.first_token_ns if self.request.stream else None
+        return None if at_ns is None else (at_ns - self._attempt_ns) / 1e9
 
     def _seconds_since_start(self, at_ns: int | None) -> float | None:
         return None if at_ns is None else (at_ns - self._started_ns) / 1e9

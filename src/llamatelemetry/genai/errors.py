@@ -54,6 +54,15 @@ def describe_reported_error(error: Any) -> ErrorInfo | None:
     return ErrorInfo(kind, f"reported by the server: {kind}")
 
 
+def describe_status(status: int, body: Any) -> ErrorInfo:
+    """Read a reply whose HTTP status is an error, where nobody has made an exception of it.
+
+    ``body`` is its JSON, or ``None``; llama.cpp's ``{"error": {"type": ...}}`` gives the kind.
+    """
+    code = _code_of(mapping(get(body, "error")) or body)
+    return ErrorInfo(code or str(status), f"HTTP {status}" + (f" {code}" if code else ""), status)
+
+
 def _attribute(error: BaseException, name: str) -> Any:
     try:
         return getattr(error, name, None)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatelemetry.genai.fields import get, items
+from llamatelemetry.genai.content_readers import fold_choices
+from llamatelemetry.genai.fields import count, get, items
 from llamatelemetry.genai.usage import find_usage
 from llamatelemetry.genai.wire import read_response
 
@@ -46,16 +47,33 @@ class Fold(Protocol):
 
 
 class ChunkFold:
-    """The chunks of a chat or text completion."""
+    """The chunks of a chat or text completion.
 
-    __slots__ = ("_finish_reasons", "_head", "_is_named", "timings", "usage")
+    Args:
+        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_at_finish",
+        "_at_usage",
+        "_content",
+        "_finish_reasons",
+        "_head",
+        "_is_named",
+        "timings",
+        "usage",
+    )
+
+    def __init__(self, content_max_chars: int | None = None) -> None:
+        self._content = None if content_max_chars is None else fold_choices(content_max_chars)
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
+        # Of several answers, llama.cpp counts each one's tokens at its end.
+        self._at_finish: dict[int, int | None] = {}
+        self._at_usage: list[int | None] = []
 
     def add(self, chunk: Any) -> bool:
         """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
@@ -67,6 +85,7 @@ class ChunkFold:
         timings = get(chunk, "timings")
         if timings is not None:
             self.timings = timings
+            self._note_end(chunk, timings)
         carries_token = False
         for position, choice in enumerate(items(get(chunk, "choices"))):
             carries_token = _carries_token(choice) or carries_token
@@ -77,7 +96,17 @@ class ChunkFold:
                 self._finish_reasons[key] = reason
                 if reason is not None and self.usage is None:
                     self.usage = find_usage(chunk)  # where Groq and Moonshot put it
+            if self._content is not None:
+                self._content.add(key, choice)
         return carries_token
+
+    def _note_end(self, chunk: Any, timings: Any) -> None:
+        choices = items(get(chunk, "choices"))
+        predicted = count(get(timings, "predicted_n"))
+        if not choices:
+            self._at_usage.append(predicted)
+        elif get(choices[0], "finish_reason") is not None:
+            self._at_finish[count(get(choices[0], "index")) or 0] = predicted
 
     def _read_head(self, chunk: Any) -> None:
         # Not the first chunk alone: Azure's holds filter results and has empty names.
@@ -93,10 +122,11 @@ class ChunkFold:
 
     def result(self) -> dict[str, Any]:
         """Give the response in the shape of a plain one, for `wire.read_response`."""
+        said = {} if self._content is None else self._content.results()
         return {
             **self._head,
             "choices": [
-                {"finish_reason": self._finish_reasons[index]}
+                {"finish_reason": self._finish_reasons[index], **said.get(index, {})}
                 for index in sorted(self._finish_reasons)
             ],
             "usage": self.usage,
@@ -105,7 +135,11 @@ class ChunkFold:
 
     def response(self) -> Response:
         """Give what the chunks so far add up to."""
-        return read_response(self.result())
+        response = read_response(self.result())
+        predicted = self._at_usage or list(self._at_finish.values())
+        if len(predicted) > 1 and None not in predicted:
+            response.usage.output_tokens = sum(tokens or 0 for tokens in predicted)
+        return response
 
 
 def _carries_token(choice: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.genai.content_readers import fold_responses
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import get, text
 from llamatelemetry.genai.model import Response
@@ -25,11 +26,21 @@ _REPEATED: Final = frozenset({"response.in_progress", "response.queued"})
 
 
 class ResponsesFold:
-    """The events of a response that is made, or, ``fetched``, of one that was made before."""
+    """The events of a response that is made, or, ``fetched``, of one that was made before.
 
-    __slots__ = ("_compacted", "_error", "_fetched", "_response")
+    Args:
+        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+        fetched: says which.
+    """
 
-    def __init__(self, *, fetched: bool = False) -> None:
+    __slots__ = ("_compacted", "_content", "_error", "_fetched", "_response")
+
+    def __init__(self, content_max_chars: int | None = None, *, fetched: bool = False) -> None:
+        self._content = (
+            None
+            if content_max_chars is None
+            else fold_responses(content_max_chars, fetched=fetched)
+        )
         self._fetched = fetched
         self._response: Response | None = None
         self._compacted = False
@@ -40,6 +51,8 @@ class ResponsesFold:
         kind = text(get(event, "type"))
         if kind is None:
             return False
+        if self._content is not None:
+            self._content.add(event)
         if kind.endswith(".delta"):
             return bool(get(event, "delta"))
         if kind.startswith("response.output_item."):
@@ -54,8 +67,11 @@ class ResponsesFold:
 
     def _read(self, response: Any, event: Any) -> Response:
         if self._fetched:
-            return read_fetched_response(response)
-        return read_responses_reply(response, get(event, "timings"))
+            found = read_fetched_response(response)
+        else:
+            found = read_responses_reply(response, get(event, "timings"))
+        found.read_content = None  # it holds the response
+        return found
 
     @property
     def model(self) -> Any:
@@ -67,15 +83,17 @@ class ResponsesFold:
         response = self._response or Response()
         response.compacted = response.compacted or self._compacted
         response.error = response.error or self._error
+        if self._content is not None:
+            response.read_content = self._content.content
         return response
 
 
 class MediaFold:
-    """The events of an image that is made, of a transcription, or of speech."""
+    """The events of an image that is made, of a transcription, or of speech: no content is kept."""
 
     __slots__ = ("_error", "_usage")
 
-    def __init__(self) -> None:
+    def __init__(self, _content_max_chars: int | None = None) -> None:
         self._usage: Any = None
         self._error: ErrorInfo | None = None
 

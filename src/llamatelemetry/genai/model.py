@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
@@ -26,13 +28,30 @@ class Server:
 
 
 @dataclass(slots=True)
+class Content:
+    """Messages, instructions and tools in the conventions' schema, whole: nothing is cut yet.
+
+    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.parts.BlobData`.
+    A request fills all but ``outputs``, a reply mostly ``outputs`` alone.
+    """
+
+    inputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    outputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    instructions: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(slots=True)
 class Request:
     """What is known before a call is sent.
 
     ``operation`` is the value of ``gen_ai.operation.name``. Work that has no operation of its
     own gives a ``task`` instead ("transcription"), and `Instrumenter.start` finds the operation,
     which may be none. ``parameters`` are further span attributes (temperature, seed, ...) under
-    their conventional names. ``choice_count`` is how many answers were asked for.
+    their conventional names. ``choice_count`` is how many answers were asked for, to all prompts.
+    ``has_queue`` is false of an engine that serves one caller at a time, inside his process.
+    ``read_content`` reads the messages, and is run only when somebody wants them; an operation
+    without one, such as embeddings, has no content and makes no event.
     """
 
     operation: str | None
@@ -43,6 +62,8 @@ class Request:
     choice_count: int = 1
     parameters: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     task: str | None = None
+    has_queue: bool = True
+    read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     @property
     def title(self) -> str:
@@ -97,7 +118,9 @@ class Response:
     """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
 
     ``status`` is where a response that can be fetched later stands. ``error`` is a failure that
-    a good reply tells of: the call failed, though nothing was raised.
+    a good reply tells of: the call failed, though nothing was raised. ``attributes`` are further
+    attributes of the span, for what only one kind of server tells. ``read_content`` reads the
+    messages, and is run only when somebody wants them.
     """
 
     id: str | None = None
@@ -111,14 +134,18 @@ class Response:
     conversation_id: str | None = None
     compacted: bool = False
     error: ErrorInfo | None = None
+    attributes: dict[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
+    read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     def complete(self, other: Response) -> None:
         """Fill in what is not known here from another reading of the same reply."""
         _fill(self.usage, other.usage)
+        self.attributes = {**other.attributes, **self.attributes}
         _fill(self, other)
 
 
 def _fill(target: Response | Usage, source: Response | Usage) -> None:
     for known in fields(source):
-        if getattr(target, known.name) in (None, (), False):
+        value = getattr(target, known.name)
+        if value is None or value is False or value == ():  # 0 is known
             setattr(target, known.name, getattr(source, known.name))

@@ -14,6 +14,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 
 from llamatelemetry.genai import recording
+from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.call import Call, Instrumenter
+    from llamatelemetry.genai.content import CallContent
     from llamatelemetry.genai.model import Request
     from llamatelemetry.genai.rivals import ForeignSpan
 
     GapRecorder = Callable[[float, Mapping[str, AttributeValue]], None]
+
+_GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
 CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
@@ -37,6 +41,11 @@ class Owner(Protocol):
     @property
     def span(self) -> Span:
         """The span the call is recorded on."""
+        ...
+
+    @property
+    def content(self) -> CallContent | None:
+        """The call's content, where it is wanted."""
         ...
 
     @property
@@ -68,11 +77,12 @@ class Owner(Protocol):
 class OwnSpan:
     """A span opened for the call: everything is recorded, and nobody else records it."""
 
-    __slots__ = ("_instrumenter", "_kind", "span")
+    __slots__ = ("_instrumenter", "_kind", "content", "span")
 
     def __init__(self, instrumenter: Instrumenter, kind: SpanKind) -> None:
         self._instrumenter = instrumenter
         self._kind = kind
+        self.content: CallContent | None = None
         self.span: Span = trace.INVALID_SPAN
 
     @property
@@ -89,6 +99,8 @@ class OwnSpan:
             attributes=recording.sampling_attributes(request),
             start_time=started_wall_ns,
         )
+        if self._instrumenter.content is not None:
+            self.content = self._instrumenter.content.start(request, self.span)
 
     def context(self, call: Call) -> Context:
         """Give a context with the span and the call in it."""
@@ -107,6 +119,8 @@ class OwnSpan:
             recording.record_span(self.span, outcome)
             if instrumenter.config.phase_spans:
                 recording.record_phase_spans(instrumenter.tracer, context, outcome)
+        if self.content is not None:
+            self.span.set_attributes(self.content.finish(outcome, context))
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
@@ -122,6 +136,7 @@ class OuterSpan:
     """
 
     __slots__ = ("_has_metrics", "_instrumenter", "_proved", "_recorded", "span")
+    content: None = None  # it is the other's to record, and to hand to hooks
 
     def __init__(self, instrumenter: Instrumenter, foreign: ForeignSpan) -> None:
         self._instrumenter = instrumenter
@@ -166,6 +181,7 @@ class OuterCall:
     """A call of ours further out, made by another plugin: it takes in what is learned here."""
 
     __slots__ = ("_outer",)
+    content: None = None
 
     def __init__(self, outer: Call) -> None:
         self._outer = outer
@@ -207,8 +223,11 @@ def is_within(outer: Call, request: Request) -> bool:
     """Say whether a request found inside a call of ours is that call, seen one layer down.
 
     The marker leaks into tasks started during the call; those may talk to other servers. The
-    model is not compared: what is sent may be rewritten on the way.
+    model is not compared: what is sent may be rewritten on the way. An outer call that knows of
+    no server is an engine of the application's own, which may do its work by asking one.
     """
+    if outer.request.server is None and request.operation in _GENERATING:
+        return outer.request.operation in _GENERATING
     return outer.request.title == request.title and _origin(outer.request) == _origin(request)
 
 

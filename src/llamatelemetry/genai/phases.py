@@ -44,7 +44,13 @@ class Phases:
 
 
 def measure_phases(
-    timings: EngineTimings, *, attempt_s: float, headers_s: float | None, choice_count: int = 1
+    timings: EngineTimings,
+    *,
+    attempt_s: float,
+    headers_s: float | None,
+    choice_count: int = 1,
+    first_token_s: float | None = None,
+    has_queue: bool = True,
 ) -> Phases:
     """Work the phases out of the engine's timings and the client's clock.
 
@@ -54,13 +60,22 @@ def measure_phases(
         headers_s: seconds from sending the last attempt to its response headers, on a stream.
         choice_count: answers asked for. llama.cpp times only the first of several, which
             leaves no remainder to read a queue from.
+        first_token_s: seconds from sending the last attempt to the first token, on a stream:
+            without headers the remainder of this is nearer to the queue than that of the whole,
+            in which the application takes its time over each chunk.
+        has_queue: whether the engine can make a request wait. One that serves a single caller
+            in its own process cannot.
     """
     prefill_s = timings.prefill_ms / 1000
     decode_s = timings.decode_ms / 1000
     queue_s: float | None = None
     source: QueueSource | None = None
-    if headers_s is not None:
+    if not has_queue:
+        queue_s = 0.0
+    elif headers_s is not None:
         queue_s, source = headers_s, "header"
+    elif first_token_s is not None and choice_count == 1:
+        queue_s, source = max(0.0, first_token_s - prefill_s), "remainder"
     elif choice_count == 1:
         # The clocks differ by microseconds: a remainder below zero is no queue at all.
         queue_s, source = max(0.0, attempt_s - prefill_s - decode_s), "remainder"

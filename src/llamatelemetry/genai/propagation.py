@@ -22,6 +22,7 @@ TRACEPARENT: Final = "traceparent"
 _trace_context: Final = TraceContextTextMapPropagator()
 _HANDLERS: Final = ("handle_request", "handle_async_request")
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
+_APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 
 
 class _AddMissing(Setter["MutableMapping[str, str]"]):
@@ -49,7 +50,7 @@ class Propagation:
 
         Args:
             headers: those of the request itself, made for this attempt; names in any case.
-            http_client: the httpx or httpx2 client that sends it.
+            http_client: the httpx or httpx2 client, or the session of requests, that sends it.
             url: where to, as that client has it.
         """
         if self._mode == "off" or TRACEPARENT in headers:
@@ -80,13 +81,13 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     """Say whether an HTTP instrumentation of OpenTelemetry's will write the header itself.
 
     It wraps the transport's method: in the transport's class, for all clients; or in the
-    transport, for one client. Or it is the transport.
+    transport, for one client. Or it is the transport. Of requests it wraps ``Session.send``.
     """
     if not is_http_instrumentation_enabled():
         return False
     find = getattr(http_client, "_transport_for_url", None)  # private: it may go one day
     if find is None:
-        return False
+        return hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
     transport: Any = find(url)
     kinds = type(transport).__mro__
     if _is_opentelemetrys(kinds[0]):

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
+from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import is_run_by_openai, known_servers
 from llamatelemetry.otel.client_metrics import Measured
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS, PROVIDER_OPENAI
+from llamatelemetry.semconv.operations import (
+    FETCH_RESPONSE,
+    OPENAI_PROVIDERS,
+    PROVIDER_LLAMA_CPP,
+    PROVIDER_OPENAI,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,10 +41,12 @@ class Outcome:
     duration_s: float
     attempt_s: float
     attempt_wall_ns: int
+    ended_wall_ns: int
     headers_s: float | None
     first_chunk_s: float | None
     first_token_s: float | None
     resend_count: int
+    first_token_attempt_s: float | None = None
     phases: Phases | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -48,6 +56,8 @@ class Outcome:
                 attempt_s=self.attempt_s,
                 headers_s=self.headers_s,
                 choice_count=self.request.choice_count,
+                first_token_s=self.first_token_attempt_s,
+                has_queue=self.request.has_queue,
             )
 
 
@@ -142,6 +152,17 @@ def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
 
 def record_span(span: Span, outcome: Outcome) -> None:
     """Set the attributes of the call's span, and its status when the call failed."""
+    span.set_attributes(_span_attributes(outcome))
+    if outcome.error is not None:
+        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
+    """The attributes of an event about the call: all that its span has, content apart."""
+    return {**sampling_attributes(outcome.request), **_span_attributes(outcome)}
+
+
+def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request = outcome.request
     attributes: dict[str, AttributeValue] = dict(request.parameters)
     # The reply may have proved another provider than the one the span started with.
@@ -149,13 +170,11 @@ def record_span(span: Span, outcome: Outcome) -> None:
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     attributes.update(_known(_response_attributes(outcome)))
-    attributes.update(known_servers.description_of(request.server))
+    attributes.update(_engine_attributes(outcome))
     if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
-    span.set_attributes(attributes)
-    if outcome.error is not None:
-        span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+    return attributes
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
@@ -164,13 +183,21 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     Its provider is corrected if it says ``openai``, as most do of any server that speaks that
     protocol, and the reply has proved otherwise.
     """
-    attributes: dict[str, AttributeValue] = {}
+    attributes = dict(_engine_attributes(outcome))
     if outcome.phases is not None:
-        attributes = _known(_phase_attributes(outcome, outcome.phases))
+        attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
         attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
     span.set_attributes(attributes)
+
+
+def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
+    """What only one kind of server tells, and what the server is."""
+    request, response = outcome.request, outcome.response
+    started_here = known_servers.description_of(request.server)
+    asked = identities.attributes_of(request.server, response.model, response.system_fingerprint)
+    return {**started_here, **asked, **response.attributes}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
@@ -195,6 +222,17 @@ def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue
         yield names.HTTP_RESPONSE_STATUS_CODE, outcome.error.status_code
     if outcome.phases is not None:
         yield from _phase_attributes(outcome, outcome.phases)
+    elif outcome.request.provider == PROVIDER_LLAMA_CPP:
+        yield from _untimed_attributes(outcome)
+
+
+def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
+    """What the client sees of the phases of a stream without ``timings``: broken off, or Anthropic's."""
+    if outcome.first_token_s is not None:
+        yield names.TTFT_MS, outcome.first_token_s * 1000
+    if outcome.headers_s is not None and outcome.first_chunk_s is not None:
+        yield names.QUEUE_DURATION, outcome.headers_s
+        yield names.QUEUE_SOURCE, "header"
 
 
 def _usage_attributes(usage: Usage) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -230,8 +268,9 @@ def _phase_attributes(
 
 
 def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
-    yield names.QUEUE_DURATION, phases.queue_s
-    yield names.QUEUE_SOURCE, phases.queue_source
+    if phases.queue_source is not None:
+        yield names.QUEUE_DURATION, phases.queue_s
+        yield names.QUEUE_SOURCE, phases.queue_source
 
 
 def _prefill_attributes(
@@ -268,7 +307,7 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         return
     at_ns = outcome.attempt_wall_ns
     for name, duration_s, attributes in (
-        ("queue", phases.queue_s, _queue_attributes(phases)),
+        *([("queue", phases.queue_s, _queue_attributes(phases))] if phases.queue_source else []),
         ("prefill", phases.prefill_s, _prefill_attributes(outcome, phases)),
         ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.fields import model_name
@@ -46,7 +46,7 @@ class StreamWatch:
     ) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChunkFold() if fold is None else fold
+        self._fold = ChunkFold(call.content_max_chars) if fold is None else fold
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._gaps = (
@@ -131,12 +131,36 @@ class StreamWatch:
                 guard.report("cleaning up after a stream", error)
 
 
+class Watch(Protocol):
+    """What the taps tell of a stream."""
+
+    def chunk(self, chunk: Any, /) -> None:
+        """A chunk has come."""
+        ...
+
+    def finished(self) -> None:
+        """The stream was read to its end."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """The stream broke, or whoever was waiting for it was cancelled."""
+        ...
+
+    def closed(self) -> None:
+        """The application has had enough."""
+        ...
+
+    def abandoned(self) -> None:
+        """The stream was dropped unread. Runs in a finaliser."""
+        ...
+
+
 class IteratorTap:
     """An iterator that passes everything through and tells a watch what passes."""
 
     __slots__ = ("_next", "_source", "_watch")
 
-    def __init__(self, source: Any, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, watch: Watch) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__next__
@@ -168,7 +192,7 @@ class AsyncIteratorTap:
 
     __slots__ = ("_next", "_source", "_watch")
 
-    def __init__(self, source: Any, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, watch: Watch) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__anext__

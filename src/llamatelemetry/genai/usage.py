@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.fields import count, get, items
 from llamatelemetry.genai.model import Usage
+from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from llamatelemetry.genai.model import EngineTimings
+    from llamatelemetry.genai.model import EngineTimings, Request, Response
 
 
 def find_usage(reply: Any) -> Any:
@@ -52,6 +53,25 @@ def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
         if read.cache_read_tokens is None:
             read.cache_read_tokens = timings.cached_tokens
     return read
+
+
+def correct_undercount(response: Response, request: Request) -> None:
+    """Take back counts that are of one answer where there were several.
+
+    llama.cpp counts and times the first of several answers only, and of several prompts the
+    first: plain replies give no way to know the rest. (A stream does; so does a native reply.)
+    """
+    timings, usage = response.timings, response.usage
+    if timings is None or request.choice_count <= 1:
+        return
+    if usage.output_tokens == timings.predicted_tokens:
+        usage.output_tokens = None
+    prompts = request.choice_count // (
+        count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+    )
+    first_prompt = timings.prompt_tokens + (timings.cached_tokens or 0)
+    if prompts > 1 and usage.input_tokens == first_prompt:
+        usage.input_tokens = usage.cache_read_tokens = None
 
 
 def _read_totals(usage: Any, read: Usage) -> None:

@@ -6,8 +6,10 @@ llama.cpp's ``timings``, is read wherever it turns up.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.genai.content_readers import read_choices
 from llamatelemetry.genai.fields import count, get, integer, items, model_name, number, text
 from llamatelemetry.genai.model import EngineTimings, Response
 from llamatelemetry.genai.usage import find_usage, read_usage
@@ -118,14 +120,16 @@ def read_response(reply: Any) -> Response:
     does not have stays unknown.
     """
     timings = read_timings(get(reply, "timings"))
+    choices = get(reply, "choices")
     return Response(
         id=text(get(reply, "id")),
         model=model_name(get(reply, "model")),
-        finish_reasons=_finish_reasons(get(reply, "choices")),
+        finish_reasons=_finish_reasons(choices),
         usage=read_usage(find_usage(reply), timings),
         timings=timings,
         service_tier=text(get(reply, "service_tier")),
         system_fingerprint=text(get(reply, "system_fingerprint")),
+        read_content=partial(read_choices, choices),
     )
 
 

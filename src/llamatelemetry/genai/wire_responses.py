@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.genai.content_readers import read_fetched_content, read_responses_content
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import get, items, mapping, model_name, text
 from llamatelemetry.genai.model import Response
@@ -48,6 +50,7 @@ def read_responses_reply(reply: Any, timings: Any = None) -> Response:
     response.error = describe_reported_error(get(reply, "error"))
     # Whoever made the call has the response at hand: its status is of interest to a fetcher.
     response.status = None
+    response.read_content = partial(read_responses_content, reply)
     return response
 
 
@@ -66,6 +69,7 @@ def read_fetched_response(reply: Any) -> Response:
         status=text(get(reply, "status")),
         conversation_id=text(get(get(reply, "conversation"), "id")),
         compacted=has_compaction(output),
+        read_content=partial(read_fetched_content, reply),
     )
 
 

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from llamatelemetry import __version__
-from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import (
-    Instrumenter,
     Request,
     Response,
     StreamWatch,
     guard,
     read_parameters,
 )
+from llamatelemetry.genai.configured import ConfiguredInstrumenter
 from llamatelemetry.genai.fields import get, model_name
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.llama._endpoints import Exchange, health
@@ -89,11 +88,9 @@ class Connection:
         )
         parts = urlsplit(self.base_url)
         self._server = server_of(parts.scheme, parts.hostname or "", parts.port)
-        # Strict is the default, which the environment may change; not strict was asked for here.
-        config = LlamaTelemetryConfig()
-        if not strict_operation_names:
-            config = config.replace(strict_operation_names=False)
-        self.instrumenter = Instrumenter(_SCOPE, __version__, config=config)
+        # Strict is the default, which the configuration may change; not strict was asked for here.
+        own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
+        self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__, **own)
 
     def build(self, exchange: Exchange[Any], timeout_s: float | None = None) -> Any:
         """Make the HTTP request of one attempt."""
@@ -121,7 +118,7 @@ class Connection:
         """Open the call of an exchange, unless it is not to be recorded."""
         body = exchange.body or {}
         try:
-            return self.instrumenter.start(
+            call = self._instrumenter.get().start(
                 Request(
                     operation=inference.operation,
                     task=inference.task,
@@ -130,9 +127,11 @@ class Connection:
                     server=self._server,
                     stream=exchange.stream,
                     choice_count=inference.choice_count,
-                    parameters=read_parameters(body),
                 )
             )
+            if call is not None and call.recording:
+                call.request.parameters = read_parameters(body)
+            return call
         except Exception as error:
             guard.report("starting a call of the llama.cpp client", error)
             return None
@@ -141,7 +140,7 @@ class Connection:
         """The request goes out: the first time, or again to a server that was loading."""
         try:
             call.begin_attempt()
-            self.instrumenter.propagation.inject(request.headers, self.http, request.url)
+            call.instrumenter.propagation.inject(request.headers, self.http, request.url)
         except Exception as error:
             guard.report("passing the trace context on", error)
 

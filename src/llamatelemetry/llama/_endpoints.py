@@ -91,7 +91,7 @@ def chat(
     """``POST /v1/chat/completions``."""
     if any(sampling.get(name) is not None for name in _OTHER_LIMITS):
         max_tokens = None
-    body = _given(max_tokens=max_tokens, temperature=temperature, **sampling)
+    body = _given(**{"max_tokens": max_tokens, "temperature": temperature, **sampling})
     body["messages"] = list(messages)
     if stream:
         body["stream"] = True
@@ -116,7 +116,7 @@ def _native(
 
 def complete(prompt: Any, stream: bool, sampling: Mapping[str, Any]) -> Exchange[ChatResponse]:
     """``POST /completion``."""
-    body = _given(prompt=prompt, **sampling)
+    body = _given(**{"prompt": prompt, **sampling})
     return _native("/completion", body, stream, _same, operation=TEXT_COMPLETION)
 
 

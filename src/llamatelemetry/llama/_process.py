@@ -21,6 +21,7 @@ _WATCHDOG = Path(__file__).with_name("_watchdog.py")
 # How long a server may take for a graceful end once its manager has gone.
 _GRACE_AFTER_MANAGER_S = 5.0
 _READ_BYTES = 65536
+_LAST_LINES_S = 2.0
 
 
 class ServerProcess:
@@ -102,10 +103,8 @@ class ServerProcess:
             # Even if an impatient second Ctrl-C lands here: without this pipe the server ends.
             self.let_go()
         self._watchdog.wait()
-        self._pump.join()
         self._watcher.join()
-        for pipe in (self._watchdog.stdout, self._watchdog.stderr):
-            _pipe(pipe).close()
+        self._pump.join(_LAST_LINES_S)
 
     def let_go(self) -> None:
         """Close the pipe whose end ends the server; in a forked child it closes the copy only."""
@@ -118,23 +117,24 @@ class ServerProcess:
             os.write(_pipe(self._watchdog.stdin).fileno(), order)
 
     def _read_log(self) -> None:
-        file_descriptor = _pipe(self._watchdog.stderr).fileno()
-        while data := os.read(file_descriptor, _READ_BYTES):
-            self.log.feed(data)
+        with _pipe(self._watchdog.stderr) as pipe:
+            while data := os.read(pipe.fileno(), _READ_BYTES):
+                self.log.feed(data)
         self.log.close()
 
     def _read_reports(self) -> None:
-        for line in _pipe(self._watchdog.stdout):
-            report: dict[str, Any] = json.loads(line)
-            self._pid = report.get("pid", self._pid)
-            self._exit_code = report.get("exit", self._exit_code)
-            self._error = report.get("error", self._error)
-            self._started.set()
+        with _pipe(self._watchdog.stdout) as pipe:
+            for line in pipe:
+                report: dict[str, Any] = json.loads(line)
+                self._pid = report.get("pid", self._pid)
+                self._exit_code = report.get("exit", self._exit_code)
+                self._error = report.get("error", self._error)
+                self._started.set()
         if self._exit_code is None:
             self._end_unwatched()
         self._started.set()
         # Not for ever: a program that left the server's group may hold the log open.
-        self._pump.join(2.0)
+        self._pump.join(_LAST_LINES_S)
         self._ended.set()
         if self.on_exit is not None:
             self.on_exit()

@@ -10,9 +10,11 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
+    ClassVar,
     Concatenate,
     Generic,
     Literal,
@@ -46,6 +48,68 @@ WholeT = TypeVar("WholeT")
 StreamT = TypeVar("StreamT")
 
 
+Steps = Generator[Send | Wait, Any, T]
+
+
+def _do(connection: Connection, steps: Steps[T]) -> T:
+    """Do what a conversation says is to be done, until it has its result."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = _perform(connection, step)
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as done:
+        return done.value
+
+
+def _perform(connection: Connection, step: Send | Wait) -> Any:
+    if isinstance(step, Wait):
+        return time.sleep(step.seconds)
+    response = connection.http.send(step.request, stream=step.stream)
+    if step.stream and not response.is_success:
+        response.read()
+    return response
+
+
+def _open(connection: Connection, exchange: Exchange[Any]) -> Any:
+    if not exchange.stream:
+        return _do(connection, converse(connection, exchange))
+    return ChatStream(*_do(connection, converse_streaming(connection, exchange)))
+
+
+async def _do_async(connection: Connection, steps: Steps[T]) -> T:
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = await _perform_async(connection, step)
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as done:
+        return done.value
+
+
+async def _perform_async(connection: Connection, step: Send | Wait) -> Any:
+    if isinstance(step, Wait):
+        return await asyncio.sleep(step.seconds)
+    response = await connection.http.send(step.request, stream=step.stream)
+    if step.stream and not response.is_success:
+        await response.aread()
+    return response
+
+
+async def _open_async(connection: Connection, exchange: Exchange[Any]) -> Any:
+    if not exchange.stream:
+        return await _do_async(connection, converse(connection, exchange))
+    return AsyncChatStream(*await _do_async(connection, converse_streaming(connection, exchange)))
+
+
 def _method(build: Callable[..., Any]) -> Any:
     """Make a method of a function that describes an exchange: its name, parameters and documentation."""
 
@@ -76,7 +140,12 @@ def _call_async(
 class _Client(Generic[WholeT, StreamT]):
     """What the two clients have in common."""
 
-    _is_async = False
+    records_its_calls = True  # for `llamatelemetry.inference.traced_engine`
+    _open_with: ClassVar[Callable[[Connection, Exchange[Any]], Any]]
+    _is_async: ClassVar[bool]
+
+    chat: Chat[WholeT, StreamT]
+    """Asks for a chat completion: ``client.chat(messages)``; see `Chat.__call__`."""
 
     def __init__(
         self,
@@ -97,15 +166,10 @@ class _Client(Generic[WholeT, StreamT]):
             load_wait_s=load_wait_s,
             strict_operation_names=strict_operation_names,
         )
-
-    def _open(self, exchange: Exchange[Any]) -> Any:
-        """Have an exchange: give its result, or, of an asynchronous client, what awaits it."""
-        raise NotImplementedError
-
-    @property
-    def chat(self) -> Chat[WholeT, StreamT]:
-        """Ask for a chat completion: ``client.chat(messages)``; see `Chat.__call__`."""
-        return Chat(self._open)
+        # Has an exchange: gives its result, or, of an asynchronous client, what awaits it. Not
+        # a method: `chat` holding its client would be a cycle, and keep its connections open.
+        self._open = partial(type(self)._open_with, self._connection)
+        self.chat = Chat(self._open)
 
     @overload
     def complete(self, prompt: Any, *, stream: Literal[False] = ..., **sampling: Any) -> WholeT: ...
@@ -177,31 +241,8 @@ class LlamaCppClient(_Client[ChatResponse, ChatStream]):
         ServerLoadingError: the server still loads its model, after ``load_wait_s`` of trying.
     """
 
-    def _do(self, steps: Generator[Send | Wait, Any, T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    outcome = self._perform(step)
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            return done.value
-
-    def _perform(self, step: Send | Wait) -> Any:
-        if isinstance(step, Wait):
-            return time.sleep(step.seconds)
-        response = self._connection.http.send(step.request, stream=step.stream)
-        if step.stream and not response.is_success:
-            response.read()
-        return response
-
-    def _open(self, exchange: Exchange[Any]) -> Any:
-        if not exchange.stream:
-            return self._do(converse(self._connection, exchange))
-        return ChatStream(*self._do(converse_streaming(self._connection, exchange)))
+    _open_with = staticmethod(_open)
+    _is_async = False
 
     generate = _call(_endpoints.generate)
     embed = _call(_endpoints.embed)
@@ -222,7 +263,7 @@ class LlamaCppClient(_Client[ChatResponse, ChatStream]):
             ServerLoadingError: it is still loading after ``timeout_s``.
             TimeoutError: nobody has answered in that time.
         """
-        self._do(wait_until_ready(self._connection, timeout_s))
+        _do(self._connection, wait_until_ready(self._connection, timeout_s))
 
     def close(self) -> None:
         """Close the connections."""
@@ -251,33 +292,8 @@ class AsyncLlamaCppClient(
             print(chunk.choices[0].delta.content or "", end="")
     """
 
+    _open_with = staticmethod(_open_async)
     _is_async = True
-
-    async def _do(self, steps: Generator[Send | Wait, Any, T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    outcome = await self._perform(step)
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            return done.value
-
-    async def _perform(self, step: Send | Wait) -> Any:
-        if isinstance(step, Wait):
-            return await asyncio.sleep(step.seconds)
-        response = await self._connection.http.send(step.request, stream=step.stream)
-        if step.stream and not response.is_success:
-            await response.aread()
-        return response
-
-    async def _open(self, exchange: Exchange[Any]) -> Any:
-        if not exchange.stream:
-            return await self._do(converse(self._connection, exchange))
-        return AsyncChatStream(*await self._do(converse_streaming(self._connection, exchange)))
 
     generate = _call_async(_endpoints.generate)
     embed = _call_async(_endpoints.embed)
@@ -293,7 +309,7 @@ class AsyncLlamaCppClient(
 
     async def wait_until_ready(self, timeout_s: float = 120.0) -> None:
         """Wait until the server is there, as `LlamaCppClient.wait_until_ready`."""
-        await self._do(wait_until_ready(self._connection, timeout_s))
+        await _do_async(self._connection, wait_until_ready(self._connection, timeout_s))
 
     async def close(self) -> None:
         """Close the connections."""

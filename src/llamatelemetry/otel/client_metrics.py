@@ -48,6 +48,9 @@ class TokenCounts(Protocol):
     text_output_tokens: int | None
     image_output_tokens: int | None
     audio_output_tokens: int | None
+    text_cache_read_tokens: int | None
+    image_cache_read_tokens: int | None
+    audio_cache_read_tokens: int | None
 
 
 @dataclass(slots=True)
@@ -194,7 +197,7 @@ class LatestMetrics:
         for counter, count, split in (
             (self.input_usage, _or(tokens.input_tokens, unknown), _input_split(tokens)),
             (self.output_usage, _or(tokens.output_tokens, unknown), _output_split(tokens)),
-            (self.cache_read_usage, _or(tokens.cache_read_tokens, part), ()),
+            (self.cache_read_usage, _or(tokens.cache_read_tokens, part), _cache_split(tokens)),
             (self.cache_write_usage, _or(tokens.cache_write_tokens, part), ()),
             (self.reasoning_usage, _or(tokens.reasoning_tokens, part), ()),
         ):
@@ -292,6 +295,14 @@ def _output_split(tokens: TokenCounts) -> _Split:
         ("text", tokens.text_output_tokens),
         ("image", tokens.image_output_tokens),
         ("audio", tokens.audio_output_tokens),
+    )
+
+
+def _cache_split(tokens: TokenCounts) -> _Split:
+    return (
+        ("text", tokens.text_cache_read_tokens),
+        ("image", tokens.image_cache_read_tokens),
+        ("audio", tokens.audio_cache_read_tokens),
     )
 
 

@@ -145,6 +145,9 @@ class _Tokens:
     text_output_tokens: int | None = None
     image_output_tokens: int | None = None
     audio_output_tokens: int | None = None
+    text_cache_read_tokens: int | None = None
+    image_cache_read_tokens: int | None = None
+    audio_cache_read_tokens: int | None = None
 
 
 def _attributes(

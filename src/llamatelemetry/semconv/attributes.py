@@ -69,6 +69,12 @@ OPENAI_REQUEST_SERVICE_TIER: Final = "openai.request.service_tier"
 OPENAI_RESPONSE_SERVICE_TIER: Final = "openai.response.service_tier"
 OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
 
+# --- content, recorded on request only ------------------------------------------------
+GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"
+GEN_AI_OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+GEN_AI_SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
+GEN_AI_TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
+
 # --- metrics only ---------------------------------------------------------------------
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
 GEN_AI_TOKEN_MODALITY: Final = "gen_ai.token.modality"
@@ -87,10 +93,14 @@ PROMPT_TOKENS: Final = "llamatelemetry.prompt_tokens"
 PREDICTED_TOKENS: Final = "llamatelemetry.predicted_tokens"
 DRAFTED_TOKENS: Final = "llamatelemetry.drafted_tokens"
 ACCEPTED_TOKENS: Final = "llamatelemetry.accepted_tokens"
+SLOT: Final = "llamatelemetry.slot"
+TRUNCATED: Final = "llamatelemetry.truncated"
+ERROR_PROMPT_TOKENS: Final = "llamatelemetry.error.prompt_tokens"
+ERROR_CONTEXT_SIZE: Final = "llamatelemetry.error.context_size"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
 
-# --- a server that ServerManager started (ours) ---------------------------------------
+# --- what a server is (ours) ----------------------------------------------------------
 SERVER_BINARY: Final = "llamatelemetry.server.binary"
 SERVER_BUILD: Final = "llamatelemetry.server.build"
 SERVER_CONTEXT_LENGTH: Final = "llamatelemetry.server.context_length"
@@ -104,6 +114,7 @@ SERVER_MEMORY_MODEL: Final = "llamatelemetry.server.memory.model"
 SERVER_MODEL_ALIAS: Final = "llamatelemetry.server.model_alias"
 SERVER_MODEL_FILE: Final = "llamatelemetry.server.model_file"
 SERVER_MODEL_SIZE: Final = "llamatelemetry.server.model_size"
+SERVER_QUANTIZATION: Final = "llamatelemetry.server.quantization"
 SERVER_SLOTS: Final = "llamatelemetry.server.slots"
 
 _BY_SHORT_NAME: Final = {

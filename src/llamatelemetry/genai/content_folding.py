@@ -1,0 +1,184 @@
+"""Folding what a stream of choices says into the reply it adds up to, as its chunks pass.
+
+Made only for a stream whose content is wanted. Each text grows in place up to a limit and is
+counted beyond it, so that time is linear and memory bounded, whatever a server sends.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any, Final
+
+from llamatelemetry.genai.blobs import BlobData
+from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.parts import CutText
+
+# Choices of a reply, tool calls of a choice: no true stream comes near.
+_MOST_ENTRIES: Final = 256
+
+
+class GrowingText:
+    """A text that comes in pieces, kept up to ``max_chars``."""
+
+    __slots__ = ("_kept", "_room", "chars")
+
+    def __init__(self, max_chars: int) -> None:
+        self._kept = StringIO()
+        self._room = max_chars
+        self.chars = 0
+
+    def add(self, piece: Any) -> None:
+        """Take in a piece; anything but text is none."""
+        if not isinstance(piece, str):
+            return
+        self.chars += len(piece)
+        if self._room > 0:
+            self._kept.write(piece[: self._room])
+            self._room -= len(piece)
+
+    def result(self) -> str | None:
+        """The text so far, as `CutText` when it is longer than what was kept; ``None`` if empty."""
+        kept = self._kept.getvalue()
+        if self.chars > len(kept):
+            return CutText(kept, self.chars)
+        return kept or None
+
+
+class ChoicesFold:
+    """The messages that the chunks of a chat or text completion add up to."""
+
+    __slots__ = ("_choices", "_max_chars")
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._choices: dict[int, _ChoiceFold] = {}
+
+    def add(self, key: int, choice: Any) -> None:
+        """Take in one choice of a chunk; ``key`` tells choices apart."""
+        fold = self._choices.get(key)
+        if fold is None:
+            if len(self._choices) >= _MOST_ENTRIES:
+                return
+            fold = self._choices[key] = _ChoiceFold(self._max_chars)
+        fold.add(choice)
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """The choices so far in the shape of a plain reply, by key: ``message`` or ``text``."""
+        return {key: fold.result() for key, fold in self._choices.items()}
+
+
+_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+class _ChoiceFold:
+    __slots__ = ("_audio", "_calls", "_function", "_max_chars", "_role", "_text", "_texts")
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._role: Any = None
+        self._text: GrowingText | None = None  # of /completions
+        self._texts: dict[str, GrowingText] = {}
+        self._calls: dict[Any, _CallFold] = {}
+        self._function: _CallFold | None = None
+        self._audio: _AudioFold | None = None
+
+    def add(self, choice: Any) -> None:
+        delta = get(choice, "delta")
+        if delta is None:
+            if self._text is None:
+                self._text = GrowingText(self._max_chars)
+            self._text.add(get(choice, "text"))
+            return
+        self._role = self._role or get(delta, "role")
+        for name in _TEXTS:
+            piece = get(delta, name)
+            if piece:
+                self._add_text(name, piece)
+        for call in items(get(delta, "tool_calls")):
+            self._add_call(call)
+        self._add_rarities(delta)
+
+    def _add_text(self, name: str, piece: Any) -> None:
+        growing = self._texts.get(name)
+        if growing is None:
+            growing = self._texts[name] = GrowingText(self._max_chars)
+        growing.add(piece)
+
+    def _add_call(self, call: Any) -> None:
+        key: Any = get(call, "index")
+        if not isinstance(key, int):
+            # Some servers send no index: an id then begins a call, and what follows belongs to it.
+            known = text(get(call, "id"))
+            key = known if known is not None else next(reversed(self._calls), 0)
+        fold = self._calls.get(key)
+        if fold is None:
+            if len(self._calls) >= _MOST_ENTRIES:
+                return
+            fold = self._calls[key] = _CallFold(self._max_chars)
+        fold.add(call, get(call, "function") or get(call, "custom"))
+
+    def _add_rarities(self, delta: Any) -> None:
+        function = get(delta, "function_call")
+        if function is not None:
+            self._function = self._function or _CallFold(self._max_chars)
+            self._function.add(None, function)
+        audio = get(delta, "audio")
+        if audio is not None:
+            self._audio = self._audio or _AudioFold(self._max_chars)
+            self._audio.add(audio)
+
+    def result(self) -> dict[str, Any]:
+        if self._text is not None:
+            return {"text": self._text.result()}
+        message: dict[str, Any] = {"role": self._role}
+        message.update({name: growing.result() for name, growing in self._texts.items()})
+        message["tool_calls"] = [fold.result() for fold in self._calls.values()]
+        if self._function is not None:
+            message["function_call"] = self._function.result()["function"]
+        if self._audio is not None:
+            message["audio"] = self._audio.result()
+        return {"message": message}
+
+
+class _CallFold:
+    __slots__ = ("_arguments", "_id", "_is_custom", "_name")
+
+    def __init__(self, max_chars: int) -> None:
+        self._id: Any = None
+        self._name: Any = None
+        self._is_custom = False
+        self._arguments = GrowingText(max_chars)
+
+    def add(self, call: Any, function: Any) -> None:
+        self._id = self._id or get(call, "id")
+        self._name = self._name or get(function, "name")
+        self._is_custom = self._is_custom or get(call, "custom") is not None
+        self._arguments.add(get(function, "arguments") or get(function, "input"))
+
+    def result(self) -> dict[str, Any]:
+        arguments = self._arguments.result()
+        if self._is_custom:
+            return {"id": self._id, "custom": {"name": self._name, "input": arguments}}
+        return {"id": self._id, "function": {"name": self._name, "arguments": arguments}}
+
+
+class _AudioFold:
+    """A spoken answer: its transcript, and how much sound there was. The sound itself is not kept."""
+
+    __slots__ = ("_data_chars", "_id", "_transcript")
+
+    def __init__(self, max_chars: int) -> None:
+        self._id: Any = None
+        self._transcript = GrowingText(max_chars)
+        self._data_chars = 0
+
+    def add(self, audio: Any) -> None:
+        self._id = self._id or get(audio, "id")
+        self._transcript.add(get(audio, "transcript"))
+        data = get(audio, "data")
+        if isinstance(data, str):
+            self._data_chars += len(data)
+
+    def result(self) -> dict[str, Any]:
+        data = BlobData("", cut_chars=self._data_chars) if self._data_chars else None
+        return {"id": self._id, "data": data, "transcript": self._transcript.result()}

@@ -1,0 +1,166 @@
+"""Chat and text completions as messages in the conventions' schema: pure functions of wire JSON.
+
+Requests are read before they are sent and replies when they have come, plain or folded from a
+stream. Roles and names stay as they were sent. What the schema has no word for is described in
+`llamatelemetry.genai.parts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.genai.blobs import BlobData
+from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.model import Content
+from llamatelemetry.genai.parts import (
+    as_mapping,
+    blob_part,
+    content_parts,
+    custom_call_part,
+    plain_json,
+    reasoning_part,
+    refusal_part,
+    text_part,
+    tool_call_part,
+    tool_response_part,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamatelemetry.genai.parts import Part
+
+_TOOL_ROLES: Final = frozenset({"tool", "function"})  # `function` before there were tools
+_FINISH_REASONS: Final = {"tool_calls": "tool_call", "function_call": "tool_call"}
+
+
+def read_chat_request(body: Mapping[str, Any]) -> Content:
+    """Read the messages and tools of a chat completion request."""
+    return Content(
+        inputs=[_input_message(message) for message in items(get(body, "messages"))],
+        tools=read_tools(body),
+    )
+
+
+def read_completion_request(body: Mapping[str, Any]) -> Content:
+    """Read the prompts of a text completion request: each is a message of the user."""
+    prompt = get(body, "prompt")
+    prompts = [prompt] if isinstance(prompt, str) else items(prompt)
+    if any(isinstance(item, int) for item in prompts):
+        prompts = [prompt]  # one prompt, given as tokens; llama.cpp takes texts among them
+    return Content(
+        inputs=[{"role": "user", "parts": _prompt_parts(prompt)} for prompt in prompts],
+    )
+
+
+def _prompt_parts(prompt: Any) -> list[Part]:
+    texts = [prompt] if isinstance(prompt, str) else items(prompt)
+    return [part for item in texts for part in text_part(item)]
+
+
+def read_choices(choices: Any) -> Content:
+    """Read the choices of a chat or text completion, one message for each."""
+    return Content(outputs=[_output_message(choice) for choice in items(choices)])
+
+
+def _input_message(message: Any) -> dict[str, Any]:
+    role = text(get(message, "role")) or "unknown"
+    read: dict[str, Any] = {"role": role}
+    name = text(get(message, "name"))
+    if name is not None:
+        read["name"] = name
+    read["parts"] = (
+        [tool_response_part(get(message, "tool_call_id"), get(message, "content"))]
+        if role in _TOOL_ROLES
+        else _message_parts(message)
+    )
+    return read
+
+
+def _output_message(choice: Any) -> dict[str, Any]:
+    message = get(choice, "message")
+    read: dict[str, Any] = {
+        "role": text(get(message, "role")) or "assistant",
+        "parts": text_part(get(choice, "text")) if message is None else _message_parts(message),
+    }
+    reason = text(get(choice, "finish_reason"))
+    if reason is not None:
+        # Deprecated by now, and required by the schema of v1.41: readers of both find it.
+        read["finish_reason"] = _FINISH_REASONS.get(reason, reason)
+    return read
+
+
+def _message_parts(message: Any) -> list[Part]:
+    """Reasoning, text, media, refusal and tool calls, in the order in which a model gives them."""
+    return [
+        # vLLM has changed the name; llama.cpp and DeepSeek keep the longer one.
+        *reasoning_part(get(message, "reasoning_content") or get(message, "reasoning")),
+        *content_parts(get(message, "content")),
+        *refusal_part(get(message, "refusal")),
+        *_spoken_parts(get(message, "audio")),
+        *(_tool_call(call) for call in items(get(message, "tool_calls")) if as_mapping(call)),
+        *_function_call(get(message, "function_call")),
+    ]
+
+
+def _spoken_parts(audio: Any) -> list[Part]:
+    """An answer that was spoken: sound and transcript; in the history only its id is sent."""
+    data = get(audio, "data")
+    if isinstance(data, BlobData):
+        sound = [blob_part(data, "audio")]
+    elif isinstance(data, str) and data:
+        sound = [blob_part(BlobData(data), "audio")]
+    else:
+        known = text(get(audio, "id"))
+        sound = [] if known is None else [{"type": "file", "modality": "audio", "file_id": known}]
+    return [*sound, *text_part(get(audio, "transcript"))]
+
+
+def _tool_call(call: Any) -> Part:
+    custom = get(call, "custom")
+    if custom is not None:
+        return custom_call_part(get(call, "id"), get(custom, "name"), get(custom, "input"))
+    function = get(call, "function")
+    return tool_call_part(get(call, "id"), get(function, "name"), get(function, "arguments"))
+
+
+def _function_call(function: Any) -> list[Part]:
+    if not as_mapping(function):
+        return []
+    return [tool_call_part(None, get(function, "name"), get(function, "arguments"))]
+
+
+# --- tools ----------------------------------------------------------------------------
+
+
+def read_tools(body: Mapping[str, Any]) -> list[Part]:
+    """Read the tool definitions of a request or a fetched response, nested or flat."""
+    definitions = [_tool(tool) for tool in items(get(body, "tools")) if as_mapping(tool)]
+    functions = [_function(tool) for tool in items(get(body, "functions")) if as_mapping(tool)]
+    return definitions + functions
+
+
+def _tool(tool: Any) -> Part:
+    kind = text(get(tool, "type")) or "unknown"
+    if kind == "function":
+        nested = get(tool, "function")
+        return _function(tool if nested is None else nested)
+    nested = get(tool, "custom")
+    named = tool if nested is None else nested
+    # A built-in tool has no name but its type; several MCP servers are told apart by label.
+    name = text(get(named, "name")) or text(get(tool, "server_label")) or kind
+    return {"type": kind, "name": name, **_description(named)}
+
+
+def _function(function: Any) -> Part:
+    definition: Part = {"type": "function", "name": text(get(function, "name")) or ""}
+    definition.update(_description(function))
+    parameters = get(function, "parameters")
+    if isinstance(parameters, dict):
+        definition["parameters"] = plain_json(parameters)
+    return definition
+
+
+def _description(tool: Any) -> Part:
+    description = text(get(tool, "description"))
+    return {} if description is None else {"description": description}

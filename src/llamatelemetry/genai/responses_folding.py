@@ -1,0 +1,131 @@
+"""Folding what a Responses stream says, as its events pass. See `content_folding` for its limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.genai.content_folding import GrowingText
+from llamatelemetry.genai.fields import get
+from llamatelemetry.genai.limits import limit_parts
+from llamatelemetry.genai.model import Content
+from llamatelemetry.genai.responses_messages import (
+    item_parts,
+    output_message,
+    read_responses_content,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamatelemetry.genai.parts import Part
+
+# Items of a response, texts of an item: no true stream comes near.
+_MOST_ENTRIES: Final = 256
+
+# What a delta adds to: the type of the item's part, for an item that is broken off.
+_DELTAS: Final = {
+    "response.output_text.delta": "output_text",
+    "response.refusal.delta": "refusal",
+    "response.reasoning_text.delta": "reasoning_text",
+    "response.reasoning_summary_text.delta": "summary_text",
+    "response.function_call_arguments.delta": "arguments",
+    "response.mcp_call_arguments.delta": "arguments",
+    "response.custom_tool_call_input.delta": "input",
+    "response.code_interpreter_call_code.delta": "code",
+}
+_ENDINGS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+class ResponsesContentFold:
+    """What the events of a Responses stream add up to.
+
+    The last event repeats the whole response, and is all that is read of a stream that came so
+    far. Of one that was broken off, items that were done and the deltas of the others are.
+
+    Args:
+        max_chars: up to where each text of the others is kept.
+        read: reads the whole response.
+    """
+
+    __slots__ = ("_items", "_max_chars", "_read", "_response")
+
+    def __init__(
+        self, max_chars: int, read: Callable[[Any], Content] = read_responses_content
+    ) -> None:
+        self._max_chars = max_chars
+        self._read = read
+        self._response: Any = None
+        self._items: dict[Any, _ItemFold] = {}
+
+    def add(self, event: Any) -> None:
+        """Take in one event."""
+        kind = get(event, "type")
+        if not isinstance(kind, str):
+            return
+        field = _DELTAS.get(kind)
+        if field is not None:
+            item = self._item(event)
+            if item is not None:
+                item.add(field, get(event, "content_index"), get(event, "delta"))
+        elif kind in _ENDINGS:
+            self._response = get(event, "response")
+            self._items.clear()
+        elif kind in {"response.output_item.added", "response.output_item.done"}:
+            item = self._item(event)
+            if item is not None:
+                item.note(get(event, "item"), done=kind.endswith("done"))
+
+    def _item(self, event: Any) -> _ItemFold | None:
+        key = get(event, "output_index")
+        key = key if isinstance(key, int) else 0
+        fold = self._items.get(key)
+        if fold is None and len(self._items) < _MOST_ENTRIES:
+            fold = self._items[key] = _ItemFold(self._max_chars)
+        return fold
+
+    def content(self) -> Content:
+        """The messages so far."""
+        if self._response is not None:
+            return self._read(self._response)
+        parts = [part for key in sorted(self._items) for part in self._items[key].parts()]
+        return Content(outputs=output_message(parts))
+
+
+class _ItemFold:
+    __slots__ = ("_head", "_max_chars", "_parts", "_texts")
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._head: dict[str, Any] = {}
+        self._parts: list[Part] | None = None  # once the item is done
+        self._texts: dict[tuple[str, int], GrowingText] = {}
+
+    def note(self, item: Any, *, done: bool) -> None:
+        if done:
+            # Cut at once: the item itself would hold all that it says.
+            self._parts = limit_parts(item_parts(item), self._max_chars)
+            self._texts.clear()
+        else:
+            self._head = {name: get(item, name) for name in ("type", "id", "call_id", "name")}
+
+    def add(self, field: str, index: Any, piece: Any) -> None:
+        key = (field, index if isinstance(index, int) else 0)
+        growing = self._texts.get(key)
+        if growing is None:
+            if len(self._texts) >= _MOST_ENTRIES:
+                return
+            growing = self._texts[key] = GrowingText(self._max_chars)
+        growing.add(piece)
+
+    def parts(self) -> list[Part]:
+        if self._parts is not None:
+            return self._parts
+        item = dict(self._head)
+        content: list[dict[str, Any]] = []
+        for (field, _), growing in self._texts.items():
+            if field in {"arguments", "input", "code"}:
+                item[field] = growing.result()
+            else:
+                name = "refusal" if field == "refusal" else "text"
+                content.append({"type": field, name: growing.result()})
+        return item_parts({**item, "content": content} if content else item)

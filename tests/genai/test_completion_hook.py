@@ -1,0 +1,317 @@
+"""Finding a completion hook, what it is given, and what becomes of what it does."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
+
+import pytest
+from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.util.genai import types as official
+
+from llamatelemetry.genai import completion_hook, hook_types
+from llamatelemetry.genai.blobs import BlobData
+from llamatelemetry.genai.completion_hook import (
+    CompletionHook,
+    GuardedHook,
+    load_completion_hook,
+)
+from llamatelemetry.genai.environment import read_genai_variables
+from llamatelemetry.genai.hook_messages import HookMessages
+from llamatelemetry.genai.model import Content
+from llamatelemetry.genai.parts import CutText, refusal_part
+
+IMAGE = b"\x89PNG" * 1000
+PARTS: list[dict[str, Any]] = [
+    {"type": "text", "content": "Hi"},
+    {"type": "reasoning", "content": "Hm."},
+    {"type": "tool_call", "id": "c", "name": "f", "arguments": {"a": 1}},
+    {"type": "tool_call_response", "id": "c", "response": None},
+    {"type": "server_tool_call", "id": "s", "name": "w", "server_tool_call": {"type": "w"}},
+    {"type": "server_tool_call_response", "id": "s", "server_tool_call_response": {"type": "w"}},
+    {"type": "compaction", "id": "k"},
+    {"type": "file", "modality": "image", "file_id": "file-1"},
+    {"type": "uri", "modality": "image", "uri": "https://x.test/a.png"},
+    *refusal_part("No."),
+    {"type": "hologram", "content": {"beam": 1}},
+]
+BLOB = {
+    "type": "blob",
+    "modality": "image",
+    "mime_type": "image/png",
+    "content": BlobData(base64.b64encode(IMAGE).decode()),
+}
+
+
+def content() -> Content:
+    return Content(
+        inputs=[{"role": "user", "name": "ann", "parts": [*PARTS, BLOB]}],
+        outputs=[
+            {
+                "role": "assistant",
+                "parts": [{"type": "text", "content": CutText("Hi", 99)}],
+                "finish_reason": "stop",
+            }
+        ],
+        instructions=[{"type": "text", "content": "Be brief."}],
+        tools=[
+            {"type": "function", "name": "f", "description": "Does.", "parameters": {}},
+            {"type": "web_search", "name": "web_search"},
+        ],
+    )
+
+
+class Recording:
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def on_completion(self, **given: Any) -> None:
+        self.calls.append(given)
+
+
+# --- what it is given ---------------------------------------------------------------------
+
+
+@pytest.fixture(params=["installed", "absent"])
+def types(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The classes of opentelemetry-util-genai, or ours where it is not installed."""
+    if request.param == "installed":
+        return official
+    monkeypatch.setitem(sys.modules, "opentelemetry.util.genai.types", None)
+    return hook_types
+
+
+def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape(types: Any) -> None:
+    hook = Recording()
+    GuardedHook(hook).run(content(), INVALID_SPAN, None)
+    (given,) = hook.calls
+    assert given["span"] is INVALID_SPAN
+    assert given["log_record"] is None
+    (sent,) = given["inputs"]
+    assert type(sent) is types.InputMessage
+    assert (sent.role, sent.name) == ("user", "ann")
+    assert sent.parts == [
+        types.TextPart("Hi"),
+        types.ReasoningPart("Hm."),
+        types.ToolCallRequestPart({"a": 1}, "f", "c"),
+        types.ToolCallResponsePart(None, "c"),
+        types.ServerToolCallPart("w", {"type": "w"}, "s"),
+        types.ServerToolCallResponsePart({"type": "w"}, "s"),
+        types.CompactionPart("k"),
+        types.FilePart(None, "image", "file-1"),
+        types.UriPart(None, "image", "https://x.test/a.png"),
+        types.TextPart("No."),
+        hook_types.OtherPart("hologram", {"beam": 1}),
+        types.BlobPart("image/png", "image", IMAGE),
+    ]
+    assert given["outputs"] == [
+        types.OutputMessage("assistant", [types.TextPart("Hi")], finish_reason="stop")
+    ]
+    assert type(given["outputs"][0].parts[0].content) is str
+    assert given["system_instruction"] == [types.TextPart("Be brief.")]
+    assert given["tool_definitions"] == [
+        types.FunctionToolDefinition("f", "Does.", {}),
+        types.GenericToolDefinition("web_search", "web_search"),
+    ]
+
+
+def test_our_classes_have_the_fields_of_the_official_ones() -> None:
+    for name, ours in vars(hook_types).items():
+        if dataclasses.is_dataclass(ours) and name != "OtherPart":
+            theirs = getattr(official, name)
+            assert [f.name for f in dataclasses.fields(ours)] == [
+                f.name for f in dataclasses.fields(theirs)
+            ]
+
+
+def test_a_hook_without_tools_gets_none_of_them() -> None:
+    hook = Recording()
+    GuardedHook(hook).run(Content(), INVALID_SPAN, None)
+    assert hook.calls == [
+        {
+            "inputs": [],
+            "outputs": [],
+            "system_instruction": [],
+            "tool_definitions": None,
+            "span": INVALID_SPAN,
+            "log_record": None,
+        }
+    ]
+
+
+def test_what_a_hook_leaves_alone_comes_back_as_it_was(types: Any) -> None:
+    back = HookMessages(content(), types).content()
+    expected = content()
+    expected.inputs[0]["parts"][-1] = {**BLOB, "content": IMAGE}
+    assert back == expected
+
+
+def test_what_a_hook_changes_is_changed(types: Any) -> None:
+    class Masking:
+        def on_completion(self, *, inputs: list[Any], outputs: list[Any], **_more: Any) -> None:
+            inputs[0].parts[0].content = "***"
+            inputs[0].parts[9:] = [types.TextPart("new"), {"type": "text", "content": "plain"}, 7]
+            del inputs[0].parts[1:9]
+            outputs.clear()
+
+    hook: Any = Masking()
+    left = GuardedHook(hook).run(content(), INVALID_SPAN, None)
+    assert left.outputs == []
+    assert left.inputs[0]["parts"] == [
+        {"type": "text", "content": "***"},
+        {"type": "text", "content": "new"},
+        {"type": "text", "content": "plain"},
+    ]
+
+
+def test_a_hook_that_raises_is_logged_once_and_the_content_stays(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        def on_completion(self, **_given: Any) -> None:
+            raise RuntimeError("out of order")
+
+    caplog.set_level(logging.DEBUG, "llamatelemetry")
+    hook = GuardedHook(Broken())
+    for _ in range(2):
+        assert hook.run(content(), INVALID_SPAN, None).instructions == content().instructions
+    first, second = caplog.records
+    assert first.levelno == logging.WARNING
+    assert "Broken" in first.getMessage()
+    assert first.exc_info is not None
+    assert isinstance(first.exc_info[1], RuntimeError)
+    assert second.levelno == logging.DEBUG
+
+
+def test_a_hook_is_interrupted_like_anything_else() -> None:
+    class Interrupted:
+        def on_completion(self, **_given: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        GuardedHook(Interrupted()).run(content(), INVALID_SPAN, None)
+
+
+# --- finding it ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hooks of this module, as if a package had entry points to them."""
+    group = "opentelemetry_genai_completion_hook"
+    points = EntryPoints(
+        EntryPoint(name, f"{__name__}:{value}", group)
+        for name, value in {
+            "recording": "Recording",
+            "broken": "no_such_name",
+            "raising": "make_nothing",
+            "no-hook": "Content",
+            "no-op": "_NoOpCompletionHook",
+        }.items()
+    )
+    monkeypatch.setattr(completion_hook, "entry_points", lambda group: points.select(group=group))
+    load_completion_hook.cache_clear()
+    yield
+    load_completion_hook.cache_clear()
+
+
+def make_nothing() -> None:
+    raise OSError("no bucket")
+
+
+class _NoOpCompletionHook(Recording):
+    """What util-genai's `upload` hands out when it cannot work."""
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_hook_is_made_once_for_the_process(caplog: pytest.LogCaptureFixture) -> None:
+    hook = load_completion_hook("recording")
+    assert isinstance(hook, Recording)
+    assert isinstance(hook, CompletionHook)
+    assert load_completion_hook("recording") is hook
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unknown", ["unknown", "broken, no-hook, no-op, raising, recording"]),
+        ("broken", ["broken"]),
+        ("raising", ["raising"]),
+        ("no-hook", ["on_completion"]),
+    ],
+)
+def test_a_hook_that_cannot_be_had_is_one_warning(
+    name: str, words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_completion_hook(name) is None
+    assert load_completion_hook(name) is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for word in words:
+        assert word in record.getMessage()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_hook_that_does_nothing_is_none() -> None:
+    assert load_completion_hook("no-op") is None
+
+
+def test_the_official_upload_hook_writes_what_it_is_given(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_UPLOAD_BASE_PATH", str(tmp_path))
+    load_completion_hook.cache_clear()
+    hook: Any = load_completion_hook("upload")
+    load_completion_hook.cache_clear()
+    assert hook is not None
+    GuardedHook(hook).run(content(), INVALID_SPAN, None)
+    hook.shutdown()
+    stored = {
+        path.name.split("_", 1)[1]: json.loads(path.read_text()) for path in tmp_path.iterdir()
+    }
+    assert set(stored) == {
+        "inputs.json",
+        "outputs.json",
+        "system_instruction.json",
+        "tool.definitions.json",
+    }
+    assert stored["inputs.json"][0]["parts"][-1] == {
+        "type": "blob",
+        "modality": "image",
+        "mime_type": "image/png",
+        "content": base64.b64encode(IMAGE).decode(),
+    }
+
+
+# --- variables ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, None), ("", None), ("true", True), (" FALSE ", False)]
+)
+def test_the_variable_for_events_is_read(text: str | None, expected: bool | None) -> None:
+    environ = {} if text is None else {"OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT": text}
+    assert read_genai_variables(environ).emit_event is expected
+
+
+def test_a_bad_value_counts_as_not_given_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    environ = {"OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT": "maybe"}
+    assert read_genai_variables(environ).emit_event is None
+    (record,) = caplog.records
+    for word in ("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "maybe", "true or false"):
+        assert word in record.getMessage()
+
+
+def test_the_variable_for_the_hook_is_read() -> None:
+    name = "OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK"
+    assert read_genai_variables({}).completion_hook is None
+    assert read_genai_variables({name: " "}).completion_hook is None
+    assert read_genai_variables({name: " upload "}).completion_hook == "upload"

@@ -1,0 +1,15 @@
+"""Clients of llama.cpp, recording to memory through OpenTelemetry's global providers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.recorder import Recorder
+
+
+@pytest.fixture
+def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """What is made by then records here: our clients take no providers of their own."""
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
+    return recorder

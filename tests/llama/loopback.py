@@ -1,0 +1,122 @@
+"""A loopback server that says what a test tells it to: for the errors a real one cannot be made to have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+REASONS = {200: "OK"}
+
+
+@dataclass
+class Asked:
+    """What has come in."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass
+class Reply:
+    """What goes out: JSON, bytes, or pieces of a stream. A cut one ends with the connection."""
+
+    status: int = 200
+    body: Any = b""
+    pieces: list[bytes] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    cut: bool = False
+
+    def encoded(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
+
+@dataclass
+class Loopback:
+    url: str
+    asked: list[Asked]
+    connections: set[asyncio.StreamWriter]
+
+
+def sse(*events: Any) -> list[bytes]:
+    """Each event as the piece of a stream that it is sent in."""
+    return [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+
+
+@contextmanager
+def loopback(answer: Callable[[Asked], Reply]) -> Iterator[Loopback]:
+    """Serve on a free port, from a thread with its own event loop."""
+    loop = asyncio.new_event_loop()
+    asked: list[Asked] = []
+    connections: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        try:
+            while request := await _read(reader):
+                asked.append(request)
+                if not await _write(writer, answer(request)):
+                    break
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
+        finally:
+            connections.discard(writer)
+            writer.close()
+
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield Loopback(f"http://127.0.0.1:{port}", asked, connections)
+    finally:
+        asyncio.run_coroutine_threadsafe(_stop(server), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def _stop(server: asyncio.Server) -> None:
+    server.close()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _read(reader: asyncio.StreamReader) -> Asked | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.rstrip().split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Asked(method, path, headers, json.loads(body) if body else None)
+
+
+async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
+    await asyncio.sleep(reply.delay_s)
+    content = reply.encoded()
+    kind = "text/event-stream" if reply.pieces else "application/json"
+    size = "transfer-encoding: chunked" if reply.pieces else f"content-length: {len(content)}"
+    own = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+    head = f"HTTP/1.1 {reply.status} X\r\nserver: llama.cpp\r\ncontent-type: {kind}\r\n{size}\r\n{own}\r\n"
+    writer.write(head.encode() + content)
+    for piece in reply.pieces:
+        writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        await writer.drain()
+    if reply.cut:
+        return False
+    if reply.pieces:
+        writer.write(b"0\r\n\r\n")
+    await writer.drain()
+    return True

@@ -1,0 +1,177 @@
+"""Every way in which a program can send a request, each told as what the program saw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import httpx2
+import requests
+
+
+@dataclass
+class Seen:
+    """What the program saw: compared as a whole with what it sees without us."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    hops: int = 0
+    body: bytes = b""
+    error: str | None = None
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = f"{type(error).__module__}.{type(error).__name__}: {error}"
+
+    def meet(self, response: Any) -> None:
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.hops = len(response.history)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to make; ``chunks`` is after how many pieces the program has had enough."""
+
+    url: str
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+    chunks: int | None = None
+    proxy: str | None = None
+
+
+def _httpx(library: Any) -> Callable[[Ask], Seen]:
+    def call(ask: Ask) -> Seen:
+        seen = Seen()
+        with seen.watch(), library.Client(follow_redirects=True, proxy=ask.proxy) as client:
+            response = client.post(ask.url, json=ask.body, headers=ask.headers)
+            seen.meet(response)
+            seen.body = response.content
+        return seen
+
+    return call
+
+
+def _httpx_stream(library: Any) -> Callable[[Ask], Seen]:
+    def call(ask: Ask) -> Seen:
+        seen = Seen()
+        with (
+            seen.watch(),
+            library.Client(follow_redirects=True, proxy=ask.proxy) as client,
+            client.stream("POST", ask.url, json=ask.body, headers=ask.headers) as response,
+        ):
+            seen.meet(response)
+            for number, chunk in enumerate(response.iter_bytes(), 1):
+                seen.body += chunk
+                if number == ask.chunks:
+                    break
+        return seen
+
+    return call
+
+
+def _httpx_async(library: Any) -> Callable[[Ask], Seen]:
+    async def call(ask: Ask) -> Seen:
+        seen = Seen()
+        with seen.watch():
+            async with library.AsyncClient(follow_redirects=True, proxy=ask.proxy) as client:
+                response = await client.post(ask.url, json=ask.body, headers=ask.headers)
+                seen.meet(response)
+                seen.body = response.content
+        return seen
+
+    return lambda ask: asyncio.run(call(ask))
+
+
+def _httpx_async_stream(library: Any) -> Callable[[Ask], Seen]:
+    async def call(ask: Ask) -> Seen:
+        seen = Seen()
+        with seen.watch():
+            async with (
+                library.AsyncClient(follow_redirects=True, proxy=ask.proxy) as client,
+                client.stream("POST", ask.url, json=ask.body, headers=ask.headers) as response,
+            ):
+                seen.meet(response)
+                number = 0
+                async for chunk in response.aiter_bytes():
+                    seen.body += chunk
+                    number += 1
+                    if number == ask.chunks:
+                        break
+        return seen
+
+    return lambda ask: asyncio.run(call(ask))
+
+
+def _requests(ask: Ask) -> Seen:
+    seen = Seen()
+    with seen.watch(), requests.Session() as session:
+        proxies = {"http": ask.proxy} if ask.proxy else None
+        response = session.post(ask.url, json=ask.body, headers=ask.headers, proxies=proxies)
+        seen.meet(response)
+        seen.body = response.content
+    return seen
+
+
+def _requests_stream(ask: Ask) -> Seen:
+    seen = Seen()
+    proxies = {"http": ask.proxy} if ask.proxy else None
+    with (
+        seen.watch(),
+        requests.Session() as session,
+        session.post(
+            ask.url, json=ask.body, headers=ask.headers, proxies=proxies, stream=True
+        ) as response,
+    ):
+        seen.meet(response)
+        for number, chunk in enumerate(response.iter_content(None), 1):
+            seen.body += chunk
+            if number == ask.chunks:
+                break
+    return seen
+
+
+def _requests_raw(ask: Ask) -> Seen:
+    """As clients do that bring their own reader of events."""
+    seen = Seen()
+    proxies = {"http": ask.proxy} if ask.proxy else None
+    with (
+        seen.watch(),
+        requests.Session() as session,
+        session.post(
+            ask.url, json=ask.body, headers=ask.headers, proxies=proxies, stream=True
+        ) as response,
+    ):
+        seen.meet(response)
+        number = 0
+        while chunk := response.raw.read(512):
+            seen.body += chunk
+            number += 1
+            if number == ask.chunks:
+                break
+    return seen
+
+
+PLAIN: dict[str, Callable[[Ask], Seen]] = {
+    "httpx": _httpx(httpx),
+    "httpx-async": _httpx_async(httpx),
+    "httpx2": _httpx(httpx2),
+    "httpx2-async": _httpx_async(httpx2),
+    "requests": _requests,
+}
+STREAMED: dict[str, Callable[[Ask], Seen]] = {
+    "httpx-stream": _httpx_stream(httpx),
+    "httpx-async-stream": _httpx_async_stream(httpx),
+    "httpx2-stream": _httpx_stream(httpx2),
+    "httpx2-async-stream": _httpx_async_stream(httpx2),
+    "requests-stream": _requests_stream,
+    "requests-raw": _requests_raw,
+}
+CALLERS = {**PLAIN, **STREAMED}

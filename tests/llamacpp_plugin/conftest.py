@@ -1,0 +1,40 @@
+"""The llama.cpp plugin, recording to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.genai.identity import identities
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from tests.recorder import Recorder
+
+
+@pytest.fixture(autouse=True)
+def no_identity_is_remembered() -> Iterator[None]:
+    identities.forget()
+    yield
+    identities.forget()
+
+
+@pytest.fixture
+def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
+    """Switch the plugin on for this test; arguments are options."""
+    plugin = LlamaCppInstrumentor()
+
+    def instrument(**options: Any) -> Recorder:
+        plugin.instrument(**recorder.providers, config=LlamaTelemetryConfig(**options))
+        return recorder
+
+    yield instrument
+    if plugin.is_instrumented_by_opentelemetry:
+        plugin.uninstrument()
+
+
+@pytest.fixture
+def instrumented(instrument: Callable[..., Recorder]) -> Recorder:
+    """A recorder to which the plugin, active for this test, writes."""
+    return instrument()

@@ -1,0 +1,226 @@
+"""Whatever a server does, the program sees what it sees without us, and one span tells of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from opentelemetry.trace import StatusCode
+
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from tests.llamacpp_plugin.callers import CALLERS, PLAIN, STREAMED, Ask, Seen
+from tests.llamacpp_plugin.scripted import chunked, head, plain, scripted
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+BODY = {"model": "smol", "messages": replies.MESSAGES, "stream": True}
+CHAT = json.dumps(replies.chat(timings=replies.TIMINGS)).encode()
+EVENTS = [
+    f"data: {json.dumps(event)}\n\n".encode()
+    for event in replies.chat_chunks(timings=replies.TIMINGS)
+]
+LONG_LINE = b'data: {"image": "' + b"A" * 10_000_000 + b'"}\n\n'
+
+
+def _zlib(data: bytes) -> bytes:
+    return zlib.compress(data)
+
+
+def _in_pieces(data: bytes, size: int = 40) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a server does; the output tokens that the span can know; whether the call fails."""
+
+    answer: Sequence[bytes]
+    tokens: int | None = 5
+    fails: bool = False
+
+
+FAULTS: dict[str, Fault] = {
+    "good-plain": Fault(plain(CHAT)),
+    "good-stream": Fault(chunked([*EVENTS, b"data: [DONE]\n\n"])),
+    "stream-in-small-pieces": Fault(chunked(_in_pieces(b"".join(EVENTS)))),
+    "stream-with-crlf": Fault(chunked([event.replace(b"\n", b"\r\n") for event in EVENTS])),
+    "stream-with-pings": Fault(chunked([piece for event in EVENTS for piece in (b":\n\n", event)])),
+    "stream-without-last-line-end": Fault(chunked([*EVENTS[:-1], EVENTS[-1].rstrip()]), None),
+    "stream-of-invalid-utf8": Fault(chunked([b'data: {"x": "\xff\xfe"}\n\n', *EVENTS])),
+    "stream-with-10-MB-line": Fault(chunked([*EVENTS[:2], LONG_LINE, *EVENTS[2:]])),
+    "stream-of-nonsense": Fault(chunked([b"data: {nonsense\n\n", b"data: 7\n\n", b"\0\0"]), None),
+    "stream-cut-off": Fault(chunked(EVENTS[:2], is_ended=False), None, fails=True),
+    "stream-cut-inside-a-chunk": Fault(
+        [*chunked(EVENTS[:2], is_ended=False), b"ff\r\ndata: {"], None, fails=True
+    ),
+    "stream-gzipped": Fault(
+        chunked(_in_pieces(gzip.compress(b"".join(EVENTS))), "Content-Encoding: gzip")
+    ),
+    "stream-not-gzip-after-all": Fault(chunked(EVENTS, "Content-Encoding: gzip"), None, fails=True),
+    "plain-gzipped": Fault(plain(gzip.compress(CHAT), "Content-Encoding: gzip")),
+    "plain-deflated": Fault(plain(_zlib(CHAT), "Content-Encoding: deflate")),
+    "plain-in-unknown-encoding": Fault(plain(CHAT[::-1], "Content-Encoding: x-secret"), None),
+    "plain-not-gzip-after-all": Fault(plain(CHAT, "Content-Encoding: gzip"), None, fails=True),
+    "plain-of-invalid-utf8": Fault(plain(CHAT.replace(b"Hi", b"H\xff"))),
+    "plain-no-json": Fault(plain(b"<html>"), None),
+    "plain-a-list": Fault(plain(b"[1, 2]"), None),
+    "plain-empty": Fault(plain(b""), None),
+    "length-too-long": Fault(plain(CHAT, f"Content-Length: {len(CHAT) + 9}"), None, fails=True),
+    "length-too-short": Fault(plain(CHAT, f"Content-Length: {len(CHAT) - 9}"), None),
+    "no-length-and-closed": Fault([head("200 OK", "Content-Type: application/json"), CHAT]),
+    "closed-at-once": Fault([], None, fails=True),
+    "closed-inside-the-head": Fault([b"HTTP/1.1 200 OK\r\nServer: lla"], None, fails=True),
+    "no-http": Fault([b"SSH-2.0-OpenSSH\r\n"], None, fails=True),
+    "error-json": Fault(
+        plain(b'{"error": {"code": 503, "type": "unavailable_error"}}', status="503 Busy"),
+        None,
+        fails=True,
+    ),
+    "error-html": Fault(plain(b"<html>", status="500 Oops"), None, fails=True),
+}
+
+
+def outcome(call: Callable[[Ask], Seen], answers: Sequence[Sequence[bytes]], **ask: Any) -> Seen:
+    """What a program sees; the port, which is another one each time, is left out."""
+    with scripted(*answers) as server:
+        url = ask.pop("url", f"{server.origin}/v1/chat/completions")
+        seen = call(Ask(url, BODY, **ask))
+        if seen.error is not None:
+            seen.error = seen.error.replace(server.origin.rpartition(":")[2], "PORT")
+            seen.error = seen.error.partition(" object at 0x")[0]
+        return seen
+
+
+# Each fault by each kind of reading; all of the some seven hundred with the slow tests.
+QUICK = {("httpx-stream", True), ("httpx2-async-stream", False), ("requests", False)}
+QUICK |= {("httpx2", True), ("requests-stream", True), ("requests-raw", False)}
+MATRIX = [
+    pytest.param(
+        caller,
+        fault,
+        known,
+        id=f"{caller}-{fault}-{'known' if known else 'unknown'}",
+        marks=() if (caller, known) in QUICK else pytest.mark.slow,
+    )
+    for caller in CALLERS
+    for fault in FAULTS
+    for known in (True, False)
+]
+
+
+@pytest.mark.parametrize(("caller", "fault", "known"), MATRIX)
+def test_the_program_sees_what_it_sees_without_us(
+    instrument: Callable[..., Recorder], caller: str, fault: str, known: bool
+) -> None:
+    call, answer = CALLERS[caller], FAULTS[fault].answer
+    bare = outcome(call, [answer])
+    recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
+    assert outcome(call, [answer]) == bare
+    LlamaCppInstrumentor().uninstrument()
+
+    spans = recorder.calls()
+    if not known and (
+        bare.headers.get("server") != "llama.cpp" or (caller in PLAIN and bare.error is not None)
+    ):
+        assert spans == []  # nothing has proved what it is, or the library gave nothing out
+        return
+    (span,) = spans
+    assert span.name == "chat smol"
+    _check(span, FAULTS[fault], bare, caller)
+
+
+def _check(span: Any, fault: Fault, bare: Seen, caller: str) -> None:
+    is_decoded_above_us = "Decod" in (bare.error or "") and "httpx" in caller and caller in STREAMED
+    if (bare.error is not None or (bare.status or 0) >= 400) and not is_decoded_above_us:
+        assert fault.fails
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.attributes["error.type"]
+    else:
+        # Where the client does not notice, it was no error: a length that was too short, a raw read.
+        assert span.status.status_code is StatusCode.UNSET
+    if bare.error is None and not (caller == "requests-raw" and _is_encoded(bare)):
+        assert span.attributes.get("gen_ai.usage.output_tokens") == fault.tokens
+
+
+def _is_encoded(seen: Seen) -> bool:
+    return "content-encoding" in seen.headers
+
+
+@pytest.mark.parametrize("caller", STREAMED)
+def test_a_stream_that_is_closed_early_is_a_normal_end(instrumented: Recorder, caller: str) -> None:
+    answer = chunked([*EVENTS, *[b": ping" + b"." * 600 + b"\n\n"] * 40])
+    seen = outcome(STREAMED[caller], [answer], chunks=2)
+    assert seen.error is None
+    assert 0 < len(seen.body) < 3000
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["gen_ai.response.id"] == "chatcmpl-1"
+    assert span.attributes["gen_ai.request.stream"] is True
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
+def test_a_redirect_that_keeps_the_request_is_one_call(
+    instrument: Callable[..., Recorder], caller: str, status: str
+) -> None:
+    moved = [head(status, "Location: /elsewhere/v1/chat/completions", "Content-Length: 0")]
+    answers = [moved, moved, plain(CHAT)]
+    bare = outcome(CALLERS[caller], answers)
+    recorder = instrument()
+    assert outcome(CALLERS[caller], answers) == bare
+    assert (bare.status, bare.hops) == (200, 2)
+    span = recorder.call()
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_redirect_without_end_fails_as_it_does_without_us(
+    instrument: Callable[..., Recorder], caller: str, known: bool
+) -> None:
+    moved = [head("307 Moved", "Location: /v1/chat/completions", "Content-Length: 0")]
+    bare = outcome(CALLERS[caller], [moved])
+    recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
+    assert outcome(CALLERS[caller], [moved]) == bare
+    assert bare.error is not None
+    assert "redirect" in bare.error
+    assert len(recorder.calls()) == known
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_through_a_proxy_the_server_is_the_one_that_was_meant(
+    instrument: Callable[..., Recorder], caller: str
+) -> None:
+    def ask() -> Seen:
+        with scripted(plain(CHAT)) as proxy:
+            url = "http://llama.example:8080/v1/chat/completions"
+            seen = CALLERS[caller](Ask(url, BODY, proxy=proxy.origin))
+            assert proxy.requests[0].startswith(f"POST {url}".encode())
+            return seen
+
+    bare = ask()
+    recorder = instrument()
+    assert ask() == bare
+    span = recorder.call()
+    assert span.attributes["server.address"] == "llama.example"
+    assert span.attributes["server.port"] == 8080
+
+
+@pytest.mark.parametrize("caller", PLAIN)
+def test_nobody_at_the_port_is_a_failed_call_if_it_was_to_be_llama_cpp(
+    instrument: Callable[..., Recorder], caller: str
+) -> None:
+    ask = Ask("http://127.0.0.1:9/v1/chat/completions", BODY)
+    bare = PLAIN[caller](ask)
+    recorder = instrument()
+    seen = PLAIN[caller](ask)
+    assert recorder.calls() == []
+    LlamaCppInstrumentor().uninstrument()
+    instrument(llamacpp_allow=("127.0.0.1:9",))
+    assert PLAIN[caller](ask).status is bare.status is seen.status is None
+    assert recorder.call().status.status_code is StatusCode.ERROR

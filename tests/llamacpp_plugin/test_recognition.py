@@ -1,0 +1,255 @@
+"""What is taken for llama.cpp, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llamatelemetry.genai.identity import identities
+from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from llamatelemetry_instrumentation_llamacpp._origins import Origins
+from llamatelemetry_instrumentation_llamacpp._routes import match_path
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.scripted import chunked, plain, scripted
+from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+both = pytest.mark.parametrize("library", ["httpx", "httpx2"])
+
+
+def mock(library: str, answer: Callable[[Any], Any] | None = None, **headers: str) -> Any:
+    """A client whose server is a function; by default one that says nothing of itself."""
+    http = importlib.import_module(library)
+    reply = answer or (lambda _: http.Response(200, json=replies.chat(), headers=headers))
+    return http.Client(transport=http.MockTransport(reply))
+
+
+@pytest.mark.parametrize(
+    ("path", "operation", "prefix"),
+    [
+        ("/completion", "text_completion", ""),
+        ("/completions", "text_completion", ""),
+        ("/v1/completions", "text_completion", ""),
+        ("/infill", "infill", ""),
+        ("/embedding", "embeddings", ""),
+        ("/embeddings", "embeddings", ""),
+        ("/v1/embeddings", "embeddings", ""),
+        ("/rerank", "rerank", ""),
+        ("/reranking", "rerank", ""),
+        ("/v1/rerank", "rerank", ""),
+        ("/v1/reranking", "rerank", ""),
+        ("/chat/completions", "chat", ""),
+        ("/v1/chat/completions", "chat", ""),
+        ("/responses", "chat", ""),
+        ("/v1/responses", "chat", ""),
+        ("/v1/messages", "chat", ""),
+        ("/v1/audio/transcriptions", "transcription", ""),
+        ("/any/prefix/v1/chat/completions", "chat", "/any/prefix"),
+        ("/any/prefix/completion", "text_completion", "/any/prefix"),
+    ],
+)
+def test_a_path_is_told_by_its_end(path: str, operation: str, prefix: str) -> None:
+    match = match_path(path)
+    assert match is not None
+    assert (match.route.operation or match.route.task) == operation
+    assert match.prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
+        "/props",
+        "/slots",
+        "/health",
+        "/v1/health",
+        "/metrics",
+        "/models",
+        "/v1/models",
+        "/lora-adapters",
+        "/v1/chat/completions/input_tokens",
+        "/v1/messages/count_tokens",
+        "/v1/chat/completions/control",
+        "/autocompletion",
+        "completion",
+        "/v1/chat/completions/",
+    ],
+)
+def test_what_runs_no_model_is_no_call(path: str) -> None:
+    assert match_path(path) is None
+
+
+@both
+def test_requests_to_such_a_path_are_passed_on(library: str, instrument: Any) -> None:
+    recorder = instrument(llamacpp_allow=("llama.test",))
+    with mock(library, Server="llama.cpp") as client:
+        client.post("http://llama.test/tokenize", json={"content": "Hi"})
+        client.get("http://llama.test/v1/chat/completions")
+    assert recorder.spans() == []
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_the_first_call_to_a_server_is_one_span_with_its_true_start(
+    instrumented: Recorder, caller: str
+) -> None:
+    """Only the reply tells; what was before it is in the span all the same."""
+    with scripted(plain(CHAT), plain(CHAT)) as server:
+        for _ in range(2):
+            CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    first, second = instrumented.calls()
+    assert first.name == second.name == "chat smol"
+    for name in ("gen_ai.provider.name", "gen_ai.usage.output_tokens", "server.port"):
+        assert first.attributes[name] == second.attributes[name]
+    for span in (first, second):
+        assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+        # Two pieces with a pause of 2 ms in between; what is written afterwards has no length.
+        assert (span.end_time - span.start_time) > 1.5e6
+
+
+@pytest.mark.parametrize("caller", STREAMED)
+def test_behind_a_proxy_that_hides_the_name_timings_are_the_proof(
+    instrumented: Recorder, caller: str
+) -> None:
+    answer = chunked([*EVENTS, b"data: [DONE]\n\n"], server="Server: nginx\r\n")
+    with scripted(answer) as server:
+        ask = Ask(f"{server.origin}/v1/chat/completions", BODY)
+        CALLERS[caller](ask)
+        CALLERS[caller](ask)
+    first, second = instrumented.calls()
+    for span in (first, second):
+        assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+        assert span.attributes["gen_ai.usage.output_tokens"] == 5
+        assert span.attributes["gen_ai.response.id"] == "chatcmpl-1"
+        assert span.attributes["gen_ai.prefill_ms"] == 2.0
+        assert span.attributes["llamatelemetry.queue_source"] == "header"
+        first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
+        # Three more pieces of 2 ms come after the first chunk.
+        assert 0 < first_chunk_s < (span.end_time - span.start_time) / 1e9 - 0.005
+    if caller != "requests-raw":  # which reads until there are 512 bytes
+        # When the first token came is not known of a stream that has proved itself at its end.
+        assert first.attributes["gen_ai.ttft_ms"] != second.attributes["gen_ai.ttft_ms"]
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40, 200])
+@pytest.mark.parametrize("caller", ["httpx-stream", "requests-stream"])
+def test_timings_prove_it_wherever_the_stream_is_cut(
+    instrumented: Recorder, caller: str, cut: int
+) -> None:
+    body = b"".join(EVENTS)
+    pieces = [body[at : at + cut] for at in range(0, len(body), cut)]
+    with scripted(chunked(pieces, server="Server: nginx\r\n")) as server:
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_in_a_plain_reply_too(instrumented: Recorder, caller: str) -> None:
+    with scripted(plain(CHAT, server="Server: nginx\r\n")) as server:
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    # A plain reply that is read as a stream is not looked at, to cost others nothing.
+    assert len(instrumented.calls()) == (0 if caller in STREAMED else 1)
+
+
+OTHERS = {
+    "no-name": plain(json.dumps(replies.chat()).encode(), server=""),
+    "another-name": plain(json.dumps(replies.chat()).encode(), server="Server: uvicorn\r\n"),
+    "stream": chunked(
+        [f"data: {json.dumps(event)}\n\n".encode() for event in replies.chat_chunks()], server=""
+    ),
+    "stream-that-says-timings": chunked([b'data: {"text": "\\"timings\\": {}"}\n\n'], server=""),
+    "timings-of-another-kind": plain(b'{"timings": {"total": 3}}', server=""),
+    "stream-with-timings-of-another-kind": chunked([b'data: {"timings": {}}\n\n'], server=""),
+    "error": plain(b'{"error": "timings"}', status="500 Oops", server=""),
+    "embeddings": plain(json.dumps(replies.embeddings()).encode(), server=""),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("caller", CALLERS)
+def test_another_server_leaves_no_trace(instrumented: Recorder, caller: str, other: str) -> None:
+    with scripted(OTHERS[other]) as server:
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        assert b"traceparent" not in server.requests[0]
+    assert instrumented.spans() == []
+    assert instrumented.metrics() == {}
+
+
+@both
+def test_a_denied_server_is_never_taken_for_it(library: str, instrument: Any) -> None:
+    recorder = instrument(llamacpp_deny=("http://llama.test",), llamacpp_allow=("llama.test",))
+    with mock(library, Server="llama.cpp") as client:
+        client.post("http://llama.test/v1/chat/completions", json=BODY)
+    assert recorder.spans() == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "url", "matches"),
+    [
+        ("http://gpu1:8080", "http://gpu1:8080", True),
+        ("http://gpu1:8080/v1", "http://gpu1:8080", True),
+        ("http://GPU1:8080", "http://gpu1:8080", True),
+        ("http://gpu1", "http://gpu1:80", True),
+        ("http://gpu1", "http://gpu1:8080", False),
+        ("https://gpu1", "http://gpu1:80", False),
+        ("gpu1:8080", "http://gpu1:8080", True),
+        ("gpu1:8080", "https://gpu1:8080", True),
+        ("gpu1:8080", "http://gpu1:8081", False),
+        ("gpu1", "http://gpu1:8081", True),
+        ("gpu1", "http://gpu11:8081", False),
+        ("[::1]:8080", "http://[::1]:8080", True),
+        ("nonsense:port", "http://nonsense:80", True),
+        ("", "http://gpu1:80", False),
+    ],
+)
+def test_an_entry_of_the_lists_is_an_origin_or_a_host(entry: str, url: str, matches: bool) -> None:
+    scheme, _, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    server = server_of(scheme, host.strip("[]"), int(port))
+    assert server is not None
+    assert Origins((entry,), ()).is_llama_cpp(server) is (True if matches else None)
+    assert Origins((), (entry,)).is_llama_cpp(server) is (False if matches else None)
+
+
+@both
+def test_a_vendors_host_is_not_even_looked_at(library: str, instrumented: Recorder) -> None:
+    with mock(library, Server="llama.cpp") as client:
+        client.post("https://api.openai.com/v1/chat/completions", json=BODY)
+    assert instrumented.spans() == []
+
+
+@both
+def test_without_a_network_nobody_is_asked_what_he_is(
+    library: str, instrumented: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(identities, "ask", lambda *args: asked.append(args))
+    with mock(library, Server="llama.cpp") as client:
+        client.post("http://llama.test/v1/chat/completions", json=BODY)
+    assert asked == []
+    instrumented.call()
+
+
+@both
+def test_what_was_learned_lasts_beyond_the_plugin(library: str, instrument: Any) -> None:
+    recorder = instrument()
+    with mock(library, Server="llama.cpp") as client:
+        client.post("http://llama.test/v1/chat/completions", json=BODY)
+    LlamaCppInstrumentor().uninstrument()
+    instrument()
+    with mock(library) as client:  # this one does not sign
+        client.post("http://llama.test/v1/chat/completions", json=BODY)
+    assert len(recorder.calls()) == 2
+    known_servers.forget()
+    with mock(library) as client:
+        client.post("http://llama.test/v1/chat/completions", json=BODY)
+    assert len(recorder.calls()) == 2

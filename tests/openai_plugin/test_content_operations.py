@@ -1,0 +1,189 @@
+"""Content of the Responses API, of operations that have none, and of calls inside other calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.genai import Content, Instrumenter, Request, Response
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.openai_plugin import replies
+from tests.openai_plugin.content import CONTENT, Recording, ask, event, in_event, of, on_span
+from tests.openai_plugin.operations import IGNORE_DEPRECATED, OPERATIONS, Operation
+from tests.recorder import Recorder
+
+SENT: dict[str, Any] = {
+    "model": "smol",
+    "instructions": "Be brief.",
+    "input": [{"role": "user", "content": "Hi"}],
+    "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True}],
+}
+EXPECTED = {
+    "gen_ai.system_instructions": [{"type": "text", "content": "Be brief."}],
+    "gen_ai.input.messages": [{"role": "user", "parts": [{"type": "text", "content": "Hi"}]}],
+    "gen_ai.tool.definitions": [{"type": "function", "name": "f", "parameters": {}}],
+    "gen_ai.output.messages": [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": '{"greeting": "Hi"}'}],
+            "finish_reason": "stop",
+        }
+    ],
+}
+
+
+def responses(reply: Any) -> Any:
+    return replies.client(lambda _: reply).responses
+
+
+def test_a_response_has_its_instructions_apart_from_its_messages(
+    instrument: Callable[..., None], recorder: Recorder
+) -> None:
+    instrument(capture_content="span_and_event")
+    responses(replies.json_reply(replies.response())).create(**SENT)
+    assert on_span(recorder) == EXPECTED
+    assert in_event(recorder) == EXPECTED
+
+
+def test_a_streamed_response_is_recorded_like_a_plain_one(
+    instrument: Callable[..., None], recorder: Recorder
+) -> None:
+    instrument(capture_content="span_only")
+    body = replies.sse(replies.response_events(), done=False)
+    assert len(list(responses(replies.stream_reply(body)).create(**SENT, stream=True))) == 7
+    assert on_span(recorder) == EXPECTED
+
+
+def test_a_streamed_response_that_is_closed_early_is_recorded_as_far_as_it_came(
+    instrument: Callable[..., None], recorder: Recorder
+) -> None:
+    instrument(capture_content="span_only")
+    body = replies.sse(replies.response_events(), done=False)
+    with responses(replies.stream_reply(body)).create(**SENT, stream=True) as events:
+        for _ in range(5):
+            next(events)
+    assert on_span(recorder)["gen_ai.output.messages"] == [
+        {"role": "assistant", "parts": [{"type": "text", "content": '{"greeting"'}]}
+    ]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_fetched_response_tells_what_it_was_asked_and_makes_no_event(
+    instrument: Callable[..., None], recorder: Recorder, streamed: bool
+) -> None:
+    instrument(capture_content="span_and_event")
+    more = {"instructions": "Be brief.", "tools": SENT["tools"]}
+    if streamed:
+        body = replies.sse(replies.response_events(**more), done=False)
+        list(responses(replies.stream_reply(body)).retrieve("resp_1", stream=True))
+    else:
+        responses(replies.json_reply(replies.response(**more))).retrieve("resp_1")
+    told = {name: value for name, value in EXPECTED.items() if name != "gen_ai.input.messages"}
+    assert on_span(recorder) == told
+    assert recorder.events() == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_unread_raw_response_is_recorded_when_it_is_read(
+    instrument: Callable[..., None], recorder: Recorder, streamed: bool
+) -> None:
+    instrument(capture_content="span_only")
+    if streamed:
+        body = replies.sse(replies.response_events(), done=False)
+        raw = responses(replies.stream_reply(body)).with_streaming_response
+        with raw.create(**SENT, stream=True) as response:
+            assert b"".join(response.iter_bytes()) == body
+    else:
+        raw = responses(replies.json_reply(replies.response())).with_streaming_response
+        with raw.create(**SENT) as response:
+            response.read()
+    assert on_span(recorder) == EXPECTED
+
+
+@IGNORE_DEPRECATED
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_only_operations_that_talk_have_content(
+    instrument: Callable[..., None], recorder: Recorder, operation: Operation
+) -> None:
+    hook = Recording()
+    instrument(hook, capture_content="span_and_event")
+    operation.call(replies.client(lambda _: operation.reply(stream=False)))
+    found = set(on_span(recorder))
+    talks = {"gen_ai.input.messages", "gen_ai.output.messages"} <= found
+    assert talks is (operation.span_name.split()[0] in {"chat", "text_completion"})
+    assert len(recorder.events()) == talks
+    is_fetched = operation.name == "fetch_response"
+    assert bool(found) is (talks or is_fetched)
+    assert len(hook.calls) == (talks or is_fetched)
+
+
+def test_the_event_of_an_unsampled_call_has_its_parameters(recorder: Recorder) -> None:
+    providers = {
+        **recorder.providers,
+        "tracer_provider": TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False),
+    }
+    OpenAIInstrumentor().instrument(
+        **providers, config=LlamaTelemetryConfig(capture_content="event_only")
+    )
+    try:
+        ask(temperature=0.5)
+    finally:
+        OpenAIInstrumentor().uninstrument()
+    told = of(event(recorder))
+    assert told["gen_ai.request.temperature"] == 0.5
+    assert told["gen_ai.usage.input_tokens"] == 21
+
+
+# --- calls inside calls -------------------------------------------------------------------
+
+
+def test_inside_somebody_elses_call_content_is_theirs(
+    instrument: Callable[..., None], recorder: Recorder
+) -> None:
+    hook = Recording()
+    instrument(hook, capture_content="span_and_event")
+    tracer = recorder.tracer_provider.get_tracer("their.framework")
+    theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
+    with tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=theirs):
+        ask()
+    (span,) = recorder.calls()
+    assert not set(span.attributes or {}) & set(CONTENT)
+    assert recorder.events() == []
+    assert hook.calls == []
+
+
+def test_a_call_that_two_plugins_see_has_one_content(recorder: Recorder) -> None:
+    hooks = Recording(), Recording()
+    config = LlamaTelemetryConfig(capture_content="span_and_event")
+    outer_plugin, inner_plugin = (
+        Instrumenter(name, "1", config=config, completion_hook=hook, **recorder.providers)
+        for name, hook in zip(("outer", "inner"), hooks, strict=True)
+    )
+
+    def said(text: str) -> Content:
+        return Content(
+            outputs=[{"role": "assistant", "parts": [{"type": "text", "content": text}]}]
+        )
+
+    def request() -> Request:
+        return Request("chat", "openai", "smol", read_content=Content)
+
+    outer = outer_plugin.start(request())
+    assert outer is not None
+    token = outer.activate()
+    inner = inner_plugin.start(request())
+    assert inner is not None
+    assert inner.content_max_chars is None
+    inner.finish(Response(read_content=lambda: said("further in")))
+    outer.deactivate(token)
+    # The outer plugin could not read the reply, or did: what it has seen itself comes first.
+    outer.finish(Response())
+    assert on_span(recorder) == {"gen_ai.output.messages": said("further in").outputs}
+    assert in_event(recorder) == {"gen_ai.output.messages": said("further in").outputs}
+    assert [len(hook.calls) for hook in hooks] == [1, 0]

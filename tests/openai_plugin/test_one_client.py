@@ -1,0 +1,220 @@
+"""Instrumenting one client: that one, what is copied from it, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from llamatelemetry.llama import unwrap_openai_client, wrap_openai_client
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor, instrument_client
+from tests.llama.conftest import recorded
+from tests.llama.loopback import Asked, Loopback, Reply, loopback, sse
+
+__all__ = ["recorded"]
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+CHUNK = {
+    "id": "1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "delta": {"content": "Hi"}}],
+}
+ANSWER = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi"}}
+    ],
+}
+MODERATION = {"id": "1", "model": "m", "results": []}
+
+both = pytest.mark.parametrize("make", [openai.OpenAI, openai.AsyncOpenAI])
+
+
+def answer(asked: Asked) -> Reply:
+    if asked.path == "/moderations":
+        return Reply(body=MODERATION)
+    return Reply(pieces=sse(CHUNK, CHUNK)) if asked.body.get("stream") else Reply(body=ANSWER)
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with loopback(answer) as server:
+        yield server
+
+
+@pytest.fixture
+def plugin(recorder) -> Iterator[OpenAIInstrumentor]:
+    OpenAIInstrumentor().instrument(**recorder.providers)
+    yield OpenAIInstrumentor()
+    if OpenAIInstrumentor().is_instrumented_by_opentelemetry:
+        OpenAIInstrumentor().uninstrument()
+
+
+def calls(*clients: Any, streamed: bool = False) -> None:
+    """One call of each client, read to its end; and the clients are closed."""
+
+    async def one_async(client: openai.AsyncOpenAI) -> None:
+        reply = await client.chat.completions.create(model="m", messages=HELLO, stream=streamed)
+        if streamed:
+            assert len([chunk async for chunk in reply]) == 2
+        await client.close()
+
+    async def all_async() -> None:
+        for client in clients:
+            await one_async(client)
+
+    if isinstance(clients[0], openai.AsyncOpenAI):
+        asyncio.run(all_async())
+        return
+    for client in clients:
+        reply = client.chat.completions.create(model="m", messages=HELLO, stream=streamed)
+        if streamed:
+            assert len(list(reply)) == 2
+        client.close()
+
+
+def new(make: Any, server: Loopback) -> Any:
+    return make(base_url=server.url, api_key="k", max_retries=0)
+
+
+@both
+@pytest.mark.parametrize("streamed", [False, True])
+def test_only_the_wrapped_client_is_recorded(make, streamed, server, recorded):
+    wrapped, other = new(make, server), new(make, server)
+    assert wrap_openai_client(wrapped) is wrapped
+    assert type(wrapped) is make
+    calls(wrapped, other, streamed=streamed)
+    span = recorded.call()
+    assert span.name == "chat m"
+    assert span.instrumentation_scope.name == "llamatelemetry_instrumentation_openai"
+    assert ("gen_ai.request.stream" in span.attributes) is streamed
+    assert "http.request.resend_count" not in span.attributes
+
+
+@both
+def test_resources_that_were_taken_before_are_recorded(make, server, recorded):
+    client = new(make, server)
+    resource = client.chat.completions
+    wrap_openai_client(client)
+    assert client.chat.completions is resource
+    calls(client)
+    assert len(recorded.calls()) == 1
+
+
+@both
+@pytest.mark.parametrize("how", ["copy", "with_options"])
+def test_copies_are_followed_and_copies_of_copies(make, how, server, recorded):
+    client = wrap_openai_client(new(make, server))
+    first = getattr(client, how)(timeout=5)
+    second = getattr(first, how)(timeout=6)
+    calls(second)
+    assert len(recorded.calls()) == 1
+    unwrap_openai_client(second)
+    assert not any("llamatelemetry" in name for name in vars(second))
+
+
+@both
+def test_wrapping_twice_makes_one_span(make, server, recorded):
+    client = new(make, server)
+    before = set(vars(client))
+    calls(wrap_openai_client(wrap_openai_client(client)))
+    assert len(recorded.calls()) == 1
+    unwrap_openai_client(client)
+    assert set(vars(client)) - before == {"chat"}  # the resource that the call has made
+
+
+@both
+@pytest.mark.parametrize("streamed", [False, True])
+def test_beside_the_plugin_there_is_one_span_and_one_attempt(
+    make, streamed, server, recorded, plugin
+):
+    client = wrap_openai_client(new(make, server))
+    calls(client, streamed=streamed)
+    assert "http.request.resend_count" not in recorded.call().attributes
+    assert [point.count for point in recorded.points("gen_ai.client.operation.duration")] == [1]
+
+
+@both
+def test_the_plugin_may_come_later_and_go_again(make, server, recorded, recorder):
+    first, second = (wrap_openai_client(new(make, server)) for _ in range(2))
+    OpenAIInstrumentor().instrument(**recorder.providers)
+    calls(first)
+    assert "http.request.resend_count" not in recorded.call().attributes
+    OpenAIInstrumentor().uninstrument()
+    calls(second)
+    assert len(recorded.calls()) == 2
+
+
+@both
+def test_a_client_that_was_wrapped_while_the_plugin_was_there_outlives_it(
+    make, server, recorded, plugin
+):
+    client = wrap_openai_client(new(make, server))
+    plugin.uninstrument()
+    calls(client)
+    assert len(recorded.calls()) == 1
+
+
+@both
+def test_unwrapping_leaves_nothing_behind(make, server, recorded):
+    client = new(make, server)
+    before = set(vars(client))
+    assert unwrap_openai_client(wrap_openai_client(client)) is client
+    assert set(vars(client)) == before
+    assert unwrap_openai_client(client) is client
+    calls(client)
+    assert recorded.calls() == []
+
+
+def test_a_wrapper_of_somebody_elses_stays_and_ours_is_switched_off(server, recorded):
+    client = wrap_openai_client(new(openai.OpenAI, server))
+    ours, seen = client.request, []
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        seen.append(args)
+        return ours(*args, **kwargs)
+
+    client.request = theirs
+    unwrap_openai_client(client)
+    calls(client)
+    assert len(seen) == 1
+    assert recorded.calls() == []
+
+
+def test_names_of_ones_own_are_asked_for_per_client(server, recorded):
+    strict = wrap_openai_client(new(openai.OpenAI, server))
+    loose = wrap_openai_client(new(openai.OpenAI, server), strict_operation_names=False)
+    for client in (strict, loose):
+        client.moderations.create(input="x")
+        client.close()
+    names = [span.attributes.get("gen_ai.operation.name") for span in recorded.calls()]
+    assert names == [None, "moderation"]
+
+
+def test_a_client_of_another_library_is_refused():
+    with pytest.raises(TypeError, match=r"openai\.OpenAI or openai\.AsyncOpenAI is wanted"):
+        wrap_openai_client(object())
+
+
+def test_with_the_sdk_disabled_the_client_is_left_alone(monkeypatch, server):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    client = new(openai.OpenAI, server)
+    before = set(vars(client))
+    instrument_client(client)
+    assert set(vars(client)) == before
+    client.close()
+
+
+def test_without_the_plugin_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llamatelemetry_instrumentation_openai", None)
+    with pytest.raises(ImportError, match="pip install llamatelemetry-instrumentation-openai"):
+        wrap_openai_client(object())

@@ -1,0 +1,512 @@
+"""Servers that speak the protocol, each in its own accent, and how they are told apart.
+
+The replies have the shapes that each server's documentation shows; the types of the client
+that is installed must take them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types import CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+
+def _message(**message: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "Hi", **message},
+        }
+    ]
+
+
+def _first_choice(**more: Any) -> list[dict[str, Any]]:
+    return [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop", **more}]
+
+
+_COUNTS = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
+_AZURE_FILTER = {
+    name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "violence")
+}
+PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "openai": (
+        replies.chat(
+            choices=_message(refusal=None, annotations=[]),
+            service_tier="default",
+            system_fingerprint="fp_1",
+            usage={
+                **_COUNTS,
+                "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+                "completion_tokens_details": {
+                    "reasoning_tokens": 2,
+                    "audio_tokens": 0,
+                    "accepted_prediction_tokens": 1,
+                    "rejected_prediction_tokens": 1,
+                },
+            },
+        ),
+        {
+            "gen_ai.usage.cache_read.input_tokens": 0,
+            "gen_ai.usage.audio.input_tokens": 0,
+            "gen_ai.usage.audio.output_tokens": 0,
+            "gen_ai.usage.reasoning.output_tokens": 2,
+            "openai.response.service_tier": "default",
+            "openai.response.system_fingerprint": "fp_1",
+        },
+    ),
+    "azure": (
+        replies.chat(
+            choices=[{**_message()[0], "content_filter_results": _AZURE_FILTER, "logprobs": None}],
+            prompt_filter_results=[{"prompt_index": 0, "content_filter_results": _AZURE_FILTER}],
+            system_fingerprint="fp_2",
+            usage=_COUNTS,
+        ),
+        {"openai.response.system_fingerprint": "fp_2"},
+    ),
+    "vllm": (
+        replies.chat(
+            choices=[
+                {
+                    **_message(reasoning_content="Hm.", tool_calls=[])[0],
+                    "stop_reason": None,
+                    "token_ids": None,
+                }
+            ],
+            usage={**_COUNTS, "prompt_tokens_details": None},
+            prompt_logprobs=None,
+            kv_transfer_params=None,
+        ),
+        {},
+    ),
+    "ollama": (
+        replies.chat(
+            choices=_message(reasoning="Hm."), system_fingerprint="fp_ollama", usage=_COUNTS
+        ),
+        {"openai.response.system_fingerprint": "fp_ollama"},
+    ),
+    "deepseek": (
+        replies.chat(
+            choices=_message(reasoning_content="Hm."),
+            system_fingerprint="fp_3",
+            usage={
+                **_COUNTS,
+                "prompt_cache_hit_tokens": 16,
+                "prompt_cache_miss_tokens": 5,
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+        ),
+        {
+            "gen_ai.usage.cache_read.input_tokens": 16,
+            "gen_ai.usage.reasoning.output_tokens": 2,
+            "openai.response.system_fingerprint": "fp_3",
+        },
+    ),
+    "xai": (
+        replies.chat(
+            choices=_message(),
+            usage={
+                **_COUNTS,
+                "prompt_tokens_details": {
+                    "text_tokens": 12,
+                    "image_tokens": 9,
+                    "audio_tokens": 0,
+                    "cached_tokens": 4,
+                },
+            },
+        ),
+        {
+            "gen_ai.usage.text.input_tokens": 12,
+            "gen_ai.usage.image.input_tokens": 9,
+            "gen_ai.usage.audio.input_tokens": 0,
+            "gen_ai.usage.cache_read.input_tokens": 4,
+        },
+    ),
+    "litellm": (
+        replies.chat(
+            choices=_message(),
+            usage={**_COUNTS, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 4},
+        ),
+        {"gen_ai.usage.cache_read.input_tokens": 4, "gen_ai.usage.cache_write.input_tokens": 3},
+    ),
+}
+STREAMED: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "azure": (
+        [
+            {
+                "id": "",
+                "object": "",
+                "created": 0,
+                "model": "",
+                "choices": [],
+                "prompt_filter_results": [
+                    {"prompt_index": 0, "content_filter_results": _AZURE_FILTER}
+                ],
+            },
+            *replies.chat_chunks(),
+            {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+        ],
+        {},
+    ),
+    "vllm": (
+        [
+            replies.chunk({"role": "assistant", "content": ""}),
+            replies.chunk({"reasoning_content": "Hm."}, usage={**_COUNTS, "completion_tokens": 1}),
+            replies.chunk({"content": "Hi"}, "stop", usage={**_COUNTS, "completion_tokens": 3}),
+            {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+        ],
+        {},
+    ),
+    "ollama": (
+        [
+            replies.chunk({"role": "assistant", "content": "", "reasoning": "Hm."}),
+            replies.chunk({"role": "assistant", "content": "Hi"}),
+            replies.chunk({"role": "assistant", "content": ""}, "stop"),
+            {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+        ],
+        {},
+    ),
+    "deepseek": (
+        [
+            replies.chunk({"role": "assistant", "content": None, "reasoning_content": "Hm."}),
+            replies.chunk(
+                {"content": "Hi"}, "stop", usage={**_COUNTS, "prompt_cache_hit_tokens": 16}
+            ),
+        ],
+        {"gen_ai.usage.cache_read.input_tokens": 16},
+    ),
+    "groq": (
+        [
+            replies.chunk({"role": "assistant", "content": ""}, x_groq={"id": "req_1"}),
+            replies.chunk({"content": "Hi"}),
+            replies.chunk({}, "stop", x_groq={"id": "req_1", "usage": _COUNTS}),
+        ],
+        {},
+    ),
+    "moonshot": (
+        [
+            replies.chunk({"role": "assistant", "content": ""}),
+            {**replies.chunk({}), "choices": _first_choice(usage=_COUNTS)},
+        ],
+        {},
+    ),
+}
+CHAT = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "openai",
+    "gen_ai.request.model": "smol",
+    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.response.model": "smol-v1",
+    "gen_ai.response.finish_reasons": ("stop",),
+    "gen_ai.usage.input_tokens": 21,
+    "gen_ai.usage.output_tokens": 5,
+    "openai.api.type": "chat_completions",
+    "server.address": "llm.test",
+    "server.port": 8080,
+}
+
+
+@pytest.mark.parametrize("server", PLAIN)
+def test_a_plain_reply_of_a_server_is_read_whole(instrumented: Recorder, server: str) -> None:
+    reply, found = PLAIN[server]
+    ChatCompletion.model_validate(reply)
+    client = replies.client(lambda _: replies.json_reply(reply))
+    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    assert dict(instrumented.call().attributes or {}) == {**CHAT, **found}
+
+
+@pytest.mark.parametrize("server", STREAMED)
+def test_a_stream_of_a_server_is_read_whole(instrumented: Recorder, server: str) -> None:
+    chunks, found = STREAMED[server]
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate({**chunk, "object": "chat.completion.chunk"})
+    client = replies.client(lambda _: replies.stream_reply(replies.sse(chunks)))
+    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))
+    seen = dict(instrumented.call().attributes or {})
+    assert seen.pop("gen_ai.response.time_to_first_chunk") > 0
+    assert seen == {**CHAT, "gen_ai.request.stream": True, **found}
+
+
+def test_a_stream_of_several_choices_has_a_reason_for_each(instrumented: Recorder) -> None:
+    def of(index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "finish_reason": reason}
+        return {**replies.chunk({}), "choices": [choice]}
+
+    chunks = [
+        of(0, {"role": "assistant"}),
+        of(1, {"content": "b"}),
+        of(2, {"content": "c"}, "length"),
+        of(0, {"content": "a"}, "stop"),
+        {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+    ]
+    client = replies.client(lambda _: replies.stream_reply(replies.sse(chunks)))
+    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True, n=3))
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.request.choice.count"] == 3
+    # The second was expected to say why it stopped, and did not.
+    assert found["gen_ai.response.finish_reasons"] == ("stop", "error", "length")
+
+
+def test_the_embeddings_of_vllm_have_an_id(instrumented: Recorder) -> None:
+    reply = replies.embeddings(id="embd-1", created=1)
+    CreateEmbeddingResponse.model_validate(reply)
+    replies.client(lambda _: replies.json_reply(reply)).embeddings.create(model="e", input="a")
+    assert (instrumented.call().attributes or {})["gen_ai.response.id"] == "embd-1"
+
+
+# --- providers --------------------------------------------------------------------------------
+
+
+def azure(handler: replies.Handler, **options: Any) -> openai.AzureOpenAI:
+    options = {"api_version": "2026-01-01", "api_key": "sk-secret", "max_retries": 0, **options}
+    transport = replies.http.MockTransport(handler)
+    return openai.AzureOpenAI(http_client=replies.http.Client(transport=transport), **options)
+
+
+ENDPOINT = "https://mine.openai.azure.com"
+
+
+@pytest.mark.parametrize(
+    ("options", "url", "address"),
+    [
+        (
+            {"azure_endpoint": ENDPOINT},
+            f"{ENDPOINT}/openai/deployments/smol/chat/completions",
+            "mine.openai.azure.com",
+        ),
+        (
+            {"azure_endpoint": ENDPOINT, "azure_deployment": "mine"},
+            f"{ENDPOINT}/openai/deployments/mine/chat/completions",
+            "mine.openai.azure.com",
+        ),
+        (
+            {"base_url": "https://gateway.test/openai"},
+            "https://gateway.test/openai/deployments/smol/chat/completions",
+            "gateway.test",
+        ),
+        (
+            {"azure_endpoint": "https://mine.services.ai.azure.com"},
+            "https://mine.services.ai.azure.com/openai/deployments/smol/chat/completions",
+            "mine.services.ai.azure.com",
+        ),
+    ],
+)
+def test_an_azure_client_is_one_wherever_it_goes(
+    instrumented: Recorder, options: dict[str, Any], url: str, address: str
+) -> None:
+    asked: list[str] = []
+
+    def handler(request: Any) -> Any:
+        asked.append(str(request.url).partition("?")[0])
+        return replies.json_reply(PLAIN["azure"][0])
+
+    azure(handler, **options).chat.completions.create(model="smol", messages=replies.MESSAGES)
+    assert asked == [url]
+    assert dict(instrumented.call().attributes or {}) == {
+        **CHAT,
+        "gen_ai.provider.name": "azure.ai.openai",
+        "openai.response.system_fingerprint": "fp_2",
+        "server.address": address,
+        "server.port": 443,
+    }
+
+
+async def test_the_asynchronous_azure_client_is_one_too(instrumented: Recorder) -> None:
+    client = openai.AsyncAzureOpenAI(
+        azure_endpoint=ENDPOINT,
+        api_version="2026-01-01",
+        api_key="sk-secret",
+        http_client=replies.http.AsyncClient(
+            transport=replies.http.MockTransport(
+                lambda _: replies.stream_reply(replies.sse(STREAMED["azure"][0]))
+            )
+        ),
+    )
+    stream = await client.chat.completions.create(
+        model="smol", messages=replies.MESSAGES, stream=True
+    )
+    assert len([chunk async for chunk in stream]) == 6
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.provider.name"] == "azure.ai.openai"
+    assert found["gen_ai.response.model"] == "smol-v1"
+    assert found["gen_ai.usage.output_tokens"] == 5
+    (gaps,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
+    assert gaps.attributes["gen_ai.response.model"] == "smol-v1"
+
+
+def test_a_deployment_in_the_url_is_the_model_where_the_body_has_none(
+    instrumented: Recorder,
+) -> None:
+    client = azure(
+        lambda _: replies.json_reply(replies.transcript()),
+        azure_endpoint=ENDPOINT,
+        azure_deployment="my-ear",
+    )
+    client.post("/audio/transcriptions", cast_to=object, body={"prompt": "Hi"})
+    assert instrumented.call().name == "generate_content my-ear"
+
+
+def test_azure_names_the_model_behind_a_deployment_in_a_header(instrumented: Recorder) -> None:
+    reply = replies.chat(model="my-deployment")
+    client = azure(
+        lambda _: replies.json_reply(reply, **{"x-ms-served-model": "gpt-6-2026-01-01"}),
+        azure_endpoint=ENDPOINT,
+    )
+    client.chat.completions.create(model="my-deployment", messages=replies.MESSAGES)
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.request.model"] == "my-deployment"
+    assert found["gen_ai.response.model"] == "gpt-6-2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("url", "provider", "address", "port"),
+    [
+        ("https://api.openai.com/v1", "openai", "api.openai.com", 443),
+        ("https://eu.api.openai.com/v1", "openai", "eu.api.openai.com", 443),
+        ("https://api.groq.com/openai/v1", "groq", "api.groq.com", 443),
+        ("https://api.deepseek.com", "deepseek", "api.deepseek.com", 443),
+        ("https://api.moonshot.ai/v1", "moonshot_ai", "api.moonshot.ai", 443),
+        ("https://mine.services.ai.azure.com/openai/v1", "azure.ai.openai", None, 443),
+        ("https://mine.services.ai.azure.com/models", "azure.ai.inference", None, 443),
+        ("http://localhost:11434/v1", "openai", "localhost", 11434),
+        ("http://127.0.0.1/v1", "openai", "127.0.0.1", 80),
+        ("http://[::1]:8000/v1", "openai", "::1", 8000),
+        ("http://user:SECRET@host.test/v1", "openai", "host.test", 80),
+        ("https://UPPER.test:8443/a/b/c/", "openai", "upper.test", 8443),
+        ("http+unix://%2Frun%2Fllm.sock/v1", "openai", "/run/llm.sock", None),
+    ],
+)
+def test_the_server_and_its_provider_are_read_from_the_url(
+    instrumented: Recorder, url: str, provider: str, address: str | None, port: int | None
+) -> None:
+    client = replies.client(lambda _: replies.json_reply(replies.chat()), base_url=url)
+    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    span = instrumented.call()
+    found = span.attributes or {}
+    assert found["gen_ai.provider.name"] == provider
+    assert found["server.address"] == (address or "mine.services.ai.azure.com")
+    assert found.get("server.port") == port
+    assert ("openai.api.type" in found) is (provider in {"openai", "azure.ai.openai"})
+    assert "SECRET" not in span.to_json()
+
+
+@contextlib.contextmanager
+def serving_on(path: Path) -> Iterator[None]:
+    """A server on a Unix socket that answers one chat."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps(replies.chat()).encode()
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with socketserver.UnixStreamServer(str(path), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_a_client_that_connects_to_a_unix_socket_names_the_socket(
+    instrumented: Recorder, tmp_path: Path
+) -> None:
+    path = tmp_path / "llm.sock"
+    transport = replies.http.HTTPTransport(uds=str(path))
+    with (
+        serving_on(path),
+        openai.OpenAI(
+            base_url="http://localhost/v1",
+            api_key="sk-secret",
+            http_client=replies.http.Client(transport=transport),
+        ) as client,
+    ):
+        client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    assert dict(instrumented.call().attributes or {}) == {
+        name: str(path) if name == "server.address" else value
+        for name, value in CHAT.items()
+        if name != "server.port"
+    } | {
+        "gen_ai.usage.cache_read.input_tokens": 16,
+        "gen_ai.usage.reasoning.output_tokens": 2,
+    }
+
+
+def test_a_provider_that_is_configured_is_never_overruled(recorder: Recorder) -> None:
+    config = LlamaTelemetryConfig(provider_name="ours")
+    OpenAIInstrumentor().instrument(**recorder.providers, config=config)
+    try:
+        reply = replies.chat(timings=replies.TIMINGS)
+        client = azure(
+            lambda _: replies.json_reply(reply, server="llama.cpp"), azure_endpoint=ENDPOINT
+        )
+        client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    finally:
+        OpenAIInstrumentor().uninstrument()
+    assert (recorder.call().attributes or {})["gen_ai.provider.name"] == "ours"
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(("owner", "provider"), [("llamacpp", "llama_cpp"), ("vllm", "openai")])
+async def test_a_list_of_models_seen_in_passing_tells_whose_server_it_is(
+    instrumented: Recorder, is_async: bool, owner: str, provider: str
+) -> None:
+    models = {"object": "list", "data": [{"id": "smol", "object": "model", "owned_by": owner}]}
+
+    def handler(request: Any) -> Any:
+        listing = request.url.path.endswith("/models")
+        return replies.json_reply(models if listing else replies.chat())
+
+    if is_async:
+        client = replies.async_client(handler)
+        assert [model.owned_by async for model in client.models.list()] == [owner]
+        await client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    else:
+        sync_client = replies.client(handler)
+        assert [model.owned_by for model in sync_client.models.list()] == [owner]
+        sync_client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    assert (instrumented.call().attributes or {})["gen_ai.provider.name"] == provider
+
+
+@pytest.mark.parametrize("body", [None, [], {"data": None}, {"data": [3]}, {"data": "x"}])
+def test_an_odd_list_of_models_is_what_it_is_without_us(instrumented: Recorder, body: Any) -> None:
+    def outcome() -> str:
+        client = replies.client(lambda _: replies.json_reply(body))
+        try:
+            return repr(client.models.list())
+        except Exception as error:  # whatever the client makes of it
+            return repr(error)
+
+    seen = outcome()
+    OpenAIInstrumentor().uninstrument()
+    assert seen == outcome()
+    assert instrumented.spans() == []
+
+
+def test_no_attribute_of_openai_goes_with_another_provider(instrumented: Recorder) -> None:
+    reply = replies.chat(system_fingerprint="b1", service_tier="default")
+    client = replies.client(lambda _: replies.json_reply(reply, server="llama.cpp"))
+    client.chat.completions.create(
+        model="smol", messages=replies.MESSAGES, extra_body={"service_tier": "flex"}
+    )
+    assert "openai." not in json.dumps(list(instrumented.call().attributes or {}))
