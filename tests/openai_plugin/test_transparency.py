@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from tests.genai.strategies import REPLIES
 from tests.openai_plugin import replies
-from tests.openai_plugin.operations import OPERATIONS, Operation, streams
+from tests.openai_plugin.operations import IGNORE_DEPRECATED, OPERATIONS, Operation, streams
 from tests.openai_plugin.replies import OPENAI
 from tests.openai_plugin.sse_strategies import CUTS, bodies
 from tests.openai_plugin.witness import Served, Witness, pieces, same_with_and_without
 
-# Newer clients deprecate image variations and translations; servers have them.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:openai")
+pytestmark = IGNORE_DEPRECATED
 GOOD = replies.sse(replies.chat_chunks(usage=replies.USAGE))
 COMMON: dict[str, Any] = {
     "deadline": None,
