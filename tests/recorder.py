@@ -70,18 +70,26 @@ class Recorder:
         self._exporter.clear()
 
     def metrics(self) -> dict[str, Metric]:
-        data = self._reader.get_metrics_data()
         found: dict[str, Metric] = {}
-        for resource in data.resource_metrics if data is not None else ():
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    assert metric.name not in found, f"{metric.name} comes from two scopes"
-                    found[metric.name] = metric
+        for metric in self._all_metrics():
+            assert metric.name not in found, f"{metric.name} comes from two scopes"
+            found[metric.name] = metric
         return found
 
+    def _all_metrics(self) -> Iterator[Metric]:
+        data = self._reader.get_metrics_data()
+        for resource in data.resource_metrics if data is not None else ():
+            for scope in resource.scope_metrics:
+                yield from scope.metrics
+
     def points(self, name: str) -> list[HistogramDataPoint]:
-        metric = self.metrics().get(name)
-        return list(metric.data.data_points) if metric is not None else []
+        """The points of a metric, of all plugins that are active."""
+        return [
+            point
+            for metric in self._all_metrics()
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
 
     def tokens(self, token_type: str) -> int:
         """The sum of ``gen_ai.client.token.usage`` of one type, over all its points."""

@@ -1,4 +1,4 @@
-"""The plugins for llama.cpp and Transformers load like any other and, so far, change nothing."""
+"""The plugin for Transformers loads like any other and, so far, changes nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-
-both = pytest.mark.parametrize("instrumentor", [LlamaCppInstrumentor, TransformersInstrumentor])
 
 
 def _patchable() -> list[object]:
@@ -21,12 +18,11 @@ def _patchable() -> list[object]:
     return [*(vars(client)["send"] for client in clients), vars(requests.Session)["send"]]
 
 
-@both
 @pytest.mark.parametrize("disabled", ["true", "false"])
-def test_instrumenting_patches_nothing(instrumentor, disabled, monkeypatch):
+def test_instrumenting_patches_nothing(disabled, monkeypatch):
     monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
     before = _patchable()
-    plugin = instrumentor()
+    plugin = TransformersInstrumentor()
     plugin.instrument(
         tracer_provider=NoOpTracerProvider(),
         meter_provider=NoOpMeterProvider(),
@@ -39,14 +35,6 @@ def test_instrumenting_patches_nothing(instrumentor, disabled, monkeypatch):
     finally:
         plugin.uninstrument()
     assert not plugin.is_instrumented_by_opentelemetry
-
-
-def test_any_one_of_the_libraries_of_llama_cpp_is_enough():
-    """llama-cpp-python is not installed here; the base class would refuse for that."""
-    plugin = LlamaCppInstrumentor()
-    plugin.instrument()
-    assert plugin.is_instrumented_by_opentelemetry
-    plugin.uninstrument()
 
 
 def test_without_transformers_the_plugin_says_so_and_stays_inactive(caplog):

@@ -31,8 +31,11 @@ from llamatelemetry_instrumentation_llamacpp._origins import Origins
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from llamatelemetry.genai.completion_hook import CompletionHook
 
 __all__ = ["LlamaCppInstrumentor", "__version__"]
 
@@ -64,6 +67,8 @@ class LlamaCppInstrumentor(BaseInstrumentor):
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
         config: LlamaTelemetryConfig | None = None,
         **_kwargs: Any,
     ) -> None:
@@ -72,6 +77,10 @@ class LlamaCppInstrumentor(BaseInstrumentor):
         Args:
             tracer_provider: OpenTelemetry's global one when not given.
             meter_provider: likewise.
+            logger_provider: likewise; for the events that hold content.
+            completion_hook: run with the content of each call, whether or not content is
+                captured; the one that OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK names when
+                not given.
             config: options; read from the environment when not given.
         """
         if sdk_disabled():
@@ -83,6 +92,8 @@ class LlamaCppInstrumentor(BaseInstrumentor):
             config=options,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
+            logger_provider=logger_provider,
+            completion_hook=completion_hook,
         )
         self.origins = Origins(options.llamacpp_allow, options.llamacpp_deny)
         if self._table is None:

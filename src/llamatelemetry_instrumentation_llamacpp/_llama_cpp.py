@@ -138,7 +138,7 @@ class _Fold(ChunkFold):
     """The chunks of a stream, and the counts that are not in them."""
 
     def __init__(self, run: _Run) -> None:
-        super().__init__()
+        super().__init__(run.call.content_max_chars)
         self._run = run
 
     def response(self) -> Response:

@@ -8,10 +8,15 @@ puts any prefix in front: paths are told by their end. Helpers that run no model
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry.genai import Request, read_parameters, read_response
+from llamatelemetry.genai.content_readers import (
+    read_chat_request,
+    read_completion_request,
+    read_responses_request,
+)
 from llamatelemetry.genai.fields import count, get, model_name
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai import Response, Server
+    from llamatelemetry.genai import Content, Response, Server
     from llamatelemetry.genai.folding import Fold
 
 
@@ -49,8 +54,10 @@ class Route:
         task: what it does that has no operation of its own.
         fixed: attributes that every call of it has.
         read_parameters: reads the JSON body of a request.
+        read_content: reads the messages in the JSON body of a request; ``None`` where there
+            are none, or where they are not read.
         read_reply: reads the JSON of a plain reply.
-        fold: makes what folds a stream of it.
+        fold: makes what folds a stream of it, keeping so many characters of what is said.
         is_typed: whether the events of a stream have a ``type``.
         bulk: the top-level array that can make a reply long, and
         is_bulk_wanted: whether anything is read out of it.
@@ -60,8 +67,9 @@ class Route:
     task: str | None = None
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    read_content: Callable[[Mapping[str, Any]], Content] | None = None
     read_reply: Callable[[Any, Request], Response] = lambda reply, _: read_response(reply)
-    fold: Callable[[Request], Fold] = lambda _: ChunkFold()
+    fold: Callable[[Request, int | None], Fold] = lambda _, max_chars: ChunkFold(max_chars)
     is_typed: bool = False
     bulk: str = "choices"
     is_bulk_wanted: bool = True
@@ -88,19 +96,21 @@ def _read_native(reply: Any, request: Request) -> Response:
 class _CompletionFold:
     """Native or OpenAI's, whichever comes."""
 
-    __slots__ = ("_fold", "_request")
+    __slots__ = ("_content_max_chars", "_fold", "_request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, content_max_chars: int | None) -> None:
         self._request = request
+        self._content_max_chars = content_max_chars
         self._fold: Fold | None = None
 
     def add(self, event: Any) -> bool:
         """Take in one event; say whether it carries a token."""
         if self._fold is None:
-            is_openais = get(event, "choices") is not None
-            self._fold = (
-                ChunkFold() if is_openais else NativeFold(_answers_per_prompt(self._request))
-            )
+            if get(event, "choices") is not None:
+                self._fold = ChunkFold(self._content_max_chars)
+            else:
+                answers = _answers_per_prompt(self._request)
+                self._fold = NativeFold(answers, self._content_max_chars)
         return self._fold.add(event)
 
     @property
@@ -113,7 +123,12 @@ class _CompletionFold:
         return (self._fold or ChunkFold()).response()
 
 
-_NATIVE: Final = Route(TEXT_COMPLETION, read_reply=_read_native, fold=_CompletionFold)
+_NATIVE: Final = Route(
+    TEXT_COMPLETION,
+    read_content=read_completion_request,
+    read_reply=_read_native,
+    fold=_CompletionFold,
+)
 _EMBEDDINGS: Final = Route(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
 _RERANK: Final = Route(task="rerank", bulk="results", is_bulk_wanted=False)
 
@@ -121,7 +136,7 @@ _ROUTES: Final[Mapping[str, Route]] = {
     "/completion": _NATIVE,
     "/completions": _NATIVE,
     "/v1/completions": _NATIVE,
-    "/chat/completions": Route(CHAT),
+    "/chat/completions": Route(CHAT, read_content=read_chat_request),
     "/infill": Route(task="infill", read_reply=_read_native, fold=_CompletionFold),
     "/embedding": _EMBEDDINGS,
     "/embeddings": _EMBEDDINGS,
@@ -131,21 +146,22 @@ _ROUTES: Final[Mapping[str, Route]] = {
         CHAT,
         read_parameters=read_responses_parameters,
         read_reply=lambda reply, _: read_responses_reply(reply),
-        fold=lambda _: ResponsesFold(),
+        read_content=read_responses_request,
+        fold=lambda _, max_chars: ResponsesFold(max_chars),
         is_typed=True,
         bulk="output",
     ),
     "/messages": Route(
         CHAT,
         read_reply=lambda reply, _: read_messages_reply(reply),
-        fold=lambda _: MessagesFold(),
+        fold=lambda _request, _max_chars: MessagesFold(),
         is_typed=True,
         bulk="content",
     ),
     "/audio/transcriptions": Route(
         task="transcription",
         fixed={names.GEN_AI_OUTPUT_TYPE: "text"},
-        fold=lambda _: MediaFold(),
+        fold=lambda _request, _max_chars: MediaFold(),
         is_typed=True,
     ),
 }
@@ -182,4 +198,5 @@ def read_request(route: Route, body: Mapping[str, Any], server: Server | None) -
         choice_count=read_choice_count(body),
         parameters=parameters,
         task=route.task,
+        read_content=None if route.read_content is None else partial(route.read_content, body),
     )

@@ -127,7 +127,7 @@ class _Told:
         self._call = call
         self._route = route
         self._callback = callback
-        self._watch = StreamWatch(call, route.fold(call.request))
+        self._watch = StreamWatch(call, route.fold(call.request, call.content_max_chars))
         self._reply: Any = None
 
     def callback(self, told: Any) -> Any:

@@ -99,6 +99,7 @@ class EventBytesWatch(StreamWatch):
     def _is_more_of_the_same(self, payload: bytes) -> bool:
         return (
             self._call.first_token_ns is not None
+            and self._call.content_max_chars is None
             and bool(self._fold.model)
             and self._wanted.search(payload) is None
         )

@@ -100,8 +100,10 @@ class ServerIdentities:
         """Note what a server is; ``model`` is one of a router's."""
         if len(self._found) >= _SERVERS_AT_MOST:
             self._found.clear()
-        key = server.origin if model is None else _key_of_model(server.origin, model)
-        self._found[key] = identity
+        if model is None:
+            self._found[server.origin] = identity
+        else:  # it was asked for by this name, whatever else it is called
+            self._found[_key_of_model(server.origin, model)] = Identity(identity.attributes)
 
     def ask(
         self, server: Server, base_url: str, headers: Mapping[str, str], model: str | None

@@ -43,9 +43,6 @@ class EventReader:
 
     def payloads(self, data: bytes) -> list[bytes]:
         """Take in bytes; give what is complete now unparsed: each one should be an object."""
-        if not self._started and data:
-            self._started = True
-            data = data.removeprefix(_BYTE_ORDER_MARK)
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -58,6 +55,9 @@ class EventReader:
         found: list[bytes] = []
         if lines:
             lines[0] = self._whole(lines[0])
+            if not self._started:
+                self._started = True
+                lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
             for line in lines:
                 if line or self._data:
                     self._read_line(line, found)
@@ -83,6 +83,8 @@ class EventReader:
         return line
 
     def _read_line(self, line: bytes, found: list[bytes]) -> None:
+        if len(line) > _LONGEST_LINE:
+            return
         if line.startswith(b"data:"):
             data = line[5:].strip()
             if not self._data and data.startswith(b"{") and data.endswith(b"}"):

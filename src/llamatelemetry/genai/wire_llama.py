@@ -6,8 +6,10 @@ or several answers were asked for. ``/v1/messages`` speaks Anthropic's format.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from llamatelemetry.genai.content_readers import fold_choices, read_choices
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import count, get, integer, items, model_name, text
 from llamatelemetry.genai.model import Response, Usage
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import EngineTimings
+    from llamatelemetry.genai.model import Content, EngineTimings
 
 # In the words of chat completions; ``none`` is a reply that has not come to its end.
 _FINISH_REASON_BY_STOP_TYPE: Final = {"eos": "stop", "word": "stop", "limit": "length"}
@@ -49,6 +51,7 @@ def read_native(reply: Any, answers_per_prompt: int = 1) -> Response:
         finish_reasons=_native_finish_reasons(results),
         usage=_native_usage(results, answers_per_prompt, timings),
         timings=timings,
+        read_content=partial(_read_native_content, results),
     )
     slot = count(get(first, "id_slot"))
     if slot is not None:
@@ -56,6 +59,19 @@ def read_native(reply: Any, answers_per_prompt: int = 1) -> Response:
     if any(get(one, "truncated") is True for one in results):
         response.attributes[names.TRUNCATED] = True
     return response
+
+
+def _read_native_content(results: Sequence[Any]) -> Content:
+    """Read the answers as those of a text completion."""
+    reasons = [
+        _FINISH_REASON_BY_STOP_TYPE.get(text(get(one, "stop_type")) or "") for one in results
+    ]
+    return read_choices(
+        [
+            {"text": get(one, "content"), "finish_reason": reason}
+            for one, reason in zip(results, reasons, strict=True)
+        ]
+    )
 
 
 def _native_finish_reasons(results: Sequence[Any]) -> tuple[str, ...]:
@@ -98,12 +114,18 @@ def _of_prompts(values: Sequence[Any], answers_per_prompt: int) -> int | None:
 
 
 class NativeFold:
-    """The events of a native completion: a piece of text each, and one at each answer's end."""
+    """The events of a native completion: a piece of text each, and one at each answer's end.
 
-    __slots__ = ("_answers_per_prompt", "_error", "_last", "_model")
+    Args:
+        answers_per_prompt: as of `read_native`.
+        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+    """
 
-    def __init__(self, answers_per_prompt: int = 1) -> None:
+    __slots__ = ("_answers_per_prompt", "_content", "_error", "_last", "_model")
+
+    def __init__(self, answers_per_prompt: int = 1, content_max_chars: int | None = None) -> None:
         self._answers_per_prompt = answers_per_prompt
+        self._content = None if content_max_chars is None else fold_choices(content_max_chars)
         self._last: dict[int, Any] = {}
         self._model: Any = None
         self._error: ErrorInfo | None = None
@@ -115,7 +137,10 @@ class NativeFold:
             self._error = describe_reported_error(error)
             return False
         # What counts of an answer is its last event: the counts in it are of the whole answer.
-        self._last[integer(get(event, "index")) or 0] = _counts_of(event)
+        index = integer(get(event, "index")) or 0
+        self._last[index] = _counts_of(event)
+        if self._content is not None:
+            self._content.add(index, {"text": get(event, "content")})
         if self._model is None:
             self._model = get(event, "model")
         return bool(get(event, "content"))
@@ -127,7 +152,11 @@ class NativeFold:
 
     def response(self) -> Response:
         """Give what the events so far add up to."""
-        last = [self._last[index] for index in sorted(self._last)]
+        said = {} if self._content is None else self._content.results()
+        last = [
+            {**self._last[index], "content": get(said.get(index), "text")}
+            for index in sorted(self._last)
+        ]
         response = read_native(last, self._answers_per_prompt) if last else Response()
         response.error = self._error
         return response

@@ -1,0 +1,84 @@
+"""What is said is recorded only when it is asked for, whichever route it was said on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.scripted import chunked, plain, scripted
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+SAID = "SECRET"
+COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}
+NATIVE = {"content": f"{SAID} answer", "stop": True, "stop_type": "eos", "model": "smol", **COUNTS}
+NATIVE |= {"prompt": SAID, "__verbose": {"prompt": SAID}}
+PIECES = [{"content": part, "stop": False, "index": 0} for part in (SAID, " ans", "wer")]
+MESSAGES = [{"role": "user", "content": f"{SAID} question"}]
+
+
+def events(*bodies: dict[str, Any]) -> list[bytes]:
+    return [f"data: {json.dumps(body)}\n\n".encode() for body in bodies]
+
+
+ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
+    "/v1/chat/completions": (
+        {"messages": MESSAGES},
+        replies.chat(
+            choices=[
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": f"{SAID} answer"},
+                }
+            ]
+        ),
+        events(
+            replies.chunk({"role": "assistant", "content": None}),
+            *(replies.chunk({"content": part}) for part in (SAID, " ans", "wer")),
+            replies.chunk({}, "stop", timings=replies.TIMINGS),
+        ),
+    ),
+    "/completion": (
+        {"prompt": f"{SAID} question"},
+        NATIVE,
+        events(*PIECES, {**NATIVE, "content": "", "index": 0}),
+    ),
+}
+cases = pytest.mark.parametrize("path", ROUTES)
+
+
+def ask(caller: str, path: str) -> None:
+    body, reply, stream = ROUTES[path]
+    streamed = caller in STREAMED
+    answer = chunked(stream) if streamed else plain(json.dumps(reply).encode())
+    with scripted(answer) as server:
+        CALLERS[caller](Ask(f"{server.origin}{path}", {**body, "stream": streamed}))
+
+
+@cases
+@pytest.mark.parametrize("caller", CALLERS)
+def test_nothing_that_is_said_is_recorded(instrumented: Recorder, caller: str, path: str) -> None:
+    ask(caller, path)
+    for span in instrumented.spans():
+        assert SAID not in span.to_json()
+    instrumented.call()
+
+
+@cases
+@pytest.mark.parametrize("caller", CALLERS)
+def test_it_is_when_it_is_asked_for(
+    instrument: Callable[..., Recorder], caller: str, path: str
+) -> None:
+    recorder = instrument(capture_content="span_only")
+    ask(caller, path)
+    attributes = recorder.call().attributes
+    (question,) = json.loads(attributes["gen_ai.input.messages"])
+    (answer,) = json.loads(attributes["gen_ai.output.messages"])
+    assert question["parts"] == [{"type": "text", "content": f"{SAID} question"}]
+    assert answer["parts"] == [{"type": "text", "content": f"{SAID} answer"}]
+    assert answer["finish_reason"] == "stop"

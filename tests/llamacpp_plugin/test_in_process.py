@@ -1,0 +1,306 @@
+"""llama.cpp in this process: the real bindings with a real model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import xllamacpp
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+
+from llamatelemetry.llama.embedded import find_demo_model
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor, _llama_cpp
+from tests.recorder import Recorder
+
+MESSAGES = [{"role": "user", "content": "Say hi."}]
+CHAT = {"messages": MESSAGES, "max_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(find_demo_model())
+    parameters.n_ctx = 1024
+    parameters.n_parallel = 2
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    parameters.warmup = False
+    parameters.embedding = True
+    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    return xllamacpp.Server(parameters)
+
+
+def engine_spans(recorder: Recorder) -> list[ReadableSpan]:
+    """The spans of calls: those that are no phases of another one."""
+    return [span for span in recorder.spans() if "llamatelemetry.phase" not in span.attributes]
+
+
+def only(recorder: Recorder) -> ReadableSpan:
+    (span,) = engine_spans(recorder)
+    return span
+
+
+def check_phases(recorder: Recorder, span: ReadableSpan, names: set[str]) -> None:
+    phases = recorder.phases(span)
+    assert set(phases) == names
+    assert (span.start_time or 0) <= min(phase.start_time or 0 for phase in phases.values())
+    for name in ("gen_ai.prefill_ms", "gen_ai.decode_ms", "gen_ai.ttft_ms", "gen_ai.tpot_ms"):
+        assert span.attributes[name] > 0
+    for metric in ("request.duration", "time_to_first_token", "time_per_output_token"):
+        (point,) = recorder.points(f"gen_ai.server.{metric}")
+        assert point.count == 1
+        assert point.attributes["gen_ai.provider.name"] == "llama_cpp"
+
+
+def as_dict(body: dict[str, Any]) -> Any:
+    return body
+
+
+def as_text(body: dict[str, Any]) -> Any:
+    return json.dumps(body)
+
+
+def as_bytes(body: dict[str, Any]) -> Any:
+    return json.dumps(body).encode()
+
+
+forms = pytest.mark.parametrize("form", [as_dict, as_text, as_bytes])
+
+
+def parsed(told: list[Any]) -> list[Any]:
+    return [json.loads(item) if isinstance(item, (str, bytes)) else item for item in told]
+
+
+def without_ids(told: list[Any]) -> list[Any]:
+    return [
+        {name: value for name, value in item.items() if name in {"object", "choices", "model"}}
+        for item in parsed(told)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "operation", "body"),
+    [
+        ("handle_completions", "text_completion", {"prompt": "Once", "max_tokens": 5}),
+        ("handle_chat_completions", "chat", CHAT),
+    ],
+)
+def test_a_plain_call(
+    instrumented: Recorder, server: Any, method: str, operation: str, body: dict[str, Any]
+) -> None:
+    reply = getattr(server, method)(dict(body))
+    span = only(instrumented)
+    assert span.name == operation
+    assert span.kind is SpanKind.INTERNAL
+    assert span.attributes["gen_ai.operation.name"] == operation
+    assert span.attributes["gen_ai.request.max_tokens"] == 5
+    assert span.attributes["gen_ai.response.model"].endswith(".gguf")
+    assert "/" not in span.attributes["gen_ai.response.model"]
+    assert span.attributes["gen_ai.response.id"] == reply["id"]
+    assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
+    assert span.attributes["llamatelemetry.queue_source"] == "remainder"
+    assert "server.address" not in span.attributes
+    check_phases(instrumented, span, {"queue", "prefill", "decode"})
+
+
+@forms
+def test_a_stream_tells_its_callback_what_it_tells_it_without_us(
+    instrument: Callable[..., Recorder], server: Any, form: Callable[[dict[str, Any]], Any]
+) -> None:
+    body = {**CHAT, "stream": True, "temperature": 0}
+    bare: list[Any] = []
+    assert server.handle_chat_completions(form(body), bare.append) is None
+    recorder = instrument()
+    told: list[Any] = []
+    assert server.handle_chat_completions(form(body), callback=told.append) is None
+    assert [type(item) for item in told] == [type(item) for item in bare]
+    assert without_ids(told) == without_ids(bare)
+    span = only(recorder)
+    assert span.attributes["gen_ai.request.stream"] is True
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
+    assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
+    check_phases(recorder, span, {"queue", "prefill", "decode"})
+
+
+@forms
+def test_a_plain_reply_through_a_callback(
+    instrumented: Recorder, server: Any, form: Callable[[dict[str, Any]], Any]
+) -> None:
+    told: list[Any] = []
+    server.handle_chat_completions(form(CHAT), told.append)
+    (reply,) = parsed(told)
+    assert only(instrumented).attributes["gen_ai.response.id"] == reply["id"]
+    assert "gen_ai.request.stream" not in only(instrumented).attributes
+
+
+def test_a_callback_that_has_had_enough_stops_the_stream(
+    instrumented: Recorder, server: Any
+) -> None:
+    told: list[Any] = []
+
+    def enough(chunk: Any) -> bool:
+        told.append(chunk)
+        return len(told) == 3
+
+    server.handle_chat_completions({**CHAT, "max_tokens": 200, "stream": True}, enough)
+    assert len(told) == 3
+    span = only(instrumented)
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["gen_ai.response.id"] == told[0]["id"]
+
+
+def test_embeddings(instrumented: Recorder, server: Any) -> None:
+    reply = server.handle_embeddings({"input": ["one", "two words"]})
+    span = only(instrumented)
+    assert span.name == "embeddings"
+    assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
+
+
+def test_an_error_that_is_returned_is_one(instrumented: Recorder, server: Any) -> None:
+    assert "error" in server.handle_rerank({"query": "a", "documents": ["b"]})
+    span = only(instrumented)
+    assert span.name == "retrieval"
+    assert span.attributes["llamatelemetry.task"] == "rerank"
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"] == "not_supported_error"
+
+
+def test_an_error_that_is_raised_is_the_same_and_one(instrumented: Recorder, server: Any) -> None:
+    with pytest.raises(ValueError, match="Expected 'messages' to be an array"):
+        server.handle_chat_completions({"messages": 3})
+    assert only(instrumented).attributes["error.type"] == "ValueError"
+    with pytest.raises(TypeError):
+        server.handle_chat_completions()
+
+
+def test_the_extension_class_is_restored(instrument: Callable[..., Recorder]) -> None:
+    before = dict(vars(xllamacpp.Server))
+    instrument()
+    assert vars(xllamacpp.Server)["handle_completions"] is not before["handle_completions"]
+    assert xllamacpp.Server.handle_completions["dict"] is not None  # chosen by type, still
+    LlamaCppInstrumentor().uninstrument()
+    assert dict(vars(xllamacpp.Server)) == before
+
+
+def test_a_call_is_the_child_of_what_goes_on_around_it(instrumented: Recorder, server: Any) -> None:
+    tracer = trace.get_tracer("app", tracer_provider=instrumented.tracer_provider)
+    with tracer.start_as_current_span("pipeline") as pipeline:
+        server.handle_chat_completions(dict(CHAT))
+    call, _ = engine_spans(instrumented)
+    assert call.parent is not None
+    assert call.parent.span_id == pipeline.get_span_context().span_id
+
+
+# --- llama-cpp-python: where it is installed --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = str(find_demo_model())
+    return llama_cpp.Llama(path, n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+
+
+slow = pytest.mark.slow  # its source build takes minutes: it is not among what the tests install
+
+
+def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan:
+    span = only(recorder)
+    assert span.name == f"{operation} SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert span.kind is SpanKind.INTERNAL
+    assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+    assert span.attributes["gen_ai.usage.output_tokens"] == output
+    assert span.attributes["llamatelemetry.server.context_length"] == 512
+    assert "llamatelemetry.queue_duration" not in span.attributes  # it serves one caller
+    prompt = span.attributes["llamatelemetry.prompt_tokens"]
+    cached = span.attributes["llamatelemetry.cached_tokens"]
+    assert prompt + cached == span.attributes["gen_ai.usage.input_tokens"]
+    assert span.attributes["gen_ai.prefill_ms"] <= span.attributes["gen_ai.ttft_ms"]
+    check_phases(recorder, span, {"prefill", "decode"})
+    return span
+
+
+@slow
+@pytest.mark.parametrize("method", ["create_completion", "__call__"])
+def test_llama_completes(instrumented: Recorder, llama: Any, method: str) -> None:
+    reply = getattr(llama, method)("The quick brown fox", max_tokens=6)
+    span = check_llama(instrumented, "text_completion", 6)
+    assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
+
+
+@slow
+def test_a_chat_with_llama_is_one_call_though_a_completion_is_inside(
+    instrumented: Recorder, llama: Any
+) -> None:
+    reply = llama.create_chat_completion(MESSAGES, max_tokens=6)
+    span = check_llama(instrumented, "chat", 6)
+    assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
+
+
+@slow
+@pytest.mark.parametrize("text", ["Say hi.", "Count to three in words and then stop."])
+def test_a_stream_of_llamas_is_counted_as_the_plain_reply_is(
+    instrumented: Recorder, llama: Any, text: str
+) -> None:
+    ask: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "temperature": 0}
+    usage = llama.create_chat_completion(**ask, max_tokens=40)["usage"]
+    instrumented.clear_spans()
+    chunks = list(llama.create_chat_completion(**ask, max_tokens=40, stream=True))
+    assert chunks[-1]["choices"][0]["finish_reason"] is not None
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
+    assert span.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert span.attributes["llamatelemetry.prompt_tokens"] == 1  # the rest was in the cache
+    assert span.attributes["gen_ai.request.stream"] is True
+
+
+@slow
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+def test_a_stream_of_llamas_that_is_left_early(
+    instrumented: Recorder, llama: Any, how: str
+) -> None:
+    stream = llama("Once upon a time", max_tokens=60, stream=True)
+    next(stream)
+    next(stream)
+    if how == "closed":
+        stream.close()
+        assert list(stream) == []
+    del stream
+    span = only(instrumented)
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["gen_ai.usage.output_tokens"] == 2
+    # The next one is a call of its own.
+    llama("Once upon a time", max_tokens=2)
+    assert len(engine_spans(instrumented)) == 2
+
+
+@slow
+def test_an_error_of_llamas(instrumented: Recorder, llama: Any) -> None:
+    with pytest.raises(ValueError, match="exceed context window"):
+        llama("Hi " * 1000)
+    span = only(instrumented)
+    assert span.attributes["error.type"] == "ValueError"
+
+
+@slow
+def test_a_llama_is_let_go(instrumented: Recorder, llama: Any) -> None:
+    llama("Hi", max_tokens=1)
+    run = _llama_cpp._runs[llama]
+    assert run._llama() is llama
+    assert not any(value is llama for value in vars(run).values())
+
+
+@slow
+def test_llama_embeds(instrumented: Recorder, llama: Any) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = str(find_demo_model())
+    embedder = llama_cpp.Llama(path, n_ctx=64, n_threads=1, embedding=True, verbose=False)
+    embedder.create_embedding(["hi you", "ho"])
+    span = only(instrumented)
+    assert span.name.startswith("embeddings ")
+    assert span.attributes["gen_ai.usage.input_tokens"] == 3

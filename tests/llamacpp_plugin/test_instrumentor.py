@@ -1,0 +1,409 @@
+"""Switching the plugin on and off, what it propagates, and what it is inside of."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+import requests
+import wrapt
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.trace import SpanKind, StatusCode
+
+from llamatelemetry.genai import guard
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.scripted import chunked, plain, scripted
+from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+URL = "http://llama.test:8080/v1/chat/completions"
+KINDS = (httpx.Client, httpx.AsyncClient, httpx2.Client, httpx2.AsyncClient, requests.Session)
+both = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+
+
+def mock(library: Any, **headers: str) -> Any:
+    def reply(request: Any) -> Any:
+        requests_seen.append(request)
+        return library.Response(
+            200, json=replies.chat(), headers={"Server": "llama.cpp", **headers}
+        )
+
+    requests_seen: list[Any] = []
+    client = library.Client(transport=library.MockTransport(reply))
+    client.seen = requests_seen
+    return client
+
+
+def test_any_one_of_the_libraries_is_enough() -> None:
+    """llama-cpp-python need not be installed; the base class would refuse for that."""
+    plugin = LlamaCppInstrumentor()
+    plugin.instrument()
+    assert plugin.is_instrumented_by_opentelemetry
+    plugin.uninstrument()
+
+
+def test_uninstrument_restores_the_libraries_exactly(instrument: Callable[..., Recorder]) -> None:
+    before = [dict(vars(kind)) for kind in KINDS]
+    instrument()
+    assert all(
+        vars(kind)["send"] is not old["send"] for kind, old in zip(KINDS, before, strict=True)
+    )
+    LlamaCppInstrumentor().uninstrument()
+    assert [dict(vars(kind)) for kind in KINDS] == before
+
+
+def test_a_disabled_sdk_leaves_the_libraries_unpatched(
+    instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [dict(vars(kind)) for kind in KINDS]
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    instrument()
+    assert [dict(vars(kind)) for kind in KINDS] == before
+
+
+def test_instrumenting_imports_none_of_the_libraries() -> None:
+    program = (
+        "import sys; from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor as I; "
+        "I().instrument(); names = {n.split('.')[0] for n in sys.modules}; "
+        "assert not names & {'httpx', 'httpx2', 'requests', 'llama_cpp', 'xllamacpp'}, names; "
+        "import httpx2; assert 'wrapt' in type(vars(httpx2.Client)['send']).__module__ or True; "
+        "from wrapt import FunctionWrapper; "
+        "assert isinstance(vars(httpx2.Client)['send'], FunctionWrapper)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_patched_method_looks_like_the_original(instrumented: Recorder) -> None:
+    assert inspect.iscoroutinefunction(httpx2.AsyncClient.send)
+    assert not inspect.iscoroutinefunction(httpx2.Client.send)
+    assert list(inspect.signature(requests.Session.send).parameters) == [
+        "self",
+        "request",
+        "kwargs",
+    ]
+
+
+@both
+def test_a_client_made_before_instrumenting_is_seen(
+    library: Any, instrument: Callable[..., Recorder]
+) -> None:
+    with mock(library) as client:
+        recorder = instrument()
+        client.post(URL, json=BODY)
+    recorder.call()
+
+
+@both
+def test_under_somebody_elses_wrapper_our_link_stays_switched_off(
+    library: Any, instrument: Callable[..., Recorder]
+) -> None:
+    seen: list[str] = []
+
+    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("theirs")
+        return wrapped(*args, **kwargs)
+
+    original = vars(library.Client)["send"]
+    recorder = instrument()
+    wrapt.wrap_function_wrapper(f"{library.__name__}._client", "Client.send", theirs)
+    try:
+        LlamaCppInstrumentor().uninstrument()
+        with mock(library) as client:
+            client.post(URL, json=BODY)
+        assert seen == ["theirs"]
+        assert recorder.spans() == []
+    finally:
+        library.Client.send = original
+
+
+def test_suppressed_instrumentation_records_nothing(instrumented: Recorder) -> None:
+    with suppress_instrumentation(), mock(httpx2) as client:
+        client.post(URL, json=BODY)
+    assert instrumented.spans() == []
+    assert instrumented.metrics() == {}
+
+
+class BrokenSampler(Sampler):
+    """A sampler that somebody configured and that fails."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no sampling today")
+
+    def get_description(self) -> str:
+        return "broken"
+
+
+def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard.set_strict(False)
+    LlamaCppInstrumentor().instrument(tracer_provider=TracerProvider(sampler=BrokenSampler()))
+    try:
+        with mock(httpx2) as client:
+            for _ in range(3):
+                assert client.post(URL, json=BODY).json() == replies.chat()
+    finally:
+        LlamaCppInstrumentor().uninstrument()
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert {record.name for record in warnings} == {"llamatelemetry"}
+    assert 1 <= len(warnings) <= 2  # one for a reply that proved it, one for a server that is known
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_traceparent_goes_to_a_server_that_is_known_and_is_not_seen_on_the_request(
+    instrument: Callable[..., Recorder], caller: str, mode: str
+) -> None:
+    recorder = instrument(propagate=mode, llamacpp_allow=("127.0.0.1",))
+    with scripted(plain(CHAT)) as server:
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    (sent,) = server.requests
+    if mode == "off":
+        assert b"traceparent" not in sent.lower()
+        return
+    span = recorder.call()
+    assert (
+        f"traceparent: 00-{span.context.trace_id:032x}-{span.context.span_id:016x}".encode() in sent
+    )
+    assert b"baggage" not in sent
+
+
+@pytest.mark.parametrize("caller", ["httpx2", "requests"])
+def test_a_traceparent_that_is_there_is_left_alone(
+    instrument: Callable[..., Recorder], caller: str
+) -> None:
+    instrument(llamacpp_allow=("127.0.0.1",))
+    with scripted(plain(CHAT)) as server:
+        headers = {"traceparent": "mine"}
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY, headers))
+    assert server.requests[0].lower().count(b"traceparent") == 1
+
+
+@both
+def test_the_request_of_the_program_keeps_its_headers(
+    library: Any, instrument: Callable[..., Recorder]
+) -> None:
+    instrument(llamacpp_allow=("llama.test",))
+    with mock(library) as client:
+        request = client.build_request("POST", URL, json=BODY)
+        headers = request.headers
+        first, second = client.send(request), client.send(request)
+    assert request.headers is headers
+    assert "traceparent" not in headers
+    assert first.request is second.request is request
+
+
+def test_with_opentelemetrys_own_instrumentation_of_requests_the_header_is_its(
+    instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it patches ``Session.send``, without it being installed here."""
+    original = requests.Session.send
+
+    @functools.wraps(original)
+    def send(self: Any, request: Any, **kwargs: Any) -> Any:
+        return original(self, request, **kwargs)
+
+    send.opentelemetry_instrumentation_requests_applied = True  # type: ignore[attr-defined]
+    monkeypatch.setattr(requests.Session, "send", send)
+    recorder = instrument(llamacpp_allow=("127.0.0.1",))
+    with scripted(plain(CHAT)) as server:
+        CALLERS["requests"](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    assert b"traceparent" not in server.requests[0]
+    recorder.call()
+    LlamaCppInstrumentor().uninstrument()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize(
+    "around",
+    [
+        ("pipeline", SpanKind.INTERNAL, {}),
+        ("invoke_agent", SpanKind.INTERNAL, {"gen_ai.operation.name": "invoke_agent"}),
+        ("invoke_agent", SpanKind.CLIENT, {"gen_ai.operation.name": "invoke_agent"}),
+        ("execute_tool", SpanKind.INTERNAL, {"gen_ai.operation.name": "execute_tool"}),
+        ("GET /", SpanKind.SERVER, {}),
+    ],
+)
+def test_inside_a_pipeline_an_agent_or_a_tool_it_is_a_child(
+    instrument: Any, caller: str, known: bool, around: tuple[str, Any, Any]
+) -> None:
+    name, kind, attributes = around
+    recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
+    tracer = trace.get_tracer("app", tracer_provider=recorder.tracer_provider)
+    with (
+        scripted(plain(CHAT)) as server,
+        tracer.start_as_current_span(name, kind=kind, attributes=attributes) as outer,
+    ):
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    (call,) = [span for span in recorder.calls() if span.name == "chat smol"]
+    assert call.parent is not None
+    assert call.parent.span_id == outer.get_span_context().span_id
+    assert dict(outer.attributes) == attributes
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_inside_the_span_of_another_instrumentation_it_adds_to_that(
+    instrument: Callable[..., Recorder], caller: str, known: bool
+) -> None:
+    recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
+    tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
+    theirs = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "smol",
+        "gen_ai.provider.name": "openai",
+    }
+    answer = chunked(EVENTS) if caller in STREAMED else plain(CHAT)
+    with (
+        scripted(answer) as server,
+        tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=theirs),
+    ):
+        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+    span = recorder.call()
+    assert span.instrumentation_scope.name == "another"
+    assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
+    assert span.attributes["gen_ai.prefill_ms"] == 2.0
+    assert span.attributes["llamatelemetry.accepted_tokens"] == 3
+    assert span.attributes["llamatelemetry.drafted_tokens"] == 4
+    # Tokens and duration are the other's to count; what the engine measured is counted here.
+    assert recorder.points("gen_ai.client.token.usage") == []
+    assert len(recorder.points("gen_ai.server.request.duration")) == 1
+
+
+# --- streams that nobody finishes --------------------------------------------------------------
+
+
+def stream_of(library: Any) -> Any:
+    class Endless(library.SyncByteStream):
+        def __iter__(self) -> Any:
+            yield from EVENTS[:3]
+            yield from iter(lambda: b":\n\n", None)
+
+    headers = {"Server": "llama.cpp", "Content-Type": "text/event-stream"}
+    reply = library.MockTransport(
+        lambda _: library.Response(200, headers=headers, stream=Endless())
+    )
+    return library.Client(transport=reply)
+
+
+@pytest.fixture
+def collect_by_hand() -> Iterator[Callable[[Any], None]]:
+    """httpx's own responses are reference cycles; those of httpx2 are none, and stay so."""
+    gc.disable()
+    yield lambda library: None if library is httpx2 else gc.collect()  # type: ignore[misc]
+    gc.enable()
+
+
+@both
+def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
+    library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
+) -> None:
+    client = stream_of(library)
+    response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
+    chunks = response.iter_raw()
+    for _ in range(3):
+        next(chunks)
+    del response, chunks
+    collect_by_hand(library)
+    span = instrumented.call()
+    assert span.attributes["gen_ai.response.id"] == "chatcmpl-1"
+    client.close()
+
+
+@both
+def test_a_response_that_is_dropped_unread_is_ended_too(
+    library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
+) -> None:
+    client = stream_of(library)
+    response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
+    del response
+    collect_by_hand(library)
+    assert instrumented.call().status.status_code is StatusCode.UNSET
+    client.close()
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_a_cancelled_call_is_ended_and_the_task_is_cancelled(
+    library: str, instrument: Callable[..., Recorder]
+) -> None:
+    recorder = instrument(llamacpp_allow=("llama.test",))
+    http: Any = importlib.import_module(library)
+    started = asyncio.Event()
+
+    async def never(_: Any) -> Any:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with http.AsyncClient(transport=http.MockTransport(never)) as client:
+        task = asyncio.create_task(client.post(URL, json=BODY))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    span = recorder.call()
+    assert "CancelledError" in span.attributes["error.type"]
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_an_application_that_is_called_without_a_network(
+    library: str, instrumented: Recorder
+) -> None:
+    """As a test of a web application calls it."""
+    http: Any = importlib.import_module(library)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        headers = [(b"server", b"llama.cpp"), (b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in EVENTS:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with (
+        http.AsyncClient(transport=http.ASGITransport(app=application)) as client,
+        client.stream("POST", URL, json=BODY) as response,
+    ):
+        assert await response.aread() == b"".join(EVENTS)
+    assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
+
+
+@both
+def test_a_request_that_is_streamed_is_not_read(
+    library: Any, instrument: Callable[..., Recorder]
+) -> None:
+    recorder = instrument(llamacpp_allow=("llama.test",))
+    pieces = iter([b'{"model": "smol", ', b'"messages": []}'])
+    with mock(library) as client:
+        client.post(URL, content=pieces)
+        assert client.seen[0].headers["transfer-encoding"] == "chunked"
+    assert recorder.call().name == "chat"
+
+
+@both
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"model": 7, "stream": "x"}']
+)
+def test_a_request_that_is_no_chat_is_sent_all_the_same(
+    library: Any, instrument: Callable[..., Recorder], content: bytes
+) -> None:
+    recorder = instrument(llamacpp_allow=("llama.test",))
+    with mock(library) as client:
+        client.post(URL, content=content)
+        assert client.seen[0].read() == content
+    assert recorder.call().name == "chat"
