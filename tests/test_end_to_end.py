@@ -97,13 +97,17 @@ def attributes(holder: dict[str, Any]) -> dict[str, Any]:
 
 
 def steady(found: dict[str, Any]) -> dict[str, Any]:
-    """Times and ids differ between two runs, and so does what the prompt cache held."""
+    """Times and ids differ between two runs, and so does what the prompt cache held.
+
+    What the server is, is asked for off the path of the calls, and known to the later ones only.
+    """
     changing = {"gen_ai.response.id", "gen_ai.usage.cache_read.input_tokens"}
     changing |= {"llamatelemetry.cached_tokens", "llamatelemetry.prompt_tokens"}
     timed = ("_ms", "_duration", "_token", "_chunk")
     return {
         name: next(iter(value)) if name in changing or name.endswith(timed) else value
         for name, value in found.items()
+        if not name.startswith("llamatelemetry.server.")
     }
 
 

@@ -65,7 +65,9 @@ class RawReply:
             self._shadow_parse(raw.parse)
 
     def __del__(self) -> None:
-        self._watch.abandoned()
+        watch = self.__dict__.get("_watch")  # not there if making it has failed
+        if watch is not None:
+            watch.abandoned()
 
     def _remove(self) -> None:
         self._close_hook.remove()

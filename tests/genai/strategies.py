@@ -38,7 +38,9 @@ REPLY_FIELDS = st.sampled_from(
         *("prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens"),
         *("completion_tokens_details", "reasoning_tokens", "audio_tokens", "cache_write_tokens"),
         *("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n", "draft_n"),
-        "draft_n_accepted",
+        *("draft_n_accepted", "type", "response", "output", "item", "status", "error", "code"),
+        *("input_tokens", "output_tokens", "input_tokens_details", "incomplete_details", "reason"),
+        *("conversation", "data", "x_groq", "cached_tokens_details", "text_tokens"),
     ]
 )
 _MILLISECONDS = st.one_of(

@@ -123,6 +123,14 @@ def test_a_call_without_an_index_begins_with_its_id() -> None:
     ]
 
 
+@pytest.mark.parametrize("index", ["one", [], {}, 1.5])
+def test_an_index_that_is_none_is_no_index(index: Any) -> None:
+    begun = call(index, id="a", function={"name": "f", "arguments": '{"x"'})
+    assert parts(begun, call(index, function={"arguments": ": 1}"})) == [
+        {"type": "tool_call", "id": "a", "name": "f", "arguments": {"x": 1}}
+    ]
+
+
 def test_custom_calls_and_functions_of_old_come_in_deltas_too() -> None:
     deltas = [
         call(0, id="a", custom={"name": "sh", "input": "l"}),
@@ -161,7 +169,7 @@ def test_each_text_is_kept_up_to_the_limit_and_counted_beyond_it() -> None:
         {"content": "D"},
         call(0, id="c", function={"name": "f", "arguments": '"0123456789"'}),
         # What is left of it is JSON by chance, and not what was sent.
-        call(1, id="d", function={"name": "g", "arguments": "0" * 9 + "123456"}),
+        call(1, id="d", function={"name": "g", "arguments": "123456789012345"}),
     ]
     (message,) = folded([chunk(delta) for delta in deltas], 10)
     assert message["parts"] == [
@@ -178,7 +186,7 @@ def test_each_text_is_kept_up_to_the_limit_and_counted_beyond_it() -> None:
             "type": "tool_call",
             "id": "d",
             "name": "g",
-            "arguments": "000000000…",
+            "arguments": "123456789…",
             "truncated": True,
             "original_chars": 15,
         },

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from openai.types.responses import Response as OpenAIResponse
 
+from llamatelemetry.genai.folding_events import ResponsesFold
 from llamatelemetry.genai.limits import limit_messages, limit_parts
 from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.responses_folding import ResponsesContentFold
@@ -580,10 +581,23 @@ def test_each_text_of_a_stream_is_kept_up_to_the_limit_and_counted_beyond_it() -
         {"type": "text", "content": "abcabcabc…", "truncated": True, "original_chars": 300}
     ]
     done = added(message({"type": "output_text", "text": "abc" * 100}), 0, done=True)
-    (read,) = limit_messages(fold([*events, done], 10).outputs, 10)
+    kept = fold([*events, done], 10).outputs
+    assert kept[0]["parts"][0]["content"] == "abcabcabc…"  # cut when it came
+    (read,) = limit_messages(kept, 10)
     assert read["parts"] == [
         {"type": "text", "content": "abcabcabc…", "truncated": True, "original_chars": 300}
     ]
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_nothing_of_a_stream_is_held_when_content_is_not_wanted(fetched: bool) -> None:
+    whole = reply(message(TEXT))
+    for max_chars in (None, 10):
+        folded = ResponsesFold(max_chars, fetched=fetched)
+        for event in [*BROKEN_OFF, {"type": "response.completed", "response": whole}]:
+            folded.add(event)
+        read = folded.response().read_content
+        assert (read is None) is (max_chars is None)
 
 
 def test_a_stream_of_ever_new_items_is_bounded() -> None:

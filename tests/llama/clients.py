@@ -53,6 +53,11 @@ class Driver:
 
         return self._runner.run(read(stream))
 
+    def busy_connections(self) -> int:
+        """How many connections are held by something: idle ones only wait for the next call."""
+        pool = self.client._connection.http._transport._pool
+        return sum(not connection.is_idle() for connection in pool.connections)
+
     def take(self, stream: Any, count: int) -> list[Any]:
         """The first chunks, and then the stream is closed."""
         if not self.is_async:

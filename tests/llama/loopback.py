@@ -64,8 +64,8 @@ def loopback(answer: Callable[[Asked], Reply]) -> Iterator[Loopback]:
                 asked.append(request)
                 if not await _write(writer, answer(request)):
                     break
-        except ConnectionError:
-            pass
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
         finally:
             connections.discard(writer)
             writer.close()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx2
 import pytest
+from opentelemetry import trace
 
 from llamatelemetry.config import effective_config, use_config
 from llamatelemetry.llama import (
@@ -68,6 +71,9 @@ def test_a_loading_server_is_told_at_once(kind, server, script, recorded):
             assert (caught.value.status, caught.value.message) == (503, "Loading model")
     assert len(server.asked) == 3
     assert recorded.call().attributes["error.type"] == "unavailable_error"
+    script.replies = [LOADING, Reply(body={"status": "ok"})]
+    with Driver(kind, server.url, load_wait_s=10) as driver, pytest.raises(ServerLoadingError):
+        driver("health")
 
 
 @both
@@ -83,12 +89,14 @@ def test_a_loading_server_is_waited_for_in_one_span(kind, server, script, record
 @both
 def test_a_server_that_loads_for_too_long_is_given_up(kind, server, script):
     script.replies = [LOADING]
+    started_s = time.monotonic()
     with (
         Driver(kind, server.url, load_wait_s=0.2) as driver,
         pytest.raises(ServerLoadingError),
     ):
         driver("chat", HELLO, stream=True)
     assert len(server.asked) > 1
+    assert 0.2 <= time.monotonic() - started_s < 2
 
 
 @both
@@ -176,9 +184,11 @@ def test_an_odd_reply_is_an_error_all_the_same(  # noqa: PLR0917 - a row
 def test_an_error_in_the_middle_of_a_stream_is_raised_there(kind, server, script, recorded):
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
     error = {"error": {"code": 500, "message": "lost", "type": "server_error"}}
-    script.replies = [Reply(pieces=sse(chunk, error))]
-    with Driver(kind, server.url) as driver, pytest.raises(LlamaServerError, match="lost"):
-        driver("chat", HELLO, stream=True)
+    script.replies = [Reply(pieces=sse(chunk, error, chunk))]
+    with Driver(kind, server.url) as driver:
+        with pytest.raises(LlamaServerError, match="lost"):
+            driver("chat", HELLO, stream=True)
+        assert driver.busy_connections() == 0
     span = recorded.call()
     assert span.attributes["error.type"] == "server_error"
     assert span.attributes["gen_ai.response.id"] == "1"
@@ -239,6 +249,7 @@ def test_a_stream_that_is_closed_gives_no_more(kind, server, script, recorded, s
         if started:
             driver.run(anext(stream) if driver.is_async else next(stream))
         driver.run(stream.close())
+        assert driver.busy_connections() == 0
         driver.run(stream.close())
         assert driver.listed(stream) == []
     assert "error.type" not in recorded.call().attributes
@@ -330,6 +341,22 @@ def test_the_request_carries_the_spans_context(kind, server, recorded):
     chat, props = server.asked
     assert chat.headers["traceparent"].startswith(f"00-{trace_id}-{span_id}-")
     assert "traceparent" not in props.headers
+
+
+@pytest.mark.parametrize("reply", [Reply(body=ANSWER), Reply(500)])
+async def test_the_current_span_is_the_same_after_a_call(server, script, recorded, reply):
+    script.replies = [reply]
+    outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
+    with trace.use_span(outer), LlamaCppClient(server.url) as client:
+        for _ in range(2):
+            with suppress(LlamaServerError):
+                client.chat(HELLO)
+            assert trace.get_current_span() is outer
+        async with AsyncLlamaCppClient(server.url) as async_client:
+            with suppress(LlamaServerError):
+                await async_client.chat(HELLO)
+            assert trace.get_current_span() is outer
+    assert {span.parent.span_id for span in recorded.calls()} == {outer.context.span_id}
 
 
 @both

@@ -151,7 +151,9 @@ def test_the_embedded_server_takes_what_the_flags_would_say():
         draft_model=find_demo_model(),
         alias="tuned",
     ) as server:
-        assert chat(server.url)["model"] == "tuned"
+        answer = chat(server.url, max_tokens=12)
+        assert answer["model"] == "tuned"
+        assert answer["timings"]["draft_n"] > 0
         log = "\n".join(server.logs())
         with urllib.request.urlopen(f"{server.url}/props") as props:
             assert json.load(props)["chat_template"] == template
@@ -161,7 +163,6 @@ def test_the_embedded_server_takes_what_the_flags_would_say():
         r"n_ubatch += 32",
         r"K \(q8_0\).*V \(q8_0\)",
         r"flash_attn += enabled",
-        r"draft",
     ):
         assert re.search(said, log), said
 
@@ -196,8 +197,9 @@ def test_the_real_parser_takes_every_flag(real_cli: Path):
         extra_args=["--no-ui"],
     )
     with ServerManager(config, binary=real_cli) as server:
-        answer = chat(server.url, Authorization="Bearer sk-right")
-        assert (answer["model"], answer["usage"]["completion_tokens"]) == ("spelled", 4)
+        answer = chat(server.url, max_tokens=12, Authorization="Bearer sk-right")
+        assert answer["model"] == "spelled"
+        assert answer["timings"]["draft_n"] > 0
         log = "\n".join(server.logs())
     assert re.search(r"CPU +model buffer size", log), log
 

@@ -23,12 +23,32 @@ _ODD_CHOICES = st.sampled_from(
         {"prompt_progress": {"total": 9, "processed": 4}},
     ]
 )
+_KINDS = st.sampled_from(
+    [
+        *("response.created", "response.completed", "response.failed", "response.in_progress"),
+        *("response.output_item.done", "response.output_text.delta", "error", "", ".delta"),
+    ]
+)
+_REST = st.fixed_dictionaries(
+    {},
+    optional={
+        "response": st.one_of(st.builds(replies.response, status=REPLIES, output=REPLIES), REPLIES),
+        "item": st.one_of(st.just({"type": "compaction"}), REPLIES),
+        "delta": REPLIES,
+        "usage": REPLIES,
+        "timings": TIMINGS,
+        "code": REPLIES,
+    },
+)
 _CHUNKS: st.SearchStrategy[Any] = st.one_of(
     st.builds(lambda text: replies.chunk({"content": text}), _CONTENT),
     st.builds(lambda text: replies.chunk({"reasoning_content": text}), _CONTENT),
     st.builds(lambda timings: replies.chunk({}, "stop", timings=timings), TIMINGS),
     st.builds(lambda odd: replies.chunk({}) | odd, _ODD_CHOICES),
     st.builds(replies.completion_chunks).flatmap(st.sampled_from),
+    st.sampled_from(replies.response_events()),
+    st.sampled_from([*replies.image_events("image_edit"), *replies.transcript_events()]),
+    st.builds(lambda kind, rest: {"type": kind, **rest}, _KINDS, _REST),
     REPLIES,
 )
 _ERRORS = st.sampled_from(

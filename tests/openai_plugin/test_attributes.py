@@ -190,6 +190,7 @@ def test_fetching_a_response_records_how_long_it_took_and_no_tokens(instrumented
         "gen_ai.operation.name": "fetch_response",
         "gen_ai.provider.name": "openai",
         "gen_ai.response.model": "smol-v1",
+        "openai.response.service_tier": "default",
         "server.address": "llm.test",
         "server.port": 8080,
     }

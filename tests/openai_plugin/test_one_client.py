@@ -124,8 +124,12 @@ def test_copies_are_followed_and_copies_of_copies(make, how, server, recorded):
 
 @both
 def test_wrapping_twice_makes_one_span(make, server, recorded):
-    calls(wrap_openai_client(wrap_openai_client(new(make, server))))
+    client = new(make, server)
+    before = set(vars(client))
+    calls(wrap_openai_client(wrap_openai_client(client)))
     assert len(recorded.calls()) == 1
+    unwrap_openai_client(client)
+    assert set(vars(client)) - before == {"chat"}  # the resource that the call has made
 
 
 @both

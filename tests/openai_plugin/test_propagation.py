@@ -342,7 +342,8 @@ def test_the_http_span_is_named_and_nothing_is_written_before_it(instrument, rec
 
     with loopback_server() as server, make_client(server) as client:
         options = {"tracer_provider": recorder.tracer_provider, "request_hook": request_hook}
-        stream(way(client, **options))
+        with way(client, **options) as client_in_use:
+            stream(client_in_use)
     assert there_before == [mode == "on"]
     assert named_by(server) == (id_of(http_span(recorder)), True)
     assert http_span(recorder).parent.span_id == our_span(recorder).context.span_id

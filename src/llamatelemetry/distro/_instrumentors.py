@@ -28,10 +28,11 @@ from llamatelemetry.genai import guard
 GROUP = "opentelemetry_instrumentor"
 RIVALS: Mapping[str, frozenset[str]] = {
     "llamatelemetry_openai": frozenset({"openai", "openai_v2", "genai_openai"}),
+    "llamatelemetry_llamacpp": frozenset({"llama_cpp", "llama_cpp_python", "llamacpp"}),
 }
 """Entry points of ours to the names under which others instrument the same library.
 
-A plugin of ours that patches nothing yet has no rivals: nobody's is skipped for it.
+The plugin for Transformers has none as long as it patches nothing: nobody's is skipped for it.
 """
 
 INSTRUMENTOR_OPTIONS = (

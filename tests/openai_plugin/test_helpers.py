@@ -1,0 +1,274 @@
+"""``parse`` and the stream helpers: what the client makes of an answer after it has come."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import openai
+import pytest
+from opentelemetry.trace import StatusCode
+
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.openai_plugin import replies
+from tests.openai_plugin.operations import VERSION, Greeting
+from tests.recorder import Recorder
+
+if VERSION < (1, 92):
+    pytest.skip("this client parses in its beta only", allow_module_level=True)
+
+CUT_OFF = {
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "length",
+            "message": {"role": "assistant", "content": '{"gree'},
+        }
+    ]
+}
+OTHER = {
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": '{"SECRET": 1}'},
+        }
+    ]
+}
+
+
+def client_for(is_async: bool, handler: replies.Handler) -> Any:
+    return (replies.async_client if is_async else replies.client)(handler)
+
+
+async def settle(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+SIDES = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+@SIDES
+@pytest.mark.parametrize(
+    ("reply", "error", "error_type"),
+    [
+        (CUT_OFF, openai.LengthFinishReasonError, "openai.LengthFinishReasonError"),
+        (OTHER, Exception, "pydantic_core.ValidationError"),
+    ],
+    ids=["cut off", "does not fit"],
+)
+async def test_an_answer_that_parse_refuses_has_been_paid_for(
+    instrumented: Recorder, is_async: bool, reply: Any, error: type[Exception], error_type: str
+) -> None:
+    async def outcome() -> tuple[type[BaseException], str]:
+        client = client_for(is_async, lambda _: replies.json_reply(replies.chat(**reply)))
+        with pytest.raises(error) as caught:
+            await settle(
+                client.chat.completions.parse(
+                    model="smol", messages=replies.MESSAGES, response_format=Greeting
+                )
+            )
+        return type(caught.value), str(caught.value)
+
+    seen = await outcome()
+    span = instrumented.call()
+    OpenAIInstrumentor().uninstrument()
+    assert seen == await outcome()
+    found = span.attributes or {}
+    assert span.status.status_code is StatusCode.ERROR
+    assert found["error.type"] == error_type
+    assert "http.response.status_code" not in found
+    assert found["gen_ai.usage.input_tokens"] == 21
+    assert found["gen_ai.usage.output_tokens"] == 5
+    assert found["gen_ai.response.id"] == "chatcmpl-1"
+    assert found["gen_ai.response.finish_reasons"] == (reply["choices"][0]["finish_reason"],)
+    assert "SECRET" not in span.to_json()
+    assert instrumented.tokens("output") == 5
+
+
+@SIDES
+async def test_a_response_that_parse_refuses_has_been_paid_for(
+    instrumented: Recorder, is_async: bool
+) -> None:
+    output = replies.response()["output"]
+    output[0]["content"][0]["text"] = '{"SECRET": 1}'
+    client = client_for(is_async, lambda _: replies.json_reply(replies.response(output=output)))
+    with pytest.raises(Exception, match="validation error"):
+        await settle(client.responses.parse(model="smol", input="Hi", text_format=Greeting))
+    found = instrumented.call().attributes or {}
+    assert found["error.type"] == "pydantic_core.ValidationError"
+    assert found["gen_ai.usage.output_tokens"] == 5
+    assert found["openai.response.service_tier"] == "default"
+
+
+@SIDES
+async def test_a_reply_that_the_client_refuses_has_been_paid_for(
+    instrumented: Recorder, is_async: bool
+) -> None:
+    reply = replies.chat(choices=None)
+    make = replies.async_client if is_async else replies.client
+    client: Any = make(lambda _: replies.json_reply(reply), _strict_response_validation=True)
+    with pytest.raises(openai.APIResponseValidationError):
+        await settle(client.chat.completions.create(model="smol", messages=replies.MESSAGES))
+    found = instrumented.call().attributes or {}
+    assert found["error.type"] == "openai.APIResponseValidationError"
+    assert found["gen_ai.usage.output_tokens"] == 5
+
+
+def stream_body(api: str) -> bytes:
+    if api == "chat":
+        chunks = [
+            replies.chunk({"role": "assistant", "content": None}),
+            replies.chunk({"content": '{"greeting"'}),
+            replies.chunk({"content": ': "Hi"}'}),
+            replies.chunk({}, "stop"),
+            {**replies.chunk({}), "choices": [], "usage": replies.USAGE},
+        ]
+        return replies.sse(chunks)
+    return replies.sse(replies.response_events(), done=False)
+
+
+def manager(client: Any, api: str) -> Any:
+    if api == "chat":
+        return client.chat.completions.stream(
+            model="smol",
+            messages=replies.MESSAGES,
+            response_format=Greeting,
+            stream_options={"include_usage": True},
+        )
+    return client.responses.stream(model="smol", input="Hi", text_format=Greeting)
+
+
+async def use(client: Any, api: str, *, stop_after: int | None = None) -> list[Any]:
+    """Read a helper's events, all or so many, and what it adds them up to."""
+    events: list[Any] = []
+    entered = manager(client, api)
+    if hasattr(entered, "__aenter__"):
+        async with entered as stream:
+            async for event in stream:
+                events.append(event)
+                if len(events) == stop_after:
+                    return events
+            final = await (
+                stream.get_final_completion() if api == "chat" else stream.get_final_response()
+            )
+    else:
+        with entered as stream:
+            for event in stream:
+                events.append(event)
+                if len(events) == stop_after:
+                    return events
+            final = stream.get_final_completion() if api == "chat" else stream.get_final_response()
+    return [type(stream), *events, final]
+
+
+@SIDES
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_a_stream_helper_gives_what_it_gives_without_us(
+    instrumented: Recorder, is_async: bool, api: str
+) -> None:
+    def handler(_: Any) -> Any:
+        return replies.parts_reply(*replies.split(stream_body(api), 9), media="text/event-stream")
+
+    seen = await use(client_for(is_async, handler), api)
+    span = instrumented.call()
+    OpenAIInstrumentor().uninstrument()
+    assert seen == await use(client_for(is_async, handler), api)
+    found = dict(span.attributes or {})
+    assert span.status.status_code is StatusCode.UNSET
+    assert found.pop("gen_ai.response.time_to_first_chunk") > 0
+    own = (
+        {"openai.api.type": "chat_completions", "gen_ai.response.id": "chatcmpl-1"}
+        if api == "chat"
+        else {
+            "openai.api.type": "responses",
+            "gen_ai.response.id": "resp_1",
+            "gen_ai.usage.cache_write.input_tokens": 3,
+            "openai.response.service_tier": "default",
+        }
+    )
+    assert found == own | {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "smol",
+        "gen_ai.request.stream": True,
+        "gen_ai.output.type": "json",
+        "gen_ai.response.model": "smol-v1",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 21,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.usage.cache_read.input_tokens": 16,
+        "gen_ai.usage.reasoning.output_tokens": 2,
+        "server.address": "llm.test",
+        "server.port": 8080,
+    }
+
+
+@SIDES
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_a_stream_helper_left_early_is_a_normal_end(
+    instrumented: Recorder, is_async: bool, api: str
+) -> None:
+    parts = replies.split(stream_body(api), 50)
+    client = client_for(is_async, lambda _: replies.parts_reply(*parts, media="text/event-stream"))
+    assert len(await use(client, api, stop_after=2)) == 2
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.UNSET
+    assert (span.attributes or {})["gen_ai.response.model"] == "smol-v1"
+    assert "gen_ai.usage.output_tokens" not in (span.attributes or {})
+
+
+@SIDES
+async def test_a_stream_helper_that_cannot_parse_the_answer_fails_the_call(
+    instrumented: Recorder, is_async: bool
+) -> None:
+    chunks = [
+        replies.chunk({"content": '{"gree'}),
+        replies.chunk({}, "length", usage=replies.USAGE),
+    ]
+    client = client_for(is_async, lambda _: replies.stream_reply(replies.sse(chunks)))
+    with pytest.raises(openai.LengthFinishReasonError):
+        await use(client, "chat")
+    found = instrumented.call().attributes or {}
+    assert found["error.type"] == "openai.LengthFinishReasonError"
+    assert found["gen_ai.usage.output_tokens"] == 5
+
+
+@SIDES
+@pytest.mark.skipif(VERSION < (1, 99), reason="this client cannot take a stream up again")
+async def test_a_helper_that_takes_a_stream_up_again_fetches_it(
+    instrumented: Recorder, is_async: bool
+) -> None:
+    body = replies.sse(replies.response_events(), done=False)
+    client = client_for(is_async, lambda _: replies.stream_reply(body))
+    entered = client.responses.stream(response_id="resp_1", starting_after=2)
+    if is_async:
+        async with entered as stream:
+            events = [event.type async for event in stream]
+    else:
+        with entered as stream:
+            events = [event.type for event in stream]
+    assert events[-1] == "response.completed"
+    span = instrumented.call()
+    assert span.name == "fetch_response"
+    assert (span.attributes or {})["gen_ai.response.id"] == "resp_1"
+
+
+def test_a_transcription_as_text_is_a_text(instrumented: Recorder) -> None:
+    client = replies.client(
+        lambda _: replies.http.Response(200, text="Hi", headers={"content-type": "text/plain"})
+    )
+    text = client.audio.transcriptions.create(
+        model="ear", file=("sound.wav", b"RIFF"), response_format="text"
+    )
+    assert text == "Hi"
+    assert type(text) is str
+    assert instrumented.call().status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.skipif(not hasattr(openai.resources.beta, "Responses"), reason="has no beta of it")
+def test_the_beta_of_the_responses_api_is_it(instrumented: Recorder) -> None:
+    client: Any = replies.client(lambda _: replies.json_reply(replies.response()))
+    client.beta.responses.create(model="smol", input="Hi")
+    client.beta.responses.retrieve("resp_1")
+    assert [span.name for span in instrumented.calls()] == ["chat smol", "fetch_response"]
