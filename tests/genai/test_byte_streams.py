@@ -240,7 +240,8 @@ def test_when_its_first_token_came_is_not_known_of_one_that_proves_itself_late(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
     """Though the chunk that proved it holds a token too."""
-    unproven = UnprovenWatch(Proof(start))
+    call = start(stream=True)
+    unproven = UnprovenWatch(lambda: watch(call))
     pieces = stream()
     unproven.chunk(pieces[0])
     unproven.chunk(b"".join(pieces[-2:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +14,18 @@ from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.recorder import Recorder
 
 
+def let_servers_be_known() -> None:
+    """Wait until no server is being asked what it is."""
+    for thread in threading.enumerate():
+        if thread.name == "llamatelemetry-identity":
+            thread.join(15)
+
+
 @pytest.fixture(autouse=True)
 def no_identity_is_remembered() -> Iterator[None]:
     identities.forget()
     yield
+    let_servers_be_known()
     identities.forget()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,14 @@ import requests
 from opentelemetry.sdk.trace import ReadableSpan
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.llamacpp_plugin.conftest import let_servers_be_known
 from tests.recorder import Recorder
 from tests.servers import SLOTS, LlamaServer
 
 busy_machine = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
 CONCURRENCY = 3 * SLOTS
+# The server drops connections that are idle while others wait: none is kept.
+OPTIONS: Any = {"timeout": 120, "headers": {"Connection": "close"}}
 
 
 def messages(text: str) -> list[Any]:
@@ -44,16 +46,14 @@ class Clients:
 
     def __init__(self, server: LlamaServer, exits: ExitStack) -> None:
         self.origin = server.origin
-        # The server drops connections that are idle while others wait: none is kept.
-        options: Any = {"timeout": 120, "headers": {"Connection": "close"}}
         account: Any = {"base_url": server.url, "api_key": "none", "max_retries": 0}
-        self.httpx = exits.enter_context(httpx.Client(**options))
-        self.httpx2 = exits.enter_context(httpx2.Client(**options))
+        self.httpx = exits.enter_context(httpx.Client(**OPTIONS))
+        self.httpx2 = exits.enter_context(httpx2.Client(**OPTIONS))
         self.requests = exits.enter_context(requests.Session())
         self.requests.headers["Connection"] = "close"
         self.openai = openai.OpenAI(**account, http_client=self.httpx2)
-        self.async_httpx = httpx.AsyncClient(**options)
-        self.async_httpx2 = httpx2.AsyncClient(**options)
+        self.async_httpx = httpx.AsyncClient(**OPTIONS)
+        self.async_httpx2 = httpx2.AsyncClient(**OPTIONS)
         self.async_openai = openai.AsyncOpenAI(**account, http_client=self.async_httpx2)
 
     async def close(self) -> None:
@@ -271,7 +271,7 @@ async def test_queues_match_the_order_of_service(
 ) -> None:
     """By the recorded queues, a call is taken up at the moment a slot becomes free for it."""
     url = f"{llama_server.origin}/completion"
-    async with httpx2.AsyncClient(timeout=120) as client:
+    async with httpx2.AsyncClient(**OPTIONS) as client:
 
         async def ask(n: int) -> None:
             body = completion_body(f"The number {n} is", n_predict=30, ignore_eos=True)
@@ -298,7 +298,7 @@ async def test_queues_match_the_order_of_service(
 def test_errors_of_the_server_are_told_in_its_words(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
-    with httpx2.Client(timeout=60) as client:
+    with httpx2.Client(**OPTIONS) as client:
         url = f"{llama_server.origin}/completion"
         assert client.post(url, json=completion_body("Hi " * 3000)).status_code == 400
         with client.stream("POST", url, json=completion_body("Hi " * 3000, stream=True)) as reply:
@@ -320,7 +320,7 @@ def test_errors_of_the_server_are_told_in_its_words(
 
 def test_progress_and_role_are_no_tokens(instrumented: Recorder, llama_server: LlamaServer) -> None:
     body = chat_body("Count. " * 60, return_progress=True, stream=True)
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(**OPTIONS) as client:
         for _ in range(2):
             body["messages"] = messages(str(random.random()) + "Count. " * 60)
             with client.stream("POST", f"{llama_server.origin}{CHAT}", json=body) as reply:
@@ -342,7 +342,7 @@ def test_progress_and_role_are_no_tokens(instrumented: Recorder, llama_server: L
 def test_several_plain_answers_of_which_one_is_counted(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(**OPTIONS) as client:
         client.post(f"{llama_server.origin}{CHAT}", json=chat_body("Hi", n=2))
     span = instrumented.call()
     assert span.attributes["gen_ai.request.choice.count"] == 2
@@ -361,7 +361,7 @@ async def test_langchain(
     if with_openai:
         OpenAIInstrumentor().instrument(**instrumented.providers)
     try:
-        async with httpx2.AsyncClient(timeout=60) as http:
+        async with httpx2.AsyncClient(**OPTIONS) as http:
             model = langchain_openai.ChatOpenAI(
                 base_url=llama_server.url,
                 api_key="none",
@@ -387,12 +387,10 @@ def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
     """To embeddings it answers with the name it was asked by."""
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(**OPTIONS) as client:
         for _ in range(3):
             client.post(f"{llama_server.origin}{CHAT}", json=chat_body("Hi"))
-            for thread in threading.enumerate():
-                if thread.name == "llamatelemetry-identity":
-                    thread.join(15)
+            let_servers_be_known()
             body = {"model": "anything", "input": "Hi"}
             client.post(f"{llama_server.origin}/v1/embeddings", json=body)
     first, *others = instrumented.calls()
