@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytest
@@ -69,9 +68,8 @@ def test_an_unknown_backend_is_told_the_known_ones():
         create_engine("nope")
 
 
-def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "llamatelemetry.transformers", None)
-    with pytest.raises(ImportError, match=r"pip install .*transformers torch"):
+def test_a_backend_that_is_not_there_yet_says_so():
+    with pytest.raises(ImportError, match=r"not in this version.*traced_engine"):
         create_engine("transformers", model_name_or_path="x")
 
 

@@ -60,9 +60,14 @@ def _transformers_backend() -> Callable[..., InferenceEngine]:
     try:
         module: Any = importlib.import_module("llamatelemetry.transformers")
         return module.TransformersBackend
-    except (ImportError, AttributeError) as error:
+    except ModuleNotFoundError as error:
+        if error.name == "llamatelemetry.transformers":
+            raise ImportError(
+                "the backend 'transformers' is not in this version of llamatelemetry; "
+                "'llama.cpp' is, and traced_engine() traces an engine of your own"
+            ) from error
         raise ImportError(
-            "the backend 'transformers' needs packages that are not installed: "
+            f"the backend 'transformers' needs {error.name}, which is not installed: "
             "pip install llamatelemetry-instrumentation-transformers transformers torch"
         ) from error
 

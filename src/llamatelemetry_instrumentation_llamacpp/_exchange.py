@@ -12,7 +12,6 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from opentelemetry import context as context_api
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from llamatelemetry.genai import Call, Instrumenter, Request, Response, Server, current_call, guard
 from llamatelemetry.genai.bodies import BodyCapture, parse_body
@@ -108,7 +107,7 @@ def begin(dialect: Dialect, owner: Owner, sent: Sent) -> Exchange | None:
         if sent.server is None:
             return None
         verdict = owner.origins.is_llama_cpp(sent.server)
-        if verdict is False or not is_instrumentation_enabled():
+        if verdict is False:
             return None
         outer = _sending.get()
         if outer is not None and dialect.is_part_of(sent.client, sent.request, outer):
@@ -221,10 +220,11 @@ class Exchange:
         self._close()
         try:
             reply = _Reply(self._dialect, response)
-            if reply.is_llama_cpps:
+            is_llama_cpps = reply.is_llama_cpps
+            if is_llama_cpps:
                 self._prove()
             if self._call is not None:
-                self._follow(self._call, reply)
+                self._follow(self._call, reply, is_llama_cpps=is_llama_cpps)
             elif self._context is not None:
                 self._look_for_proof(reply)
         except Exception as error:
@@ -259,36 +259,42 @@ class Exchange:
             return
         if reply.content is None:
             if reply.is_event_stream and not reply.encoding:
-                watch = UnprovenWatch(lambda: self._prove_stream(reply))
-                self._dialect.tap(reply.response, watch, reply.encoding)
+                is_networked = self._dialect.is_networked(reply.response)
+                self._dialect.tap(reply.response, self._unproven(reply.at_ns, is_networked), "")
         elif b'"timings"' in reply.content:
             found = _read_content(self._match, reply, read_request(route, {}, None), None)
             if found.timings is not None:
                 call = self._prove()
                 if call is not None:
-                    self._follow(call, reply)
+                    self._follow(call, reply, is_llama_cpps=False)
 
-    def _prove_stream(self, reply: _Reply) -> EventBytesWatch | None:
-        call = self._prove()
-        if call is None:
-            return None
-        call.request.stream = True
-        call.note_headers(reply.at_ns)
-        self._get_acquainted(call, reply)
-        return self._event_watch(call, reply)
+    def _unproven(self, at_ns: int, is_networked: bool) -> UnprovenWatch:
+        # The watch is part of the response: none of what it holds may hold that.
+        def prove() -> EventBytesWatch | None:
+            call = self._prove()
+            if call is None:
+                return None
+            call.request.stream = True
+            call.note_headers(at_ns)
+            if is_networked:
+                self._get_acquainted(call)
+            return self._event_watch(call, "")
 
-    def _follow(self, call: Call, reply: _Reply) -> None:
+        return UnprovenWatch(prove)
+
+    def _follow(self, call: Call, reply: _Reply, *, is_llama_cpps: bool) -> None:
         redirected_s = self._dialect.redirected_s(reply.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)
             call.begin_attempt(self._sent_ns)
-        if reply.is_llama_cpps and reply.status < 300:
-            self._get_acquainted(call, reply)
+        if is_llama_cpps and reply.status < 300 and self._dialect.is_networked(reply.response):
+            self._get_acquainted(call)
         if self._is_read_outside:
             call.note_headers(reply.at_ns)
             call.finish(Response())
             return
-        call.request.stream = call.request.stream or reply.is_event_stream
+        is_event_stream = reply.is_event_stream
+        call.request.stream = call.request.stream or is_event_stream
         if reply.content is not None:
             headers_ns = self._dialect.headers_ns(reply.response, self._sent_ns)
             if headers_ns is not None:
@@ -296,31 +302,28 @@ class Exchange:
             call.finish(_read_content(self._match, reply, call.request, call.content_max_chars))
             return
         call.note_headers(reply.at_ns)
+        encoding = reply.encoding
+        told = "" if self._dialect.tells_decoded else encoding
         watch = (
-            self._event_watch(call, reply)
-            if reply.is_event_stream
-            else BodyBytesWatch(
-                call,
-                lambda body: _read_capture(self._match, reply.status, body, call.request),
-                decoder(self._told_encoding(reply)),
-            )
+            self._event_watch(call, told)
+            if is_event_stream
+            else self._body_watch(call, reply.status, told)
         )
-        self._dialect.tap(reply.response, watch, reply.encoding)
+        self._dialect.tap(reply.response, watch, encoding)
 
-    def _event_watch(self, call: Call, reply: _Reply) -> EventBytesWatch:
+    def _event_watch(self, call: Call, encoding: str) -> EventBytesWatch:
         route = self._match.route
-        return bytes_watch(
-            call,
-            route.fold(call.request, call.content_max_chars),
-            self._told_encoding(reply),
-            is_typed=route.is_typed,
+        fold = route.fold(call.request, call.content_max_chars)
+        return bytes_watch(call, fold, encoding, is_typed=route.is_typed)
+
+    def _body_watch(self, call: Call, status: int, encoding: str) -> BodyBytesWatch:
+        match, request = self._match, call.request
+        return BodyBytesWatch(
+            call, lambda body: _read_capture(match, status, body, request), decoder(encoding)
         )
 
-    def _told_encoding(self, reply: _Reply) -> str:
-        return "" if self._dialect.tells_decoded else reply.encoding
-
-    def _get_acquainted(self, call: Call, reply: _Reply) -> None:
-        if self._server is not None and self._dialect.is_networked(reply.response):
+    def _get_acquainted(self, call: Call) -> None:
+        if self._server is not None:
             headers = {
                 name: value
                 for name in _CREDENTIALS
@@ -331,28 +334,33 @@ class Exchange:
 
 
 class _Reply:
-    """What the response says of itself before its body is looked at."""
+    """What the response says of itself before its body is looked at.
 
-    __slots__ = (
-        "at_ns",
-        "content",
-        "encoding",
-        "is_event_stream",
-        "is_llama_cpps",
-        "response",
-        "status",
-    )
+    Each header is read when it is asked for: finding one in httpx costs a microsecond, which
+    replies of other servers need not pay.
+    """
+
+    __slots__ = ("_headers", "at_ns", "content", "response", "status")
 
     def __init__(self, dialect: Dialect, response: Any) -> None:
-        headers = response.headers
         self.at_ns = perf_counter_ns()
         self.response = response
         self.status: int = response.status_code
-        self.is_llama_cpps = provider_from_headers(headers) is not None
-        content_type: str = headers.get("content-type", "")
-        self.is_event_stream = content_type.startswith("text/event-stream")
-        self.encoding: str = headers.get("content-encoding", "")
+        self._headers = response.headers
         self.content = dialect.content(response)
+
+    @property
+    def is_llama_cpps(self) -> bool:
+        return provider_from_headers(self._headers) is not None
+
+    @property
+    def is_event_stream(self) -> bool:
+        content_type: str = self._headers.get("content-type", "")
+        return content_type.startswith("text/event-stream")
+
+    @property
+    def encoding(self) -> str:
+        return self._headers.get("content-encoding", "")
 
 
 def _read_content(

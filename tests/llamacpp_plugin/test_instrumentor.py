@@ -9,7 +9,7 @@ import importlib
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -302,9 +302,17 @@ def stream_of(library: Any) -> Any:
     return library.Client(transport=reply)
 
 
+@pytest.fixture
+def collect_by_hand() -> Iterator[Callable[[Any], None]]:
+    """httpx's own responses are reference cycles; those of httpx2 are none, and stay so."""
+    gc.disable()
+    yield lambda library: None if library is httpx2 else gc.collect()  # type: ignore[misc]
+    gc.enable()
+
+
 @both
 def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
-    library: Any, instrumented: Recorder
+    library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:
     client = stream_of(library)
     response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
@@ -312,7 +320,7 @@ def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
     for _ in range(3):
         next(chunks)
     del response, chunks
-    gc.collect()
+    collect_by_hand(library)
     span = instrumented.call()
     assert span.attributes["gen_ai.response.id"] == "chatcmpl-1"
     client.close()
@@ -320,12 +328,12 @@ def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
 
 @both
 def test_a_response_that_is_dropped_unread_is_ended_too(
-    library: Any, instrumented: Recorder
+    library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:
     client = stream_of(library)
     response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
     del response
-    gc.collect()
+    collect_by_hand(library)
     assert instrumented.call().status.status_code is StatusCode.UNSET
     client.close()
 

@@ -1,0 +1,177 @@
+"""CPU that the llama.cpp plugin adds: to requests that are nothing to it, and to calls of llama.cpp.
+
+The clients talk to functions, so nothing but Python is measured. Bare and instrumented requests
+alternate in small blocks in one run; the figures are medians of the blocks' differences, in
+microseconds of CPU time of this thread, with spans and metrics on (a batch processor that drops
+what it gets). Run it on an idle machine: ``make bench``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import openai
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from llamatelemetry.genai.servers import known_servers
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+
+BLOCKS = 15
+REQUESTS_PER_BLOCK = 200
+CHUNKS = 1000
+
+_HEAD = {"id": "chatcmpl-1", "created": 1, "model": "smol", "system_fingerprint": "b1"}
+_TIMINGS = {"cache_n": 16, "prompt_n": 5, "prompt_ms": 2.0, "predicted_n": 5, "predicted_ms": 4.0}
+_MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
+_BODY = {"model": "smol", "messages": _MESSAGES, "temperature": 0.5, "max_tokens": 100}
+_LLAMA = {"server": "llama.cpp"}
+
+
+class Dropping(SpanExporter):
+    """An exporter that costs nothing."""
+
+    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
+        """Drop them."""
+        return SpanExportResult.SUCCESS
+
+
+def plain_body(**more: Any) -> bytes:
+    """A chat completion."""
+    message = {"role": "assistant", "content": "Hi"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    usage = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
+    return json.dumps({**_HEAD, "choices": choices, "usage": usage, **more}).encode()
+
+
+class Chunks(httpx2.SyncByteStream):
+    """A chat stream of `CHUNKS` chunks, each by itself as the network brings them."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give the chunks."""
+        chunk = {
+            **_HEAD,
+            "object": "chat.completion.chunk",
+            "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
+        }
+        line = f"data: {json.dumps(chunk)}\n\n".encode()
+        for _ in range(CHUNKS):
+            yield line
+        yield b"data: [DONE]\n\n"
+
+
+def client(reply: Callable[[], Any]) -> httpx2.Client:
+    """A client whose server is a function."""
+    return httpx2.Client(transport=httpx2.MockTransport(lambda _: reply()))
+
+
+def posting(host: str, path: str, headers: dict[str, str], **more: Any) -> Callable[[], None]:
+    """A plain request."""
+    body = plain_body(**more)
+    kind = {"content-type": "application/json"}
+    target = client(lambda: httpx2.Response(200, content=body, headers={**kind, **headers}))
+    return lambda: target.post(f"http://{host}{path}", json=_BODY) and None
+
+
+def streaming(host: str, headers: dict[str, str]) -> Callable[[], None]:
+    """A streamed request, of which the raw bytes are read."""
+    kind = {"content-type": "text/event-stream"}
+    target = client(lambda: httpx2.Response(200, stream=Chunks(), headers={**kind, **headers}))
+
+    def work() -> None:
+        url = f"http://{host}/v1/chat/completions"
+        with target.stream("POST", url, json={**_BODY, "stream": True}) as reply:
+            for _ in reply.iter_raw():
+                pass
+
+    return work
+
+
+def asking(headers: dict[str, str], *, stream: bool = False) -> Callable[[], None]:
+    """A call of the openai client."""
+    if stream:
+        kind = {"content-type": "text/event-stream"}
+        http = client(lambda: httpx2.Response(200, stream=Chunks(), headers={**kind, **headers}))
+    else:
+        body = plain_body(timings=_TIMINGS)
+        kind = {"content-type": "application/json"}
+        http = client(lambda: httpx2.Response(200, content=body, headers={**kind, **headers}))
+    target = openai.OpenAI(base_url="http://llama.test/v1", api_key="none", http_client=http)
+
+    def work() -> None:
+        reply: Any = target.chat.completions.create(model="smol", messages=_MESSAGES, stream=stream)
+        for _ in reply if stream else ():
+            pass
+
+    return work
+
+
+def block(work: Callable[[], None], times: int) -> float:
+    """Microseconds of this thread's CPU per run of `work`."""
+    started = time.thread_time_ns()
+    for _ in range(times):
+        work()
+    return (time.thread_time_ns() - started) / times / 1000
+
+
+def compare(work: Callable[[], None], times: int, providers: dict[str, Any]) -> tuple[float, float]:
+    """The bare cost and what instrumentation adds, as medians over alternating blocks."""
+    instrumentor = LlamaCppInstrumentor()
+    bare: list[float] = []
+    added: list[float] = []
+    for _ in range(BLOCKS):
+        without = block(work, times)
+        instrumentor.instrument(**providers)
+        with_us = block(work, times)
+        instrumentor.uninstrument()
+        bare.append(without)
+        added.append(with_us - without)
+    return statistics.median(bare), statistics.median(added)
+
+
+def main() -> int:
+    """Print the table."""
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=100_000))
+    providers = {
+        "tracer_provider": tracer_provider,
+        "meter_provider": MeterProvider([InMemoryMetricReader()]),
+    }
+    chat, many = "/v1/chat/completions", REQUESTS_PER_BLOCK
+    others = [
+        ("other path", posting("other.test", "/v1/things", {}), many, 1),
+        ("same path, other host", posting("other.test", chat, {}), many, 1),
+        ("same path, known vendor", posting("api.openai.com", chat, {}), many, 1),
+        ("same path, other host, a chunk", streaming("other.test", {}), 1, CHUNKS),
+    ]
+    ours = [
+        ("plain call", posting("llama.test", chat, _LLAMA, timings=_TIMINGS), many, 1),
+        (f"streamed chunk ({CHUNKS} a call)", streaming("llama.test", _LLAMA), 1, CHUNKS),
+    ]
+    inside = [
+        ("inside the openai plugin's call", asking(_LLAMA), many, 1),
+        ("inside its stream, a chunk", asking(_LLAMA, stream=True), 1, CHUNKS),
+    ]
+    print(f"{'':<34}{'bare us':>10}{'added us':>10}")
+    for name, work, times, parts in (*others, *ours, *inside):
+        known_servers.forget()
+        if (name, work, times, parts) in inside:
+            OpenAIInstrumentor().instrument(**providers)
+        block(work, 3)
+        bare, added = compare(work, times, providers)
+        print(f"{name:<34}{bare / parts:>10.1f}{added / parts:>10.2f}")
+    OpenAIInstrumentor().uninstrument()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
