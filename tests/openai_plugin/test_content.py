@@ -35,6 +35,7 @@ from tests.openai_plugin.content import (
     stream,
 )
 from tests.recorder import Recorder
+from tests.servers import LlamaServer
 
 # --- where content goes -------------------------------------------------------------------
 
@@ -265,6 +266,20 @@ def test_a_stream_is_cut_to_the_limit_and_says_so(
     assert message["parts"] == [
         {"type": "text", "content": "012345678…", "truncated": True, "original_chars": 1000}
     ]
+
+
+def test_what_a_real_server_streams_is_recorded_as_the_application_reads_it(
+    instrument: Callable[..., None], recorder: Recorder, llama_server: LlamaServer
+) -> None:
+    instrument(capture_content="span_only")
+    with openai.OpenAI(base_url=llama_server.url, api_key="none") as client:
+        chunks = client.chat.completions.create(
+            model="smol", messages=MESSAGES, max_tokens=12, stream=True
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text
+    (message,) = on_span(recorder)["gen_ai.output.messages"]
+    assert message["parts"] == [{"type": "text", "content": text}]
 
 
 # --- hooks --------------------------------------------------------------------------------
