@@ -23,6 +23,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
+from tests.openai_plugin.operations import VERSION
 from tests.recorder import Recorder
 
 
@@ -359,6 +360,21 @@ def test_a_deployment_in_the_url_is_the_model_where_the_body_has_none(
     )
     client.post("/audio/transcriptions", cast_to=object, body={"prompt": "Hi"})
     assert instrumented.call().name == "generate_content my-ear"
+
+
+@pytest.mark.skipif(VERSION < (1, 66), reason="this client has no responses")
+def test_the_deployment_of_a_client_is_not_the_model_of_what_it_fetches(
+    instrumented: Recorder,
+) -> None:
+    client = azure(
+        lambda _: replies.json_reply(replies.response()),
+        azure_endpoint=ENDPOINT,
+        azure_deployment="mine",
+    )
+    client.responses.retrieve("resp_1")
+    span = instrumented.call()
+    assert span.name == "fetch_response"
+    assert "gen_ai.request.model" not in (span.attributes or {})
 
 
 def test_azure_names_the_model_behind_a_deployment_in_a_header(instrumented: Recorder) -> None:
