@@ -46,7 +46,8 @@ _CHUNKS: st.SearchStrategy[Any] = st.one_of(
     st.builds(lambda timings: replies.chunk({}, "stop", timings=timings), TIMINGS),
     st.builds(lambda odd: replies.chunk({}) | odd, _ODD_CHOICES),
     st.builds(replies.completion_chunks).flatmap(st.sampled_from),
-    st.sampled_from([*replies.response_events(), *replies.image_events("image_edit")]),
+    st.sampled_from(replies.response_events()),
+    st.sampled_from([*replies.image_events("image_edit"), *replies.transcript_events()]),
     st.builds(lambda kind, rest: {"type": kind, **rest}, _KINDS, _REST),
     REPLIES,
 )

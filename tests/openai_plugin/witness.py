@@ -32,28 +32,15 @@ class Served:
     """What a server sends: a body in the pieces that the network delivers, and perhaps no end."""
 
     pieces: tuple[bytes, ...]
-    content_type: str = "application/json"
+    media: str = "application/json"
     status: int = 200
     breaks: bool = False
 
-    def answer(self, _request: Any) -> Any:
-        return replies.http.Response(
-            self.status, stream=_Body(self), headers={"content-type": self.content_type}
-        )
-
-
-class _Body(replies.http.SyncByteStream, replies.http.AsyncByteStream):
-    def __init__(self, served: Served) -> None:
-        self._served = served
-
-    def __iter__(self) -> Any:
-        yield from self._served.pieces
-        if self._served.breaks:
-            raise replies.http.ReadError("connection lost")
-
-    async def __aiter__(self) -> Any:
-        for piece in self:
-            yield piece
+    def answer(self) -> Any:
+        broken = [replies.http.ReadError("connection lost")] if self.breaks else []
+        body = replies.Parts(*self.pieces, *broken)
+        headers = {"content-type": self.media}
+        return replies.http.Response(self.status, stream=body, headers=headers)
 
 
 class Witness:
@@ -62,22 +49,40 @@ class Witness:
     def __init__(self, served: Served, is_async: bool) -> None:
         def answer(request: Any) -> Any:
             self._note_request(request)
-            return served.answer(request)
+            self._response = served.answer()
+            self._body = self._response.stream  # the client puts its own in its place
+            return self._response
 
         make: Any = replies.async_client if is_async else replies.client
         self.client: Any = make(answer)
         self.notes: list[Any] = []
+        self._response: Any = None
+        self._body: Any = None
+
+    @property
+    def answered(self) -> bool:
+        return self._response is not None
 
     def _note_request(self, request: Any) -> None:
         headers = dict(request.headers)
         for added in _ADDED_HEADERS:
             headers.pop(added, None)
-        self.notes.append((request.method, str(request.url), headers, request.content))
+        # Between the parts of a form stands what is different each time.
+        media, _, boundary = headers["content-type"].partition("; boundary=")
+        content = request.content.replace(boundary.encode(), b"") if boundary else request.content
+        self.notes.append((request.method, str(request.url), {**headers, "content-type": media}))
+        self.notes.append(content)
 
     def note(self, *values: Any) -> None:
         """Note values as the application sees them, and whether a span is current here."""
         current = trace.get_current_span().get_span_context().is_valid
-        self.notes.append((tuple(f"{type(value)} {value!r}" for value in values), current))
+        self.notes.append((tuple(map(_shown, values)), current))
+
+    def note_response(self) -> None:
+        """Note the state that the HTTP response was left in."""
+        response = self._response
+        state = (response.is_closed, response.is_stream_consumed, response.num_bytes_downloaded)
+        self.note(sorted(vars(response)), self._body.closed, *state)
 
     def note_error(self, error: BaseException) -> None:
         seen: list[BaseException | None] = []
@@ -87,11 +92,6 @@ class Witness:
             fields = {name: repr(getattr(link, name, None)) for name in ("body", "code", "type")}
             self.notes.append((type(link), str(link), fields, link.__suppress_context__))
             link = link.__cause__ or link.__context__
-
-    def note_response(self, response: Any) -> None:
-        """Note the state that an HTTP response is left in."""
-        state = (response.is_closed, response.is_stream_consumed, response.num_bytes_downloaded)
-        self.note(response.status_code, sorted(vars(response)), *state)
 
     async def result(self, value: Any) -> Any:
         """Give the result of a call, awaited where the client is async."""
@@ -124,6 +124,11 @@ class Witness:
             self.note(await anext(items, "ended") if is_async else next(items, "ended"))
 
 
+def _shown(value: Any) -> tuple[type[Any], str]:
+    content = getattr(value, "content", None)  # speech, whose own picture has its address
+    return type(value), repr(content if isinstance(content, bytes) else value)
+
+
 Ask = Callable[[Witness], Awaitable[None]]
 
 
@@ -136,7 +141,8 @@ def testimony(served: Served, ask: Ask, is_async: bool) -> list[Any]:
             await ask(witness)
         except Exception as error:  # whatever the client makes of it
             witness.note_error(error)
-        witness.note("after")
+        if witness.answered:
+            witness.note_response()
         return witness.notes
 
     # In a context of its own: one that were left changed would change the next run alike.

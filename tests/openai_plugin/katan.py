@@ -1,0 +1,96 @@
+"""llm-katan, a server of OpenAI's and Azure's protocols that is not llama.cpp, in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REQUIREMENT = "llm-katan == 0.22.0"
+TIME_TO_FIRST_TOKEN_S = 0.03
+BETWEEN_CHUNKS_S = 0.005
+
+# Its web framework is no dependency of ours: it gets an environment of its own, kept while the
+# requirement stays the same.
+_NAME = hashlib.sha256(REQUIREMENT.encode()).hexdigest()[:8]
+_ENVIRONMENT = Path(__file__).parents[2] / "build" / f"llm-katan-{_NAME}"
+
+
+class Katan:
+    """A running server with the echo backend: it answers with what it was asked."""
+
+    model = "echo-1"
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.url = f"{origin}/v1"
+
+    def counted(self) -> dict[str, int]:
+        """What its `/metrics` count: requests, prompt tokens and completion tokens."""
+        with urllib.request.urlopen(f"{self.origin}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = (line.partition("{") for line in lines if line.startswith("llm_katan_"))
+        return {
+            name.removeprefix("llm_katan_"): int(rest.split()[-1])
+            for name, _, rest in found
+            if name.endswith(("requests_total", "tokens_total")) and "lifetime" not in name
+        }
+
+
+@contextmanager
+def katan_server() -> Iterator[Katan]:
+    """Run one for as long as the block; installed first where it has not been yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "model": Katan.model,
+        "backend": "echo",
+        "providers": "openai,azure_openai",
+        "host": "127.0.0.1",
+        "port": port,
+        "max-concurrent": 8,
+        "ttft-ms": round(TIME_TO_FIRST_TOKEN_S * 1000),
+        "itl-ms": round(BETWEEN_CHUNKS_S * 1000),
+        "log-level": "ERROR",
+    }
+    command = [_installed(), *(f"--{name}={value}" for name, value in options.items())]
+    process = subprocess.Popen(
+        command, cwd=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        server = Katan(f"http://127.0.0.1:{port}")
+        _wait_until_healthy(server, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _installed() -> Path:
+    program = _ENVIRONMENT / "bin" / "llm-katan"
+    if not program.exists():
+        venv.create(_ENVIRONMENT, with_pip=True, symlinks=True, clear=True)
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        pip = [_ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", REQUIREMENT]
+        subprocess.run(pip, env=clean, check=True)
+    return program
+
+
+def _wait_until_healthy(server: Katan, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{server.origin}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"llm-katan did not start (exit status {process.poll()})")
