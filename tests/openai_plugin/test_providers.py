@@ -519,6 +519,27 @@ def test_an_odd_list_of_models_is_what_it_is_without_us(instrumented: Recorder, 
     assert instrumented.spans() == []
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_server_signs_its_errors_too(instrumented: Recorder, is_async: bool) -> None:
+    """As llama.cpp does while it is still loading its model."""
+    error = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+
+    def handler(_: Any) -> Any:
+        return replies.json_reply(error, 503, server="llama.cpp")
+
+    async def ask() -> None:
+        if is_async:
+            await replies.async_client(handler).embeddings.create(model="smol", input="Hi")
+        else:
+            replies.client(handler).embeddings.create(model="smol", input="Hi")
+
+    with pytest.raises(openai.InternalServerError):
+        await ask()
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.provider.name"] == "llama_cpp"
+    assert found["error.type"] == "unavailable_error"
+
+
 def test_no_attribute_of_openai_goes_with_another_provider(instrumented: Recorder) -> None:
     reply = replies.chat(system_fingerprint="b1", service_tier="default")
     client = replies.client(lambda _: replies.json_reply(reply, server="llama.cpp"))

@@ -384,6 +384,30 @@ def test_a_compressed_body_is_read(instrumented: Recorder) -> None:
     assert (instrumented.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
 
 
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "iterated"])
+@pytest.mark.parametrize("what", ["embeddings", "images"])
+def test_what_makes_a_raw_reply_long_is_not_parsed_a_second_time(
+    instrumented: Recorder, what: str, is_read: bool
+) -> None:
+    """It is not even looked at: here it would not parse."""
+    usage = json.dumps(replies.IMAGE_USAGE if what == "images" else {"prompt_tokens": 7})
+    body = b'{"data":[%s],"usage":%s}' % (b"[0.5 0.5]" * 100_000, usage.encode())
+    client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50_000)))
+    resource: Any = getattr(client, what)
+    face = resource.with_raw_response if is_read else resource.with_streaming_response
+    options: dict[str, Any] = {"model": "smol", "prompt": "a cat"}
+    if what == "embeddings":
+        options = {"model": "smol", "input": "Hi"}
+    reply = (face.generate if what == "images" else face.create)(**options)
+    if is_read:
+        assert reply.http_response.content == body
+    else:
+        with reply as raw:
+            assert b"".join(raw.iter_bytes()) == body
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.usage.input_tokens"] == (50 if what == "images" else 7)
+
+
 def test_speech_goes_to_a_file_as_it_comes(instrumented: Recorder, tmp_path: Path) -> None:
     client = replies.client(lambda _: replies.parts_reply(b"ID3", b"sound", media="audio/mpeg"))
     with client.audio.speech.with_streaming_response.create(
