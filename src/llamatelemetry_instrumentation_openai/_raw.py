@@ -9,7 +9,6 @@ the call has ended. A raw stream that is parsed is tapped like any other.
 from __future__ import annotations
 
 import inspect
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, StreamWatch, guard
@@ -55,7 +54,6 @@ class RawReply:
         self._watch = StreamWatch(call, fold, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False
-        self._closed_ns: int | None = None
         self._parsed_source: Any = None
         self._bytes_name = "aiter_bytes" if is_async else "iter_bytes"
         self._original_bytes: Callable[..., Any] = getattr(http, self._bytes_name)
@@ -77,13 +75,9 @@ class RawReply:
     # --- closed ---------------------------------------------------------------------------
 
     def _closing(self, error: BaseException | None) -> None:
-        if self._is_reading:
-            # The first close comes from within the read that got the last bytes: the end of
-            # the call, which is recorded as soon as those bytes are here.
-            self._closed_ns = perf_counter_ns()
-        elif is_running(self._parsed_source):
-            pass  # its tap hears how it ends
-        elif error is None:
+        if self._is_reading or is_running(self._parsed_source):
+            return  # from within: what reads hears how that ends
+        if error is None:
             self._finish()
         else:
             end(self._watch, error)
@@ -94,7 +88,7 @@ class RawReply:
             content = self._http.__dict__.get("_content")
             if content:
                 self._came(content)
-        self._watch.finished(self._closed_ns)
+        self._watch.finished()
 
     # --- parsed ---------------------------------------------------------------------------
 

@@ -7,6 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, StreamWatch, guard
+from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.servers import provider_from_headers
+from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
 from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 from llamatelemetry_instrumentation_openai._raw import RawReply, read_content
 
@@ -35,20 +38,33 @@ def deliver(call: Call, route: Route, result: Any, *, is_async: bool) -> None:
         call.finish(Response())
 
 
-def read_failed(call: Call, route: Route) -> Response:
-    """Give what a good reply said that the client could not make sense of, as far as one came.
+def read_failed(call: Call, route: Route, error: BaseException) -> Response:
+    """Give what is known of a call that has raised.
 
     ``parse`` raises when the answer was cut off by a limit or does not fit the schema: it has
-    been paid for.
+    been paid for. And a server that answers with an error signs it like any other reply.
     """
-    http = call.http_response
     try:
+        refused = error.__dict__.get("response")
+        if refused is not None:
+            note_signature(call, refused)
+        http = call.http_response
         if http is None or call.request.stream or "_content" not in http.__dict__:
             return Response()
         return read_content(route, http.content)
-    except Exception as error:
-        guard.report("reading an openai reply", error)
+    except Exception as failure:
+        guard.report("reading an openai reply", failure)
         return Response()
+
+
+def note_signature(call: Call, http: Any) -> None:
+    """Note what the headers of an HTTP response tell about its server."""
+    provider = provider_from_headers(http.headers)
+    if provider is not None:
+        call.note_provider(provider)
+    elif call.request.provider == PROVIDER_AZURE_OPENAI:
+        # The body has the deployment's name, this the model that is behind it.
+        call.served_model = model_name(http.headers.get("x-ms-served-model"))
 
 
 class _Kind(Enum):

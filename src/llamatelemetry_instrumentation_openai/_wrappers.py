@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import Call, current_call, guard
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.genai.servers import provider_from_headers, provider_from_models
-from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
-from llamatelemetry_instrumentation_openai._replies import deliver, read_failed
+from llamatelemetry.genai.servers import provider_from_models
+from llamatelemetry_instrumentation_openai._replies import deliver, note_signature, read_failed
 from llamatelemetry_instrumentation_openai._requests import (
     read_body,
     read_parameters,
@@ -46,7 +44,7 @@ class Wrappers:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
             call.deactivate(token)
-            call.fail(error, read_failed(call, route))
+            call.fail(error, read_failed(call, route, error))
             raise
         call.deactivate(token)
         deliver(call, route, result, is_async=False)
@@ -71,7 +69,7 @@ class Wrappers:
             raise
         except BaseException as error:
             call.deactivate(token)
-            call.fail(error, read_failed(call, route))
+            call.fail(error, read_failed(call, route, error))
             raise
         call.deactivate(token)
         deliver(call, route, result, is_async=True)
@@ -100,13 +98,8 @@ class Wrappers:
         if call is not None:
             call.note_headers()
             try:
-                response = call.http_response = kwargs["response"]
-                provider = provider_from_headers(response.headers)
-                if provider is not None:
-                    call.note_provider(provider)
-                elif call.request.provider == PROVIDER_AZURE_OPENAI:
-                    # The body has the deployment's name, this the model that is behind it.
-                    call.served_model = model_name(response.headers.get("x-ms-served-model"))
+                call.http_response = kwargs["response"]
+                note_signature(call, kwargs["response"])
             except Exception as error:
                 guard.report("reading response headers", error)
         return wrapped(*args, **kwargs)

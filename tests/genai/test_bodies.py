@@ -15,7 +15,7 @@ from tests.genai.strategies import json_values
 HEAD = {"object": "list", "model": "m"}
 TAIL = {"usage": {"prompt_tokens": 7}, "id": "e"}
 # What would fail to parse, if anybody tried.
-VECTORS = b"[" + b"nonsense," * 20_000 + b"]"
+VECTORS = b"[" + b"[nonsense]," * 20_000 + b"]"
 
 
 def dumped(value: Any) -> bytes:

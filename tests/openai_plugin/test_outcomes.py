@@ -274,6 +274,25 @@ async def test_an_exception_of_the_caller_inside_the_with_block_is_named_but_not
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
+async def test_an_exception_that_the_caller_was_handling_already_is_not_the_streams(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    """As in a fallback: another model failed, and this stream is the answer to that."""
+    caller = Caller(is_async, lambda _: operation.reply(True))
+    try:
+        raise KeyError("the other model")
+    except KeyError:
+        chunks = await caller.create(operation, True)
+        if is_async:
+            async with chunks:
+                await caller.next(chunks)
+        else:
+            with chunks:
+                await caller.next(chunks)
+    assert instrumented.call().status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
 async def test_a_stream_dropped_unread_ends_when_it_is_collected(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:

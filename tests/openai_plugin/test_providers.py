@@ -23,6 +23,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
+from tests.openai_plugin.operations import VERSION
 from tests.recorder import Recorder
 
 
@@ -361,6 +362,21 @@ def test_a_deployment_in_the_url_is_the_model_where_the_body_has_none(
     assert instrumented.call().name == "generate_content my-ear"
 
 
+@pytest.mark.skipif(VERSION < (1, 66), reason="this client has no responses")
+def test_the_deployment_of_a_client_is_not_the_model_of_what_it_fetches(
+    instrumented: Recorder,
+) -> None:
+    client = azure(
+        lambda _: replies.json_reply(replies.response()),
+        azure_endpoint=ENDPOINT,
+        azure_deployment="mine",
+    )
+    client.responses.retrieve("resp_1")
+    span = instrumented.call()
+    assert span.name == "fetch_response"
+    assert "gen_ai.request.model" not in (span.attributes or {})
+
+
 def test_azure_names_the_model_behind_a_deployment_in_a_header(instrumented: Recorder) -> None:
     reply = replies.chat(model="my-deployment")
     client = azure(
@@ -501,6 +517,27 @@ def test_an_odd_list_of_models_is_what_it_is_without_us(instrumented: Recorder, 
     OpenAIInstrumentor().uninstrument()
     assert seen == outcome()
     assert instrumented.spans() == []
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_server_signs_its_errors_too(instrumented: Recorder, is_async: bool) -> None:
+    """As llama.cpp does while it is still loading its model."""
+    error = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+
+    def handler(_: Any) -> Any:
+        return replies.json_reply(error, 503, server="llama.cpp")
+
+    async def ask() -> None:
+        if is_async:
+            await replies.async_client(handler).embeddings.create(model="smol", input="Hi")
+        else:
+            replies.client(handler).embeddings.create(model="smol", input="Hi")
+
+    with pytest.raises(openai.InternalServerError):
+        await ask()
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.provider.name"] == "llama_cpp"
+    assert found["error.type"] == "unavailable_error"
 
 
 def test_no_attribute_of_openai_goes_with_another_provider(instrumented: Recorder) -> None:

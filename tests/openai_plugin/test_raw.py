@@ -209,7 +209,7 @@ async def test_a_body_that_is_not_read_ends_the_call_when_it_is_closed(
     assert "gen_ai.usage.input_tokens" not in (span.attributes or {})
 
 
-@pytest.mark.parametrize("way", [parse, over_lines], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [parse, read, over_lines], ids=lambda way: way.__name__)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
 async def test_a_transport_that_gives_its_content_at_once(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, way: Way
@@ -218,6 +218,18 @@ async def test_a_transport_that_gives_its_content_at_once(
     caller = Caller(is_async, lambda _: operation.reply(stream))
     await with_streaming_response(caller, operation, stream, way)
     check_tokens(instrumented.call(), operation)
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+@pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
+async def test_a_stream_whose_bytes_break_off_fails_the_call(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, face: Any
+) -> None:
+    parts = [operation.stream[:3], replies.http.ReadError("connection lost")]
+    caller = Caller(is_async, lambda _: replies.parts_reply(*parts, media="text/event-stream"))
+    with pytest.raises(replies.http.ReadError):
+        await face(caller, operation, stream, over_small_chunks)
+    assert (instrumented.call().attributes or {})["error.type"].endswith("ReadError")
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
@@ -372,6 +384,30 @@ def test_a_compressed_body_is_read(instrumented: Recorder) -> None:
     assert (instrumented.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
 
 
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "iterated"])
+@pytest.mark.parametrize("what", ["embeddings", "images"])
+def test_what_makes_a_raw_reply_long_is_not_parsed_a_second_time(
+    instrumented: Recorder, what: str, is_read: bool
+) -> None:
+    """It is not even looked at: here it would not parse."""
+    usage = json.dumps(replies.IMAGE_USAGE if what == "images" else {"prompt_tokens": 7})
+    body = b'{"data":[%s],"usage":%s}' % (b"[0.5 0.5]" * 100_000, usage.encode())
+    client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50_000)))
+    resource: Any = getattr(client, what)
+    face = resource.with_raw_response if is_read else resource.with_streaming_response
+    options: dict[str, Any] = {"model": "smol", "prompt": "a cat"}
+    if what == "embeddings":
+        options = {"model": "smol", "input": "Hi"}
+    reply = (face.generate if what == "images" else face.create)(**options)
+    if is_read:
+        assert reply.http_response.content == body
+    else:
+        with reply as raw:
+            assert b"".join(raw.iter_bytes()) == body
+    found = instrumented.call().attributes or {}
+    assert found["gen_ai.usage.input_tokens"] == (50 if what == "images" else 7)
+
+
 def test_speech_goes_to_a_file_as_it_comes(instrumented: Recorder, tmp_path: Path) -> None:
     client = replies.client(lambda _: replies.parts_reply(b"ID3", b"sound", media="audio/mpeg"))
     with client.audio.speech.with_streaming_response.create(
@@ -431,6 +467,21 @@ def test_a_raw_stream_can_be_parsed_into_a_type_of_the_callers(instrumented: Rec
     assert {type(chunk) for chunk in stream} == {openai.types.Completion}
     assert raw.parse(to=Mine) is stream
     assert (instrumented.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
+
+
+@pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
+async def test_parsing_a_raw_stream_again_counts_nothing_twice(
+    instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
+) -> None:
+    raw = await Caller(is_async, handler(operation, stream)).create(
+        operation, stream, face="with_raw_response"
+    )
+    chunks = await settle(raw.parse())
+    assert await settle(raw.parse()) is chunks
+    seen = await everything(chunks)
+    instrumented.call()
+    gaps = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
+    assert [point.count for point in gaps] == ([len(seen) - 1] if operation.is_measured else [])
 
 
 def test_an_http_response_asked_for_by_a_post_of_the_callers(instrumented: Recorder) -> None:

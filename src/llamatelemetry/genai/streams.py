@@ -80,9 +80,9 @@ class StreamWatch:
         """The server has told of an error inside the stream, which nobody may raise."""
         self._error = error
 
-    def finished(self, ended_ns: int | None = None) -> None:
-        """The stream was read to its end, now or at ``ended_ns``."""
-        self._call.finish(self._response(), ended_ns=ended_ns)
+    def finished(self) -> None:
+        """The stream was read to its end."""
+        self._call.finish(self._response())
         self._clean_up()
 
     def failed(self, error: BaseException) -> None:
