@@ -69,7 +69,7 @@ def test_an_unknown_backend_is_told_the_known_ones():
 
 
 def test_a_backend_that_is_not_there_yet_says_so():
-    with pytest.raises(ImportError, match="not in this version.*traced_engine"):
+    with pytest.raises(ImportError, match=r"not in this version.*traced_engine"):
         create_engine("transformers", model_name_or_path="x")
 
 

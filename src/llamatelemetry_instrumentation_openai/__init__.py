@@ -1,4 +1,4 @@
-"""OpenTelemetry instrumentation of the openai client: chat, text completions and embeddings.
+"""OpenTelemetry instrumentation of the openai client, whatever server it talks to.
 
     from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 

@@ -97,7 +97,7 @@ class _Wrapping:
         for point in patch_points(self):
             owner, _, name = point.path.partition(".")
             if owner == class_name and (not point.optional or hasattr(self._client, name)):
-                self._put(name, point.wrapper)
+                self._put(name, point.make_wrapper())
         for name in _COPIES:
             self._put(name, self._follow)
 

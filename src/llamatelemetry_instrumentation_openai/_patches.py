@@ -1,177 +1,46 @@
-"""What is wrapped in the openai client, and what the wrappers do.
+"""What is wrapped in the openai client; the wrappers are in `_wrappers`.
 
 ``OpenAI.request`` and ``AsyncOpenAI.request`` are where every resource of every client meets:
-chat, Responses, embeddings, images, audio, ``parse``, stream helpers, raw responses, Azure. The two hooks
-beside them run inside ``request``: once per attempt, and once with the response's headers.
+chat, Responses, embeddings, images, audio, ``parse``, stream helpers, raw responses, Azure. The
+two hooks beside them run inside ``request``: once per attempt, and once with the response's
+headers. A program that never imports openai does not pay for the wrappers' code either.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatelemetry.genai import Call, Instrumenter, PatchPoint, current_call, guard
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.genai.servers import provider_from_headers, provider_from_models
-from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
-from llamatelemetry_instrumentation_openai._replies import deliver, read_failed
-from llamatelemetry_instrumentation_openai._requests import (
-    read_body,
-    read_parameters,
-    read_request,
-    server_of_client,
-)
-from llamatelemetry_instrumentation_openai._routes import MODELS, find_route
+from llamatelemetry.genai import Instrumenter, PatchPoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from llamatelemetry_instrumentation_openai._routes import Route
-
-    _Keywords = Mapping[str, Any]
+    from collections.abc import Callable
 
 
-class _Owner(Protocol):
+class Owner(Protocol):
+    """Who has an instrumenter."""
+
     instrumenter: Instrumenter
 
 
-def patch_points(owner: _Owner) -> tuple[PatchPoint, ...]:
+def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
     """The patch table. ``owner.instrumenter`` is looked up per call: it changes with re-instrumenting."""
-    requests = _Requests(owner)
-    module = "openai._client"
-    return (
-        PatchPoint(module, "OpenAI.request", requests.sync),
-        PatchPoint(module, "AsyncOpenAI.request", requests.asynchronous),
-        PatchPoint(module, "OpenAI._prepare_request", _note_attempt, optional=True),
-        PatchPoint(module, "AsyncOpenAI._prepare_request", _note_attempt, optional=True),
-        PatchPoint(module, "OpenAI._process_response", _note_response, optional=True),
-        PatchPoint(module, "AsyncOpenAI._process_response", _note_response, optional=True),
+
+    def wrapper(name: str) -> Callable[[], Callable[..., Any]]:
+        def load() -> Callable[..., Any]:
+            from llamatelemetry_instrumentation_openai._wrappers import Wrappers
+
+            return getattr(Wrappers(owner), name)
+
+        return load
+
+    return tuple(
+        PatchPoint("openai._client", path, wrapper(name), optional="._" in path, deferred=True)
+        for path, name in (
+            ("OpenAI.request", "sync"),
+            ("AsyncOpenAI.request", "asynchronous"),
+            ("OpenAI._prepare_request", "attempt"),
+            ("AsyncOpenAI._prepare_request", "attempt"),
+            ("OpenAI._process_response", "response"),
+            ("AsyncOpenAI._process_response", "response"),
+        )
     )
-
-
-class _Requests:
-    """The wrappers of ``request``."""
-
-    def __init__(self, owner: _Owner) -> None:
-        self._owner = owner
-
-    def sync(
-        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
-    ) -> Any:
-        """Wrap ``OpenAI.request``."""
-        route = _route(_options(args, kwargs))
-        call = None if route is None else self._begin(client, route, args, kwargs)
-        if route is None or call is None:
-            result = wrapped(*args, **kwargs)
-            return self._learn(client, result) if route is MODELS else result
-        token = call.activate()
-        try:
-            result = wrapped(*args, **kwargs)
-        except BaseException as error:
-            call.deactivate(token)
-            call.fail(error, read_failed(call, route))
-            raise
-        call.deactivate(token)
-        deliver(call, route, result, is_async=False)
-        return result
-
-    async def asynchronous(
-        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
-    ) -> Any:
-        """Wrap ``AsyncOpenAI.request``."""
-        route = _route(_options(args, kwargs))
-        call = None if route is None else self._begin(client, route, args, kwargs)
-        if route is None or call is None:
-            result = await wrapped(*args, **kwargs)
-            return self._learn(client, result) if route is MODELS else result
-        token = call.activate()
-        try:
-            result = await wrapped(*args, **kwargs)
-        except GeneratorExit:
-            # The coroutine is being destroyed, in whatever context the collector runs in:
-            # nothing may be recorded here, and the context is not this one's to restore.
-            call.abandon()
-            raise
-        except BaseException as error:
-            call.deactivate(token)
-            call.fail(error, read_failed(call, route))
-            raise
-        call.deactivate(token)
-        deliver(call, route, result, is_async=True)
-        return result
-
-    def _begin(
-        self, client: Any, route: Route, args: tuple[Any, ...], kwargs: _Keywords
-    ) -> Call | None:
-        if route is MODELS:
-            return None
-        try:
-            options = _options(args, kwargs)
-            body = read_body(options)
-            request = read_request(client, route, body, bool(kwargs.get("stream")))
-            call = self._owner.instrumenter.start(request)
-            if call is not None and call.recording:
-                request.parameters = read_parameters(route, options, body)
-            return call
-        except Exception as error:
-            guard.report("starting a call of the openai client", error)
-            return None
-
-    def _learn(self, client: Any, models: Any) -> Any:
-        """Note whose server it is that has given a list of models, and pass the list on."""
-        try:
-            provider = provider_from_models(models)
-            server = None if provider is None else server_of_client(client)
-            if provider is not None and server is not None:
-                self._owner.instrumenter.servers.remember(server, provider)
-        except Exception as error:
-            guard.report("reading a list of models", error)
-        return models
-
-
-def _options(args: tuple[Any, ...], kwargs: _Keywords) -> Any:
-    # request(cast_to, options, ...): by position or by name
-    return args[1] if len(args) > 1 else kwargs.get("options")
-
-
-def _route(options: Any) -> Route | None:
-    try:
-        return find_route(options.method, options.url)
-    except Exception as error:
-        guard.report("reading a request of the openai client", error)
-        return None
-
-
-def _note_attempt(
-    wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
-    """The client is about to send a request: the first one of the call, or a retry."""
-    call = current_call()
-    if call is not None:
-        call.begin_attempt()
-        try:
-            # Built for this attempt from a copy of what the caller gave.
-            request = args[0] if args else kwargs["request"]
-            call.instrumenter.propagation.inject(request.headers, instance._client, request.url)
-        except Exception as error:
-            guard.report("passing the trace context on", error)
-    return wrapped(*args, **kwargs)
-
-
-def _note_response(
-    wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
-    """A good response has come; of a stream, its headers."""
-    call = current_call()
-    if call is not None:
-        call.note_headers()
-        try:
-            response = call.http_response = kwargs["response"]
-            provider = provider_from_headers(response.headers)
-            if provider is not None:
-                call.note_provider(provider)
-            elif call.request.provider == PROVIDER_AZURE_OPENAI:
-                # The body has the deployment's name, this the model that is behind it.
-                call.served_model = model_name(response.headers.get("x-ms-served-model"))
-        except Exception as error:
-            guard.report("reading response headers", error)
-    return wrapped(*args, **kwargs)

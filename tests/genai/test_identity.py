@@ -205,7 +205,7 @@ def test_a_server_that_became_another_is_asked_again(
         props.update(model_alias="another", build_info="b12000-def")
         identities.ask(asked.server, asked.origin, {}, None)
         wait()
-        # One that goes on contradicting itself is asked once a minute.
+        # One that goes on contradicting itself is asked every half minute.
         for _ in range(3):
             assert identities.attributes_of(asked.server, "a third") == {}
             identities.ask(asked.server, asked.origin, {}, None)

@@ -7,11 +7,12 @@ import inspect
 import logging
 import sys
 import threading
+from typing import Any
 
 import pytest
 import wrapt
 
-from llamatelemetry.genai import PatchTable, guard
+from llamatelemetry.genai import PatchPoint, PatchTable, guard
 from tests.genai.library import POINTS, SOURCE
 
 # --- applying ------------------------------------------------------------------------------
@@ -45,6 +46,22 @@ def test_the_wrapper_gets_what_wrapt_gives(library):
         ("Client.of_none", None, (3,), {}),
         ("function", None, (4,), {}),
     ]
+
+
+def test_a_deferred_wrapper_is_made_when_the_library_is_there_and_not_before(library):
+    made = []
+
+    def make() -> Any:
+        made.append(1)
+        return library.point("function").wrapper
+
+    table = PatchTable([PatchPoint(library.name, "function", make, deferred=True)])
+    table.apply()
+    assert made == []
+    assert library.call("function") == 1
+    assert library.call("function") == 1
+    assert made == [1]
+    table.revert()
 
 
 @pytest.mark.parametrize("path", POINTS)

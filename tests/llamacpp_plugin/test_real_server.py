@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.recorder import Recorder
 from tests.servers import SLOTS, LlamaServer
 
-busy_machine = pytest.mark.flaky(reruns=2)
+busy_machine = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
 CONCURRENCY = 3 * SLOTS
 
 
@@ -231,7 +232,7 @@ def test_each_of_many_calls_is_one_span_and_tokens_equal_the_servers_counters(
     assert scopes["llamatelemetry_instrumentation_openai"] == of_openai
     assert scopes["llamatelemetry_instrumentation_llamacpp"] == count - of_openai
     # What the server is was found out meanwhile, and is on the calls of both.
-    assert sum("llamatelemetry.server.slots" in span.attributes for span in calls) > count / 2
+    assert sum("llamatelemetry.server.slots" in span.attributes for span in calls) > count / 4
     _check_phases(recorder, calls)
 
 
@@ -353,17 +354,25 @@ def test_several_plain_answers_of_which_one_is_counted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_openai", [False, True])
-def test_langchain(instrumented: Recorder, llama_server: LlamaServer, with_openai: bool) -> None:
+async def test_langchain(
+    instrumented: Recorder, llama_server: LlamaServer, with_openai: bool
+) -> None:
     langchain_openai = pytest.importorskip("langchain_openai")
     if with_openai:
         OpenAIInstrumentor().instrument(**instrumented.providers)
     try:
-        model = langchain_openai.ChatOpenAI(
-            base_url=llama_server.url, api_key="none", model="smol", max_tokens=5, max_retries=0
-        )
-        assert model.invoke("Hi").content
-        assert list(model.stream("Hi"))
-        assert asyncio.run(model.ainvoke("Hi")).content
+        async with httpx2.AsyncClient(timeout=60) as http:
+            model = langchain_openai.ChatOpenAI(
+                base_url=llama_server.url,
+                api_key="none",
+                model="smol",
+                max_tokens=5,
+                max_retries=0,
+                http_async_client=http,  # its own is kept beyond the loop it belongs to
+            )
+            assert model.invoke("Hi").content
+            assert list(model.stream("Hi"))
+            assert (await model.ainvoke("Hi")).content
     finally:
         if with_openai:
             OpenAIInstrumentor().uninstrument()
@@ -372,3 +381,23 @@ def test_langchain(instrumented: Recorder, llama_server: LlamaServer, with_opena
         assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
         assert span.attributes["gen_ai.usage.output_tokens"] == 5
         assert span.attributes["gen_ai.prefill_ms"] > 0  # which LangChain itself drops
+
+
+def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
+    instrumented: Recorder, llama_server: LlamaServer
+) -> None:
+    """To embeddings it answers with the name it was asked by."""
+    with httpx.Client(timeout=60) as client:
+        for _ in range(3):
+            client.post(f"{llama_server.origin}{CHAT}", json=chat_body("Hi"))
+            for thread in threading.enumerate():
+                if thread.name == "llamatelemetry-identity":
+                    thread.join(15)
+            body = {"model": "anything", "input": "Hi"}
+            client.post(f"{llama_server.origin}/v1/embeddings", json=body)
+    first, *others = instrumented.calls()
+    assert "llamatelemetry.server.slots" not in first.attributes
+    for span in others:
+        assert span.attributes["llamatelemetry.server.slots"] == SLOTS
+        assert span.attributes["llamatelemetry.server.context_length"] == 1024
+        assert span.attributes["llamatelemetry.server.quantization"] == "Q4_1"

@@ -90,6 +90,7 @@ def test_instrumenting_imports_no_openai() -> None:
     program = (
         "import sys; from llamatelemetry_instrumentation_openai import OpenAIInstrumentor as I; "
         "I().instrument(); assert not any(n.split('.')[0] == 'openai' for n in sys.modules); "
+        "assert not any(n.endswith('openai._wrappers') for n in sys.modules); "
         "import openai; assert 'request' in vars(openai.OpenAI)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

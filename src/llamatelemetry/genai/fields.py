@@ -40,6 +40,21 @@ def get(source: Any, name: str) -> Any:
     return value
 
 
+def fields_of(source: Any) -> Mapping[str, Any]:
+    """Give all that `get` could give, as a dict; an empty one for what is no object.
+
+    Cheaper than `get` from the third field on.
+    """
+    if isinstance(source, dict):
+        return cast("dict[str, Any]", source)
+    try:
+        fields: Mapping[str, Any] = source.__dict__
+        extra: Mapping[str, Any] | None = source.__pydantic_extra__
+    except AttributeError:
+        return mapping(getattr(source, "__dict__", None))
+    return {**fields, **extra} if extra else fields
+
+
 def text(value: Any) -> str | None:
     """Give a non-empty string that UTF-8 can spell, else ``None``."""
     if not isinstance(value, str) or not value:

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.model import Server
 
-_TIMEOUT_S: Final = 2.0
+# A server whose slots are all taken can keep even this question waiting.
+_TIMEOUT_S: Final = 10.0
 _LARGEST_REPLY: Final = 4 * 1024 * 1024  # chat templates make it long
 _REFRESH_S: Final = 600.0
-_RETRY_S: Final = 60.0
+_RETRY_S: Final = 30.0
 _SERVERS_AT_MOST: Final = 256
 _FETCHES_AT_MOST: Final = 4
 

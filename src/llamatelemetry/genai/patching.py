@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
@@ -28,14 +28,20 @@ class PatchPoint:
     """One function to wrap.
 
     ``module`` is where its owner is defined, ``path`` the dotted way to it: ``OpenAI.request``.
-    ``wrapper`` takes ``(wrapped, instance, args, kwargs)``. An ``optional`` point may be
-    missing in some versions of the library without anything being wrong.
+    ``wrapper`` takes ``(wrapped, instance, args, kwargs)``; or it is ``deferred``, takes
+    nothing, and gives the wrapper, whose code is then imported no earlier than the library. An
+    ``optional`` point may be missing in some versions of the library without anything being wrong.
     """
 
     module: str
     path: str
-    wrapper: Wrapper
+    wrapper: Wrapper | Callable[[], Wrapper]
     optional: bool = False
+    deferred: bool = False
+
+    def make_wrapper(self) -> Wrapper:
+        """Give what takes ``(wrapped, instance, args, kwargs)``."""
+        return cast("Wrapper", self.wrapper() if self.deferred else self.wrapper)  # type: ignore[call-arg]
 
 
 class PatchTable:
@@ -102,7 +108,9 @@ class _Patch:
         # wrapt takes a callable for `enabled`: the switch for a link that cannot be taken out.
         # An older link may be hidden in somebody's closure: only the newest is ever on.
         link: Any = wrapt.FunctionWrapper(
-            original, self._point.wrapper, enabled=lambda: self._enabled and self._link is link
+            original,
+            self._point.make_wrapper(),
+            enabled=lambda: self._enabled and self._link is link,
         )
         return link
 

@@ -196,7 +196,9 @@ def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
     """What only one kind of server tells, and what the server is."""
     request, response = outcome.request, outcome.response
     started_here = known_servers.description_of(request.server)
-    asked = identities.attributes_of(request.server, response.model, response.system_fingerprint)
+    # To embeddings and rankings llama.cpp answers under the name it was asked by.
+    model = None if response.timings is None else response.model
+    asked = identities.attributes_of(request.server, model, response.system_fingerprint)
     return {**started_here, **asked, **response.attributes}
 
 

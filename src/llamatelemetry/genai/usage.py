@@ -16,25 +16,65 @@ llama.cpp              streams: no ``usage`` unless asked for, but always ``timi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import count, get, items
+from llamatelemetry.genai.fields import count, fields_of, get, items
 from llamatelemetry.genai.model import Usage
-from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv import attributes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamatelemetry.genai.model import EngineTimings, Request, Response
+
+
+# Which count goes where. Of several spellings of one count the first that is there is taken.
+_TOTALS: Final = (
+    ("prompt_tokens", "input_tokens"),
+    ("input_tokens", "input_tokens"),
+    ("completion_tokens", "output_tokens"),
+    ("output_tokens", "output_tokens"),
+)
+_INPUT: Final = (
+    ("cached_tokens", "cache_read_tokens"),
+    ("cache_write_tokens", "cache_write_tokens"),
+    ("text_tokens", "text_input_tokens"),
+    ("image_tokens", "image_input_tokens"),
+    ("audio_tokens", "audio_input_tokens"),
+)
+_CACHED: Final = (
+    ("text_tokens", "text_cache_read_tokens"),
+    ("image_tokens", "image_cache_read_tokens"),
+    ("audio_tokens", "audio_cache_read_tokens"),
+)
+_OUTPUT: Final = (
+    ("reasoning_tokens", "reasoning_tokens"),
+    ("text_tokens", "text_output_tokens"),
+    ("image_tokens", "image_output_tokens"),
+    ("audio_tokens", "audio_output_tokens"),
+)
+_BESIDE_THE_TOTALS: Final = (
+    ("prompt_cache_hit_tokens", "cache_read_tokens"),
+    ("cache_read_input_tokens", "cache_read_tokens"),
+    ("cache_creation_input_tokens", "cache_write_tokens"),
+)
+_INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS: Final = (
+    *("completion_tokens_details", "output_tokens_details"),
+    "output_token_details",
+)
 
 
 def find_usage(reply: Any) -> Any:
     """Give the usage object of a reply or of a stream's last chunk, wherever the server put it."""
-    usage = get(reply, "usage")
+    fields = fields_of(reply)
+    usage = fields.get("usage")
     if usage is not None:
         return usage
-    groq = get(reply, "x_groq")
+    groq = fields.get("x_groq")
     if groq is not None:
         return get(groq, "usage")
-    choices = items(get(reply, "choices"))
+    choices = items(fields.get("choices"))
     return get(choices[0], "usage") if choices else None
 
 
@@ -42,9 +82,19 @@ def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     """Read the token counts of a usage object; ``timings`` give those that it does not."""
     read = Usage()
     if usage is not None:
-        _read_totals(usage, read)
-        _read_input_details(usage, read)
-        _read_output_details(usage, read)
+        fields = fields_of(usage)
+        _take(fields, _TOTALS, read)
+        inputs = _first(fields, _INPUT_DETAILS)
+        if inputs is not None:
+            details = fields_of(inputs)
+            _take(details, _INPUT, read)
+            cached = details.get("cached_tokens_details")
+            if cached is not None:
+                _take(fields_of(cached), _CACHED, read)
+        outputs = _first(fields, _OUTPUT_DETAILS)
+        if outputs is not None:
+            _take(fields_of(outputs), _OUTPUT, read)
+        _take(fields, _BESIDE_THE_TOTALS, read)
     if timings is not None:
         if read.input_tokens is None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -53,6 +103,21 @@ def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
         if read.cache_read_tokens is None:
             read.cache_read_tokens = timings.cached_tokens
     return read
+
+
+def _take(fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage) -> None:
+    for field, name in spellings:
+        value = fields.get(field)
+        if value is not None and getattr(into, name) is None:
+            setattr(into, name, count(value))
+
+
+def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    for name in names:
+        value = fields.get(name)
+        if value is not None:
+            return value
+    return None
 
 
 def correct_undercount(response: Response, request: Request) -> None:
@@ -67,53 +132,8 @@ def correct_undercount(response: Response, request: Request) -> None:
     if usage.output_tokens == timings.predicted_tokens:
         usage.output_tokens = None
     prompts = request.choice_count // (
-        count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+        count(request.parameters.get(attributes.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
     )
     first_prompt = timings.prompt_tokens + (timings.cached_tokens or 0)
     if prompts > 1 and usage.input_tokens == first_prompt:
         usage.input_tokens = usage.cache_read_tokens = None
-
-
-def _read_totals(usage: Any, read: Usage) -> None:
-    read.input_tokens = count(_first(usage, "prompt_tokens", "input_tokens"))
-    read.output_tokens = count(_first(usage, "completion_tokens", "output_tokens"))
-
-
-def _read_input_details(usage: Any, read: Usage) -> None:
-    details = _first(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    if details is not None:
-        read.cache_read_tokens = count(get(details, "cached_tokens"))
-        read.cache_write_tokens = count(get(details, "cache_write_tokens"))
-        read.text_input_tokens = count(get(details, "text_tokens"))
-        read.image_input_tokens = count(get(details, "image_tokens"))
-        read.audio_input_tokens = count(get(details, "audio_tokens"))
-        cached = get(details, "cached_tokens_details")
-        if cached is not None:
-            read.text_cache_read_tokens = count(get(cached, "text_tokens"))
-            read.image_cache_read_tokens = count(get(cached, "image_tokens"))
-            read.audio_cache_read_tokens = count(get(cached, "audio_tokens"))
-    if read.cache_read_tokens is None:
-        read.cache_read_tokens = count(
-            _first(usage, "prompt_cache_hit_tokens", "cache_read_input_tokens")
-        )
-    if read.cache_write_tokens is None:
-        read.cache_write_tokens = count(get(usage, "cache_creation_input_tokens"))
-
-
-def _read_output_details(usage: Any, read: Usage) -> None:
-    details = _first(
-        usage, "completion_tokens_details", "output_tokens_details", "output_token_details"
-    )
-    if details is not None:
-        read.reasoning_tokens = count(get(details, "reasoning_tokens"))
-        read.text_output_tokens = count(get(details, "text_tokens"))
-        read.image_output_tokens = count(get(details, "image_tokens"))
-        read.audio_output_tokens = count(get(details, "audio_tokens"))
-
-
-def _first(source: Any, *fields: str) -> Any:
-    for field in fields:
-        value = get(source, field)
-        if value is not None:
-            return value
-    return None

@@ -10,7 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.content_readers import read_choices
-from llamatelemetry.genai.fields import count, get, integer, items, model_name, number, text
+from llamatelemetry.genai.fields import (
+    count,
+    fields_of,
+    get,
+    integer,
+    items,
+    model_name,
+    number,
+    text,
+)
 from llamatelemetry.genai.model import EngineTimings, Response
 from llamatelemetry.genai.usage import find_usage, read_usage
 from llamatelemetry.semconv import attributes as names
@@ -119,16 +128,17 @@ def read_response(reply: Any) -> Response:
     Chat and text completions, embeddings, images, transcriptions, moderations: what a shape
     does not have stays unknown.
     """
-    timings = read_timings(get(reply, "timings"))
-    choices = get(reply, "choices")
+    fields = fields_of(reply)
+    timings = read_timings(fields.get("timings"))
+    choices = fields.get("choices")
     return Response(
-        id=text(get(reply, "id")),
-        model=model_name(get(reply, "model")),
+        id=text(fields.get("id")),
+        model=model_name(fields.get("model")),
         finish_reasons=_finish_reasons(choices),
-        usage=read_usage(find_usage(reply), timings),
+        usage=read_usage(find_usage(fields), timings),
         timings=timings,
-        service_tier=text(get(reply, "service_tier")),
-        system_fingerprint=text(get(reply, "system_fingerprint")),
+        service_tier=text(fields.get("service_tier")),
+        system_fingerprint=text(fields.get("system_fingerprint")),
         read_content=partial(read_choices, choices),
     )
 
