@@ -94,7 +94,11 @@ class Connection:
 
     def build(self, exchange: Exchange[Any], timeout_s: float | None = None) -> Any:
         """Make the HTTP request of one attempt."""
-        options = {} if timeout_s is None else {"timeout": timeout_s}
+        options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
+        if exchange.stream:
+            # llama.cpp's HTTP library may close a connection after a stream without having said
+            # so; a request that follows at once over the same connection would get no answer.
+            options["headers"] = {"Connection": "close"}
         return self.http.build_request(
             exchange.method,
             exchange.path,
