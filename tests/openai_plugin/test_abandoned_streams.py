@@ -145,7 +145,7 @@ def wait_for_all(recorder: Recorder) -> list[ReadableSpan]:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_thousand_streams_dropped_while_metrics_are_collected_and_exported_all_end(
+def test_a_thousand_streams_dropped_during_metric_collection_all_end(
     exporter: CollectingExporter, recorder: Recorder, is_async: bool
 ) -> None:
     if is_async:
