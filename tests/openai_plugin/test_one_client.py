@@ -129,7 +129,7 @@ def test_wrapping_twice_makes_one_span(make, server, recorded):
     calls(wrap_openai_client(wrap_openai_client(client)))
     assert len(recorded.calls()) == 1
     unwrap_openai_client(client)
-    assert set(vars(client)) - before == {"chat"}  # the resource that the call has made
+    assert set(vars(client)) - before <= {"chat"}  # the resource, which newer clients make late
 
 
 @both

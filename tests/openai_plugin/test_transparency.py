@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.genai.strategies import REPLIES
+from tests.genai.strategies import REPLIES, SCALARS, TEXTS, json_values
 from tests.openai_plugin import replies
 from tests.openai_plugin.operations import IGNORE_DEPRECATED, OPERATIONS, Operation, streams
 from tests.openai_plugin.replies import OPENAI
@@ -19,6 +19,38 @@ from tests.openai_plugin.witness import Served, Witness, pieces, same_with_and_w
 
 pytestmark = IGNORE_DEPRECATED
 GOOD = replies.sse(replies.chat_chunks(usage=replies.USAGE))
+MESSAGE_FIELDS = st.sampled_from(
+    [
+        *("role", "content", "type", "text", "image_url", "url", "input_audio", "data", "format"),
+        *("tool_calls", "tool_call_id", "function", "name", "arguments", "parameters", "id"),
+    ]
+)
+ROLES = st.sampled_from(["system", "user", "assistant", "tool", "developer", "other"])
+MESSAGES = st.one_of(
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": ROLES},
+            optional={
+                "content": json_values(MESSAGE_FIELDS),
+                "tool_calls": json_values(MESSAGE_FIELDS),
+            },
+        ),
+        max_size=3,
+    ),
+    json_values(MESSAGE_FIELDS),
+)
+Mode = dict[str, bool]
+MODES = st.fixed_dictionaries({"is_async": st.booleans(), "capture": st.booleans()})
+SYNC, ASYNC = ({"is_async": is_async, "capture": True} for is_async in (False, True))
+REQUESTS = st.fixed_dictionaries(
+    {"model": st.one_of(st.just("smol"), TEXTS), "messages": MESSAGES},
+    optional={
+        "tools": st.one_of(st.lists(json_values(MESSAGE_FIELDS), max_size=2), json_values()),
+        "temperature": SCALARS,
+        "stop": json_values(),
+        "extra_body": st.dictionaries(TEXTS, json_values(), max_size=3),
+    },
+)
 COMMON: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -89,14 +121,36 @@ PLAIN = {
 
 @pytest.mark.parametrize("way", PLAIN, ids=lambda way: way.__name__)
 @settings(max_examples=120, **COMMON)
-@given(data=st.data(), is_async=st.booleans(), reply=REPLIES, status=STATUSES, cuts=CUTS)
+@given(data=st.data(), mode=MODES, reply=REPLIES, status=STATUSES, cuts=CUTS)
 def test_any_json_in_place_of_a_reply(
-    *, way: Any, data: st.DataObject, is_async: bool, reply: Any, status: int, cuts: Any
+    *, way: Any, data: st.DataObject, mode: Mode, reply: Any, status: int, cuts: Any
 ) -> None:
     operation = data.draw(st.sampled_from(PLAIN[way]), "operation")
     served = Served(pieces(json.dumps(reply).encode(), cuts), operation.media, status)
-    span = same_with_and_without(served, partial(way, operation=operation), is_async)
+    span = same_with_and_without(served, partial(way, operation=operation), **mode)
     assert span.name == operation.span_name
+
+
+# ---- any request
+
+
+async def send(witness: Witness, body: dict[str, Any], one_shot: bool) -> None:
+    """Messages and tools may be iterators, which can be read once."""
+    options = {
+        name: iter(value) if one_shot and isinstance(value, list) else value
+        for name, value in body.items()
+    }
+    witness.note(await witness.result(witness.client.chat.completions.create(**options)))
+
+
+@settings(max_examples=200, **COMMON)
+@given(body=REQUESTS, mode=MODES, one_shot=st.booleans())
+def test_any_request_leaves_as_it_is_sent_without_us(
+    *, body: dict[str, Any], mode: Mode, one_shot: bool
+) -> None:
+    """The witness notes the bytes. What cannot be sent, being no JSON, is a failed call all the same."""
+    served = Served((json.dumps(replies.chat()).encode(),))
+    same_with_and_without(served, partial(send, body=body, one_shot=one_shot), **mode)
 
 
 # ---- streams
@@ -155,8 +209,8 @@ WAYS = [
 ]
 
 
-def see_a_stream(way: Any, operation: Operation, served: Served, is_async: bool) -> None:
-    span = same_with_and_without(served, partial(way, operation=operation), is_async)
+def see_a_stream(way: Any, operation: Operation, served: Served, mode: Mode) -> None:
+    span = same_with_and_without(served, partial(way, operation=operation), **mode)
     assert span.name == operation.span_name
 
 
@@ -164,18 +218,18 @@ def see_a_stream(way: Any, operation: Operation, served: Served, is_async: bool)
 @settings(max_examples=150, **COMMON)
 @given(
     operation=st.sampled_from(STREAMED),
-    is_async=st.booleans(),
+    mode=MODES,
     body=bodies(),
     cuts=CUTS,
     breaks=st.booleans(),
 )
-@example(operation=STREAMED[0], is_async=False, body=GOOD, cuts=None, breaks=False)
-@example(operation=STREAMED[0], is_async=True, body=GOOD, cuts=(), breaks=False)
+@example(operation=STREAMED[0], mode=SYNC, body=GOOD, cuts=None, breaks=False)
+@example(operation=STREAMED[0], mode=ASYNC, body=GOOD, cuts=(), breaks=False)
 def test_any_event_stream_in_any_pieces(
-    *, way: Any, operation: Operation, is_async: bool, body: bytes, cuts: Any, breaks: bool
+    *, way: Any, operation: Operation, mode: Mode, body: bytes, cuts: Any, breaks: bool
 ) -> None:
     served = Served(pieces(body, cuts), "text/event-stream", breaks=breaks)
-    see_a_stream(way, operation, served, is_async)
+    see_a_stream(way, operation, served, mode)
 
 
 # ---- the stream helpers, which put the events together again
@@ -192,9 +246,9 @@ async def helped(witness: Witness, operation: Operation) -> None:
 @pytest.mark.skipif(OPENAI < (1, 92), reason="the helpers were in `beta` before")
 @pytest.mark.parametrize("operation", HELPED, ids=lambda operation: operation.name)
 @settings(max_examples=150, **COMMON)
-@given(is_async=st.booleans(), data=st.data(), cuts=CUTS, breaks=st.booleans())
+@given(mode=MODES, data=st.data(), cuts=CUTS, breaks=st.booleans())
 def test_any_event_stream_through_the_stream_helpers(
-    *, operation: Operation, is_async: bool, data: st.DataObject, cuts: Any, breaks: bool
+    *, operation: Operation, mode: Mode, data: st.DataObject, cuts: Any, breaks: bool
 ) -> None:
     # Beside any stream, good ones with an event left out: the helpers give up at the first odd one.
     events = (operation.events or list)()
@@ -202,4 +256,4 @@ def test_any_event_stream_through_the_stream_helpers(
     kept = [event for position, event in enumerate(events) if position not in left_out]
     body = data.draw(st.one_of(st.just(replies.sse(kept)), bodies()), "body")
     served = Served(pieces(body, cuts), "text/event-stream", breaks=breaks)
-    see_a_stream(helped, operation, served, is_async)
+    see_a_stream(helped, operation, served, mode)

@@ -18,6 +18,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 
+from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
@@ -159,11 +160,14 @@ def _without_a_loop(program: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("a sync client has waited for something")
 
 
-def same_with_and_without(served: Served, ask: Ask, is_async: bool) -> ReadableSpan:
+def same_with_and_without(
+    served: Served, ask: Ask, *, is_async: bool, capture: bool
+) -> ReadableSpan:
     """See that the plugin changes nothing that an application sees; give the one span it makes."""
     known_servers.forget()
     recorder = Recorder()
-    OpenAIInstrumentor().instrument(**recorder.providers)
+    config = LlamaTelemetryConfig(capture_content="span_and_event" if capture else "no_content")
+    OpenAIInstrumentor().instrument(**recorder.providers, config=config)
     try:
         seen = testimony(served, ask, is_async)
     finally:

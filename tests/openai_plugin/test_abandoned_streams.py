@@ -1,0 +1,162 @@
+"""Streams that the application drops, found by the garbage collector at the worst of moments."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
+
+from llamatelemetry.genai import flush_pending
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.openai_plugin import replies
+from tests.recorder import Recorder
+
+STREAMS = 1000
+MODELS = 40  # each new one is a new series, for which the SDK needs its lock
+BODY = replies.sse(replies.chat_chunks(usage=replies.USAGE))
+
+
+class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
+    """Collects garbage where the SDK holds the lock that a new series needs; not each time, it is slow."""
+
+    times = 0
+
+    def collect(self, point_attributes: Any) -> Any:
+        CollectingReservoir.times += 1
+        if CollectingReservoir.times % 30 == 0:
+            gc.collect()
+        return super().collect(point_attributes)
+
+
+class CollectingExporter(MetricExporter):
+    """Collects garbage while it exports, and keeps what it got last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exports = 0
+        self.last: MetricsData | None = None
+        self.reader = PeriodicExportingMetricReader(self, export_interval_millis=10)
+
+    def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
+        gc.collect()
+        self.exports += 1
+        self.last = metrics_data
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def shutdown(self, *_: Any, **__: Any) -> None: ...
+
+    def count(self, name: str) -> int:
+        """How many points a histogram has had, over all its series."""
+        return sum(
+            point.count
+            for resource in (self.last.resource_metrics if self.last else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        )
+
+
+def collect_in_callback(_options: CallbackOptions) -> Iterator[Observation]:
+    """An instrument of the application, which the SDK asks while it collects."""
+    gc.collect()
+    yield Observation(1)
+
+
+@pytest.fixture
+def exporter(recorder: Recorder) -> Iterator[CollectingExporter]:
+    """The plugin records to a reader that exports all the time; nothing else finds garbage."""
+    exporter = CollectingExporter()
+    view = View(
+        instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: CollectingReservoir
+    )
+    provider = MeterProvider(
+        [exporter.reader],
+        views=[view],
+        shutdown_on_exit=False,
+    )
+    OpenAIInstrumentor().instrument(
+        tracer_provider=recorder.tracer_provider, meter_provider=provider
+    )
+    provider.get_meter("app").create_observable_gauge("app.gauge", [collect_in_callback])
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through a hundred times
+    gc.disable()
+    yield exporter
+    gc.enable()
+    gc.unfreeze()
+    OpenAIInstrumentor().uninstrument()
+    provider.shutdown(timeout_millis=5_000)
+
+
+def ask(client: Any, n: int) -> Any:
+    return client.chat.completions.create(
+        model=f"model-{n % MODELS}", messages=replies.MESSAGES, stream=True
+    )
+
+
+def abandon_streams() -> None:
+    """Half of them unread, half after the first chunk."""
+    client = replies.client(lambda _: replies.stream_reply(BODY))
+    for n in range(STREAMS):
+        stream = ask(client, n)
+        if n % 2:
+            next(stream)
+
+
+async def abandon_async_streams() -> None:
+    client = replies.async_client(lambda _: replies.stream_reply(BODY))
+    for n in range(STREAMS):
+        stream = await ask(client, n)
+        if n % 2:
+            await anext(stream)
+        del stream
+        if not n % 10:
+            await asyncio.sleep(0.001)  # the loop closes what the collector has found
+
+
+def wait_for_all(recorder: Recorder) -> list[ReadableSpan]:
+    """Find the rest: a collection does nothing while another thread is at one."""
+    deadline = time.monotonic() + 20
+    while True:
+        gc.collect()
+        assert flush_pending(20), "deadlock"
+        calls = recorder.calls()
+        if len(calls) >= STREAMS or time.monotonic() > deadline:
+            return calls
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_thousand_streams_dropped_during_metric_collection_all_end(
+    exporter: CollectingExporter, recorder: Recorder, is_async: bool
+) -> None:
+    if is_async:
+        asyncio.run(abandon_async_streams())
+    else:
+        abandon_streams()
+    assert exporter.exports > 3, "the exporter has not run along"
+    calls = wait_for_all(recorder)
+    assert len(calls) == STREAMS
+    assert {call.status.status_code for call in calls} == {StatusCode.UNSET}
+    begun = [call for call in calls if "gen_ai.response.id" in call.attributes]
+    assert len(begun) == STREAMS // 2
+    assert exporter.reader.force_flush(20_000), "deadlock"
+    assert exporter.count("gen_ai.client.operation.duration") == STREAMS
