@@ -199,6 +199,7 @@ def _finished(
 ) -> Setup:
     setup = Setup(config, made)
     setup.add(processors, present=present)
+    setup.read_servers()
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)
