@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.llama.server_metrics import ServerMetrics
+from llamatelemetry.llama.server_metrics import ServerMetrics, instruments
 from llamatelemetry.llama.server_metrics.reader import (
     NotReadError,
     Readings,
@@ -316,6 +318,23 @@ class TestTarget:
         assert api_key_from_environment() == "secret"
         monkeypatch.setenv("LLAMA_API_KEY", "")
         assert api_key_from_environment() is None
+
+
+def test_the_documentation_lists_every_metric_with_its_unit_and_kind():
+    made = {
+        "counter": (*instruments.COUNTERS, instruments.ACCEPTED_PER_POSITION),
+        "up-down counter": (
+            *instruments.UP_DOWN_COUNTERS,
+            instruments.SLOTS,
+            instruments.KV_USAGE,
+        ),
+        "gauge": (*instruments.GAUGES, instruments.KV_UTILIZATION),
+    }
+    page = (Path(__file__).parents[2] / "docs" / "llamacpp-metrics.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]+)` \| ([a-z- ]+) \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(
+        (spec.name, spec.unit, kind) for kind, specs in made.items() for spec in specs
+    )
 
 
 @pytest.mark.parametrize(
