@@ -16,6 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+from opentelemetry.sdk.metrics import ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 
 from llamatelemetry.llama.server_metrics import ServerMetrics, instruments
 from llamatelemetry.llama.server_metrics.reader import (
@@ -607,3 +610,50 @@ class TestReporting:
         file.write_text('{"smol": {"now": {"prompt_tokens_total": 1e400')
         start(server)
         wait_for(lambda: set(self.values(recorder).values()) == {7})
+
+
+def test_increases_add_up_to_what_was_counted_while_somebody_read(serve, tmp_path):
+    """With delta temporality the first point of a process must not hold the server's whole life."""
+    model = Model("smol", {"prompt_tokens_total": 7})
+    server = serve(model)
+    increases: list[float] = []
+
+    def process() -> tuple[ServerMetrics, InMemoryMetricReader, SdkMeterProvider]:
+        reader = InMemoryMetricReader({ObservableCounter: AggregationTemporality.DELTA})
+        provider = SdkMeterProvider([reader], shutdown_on_exit=False)
+        metrics = ServerMetrics(
+            [server.loopback.url],
+            "shop",
+            meter_provider=provider,
+            directory=tmp_path,
+            is_delta=True,
+        )
+        metrics.start()
+        return metrics, reader, provider
+
+    def collect(reader: InMemoryMetricReader) -> int:
+        """How many points there were."""
+        data = reader.get_metrics_data()
+        scopes = data.resource_metrics[0].scope_metrics if data is not None else ()
+        points = [p for s in scopes for m in s.metrics for p in m.data.data_points]
+        increases.extend(point.value for point in points)
+        return len(points)
+
+    model.slots = []
+    metrics, reader, provider = process()
+    wait_for(lambda: collect(reader))
+    model.counters["prompt_tokens_total"] = 10
+    wait_for(lambda: collect(reader) and sum(increases) == 3)
+    server.fault = Reply(503)
+    wait_for(lambda: not collect(reader))
+    server.fault, model.life, model.counters = None, "2", {"prompt_tokens_total": 4}
+    wait_for(lambda: collect(reader) and sum(increases) == 7)
+    assert metrics.stop()
+    provider.shutdown()
+
+    model.counters = {"prompt_tokens_total": 5}
+    metrics, reader, provider = process()
+    wait_for(lambda: collect(reader))
+    assert metrics.stop()
+    provider.shutdown()
+    assert sum(increases) == 8

@@ -36,6 +36,7 @@ _RESOURCE = {
     "service_version": "service.version",
     "environment": "deployment.environment.name",
 }
+_TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 _EXPORT = (
     "otlp_endpoint",
     "otlp_protocol",
@@ -93,7 +94,11 @@ class Setup:
         from llamatelemetry.llama.server_metrics import ServerMetrics
 
         try:
-            reading = ServerMetrics(self.config.llamacpp_metrics_url, self.service_name)
+            reading = ServerMetrics(
+                self.config.llamacpp_metrics_url,
+                self.service_name,
+                is_delta=os.environ.get(_TEMPORALITY, "").strip().lower() == "delta",
+            )
             reading.start()
             self._server_metrics = reading
         except Exception as error:
