@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import socket
 import time
 import urllib.request
@@ -22,9 +24,7 @@ class RealServer:
     """A server that can be restarted on its port, with another model's name; counts what it served."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/metrics"
         self.served: dict[str, dict[str, int]] = {}
         self._server: EmbeddedServer | None = None
@@ -60,6 +60,15 @@ class RealServer:
         of_model["prompt"] += timings["prompt_n"]
         of_model["cached"] += timings["cache_n"]
         of_model["predicted"] += timings["predicted_n"]
+
+
+def free_port() -> int:
+    """One below those that the system hands out: nobody gets it while the server is down."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ class Poller:
             self.start()
 
     def figures(self) -> tuple[Figures, ...]:
-        """What was read last; no gauges when that was some time ago."""
+        """What was read last; nothing when that was some time ago."""
         if self._end.is_set() or monotonic() - self._read_at > _FRESH_S:
             return ()
         return self._figures
