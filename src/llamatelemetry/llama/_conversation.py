@@ -6,6 +6,7 @@ told what came of it. A client only does it: with or without ``await``.
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -27,10 +28,10 @@ from llamatelemetry.llama._responses import parse
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import ModuleType
 
-    from llamatelemetry.genai import Call
+    from llamatelemetry.genai import Call, Content
     from llamatelemetry.llama._endpoints import Inference
 
 T = TypeVar("T")
@@ -131,6 +132,7 @@ class Connection:
                     server=self._server,
                     stream=exchange.stream,
                     choice_count=inference.choice_count,
+                    read_content=_content_reader(inference, body),
                 )
             )
             if call is not None and call.recording:
@@ -192,8 +194,13 @@ def converse_streaming(
     inference = connection.with_model(exchange).inference
     call = None if inference is None else connection.start(exchange, inference)
     response = yield from _sent(connection, exchange, call)
-    watch = None if call is None or inference is None else StreamWatch(call, inference.fold())
-    return OpenStream(response, watch)
+    if call is None or inference is None:
+        return OpenStream(response, None)
+    return OpenStream(response, StreamWatch(call, inference.fold(call.content_max_chars)))
+
+
+def _content_reader(inference: Inference, body: dict[str, Any]) -> Callable[[], Content] | None:
+    return None if inference.read_content is None else partial(inference.read_content, body)
 
 
 def _read(inference: Inference, reply: Any) -> Response:
