@@ -89,7 +89,7 @@ each_call = pytest.mark.parametrize("call", CALLS)
 
 def make(driver: Driver, call: str) -> Any:
     args, kwargs = CALLS[call]
-    return driver(call.split()[0], *args, **kwargs)
+    return driver(call.split(maxsplit=1)[0], *args, **kwargs)
 
 
 @contextmanager
@@ -277,7 +277,7 @@ def test_what_was_asked_is_read_before_the_program_changes_it(recorded):
 
 @both
 def test_a_completion_hook_gets_it_whole_and_nothing_is_recorded(kind, recorded, monkeypatch):
-    entry = EntryPoint("recording", f"{__name__}:Recording", completion_hook._GROUP)
+    entry = EntryPoint("recording", f"{Recording.__module__}:Recording", completion_hook._GROUP)
     points = EntryPoints([entry])
     monkeypatch.setattr(completion_hook, "entry_points", lambda group: points.select(group=group))
     monkeypatch.setenv(HOOK, "recording")
