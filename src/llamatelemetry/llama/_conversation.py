@@ -25,6 +25,7 @@ from llamatelemetry.genai.servers import server_of
 from llamatelemetry.llama._endpoints import Exchange, health
 from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error
 from llamatelemetry.llama._responses import parse
+from llamatelemetry.llama._reuse import ReuseWatch
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _SCOPE: Final = "llamatelemetry.llama"
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _CONNECT_TIMEOUT_S: Final = 10.0
+_TRIES_OF_CONNECTIONS: Final = 4
 
 
 class Send(NamedTuple):
@@ -77,6 +79,7 @@ class Connection:
         strict_operation_names: bool,
     ) -> None:
         self.httpx2 = _import_httpx2()
+        self.is_async = is_async
         self.base_url = _root_of(base_url)
         self.model = model
         self.learned_model: str | None = None
@@ -109,8 +112,8 @@ class Connection:
         )
 
     def with_model(self, exchange: Exchange[T]) -> Exchange[T]:
-        """Name the client's model in a request that names none."""
-        if exchange.inference is not None and exchange.body is not None and self.model:
+        """Name the client's model in a request that names none: a router wants it in each."""
+        if exchange.body is not None and self.model:
             exchange.body.setdefault("model", self.model)
         return exchange
 
@@ -249,14 +252,7 @@ def _attempts(
 ) -> Generator[Send | Wait, Any, Any]:
     pauses = _Pauses(connection.load_wait_s if exchange.waits else 0.0)
     while True:
-        request = connection.build(exchange)
-        if call is not None:
-            connection.begin_attempt(call, request)
-        try:
-            response = yield Send(request, exchange.stream)
-        except connection.httpx2.ConnectError as error:
-            error.add_note(f"Is a llama.cpp server running at {connection.base_url}?")
-            raise
+        response = yield from _answered(connection, exchange, call)
         if call is not None:
             call.note_headers()
         if response.is_success:
@@ -266,6 +262,28 @@ def _attempts(
         if pause_s is None:
             raise error
         yield Wait(pause_s)
+
+
+def _answered(
+    connection: Connection, exchange: Exchange[Any], call: Call | None
+) -> Generator[Send | Wait, Any, Any]:
+    """Send until there is an answer, good or bad: again if an older connection was just closed."""
+    httpx2 = connection.httpx2
+    for tries_left in reversed(range(_TRIES_OF_CONNECTIONS)):
+        request = connection.build(exchange)
+        watch = ReuseWatch()
+        watch.listen(request, is_async=connection.is_async)
+        if call is not None:
+            connection.begin_attempt(call, request)
+        try:
+            return (yield Send(request, exchange.stream))
+        except httpx2.ConnectError as error:
+            error.add_note(f"Is a llama.cpp server running at {connection.base_url}?")
+            raise
+        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError) as error:
+            if not (tries_left and watch.was_closed(error)):
+                raise
+    raise AssertionError("unreachable: the last try raises")
 
 
 class _Pauses:

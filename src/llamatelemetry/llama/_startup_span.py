@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
+from llamatelemetry.genai.fields import count, get
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -92,7 +93,8 @@ def describe(
         names.SERVER_MODEL_FILE: config.model_file.name,
         names.SERVER_BUILD: props.get("build_info"),
         names.SERVER_SLOTS: props.get("total_slots"),
-        names.SERVER_CONTEXT_LENGTH: settings.get("n_ctx") if isinstance(settings, dict) else None,  # pyright: ignore[reportUnknownMemberType]
+        # A router says 0: each of its models has a context of its own.
+        names.SERVER_CONTEXT_LENGTH: count(get(settings, "n_ctx")) or None,
         names.SERVER_GPU_LAYERS: report.gpu_layers,
     }
     if report.memory:
