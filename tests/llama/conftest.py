@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.llama.programs import program
 from tests.recorder import Recorder
+
+__all__ = ["program"]
 
 
 @pytest.fixture
