@@ -23,7 +23,7 @@ from llamatelemetry.genai.configured import ConfiguredInstrumenter
 from llamatelemetry.genai.fields import get, model_name
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.llama._endpoints import Exchange, health
-from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error
+from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error, sizes_of
 from llamatelemetry.llama._responses import parse
 from llamatelemetry.llama._reuse import ReuseWatch
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
@@ -241,7 +241,7 @@ def _sent(
         raise
     except BaseException as error:
         call.deactivate(token)
-        call.fail(error)
+        call.fail(error, Response(attributes=sizes_of(error)))
         raise
     call.deactivate(token)
     return response

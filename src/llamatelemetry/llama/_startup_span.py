@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
-from llamatelemetry.genai.fields import count, get
+from llamatelemetry.genai.identity import read_props
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -42,12 +42,16 @@ class StartupSpan:
             kind=SpanKind.INTERNAL,
             attributes={
                 names.GEN_AI_PROVIDER_NAME: PROVIDER_LLAMA_CPP,
-                names.SERVER_MODEL_FILE: config.model_file.name,
-                names.SERVER_MODEL_ALIAS: config.model_name,
             },
         )
         if not config.is_router:
-            self._span.set_attribute(names.SERVER_MODEL_SIZE, model_bytes(config.model_file))
+            self._span.set_attributes(
+                {
+                    names.SERVER_MODEL_FILE: config.model_file.name,
+                    names.SERVER_MODEL_ALIAS: config.model_name,
+                    names.SERVER_MODEL_SIZE: model_bytes(config.model_file),
+                }
+            )
 
     def note_launch(self, binary_name: str, launch: Launch) -> None:
         """Note what is about to be run."""
@@ -88,13 +92,9 @@ def describe(
     config: ServerConfig, props: Mapping[str, Any], report: LoadReport
 ) -> dict[str, AttributeValue]:
     """What a server is: by its config, its ``/props`` and its log. Unknown things are left out."""
-    settings: Any = props.get("default_generation_settings")
     facts: dict[str, Any] = {
-        names.SERVER_MODEL_FILE: config.model_file.name,
-        names.SERVER_BUILD: props.get("build_info"),
-        names.SERVER_SLOTS: props.get("total_slots"),
-        # A router says 0: each of its models has a context of its own.
-        names.SERVER_CONTEXT_LENGTH: count(get(settings, "n_ctx")) or None,
+        **read_props(props).attributes,
+        names.SERVER_MODEL_FILE: None if config.is_router else config.model_file.name,
         names.SERVER_GPU_LAYERS: report.gpu_layers,
     }
     if report.memory:
