@@ -247,6 +247,7 @@ class TestFaults:
             server.start(kill)
         assert is_gone(killed[0])
 
+    @pytest.mark.slow
     def test_stopped_while_it_loads_is_not_ready_in_time(self, serve):
         server = serve(startup_timeout_s=1.0)
         stopped: list[int] = []
@@ -286,6 +287,7 @@ class TestFaults:
             server.restart()
             assert driver("chat", HELLO, 2).usage.completion_tokens == 2
 
+    @pytest.mark.slow
     @both
     def test_hung_in_the_middle_of_a_call_is_left_after_the_timeout(self, serve, recorded, kind):
         server = serve().start()
