@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.cli._otlp_files import read_spans
+from llamatelemetry.local.otlp_lines import read_spans
 from llamatelemetry.llama.embedded import find_demo_model
 
 PROGRAM = Path(__file__).with_name("contract_program.py")
