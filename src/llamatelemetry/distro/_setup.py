@@ -10,20 +10,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from llamatelemetry import __version__, genai
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.providers import SIGNALS
-from llamatelemetry.otel.span_processors import put_in_front, take_out
+from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
 from ._export_plan import given_by_us, plan_exports
+from ._sampling import replace_sampler, sample_at_end, sampler_options
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+
+    from llamatelemetry.otel.tail_sampling import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.distro")
 
@@ -40,8 +42,6 @@ _EXPORT = (
     "export_path",
     "export_interval_ms",
     "enable_metrics",
-    "sampling",
-    "sample_rate",
 )
 
 
@@ -53,6 +53,7 @@ class Setup:
         self.watch = ExportWatch()
         self._made = dict(made)
         self._processors: list[SpanProcessor] = []
+        self._gate: TailSampler | None = None
         for provider in made.values():
             self.watch.watch(provider)
 
@@ -73,6 +74,12 @@ class Setup:
         if new and not present:
             put_in_front(self._tracer_provider, new)
 
+    def sample(self) -> None:
+        """Lets a tail sampler decide what the exporters get, if one is asked for."""
+        self._gate = sample_at_end(
+            self.config, self._tracer_provider, self._processors, ours="traces" in self._made
+        )
+
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
 
@@ -92,6 +99,8 @@ class Setup:
         if "logs" in self._made:
             remove_logging_handlers(self._made["logs"])
         if "traces" not in self._made:
+            if self._gate is not None:
+                take_gate_out(self._tracer_provider, self._gate)
             take_out(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
         return run_side_by_side(steps, deadline)
@@ -120,7 +129,7 @@ def from_options(
         (*_RESOURCE, *_EXPORT) if foreign else (),
         f"the application has made its own provider for {' and '.join(sorted(foreign))}",
     )
-    sampler, variables = _sampling(config)
+    sampler, variables = sampler_options(config)
     arguments: dict[str, Any] = {
         **exporter_options(plan, foreign),
         **sampler,
@@ -155,6 +164,8 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
     )
     for provider in made.values():
         provider._update_resource(resource)
+    if "traces" in made:
+        replace_sampler(config, made["traces"])
     return _finished(config, made, processors_present=False)
 
 
@@ -163,6 +174,7 @@ def _finished(
 ) -> Setup:
     setup = Setup(config, made)
     setup.add(config.span_processors, present=processors_present)
+    setup.sample()
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)
@@ -202,18 +214,3 @@ def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
     if given_by_us(config, "export_interval_ms"):
         variables["OTEL_METRIC_EXPORT_INTERVAL"] = str(config.export_interval_ms)
     return variables
-
-
-def _sampling(config: LlamaTelemetryConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The sampler as an argument of the SDK's configuration, or as its variables."""
-    if not given_by_us(config, "sampling"):
-        return {}, {}
-    if config.sampling == "ratio":
-        return {"sampler": ParentBased(TraceIdRatioBased(config.sample_rate))}, {}
-    if config.sampling in ("only_errors", "only_slow"):
-        _logger.warning("sampling=%s is not there yet: every trace is kept", config.sampling)
-        return {}, {}
-    variables = {"OTEL_TRACES_SAMPLER": config.sampling}
-    if given_by_us(config, "sample_rate"):
-        variables["OTEL_TRACES_SAMPLER_ARG"] = str(config.sample_rate)
-    return {}, variables

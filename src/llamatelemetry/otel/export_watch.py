@@ -86,7 +86,8 @@ def _exporters_of(provider: object) -> Iterator[Any]:
 
 def _holders(provider: object) -> Iterable[object]:
     readers = getattr(provider, "_metric_readers", ())
-    spans = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    chain = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    spans = [held for each in chain for held in getattr(each, "downstream", (each,))]
     logs = getattr(
         getattr(provider, "_multi_log_record_processor", None), "_log_record_processors", ()
     )
