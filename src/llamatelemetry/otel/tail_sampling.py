@@ -7,6 +7,7 @@ brings the last fact for it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -291,7 +292,6 @@ class _Counts:
     def __init__(self) -> None:
         self.spans: Counter[str] = Counter()
         self.traces: Counter[str] = Counter()
-        self._is_observed = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._clear)
 
@@ -299,12 +299,8 @@ class _Counts:
         self.spans.clear()
         self.traces.clear()
 
-    def observe(self) -> None:
-        """Makes the instruments, once: they outlive the SDK."""
-        if self._is_observed:
-            return
-        self._is_observed = True
-        meter = metrics.get_meter("llamatelemetry.sampling")
+    def observe(self, meter: metrics.Meter) -> None:
+        """Makes the two instruments."""
         for spec, counts in ((SAMPLING_SPANS, self.spans), (SAMPLING_TRACES, self.traces)):
             meter.create_observable_counter(
                 spec.name, [_observer(counts)], spec.unit, spec.description
@@ -323,6 +319,10 @@ def _observer(counts: Counter[str]) -> Any:
 _counts = _Counts()
 
 
+@functools.cache
 def observe_decisions() -> None:
-    """Counts what tail samplers decide in two metrics of the global meter provider."""
-    _counts.observe()
+    """Counts what tail samplers decide in two metrics of the global meter provider.
+
+    Once per process: the instruments outlive the SDK.
+    """
+    _counts.observe(metrics.get_meter("llamatelemetry.sampling"))
