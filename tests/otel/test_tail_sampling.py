@@ -64,7 +64,7 @@ class Sampled:
 
 @pytest.fixture(autouse=True)
 def counted_from_zero() -> None:
-    _counts._clear()
+    _counts.clear()
 
 
 def fail(span: trace.Span) -> None:
@@ -473,7 +473,7 @@ class TestConcurrency:
         assert sampled.names == ["the parent's", "root"]
 
 
-def test_decisions_are_counted_in_two_metrics():
+def test_decisions_are_counted_in_two_metrics(monkeypatch):
     sampled = Sampled()
     fail(sampled.start("root"))
     for _ in range(3):
@@ -482,6 +482,7 @@ def test_decisions_are_counted_in_two_metrics():
         root.end()
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(_counts, "is_shown", True)
     _counts.observe(provider.get_meter("test"))
     found = {
         (metric.name, point.attributes["llamatelemetry.sampling.decision"]): point.value
@@ -489,6 +490,8 @@ def test_decisions_are_counted_in_two_metrics():
         for metric in scope.metrics
         for point in metric.data.data_points
     }
+    _counts.is_shown = False
+    assert reader.get_metrics_data() is None
     provider.shutdown()
     assert found == {
         ("llamatelemetry.sampling.spans", "kept"): 1,

@@ -69,7 +69,7 @@ def _load(path: str, _modified_ns: int) -> Mapping[str, object]:
     try:
         # Optional, and it loads the SDK: only where a file is configured at all.
         declarative: Any = importlib.import_module("opentelemetry.configuration")
-        sections = declarative.load_config_file(path).distribution or {}
+        sections: Any = declarative.load_config_file(path).distribution or {}
     except Exception as error:
         _logger.debug("%s was not read: %s", path, error)
         return {}

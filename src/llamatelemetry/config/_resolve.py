@@ -30,7 +30,6 @@ def effective_config(
     """
     check_names(explicit)
     in_code = {**_given_by(config), **_given_explicitly(explicit)}
-    environ = os.environ if environ is None else environ
     outside = _given_outside(os.environ if environ is None else environ)
     given = {**_defaults(), **outside, **in_code}
     _settle_redact_mode(given, in_code)

@@ -12,7 +12,7 @@ from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, effectiv
 from llamatelemetry.otel.providers import StableTracerProvider
 from llamatelemetry.otel.sampling import Policy, RuleSampler, ratio_sampler
 from llamatelemetry.otel.span_processors import put_between
-from llamatelemetry.otel.tail_sampling import TailSampler, observe_decisions
+from llamatelemetry.otel.tail_sampling import TailSampler, count_decisions
 
 from ._export_plan import given_by_us
 
@@ -47,6 +47,7 @@ def sample_at_end(
         in_front: processors that see every span.
         ours: whether its sampler could be chosen. On another's `ratio` is decided at the end too.
     """
+    count_decisions(False)
     _warn_of_idle_options(config)
     rules = _rules(config)
     if rules is None and not ours and given_by_us(config, "sampling"):
@@ -100,7 +101,7 @@ def _hold_back(
     except TypeError as error:
         _logger.warning("Sampling: every trace is kept: %s", error)
         return None
-    observe_decisions()
+    count_decisions(True)
     return gate if is_new else None
 
 

@@ -292,37 +292,41 @@ class _Counts:
     def __init__(self) -> None:
         self.spans: Counter[str] = Counter()
         self.traces: Counter[str] = Counter()
+        self.is_shown = False
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._clear)
+            os.register_at_fork(after_in_child=self.clear)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self.spans.clear()
         self.traces.clear()
 
     def observe(self, meter: metrics.Meter) -> None:
         """Makes the two instruments."""
         for spec, counts in ((SAMPLING_SPANS, self.spans), (SAMPLING_TRACES, self.traces)):
-            meter.create_observable_counter(
-                spec.name, [_observer(counts)], spec.unit, spec.description
-            )
+            observer = functools.partial(self._observed, counts)
+            meter.create_observable_counter(spec.name, [observer], spec.unit, spec.description)
 
-
-def _observer(counts: Counter[str]) -> Any:
-    def observe(_: CallbackOptions) -> Sequence[Observation]:
+    def _observed(self, counts: Counter[str], _: CallbackOptions) -> Sequence[Observation]:
+        if not self.is_shown:
+            return ()
         return [
             metrics.Observation(n, {SAMPLING_DECISION: name}) for name, n in dict(counts).items()
         ]
-
-    return observe
 
 
 _counts = _Counts()
 
 
-@functools.cache
-def observe_decisions() -> None:
-    """Counts what tail samplers decide in two metrics of the global meter provider.
+def count_decisions(shown: bool) -> None:
+    """Whether two metrics of the global meter provider count what tail samplers decide.
 
-    Once per process: the instruments outlive the SDK.
+    The instruments outlive the SDK, so they are made once, and silent when nothing is sampled.
     """
+    _counts.is_shown = shown
+    if shown:
+        _make_instruments()
+
+
+@functools.cache
+def _make_instruments() -> None:
     _counts.observe(metrics.get_meter("llamatelemetry.sampling"))
