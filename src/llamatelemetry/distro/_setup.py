@@ -15,6 +15,7 @@ from llamatelemetry import __version__, genai
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
+from llamatelemetry.otel.forking import start_metrics_anew
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
@@ -22,6 +23,7 @@ from ._export_plan import given_by_us, plan_exports
 from ._processors import arrange
 from ._sampling import replace_sampler, sample_at_end, sampler_options
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
+from ._workers import follow_forks
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -80,6 +82,27 @@ class Setup:
         self._gate = sample_at_end(
             self.config, self._tracer_provider, self._processors, ours="traces" in self._made
         )
+
+    def go_on_in_child(self) -> None:
+        """After a fork, in the child: another process, which has recorded nothing yet."""
+        self.watch.start_anew()
+        resource = Resource(_process())
+        for name, provider in self._made.items():
+            if name == "metrics":
+                start_metrics_anew(provider)
+            provider._update_resource(resource)
+
+    def send_the_rest(self, timeout_s: float = 5.0) -> None:
+        """At the end of a process that runs no atexit handlers."""
+        deadline = Deadline(timeout_s)
+        genai.flush_pending(deadline.remaining_s)
+        providers = {name: signal.get_global() for name, signal in SIGNALS.items()}
+        steps = {
+            f"flush-{name}": partial(provider.force_flush, deadline.remaining_ms)
+            for name, provider in providers.items()
+            if hasattr(provider, "force_flush")
+        }
+        run_side_by_side(steps, deadline)
 
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
@@ -161,7 +184,7 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
         {
             key: value
             for key, value in _resource(config).items()
-            if key.startswith("telemetry.") or given_by_us(config, _option_of(key))
+            if not _option_of(key) or given_by_us(config, _option_of(key))
         }
     )
     for provider in made.values():
@@ -181,6 +204,7 @@ def _finished(
     setup = Setup(config, made)
     setup.add(processors, present=present)
     setup.sample()
+    follow_forks(setup)
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)
@@ -201,17 +225,23 @@ def _warn_of_unused(config: LlamaTelemetryConfig, names: Sequence[str], reason: 
         _logger.warning("Not used, because %s: %s", reason, ", ".join(unused))
 
 
-def _resource(config: LlamaTelemetryConfig) -> dict[str, str]:
+def _process() -> dict[str, int]:
+    return {"process.pid": os.getpid()}
+
+
+def _resource(config: LlamaTelemetryConfig) -> dict[str, str | int]:
     given = {key: getattr(config, name) for name, key in _RESOURCE.items()}
     return {
         "telemetry.distro.name": "llamatelemetry",
         "telemetry.distro.version": __version__,
+        **_process(),
         **{key: value for key, value in given.items() if value is not None},
     }
 
 
 def _option_of(key: str) -> str:
-    return next(name for name, attribute in _RESOURCE.items() if attribute == key)
+    """The option behind an attribute of the resource; empty for what no option says."""
+    return next((name for name, attribute in _RESOURCE.items() if attribute == key), "")
 
 
 def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:

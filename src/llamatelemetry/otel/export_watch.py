@@ -32,6 +32,11 @@ class ExportWatch:
             exporter.shutdown = _once(exporter.shutdown)
             self._exporters.append(exporter)
 
+    def start_anew(self) -> None:
+        """In a forked child: nothing has failed yet, and no other thread holds the lock."""
+        self._lock = threading.Lock()
+        self._failed = False
+
     def take_failure(self) -> bool:
         """Whether an export has failed since this was asked last."""
         with self._lock:
