@@ -172,6 +172,7 @@ SAMPLING_TRACES: Final = CounterSpec(
     "llamatelemetry.sampling.traces",
     "{trace}",
     "Number of traces that sampling at their end has kept or dropped.",
+)
 
 # --- what is made of calls: workflows, agents, tools ----------------------------------
 WORKFLOW_DURATION: Final = HistogramSpec(
