@@ -10,24 +10,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from llamatelemetry import __version__, genai
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
+from llamatelemetry.otel.forking import start_metrics_anew
 from llamatelemetry.otel.providers import SIGNALS
-from llamatelemetry.otel.span_processors import put_in_front, take_out
+from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
 from ._export_plan import given_by_us, plan_exports
 from ._processors import arrange
+from ._sampling import replace_sampler, sample_at_end, sampler_options
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
+from ._workers import follow_forks
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.llama.server_metrics import ServerMetrics
+    from llamatelemetry.otel.tail_sampling import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.distro")
 
@@ -45,8 +48,6 @@ _EXPORT = (
     "export_path",
     "export_interval_ms",
     "enable_metrics",
-    "sampling",
-    "sample_rate",
 )
 
 
@@ -59,6 +60,7 @@ class Setup:
         self._made = dict(made)
         self._processors: list[SpanProcessor] = []
         self._server_metrics: ServerMetrics | None = None
+        self._gate: TailSampler | None = None
         for provider in made.values():
             self.watch.watch(provider)
 
@@ -109,6 +111,33 @@ class Setup:
         except Exception as error:
             guard.report("starting to read servers' metrics", error)
 
+    def sample(self) -> None:
+        """Lets a tail sampler decide what the exporters get, if one is asked for."""
+        self._gate = sample_at_end(
+            self.config, self._tracer_provider, self._processors, ours="traces" in self._made
+        )
+
+    def go_on_in_child(self) -> None:
+        """After a fork, in the child: another process, which has recorded nothing yet."""
+        self.watch.start_anew()
+        resource = Resource(_process())
+        for name, provider in self._made.items():
+            if name == "metrics":
+                start_metrics_anew(provider)
+            provider._update_resource(resource)
+
+    def send_the_rest(self, timeout_s: float = 5.0) -> None:
+        """At the end of a process that runs no atexit handlers."""
+        deadline = Deadline(timeout_s)
+        genai.flush_pending(deadline.remaining_s)
+        providers = {name: signal.get_global() for name, signal in SIGNALS.items()}
+        steps = {
+            f"flush-{name}": partial(provider.force_flush, deadline.remaining_ms)
+            for name, provider in providers.items()
+            if hasattr(provider, "force_flush")
+        }
+        run_side_by_side(steps, deadline)
+
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
 
@@ -133,6 +162,8 @@ class Setup:
         if "logs" in self._made:
             remove_logging_handlers(self._made["logs"])
         if "traces" not in self._made:
+            if self._gate is not None:
+                take_gate_out(self._tracer_provider, self._gate)
             take_out(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
         return run_side_by_side(steps, deadline)
@@ -161,7 +192,7 @@ def from_options(
         (*_RESOURCE, *_EXPORT) if foreign else (),
         f"the application has made its own provider for {' and '.join(sorted(foreign))}",
     )
-    sampler, variables = _sampling(config)
+    sampler, variables = sampler_options(config)
     processors = arrange(config)
     arguments: dict[str, Any] = {
         **exporter_options(plan, foreign),
@@ -192,11 +223,13 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
         {
             key: value
             for key, value in _resource(config).items()
-            if key.startswith("telemetry.") or given_by_us(config, _option_of(key))
+            if not _option_of(key) or given_by_us(config, _option_of(key))
         }
     )
     for provider in made.values():
         provider._update_resource(resource)
+    if "traces" in made:
+        replace_sampler(config, made["traces"])
     return _finished(config, made, arrange(config), present=False)
 
 
@@ -210,6 +243,8 @@ def _finished(
     setup = Setup(config, made)
     setup.add(processors, present=present)
     setup.read_servers()
+    setup.sample()
+    follow_forks(setup)
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)
@@ -230,17 +265,23 @@ def _warn_of_unused(config: LlamaTelemetryConfig, names: Sequence[str], reason: 
         _logger.warning("Not used, because %s: %s", reason, ", ".join(unused))
 
 
-def _resource(config: LlamaTelemetryConfig) -> dict[str, str]:
+def _process() -> dict[str, int]:
+    return {"process.pid": os.getpid()}
+
+
+def _resource(config: LlamaTelemetryConfig) -> dict[str, str | int]:
     given = {key: getattr(config, name) for name, key in _RESOURCE.items()}
     return {
         "telemetry.distro.name": "llamatelemetry",
         "telemetry.distro.version": __version__,
+        **_process(),
         **{key: value for key, value in given.items() if value is not None},
     }
 
 
 def _option_of(key: str) -> str:
-    return next(name for name, attribute in _RESOURCE.items() if attribute == key)
+    """The option behind an attribute of the resource; empty for what no option says."""
+    return next((name for name, attribute in _RESOURCE.items() if attribute == key), "")
 
 
 def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
@@ -249,18 +290,3 @@ def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
     if given_by_us(config, "export_interval_ms"):
         variables["OTEL_METRIC_EXPORT_INTERVAL"] = str(config.export_interval_ms)
     return variables
-
-
-def _sampling(config: LlamaTelemetryConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The sampler as an argument of the SDK's configuration, or as its variables."""
-    if not given_by_us(config, "sampling"):
-        return {}, {}
-    if config.sampling == "ratio":
-        return {"sampler": ParentBased(TraceIdRatioBased(config.sample_rate))}, {}
-    if config.sampling in ("only_errors", "only_slow"):
-        _logger.warning("sampling=%s is not there yet: every trace is kept", config.sampling)
-        return {}, {}
-    variables = {"OTEL_TRACES_SAMPLER": config.sampling}
-    if given_by_us(config, "sample_rate"):
-        variables["OTEL_TRACES_SAMPLER_ARG"] = str(config.sample_rate)
-    return {}, variables

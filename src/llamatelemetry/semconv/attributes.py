@@ -113,6 +113,11 @@ ERROR_CONTEXT_SIZE: Final = "llamatelemetry.error.context_size"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
 
+# --- why a span was kept (ours) -------------------------------------------------------
+SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"
+SAMPLING_RATE: Final = "llamatelemetry.sampling.rate"
+SAMPLING_DECISION: Final = "llamatelemetry.sampling.decision"
+
 # --- what a server is (ours) ----------------------------------------------------------
 SERVER_BINARY: Final = "llamatelemetry.server.binary"
 SERVER_BUILD: Final = "llamatelemetry.server.build"
