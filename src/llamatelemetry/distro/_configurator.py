@@ -16,8 +16,10 @@ from opentelemetry.sdk._configuration import (
 from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
+from llamatelemetry.otel.redaction.options import checked
 
 from ._instrumentors import instrumentors
+from ._own_processors import own_span_processors
 from ._setup import Setup, from_file, from_options
 
 if TYPE_CHECKING:
@@ -63,11 +65,12 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
             self._chosen_by_us = False
         if sdk_disabled():
             return
-        config = config or effective_config()
+        config = checked(config or effective_config())
         processors = (*config.span_processors, *span_processors)
         if self.setup is not None:
             self.setup.add(processors)
             return
+        processors = (*own_span_processors(config), *processors)
         set_log_level(config)
         config = config.replace(span_processors=processors)
         path = os.environ.get(OTEL_CONFIG_FILE)

@@ -17,9 +17,12 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.providers import SIGNALS
+from llamatelemetry.otel.redaction.options import REDACTION_OPTIONS, loosened
 from llamatelemetry.otel.span_processors import put_in_front, take_out
 
 from ._export_plan import given_by_us, plan_exports
+from ._own_processors import own_redaction
+from ._redacting import RedactionTwins
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ class Setup:
         self.watch = ExportWatch()
         self._made = dict(made)
         self._processors: list[SpanProcessor] = []
+        self._twins = RedactionTwins(self._made)
         for provider in made.values():
             self.watch.watch(provider)
 
@@ -72,6 +76,22 @@ class Setup:
         self._processors += new
         if new and not present:
             put_in_front(self._tracer_provider, new)
+        self._twins.add(new)
+
+    def redact(self, wanted: LlamaTelemetryConfig, changed: set[str]) -> set[str]:
+        """Redacts from now on also by the options `redact_*` of `wanted`, if they have changed.
+
+        What is being redacted stays so: another thread may be relying on it.
+
+        Returns:
+            Those of the changed options that could be followed.
+        """
+        asked = changed & {*REDACTION_OPTIONS}
+        followed = asked - loosened(self.config, wanted)
+        if followed:
+            kept = {name: getattr(self.config, name) for name in asked - followed}
+            self.add(own_redaction(wanted.replace(**kept)))
+        return followed
 
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
@@ -94,6 +114,7 @@ class Setup:
         if "traces" not in self._made:
             take_out(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
+        self._twins.take_out()
         return run_side_by_side(steps, deadline)
 
     @property
