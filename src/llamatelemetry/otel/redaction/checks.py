@@ -7,7 +7,6 @@ really are such a thing; 0 is none.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
 
 # Prefixes and lengths of the networks: ISO/IEC 7812 and what the networks publish.
 _BRANDS: tuple[tuple[range, int, frozenset[int]], ...] = (
@@ -29,61 +28,88 @@ _BRANDS: tuple[tuple[range, int, frozenset[int]], ...] = (
 )
 
 # Length by country: the SWIFT registry of IBAN formats.
-_IBAN_LENGTHS = {
-    country: int(length)
-    for length, countries in (
-        entry.split(":")
-        for entry in (
-            "15:NO 16:BE 18:DK,FI,FK,FO,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,LT,LU,MN,XK "
-            "21:CH,CR,HR,LI,LV 22:BG,BH,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL "
-            "24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST 26:IS,TR "
-            "27:BI,DJ,FR,GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV "
-            "29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC 32:LC 33:RU"
-        ).split()
-    )
-    for country in countries.split(",")
+_IBAN_COUNTRIES = {
+    15: "NO",
+    16: "BE",
+    18: "DK FI FK FO GL NL SD",
+    19: "MK SI",
+    20: "AT BA EE KZ LT LU MN XK",
+    21: "CH CR HR LI LV",
+    22: "BG BH DE GB GE IE ME RS VA",
+    23: "AE GI IL IQ OM SO TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST",
+    26: "IS TR",
+    27: "BI DJ FR GR IT MC MR SM",
+    28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA",
+    30: "JO KW MU YE",
+    31: "MT SC",
+    32: "LC",
+    33: "RU",
 }
+_IBAN_LENGTHS = {
+    country: length
+    for length, countries in _IBAN_COUNTRIES.items()
+    for country in countries.split()
+}
+
+
+_NO_SEPARATORS = str.maketrans("", "", " -")
+_LENGTHS_BY_PREFIX = [
+    frozenset[int]().union(
+        *(lengths for prefixes, size, lengths in _BRANDS if prefix // 10 ** (4 - size) in prefixes)
+    )
+    for prefix in range(10_000)
+]
+"""For every first four digits, the lengths that a card number beginning with them may have."""
+_DOUBLED = bytes(sum(divmod(2 * max(0, code - 48), 10)) % 256 for code in range(256))
+"""For the code of each digit, the sum of the digits of twice its value."""
 
 
 def card(text: str) -> int:
     """A payment card number: a network's prefix and length, and the Luhn check digit."""
-    return next((end for end in _ends_of_groups(text) if _is_card(text[:end])), 0)
-
-
-def _ends_of_groups(text: str) -> Iterator[int]:
-    """The whole first; then without the last group, which may be a security code."""
-    yield len(text)
+    if _is_card(text):
+        return len(text)
+    # The last group may be the security code.
     shorter = max(text.rfind(" "), text.rfind("-"))
-    if shorter > 0:
-        yield shorter
+    return shorter if shorter > 0 and _is_card(text[:shorter]) else 0
 
 
 def _is_card(text: str) -> bool:
-    digits = "".join(character for character in text if character.isdigit())
-    known = any(
-        digits[:size].isdigit() and int(digits[:size]) in prefixes and len(digits) in lengths
-        for prefixes, size, lengths in _BRANDS
-    )
-    return known and _luhn(digits)
+    digits = text.translate(_NO_SEPARATORS)
+    if not digits.isascii() or len(digits) not in _LENGTHS_BY_PREFIX[int(digits[:4])]:
+        return False
+    codes = digits.encode()
+    undoubled = codes[-1::-2]
+    checksum = sum(undoubled) - 48 * len(undoubled) + sum(codes[-2::-2].translate(_DOUBLED))
+    return checksum % 10 == 0
 
 
-def _luhn(digits: str) -> bool:
-    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
-    return (sum(int(digit) for digit in digits[-1::-2]) + sum(doubled)) % 10 == 0
+_IBAN_DIGITS = {ord("A") + n: str(10 + n) for n in range(26)}
 
 
 def iban(text: str) -> int:
     """An IBAN: the length of its country, and the check digits (ISO 7064, mod 97)."""
     wanted = _IBAN_LENGTHS.get(text[:2].upper(), 0)
-    kept = [at for at, character in enumerate(text) if character.isalnum()]
-    if not wanted or len(kept) < wanted:
+    if not wanted:
         return 0
-    end = kept[wanted - 1] + 1
-    if text[end : end + 1].isalnum():
+    number = text.translate(_NO_SEPARATORS)[:wanted].upper()
+    if len(number) < wanted or not number.isascii():
         return 0
-    number = "".join(text[at] for at in kept[:wanted])
-    rearranged = "".join(str(int(character, 36)) for character in number[4:] + number[:4])
-    return end if int(rearranged) % 97 == 1 else 0
+    if int((number[4:] + number[:4]).translate(_IBAN_DIGITS)) % 97 != 1:
+        return 0
+    end = _end_of(text, wanted)
+    return 0 if text[end : end + 1].isalnum() else end
+
+
+def _end_of(text: str, count: int) -> int:
+    """Where the first `count` characters end that are no separators."""
+    for at, character in enumerate(text):
+        count -= character not in " -"
+        if count == 0:
+            return at + 1
+    return len(text)
 
 
 def ip_address(text: str) -> int:

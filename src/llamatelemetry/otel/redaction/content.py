@@ -106,10 +106,13 @@ class Kind(Enum):
     TEXT = "text"
 
 
-_ERROR_TEXTS: Final = frozenset(
-    {"exception.message", "error.message", "otel.status_description", "error_message"}
-)
-_STACK_TRACES: Final = frozenset({"exception.stacktrace", "error.stack", "stack_trace"})
+_ERRORS: Final = {
+    **dict.fromkeys(
+        ("exception.message", "error.message", "otel.status_description", "error_message"),
+        Kind.ERROR_TEXT,
+    ),
+    **dict.fromkeys(("exception.stacktrace", "error.stack", "stack_trace"), Kind.STACK_TRACE),
+}
 
 
 class Names:
@@ -133,7 +136,7 @@ class Names:
     def nested_kind(self, path: str, name: str) -> Kind:
         """What a field of a map holds: as an attribute of its own name, or by its whole path."""
         own = self.kind(name)
-        if own is not Kind.TEXT or not path:
+        if own is not Kind.TEXT or not path or len(path) + len(name) >= _LONGEST_NAME:
             return own
         whole = self.kind(f"{path}.{name}")
         return Kind.TEXT if whole is Kind.LABEL else whole
@@ -146,10 +149,9 @@ class Names:
         last = name.rpartition(".")[2]
         if name in _HEADER_MAPS or last.lower().replace("-", "_") in _SECRET_NAMES:
             return Kind.SECRET
-        if name in _ERROR_TEXTS:
-            return Kind.ERROR_TEXT
-        if name in _STACK_TRACES:
-            return Kind.STACK_TRACE
+        by_name = _ERRORS.get(name)
+        if by_name is not None:
+            return by_name
         if name in METADATA or not _CONTENT.fullmatch(name):
             return Kind.TEXT
         is_label = last in LABELS or (last == _NAME and ".message.name" not in name)
@@ -167,9 +169,9 @@ def is_label(value: object) -> bool:
     )
 
 
-def is_content_event(name: str | None) -> bool:
-    """Whether an event tells what was said."""
-    return name is not None and name.startswith("gen_ai.")
+def is_content_event(name: object) -> bool:
+    """Whether an event of this name tells what was said."""
+    return isinstance(name, str) and name.startswith("gen_ai.")
 
 
 def _any_of(globs: Iterable[str], flags: int = 0) -> re.Pattern[str]:

@@ -146,9 +146,9 @@ _SECRETS: Final = (
         "url_credentials",
         # User and password before the host, and keys and signatures in the query.
         r"(?<=://)[^\s/@\"'<>]{1,256}+(?=@)"
-        r"|(?i)(?:^|[?&;])(?:key|api[_-]?key|code|sig|token|(?:access|auth|refresh|id)[_-]?token"
+        r"|(?i:(?:^|[?&;])(?:key|api[_-]?key|code|sig|token|(?:access|auth|refresh|id)[_-]?token"
         r"|subscription-key|client_secret|password|x-(?:amz|goog)-(?:signature|credential"
-        r"|security-token))=(?P<value>[^\s&#\"'<>;]{1,4096})",
+        r"|security-token))=)(?P<value>[^\s&#\"'<>;]{1,4096})",
         needs=("://", "="),
     ),
     Pattern(

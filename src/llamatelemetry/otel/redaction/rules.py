@@ -58,8 +58,7 @@ class Rules:
         """
         keys = (redact_keys,) if isinstance(redact_keys, str) else tuple(redact_keys)
         texts = (patterns,) if isinstance(patterns, (str, re.Pattern)) else tuple(patterns)
-        given: tuple[object, ...] = (*keys, replacement)
-        if not all(isinstance(each, str) for each in given):
+        if not {type(each) for each in (*keys, replacement)} <= {str}:
             raise TypeError("redact_keys and replacement take text, such as redact_keys=['user.*']")
         return cls(
             bool(redact_prompts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
@@ -223,7 +223,7 @@ def _status(span: Any, redaction: Redaction, known_types: list[object]) -> Statu
 
 
 def _list_like(given: Any, items: list[Any]) -> Any:
-    made: Any = BoundedList(None)
+    made = cast("Any", BoundedList(None))
     made.extend(items)
     made.dropped = getattr(given, "dropped", 0)
     return made
