@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Callable
+import os
 from typing import Any
 
 import openai
@@ -99,7 +99,7 @@ def _poisoned_operation(operation: operations.Operation) -> operations.Operation
         {
             name: value
             for name, value in operation.arguments.items()
-            if not callable(value) and name not in ("messages",)
+            if not callable(value) and name != "messages"
         },
         f"openai.{operation.name}",
     )
@@ -235,11 +235,18 @@ def openai_errors() -> None:
     _fails(replies.client(handler, **_client_options()), stream=True)
 
 
+def _own_span(name: str) -> Any:
+    """A span of the application's own, unless a test is about what else there is."""
+    if os.environ.get("CANARY_OWN_SPANS") == "no":
+        return contextlib.nullcontext()
+    return trace.get_tracer("app").start_as_current_span(name)
+
+
 def _fails(client: openai.OpenAI, *, stream: bool) -> None:
     """Within a span of the application's own, which records the error with its words."""
     with (
         contextlib.suppress(Exception),
-        trace.get_tracer("app").start_as_current_span("answer a customer"),
+        _own_span("answer a customer"),
     ):
         result: Any = client.chat.completions.create(
             model="smol", messages=[{"role": "user", "content": at("asked")}], stream=stream
@@ -306,11 +313,17 @@ def llama_client() -> None:
             driver("rerank", at("client.query"), [at("client.document")])
             driver("infill", at("client.prefix"), at("client.suffix"))
             driver("tokenize", at("client.tokens"))
+
+
+def llama_client_errors() -> None:
+    """The same, when the server quotes prompt and key in its refusal."""
+    for kind in ("sync", "async"):
         with loopback(_llama_error) as server, Driver(kind, server.url, api_key=KEY) as driver:
+            said = [{"role": "user", "content": at("client.asked")}]
             for call in (("chat", said), ("complete", at("client.prompt"))):
                 with (
                     contextlib.suppress(LlamaServerError),
-                    trace.get_tracer("app").start_as_current_span("ask"),
+                    _own_span("ask"),
                 ):
                     driver(*call)
 
@@ -438,24 +451,20 @@ def texts_of_the_application() -> None:
     logging.getLogger("app").warning("said: %s", at("own.line"))
 
 
-TALKS: dict[str, Callable[[], None]] = {
-    "openai operations": openai_operations,
-    "openai tools": openai_tools,
-    "openai errors": openai_errors,
-    "an openai client of one's own": openai_client_of_our_own,
-    "HTTP to llama.cpp": http_to_llama_cpp,
-    "the llama.cpp client": llama_client,
-}
+TALKS = (
+    openai_operations,
+    openai_tools,
+    openai_client_of_our_own,
+    http_to_llama_cpp,
+    llama_client,
+)
 """Through our plugins and clients: not a word of it is recorded unless content is captured."""
 
-FOREIGN: dict[str, Callable[[], None]] = {
-    "spans of others": foreign_spans,
-    "events and debug lines": events_and_debug_lines,
-}
+ERRORS = (openai_errors, llama_client_errors)
+"""Errors within spans of the application's own, on which the SDK records their words."""
+
+FOREIGN = (foreign_spans, events_and_debug_lines)
 """What others record, which redaction is to cover too."""
 
-NO_CONTENT: dict[str, Callable[[], None]] = {
-    "stop sequences": openai_stop,
-    "the application's own texts": texts_of_the_application,
-}
+NO_CONTENT = (openai_stop, texts_of_the_application)
 """What is recorded also when content is not captured."""

@@ -20,12 +20,12 @@ _SAYING = {
 
 def at(place: str) -> str:
     """The secret of a place, such as `openai.request.user`."""
-    return f"{_WORD}.{place}"
+    return f"{_WORD}.{place}~"  # in protobuf, anything may follow
 
 
 def found_in(text: str) -> set[str]:
     """The places whose secrets are in the text, also when they are escaped or in capitals."""
-    return {word.lower().strip(".") for word in re.findall(PATTERN, text, re.IGNORECASE)}
+    return {f"{word.lower()}~" for word in re.findall(PATTERN, text, re.IGNORECASE)}
 
 
 def poisoned(value: Any, place: str, *, all_of_it: bool = False) -> Any:
@@ -41,6 +41,6 @@ def poisoned(value: Any, place: str, *, all_of_it: bool = False) -> Any:
         return value
     if place.endswith((".role", ".type", ".object", ".id", ".finish_reason", ".detail")):
         return value
-    if value.startswith("{"):  # what a client parses must stay JSON
+    if value.startswith("{") and value.endswith("}"):  # what a client parses must stay JSON
         return json.dumps({name: at(place) for name in json.loads(value)})
     return at(place)

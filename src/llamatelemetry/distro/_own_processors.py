@@ -1,7 +1,7 @@
 """The span processors that our options ask for, in the order in which they run.
 
 1. what adds to a span, so that the rest sees it whole
-2. redaction
+2. redaction; when none is asked for, of keys, passwords and cookies only
 3. the application's `span_processors`
 4. what keeps spans back until it is known whether their trace is kept
 5. the exporters
@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def own_span_processors(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ..
     Args:
         config: an effective one.
     """
-    return own_redaction(config)
+    return own_redaction(config) or (SecretsSpanProcessor(),)
 
 
 def own_redaction(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:

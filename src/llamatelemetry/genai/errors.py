@@ -120,8 +120,18 @@ def _connection_words(error: BaseException) -> str | None:
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     if package in _CONNECTION_PACKAGES and kind.__name__.endswith(_CONNECTION_NAMES):
-        return str(error)
+        return str(error) if _is_raised_by_library(error) else None
     return None
+
+
+def _is_raised_by_library(error: BaseException) -> bool:
+    """False of one that a transport of somebody's own raises, which may quote URL and key."""
+    link = error.__traceback__
+    if link is None:
+        return True
+    while link.tb_next is not None:
+        link = link.tb_next
+    return str(link.tb_frame.f_globals.get("__name__")).partition(".")[0] in _CONNECTION_PACKAGES
 
 
 def _qualified_name(kind: type[BaseException]) -> str:

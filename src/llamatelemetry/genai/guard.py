@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from llamatelemetry.otel.redaction.wordless import without_words
+
 _logger = logging.getLogger("llamatelemetry")
 _lock = threading.Lock()
 _reported: set[tuple[str, type[BaseException]]] = set()
@@ -16,6 +18,8 @@ class _Mode:
 
 def report(where: str, error: Exception) -> None:
     """Log an error of ours: a warning with its traceback the first time, at debug level after.
+
+    Its own words are left out: the errors of readers quote the value that they cannot read.
 
     Call it in an ``except Exception`` clause. ``where`` says, for a reader of the log, what
     was being done: "reading the response". Under `set_strict` the error is raised again.
@@ -32,7 +36,7 @@ def report(where: str, error: Exception) -> None:
         "llamatelemetry failed while %s; the application is not affected. Further failures of this kind "
         "are logged at debug level.",
         where,
-        exc_info=error,
+        exc_info=without_words(error),
     )
 
 

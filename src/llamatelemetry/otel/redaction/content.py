@@ -9,8 +9,9 @@ write them. `*` stands for any text, dots included.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from functools import cache
 from typing import Final
 
 CONTENT: Final = (
@@ -89,6 +90,9 @@ _SECRET_NAMES: Final = frozenset(
         *("aws_secret_access_key", "aws_session_token", "password", "passwd", "hash_key"),
     }
 )
+URLS: Final = frozenset({"url.full", "url.query", "http.url", "http.target", "url.original"})
+"""Attributes in which HTTP instrumentations record what may hold a key."""
+
 _HEADER_MAPS: Final = frozenset(
     {"gen_ai.headers", "llm.headers", "extra_headers", "default_headers"}
 )
@@ -118,8 +122,8 @@ _ERRORS: Final = {
 class Names:
     """Tells what an attribute holds; `keys` are the user's, exact or with `*`, in any case."""
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._keys = _any_of(keys, re.IGNORECASE)
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self._keys = _any_of(keys, re.IGNORECASE) if keys else None
         self._known: dict[str, Kind] = {}
 
     def kind(self, name: str) -> Kind:
@@ -144,7 +148,7 @@ class Names:
     def _kind(self, name: str) -> Kind:
         if len(name) > _LONGEST_NAME:
             return Kind.SECRET  # no name of an attribute, but a text in the place of one
-        if self._keys.fullmatch(name):
+        if self._keys is not None and self._keys.fullmatch(name):
             return Kind.KEY
         last = name.rpartition(".")[2]
         if name in _HEADER_MAPS or last.lower().replace("-", "_") in _SECRET_NAMES:
@@ -152,7 +156,7 @@ class Names:
         by_name = _ERRORS.get(name)
         if by_name is not None:
             return by_name
-        if name in METADATA or not _CONTENT.fullmatch(name):
+        if name in METADATA or not _content().fullmatch(name):
             return Kind.TEXT
         is_label = last in LABELS or (last == _NAME and ".message.name" not in name)
         return Kind.LABEL if is_label and "." in name else Kind.CONTENT
@@ -169,15 +173,18 @@ def is_label(value: object) -> bool:
     )
 
 
-def is_content_event(name: object) -> bool:
+def is_content_event(name: str) -> bool:
     """Whether an event of this name tells what was said."""
-    return isinstance(name, str) and name.startswith("gen_ai.")
+    return name.startswith("gen_ai.")
 
 
 def _any_of(globs: Iterable[str], flags: int = 0) -> re.Pattern[str]:
-    """Matches a name in full when it is one of them; none of no globs."""
+    """Matches a name in full when it is one of them."""
     parts = [".*".join(map(re.escape, re.split(r"\*+", glob))) for glob in globs]
-    return re.compile("|".join(parts) or r"(?!)", flags | re.DOTALL)
+    return re.compile("|".join(parts), flags | re.DOTALL)
 
 
-_CONTENT: Final = _any_of(CONTENT)
+@cache
+def _content() -> re.Pattern[str]:
+    # Not at import: only a name that has to be told needs it.
+    return _any_of(CONTENT)

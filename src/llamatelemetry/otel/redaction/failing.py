@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
+
+from .wordless import without_words
 
 MARK: Final = "llamatelemetry.redaction.failed"
 """True on a span or log record whose texts were dropped because they could not be redacted."""
@@ -33,16 +34,15 @@ def resource() -> Resource:
 
 
 def report(what: str, error: Exception) -> None:
-    """Says once for each kind of error where it came from, without its words: they may quote."""
+    """Says once for each kind of error where it came from."""
     key = (what, type(error))
     with _lock:
         if key in _reported:
             return
         _reported.add(key)
     _logger.warning(
-        "Redacting %s failed (%s): its texts were dropped. Please report this, with the lines "
-        "below. Said once for each kind of error.\n%s",
+        "Redacting %s failed: its texts were dropped. Please report this. Said once for each kind "
+        "of error.",
         what,
-        type(error).__qualname__,
-        "".join(traceback.format_tb(error.__traceback__)),
+        exc_info=without_words(error),
     )

@@ -99,7 +99,7 @@ class RedactionLogProcessor(LogRecordProcessor):
         given: Any = record.attributes
         attributes = dict(given or {})
         record.body = self._body(record, attributes, getattr(scope, "name", None), redaction)
-        record.attributes = _like(given, redaction.attributes(attributes))
+        record.attributes = _like(given, redaction.event(_event_of(record, attributes), attributes))
         record.exception = None  # the SDK has made attributes of it
         log_record.instrumentation_scope = cleaned_scope(scope, redaction)
         return record
@@ -112,13 +112,17 @@ class RedactionLogProcessor(LogRecordProcessor):
         redaction: Redaction,
     ) -> Any:
         body: Any = record.body
-        name = record.event_name or attributes.get("event.name")
+        name = _event_of(record, attributes)
         if self.rules.redact_prompts:
             if is_content_event(name) or _is_talkative(logger, record):
                 return redaction.body(body, is_content=True)
             if isinstance(body, str):
                 body = _without_exception(body, attributes.get("exception.message"), redaction)
         return redaction.body(body, is_content=False)
+
+
+def _event_of(record: LogRecord, attributes: dict[str, Any]) -> str:
+    return record.event_name or str(attributes.get("event.name", ""))
 
 
 def _is_talkative(logger: str | None, record: LogRecord) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
-from .content import Kind, is_label
+from .content import Kind, is_content_event, is_label
 from .json_text import compact, parse_json
 from .messages import redact_messages
 from .patterns import Pattern
@@ -60,6 +60,15 @@ class Redaction:
     def attribute(self, name: str, value: Any) -> Any:
         """The value of one attribute as it may leave."""
         return self._as_kind(self._names.kind(name), name, value, 0)
+
+    def event(self, event: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The attributes of an event; those of one that tells what was said are content."""
+        if not is_content_event(event):
+            return self.attributes(given)
+        return {
+            name: self._as_kind(self._names.nested_kind(event, name), name, value, 0)
+            for name, value in as_dict(given).items()
+        }
 
     def body(self, value: Any, *, is_content: bool) -> Any:
         """The body of a log record; `is_content` when it tells what was said."""
@@ -164,13 +173,13 @@ class Redaction:
             )
 
     def _as_kind(self, kind: Kind, name: str, value: Any, depth: int) -> Any:
-        if kind in (Kind.SECRET, Kind.KEY):
+        if kind is Kind.KEY or (kind is Kind.SECRET and not isinstance(value, bool)):
             return self.whole(value)
         if kind is Kind.ERROR_TEXT and isinstance(value, str):
             return self.error_text(value)
         if kind is Kind.STACK_TRACE and isinstance(value, str):
             return self.stack_trace(value)
-        if kind is Kind.TEXT or not self._rules.redact_prompts:
+        if kind in (Kind.TEXT, Kind.SECRET) or not self._rules.redact_prompts:
             return self._anything(name, value, depth)
         return self._content(kind, value)
 

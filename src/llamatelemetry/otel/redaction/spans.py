@@ -133,7 +133,7 @@ class RedactionSpanProcessor(SpanProcessor):
         given = event.attributes
         if isinstance(given, _Redacted) and self._redactor in given.done_by:
             return event
-        kept = _kept(redaction.attributes(given), given, self._redactor)
+        kept = _kept(redaction.event(event.name, given), given, self._redactor)
         return Event(redaction.text(event.name), kept, event.timestamp)
 
     def _link(self, link: Link, redaction: Redaction) -> Link:
