@@ -158,7 +158,7 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
         )
         loading._load_instrumentors(distro)
     except Exception as error:
-        guard.report("setting up OpenTelemetry", error)
+        guard.report("setting up OpenTelemetry", error, may_quote=False)
 
 
 def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:

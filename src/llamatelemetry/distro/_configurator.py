@@ -19,7 +19,6 @@ from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_di
 from llamatelemetry.otel.redaction.options import checked
 
 from ._instrumentors import instrumentors
-from ._own_processors import own_span_processors
 from ._setup import Setup, from_file, from_options
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         if self.setup is not None:
             self.setup.add(processors)
             return
-        processors = (*own_span_processors(config), *processors)
         set_log_level(config)
         config = config.replace(span_processors=processors)
         path = os.environ.get(OTEL_CONFIG_FILE)

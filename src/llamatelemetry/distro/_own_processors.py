@@ -22,13 +22,20 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
 
-def own_span_processors(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
+def own_span_processors(
+    config: LlamaTelemetryConfig, *, on_own_provider: bool
+) -> tuple[SpanProcessor, ...]:
     """Those of 1 and 2; they go in front of all others.
 
     Args:
         config: an effective one.
+        on_own_provider: whether the provider is ours; to one that the application has made,
+            nothing is done that it did not ask for.
     """
-    return own_redaction(config) or (SecretsSpanProcessor(),)
+    redaction: tuple[SpanProcessor, ...] = own_redaction(config)
+    if not redaction and on_own_provider:
+        redaction = (SecretsSpanProcessor(),)
+    return redaction
 
 
 def own_redaction(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:

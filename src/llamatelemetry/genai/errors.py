@@ -110,6 +110,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 # Not requests and urllib3: their texts quote the URL, key in the query included. What they
 # were raised from says as much.
 _CONNECTION_PACKAGES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "openai"})
+_OWN_WORDS = frozenset({"Connection error.", "Request timed out."})  # what openai says itself
 _CONNECTION_NAMES = ("ConnectionError", "ConnectError", "Timeout", "TimeoutError")
 
 
@@ -120,7 +121,8 @@ def _connection_words(error: BaseException) -> str | None:
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     if package in _CONNECTION_PACKAGES and kind.__name__.endswith(_CONNECTION_NAMES):
-        return str(error) if _is_raised_by_library(error) else None
+        words = str(error)
+        return words if words in _OWN_WORDS or _is_raised_by_library(error) else None
     return None
 
 
