@@ -18,10 +18,11 @@ from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.redaction.options import REDACTION_OPTIONS, loosened
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import put_in_front, take_out
 
 from ._export_plan import given_by_us, plan_exports
-from ._own_processors import own_redaction, own_span_processors
+from ._processors import arrange, redacting
 from ._redacting import RedactionTwins
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
 
@@ -73,6 +74,9 @@ class Setup:
             present: they are there; only remember them.
         """
         new = [each for each in processors if not any(each is p for p in self._processors)]
+        if "traces" not in self._made:
+            # Nothing is taken out of an application's own spans that it did not ask for.
+            new = [each for each in new if not isinstance(each, SecretsSpanProcessor)]
         self._processors += new
         if new and not present:
             put_in_front(self._tracer_provider, new)
@@ -90,8 +94,13 @@ class Setup:
         followed = asked - loosened(self.config, wanted)
         if followed:
             kept = {name: getattr(self.config, name) for name in asked - followed}
-            self.add(own_redaction(wanted.replace(**kept)))
+            self.add(redacting(wanted.replace(**kept)))
         return followed
+
+    @property
+    def processors(self) -> tuple[SpanProcessor, ...]:
+        """Those that were added, ours and the application's."""
+        return tuple(self._processors)
 
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
@@ -142,7 +151,7 @@ def from_options(
         f"the application has made its own provider for {' and '.join(sorted(foreign))}",
     )
     sampler, variables = _sampling(config)
-    processors = _processors(config, on_own_provider="traces" not in foreign)
+    processors = arrange(config)
     arguments: dict[str, Any] = {
         **exporter_options(plan, foreign),
         **sampler,
@@ -154,7 +163,7 @@ def from_options(
     variables |= _variables(config)
     with environment(variables), providers_made(declarative=False) as made:
         configure(**arguments)
-    return _finished(config, made, processors, processors_present="traces" in made)
+    return _finished(config, made, processors, present="traces" in made)
 
 
 def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Setup:
@@ -177,25 +186,18 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
     )
     for provider in made.values():
         provider._update_resource(resource)
-    processors = _processors(config, on_own_provider="traces" in made)
-    return _finished(config, made, processors, processors_present=False)
-
-
-def _processors(
-    config: LlamaTelemetryConfig, *, on_own_provider: bool
-) -> tuple[SpanProcessor, ...]:
-    own = own_span_processors(config, on_own_provider=on_own_provider)
-    return (*own, *config.span_processors)
+    return _finished(config, made, arrange(config), present=False)
 
 
 def _finished(
     config: LlamaTelemetryConfig,
     made: dict[str, Any],
     processors: Sequence[SpanProcessor],
-    processors_present: bool,
+    *,
+    present: bool,
 ) -> Setup:
     setup = Setup(config, made)
-    setup.add(processors, present=processors_present)
+    setup.add(processors, present=present)
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)
