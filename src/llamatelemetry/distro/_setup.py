@@ -18,10 +18,13 @@ from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.forking import start_metrics_anew
 from llamatelemetry.otel.providers import SIGNALS
+from llamatelemetry.otel.redaction.options import REDACTION_OPTIONS, loosened
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
 from ._export_plan import given_by_us, plan_exports
-from ._processors import arrange
+from ._processors import arrange, redacting
+from ._redacting import RedactionTwins
 from ._sampling import replace_sampler, sample_at_end, sampler_options
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
 from ._workers import follow_forks
@@ -61,6 +64,7 @@ class Setup:
         self._processors: list[SpanProcessor] = []
         self._server_metrics: ServerMetrics | None = None
         self._gate: TailSampler | None = None
+        self._twins = RedactionTwins(self._made)
         for provider in made.values():
             self.watch.watch(provider)
 
@@ -77,9 +81,28 @@ class Setup:
             present: they are there; only remember them.
         """
         new = [each for each in processors if not any(each is p for p in self._processors)]
+        if "traces" not in self._made:
+            # Nothing is taken out of an application's own spans that it did not ask for.
+            new = [each for each in new if not isinstance(each, SecretsSpanProcessor)]
         self._processors += new
         if new and not present:
             put_in_front(self._tracer_provider, new)
+        self._twins.add(new)
+
+    def redact(self, wanted: LlamaTelemetryConfig, changed: set[str]) -> set[str]:
+        """Redacts from now on also by the options `redact_*` of `wanted`, if they have changed.
+
+        What is being redacted stays so: another thread may be relying on it.
+
+        Returns:
+            Those of the changed options that could be followed.
+        """
+        asked = changed & {*REDACTION_OPTIONS}
+        followed = asked - loosened(self.config, wanted)
+        if followed:
+            kept = {name: getattr(self.config, name) for name in asked - followed}
+            self.add(redacting(wanted.replace(**kept)))
+        return followed
 
     @property
     def processors(self) -> tuple[SpanProcessor, ...]:
@@ -166,6 +189,7 @@ class Setup:
                 take_gate_out(self._tracer_provider, self._gate)
             take_out(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
+        self._twins.take_out()
         return run_side_by_side(steps, deadline)
 
     @property
