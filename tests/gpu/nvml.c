@@ -123,7 +123,7 @@ static Node *load(void) {
 
 static void log_call(const char *function) {
     const char *path = getenv("NVML_CALL_LOG");
-    if (!path) return;
+    if (!path || !*function) return; /* no name: a further question within one call */
     char line[200];
     int size = snprintf(line, sizeof line, "%d %ld %s\n", getpid(), syscall(SYS_gettid), function);
     int file = open(path, O_WRONLY | O_CREAT | O_APPEND, 0666);
@@ -177,7 +177,7 @@ static int in_session(void) {
 static int enter(const char *function) {
     log_call(function);
     if (!load()) return NO_DRIVER;
-    int delay_ms = listed(get(root, "delay_ms"), function, 0);
+    int delay_ms = *function ? listed(get(root, "delay_ms"), function, 0) : 0;
     if (delay_ms) usleep(delay_ms * 1000);
     return listed(get(root, "errors"), function, OK);
 }
@@ -269,11 +269,21 @@ NUMBER(nvmlDeviceGetNumaNodeId, int, "numa_node", NULL, 1)
 NUMBER(nvmlDeviceGetMinorNumber, unsigned, "minor", NULL, 1)
 NUMBER(nvmlDeviceGetGpuInstanceId, unsigned, "gpu_instance", NULL, 1)
 NUMBER(nvmlDeviceGetComputeInstanceId, unsigned, "compute_instance", NULL, 1)
-TWO_NUMBERS(nvmlDeviceGetUtilizationRates, "utilization", "gpu", "memory")
 TWO_NUMBERS(nvmlDeviceGetEncoderUtilization, "encoder", "utilization", "period")
 TWO_NUMBERS(nvmlDeviceGetDecoderUtilization, "decoder", "utilization", "period")
 TWO_NUMBERS(nvmlDeviceGetCudaComputeCapability, "compute_capability", "major", "minor")
 TWO_NUMBERS(nvmlDeviceGetMigMode, "mig", "mode", "mode")
+
+API nvmlDeviceGetUtilizationRates(Device each, unsigned out[2]) {
+    double found;
+    for (int i = 0; i < 2; i++) {
+        const char *function = i ? "" : "nvmlDeviceGetUtilizationRates";
+        int error = number_at(function, each, i ? "memory" : "gpu", "utilization", &found);
+        if (error) return error;
+        out[i] = (unsigned)found;
+    }
+    return OK;
+}
 
 /* As the real one: the sum up to the counter's last update. */
 API nvmlDeviceGetTotalEnergyConsumption(Device each, unsigned long long *out) {
