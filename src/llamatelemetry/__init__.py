@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
     from .lifecycle import flush, init, shutdown
     from .llama import ServerConfig, ServerManager
+    from .pipeline import session, suppress, task, tool, workflow
 
 __version__ = "1.2.0"
 __all__ = [
@@ -27,7 +28,12 @@ __all__ = [
     "flush",
     "init",
     "require_cuda",
+    "session",
     "shutdown",
+    "suppress",
+    "task",
+    "tool",
+    "workflow",
 ]
 
 _MODULES = {
@@ -40,7 +46,12 @@ _MODULES = {
     "flush": "llamatelemetry.lifecycle",
     "init": "llamatelemetry.lifecycle",
     "require_cuda": "llamatelemetry.gpu.devices",
+    "session": "llamatelemetry.pipeline",
     "shutdown": "llamatelemetry.lifecycle",
+    "suppress": "llamatelemetry.pipeline",
+    "task": "llamatelemetry.pipeline",
+    "tool": "llamatelemetry.pipeline",
+    "workflow": "llamatelemetry.pipeline",
 }
 
 

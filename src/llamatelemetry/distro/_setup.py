@@ -20,6 +20,7 @@ from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.span_processors import put_in_front, take_out
 
 from ._export_plan import given_by_us, plan_exports
+from ._processors import arrange
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
 
 if TYPE_CHECKING:
@@ -121,18 +122,19 @@ def from_options(
         f"the application has made its own provider for {' and '.join(sorted(foreign))}",
     )
     sampler, variables = _sampling(config)
+    processors = arrange(config)
     arguments: dict[str, Any] = {
         **exporter_options(plan, foreign),
         **sampler,
         # Not to a provider that is thrown away, which would shut them down.
-        "span_processors": () if "traces" in foreign else config.span_processors,
+        "span_processors": () if "traces" in foreign else processors,
         **options,
         "resource_attributes": {**_resource(config), **options.get("resource_attributes", {})},
     }
     variables |= _variables(config)
     with environment(variables), providers_made(declarative=False) as made:
         configure(**arguments)
-    return _finished(config, made, processors_present="traces" in made)
+    return _finished(config, made, processors, present="traces" in made)
 
 
 def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Setup:
@@ -155,14 +157,18 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
     )
     for provider in made.values():
         provider._update_resource(resource)
-    return _finished(config, made, processors_present=False)
+    return _finished(config, made, arrange(config), present=False)
 
 
 def _finished(
-    config: LlamaTelemetryConfig, made: dict[str, Any], processors_present: bool
+    config: LlamaTelemetryConfig,
+    made: dict[str, Any],
+    processors: Sequence[SpanProcessor],
+    *,
+    present: bool,
 ) -> Setup:
     setup = Setup(config, made)
-    setup.add(config.span_processors, present=processors_present)
+    setup.add(processors, present=present)
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)

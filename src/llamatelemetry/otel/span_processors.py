@@ -26,13 +26,14 @@ def put_in_front(provider: Any, processors: Sequence[SpanProcessor]) -> None:
         with chain._lock:  # pyright: ignore[reportPrivateUsage] - as add_span_processor does
             chain._span_processors = (*processors, *chain._span_processors)  # pyright: ignore[reportPrivateUsage]
         return
+    names = ", ".join(type(each).__name__ for each in processors)
     add = getattr(provider, "add_span_processor", None)
+    if add is None:
+        _logger.warning("%r takes no span processors: %s not used", provider, names)
+        return
     for processor in processors:
-        if add is None:
-            _logger.warning("%r takes no span processors: %r is not used", provider, processor)
-        else:
-            add(processor)
-            _logger.warning("%r was added behind the processors of %r", processor, provider)
+        add(processor)
+    _logger.warning("Added behind the processors of %r: %s", provider, names)
 
 
 def take_out(provider: Any, processors: Sequence[SpanProcessor]) -> None:
