@@ -57,8 +57,8 @@ def test_one_gpu_is_read_in_full(driver_with, reader):
         io_bytes={"receive": 2_000_000, "transmit": 1_000_000},
         nvlink_bytes={"receive": 4_000 * 1024, "transmit": 3_000 * 1024},
         errors={"corrected": 2, "uncorrected": 0},
-        processes={4711: 5, 4712: None},
     )
+    assert reader.processes(device) == {4711: 5, 4712: None}
 
 
 def test_eight_gpus_keep_the_order_of_the_driver(driver_with, reader):

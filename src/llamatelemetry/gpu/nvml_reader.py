@@ -13,6 +13,7 @@ from llamatelemetry.gpu.reader import (
     GpuLostError,
     GpuState,
 )
+from llamatelemetry.semconv.gpu import THROTTLE_REASONS
 
 _TEMPERATURE_OF_GPU: Final = 0
 _CLOCKS: Final = {"sm": 1, "memory": 2}
@@ -24,13 +25,7 @@ _ALL_LINKS: Final = 0xFFFFFFFF
 _NVLINK_SENT, _NVLINK_RECEIVED = (138, _ALL_LINKS), (139, _ALL_LINKS)  # KiB
 # Bits of nvmlClocksEventReasons that mean slower than it could be: not idling, not a user's own
 # choice of clocks.
-_THROTTLE_REASONS: Final = {
-    0x4: "power_cap",
-    0x8: "hw_slowdown",
-    0x20: "sw_thermal",
-    0x40: "hw_thermal",
-    0x80: "power_brake",
-}
+_THROTTLE_BITS: Final = (0x4, 0x8, 0x20, 0x40, 0x80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +65,23 @@ class NvmlReader:
             # Load, power and temperature are of the whole board.
             return GpuState(memory_used_bytes=used)
         load = ask("nvmlDeviceGetUtilizationRates", handles.board)
+        temperature = ask("nvmlDeviceGetTemperature", handles.board, _TEMPERATURE_OF_GPU)
+        power_w = self._power_w(handles.board)
+        # The last, so that it belongs to the moment at which this returns.
+        energy_mj = ask("nvmlDeviceGetTotalEnergyConsumption", handles.board)
         return GpuState(
             utilization=None if load is None else load.gpu / 100,
             memory_used_bytes=used,
-            power_w=self._power_w(handles.board),
-            energy_j=_scaled(ask("nvmlDeviceGetTotalEnergyConsumption", handles.board), 1e-3),
-            temperature_c=_scaled(
-                ask("nvmlDeviceGetTemperature", handles.board, _TEMPERATURE_OF_GPU), 1.0
-            ),
+            power_w=power_w,
+            energy_j=_scaled(energy_mj, 1e-3),
+            temperature_c=_scaled(temperature, 1.0),
         )
 
     def details(self, device: GpuDevice) -> GpuDetails:
-        """Ask for what changes slowly. Of a MIG instance that is its processes."""
+        """Ask for what changes slowly. Of a MIG instance nothing is told: it is the board's."""
         board = self._handles_of(device).board
         if device.parent_uuid is not None:
-            return GpuDetails(processes=self.processes(device))
+            return GpuDetails()
         ask = self._nvml.ask
         load = ask("nvmlDeviceGetUtilizationRates", board)
         sent, received, link_sent, link_received = self._nvml.fields(
@@ -107,7 +104,6 @@ class NvmlReader:
                 _ERRORS,
                 lambda kind: ask("nvmlDeviceGetTotalEccErrors", board, kind, _SINCE_DRIVER_LOAD),
             ),
-            processes=self.processes(device),
         )
 
     def processes(self, device: GpuDevice) -> Mapping[int, int | None] | None:
@@ -210,7 +206,8 @@ class NvmlReader:
             bits = self._nvml.ask("nvmlDeviceGetCurrentClocksThrottleReasons", board)
         if bits is None:
             return None
-        return tuple(name for bit, name in _THROTTLE_REASONS.items() if bits & bit)
+        reasons = zip(_THROTTLE_BITS, THROTTLE_REASONS, strict=True)
+        return tuple(name for bit, name in reasons if bits & bit)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -104,8 +104,6 @@ class GpuDetails:
         io_bytes: over PCIe since the driver was loaded, by ``receive`` and ``transmit``.
         nvlink_bytes: over all NVLinks, likewise.
         errors: of memory since the driver was loaded, by ``corrected`` and ``uncorrected``.
-        processes: the memory in bytes of each process by its id, None where that is not told;
-            None altogether where processes are not told.
     """
 
     memory_utilization: float | None = None
@@ -121,7 +119,6 @@ class GpuDetails:
     io_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
     nvlink_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
     errors: Mapping[str, int] = field(default_factory=dict[str, int])
-    processes: Mapping[int, int | None] | None = None
 
 
 class GpuReader(Protocol):
@@ -149,7 +146,10 @@ class GpuReader(Protocol):
         ...
 
     def processes(self, device: GpuDevice) -> Mapping[int, int | None] | None:
-        """Ask for the processes alone, as `GpuDetails.processes`; errors as of `state`."""
+        """Ask for the memory in bytes of each process by its id; errors as of `state`.
+
+        ``None`` for a process whose memory is not told, and altogether where none are told.
+        """
         ...
 
     def close(self) -> None:
