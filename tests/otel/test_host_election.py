@@ -227,8 +227,8 @@ ASKED_WHILE_FORKING = """
             asking = threading.Thread(target=election.is_elected, daemon=True)
             asking.start()
             asking.join(10)  # it would wait for ever for a lock that nobody holds here
-            os._exit(asking.is_alive() or sum("gpu-shop" in os.readlink(f) for f in Path("/proc/self/fd").iterdir()
-                         if f.is_symlink()) > 1)
+            open_files = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
+            os._exit(asking.is_alive() or sum("gpu-shop" in path for path in open_files) > 1)
         assert os.waitpid(child, 0)[1] == 0
     stop.set()
     thread.join()
@@ -295,7 +295,7 @@ def test_a_folder_that_somebody_else_may_have_laid_out_is_not_used(
         assert list(folder.iterdir()) == []
         assert not HostElection(f"gpu-{temporary.name}", "shop").is_elected()  # in /dev/shm
     finally:
-        election._path.unlink()
+        election.path.unlink()
 
 
 def test_where_no_file_can_be_made_every_process_reports_and_says_so_once(tmp_path, caplog):

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from llamatelemetry import __version__, genai
 from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.providers import SIGNALS
@@ -25,6 +26,8 @@ from ._sdk import environment, exporter_options, providers_made, remove_logging_
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+
+    from llamatelemetry.llama.server_metrics import ServerMetrics
 
 _logger = logging.getLogger("llamatelemetry.distro")
 
@@ -54,6 +57,7 @@ class Setup:
         self.watch = ExportWatch()
         self._made = dict(made)
         self._processors: list[SpanProcessor] = []
+        self._server_metrics: ServerMetrics | None = None
         for provider in made.values():
             self.watch.watch(provider)
 
@@ -74,6 +78,27 @@ class Setup:
         if new and not present:
             put_in_front(self._tracer_provider, new)
 
+    @property
+    def service_name(self) -> str:
+        """The `service.name` of the resource that metrics come from."""
+        provider = self._made.get("metrics") or SIGNALS["metrics"].get_global()
+        resource = getattr(getattr(provider, "_sdk_config", None), "resource", None)
+        name = resource.attributes.get("service.name") if resource is not None else None
+        return str(name or self.config.service_name or "unknown_service")
+
+    def read_servers(self) -> None:
+        """Starts what reads the metrics of llama.cpp servers, if any are named."""
+        if not self.config.llamacpp_metrics_url or not self.config.enable_metrics:
+            return
+        from llamatelemetry.llama.server_metrics import ServerMetrics
+
+        try:
+            reading = ServerMetrics(self.config.llamacpp_metrics_url, self.service_name)
+            reading.start()
+            self._server_metrics = reading
+        except Exception as error:
+            guard.report("starting to read servers' metrics", error)
+
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
 
@@ -86,10 +111,15 @@ class Setup:
             SIGNALS[name].stable.detach()
         if at_once:
             self.watch.shutdown_exporters()
-        steps = {f"shutdown-{name}": made.shutdown for name, made in self._made.items()}
+        steps: dict[str, Callable[[], object]] = {
+            f"shutdown-{name}": made.shutdown for name, made in self._made.items()
+        }
         if "metrics" in self._made:
             shutdown = self._made["metrics"].shutdown
             steps["shutdown-metrics"] = partial(shutdown, deadline.remaining_ms)
+        if self._server_metrics is not None:
+            stop = self._server_metrics.stop
+            steps["stop-server-metrics"] = partial(stop, deadline.remaining_s)
         if "logs" in self._made:
             remove_logging_handlers(self._made["logs"])
         if "traces" not in self._made:
@@ -169,6 +199,7 @@ def _finished(
 ) -> Setup:
     setup = Setup(config, made)
     setup.add(processors, present=present)
+    setup.read_servers()
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)

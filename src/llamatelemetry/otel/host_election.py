@@ -63,7 +63,7 @@ class HostElection:
         every process counts as elected, which is said once.
         """
         with _state.lock:
-            if self._fd is not None and not _is_file_at(self._fd, self._path):
+            if self._fd is not None and not (self.path and _is_file_at(self._fd, self.path)):
                 self._close()  # somebody has cleaned up: others can no longer see our lock
             if self._fd is None and not self._is_unlockable:
                 self._stand()
@@ -75,16 +75,20 @@ class HostElection:
             self._close()
 
     @property
-    def _path(self) -> Path:
-        return (self._directory or Path()) / self._file_name
+    def path(self) -> Path | None:
+        """The lock file, for what the holder leaves to its successor beside it.
+
+        None before the first `is_elected()`, and where there is no folder for it.
+        """
+        return None if self._directory is None else self._directory / self._file_name
 
     def _stand(self) -> None:
         if self._directory is None:
             self._directory = _private_directory()
         try:
-            if self._directory is None:
+            if self.path is None:
                 raise FileNotFoundError("no folder for temporary files can be written to")
-            self._fd = _locked(self._path)
+            self._fd = _locked(self.path)
         except OSError as error:
             self._is_unlockable = True
             _logger.warning(
