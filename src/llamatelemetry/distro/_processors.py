@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 from llamatelemetry.otel.session_processor import SessionSpanProcessor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.config import LlamaTelemetryConfig
 
 
-def arrange(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
+def arrange(
+    config: LlamaTelemetryConfig, enriching: Sequence[SpanProcessor] = ()
+) -> tuple[SpanProcessor, ...]:
     """Give our processors and the application's, each where it belongs; exporters come after them.
 
     1. those that add what is known from the start;
-    2. the application's own, in its order.
+    2. `enriching`, those that add what is known at the end;
+    3. the application's own, in its order.
     """
-    return (SessionSpanProcessor(), *config.span_processors)
+    return (SessionSpanProcessor(), *enriching, *config.span_processors)

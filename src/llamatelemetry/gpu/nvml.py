@@ -32,6 +32,7 @@ _LOST: Final = frozenset({15, 16, 28})
 # Not initialised, no driver, driver and library of different versions: as after a driver update.
 _SESSION_OVER: Final = frozenset({1, _DRIVER_NOT_LOADED, 18})
 
+_LIBRARY: Final = "libnvidia-ml.so.1"
 _UNSIGNED_INT, _SIGNED_INT, _DOUBLE = 1, 5, 0
 
 
@@ -55,6 +56,9 @@ class NvmlSession:
         Raises:
             GpuUnavailableError: why there is none.
         """
+        if not _has_library():
+            reason = f"the NVIDIA driver's library {_LIBRARY} is not there"
+            raise GpuUnavailableError(reason, for_good=True)
         try:
             nvml: Any = importlib.import_module("pynvml")
         except ImportError:
@@ -63,10 +67,8 @@ class NvmlSession:
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
-            if error.value == _LIBRARY_NOT_FOUND:
-                reason = "the NVIDIA driver's library libnvidia-ml.so.1 is not there"
-                raise GpuUnavailableError(reason, for_good=True) from None
-            raise GpuUnavailableError(f"NVML does not start: {error}") from None
+            for_good = error.value == _LIBRARY_NOT_FOUND
+            raise GpuUnavailableError(f"NVML does not start: {error}", for_good=for_good) from None
         self._nvml = nvml
         self._refused.clear()
 
@@ -125,6 +127,17 @@ class NvmlSession:
             raise GpuUnavailableError(f"NVML: {error}") from None
         if error.value in {_NOT_SUPPORTED, _FUNCTION_NOT_FOUND}:
             self._refused.add(key)
+
+
+def _has_library() -> bool:
+    """Whether nvidia-ml-py can find NVML: it takes 30 ms to import, and most machines have none."""
+    if sys.platform == "win32":  # which has it elsewhere
+        return True
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return False
+    return True
 
 
 def _identity(argument: Any) -> Hashable:
