@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from llamatelemetry.genai import guard
+from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml_reader import NvmlReader
+from llamatelemetry.gpu.spans import SpanGpu
+from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 from tests.gpu import nvml
 
 
@@ -26,7 +35,57 @@ def driver_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture(autouse=True)
-def no_cuda_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_cuda_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    return
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., GpuMonitor]]:
+    """Starts a monitor and gives it back once it has read something."""
+    monitors: list[GpuMonitor] = []
+
+    def start(*, first_reading: bool = True, **options: Any) -> GpuMonitor:
+        options = {"interval_s": 0.02, **options}
+        monitor = GpuMonitor(NvmlReader(), **options)
+        monitors.append(monitor)
+        monitor.start()
+        if first_reading:
+            wait_for(lambda: monitor.snapshot.states)
+        return monitor
+
+    yield start
+    for monitor in monitors:
+        assert monitor.stop(10)
+
+
+class Tracing:
+    """A real provider whose spans are enriched, and what reaches its exporter."""
+
+    def __init__(self, monitor: GpuMonitor, *, only_genai: bool = False) -> None:
+        spans = SpanGpu(monitor, only_genai=only_genai)
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        # Behind the exporter, to show that the place does not matter.
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.provider.add_span_processor(
+            EnrichingSpanProcessor(spans.started, spans.ending, guard.report)
+        )
+
+    def tracer(self, scope: str = "test"):
+        return self.provider.get_tracer(scope)
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        (span,) = (each for each in self.exporter.get_finished_spans() if each.name == name)
+        return {
+            key.removeprefix("llamatelemetry.gpu."): value
+            for key, value in span.attributes.items()
+            if key.startswith("llamatelemetry.gpu.")
+        }
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until_s, "it did not come about"
+        time.sleep(0.005)

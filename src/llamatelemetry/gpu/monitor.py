@@ -37,7 +37,6 @@ _logger = logging.getLogger("llamatelemetry.gpu")
 
 BUSY_INTERVAL_S: Final = 0.1
 _DETAILS_EVERY_S: Final = 5.0
-_REOPEN_EVERY_S: Final = 30.0
 _STALE_AFTER_S: Final = 5.0
 _UNKNOWN: Final = GpuState()
 
@@ -94,6 +93,7 @@ class GpuMonitor:
         pids_of: the processes behind a server's origin, none if they are not known.
         reports_host: whether this process is the one to report what belongs to the host.
         record_pass: told the seconds that each pass took, in that thread.
+        reopen_every_s: how often a driver or a device that has gone is tried again.
     """
 
     def __init__(
@@ -104,11 +104,13 @@ class GpuMonitor:
         pids_of: Callable[[str], Collection[int]] = _nobody,
         reports_host: Callable[[], bool] = lambda: False,
         record_pass: Callable[[float], None] = lambda _: None,
+        reopen_every_s: float = 30.0,
     ) -> None:
         self._reader = reader
         self._interval_s = interval_s
         self._reports_host = reports_host
         self._record_pass = record_pass
+        self._reopen_every_s = reopen_every_s
         self._engines = Engines(pids_of)
         self.ledger = EnergyLedger()
         self.snapshot = Snapshot()
@@ -147,11 +149,11 @@ class GpuMonitor:
         except GpuUnavailableError as error:
             _logger.info("No GPU is read: %s", error)
             self._close()
-            return None if error.for_good else _REOPEN_EVERY_S
+            return None if error.for_good else self._reopen_every_s
         took_s = time.monotonic() - began_s
         self._record_pass(took_s)
         if not self.snapshot.devices:
-            return _REOPEN_EVERY_S
+            return self._reopen_every_s
         pause_s = BUSY_INTERVAL_S if self.ledger.is_busy() else self._interval_s
         # A driver that answers slowly is asked no more than half of the time.
         return max(min(pause_s, self._interval_s) - took_s, took_s)
@@ -164,7 +166,7 @@ class GpuMonitor:
         self._is_open = False
         found = self._reader.open()
         self._is_open = True
-        self._reopen_at_s = float("inf") if found else now_s + _REOPEN_EVERY_S
+        self._reopen_at_s = float("inf") if found else now_s + self._reopen_every_s
         before = self.snapshot
         # The driver does not list what has died, which is to be reported all the same.
         known = {device.uuid for device in found}
@@ -242,7 +244,7 @@ class GpuMonitor:
             if uuid not in before:
                 _logger.warning("GPU %s does not answer any more; it is left out", uuid)
         if now and self._reopen_at_s == float("inf"):
-            self._reopen_at_s = now_s + _REOPEN_EVERY_S
+            self._reopen_at_s = now_s + self._reopen_every_s
 
     def _close(self) -> None:
         if self._is_open:

@@ -84,7 +84,7 @@ class SpanGpu:
         present = span.attributes or _NOTHING
         if self._only_genai and not _is_genai(present):
             return _NOTHING
-        attributes = dict[str, AttributeValue]()
+        attributes: dict[str, AttributeValue] = {}
         if energy is not None:
             attributes.update(_energy_attributes(energy, present))
         usages = timeline.history.over(_monotonic_s(span.start_time), end_s)
