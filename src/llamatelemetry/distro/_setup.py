@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.sdk.environment_variables import OTEL_EXPERIMENTAL_RESOURCE_DETECTORS
 from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry import __version__, genai
@@ -23,6 +24,7 @@ from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
 from ._export_plan import given_by_us, plan_exports
+from ._gpu import DETECTOR, GpuWatch
 from ._processors import arrange, redacting
 from ._redacting import RedactionTwins
 from ._sampling import replace_sampler, sample_at_end, sampler_options
@@ -57,8 +59,11 @@ _EXPORT = (
 class Setup:
     """The SDK providers that are ours, and what we added to those that are not."""
 
-    def __init__(self, config: LlamaTelemetryConfig, made: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: LlamaTelemetryConfig, made: Mapping[str, Any], gpus: GpuWatch
+    ) -> None:
         self.config = config
+        self.gpus = gpus
         self.watch = ExportWatch()
         self._made = dict(made)
         self._processors: list[SpanProcessor] = []
@@ -182,6 +187,7 @@ class Setup:
         if self._server_metrics is not None:
             stop = self._server_metrics.stop
             steps["stop-server-metrics"] = partial(stop, deadline.remaining_s)
+        steps["stop-gpus"] = partial(self.gpus.stop, deadline.remaining_s)
         if "logs" in self._made:
             remove_logging_handlers(self._made["logs"])
         if "traces" not in self._made:
@@ -217,7 +223,8 @@ def from_options(
         f"the application has made its own provider for {' and '.join(sorted(foreign))}",
     )
     sampler, variables = sampler_options(config)
-    processors = arrange(config)
+    gpus = GpuWatch(config)
+    processors = arrange(config, gpus.processors)
     arguments: dict[str, Any] = {
         **exporter_options(plan, foreign),
         **sampler,
@@ -229,7 +236,7 @@ def from_options(
     variables |= _variables(config)
     with environment(variables), providers_made(declarative=False) as made:
         configure(**arguments)
-    return _finished(config, made, processors, present="traces" in made)
+    return _finished(Setup(config, made, gpus), processors, present="traces" in made)
 
 
 def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Setup:
@@ -250,25 +257,23 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
             if not _option_of(key) or given_by_us(config, _option_of(key))
         }
     )
+    if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
+        resource = _gpu_resource().merge(resource)
     for provider in made.values():
         provider._update_resource(resource)
     if "traces" in made:
         replace_sampler(config, made["traces"])
-    return _finished(config, made, arrange(config), present=False)
+    gpus = GpuWatch(config)
+    return _finished(Setup(config, made, gpus), arrange(config, gpus.processors), present=False)
+>>>>>>> gpu
 
 
-def _finished(
-    config: LlamaTelemetryConfig,
-    made: dict[str, Any],
-    processors: Sequence[SpanProcessor],
-    *,
-    present: bool,
-) -> Setup:
-    setup = Setup(config, made)
+def _finished(setup: Setup, processors: Sequence[SpanProcessor], *, present: bool) -> Setup:
     setup.add(processors, present=present)
     setup.read_servers()
     setup.sample()
     follow_forks(setup)
+    setup.gpus.start(setup.service_name)
     # The last registered runs first: calls end while the SDK's own handlers have not run.
     atexit.unregister(_end_pending_calls)
     atexit.register(_end_pending_calls)
@@ -303,6 +308,12 @@ def _resource(config: LlamaTelemetryConfig) -> dict[str, str | int]:
     }
 
 
+def _gpu_resource() -> Resource:
+    from llamatelemetry.gpu.detector import GpuResourceDetector
+
+    return GpuResourceDetector().detect()
+
+
 def _option_of(key: str) -> str:
     """The option behind an attribute of the resource; empty for what no option says."""
     return next((name for name, attribute in _RESOURCE.items() if attribute == key), "")
@@ -311,6 +322,8 @@ def _option_of(key: str) -> str:
 def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
     # The plan names the exporters; the SDK would add those of the variables to them.
     variables = {f"OTEL_{name.upper()}_EXPORTER": "none" for name in SIGNALS}
+    if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
+        variables[OTEL_EXPERIMENTAL_RESOURCE_DETECTORS] = DETECTOR
     if given_by_us(config, "export_interval_ms"):
         variables["OTEL_METRIC_EXPORT_INTERVAL"] = str(config.export_interval_ms)
     return variables
