@@ -109,18 +109,26 @@ def read_rows(
 
 def _count_to_eos(sequences: Any, prefix: int, eos: tuple[int, ...], config: Any) -> list[int]:
     rows, longest = len(sequences), max(0, sequences.shape[-1] - prefix)
-    if longest == 0 or (rows == 1 and (getattr(config, "num_beams", None) or 1) == 1):
+    has_beams = (getattr(config, "num_beams", None) or 1) > 1
+    if longest == 0 or (rows == 1 and not has_beams):
         return [longest] * rows
-    counts: list[int] = []
     pad = getattr(config, "pad_token_id", None)
+    counts: list[int] = []
     for row in sequences[:, prefix:].tolist():
-        end = next((at + 1 for at, token in enumerate(row) if token in eos), longest)
-        if end == longest:
+        end = next((at + 1 for at, token in enumerate(row) if token in eos), None)
+        if end is None:
             # A beam that a criterion ended is filled up without having had the last token.
-            while end and row[end - 1] == pad and pad not in eos:
-                end -= 1
+            # Elsewhere padding that no such token precedes is what the model said.
+            end = _without_padding(row, pad) if has_beams else longest
         counts.append(end)
     return counts
+
+
+def _without_padding(row: Sequence[int], pad: int | None) -> int:
+    length = len(row)
+    while length and row[length - 1] == pad:
+        length -= 1
+    return length
 
 
 def _cause(
@@ -150,13 +158,14 @@ def _cause(
 def rows_of(kwargs: Mapping[str, Any]) -> int | None:
     """Give how many prompts there are."""
     prompts = _prompts(kwargs)
-    return None if prompts is None else len(prompts)
+    return None if prompts is None or not prompts.ndim else len(prompts)
 
 
 def _prompts(kwargs: Mapping[str, Any]) -> Any:
     for name in ("inputs", "input_ids", "inputs_embeds"):
-        if kwargs.get(name) is not None:
-            return kwargs[name]
+        prompts = kwargs.get(name)
+        if prompts is not None:
+            return prompts if hasattr(prompts, "is_floating_point") else None
     return None
 
 

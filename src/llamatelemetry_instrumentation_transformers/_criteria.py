@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai import guard
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def observed(criteria: Any, generation: Generation) -> Any:
     """Give the same criteria, in a list that tells a generation when it is asked."""
-    kind: Any = type(criteria)
-    observed_list = _list_type(kind)(criteria)
+    observed_list = _list_type(cast("Any", type(criteria)))(criteria)
     observed_list.generation = generation
     return observed_list
 

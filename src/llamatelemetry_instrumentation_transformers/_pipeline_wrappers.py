@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
@@ -86,7 +86,7 @@ class PulledOutputs(wrapt.ObjectProxy):  # type: ignore[misc] - wrapt has no typ
         self._self_kwargs = kwargs
 
     def __iter__(self) -> Any:
-        wrapped: Any = self.__wrapped__  # pyright: ignore[reportUnknownMemberType]
+        wrapped = cast("Any", self.__wrapped__)  # pyright: ignore[reportUnknownMemberType]
         iterator = iter(wrapped)
         if iterator is wrapped:
             return self
@@ -94,7 +94,7 @@ class PulledOutputs(wrapt.ObjectProxy):  # type: ignore[misc] - wrapt has no typ
 
     def __next__(self) -> Any:
         work = Work(self._self_owner, self._self_pipeline, self._self_kwargs)
-        wrapped: Any = self.__wrapped__  # pyright: ignore[reportUnknownMemberType]
+        wrapped = cast("Any", self.__wrapped__)  # pyright: ignore[reportUnknownMemberType]
         item = _run(work, wrapped.__next__)
         work.finish(item)
         return item
