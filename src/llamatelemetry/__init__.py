@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .config import LlamaTelemetryConfig
     from .lifecycle import flush, init, shutdown
     from .llama import ServerConfig, ServerManager
+    from .pipeline import session, suppress, task, tool, workflow
 
 __version__ = "1.2.0"
 __all__ = [
@@ -22,7 +23,12 @@ __all__ = [
     "__version__",
     "flush",
     "init",
+    "session",
     "shutdown",
+    "suppress",
+    "task",
+    "tool",
+    "workflow",
 ]
 
 _MODULES = {
@@ -31,7 +37,12 @@ _MODULES = {
     "ServerManager": "llamatelemetry.llama.manager",
     "flush": "llamatelemetry.lifecycle",
     "init": "llamatelemetry.lifecycle",
+    "session": "llamatelemetry.pipeline",
     "shutdown": "llamatelemetry.lifecycle",
+    "suppress": "llamatelemetry.pipeline",
+    "task": "llamatelemetry.pipeline",
+    "tool": "llamatelemetry.pipeline",
+    "workflow": "llamatelemetry.pipeline",
 }
 
 

@@ -19,9 +19,9 @@ _NOTHING: Final[Mapping[str, str]] = {}
 
 def with_session(session_id: str, user_id: str | None, context: Context | None = None) -> Context:
     """Give a context in which `session_attributes` finds these two."""
-    attributes = {names.GEN_AI_CONVERSATION_ID: session_id}
+    attributes = {names.GEN_AI_CONVERSATION_ID: str(session_id)}
     if user_id is not None:
-        attributes[names.USER_ID] = user_id
+        attributes[names.USER_ID] = str(user_id)
     return context_api.set_value(_SESSION_KEY, attributes, context)
 
 
