@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -68,8 +69,10 @@ def test_an_unknown_backend_is_told_the_known_ones():
         create_engine("nope")
 
 
-def test_a_backend_that_is_not_there_yet_says_so():
-    with pytest.raises(ImportError, match=r"not in this version.*traced_engine"):
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_a_backend_whose_library_is_missing_says_how_to_get_it(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=f"needs {missing}.*pip install transformers torch"):
         create_engine("transformers", model_name_or_path="x")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -52,24 +51,10 @@ def create_engine(backend: str, **options: Any) -> InferenceEngine:
 
         return LlamaCppClient(**options)
     if backend == "transformers":
-        return _transformers_backend()(**options)
+        from llamatelemetry.transformers import TransformersBackend
+
+        return TransformersBackend(**options)
     raise ValueError(f"no backend {backend!r}; accepted: 'llama.cpp', 'transformers'")
-
-
-def _transformers_backend() -> Callable[..., InferenceEngine]:
-    try:
-        module: Any = importlib.import_module("llamatelemetry.transformers")
-        return module.TransformersBackend
-    except ModuleNotFoundError as error:
-        if error.name == "llamatelemetry.transformers":
-            raise ImportError(
-                "the backend 'transformers' is not in this version of llamatelemetry; "
-                "'llama.cpp' is, and traced_engine() traces an engine of your own"
-            ) from error
-        raise ImportError(
-            f"the backend 'transformers' needs {error.name}, which is not installed: "
-            "pip install llamatelemetry-instrumentation-transformers transformers torch"
-        ) from error
 
 
 def traced_engine(engine: InferenceEngine, *, provider: str | None = None) -> InferenceEngine:

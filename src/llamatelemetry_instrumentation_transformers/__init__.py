@@ -10,7 +10,8 @@ instrumenting imports transformers or torch: they are patched when the program i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
     BaseInstrumentor,
@@ -23,7 +24,7 @@ from llamatelemetry.genai import Instrumenter, PatchTable
 from llamatelemetry_instrumentation_transformers._patches import patch_points
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
@@ -34,6 +35,19 @@ if TYPE_CHECKING:
 __all__ = ["TransformersInstrumentor", "__version__"]
 
 _OPTIONS = ("record_events", "emit_metrics", "strict_operation_names")
+
+
+def _note_what_is_given(init: Callable[..., None]) -> Callable[..., None]:
+    """Tell an option that was given from its default, which says nothing to an active instrumentor."""
+
+    @wraps(init)
+    def noting(self: TransformersInstrumentor, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        given = dict(zip(_OPTIONS, args, strict=False)) | kwargs
+        if given:
+            self.choose(given)
+
+    return noting
 
 
 class TransformersInstrumentor(BaseInstrumentor):
@@ -52,18 +66,12 @@ class TransformersInstrumentor(BaseInstrumentor):
     _chosen: Mapping[str, bool] = {}
     _arguments: Mapping[str, Any] | None = None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Give the one instrumentor, and note what was given of its options: defaults are not."""
-        instrumentor: Self = super().__new__(cls)  # pyright: ignore[reportUnknownMemberType]
-        given = dict(zip(_OPTIONS, args, strict=False)) | kwargs
-        instrumentor._choose({name: given[name] for name in _OPTIONS if name in given})
-        return instrumentor
-
+    @_note_what_is_given
     def __init__(
         self,
-        record_events: bool = False,  # noqa: ARG002 - `__new__` has seen which were given
-        emit_metrics: bool = True,  # noqa: ARG002
-        strict_operation_names: bool = True,  # noqa: ARG002
+        record_events: bool = False,
+        emit_metrics: bool = True,
+        strict_operation_names: bool = True,
     ) -> None:
         super().__init__()
 
@@ -116,11 +124,11 @@ class TransformersInstrumentor(BaseInstrumentor):
         if self._table is not None:
             self._table.revert()
 
-    def _choose(self, given: Mapping[str, bool]) -> None:
-        if given:
-            self._chosen = {**self._chosen, **given}
-            if self._arguments is not None:
-                self._configure(self._arguments)
+    def choose(self, given: Mapping[str, bool]) -> None:
+        """Let these options count from now on; the constructor does this with its arguments."""
+        self._chosen = {**self._chosen, **given}
+        if self._arguments is not None:
+            self._configure(self._arguments)
 
     def _configure(self, arguments: Mapping[str, Any]) -> None:
         strict = self._chosen.get("strict_operation_names")
