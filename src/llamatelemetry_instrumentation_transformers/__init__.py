@@ -11,7 +11,7 @@ instrumenting imports transformers or torch: they are patched when the program i
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
     BaseInstrumentor,
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TransformersInstrumentor", "__version__"]
 
+InitT = TypeVar("InitT", bound="Callable[..., None]")
+
 _OPTIONS = ("record_events", "emit_metrics", "strict_operation_names")
 
 
-def _note_what_is_given(init: Callable[..., None]) -> Callable[..., None]:
+def _note_what_is_given(init: InitT) -> InitT:
     """Tell an option that was given from its default, which says nothing to an active instrumentor."""
 
     @wraps(init)
@@ -47,7 +49,7 @@ def _note_what_is_given(init: Callable[..., None]) -> Callable[..., None]:
         if given:
             self.choose(given)
 
-    return noting
+    return cast("InitT", noting)
 
 
 class TransformersInstrumentor(BaseInstrumentor):
@@ -74,6 +76,11 @@ class TransformersInstrumentor(BaseInstrumentor):
         strict_operation_names: bool = True,
     ) -> None:
         super().__init__()
+        del (
+            record_events,
+            emit_metrics,
+            strict_operation_names,
+        )  # `choose` gets those that were given
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The versions of transformers that this package instruments."""
