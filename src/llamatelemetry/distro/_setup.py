@@ -265,7 +265,6 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
         replace_sampler(config, made["traces"])
     gpus = GpuWatch(config)
     return _finished(Setup(config, made, gpus), arrange(config, gpus.processors), present=False)
->>>>>>> gpu
 
 
 def _finished(setup: Setup, processors: Sequence[SpanProcessor], *, present: bool) -> Setup:

@@ -35,19 +35,10 @@ def create_engine(backend: str, **options: Any) -> InferenceEngine:
 
         return LlamaCppClient(**options)
     if backend == "transformers":
-        return _transformers_backend()(**options)
+        from llamatelemetry.transformers import TransformersBackend
+
+        return TransformersBackend(**options)
     raise ValueError(f"no backend {backend!r}; accepted: 'llama.cpp', 'transformers'")
-
-
-def _transformers_backend() -> Callable[..., InferenceEngine]:
-    try:
-        module: Any = importlib.import_module("llamatelemetry.transformers")
-        return module.TransformersBackend
-    except ImportError as error:
-        raise ImportError(
-            f"the backend 'transformers' cannot be loaded ({error}); it needs: "
-            "pip install llamatelemetry-instrumentation-transformers transformers torch"
-        ) from error
 
 
 def traced_engine(engine: InferenceEngine, *, provider: str | None = None) -> InferenceEngine:
