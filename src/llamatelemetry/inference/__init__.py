@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamatelemetry.genai.engine import InferenceEngine
 from llamatelemetry.inference._traced import TracedEngine
 from llamatelemetry.semconv import normalize_provider
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["InferenceEngine", "create_engine", "traced_engine"]
 
