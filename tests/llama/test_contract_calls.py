@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.local.otlp_lines import read_spans
 from llamatelemetry.llama.embedded import find_demo_model
+from llamatelemetry.local.otlp_lines import read_spans
 
 PROGRAM = Path(__file__).with_name("contract_program.py")
 MODEL = "SmolLM2-135M-Instruct.Q4_1"

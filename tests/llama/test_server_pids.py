@@ -128,6 +128,13 @@ def test_of_two_on_one_port_it_is_the_one_at_the_address(listener):
     assert pid_of(f"http://127.0.0.3:{port}") is None
 
 
+def test_who_listens_at_the_address_comes_before_who_listens_at_each(listener):
+    everywhere, port = listener("0.0.0.0")
+    here, _ = listener("127.0.0.1", port)
+    assert pid_of(f"http://127.0.0.1:{port}") == here.pid
+    assert pid_of(f"http://127.0.0.2:{port}") == everywhere.pid
+
+
 def test_workers_that_share_a_socket_are_below_the_one_that_opened_it(listener):
     process, port = listener("127.0.0.1", then="os.fork()")
     wait_until(lambda: len(pids_of(f"http://127.0.0.1:{port}")) == 2)
