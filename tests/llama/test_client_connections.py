@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -91,3 +92,14 @@ def test_a_server_that_goes_on_closing_is_given_up(talk, recorded):
     with pytest.raises(httpx2.RemoteProtocolError):
         driver("chat", HELLO)
     assert len(asked) == 3
+
+
+def test_a_call_that_is_cancelled_holds_no_connection(recorded):
+    with (
+        loopback(lambda _asked: Reply(body={}, delay_s=30)) as server,
+        Driver("async", server.url) as driver,
+    ):
+        with pytest.raises(TimeoutError):
+            driver.run(asyncio.wait_for(driver.client.chat(HELLO), 0.1))
+        assert driver.busy_connections() == 0
+    assert recorded.call().attributes["error.type"] == "asyncio.exceptions.CancelledError"
