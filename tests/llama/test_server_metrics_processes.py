@@ -152,16 +152,22 @@ def test_of_four_workers_one_reports_and_when_it_is_killed_another_goes_on(
 
 @pytest.mark.parametrize(
     ("command", "init"),
-    [((INSTRUMENT,), ""), ((), "llamatelemetry.init()")],
-    ids=["without code", "by init"],
+    [
+        ((INSTRUMENT,), ""),
+        ((), "llamatelemetry.init()"),
+        ((), "llamatelemetry.init(); llamatelemetry.shutdown(); llamatelemetry.init()"),
+    ],
+    ids=["without code", "by init", "by init after a shutdown"],
 )
 def test_a_program_reports_and_its_shutdown_stops_the_thread(
-    llama_server, start, exported, command, init
+    start, exported, tmp_path, command, init
 ):
     program = start(SHORT.format(init=init, end="assert llamatelemetry.shutdown()"), *command)
     wait_for(lambda: exported.last("prompt_tokens"))
     output, _ = program.communicate(timeout=30)
     assert (program.returncode, output) == (0, "[]\n")
+    (lock,) = tmp_path.glob("llamatelemetry-*/*.lock")
+    assert "-shop-" in lock.name
 
 
 def test_a_program_that_just_ends_does_not_wait_for_a_server_that_does_not_answer(
