@@ -80,6 +80,11 @@ class Setup:
             put_in_front(self._tracer_provider, new)
 
     @property
+    def processors(self) -> tuple[SpanProcessor, ...]:
+        """Those that were added, ours and the application's."""
+        return tuple(self._processors)
+
+    @property
     def service_name(self) -> str:
         """The `service.name` of the resource that metrics come from."""
         provider = self._made.get("metrics") or SIGNALS["metrics"].get_global()

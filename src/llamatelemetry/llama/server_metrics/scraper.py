@@ -184,9 +184,10 @@ class Poller:
                 return
             if self._totals is None:
                 self._totals = self._restored()
-            self._take(self._reader.read(), self._totals)
+            readings = self._reader.read()
             self._pause_s = _INTERVAL_S
             self._tell(None)
+            self._take(readings, self._totals)
         except NotReadError as error:
             self._not_read(str(error), is_refusal=error.is_refusal)
         except Exception as error:
