@@ -67,7 +67,7 @@ def _asked(text: str, server: str, timeout_s: float) -> dict[str, str]:
 
 
 def _reason(answer: dict[str, str], server: str) -> str:
-    kind, message = answer["error"], answer["message"]
+    kind, message = answer["error"], answer["message"] or answer["error"]
     short = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…"
     if answer["step"] == "start":
         return f"its client cannot be imported ({short}): {_INSTALL}"
@@ -75,8 +75,8 @@ def _reason(answer: dict[str, str], server: str) -> str:
     if re.search(r"Max retries exceeded|ConnectionError|Connection aborted", f"{kind} {message}"):
         return f"there is no connection to {server}"
     if answer["step"] == "login":
-        return f"{server} refused the login ({kind}: {short})"
-    return f"the upload to {server} failed ({kind}: {short})"
+        return f"{server} refused the login ({short})"
+    return f"the upload to {server} failed ({short})"
 
 
 def _node_row(node: Node) -> dict[str, Any]:

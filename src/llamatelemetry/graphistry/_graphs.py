@@ -7,10 +7,11 @@ prompt above all, gets into a picture by itself.
 from __future__ import annotations
 
 import math
-import ntpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
+
+from llamatelemetry.genai.fields import model_name as base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +91,7 @@ def pipeline_graph(
     shares = _shares(tensor_split, len(gpu_names))
     address = _address(server_url)
     program = Node("program", "service", "this program")
-    model = Node("model", "model", _named(ntpath.basename(model_name) or model_name))
+    model = Node("model", "model", _named(base_name(model_name) or model_name))
     server_details: dict[str, Detail] = {"address": address} if address else {}
     server = Node("server", "server", _named(backend), server_details)
     gpus = [

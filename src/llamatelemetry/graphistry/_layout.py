@@ -18,6 +18,8 @@ Position = tuple[float, float]
 Ends = tuple[str, str]
 
 _SWEEPS: Final = 8
+# A tangle of long edges would need more places than nodes; nobody could follow them anyway.
+_MAX_PASSED: Final = 2_000
 
 
 class Layout(NamedTuple):
@@ -50,7 +52,7 @@ def layers(ids: Sequence[str], edges: Sequence[Ends]) -> Layout:
     within = list(dict.fromkeys((a, b) for a, b in edges if a != b and {a, b} <= known))
     acyclic = _without_cycles(ids, within)
     layer = _layers(ids, acyclic)
-    passes = {ends: _passed(number, ends, layer) for number, ends in enumerate(acyclic)}
+    passes = _passes(acyclic, layer)
     layer |= {place: at for each in passes.values() for place, at in each.items()}
     steps = [
         step
@@ -105,10 +107,15 @@ def _layers(ids: Sequence[str], edges: Sequence[Ends]) -> dict[str, int]:
     return layer
 
 
-def _passed(number: int, ends: Ends, layer: Mapping[str, int]) -> dict[str, int]:
-    """The places that an edge needs in the layers between its ends, under names of their own."""
-    source, target = ends
-    return {f"\0{number} {at}": at for at in range(layer[source] + 1, layer[target])}
+def _passes(edges: Sequence[Ends], layer: Mapping[str, int]) -> dict[Ends, dict[str, int]]:
+    """The places that edges need in the layers between their ends, under names of their own."""
+    needed = sum(layer[target] - layer[source] - 1 for source, target in edges)
+    if needed > _MAX_PASSED:
+        return {ends: {} for ends in edges}
+    return {
+        (source, target): {f"\0{number} {at}": at for at in range(layer[source] + 1, layer[target])}
+        for number, (source, target) in enumerate(edges)
+    }
 
 
 def _order(rows: Sequence[list[str]], edges: Sequence[Ends]) -> None:
