@@ -41,7 +41,7 @@ from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
@@ -221,9 +221,9 @@ class Call:
         return self._owner.span
 
     @property
-    def record_chunk_gap(self) -> Callable[[float, Mapping[str, AttributeValue]], None]:
-        """What records the seconds between two chunks of a stream. Fetch it once per stream."""
-        return self._owner.record_chunk_gap
+    def record_chunk_gaps(self) -> Callable[[Sequence[float], Mapping[str, AttributeValue]], None]:
+        """What records the seconds between chunks of a stream."""
+        return self._owner.record_chunk_gaps
 
     def activate(self) -> Token[Context]:
         """Make the call's span current; give the result to `deactivate` when the library's work is done."""

@@ -17,7 +17,7 @@ from llamatelemetry.genai import recording
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanKind
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.model import Request
     from llamatelemetry.genai.rivals import ForeignSpan
 
-    GapRecorder = Callable[[float, Mapping[str, AttributeValue]], None]
+    GapRecorder = Callable[[Sequence[float], Mapping[str, AttributeValue]], None]
 
 _GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
@@ -49,8 +49,8 @@ class Owner(Protocol):
         ...
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
-        """What records the seconds between two chunks. Fetch it once: it runs per chunk."""
+    def record_chunk_gaps(self) -> GapRecorder:
+        """What records the seconds between chunks."""
         ...
 
     def open(self, call: Call, started_wall_ns: int) -> None:
@@ -86,9 +86,9 @@ class OwnSpan:
         self.span: Span = trace.INVALID_SPAN
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
-        """What records the seconds between two chunks."""
-        return self._instrumenter.metrics.client.record_chunk_gap
+    def record_chunk_gaps(self) -> GapRecorder:
+        """What records the seconds between chunks."""
+        return self._instrumenter.metrics.client.record_chunk_gaps
 
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Start the span."""
@@ -145,9 +145,9 @@ class OuterSpan:
         self._recorded = self.span.is_recording()
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
-        """What records the seconds between two chunks."""
-        return _ignore if self._has_metrics else self._instrumenter.metrics.client.record_chunk_gap
+    def record_chunk_gaps(self) -> GapRecorder:
+        """What records the seconds between chunks."""
+        return _ignore if self._has_metrics else self._instrumenter.metrics.client.record_chunk_gaps
 
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Nothing: it is open."""
@@ -192,7 +192,7 @@ class OuterCall:
         return self._outer.span
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
+    def record_chunk_gaps(self) -> GapRecorder:
         """Nothing: the outer call sees the chunks too."""
         return _ignore
 
@@ -215,7 +215,7 @@ class OuterCall:
         """Nothing: the outer call ends itself."""
 
 
-def _ignore(seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+def _ignore(seconds: Sequence[float], attributes: Mapping[str, AttributeValue]) -> None:
     pass
 
 

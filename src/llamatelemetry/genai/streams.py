@@ -50,7 +50,7 @@ class StreamWatch:
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._gaps = (
-            ChunkGaps(call.record_chunk_gap, self._gap_attributes)
+            ChunkGaps(call.record_chunk_gaps, self._gap_attributes)
             if measures_chunks(call.request)
             else None
         )
@@ -59,16 +59,15 @@ class StreamWatch:
     def chunk(self, chunk: Any) -> None:
         """A chunk has come."""
         now_ns = perf_counter_ns()
+        self._last_ns = now_ns
         try:
             call = self._call
-            carries_token = self._fold.add(chunk)
+            if self._fold.add(chunk) and call.first_token_ns is None:
+                call.first_token_ns = now_ns
             if self._gaps is not None:
                 self._gaps.chunk(now_ns)
                 if call.first_chunk_ns is None:
                     call.first_chunk_ns = now_ns
-            if carries_token and call.first_token_ns is None:
-                call.first_token_ns = now_ns
-            self._last_ns = now_ns
         except Exception as error:
             guard.report("reading a chunk", error)
 
