@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from opentelemetry.util.types import AttributeValue
+    from llamatelemetry.otel.points import AttributeSet
 
-    Record = Callable[[Sequence[float], dict[str, AttributeValue]], None]
+    Record = Callable[[Sequence[float], AttributeSet], None]
 
 _BATCH: Final = 64
 _BATCH_NS: Final = 1_000_000_000
@@ -34,10 +34,10 @@ class ChunkGaps:
 
     __slots__ = ("_attributes", "_known", "_record", "_times_ns")
 
-    def __init__(self, record: Record, attributes: Callable[[], dict[str, AttributeValue]]) -> None:
+    def __init__(self, record: Record, attributes: Callable[[], AttributeSet]) -> None:
         self._record = record
         self._attributes = attributes
-        self._known: dict[str, AttributeValue] | None = None
+        self._known: AttributeSet | None = None
         self._times_ns: list[int] = []  # the first is the end of the last gap recorded
 
     def chunk(self, now_ns: int) -> None:

@@ -16,11 +16,10 @@ from llamatelemetry.genai.recording import measures_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.util.types import AttributeValue
-
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.otel.points import AttributeSet
 
 
 class StreamWatch:
@@ -50,7 +49,7 @@ class StreamWatch:
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._gaps = (
-            ChunkGaps(call.record_chunk_gaps, self._gap_attributes)
+            ChunkGaps(call.record_chunk_gap, self._gap_attributes)
             if measures_chunks(call.request)
             else None
         )
@@ -107,7 +106,7 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
-    def _gap_attributes(self) -> dict[str, AttributeValue]:
+    def _gap_attributes(self) -> AttributeSet:
         return self._call.chunk_attributes(model_name(self._fold.model))
 
     def _response(self) -> Response:

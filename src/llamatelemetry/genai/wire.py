@@ -145,7 +145,9 @@ def read_response(reply: Any) -> Response:
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """One reason per choice, in order; ``error`` where one was expected and none came."""
-    found = [text(get(choice, "finish_reason")) for choice in items(choices)]
+    found = tuple(text(get(choice, "finish_reason")) for choice in items(choices))
+    if None not in found:
+        return found
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
-from llamatelemetry.otel.points import record_points
+from llamatelemetry.otel.points import attribute_set, record_points
 from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import (
     ERROR_TYPE,
@@ -75,7 +75,7 @@ class Measured:
         """The attributes, with ``error.type`` when the call failed."""
         if self.error_type is None:
             return self.attributes
-        return {**self.attributes, ERROR_TYPE: self.error_type}
+        return attribute_set(self.attributes).plus(ERROR_TYPE, self.error_type)
 
 
 class ClientMetrics(Protocol):
@@ -130,7 +130,7 @@ class V141Metrics:
             (call.tokens.output_tokens, "output"),
         ):
             if count is not None:
-                attributes = {**call.attributes, GEN_AI_TOKEN_TYPE: kind}
+                attributes = attribute_set(call.attributes).plus(GEN_AI_TOKEN_TYPE, kind)
                 record_points(self.token_usage, (count,), attributes, call.context)
 
 
@@ -209,11 +209,10 @@ class LatestMetrics:
                     record_points(histogram, (known,), attributes, call.context)
 
     def _count(self, call: Measured, unknown: int | None) -> None:
-        tokens = call.tokens
+        tokens, given = call.tokens, attribute_set(call.attributes)
         # A provider that reports usage but not this part of it has said nothing of the part.
         no_usage = tokens.input_tokens is None and tokens.output_tokens is None
         part = unknown if no_usage else None
-        by_modality: dict[str, Attributes] = {}
         for counter, count, split in (
             (self.input_usage, _or(tokens.input_tokens, unknown), _input_split(tokens)),
             (self.output_usage, _or(tokens.output_tokens, unknown), _output_split(tokens)),
@@ -224,10 +223,7 @@ class LatestMetrics:
             if count is None:
                 continue
             for modality, share in _shares(count, split):
-                attributes = by_modality.get(modality)
-                if attributes is None:
-                    attributes = {**call.attributes, GEN_AI_TOKEN_MODALITY: modality}
-                    by_modality[modality] = attributes
+                attributes = given.plus(GEN_AI_TOKEN_MODALITY, modality)
                 counter.add(share, attributes, call.context)
 
 

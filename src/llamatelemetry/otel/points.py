@@ -1,8 +1,9 @@
-"""Recording points of a histogram without paying for each what is the same for all.
+"""Recording points of histograms without paying for each what is the same for many.
 
 Most of what ``Histogram.record`` of OpenTelemetry's SDK takes goes into the attributes: they are
 copied, looked at one by one, and made into a key, for every gap between two chunks of a stream
-anew although all gaps have the same. Here that is done once for a batch.
+anew although all gaps have the same, and for every call although most are like the last. An
+`AttributeSet` keeps its key, and all points of a batch are recorded in one go.
 
 What stands in for ``record`` is its own three steps, none of them public, with nothing left out:
 the same points come of it, exemplars included. So it is used only with the versions of the SDK
@@ -19,18 +20,50 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import get_current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
     from opentelemetry.util.types import AttributeValue
 
-    _MakeKey = Callable[[Mapping[str, AttributeValue]], Any]
+    _MakeKey = Callable[[Mapping[str, AttributeValue]], object]
 
 COMPARED: Final = "1.45."
 """What versions of the SDK begin with whose ``record`` is known. A test does the comparing."""
 
 _PLAIN: Final = frozenset({str, int, float, bool})
+_KEPT_AT_MOST: Final = 64
+
+
+class AttributeSet(dict[str, "AttributeValue"]):
+    """Attributes of many points. It must not change: exemplars and `record_points` rely on it."""
+
+    __slots__ = ("_key", "_more")
+
+    def __init__(self, attributes: Mapping[str, AttributeValue]) -> None:
+        super().__init__(attributes)
+        self._key: object = None
+        self._more: dict[tuple[str, str], AttributeSet] = {}
+
+    def plus(self, name: str, value: str) -> AttributeSet:
+        """Give the set with one more attribute, of which there are few different values."""
+        more = self._more.get((name, value))
+        if more is None:
+            more = AttributeSet({**self, name: value})
+            if len(self._more) < _KEPT_AT_MOST:
+                self._more[name, value] = more
+        return more
+
+    def key(self, make_key: _MakeKey) -> object:
+        """Give what the SDK tells sets apart by; ``None`` when it has to look at the values."""
+        if self._key is None and _PLAIN.issuperset(map(type, self.values())):
+            self._key = make_key(self)
+        return self._key
+
+
+def attribute_set(attributes: Mapping[str, AttributeValue]) -> AttributeSet:
+    """Give attributes as a set that is kept, or as they are if they are one."""
+    return attributes if isinstance(attributes, AttributeSet) else AttributeSet(attributes)
 
 
 def record_points(
@@ -43,26 +76,28 @@ def record_points(
 
     Args:
         histogram: any.
-        values: of the points.
-        attributes: of all of them. Exemplars keep it: it must not change afterwards.
+        values: of the points; finite, and not negative: others are passed over.
+        attributes: of all of them; best an `AttributeSet`, if they will come again.
         context: holds the span that exemplars lead to; the current one when ``None``.
     """
     # Behind an instrument that delegates is one that does not.
     sdks: Any = getattr(histogram.record, "__self__", None)
-    make_key = _make_key_of(type(sdks))
-    if not (
-        make_key is not None
-        and _PLAIN.issuperset(map(type, attributes.values()))
-        and all(0 <= value < inf for value in values)
-    ):
+    make_key = _make_key_of(sdks.__class__)
+    given = attribute_set(attributes)
+    key = None if make_key is None else given.key(make_key)
+    if key is None:
         for value in values:
             histogram.record(value, attributes, context)
-    elif values and sdks._is_enabled():
-        _aggregate(sdks, make_key, values, attributes, context or get_current())
+        return
+    context = context or get_current()
+    now_ns = time_ns()
+    points = [_Point(value, now_ns, sdks, context, given) for value in values if 0 <= value < inf]
+    if points and sdks._is_enabled():
+        _aggregate(points, sdks, key)
 
 
 @lru_cache(maxsize=16)
-def _make_key_of(kind: type[Any]) -> _MakeKey | None:
+def _make_key_of(kind: Any) -> _MakeKey | None:
     """What histograms of an SDK whose ``record`` is known tell attributes apart by; else ``None``."""
     if not kind.__module__.startswith("opentelemetry.sdk."):
         return None
@@ -85,7 +120,7 @@ class _Point:
         time_unix_nano: int,
         instrument: Any,
         context: Context,
-        attributes: Mapping[str, AttributeValue],
+        attributes: AttributeSet,
     ) -> None:
         self.value = value
         self.time_unix_nano = time_unix_nano
@@ -94,37 +129,24 @@ class _Point:
         self.attributes = attributes
 
 
-def _aggregate(
-    histogram: Any,
-    make_key: _MakeKey,
-    values: Iterable[float],
-    attributes: Mapping[str, AttributeValue],
-    context: Context,
-) -> None:
+def _aggregate(points: list[_Point], histogram: Any, key: object) -> None:
+    attributes = points[0].attributes
     consumer = histogram._measurement_consumer
     is_exemplar = consumer._sdk_config.exemplar_filter.should_sample
-    now_ns = time_ns()
-    points = [
-        (
-            _Point(value, now_ns, histogram, context, attributes),
-            is_exemplar(value, now_ns, attributes, context),
-        )
-        for value in values
+    offered = [
+        (point, is_exemplar(point.value, point.time_unix_nano, attributes, point.context))
+        for point in points
     ]
     for storage in consumer._reader_storages.values():
         for match in storage._get_or_init_view_instrument_match(histogram):
-            kept = _kept(attributes, match._view._attribute_keys)
-            key = make_key(kept)
+            if match._view._attribute_keys is not None:  # it makes another set of this one
+                for point, has_exemplar in offered:
+                    match.consume_measurement(point, has_exemplar)
+                continue
             # Collecting deltas throws the aggregations away: none may be added to then.
             with match._lock:
-                aggregation = match._get_or_create_aggregation(key, kept)
-                for point, has_exemplar in points:
+                aggregation = match._attributes_aggregation.get(key)
+                if aggregation is None:
+                    aggregation = match._get_or_create_aggregation(key, dict(attributes))
+                for point, has_exemplar in offered:
                     aggregation.aggregate(point, has_exemplar)
-
-
-def _kept(
-    attributes: Mapping[str, AttributeValue], wanted: Collection[str] | None
-) -> dict[str, AttributeValue]:
-    if wanted is None:
-        return dict(attributes)
-    return {name: value for name, value in attributes.items() if name in wanted}
