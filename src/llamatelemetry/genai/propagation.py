@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
-_RAW_TRACEPARENT: Final = b"traceparent"
+_LINE_OF_TRACEPARENT: Final = b"\ntraceparent\n"
 
-_HANDLERS: Final = ("handle_request", "handle_async_request")
+_HANDLERS: Final = frozenset({"handle_request", "handle_async_request"})
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
 _APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 
@@ -66,8 +66,8 @@ def _has_traceparent(headers: Any) -> bool:
     raw = getattr(headers, "raw", None)
     if raw is None:
         return TRACEPARENT in headers  # requests
-    # httpx would decode every header before it looked: as much work as all the rest of this.
-    return _RAW_TRACEPARENT in [name.lower() for name, _ in raw]
+    # ``in`` would decode every header before it looked: as much work as all the rest of this.
+    return _LINE_OF_TRACEPARENT in b"\n%b\n" % b"\n".join(dict(raw)).lower()
 
 
 class _Wanted:
@@ -100,29 +100,33 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
 
 
 def _is_wrapped_transport(transport: Any) -> bool:
-    handling = _handling(type(transport))
+    kind: type[Any] = type(transport)
+    handling = _handling(kind)
     if handling is None:
         return True
-    for members in (getattr(transport, "__dict__", _NO_MEMBERS), *handling):
-        for name in _HANDLERS:
-            handler = members.get(name)
-            if handler is None or type(handler) is FunctionType:
-                continue  # as in every class when nothing is instrumented
-            if _is_wrapped_by_opentelemetry(handler):
-                return True
+    own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
+    if not _HANDLERS.isdisjoint(own) and any(
+        _is_wrapped_by_opentelemetry(own.get(name)) for name in _HANDLERS
+    ):
+        return True
+    for members, name in handling:
+        handler = members.get(name)
+        # A plain function, as in every class when nothing is instrumented.
+        if type(handler) is not FunctionType and _is_wrapped_by_opentelemetry(handler):
+            return True
     return False
 
 
 @lru_cache(maxsize=64)
-def _handling(kind: type[Any]) -> tuple[Mapping[str, Any], ...] | None:
-    """Give the members of each class that handles requests in a transport of a kind.
+def _handling(kind: type[Any]) -> tuple[tuple[Mapping[str, Any], str], ...] | None:
+    """Give where the methods are that a request may pass through in a transport of a kind.
 
     ``None`` for a transport of OpenTelemetry's own.
     """
     if _is_opentelemetrys(kind):
         return None
     every = (vars(base) for base in kind.__mro__)
-    return tuple(members for members in every if any(name in members for name in _HANDLERS))
+    return tuple((members, name) for members in every for name in _HANDLERS if name in members)
 
 
 def _is_wrapped_by_opentelemetry(function: Any) -> bool:

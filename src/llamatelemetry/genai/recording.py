@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
@@ -22,14 +24,14 @@ from llamatelemetry.semconv.operations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import Request, Response
+    from llamatelemetry.genai.model import Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 
 
@@ -239,35 +241,65 @@ def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, Attr
 
 
 def _response_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    response, usage = outcome.response, outcome.response.usage
-    # In one piece, and not by generators: every call of a model comes by here.
-    told: tuple[tuple[str, AttributeValue | None], ...] = (
-        (names.GEN_AI_RESPONSE_ID, response.id),
-        (names.GEN_AI_RESPONSE_MODEL, response.model),
-        (names.GEN_AI_RESPONSE_STATUS, response.status),
-        (names.GEN_AI_RESPONSE_FINISH_REASONS, response.finish_reasons or None),
-        (names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, outcome.first_chunk_s),
-        (names.GEN_AI_CONVERSATION_ID, response.conversation_id),
-        (names.GEN_AI_CONVERSATION_COMPACTED, response.compacted or None),
-        (names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier),
-        (names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint),
-        (names.HTTP_REQUEST_RESEND_COUNT, outcome.resend_count or None),
-        (names.GEN_AI_USAGE_INPUT_TOKENS, usage.input_tokens),
-        (names.GEN_AI_USAGE_OUTPUT_TOKENS, usage.output_tokens),
-        (names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, usage.cache_read_tokens),
-        (names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS, usage.cache_write_tokens),
-        (names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens),
-        (names.GEN_AI_USAGE_TEXT_INPUT_TOKENS, usage.text_input_tokens),
-        (names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS, usage.image_input_tokens),
-        (names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS, usage.audio_input_tokens),
-        (names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS, usage.text_cache_read_tokens),
-        (names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS, usage.image_cache_read_tokens),
-        (names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS, usage.audio_cache_read_tokens),
-        (names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS, usage.text_output_tokens),
-        (names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS, usage.image_output_tokens),
-        (names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS, usage.audio_output_tokens),
-    )
-    return _known(told)
+    response = outcome.response
+    attributes = {**_read_response(response), **_read_usage(response.usage)}
+    if response.finish_reasons:
+        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+    if outcome.first_chunk_s is not None:
+        attributes[names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = outcome.first_chunk_s
+    if response.compacted:
+        attributes[names.GEN_AI_CONVERSATION_COMPACTED] = True
+    if outcome.resend_count:
+        attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
+    return attributes
+
+
+def _reader(
+    attribute_by_field: Mapping[str, str],
+) -> Callable[[Response | Usage], dict[str, AttributeValue]]:
+    """Give what reads the fields that are known as attributes.
+
+    Without a loop of Python's: every call passes here, and most fields are not known.
+    """
+    read: Callable[[Response | Usage], tuple[Any, ...]] = attrgetter(*attribute_by_field)
+    attributes = tuple(attribute_by_field.values())
+
+    def read_known(source: Response | Usage) -> dict[str, AttributeValue]:
+        values = read(source)
+        return dict(compress(zip(attributes, values, strict=True), map(_is_known, values)))
+
+    return read_known
+
+
+_is_known: Callable[[Any], bool] = partial(is_not, None)
+_read_response = _reader(
+    {
+        "id": names.GEN_AI_RESPONSE_ID,
+        "model": names.GEN_AI_RESPONSE_MODEL,
+        "status": names.GEN_AI_RESPONSE_STATUS,
+        "conversation_id": names.GEN_AI_CONVERSATION_ID,
+        "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
+        "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+    }
+)
+_read_usage = _reader(
+    {
+        "input_tokens": names.GEN_AI_USAGE_INPUT_TOKENS,
+        "output_tokens": names.GEN_AI_USAGE_OUTPUT_TOKENS,
+        "cache_read_tokens": names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+        "cache_write_tokens": names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+        "reasoning_tokens": names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+        "text_input_tokens": names.GEN_AI_USAGE_TEXT_INPUT_TOKENS,
+        "image_input_tokens": names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS,
+        "audio_input_tokens": names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
+        "text_cache_read_tokens": names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS,
+        "image_cache_read_tokens": names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS,
+        "audio_cache_read_tokens": names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS,
+        "text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
+        "image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
+        "audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
+    }
+)
 
 
 def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:

@@ -145,9 +145,7 @@ def read_response(reply: Any) -> Response:
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """One reason per choice, in order; ``error`` where one was expected and none came."""
-    found = tuple(text(get(choice, "finish_reason")) for choice in items(choices))
-    if None not in found:
-        return found
+    found = [text(get(choice, "finish_reason")) for choice in items(choices)]
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 

@@ -63,7 +63,7 @@ class AttributeSet(dict[str, "AttributeValue"]):
 
 def attribute_set(attributes: Mapping[str, AttributeValue]) -> AttributeSet:
     """Give attributes as a set that is kept, or as they are if they are one."""
-    return attributes if isinstance(attributes, AttributeSet) else AttributeSet(attributes)
+    return attributes if type(attributes) is AttributeSet else AttributeSet(attributes)
 
 
 def record_points(
@@ -88,12 +88,10 @@ def record_points(
     if key is None:
         for value in values:
             histogram.record(value, attributes, context)
-        return
-    context = context or get_current()
-    now_ns = time_ns()
-    points = [_Point(value, now_ns, sdks, context, given) for value in values if 0 <= value < inf]
-    if points and sdks._is_enabled():
-        _aggregate(points, sdks, key)
+    elif sdks._is_enabled():
+        points = _points(sdks, values, given, context or get_current())
+        if points:
+            _aggregate(points, sdks, key)
 
 
 @lru_cache(maxsize=16)
@@ -105,48 +103,56 @@ def _make_key_of(kind: Any) -> _MakeKey | None:
     from opentelemetry.sdk.metrics._internal import _view_instrument_match, instrument
     from opentelemetry.sdk.version import __version__
 
-    is_known = kind is instrument._Histogram and __version__.startswith(COMPARED)
-    return _view_instrument_match._hash_attributes if is_known else None
+    internal: Any = instrument
+    if kind is not internal._Histogram or not __version__.startswith(COMPARED):
+        return None
+    internal = _view_instrument_match
+    return internal._hash_attributes
 
 
 class _Point:
     """What the SDK's ``Measurement`` is, of attributes that need no looking at."""
 
-    __slots__ = ("attributes", "context", "instrument", "time_unix_nano", "value")
+    __slots__ = ("attributes", "context", "instrument", "is_exemplar", "time_unix_nano", "value")
 
     def __init__(
-        self,
-        value: float,
-        time_unix_nano: int,
-        instrument: Any,
-        context: Context,
-        attributes: AttributeSet,
+        self, value: float, time_unix_nano: int, instrument: Any, attributes: AttributeSet
     ) -> None:
         self.value = value
         self.time_unix_nano = time_unix_nano
         self.instrument = instrument
-        self.context = context
         self.attributes = attributes
+        self.context: Context
+        self.is_exemplar: bool
 
 
-def _aggregate(points: list[_Point], histogram: Any, key: object) -> None:
+def _points(
+    histogram: Any, values: Sequence[float], attributes: AttributeSet, context: Context
+) -> list[_Point]:
+    is_exemplar = histogram._measurement_consumer._sdk_config.exemplar_filter.should_sample
+    now_ns = time_ns()
+    points: list[_Point] = []
+    for value in values:
+        if 0 <= value < inf:
+            point = _Point(value, now_ns, histogram, attributes)
+            point.context = context
+            point.is_exemplar = is_exemplar(value, now_ns, attributes, context)
+            points.append(point)
+    return points
+
+
+def _aggregate(points: Sequence[_Point], histogram: Any, key: object) -> None:
     attributes = points[0].attributes
-    consumer = histogram._measurement_consumer
-    is_exemplar = consumer._sdk_config.exemplar_filter.should_sample
-    offered = [
-        (point, is_exemplar(point.value, point.time_unix_nano, attributes, point.context))
-        for point in points
-    ]
-    for storage in consumer._reader_storages.values():
+    for storage in histogram._measurement_consumer._reader_storages.values():
         for match in storage._get_or_init_view_instrument_match(histogram):
             if match._view._attribute_keys is not None:  # it makes another set of this one
-                for point, has_exemplar in offered:
-                    match.consume_measurement(point, has_exemplar)
+                for point in points:
+                    match.consume_measurement(point, point.is_exemplar)
                 continue
             # Collecting deltas throws the aggregations away: none may be added to then.
             with match._lock:
                 aggregation = match._attributes_aggregation.get(key)
                 if aggregation is None:
                     aggregation = match._get_or_create_aggregation(key, dict(attributes))
-                for point, has_exemplar in offered:
-                    aggregation.aggregate(point, has_exemplar)
+                for point in points:
+                    aggregation.aggregate(point, point.is_exemplar)
