@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
@@ -100,8 +100,7 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
 
 
 def _is_wrapped_transport(transport: Any) -> bool:
-    kind: type[Any] = type(transport)
-    handling = _handling(kind)
+    handling = _handling(cast("type[Any]", type(transport)))
     if handling is None:
         return True
     own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
