@@ -142,12 +142,11 @@ class _SampledParent(Sampler):
     """Keeps what has a sampled parent, and says which share the parent's sampler keeps."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
-        result = ALWAYS_ON.should_sample(*args, **kwargs)
+        result: Any = ALWAYS_ON.should_sample(*args, **kwargs)
         rate = _rate(result.trace_state)
         if rate is None:
             return result
-        given: Any = result.attributes
-        recorded = {**given, SAMPLING_RULE: RATIO, SAMPLING_RATE: rate}
+        recorded = {**result.attributes, SAMPLING_RULE: RATIO, SAMPLING_RATE: rate}
         return SamplingResult(result.decision, recorded, result.trace_state)
 
     def get_description(self) -> str:
