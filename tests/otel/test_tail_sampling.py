@@ -285,10 +285,12 @@ class TestOpenSpans:
         sampled = Sampled()
         take_gate_out(sampled.provider, sampled.gate)
         one, other = sampled.start("one"), sampled.start("other")
-        assert put_between(sampled.provider, TailSampler(ERRORS), ())
+        gate = TailSampler(ERRORS)
+        assert put_between(sampled.provider, gate, ())
         one.end()
         fail(other)
         assert sampled.names == ["other"]
+        assert gate.held_bytes == 0
 
     def test_a_root_that_never_ends_holds_back_nothing_but_its_own(self):
         sampled = Sampled()
@@ -307,6 +309,7 @@ class TestParents:
             fail(call) if number == 2 else call.end()
             server.end()
         assert [span.context.trace_id for span in sampled.spans] == [2, 2]
+        assert _counts.traces == {"kept": 1, "dropped": 1}
 
     def test_each_of_two_requests_of_one_trace_is_decided_when_it_ends(self):
         sampled = Sampled()
@@ -332,6 +335,9 @@ class TestChain:
             def on_start(self, span, parent_context=None):
                 seen.append((self.name, "start"))
 
+            def _on_ending(self, span):
+                seen.append((self.name, "ending"))
+
             def on_end(self, span):
                 seen.append((self.name, "end"))
 
@@ -345,16 +351,16 @@ class TestChain:
         provider.add_span_processor(later)
         assert gate.downstream == (back, later)
         provider.get_tracer("test").start_span("fine").end()
-        starts = [(name, "start") for name in ("front", "back", "later")]
-        assert seen == [*starts, ("front", "end")]
+        steps = [(n, step) for step in ("start", "ending") for n in ("front", "back", "later")]
+        assert seen == [*steps, ("front", "end")]
         take_gate_out(provider, gate)
         seen.clear()
         provider.get_tracer("test").start_span("fine").end()
-        assert seen == [*starts, *((name, "end") for name in ("front", "back", "later"))]
+        assert seen == [*steps, *((name, "end") for name in ("front", "back", "later"))]
 
     def test_a_flush_decides_traces_whose_root_has_ended_and_no_others(self):
         sampled = Sampled(Policy(rate=1.0))
-        done, running = sampled.start("done"), sampled.start("running")
+        done, running = sampled.start("done", remote(1)), sampled.start("running", remote(2))
         straggler = sampled.start("straggler", done)
         sampled.start("child", running).end()
         done.end()
@@ -369,6 +375,7 @@ class TestChain:
         sampled = Sampled(Policy(rate=1.0))
         root = sampled.start("root")
         sampled.start("child", root).end()
+        sampled.start("nothing has ended of this one")
         sampled.provider.shutdown()
         assert sampled.names == ["child"]
 
