@@ -292,6 +292,14 @@ class TestOpenSpans:
         assert sampled.names == ["other"]
         assert gate.held_bytes == 0
 
+    def test_a_share_holds_for_a_span_begun_before_the_sampler_was_there(self):
+        sampled = Sampled()
+        take_gate_out(sampled.provider, sampled.gate)
+        span = sampled.start("one")
+        assert put_between(sampled.provider, TailSampler(Policy(rate=1.0)), ())
+        span.end()
+        assert sampled.names == ["one"]
+
     def test_a_root_that_never_ends_holds_back_nothing_but_its_own(self):
         sampled = Sampled()
         leaked = sampled.start("leaked")
