@@ -77,6 +77,10 @@ class Policy:
             rate=rate if "ratio" in names else None,
         )
 
+    def __str__(self) -> str:
+        rules = {"only_errors": self.errors, "only_slow": self.slow_s, "ratio": self.rate}
+        return ",".join(n for n, given in rules.items() if given is not None and given is not False)
+
     def of_span(self, span: ReadableSpan) -> Kept | None:
         """The verdict that one finished span is enough for: it keeps its whole trace."""
         if self.errors and _has_failed(span):
@@ -178,6 +182,9 @@ class RuleSampler(ParentBased):
         if prepare is not None:
             prepare(self)
         return super().should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:  # noqa: D102 - likewise
+        return f"RuleSampler{{{self.policy}}}"
 
 
 def marked(span: ReadableSpan, kept: Kept) -> ReadableSpan:
