@@ -165,21 +165,21 @@ class LlamaTelemetryConfig:
         "REDACT_PROMPTS",
         if_refused=REDACT_IF_REFUSED,
         default=False,
-        doc="Redact prompts and completions",
+        doc="Redact what is said to and by models and tools, and error texts",
     )
     redact_keys: Sequence[str] = option(
         TEXTS,
         "REDACT_KEYS",
         if_refused=REDACT_IF_REFUSED,
         default=(),
-        doc="Attributes to redact, by name",
+        doc="Attributes and fields of maps to redact, by name, exact or with `*`",
     )
     redact_patterns: Sequence[str] = option(
         PATTERNS,
         "REDACT_PATTERNS",
         if_refused=REDACT_IF_REFUSED,
         default=(),
-        doc="Text to redact, by regular expression",
+        doc="Text to redact: `email`, `pii`, `secrets` and others by name, or regular expressions",
     )
     redact_mode: str = option(
         choice("replace", "hash"),

@@ -155,7 +155,12 @@ def _pattern_text(value: object) -> str:
     return f"(?{flags}:{_read_text(pattern.pattern)})" if flags else _read_text(pattern.pattern)
 
 
+_NAMES = re.compile(r"[a-z][a-z0-9_]*(\s*,\s*[a-z][a-z0-9_]*)+", re.IGNORECASE)
+
+
 def _pattern_list(text: str) -> Iterable[object]:
+    if _NAMES.fullmatch(text):
+        return read_texts(text)  # names of built-in ones
     # Commas are part of expressions ("\d{3,4}"), so a list from the environment is JSON.
     # An expression that starts with a bracket ("[0-9]+") is no JSON list of strings.
     try:
@@ -222,7 +227,9 @@ URL = Reader("str", "a URL such as http://localhost:4318", _read_url)
 TEXTS = Reader("tuple[str, ...]", "a comma-separated list", read_texts)
 WEB_ADDRESSES = Reader("tuple[str, ...]", "http(s) URLs, comma-separated", _read_web_addresses)
 PATTERNS = Reader(
-    "tuple[str, ...]", "one regular expression, or a JSON array of them", _read_patterns
+    "tuple[str, ...]",
+    "names of built-in patterns, comma-separated, one regular expression, or a JSON array of both",
+    _read_patterns,
 )
 HEADERS = Reader("Mapping[str, str]", "key=value pairs, comma-separated", _read_headers)
 EXPORTER = Reader(
