@@ -67,6 +67,7 @@ class _Outbox:
 
     def __init__(self) -> None:
         self.spans: list[tuple[ReadableSpan, Kept]] = []
+        self.has_evicted = False
 
     def add(self, spans: Sequence[ReadableSpan], kept: Kept) -> None:
         _counts.spans[KEPT] += len(spans)
@@ -224,7 +225,7 @@ class TailSampler(SpanProcessor):
         while self._bytes > self._max_bytes and self._traces:
             trace_id, trace = next(iter(self._traces.items()))
             if trace.spans:
-                self._warn_once()
+                outbox.has_evicted = True
                 self._judge_by_what_is_known(trace, outbox, EVICTED)
                 # What is left of it may yet meet a rule.
                 self._traces.move_to_end(trace_id)
@@ -257,6 +258,10 @@ class TailSampler(SpanProcessor):
             )
 
     def _send(self, outbox: _Outbox) -> None:
+        # Outside our lock: a handler of logs may wait for one that another thread holds while
+        # it ends a span.
+        if outbox.has_evicted:
+            self._warn_once()
         for span, kept in outbox.spans:
             self._next.on_end(marked(span, kept))
 
