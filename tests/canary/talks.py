@@ -18,6 +18,7 @@ import openai
 from opentelemetry import _logs, trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
+from llamatelemetry import pipeline
 from llamatelemetry.llama import LlamaServerError, unwrap_openai_client, wrap_openai_client
 from tests.canary.words import at, poisoned
 from tests.llama.clients import Driver
@@ -358,6 +359,24 @@ def _llama_error(_: Asked) -> Reply:
     return Reply(400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
 
 
+def pipelines() -> None:
+    """Workflows and tools, with arguments, results and errors that are secrets."""
+
+    @pipeline.tool
+    def look_up(question: str, **more: Any) -> dict[str, str]:
+        if more:
+            raise LookupError(at("pipeline.error"))
+        return {"answer": at("pipeline.result"), at("pipeline.key"): question}
+
+    @pipeline.workflow
+    def answer(question: str) -> None:
+        look_up(question)
+        with contextlib.suppress(LookupError):
+            look_up(question, hint=at("pipeline.hint"))
+
+    answer(at("pipeline.argument"))
+
+
 def foreign_spans() -> None:
     """Spans as OpenInference, OpenLLMetry, OpenLIT, util-genai and older conventions make them."""
     shapes: dict[str, dict[str, Any]] = {
@@ -457,6 +476,7 @@ TALKS = (
     openai_client_of_our_own,
     http_to_llama_cpp,
     llama_client,
+    pipelines,
 )
 """Through our plugins and clients: not a word of it is recorded unless content is captured."""
 
