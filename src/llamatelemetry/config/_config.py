@@ -32,6 +32,7 @@ from ._values import (
     number,
     one_of,
     read_texts,
+    sampling_of,
 )
 
 if TYPE_CHECKING:
@@ -195,24 +196,25 @@ class LlamaTelemetryConfig:
         doc="Key for `redact_mode=hash`",
     )
     sampling: str = option(
-        choice("ratio", "only_errors", "only_slow", *_SAMPLERS),
+        sampling_of(_SAMPLERS),
         "SAMPLING",
         "OTEL_TRACES_SAMPLER",
         read_otel=sampling_from_otel,
         default="parentbased_always_on",
-        doc="Which traces are kept; only_errors and only_slow decide when the local root ends",
+        doc="Which traces are kept; only_errors and only_slow decide when the local root ends. "
+        "Several rules keep what any of them keeps",
     )
     sample_rate: float = option(
         number(0, 1),
         "SAMPLE_RATE",
         default=1.0,
-        doc="Share kept by `sampling=ratio`",
+        doc="Share of traces that `ratio` keeps",
     )
     slow_threshold_s: float = option(
         number(0),
         "SLOW_THRESHOLD_S",
         default=5.0,
-        doc="Seconds from which `sampling=only_slow` keeps a trace",
+        doc="Seconds from which `only_slow` keeps a trace",
     )
     strict_operation_names: bool = option(
         BOOLEAN,

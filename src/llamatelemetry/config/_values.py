@@ -43,6 +43,25 @@ def choice(*names: str, aliases: Mapping[str, str] | None = None) -> Reader:
     return one_of({**words, **(aliases or {})}, f"one of {', '.join(names)}")
 
 
+SAMPLING_RULES = ("only_errors", "only_slow", "ratio")
+"""Values of `sampling` that can be combined."""
+
+
+def sampling_of(samplers: tuple[str, ...]) -> Reader:
+    """One of the SDK's samplers, or any of our rules, which come out in one order."""
+    rules = ", ".join(SAMPLING_RULES)
+
+    def read(value: object) -> str:
+        names = {name.lower() for name in read_texts(value)}
+        if len(names) == 1 and names <= set(samplers):
+            return names.pop()
+        if not names or not names <= set(SAMPLING_RULES):
+            raise ValueError
+        return ",".join(rule for rule in SAMPLING_RULES if rule in names)
+
+    return Reader("str", f"some of {rules}, comma-separated, or one of {', '.join(samplers)}", read)
+
+
 BOOLEAN_WORDS: Mapping[str, bool] = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),

@@ -29,11 +29,9 @@ GROUP = "opentelemetry_instrumentor"
 RIVALS: Mapping[str, frozenset[str]] = {
     "llamatelemetry_openai": frozenset({"openai", "openai_v2", "genai_openai"}),
     "llamatelemetry_llamacpp": frozenset({"llama_cpp", "llama_cpp_python", "llamacpp"}),
+    "llamatelemetry_transformers": frozenset({"transformers", "huggingface_transformers"}),
 }
-"""Entry points of ours to the names under which others instrument the same library.
-
-The plugin for Transformers has none as long as it patches nothing: nobody's is skipped for it.
-"""
+"""Entry points of ours to the names under which others instrument the same library."""
 
 INSTRUMENTOR_OPTIONS = (
     "phase_spans",

@@ -7,25 +7,33 @@ from typing import TYPE_CHECKING
 from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
 from llamatelemetry.otel.session_processor import SessionSpanProcessor
+from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.config import LlamaTelemetryConfig
 
 
-def arrange(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
+def arrange(
+    config: LlamaTelemetryConfig, enriching: Sequence[SpanProcessor] = ()
+) -> tuple[SpanProcessor, ...]:
     """Give our processors and the application's, each where it belongs; exporters come after them.
 
     1. those that add what is known from the start;
-    2. redaction, or where none is asked for, the removal of keys, passwords and cookies;
-    3. the application's own, in its order.
+    2. `enriching`, those that add what is known at the end;
+    3. redaction, or where none is asked for, the removal of keys, passwords and cookies;
+    4. the application's own, in its order;
+    5. those that only look.
 
     Redaction acts while a span is ending, before any processor gets the finished span. What adds
     to the finished span itself has to come before it, to be redacted as well.
     """
     removing = redacting(config) or (SecretsSpanProcessor(),)
-    return (SessionSpanProcessor(), *removing, *config.span_processors)
+    looking = (TraceGraphProcessor(),) if config.enable_trace_graphs else ()
+    return (SessionSpanProcessor(), *enriching, *removing, *config.span_processors, *looking)
 
 
 def redacting(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
