@@ -423,6 +423,10 @@ class TestHashes:
         assert left.events[0].attributes["prompt"] == self.expected("hi")
         assert left.status.description == "ValueError: " + self.expected("bad")
 
+    def test_what_was_hashed_elsewhere_is_not_hashed_again(self, processor):
+        hashed = dict(Pipeline(processor).record({"prompt": "hi"}).attributes)
+        assert dict(Pipeline(processor).record(hashed).attributes) == hashed
+
     def test_without_a_key_there_is_no_hashing(self):
         config = LlamaTelemetryConfig(redact_prompts=True, redact_mode="hash")
         with pytest.raises(ValueError, match="redact_hash_key"):
