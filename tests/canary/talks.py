@@ -359,6 +359,22 @@ def _llama_error(_: Asked) -> Reply:
     return Reply(400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
 
 
+def transformers_in_process() -> None:
+    """Pipelines and `generate` of small models: what they are asked, and errors that quote it."""
+    from tests.transformers_plugin.models import llama, make_pipeline, tokenizer
+
+    chat = [{"role": "user", "content": at("tf.chat")}]
+    ask = make_pipeline("text-generation", None)
+    for asked in (chat, at("tf.text"), [at("tf.batch"), at("tf.batch")]):
+        ask(asked, max_new_tokens=2)
+    make_pipeline("feature-extraction", None)(at("tf.features"))
+    make_pipeline("text-classification", None)(at("tf.classified"))
+    inputs = tokenizer()([at("tf.generate")], return_tensors="pt")
+    llama().generate(inputs["input_ids"], max_new_tokens=2)
+    with contextlib.suppress(Exception):
+        ask(chat, max_new_tokens=at("tf.error"))
+
+
 def pipelines() -> None:
     """Workflows and tools, with arguments, results and errors that are secrets."""
 
@@ -479,6 +495,9 @@ TALKS = (
     pipelines,
 )
 """Through our plugins and clients: not a word of it is recorded unless content is captured."""
+
+IN_PROCESS = (transformers_in_process,)
+"""Likewise, through plugins for engines in this process: slow to load."""
 
 ERRORS = (openai_errors, llama_client_errors)
 """Errors within spans of the application's own, on which the SDK records their words."""
