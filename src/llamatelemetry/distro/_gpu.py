@@ -77,13 +77,16 @@ class GpuWatch:
             return True
         for instruments in _instruments:
             instruments.show(None)
+        # First, so that a reading that is still under way does not stand for it again.
+        election, self._election = self._election, None
         stopped = self._monitor.stop(timeout_s)
-        if self._election is not None:
-            self._election.resign()
+        if election is not None:
+            election.resign()
         return stopped
 
     def _reports_host(self) -> bool:
-        return self._election is not None and self._election.is_elected()
+        election = self._election
+        return election is not None and election.is_elected()
 
 
 def _the_instruments() -> GpuMetrics:
