@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path

@@ -166,9 +166,9 @@ def _usage_attributes(uuids: Sequence[str], usages: Sequence[Usage]) -> dict[str
     ]
     if not told:
         return {}
-    attributes: dict[str, AttributeValue] = {names.GPU_IDS: [uuid for uuid, _ in told]}
+    attributes: dict[str, AttributeValue] = {names.GPU_IDS: tuple(uuid for uuid, _ in told)}
     for name, value_of in _ARRAYS:
         values = [value for _, usage in told if (value := value_of(usage)) is not None]
         if len(values) == len(told):  # an array with gaps would be of other GPUs
-            attributes[name] = values
+            attributes[name] = tuple(values)
     return attributes
