@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import LlamaTelemetryConfig
+<<<<<<< HEAD
     from .gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
     from .lifecycle import flush, init, shutdown
+=======
+    from .lifecycle import flush, init, shutdown, trace_graph
+>>>>>>> main
     from .llama import ServerConfig, ServerManager
     from .pipeline import session, suppress, task, tool, workflow
 
@@ -33,6 +37,7 @@ __all__ = [
     "suppress",
     "task",
     "tool",
+    "trace_graph",
     "workflow",
 ]
 
@@ -51,6 +56,7 @@ _MODULES = {
     "suppress": "llamatelemetry.pipeline",
     "task": "llamatelemetry.pipeline",
     "tool": "llamatelemetry.pipeline",
+    "trace_graph": "llamatelemetry.lifecycle",
     "workflow": "llamatelemetry.pipeline",
 }
 

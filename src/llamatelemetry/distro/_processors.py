@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamatelemetry.otel.session_processor import SessionSpanProcessor
+from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,8 @@ def arrange(
 
     1. those that add what is known from the start;
     2. `enriching`, those that add what is known at the end;
-    3. the application's own, in its order.
+    3. the application's own, in its order;
+    4. those that only look.
     """
-    return (SessionSpanProcessor(), *enriching, *config.span_processors)
+    looking = (TraceGraphProcessor(),) if config.enable_trace_graphs else ()
+    return (SessionSpanProcessor(), *enriching, *config.span_processors, *looking)

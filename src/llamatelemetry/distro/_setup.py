@@ -104,6 +104,11 @@ class Setup:
         except Exception as error:
             guard.report("starting to read servers' metrics", error)
 
+    @property
+    def processors(self) -> tuple[SpanProcessor, ...]:
+        """Those that were added, ours and the application's."""
+        return tuple(self._processors)
+
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
 
