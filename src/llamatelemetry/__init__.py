@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import LlamaTelemetryConfig
-<<<<<<< HEAD
     from .gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
-    from .lifecycle import flush, init, shutdown
-=======
     from .lifecycle import flush, init, shutdown, trace_graph
->>>>>>> main
     from .llama import ServerConfig, ServerManager
     from .pipeline import session, suppress, task, tool, workflow
 
