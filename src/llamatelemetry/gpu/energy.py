@@ -132,6 +132,8 @@ class EnergyLedger:
                 return None
             call.end_s = max(at_s, call.start_s)
             self._ended.append(call)
+            if any(call.updates.get(device, 0) < MIN_UPDATES for device in devices):
+                return None
             self._estimate_tail(call, call.end_s, devices)
             return self._cost(call, devices)
 
@@ -193,8 +195,8 @@ class EnergyLedger:
         for call, part_s in zip(on_it, parts_s, strict=True):
             if call.end_s is None:
                 still_open.append((call, part_s))
-            else:
-                mistaken_j += power_w * part_s - call.estimated.get(device, 0.0)
+            elif device in call.estimated:  # else it was too short, and has told nothing
+                mistaken_j += power_w * part_s - call.estimated[device]
         open_s = sum(part_s for _, part_s in still_open)
         for call, part_s in still_open:
             correction_j = mistaken_j * part_s / open_s if open_s else 0.0
@@ -214,9 +216,7 @@ class EnergyLedger:
         everyone = (*self._calls.values(), *self._ended)
         return [call for call in everyone if device in self._devices.get(call.engine, ())]
 
-    def _cost(self, call: _Call, devices: Iterable[str]) -> CallEnergy | None:
-        if any(call.updates.get(device, 0) < MIN_UPDATES for device in devices):
-            return None
+    def _cost(self, call: _Call, devices: Iterable[str]) -> CallEnergy:
         joules = sum(call.joules.values())
         idle_j = self._idle_joules(call, devices)
         return CallEnergy(
