@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import guard, unrecorded
 from llamatelemetry.otel.host_election import HostElection
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.gpu.metrics import GpuMetrics
     from llamatelemetry.gpu.monitor import GpuMonitor
+    from llamatelemetry.gpu.spans import SpanGpu
 
 DETECTOR: Final = "llamatelemetry_gpu"
 """The entry point of the resource detector."""
@@ -30,6 +31,7 @@ class GpuWatch:
         self._config = config
         self._monitor: GpuMonitor | None = None
         self._election: HostElection | None = None
+        self._spans: SpanGpu | None = None
         self.processors: tuple[SpanProcessor, ...] = ()
         if config.gpu_enrichment or config.enable_metrics:
             try:
@@ -53,6 +55,7 @@ class GpuWatch:
             from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 
             spans = SpanGpu(self._monitor, only_genai=self._config.gpu_enrichment == "genai")
+            self._spans = spans
             self.processors = (EnrichingSpanProcessor(spans.started, spans.ending, guard.report),)
 
     def start(self, service_name: str) -> None:
@@ -67,6 +70,7 @@ class GpuWatch:
             if self._config.enable_metrics:
                 self._election = HostElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
+            unrecorded.watch(self._spans)
             self._monitor.start()
         except Exception as error:
             guard.report("starting to read the GPUs", error)
@@ -75,6 +79,7 @@ class GpuWatch:
         """Stop the thread, and let another process report. False when it is not done in time."""
         if self._monitor is None:
             return True
+        unrecorded.watch(None)
         for instruments in _instruments:
             instruments.show(None)
         # First, so that a reading that is still under way does not stand for it again.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from llamatelemetry.genai import recording
+from llamatelemetry.genai import recording, unrecorded
 from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
@@ -103,6 +103,7 @@ class OwnSpan:
             attributes=recording.sampling_attributes(request),
             start_time=started_wall_ns,
         )
+        unrecorded.began(self.span, request, self._kind)
         if self._instrumenter.content is not None:
             self.content = self._instrumenter.content.start(request, self.span)
 
@@ -128,6 +129,7 @@ class OwnSpan:
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
+        unrecorded.ended(self.span)
         self.span.end(ended_wall_ns)
 
 
