@@ -152,6 +152,8 @@ def test_spans_metrics_and_the_resource_tell_of_the_gpu(on_one_gpu, how):
         "llamatelemetry.gpu.cuda_version": "12.8",
     }
     assert resource["service.name"] == "gpu-test"
+    # By this its processes tell each other of their calls.
+    assert len(list((on_one_gpu.folder / "tmp").glob("llamatelemetry-*/gpu-calls"))) == 1
 
 
 @pytest.mark.skipif(

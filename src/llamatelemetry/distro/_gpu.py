@@ -9,6 +9,7 @@ from llamatelemetry.otel.host_election import HostElection
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
     from opentelemetry.sdk.trace import SpanProcessor
 
@@ -49,6 +50,7 @@ class GpuWatch:
             pids_of=_pids_of,
             reports_host=self._reports_host,
             record_pass=_record_pass,
+            shared_folder=_shared_folder,
         )
         if self._config.gpu_enrichment:
             from llamatelemetry.gpu.spans import SpanGpu
@@ -105,6 +107,15 @@ def _the_instruments() -> GpuMetrics:
 def _record_pass(duration_s: float) -> None:
     for instruments in _instruments:
         instruments.record_pass(duration_s)
+
+
+def _shared_folder() -> Path | None:
+    """The folder of this user's lock files, which all its processes on this host find."""
+    election = HostElection("gpu-calls", "")
+    election.is_elected()
+    folder = election.path.parent if election.path else None
+    election.resign()
+    return folder
 
 
 def _pids_of(origin: str) -> Collection[int]:
