@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import socket
 import time
 import urllib.request
@@ -11,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 from llamatelemetry.llama.server_metrics import ServerMetrics
+from tests.llama.tiny_models import make_llama
 from tests.recorder import Recorder
 
 PREFIX = "llamatelemetry.llamacpp."
@@ -22,9 +26,7 @@ class RealServer:
     """A server that can be restarted on its port, with another model's name; counts what it served."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/metrics"
         self.served: dict[str, dict[str, int]] = {}
         self._server: EmbeddedServer | None = None
@@ -60,6 +62,15 @@ class RealServer:
         of_model["prompt"] += timings["prompt_n"]
         of_model["cached"] += timings["cache_n"]
         of_model["predicted"] += timings["predicted_n"]
+
+
+def free_port() -> int:
+    """One below those that the system hands out: nobody gets it while the server is down."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture
@@ -204,3 +215,35 @@ def test_everything_that_is_reported_of_a_server(server, reading, recorder):
         for p in recorder.points(f"{PREFIX}slots")
     }
     assert states == {"busy": 0, "idle": 2}
+
+
+def test_a_real_router_loads_nothing_because_it_is_read(program, recorder, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("one", "two"):
+        make_llama(folder / f"{name}.gguf", chat_template="{{ messages[0].content }}")
+    config = ServerConfig(folder, port=0, n_ctx=256, threads=1, n_gpu_layers=0, metrics=True)
+    with ServerManager(config, binary=program) as router, LlamaCppClient(router.url) as client:
+        reading = ServerMetrics(
+            [f"{router.url}/metrics"],
+            "shop",
+            meter_provider=recorder.meter_provider,
+            directory=tmp_path,
+        )
+        reading.start()
+        try:
+            time.sleep(2.5)  # it has been read by then
+            assert Reported(recorder).totals() == {}
+            hi = [{"role": "user", "content": "Hi"}]
+            # Any bytes come from weights at random; the server refuses what is no text.
+            answer = client.chat(hi, max_tokens=3, model="one", grammar="root ::= [a-z]+")
+            served = answer.timings
+            wait_for(lambda: Reported(recorder).totals().get("one", {}).get("predicted"))
+            totals = Reported(recorder).totals()
+            assert set(totals) == {"one"}
+            assert totals["one"]["prompt"] == served.prompt_n
+            assert totals["one"]["predicted"] == served.predicted_n
+            status = {model.id: model.status.value for model in client.models().data}
+            assert status == {"one": "loaded", "two": "unloaded"}
+        finally:
+            assert reading.stop()

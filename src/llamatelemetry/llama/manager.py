@@ -83,12 +83,14 @@ class ServerManager:
         ``on_progress`` is called some times a second with the newest log line until then.
 
         Raises:
+            ServerManagerError: the model's file is gone; also the base of all the others.
             ServerNotFoundError: there is no llama.cpp server; the message says how to get one.
             UnsupportedOptionError: the server has no flag for an option.
             PortTakenError: something else listens on the port.
             ServerCrashedError: the server ended while it loaded; with its last log lines.
             StartupTimeoutError: it was not ready in time; likewise.
         """
+        _check_files(self._config)
         self._claim()
         span = StartupSpan(self._config)
         try:
@@ -357,6 +359,13 @@ class ServerManager:
         self._log.renew_lock()
         if self._process is not None:
             self._process.let_go()
+
+
+def _check_files(config: ServerConfig) -> None:
+    """The configuration has looked already; by now, as at a restart, they may be gone."""
+    for path in filter(None, (config.model_file, config.draft_model)):
+        if not Path(path).exists():
+            raise ServerManagerError(f"the model is gone: {path}")
 
 
 # Held on to until they are stopped: a manager that nobody refers to has a server all the same.

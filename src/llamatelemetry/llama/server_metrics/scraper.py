@@ -30,7 +30,7 @@ from .target import api_key_from_environment, target_of
 from .totals import ModelTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from opentelemetry.metrics import MeterProvider
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("llamatelemetry.llama")
 
 _INTERVAL_S: Final = 1.0
-_LONGEST_INTERVAL_S: Final = 10.0  # between two attempts at a server that is down
+_LONGEST_INTERVAL_S: Final = 3.0  # between two attempts at a server that is down
 _FRESH_S: Final = 15.0
 _SUCCESSION_S: Final = 30.0  # within which a process takes over the totals of another
 _MODELS_AT_MOST: Final = 256
@@ -58,6 +58,8 @@ class ServerMetrics:
         service: whose processes elect one; the resource's `service.name`.
         meter_provider: OpenTelemetry's global one when None.
         directory: for the lock file and the totals; as of `HostElection`.
+        is_delta: the increase since the last collection is what is exported. What the server
+            has counted before this process came is then no increase of ours: it is left out.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ServerMetrics:
         *,
         meter_provider: MeterProvider | None = None,
         directory: Path | None = None,
+        is_delta: bool = False,
     ) -> None:
         key = api_key_from_environment()
         found = [target_of(url, key) for url in urls]
@@ -74,7 +77,7 @@ class ServerMetrics:
         # Processes with other servers do not stand for these.
         office = f"llamacpp-metrics-{_digest(*sorted(targets))}"
         self._election = HostElection(office, service, directory=directory)
-        self._pollers = [Poller(target, self._election) for target in targets.values()]
+        self._pollers = [Poller(each, self._election, is_delta) for each in targets.values()]
         self._provider = meter_provider
         _running_here.add(self)
 
@@ -108,9 +111,10 @@ class ServerMetrics:
 class Poller:
     """Reads one server in a thread, and keeps the totals of its models."""
 
-    def __init__(self, target: Target, election: HostElection) -> None:
+    def __init__(self, target: Target, election: HostElection, is_delta: bool) -> None:
         self._target = target
         self._election = election
+        self._is_delta = is_delta
         self._new()
 
     def _new(self) -> None:
@@ -122,6 +126,7 @@ class Poller:
     def _forget(self) -> None:
         self._reader = ServerReader(self._target)
         self._totals: dict[str | None, ModelTotals] | None = None
+        self._not_ours: Mapping[str | None, Mapping[str, float]] | None = None
         self._saved: str | None = None
         self._slept: set[str | None] = set()
         self._figures: tuple[Figures, ...] = ()
@@ -157,7 +162,7 @@ class Poller:
             self.start()
 
     def figures(self) -> tuple[Figures, ...]:
-        """What was read last; no gauges when that was some time ago."""
+        """What was read last; nothing when that was some time ago."""
         if self._end.is_set() or monotonic() - self._read_at > _FRESH_S:
             return ()
         return self._figures
@@ -179,9 +184,10 @@ class Poller:
                 return
             if self._totals is None:
                 self._totals = self._restored()
-            self._take(self._reader.read(), self._totals)
+            readings = self._reader.read()
             self._pause_s = _INTERVAL_S
             self._tell(None)
+            self._take(readings, self._totals)
         except NotReadError as error:
             self._not_read(str(error), is_refusal=error.is_refusal)
         except Exception as error:
@@ -190,12 +196,17 @@ class Poller:
 
     def _take(self, readings: Readings, totals: dict[str | None, ModelTotals]) -> None:
         self._slept |= readings.asleep
+        not_ours = {model: each.totals() for model, each in totals.items()}
         fresh = {reading.model: reading for reading in readings.awake}
         for model, reading in fresh.items():
             if model in totals or len(totals) < _MODELS_AT_MOST:
                 counted = totals.setdefault(model, ModelTotals())
                 counted.take(reading.samples, reading.life, slept=model in self._slept)
         self._slept -= fresh.keys()
+        if self._not_ours is None:
+            # What was counted before the first reading, unless a process has left its totals.
+            before = {model: each.totals() for model, each in totals.items()} | not_ours
+            self._not_ours = before if self._is_delta else {}
         # A model that is not there any more keeps its totals, or their sum would go back.
         self._figures = tuple(
             self._figures_of(model, counted, fresh.get(model)) for model, counted in totals.items()
@@ -209,9 +220,11 @@ class Poller:
         attributes = dict(self._target.attributes)
         if model is not None:
             attributes[names.GEN_AI_RESPONSE_MODEL] = model
+        before = (self._not_ours or {}).get(model, {})
+        ours = {name: value - before.get(name, 0.0) for name, value in totals.totals().items()}
         if reading is None:
-            return Figures(attributes, totals.totals())
-        return Figures(attributes, totals.totals(), reading.samples, reading.slots)
+            return Figures(attributes, ours)
+        return Figures(attributes, ours, reading.samples, reading.slots)
 
     def _not_read(self, reason: str, *, is_refusal: bool) -> None:
         self._figures = ()
