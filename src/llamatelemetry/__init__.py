@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import LlamaTelemetryConfig
-    from .lifecycle import flush, init, shutdown
+    from .lifecycle import flush, init, shutdown, trace_graph
     from .llama import ServerConfig, ServerManager
     from .pipeline import session, suppress, task, tool, workflow
 
@@ -28,6 +28,7 @@ __all__ = [
     "suppress",
     "task",
     "tool",
+    "trace_graph",
     "workflow",
 ]
 
@@ -42,6 +43,7 @@ _MODULES = {
     "suppress": "llamatelemetry.pipeline",
     "task": "llamatelemetry.pipeline",
     "tool": "llamatelemetry.pipeline",
+    "trace_graph": "llamatelemetry.lifecycle",
     "workflow": "llamatelemetry.pipeline",
 }
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import _logs, metrics, trace
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.distro import Setup
+    from llamatelemetry.otel.trace_graph import TraceGraph
+    from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
 
 _logger = logging.getLogger("llamatelemetry.lifecycle")
 _lock = threading.RLock()
@@ -133,6 +135,29 @@ def shutdown(timeout_s: float = 5.0) -> bool:
         _forget_setup()
         use_config(None)
         return flushed and reaped and stopped
+
+
+def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
+    """Gives what really ran as a graph: services, pipelines, stages, models, servers, slots, GPUs.
+
+    Args:
+        trace_id: of one of the last 256 traces, as a number or in hex; all traces when `None`.
+
+    Returns:
+        A copy: nodes and edges with counts, latency, tokens and errors.
+
+    Raises:
+        RuntimeError: no graphs are kept.
+        KeyError: the trace is not among the last ones.
+    """
+    setup = _setup()
+    for processor in () if setup is None else setup.processors:
+        if hasattr(processor, "graph"):  # not imported for the question: the SDK may not be there
+            return cast("TraceGraphProcessor", processor).graph(trace_id)
+    raise RuntimeError(
+        "no trace graphs are kept: call llamatelemetry.init(enable_trace_graphs=True), or set "
+        "LLAMATELEMETRY_TRACE_GRAPHS=true"
+    )
 
 
 def _set_up(config: LlamaTelemetryConfig) -> None:

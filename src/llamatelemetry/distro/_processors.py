@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamatelemetry.otel.session_processor import SessionSpanProcessor
+from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -16,6 +17,8 @@ def arrange(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
     """Give our processors and the application's, each where it belongs; exporters come after them.
 
     1. those that add what is known from the start;
-    2. the application's own, in its order.
+    2. the application's own, in its order;
+    3. those that only look.
     """
-    return (SessionSpanProcessor(), *config.span_processors)
+    looking = (TraceGraphProcessor(),) if config.enable_trace_graphs else ()
+    return (SessionSpanProcessor(), *config.span_processors, *looking)

@@ -74,6 +74,11 @@ class Setup:
         if new and not present:
             put_in_front(self._tracer_provider, new)
 
+    @property
+    def processors(self) -> tuple[SpanProcessor, ...]:
+        """Those that were added, ours and the application's."""
+        return tuple(self._processors)
+
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Takes our providers down, each with its threads. False when that was not done in time.
 

@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
-from llamatelemetry.cli._calls import Call, calls_from_spans
-from llamatelemetry.cli._otlp_files import MetricTotal, SpanRecord, read_metric_totals, read_spans
+from llamatelemetry.local.calls import Call, calls_from_spans
+from llamatelemetry.local.otlp_lines import MetricTotal, read_metric_totals, read_spans
+from llamatelemetry.local.records import Event, SpanRecord
 
 
 def append(path: Path, message: Message) -> None:
@@ -63,17 +64,26 @@ class TestReadSpans:
             "chat m", kind=SpanKind.CLIENT, attributes=attributes, start_time=2_000_000
         )
         span.set_status(Status(StatusCode.ERROR, "why"))
+        span.add_event("token", {"index": 1}, timestamp=3_000_000)
         span.end(end_time=5_500_000)
-        assert read_spans([spans.write()]) == [
-            SpanRecord(
-                name="chat m",
-                kind=3,
-                start_ns=2_000_000,
-                end_ns=5_500_000,
-                attributes={**attributes, "texts": ["a", "b"], "numbers": [1, 2]},
-                failed=True,
-            )
-        ]
+        (found,) = read_spans([spans.write()])
+        assert found == SpanRecord(
+            trace_id=found.trace_id,
+            span_id=found.span_id,
+            parent_span_id=None,
+            name="chat m",
+            kind=3,
+            start_ns=2_000_000,
+            end_ns=5_500_000,
+            attributes={**attributes, "texts": ["a", "b"], "numbers": [1, 2]},
+            status=2,
+            status_message="why",
+            events=[Event("token", 3_000_000, {"index": 1})],
+            scope="test",
+            resource=found.resource,
+        )
+        assert found.failed
+        assert found.resource["telemetry.sdk.name"] == "opentelemetry"
         assert read_spans([spans.path])[0].duration_ms == 3.5
 
     def test_puts_them_in_the_order_of_their_start(self, spans: Spans):
@@ -200,6 +210,7 @@ class TestCalls:
 
     def test_are_neither_phases_nor_other_requests(self, spans: Spans):
         with spans.tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=CHAT):
-            spans.tracer.start_span("prefill", attributes=CHAT).end()
+            phase = {**CHAT, "llamatelemetry.phase": "prefill"}
+            spans.tracer.start_span("prefill", attributes=phase).end()
             spans.tracer.start_span("GET", kind=SpanKind.CLIENT).end()
         assert len(calls_from_spans(read_spans([spans.write()]))) == 1

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llamatelemetry.local.records import KIND_CLIENT
 from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llamatelemetry.cli._otlp_files import SpanRecord
+    from llamatelemetry.local.records import SpanRecord
 
-_KIND_CLIENT = 3
+# Made of calls, and not calls themselves, even where an agent or a tool is far away.
+_NO_CALLS = frozenset({"create_agent", "invoke_agent", "invoke_workflow", "execute_tool", "plan"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Call:
     duration_ms: float
     error: str | None
     http_status: int | None
+    energy_j: float | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -40,12 +44,16 @@ class Call:
 
 
 def calls_from_spans(spans: Iterable[SpanRecord]) -> list[Call]:
-    """The GenAI client calls among the spans; phases and HTTP requests are not calls."""
-    return [
-        _call(span)
-        for span in spans
-        if span.kind == _KIND_CLIENT and names.GEN_AI_OPERATION_NAME in span.attributes
-    ]
+    """Give the calls to models among spans; phases, steps and HTTP requests are none."""
+    return [call for call in map(call_of, spans) if call is not None]
+
+
+def call_of(span: SpanRecord) -> Call | None:
+    """Read a span as a call, made over a network or of a model in the same process."""
+    operation = span.attributes.get(names.GEN_AI_OPERATION_NAME)
+    if operation is None or operation in _NO_CALLS or names.PHASE in span.attributes:
+        return None
+    return _call(span) if span.kind == KIND_CLIENT or operation in INFERENCE_OPERATIONS else None
 
 
 def _call(span: SpanRecord) -> Call:
@@ -59,12 +67,19 @@ def _call(span: SpanRecord) -> Call:
         output_tokens=_integer(found, names.GEN_AI_USAGE_OUTPUT_TOKENS),
         queue_ms=_number(found, names.QUEUE_DURATION, scale=1000),
         prefill_ms=_number(found, names.PREFILL_MS),
-        ttft_ms=_number(found, names.TTFT_MS),
+        ttft_ms=_first_token_ms(found),
         tpot_ms=_number(found, names.TPOT_MS),
         duration_ms=span.duration_ms,
         error=(_text(found, names.ERROR_TYPE) or "error") if span.failed else None,
         http_status=_integer(found, names.HTTP_RESPONSE_STATUS_CODE),
+        energy_j=_number(found, "llamatelemetry.gpu.energy"),
     )
+
+
+def _first_token_ms(found: Mapping[str, object]) -> float | None:
+    """The engine's or the stream's own; a first chunk may be a role without any token."""
+    known = _number(found, names.TTFT_MS)
+    return known or _number(found, names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, scale=1000)
 
 
 def _text(found: Mapping[str, object], name: str) -> str | None:

@@ -1,7 +1,7 @@
 """Reads the OTLP JSON lines that ``LLAMATELEMETRY_EXPORTER=file`` writes.
 
-Each line is one export request. Only what a summary needs is read: spans, and the totals of
-histograms and counters.
+Each line is one export request. Spans are read as records; of metrics, the totals of histograms
+and counters.
 """
 
 from __future__ import annotations
@@ -10,28 +10,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.local.records import Event, SpanRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
-
-_STATUS_ERROR = 2
-
-
-@dataclass(frozen=True, slots=True)
-class SpanRecord:
-    """One finished span. ``kind`` is OTLP's number (1 internal, 3 client)."""
-
-    name: str
-    kind: int
-    start_ns: int
-    end_ns: int
-    attributes: Mapping[str, object]
-    failed: bool
-
-    @property
-    def duration_ms(self) -> float:
-        """From start to end, in milliseconds."""
-        return (self.end_ns - self.start_ns) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +36,10 @@ class MetricTotal:
 def read_spans(paths: Iterable[Path]) -> list[SpanRecord]:
     """Every span in the files, in the order of their start."""
     spans = [
-        _span(span)
+        _span(span, scope.get("scope", {}).get("name", ""), attributes)
         for request in _requests(paths)
         for resource in request.get("resourceSpans", ())
+        for attributes in (_attributes(resource.get("resource", {})),)
         for scope in resource.get("scopeSpans", ())
         for span in scope.get("spans", ())
     ]
@@ -95,14 +79,25 @@ def _metrics(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield from scope.get("metrics", ())
 
 
-def _span(span: Mapping[str, Any]) -> SpanRecord:
+def _span(span: Mapping[str, Any], scope: str, resource: Mapping[str, object]) -> SpanRecord:
+    status = span.get("status", {})
     return SpanRecord(
+        trace_id=str(span.get("traceId", "")),
+        span_id=str(span.get("spanId", "")),
+        parent_span_id=span.get("parentSpanId") or None,
         name=str(span.get("name", "")),
         kind=int(span.get("kind", 0)),
         start_ns=int(span.get("startTimeUnixNano", 0)),
         end_ns=int(span.get("endTimeUnixNano", 0)),
         attributes=_attributes(span),
-        failed=span.get("status", {}).get("code") == _STATUS_ERROR,
+        status=int(status.get("code", 0)),
+        status_message=str(status.get("message", "")),
+        events=[
+            Event(str(event.get("name", "")), int(event.get("timeUnixNano", 0)), _attributes(event))
+            for event in span.get("events", ())
+        ],
+        scope=scope,
+        resource=resource,
     )
 
 
