@@ -60,17 +60,14 @@ def instrument(name: str) -> None:
 
 def _instrument_openlit(providers: dict[str, Any]) -> None:
     # By its own start it would fetch prices from the network.
+    from openlit._config import OpenlitConfig
     from openlit.instrumentation.transformers import TransformersInstrumentor as Openlit
     from openlit.otel.metrics import setup_meter
 
-    metrics, error = setup_meter(
-        application_name="bench",
-        environment="bench",
-        meter=None,
-        otlp_endpoint=None,
-        otlp_headers=None,
-    )
+    metrics, error = setup_meter("bench", "bench", None, None, None)
     assert error is None, error
+    OpenlitConfig.reset_to_defaults()
+    OpenlitConfig.metrics_dict = metrics
     Openlit().instrument(
         environment="bench",
         application_name="bench",

@@ -29,7 +29,8 @@ CONTENDERS: dict[str, list[str]] = {
     "llamatelemetry": [],
     "llamatelemetry with events": [],
     "openllmetry": ["opentelemetry-instrumentation-transformers == 0.62.4"],
-    "openlit": ["openlit == 1.45.0"],
+    # Its dependencies are those of all it instruments, and exclude each other with this SDK.
+    "openlit": ["--no-deps", "openlit == 1.45.0"],
 }
 # New tokens of a turn: the difference between the two is what a token costs.
 SHORT, LONG = 2, 66

@@ -16,7 +16,11 @@ from llamatelemetry.semconv.operations import (
     TEXT_COMPLETION,
 )
 from llamatelemetry_instrumentation_transformers._criteria import observed
-from llamatelemetry_instrumentation_transformers._generation import Generation, running
+from llamatelemetry_instrumentation_transformers._generation import (
+    Generation,
+    current,
+    running,
+)
 from llamatelemetry_instrumentation_transformers._model import name_of
 from llamatelemetry_instrumentation_transformers._recorded import Recorded
 from llamatelemetry_instrumentation_transformers._work import working
@@ -41,7 +45,7 @@ class GenerateWrappers:
 
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap ``GenerationMixin.generate``."""
-        outer = running.get()
+        outer = current()
         if outer is not None:
             return _inside(outer, wrapped, model, args, kwargs)
         given = {"inputs": args[0], **kwargs} if args else kwargs
@@ -108,7 +112,7 @@ class GenerateWrappers:
 
 
 def _unmasked() -> Generation | None:
-    generation = running.get()
+    generation = current()
     return None if generation is None or generation.masked else generation
 
 
