@@ -185,9 +185,8 @@ class _Run:
 
 
 def _request(model: Any, given: _Keywords) -> Request:
-    has_text = all(given.get(name) is None for name in _NO_TEXT)
     request = Request(
-        operation=TEXT_COMPLETION if has_text else GENERATE_CONTENT,
+        operation=TEXT_COMPLETION if _is_text(given) else GENERATE_CONTENT,
         provider=PROVIDER_HUGGINGFACE,
         model=name_of(model),
         stream=given.get("streamer") is not None,
@@ -200,6 +199,12 @@ def _request(model: Any, given: _Keywords) -> Request:
     if tokenizer is not None:
         request.read_content = lambda: _prompts(given, tokenizer)
     return request
+
+
+def _is_text(given: _Keywords) -> bool:
+    inputs = given.get("inputs")  # tokens, or whatever is the main input of the model
+    is_sound = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
+    return not is_sound and all(given.get(name) is None for name in _NO_TEXT)
 
 
 def _tokenizer(given: _Keywords) -> Any:
