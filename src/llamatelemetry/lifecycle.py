@@ -22,6 +22,7 @@ from llamatelemetry.config import (
 )
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
+from llamatelemetry.otel.redaction.options import checked
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -81,7 +82,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
         "span_processors": span_processors,
         **options,
     }
-    wanted = effective_config(config, **explicit)
+    wanted = checked(effective_config(config, **explicit))
     if sdk_disabled():
         return wanted
     with _lock:
@@ -182,7 +183,7 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
         )
         loading._load_instrumentors(distro)
     except Exception as error:
-        guard.report("setting up OpenTelemetry", error)
+        guard.report("setting up OpenTelemetry", error, may_quote=False)
 
 
 def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:
@@ -191,7 +192,7 @@ def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> Llam
     setup.add(wanted.span_processors)
     names.discard("span_processors")
     changed = {name for name in names if getattr(wanted, name) != getattr(setup.config, name)}
-    changeable = {*INSTRUMENTOR_OPTIONS, "log_level"}
+    changeable = {*INSTRUMENTOR_OPTIONS, "log_level"} | setup.redact(wanted, changed)
     too_late = sorted(changed - changeable)
     if too_late:
         _logger.warning(

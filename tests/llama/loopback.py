@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +27,11 @@ class Asked:
 
 @dataclass
 class Reply:
-    """What goes out: JSON, bytes, or pieces of a stream. A cut one ends with the connection."""
+    """What goes out: JSON, bytes, or pieces of a stream.
+
+    A cut one ends with the connection, and if it is reset, with an error of the connection; of
+    a silent one there is nothing but that end.
+    """
 
     status: int = 200
     body: Any = b""
@@ -33,6 +39,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     cut: bool = False
+    silent: bool = False
+    reset: bool = False
 
     def encoded(self) -> bytes:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -105,6 +113,8 @@ async def _read(reader: asyncio.StreamReader) -> Asked | None:
 
 async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
     await asyncio.sleep(reply.delay_s)
+    if reply.silent:
+        return False
     content = reply.encoded()
     kind = "text/event-stream" if reply.pieces else "application/json"
     size = "transfer-encoding: chunked" if reply.pieces else f"content-length: {len(content)}"
@@ -114,7 +124,10 @@ async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
     for piece in reply.pieces:
         writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         await writer.drain()
-    if reply.cut:
+    if reply.reset:
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if reply.cut or reply.reset:
         return False
     if reply.pieces:
         writer.write(b"0\r\n\r\n")

@@ -197,7 +197,8 @@ class Instrumentors:
                 _logger.debug("Instrumentor %s is skipped: %s", entry_point.name, error)
             except Exception as error:
                 if is_ours(entry_point):
-                    guard.report(f"loading the instrumentor {entry_point.name}", error)
+                    where = f"loading the instrumentor {entry_point.name}"
+                    guard.report(where, error, may_quote=False)
                 else:
                     _logger.exception("Instrumentor %s failed to load", described(entry_point))
         return self._loaded[entry_point.value] is not None

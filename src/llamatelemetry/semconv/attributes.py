@@ -20,6 +20,7 @@ ERROR_TYPE: Final = "error.type"
 USER_ID: Final = "user.id"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
+URL_PATH: Final = "url.path"
 HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
 HTTP_REQUEST_RESEND_COUNT: Final = "http.request.resend_count"
 
@@ -112,6 +113,10 @@ ERROR_CONTEXT_SIZE: Final = "llamatelemetry.error.context_size"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
 
+# --- why a span was kept (ours) -------------------------------------------------------
+SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"
+SAMPLING_RATE: Final = "llamatelemetry.sampling.rate"
+SAMPLING_DECISION: Final = "llamatelemetry.sampling.decision"
 # --- what a model in this process is, and does (ours) ---------------------------------
 MODEL_ARCHITECTURE: Final = "llamatelemetry.model.architecture"
 MODEL_PARAMETER_COUNT: Final = "llamatelemetry.model.parameter_count"

@@ -162,6 +162,18 @@ SERVER_TIME_PER_OUTPUT_TOKEN: Final = HistogramSpec(
     _PER_TOKEN_S,
 )
 
+# --- what sampling decided (ours) -----------------------------------------------------
+SAMPLING_SPANS: Final = CounterSpec(
+    "llamatelemetry.sampling.spans",
+    "{span}",
+    "Number of spans that sampling at the end of a trace has kept, dropped or evicted.",
+)
+SAMPLING_TRACES: Final = CounterSpec(
+    "llamatelemetry.sampling.traces",
+    "{trace}",
+    "Number of traces that sampling at their end has kept or dropped.",
+)
+
 # --- what is made of calls: workflows, agents, tools ----------------------------------
 WORKFLOW_DURATION: Final = HistogramSpec(
     "gen_ai.invoke_workflow.duration", "s", "Duration of a workflow.", _WORKFLOW_S
