@@ -202,9 +202,9 @@ def _request(model: Any, given: _Keywords) -> Request:
 
 
 def _is_text(given: _Keywords) -> bool:
-    inputs = given.get("inputs")  # tokens, or whatever is the main input of the model
-    is_sound = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
-    return not is_sound and all(given.get(name) is None for name in _NO_TEXT)
+    inputs: Any = given.get("inputs")  # tokens, or whatever is the main input of the model
+    has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
+    return not has_numbers and all(given.get(name) is None for name in _NO_TEXT)
 
 
 def _tokenizer(given: _Keywords) -> Any:
