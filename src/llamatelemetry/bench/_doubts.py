@@ -21,7 +21,8 @@ def doubts(
     """Give a sentence for each thing that makes the figures less than they seem."""
     good = [record for record in records if record.ok]
     if len(good) < len(records):
-        yield f"{len(records) - len(good)} of {len(records)} requests failed; latencies are those of the others"
+        failed = len(records) - len(good)
+        yield f"{failed} of {len(records)} requests failed; latencies are those of the others"
     yield from _about_lag(good, load)
     yield from _about_cache(good, is_cold)
     yield from _about_tokens(good, wants_exact)

@@ -32,12 +32,12 @@ _WATCHFUL_NS: Final = 1_500_000
 
 
 class Talk(NamedTuple):
-    """A conversation to hold: its number and turns, when it is due, and its first request's index."""
+    """A conversation to hold: its number and turns, when it is due, the number of its first request."""
 
     prompt: int
     turns: int
     due_s: float
-    index: int
+    first: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ class Driver:
             history.extend(conversation.turns[turn])
             place = Place(
                 self._plan.run,
-                talk.index + turn,
+                talk.first + turn,
                 talk.prompt,
                 turn,
                 due_ns,
@@ -128,7 +128,7 @@ class Driver:
     async def _ask(
         self, place: Place, history: list[Message], conversation: Conversation, keep_text: bool
     ) -> Observation:
-        plan, target = self._plan, self._target
+        plan = self._plan
         question = Question(
             model=plan.model,
             messages=self._messages(history),
@@ -136,9 +136,7 @@ class Driver:
             seed=plan.seed,
             cold=plan.cold,
         )
-        seen = Observation(
-            self._instrumenter, self._request(question), place, keep_text=keep_text
-        )
+        seen = Observation(self._instrumenter, self._request(question), place, keep_text=keep_text)
         if self._room is None:
             await self._make(question, seen)
         else:
@@ -199,7 +197,7 @@ async def _sleep_until(due_ns: int) -> None:
     left_ns = due_ns - perf_counter_ns()
     if left_ns > _WATCHFUL_NS:
         await asyncio.sleep((left_ns - _WATCHFUL_NS) / 1e9)
-    while perf_counter_ns() < due_ns:
+    while perf_counter_ns() < due_ns:  # noqa: ASYNC110 - it is the clock that is waited for
         await asyncio.sleep(0)
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _BUSY_SHARE: Final = 0.5
 _CLOCK_STEP_S: Final = 0.05
 _SATURATED: Final = 0.8
-_LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def machine() -> dict[str, Any]:
@@ -48,7 +47,7 @@ def fingerprint(
     conversations: Sequence[Conversation],
     load: Load,
     gpus: Sequence[str],
-    **settings: Any,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Put together what two benchmarks must share to be compared.
 
@@ -150,8 +149,9 @@ def others_at_work(
     counted_output = engine.get("tokens_predicted_total")
     if None in (counted_prompt, counted_output, prompt_tokens, output_tokens):
         return None
-    excess = (counted_prompt or 0) - (prompt_tokens or 0), (counted_output or 0) - (
-        output_tokens or 0
+    excess = (
+        (counted_prompt or 0) - (prompt_tokens or 0),
+        (counted_output or 0) - (output_tokens or 0),
     )
     if max(excess) <= 0:
         return None

@@ -41,7 +41,7 @@ class Place(NamedTuple):
     """Which request of the benchmark it is, and when it was due by ``perf_counter_ns``."""
 
     run: int
-    index: int
+    number: int
     prompt: int
     turn: int
     due_ns: int
@@ -180,7 +180,7 @@ class Observation:
     def _response(self) -> Response:
         if self._request.stream:
             return self._fold.response()
-        return read_response(self._whole) if isinstance(self._whole, dict) else Response()
+        return read_response(self._whole)  # a text says nothing of itself
 
     def _note_place(self) -> None:
         if self._call is None or not self._call.recording:
@@ -189,7 +189,7 @@ class Observation:
         self._call.span.set_attributes(
             {
                 RUN: place.run,
-                INDEX: place.index,
+                INDEX: place.number,
                 PROMPT: place.prompt,
                 TURN: place.turn,
                 LAG: (self._sent_ns - place.due_ns) / 1e9,
@@ -219,7 +219,7 @@ class Observation:
         queue_s = None if phases is None else phases.queue_s
         return RequestRecord(
             run=place.run,
-            index=place.index,
+            index=place.number,
             prompt=place.prompt,
             turn=place.turn,
             due_s=(place.due_ns - place.started_ns) / 1e9,

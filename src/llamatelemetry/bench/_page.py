@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -79,12 +80,11 @@ def _request_row(record: RequestRecord) -> dict[str, Any]:
     }
 
 
-def _render(
-    *, table: Table, plots: Sequence[Plot], requests: Sequence[Any], **fields: Any
-) -> str:
+def _render(*, table: Table, plots: Sequence[Plot], requests: Sequence[Any], **fields: Any) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
-        from plotly.offline import get_plotlyjs
+
+        plotly: Any = importlib.import_module("plotly.offline")
     except ImportError as error:
         raise ImportError(
             f"the HTML page needs {error.name}, which is not installed: "
@@ -101,7 +101,7 @@ def _render(
         table=table,
         plots=[plot["title"] for plot in plots],
         plots_json=_script_json(plots),
-        plotly=get_plotlyjs(),
+        plotly=plotly.get_plotlyjs(),
         metrics=METRICS,
         requests=requests,
         version=__version__,

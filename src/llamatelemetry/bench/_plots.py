@@ -76,7 +76,7 @@ def _distributions(good: Sequence[RequestRecord]) -> Plot:
                 "visible": True if name in {"ttft", "tpot", "e2e"} else "legendonly",
             }
         )
-    x = {"title": {"text": "milliseconds"}, "type": "log"}
+    x = {"title": {"text": "milliseconds"}, "type": "log", "dtick": "D2"}
     y = "share of values at most this large"
     return _plot("Latency distributions", curves, "", y, xaxis=x)
 
@@ -197,9 +197,7 @@ def sweep_plots(sweep: SweepResults) -> list[Plot]:
             }
         )
     x = "tokens per second" if _knows_tokens(sweep) else "requests per second"
-    return [
-        _plot(f"Latency against throughput, by {sweep.parameter}", lines, x, "milliseconds")
-    ]
+    return [_plot(f"Latency against throughput, by {sweep.parameter}", lines, x, "milliseconds")]
 
 
 def _knows_tokens(sweep: SweepResults) -> bool:

@@ -12,13 +12,13 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from llamatelemetry.bench._driver import Driver
 from llamatelemetry.bench._environment import Clocks, others_at_work, warnings_of_clocks
-from llamatelemetry.bench._gpu import GpuMeter
 from llamatelemetry.bench.records import RunRecord
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from llamatelemetry.bench._driver import Plan
+    from llamatelemetry.bench._gpu import GpuMeter
     from llamatelemetry.bench._loop import LoopThread
     from llamatelemetry.bench._targets import Target
     from llamatelemetry.bench.records import RequestRecord
@@ -49,13 +49,16 @@ class Session:
         target: Target,
         instrumenter: Instrumenter,
         on_record: Callable[[RequestRecord], None],
+        gpus: GpuMeter,
     ) -> None:
         self._loop = loop
         self._target = target
         self._instrumenter = instrumenter
         self._on_record = on_record
+        self._gpus = gpus
         with suppress_instrumentation():
             loop.do(target.open())
+        gpus.measure_idle()
 
     def warm_up(self, plan: Plan) -> None:
         """Make requests that are not measured, and leave no telemetry.
@@ -81,7 +84,8 @@ class Session:
         driver = Driver(self._target, plan, self._instrumenter)
         driver.progress.on_record = self._on_record
         interrupted = False
-        with self._span(plan) as span, _few_collections(), GpuMeter() as gpus:
+        with self._span(plan) as span, _few_collections():
+            self._gpus.begin()
             clocks = Clocks()
             try:
                 self._loop.do(driver.run())
@@ -89,6 +93,7 @@ class Session:
                 interrupted = True
             disturbances = warnings_of_clocks(clocks)
             cpu_share = clocks.cpu_share
+            disturbances += self._gpus.end()
         records = driver.progress.records
         if not records:
             raise KeyboardInterrupt
@@ -100,11 +105,11 @@ class Session:
             planned=sum(talk.turns for talk in plan.talks),
             interrupted=interrupted,
             engine=engine,
-            gpu_energy_j=gpus.energy_j,
-            gpu_idle_w=gpus.idle_w,
+            gpu_energy_j=self._gpus.energy_j,
+            gpu_idle_w=self._gpus.idle_w,
             client_cpu_share=round(cpu_share, 3),
         )
-        warnings = [*disturbances, *gpus.warnings, *_shortcomings(run, records)]
+        warnings = [*disturbances, *_shortcomings(run, records)]
         return Measured(run, records, warnings)
 
     def _counters(self) -> dict[str, float]:

@@ -88,7 +88,9 @@ def _upper_end(ordered: Values, q: float, tail: float) -> float | None:
     return None if mirrored is None else -mirrored
 
 
-def _nyblom(tail: float, below: float, above: float, k: int, n: int, q: float) -> float:
+def _nyblom(  # noqa: PLR0917 - a formula
+    tail: float, below: float, above: float, k: int, n: int, q: float
+) -> float:
     """How far to go from the k-th value to the next, so that the risk is just ``tail``."""
     if tail <= below:
         return 0.0

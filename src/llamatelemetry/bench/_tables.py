@@ -186,7 +186,9 @@ def _conclusion(comparison: Comparison) -> str:
         old, new = comparison.success
         parts.append(f"fails more often ({1 - new:.1%} of requests, {1 - old:.1%} before)")
     if parts:
-        return f"The candidate is {' and '.join(parts)}." if slower else f"The candidate {parts[0]}."
+        return (
+            f"The candidate is {' and '.join(parts)}." if slower else f"The candidate {parts[0]}."
+        )
     return f"The candidate is not shown to be worse by {comparison.min_effect:.0%} or more."
 
 

@@ -186,9 +186,10 @@ async def learn_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
         props: Mapping[str, Any] = await client.props()
         models: Mapping[str, Any] = await client.models()
     except LlamaServerError:
-        return ServerFacts(PROVIDER_LLAMA_CPP)  # an old build, or a proxy that lets only some through
-    described = next(iter(items(get(models, "data"))), {})
-    meta = get(described, "meta")
+        return ServerFacts(
+            PROVIDER_LLAMA_CPP
+        )  # an old build, or a proxy that lets only some through
+    meta = get(_first(get(models, "data")), "meta")
     known = {
         "server": PROVIDER_LLAMA_CPP,
         "server.build": text(get(props, "build_info")),
@@ -206,6 +207,10 @@ async def learn_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
     )
 
 
+def _first(values: Any) -> Any:
+    return next(iter(items(values)), None)
+
+
 def _busy(counters: Mapping[str, float]) -> int | None:
     if "requests_processing" not in counters:
         return None
@@ -220,13 +225,15 @@ class _OpenAI:
     def __init__(self, client: Any) -> None:
         parts = urlsplit(str(client.base_url))
         self.server = server_of(parts.scheme, parts.hostname or "", parts.port)
-        self.provider = self.server.provider or PROVIDER_OPENAI
+        known = None if self.server is None else self.server.provider
+        self._is_openai = known == PROVIDER_OPENAI
+        self.provider = known or PROVIDER_OPENAI
         self.facts = ServerFacts()
         self._client = client
         self._llama: AsyncLlamaCppClient | None = None
 
     async def _learn(self, models: Any) -> None:
-        owner = text(get(next(iter(items(get(models, "data"))), {}), "owned_by"))
+        owner = text(get(_first(get(models, "data")), "owned_by"))
         kind = _KINDS.get(owner or "")
         self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
         if kind == PROVIDER_LLAMA_CPP:
@@ -251,7 +258,7 @@ class _OpenAI:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if self.provider == PROVIDER_OPENAI and self.server.provider == PROVIDER_OPENAI:
+        if self._is_openai:
             # OpenAI's own newer models take nothing else.
             return {**options, "max_completion_tokens": question.max_tokens}
         options |= {"max_tokens": question.max_tokens, "temperature": 0.0, "seed": question.seed}
@@ -347,10 +354,10 @@ class EngineTarget:
 
     is_blocking = True
     is_streaming = False
-    server = None
 
     def __init__(self, engine: InferenceEngine) -> None:
         self._engine = engine
+        self.server: Server | None = None
         self.provider = _UNKNOWN_PROVIDER
         self.facts = ServerFacts(fingerprint={"engine": type(engine).__name__})
 

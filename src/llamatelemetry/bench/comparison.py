@@ -135,9 +135,7 @@ def compare(
 ) -> Comparison:
     """Compare a candidate with a baseline; see `BenchmarkResults.compare`."""
     differences = _differences(baseline.fingerprint, candidate.fingerprint)
-    unwanted = {
-        name: pair for name, pair in differences.items() if name not in set(allow)
-    }
+    unwanted = {name: pair for name, pair in differences.items() if name not in set(allow)}
     if unwanted and not force:
         raise FingerprintMismatchError(unwanted)
     found = [
@@ -240,7 +238,9 @@ def _by_runs(old: Sequence[Values], new: Sequence[Values], tests: int) -> _Test:
     logs = [np.log([max(float(np.median(run)), 1e-9) for run in runs]) for runs in (old, new)]
     difference = float(logs[1].mean() - logs[0].mean())
     if max(np.ptp(logs[0]), np.ptp(logs[1])) < 1e-12:  # no spread: nothing to test against
-        return _Test(statistics.Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None)
+        return _Test(
+            statistics.Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None
+        )
     test = stats.ttest_ind(logs[1], logs[0], equal_var=False)
     interval = test.confidence_interval(statistics.CONFIDENCE)
     error = math.sqrt(sum(float(each.var(ddof=1)) / len(each) for each in logs))
@@ -312,7 +312,12 @@ def _with_verdict(metric: MetricComparison, p_adjusted: float, effect: float) ->
         verdict = "slower"
     elif p_adjusted < ALPHA and ratio.value <= 1 / (1 + effect):
         verdict = "faster"
-    elif ratio.low is not None and ratio.high is not None:
-        if 1 / (1 + effect) < ratio.low and ratio.high < 1 + effect:
-            verdict = "equal"
+    elif _is_within(ratio, effect):
+        verdict = "equal"
     return replace(metric, p_adjusted=p_adjusted, verdict=verdict)
+
+
+def _is_within(ratio: Estimate, effect: float) -> bool:
+    if ratio.low is None or ratio.high is None:
+        return False
+    return 1 / (1 + effect) < ratio.low and ratio.high < 1 + effect

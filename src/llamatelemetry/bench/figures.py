@@ -138,9 +138,7 @@ class Totals:
     energy_above_idle_per_token_j: float | None = field(default=None)
 
 
-def samples(
-    records: Sequence[RequestRecord], metric: Metric
-) -> dict[int, list[Sequence[float]]]:
+def samples(records: Sequence[RequestRecord], metric: Metric) -> dict[int, list[Sequence[float]]]:
     """Give the values of a metric by run and request; of requests that got a whole reply."""
     found: dict[int, list[Sequence[float]]] = {}
     for record in records:

@@ -43,7 +43,11 @@ class Load:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency!r}")
-        if self.rate is not None and not isinstance(self.rate, Ramp) and not _is_positive(self.rate):
+        if (
+            self.rate is not None
+            and not isinstance(self.rate, Ramp)
+            and not _is_positive(self.rate)
+        ):
             raise ValueError(f"rate must be over 0 requests per second, not {self.rate!r}")
         if self.arrival not in {"poisson", "constant"}:
             raise ValueError(f"arrival must be 'poisson' or 'constant', not {self.arrival!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -162,7 +163,7 @@ class BenchmarkResults:
             ImportError: pandas is not installed.
         """
         try:
-            import pandas as pd
+            pandas: Any = importlib.import_module("pandas")
         except ImportError as error:
             raise ImportError("to_dataframe() needs pandas: pip install pandas") from error
         rows = [
@@ -173,7 +174,7 @@ class BenchmarkResults:
             }
             for record in self.requests
         ]
-        return pd.DataFrame(rows)
+        return pandas.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
         """Write a file: JSON, or by its suffix ``.csv``, ``.md`` or ``.html``. Give its path."""

@@ -10,7 +10,7 @@ from llamatelemetry import __version__
 from llamatelemetry.bench import _environment as environment
 from llamatelemetry.bench._doubts import doubts
 from llamatelemetry.bench._driver import Plan, Talk
-from llamatelemetry.bench._gpu import gpu_names
+from llamatelemetry.bench._gpu import GpuMeter
 from llamatelemetry.bench._loop import LoopThread
 from llamatelemetry.bench._progress import progress_bar
 from llamatelemetry.bench._session import BenchmarkError, Session
@@ -150,9 +150,13 @@ class BenchmarkRunner:
         runs: list[RunRecord] = []
         warnings: list[str] = []
         total = self._profile.runs * repeats
-        with LoopThread() as loop, progress_bar(model, total, shown=self._progress) as advance:
+        with (
+            LoopThread() as loop,
+            GpuMeter(target.server) as gpus,
+            progress_bar(model, total, shown=self._progress) as advance,
+        ):
             try:
-                session = Session(loop, target, self._instrumenter.get(), advance)
+                session = Session(loop, target, self._instrumenter.get(), advance, gpus)
                 warnings += environment.warnings_before(target.facts, load)
                 session.warm_up(self._warm_up_plan(target, model, conversations, load))
                 for run in range(repeats):
@@ -164,7 +168,20 @@ class BenchmarkRunner:
                         break
             finally:
                 loop.do(target.close())
-        return self._results(model, conversations, load, target, records, runs, warnings)
+        exact = target.facts.ignores_eos
+        warnings += doubts(records, load, is_cold=self._is_cold, wants_exact=not exact)
+        return BenchmarkResults(
+            model=model,
+            settings=self._settings(load, exact),
+            fingerprint=environment.fingerprint(
+                target.facts, conversations, load, gpus.names, self._conditions(model)
+            ),
+            environment=environment.machine(),
+            requests=sorted(records, key=lambda record: (record.run, record.index)),
+            runs=runs,
+            slo=self._slo,
+            warnings=list(dict.fromkeys(warnings)),
+        )
 
     def _plan(
         self, model: str, conversations: Sequence[Conversation], load: Load, run: int
@@ -200,44 +217,22 @@ class BenchmarkRunner:
         plan = self._plan(model, conversations, Load(slots), -1)
         return replace(plan, talks=talks, keep_prompts=False)
 
-    def _results(
-        self,
-        model: str,
-        conversations: Sequence[Conversation],
-        load: Load,
-        target: Target,
-        records: list[RequestRecord],
-        runs: list[RunRecord],
-        warnings: list[str],
-    ) -> BenchmarkResults:
-        cache = "cold" if self._is_cold else "warm"
-        exact = target.facts.ignores_eos
-        warnings += doubts(records, load, is_cold=self._is_cold, wants_exact=not exact)
-        return BenchmarkResults(
-            model=model,
-            settings={
-                "profile": self._profile.name,
-                "warmup": self._profile.warmup,
-                "runs": self._profile.runs,
-                **load.describe(),
-                "load_text": str(load),
-                "max_tokens": self._max_tokens,
-                "cache": cache,
-                "seed": self._seed,
-                "ignore_eos": exact,
-            },
-            fingerprint=environment.fingerprint(
-                target.facts,
-                conversations,
-                load,
-                gpu_names(),
-                model=model,
-                max_tokens=self._max_tokens,
-                cache=cache,
-            ),
-            environment=environment.machine(),
-            requests=sorted(records, key=lambda record: (record.run, record.index)),
-            runs=runs,
-            slo=self._slo,
-            warnings=list(dict.fromkeys(warnings)),
-        )
+    @property
+    def _cache(self) -> str:
+        return "cold" if self._is_cold else "warm"
+
+    def _settings(self, load: Load, exact: bool) -> dict[str, Any]:
+        return {
+            "profile": self._profile.name,
+            "warmup": self._profile.warmup,
+            "runs": self._profile.runs,
+            **load.describe(),
+            "load_text": str(load),
+            "max_tokens": self._max_tokens,
+            "cache": self._cache,
+            "seed": self._seed,
+            "ignore_eos": exact,
+        }
+
+    def _conditions(self, model: str) -> dict[str, Any]:
+        return {"model": model, "max_tokens": self._max_tokens, "cache": self._cache}

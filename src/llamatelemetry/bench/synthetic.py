@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from llamatelemetry.llama import LlamaCppClient
 
-_WORDS: Final = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work number night "
-    "point home water room mother area money story fact month lot right study book eye job word "
-    "business issue side kind head house service friend father power hour game line end member "
-    "law car city name team minute idea body back parent face level office door health person art "
-    "war history party result change morning reason research girl guy moment air teacher force"
-).split()
+_WORDS: Final = tuple(
+    """
+    time year people way day man thing woman life child world school state family student group
+    country problem hand part place case week company system program question work number night
+    point home water room mother area money story fact month lot right study book eye job word
+    business issue side kind head house service friend father power hour game line end member
+    law car city name team minute idea body back parent face level office door health person art
+    war history party result change morning reason research girl guy moment air teacher force
+    """.split()  # noqa: SIM905 - read more easily so
+)
 # One token each with nearly every tokenizer, for the last few.
 _FILLERS: Final = (" a", " the", " of", " in", " .", " ,", "\n", "a", "1")
 _ATTEMPTS: Final = 12
