@@ -39,6 +39,10 @@ INSTRUMENTORS = {
         "llamatelemetry_instrumentation_transformers:TransformersInstrumentor"
     ),
 }
+SAMPLERS = {
+    f"llamatelemetry_{name}": f"llamatelemetry.distro:{name}"
+    for name in ("ratio", "only_errors", "only_slow", "only_errors_or_slow")
+}
 ENTRY_POINTS = {
     "console_scripts": {"llamatelemetry": "llamatelemetry.cli:main"},
     "opentelemetry_distro": {"llamatelemetry": "llamatelemetry.distro:LlamaTelemetryDistro"},
@@ -55,6 +59,8 @@ ENTRY_POINTS = {
     "opentelemetry_logs_exporter": {
         "llamatelemetry_file": "llamatelemetry.otel.file_exporter:FileLogExporter"
     },
+    "opentelemetry_traces_sampler": SAMPLERS,
+    "opentelemetry_sampler": SAMPLERS,
 }
 
 

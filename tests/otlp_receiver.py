@@ -35,6 +35,8 @@ class Received:
         self.delay_s = 0.0
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
+        """Of requests over HTTP, not compressed."""
         self.messages: dict[str, list[Message]] = {signal: [] for signal in REQUESTS}
 
     @property
@@ -87,6 +89,7 @@ def http_receiver() -> Iterator[Received]:
             time.sleep(received.delay_s)
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
+            received.bodies.append(body)
             received.paths.append(self.path)
             received.headers.append({name.lower(): text for name, text in self.headers.items()})
             signal = self.path.rpartition("/")[2]

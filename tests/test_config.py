@@ -1,9 +1,10 @@
-"""Every option: its variables, its default, which source wins, what a bad value does."""
+"""Every option: each form it can be given in, its default, which form wins, a bad value."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
 import os
 import pickle
@@ -153,8 +154,19 @@ def test_the_table_of_this_test_covers_every_option():
     ]
 
 
+def config_file(folder: Path, **options: Any) -> dict[str, str]:
+    """The variable that names a declarative file with these options of ours."""
+    path = folder / "otel.yaml"
+    # JSON is YAML too.
+    path.write_text(
+        json.dumps({"file_format": "1.0", "distribution": {"llamatelemetry": options}}),
+    )
+    return {"OTEL_CONFIG_FILE": str(path)}
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_explicit_wins_over_config_over_own_variable_over_opentelemetry_over_default(name):
+def test_every_option_in_every_form_and_which_form_wins(name, tmp_path):
+    """Argument, config, own variable, declarative file, OpenTelemetry's variable, default."""
     case = CASES[name]
     config = LlamaTelemetryConfig(**{name: case.config})
     environ = dict(KEY) if name == "redact_mode" else {}
@@ -164,12 +176,19 @@ def test_explicit_wins_over_config_over_own_variable_over_opentelemetry_over_def
         value = getattr(effective, name)
         assert (value, type(value)) == (expected, type(expected))
         assert (effective.given(name) or (None, "default"))[1] == origin
+        (line,) = [
+            line for line in effective.describe().splitlines() if line.startswith(f"{name} ")
+        ]
+        assert line.endswith(f"  {origin}")
 
     check(case.default, "default")
     if case.otel is not None:
         variable, text, value = case.otel
         environ[variable] = text
         check(value, variable)
+    if name != "span_processors":
+        environ |= config_file(tmp_path, **{name: case.config})
+        check(case.config, "configuration file")
     if case.own is not None:
         variable, text, value = case.own
         environ[variable] = text
@@ -177,6 +196,98 @@ def test_explicit_wins_over_config_over_own_variable_over_opentelemetry_over_def
     check(case.config, "config", config=config)
     check(case.argument, "argument", config=config, **{name: case.argument})
     check(case.config, "config", config=config, **{name: None})
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        ("options", "warning"),
+        [
+            (
+                {"sampling": "only_eror"},
+                "distribution.llamatelemetry.sampling='only_eror' is not accepted; expected some of",
+            ),
+            (
+                {"service_version": 1.10},
+                "distribution.llamatelemetry.service_version=1.1 is not accepted; expected text",
+            ),
+            ({"exportr": "file"}, "exportr of {path} is not an option; the nearest is exporter"),
+            (
+                {"span_processors": []},
+                "span_processors of {path} is not an option; span_processors can be given in code",
+            ),
+        ],
+    )
+    def test_a_bad_entry_is_one_warning_and_the_default(self, options, warning, tmp_path, caplog):
+        environ = config_file(tmp_path, **options)
+        for _ in range(2):
+            assert effective_config(environ=environ) == effective_config(environ={})
+        (record,) = caplog.records
+        assert warning.format(path=environ["OTEL_CONFIG_FILE"]) in record.getMessage()
+
+    def test_a_bad_entry_on_redaction_redacts_prompts(self, tmp_path, caplog):
+        environ = config_file(tmp_path, redact_patterns="(")
+        assert effective_config(environ=environ).redact_prompts is True
+        assert len(caplog.records) == 1
+
+    def test_a_refused_value_brings_no_other_forms_value_back(self, tmp_path, caplog):
+        environ = config_file(tmp_path, sampling="only_slow")
+        environ["LLAMATELEMETRY_SAMPLING"] = "only_eror"
+        assert effective_config(environ=environ).sampling == "parentbased_always_on"
+        environ = config_file(tmp_path, capture_content="all")
+        environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "SPAN_ONLY"
+        assert effective_config(environ=environ).capture_content == "no_content"
+        assert len(caplog.records) == 2
+
+    def test_a_secret_is_masked(self, tmp_path, caplog):
+        environ = config_file(tmp_path, otlp_headers=["swordfish"])
+        effective_config(environ=environ)
+        assert "swordfish" not in caplog.text
+        assert "otlp_headers=***" in caplog.text
+
+    @pytest.mark.parametrize("text", ["", "distribution: {", "file_format: '1.0'\ndistribution: x"])
+    def test_a_file_that_cannot_be_read_says_nothing_about_our_options(
+        self, text, tmp_path, caplog
+    ):
+        path = tmp_path / "otel.yaml"
+        path.write_text(text)
+        for each in (path, tmp_path / "no such file"):
+            environ = {"OTEL_CONFIG_FILE": str(each)}
+            assert effective_config(environ=environ) == effective_config(environ={})
+        assert not [each for each in caplog.records if each.name.startswith("llamatelemetry")]
+
+    def test_a_changed_file_is_read_again(self, tmp_path):
+        environ = config_file(tmp_path, sampling="only_slow")
+        assert effective_config(environ=environ).sampling == "only_slow"
+        path = Path(environ["OTEL_CONFIG_FILE"])
+        before = path.stat().st_mtime_ns
+        config_file(tmp_path, sampling="only_errors")
+        os.utime(path, ns=(before + 1, before + 1))
+        assert effective_config(environ=environ).sampling == "only_errors"
+
+    def test_variables_are_put_into_the_file(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("SHARE", "0.25")
+        environ = config_file(tmp_path, sample_rate="${SHARE}")
+        assert effective_config(environ=environ).sample_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("ONLY_SLOW, only_errors", "only_errors,only_slow"),
+        ("ratio,only_errors", "only_errors,ratio"),
+        ("ratio,ratio", "ratio"),
+        (["only_slow", "ratio"], "only_slow,ratio"),
+        ("Always_Off", "always_off"),
+    ],
+)
+def test_rules_of_sampling_can_be_combined(given, expected):
+    assert effective_config(environ={}, sampling=given).sampling == expected
+
+
+@pytest.mark.parametrize("given", ["only_errors,always_on", "only_errors;ratio", ","])
+def test_samplers_of_the_sdk_cannot_be_combined(given):
+    with pytest.raises(ValueError, match="is not accepted; expected some of only_errors"):
+        effective_config(environ={}, sampling=given)
 
 
 @pytest.mark.parametrize("name", CASES)

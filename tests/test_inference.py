@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, get_current_span, use_span
 
+from llamatelemetry.config import effective_config, use_config
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
 from tests.llama.conftest import recorded
-from tests.llama.loopback import Reply, loopback
+from tests.llama.loopback import Reply, loopback, sse
 
 __all__ = ["recorded"]
 
@@ -68,8 +74,10 @@ def test_an_unknown_backend_is_told_the_known_ones():
         create_engine("nope")
 
 
-def test_a_backend_that_is_not_there_yet_says_so():
-    with pytest.raises(ImportError, match=r"not in this version.*traced_engine"):
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_a_backend_whose_library_is_missing_says_how_to_get_it(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=f"needs {missing}.*pip install transformers torch"):
         create_engine("transformers", model_name_or_path="x")
 
 
@@ -112,14 +120,187 @@ def test_the_engines_own_error_comes_through(recorded):
     assert span.attributes["gen_ai.provider.name"] == "_OTHER"
 
 
+CHUNK = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+
+
+class Chunks:
+    """A stream that is a context manager and knows more than to be iterated over."""
+
+    kind = "of one's own"
+
+    def __init__(self) -> None:
+        self.left = [CHUNK, CHUNK]
+        self.told: list[str] = []
+
+    def __iter__(self) -> Chunks:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.left:
+            raise StopIteration
+        return self.left.pop()
+
+    def close(self) -> None:
+        self.told.append("close")
+
+    def __enter__(self) -> Chunks:
+        self.told.append("enter")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.told.append("exit")
+
+
 def test_an_engine_that_streams_is_recorded_to_the_streams_end(recorded):
-    chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
-    stream = traced_engine(Parrot(lambda messages: iter([chunk, chunk]))).chat(HELLO)
-    assert next(stream) == chunk
+    stream = traced_engine(Parrot(lambda messages: iter([CHUNK, CHUNK]))).chat(HELLO)
+    assert next(stream) == CHUNK
     assert recorded.spans() == []
-    assert list(stream) == [chunk]
+    assert list(stream) == [CHUNK]
     (span,) = recorded.spans()
     assert span.attributes["gen_ai.request.stream"] is True
+    assert span.attributes["gen_ai.response.time_to_first_chunk"] >= 0
+    assert recorded.points("gen_ai.client.operation.time_to_first_chunk")
+
+
+@pytest.mark.parametrize("how", ["close", "leave", "raise", "drop"])
+def test_a_stream_that_is_left_is_still_the_engines_own(recorded, how):
+    source = Chunks()
+    stream: Any = traced_engine(Parrot(lambda messages: source)).chat(HELLO)
+    assert stream.kind == "of one's own"
+    assert isinstance(stream, Chunks)
+    if how == "close":
+        next(stream)
+        stream.close()
+    elif how == "drop":
+        next(stream)
+        del stream
+    else:
+        with suppress(LookupError), stream as entered:
+            next(entered)
+            if how == "raise":
+                raise LookupError
+    told = {"close": ["close"], "drop": []}
+    assert source.told == told.get(how, ["enter", "exit"])
+    (span,) = recorded.spans()
+    assert span.attributes.get("error.type") == ("LookupError" if how == "raise" else None)
+
+
+def test_what_an_engine_says_is_recorded_when_it_is_asked_for(recorded):
+    class Speaker(Parrot):
+        def generate(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
+            return (word for word in ("", "one", " two"))
+
+    try:
+        use_config(effective_config(capture_content="span_only"))
+        assert list(traced_engine(Speaker()).generate("Count")) == ["", "one", " two"]
+        assert traced_engine(Parrot()).generate("Say") == "Say 99"
+        traced_engine(Parrot()).chat(HELLO)
+    finally:
+        use_config(None)
+    said = [
+        [
+            json.loads(span.attributes[f"gen_ai.{way}.messages"])[0]["parts"][0]["content"]
+            for way in ("input", "output")
+        ]
+        for span in recorded.spans()
+    ]
+    assert said == [["Count", "one two"], ["Say", "Say 99"], ["Hello", "Hi"]]
+
+
+async def test_an_asynchronous_engine_is_recorded_until_it_has_answered(recorded):
+    asked = asyncio.Event()
+
+    async def answer(messages: Any) -> Any:
+        await asked.wait()
+        return ANSWER
+
+    outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
+    with use_span(outer):
+        waiting = asyncio.create_task(traced_engine(Parrot(answer)).chat(HELLO))
+        await asyncio.sleep(0.05)
+        assert recorded.spans() == []
+        asked.set()
+        assert await waiting == ANSWER
+        assert get_current_span() is outer
+    (span,) = recorded.spans()
+    assert span.attributes["gen_ai.usage.output_tokens"] == 1
+    assert (span.end_time - span.start_time) / 1e9 >= 0.05
+    assert span.parent == outer.context
+
+
+async def test_an_asynchronous_engine_that_fails_or_is_cancelled_comes_through(recorded):
+    async def fail(messages: Any) -> Any:
+        await asyncio.sleep(0)
+        raise LookupError("lost")
+
+    async def hang(messages: Any) -> Any:
+        await asyncio.sleep(600)
+
+    with pytest.raises(LookupError, match="lost"):
+        await traced_engine(Parrot(fail)).chat(HELLO)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(traced_engine(Parrot(hang)).chat(HELLO), 0.05)
+    destroyed: Any = traced_engine(Parrot(hang)).chat(HELLO)
+    destroyed.send(None)
+    destroyed.close()
+    types = [span.attributes["error.type"] for span in recorded.spans()]
+    assert types == ["LookupError", "asyncio.exceptions.CancelledError", "GeneratorExit"]
+
+
+@pytest.mark.parametrize("how", ["read", "close", "fail"])
+async def test_an_asynchronous_stream_is_recorded_to_its_end(recorded, how):
+    async def pieces(messages: Any) -> Any:
+        yield CHUNK
+        if how == "fail":
+            raise LookupError
+        yield CHUNK
+
+    stream: Any = traced_engine(Parrot(pieces)).chat(HELLO)
+    assert await anext(stream) == CHUNK
+    assert recorded.spans() == []
+    if how == "close":
+        await stream.aclose()
+    elif how == "read":
+        assert [piece async for piece in stream] == [CHUNK]
+    else:
+        with pytest.raises(LookupError):
+            await anext(stream)
+    (span,) = recorded.spans()
+    assert span.attributes.get("error.type") == ("LookupError" if how == "fail" else None)
+    assert span.attributes["gen_ai.response.id"] == "1"
+
+
+@pytest.fixture
+def streaming_server() -> Iterator[str]:
+    timings = {"prompt_n": 3, "prompt_ms": 1.0, "predicted_n": 1, "predicted_ms": 0.0}
+    last = {"id": "1", "choices": [], "timings": timings}
+    with loopback(lambda asked: Reply(pieces=sse(CHUNK, last))) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("engine_is_async", [False, True])
+async def test_a_stream_that_asks_a_server_while_it_is_read_is_one_span(
+    recorded, streaming_server, engine_is_async
+):
+    def relay(messages: Any) -> Any:
+        with LlamaCppClient(streaming_server) as client:
+            yield from client.chat(messages, stream=True)
+
+    async def relay_async(messages: Any) -> Any:
+        async with AsyncLlamaCppClient(streaming_server) as client:
+            async for chunk in await client.chat(messages, stream=True):
+                yield chunk
+
+    if engine_is_async:
+        stream: Any = traced_engine(Parrot(relay_async)).chat(HELLO)
+        assert len([chunk async for chunk in stream]) == 2
+    else:
+        assert len(list(traced_engine(Parrot(relay)).chat(HELLO))) == 2
+    span, *phases = sorted(recorded.spans(), key=lambda span: span.parent is not None)
+    assert span.name == "chat parrot.gguf"
+    assert {phase.parent.span_id for phase in phases} == {span.context.span_id}
+    assert span.attributes["gen_ai.prefill_ms"] == 1.0
+    assert recorded.tokens("input") == 3
 
 
 def test_an_engine_that_asks_a_server_is_one_span_with_the_servers_tokens(recorded):

@@ -11,27 +11,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import LlamaTelemetryConfig
-    from .lifecycle import flush, init, shutdown
+    from .gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
+    from .lifecycle import flush, init, shutdown, trace_graph
     from .llama import ServerConfig, ServerManager
+    from .pipeline import session, suppress, task, tool, workflow
 
 __version__ = "1.2.0"
 __all__ = [
+    "CudaInfo",
+    "GpuDevice",
     "LlamaTelemetryConfig",
     "ServerConfig",
     "ServerManager",
     "__version__",
+    "detect_cuda",
     "flush",
     "init",
+    "require_cuda",
+    "session",
     "shutdown",
+    "suppress",
+    "task",
+    "tool",
+    "trace_graph",
+    "workflow",
 ]
 
 _MODULES = {
+    "CudaInfo": "llamatelemetry.gpu.devices",
+    "GpuDevice": "llamatelemetry.gpu.reader",
     "LlamaTelemetryConfig": "llamatelemetry.config",
     "ServerConfig": "llamatelemetry.llama.config",
     "ServerManager": "llamatelemetry.llama.manager",
+    "detect_cuda": "llamatelemetry.gpu.devices",
     "flush": "llamatelemetry.lifecycle",
     "init": "llamatelemetry.lifecycle",
+    "require_cuda": "llamatelemetry.gpu.devices",
+    "session": "llamatelemetry.pipeline",
     "shutdown": "llamatelemetry.lifecycle",
+    "suppress": "llamatelemetry.pipeline",
+    "task": "llamatelemetry.pipeline",
+    "tool": "llamatelemetry.pipeline",
+    "trace_graph": "llamatelemetry.lifecycle",
+    "workflow": "llamatelemetry.pipeline",
 }
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import _logs, metrics, trace
 
@@ -22,11 +22,14 @@ from llamatelemetry.config import (
 )
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
+from llamatelemetry.otel.redaction.options import checked
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.distro import Setup
+    from llamatelemetry.otel.trace_graph import TraceGraph
+    from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
 
 _logger = logging.getLogger("llamatelemetry.lifecycle")
 _lock = threading.RLock()
@@ -79,7 +82,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
         "span_processors": span_processors,
         **options,
     }
-    wanted = effective_config(config, **explicit)
+    wanted = checked(effective_config(config, **explicit))
     if sdk_disabled():
         return wanted
     with _lock:
@@ -135,6 +138,29 @@ def shutdown(timeout_s: float = 5.0) -> bool:
         return flushed and reaped and stopped
 
 
+def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
+    """Gives what really ran as a graph: services, pipelines, stages, models, servers, slots, GPUs.
+
+    Args:
+        trace_id: of one of the last 256 traces, as a number or in hex; all traces when `None`.
+
+    Returns:
+        A copy: nodes and edges with counts, latency, tokens and errors.
+
+    Raises:
+        RuntimeError: no graphs are kept.
+        KeyError: the trace is not among the last ones.
+    """
+    setup = _setup()
+    for processor in () if setup is None else setup.processors:
+        if hasattr(processor, "graph"):  # not imported for the question: the SDK may not be there
+            return cast("TraceGraphProcessor", processor).graph(trace_id)
+    raise RuntimeError(
+        "no trace graphs are kept: call llamatelemetry.init(enable_trace_graphs=True), or set "
+        "LLAMATELEMETRY_TRACE_GRAPHS=true"
+    )
+
+
 def _set_up(config: LlamaTelemetryConfig) -> None:
     try:
         # Private, but it is the zero-code path: the same checks in the same order.
@@ -157,7 +183,7 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
         )
         loading._load_instrumentors(distro)
     except Exception as error:
-        guard.report("setting up OpenTelemetry", error)
+        guard.report("setting up OpenTelemetry", error, may_quote=False)
 
 
 def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:
@@ -166,7 +192,7 @@ def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> Llam
     setup.add(wanted.span_processors)
     names.discard("span_processors")
     changed = {name for name in names if getattr(wanted, name) != getattr(setup.config, name)}
-    changeable = {*INSTRUMENTOR_OPTIONS, "log_level"}
+    changeable = {*INSTRUMENTOR_OPTIONS, "log_level"} | setup.redact(wanted, changed)
     too_late = sorted(changed - changeable)
     if too_late:
         _logger.warning(

@@ -20,9 +20,9 @@ import pytest
 
 import llamatelemetry
 from llamatelemetry.cli import _demo_program
-from llamatelemetry.cli._calls import Call
 from llamatelemetry.cli._demo_program import Target, find_program, program_environment
 from llamatelemetry.cli.demo import _problems
+from llamatelemetry.local.calls import Call
 from tests.servers import LlamaServer
 
 DEMO = [sys.executable, "-m", "llamatelemetry.cli", "demo"]

@@ -10,9 +10,9 @@ import io
 import pytest
 from rich.console import Console
 
-from llamatelemetry.cli._calls import Call
-from llamatelemetry.cli._otlp_files import MetricTotal
 from llamatelemetry.cli._table import print_calls, print_metrics
+from llamatelemetry.local.calls import Call
+from llamatelemetry.local.otlp_lines import MetricTotal
 
 PLAIN = Call(
     operation="chat",

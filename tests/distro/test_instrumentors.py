@@ -128,6 +128,7 @@ class TestRivals:
             ("llamatelemetry_openai", "openai"),
             ("llamatelemetry_openai", "openai-v2"),
             ("llamatelemetry_llamacpp", "llama-cpp-python"),
+            ("llamatelemetry_transformers", "transformers"),
         ],
     )
     def test_the_names_of_rivals(self, ours, theirs):
@@ -136,12 +137,6 @@ class TestRivals:
         assert stand_in(other, [one, other], "auto", {}) == one
         assert stand_in(one, [one, other], "auto", {}) is None
         assert stand_in(one, [one, other], "theirs", {}) == other
-
-    def test_a_plugin_that_patches_nothing_yet_displaces_nobody(self):
-        group = "opentelemetry_instrumentor"
-        ours = EntryPoint("llamatelemetry_transformers", "a:b", group)
-        other = EntryPoint("transformers", "c:d", group)
-        assert stand_in(other, [ours, other], "auto", {}) is None
 
     def test_instrumentors_of_other_libraries_are_no_rivals(self):
         group = "opentelemetry_instrumentor"

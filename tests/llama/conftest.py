@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.llama.programs import program
 from tests.recorder import Recorder
+
+__all__ = ["program"]
 
 
 @pytest.fixture
@@ -12,4 +15,5 @@ def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """What is made by then records here: our clients take no providers of their own."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
+    monkeypatch.setattr("opentelemetry._logs._internal._LOGGER_PROVIDER", recorder.logger_provider)
     return recorder

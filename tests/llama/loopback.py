@@ -25,7 +25,10 @@ class Asked:
 
 @dataclass
 class Reply:
-    """What goes out: JSON, bytes, or pieces of a stream. A cut one ends with the connection."""
+    """What goes out: JSON, bytes, or pieces of a stream.
+
+    A cut one ends with the connection; of a silent one there is nothing but that end.
+    """
 
     status: int = 200
     body: Any = b""
@@ -33,6 +36,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     cut: bool = False
+    silent: bool = False
 
     def encoded(self) -> bytes:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -105,6 +109,8 @@ async def _read(reader: asyncio.StreamReader) -> Asked | None:
 
 async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
     await asyncio.sleep(reply.delay_s)
+    if reply.silent:
+        return False
     content = reply.encoded()
     kind = "text/event-stream" if reply.pieces else "application/json"
     size = "transfer-encoding: chunked" if reply.pieces else f"content-length: {len(content)}"

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 
 from llamatelemetry.genai import Call
-from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
+from llamatelemetry.llama import (
+    AsyncLlamaCppClient,
+    LlamaCppClient,
+    ServerConfig,
+    ServerManager,
+)
 from tests.llama.loopback import Asked, Reply, loopback, sse
+from tests.llama.tiny_models import make_llama
 
+SOCKETS = Path("/proc/self/fd")
 HELLO = [{"role": "user", "content": "Hello"}]
 CHUNK = {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
 ANSWER = {"id": "1", "model": "m", "choices": [{"finish_reason": "stop", "message": {}}]}
@@ -21,7 +29,7 @@ def answer(asked: Asked) -> Reply:
     return Reply(pieces=sse(CHUNK, CHUNK)) if asked.body.get("stream") else Reply(body=ANSWER)
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, 1000])
 def test_concurrent_calls_leave_neither_connections_nor_spans(count, recorded):
     async def one(client: AsyncLlamaCppClient, index: int) -> None:
         match index % 4:
@@ -45,15 +53,32 @@ def test_concurrent_calls_leave_neither_connections_nor_spans(count, recorded):
             assert len(pool.connections) <= 100
 
     with loopback(answer) as server:
+        sockets = open_sockets()
         asyncio.run(all_of_them(server.url))
         # A call that was cancelled before it began has made nothing.
-        assert len(recorded.calls()) == count * 3 // 4
-        assert all(span.end_time for span in recorded.calls())
+        spans = recorded.calls()
+        assert len(spans) == len({span.context.span_id for span in spans}) == count * 3 // 4
+        assert all(span.end_time for span in spans)
+        points = recorded.points("gen_ai.client.operation.duration")
+        assert sum(point.count for point in points) == count * 3 // 4
         deadline = asyncio.run(_until(lambda: not server.connections))
         assert deadline, "the server still has connections"
+        assert open_sockets() == sockets
     gc.collect()
     open_calls = [each for each in gc.get_objects() if type(each) is Call and not each.ended]
     assert open_calls == []
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open, on either end."""
+    return sum(name.startswith("socket:") for name in map(_opened, SOCKETS.iterdir()))
+
+
+def _opened(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except FileNotFoundError:  # the one that the folder itself was read by
+        return ""
 
 
 async def _until(condition: object) -> bool:
@@ -62,6 +87,34 @@ async def _until(condition: object) -> bool:
             return True
         await asyncio.sleep(0.02)
     return False
+
+
+def test_a_thousand_calls_at_once_of_a_real_server(recorded, tmp_path):
+    """With fewer slots than callers: each waits its turn, and the span says how long."""
+    config = ServerConfig(
+        make_llama(tmp_path / "tiny.gguf"), port=0, n_ctx=1024, n_parallel=8, threads=1
+    )
+    options = {"n_predict": 4, "grammar": "root ::= [a-z]{4}"}
+
+    async def one(client: AsyncLlamaCppClient, index: int) -> int:
+        if index % 2:
+            return (await client.complete("Hi", **options)).tokens_predicted
+        events = [event async for event in await client.complete("Hi", stream=True, **options)]
+        return events[-1].tokens_predicted
+
+    async def all_of_them(url: str) -> list[int]:
+        async with AsyncLlamaCppClient(url) as client:
+            return await asyncio.gather(*(one(client, index) for index in range(1000)))
+
+    with ServerManager(config, binary="embedded") as server:
+        sockets = open_sockets()
+        assert asyncio.run(all_of_them(server.url)) == [4] * 1000
+        assert open_sockets() == sockets
+    spans = recorded.calls()
+    assert len(spans) == len({span.context.span_id for span in spans}) == 1000
+    assert {span.attributes["gen_ai.usage.output_tokens"] for span in spans} == {4}
+    assert all("llamatelemetry.queue_duration" in span.attributes for span in spans)
+    assert recorded.tokens("output") == 4000
 
 
 def test_a_client_that_is_dropped_is_freed_without_the_garbage_collector():

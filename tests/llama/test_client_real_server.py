@@ -192,7 +192,10 @@ def test_a_prompt_that_is_too_long_says_how_long_it_is(driver, recorded, stream)
     assert error.n_ctx == 1024
     assert error.n_prompt_tokens > 2000
     assert str(error.n_prompt_tokens) in str(error)
-    assert recorded.call().attributes["error.type"] == "exceed_context_size_error"
+    attributes = recorded.call().attributes
+    assert attributes["error.type"] == "exceed_context_size_error"
+    assert attributes["llamatelemetry.error.prompt_tokens"] == error.n_prompt_tokens
+    assert attributes["llamatelemetry.error.context_size"] == 1024
 
 
 @both

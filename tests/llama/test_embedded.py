@@ -252,6 +252,29 @@ class TestEmbeddedServer:
         assert threading.active_count() == threads
         assert any("loading model" in line for line in server.logs())
 
+    def test_stops_though_something_that_it_started_holds_its_log(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        note = tmp_path / "pid"
+        (tmp_path / "sitecustomize.py").write_text(
+            "import subprocess\n"
+            "command = ['sleep', '600']\n"
+            "options = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL}\n"
+            "process = subprocess.Popen(command, **options, start_new_session=True)\n"
+            f"open({str(note)!r}, 'w').write(str(process.pid))\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        threads = set(threading.enumerate())
+        with EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())):
+            holder = int(note.read_text())
+        try:
+            assert not is_gone(holder)
+        finally:
+            os.kill(holder, signal.SIGKILL)
+            for reader in set(threading.enumerate()) - threads:
+                reader.join(10)
+                assert not reader.is_alive(), "it ends with the pipe"
+
     def test_stops_twice_and_starts_again(self):
         server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()))
         first = server.start().pid

@@ -240,6 +240,15 @@ class TestFaults:
         assert raised.value.log_lines[-1] == "the last words"
         assert raised.value.exit_code == -signal.SIGKILL
 
+    def test_whose_model_is_gone(self, manager, model: Path):
+        server = manager()
+        data = model.read_bytes()
+        model.unlink()
+        with pytest.raises(ServerManagerError, match=f"the model is gone: {model}"):
+            server.start()
+        model.write_bytes(data)
+        assert server.start().is_healthy()
+
     def test_refuses_an_argument(self, manager):
         with pytest.raises(ServerCrashedError, match="error: invalid argument: --no-such"):
             manager(extra_args=["--no-such"]).start()
@@ -520,6 +529,22 @@ class TestParent:
     def test_however_it_ends_the_server_ends(self, model, program, code):
         pid, parent = self.ending(model, program, code)
         parent.communicate(timeout=20)
+        wait_until_gone(pid)
+        wait_until(lambda: processes_of(program) == [])
+
+    def test_killed_while_the_server_loads(self, model, program, monkeypatch):
+        monkeypatch.setenv("FAKE", json.dumps({"load_s": 600}))
+        source = (
+            "from llamatelemetry import ServerConfig, ServerManager\n"
+            f"server = ServerManager(ServerConfig({str(model)!r}, port=0), binary={str(program)!r})\n"
+            "server.start(lambda line: print(server.pid, flush=True))\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True
+        ) as parent:
+            pid = int(parent.stdout.readline())
+            assert not is_gone(pid)
+            parent.kill()
         wait_until_gone(pid)
         wait_until(lambda: processes_of(program) == [])
 

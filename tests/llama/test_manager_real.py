@@ -80,6 +80,7 @@ def test_calls_to_it_say_what_it_is(recorder: Recorder):
     assert described == {
         "llamatelemetry.server.model_file": f"{model}.gguf",
         "llamatelemetry.server.build": "b0-unknown",
+        "llamatelemetry.server.quantization": "Q4_1",
         "llamatelemetry.server.context_length": 512,
         "llamatelemetry.server.slots": 1,
         "llamatelemetry.server.memory.devices": ("CPU_Mapped", "CPU"),

@@ -16,7 +16,9 @@ import httpx2
 import openai
 import pytest
 import requests
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.llamacpp_plugin.conftest import let_servers_be_known
@@ -399,3 +401,24 @@ def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
         assert span.attributes["llamatelemetry.server.slots"] == SLOTS
         assert span.attributes["llamatelemetry.server.context_length"] == 1024
         assert span.attributes["llamatelemetry.server.quantization"] == "Q4_1"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_what_the_server_is_goes_onto_the_span_of_another_instrumentation_too(
+    instrumented: Recorder, llama_server: LlamaServer, stream: bool
+) -> None:
+    tracer = trace.get_tracer("another", tracer_provider=instrumented.tracer_provider)
+    theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
+    with httpx.Client(**OPTIONS) as client:
+        for _ in range(2):
+            with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=theirs):
+                body = {**chat_body("Hi"), "stream": stream}
+                client.post(f"{llama_server.origin}{CHAT}", json=body)
+            let_servers_be_known()
+    first, second = instrumented.calls()
+    assert {span.instrumentation_scope.name for span in (first, second)} == {"another"}
+    assert "llamatelemetry.server.slots" not in first.attributes
+    assert second.attributes["llamatelemetry.server.slots"] == SLOTS
+    assert second.attributes["llamatelemetry.server.context_length"] == 1024
+    assert second.attributes["llamatelemetry.server.quantization"] == "Q4_1"
+    assert second.attributes["llamatelemetry.server.build"]

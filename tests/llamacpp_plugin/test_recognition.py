@@ -188,6 +188,17 @@ def test_another_server_leaves_no_trace(instrumented: Recorder, caller: str, oth
 
 
 @both
+def test_of_a_thousand_calls_to_other_hosts_nothing_is_left(
+    library: str, instrumented: Recorder
+) -> None:
+    with mock(library) as client:
+        for number in range(1000):
+            client.post(f"http://host{number % 50}.test/v1/chat/completions", json=BODY)
+    assert instrumented.spans() == []
+    assert instrumented.metrics() == {}
+
+
+@both
 def test_a_denied_server_is_never_taken_for_it(library: str, instrument: Any) -> None:
     recorder = instrument(llamacpp_deny=("http://llama.test",), llamacpp_allow=("llama.test",))
     with mock(library, Server="llama.cpp") as client:

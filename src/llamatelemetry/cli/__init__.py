@@ -180,3 +180,31 @@ def bench_command(
         output=[*(output or []), *([html] if html else [])],
     )
     raise typer.Exit(run_bench(options))
+
+
+@app.command(
+    "run",
+    epilog="Example: llamatelemetry run -- python app.py",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def run_command_command(
+    command: Annotated[list[str], typer.Argument(help="The command, after `--`.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Where the telemetry is kept: an SQLite file."),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where OTLP is received; 0 picks a free port.")
+    ] = 0,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Receive OTLP over gRPC there, too.")
+    ] = None,
+) -> None:
+    """Run a command and see all its calls to models: no collector, no change to the program.
+
+    Every Python process of it, workers included, sends its telemetry to a receiver on loopback.
+    At its end a table says what it came to. The exit status is the command's.
+    """
+    from llamatelemetry.cli.run import run_command
+
+    raise typer.Exit(run_command(command, output=output, port=port, grpc_port=grpc_port))

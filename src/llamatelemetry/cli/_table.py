@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from llamatelemetry.cli._otlp_files import MetricTotal, merged
+from llamatelemetry.local.otlp_lines import MetricTotal, merged
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from llamatelemetry.cli._calls import Call
+    from llamatelemetry.local.calls import Call
 
 _UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMED = "»"
@@ -31,11 +31,12 @@ class _Column:
     justify: Literal["left", "right"] = "right"
 
 
-def _whole(value: float | None) -> str:
+def whole(value: float | None) -> str:
+    """A whole number, a dash for what is not known."""
     return _UNKNOWN if value is None else f"{value:.0f}"
 
 
-def _decimal(value: float | None) -> str:
+def decimal(value: float | None) -> str:
     """One decimal below ten, where it matters."""
     if value is None:
         return _UNKNOWN
@@ -58,15 +59,15 @@ _ERROR = _Column("error", _error, "left")
 _COLUMNS = (
     _Column("operation", _operation, "left"),
     _MODEL,
-    _Column("in\ntok", lambda call: _whole(call.input_tokens)),
-    _Column("cached\ntok", lambda call: _whole(call.cached_tokens)),
-    _Column("out\ntok", lambda call: _whole(call.output_tokens)),
-    _Column("queue\nms", lambda call: _decimal(call.queue_ms)),
-    _Column("prefill\nms", lambda call: _decimal(call.prefill_ms)),
-    _Column("1st tok\nms", lambda call: _decimal(call.ttft_ms)),
-    _Column("per tok\nms", lambda call: _decimal(call.tpot_ms)),
-    _Column("tok/s", lambda call: _decimal(call.tokens_per_s)),
-    _Column("total\nms", lambda call: _decimal(call.duration_ms)),
+    _Column("in\ntok", lambda call: whole(call.input_tokens)),
+    _Column("cached\ntok", lambda call: whole(call.cached_tokens)),
+    _Column("out\ntok", lambda call: whole(call.output_tokens)),
+    _Column("queue\nms", lambda call: decimal(call.queue_ms)),
+    _Column("prefill\nms", lambda call: decimal(call.prefill_ms)),
+    _Column("1st tok\nms", lambda call: decimal(call.ttft_ms)),
+    _Column("per tok\nms", lambda call: decimal(call.tpot_ms)),
+    _Column("tok/s", lambda call: decimal(call.tokens_per_s)),
+    _Column("total\nms", lambda call: decimal(call.duration_ms)),
     _ERROR,
 )
 
@@ -81,7 +82,7 @@ def print_calls(console: Console, calls: Sequence[Call]) -> None:
             (below, gap)
             for below in _LAYOUTS
             for gap in (2, 1)
-            if _natural_width(console, _calls_table(calls, below, gap)) <= console.width
+            if natural_width(console, _calls_table(calls, below, gap)) <= console.width
         ),
         (_LAYOUTS[-1], 1),
     )
@@ -93,7 +94,7 @@ def print_calls(console: Console, calls: Sequence[Call]) -> None:
 
 def _calls_table(calls: Sequence[Call], below: Sequence[_Column], gap: int) -> Table:
     columns = [column for column in _COLUMNS if column not in below]
-    table = _plain_table("Calls", gap)
+    table = plain_table("Calls", gap)
     table.add_column("#", justify="right", style="dim")
     for column in columns:
         table.add_column(column.header, justify=column.justify, no_wrap=True)
@@ -116,14 +117,14 @@ def _notes(calls: Sequence[Call], below: Sequence[_Column]) -> Iterator[str]:
 
 def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
     """Print one line for each metric, tokens apart for input and output."""
-    table = _plain_table("Metrics", gap=2)
+    table = plain_table("Metrics", gap=2)
     table.add_column("metric", no_wrap=True)
     for header in ("count", "mean", "total"):
         table.add_column(header, justify="right", no_wrap=True)
     for label, total in sorted(_by_label(totals).items()):
         table.add_row(
             label,
-            _whole(total.count),
+            whole(total.count),
             _quantity(total.mean, total.unit),
             # Seconds of several calls, some at once, add up to nothing that anybody waited.
             "" if total.unit == "s" else _quantity(total.total, total.unit),
@@ -151,12 +152,14 @@ def _quantity(value: float | None, unit: str) -> str:
     return f"{number} {'tokens' if unit == '{token}' else unit}".rstrip()
 
 
-def _natural_width(console: Console, table: Table) -> int:
+def natural_width(console: Console, table: Table) -> int:
+    """How many columns of a terminal a table takes when nothing of it is cut."""
     unbounded = console.options.update(max_width=10_000)
     return Measurement.get(console, unbounded, table).maximum
 
 
-def _plain_table(title: str, gap: int) -> Table:
+def plain_table(title: str, gap: int) -> Table:
+    """An empty table with a line under its header and ``gap`` blanks between its columns."""
     return Table(
         title=title,
         title_justify="left",

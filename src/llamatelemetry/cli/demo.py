@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from llamatelemetry.cli._calls import Call, calls_from_spans
 from llamatelemetry.cli._demo_program import Target, run_program
-from llamatelemetry.cli._otlp_files import read_metric_totals, read_spans
 from llamatelemetry.cli._table import print_calls, print_metrics
 from llamatelemetry.llama.embedded import (
     EmbeddedOptions,
@@ -22,6 +20,8 @@ from llamatelemetry.llama.embedded import (
     EmbeddedServerError,
     find_demo_model,
 )
+from llamatelemetry.local.calls import Call, calls_from_spans
+from llamatelemetry.local.otlp_lines import read_metric_totals, read_spans
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

@@ -17,10 +17,11 @@ from ._in_use import config_in_use, use_config
 from ._option import Option
 from ._otel_variables import SIGNALS
 from ._resolve import effective_config, sdk_disabled
-from ._values import Reader
+from ._values import SAMPLING_RULES, Reader
 
 __all__ = [
     "OPTIONS",
+    "SAMPLING_RULES",
     "SIGNALS",
     "Given",
     "LlamaTelemetryConfig",

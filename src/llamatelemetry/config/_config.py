@@ -32,6 +32,7 @@ from ._values import (
     number,
     one_of,
     read_texts,
+    sampling_of,
 )
 
 if TYPE_CHECKING:
@@ -164,21 +165,21 @@ class LlamaTelemetryConfig:
         "REDACT_PROMPTS",
         if_refused=REDACT_IF_REFUSED,
         default=False,
-        doc="Redact prompts and completions",
+        doc="Redact what is said to and by models and tools, and error texts",
     )
     redact_keys: Sequence[str] = option(
         TEXTS,
         "REDACT_KEYS",
         if_refused=REDACT_IF_REFUSED,
         default=(),
-        doc="Attributes to redact, by name",
+        doc="Attributes and fields of maps to redact, by name, exact or with `*`",
     )
     redact_patterns: Sequence[str] = option(
         PATTERNS,
         "REDACT_PATTERNS",
         if_refused=REDACT_IF_REFUSED,
         default=(),
-        doc="Text to redact, by regular expression",
+        doc="Text to redact: `email`, `pii`, `secrets` and others by name, or regular expressions",
     )
     redact_mode: str = option(
         choice("replace", "hash"),
@@ -195,24 +196,25 @@ class LlamaTelemetryConfig:
         doc="Key for `redact_mode=hash`",
     )
     sampling: str = option(
-        choice("ratio", "only_errors", "only_slow", *_SAMPLERS),
+        sampling_of(_SAMPLERS),
         "SAMPLING",
         "OTEL_TRACES_SAMPLER",
         read_otel=sampling_from_otel,
         default="parentbased_always_on",
-        doc="Which traces are kept; only_errors and only_slow decide when the local root ends",
+        doc="Which traces are kept; only_errors and only_slow decide when the local root ends. "
+        "Several rules keep what any of them keeps",
     )
     sample_rate: float = option(
         number(0, 1),
         "SAMPLE_RATE",
         default=1.0,
-        doc="Share kept by `sampling=ratio`",
+        doc="Share of traces that `ratio` keeps",
     )
     slow_threshold_s: float = option(
         number(0),
         "SLOW_THRESHOLD_S",
         default=5.0,
-        doc="Seconds from which `sampling=only_slow` keeps a trace",
+        doc="Seconds from which `only_slow` keeps a trace",
     )
     strict_operation_names: bool = option(
         BOOLEAN,

@@ -22,6 +22,11 @@ class Given(NamedTuple):
     origin: str
 
 
+def is_ours(given: Given) -> bool:
+    """Whether a value comes from a variable of ours rather than of OpenTelemetry's."""
+    return given.origin.startswith(PREFIX)
+
+
 def warn_once(message: str) -> None:
     """Logs a warning unless this process has logged the same one before."""
     if message not in _reported:

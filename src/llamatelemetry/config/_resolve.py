@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ._config import OPTIONS, REDACT_IF_REFUSED, LlamaTelemetryConfig, built, check_names, read_code
-from ._environment import Given, read_environment, warn_once
+from ._environment import Given, is_ours, read_environment, warn_once
+from ._file import read_file
 
 _GRPC_PORT = 4317
 
@@ -19,7 +20,9 @@ def effective_config(
     environ: Mapping[str, str] | None = None,
     **explicit: Any,
 ) -> LlamaTelemetryConfig:
-    """The options in force: explicit, then config, `LLAMATELEMETRY_*`, `OTEL_*`, defaults.
+    """The options in force: explicit, config, `LLAMATELEMETRY_*`, the file, `OTEL_*`, defaults.
+
+    The file is that of OTEL_CONFIG_FILE, in its section `distribution: llamatelemetry:`.
 
     None is not given. A bad value in the environment is one warning; a bad value in code is a
     ValueError, an unknown explicit option a TypeError that names the nearest. Defaults in an
@@ -27,15 +30,26 @@ def effective_config(
     """
     check_names(explicit)
     in_code = {**_given_by(config), **_given_explicitly(explicit)}
-    from_environment, refused = read_environment(
-        OPTIONS, os.environ if environ is None else environ
-    )
-    if any(OPTIONS[name].if_refused == REDACT_IF_REFUSED for name in refused):
-        from_environment["redact_prompts"] = Given(True, "a bad redaction option")
-    given = {**_defaults(), **from_environment, **in_code}
+    outside = _given_outside(os.environ if environ is None else environ)
+    given = {**_defaults(), **outside, **in_code}
     _settle_redact_mode(given, in_code)
     given.setdefault("otlp_protocol", Given(_default_protocol(given), "default"))
     return built(given)
+
+
+def _given_outside(environ: Mapping[str, str]) -> dict[str, Given]:
+    """What variables and the file give. A refused value does not bring the next source's back."""
+    from_environment, refused = read_environment(OPTIONS, environ)
+    from_file, refused_in_file = read_file(OPTIONS, environ)
+    ours = {name: given for name, given in from_environment.items() if is_ours(given)}
+    found = {
+        **{n: g for n, g in from_environment.items() if n not in refused_in_file},
+        **{n: g for n, g in from_file.items() if n not in refused},
+        **ours,
+    }
+    if any(OPTIONS[name].if_refused == REDACT_IF_REFUSED for name in refused | refused_in_file):
+        found["redact_prompts"] = Given(True, "a bad redaction option")
+    return found
 
 
 def sdk_disabled(environ: Mapping[str, str] | None = None) -> bool:

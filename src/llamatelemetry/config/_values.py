@@ -43,6 +43,25 @@ def choice(*names: str, aliases: Mapping[str, str] | None = None) -> Reader:
     return one_of({**words, **(aliases or {})}, f"one of {', '.join(names)}")
 
 
+SAMPLING_RULES = ("only_errors", "only_slow", "ratio")
+"""Values of `sampling` that can be combined."""
+
+
+def sampling_of(samplers: tuple[str, ...]) -> Reader:
+    """One of the SDK's samplers, or any of our rules, which come out in one order."""
+    rules = ", ".join(SAMPLING_RULES)
+
+    def read(value: object) -> str:
+        names = {name.lower() for name in read_texts(value)}
+        if len(names) == 1 and names <= set(samplers):
+            return names.pop()
+        if not names or not names <= set(SAMPLING_RULES):
+            raise ValueError
+        return ",".join(rule for rule in SAMPLING_RULES if rule in names)
+
+    return Reader("str", f"some of {rules}, comma-separated, or one of {', '.join(samplers)}", read)
+
+
 BOOLEAN_WORDS: Mapping[str, bool] = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),
@@ -136,7 +155,12 @@ def _pattern_text(value: object) -> str:
     return f"(?{flags}:{_read_text(pattern.pattern)})" if flags else _read_text(pattern.pattern)
 
 
+_NAMES = re.compile(r"[a-z][a-z0-9_]*(\s*,\s*[a-z][a-z0-9_]*)+", re.IGNORECASE)
+
+
 def _pattern_list(text: str) -> Iterable[object]:
+    if _NAMES.fullmatch(text):
+        return read_texts(text)  # names of built-in ones
     # Commas are part of expressions ("\d{3,4}"), so a list from the environment is JSON.
     # An expression that starts with a bracket ("[0-9]+") is no JSON list of strings.
     try:
@@ -203,7 +227,9 @@ URL = Reader("str", "a URL such as http://localhost:4318", _read_url)
 TEXTS = Reader("tuple[str, ...]", "a comma-separated list", read_texts)
 WEB_ADDRESSES = Reader("tuple[str, ...]", "http(s) URLs, comma-separated", _read_web_addresses)
 PATTERNS = Reader(
-    "tuple[str, ...]", "one regular expression, or a JSON array of them", _read_patterns
+    "tuple[str, ...]",
+    "names of built-in patterns, comma-separated, one regular expression, or a JSON array of both",
+    _read_patterns,
 )
 HEADERS = Reader("Mapping[str, str]", "key=value pairs, comma-separated", _read_headers)
 EXPORTER = Reader(

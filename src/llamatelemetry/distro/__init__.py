@@ -16,6 +16,7 @@ from ._instrumentors import (
     skip_message,
     stand_in,
 )
+from ._sampling import only_errors, only_errors_or_slow, only_slow, ratio
 from ._setup import Setup
 
 __all__ = [
@@ -27,7 +28,11 @@ __all__ = [
     "SignalExport",
     "installed_instrumentors",
     "instrumentors",
+    "only_errors",
+    "only_errors_or_slow",
+    "only_slow",
     "plan_exports",
+    "ratio",
     "set_log_level",
     "skip_message",
     "stand_in",

@@ -16,6 +16,7 @@ from opentelemetry.sdk._configuration import (
 from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
+from llamatelemetry.otel.redaction.options import checked
 
 from ._instrumentors import instrumentors
 from ._setup import Setup, from_file, from_options
@@ -63,7 +64,7 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
             self._chosen_by_us = False
         if sdk_disabled():
             return
-        config = config or effective_config()
+        config = checked(config or effective_config())
         processors = (*config.span_processors, *span_processors)
         if self.setup is not None:
             self.setup.add(processors)

@@ -29,11 +29,9 @@ GROUP = "opentelemetry_instrumentor"
 RIVALS: Mapping[str, frozenset[str]] = {
     "llamatelemetry_openai": frozenset({"openai", "openai_v2", "genai_openai"}),
     "llamatelemetry_llamacpp": frozenset({"llama_cpp", "llama_cpp_python", "llamacpp"}),
+    "llamatelemetry_transformers": frozenset({"transformers", "huggingface_transformers"}),
 }
-"""Entry points of ours to the names under which others instrument the same library.
-
-The plugin for Transformers has none as long as it patches nothing: nobody's is skipped for it.
-"""
+"""Entry points of ours to the names under which others instrument the same library."""
 
 INSTRUMENTOR_OPTIONS = (
     "phase_spans",
@@ -199,7 +197,8 @@ class Instrumentors:
                 _logger.debug("Instrumentor %s is skipped: %s", entry_point.name, error)
             except Exception as error:
                 if is_ours(entry_point):
-                    guard.report(f"loading the instrumentor {entry_point.name}", error)
+                    where = f"loading the instrumentor {entry_point.name}"
+                    guard.report(where, error, may_quote=False)
                 else:
                     _logger.exception("Instrumentor %s failed to load", described(entry_point))
         return self._loaded[entry_point.value] is not None

@@ -38,7 +38,7 @@ from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, operation_of_task
+from llamatelemetry.semconv.operations import operation_of_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -295,7 +295,7 @@ class Call:
             if self._below is not None:
                 response.complete(self._below)
             if response.timings is not None:
-                self.note_provider(PROVIDER_LLAMA_CPP)
+                self.note_provider(response.timings.provider)
                 correct_undercount(response, self.request)
             if self.served_model is not None:
                 response.model = self.served_model

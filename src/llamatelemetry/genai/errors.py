@@ -110,6 +110,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 # Not requests and urllib3: their texts quote the URL, key in the query included. What they
 # were raised from says as much.
 _CONNECTION_PACKAGES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "openai"})
+_OWN_WORDS = frozenset({"Connection error.", "Request timed out."})  # what openai says itself
 _CONNECTION_NAMES = ("ConnectionError", "ConnectError", "Timeout", "TimeoutError")
 
 
@@ -120,8 +121,19 @@ def _connection_words(error: BaseException) -> str | None:
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     if package in _CONNECTION_PACKAGES and kind.__name__.endswith(_CONNECTION_NAMES):
-        return str(error)
+        words = str(error)
+        return words if words in _OWN_WORDS or _is_raised_by_library(error) else None
     return None
+
+
+def _is_raised_by_library(error: BaseException) -> bool:
+    """False of one that a transport of somebody's own raises, which may quote URL and key."""
+    link = error.__traceback__
+    if link is None:
+        return True
+    while link.tb_next is not None:
+        link = link.tb_next
+    return str(link.tb_frame.f_globals.get("__name__")).partition(".")[0] in _CONNECTION_PACKAGES
 
 
 def _qualified_name(kind: type[BaseException]) -> str:

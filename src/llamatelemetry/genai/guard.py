@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from llamatelemetry.otel.redaction.wordless import without_words
+
 _logger = logging.getLogger("llamatelemetry")
 _lock = threading.Lock()
 _reported: set[tuple[str, type[BaseException]]] = set()
@@ -14,8 +16,11 @@ class _Mode:
     strict = False
 
 
-def report(where: str, error: Exception) -> None:
+def report(where: str, error: Exception, *, may_quote: bool = True) -> None:
     """Log an error of ours: a warning with its traceback the first time, at debug level after.
+
+    Its own words are left out: the errors of readers quote the value that they cannot read.
+    Where nothing of a call is at hand, ``may_quote=False`` keeps them.
 
     Call it in an ``except Exception`` clause. ``where`` says, for a reader of the log, what
     was being done: "reading the response". Under `set_strict` the error is raised again.
@@ -32,7 +37,7 @@ def report(where: str, error: Exception) -> None:
         "llamatelemetry failed while %s; the application is not affected. Further failures of this kind "
         "are logged at debug level.",
         where,
-        exc_info=error,
+        exc_info=without_words(error) if may_quote else error,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,11 +99,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class EngineTimings:
-    """What llama.cpp reports of one call in ``timings``. Milliseconds, tokens.
+    """What an engine measured of one call, as llama.cpp reports it in ``timings``. Milliseconds, tokens.
 
     ``prompt_tokens`` were evaluated in ``prefill_ms``; ``cached_tokens`` came from the prompt
     cache and cost nothing. ``decode_ms`` spans the ``predicted_tokens`` after the first, which
-    comes out of the last prompt batch. Queueing is in none of them.
+    comes out of the last prompt batch. Queueing is in none of them. ``decoded_tokens`` are those
+    of one sequence that ``decode_ms`` went by for, where they are not ``predicted_tokens`` less
+    one: in a batch, and where a step gives several tokens. ``provider`` is whose engine it was.
     """
 
     prompt_tokens: int
@@ -111,6 +115,8 @@ class EngineTimings:
     cached_tokens: int | None = None
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
+    decoded_tokens: int | None = None
+    provider: str = PROVIDER_LLAMA_CPP
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 
 from llamatelemetry.genai import recording
+from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class OwnSpan:
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Start the span."""
         request = call.request
+        agent = current_agent()
+        if agent is not None and request.operation in INFERENCE_OPERATIONS:
+            agent.count_inference_call()
         self.span = self._instrumenter.tracer.start_span(
             f"{request.title} {request.model}" if request.model else request.title,
             kind=self._kind,

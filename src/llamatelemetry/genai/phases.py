@@ -23,7 +23,8 @@ class Phases:
     """The engine's phases of one call, in seconds. ``None`` is unknown.
 
     ``time_per_output_token_s`` is decode over the output tokens less one: the first token
-    comes out of the prompt's last batch, so decode has produced one fewer.
+    comes out of the prompt's last batch, so decode has produced one fewer. In a batch it is
+    what one sequence waits for its next token.
     """
 
     prefill_s: float
@@ -80,6 +81,8 @@ def measure_phases(
         # The clocks differ by microseconds: a remainder below zero is no queue at all.
         queue_s, source = max(0.0, attempt_s - prefill_s - decode_s), "remainder"
     later_tokens = timings.predicted_tokens - 1
+    if timings.decoded_tokens is not None:
+        later_tokens = timings.decoded_tokens
     return Phases(
         prefill_s, decode_s, queue_s, source, decode_s / later_tokens if later_tokens > 0 else None
     )

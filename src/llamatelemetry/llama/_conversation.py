@@ -6,6 +6,7 @@ told what came of it. A client only does it: with or without ``await``.
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -22,15 +23,16 @@ from llamatelemetry.genai.configured import ConfiguredInstrumenter
 from llamatelemetry.genai.fields import get, model_name
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.llama._endpoints import Exchange, health
-from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error
+from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error, sizes_of
 from llamatelemetry.llama._responses import parse
+from llamatelemetry.llama._reuse import ReuseWatch
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import ModuleType
 
-    from llamatelemetry.genai import Call
+    from llamatelemetry.genai import Call, Content
     from llamatelemetry.llama._endpoints import Inference
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ _SCOPE: Final = "llamatelemetry.llama"
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _CONNECT_TIMEOUT_S: Final = 10.0
+_TRIES_OF_CONNECTIONS: Final = 4
 
 
 class Send(NamedTuple):
@@ -76,6 +79,7 @@ class Connection:
         strict_operation_names: bool,
     ) -> None:
         self.httpx2 = _import_httpx2()
+        self.is_async = is_async
         self.base_url = _root_of(base_url)
         self.model = model
         self.learned_model: str | None = None
@@ -110,8 +114,8 @@ class Connection:
         )
 
     def with_model(self, exchange: Exchange[T]) -> Exchange[T]:
-        """Name the client's model in a request that names none."""
-        if exchange.inference is not None and exchange.body is not None and self.model:
+        """Name the client's model in a request that names none: a router wants it in each."""
+        if exchange.body is not None and self.model:
             exchange.body.setdefault("model", self.model)
         return exchange
 
@@ -133,6 +137,7 @@ class Connection:
                     server=self._server,
                     stream=exchange.stream,
                     choice_count=inference.choice_count,
+                    read_content=_content_reader(inference, body),
                 )
             )
             if call is not None and call.recording:
@@ -194,8 +199,13 @@ def converse_streaming(
     inference = connection.with_model(exchange).inference
     call = None if inference is None else connection.start(exchange, inference)
     response = yield from _sent(connection, exchange, call)
-    watch = None if call is None or inference is None else StreamWatch(call, inference.fold())
-    return OpenStream(response, watch)
+    if call is None or inference is None:
+        return OpenStream(response, None)
+    return OpenStream(response, StreamWatch(call, inference.fold(call.content_max_chars)))
+
+
+def _content_reader(inference: Inference, body: dict[str, Any]) -> Callable[[], Content] | None:
+    return None if inference.read_content is None else partial(inference.read_content, body)
 
 
 def _read(inference: Inference, reply: Any) -> Response:
@@ -233,7 +243,7 @@ def _sent(
         raise
     except BaseException as error:
         call.deactivate(token)
-        call.fail(error)
+        call.fail(error, Response(attributes=sizes_of(error)))
         raise
     call.deactivate(token)
     return response
@@ -244,14 +254,7 @@ def _attempts(
 ) -> Generator[Send | Wait, Any, Any]:
     pauses = _Pauses(connection.load_wait_s if exchange.waits else 0.0)
     while True:
-        request = connection.build(exchange)
-        if call is not None:
-            connection.begin_attempt(call, request)
-        try:
-            response = yield Send(request, exchange.stream)
-        except connection.httpx2.ConnectError as error:
-            error.add_note(f"Is a llama.cpp server running at {connection.base_url}?")
-            raise
+        response = yield from _answered(connection, exchange, call)
         if call is not None:
             call.note_headers()
         if response.is_success:
@@ -261,6 +264,28 @@ def _attempts(
         if pause_s is None:
             raise error
         yield Wait(pause_s)
+
+
+def _answered(
+    connection: Connection, exchange: Exchange[Any], call: Call | None
+) -> Generator[Send | Wait, Any, Any]:
+    """Send until there is an answer, good or bad: again if an older connection was just closed."""
+    httpx2 = connection.httpx2
+    for tries_left in reversed(range(_TRIES_OF_CONNECTIONS)):
+        request = connection.build(exchange)
+        watch = ReuseWatch()
+        watch.listen(request, is_async=connection.is_async)
+        if call is not None:
+            connection.begin_attempt(call, request)
+        try:
+            return (yield Send(request, exchange.stream))
+        except httpx2.ConnectError as error:
+            error.add_note(f"Is a llama.cpp server running at {connection.base_url}?")
+            raise
+        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError) as error:
+            if not (tries_left and watch.was_closed(error)):
+                raise
+    raise AssertionError("unreachable: the last try raises")
 
 
 class _Pauses:

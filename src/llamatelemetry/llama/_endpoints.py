@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
 from llamatelemetry.genai.fields import count
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.wire import read_response
@@ -21,7 +22,7 @@ from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamatelemetry.genai import Response
+    from llamatelemetry.genai import Content, Response
     from llamatelemetry.genai.folding import Fold
 
 T = TypeVar("T")
@@ -31,12 +32,22 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What an endpoint at which a model runs is on a span: an operation, or a task without one."""
+    """What an endpoint at which a model runs is on a span: an operation, or a task without one.
+
+    Attributes:
+        operation: the operation, or else
+        task: what it does that has none of its own.
+        read: reads the JSON of a plain reply.
+        fold: makes what folds a stream, keeping so many characters of each text, or none.
+        read_content: reads what is said in a request; ``None`` where nothing is.
+        choice_count: how many answers are asked for, to all prompts.
+    """
 
     operation: str | None = None
     task: str | None = None
     read: Callable[[Any], Response] = read_response
-    fold: Callable[[], Fold] = ChunkFold
+    fold: Callable[[int | None], Fold] = ChunkFold
+    read_content: Callable[[Mapping[str, Any]], Content] | None = None
     choice_count: int = 1
 
 
@@ -78,6 +89,7 @@ def _given(**members: Any) -> dict[str, Any]:
 
 # --- inference ----------------------------------------------------------------------------
 
+_TEXT: Final = {"operation": TEXT_COMPLETION, "read_content": read_completion_request}
 _OTHER_LIMITS: Final = ("max_completion_tokens", "n_predict")
 
 
@@ -95,12 +107,14 @@ def chat(
     body["messages"] = list(messages)
     if stream:
         body["stream"] = True
-    inference = Inference(CHAT, choice_count=count(body.get("n")) or 1)
+    inference = Inference(
+        CHAT, read_content=read_chat_request, choice_count=count(body.get("n")) or 1
+    )
     return Exchange("POST", "/v1/chat/completions", _same, body, inference=inference, stream=stream)
 
 
 def _native(
-    path: str, body: dict[str, Any], stream: bool, read: Callable[[Any], T], **kind: str
+    path: str, body: dict[str, Any], stream: bool, read: Callable[[Any], T], **kind: Any
 ) -> Exchange[T]:
     if stream:
         body["stream"] = True
@@ -117,7 +131,7 @@ def _native(
 def complete(prompt: Any, stream: bool, sampling: Mapping[str, Any]) -> Exchange[ChatResponse]:
     """``POST /completion``."""
     body = _given(**{"prompt": prompt, **sampling})
-    return _native("/completion", body, stream, _same, operation=TEXT_COMPLETION)
+    return _native("/completion", body, stream, _same, **_TEXT)
 
 
 def infill(
@@ -151,7 +165,7 @@ def generate(
         stop=stop_sequences or None,
         repeat_penalty=repetition_penalty,
     )
-    return _native("/completion", body, False, _content, operation=TEXT_COMPLETION)
+    return _native("/completion", body, False, _content, **_TEXT)
 
 
 def _content(reply: Any) -> str:

@@ -6,9 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.fields import integer, mapping
+from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from opentelemetry.util.types import AttributeValue
 
 _LOADING: Final = "loading model"
 _EXCERPT: Final = 300
@@ -75,3 +78,14 @@ def error_of(body: Any, status: int | None = None) -> LlamaServerError:
     error.n_ctx = integer(told.get("n_ctx"))
     error.body = dict(body)
     return error
+
+
+def sizes_of(error: BaseException) -> dict[str, AttributeValue]:
+    """What a span says of a prompt that is too long: its length, and what there is room for."""
+    if not isinstance(error, LlamaServerError):
+        return {}
+    sizes = {
+        names.ERROR_PROMPT_TOKENS: error.n_prompt_tokens,
+        names.ERROR_CONTEXT_SIZE: error.n_ctx,
+    }
+    return {name: size for name, size in sizes.items() if size is not None}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import ipaddress
 import json
 import os
 import socket
 import ssl
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _PROC = Path("/proc")
 _LISTENING = "0A"
@@ -103,14 +105,21 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
+class ListeningSocket(NamedTuple):
+    """A socket that waits for connections: its address, and its name among open files."""
+
+    address: str
+    name: str
+
+
 def session_listens(session: int, port: int) -> bool | None:
     """Whether a process of a session listens on a port; ``None`` where that cannot be told."""
     try:
-        wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+        wanted = {each.name for each in listening_sockets(port)}
         if not wanted:
             return False
         return any(
-            not wanted.isdisjoint(_open_files(pid))
+            not wanted.isdisjoint(open_files(pid))
             for pid in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
             if _is_of(session, pid)
         )
@@ -118,8 +127,13 @@ def session_listens(session: int, port: int) -> bool | None:
         return None
 
 
-def _listening_inodes(port: int) -> set[str]:
-    inodes: set[str] = set()
+def listening_sockets(port: int) -> list[ListeningSocket]:
+    """Those that listen on a port, whoever has them.
+
+    Raises:
+        FileNotFoundError: this system keeps no such table.
+    """
+    found: list[ListeningSocket] = []
     tables = [table for name in ("tcp", "tcp6") if (table := _PROC / "self/net" / name).exists()]
     if not tables:
         raise FileNotFoundError("no table of sockets")
@@ -127,9 +141,16 @@ def _listening_inodes(port: int) -> set[str]:
         for line in table.read_text().splitlines()[1:]:
             # slot, local address, remote address, state, queues, timer, retransmits, uid, timeout, inode
             columns = line.split()
-            if columns[3] == _LISTENING and int(columns[1].rpartition(":")[2], 16) == port:
-                inodes.add(columns[9])
-    return inodes
+            address, _, its_port = columns[1].rpartition(":")
+            if columns[3] == _LISTENING and int(its_port, 16) == port:
+                found.append(ListeningSocket(_readable(address), f"socket:[{columns[9]}]"))
+    return found
+
+
+def _readable(address: str) -> str:
+    """``0100007F`` is 127.0.0.1: words of four bytes, each as the machine has numbers."""
+    words = struct.iter_unpack("=I", bytes.fromhex(address))
+    return str(ipaddress.ip_address(b"".join(struct.pack("!I", word) for (word,) in words)))
 
 
 def _is_of(session: int, pid: int) -> bool:
@@ -139,7 +160,12 @@ def _is_of(session: int, pid: int) -> bool:
         return False
 
 
-def _open_files(pid: int) -> set[str]:
+def open_files(pid: int) -> set[str]:
+    """What a process has open, by the names that ``/proc`` gives them.
+
+    Raises:
+        PermissionError: it is somebody else's process.
+    """
     found: set[str] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
         for entry in (_PROC / str(pid) / "fd").iterdir():

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
+from llamatelemetry.genai.identity import read_props
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -41,12 +42,16 @@ class StartupSpan:
             kind=SpanKind.INTERNAL,
             attributes={
                 names.GEN_AI_PROVIDER_NAME: PROVIDER_LLAMA_CPP,
-                names.SERVER_MODEL_FILE: config.model_file.name,
-                names.SERVER_MODEL_ALIAS: config.model_name,
             },
         )
         if not config.is_router:
-            self._span.set_attribute(names.SERVER_MODEL_SIZE, model_bytes(config.model_file))
+            self._span.set_attributes(
+                {
+                    names.SERVER_MODEL_FILE: config.model_file.name,
+                    names.SERVER_MODEL_ALIAS: config.model_name,
+                    names.SERVER_MODEL_SIZE: model_bytes(config.model_file),
+                }
+            )
 
     def note_launch(self, binary_name: str, launch: Launch) -> None:
         """Note what is about to be run."""
@@ -87,12 +92,9 @@ def describe(
     config: ServerConfig, props: Mapping[str, Any], report: LoadReport
 ) -> dict[str, AttributeValue]:
     """What a server is: by its config, its ``/props`` and its log. Unknown things are left out."""
-    settings: Any = props.get("default_generation_settings")
     facts: dict[str, Any] = {
-        names.SERVER_MODEL_FILE: config.model_file.name,
-        names.SERVER_BUILD: props.get("build_info"),
-        names.SERVER_SLOTS: props.get("total_slots"),
-        names.SERVER_CONTEXT_LENGTH: settings.get("n_ctx") if isinstance(settings, dict) else None,  # pyright: ignore[reportUnknownMemberType]
+        **read_props(props).attributes,
+        names.SERVER_MODEL_FILE: None if config.is_router else config.model_file.name,
         names.SERVER_GPU_LAYERS: report.gpu_layers,
     }
     if report.memory:

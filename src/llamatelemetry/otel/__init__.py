@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .gen_ai_metrics import GenAIMetrics
+    from .redaction.logs import RedactionLogProcessor
+    from .redaction.spans import RedactionSpanProcessor
 
-__all__ = ["GenAIMetrics"]
+__all__ = ["GenAIMetrics", "RedactionLogProcessor", "RedactionSpanProcessor"]
 
-_MODULES = {"GenAIMetrics": "llamatelemetry.otel.gen_ai_metrics"}
+_MODULES = {
+    "GenAIMetrics": "llamatelemetry.otel.gen_ai_metrics",
+    "RedactionLogProcessor": "llamatelemetry.otel.redaction.logs",
+    "RedactionSpanProcessor": "llamatelemetry.otel.redaction.spans",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,11 @@ class ExportWatch:
             exporter.shutdown = _once(exporter.shutdown)
             self._exporters.append(exporter)
 
+    def start_anew(self) -> None:
+        """In a forked child: nothing has failed yet, and no other thread holds the lock."""
+        self._lock = threading.Lock()
+        self._failed = False
+
     def take_failure(self) -> bool:
         """Whether an export has failed since this was asked last."""
         with self._lock:
@@ -86,7 +91,8 @@ def _exporters_of(provider: object) -> Iterator[Any]:
 
 def _holders(provider: object) -> Iterable[object]:
     readers = getattr(provider, "_metric_readers", ())
-    spans = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    chain = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    spans = [held for each in chain for held in getattr(each, "downstream", (each,))]
     logs = getattr(
         getattr(provider, "_multi_log_record_processor", None), "_log_record_processors", ()
     )

@@ -36,6 +36,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llamatelemetry.config import effective_config
 
+from .redaction.wordless import without_words
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.sdk._logs import ReadableLogRecord
@@ -191,9 +193,10 @@ class _LineFile:
                 self.path,
                 error,
             )
-        except Exception:
+        except Exception as error:
             # Nothing may be raised into the thread of the SDK.
-            self._warn("cannot encode %s for %s", self._signal, self.path, exc_info=True)
+            shown = without_words(error)
+            self._warn("cannot encode %s for %s", self._signal, self.path, exc_info=shown)
         return False
 
     def close(self) -> None:
@@ -230,7 +233,9 @@ class _LineFile:
         if descriptor is not None:
             os.close(descriptor)
 
-    def _warn(self, message: str, *arguments: object, exc_info: bool = False) -> None:
+    def _warn(
+        self, message: str, *arguments: object, exc_info: BaseException | None = None
+    ) -> None:
         if not self._warned:
             self._warned = True
             _logger.warning(message, *arguments, exc_info=exc_info)

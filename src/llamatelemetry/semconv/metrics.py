@@ -34,6 +34,9 @@ _FIRST_TOKEN_S: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
     *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
 )
+_AGENT_S: Final = tuple(0.1 * 2**exponent for exponent in range(13))
+_WORKFLOW_S: Final = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
+_CALLS: Final = tuple(float(2**exponent) for exponent in range(8))
 _PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 
@@ -159,6 +162,41 @@ SERVER_TIME_PER_OUTPUT_TOKEN: Final = HistogramSpec(
     _PER_TOKEN_S,
 )
 
+# --- what sampling decided (ours) -----------------------------------------------------
+SAMPLING_SPANS: Final = CounterSpec(
+    "llamatelemetry.sampling.spans",
+    "{span}",
+    "Number of spans that sampling at the end of a trace has kept, dropped or evicted.",
+)
+SAMPLING_TRACES: Final = CounterSpec(
+    "llamatelemetry.sampling.traces",
+    "{trace}",
+    "Number of traces that sampling at their end has kept or dropped.",
+)
+
+# --- what is made of calls: workflows, agents, tools ----------------------------------
+WORKFLOW_DURATION: Final = HistogramSpec(
+    "gen_ai.invoke_workflow.duration", "s", "Duration of a workflow.", _WORKFLOW_S
+)
+AGENT_DURATION: Final = HistogramSpec(
+    "gen_ai.invoke_agent.duration", "s", "Duration of an agent's invocation.", _AGENT_S
+)
+AGENT_INFERENCE_CALLS: Final = HistogramSpec(
+    "gen_ai.invoke_agent.inference_calls",
+    "{inference_call}",
+    "Number of calls to models in an agent's invocation.",
+    _CALLS,
+)
+AGENT_TOOL_CALLS: Final = HistogramSpec(
+    "gen_ai.invoke_agent.tool_calls",
+    "{tool_call}",
+    "Number of tools run in an agent's invocation.",
+    _CALLS,
+)
+TOOL_DURATION: Final = HistogramSpec(
+    "gen_ai.execute_tool.duration", "s", "Duration of a tool's execution.", _DURATION_S
+)
+
 V1_41: Final = (
     CLIENT_TOKEN_USAGE,
     CLIENT_OPERATION_DURATION,
@@ -184,4 +222,11 @@ SERVER: Final = (
     SERVER_REQUEST_DURATION,
     SERVER_TIME_TO_FIRST_TOKEN,
     SERVER_TIME_PER_OUTPUT_TOKEN,
+)
+PIPELINE: Final = (
+    WORKFLOW_DURATION,
+    AGENT_DURATION,
+    AGENT_INFERENCE_CALLS,
+    AGENT_TOOL_CALLS,
+    TOOL_DURATION,
 )

@@ -53,6 +53,19 @@ OPERATION_OF_TASK: Final[Mapping[str, str | None]] = {
     "infill": TEXT_COMPLETION,
     "rerank": RETRIEVAL,
     "moderation": None,
+    # Pipelines of Hugging Face Transformers. Those that classify, extract or fill a mask have
+    # no counterpart, and neither has a task that is not listed.
+    "text-generation": TEXT_COMPLETION,
+    "text2text-generation": TEXT_COMPLETION,
+    "summarization": TEXT_COMPLETION,
+    "translation": TEXT_COMPLETION,
+    "feature-extraction": EMBEDDINGS,
+    "image-feature-extraction": EMBEDDINGS,
+    "automatic-speech-recognition": GENERATE_CONTENT,
+    "text-to-audio": GENERATE_CONTENT,
+    "image-text-to-text": GENERATE_CONTENT,
+    "image-to-text": GENERATE_CONTENT,
+    "any-to-any": GENERATE_CONTENT,
 }
 
 _ALIASES: Final = {

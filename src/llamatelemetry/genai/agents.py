@@ -1,0 +1,46 @@
+"""The agent that a context is in, and how much it has asked of models and tools so far."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as context_api
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+_AGENT_KEY: Final = context_api.create_key("llamatelemetry-agent")
+
+
+class AgentRun:
+    """One invocation of an agent. What a sub-agent asks for counts for the sub-agent only."""
+
+    __slots__ = ("_lock", "inference_calls", "name", "tool_calls")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inference_calls = 0
+        self.tool_calls = 0
+        self._lock = threading.Lock()
+
+    def count_inference_call(self) -> None:
+        """Count a call to a model, from any thread."""
+        with self._lock:
+            self.inference_calls += 1
+
+    def count_tool_call(self) -> None:
+        """Count a tool that was run, from any thread."""
+        with self._lock:
+            self.tool_calls += 1
+
+
+def with_agent(run: AgentRun, context: Context) -> Context:
+    """Give a context in which `current_agent` finds this run."""
+    return context_api.set_value(_AGENT_KEY, run, context)
+
+
+def current_agent() -> AgentRun | None:
+    """Give the innermost agent at work in this context."""
+    run = context_api.get_value(_AGENT_KEY)
+    return run if isinstance(run, AgentRun) else None

@@ -1,0 +1,72 @@
+"""The steps of one generation in this process: when each brought its tokens, and what follows from it.
+
+What measures them is a plugin's business, or an engine's; nothing here knows of a library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from llamatelemetry.genai.gaps import ChunkGaps
+from llamatelemetry.genai.model import EngineTimings
+
+if TYPE_CHECKING:
+    from llamatelemetry.genai.call import Call
+
+STEP_EVENT: Final = "llamatelemetry.generation.step"
+
+
+class Steps:
+    """When the steps of a generation ended, by `perf_counter_ns`, and how long each sequence was then.
+
+    Args:
+        started_ns: when the engine began with the prompt.
+    """
+
+    __slots__ = ("_gaps", "started_ns", "times_ns", "tokens")
+
+    def __init__(self, started_ns: int) -> None:
+        self.started_ns = started_ns
+        self.times_ns: list[int] = []
+        self.tokens: list[int] = []
+        self._gaps: ChunkGaps | None = None
+
+    def stream_to(self, call: Call) -> None:
+        """Record the gaps between the steps as those of a call's stream."""
+        self._gaps = ChunkGaps(
+            call.record_chunk_gap, lambda: call.chunk_attributes(call.request.model)
+        )
+
+    def add(self, at_ns: int, tokens: int) -> None:
+        """A step has ended; ``tokens`` is what each sequence has by now."""
+        self.times_ns.append(at_ns)
+        self.tokens.append(tokens)
+        if self._gaps is not None:
+            self._gaps.chunk(at_ns)
+
+    def end(self) -> None:
+        """There are no more."""
+        if self._gaps is not None:
+            self._gaps.flush()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens of one sequence per second, after the first; ``None`` with fewer than two steps."""
+        decoded_ns = self.times_ns[-1] - self.times_ns[0] if self.times_ns else 0
+        return (self.tokens[-1] - self.tokens[0]) * 1e9 / decoded_ns if decoded_ns else None
+
+    def timings(
+        self, provider: str, *, prompt_tokens: int, predicted_tokens: int, cached_tokens: int | None
+    ) -> EngineTimings | None:
+        """Give the phases; ``None`` when the first token never came."""
+        if not self.times_ns:
+            return None
+        return EngineTimings(
+            prompt_tokens=prompt_tokens,
+            prefill_ms=(self.times_ns[0] - self.started_ns) / 1e6,
+            predicted_tokens=predicted_tokens,
+            decode_ms=(self.times_ns[-1] - self.times_ns[0]) / 1e6,
+            cached_tokens=cached_tokens,
+            decoded_tokens=self.tokens[-1] - self.tokens[0],
+            provider=provider,
+        )

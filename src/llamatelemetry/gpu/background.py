@@ -1,0 +1,149 @@
+"""A daemon thread that does the same thing again and again, and survives a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from llamatelemetry.genai import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Longer than any call into a driver should take; a fork must not hang on one that does.
+_FORK_WAITS_S: Final = 1.0
+
+
+class BackgroundLoop:
+    """Runs a pass, sleeps as long as the pass says or until woken, and runs the next.
+
+    After a fork the child has no such thread; the next `ensure_running` there starts one. No
+    pass is under way while the process forks, so that the child inherits nothing half done.
+
+    Args:
+        name: of the thread.
+        run_pass: gives the seconds to the next one, or None when there is to be no other.
+        finish: runs in the thread after the last pass.
+        after_fork: runs in a forked child, where the parent's passes left off.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_pass: Callable[[], float | None],
+        finish: Callable[[], None],
+        after_fork: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._run_pass = run_pass
+        self._finish = finish
+        self._after_fork = after_fork
+        self._wanted = False
+        self._running = False
+        self._new_locks()
+        _loops.add(self)
+
+    def _new_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._in_pass = threading.Lock()
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a long pass had better come to its end."""
+        return self._stopping.is_set()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._wanted = True
+        self.ensure_running()
+
+    def ensure_running(self) -> None:
+        """Start the thread again if a fork has left it behind. Cheap where it runs."""
+        if self._running or not self._wanted:
+            return
+        with self._lock:
+            if not self._running and self._wanted:
+                self._running = True
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Run the next pass now."""
+        self._woken.set()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread. False when it did not end within the time."""
+        with self._lock:
+            self._wanted = False
+            thread, self._thread = self._thread, None
+            self._stopping.set()
+            self._woken.set()
+        if thread is None:
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+    def _run(self) -> None:
+        stopping, woken = self._stopping, self._woken
+        pause_s: float | None = 0.0
+        try:
+            while not stopping.is_set():
+                woken.clear()
+                with self._in_pass:
+                    pause_s = self._run_pass()
+                if pause_s is None:
+                    return
+                woken.wait(pause_s)
+        except Exception as error:
+            guard.report("reading the GPUs", error)
+        finally:
+            self._finish()
+
+    def before_fork(self) -> bool:
+        """Wait until no pass is under way; whether that is so now."""
+        return self._in_pass.acquire(timeout=_FORK_WAITS_S)
+
+    def after_in_parent(self) -> None:
+        """Let passes go on."""
+        self._in_pass.release()
+
+    def after_in_child(self) -> None:
+        """Forget the thread, which is not here."""
+        self._running = False
+        self._new_locks()
+        self._after_fork()
+
+
+_loops: Final[WeakSet[BackgroundLoop]] = WeakSet()
+
+
+class _Forks:
+    """Which loops were held for the fork that is under way."""
+
+    held: tuple[BackgroundLoop, ...] = ()
+
+    def before(self) -> None:
+        self.held = tuple(loop for loop in list(_loops) if loop.before_fork())
+
+    def in_parent(self) -> None:
+        held, self.held = self.held, ()
+        for loop in held:
+            loop.after_in_parent()
+
+    def in_child(self) -> None:
+        self.held = ()
+        for loop in list(_loops):
+            loop.after_in_child()
+
+
+_forks = _Forks()
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_forks.before, after_in_parent=_forks.in_parent, after_in_child=_forks.in_child
+    )

@@ -1,0 +1,52 @@
+"""The resource detector: which GPUs this process can use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.resources import Resource, ResourceDetector
+
+from llamatelemetry.gpu.devices import detect_cuda
+from llamatelemetry.semconv import gpu as names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.gpu.devices import CudaInfo
+
+
+class GpuResourceDetector(ResourceDetector):
+    """Puts count, names, UUIDs, memory and versions on the resource; nothing without a GPU."""
+
+    def detect(self) -> Resource:
+        """Look once. It takes as long as NVML takes to start."""
+        return Resource(resource_attributes(detect_cuda()))
+
+
+def resource_attributes(info: CudaInfo) -> dict[str, AttributeValue]:
+    """The attributes for what was detected; none when there is no GPU."""
+    if not info.available:
+        return {}
+    devices = info.devices
+    capabilities = [
+        None if d.compute_capability is None else "{}.{}".format(*d.compute_capability)
+        for d in devices
+    ]
+    arrays: dict[str, Sequence[str | int | None]] = {
+        names.GPU_IDS: [device.uuid for device in devices],
+        names.GPU_NAMES: [device.name for device in devices],
+        names.GPU_MEMORY_TOTAL: [device.memory_total_bytes for device in devices],
+        names.GPU_COMPUTE_CAPABILITY: capabilities,
+    }
+    attributes: dict[str, AttributeValue] = {names.GPU_COUNT: len(devices)}
+    if info.driver_version is not None:
+        attributes[names.GPU_DRIVER_VERSION] = info.driver_version
+    if info.cuda_version is not None:
+        attributes[names.GPU_CUDA_VERSION] = info.cuda_version
+    for name, values in arrays.items():
+        known = [value for value in values if value is not None]
+        if len(known) == len(devices):  # an array with gaps would be of other GPUs
+            attributes[name] = known  # type: ignore[assignment]
+    return attributes

@@ -1,0 +1,174 @@
+"""What spans get of the GPUs: their state over the span's time, and the energy of calls.
+
+All of it comes from what the monitor's thread has read. Nothing here calls a driver, so a span
+costs some microseconds, whatever the GPUs are doing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.gpu.engines import IN_PROCESS
+from llamatelemetry.semconv import attributes as genai
+from llamatelemetry.semconv import gpu as names
+from llamatelemetry.semconv.operations import (
+    FETCH_RESPONSE,
+    INFERENCE_OPERATIONS,
+    RETRIEVAL,
+    WELL_KNOWN_OPERATIONS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.gpu.energy import CallEnergy
+    from llamatelemetry.gpu.history import Usage
+    from llamatelemetry.gpu.monitor import GpuMonitor
+
+# Operations in which no model runs. An operation that is not well known may be one of ours.
+_NO_INFERENCE: Final = (WELL_KNOWN_OPERATIONS - INFERENCE_OPERATIONS - {RETRIEVAL}) | {
+    FETCH_RESPONSE
+}
+# An INTERNAL span of anybody else's may be a framework's, around a call to a cloud.
+_IN_PROCESS_SCOPES: Final = frozenset(
+    {"llamatelemetry_instrumentation_transformers", "llamatelemetry_instrumentation_llamacpp"}
+)
+_NOTHING: Final[Mapping[str, AttributeValue]] = {}
+
+
+class SpanGpu:
+    """The GPU attributes of spans, for an `EnrichingSpanProcessor`.
+
+    Args:
+        monitor: which reads the GPUs.
+        only_genai: whether other spans than those of GenAI get none.
+    """
+
+    def __init__(self, monitor: GpuMonitor, *, only_genai: bool) -> None:
+        self._monitor = monitor
+        self._only_genai = only_genai
+
+    def started(self, span: Span, parent_context: Context | None) -> None:
+        """Note a span that has started: if it is a call to an engine, its energy counts from now."""
+        monitor = self._monitor
+        monitor.ensure_running()
+        if not monitor.snapshot.visible:
+            return
+        engine = _engine_of(span)
+        if engine is None:
+            return
+        ledger = monitor.ledger
+        parent = trace.get_current_span(parent_context)
+        if ledger.is_open(parent):
+            return  # a call within a call is the same call, seen one layer down
+        if ledger.begin(span, engine, _monotonic_s(span.start_time)):
+            monitor.read_soon()
+
+    def ending(self, span: Span) -> Mapping[str, AttributeValue]:
+        """Give the attributes of a span that is ending."""
+        monitor = self._monitor
+        timeline = monitor.timeline
+        if not timeline.devices:
+            return _NOTHING
+        end_s = _monotonic_s(span.end_time)
+        energy = monitor.ledger.end(span, end_s)
+        present = span.attributes or _NOTHING
+        if self._only_genai and not _is_genai(present):
+            return _NOTHING
+        attributes: dict[str, AttributeValue] = {}
+        if energy is not None:
+            attributes.update(_energy_attributes(energy, present))
+        usages = timeline.history.over(_monotonic_s(span.start_time), end_s)
+        if usages is not None:
+            uuids = [device.uuid for device in timeline.devices]
+            attributes.update(_usage_attributes(uuids, usages))
+        return attributes
+
+
+def _engine_of(span: Span) -> str | None:
+    """The engine that a call goes to; ``None`` for other spans, and for engines elsewhere."""
+    attributes = span.attributes or _NOTHING
+    operation = attributes.get(genai.GEN_AI_OPERATION_NAME)
+    if operation in _NO_INFERENCE or not (operation or genai.TASK in attributes):
+        return None
+    if span.kind is SpanKind.INTERNAL:
+        scope = span.instrumentation_scope
+        return IN_PROCESS if scope is not None and scope.name in _IN_PROCESS_SCOPES else None
+    address, port = attributes.get(genai.SERVER_ADDRESS), attributes.get(genai.SERVER_PORT)
+    if span.kind is not SpanKind.CLIENT or not isinstance(address, str) or not port:
+        return None
+    if _is_loopback(address) or _is_managed(address, int(str(port))):
+        host = f"[{address}]" if ":" in address and not address.startswith("[") else address
+        return f"http://{host}:{port}"
+    return None
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in {"localhost", "::1", "[::1]"}
+
+
+def _is_managed(address: str, port: int) -> bool:
+    schemes = ("http", "https")
+    return any(known_servers.description_of(server_of(each, address, port)) for each in schemes)
+
+
+def _is_genai(attributes: Mapping[str, AttributeValue]) -> bool:
+    return genai.GEN_AI_OPERATION_NAME in attributes or genai.GEN_AI_PROVIDER_NAME in attributes
+
+
+def _monotonic_s(wall_ns: int | None) -> float:
+    """A time of the wall clock, which spans have, on the clock of the samples."""
+    now_s = time.monotonic()
+    return now_s if wall_ns is None else now_s - (time.time_ns() - wall_ns) / 1e9
+
+
+def _energy_attributes(
+    energy: CallEnergy, present: Mapping[str, AttributeValue]
+) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        names.GPU_ENERGY: energy.joules,
+        names.GPU_ENERGY_ATTRIBUTION: energy.attribution,
+    }
+    if energy.above_idle_joules is not None:
+        attributes[names.GPU_ENERGY_ABOVE_IDLE] = energy.above_idle_joules
+    tokens = present.get(genai.GEN_AI_USAGE_OUTPUT_TOKENS)
+    if isinstance(tokens, int) and tokens > 0:
+        attributes[names.GPU_ENERGY_PER_OUTPUT_TOKEN] = energy.joules / tokens
+    return attributes
+
+
+_ARRAYS: Final[tuple[tuple[str, Callable[[Usage], float | None]], ...]] = (
+    (names.GPU_UTILIZATION, lambda usage: usage.utilization),
+    (names.GPU_UTILIZATION_PEAK, lambda usage: usage.utilization_peak),
+    (names.GPU_MEMORY_USED, lambda usage: usage.memory_used_bytes),
+    (names.GPU_POWER, lambda usage: usage.power_w),
+    (names.GPU_TEMPERATURE, lambda usage: usage.temperature_c),
+)
+
+
+def _usage_attributes(uuids: Sequence[str], usages: Sequence[Usage]) -> dict[str, AttributeValue]:
+    # A GPU that tells nothing, as one that has died, is not in the arrays at all.
+    told = [
+        (uuid, usage)
+        for uuid, usage in zip(uuids, usages, strict=True)
+        if usage.utilization is not None
+        or usage.memory_used_bytes is not None
+        or usage.power_w is not None
+    ]
+    if not told:
+        return {}
+    attributes: dict[str, AttributeValue] = {names.GPU_IDS: [uuid for uuid, _ in told]}
+    for name, value_of in _ARRAYS:
+        values = [value for _, usage in told if (value := value_of(usage)) is not None]
+        if len(values) == len(told):  # an array with gaps would be of other GPUs
+            attributes[name] = values
+    return attributes

@@ -1,0 +1,285 @@
+"""An engine of the application's own, with a span around each of its calls.
+
+Such an engine may be more than the protocol asks: asynchronous, or streaming, and then the work
+is done when it is awaited or iterated over. The call goes on until then, and is the current one
+whenever the engine works, so that a client which the engine asks adds to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import wrapt
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry import __version__
+from llamatelemetry.genai import (
+    AsyncIteratorTap,
+    Call,
+    IteratorTap,
+    Request,
+    Response,
+    StreamWatch,
+    guard,
+    read_parameters,
+    read_response,
+)
+from llamatelemetry.genai.configured import ConfiguredInstrumenter
+from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
+from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.semconv import normalize_provider
+from llamatelemetry.semconv.operations import CHAT, TEXT_COMPLETION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from llamatelemetry.genai import Content
+    from llamatelemetry.genai.engine import InferenceEngine
+
+_SCOPE: Final = "llamatelemetry.inference"
+_UNKNOWN_PROVIDER: Final = "_OTHER"
+_GENERATE: Final = ("prompt", "max_tokens", "temperature", "stop", "repetition_penalty")
+_CHAT: Final = ("messages", "max_tokens", "temperature")
+
+
+class TracedEngine:
+    """An engine around another one, which records its calls."""
+
+    records_its_calls = True
+
+    def __init__(self, engine: InferenceEngine, provider: str | None) -> None:
+        self._engine = engine
+        self._provider = _UNKNOWN_PROVIDER if provider is None else normalize_provider(provider)
+        self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__)
+
+    @property
+    def model_name(self) -> str:
+        """The engine's model."""
+        return self._engine.model_name
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Continue a text, by the engine: with what is given here, and its own defaults."""
+        given = dict(zip(_GENERATE, args, strict=False)) | kwargs
+        given["stop"] = given.pop("stop_sequences", given.get("stop"))
+        call = self._start(TEXT_COMPLETION, given, read_completion_request)
+        return _followed(call, lambda: self._engine.generate(*args, **kwargs))
+
+    def chat(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer messages, by the engine: with what is given here, and its own defaults."""
+        given = dict(zip(_CHAT, args, strict=False)) | kwargs
+        call = self._start(CHAT, given, read_chat_request)
+        return _followed(call, lambda: self._engine.chat(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_engine":  # while a copy is being made, before it has one
+            raise AttributeError(name)
+        return getattr(self._engine, name)
+
+    def _start(
+        self,
+        operation: str,
+        given: Mapping[str, Any],
+        read_content: Callable[[Mapping[str, Any]], Content],
+    ) -> Call | None:
+        try:
+            request = Request(
+                operation=operation,
+                provider=self._provider,
+                model=model_name(self._engine.model_name),
+                parameters=read_parameters(given),
+                read_content=partial(read_content, given),
+            )
+            call = self._instrumenter.get().start(request, SpanKind.INTERNAL)
+        except Exception as error:
+            guard.report("starting a call of an engine", error)
+            return None
+        if call is not None:
+            call.begin_attempt()
+        return call
+
+
+def _followed(call: Call | None, work: Callable[[], Any]) -> Any:
+    """Do the work inside its call, which ends with the result or goes on with what it becomes."""
+    if call is None:
+        return work()
+    token = call.activate()
+    try:
+        result = work()
+    except BaseException as error:
+        call.deactivate(token)
+        call.fail(error)
+        raise
+    call.deactivate(token)
+    return _awaited(call, result) if inspect.iscoroutine(result) else _given(call, result)
+
+
+async def _awaited(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
+    token = call.activate()
+    try:
+        result = await work
+    except GeneratorExit:
+        # It is being destroyed, in whatever context the collector runs in: nothing may be
+        # recorded here, and the context is not this one's to restore.
+        call.abandon()
+        raise
+    except BaseException as error:
+        call.deactivate(token)
+        call.fail(error)
+        raise
+    call.deactivate(token)
+    return _given(call, result)
+
+
+def _given(call: Call, result: Any) -> Any:
+    """End the call with its result; or see to it that it ends with the stream that it is."""
+    if isinstance(result, (Iterator, AsyncIterator)):
+        call.request.stream = True
+        watch = StreamWatch(call, _PiecesFold(call.content_max_chars))
+        is_async = isinstance(result, AsyncIterator)
+        return (_AsyncTracedStream if is_async else _TracedStream)(result, call, watch)
+    call.finish(_read(result))
+    return result
+
+
+def _read(result: Any) -> Response:
+    """Read a chat completion, or a text, which says nothing of itself."""
+    try:
+        if isinstance(result, str):
+            return read_response(_as_completion(result))
+        is_completion = isinstance(result, dict) or hasattr(result, "choices")
+        return read_response(result) if is_completion else Response()
+    except Exception as error:
+        guard.report("reading the reply of an engine", error)
+        return Response()
+
+
+def _as_completion(text: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "text": text}]}
+
+
+class _PiecesFold(ChunkFold):
+    """The pieces of an engine's stream: chunks of a completion, or plain text."""
+
+    __slots__ = ()
+
+    def add(self, chunk: Any) -> bool:
+        """Take in one piece; say whether it carries a token."""
+        return super().add(_as_completion(chunk) if isinstance(chunk, str) else chunk)
+
+
+# Its type parameters are not those of what it is a proxy of.
+_ObjectProxy: Any = wrapt.ObjectProxy
+
+
+class _TracedStream(_ObjectProxy):
+    """The stream itself to whoever looks at it; what passes is watched."""
+
+    def __init__(self, source: Any, call: Call, watch: StreamWatch) -> None:
+        super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
+        self._self_watch = watch
+        self._self_tap = IteratorTap(_Working(source, call), watch)
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._self_tap)
+
+    def close(self) -> Any:
+        """Have no more of it."""
+        try:
+            return self.__wrapped__.close()
+        finally:
+            self._self_watch.closed()
+
+    def __enter__(self) -> Any:
+        self.__wrapped__.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> Any:
+        try:
+            return self.__wrapped__.__exit__(kind, error, traceback)
+        finally:
+            _left(self._self_watch, error)
+
+
+class _AsyncTracedStream(_ObjectProxy):
+    """The asynchronous twin of `_TracedStream`."""
+
+    def __init__(self, source: Any, call: Call, watch: StreamWatch) -> None:
+        super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
+        self._self_watch = watch
+        self._self_tap = AsyncIteratorTap(_AsyncWorking(source, call), watch)
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self._self_tap)
+
+    async def aclose(self) -> Any:
+        """Have no more of it."""
+        try:
+            return await self.__wrapped__.aclose()
+        finally:
+            self._self_watch.closed()
+
+    async def __aenter__(self) -> Any:
+        await self.__wrapped__.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> Any:
+        try:
+            return await self.__wrapped__.__aexit__(kind, error, traceback)
+        finally:
+            _left(self._self_watch, error)
+
+
+def _left(watch: StreamWatch, error: BaseException | None) -> None:
+    if error is None:
+        watch.closed()
+    else:
+        watch.failed(error)
+
+
+class _Working:
+    """A stream that works, each time it is asked, inside its call."""
+
+    __slots__ = ("_call", "_source")
+
+    def __init__(self, source: Any, call: Call) -> None:
+        self._source = source
+        self._call = call
+
+    def __next__(self) -> Any:
+        token = self._call.activate()
+        try:
+            return next(self._source)
+        finally:
+            self._call.deactivate(token)
+
+
+class _AsyncWorking:
+    """The asynchronous twin of `_Working`."""
+
+    __slots__ = ("_call", "_source")
+
+    def __init__(self, source: Any, call: Call) -> None:
+        self._source = source
+        self._call = call
+
+    async def __anext__(self) -> Any:
+        token = self._call.activate()
+        try:
+            piece = await anext(self._source)
+        except GeneratorExit:  # as in `_awaited`
+            raise
+        except BaseException:
+            self._call.deactivate(token)
+            raise
+        self._call.deactivate(token)
+        return piece

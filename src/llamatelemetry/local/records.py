@@ -1,0 +1,95 @@
+"""One span, metric point and log record as the store keeps them: plain values, no protobuf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+STATUS_ERROR: Final = 2
+KIND_CLIENT: Final = 3
+"""OTLP's numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at one moment of a span."""
+
+    name: str
+    time_ns: int
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRecord:
+    """A finished span. Ids are lower-case hex; ``kind`` and ``status`` are OTLP's numbers."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    kind: int
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Any]
+    status: int = 0
+    status_message: str = ""
+    events: Sequence[Event] = ()
+    scope: str = ""
+    resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def duration_ms(self) -> float:
+        """From start to end, in milliseconds."""
+        return (self.end_ns - self.start_ns) / 1e6
+
+    @property
+    def failed(self) -> bool:
+        """Whether its status is an error."""
+        return self.status == STATUS_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """One point of a metric.
+
+    ``kind`` is ``sum``, ``gauge``, ``histogram``, ``exponential_histogram`` or ``summary``. A sum
+    or gauge has a ``value``; a histogram ``count``, ``sum`` and, if it has them, buckets with
+    their upper bounds.
+    """
+
+    name: str
+    unit: str
+    kind: str
+    is_monotonic: bool
+    is_delta: bool
+    attributes: Mapping[str, Any]
+    start_ns: int
+    time_ns: int
+    value: float | None = None
+    count: int | None = None
+    sum: float | None = None
+    bounds: Sequence[float] = ()
+    buckets: Sequence[int] = ()
+    scope: str = ""
+    resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A log record or event. ``trace_id`` and ``span_id`` are hex, or ``None`` outside any span."""
+
+    time_ns: int
+    severity: int
+    event_name: str
+    body: Any
+    attributes: Mapping[str, Any]
+    trace_id: str | None = None
+    span_id: str | None = None
+    scope: str = ""
+    resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Record = SpanRecord | MetricPoint | LogRecord

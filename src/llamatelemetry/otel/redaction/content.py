@@ -1,0 +1,190 @@
+"""Names under which instrumentations record what was said, and names that hold secrets.
+
+The names of content are those of the OpenTelemetry conventions, old and new, and of
+opentelemetry-util-genai, OpenInference, OpenLLMetry, OpenLIT, Langfuse, MLflow, Logfire,
+LangSmith, Braintrust, Haystack, CrewAI and the Vercel AI SDK, as their releases of 2025 and 2026
+write them. `*` stands for any text, dots included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from functools import cache
+from typing import Final
+
+CONTENT: Final = (
+    # OpenTelemetry and util-genai; `gen_ai.prompt.*` and `gen_ai.completion.*` are OpenLLMetry's.
+    *("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions"),
+    *("gen_ai.prompt", "gen_ai.completion", "gen_ai.prompt.*", "gen_ai.completion.*"),
+    *("gen_ai.tool.definitions", "gen_ai.tool.call.arguments", "gen_ai.tool.call.result"),
+    *("gen_ai.tool.description", "gen_ai.tool.args", "gen_ai.tool.input", "gen_ai.tool.output"),
+    *("gen_ai.tool.parameters", "gen_ai.tool.result", "gen_ai.tool.message"),
+    *("gen_ai.retrieval.query.text", "gen_ai.retrieval.documents", "gen_ai.retrieval.query"),
+    *("gen_ai.memory.query.text", "gen_ai.memory.records", "gen_ai.memory.record.content"),
+    *("gen_ai.evaluation.explanation", "gen_ai.request.stop_sequences"),
+    *("gen_ai.system.message*", "gen_ai.user.message*", "gen_ai.assistant.message*"),
+    *("gen_ai.tool.message*", "gen_ai.choice*", "gen_ai.event.content"),
+    *("gen_ai.agent.instructions", "gen_ai.agent.description", "gen_ai.data_source.query"),
+    *("gen_ai.input", "gen_ai.output", "gen_ai.response.text", "gen_ai.reasoning"),
+    # OpenLIT
+    *("gen_ai.content", "gen_ai.content.*", "gen_ai.workflow.input", "gen_ai.workflow.output"),
+    # OpenLLMetry
+    *("traceloop.entity.input", "traceloop.entity.output", "traceloop.prompt.template*"),
+    *("llm.prompts*", "llm.completions*", "llm.request.functions.*", "llm.content_completion*"),
+    *("llm.chat.*", "llm.watsonx.*", "db.query.result.document", "db.query.result.metadata"),
+    *("db.query.embeddings.vector", "db.query.result.vector", "vector_db.query*"),
+    # OpenInference
+    *("input.value", "output.value", "input.audio.*", "output.audio.*"),
+    *("llm.input_messages*", "llm.output_messages*", "llm.choices*", "llm.prompt_template.*"),
+    *("llm.function_call", "llm.tools*", "llm.invocation_parameters", "llm.prompt*"),
+    *("embedding.embeddings*", "embedding.text", "embedding.vector", "embedding.invocation*"),
+    *("retrieval.documents*", "reranker.query", "reranker.*_documents*", "document.content"),
+    *("document.metadata", "tool.parameters", "tool.description", "tool.json_schema"),
+    *("tool_call.function.arguments*", "message.content*", "message.function_call_*"),
+    *("message.tool_calls*", "message_content.*", "image.image.url", "prompt_template.*"),
+    # Langfuse, LangSmith, MLflow, Braintrust
+    *("langfuse.*input", "langfuse.*output", "langfuse.*metadata*", "langfuse.*status_message"),
+    *("langsmith.*inputs*", "langsmith.*outputs*", "langsmith.metadata*"),
+    *("mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.chat.*", "mlflow.trace*puts"),
+    *("braintrust.input*", "braintrust.output*", "braintrust.expected*", "braintrust.metadata*"),
+    # Logfire and Pydantic AI
+    *("request_data", "response_data", "all_messages_events", "pydantic_ai.*", "final_result"),
+    *("tool_arguments", "tool_response", "agent_input", "new_messages"),
+    # Vercel AI SDK
+    *("ai.prompt*", "ai.response.text", "ai.response.object", "ai.response.toolCalls"),
+    *("ai.response.reasoning*", "ai.result.*", "ai.toolCall.args", "ai.toolCall.result"),
+    *("ai.value*", "ai.embedding*", "ai.telemetry.metadata*"),
+    # Haystack, CrewAI, and what agents of AWS record
+    *("haystack.*input*", "haystack.*output*", "crew*.tasks*", "crew*.result", "crew*.inputs"),
+    *("crew_agents", "crew_tasks", "formatted_*", "tool.result", "tool.output", "tool.input"),
+    # Bodies of HTTP requests, and the words that programs use for it themselves
+    *("http.request.body*", "http.response.body*", "rpc.*.body"),
+    *("prompt", "prompts", "completion", "completions", "messages", "system_prompt"),
+    *("user_prompt", "system_instruction*", "input_messages", "output_messages"),
+)
+"""Attributes that hold what was said to a model, by a model, or to and by its tools."""
+
+METADATA: Final = frozenset({"gen_ai.prompt.name", "gen_ai.prompt.version"})
+"""Names that look like content by their beginning and are none."""
+
+LABELS: Final = frozenset(
+    {
+        *("type", "role", "id", "call_id", "tool_call_id", "file_id", "modality", "mime_type"),
+        *("finish_reason", "index", "score", "truncated", "original_chars", "original_bytes"),
+    }
+)
+"""Fields of messages that say what a text is, not what it says; they stay."""
+
+_NAME: Final = "name"
+_LABEL: Final = re.compile(r"[\w./:+-]{0,128}")
+
+_SECRET_NAMES: Final = frozenset(
+    {
+        *("authorization", "proxy_authorization", "www_authenticate", "cookie", "set_cookie"),
+        *("x_api_key", "api_key", "apikey", "x_goog_api_key", "x_auth_token", "auth_token"),
+        *("ocp_apim_subscription_key", "x_amz_security_token", "x_functions_key"),
+        *("access_token", "refresh_token", "id_token", "session_token", "bearer_token"),
+        *("client_secret", "secret", "secret_key", "private_key", "secret_access_key"),
+        *("aws_secret_access_key", "aws_session_token", "password", "passwd", "hash_key"),
+    }
+)
+URLS: Final = frozenset({"url.full", "url.query", "http.url", "http.target", "url.original"})
+"""Attributes in which HTTP instrumentations record what may hold a key."""
+
+_HEADER_MAPS: Final = frozenset(
+    {"gen_ai.headers", "llm.headers", "extra_headers", "default_headers"}
+)
+
+
+class Kind(Enum):
+    """What an attribute holds, by its name."""
+
+    SECRET = "secret"
+    KEY = "key"
+    CONTENT = "content"
+    LABEL = "label"
+    ERROR_TEXT = "error text"
+    STACK_TRACE = "stack trace"
+    TEXT = "text"
+
+
+_ERRORS: Final = {
+    **dict.fromkeys(
+        ("exception.message", "error.message", "otel.status_description", "error_message"),
+        Kind.ERROR_TEXT,
+    ),
+    **dict.fromkeys(("exception.stacktrace", "error.stack", "stack_trace"), Kind.STACK_TRACE),
+}
+
+
+class Names:
+    """Tells what an attribute holds; `keys` are the user's, exact or with `*`, in any case."""
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self._keys = _any_of(keys, re.IGNORECASE) if keys else None
+        self._known: dict[str, Kind] = {}
+
+    def kind(self, name: str) -> Kind:
+        """What the attribute of this name holds."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._kind(name)
+            # Names are few, unless a program makes them up.
+            if len(self._known) > _MOST_NAMES:
+                self._known.clear()
+            self._known[name] = known
+        return known
+
+    def nested_kind(self, path: str, name: str) -> Kind:
+        """What a field of a map holds: as an attribute of its own name, or by its whole path."""
+        own = self.kind(name)
+        if own is not Kind.TEXT or not path or len(path) + len(name) >= _LONGEST_NAME:
+            return own
+        whole = self.kind(f"{path}.{name}")
+        return Kind.TEXT if whole is Kind.LABEL else whole
+
+    def _kind(self, name: str) -> Kind:
+        if len(name) > _LONGEST_NAME:
+            return Kind.SECRET  # no name of an attribute, but a text in the place of one
+        if self._keys is not None and self._keys.fullmatch(name):
+            return Kind.KEY
+        last = name.rpartition(".")[2]
+        if name in _HEADER_MAPS or last.lower().replace("-", "_") in _SECRET_NAMES:
+            return Kind.SECRET
+        by_name = _ERRORS.get(name)
+        if by_name is not None:
+            return by_name
+        if name in METADATA or not _content().fullmatch(name):
+            return Kind.TEXT
+        is_label = last in LABELS or (last == _NAME and ".message.name" not in name)
+        return Kind.LABEL if is_label and "." in name else Kind.CONTENT
+
+
+_MOST_NAMES: Final = 4096
+_LONGEST_NAME: Final = 256
+
+
+def is_label(value: object) -> bool:
+    """Whether a label's value is one: a number, or a short text without blanks."""
+    return isinstance(value, (int, float)) or (
+        isinstance(value, str) and _LABEL.fullmatch(value) is not None
+    )
+
+
+def is_content_event(name: str) -> bool:
+    """Whether an event of this name tells what was said."""
+    return name.startswith("gen_ai.")
+
+
+def _any_of(globs: Iterable[str], flags: int = 0) -> re.Pattern[str]:
+    """Matches a name in full when it is one of them."""
+    parts = [".*".join(map(re.escape, re.split(r"\*+", glob))) for glob in globs]
+    return re.compile("|".join(parts), flags | re.DOTALL)
+
+
+@cache
+def _content() -> re.Pattern[str]:
+    # Not at import: only a name that has to be told needs it.
+    return _any_of(CONTENT)

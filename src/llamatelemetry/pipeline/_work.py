@@ -1,0 +1,188 @@
+"""One piece of work, from its start to its end: a span, what it says, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from os import getpid
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import Span, SpanKind, StatusCode
+
+from llamatelemetry.genai import guard
+from llamatelemetry.genai.agents import AgentRun, current_agent, with_agent
+from llamatelemetry.genai.errors import describe_error
+from llamatelemetry.genai.reaper import reaper
+from llamatelemetry.otel.session import session_attributes
+from llamatelemetry.pipeline._instruments import content_max_chars
+from llamatelemetry.pipeline._kinds import AGENT, TOOL
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv import metrics as specs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.pipeline._instruments import Instruments
+    from llamatelemetry.pipeline._kinds import Kind
+
+_FUNCTION: Final = "function"
+
+
+class Work:
+    """A workflow, agent, tool or task. Nothing is recorded where instrumentation is suppressed.
+
+    Args:
+        kind: what it is.
+        name: its name.
+        attributes: what else its span says from the start; ``None`` is left out.
+        instruments: what it is recorded with.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_around",
+        "_ended_ns",
+        "_instruments",
+        "_kind",
+        "_name",
+        "_pid",
+        "_started_ns",
+        "_started_wall_ns",
+        "context",
+        "span",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        name: str,
+        attributes: Mapping[str, AttributeValue | None],
+        instruments: Instruments,
+    ) -> None:
+        self._kind = kind
+        self._name = name
+        self._instruments = instruments
+        self._agent: AgentRun | None = None
+        self._around = current_agent()
+        self.span: Span = trace.INVALID_SPAN
+        self.context: Context = context_api.get_current()
+        self._started_ns: int | None = None
+        self._ended_ns: int | None = None
+        # A forked child inherits open work, and must not end it a second time.
+        self._pid = getpid()
+        if not is_instrumentation_enabled():
+            return
+        try:
+            self._start(attributes)
+        except Exception as error:
+            guard.report("starting a span of a pipeline", error)
+
+    def _start(self, attributes: Mapping[str, AttributeValue | None]) -> None:
+        known: dict[str, AttributeValue | None] = {
+            names.GEN_AI_OPERATION_NAME: self._kind.operation,
+            self._kind.name_attribute: self._name,
+            **session_attributes(),
+        }
+        if self._kind is TOOL:
+            known[names.GEN_AI_TOOL_TYPE] = _FUNCTION
+            known[names.GEN_AI_AGENT_NAME] = None if self._around is None else self._around.name
+        known.update(attributes)
+        self._started_wall_ns = time_ns()
+        started_ns = perf_counter_ns()
+        self.span = self._instruments.tracer.start_span(
+            self._kind.span_name(self._name),
+            kind=SpanKind.INTERNAL,
+            attributes={key: value for key, value in known.items() if value is not None},
+            start_time=self._started_wall_ns,
+        )
+        self.context = trace.set_span_in_context(self.span, self.context)
+        if self._kind is AGENT:
+            self._agent = AgentRun(self._name)
+            self.context = with_agent(self._agent, self.context)
+        elif self._kind is TOOL and self._around is not None:
+            self._around.count_tool_call()
+        self._started_ns = started_ns
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End it, with the error that ended it."""
+        started_ns, self._started_ns = self._started_ns, None
+        # None: nothing is recorded here, or it has ended already.
+        if started_ns is None or self._pid != getpid():
+            return
+        duration_ns = (self._ended_ns or perf_counter_ns()) - started_ns
+        try:
+            failure = error if error is not None and _is_failure(error) else None
+            if failure is not None:
+                _record_error(self.span, failure)
+            self._record_metrics(duration_ns / 1e9, failure)
+        except Exception as ours:
+            guard.report("recording the end of a pipeline's span", ours)
+        finally:
+            # By the monotonic clock: a clock step must not stretch it.
+            self.span.end(self._started_wall_ns + duration_ns)
+
+    def abandon(self) -> None:
+        """Leave the ending to the reaper, with this moment as its end.
+
+        A generator may be closed by the garbage collector, in which nothing may be recorded.
+        """
+        if self._started_ns is not None:
+            self._ended_ns = perf_counter_ns()
+            reaper.put(self)
+
+    def reap(self) -> None:
+        """End what was abandoned."""
+        self.finish()
+
+    def _record_metrics(self, duration_s: float, failure: BaseException | None) -> None:
+        if self._kind.duration is None:
+            return
+        attributes = {self._kind.name_attribute: self._name}
+        if self._kind is TOOL:
+            attributes[names.GEN_AI_TOOL_TYPE] = _FUNCTION
+            if self._around is not None:
+                attributes[names.GEN_AI_AGENT_NAME] = self._around.name
+        record, run = self._instruments.record, self._agent
+        token = context_api.attach(self.context)  # for the points' exemplars
+        try:
+            if run is not None:
+                record(specs.AGENT_INFERENCE_CALLS, run.inference_calls, attributes)
+                record(specs.AGENT_TOOL_CALLS, run.tool_calls, attributes)
+            if failure is not None:
+                attributes = {**attributes, names.ERROR_TYPE: describe_error(failure).type}
+            record(self._kind.duration, duration_s, attributes)
+        finally:
+            context_api.detach(token)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is more than a generator that nobody wants more of, or an orderly exit."""
+    if isinstance(error, SystemExit):
+        return error.code not in {None, 0}
+    return not isinstance(error, GeneratorExit)
+
+
+def _record_error(span: Span, error: BaseException) -> None:
+    """Say what went wrong and where. Its words may quote a prompt: only where content is captured."""
+    if not span.is_recording():
+        return
+    described = describe_error(error)
+    span.set_attribute(names.ERROR_TYPE, described.type)
+    event: dict[str, Any] = {"exception.type": described.type}
+    if content_max_chars() is None:
+        description = described.description
+        event["exception.stacktrace"] = "".join(traceback.format_tb(error.__traceback__))
+    else:
+        description = "".join(traceback.format_exception_only(error)).strip()
+        event["exception.message"] = str(error)
+        event["exception.stacktrace"] = "".join(traceback.format_exception(error))
+    if not isinstance(error, asyncio.CancelledError):
+        span.add_event("exception", event)
+    span.set_status(StatusCode.ERROR, description)

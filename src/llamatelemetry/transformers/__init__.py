@@ -1,0 +1,48 @@
+"""Hugging Face Transformers: models in this process, as an engine and traced.
+
+Importing this package loads nothing; its names are loaded on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+
+    from ._backend import TransformersBackend
+    from ._streaming import TextStream
+
+__all__ = ["TextStream", "TransformersBackend", "TransformersInstrumentor"]
+
+_MODULES = {
+    "TextStream": "llamatelemetry.transformers._streaming",
+    "TransformersBackend": "llamatelemetry.transformers._backend",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TransformersInstrumentor":
+        value = _instrumentor()
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # the next time without this function
+    return value
+
+
+def _instrumentor() -> Any:
+    try:
+        from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+    except ImportError as error:
+        raise ImportError(
+            "instrumenting transformers needs llamatelemetry-instrumentation-transformers, which "
+            "is not installed: pip install llamatelemetry-instrumentation-transformers"
+        ) from error
+    return TransformersInstrumentor
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,96 @@
+"""Loading a model and its tokenizer: by name, from a folder, or from a GGUF file."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from llamatelemetry.genai.fields import model_name
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_INSTALL: Final = "pip install transformers torch"
+_GENERATES: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+class Loaded(NamedTuple):
+    """A model that is ready, and what its prompts are made with."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    device: Any
+    generates: bool
+
+
+def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code: bool) -> Loaded:
+    """Load what `TransformersBackend` is told to; its arguments are described there.
+
+    Raises:
+        ImportError: transformers or torch is not installed, or ``gguf`` for a GGUF file.
+        FileNotFoundError: there is no such GGUF file.
+    """
+    torch, transformers = _library("torch"), _library("transformers")
+    where, options = _source(name_or_path)
+    options["trust_remote_code"] = trust_remote_code
+    tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    kind, generates = _kind(transformers, where, options)
+    if dtype is not None:
+        is_old = int(transformers.__version__.split(".")[0]) < 5
+        options["torch_dtype" if is_old else "dtype"] = (
+            getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+        )
+    model = kind.from_pretrained(where, **options)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval()
+    name = options.get("gguf_file") or _name(where)
+    return Loaded(model, tokenizer, name, model.device, generates)
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"TransformersBackend needs {error.name}, which is not installed: {_INSTALL}"
+        ) from error
+
+
+def _source(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
+    path = Path(name_or_path)
+    if path.suffix.lower() != ".gguf":
+        return str(name_or_path), {}
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no such GGUF file: {path}. A GGUF file on the Hub has to be downloaded first"
+        )
+    try:
+        importlib.import_module("gguf")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "reading a GGUF file with transformers needs gguf, which is not installed: "
+            "pip install gguf accelerate"
+        ) from error
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _name(where: str) -> str:
+    path = Path(where)
+    return path.resolve().name if path.exists() else model_name(where) or where
+
+
+def _kind(transformers: Any, where: str, options: dict[str, Any]) -> tuple[Any, bool]:
+    if "gguf_file" in options:  # reading one takes seconds: not twice
+        return transformers.AutoModelForCausalLM, True
+    config = transformers.AutoConfig.from_pretrained(where, **options)
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM, True
+    architectures: list[str] = config.architectures or []
+    if architectures and not architectures[0].endswith(_GENERATES):
+        return transformers.AutoModel, False
+    return transformers.AutoModelForCausalLM, True

@@ -1,0 +1,159 @@
+"""Recording the calls of `TransformersBackend`: what it has measured itself, on one span."""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry import __version__
+from llamatelemetry.genai import Call, Content, Request, Response, Usage, guard, read_parameters
+from llamatelemetry.genai.configured import ConfiguredInstrumenter
+from llamatelemetry.genai.messages import read_chat_request, read_choices, read_completion_request
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import EMBEDDINGS, PROVIDER_HUGGINGFACE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamatelemetry.transformers._running import Run
+
+SCOPE: Final = "llamatelemetry.transformers"
+
+
+class Recording:
+    """What an engine holds to record its calls.
+
+    Args:
+        model: its name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._instrumenter = ConfiguredInstrumenter(SCOPE, __version__)
+
+    def start(
+        self, operation: str, given: Mapping[str, Any], *, stream: bool = False
+    ) -> RecordedCall:
+        """Start a call.
+
+        Args:
+            operation: as in `llamatelemetry.semconv`.
+            given: what a server would be sent for it: ``messages`` or ``prompt``, and settings.
+            stream: whether the text is given piece by piece.
+        """
+        try:
+            request = Request(
+                operation=operation,
+                provider=PROVIDER_HUGGINGFACE,
+                model=self._model,
+                stream=stream,
+                parameters=read_parameters(given),
+                has_queue=False,
+            )
+            penalty = given.get("repetition_penalty", 1.0)
+            if penalty != 1:
+                request.parameters[names.GENERATION_REPETITION_PENALTY] = float(penalty)
+            if operation != EMBEDDINGS:
+                request.read_content = lambda: _content(given)
+            return RecordedCall(self._instrumenter.get().start(request, SpanKind.INTERNAL))
+        except Exception as error:
+            guard.report("starting a call of TransformersBackend", error)
+            return RecordedCall(None)
+
+
+class RecordedCall:
+    """One call, or none where nothing is recorded: then it does nothing."""
+
+    def __init__(self, call: Call | None) -> None:
+        self._call = call
+        self._token: Any = None
+
+    def __enter__(self) -> RecordedCall:
+        """Make the call current: what the model does is part of it."""
+        if self._call is not None:
+            self._token = self._call.activate()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Make what was current before it current again."""
+        if self._call is not None:
+            self._call.deactivate(self._token)
+
+    def watch(self, run: Run) -> None:
+        """Record the gaps between the pieces of a stream as they pass."""
+        if self._call is not None:
+            run.steps.stream_to(self._call)
+
+    def finish(self, run: Run) -> None:
+        """The model is done."""
+        if self._call is not None:
+            self._call.finish(self._read(run))
+
+    def finish_embedding(self, input_tokens: list[int], dimensions: int) -> None:
+        """The vectors are there."""
+        if self._call is not None:
+            response = Response(model=self._call.request.model)
+            response.usage.input_tokens = sum(input_tokens)
+            response.attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = dimensions
+            self._call.finish(response)
+
+    def fail(self, error: BaseException, run: Run | None = None) -> None:
+        """It went wrong, perhaps after some tokens."""
+        if self._call is not None:
+            self._call.fail(error, None if run is None else self._read(run))
+
+    def _read(self, run: Run) -> Response:
+        call = self._call
+        if call is None:
+            return Response()
+        try:
+            run.steps.end()
+            call.begin_attempt(run.steps.started_ns)
+            if run.steps.times_ns:
+                call.first_token_ns = run.steps.times_ns[0]
+                call.first_chunk_ns = call.first_token_ns if call.request.stream else None
+            return _response(run, call.request.model)
+        except Exception as error:
+            guard.report("reading what TransformersBackend did", error)
+            return Response()
+
+
+def _response(run: Run, model: str | None) -> Response:
+    answers = run.answers
+    outputs = [answer.tokens for answer in answers]
+    reasons = tuple(answer.reason for answer in answers if answer.reason is not None)
+    response = Response(
+        model=model,
+        finish_reasons=reasons,
+        usage=Usage(input_tokens=sum(run.input_tokens), output_tokens=sum(outputs)),
+        timings=run.steps.timings(
+            PROVIDER_HUGGINGFACE,
+            prompt_tokens=sum(run.input_tokens),
+            predicted_tokens=sum(outputs),
+            cached_tokens=None,
+        ),
+    )
+    if len(answers) > 1:
+        response.attributes[names.BATCH_SIZE] = len(answers)
+        response.attributes[names.BATCH_INPUT_TOKENS] = tuple(run.input_tokens)
+        response.attributes[names.BATCH_OUTPUT_TOKENS] = tuple(outputs)
+    choices = [
+        {
+            "message": {"role": "assistant", "content": answer.text},
+            "finish_reason": answer.reason,
+        }
+        for answer in answers
+    ]
+    response.read_content = lambda: read_choices(choices)
+    return response
+
+
+def _content(given: Mapping[str, Any]) -> Content:
+    return read_chat_request(given) if "messages" in given else read_completion_request(given)
+
+
+def now_s() -> int:
+    """The time of day in whole seconds, as replies tell it."""
+    return time_ns() // 1_000_000_000

@@ -1,0 +1,197 @@
+"""Counting tokens, and telling why a row ended, by the tensors that went in and came out.
+
+They are read once the generation is over: by then a GPU has nothing left to wait for.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+EOS: Final = "eos"
+LENGTH: Final = "length"
+STOP_STRING: Final = "stop_string"
+TIME: Final = "time"
+CRITERIA: Final = "criteria"
+
+_REASONS: Final = {LENGTH: "length", TIME: "length"}
+
+_BATCH: Final = 256
+
+
+def finish_reason(cause: str) -> str:
+    """Give the conventions' word for a cause: an answer was complete, ``stop``, or was cut off."""
+    return _REASONS.get(cause, "stop")
+
+
+class Row(NamedTuple):
+    """One sequence of the result: its new tokens, and why there are no more."""
+
+    tokens: int
+    cause: str | None
+
+
+class EndedRows:
+    """At which step each row ended, by what the stopping criteria said.
+
+    The flags stay on their device, a byte a row and step, until they are read.
+    """
+
+    def __init__(self) -> None:
+        self._flags: list[Any] = []
+        self._steps = 0
+        self._ended_at: Any = None
+
+    def add(self, is_done: Any) -> None:
+        """Take the flags of one step."""
+        self._flags.append(is_done)
+        if len(self._flags) >= _BATCH:
+            self._fold()
+
+    def _fold(self) -> None:
+        if not self._flags:
+            return
+        torch: Any = sys.modules["torch"]
+        flags = torch.stack(self._flags).int()
+        # Counted from 1; rows that are not done get a number that no step has.
+        first = flags.argmax(0) + 1 + self._steps
+        ended_at = torch.where(flags.any(0), first, sys.maxsize)
+        if self._ended_at is not None:
+            ended_at = torch.minimum(self._ended_at, ended_at)
+        self._ended_at, self._steps, self._flags = ended_at, self._steps + len(self._flags), []
+
+    def read(self, longest: int) -> list[int]:
+        """Give the tokens of each row, at most ``longest``."""
+        self._fold()
+        return [] if self._ended_at is None else [min(n, longest) for n in self._ended_at.tolist()]
+
+
+def token_ids(value: Any) -> tuple[int, ...]:
+    """Give a setting that is one token or several."""
+    if value is None:
+        return ()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def read_rows(
+    sequences: Any,
+    prefix: int,
+    config: Any,
+    criteria: Sequence[Any] | None,
+    ended: EndedRows | None,
+) -> list[Row]:
+    """Read the rows of a result.
+
+    Args:
+        sequences: what was returned, rows of tokens.
+        prefix: how many tokens each row began with.
+        config: the settings; without them no cause is known.
+        criteria: by which the loop ended.
+        ended: when the rows ended, where that cannot be seen by the rows.
+    """
+    longest = max(0, sequences.shape[-1] - prefix)
+    eos = token_ids(getattr(config, "eos_token_id", None))
+    counts = [] if ended is None else ended.read(longest)
+    if len(counts) != len(sequences):
+        counts = _count_to_eos(sequences, prefix, eos, config)
+    if config is None:
+        return [Row(count, None) for count in counts]
+    return [
+        Row(count, _cause(sequences[index], prefix + count, config, eos, criteria or ()))
+        for index, count in enumerate(counts)
+    ]
+
+
+def _count_to_eos(sequences: Any, prefix: int, eos: tuple[int, ...], config: Any) -> list[int]:
+    rows, longest = len(sequences), max(0, sequences.shape[-1] - prefix)
+    has_beams = (getattr(config, "num_beams", None) or 1) > 1
+    if longest == 0 or (rows == 1 and not has_beams):
+        return [longest] * rows
+    pad = getattr(config, "pad_token_id", None)
+    counts: list[int] = []
+    for row in sequences[:, prefix:].tolist():
+        end = next((at + 1 for at, token in enumerate(row) if token in eos), None)
+        if end is None:
+            # A beam that a criterion ended is filled up without having had the last token.
+            # Elsewhere padding that no such token precedes is what the model said.
+            end = _without_padding(row, pad) if has_beams else longest
+        counts.append(end)
+    return counts
+
+
+def _without_padding(row: Sequence[int], pad: int | None) -> int:
+    length = len(row)
+    while length and row[length - 1] == pad:
+        length -= 1
+    return length
+
+
+def _cause(
+    row: Any, length: int, config: Any, eos: tuple[int, ...], criteria: Sequence[Any]
+) -> str | None:
+    if length and int(row[length - 1]) in eos:
+        return EOS
+    by_name = {type(each).__name__: each for each in criteria}
+    stop_strings = by_name.get("StopStringCriteria")
+    # It keeps no state, so that asking it once more changes nothing; a caller's own might.
+    if stop_strings is not None and bool(stop_strings(row[None, :length], None)):
+        return STOP_STRING
+    max_length = config.max_length
+    if max_length is not None and length >= max_length:
+        return LENGTH
+    others = by_name.keys() - {
+        "MaxLengthCriteria",
+        "EosTokenCriteria",
+        "StopStringCriteria",
+        "MaxTimeCriteria",
+    }
+    if others:
+        return CRITERIA
+    return TIME if "MaxTimeCriteria" in by_name else None
+
+
+def rows_of(kwargs: Mapping[str, Any]) -> int | None:
+    """Give how many prompts there are."""
+    prompts = _prompts(kwargs)
+    return None if prompts is None or not prompts.ndim else len(prompts)
+
+
+def _prompts(kwargs: Mapping[str, Any]) -> Any:
+    for name in ("inputs", "input_ids", "inputs_embeds"):
+        prompts = kwargs.get(name)
+        if prompts is not None:
+            return prompts if hasattr(prompts, "is_floating_point") else None
+    return None
+
+
+def count_prompt(kwargs: Mapping[str, Any], config: Any, prefix: int | None) -> list[int] | None:
+    """Count the tokens of each prompt, padding left out.
+
+    ``None`` is unknown: sound and pictures that go in as such are no tokens.
+    """
+    prompts = _prompts(kwargs)
+    if prompts is None:
+        other = any(kwargs.get(name) is not None for name in ("input_features", "pixel_values"))
+        return None if other or not prefix else [prefix]
+    embedded = prompts.is_floating_point()
+    if prompts.ndim != (3 if embedded else 2) or (embedded and "inputs_embeds" not in kwargs):
+        return None
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.ndim == 2 and len(mask) == len(prompts):
+        return [int(count) for count in mask.sum(-1).tolist()]
+    pad = getattr(config, "pad_token_id", None)
+    # As `generate` guesses a mask: padding that could also end a text is taken for text.
+    if embedded or pad is None or pad in token_ids(getattr(config, "eos_token_id", None)):
+        return [prompts.shape[1]] * len(prompts)
+    return [int(count) for count in (prompts != pad).sum(-1).tolist()]
+
+
+def cached_length(cache: Any) -> int | None:
+    """Give how many tokens of each prompt a cache holds; ``None`` when asking it would take long."""
+    # The other kinds look for the end of what they hold on the device, and wait for it.
+    return cache.get_seq_length() if type(cache).__name__ == "DynamicCache" else None

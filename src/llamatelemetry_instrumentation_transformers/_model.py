@@ -1,0 +1,91 @@
+"""What a model is: read once for each model, and held no longer than the model itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+from llamatelemetry.genai.fields import get, model_name
+from llamatelemetry.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
+
+class _Known(NamedTuple):
+    name: str | None
+    attributes: dict[str, AttributeValue]
+    a_parameter: ref[Any] | None
+
+
+_known: Final[WeakKeyDictionary[Any, _Known]] = WeakKeyDictionary()
+
+
+def name_of(model: Any) -> str | None:
+    """Give the model's name: as on the Hub, or that of its folder. A path never gets out of here."""
+    return _read(model).name
+
+
+def describe(model: Any) -> dict[str, AttributeValue]:
+    """Give what the model is, as attributes: size, type and place of its numbers, quantisation."""
+    known = _read(model)
+    attributes = dict(known.attributes)
+    parameter = None if known.a_parameter is None else known.a_parameter()
+    if parameter is not None:
+        # A model can be moved, and made half as precise, at any time.
+        attributes[names.MODEL_DTYPE] = str(parameter.dtype).removeprefix("torch.")
+        attributes[names.MODEL_DEVICE] = str(parameter.device)
+    attention = getattr(model.config, "_attn_implementation", None)
+    if isinstance(attention, str):
+        attributes[names.MODEL_ATTENTION] = attention
+    return attributes
+
+
+def devices_of(model: Any) -> tuple[Any, ...]:
+    """Give the CUDA devices that the model is on."""
+    spread = getattr(model, "hf_device_map", None)
+    if spread:
+        return tuple(sorted({place for place in spread.values() if _is_cuda(place)}, key=str))
+    known = _read(model)
+    parameter = None if known.a_parameter is None else known.a_parameter()
+    return () if parameter is None or parameter.device.type != "cuda" else (parameter.device,)
+
+
+def _is_cuda(place: Any) -> bool:
+    return isinstance(place, int) or str(place).startswith("cuda")
+
+
+def _read(model: Any) -> _Known:
+    known = _known.get(model)
+    if known is None:
+        known = _known[model] = _Known(_name(model), _attributes(model), _first_parameter(model))
+    return known
+
+
+def _first_parameter(model: Any) -> ref[Any] | None:
+    parameter = next(iter(model.parameters()), None)
+    return None if parameter is None else ref(parameter)
+
+
+def _name(model: Any) -> str | None:
+    given = getattr(model, "name_or_path", None) or getattr(model.config, "_name_or_path", None)
+    name = model_name(given)
+    # `models/smol` may be a folder here or a name on the Hub: only here can tell.
+    return Path(name).name if name is not None and "/" in name and Path(name).exists() else name
+
+
+def _attributes(model: Any) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        names.MODEL_ARCHITECTURE: type(model).__name__,
+        names.MODEL_PARAMETER_COUNT: model.num_parameters(),
+    }
+    quantization = _quantization(model)
+    if quantization is not None:
+        attributes[names.MODEL_QUANTIZATION] = quantization
+    return attributes
+
+
+def _quantization(model: Any) -> str | None:
+    method = get(getattr(model.config, "quantization_config", None), "quant_method")
+    return None if method is None else str(getattr(method, "value", method))

@@ -1,0 +1,202 @@
+"""A call while a model works on it, and its ending: what its generations come to, and the memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+
+from llamatelemetry.genai import Call, Content, Response, Usage, guard, recording
+from llamatelemetry.genai.parts import text_part
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry_instrumentation_transformers._counting import finish_reason
+from llamatelemetry_instrumentation_transformers._generation import Generation
+from llamatelemetry_instrumentation_transformers._memory import memory_watch
+from llamatelemetry_instrumentation_transformers._model import describe, devices_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry_instrumentation_transformers._patches import Owner
+
+
+class Recorded:
+    """One call of ours, the model's work on it, and what is learned of that.
+
+    Args:
+        owner: says whether steps are events.
+        call: just started.
+        model: that works on it; not kept.
+    """
+
+    def __init__(self, owner: Owner, call: Call, model: Any) -> None:
+        self.call = call
+        self.generations: list[Generation] = []
+        self.input_tokens: list[int] = []
+        self.attributes: dict[str, AttributeValue] = describe(model) if call.recording else {}
+        self.texts: list[str] = []
+        self._record_events = owner.record_events
+        self._memory = memory_watch.start(devices_of(model))
+
+    @property
+    def wants_content(self) -> bool:
+        """Whether the texts of the answers are to be kept."""
+        return self.call.content_max_chars is not None
+
+    def generate(self, model: Any, kwargs: Mapping[str, Any]) -> Generation:
+        """A generation of the model begins."""
+        call = self.call
+        if kwargs.get("streamer") is not None:
+            call.request.stream = True
+        generation = Generation(model, call, kwargs)
+        if call.request.stream:
+            generation.steps.stream_to(call)
+        if not self.generations:
+            call.begin_attempt(generation.started_ns)
+        self.generations.append(generation)
+        return generation
+
+    def finish(self) -> None:
+        """The call has come to its end."""
+        self.call.finish(self._response())
+
+    def fail(self, error: BaseException) -> None:
+        """The call has failed."""
+        self.call.fail(error, self._response())
+
+    def _response(self) -> Response:
+        try:
+            if self._memory is not None:
+                self._memory.stop()
+            response = self._read()
+            if len(self.generations) > 1:
+                _record_several(self.call, self.generations)
+            if self._record_events:
+                for generation in self.generations:
+                    generation.record_events(self.call.span)
+            return response
+        except Exception as error:
+            guard.report("reading what a model of transformers did", error)
+            return Response()
+
+    def _read(self) -> Response:
+        generations = self.generations
+        causes = [cause for each in generations for cause in each.causes]
+        inputs = _joined([each.input_tokens for each in generations]) or self.input_tokens
+        outputs = _joined([each.output_tokens for each in generations])
+        response = Response(
+            model=self.call.request.model,
+            finish_reasons=tuple(finish_reason(cause) for cause in causes),
+            usage=_usage(inputs, outputs, generations),
+            # The phases of several do not follow one another: see `_record_several`.
+            timings=generations[0].timings if len(generations) == 1 else None,
+            attributes=self.attributes,
+        )
+        response.attributes |= _batch(inputs, outputs)
+        response.attributes |= dict(_generation_attributes(generations))
+        if causes:
+            response.attributes[names.GENERATION_FINISH_CAUSES] = tuple(causes)
+        if self._memory is not None:
+            response.attributes[names.CUDA_DEVICES] = tuple(map(str, self._memory.devices))
+            response.attributes[names.CUDA_MEMORY_ALLOCATED] = tuple(self._memory.allocated)
+            response.attributes[names.CUDA_MEMORY_PEAK] = tuple(self._memory.peaks.values())
+        texts = [text for each in generations for text in each.texts] or self.texts
+        if texts:
+            response.read_content = lambda: _answers(texts, causes)
+        return response
+
+
+def _joined(counts: Sequence[list[int] | None]) -> list[int] | None:
+    """The counts of all generations; ``None`` when those of one are not known."""
+    joined: list[int] = []
+    for each in counts:
+        if each is None:
+            return None
+        joined += each
+    return joined if counts else None
+
+
+def _usage(
+    inputs: list[int] | None, outputs: list[int] | None, generations: Sequence[Generation]
+) -> Usage:
+    cached = [each.cached_tokens for each in generations if each.cached_tokens is not None]
+    return Usage(
+        input_tokens=sum(inputs) if inputs else None,
+        output_tokens=None if outputs is None else sum(outputs),
+        cache_read_tokens=sum(cached) if cached else None,
+    )
+
+
+def _batch(
+    inputs: list[int] | None, outputs: list[int] | None
+) -> Iterator[tuple[str, AttributeValue]]:
+    if max(len(inputs or ()), len(outputs or ())) < 2:
+        return
+    if inputs:
+        yield names.BATCH_SIZE, len(inputs)
+        yield names.BATCH_INPUT_TOKENS, tuple(inputs)
+    if outputs:
+        yield names.BATCH_OUTPUT_TOKENS, tuple(outputs)
+
+
+def _generation_attributes(
+    generations: Sequence[Generation],
+) -> Iterator[tuple[str, AttributeValue]]:
+    if not generations:
+        return
+    yield from generations[0].settings.items()
+    steps = sum(len(each.steps.times_ns) for each in generations)
+    if steps:
+        yield names.GENERATION_STEPS, steps
+    timings = [each.timings for each in generations if each.timings is not None]
+    decode_ms = sum(each.decode_ms for each in timings)
+    decoded = sum(each.decoded_tokens or 0 for each in timings)
+    if decode_ms and decoded:
+        yield names.GENERATION_TOKENS_PER_SECOND, decoded * 1000 / decode_ms
+    if len(timings) > 1:
+        yield names.PREFILL_MS, sum(each.prefill_ms for each in timings)
+        yield names.DECODE_MS, decode_ms
+        if decoded:
+            yield names.TPOT_MS, decode_ms / decoded
+
+
+def _answers(texts: Sequence[str], causes: Sequence[str]) -> Content:
+    reasons = [finish_reason(cause) for cause in causes]
+    if len(reasons) != len(texts):
+        reasons = [""] * len(texts)
+    return Content(
+        outputs=[
+            {"role": "assistant", "parts": text_part(text)}
+            | ({"finish_reason": reason} if reason else {})
+            for text, reason in zip(texts, reasons, strict=True)
+        ]
+    )
+
+
+def _record_several(call: Call, generations: Sequence[Generation]) -> None:
+    """Record each generation of a call as what it was to the engine: a request with its own phases."""
+    instrumenter = call.instrumenter
+    context = trace.set_span_in_context(call.span)
+    for each in generations:
+        if each.timings is None:
+            continue
+        ended_ns = each.steps.times_ns[-1]
+        took_s = (ended_ns - each.started_ns) / 1e9
+        outcome = recording.Outcome(
+            request=call.request,
+            response=Response(model=call.request.model, timings=each.timings),
+            error=None,
+            duration_s=took_s,
+            attempt_s=took_s,
+            attempt_wall_ns=each.wall_ns(each.started_ns),
+            ended_wall_ns=each.wall_ns(ended_ns),
+            headers_s=None,
+            first_chunk_s=None,
+            first_token_s=None,
+            resend_count=0,
+        )
+        recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        if instrumenter.config.phase_spans and call.span.is_recording():
+            recording.record_phase_spans(instrumenter.tracer, context, outcome)

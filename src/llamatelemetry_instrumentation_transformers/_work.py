@@ -1,0 +1,168 @@
+"""The work of a pipeline: for one call of it, or for one pull on the iterator that it has given."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.genai import Request, guard
+from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import EMBEDDINGS
+from llamatelemetry_instrumentation_transformers._pipeline_content import inputs_reader
+from llamatelemetry_instrumentation_transformers._recorded import Recorded
+from llamatelemetry_instrumentation_transformers._tasks import read_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llamatelemetry_instrumentation_transformers._patches import Owner
+
+working: Final[ContextVar[Work | None]] = ContextVar(
+    "llamatelemetry-transformers-work", default=None
+)
+"""What the pipeline that is at work in this context does."""
+
+
+class Work:
+    """One call of a pipeline, or one pull.
+
+    A pull may turn out to be no work at all, where a batch is handed out item by item: its call
+    is opened when the model is asked, with the time at which the pull began.
+
+    Args:
+        owner: has the instrumenter.
+        pipeline: at work.
+        kwargs: that it was called with.
+    """
+
+    def __init__(self, owner: Owner, pipeline: Any, kwargs: Mapping[str, Any]) -> None:
+        self._owner = owner
+        self._pipeline = pipeline
+        self._kwargs = kwargs
+        self._started_ns = perf_counter_ns()
+        self._recorded: Recorded | None = None
+        self._is_open = False
+        self._forwarding = False
+
+    @property
+    def at_work(self) -> Recorded | None:
+        """What is recorded of the model that works just now, and not, say, of the caller's generator."""
+        return self._recorded if self._forwarding else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The pipeline's, if it has one."""
+        return getattr(self._pipeline, "tokenizer", None)
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What is recorded; ``None`` as long as there is nothing, or when nothing is to be."""
+        return self._recorded
+
+    def is_of(self, pipeline: Any) -> bool:
+        """Whether it is this pipeline's work."""
+        return pipeline is self._pipeline
+
+    def open(self, inputs: Any) -> None:
+        """Start the call, with what the pipeline is to work on."""
+        self._is_open = True
+        try:
+            request = read_request(self._pipeline, inputs, self._kwargs)
+            request.read_content = inputs_reader(self._pipeline, inputs, self._kwargs)
+            self._start(request)
+        except Exception as error:
+            guard.report("starting a call of a pipeline", error)
+
+    def _start(self, request: Request) -> None:
+        call = self._owner.instrumenter.start(
+            request, SpanKind.INTERNAL, started_ns=self._started_ns
+        )
+        if call is not None:
+            self._recorded = Recorded(self._owner, call, self._pipeline.model)
+
+    def forward(
+        self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run the pipeline's ``forward``: the model works on one input, or on a batch."""
+        inputs = args[0] if args else kwargs.get("model_inputs")
+        is_pull = not self._is_open
+        if is_pull:
+            self.open(_Prepared(inputs))
+        recorded = self._recorded
+        if recorded is None:
+            return wrapped(*args, **kwargs)
+        tokens = _token_tensors(inputs)
+        generations = len(recorded.generations)
+        context = recorded.call.activate() if is_pull else None
+        self._forwarding = True
+        try:
+            outputs = wrapped(*args, **kwargs)
+        finally:
+            self._forwarding = False
+            if context is not None:
+                recorded.call.deactivate(context)
+        if len(recorded.generations) == generations:
+            self._count(recorded, tokens, outputs)
+        return outputs
+
+    def _count(self, recorded: Recorded, tokens: Any, outputs: Any) -> None:
+        try:
+            if tokens is not None:
+                recorded.input_tokens += [int(count) for count in tokens.sum(-1).tolist()]
+            if recorded.call.request.operation == EMBEDDINGS:
+                first = next(iter(outputs.values())) if hasattr(outputs, "values") else outputs[0]
+                recorded.attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = first.shape[-1]
+        except Exception as error:
+            guard.report("counting the tokens of a pipeline", error)
+
+    def finish(self, result: Any) -> None:
+        """It is done. ``result`` is what the caller gets."""
+        recorded = self._recorded
+        if recorded is None:
+            return
+        try:
+            if recorded.wants_content:
+                recorded.texts = _texts(result)
+        except Exception as error:
+            guard.report("reading the result of a pipeline", error)
+        recorded.finish()
+
+    def fail(self, error: BaseException) -> None:
+        """It has failed."""
+        if self._recorded is not None:
+            self._recorded.fail(error)
+
+
+class _Prepared:
+    """What a pull has found: inputs as `preprocess` has made them, for one item or a batch."""
+
+    def __init__(self, inputs: Any) -> None:
+        prompt = inputs.get("prompt_text") if hasattr(inputs, "get") else None
+        self.token_ids = inputs.get("input_ids") if hasattr(inputs, "get") else None
+        self.messages = getattr(_first(prompt), "messages", None)
+
+
+def _first(value: Any) -> Any:
+    several = items(value)
+    return several[0] if several else value
+
+
+def _token_tensors(inputs: Any) -> Any:
+    """Give what the tokens can be counted by once the model is done; ``forward`` may take it out."""
+    if not hasattr(inputs, "get"):
+        return None
+    mask, tokens = inputs.get("attention_mask"), inputs.get("input_ids")
+    if tokens is None or getattr(tokens, "ndim", 0) != 2:
+        return None  # sound and pictures have masks too, of frames
+    return tokens.new_ones(tokens.shape) if mask is None or mask.ndim != 2 else mask
+
+
+def _texts(result: Any) -> list[str]:
+    """Give the texts of a result that no generation has made: a transcript, an answer, a summary."""
+    found = [text(get(result, name)) for name in ("text", "answer")]
+    found += [each for item in items(result) for each in _texts(item)]
+    return [each for each in found if each is not None]

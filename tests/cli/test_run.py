@@ -1,0 +1,214 @@
+"""``llamatelemetry run``: any command, its exit status, its signals, its workers' calls."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.local.launch import telemetry_environment
+from llamatelemetry.local.store import StoreReader
+from tests.servers import LlamaServer
+
+RUN = [sys.executable, "-m", "llamatelemetry.cli", "run"]
+SPAN = """
+from opentelemetry import trace
+trace.get_tracer("program").start_span("by the program").end()
+"""
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUN, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        # opentelemetry-distro is installed too, for other tests; it would log that it lost.
+        env=os.environ | {"COLUMNS": "150"} | environment,
+    )
+
+
+def names_in(folder: Path) -> list[str]:
+    [path] = (folder / "llamatelemetry-data").glob("run-*.db")
+    with StoreReader(path) as reader:
+        return [span.name for span in reader.spans()]
+
+
+def test_all_calls_of_an_unmodified_program_are_in_the_table(
+    tmp_path: Path, llama_server: LlamaServer
+) -> None:
+    program = """
+        import openai
+        client = openai.OpenAI()
+        for _ in range(2):
+            client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "Say hi."}], max_tokens=4
+            )
+        print("its own output")
+    """
+    done = run(
+        *("--", sys.executable, "-c", textwrap.dedent(program)),
+        cwd=tmp_path,
+        OPENAI_BASE_URL=llama_server.url,
+        OPENAI_API_KEY="none",
+    )
+    assert done.returncode == 0
+    assert done.stdout == "its own output\n"
+    line = next(line.split() for line in done.stderr.splitlines() if line.startswith("chat"))
+    assert line[2:4] == ["2", "0"]
+    assert names_in(tmp_path).count("decode") == 2
+    assert "Kept in llamatelemetry-data/run-" in done.stderr
+
+
+def test_workers_send_theirs_too(tmp_path: Path) -> None:
+    program = f"""
+        import multiprocessing, subprocess, sys, os
+        code = {SPAN!r}
+        def work():
+            exec(code)
+            from opentelemetry import trace
+            trace.get_tracer_provider().force_flush()
+        if __name__ == "__main__":
+            forked = multiprocessing.get_context("fork").Process(target=work)
+            forked.start()
+            forked.join()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            exec(code)
+    """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    done = run("--", sys.executable, "program.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path) == ["by the program"] * 3
+    assert "No call to a model was seen, among 3 spans." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (("sh", "-c", "exit 3"), 3),
+        (("sh", "-c", "kill -TERM $$"), 143),
+        (("nonesuch-command",), 127),
+        (("/",), 126),
+    ],
+)
+def test_the_exit_status_is_the_commands(
+    tmp_path: Path, command: tuple[str, ...], status: int
+) -> None:
+    done = run("--", *command, cwd=tmp_path)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    # Nothing was received: nothing is left behind.
+    assert not list(tmp_path.glob("llamatelemetry-data/*"))
+
+
+def test_options_of_the_command_are_its_own(tmp_path: Path) -> None:
+    done = run("sh", "-c", 'echo "$0 $@"', "--port", "--help", cwd=tmp_path)
+    assert done.stdout == "--port --help\n"
+
+
+def test_without_a_command_it_says_how(tmp_path: Path) -> None:
+    done = run(cwd=tmp_path)
+    assert done.returncode == 2
+
+
+def test_a_store_that_is_something_else_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("mine" * 100)
+    done = run("--output", "text", "--", "sh", "-c", "echo ran", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no SQLite file" in done.stderr
+    assert done.stdout == ""
+    assert (tmp_path / "text").read_text() == "mine" * 100
+
+
+LISTENING = f"""
+import signal, sys, time
+{SPAN}
+def on(number, frame):
+    print("got", number, flush=True)
+    if number == signal.SIGTERM:
+        sys.exit(5)
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    signal.signal(getattr(signal, name), on)
+print("listening", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def test_signals_are_handed_on_and_the_rest_is_kept(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*RUN, "--", sys.executable, "-c", LISTENING],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+            assert process.stdout.readline() == f"got {number:d}\n"
+        assert process.wait(30) == 5
+    assert names_in(tmp_path) == ["by the program"]
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvp(RUN[0], [*RUN, "--", sys.executable, "-c", LISTENING])
+    output = b""
+    sent = 0
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            output += os.read(terminal, 10_000)
+        except OSError:
+            break
+        if b"listening" in output and sent == 0:
+            os.write(terminal, b"\x03")
+            sent = 1
+        elif b"got 2" in output and sent == 1:
+            time.sleep(0.5)  # for a second one, if there were one
+            os.kill(pid, signal.SIGTERM)
+            sent = 2
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5, output.decode()
+    os.close(terminal)
+    assert output.count(b"got 2") == 1
+
+
+def test_nothing_of_the_users_settings_sends_it_elsewhere() -> None:
+    made = telemetry_environment(
+        {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://elsewhere",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret",
+            "LLAMATELEMETRY_EXPORTER": "console",
+            "OTEL_TRACES_EXPORTER": "none",
+            "OTEL_SERVICE_NAME": "mine",
+            "OTEL_METRIC_EXPORT_INTERVAL": "7",
+            "PYTHONPATH": "/mine",
+            "NO_PROXY": "example.com",
+        },
+        "http://127.0.0.1:9",
+    )
+    assert made.pop("PYTHONPATH").endswith(f"auto_instrumentation{os.pathsep}/mine")
+    assert made == {
+        "OTEL_SERVICE_NAME": "mine",
+        "OTEL_METRIC_EXPORT_INTERVAL": "7",
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "NO_PROXY": "example.com,127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_LOGS_EXPORTER": "otlp",
+    }

@@ -1,0 +1,378 @@
+"""The option `sampling`, in each way in which telemetry is switched on, at a real receiver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import llamatelemetry
+from llamatelemetry.config import effective_config
+from llamatelemetry.distro import _sampling
+from tests.otlp_receiver import http_receiver
+
+INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
+ZERO_CODE = [INSTRUMENT, sys.executable, "-c"]
+IN_CODE = [sys.executable, "-c"]
+OURS = {"OTEL_PYTHON_DISTRO": "llamatelemetry"}
+PLAIN = {
+    "OTEL_PYTHON_DISTRO": "distro",
+    "OTEL_PYTHON_CONFIGURATOR": "configurator",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+}
+
+WORK = """
+from opentelemetry import metrics, trace
+tracer = trace.get_tracer("test")
+for outcome in ("fine", "failed"):
+    with tracer.start_as_current_span(outcome) as root:
+        with tracer.start_as_current_span(f"child of {outcome}"):
+            metrics.get_meter("test").create_counter("work").add(1)
+        if outcome == "failed":
+            root.set_status(trace.StatusCode.ERROR)
+"""
+INIT = "import llamatelemetry; llamatelemetry.init({options})\n"
+OWN_PROVIDER = """
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+provider = TracerProvider({arguments})
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(provider)
+"""
+SAMPLER = "from llamatelemetry.distro import only_errors\n"
+END = "\ntrace.get_tracer_provider().force_flush()\n"
+
+# Command, program before WORK, variables, the file's own lines.
+WAYS = {
+    "our variable": (ZERO_CODE, "", {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"}, None),
+    "OpenTelemetry's variable": (
+        ZERO_CODE,
+        "",
+        {**OURS, "OTEL_TRACES_SAMPLER": "only_errors"},
+        None,
+    ),
+    "entry point": (
+        ZERO_CODE,
+        "",
+        {**OURS, "OTEL_TRACES_SAMPLER": "llamatelemetry_only_errors"},
+        None,
+    ),
+    "entry point in a plain distro": (
+        ZERO_CODE,
+        "",
+        {**PLAIN, "OTEL_TRACES_SAMPLER": "llamatelemetry_only_errors"},
+        None,
+    ),
+    "init": (IN_CODE, INIT.format(options="sampling='only_errors'"), {}, None),
+    "config": (
+        IN_CODE,
+        INIT.format(options="config=llamatelemetry.LlamaTelemetryConfig(sampling='only_errors')"),
+        {},
+        None,
+    ),
+    "file's section": (
+        ZERO_CODE,
+        "",
+        OURS,
+        "distribution: {llamatelemetry: {sampling: only_errors}}",
+    ),
+    "file and our variable": (
+        ZERO_CODE,
+        "",
+        {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"},
+        "",
+    ),
+    "sampler of a file": (ZERO_CODE, "", OURS, "sampler: {llamatelemetry_only_errors: }"),
+    "root sampler of a file": (
+        ZERO_CODE,
+        "",
+        OURS,
+        "sampler: {parent_based: {root: {llamatelemetry_only_errors: }}}",
+    ),
+    "the application's provider and init": (
+        IN_CODE,
+        OWN_PROVIDER.format(arguments="") + INIT.format(options="sampling='only_errors'"),
+        {},
+        None,
+    ),
+    "the application's provider alone": (
+        IN_CODE,
+        SAMPLER + OWN_PROVIDER.format(arguments="only_errors()"),
+        {},
+        None,
+    ),
+}
+# What makes no meter provider has no metrics.
+WITHOUT_METRICS = {"the application's provider alone"}
+
+
+@pytest.fixture
+def receiver():
+    with http_receiver() as received:
+        yield received
+
+
+def config_file(folder: Path, url: str, lines: str) -> dict[str, str]:
+    sampler, other = (f"  {lines}", "") if lines.startswith("sampler") else ("", lines)
+    path = folder / "otel.yaml"
+    path.write_text(f"""
+file_format: "1.0"
+tracer_provider:
+  processors:
+    - batch: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/traces"}}}}}}
+{sampler}
+meter_provider:
+  readers:
+    - periodic: {{exporter: {{otlp_http: {{endpoint: "{url}/v1/metrics"}}}}}}
+{other}
+""")
+    return {"OTEL_CONFIG_FILE": str(path)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_only_errors_in_every_way(way, receiver, tmp_path):
+    command, before, variables, lines = WAYS[way]
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}
+    if lines is not None:
+        environ |= config_file(tmp_path, receiver.url, lines)
+    done = subprocess.run(
+        [*command, before + WORK + END],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # Of the distro that stands beside ours, OpenTelemetry says that it is not taken.
+    said = [line for line in done.stderr.splitlines() if "not loaded" not in line]
+    assert (done.returncode, said) == (0, [])
+    assert receiver.spans() == ["child of failed", "failed"]
+    if way not in WITHOUT_METRICS:
+        assert receiver.metrics() == {
+            "work",
+            "llamatelemetry.sampling.spans",
+            "llamatelemetry.sampling.traces",
+        }
+        (total,) = [
+            point.as_int
+            for message in receiver.messages["metrics"][-1:]
+            for scope in message.resource_metrics[0].scope_metrics
+            for metric in scope.metrics
+            if metric.name == "work"
+            for point in metric.sum.data_points
+        ]
+        assert total == 2
+
+
+@pytest.fixture
+def initialised(receiver):
+    """`init` for a test, undone after it."""
+    yield lambda **options: llamatelemetry.init(otlp_endpoint=receiver.url, **options)
+    llamatelemetry.shutdown()
+
+
+def complete(request: httpx2.Request) -> httpx2.Response:
+    if b"fail" in request.content:
+        return httpx2.Response(400, json={"error": {"message": "no", "type": "invalid_request"}})
+    message = {"role": "assistant", "content": "Hi"}
+    return httpx2.Response(
+        200,
+        json={
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "smol",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        },
+    )
+
+
+def call(model: str) -> None:
+    client = openai.OpenAI(
+        api_key="none",
+        base_url="http://model.test/v1",
+        http_client=httpx2.Client(transport=httpx2.MockTransport(complete)),
+    )
+    with client:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hi"}])
+
+
+def durations(receiver) -> int:
+    return sum(
+        point.count
+        for message in receiver.messages["metrics"][-1:]
+        for scope in message.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == "gen_ai.client.operation.duration"
+        for point in metric.histogram.data_points
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sampling": "only_errors"}, ["chat fail"]),
+        ({"sampling": "ratio", "sample_rate": 0.0}, []),
+        ({"sampling": "only_errors,ratio", "sample_rate": 1.0}, ["chat smol", "chat fail"]),
+    ],
+)
+def test_a_failed_call_is_an_error_and_metrics_are_of_all_calls(
+    options, expected, initialised, receiver
+):
+    initialised(**options)
+    call("smol")
+    with pytest.raises(openai.BadRequestError):
+        call("fail")
+    assert llamatelemetry.flush()
+    assert receiver.spans() == expected
+    assert durations(receiver) == 2
+
+
+def span_of(receiver):
+    (span,) = [
+        span
+        for message in receiver.messages["traces"]
+        for scope in message.resource_spans[0].scope_spans
+        for span in scope.spans
+    ]
+    recorded = {each.key: each.value for each in span.attributes}
+    rate = recorded["llamatelemetry.sampling.rate"].double_value
+    return recorded["llamatelemetry.sampling.rule"].string_value, rate, span.trace_state
+
+
+def test_a_share_is_recorded_on_the_spans_and_handed_on(initialised, receiver):
+    initialised(sampling="ratio", sample_rate=0.5)
+    tracer = trace.get_tracer("test")
+    started = 0
+    while True:
+        with tracer.start_as_current_span("root") as root:
+            started += 1
+            if root.is_recording():
+                assert root.get_span_context().trace_state.to_header() == "ot=th:8"
+                break
+        assert started < 100
+    assert llamatelemetry.flush()
+    assert span_of(receiver) == ("ratio", 0.5, "ot=th:8")
+
+
+def test_on_the_applications_own_provider_a_share_is_decided_at_the_end(receiver):
+    code = (
+        OWN_PROVIDER.format(arguments="")
+        + INIT.format(options="sampling='ratio', sample_rate=0.0")
+        + WORK
+        + "\nllamatelemetry.shutdown()\n"
+        + "tracer.start_span('after').end()"
+        + END
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert receiver.spans() == ["after"]
+
+
+def test_processors_of_the_option_see_every_span(initialised, receiver):
+    exporter = InMemorySpanExporter()
+    initialised(sampling="only_errors", span_processors=[SimpleSpanProcessor(exporter)])
+    trace.get_tracer("test").start_span("fine").end()
+    assert llamatelemetry.flush()
+    assert receiver.spans() == []
+    assert [span.name for span in exporter.get_finished_spans()] == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (
+            {"sample_rate": 0.1},
+            (
+                "sample_rate is not used with sampling=parentbased_always_on: "
+                "did you mean sampling=ratio?"
+            ),
+        ),
+        (
+            {"sampling": "only_errors", "sample_rate": 0.1},
+            (
+                "sample_rate is not used with sampling=only_errors: "
+                "did you mean sampling=only_errors,ratio?"
+            ),
+        ),
+        (
+            {"sampling": "only_errors", "slow_threshold_s": 1},
+            (
+                "slow_threshold_s is not used with sampling=only_errors: "
+                "did you mean sampling=only_errors,only_slow?"
+            ),
+        ),
+        ({"sampling": "parentbased_traceidratio", "sample_rate": 0.1}, None),
+        ({"sampling": "only_slow", "slow_threshold_s": 1}, None),
+    ],
+)
+def test_an_option_without_its_rule_is_one_warning(options, warning, initialised, caplog):
+    initialised(**options)
+    assert [record.getMessage() for record in caplog.records] == ([warning] if warning else [])
+
+
+def test_a_sampler_of_the_sdks_cannot_be_given_to_a_provider_that_is_there(caplog):
+    config = effective_config(environ={}, sampling="always_off")
+    provider = TracerProvider(shutdown_on_exit=False)
+    assert _sampling.sample_at_end(config, provider, (), ours=False) is None
+    _sampling.replace_sampler(config, provider)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Not used, because the application has made its own tracer provider: sampling=always_off",
+        "Not used, because OTEL_CONFIG_FILE is set: sampling=always_off",
+    ]
+
+
+def test_a_provider_that_is_not_the_sdks_keeps_its_traces_with_a_warning(caplog):
+    config = effective_config(environ={}, sampling="only_errors")
+    provider = trace.NoOpTracerProvider()
+    assert _sampling.sample_at_end(config, provider, (), ours=False) is None
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "every trace is kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "kept_s"),
+    [(_sampling.only_slow, "0.5", 0.5), (_sampling.only_errors_or_slow, None, 7.0)],
+)
+def test_the_argument_of_only_slow_is_in_seconds(make, argument, kept_s, monkeypatch):
+    monkeypatch.setenv("LLAMATELEMETRY_SLOW_THRESHOLD_S", "7")
+    assert make(argument).policy.slow_s == kept_s
+
+
+def test_the_sampler_of_a_provider_that_is_not_global_says_that_it_keeps_everything(caplog):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(_sampling.only_errors(), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    for _ in range(2):
+        provider.get_tracer("test").start_span("fine").end()
+    assert len(exporter.get_finished_spans()) == 2
+    (record,) = caplog.records
+    assert "is the sampler of a provider that is not the global one" in record.getMessage()
+
+
+@pytest.mark.parametrize(("argument", "rate"), [("0.25", 0.25), (None, 0.75)])
+def test_the_argument_of_ratio_is_the_share(argument, rate, monkeypatch):
+    monkeypatch.setenv("LLAMATELEMETRY_SAMPLE_RATE", "0.75")
+    sampler = _sampling.ratio(argument)
+    assert f"RatioSampler{{{rate}}}" in sampler.get_description()
+    with pytest.raises(ValueError, match=r"rate=2\.0 is not accepted"):
+        _sampling.ratio("2")

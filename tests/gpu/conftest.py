@@ -1,0 +1,91 @@
+"""What the tests of the GPU share: an NVML to talk to, in this process or in a child."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from llamatelemetry.genai import guard
+from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml_reader import NvmlReader
+from llamatelemetry.gpu.spans import SpanGpu
+from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from tests.gpu import nvml
+
+
+@pytest.fixture
+def driver_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., nvml.Driver]:
+    """Makes this process one with an NVIDIA driver and these devices, for one test."""
+    nvml.load()
+
+    def make(machine: dict[str, Any]) -> nvml.Driver:
+        driver = nvml.Driver(tmp_path, machine)
+        for name, value in driver.environment.items():
+            monkeypatch.setenv(name, value)
+        return driver
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_cuda_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., GpuMonitor]]:
+    """Starts a monitor and gives it back once it has read something."""
+    monitors: list[GpuMonitor] = []
+
+    def start(*, first_reading: bool = True, **options: Any) -> GpuMonitor:
+        options = {"interval_s": 0.02, **options}
+        monitor = GpuMonitor(NvmlReader(), **options)
+        monitors.append(monitor)
+        monitor.start()
+        if first_reading:
+            wait_for(lambda: monitor.snapshot.states)
+        return monitor
+
+    yield start
+    for monitor in monitors:
+        assert monitor.stop(10)
+
+
+class Tracing:
+    """A real provider whose spans are enriched, and what reaches its exporter."""
+
+    def __init__(self, monitor: GpuMonitor, *, only_genai: bool = False) -> None:
+        spans = SpanGpu(monitor, only_genai=only_genai)
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        # Behind the exporter, to show that the place does not matter.
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.provider.add_span_processor(
+            EnrichingSpanProcessor(spans.started, spans.ending, guard.report)
+        )
+
+    def tracer(self, scope: str = "test"):
+        return self.provider.get_tracer(scope)
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        (span,) = (each for each in self.exporter.get_finished_spans() if each.name == name)
+        return {
+            key.removeprefix("llamatelemetry.gpu."): value
+            for key, value in span.attributes.items()
+            if key.startswith("llamatelemetry.gpu.")
+        }
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until_s, "it did not come about"
+        time.sleep(0.005)

@@ -1,0 +1,262 @@
+"""The metrics of the GPUs as an exporter gets them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from llamatelemetry.gpu.metrics import GpuMetrics
+from llamatelemetry.semconv import gpu as names
+from tests.gpu import nvml
+from tests.gpu.conftest import wait_for
+
+DEVICE = {
+    "hw.id": nvml.uuid(0),
+    "hw.name": "GPU 0",
+    "hw.model": "NVIDIA H100 80GB HBM3",
+    "hw.vendor": "NVIDIA",
+    "hw.serial_number": "1654223000000",
+    "hw.driver_version": "570.133.20",
+    "hw.firmware_version": "96.00.74.00.01",
+}
+GPU = {"hw.type": "gpu"}
+
+
+class Exported:
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self.instruments = GpuMetrics(self._provider)
+
+    def metrics(self) -> dict:
+        data = self._reader.get_metrics_data()
+        return {
+            metric.name: metric
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def points(self, name: str, *without: str) -> dict:
+        """Values by the attributes that are not the device's."""
+        metric = self.metrics().get(name)
+        return {
+            tuple(v for k, v in sorted(p.attributes.items()) if k not in DEVICE or k in without): (
+                p.value
+            )
+            for p in (metric.data.data_points if metric else ())
+        }
+
+
+@pytest.fixture
+def exported():
+    exported = Exported()
+    yield exported
+    exported.instruments.show(None)
+
+
+def host(watch, exported, **options):
+    monitor = watch(reports_host=lambda: True, **options)
+    exported.instruments.show(monitor)
+    return monitor
+
+
+def test_each_metric_of_a_gpu_has_the_attributes_and_the_unit_of_the_conventions(
+    driver_with, watch, exported
+):
+    driver = driver_with(
+        nvml.one_gpu(
+            throttle=0x4,
+            ecc={"corrected": 2, "uncorrected": 0},
+            pcie={"generation": 1, "width": 16, "max_generation": 5, "max_width": 16},
+        )
+    )
+    host(watch, exported, record_pass=exported.instruments.record_pass)
+
+    metrics = exported.metrics()
+
+    units = {name: metric.unit for name, metric in metrics.items()}
+    assert units == {
+        "hw.gpu.utilization": "1",
+        "hw.gpu.memory.usage": "By",
+        "hw.gpu.memory.limit": "By",
+        "hw.gpu.memory.utilization": "1",
+        "hw.gpu.io": "By",
+        "hw.power": "W",
+        "hw.energy": "J",
+        "hw.temperature": "Cel",
+        "hw.errors": "{error}",
+        "hw.status": "1",
+        "llamatelemetry.gpu.power.limit": "W",
+        "llamatelemetry.gpu.clock": "Hz",
+        "llamatelemetry.gpu.throttled": "1",
+        "llamatelemetry.gpu.memory.activity": "1",
+        "llamatelemetry.gpu.pcie.generation": "1",
+        "llamatelemetry.gpu.pcie.generation.limit": "1",
+        "llamatelemetry.gpu.pcie.width": "{lane}",
+        "llamatelemetry.gpu.pcie.width.limit": "{lane}",
+        "llamatelemetry.gpu.nvlink.io": "By",
+        "llamatelemetry.gpu.sampling.duration": "s",
+    }
+    points = {
+        name: [(dict(p.attributes), p.value) for p in metric.data.data_points]
+        for name, metric in metrics.items()
+        if name != names.SAMPLING_DURATION
+    }
+    energy_j = points.pop("hw.energy")[0][1]
+    assert energy_j == pytest.approx(driver.energy_j(), abs=300)
+    assert points == {
+        "hw.gpu.utilization": [
+            ({**DEVICE, "hw.gpu.task": "general"}, 0.4),
+            ({**DEVICE, "hw.gpu.task": "encoder"}, 0.0),
+            ({**DEVICE, "hw.gpu.task": "decoder"}, 0.05),
+        ],
+        "hw.gpu.memory.usage": [(DEVICE, 20 * nvml.GIB)],
+        "hw.gpu.memory.limit": [(DEVICE, 80 * nvml.GIB)],
+        "hw.gpu.memory.utilization": [(DEVICE, 0.25)],
+        "hw.gpu.io": [
+            ({**DEVICE, "network.io.direction": "receive"}, 2_000_000),
+            ({**DEVICE, "network.io.direction": "transmit"}, 1_000_000),
+        ],
+        "hw.power": [({**DEVICE, **GPU}, 300.5)],
+        "hw.temperature": [({**DEVICE, "hw.sensor_location": "gpu"}, 55.0)],
+        "hw.errors": [
+            ({**DEVICE, **GPU, "error.type": "corrected"}, 2),
+            ({**DEVICE, **GPU, "error.type": "uncorrected"}, 0),
+        ],
+        "hw.status": [
+            ({**DEVICE, **GPU, "hw.state": "ok"}, 1),
+            ({**DEVICE, **GPU, "hw.state": "degraded"}, 0),
+            ({**DEVICE, **GPU, "hw.state": "failed"}, 0),
+        ],
+        "llamatelemetry.gpu.power.limit": [(DEVICE, 700.0)],
+        "llamatelemetry.gpu.clock": [
+            ({**DEVICE, "llamatelemetry.gpu.clock_domain": "sm"}, 1_980_000_000),
+            ({**DEVICE, "llamatelemetry.gpu.clock_domain": "memory"}, 2_619_000_000),
+        ],
+        "llamatelemetry.gpu.throttled": [
+            ({**DEVICE, "llamatelemetry.gpu.throttle_reason": reason}, int(reason == "power_cap"))
+            for reason in names.THROTTLE_REASONS
+        ],
+        "llamatelemetry.gpu.memory.activity": [(DEVICE, 0.25)],
+        "llamatelemetry.gpu.pcie.generation": [(DEVICE, 1)],
+        "llamatelemetry.gpu.pcie.generation.limit": [(DEVICE, 5)],
+        "llamatelemetry.gpu.pcie.width": [(DEVICE, 16)],
+        "llamatelemetry.gpu.pcie.width.limit": [(DEVICE, 16)],
+        "llamatelemetry.gpu.nvlink.io": [
+            ({**DEVICE, "network.io.direction": "receive"}, 4_000 * 1024),
+            ({**DEVICE, "network.io.direction": "transmit"}, 3_000 * 1024),
+        ],
+    }
+
+
+def test_the_instruments_are_of_the_kind_that_the_conventions_want(driver_with, watch, exported):
+    driver_with(nvml.one_gpu())
+    host(watch, exported)
+    data = {name: metric.data for name, metric in exported.metrics().items()}
+    assert {name for name, each in data.items() if getattr(each, "is_monotonic", False)} == {
+        *("hw.gpu.io", "hw.energy", "hw.errors", "llamatelemetry.gpu.nvlink.io"),
+    }
+    assert {name for name, each in data.items() if type(each).__name__ == "Gauge"} == {
+        *("hw.gpu.utilization", "hw.gpu.memory.utilization", "hw.power", "hw.temperature"),
+        *(f"llamatelemetry.gpu.{each}" for each in ("power.limit", "clock", "memory.activity")),
+        *(f"llamatelemetry.gpu.pcie.{each}" for each in ("generation", "width")),
+        *(f"llamatelemetry.gpu.pcie.{each}.limit" for each in ("generation", "width")),
+    }
+
+
+def test_a_device_that_supports_almost_nothing_has_its_status_and_no_zeros(
+    driver_with, watch, exported
+):
+    driver_with(nvml.answers_almost_nothing())
+    host(watch, exported)
+    assert set(exported.metrics()) == {"hw.status"}
+
+
+def test_a_process_that_does_not_report_for_the_host_reports_only_what_is_its_own(
+    driver_with, watch, exported
+):
+    processes = [
+        {"pid": os.getpid(), "memory": 7},
+        {"pid": 4711, "memory": 8},
+        {"pid": 1, "memory": 9},
+    ]
+    driver_with(nvml.one_gpu(processes=processes))
+    monitor = watch(pids_of=lambda origin: {4711})
+    exported.instruments.show(monitor)
+    key = type("Key", (), {})()
+    monitor.ledger.begin(key, "http://127.0.0.1:8080", 0.0)
+    monitor.read_soon()
+    wait_for(lambda: monitor.snapshot.engine_pids)
+    assert exported.points("llamatelemetry.gpu.process.memory") == {(os.getpid(),): 7}
+    assert set(exported.metrics()) == {"llamatelemetry.gpu.process.memory"}
+
+
+def test_the_one_that_reports_for_the_host_adds_the_servers_that_were_called(
+    driver_with, watch, exported
+):
+    processes = [{"pid": 4711, "memory": 8}, {"pid": 1, "memory": 9}]
+    driver_with(nvml.one_gpu(processes=processes))
+    monitor = host(watch, exported, pids_of=lambda origin: {4711})
+    key = type("Key", (), {})()
+    monitor.ledger.begin(key, "http://127.0.0.1:8080", 0.0)
+    monitor.read_soon()
+    wait_for(lambda: monitor.snapshot.engine_pids)
+    assert exported.points("llamatelemetry.gpu.process.memory") == {(4711,): 8}
+
+
+def test_counters_go_on_when_the_driver_is_loaded_anew(driver_with, watch, exported):
+    driver = driver_with(nvml.one_gpu())
+    monitor = host(watch, exported, reopen_every_s=0.05)
+    (before_j,) = exported.points("hw.energy").values()
+    driver.machine["driver_loads"] = 1
+    driver.change(energy_base_j=10)
+    wait_for(lambda: driver.count()["nvmlInitWithFlags"] == 2)
+    wait_for(lambda: monitor.snapshot.states)
+    (after_j,) = exported.points("hw.energy").values()
+    assert before_j < after_j < before_j + 10_000
+
+
+def test_errors_that_were_not_corrected_are_a_degraded_gpu_and_no_answer_a_failed_one(
+    driver_with, watch, exported
+):
+    machine = nvml.four_on_pcie()
+    machine["devices"][1]["ecc"]["uncorrected"] = 1
+    driver = driver_with(machine)
+    monitor = host(watch, exported)
+    driver.lose(2)
+    wait_for(lambda: monitor.snapshot.lost)
+    states = {
+        point.attributes["hw.name"]: point.attributes["hw.state"]
+        for point in exported.metrics()["hw.status"].data.data_points
+        if point.value
+    }
+    assert states == {"GPU 0": "ok", "GPU 1": "degraded", "GPU 2": "failed", "GPU 3": "ok"}
+
+
+def test_mig_instances_name_their_board_which_alone_has_power(driver_with, watch, exported):
+    driver_with(nvml.with_mig())
+    host(watch, exported)
+    metrics = exported.metrics()
+    parents = {
+        p.attributes["hw.id"]: p.attributes.get("hw.parent")
+        for p in metrics["hw.gpu.memory.usage"].data.data_points
+    }
+    assert [parent for parent in parents.values() if parent] == [nvml.uuid(0)] * 2
+    powered = {p.attributes["hw.id"] for p in metrics["hw.power"].data.data_points}
+    assert powered == {nvml.uuid(0), nvml.uuid(1)}
+
+
+def test_nothing_is_shown_when_there_is_no_monitor(exported):
+    assert exported.metrics() == {}
+
+
+def test_what_a_reading_costs_is_a_metric(driver_with, watch, exported):
+    driver_with(nvml.slow(10))
+    host(watch, exported, record_pass=exported.instruments.record_pass)
+    wait_for(lambda: "llamatelemetry.gpu.sampling.duration" in exported.metrics())
+    (point,) = exported.metrics()["llamatelemetry.gpu.sampling.duration"].data.data_points
+    assert point.sum / point.count > 0.05

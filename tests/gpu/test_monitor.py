@@ -1,0 +1,202 @@
+"""The thread that reads the GPUs: what it reads when, and what it outlives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+import pytest
+
+from llamatelemetry.gpu.reader import GpuState
+from tests.gpu import nvml
+from tests.gpu.conftest import wait_for
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "llamatelemetry-gpu" in thread.name]
+
+
+def test_a_reading_is_a_snapshot_that_stays_as_it_is(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    monitor = watch()
+    before = monitor.snapshot
+    driver.change(power=444)
+    wait_for(lambda: monitor.snapshot.states[nvml.uuid(0)].power_w == 444)
+    assert before.states[nvml.uuid(0)].power_w == 300.5
+
+
+def test_all_devices_are_read_by_the_process_that_reports_for_the_host_and_only_its_own_by_others(
+    driver_with, watch, monkeypatch
+):
+    driver_with(nvml.eight_with_nvswitch())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,1")
+
+    worker = watch()
+    reporter = watch(reports_host=lambda: True)
+
+    assert list(worker.snapshot.states) == [nvml.uuid(5), nvml.uuid(1)]
+    assert worker.snapshot.details == {}
+    assert len(reporter.snapshot.states) == len(reporter.snapshot.details) == 8
+    assert [device.index for device in reporter.timeline.devices] == [5, 1]
+
+
+def test_what_is_slow_to_ask_for_is_asked_less_often(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    monitor = watch(reports_host=lambda: True)
+    wait_for(lambda: len(monitor.timeline.history) > 10)
+    calls = driver.count()
+    assert calls["nvmlDeviceGetTotalEnergyConsumption"] > 10
+    assert calls["nvmlDeviceGetClockInfo"] == 2  # two domains, once
+    assert calls["nvmlDeviceGetComputeRunningProcesses_v3"] == 1
+    assert calls["nvmlInitWithFlags"] == 1
+
+
+def test_nothing_but_its_thread_calls_the_driver(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    monitor = watch()
+    (caller,) = {call.thread for call in driver.calls()}
+    assert caller != threading.get_native_id()
+    monitor.stop(10)
+    assert {call.thread for call in driver.calls()} == {caller}
+
+
+def test_stop_ends_the_thread_and_the_session_and_start_works_once(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    monitor = watch()
+    assert len(threads()) == 1
+    assert monitor.stop(10)
+    assert threads() == []
+    assert driver.calls()[-1].function == "nvmlShutdown"
+    monitor.ensure_running()  # as a span that ends late does
+    assert threads() == []
+
+
+def test_a_gpu_that_dies_is_left_out_and_comes_back(driver_with, watch, caplog):
+    driver = driver_with(nvml.eight_with_nvswitch())
+    monitor = watch(reports_host=lambda: True, reopen_every_s=0.1)
+    driver.lose(2)
+    wait_for(lambda: monitor.snapshot.lost == {nvml.uuid(2)})
+    assert monitor.snapshot.states[nvml.uuid(2)] == GpuState()
+    assert monitor.snapshot.states[nvml.uuid(3)].power_w == 300.5
+    # NVML started anew does not list it any more; it is known to be dead all the same.
+    wait_for(lambda: driver.count()["nvmlInitWithFlags"] > 2)
+    assert monitor.snapshot.lost == {nvml.uuid(2)}
+    assert len(monitor.timeline.devices) == 8
+    driver.change(2, errors={})
+    wait_for(lambda: not monitor.snapshot.lost)
+    assert monitor.snapshot.states[nvml.uuid(2)].power_w == 300.5
+    (warning,) = (r for r in caplog.records if r.levelno >= logging.WARNING)
+    assert nvml.uuid(2) in warning.getMessage()
+
+
+def test_a_driver_that_is_loaded_anew_is_read_again(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    monitor = watch(reopen_every_s=0.05)
+    driver.machine["driver_loads"] = 1
+    driver.write()
+    wait_for(lambda: driver.count()["nvmlInitWithFlags"] == 2)
+    wait_for(lambda: monitor.snapshot.states)
+
+
+def test_a_driver_that_comes_later_is_found(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    driver.file.unlink()
+    monitor = watch(first_reading=False, reopen_every_s=0.05)
+    time.sleep(0.1)
+    assert monitor.snapshot.devices == ()
+    driver.write()
+    wait_for(lambda: monitor.snapshot.states)
+
+
+def test_without_a_driver_the_thread_ends_and_says_so_at_info_only(driver_with, watch):
+    code = """
+import logging, threading, time
+logging.basicConfig(level=logging.INFO)
+from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml_reader import NvmlReader
+monitor = GpuMonitor(NvmlReader())
+monitor.start()
+while any("gpu" in thread.name for thread in threading.enumerate()):
+    time.sleep(0.01)
+monitor.ensure_running()
+print(threading.active_count(), monitor.snapshot.devices, monitor.stop(1))
+import sys
+print("pynvml" in sys.modules)
+"""
+    assert nvml.run_python(code, None).split() == ["1", "()", "True", "False"]
+
+
+def test_a_driver_that_answers_slowly_is_asked_no_more_than_half_of_the_time(driver_with, watch):
+    driver = driver_with(nvml.slow(30))
+    took_s = []
+    monitor = watch(record_pass=took_s.append)
+    wait_for(lambda: len(took_s) >= 3)
+    began, count = time.monotonic(), len(took_s)
+    wait_for(lambda: len(took_s) >= count + 2)
+    assert min(took_s) > 0.03 * 5
+    assert time.monotonic() - began > sum(took_s[count : count + 2]) * 1.5
+    assert driver.calls()
+    monitor.stop(10)
+
+
+def test_a_forked_child_reads_with_a_thread_and_a_session_of_its_own(driver_with, watch):
+    driver = driver_with(nvml.one_gpu())
+    monitor = watch()
+    key = Key()
+    monitor.ledger.begin(key, "parent's engine", 0.0)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = f"{threads()} {monitor.snapshot.states} {monitor.ledger.engines_in_flight()}"
+            monitor.ensure_running()
+            wait_for(lambda: monitor.snapshot.states)
+            answer += f" {monitor.snapshot.states[nvml.uuid(0)].power_w} {monitor.stop(5)}"
+        finally:
+            os.write(writing, answer.encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 1000) == b"[] {} set() 300.5 True"
+    assert driver.count()["nvmlInitWithFlags"] == 2
+    before = len(monitor.timeline.history)
+    wait_for(lambda: len(monitor.timeline.history) > before)
+
+
+class Key:
+    pass
+
+
+def test_a_fork_waits_for_a_reading_that_is_under_way_but_not_for_ever(driver_with, watch):
+    driver_with(nvml.slow(30))
+    watch()
+    for _ in range(5):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("where", "paces"), [({nvml.uuid(0)}, "fast"), (set(), "slow")])
+def test_while_a_call_is_in_flight_on_a_gpu_it_is_read_ten_times_a_second(
+    driver_with, watch, where, paces
+):
+    server = 4711
+    driver_with(nvml.one_gpu(processes=[{"pid": server, "memory": 1}] if where else []))
+    monitor = watch(interval_s=30.0, pids_of=lambda origin: {server})
+    key = Key()
+    count = len(monitor.timeline.history)
+    monitor.ledger.begin(key, "http://127.0.0.1:8080", time.monotonic())
+    monitor.read_soon()
+    if paces == "fast":
+        wait_for(lambda: len(monitor.timeline.history) >= count + 5)
+        assert monitor.snapshot.engine_pids == {server}
+        monitor.ledger.end(key, time.monotonic())
+        time.sleep(0.25)
+        count = len(monitor.timeline.history)
+    else:
+        wait_for(lambda: len(monitor.timeline.history) == count + 1)
+        count += 1
+    time.sleep(0.35)
+    assert len(monitor.timeline.history) <= count + 1

@@ -1,0 +1,328 @@
+"""What spans get of the GPUs, and which of them get the energy of a call."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, set_span_in_context
+
+from llamatelemetry.genai.model import Server
+from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.gpu.spans import SpanGpu
+from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from tests.gpu import nvml
+from tests.gpu.conftest import Tracing, wait_for
+
+SERVER_PID = 4711
+LLAMA_SERVER = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "llama_cpp",
+    "server.address": "127.0.0.1",
+    "server.port": 8080,
+}
+ORIGIN = "http://127.0.0.1:8080"
+IN_PROCESS = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "huggingface"}
+TRANSFORMERS = "llamatelemetry_instrumentation_transformers"
+LONG_ENOUGH_S = 0.6
+"""Ten readings of the counter at 20 ms, three times over for a busy machine."""
+
+
+def pids_of(origin: str) -> set[int]:
+    return {SERVER_PID} if origin == ORIGIN else set()
+
+
+def with_server(**changes) -> dict:
+    return nvml.one_gpu(processes=[{"pid": SERVER_PID, "memory": 5 * nvml.GIB}], **changes)
+
+
+# ------------------------------------------------------------------------- state of the GPUs
+def test_a_span_gets_the_state_of_the_gpus_over_its_own_time(driver_with, watch):
+    driver = driver_with(nvml.eight_with_nvswitch())
+    tracing = Tracing(watch())
+    with tracing.tracer().start_as_current_span("work"):
+        driver.change(3, power=600, temperature=71, memory_used=70 * nvml.GIB)
+        time.sleep(0.3)
+        driver.change(3, temperature=60, memory_used=10 * nvml.GIB)
+        time.sleep(0.1)
+    found = tracing.attributes("work")
+    assert set(found) == {
+        *("ids", "utilization", "utilization_peak", "memory_used", "power", "temperature"),
+    }
+    assert found["ids"] == tuple(nvml.uuid(i) for i in range(8))
+    assert found["power"][2] == pytest.approx(300.5)
+    assert 500 < found["power"][3] <= 600.1
+    assert found["temperature"][3] == 71
+    assert found["memory_used"][3] == 70 * nvml.GIB
+    assert found["utilization"] == pytest.approx((0.4,) * 8)
+    assert found["utilization_peak"] == (0.4,) * 8
+
+
+def test_a_span_shorter_than_the_pause_between_readings_gets_the_last_one(driver_with, watch):
+    driver_with(nvml.one_gpu())
+    tracing = Tracing(watch(interval_s=30.0))
+    tracing.tracer().start_span("work").end()
+    assert tracing.attributes("work")["power"] == (300.5,)
+
+
+def test_a_span_of_a_time_that_was_not_read_gets_nothing(driver_with, watch):
+    driver_with(nvml.one_gpu())
+    tracing = Tracing(watch())
+    long_ago = time.time_ns() - 3600 * 10**9
+    span = tracing.tracer().start_span("work", start_time=long_ago)
+    span.end(long_ago + 10**9)
+    assert tracing.attributes("work") == {}
+
+
+def test_what_no_gpu_tells_is_not_there(driver_with, watch):
+    driver_with({"start": 0, "devices": [{"uuid": nvml.uuid(0), "power": 50}]})
+    tracing = Tracing(watch())
+    tracing.tracer().start_span("work").end()
+    assert tracing.attributes("work") == {"ids": (nvml.uuid(0),), "power": (50.0,)}
+
+
+def test_a_gpu_that_has_died_is_not_in_the_arrays(driver_with, watch):
+    driver = driver_with(nvml.four_on_pcie())
+    monitor = watch()
+    tracing = Tracing(monitor)
+    driver.lose(1)
+    wait_for(lambda: monitor.snapshot.lost)
+    time.sleep(0.05)
+    tracing.tracer().start_span("work").end()
+    found = tracing.attributes("work")
+    assert found["ids"] == tuple(nvml.uuid(i) for i in (0, 2, 3))
+    assert len(found["power"]) == 3
+
+
+def test_arrays_run_over_the_visible_gpus_in_the_order_of_cuda(driver_with, watch, monkeypatch):
+    driver_with(nvml.four_on_pcie())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"2,{nvml.uuid(0)}")
+    tracing = Tracing(watch(reports_host=lambda: True))
+    tracing.tracer().start_span("work").end()
+    assert tracing.attributes("work")["ids"] == (nvml.uuid(2), nvml.uuid(0))
+
+
+def test_a_mig_instance_has_memory_and_no_power_of_its_own(driver_with, watch, monkeypatch):
+    machine = nvml.with_mig()
+    instance = machine["devices"][0]["mig"]["instances"][1]
+    driver_with(machine)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", instance["uuid"])
+    tracing = Tracing(watch())
+    tracing.tracer().start_span("work").end()
+    assert tracing.attributes("work") == {
+        "ids": (instance["uuid"],),
+        "memory_used": (2 * nvml.GIB,),
+    }
+
+
+def test_with_genai_only_other_spans_get_nothing(driver_with, watch):
+    driver_with(nvml.one_gpu())
+    tracing = Tracing(watch(), only_genai=True)
+    tracing.tracer().start_span("chat", attributes=LLAMA_SERVER).end()
+    tracing.tracer().start_span("work").end()
+    assert "power" in tracing.attributes("chat")
+    assert tracing.attributes("work") == {}
+
+
+def test_attributes_of_the_application_are_never_pushed_out(driver_with, watch):
+    driver_with(nvml.one_gpu())
+    spans = SpanGpu(watch(), only_genai=False)
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=4), shutdown_on_exit=False)
+    provider.add_span_processor(
+        EnrichingSpanProcessor(spans.started, spans.ending, lambda *_: pytest.fail("failed"))
+    )
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.get_tracer("test").start_span("work", attributes={"a": 1, "b": 2, "c": 3}).end()
+    (span,) = exporter.get_finished_spans()
+    assert set(span.attributes) == {"a", "b", "c", "llamatelemetry.gpu.ids"}
+
+
+def test_a_span_that_has_ended_takes_nothing_from_the_application_any_more(
+    driver_with, watch, caplog
+):
+    driver_with(nvml.one_gpu())
+    tracing = Tracing(watch())
+    span = tracing.tracer().start_span("work")
+    span.end()
+    span.set_attribute("late", 1)
+    assert "late" not in span.attributes
+    assert "Setting attribute on ended span." in caplog.text
+
+
+def test_what_fails_is_reported_and_the_span_is_exported(driver_with):
+    reported = []
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(
+        EnrichingSpanProcessor(fail, fail, lambda where, error: reported.append(where))
+    )
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.get_tracer("test").start_span("work").end()
+    assert len(exporter.get_finished_spans()) == 1
+    assert reported == ["noting the start of a span", "adding attributes to a span"]
+
+
+def test_no_driver_is_called_on_the_threads_that_make_spans(driver_with, watch):
+    driver = driver_with(with_server())
+    tracing = Tracing(watch(pids_of=pids_of))
+
+    def request():
+        for _ in range(20):
+            tracing.tracer().start_span("chat", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER).end()
+
+    ours = [threading.Thread(target=request) for _ in range(4)]
+    before = len(driver.calls())
+    for each in ours:
+        each.start()
+    request()
+    for each in ours:
+        each.join()
+    wait_for(lambda: len(driver.calls()) > before)
+    callers = {call.thread for call in driver.calls()}
+    assert callers.isdisjoint({threading.get_native_id(), *(each.native_id for each in ours)})
+    assert len(callers) == 1
+
+
+def test_a_slow_driver_does_not_slow_a_span_down(driver_with, watch):
+    driver_with(nvml.slow(200))
+    tracing = Tracing(watch(interval_s=0.02))
+    began = time.monotonic()
+    for _ in range(100):
+        tracing.tracer().start_span("chat", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER).end()
+    # A single call of the driver takes 0.2 s.
+    assert time.monotonic() - began < 0.2
+
+
+# ------------------------------------------------------------------------------- energy
+def call(tracing: Tracing, attributes, scope="test", seconds=LONG_ENOUGH_S, **options):
+    options = {"kind": SpanKind.CLIENT, **options}
+    span = tracing.tracer(scope).start_span("call", attributes=attributes, **options)
+    time.sleep(seconds)
+    span.set_attribute("gen_ai.usage.output_tokens", 100)
+    span.end()
+    return tracing.attributes("call")
+
+
+def test_a_call_to_a_server_on_the_gpu_has_energy_and_energy_per_token(driver_with, watch):
+    driver = driver_with(with_server(power=60, utilization={"gpu": 0, "memory": 0}))
+    tracing = Tracing(watch(pids_of=pids_of))
+    time.sleep(0.2)  # idle is seen
+    driver.change(power=[[0, 60], [time.time() - driver.machine["start"], 360]])
+    driver.change(utilization={"gpu": 90, "memory": 50})
+    began = time.time()
+    found = call(tracing, LLAMA_SERVER)
+    used_j = driver.energy_j() - driver.energy_j(at_s=began)
+    assert found["energy"] == pytest.approx(used_j, rel=0.1)
+    assert found["energy_per_output_token"] == pytest.approx(found["energy"] / 100)
+    assert found["energy_above_idle"] == pytest.approx(found["energy"] * 300 / 360, rel=0.05)
+    assert found["energy_attribution"] == "exclusive"
+
+
+def test_the_energy_of_an_engine_in_this_process_counts_when_the_process_is_on_the_gpu(
+    driver_with, watch
+):
+    driver_with(nvml.one_gpu(processes=[{"pid": os.getpid(), "memory": 1}]))
+    found = call(Tracing(watch()), IN_PROCESS, scope=TRANSFORMERS, kind=SpanKind.INTERNAL)
+    assert found["energy"] == pytest.approx(300.5 * LONG_ENOUGH_S, rel=0.1)
+
+
+def test_only_the_gpus_that_the_engine_is_on_count(driver_with, watch):
+    machine = nvml.four_on_pcie()
+    for index in (1, 2):
+        machine["devices"][index]["processes"] = [{"pid": SERVER_PID, "memory": 1}]
+    driver_with(machine)
+    found = call(Tracing(watch(pids_of=pids_of)), LLAMA_SERVER)
+    assert found["energy"] == pytest.approx(2 * 300.5 * LONG_ENOUGH_S, rel=0.1)
+
+
+def test_a_managed_server_counts_at_whatever_address_it_listens(driver_with, watch):
+    driver_with(with_server())
+    origin = "http://192.0.2.7:8080"
+    known_servers.describe(
+        Server("192.0.2.7", 8080, origin), {"llamatelemetry.server.binary": "llama-server"}
+    )
+    tracing = Tracing(watch(pids_of=lambda asked: {SERVER_PID} if asked == origin else set()))
+    assert "energy" in call(tracing, {**LLAMA_SERVER, "server.address": "192.0.2.7"})
+
+
+CLOUD = {**LLAMA_SERVER, "server.address": "api.openai.com", "server.port": 443}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "options"),
+    [
+        pytest.param(CLOUD, {}, id="a cloud service"),
+        pytest.param({**LLAMA_SERVER, "server.port": 9999}, {}, id="a server that is not on a GPU"),
+        pytest.param(
+            {**LLAMA_SERVER, "gen_ai.operation.name": "invoke_agent"}, {}, id="no model runs"
+        ),
+        pytest.param(
+            IN_PROCESS, {"kind": SpanKind.INTERNAL, "scope": "langchain"}, id="a framework's span"
+        ),
+        pytest.param(LLAMA_SERVER, {"kind": SpanKind.SERVER}, id="the receiving side"),
+    ],
+)
+def test_other_calls_have_no_energy(driver_with, watch, attributes, options):
+    processes = [{"pid": SERVER_PID, "memory": 1}, {"pid": os.getpid(), "memory": 1}]
+    driver_with(nvml.one_gpu(processes=processes))
+    found = call(Tracing(watch(pids_of=pids_of)), attributes, **options)
+    assert [name for name in found if "energy" in name] == []
+    assert "power" in found
+
+
+def test_a_call_too_short_for_the_steps_of_the_counter_has_no_energy(driver_with, watch):
+    driver_with(with_server())
+    found = call(Tracing(watch(pids_of=pids_of, interval_s=1.0)), LLAMA_SERVER, seconds=0.7)
+    assert [name for name in found if "energy" in name] == []
+
+
+def test_a_call_within_a_call_is_counted_once(driver_with, watch):
+    driver_with(with_server())
+    tracing = Tracing(watch(pids_of=pids_of))
+    outer = tracing.tracer().start_span("outer", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER)
+    found = call(tracing, LLAMA_SERVER, context=set_span_in_context(outer))
+    outer.end()
+    assert "energy" not in found
+    assert tracing.attributes("outer")["energy_attribution"] == "exclusive"
+
+
+def test_the_shares_of_overlapping_calls_add_up_to_the_counter_within_one_percent(
+    driver_with, watch
+):
+    curve = [[0, 70], [1.1, 350], [1.9, 610], [2.6, 240], [3.4, 480], [4.3, 130], [5.2, 560]]
+    driver = driver_with(with_server(power=curve, energy_step_ms=20))
+    tracing = Tracing(watch(pids_of=pids_of, interval_s=0.1))
+    wait_for(lambda: time.time() - driver.machine["start"] > 0.9)
+    threads = [
+        threading.Thread(target=one_call, args=(tracing, f"call {n}", start_s, seconds))
+        for n, (start_s, seconds) in enumerate(
+            [(0, 2.2), (0.4, 1.6), (0.7, 3.4), (1.5, 1.9), (2, 3)]
+        )
+    ]
+    began = time.time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ended = time.time()
+    found = [tracing.attributes(f"call {n}") for n in range(len(threads))]
+    used_j = driver.energy_j(at_s=ended) - driver.energy_j(at_s=began)
+    assert {each["energy_attribution"] for each in found} == {"shared"}
+    assert sum(each["energy"] for each in found) == pytest.approx(used_j, rel=0.01)
+
+
+def one_call(tracing: Tracing, name: str, start_s: float, seconds: float) -> None:
+    time.sleep(start_s)
+    span = tracing.tracer().start_span(name, kind=SpanKind.CLIENT, attributes=LLAMA_SERVER)
+    time.sleep(seconds)
+    span.end()

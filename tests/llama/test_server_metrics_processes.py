@@ -1,0 +1,200 @@
+"""`llamacpp_metrics_url` in real programs: without code, by init(), in forked workers, after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import LlamaServer
+
+PREFIX = "llamatelemetry.llamacpp."
+INSTRUMENT = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+
+WORKERS = """
+    import os, signal, sys
+    import llamatelemetry
+
+    llamatelemetry.init()
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        children.append(child)
+    print(*children, flush=True)
+    sys.stdin.read()
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+"""
+# What a program does while it runs; then everything is sent, as at any program's end.
+SHORT = """
+    import sys, threading
+    import llamatelemetry
+    {init}
+    sys.stdin.read()
+    {end}
+    print([t.name for t in threading.enumerate() if "server-metrics" in t.name], flush=True)
+"""
+
+
+class Exported:
+    """The metrics that processes have written, by process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def last(self, name: str) -> dict[int, float]:
+        """The newest point of a metric that each process has reported at all."""
+        found = {pid: self._values(file, name) for pid, file in self._files()}
+        return {pid: values[-1] for pid, values in found.items() if values}
+
+    def values(self, name: str, pid: int) -> list[float]:
+        return self._values(self._folder / f"metrics-{pid}.jsonl", name)
+
+    def _files(self) -> Iterator[tuple[int, Path]]:
+        for file in self._folder.glob("metrics-*.jsonl"):
+            yield int(file.stem.removeprefix("metrics-")), file
+
+    @staticmethod
+    def _values(file: Path, name: str) -> list[float]:
+        return [
+            float(point.get("asInt", point.get("asDouble")))
+            for line in file.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+            for resource in json.loads(line)["resourceMetrics"]
+            for scope in resource["scopeMetrics"]
+            for metric in scope["metrics"]
+            if metric["name"] == PREFIX + name
+            for point in metric["sum"]["dataPoints"]
+        ]
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Exported:
+    return Exported(tmp_path / "exported")
+
+
+@pytest.fixture
+def environ(tmp_path: Path, llama_server: LlamaServer) -> dict[str, str]:
+    return {
+        **os.environ,
+        "TMPDIR": str(tmp_path),  # where the processes meet
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_METRIC_EXPORT_INTERVAL": "300",
+        "LLAMATELEMETRY_EXPORTER": "file",
+        "LLAMATELEMETRY_EXPORT_PATH": str(tmp_path / "exported"),
+        "LLAMATELEMETRY_LLAMACPP_METRICS_URL": f"{llama_server.origin}/metrics",
+    }
+
+
+@pytest.fixture
+def start(environ: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
+    started: list[subprocess.Popen] = []
+
+    def run(code: str, *command: str, **more: str) -> subprocess.Popen:
+        program = subprocess.Popen(
+            [*command, sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+            env=environ | more,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(program)
+        return program
+
+    yield run
+    for program in started:
+        program.communicate(timeout=30)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout_s} s"
+        time.sleep(0.1)
+
+
+def test_of_four_workers_one_reports_and_when_it_is_killed_another_goes_on(
+    llama_server, start, exported, tmp_path
+):
+    program = start(WORKERS)
+    children = {int(pid) for pid in program.stdout.readline().split()}
+    wait_for(lambda: exported.last("prompt_tokens"))
+    wait_for(lambda: len(exported.values("prompt_tokens", program.pid)) > 3)
+    # The parent was first. The workers have been there for several exports, and were silent.
+    assert set(exported.last("prompt_tokens")) == {program.pid}
+    before = exported.last("prompt_tokens")[program.pid]
+    assert before == llama_server.metrics()["prompt_tokens_total"]
+
+    program.kill()
+    program.wait(30)
+    wait_for(lambda: set(exported.last("prompt_tokens")) & children)
+    (heir,) = set(exported.last("prompt_tokens")) & children
+    os.kill(heir, signal.SIGKILL)
+    wait_for(lambda: set(exported.last("prompt_tokens")) & (children - {heir}))
+    (last,) = set(exported.last("prompt_tokens")) & (children - {heir})
+    now = llama_server.metrics()["prompt_tokens_total"]
+    assert exported.last("prompt_tokens") == {program.pid: before, heir: before, last: now}
+    for child in children - {heir}:
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("command", "init"),
+    [((INSTRUMENT,), ""), ((), "llamatelemetry.init()")],
+    ids=["without code", "by init"],
+)
+def test_a_program_reports_and_its_shutdown_stops_the_thread(
+    llama_server, start, exported, command, init
+):
+    program = start(SHORT.format(init=init, end="assert llamatelemetry.shutdown()"), *command)
+    wait_for(lambda: exported.last("prompt_tokens"))
+    output, _ = program.communicate(timeout=30)
+    assert (program.returncode, output) == (0, "[]\n")
+
+
+def test_a_program_that_just_ends_does_not_wait_for_a_server_that_does_not_answer(
+    start, exported, listening
+):
+    port = listening.getsockname()[1]
+    program = start(
+        SHORT.format(init="llamatelemetry.init()", end=""),
+        LLAMATELEMETRY_LLAMACPP_METRICS_URL=f"http://127.0.0.1:{port}/metrics",
+    )
+    asking, _ = listening.accept()  # and gets no answer, for which it would wait 10 s
+    with asking:
+        output, _ = program.communicate(timeout=9)
+    assert (program.returncode, output) == (0, "['llamatelemetry-server-metrics']\n")
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(30)
+        yield listening
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"OTEL_SDK_DISABLED": "true"}, {"LLAMATELEMETRY_METRICS": "false"}],
+    ids=["SDK disabled", "no metrics"],
+)
+def test_nothing_is_asked_where_there_are_to_be_no_metrics(start, tmp_path, setting):
+    code = SHORT.format(init="llamatelemetry.init()", end="")
+    program = start(code, **setting)
+    output, _ = program.communicate(timeout=30)
+    assert (program.returncode, output) == (0, "[]\n")
+    assert not list(tmp_path.glob("llamatelemetry-*"))

@@ -1,0 +1,174 @@
+"""Which process is behind an address: asked of managers, and of the kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.llama import PortTakenError, ServerConfig, ServerManager, server_pids
+from llamatelemetry.llama.server_pids import pid_of, pids_of
+from tests.llama.fake_server import faults, make_server
+from tests.llama.test_manager import wait_until
+from tests.servers import LlamaServer
+
+LISTEN = """
+    import os, socket, sys, time
+    family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+    listener = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family, reuse_port=True)
+    print(listener.getsockname()[1], flush=True)
+    {then}
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept() -> Iterator[None]:
+    server_pids._lookups.clear()
+    yield
+    server_pids._lookups.clear()
+    assert server_pids._managed == {}
+
+
+@pytest.fixture
+def listener() -> Iterator[object]:
+    """Starts programs that listen: ``listener(host)`` gives the process and the port."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(host: str, port: int = 0, then: str = "") -> tuple[subprocess.Popen[str], int]:
+        source = textwrap.dedent(LISTEN).format(then=then)
+        process = subprocess.Popen(
+            [sys.executable, "-c", source, host, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process, int(process.stdout.readline())
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> Iterator[ServerManager]:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(b"GGUF")
+    config = ServerConfig(model, port=0, env=faults(helper=True))
+    with ServerManager(config, binary=make_server(tmp_path)) as server:
+        yield server
+
+
+def test_a_managed_server_is_known_by_each_of_its_names_until_it_ends(managed, caplog):
+    url, pid = managed.url, managed.pid
+    port = url.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost"):
+        assert pid_of(f"http://{host}:{port}") == pid
+    assert server_pids._lookups == {}, "the kernel need not be asked"
+    below = pids_of(url)
+    assert pid in below
+    assert len(below) == 2, "what it has started works for it"
+
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: caplog.records)
+    assert pid_of(url) is None
+    assert pids_of(url) == frozenset()
+    managed.restart()
+    assert pid_of(url) == managed.pid != pid
+
+
+def test_a_second_manager_that_finds_the_port_taken_takes_nothing_of_the_first(
+    managed, tmp_path: Path
+):
+    port = int(managed.url.rpartition(":")[2])
+    config = ServerConfig(tmp_path / "tiny.gguf", port=port)
+    with pytest.raises(PortTakenError):
+        ServerManager(config, binary=tmp_path / "llama-server").start()
+    assert pid_of(managed.url) == managed.pid
+    assert known_servers.description_of(server_of("http", "127.0.0.1", port))
+
+
+def test_a_real_server_that_nobody_manages_is_found_by_its_socket(llama_server: LlamaServer):
+    assert pid_of(llama_server.origin) == llama_server.pid
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked"),
+    [
+        ("127.0.0.1", "http://127.0.0.1"),
+        ("127.0.0.1", "http://localhost"),
+        ("0.0.0.0", "https://127.0.0.1"),
+        ("0.0.0.0", "http://localhost"),
+        ("127.0.0.2", "http://127.0.0.2"),
+        ("::1", "http://::1"),
+        ("::1", "http://[::1]"),
+        ("::", "http://localhost"),
+    ],
+)
+def test_whoever_listens_there_is_found(listener, bound, asked):
+    process, port = listener(bound)
+    assert pid_of(f"{asked}:{port}") == process.pid
+
+
+def test_of_two_on_one_port_it_is_the_one_at_the_address(listener):
+    first, port = listener("127.0.0.1")
+    second, _ = listener("127.0.0.2", port)
+    assert pid_of(f"http://127.0.0.1:{port}") == first.pid
+    assert pid_of(f"http://127.0.0.2:{port}") == second.pid
+    assert pid_of(f"http://127.0.0.3:{port}") is None
+
+
+def test_workers_that_share_a_socket_are_below_the_one_that_opened_it(listener):
+    process, port = listener("127.0.0.1", then="os.fork()")
+    wait_until(lambda: len(pids_of(f"http://127.0.0.1:{port}")) == 2)
+    assert pid_of(f"http://127.0.0.1:{port}") == process.pid
+
+
+def test_two_strangers_that_share_a_port_are_a_guess_and_none_is_made(listener):
+    _, port = listener("127.0.0.1")
+    listener("127.0.0.1", port)
+    assert pid_of(f"http://127.0.0.1:{port}") is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://192.0.2.7:8080",
+        "http://example.com:8080",
+        "http://127.0.0.1:1",
+        "http://127.0.0.1",
+        "http://127.0.0.1:None",
+        "unix:/run/llama.sock",
+        "",
+    ],
+)
+def test_of_anything_else_nothing_is_known(origin):
+    assert pid_of(origin) is None
+    assert pids_of(origin) == frozenset()
+
+
+def test_it_is_looked_up_once_for_some_seconds(listener, monkeypatch: pytest.MonkeyPatch):
+    process, port = listener("127.0.0.1")
+    origin = f"http://127.0.0.1:{port}"
+    assert pid_of(origin) == process.pid
+    process.kill()
+    process.communicate()
+    assert pid_of(origin) == process.pid
+    monkeypatch.setattr(server_pids, "_FOUND_HOLDS_S", 0.0)
+    server_pids._lookups.clear()
+    assert pid_of(origin) is None
+    again, _ = listener("127.0.0.1", port)
+    assert pid_of(origin) is None, "what was not found is not looked for at once again"
+    server_pids._lookups.clear()
+    assert pid_of(origin) == again.pid
+    assert pid_of(origin) == again.pid, "by its own files alone"

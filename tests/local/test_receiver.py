@@ -1,0 +1,374 @@
+"""The receiver, fed by OpenTelemetry's own exporters and by requests that are wrong."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from llamatelemetry.local.receiver import Receiver
+from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
+from llamatelemetry.local.store import Store, StoreReader
+
+ATTRIBUTES = {"text": "ä", "number": 0.5, "whole": 2**53 + 1, "flag": False, "list": ["a", "b"]}
+
+
+class Running:
+    """A receiver, and what is in its store."""
+
+    def __init__(self, path: Path, grpc_port: int | None = None) -> None:
+        self.path = path
+        self.store = Store(path)
+        self.receiver = Receiver(self.store, grpc_port=grpc_port)
+        self.receiver.start()
+
+    def spans(self) -> list[SpanRecord]:
+        with StoreReader(self.path) as reader:
+            return list(reader.spans())
+
+    def post(
+        self, body: bytes, path: str = "/v1/traces", method: str = "POST", **headers: str
+    ) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(self.receiver.url.removeprefix("http://"))
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, {"Content-Type": "application/x-protobuf", **given})
+        response = connection.getresponse()
+        response.content = response.read()  # type: ignore[attr-defined]
+        connection.close()
+        return response
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    made = Running(tmp_path / "s.db")
+    yield made
+    made.receiver.stop()
+    made.store.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def a_span() -> ReadableSpan:
+    provider = TracerProvider(resource=Resource({"service.name": "s"}), shutdown_on_exit=False)
+    memory = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    tracer = provider.get_tracer("plugin")
+    with tracer.start_as_current_span("outer"):
+        span = tracer.start_span(
+            "chat m", kind=SpanKind.CLIENT, attributes=ATTRIBUTES, start_time=5
+        )
+        span.add_event("token", {"index": 1}, timestamp=6)
+        span.set_status(Status(StatusCode.ERROR, "why"))
+        span.end(7)
+    return memory.get_finished_spans()[0]
+
+
+def expected(span: ReadableSpan) -> SpanRecord:
+    assert span.parent is not None
+    return SpanRecord(
+        trace_id=f"{span.context.trace_id:032x}",
+        span_id=f"{span.context.span_id:016x}",
+        parent_span_id=f"{span.parent.span_id:016x}",
+        name="chat m",
+        kind=3,
+        start_ns=5,
+        end_ns=7,
+        attributes=ATTRIBUTES,
+        status=2,
+        status_message="why",
+        events=[Event("token", 6, {"index": 1})],
+        scope="plugin",
+        resource={"service.name": "s"},
+    )
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_the_official_http_exporter_with_every_compression(
+    running: Running, compression: Compression
+) -> None:
+    exporter = OTLPSpanExporter(f"{running.receiver.url}/v1/traces", compression=compression)
+    span = a_span()
+    assert exporter.export([span]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    assert running.spans() == [expected(span)]
+    assert running.receiver.received == {"traces": 1, "metrics": 0, "logs": 0}
+
+
+def test_the_official_grpc_exporter(tmp_path: Path) -> None:
+    port = free_port()
+    running = Running(tmp_path / "s.db", grpc_port=port)
+    exporter: SpanExporter = GrpcExporter(f"127.0.0.1:{port}", insecure=True)
+    span = a_span()
+    assert exporter.export([span]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    running.receiver.stop()
+    running.store.close()
+    assert running.spans() == [expected(span)]
+
+
+def test_metrics_and_logs(running: Running) -> None:
+    exporter = OTLPMetricExporter(f"{running.receiver.url}/v1/metrics")
+    provider = MeterProvider(
+        [PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)],
+        Resource({"service.name": "s"}),
+        shutdown_on_exit=False,
+    )
+    meter = provider.get_meter("plugin")
+    histogram = meter.create_histogram("h", "s", explicit_bucket_boundaries_advisory=[1, 2])
+    histogram.record(1.5, {"a": "b"})
+    histogram.record(9, {"a": "b"})
+    meter.create_counter("c").add(2)
+    meter.create_gauge("g").set(0.5)
+    provider.shutdown()
+    logs = LoggerProvider(Resource({"service.name": "s"}), shutdown_on_exit=False)
+    logs.add_log_record_processor(
+        SimpleLogRecordProcessor(OTLPLogExporter(f"{running.receiver.url}/v1/logs"))
+    )
+    logs.get_logger("plugin").emit(
+        timestamp=5,
+        severity_number=SeverityNumber.INFO,
+        event_name="details",
+        body={"messages": [{"role": "user"}]},
+        attributes={"a": "b"},
+    )
+    logs.shutdown()
+    with StoreReader(running.path) as reader:
+        points = {point.name: point for point in reader.points()}
+        (log,) = reader.logs()
+    assert points["h"] == MetricPoint(
+        name="h",
+        unit="s",
+        kind="histogram",
+        is_monotonic=True,
+        is_delta=False,
+        attributes={"a": "b"},
+        start_ns=points["h"].start_ns,
+        time_ns=points["h"].time_ns,
+        count=2,
+        sum=10.5,
+        bounds=[1, 2],
+        buckets=[0, 1, 1],
+        scope="plugin",
+        resource={"service.name": "s"},
+    )
+    assert (points["c"].kind, points["c"].value, points["c"].is_monotonic) == ("sum", 2, True)
+    assert (points["g"].kind, points["g"].value, points["g"].is_monotonic) == ("gauge", 0.5, False)
+    assert log == LogRecord(
+        time_ns=5,
+        severity=9,
+        event_name="details",
+        body={"messages": [{"role": "user"}]},
+        attributes={"a": "b"},
+        scope="plugin",
+        resource={"service.name": "s"},
+    )
+
+
+def otlp_json(request: ExportTraceServiceRequest) -> bytes:
+    """OTLP's JSON: ids are hex."""
+    fields = json_format.MessageToDict(request)
+    for resource in fields["resourceSpans"]:
+        for scope in resource["scopeSpans"]:
+            for span in scope["spans"]:
+                for name in ("traceId", "spanId", "parentSpanId"):
+                    raw = next(iter(_raw_ids(request, name)))
+                    span[name] = raw.hex()
+    return json.dumps(fields).encode()
+
+
+def _raw_ids(request: ExportTraceServiceRequest, name: str) -> Iterator[bytes]:
+    field = {"traceId": "trace_id", "spanId": "span_id", "parentSpanId": "parent_span_id"}[name]
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                yield getattr(span, field)
+
+
+def test_json_says_the_same_as_protobuf(running: Running) -> None:
+    span = a_span()
+    response = running.post(otlp_json(encode_spans([span])), Content_Type="application/json")
+    assert response.status == 200
+    assert response.headers["content-type"] == "application/json"
+    assert json.loads(response.content) == {}  # type: ignore[attr-defined]
+    assert running.spans() == [expected(span)]
+
+
+def test_unknown_fields_of_a_newer_protocol_are_passed_over(running: Running) -> None:
+    body = json.dumps({"resourceSpans": [], "futureField": {"a": 1}}).encode()
+    assert running.post(body, Content_Type="application/json; charset=utf-8").status == 200
+
+
+GOOD = b""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "path", "headers"),
+    [
+        (400, b"\xff\xff\xff", "/v1/traces", {}),
+        (400, b"{", "/v1/traces", {"Content_Type": "application/json"}),
+        (400, b"[]", "/v1/traces", {"Content_Type": "application/json"}),
+        (400, b"\xff", "/v1/traces", {"Content_Type": "application/json"}),
+        (
+            400,
+            b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"no hex"}]}]}]}',
+            "/v1/traces",
+            {"Content_Type": "application/json"},
+        ),
+        (400, b'{"resourceSpans":3}', "/v1/traces", {"Content_Type": "application/json"}),
+        (400, b"not gzip", "/v1/traces", {"Content_Encoding": "gzip"}),
+        (400, gzip.compress(b"")[:-4], "/v1/traces", {"Content_Encoding": "gzip"}),
+        (404, GOOD, "/v1/profiles", {}),
+        (404, GOOD, "/traces", {}),
+        (415, GOOD, "/v1/traces", {"Content_Type": "text/plain"}),
+        (415, GOOD, "/v1/traces", {"Content_Encoding": "zstd"}),
+        (
+            413,
+            zlib.compress(b"\0" * (300 * 1024**2), 1),
+            "/v1/traces",
+            {"Content_Encoding": "deflate"},
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_with_the_status_that_says_so(
+    running: Running, status: int, body: bytes, path: str, headers: dict[str, str]
+) -> None:
+    assert running.post(body, path, **headers).status == status
+    assert running.spans() == []
+    # The receiver is none the worse for it.
+    assert running.post(GOOD).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_only_posts_are_taken(running: Running, method: str) -> None:
+    assert running.post(GOOD, method=method).status == 405
+
+
+def test_a_body_without_length_or_shorter_than_announced(running: Running) -> None:
+    address = running.receiver.url.removeprefix("http://").split(":")
+    start = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n"
+    for more, status in ((b"\r\n", b"411"), (b"Content-Length: 10\r\n\r\nabc", b"400")):
+        with socket.create_connection((address[0], int(address[1]))) as connection:
+            connection.sendall(start + more)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(100).split()[1] == status
+    with socket.create_connection((address[0], int(address[1]))) as connection:
+        connection.sendall(start + b"Content-Length: 99999999999\r\n\r\n")
+        assert connection.recv(100).split()[1] == b"413"
+
+
+def test_chunks(running: Running) -> None:
+    span = a_span()
+    body = encode_spans([span]).SerializeToString()
+    connection = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
+    connection.request(
+        "POST",
+        "/v1/traces",
+        iter([body[:10], body[10:]]),
+        {"Content-Type": "application/x-protobuf"},
+        encode_chunked=True,
+    )
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert running.spans() == [expected(span)]
+
+
+def test_a_number_out_of_range_is_refused(running: Running) -> None:
+    request = encode_spans([a_span()])
+    request.resource_spans[0].scope_spans[0].spans[0].end_time_unix_nano = 2**64 - 1
+    assert running.post(request.SerializeToString()).status == 400
+    assert running.spans() == []
+
+
+def test_a_full_disk_is_answered_so_that_nobody_tries_again(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.store._connection.execute("PRAGMA max_page_count = 15")
+    span = a_span()
+    request = encode_spans([span])
+    request.resource_spans[0].scope_spans[0].spans[0].name = "x" * 200_000
+    for _ in range(3):
+        assert running.post(request.SerializeToString()).status == 507
+    assert running.receiver.problem is not None
+    assert "disk is full" in running.receiver.problem
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "what arrives from now on is lost" in said
+
+
+def test_stopping_finishes_what_is_coming_in_and_does_not_wait_for_idle_senders(
+    tmp_path: Path,
+) -> None:
+    running = Running(tmp_path / "s.db")
+    idle = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
+    idle.connect()
+    body = encode_spans([a_span()]).SerializeToString()
+    assert running.post(body).status == 200
+    sent = 1
+    stop = threading.Timer(0.1, running.receiver.stop)
+    stop.start()
+    try:
+        while running.post(body).status == 200:
+            sent += 1
+    except (OSError, http.client.HTTPException):
+        pass
+    began = time.monotonic()
+    stop.join()
+    assert time.monotonic() - began < 10
+    idle.close()
+    running.store.close()
+    assert running.receiver.received["traces"] >= sent
+
+
+@pytest.mark.slow
+def test_ten_thousand_spans_a_second_for_ten_seconds(running: Running) -> None:
+    template = encode_spans([a_span()])
+    total, batch = 100_000, 500
+    group = template.resource_spans[0].scope_spans[0]
+    span = group.spans[0]
+    bodies = []
+    for start in range(0, total, batch):
+        del group.spans[:]
+        for number in range(start, start + batch):
+            copy = group.spans.add()
+            copy.CopyFrom(span)
+            copy.span_id = number.to_bytes(8, "big")
+        bodies.append(template.SerializeToString())
+    connection = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
+    began = time.monotonic()
+    for number, body in enumerate(bodies):
+        time.sleep(max(0.0, began + number * batch / 10_000 - time.monotonic()))
+        connection.request("POST", "/v1/traces", body, {"Content-Type": "application/x-protobuf"})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200
+    connection.close()
+    assert len({s.span_id for s in running.spans()}) == total

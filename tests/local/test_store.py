@@ -1,0 +1,199 @@
+"""The store: what goes in comes out, whole batches only, within its bounds, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
+from llamatelemetry.local.store import Store, StoreError, StoreFullError, StoreReader
+
+SPAN = SpanRecord(
+    trace_id="0af7651916cd43dd8448eb211c80319c",
+    span_id="b7ad6b7169203331",
+    parent_span_id=None,
+    name="chat m",
+    kind=3,
+    start_ns=1_800_000_000_000_000_000,
+    end_ns=1_800_000_000_500_000_000,
+    attributes={"text": "ä\u2028", "number": 0.5, "list": [1, 2], "map": {"a": None}, "flag": True},
+    status=2,
+    status_message="why",
+    events=[Event("token", 5, {"index": 1})],
+    scope="plugin",
+    resource={"service.name": "s"},
+)
+POINT = MetricPoint(
+    name="gen_ai.client.operation.duration",
+    unit="s",
+    kind="histogram",
+    is_monotonic=True,
+    is_delta=False,
+    attributes={"gen_ai.operation.name": "chat"},
+    start_ns=1,
+    time_ns=2,
+    count=3,
+    sum=4.5,
+    bounds=[1.0, 2.0],
+    buckets=[1, 1, 1],
+    scope="plugin",
+    resource={"service.name": "s"},
+)
+LOG = LogRecord(
+    time_ns=3,
+    severity=9,
+    event_name="gen_ai.client.inference.operation.details",
+    body={"a": [1]},
+    attributes={"b": "c"},
+    trace_id=SPAN.trace_id,
+    span_id=SPAN.span_id,
+    scope="plugin",
+    resource={"service.name": "other"},
+)
+
+
+def numbered(number: int, padding: int = 0) -> SpanRecord:
+    return SpanRecord(
+        trace_id=f"{number:032x}",
+        span_id=f"{number:016x}",
+        parent_span_id=None,
+        name=f"span {number}",
+        kind=1,
+        start_ns=number,
+        end_ns=number + 1,
+        attributes={"padding": "x" * padding},
+    )
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "s.db"
+    with Store(path) as store:
+        store.write([SPAN, POINT, LOG])
+        store.write([numbered(2)])
+    with StoreReader(path) as reader:
+        assert list(reader.spans()) == [SPAN, numbered(2)]
+        assert list(reader.points()) == [POINT]
+        assert list(reader.logs()) == [LOG]
+        assert reader.counts() == {"spans": 2, "points": 1, "logs": 1}
+        assert [s.name for s in reader.spans(after=1)] == ["span 2"]
+        assert reader.last_row("spans") == 2
+        assert reader.last_row("logs") == 1
+
+
+def test_a_batch_that_is_sent_again_is_kept_once(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.write([SPAN])
+        store.write([SPAN, numbered(1)])
+    with StoreReader(tmp_path / "s.db") as reader:
+        assert reader.counts()["spans"] == 2
+
+
+def test_it_can_be_read_while_it_is_written_and_goes_on_when_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.write([numbered(1)])
+        with StoreReader(path) as reader:
+            store.write([numbered(2)])
+            assert [span.name for span in reader.spans()] == ["span 1", "span 2"]
+    with Store(path) as store:
+        store.write([numbered(3)])
+    with StoreReader(path) as reader:
+        assert reader.counts()["spans"] == 3
+    assert [each.name for each in tmp_path.iterdir()] == ["s.db"]
+
+
+def test_other_tools_can_query_it(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        store.write([SPAN])
+    found = sqlite3.connect(tmp_path / "s.db").execute(
+        "SELECT name, json_extract(attributes, '$.number'), json_extract(r.attributes, '$.\"service.name\"')"
+        " FROM spans JOIN resources r ON r.id = resource_id".replace(
+            "json_extract(attributes", "json_extract(spans.attributes"
+        )
+    )
+    assert found.fetchall() == [("chat m", 0.5, "s")]
+
+
+def test_a_killed_process_leaves_whole_batches(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    code = """
+        import sys
+        from llamatelemetry.local.store import Store
+        from tests.local.test_store import numbered
+        store = Store(sys.argv[1])
+        for batch in range(10_000):
+            store.write([numbered(batch * 10 + n) for n in range(10)])
+            print(batch, flush=True)
+    """
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert writer.stdout is not None
+    acknowledged = 0
+    for line in writer.stdout:
+        acknowledged = int(line) + 1
+        if acknowledged == 20:
+            writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    with StoreReader(path) as reader:
+        spans = list(reader.spans())
+    assert len(spans) >= acknowledged * 10
+    assert len(spans) % 10 == 0
+
+
+def test_above_its_bound_the_oldest_make_way(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db", max_bytes=400_000) as store:
+        for batch in range(40):
+            store.write([numbered(batch * 10 + n, padding=2000) for n in range(10)])
+        assert store.pruned > 0
+    with StoreReader(tmp_path / "s.db") as reader:
+        kept = [span.start_ns for span in reader.spans()]
+    assert kept[-1] == 399
+    assert kept == list(range(kept[0], 400))
+    assert len(kept) + store.pruned == 400
+    assert (tmp_path / "s.db").stat().st_size < 600_000
+
+
+def test_a_full_disk_is_said_and_loses_nothing_that_was_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = Store(path)
+    store.write([numbered(1)])
+    # SQLite's own bound on a file ends in the error that a full disk gives.
+    store._connection.execute("PRAGMA max_page_count = 40")
+    with pytest.raises(StoreFullError, match="disk is full"):
+        store.write([numbered(n, padding=10_000) for n in range(2, 100)])
+    store._connection.execute("PRAGMA max_page_count = 100000")
+    store.write([numbered(100)])
+    store.close()
+    with StoreReader(path) as reader:
+        assert [span.name for span in reader.spans()] == ["span 1", "span 100"]
+
+
+def test_a_file_that_is_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("not a database " * 100)
+    with pytest.raises(StoreError, match="no SQLite file"):
+        Store(text)
+    with pytest.raises(StoreError, match="no SQLite file"):
+        StoreReader(text)
+    assert text.read_text() == "not a database " * 100
+    other = tmp_path / "other.db"
+    connection = sqlite3.connect(other)
+    connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    with pytest.raises(StoreError, match="not a store of this version"):
+        Store(other)
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*missing\.db"):
+        StoreReader(tmp_path / "missing.db")
+    assert not (tmp_path / "missing.db").exists()

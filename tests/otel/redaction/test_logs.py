@@ -1,0 +1,157 @@
+"""The log processor, on a plain SDK provider in front of an exporter."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.otel import RedactionLogProcessor
+from llamatelemetry.otel.redaction import failing
+from llamatelemetry.otel.redaction.redaction import Redaction
+
+GONE = "[REDACTED]"
+SECRET = "c4n4ry-7f3a"
+
+
+class Pipeline:
+    def __init__(self, *processors):
+        self.exporter = InMemoryLogRecordExporter()
+        self.provider = LoggerProvider(Resource({"team": SECRET}), shutdown_on_exit=False)
+        for processor in (*processors, SimpleLogRecordProcessor(self.exporter)):
+            self.provider.add_log_record_processor(processor)
+
+    def emit(self, body=None, attributes=None, logger="app", **options):
+        self.provider.get_logger(logger).emit(body=body, attributes=attributes, **options)
+        return self.last()
+
+    def last(self):
+        return self.exporter.get_finished_logs()[-1]
+
+
+def left(body, processor=None, **options):
+    return Pipeline(processor or RedactionLogProcessor()).emit(body, **options).log_record.body
+
+
+def test_attributes_exceptions_and_resource():
+    pipeline = Pipeline(RedactionLogProcessor(redact_keys=["team"]))
+    record = pipeline.emit(
+        "failed", {"prompt": SECRET, "n": 1, "deep": {"team": SECRET}}, exception=ValueError(SECRET)
+    )
+    assert SECRET not in record.to_json()
+    attributes = record.log_record.attributes
+    assert attributes["exception.type"] == "ValueError"
+    assert attributes["exception.message"] == GONE
+    assert attributes["prompt"] == GONE
+    assert attributes["n"] == 1
+    assert attributes["deep"] == {"team": GONE}
+    assert dict(record.resource.attributes) == {"team": GONE}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"role": "user", "content": SECRET}, {"role": "user", "content": GONE}),
+        (
+            {"index": 0, "finish_reason": "stop", "message": {"content": SECRET, "role": "x"}},
+            {"index": 0, "finish_reason": "stop", "message": {"content": GONE, "role": "x"}},
+        ),
+        (SECRET, GONE),
+        (None, None),
+    ],
+)
+def test_the_body_of_a_gen_ai_event_is_content(body, expected):
+    assert left(body, event_name="gen_ai.user.message") == expected
+    assert left(body, attributes={"event.name": "gen_ai.choice"}) == expected
+
+
+def test_maps_in_bodies_are_searched_by_names_and_patterns():
+    processor = RedactionLogProcessor(False, redact_keys=["pin"], patterns=["email"])
+    body = {"to": "a@example.com", "pin": 1, "list": ["a@example.com", {"cookie": "x"}], "n": 1}
+    expected = {"to": GONE, "pin": GONE, "list": [GONE, {"cookie": GONE}], "n": 1}
+    found = left(body, processor)
+    assert {**found, "list": list(found["list"])} == expected
+
+
+def test_what_was_said_is_in_the_debug_lines_of_the_libraries_that_send_it():
+    debug, info = SeverityNumber.DEBUG, SeverityNumber.INFO
+    line = f"Request options: {SECRET}"
+    assert left(line, logger="openai._base_client", severity_number=debug) == GONE
+    assert (
+        left("HTTP Request: POST /", logger="httpx", severity_number=info) == "HTTP Request: POST /"
+    )
+    assert left(line, logger="app", severity_number=debug) == line
+
+
+@pytest.mark.filterwarnings("ignore:.LoggingHandler. in:DeprecationWarning")
+class TestLoggingOfPython:
+    @pytest.fixture
+    def pipeline(self):
+        pipeline = Pipeline(RedactionLogProcessor())
+        handler = LoggingHandler(logger_provider=pipeline.provider)
+        logger = logging.getLogger("tests.app")
+        logger.addHandler(handler)
+        pipeline.handler, pipeline.logger = handler, logger
+        yield pipeline
+        logger.removeHandler(handler)
+
+    def test_an_exception_that_is_logged_with_its_words(self, pipeline):
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            pipeline.logger.exception("it failed: %s", error)
+        record = pipeline.last()
+        assert record.log_record.body == f"it failed: {GONE}"
+        assert SECRET not in record.to_json().replace(f'"team": "{SECRET}"', "")
+
+    def test_a_formatter_that_writes_the_stack_trace_into_the_line(self, pipeline):
+        pipeline.handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        try:
+            raise ValueError(SECRET)
+        except ValueError:
+            pipeline.logger.exception("failed")
+        body = pipeline.last().log_record.body
+        assert SECRET not in body
+        assert body.startswith("ERROR failed\nTraceback (most recent call last):\n")
+        assert body.endswith(GONE)
+
+
+def test_the_applications_own_record_is_left_as_it_is():
+    pipeline = Pipeline(RedactionLogProcessor())
+    record = LogRecord(body={"prompt": SECRET}, attributes={"prompt": SECRET})
+    pipeline.provider.get_logger("app").emit(record)
+    assert record.body == {"prompt": SECRET}
+    assert dict(record.attributes) == {"prompt": SECRET}
+    assert pipeline.last().log_record.body == {"prompt": GONE}
+
+
+def test_it_is_no_reason_to_make_a_record():
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(RedactionLogProcessor())
+    assert not provider.get_logger("app").enabled()
+    assert Pipeline(RedactionLogProcessor()).provider.get_logger("app").enabled()
+
+
+def test_when_it_fails_no_text_leaves(monkeypatch, caplog):
+    failing._reported.clear()
+
+    def fail(self, text):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(Redaction, "text", fail)
+    record = Pipeline(RedactionLogProcessor()).emit(SECRET, {"a": SECRET, "n": 1})
+    assert SECRET not in record.to_json()
+    assert dict(record.log_record.attributes) == {"n": 1, "llamatelemetry.redaction.failed": True}
+    assert SECRET not in caplog.text
+
+
+def test_options_make_one():
+    config = LlamaTelemetryConfig(redact_patterns=["email"])
+    processor = RedactionLogProcessor.from_config(config)
+    assert left("a@example.com", processor) == GONE
+    assert RedactionLogProcessor.from_config(LlamaTelemetryConfig()) is None

@@ -1,0 +1,205 @@
+"""What was said goes, and the shape of the messages stays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamatelemetry.otel.redaction.json_text import parse_json
+from llamatelemetry.otel.redaction.messages import redact_messages
+from llamatelemetry.otel.redaction.redaction import Redactor
+from llamatelemetry.otel.redaction.rules import Rules
+from tests.genai.message_schemas import check
+
+GONE = "[REDACTED]"
+
+
+def redacted(value):
+    return redact_messages(value, Redactor(Rules()).begin())
+
+
+SAID = "c4n4ry said"
+INPUT = [
+    {"role": "system", "parts": [{"type": "text", "content": SAID}]},
+    {
+        "role": "user",
+        "name": SAID,
+        "parts": [
+            {"type": "text", "content": SAID, "truncated": True, "original_chars": 99},
+            {"type": "blob", "modality": "image", "mime_type": "image/png", "content": "aGk="},
+            {"type": "uri", "modality": "image", "uri": f"https://x/{SAID}"},
+            {"type": "file", "modality": "image", "file_id": "file-1"},
+        ],
+    },
+    {
+        "role": "assistant",
+        "parts": [
+            {"type": "reasoning", "content": SAID},
+            {"type": "tool_call", "id": "c1", "name": "weather", "arguments": {SAID: [SAID, 1]}},
+            {
+                "type": "server_tool_call",
+                "id": "s1",
+                "name": "search",
+                "server_tool_call": {"type": "web_search", "query": SAID, "n": 3},
+            },
+        ],
+    },
+    {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": {"a": 1}}]},
+]
+EXPECTED = [
+    {"role": "system", "parts": [{"type": "text", "content": GONE}]},
+    {
+        "role": "user",
+        "name": GONE,
+        "parts": [
+            {"type": "text", "content": GONE, "truncated": True, "original_chars": 99},
+            {"type": "blob", "modality": "image", "mime_type": "image/png", "content": GONE},
+            {"type": "uri", "modality": "image", "uri": GONE},
+            {"type": "file", "modality": "image", "file_id": "file-1"},
+        ],
+    },
+    {
+        "role": "assistant",
+        "parts": [
+            {"type": "reasoning", "content": GONE},
+            {"type": "tool_call", "id": "c1", "name": "weather", "arguments": GONE},
+            {
+                "type": "server_tool_call",
+                "id": "s1",
+                "name": "search",
+                "server_tool_call": {"type": "web_search", "query": GONE, "n": GONE},
+            },
+        ],
+    },
+    {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": GONE}]},
+]
+
+
+def test_messages_of_the_conventions_stay_messages():
+    assert redacted(INPUT) == EXPECTED
+    check("gen_ai.input.messages", redacted(INPUT))
+
+
+def test_messages_as_json_stay_json():
+    assert json.loads(redacted(json.dumps(INPUT))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param(
+            [
+                {
+                    "role": "assistant",
+                    "parts": [{"type": "text", "content": SAID}],
+                    "finish_reason": "stop",
+                }
+            ],
+            [
+                {
+                    "role": "assistant",
+                    "parts": [{"type": "text", "content": GONE}],
+                    "finish_reason": "stop",
+                }
+            ],
+            id="output messages",
+        ),
+        pytest.param(
+            [
+                {
+                    "type": "function",
+                    "name": "f",
+                    "description": SAID,
+                    "parameters": {"type": "object"},
+                }
+            ],
+            [{"type": "function", "name": "f", "description": GONE, "parameters": GONE}],
+            id="tool definitions",
+        ),
+        pytest.param(
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": SAID},
+                    {"type": "image_url", "image_url": {"url": SAID}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": GONE},
+                    {"type": "image_url", "image_url": GONE},
+                ],
+            },
+            id="a message of OpenAI",
+        ),
+        pytest.param(
+            {
+                "tool_calls": [
+                    {"id": "c", "type": "function", "function": {"name": "f", "arguments": SAID}}
+                ]
+            },
+            {
+                "tool_calls": [
+                    {"id": "c", "type": "function", "function": {"name": "f", "arguments": GONE}}
+                ]
+            },
+            id="tool calls of OpenAI",
+        ),
+        pytest.param(
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": SAID},
+            },
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": GONE},
+            },
+            id="the event gen_ai.choice",
+        ),
+        pytest.param({"city": SAID, "n": 3}, GONE, id="arguments of a tool"),
+        pytest.param([1.5, 2.5], GONE, id="a vector"),
+        pytest.param([SAID, SAID], [GONE, GONE], id="texts"),
+        pytest.param([{"free": SAID}, SAID], [GONE, GONE], id="objects without a shape"),
+        pytest.param(SAID, GONE, id="a text"),
+        pytest.param("", "", id="an empty text"),
+        pytest.param('{"cut": "off', GONE, id="JSON that was cut off"),
+        pytest.param('[{"role": "user", "role": "x"}]', GONE, id="JSON with a name twice"),
+    ],
+)
+def test_what_stays_of(said, expected):
+    assert redacted(said) == expected
+
+
+_WORD = st.text(st.characters(categories=["Lu", "Ll"]), min_size=1, max_size=4).map(
+    "secret {}".format
+)
+_PARTS = st.recursive(
+    _WORD | st.integers() | st.booleans() | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["role", "type", "content", "parts", "text", "arguments", "name", "message", "id"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_PARTS)
+def test_no_word_survives_in_any_structure(value):
+    found = redacted(value)
+    assert "secret" not in json.dumps(found, default=str)
+    as_text = redacted(json.dumps(value))
+    assert "secret" not in as_text
+    if parse_json(json.dumps(value)) is not None:
+        json.loads(as_text) if as_text != GONE else None

@@ -1,0 +1,303 @@
+"""Each built-in pattern: what it and only it finds, and what it leaves alone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+
+import pytest
+
+from llamatelemetry.otel.redaction import engine
+from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve
+
+# Each text in « » is what is to be found; what stands around it must stay.
+FOUND = {
+    "email": [
+        "write to «alice.smith+tag@mail.example.co.uk», please",
+        "«bob@example.com».",
+        "<«müller@bücher.example»>",
+        "mailto:«a@b.io»?subject=x",
+    ],
+    "phone": [
+        "call «+49 30 1234567» now",
+        "«+1-202-555-0143»",
+        "tel:«+33612345678»",
+        "at «(202) 555-0143», or «202-555-0143»",
+        "«202.555.0143»",
+    ],
+    "ip": [
+        "from «203.0.113.9»:443",
+        "host «2001:db8::8a2e:370:7334» is up",
+        "addr:«2001:db8:0:1:1:1:1:1»",
+        "[«fe80::1»]",
+        "«::ffff:203.0.113.9» mapped",
+    ],
+    "credit_card": [
+        "card «4111 1111 1111 1111» 12/28",
+        "«5555-5555-5555-4444».",
+        "amex «378282246310005»",
+        "«3782 822463 10005»",
+        "cvv after «4111 1111 1111 1111» 123",
+        "«6011000990139424»",
+        "«2223003122003222»",
+    ],
+    "iban": [
+        "pay to «DE89 3704 0044 0532 0130 00», thanks",
+        "«GB82WEST12345698765432»",
+        "AB12 is no country, «NL91ABNA0417164300» is",
+        "«fr1420041010050500013m02606»",
+        "«NO9386011117947» now",
+    ],
+    "us_ssn": ["ssn «078-05-1120»", "«219 09 9999»."],
+    "private_key": [
+        "«-----BEGIN RSA PRIVATE KEY-----\nMIIEow-IBA/AKC+Q=\n-----END RSA PRIVATE KEY-----» after",
+        "«-----BEGIN OPENSSH PRIVATE KEY-----\\nb3BlbnNzaC1rZXk\\n-----END OPENSSH PRIVATE KEY-----»",
+        "«-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQdGBF\n-----END PGP PRIVATE KEY BLOCK-----»",
+        "cut off: «-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqh»",
+    ],
+    "jwt": [
+        "token «eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P»;",
+        "«eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.»",
+    ],
+    "bearer_token": [
+        "Authorization: Bearer «mF_9.B5f-4.1JqM» end",
+        "bearer «0123456789abcdef==»",
+    ],
+    "api_key": [
+        "api_key=«supersecret123»&x=1",
+        '{"client_secret": "«s3cr3t-value»"}',
+        "password: «hunter22»",
+        "X-Api-Key: «abcdef123456»",
+        '\\"access_token\\":\\"«abc123def»\\"',
+    ],
+    "url_credentials": [
+        "https://«user:pa55»@example.com/path",
+        "GET https://example.com/v1?a=1&key=«sesame»&b=2",
+        "https://example.com/v1?sig=«abc%2Bdef»",
+        "key=«sesame»",
+    ],
+    "aws_key": [
+        "id «AKIAIOSFODNN7EXAMPLE».",
+        "«aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY»",
+    ],
+    "openai_key": [
+        "Incorrect key provided: «sk-proj-abcDEF123456789_-abcdefghij».",
+        "«sk-abcdefghijklmnopqrstuvwx»",
+        "«sk-or-v1-0123456789abcdef0123»",
+    ],
+    "anthropic_key": ["«sk-ant-api03-abcdefghijklmnopqrst_uv-wx» ok"],
+    "huggingface_token": ["login «hf_abcdefghijklmnopqrstuvwxyzABCDEF»"],
+    "github_token": [
+        "«ghp_abcdefghijklmnopqrstuvwxyz0123456789»",
+        "«github_pat_11ABCDEFG0123456789abc_xyz»",
+    ],
+    "google_key": [
+        "«AIzaSyA-abcdefghijklmnopqrstuvwxyz01234»",
+        "«ya29.a0AfH6SMBabcdefghijkl»",
+        "«GOCSPX-abcdefghijklmnopqrst»",
+    ],
+    "slack_token": [
+        "«xoxb-123456789012-abcdefghij»",
+        "https://«hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXX»",
+    ],
+    "azure_key": [
+        "Protocol=https;AccountKey=«" + "abcdefghij0123456789" * 4 + "+/ABCD==»;EndpointSuffix=x",
+    ],
+    "stripe_key": ["«sk_live_abcdefghijklmnop1234»", "«whsec_abcdefghijklmnopqrstuvwx»"],
+    "vendor_key": [
+        "«glpat-abcdefghij0123456789»",
+        "«npm_abcdefghijklmnopqrstuvwxyz0123456789»",
+        "«gsk_abcdefghijklmnopqrstuvwxyz0123456789ABCDEF»",
+        "«hvs.abcdefghijklmnopqrstuvwx»",
+        "«dapi0123456789abcdef0123456789abcdef»",
+        "«123456789:AAabcdefghijklmnopqrstuvwxyz0123456»",
+    ],
+}
+
+LEFT = {
+    "email": ["a @ b.com", "@decorator", "user@localhost", "x@y.z1", "5@ 2", "git@", "@a.com"],
+    "phone": [
+        *("2026-11-22", "10:30", "+3 points", "12345", "3.14159265358", "1.2.3.4"),
+        *("4111-1111-1111-1111", "550e8400-e29b-41d4-a716-446655440000", "202 555", "1732289000"),
+        *("+1234567890123456789", "123-45-6789"),
+    ],
+    "ip": [
+        *("1.2.3", "256.1.1.1", "1.2.3.4.5", "127.0.0.1", "0.0.0.0", "::1", "12:34:56", "::"),
+        *("std::vector", "a1.2.3.4", "v1.2.3.4b", "10:20", "00:1B:44:11:3A:B7"),
+    ],
+    "credit_card": [
+        *("4111 1111 1111 1112", "1234567890123456", "4111111111111", "1732289000123456789"),
+        *("4111 1111-1111 1111", "a4111111111111111", "41111111111111111111", "378282246310006"),
+    ],
+    "iban": [
+        *("DE88370400440532013000", "XX89370400440532013000", "DE8937040044053201300"),
+        *("GB82 WEST", "DE89370400440532013000X", "AB12CD34", "gpt4 turbo 2026 preview"),
+    ],
+    "us_ssn": [
+        "000-12-3456",
+        "666-12-3456",
+        "900-12-3456",
+        "123-00-4567",
+        "123-45-0000",
+        *("123-45 6789", "2026-11-22", "1123-45-6789", "123-45-67890"),
+    ],
+    "private_key": [
+        "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----",
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+        "a PRIVATE KEY is needed",
+    ],
+    "jwt": ["eyJhbGci", "eyJ.eyJ.x", "eyJhbGciOiJIUzI1NiJ9", "heyJude12345.eyes.open"],
+    "bearer_token": ["the bearer of bad news", "bearer authentication", "forbearer 12345678"],
+    "api_key": [
+        *("the api key is elsewhere", "api_key=", "password: ab", "tokens: 12", "max_tokens=4096"),
+        *("token_count: 1234567", "encompassword=123456"),
+    ],
+    "url_credentials": [
+        *("https://example.com/a@b", "https://example.com?q=key", "monkey=banana", "key = x"),
+        *("https://example.com?model=x&max=1", "//me@host"),
+    ],
+    "aws_key": ["AKIA1234", "XAKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLES0", "secret key: none"],
+    "openai_key": ["sk-short", "task-abcdefghijklmnopqrstuv", "sk-ant-api03-abcdefghijklmnopqrst"],
+    "anthropic_key": ["sk-ant-", "sk-ant-short"],
+    "huggingface_token": ["hf_hub_download", "hf_abc", "selfhf_abcdefghijklmnopqrstuvwxyzABCDEF"],
+    "github_token": ["ghp_short", "github_pat_x", "aghp_abcdefghijklmnopqrstuvwxyz0123456789"],
+    "google_key": ["AIza", "AIzaSyA-tooshort", "ya29.short"],
+    "slack_token": ["xoxo", "xox-abc", "hooks.slack.com/services/"],
+    "azure_key": ["AccountKey=short", "PublicKeyToken=31bf3856ad364e35"],
+    "stripe_key": ["sk_live_", "sk_test_x", "risk_live_abcdefghijklmnop1234"],
+    "vendor_key": ["npm_config_registry", "gsk_", "SG.short", "dapiserver", "12:AAbc"],
+}
+
+# Texts made to keep a pattern busy: runs that nearly match, everywhere.
+ADVERSARIAL = {
+    "email": ["a" * 64 + "@", "a@", "a@b.", "x@" + "a." * 9, "a.b-c+"],
+    "phone": ["+1", "+1 2", "(", "202 555 ", "+" + "1" * 20 + " ", "1 (", "(202) 555-"],
+    "ip": ["1.", "1.1.1.", "a:", "1:2:3:4:5:6:7:8:", "::", "f:" * 9 + " ", "255.255.255.2555 "],
+    "credit_card": ["4", "4111 ", "4111 1111 1111 1112 ", "4111-1111-", "1" * 19 + " "],
+    "iban": ["DE89 ", "DE", "DE89" + "A" * 40 + " ", "AA11 AA11-", "DE8937040044053201300 "],
+    "us_ssn": ["123-45-", "123 ", "123-45-678 "],
+    "private_key": ["-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----a-b--c", "-"],
+    "jwt": ["eyJ", "eyJaaaaaaaa.", "eyJaaaaaaaa ", "eyJaaaaaaaa.."],
+    "bearer_token": ["bearer ", "bearer aaaaaaa ", "Bearer\t"],
+    "api_key": ["api_key=", "password:", "password = 'a ", "secret_key"],
+    "url_credentials": ["://", "://a", "://" + "a" * 255, "?key=", "&key", "?sig=" + "a" * 100],
+    "aws_key": ["AKIA", "aws_secret_access_key=", "AKIAIOSFODNN7EXAMPL "],
+    "openai_key": ["sk-", "sk-aaaaaaaaaaaaaaaaaaa "],
+    "anthropic_key": ["sk-ant-", "sk-ant-aaaaaaaaaaaaaaaaaaa "],
+    "huggingface_token": ["hf_", "hf_" + "a" * 29 + " "],
+    "github_token": ["ghp_", "github_pat_", "ghp_" + "a" * 35 + " "],
+    "google_key": ["AIza", "ya29.", "AIza" + "a" * 36 + " "],
+    "slack_token": ["xoxb-", "hooks.slack.com/services/", "xoxb-123 "],
+    "azure_key": ["AccountKey=", "AccountKey=" + "a" * 39 + " ", "?sig="],
+    "stripe_key": ["sk_live_", "whsec_", "sk_live_a "],
+    "vendor_key": ["npm_", "gsk_", "1" * 10 + ":AA", "SG.", "SG." + "a" * 22 + "."],
+}
+
+
+def unmarked(text: str) -> str:
+    return text.replace("«", "").replace("»", "")
+
+
+def found_in(pattern: Pattern, text: str) -> list[str]:
+    return [text[start:end] for start, end in pattern.spans(text)]
+
+
+@pytest.fixture(params=["regex", "re"])
+def each_engine(request, monkeypatch):
+    """The patterns compiled anew: by the package, and by the standard library without it."""
+    if request.param == "re":
+        monkeypatch.setattr(engine, "_regex", lambda: None)
+    for pattern in BUILT_IN.values():
+        pattern.__dict__.pop("matcher", None)
+    yield request.param
+    for pattern in BUILT_IN.values():
+        pattern.__dict__.pop("matcher", None)
+
+
+def test_every_pattern_has_examples_near_misses_and_adversarial_texts():
+    assert set(FOUND) == set(LEFT) == set(ADVERSARIAL) == set(BUILT_IN)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_pattern_finds_its_examples(name, each_engine):
+    for example in FOUND[name]:
+        expected = re.findall("«(.*?)»", example, re.DOTALL)
+        assert found_in(BUILT_IN[name], unmarked(example)) == expected, example
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_pattern_leaves_near_misses(name, each_engine):
+    for text in LEFT[name]:
+        for given in (text, f"before {text} after"):
+            if (name, given) != ("private_key", text):
+                assert found_in(BUILT_IN[name], given) == [], given
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_no_other_pattern_finds_what_one_alone_is_for(name):
+    """Without the pattern, at least one of its examples would leave as it is."""
+    others = [pattern for other, pattern in BUILT_IN.items() if other != name]
+    assert any(
+        all(found_in(other, unmarked(example)) == [] for other in others) for example in FOUND[name]
+    )
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_texts_made_for_it_do_not_keep_a_built_in_pattern_beyond_its_limit(name, each_engine):
+    """Also with the standard library's engine, which nothing would stop within one search."""
+    for unit in ADVERSARIAL[name]:
+        text = (unit * (200_000 // len(unit) + 1))[:200_000]
+        started = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            list(BUILT_IN[name].spans(text))
+        limit_s = engine.BASE_S + len(text) * engine.PER_CHAR_S
+        # Quadratic time would be minutes; the room is for a busy machine.
+        assert time.monotonic() - started < 10 * limit_s, unit
+
+
+def test_a_users_pattern_is_stopped_at_its_time_limit():
+    (pattern,) = resolve([r"(a|aa)+$"])
+    text = "a" * 100 + "b"
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        list(pattern.spans(text))
+    # The limit, and room for a busy machine; unlimited it takes longer than the universe.
+    assert time.monotonic() - started < 100 * engine.BASE_S
+
+
+class TestResolving:
+    def test_names_groups_and_expressions_each_once(self):
+        found = resolve(
+            ["email", "Credit-Card", "pii", r"ACME-\d+", re.compile("x", re.IGNORECASE)]
+        )
+        names = [pattern.name for pattern in found]
+        assert names[:2] == ["email", "credit_card"]
+        assert names[-2:] == [r"ACME-\d+", "(?i:x)"]
+        assert len(names) == len(set(names)) == len(GROUPS["pii"]) + 2
+
+    def test_a_slip_of_the_pen_in_a_name_is_an_error_that_names_the_nearest(self):
+        with pytest.raises(ValueError, match=r"'emial' is no built-in .* 'email'.*'\(\?:emial\)'"):
+            resolve(["emial"])
+
+    def test_a_word_that_is_like_no_name_is_an_expression(self):
+        (pattern,) = resolve(["projectx"])
+        assert found_in(pattern, "about projectx") == ["projectx"]
+
+    def test_what_is_no_expression_is_an_error_that_says_why(self):
+        with pytest.raises(ValueError, match=r"'\(a' is no regular expression: missing \)"):
+            resolve(["(a"])
+
+    def test_without_regex_a_users_expression_is_an_error_with_the_command(self, monkeypatch):
+        monkeypatch.setattr(engine, "_regex", lambda: None)
+        with pytest.raises(ImportError, match=r"pip install 'llamatelemetry-core\[redaction\]'"):
+            resolve([r"ACME-\d+"])
+        assert resolve(["email"])
+
+    def test_an_expression_with_a_group_called_value_is_redacted_whole(self):
+        (pattern,) = resolve([r"id=(?P<value>\d+)"])
+        assert found_in(pattern, "id=12") == ["id=12"]
+
+    def test_an_expression_that_matches_nothing_long_finds_nothing(self):
+        (pattern,) = resolve(["x*"])
+        assert found_in(pattern, "axxb") == ["xx"]

@@ -1,0 +1,309 @@
+"""One process of a host, whatever happens to it: real files, real locks, real processes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.otel.host_election import HostElection
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+
+# Answers each line of its input with whether it is elected.
+VOTER = """
+    import sys
+    from pathlib import Path
+    from llamatelemetry.otel.host_election import HostElection
+
+    election = HostElection("gpu", sys.argv[2], directory=Path(sys.argv[1]))
+    for line in sys.stdin:
+        if line.strip() == "resign":
+            election.resign()
+            print("resigned", flush=True)
+        else:
+            print(election.is_elected(), flush=True)
+"""
+
+
+class Voter:
+    def __init__(self, directory: Path, service: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(VOTER), directory, service],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, word: str = "elected?") -> str:
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def end(self, how: Callable[[subprocess.Popen], None] = subprocess.Popen.kill) -> None:
+        how(self.process)
+        self.process.wait(30)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def voters(tmp_path: Path) -> Iterator[Callable[..., Voter]]:
+    started: list[Voter] = []
+
+    def start(service: str = "shop") -> Voter:
+        started.append(Voter(tmp_path, service))
+        return started[-1]
+
+    yield start
+    for voter in started:
+        if voter.process.poll() is None:
+            voter.end()
+
+
+def election_in(directory: Path, name: str = "gpu", service: str = "shop") -> HostElection:
+    return HostElection(name, service, directory=directory)
+
+
+def test_one_of_many_processes_is_elected_and_stays_so(voters):
+    several = [voters() for _ in range(4)]
+    first = [voter.ask() for voter in several]
+    assert sorted(first) == ["False", "False", "False", "True"]
+    assert [voter.ask() for voter in several] == first
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        subprocess.Popen.kill,
+        subprocess.Popen.terminate,
+        lambda process: process.stdin.close(),
+    ],
+    ids=["killed", "terminated", "at its end"],
+)
+def test_another_process_takes_over_from_one_that_ends(voters, how):
+    holder, other = voters(), voters()
+    assert (holder.ask(), other.ask()) == ("True", "False")
+    holder.end(how)
+    assert other.ask() == "True"
+
+
+def test_who_resigns_can_be_followed_and_can_come_back(voters):
+    holder, other = voters(), voters()
+    assert (holder.ask(), other.ask()) == ("True", "False")
+    assert holder.ask("resign") == "resigned"
+    assert (other.ask(), holder.ask()) == ("True", "False")
+    other.end()
+    assert holder.ask() == "True"
+
+
+def test_each_service_elects_its_own(voters):
+    assert (voters("shop").ask(), voters("bank").ask()) == ("True", "True")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("gpu", "shop"), ("llamacpp", "shop")),
+        (("a", "b-c"), ("a-b", "c")),
+        (("gpu", "../shop"), ("gpu", "_shop")),
+        (("gpu", "x" * 300), ("gpu", "x" * 301)),
+        (("gpu", "Geschäft"), ("gpu", "Gesch_ft")),
+        (("gpu", ""), ("gpu", " ")),
+    ],
+)
+def test_names_that_differ_are_offices_that_differ(tmp_path, one, other):
+    elections = [election_in(tmp_path, *names) for names in (one, other, one)]
+    assert [election.is_elected() for election in elections] == [True, True, False]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_file_says_who_holds_the_office(tmp_path):
+    assert election_in(tmp_path).is_elected()
+    (file,) = tmp_path.iterdir()
+    assert file.read_text() == f"{os.getpid()}\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_one_that_nobody_refers_to_any_more_gives_the_office_back(tmp_path):
+    held = election_in(tmp_path)
+    assert held.is_elected()
+    del held
+    gc.collect()
+    assert election_in(tmp_path).is_elected()
+
+
+def test_a_lock_file_that_was_deleted_does_not_make_two(tmp_path, voters):
+    holder, other = voters(), voters()
+    assert holder.ask() == "True"
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    assert other.ask() == "True"
+    assert holder.ask() == "False"
+    other.end()
+    assert holder.ask() == "True"
+
+
+FORKING = """
+    import os, signal, sys, threading
+    from pathlib import Path
+    from llamatelemetry.otel.host_election import HostElection
+
+    election = HostElection("gpu", "shop", directory=Path(sys.argv[1]))
+    assert election.is_elected()
+    go, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child:
+        print(child, election.is_elected(), flush=True)
+        os.write(go[1], b"x")
+        os.read(done[0], 1)  # the child has asked, and stays
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.read(go[0], 1)
+    print(election.is_elected(), flush=True)
+    os.write(done[1], b"x")
+    sys.stdin.read()
+"""
+
+
+def test_a_forked_child_holds_nothing_and_keeps_nothing_from_others(tmp_path):
+    """The child lives on: a descriptor that it had kept would hold its dead parent's lock."""
+    parent = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(FORKING), tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child, of_parent = parent.stdout.readline().split()
+    try:
+        assert (of_parent, parent.stdout.readline().strip()) == ("True", "False")
+        assert parent.wait(30) == -signal.SIGKILL
+        os.kill(int(child), 0)
+        assert election_in(tmp_path).is_elected()
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+        parent.stdin.close()
+        parent.stdout.close()
+
+
+def test_a_child_started_as_a_program_keeps_nothing_from_others(tmp_path):
+    held = election_in(tmp_path)
+    assert held.is_elected()
+    child = subprocess.Popen(["sleep", "60"], close_fds=False)
+    try:
+        held.resign()
+        assert election_in(tmp_path).is_elected()
+    finally:
+        child.kill()
+        child.wait(30)
+
+
+ASKED_WHILE_FORKING = """
+    import os, sys, threading
+    from pathlib import Path
+    from llamatelemetry.otel.host_election import HostElection
+
+    election = HostElection("gpu", "shop", directory=Path(sys.argv[1]))
+    stop = threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            election.is_elected()
+            election.resign()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            asking = threading.Thread(target=election.is_elected, daemon=True)
+            asking.start()
+            asking.join(10)  # it would wait for ever for a lock that nobody holds here
+            open_files = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
+            os._exit(asking.is_alive() or sum("gpu-shop" in path for path in open_files) > 1)
+        assert os.waitpid(child, 0)[1] == 0
+    stop.set()
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_fork_in_the_middle_of_an_election_leaves_the_child_with_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ASKED_WHILE_FORKING), tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_that_ask_at_once_get_the_same_answer(tmp_path):
+    election = election_in(tmp_path)
+    start, answers = threading.Barrier(8), []
+
+    def ask() -> None:
+        start.wait()
+        answers.append(election.is_elected())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True] * 8
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_by_default_the_file_is_in_a_folder_that_only_this_user_can_enter(temporary):
+    election = HostElection("gpu", "shop")
+    assert election.is_elected()
+    (folder,) = temporary.iterdir()
+    assert folder.name == f"llamatelemetry-{os.geteuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not HostElection("gpu", "shop").is_elected()
+
+
+@pytest.mark.parametrize("trap", ["open to all", "a link"])
+def test_a_folder_that_somebody_else_may_have_laid_out_is_not_used(
+    temporary, trap, tmp_path_factory
+):
+    folder = temporary / f"llamatelemetry-{os.geteuid()}"
+    if trap == "a link":
+        target = tmp_path_factory.mktemp("elsewhere")
+        folder.symlink_to(target)
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    election = HostElection(f"gpu-{temporary.name}", "shop")
+    assert election.is_elected()
+    try:
+        assert list(folder.iterdir()) == []
+        assert not HostElection(f"gpu-{temporary.name}", "shop").is_elected()  # in /dev/shm
+    finally:
+        election.path.unlink()
+
+
+def test_where_no_file_can_be_made_every_process_reports_and_says_so_once(tmp_path, caplog):
+    several = [election_in(tmp_path / "nothing here") for _ in range(2)]
+    assert [one.is_elected() for one in [*several, *several]] == [True] * 4
+    assert [record.getMessage().count("every one will") for record in caplog.records] == [1, 1]
+
+
+def test_importing_and_making_one_touches_no_file(temporary):
+    HostElection("gpu", "shop").resign()
+    assert list(temporary.iterdir()) == []

@@ -1,0 +1,501 @@
+"""Tail sampling on a real SDK provider: what reaches the exporter behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import threading
+import tracemalloc
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from llamatelemetry.otel.sampling import Policy, is_sampled
+from llamatelemetry.otel.span_processors import put_between, take_gate_out
+from llamatelemetry.otel.tail_sampling import TailSampler, _counts
+
+ERRORS = Policy(errors=True)
+FAILED = {"llamatelemetry.sampling.rule": "error", "llamatelemetry.sampling.rate": 1.0}
+
+
+class Sampled:
+    """A provider whose exporter stands behind a tail sampler."""
+
+    def __init__(self, policy: Policy = ERRORS, **options) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(
+            shutdown_on_exit=False, span_limits=options.pop("span_limits", None)
+        )
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.gate = TailSampler(policy, **options)
+        assert put_between(self.provider, self.gate, ())
+        self.tracer = self.provider.get_tracer("test")
+
+    def start(self, name: str, parent: trace.Span | None = None, **options) -> trace.Span:
+        context = trace.Context() if parent is None else set_span_in_context(parent)
+        return self.tracer.start_span(name, context, **options)
+
+    @property
+    def spans(self):
+        return self.exporter.get_finished_spans()
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for span in self.spans]
+
+
+@pytest.fixture(autouse=True)
+def counted_from_zero() -> None:
+    _counts.clear()
+
+
+def fail(span: trace.Span) -> None:
+    span.set_status(StatusCode.ERROR, "bad")
+    span.end()
+
+
+def remote(trace_id: int, state: TraceState | None = None, flags: int = 1) -> trace.Span:
+    return NonRecordingSpan(SpanContext(trace_id, 1, True, TraceFlags(flags), state))
+
+
+class TestErrors:
+    def test_a_trace_without_errors_is_dropped_and_one_with_an_error_kept_whole(self):
+        sampled = Sampled()
+        for failing in (False, True):
+            root = sampled.start("root")
+            sampled.start("before", root).end()
+            call = sampled.start("call", root)
+            fail(call) if failing else call.end()
+            sampled.start("after", root).end()
+            root.end()
+        assert sampled.names == ["before", "call", "after", "root"]
+        assert len({span.context.trace_id for span in sampled.spans}) == 1
+        assert sampled.gate.held_bytes == 0
+
+    def test_an_error_lets_what_was_held_back_go_at_once(self):
+        sampled = Sampled()
+        root = sampled.start("root")
+        sampled.start("before", root).end()
+        assert sampled.names == []
+        fail(sampled.start("call", root))
+        assert sampled.names == ["before", "call"]
+        sampled.start("after", root).end()
+        assert sampled.names == ["before", "call", "after"]
+
+    @pytest.mark.parametrize(
+        ("kept", "end"),
+        [
+            (True, lambda span: span.set_status(StatusCode.ERROR)),
+            (True, lambda span: span.set_attribute("error.type", "timeout")),
+            # Handled: the operation itself went well.
+            (False, lambda span: span.record_exception(ValueError("x"))),
+            (False, lambda span: span.set_status(StatusCode.OK)),
+        ],
+    )
+    def test_an_error_is_a_status_or_an_error_type(self, kept, end):
+        sampled = Sampled()
+        root = sampled.start("root")
+        end(root)
+        root.end()
+        assert sampled.names == (["root"] if kept else [])
+
+    def test_what_is_kept_says_why(self):
+        sampled = Sampled()
+        fail(sampled.start("root", attributes={"a": 1}))
+        (span,) = sampled.spans
+        assert dict(span.attributes) == {"a": 1, **FAILED}
+        assert span.context.trace_state == {}
+
+    def test_saying_why_costs_no_other_attribute(self):
+        sampled = Sampled(span_limits=SpanLimits(max_span_attributes=2))
+        root = sampled.start("root", attributes={"a": 1, "b": 2, "c": 3})
+        fail(root)
+        (span,) = sampled.spans
+        assert dict(span.attributes) == {"b": 2, "c": 3, **FAILED}
+        assert span.dropped_attributes == 1
+
+
+class TestSlow:
+    @pytest.mark.parametrize(("lasted_s", "kept"), [(1.999, False), (2.0, True), (9.0, True)])
+    def test_a_trace_with_a_span_that_lasted_so_long_is_kept(self, lasted_s, kept):
+        sampled = Sampled(Policy(slow_s=2.0))
+        root = sampled.start("root", start_time=10**18)
+        sampled.start("child", root, start_time=10**18).end(10**18 + 1)
+        root.end(10**18 + round(lasted_s * 1e9))
+        assert sampled.names == (["child", "root"] if kept else [])
+        assert {s.attributes["llamatelemetry.sampling.rule"] for s in sampled.spans} <= {"slow"}
+
+    def test_a_child_that_outlives_its_root_makes_the_trace_slow(self):
+        sampled = Sampled(Policy(slow_s=2.0))
+        root = sampled.start("root", start_time=10**18)
+        child = sampled.start("child", root, start_time=10**18)
+        root.end(10**18 + 10)
+        assert sampled.names == []
+        child.end(10**18 + 3 * 10**9)
+        assert sampled.names == ["root", "child"]
+
+
+class TestCombined:
+    def test_a_trace_is_kept_when_any_rule_keeps_it(self):
+        policy = Policy.named("only_errors,only_slow,ratio", rate=0.25, slow_s=1.0)
+        assert policy == Policy(errors=True, slow_s=1.0, rate=0.25)
+        sampled = Sampled(policy)
+        for number in range(400):
+            root = sampled.start("root", start_time=10**18)
+            sampled.start("child", root).end()
+            if number % 4 == 0:
+                root.set_status(StatusCode.ERROR)
+            root.end(10**18 + (2 * 10**9 if number % 4 == 1 else 1))
+        roots = [span for span in sampled.spans if span.name == "root"]
+        rules = Counter(span.attributes["llamatelemetry.sampling.rule"] for span in roots)
+        assert (rules["error"], rules["slow"]) == (100, 100)
+        assert 19 <= rules["ratio"] <= 81  # of 200, 5 sigma
+        assert len(sampled.spans) == 2 * len(roots)
+
+    def test_the_weights_of_what_is_kept_add_up_to_what_there_was(self):
+        sampled = Sampled(Policy(errors=True, rate=0.5))
+        for number in range(1000):
+            root = sampled.start("root")
+            fail(root) if number % 10 == 0 else root.end()
+        weight = sum(1 / span.attributes["llamatelemetry.sampling.rate"] for span in sampled.spans)
+        assert 850 <= weight <= 1150  # 5 sigma
+
+    def test_a_share_is_in_the_tracestate_as_the_specification_has_it(self):
+        sampled = Sampled(Policy(errors=True, rate=0.25))
+        state = TraceState([("vendor", "x"), ("ot", "rv:c0000000000000;other:1")])
+        sampled.start("root", remote(1, state)).end()
+        (span,) = sampled.spans
+        assert span.context.trace_state.to_header() == "ot=th:c;rv:c0000000000000;other:1,vendor=x"
+
+    def test_a_smaller_share_of_an_earlier_sampler_stays(self):
+        sampled = Sampled(Policy(rate=0.5))
+        state = TraceState([("ot", "th:f;rv:ff000000000000")])
+        sampled.start("root", remote(1, state)).end()
+        (span,) = sampled.spans
+        assert span.context.trace_state == state
+
+
+class TestShare:
+    @pytest.mark.parametrize(
+        ("randomness", "state", "kept"),
+        [
+            (0xBFFFFFFFFFFFFF, None, False),
+            (0xC0000000000000, None, True),
+            (0, "rv:c0000000000000", True),
+            (0xC0000000000000, "rv:00000000000000", False),
+            (0xC0000000000000, "rv:0", False),
+            (0xC0000000000000, "rv:nonsense", True),
+        ],
+    )
+    def test_it_is_decided_by_the_last_56_bits_of_the_trace_id(self, randomness, state, kept):
+        given = TraceState([("ot", state)]) if state else None
+        assert is_sampled((123 << 56) + randomness, given, 0.25) is kept
+
+    def test_none_and_all(self):
+        ids = [random.getrandbits(128) for _ in range(1000)]
+        assert not any(is_sampled(each, None, 0.0) for each in ids)
+        assert all(is_sampled(each, None, 1.0) for each in ids)
+
+
+class TestOpenSpans:
+    def test_children_that_outlive_the_root_are_waited_for(self):
+        sampled = Sampled()
+        root = sampled.start("root")
+        stream = sampled.start("stream", root)
+        root.end()
+        assert sampled.names == []
+        fail(stream)
+        assert sampled.names == ["root", "stream"]
+
+    def test_a_child_that_begins_late_follows_a_kept_trace(self):
+        sampled = Sampled()
+        root = sampled.start("root")
+        fail(root)
+        sampled.start("late", root).end()
+        assert sampled.names == ["root", "late"]
+
+    def test_a_child_that_begins_late_is_judged_by_itself_when_its_trace_was_dropped(self):
+        sampled = Sampled()
+        root = sampled.start("root")
+        root.end()
+        sampled.start("late", root).end()
+        fail(sampled.start("late failure", root))
+        assert sampled.names == ["late failure"]
+
+    def test_a_span_begun_before_the_sampler_was_there(self):
+        sampled = Sampled()
+        take_gate_out(sampled.provider, sampled.gate)
+        one, other = sampled.start("one"), sampled.start("other")
+        assert put_between(sampled.provider, TailSampler(ERRORS), ())
+        one.end()
+        fail(other)
+        assert sampled.names == ["other"]
+
+    def test_a_root_that_never_ends_holds_back_nothing_but_its_own(self):
+        sampled = Sampled()
+        leaked = sampled.start("leaked")
+        sampled.start("child", leaked).end()
+        fail(sampled.start("root"))
+        assert sampled.names == ["root"]
+
+
+class TestParents:
+    def test_a_span_with_a_remote_parent_is_a_local_root(self):
+        sampled = Sampled()
+        for number in (1, 2):
+            server = sampled.start("server", remote(number))
+            call = sampled.start("call", server)
+            fail(call) if number == 2 else call.end()
+            server.end()
+        assert [span.context.trace_id for span in sampled.spans] == [2, 2]
+
+    def test_each_of_two_requests_of_one_trace_is_decided_when_it_ends(self):
+        sampled = Sampled()
+        sampled.start("first", remote(7)).end()
+        fail(sampled.start("second", remote(7)))
+        sampled.start("third", remote(7)).end()  # the trace is kept by now
+        assert sampled.names == ["second", "third"]
+
+    def test_a_parent_that_is_not_sampled_is_respected(self):
+        sampled = Sampled()
+        fail(sampled.start("server", remote(1, flags=0)))
+        assert sampled.names == []
+
+
+class TestChain:
+    def test_processors_in_front_see_every_span_and_those_behind_only_kept_ones(self):
+        seen: list[tuple[str, str]] = []
+
+        class Watching(SpanProcessor):
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def on_start(self, span, parent_context=None):
+                seen.append((self.name, "start"))
+
+            def on_end(self, span):
+                seen.append((self.name, "end"))
+
+        front, back, later = Watching("front"), Watching("back"), Watching("later")
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(front)
+        provider.add_span_processor(back)
+        gate = TailSampler(ERRORS)
+        assert put_between(provider, gate, [front])
+        assert not put_between(provider, TailSampler(ERRORS), [front])
+        provider.add_span_processor(later)
+        assert gate.downstream == (back, later)
+        provider.get_tracer("test").start_span("fine").end()
+        starts = [(name, "start") for name in ("front", "back", "later")]
+        assert seen == [*starts, ("front", "end")]
+        take_gate_out(provider, gate)
+        seen.clear()
+        provider.get_tracer("test").start_span("fine").end()
+        assert seen == [*starts, *((name, "end") for name in ("front", "back", "later"))]
+
+    def test_a_flush_decides_traces_whose_root_has_ended_and_no_others(self):
+        sampled = Sampled(Policy(rate=1.0))
+        done, running = sampled.start("done"), sampled.start("running")
+        straggler = sampled.start("straggler", done)
+        sampled.start("child", running).end()
+        done.end()
+        assert sampled.names == []
+        assert sampled.provider.force_flush()
+        assert sampled.names == ["done"]
+        straggler.end()
+        running.end()
+        assert sampled.names == ["done", "straggler", "child", "running"]
+
+    def test_a_shutdown_decides_everything(self):
+        sampled = Sampled(Policy(rate=1.0))
+        root = sampled.start("root")
+        sampled.start("child", root).end()
+        sampled.provider.shutdown()
+        assert sampled.names == ["child"]
+
+    def test_a_provider_that_is_not_the_sdks_is_refused(self):
+        with pytest.raises(TypeError, match="no chain of span processors"):
+            put_between(trace.NoOpTracerProvider(), TailSampler(ERRORS), ())
+
+
+class TestBounds:
+    def test_ten_thousand_concurrent_traces(self):
+        """All open at once, 1 % with an error in a child: those whole, and no others."""
+        sampled = Sampled()
+        roots = [sampled.start(f"root {number}") for number in range(10_000)]
+        for root in roots:
+            attributes = {f"gen_ai.attribute.{n}": n for n in range(10)}
+            sampled.start("call", root, attributes=attributes).end()
+        assert len(sampled.names) == 0
+        failing = set(random.Random(8).sample(range(10_000), 100))
+        order = list(range(10_000))
+        random.Random(9).shuffle(order)
+        for number in order:
+            if number in failing:
+                fail(sampled.start("failing", roots[number]))
+            roots[number].end()
+        expected = {roots[number].get_span_context().trace_id for number in failing}
+        found = Counter(span.context.trace_id for span in sampled.spans)
+        assert found == dict.fromkeys(expected, 3)
+        assert sampled.gate.held_bytes == 0
+        assert _counts.spans == {"kept": 300, "dropped": 19_800}
+        assert _counts.traces == {"kept": 100, "dropped": 9_900}
+
+    def test_what_is_held_back_is_bounded(self, caplog):
+        """Far more than fits: the memory stays within the limit, and what is lost is counted."""
+        limit = 2 * 2**20
+        sampled = Sampled(max_bytes=limit)
+        roots = [sampled.start(f"root {number}") for number in range(500)]
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        peak = 0
+        for round_ in range(20):
+            for number, root in enumerate(roots):
+                sampled.start("call", root, attributes={"text": f"{round_}{number}" * 100}).end()
+                peak = max(peak, sampled.gate.held_bytes)
+        used = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert peak <= limit
+        assert used < 1.5 * limit
+        assert _counts.spans["evicted"] > 9_000
+        (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+        assert "Sampling holds back more than 2 MiB" in record.getMessage()
+        # What is left of a trace still follows its rules.
+        fail(sampled.start("failing", roots[0]))
+        roots[0].end()
+        assert sampled.names[-2:] == ["failing", "root 0"]
+
+    def test_traces_without_spans_are_bounded_too(self):
+        sampled = Sampled(max_bytes=100_000)
+        leaked = [sampled.start("leaked") for _ in range(1_000)]
+        assert sampled.gate.held_bytes <= 100_000
+        fail(leaked[0])  # forgotten, and judged by itself
+        assert sampled.names == ["leaked"]
+
+    def test_a_share_holds_for_what_is_evicted(self):
+        sampled = Sampled(Policy(errors=True, rate=1.0), max_bytes=10_000)
+        root = sampled.start("root")
+        for _ in range(10):
+            sampled.start("child", root).end()
+        assert sampled.names[:3] == ["child"] * 3
+        root.end()
+        assert sampled.names == [*["child"] * 10, "root"]
+
+
+class TestConcurrency:
+    def test_threads_and_tasks(self):
+        """Children of one trace end in other threads, roots of many at the same time."""
+        sampled = Sampled()
+
+        def request(number: int) -> None:
+            root = sampled.start(f"root {number}")
+            children = [sampled.start("child", root) for _ in range(3)]
+            threads = [threading.Thread(target=child.end) for child in children]
+            for thread in threads:
+                thread.start()
+            if number % 10 == 0:
+                root.set_status(StatusCode.ERROR)
+            root.end()
+            for thread in threads:
+                thread.join()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(request, range(200)))
+
+        async def task(number: int) -> None:
+            with sampled.tracer.start_as_current_span(f"task {number}") as root:
+                child = asyncio.create_task(work())
+                await asyncio.sleep(0)
+                if number % 10 == 0:
+                    root.set_status(StatusCode.ERROR)
+            await child
+
+        async def work() -> None:
+            with sampled.tracer.start_as_current_span("work"):
+                await asyncio.sleep(0.001)
+
+        async def run() -> None:
+            await asyncio.gather(*(task(number) for number in range(200)))
+
+        asyncio.run(run())
+        sizes = Counter(span.context.trace_id for span in sampled.spans)
+        assert Counter(sizes.values()) == {4: 20, 2: 20}
+        assert sampled.gate.held_bytes == 0
+
+    def test_a_forked_child_does_not_send_what_its_parent_holds_back(self):
+        sampled = Sampled()
+        root = sampled.start("root")
+        sampled.start("the parent's", root).end()
+        held, forked = threading.Event(), threading.Event()
+
+        def another_thread() -> None:
+            with sampled.gate._lock:
+                held.set()
+                forked.wait(10)
+
+        thread = threading.Thread(target=another_thread)
+        thread.start()
+        held.wait(10)
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of a fork with threads; servers do it all the same.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            fail(sampled.start("the child's", root))
+            os.write(writing, ",".join(sampled.names).encode())
+            os._exit(0)
+        forked.set()
+        thread.join()
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            assert pipe.read() == "the child's"
+        os.waitpid(pid, 0)
+        fail(root)
+        assert sampled.names == ["the parent's", "root"]
+
+
+def test_decisions_are_counted_in_two_metrics(monkeypatch):
+    sampled = Sampled()
+    fail(sampled.start("root"))
+    for _ in range(3):
+        root = sampled.start("root")
+        sampled.start("child", root).end()
+        root.end()
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(_counts, "is_shown", True)
+    _counts.observe(provider.get_meter("test"))
+    found = {
+        (metric.name, point.attributes["llamatelemetry.sampling.decision"]): point.value
+        for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+    _counts.is_shown = False
+    assert reader.get_metrics_data() is None
+    provider.shutdown()
+    assert found == {
+        ("llamatelemetry.sampling.spans", "kept"): 1,
+        ("llamatelemetry.sampling.spans", "dropped"): 6,
+        ("llamatelemetry.sampling.traces", "kept"): 1,
+        ("llamatelemetry.sampling.traces", "dropped"): 3,
+    }

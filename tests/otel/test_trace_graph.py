@@ -1,0 +1,212 @@
+"""The graph of what really ran, from spans as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+import llamatelemetry
+from llamatelemetry.otel import trace_graph_processor
+from llamatelemetry.otel.trace_graph import MAX_NODES, TraceGraph
+from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
+from llamatelemetry.pipeline import PipelineTracer
+
+CALL = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "m",
+    "gen_ai.usage.input_tokens": 10,
+    "gen_ai.usage.output_tokens": 3,
+    "server.address": "127.0.0.1",
+    "server.port": 8080,
+    "llamatelemetry.slot": 1,
+}
+
+
+class Traced:
+    def __init__(self) -> None:
+        self.processor = TraceGraphProcessor()
+        self.provider = TracerProvider(
+            resource=Resource({"service.name": "library"}), shutdown_on_exit=False
+        )
+        self.provider.add_span_processor(self.processor)
+        self.tracer = self.provider.get_tracer("test")
+        self.pipeline = PipelineTracer(tracer_provider=self.provider)
+
+    def call(self, *, failed: bool = False, milliseconds: int = 100, **more: object) -> None:
+        span = self.tracer.start_span(
+            "chat m", kind=SpanKind.CLIENT, attributes={**CALL, **more}, start_time=0
+        )
+        if failed:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(milliseconds * 1_000_000)
+
+
+@pytest.fixture
+def traced() -> Traced:
+    return Traced()
+
+
+def edges_of(graph: TraceGraph) -> set[tuple[str, str, str, int]]:
+    return {(e.source, e.target, e.kind, e.figures.count) for e in graph.edges}
+
+
+def test_what_ran_on_what(traced: Traced) -> None:
+    with traced.pipeline.pipeline("rag"):
+        with traced.pipeline.stage("answer"):
+            traced.call()
+            traced.call(failed=True, milliseconds=300)
+        with traced.pipeline.agent("critic"), traced.pipeline.tool("search"):
+            pass
+    traced.call()
+    graph = traced.processor.graph()
+    assert edges_of(graph) == {
+        ("service:library", "pipeline:rag", "calls", 1),
+        ("pipeline:rag", "stage:answer", "calls", 1),
+        ("stage:answer", "model:m", "calls", 2),
+        ("service:library", "model:m", "calls", 1),
+        ("model:m", "server:127.0.0.1:8080", "runs on", 3),
+        ("server:127.0.0.1:8080", "slot:127.0.0.1:8080/1", "runs on", 3),
+        ("pipeline:rag", "agent:critic", "calls", 1),
+        ("agent:critic", "tool:search", "calls", 1),
+    }
+    [figures] = [edge.figures for edge in graph.edges if edge.source == "stage:answer"]
+    assert figures.row() == {
+        "count": 2,
+        "errors": 1,
+        "total_ms": 400.0,
+        "max_ms": 300.0,
+        "mean_ms": 200.0,
+        "input_tokens": 20,
+        "output_tokens": 6,
+    }
+
+
+def test_a_call_below_somebody_elses_span_belongs_to_the_stage_above(traced: Traced) -> None:
+    with (
+        traced.pipeline.stage("answer"),
+        traced.tracer.start_as_current_span("POST", kind=SpanKind.CLIENT),
+    ):
+        traced.call()
+    assert ("stage:answer", "model:m", "calls", 1) in edges_of(traced.processor.graph())
+
+
+def test_gpus_only_where_the_engine_is_known_to_be_on_them(traced: Traced) -> None:
+    state = {"llamatelemetry.gpu.ids": ("GPU-1", "GPU-2")}
+    traced.call(**state)
+    assert not any(node.kind == "gpu" for node in traced.processor.graph().nodes)
+    traced.call(**state, **{"llamatelemetry.gpu.energy": 3.0})
+    graph = traced.processor.graph()
+    assert {edge.target for edge in graph.edges if edge.target.startswith("gpu")} == {
+        "gpu:GPU-1",
+        "gpu:GPU-2",
+    }
+
+
+def test_phases_are_not_calls(traced: Traced) -> None:
+    traced.call(**{"llamatelemetry.phase": "decode"})
+    assert traced.processor.graph().nodes == []
+
+
+async def test_each_trace_has_its_own_graph(traced: Traced) -> None:
+    async def run(name: str) -> int:
+        async with traced.pipeline.pipeline(name) as span:
+            await asyncio.sleep(0)
+            traced.call()
+            return span.get_span_context().trace_id
+
+    first, second = await asyncio.gather(run("a"), run("b"))
+    graph = traced.processor.graph(first)
+    assert [node.id for node in graph.nodes if node.kind == "pipeline"] == ["pipeline:a"]
+    assert edges_of(traced.processor.graph(f"{second:032x}")) >= {
+        ("pipeline:b", "model:m", "calls", 1)
+    }
+    with pytest.raises(KeyError, match=r"no trace 0{31}1 among the last"):
+        traced.processor.graph(1)
+
+
+def test_memory_is_bounded(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_graph_processor, "MAX_TRACES", 5)
+    monkeypatch.setattr(trace_graph_processor, "MAX_OPEN_SPANS", 10)
+    for number in range(MAX_NODES + 100):
+        with traced.pipeline.stage(f"stage {number}"):
+            pass
+        traced.tracer.start_span("never ended")
+    graph = traced.processor.graph()
+    assert len(graph.nodes) == MAX_NODES
+    assert graph.dropped >= 100
+    assert len(traced.processor._graphs) == 5
+    assert len(traced.processor._open) == 10
+
+
+def test_a_copy_can_be_read_while_spans_end(traced: Traced) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            with traced.pipeline.stage(f"stage {number % 500}"):
+                pass
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(20):
+            graph = traced.processor.graph()
+            before = graph.to_dict()
+            assert graph.to_dict() == before
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_mermaid(traced: Traced) -> None:
+    with traced.pipeline.stage('a "quoted" <script> #1'):
+        traced.call()
+    text = traced.processor.graph().to_mermaid()
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == "flowchart LR"
+    assert any('["stage a #quot;quoted#quot; #lt;script#gt; #35;1"]' in line for line in lines)
+    assert any('|"calls 1x, 100 ms, 10+3 tok"|' in line for line in lines)
+    assert "<script>" not in text
+
+
+def test_frames(traced: Traced) -> None:
+    pytest.importorskip("pandas", reason="frames are for those who have pandas")
+    traced.call()
+    nodes, edges = traced.processor.graph().to_dataframes()
+    assert list(nodes["id"])[:2] == ["service:library", "model:m"]
+    assert list(edges["count"]) == [1, 1, 1]
+
+
+def test_links_between_gpus_are_drawn_without_arrows() -> None:
+    graph = TraceGraph()
+    graph.link("GPU-1", "GPU-2", "NVLink")
+    assert 'n0 ---|"NVLink"| n1' in graph.to_mermaid()
+
+
+def test_init_switches_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="enable_trace_graphs=True"):
+        llamatelemetry.trace_graph()
+    llamatelemetry.init(enable_trace_graphs=True, exporter="none")
+    try:
+        with PipelineTracer().pipeline("rag") as span:
+            trace_id = span.get_span_context().trace_id
+        assert next(n.id for n in llamatelemetry.trace_graph(trace_id).nodes) == "pipeline:rag"
+        assert len(llamatelemetry.trace_graph().edges) == 1
+    finally:
+        llamatelemetry.shutdown()
+    with pytest.raises(RuntimeError):
+        llamatelemetry.trace_graph()
+
+
+def test_frames_without_pandas_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        TraceGraph().to_dataframes()

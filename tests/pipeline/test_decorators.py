@@ -1,0 +1,359 @@
+"""Decorated functions: recorded as work, and otherwise what they were."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import json
+import pickle
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import StatusCode
+
+from llamatelemetry import task, tool, workflow
+from llamatelemetry.config import LlamaTelemetryConfig, effective_config, use_config
+from llamatelemetry.pipeline import agent
+from tests.recorder import Recorder
+
+
+@pytest.fixture
+def content_on_spans() -> Iterator[None]:
+    use_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
+    yield
+    use_config(None)
+
+
+@tool
+def look_up(city: str, days: int = 1) -> dict[str, object]:
+    """Find the weather.
+
+    More than its first line does not belong on a span.
+    """
+    return {"city": city, "days": days}
+
+
+class Weather:
+    @task
+    def of(self, city: str) -> str:
+        return f"{city} by {type(self).__name__}"
+
+    @workflow
+    @classmethod
+    def everywhere(cls) -> str:
+        return cls.__name__
+
+    @task
+    @staticmethod
+    def nowhere() -> None:
+        return None
+
+
+def current_name() -> str:
+    return getattr(trace.get_current_span(), "name", "nothing")
+
+
+def test_every_form_of_decorating(telemetry: Recorder) -> None:
+    @workflow
+    def bare() -> str:
+        return current_name()
+
+    @workflow("by position", team="a")
+    def positional() -> str:
+        return current_name()
+
+    @workflow(name="by keyword", team=None)
+    def keyword() -> str:
+        return current_name()
+
+    @agent()
+    def nothing_given() -> str:
+        return current_name()
+
+    assert [bare(), positional(), keyword(), nothing_given()] == [
+        "invoke_workflow bare",
+        "invoke_workflow by position",
+        "invoke_workflow by keyword",
+        "invoke_agent nothing_given",
+    ]
+    _, positional_span, keyword_span, _ = telemetry.spans()
+    assert (positional_span.attributes or {})["team"] == "a"
+    assert "team" not in (keyword_span.attributes or {})
+
+
+def test_a_tool_has_its_description_and_no_content(telemetry: Recorder) -> None:
+    assert look_up("Oslo") == {"city": "Oslo", "days": 1}
+    (span,) = telemetry.spans()
+    assert span.name == "execute_tool look_up"
+    assert dict(span.attributes or {}) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "look_up",
+        "gen_ai.tool.type": "function",
+        "gen_ai.tool.description": "Find the weather.",
+    }
+
+
+@pytest.mark.usefixtures("content_on_spans")
+def test_a_tools_arguments_and_result_are_recorded_where_content_is(telemetry: Recorder) -> None:
+    look_up("Oslo", days=3)
+    (span,) = telemetry.spans()
+    attributes = span.attributes or {}
+    assert json.loads(str(attributes["gen_ai.tool.call.arguments"])) == {"city": "Oslo", "days": 3}
+    assert json.loads(str(attributes["gen_ai.tool.call.result"])) == {"city": "Oslo", "days": 3}
+
+
+@pytest.mark.usefixtures("content_on_spans")
+def test_a_result_that_no_json_can_say_or_that_is_long_is_valid_json(telemetry: Recorder) -> None:
+    @tool
+    def odd() -> object:
+        return [object(), float("nan"), "x" * 100_000]
+
+    odd()
+    (span,) = telemetry.spans()
+    recorded = json.loads(str((span.attributes or {})["gen_ai.tool.call.result"]))
+    assert recorded.startswith('["<object>","nan","xxx')
+    assert len(recorded) == 16_384
+
+
+@pytest.mark.usefixtures("content_on_spans")
+async def test_an_asynchronous_tool_records_its_result(telemetry: Recorder) -> None:
+    @tool
+    async def add(a: int, b: int) -> int:
+        await asyncio.sleep(0)
+        return a + b
+
+    assert await add(1, b=2) == 3
+    (span,) = telemetry.spans()
+    assert (span.attributes or {})["gen_ai.tool.call.result"] == "3"
+    assert (span.attributes or {})["gen_ai.tool.call.arguments"] == '{"a":1,"b":2}'
+
+
+def test_methods_of_every_kind(telemetry: Recorder) -> None:
+    weather = Weather()
+    assert weather.of("Oslo") == "Oslo by Weather"
+    assert Weather.everywhere() == weather.everywhere() == "Weather"
+    assert Weather.nowhere() is None
+    assert [span.name for span in telemetry.spans()] == [
+        "Weather.of",
+        "invoke_workflow Weather.everywhere",
+        "invoke_workflow Weather.everywhere",
+        "Weather.nowhere",
+    ]
+
+
+def test_it_stays_what_it_was() -> None:
+    def plain(a: int, *, b: str = "x") -> bool:
+        """Say nothing."""
+        return bool(a) and bool(b)
+
+    async def coroutine() -> None: ...
+    def generator() -> Iterator[int]:
+        yield 1
+
+    async def async_generator() -> AsyncIterator[int]:
+        yield 1
+
+    decorated = task(plain)
+    assert inspect.signature(decorated) == inspect.signature(plain)
+    assert (decorated.__name__, decorated.__doc__) == ("plain", "Say nothing.")
+    assert inspect.isfunction(decorated)
+    assert inspect.iscoroutinefunction(task(coroutine))
+    assert asyncio.iscoroutinefunction(task(coroutine))
+    assert inspect.isgeneratorfunction(task(generator))
+    assert inspect.isasyncgenfunction(task(async_generator))
+    assert inspect.isgenerator(task(generator)())
+    assert inspect.isasyncgen(task(async_generator)())
+    assert pickle.loads(pickle.dumps(look_up)) is look_up
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "generator", "async generator"])
+def test_wrong_arguments_fail_where_they_are_given(telemetry: Recorder, kind: str) -> None:
+    def plain(a: int) -> None: ...
+    async def coroutine(a: int) -> None: ...
+    def generator(a: int) -> Iterator[int]:
+        yield a
+
+    async def async_generator(a: int) -> AsyncIterator[int]:
+        yield a
+
+    functions = {
+        "plain": plain,
+        "coroutine": coroutine,
+        "generator": generator,
+        "async generator": async_generator,
+    }
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+        task(functions[kind])()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("target", [Weather, 3, [1]], ids=["class", "number", "list"])
+def test_what_is_no_function_is_refused(target: object) -> None:
+    with pytest.raises(TypeError, match="decorate a function or a method"):
+        workflow(target)  # type: ignore[arg-type]
+
+
+def test_a_partial_is_named_after_its_function(telemetry: Recorder) -> None:
+    assert task(partial(look_up, "Oslo"))() == {"city": "Oslo", "days": 1}
+    assert telemetry.spans()[-1].name == "look_up"
+
+
+def test_a_generator_is_current_only_while_it_runs(telemetry: Recorder) -> None:
+    received: list[object] = []
+
+    @task
+    def numbers(last: int) -> Iterator[object]:
+        for n in range(last):
+            got = yield n, current_name()
+            received.append(got)
+        return "the end"
+
+    iterator = numbers(2)
+    assert telemetry.spans() == []
+    assert next(iterator) == (0, "numbers")
+    assert current_name() == "nothing"
+    assert iterator.send("sent") == (1, "numbers")
+    with pytest.raises(StopIteration) as stop:
+        next(iterator)
+    assert stop.value.value == "the end"
+    assert received == ["sent", None]
+    assert [span.name for span in telemetry.spans()] == ["numbers"]
+
+
+def test_what_is_thrown_into_a_generator_arrives(telemetry: Recorder) -> None:
+    @task
+    def careful() -> Iterator[str]:
+        try:
+            yield "first"
+        except KeyError:
+            yield "caught"
+
+    iterator = careful()
+    next(iterator)
+    assert iterator.throw(KeyError("k")) == "caught"  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="unhandled"):
+        iterator.throw(OSError("unhandled"))  # type: ignore[attr-defined]
+    (span,) = telemetry.spans()
+    assert (span.attributes or {})["error.type"] == "OSError"
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_a_generator_that_is_not_read_to_its_end_ends_once_without_error(
+    telemetry: Recorder, end: str
+) -> None:
+    cleaned: list[str] = []
+
+    @task
+    def numbers() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            cleaned.append(current_name())
+
+    iterator = numbers()
+    next(iterator)
+    if end == "close":
+        iterator.close()  # type: ignore[attr-defined]
+    del iterator
+    gc.collect()
+    (span,) = telemetry.spans()
+    assert span.status.status_code is StatusCode.UNSET
+    assert cleaned == ["numbers"]
+
+
+def test_a_generator_that_is_never_begun_is_nothing(telemetry: Recorder) -> None:
+    @task
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    numbers()
+    assert telemetry.spans() == []
+
+
+def test_a_generator_that_ignores_its_closing_is_told_as_without_us(telemetry: Recorder) -> None:
+    @task
+    def stubborn() -> Iterator[int]:
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    iterator = stubborn()
+    next(iterator)
+    with pytest.raises(RuntimeError, match="generator ignored GeneratorExit"):
+        iterator.close()  # type: ignore[attr-defined]
+
+
+async def test_an_asynchronous_generator(telemetry: Recorder) -> None:
+    @task
+    async def numbers(last: int) -> AsyncIterator[tuple[int, str]]:
+        for n in range(last):
+            await asyncio.sleep(0)
+            yield n, current_name()
+
+    seen = [(item, current_name()) async for item in numbers(2)]
+    assert seen == [((0, "numbers"), "nothing"), ((1, "numbers"), "nothing")]
+    assert [span.name for span in telemetry.spans()] == ["numbers"]
+
+
+async def test_an_asynchronous_generator_closed_early(telemetry: Recorder) -> None:
+    cleaned: list[str] = []
+
+    @task
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(current_name())
+
+    iterator = numbers()
+    assert await anext(iterator) == 1
+    await iterator.aclose()  # type: ignore[attr-defined]
+    (span,) = telemetry.spans()
+    assert span.status.status_code is StatusCode.UNSET
+    assert cleaned == ["numbers"]
+
+
+async def test_an_asynchronous_generator_that_fails(telemetry: Recorder) -> None:
+    @task
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        [item async for item in numbers()]
+    (span,) = telemetry.spans()
+    assert (span.attributes or {})["error.type"] == "ValueError"
+
+
+async def test_a_coroutine_that_fails(telemetry: Recorder) -> None:
+    @workflow
+    async def answer() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await answer()
+    (span,) = telemetry.spans()
+    assert span.status.status_code is StatusCode.ERROR
+
+
+def test_a_coroutine_that_nobody_awaits_warns_by_its_own_name(telemetry: Recorder) -> None:
+    @task
+    async def forgotten() -> None: ...
+
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # What records warnings keeps their source alive, and so the second one for later.
+        warnings.showwarning = lambda message, *_: said.add(str(message))
+        forgotten()
+    (message,) = said
+    assert message.endswith("forgotten' was never awaited")
+    assert telemetry.spans() == []

@@ -1,0 +1,268 @@
+"""The telemetry of each worker process arrives once, with that process's own identity.
+
+Real servers and pools make real calls; what a real OTLP receiver got of each process is compared
+with the calls that the process says it has made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.otlp_receiver import Received, grpc_receiver, http_receiver
+from tests.processes.calls import CALLS
+from tests.processes.model import model_server
+
+HERE = Path(__file__).parent
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+INSTRUMENT = str(SCRIPTS / "opentelemetry-instrument")
+IN_CODE = {"INIT_IN_CODE": "1"}
+# So soon that it must be threads of the workers that send, and not their end.
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_METRIC_EXPORT_INTERVAL": "300"}
+
+
+def environment(received: Received, model: str, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "OPENAI_BASE_URL": model,
+        "OPENAI_API_KEY": "none",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,
+        # Beside ours in this environment.
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httpx,httpx2",
+        **more,
+    }
+
+
+@pytest.fixture
+def model() -> Iterator[str]:
+    with model_server() as url:
+        yield url
+
+
+class Seen:
+    """What was received, by the process that sent it."""
+
+    def __init__(self, received: Received) -> None:
+        self.spans: Counter[int] = Counter()
+        self.calls: dict[int, int] = {}
+        """By the metric of durations, which is cumulative: the last value counts."""
+        self.identities: set[tuple[int, str]] = set()
+        self.span_ids: list[bytes] = []
+        for message in list(received.messages["traces"]):
+            for resource in message.resource_spans:
+                pid = self._identity(resource)
+                spans = [span for scope in resource.scope_spans for span in scope.spans]
+                self.span_ids += [span.span_id for span in spans]
+                self.spans[pid] += sum(span.name == "chat smol" for span in spans)
+        for message in list(received.messages["metrics"]):
+            for resource in message.resource_metrics:
+                pid = self._identity(resource)
+                for scope in resource.scope_metrics:
+                    for metric in scope.metrics:
+                        if metric.name == "gen_ai.client.operation.duration":
+                            points = metric.histogram.data_points
+                            self.calls[pid] = sum(point.count for point in points)
+
+    def _identity(self, group) -> int:
+        found = {each.key: each.value for each in group.resource.attributes}
+        pid = found["process.pid"].int_value
+        self.identities.add((pid, found["service.instance.id"].string_value))
+        return pid
+
+    def check(self, made: Counter[int]) -> None:
+        """Each process's calls are there once, and under one identity of its own."""
+        expected = {pid: CALLS * times for pid, times in made.items()}
+        assert {pid: n for pid, n in self.spans.items() if n} == expected
+        assert self.calls == expected
+        assert len(set(self.span_ids)) == len(self.span_ids)
+        pids, instances = zip(*self.identities, strict=True)
+        assert len(set(pids)) == len(set(instances)) == len(self.identities)
+
+
+def arrives(received: Received, made: Counter[int]) -> Seen:
+    """Waits until all calls are there, in both signals, and then a little for any that is not due."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        seen = Seen(received)
+        total = CALLS * made.total()
+        if seen.spans.total() >= total and sum(seen.calls.values()) >= total:
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    return Seen(received)
+
+
+@contextmanager
+def serving(command: list[str], environ: dict[str, str]) -> Iterator[str]:
+    """A server at work; its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [each.format(port=port) for each in command]
+    process = subprocess.Popen(
+        command, cwd=HERE, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_for(lambda: answers(port), process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+        sys.stdout.write(output)  # for whoever reads why a test failed
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def ask(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return int(answer.read())
+
+
+GUNICORN = [str(SCRIPTS / "gunicorn"), "-w", "2", "-b", "127.0.0.1:{port}", "web:wsgi"]
+UVICORN = [str(SCRIPTS / "uvicorn"), "--workers", "2", "--port", "{port}", "web:asgi"]
+
+SERVERS = {
+    "gunicorn --preload": ([INSTRUMENT, *GUNICORN, "--preload"], {}),
+    "gunicorn": ([INSTRUMENT, *GUNICORN], {}),
+    "gunicorn, init in code": (GUNICORN, IN_CODE),
+    "gunicorn --preload, init in code": ([*GUNICORN, "--preload"], IN_CODE),
+    "gunicorn --preload, gRPC": (
+        [INSTRUMENT, *GUNICORN, "--preload"],
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+    ),
+    "gunicorn --preload, tail sampling": (
+        [INSTRUMENT, *GUNICORN, "--preload"],
+        {"LLAMATELEMETRY_SAMPLING": "only_slow", "LLAMATELEMETRY_SLOW_THRESHOLD_S": "0"},
+    ),
+    "uvicorn --workers": ([INSTRUMENT, *UVICORN], {}),
+    "uvicorn --workers, init in code": (UVICORN, IN_CODE),
+}
+FAST = {"gunicorn --preload"}
+
+
+def slow_but(fast: set[str], names) -> list:
+    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("server", slow_but(FAST, SERVERS))
+def test_workers_of_a_server(server, model):
+    command, variables = SERVERS[server]
+    grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
+    with (grpc_receiver if grpc else http_receiver)() as received:
+        environ = environment(received, model, **SOON, **variables)
+        with serving(command, environ) as url, ThreadPoolExecutor(8) as pool:
+            made: Counter[int] = Counter()
+            while len(made) < 2 or made.total() < 12:
+                made.update(pool.map(ask, [url] * 4))
+            # One call of each process that has imported the program: the workers, or their parent.
+            extra = Counter()
+            if variables is IN_CODE:
+                extra = extra_calls(command, made)
+            seen = arrives(received, made + extra)
+        if variables is IN_CODE and "--preload" in command:
+            (parent,) = seen.spans.keys() - made.keys()
+            extra = Counter({parent: 1})
+        # After the end: nothing has come twice.
+        Seen(received).check(made + extra)
+
+
+def extra_calls(command: list[str], made: Counter[int]) -> Counter[int]:
+    """The calls at import, by process; those of the parent of the workers under an invented id."""
+    return Counter({-1: 1}) if "--preload" in command else Counter(dict.fromkeys(made, 1))
+
+
+POOLS = {
+    "process fork": {},
+    "process spawn": {},
+    "process forkserver": {},
+    "pool fork": {},
+    "executor fork": {},
+    "executor spawn": {},
+    "process fork, init in code": IN_CODE,
+    "process spawn, init in code": IN_CODE,
+    "process forkserver, init in code": IN_CODE,
+    "executor fork, gRPC, init in code": {**IN_CODE, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+}
+
+
+@pytest.mark.parametrize("pool", slow_but({"process fork"}, POOLS))
+def test_workers_of_the_standard_library(pool, model):
+    """They end soon, and in a way that runs no atexit handlers: nothing may be left behind."""
+    variables = POOLS[pool]
+    grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
+    command = [sys.executable, "pools.py", *pool.partition(",")[0].split()]
+    with (grpc_receiver if grpc else http_receiver)() as received:
+        done = subprocess.run(
+            command if variables else [INSTRUMENT, *command],
+            cwd=HERE,
+            env=environment(received, model, **variables),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        made = Counter({int(pid): n for pid, n in json.loads(done.stdout).items()})
+        assert len(made) >= 2
+        Seen(received).check(made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interval", ["300", "60000"])
+def test_workers_of_celery(model, tmp_path, interval):
+    """While they run, by threads of theirs; and what is left when the worker is told to stop."""
+    pytest.importorskip("celery")
+    command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
+    quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]
+    with http_receiver() as received:
+        environ = environment(received, model, QUEUE=str(tmp_path))
+        environ |= {"OTEL_METRIC_EXPORT_INTERVAL": interval}
+        send = "import tasks; [tasks.call.delay() for _ in range(8)]"
+        subprocess.run([sys.executable, "-c", send], cwd=HERE, env=environ, check=True, timeout=60)
+        worker = subprocess.Popen(
+            [INSTRUMENT, *command, *quiet],
+            cwd=HERE,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            wait_for(lambda: len(results(tmp_path)) == 8, worker)
+            made = Counter(results(tmp_path))
+            if interval == "300":
+                arrives(received, made).check(made)
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            sys.stdout.write(worker.communicate(timeout=60)[0])
+        Seen(received).check(made)
+
+
+def results(folder: Path) -> list[int]:
+    found = [path.read_text() for path in folder.glob("celery-task-meta-*")]
+    return [json.loads(text)["result"] for text in found if text.endswith("}")]

@@ -1,0 +1,32 @@
+"""The applications that gunicorn and uvicorn serve; each answer is the worker's process id."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from calls import work
+
+if os.environ.get("INIT_IN_CODE"):
+    import llamatelemetry
+
+    llamatelemetry.init()
+    work()  # at import: with --preload in the server itself, before it forks
+
+
+def wsgi(environ, start_response):
+    pid = work()
+    time.sleep(0.02)  # so that the other worker gets its share of the requests
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(pid).encode()]
+
+
+async def asgi(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    pid = work()
+    await asyncio.sleep(0.02)
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": str(pid).encode()})

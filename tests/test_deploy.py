@@ -1,0 +1,242 @@
+"""deploy/: what the images are built from, run without a container, and what the files say.
+
+No Docker is needed: the folder that the operator's init container copies is made by the script
+that the Dockerfile calls, and a Python without any telemetry is started with it as the operator
+would start it: by variables alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llamatelemetry.config import OPTIONS
+from tests.otlp_receiver import http_receiver
+from tests.processes.calls import CALLS
+from tests.processes.model import model_server
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
+MANIFESTS = sorted(DEPLOY.rglob("*.yaml"))
+MOUNT = "/otel-auto-instrumentation-python"
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+class TestManifests:
+    # From the operator's custom resource definition, v1alpha1: the fields we use and their types.
+    INSTRUMENTATION = {  # noqa: RUF012 - not changed
+        "exporter": {"endpoint"},
+        "propagators": {"tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray", "ottrace"},
+        "python": {"image", "env", "volumeLimitSize", "resourceRequirements"},
+    }
+
+    def test_the_instrumentation_has_only_fields_of_the_operators_definition(self):
+        (manifest,) = documents(DEPLOY / "operator" / "instrumentation.yaml")
+        assert manifest["apiVersion"] == "opentelemetry.io/v1alpha1"
+        assert manifest["kind"] == "Instrumentation"
+        assert manifest.keys() == {"apiVersion", "kind", "metadata", "spec"}
+        for name, value in manifest["spec"].items():
+            assert set(value) <= self.INSTRUMENTATION[name]
+        # The image has no gRPC.
+        assert ":4318" in manifest["spec"]["exporter"]["endpoint"]
+
+    def test_the_deployment_copies_and_finds_what_the_operator_would(self):
+        (manifest,) = documents(DEPLOY / "operator" / "deployment.yaml")
+        pod = manifest["spec"]["template"]["spec"]
+        (init,), (container,) = pod["initContainers"], pod["containers"]
+        assert init["command"] == ["cp", "-r", "/autoinstrumentation/.", MOUNT]
+        (volume,) = pod["volumes"]
+        for each in (init, container):
+            (mount,) = each["volumeMounts"]
+            assert (mount["name"], mount["mountPath"]) == (volume["name"], MOUNT)
+        variables = {each["name"]: each["value"] for each in container["env"]}
+        assert variables["PYTHONPATH"] == python_path(Path(MOUNT))
+
+    @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+    def test_every_variable_is_one_that_is_read_and_has_a_value_that_is_accepted(self, path):
+        known = {each: option for option in OPTIONS.values() for each in variables_of(option)}
+        found = variables_in(documents(path))
+        assert found
+        for name, value in found.items():
+            # Kubernetes takes text only: a number without quotes is refused.
+            assert isinstance(value, str)
+            if name in known:
+                known[name].reader.read(value)
+            else:
+                assert name in {"PYTHONPATH", "OTEL_PYTHON_DISTRO"}
+
+
+def variables_of(option) -> list[str]:
+    return [each for each in (option.variable, *option.otel_variables) if each]
+
+
+def variables_in(node: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if isinstance(node, list):
+        for each in node:
+            found |= variables_in(each)
+    elif isinstance(node, dict):
+        found |= {each["name"]: each["value"] for each in node.get("env", ())}
+        for value in node.values():
+            found |= variables_in(value)
+    return found
+
+
+class TestDockerfiles:
+    @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+    def test_it_is_slim_and_runs_as_no_root(self, path):
+        lines = path.read_text().splitlines()
+        bases = [line.split()[1] for line in lines if line.startswith("FROM")]
+        assert all(re.search(r"-slim$|-alpine$|^busybox:", base) for base in bases)
+        last_stage = lines[max(n for n, line in enumerate(lines) if line.startswith("FROM")) :]
+        assert "USER 10001:10001" in last_stage
+
+    @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+    def test_what_it_copies_and_calls_is_in_the_context(self, path):
+        text = path.read_text()
+        copied = re.findall(r"^COPY (?!--from)(\S+)", text, re.MULTILINE)
+        called = re.findall(r"/source/(\S+)", text)
+        assert called
+        allowed = [
+            line[1:]
+            for line in (ROOT / ".dockerignore").read_text().splitlines()
+            if line.startswith("!")
+        ]
+        for each in [*copied, *called]:
+            assert (ROOT / each).exists()
+            assert each == "." or each.split("/")[0] in allowed
+        for each in called:
+            assert os.access(ROOT / each, os.X_OK)
+
+    def test_the_wheels_of_every_distribution_are_built(self):
+        text = (DEPLOY / "wheels").read_text()
+        sources = re.findall(r"\./(src/\w+)", text)
+        assert sorted(sources) == sorted(
+            str(path.parent.relative_to(ROOT)) for path in ROOT.glob("src/*/pyproject.toml")
+        )
+
+
+def python_path(folder: Path) -> str:
+    """As the operator sets it."""
+    return f"{folder}/opentelemetry/instrumentation/auto_instrumentation:{folder}"
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory) -> Path:
+    """The folder that Docker would be given: without what .dockerignore leaves out."""
+    folder = tmp_path_factory.mktemp("context")
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            source, target = ROOT / line[1:], folder / line[1:]
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def layout(context: Path, tmp_path_factory) -> Path:
+    """Where the init container has copied the folder to."""
+    folder = tmp_path_factory.mktemp("image")
+    # The scripts call `python3`.
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in (
+        [context / "deploy/wheels", folder / "wheels"],
+        [context / "deploy/operator/layout", folder / "autoinstrumentation", folder / "wheels"],
+    ):
+        subprocess.run(command, env=environ, check=True, timeout=300)
+    mounted = folder / "mount"
+    mounted.mkdir()
+    subprocess.run(["cp", "-r", f"{folder}/autoinstrumentation/.", str(mounted)], check=True)
+    return mounted
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory) -> Path:
+    """A Python with openai and nothing else."""
+    folder = tmp_path_factory.mktemp("application")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "openai"], check=True, timeout=300)
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestInitContainer:
+    def test_the_folder_has_what_it_needs_and_no_more(self, layout):
+        names = {path.name for path in layout.iterdir() if not path.name.endswith(".dist-info")}
+        assert "llamatelemetry" in names
+        assert (
+            layout / "opentelemetry/instrumentation/auto_instrumentation/sitecustomize.py"
+        ).exists()
+        # They would stand in for the application's own.
+        assert not names & {
+            "httpx",
+            "httpx2",
+            "openai",
+            "rich",
+            "typer",
+            "grpc",
+            "bin",
+            "example.py",
+        }
+        size = sum(path.stat().st_size for path in layout.rglob("*") if path.is_file())
+        assert size < 50 * 2**20  # the operator's volume has 200 MiB
+
+    def test_an_application_is_instrumented_by_variables_alone(self, layout, application):
+        program = "import calls; calls.work()"
+        with http_receiver() as received, model_server() as model:
+            done = subprocess.run(
+                [application, "-c", program],
+                cwd=ROOT / "tests" / "processes",
+                env={
+                    "PATH": os.environ["PATH"],
+                    "OPENAI_BASE_URL": model,
+                    "OPENAI_API_KEY": "none",
+                    "PYTHONPATH": python_path(layout),
+                    # The operator's own, and those of the manifest.
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,
+                    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                    "OTEL_TRACES_EXPORTER": "otlp",
+                    "OTEL_METRICS_EXPORTER": "otlp",
+                    "OTEL_LOGS_EXPORTER": "otlp",
+                    "OTEL_SERVICE_NAME": "shop",
+                    "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=shop-0",
+                    "OTEL_PYTHON_DISTRO": "llamatelemetry",
+                },
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert received.spans() == ["chat smol"] * CALLS
+        assert "gen_ai.client.operation.duration" in received.metrics()
+        resource = received.resources("traces")[0]
+        assert resource["telemetry.distro.name"] == "llamatelemetry"
+        assert resource["service.name"] == "shop"
+        assert resource["k8s.pod.name"] == "shop-0"
+
+    def test_the_applications_own_packages_are_not_replaced(self, layout, application):
+        program = "import openai, httpx2, pydantic; print(openai.__file__, httpx2.__file__)"
+        done = subprocess.run(
+            [application, "-c", program],
+            env={"PYTHONPATH": python_path(layout), "OTEL_SDK_DISABLED": "true"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert str(layout) not in done.stdout

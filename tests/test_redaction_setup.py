@@ -1,0 +1,314 @@
+"""Redaction through every way of setting up: code, environment, file, a pipeline that is live."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
+from llamatelemetry.config import _environment
+from llamatelemetry.otel import RedactionSpanProcessor
+from llamatelemetry.otel.redaction import engine
+from tests.otlp_receiver import http_receiver
+
+SECRET = "c4n4ry-7f3a"
+MAIL = "a@example.com"
+
+
+@pytest.fixture
+def receiver():
+    with http_receiver() as received:
+        yield received
+
+
+@pytest.fixture(autouse=True)
+def taken_down(receiver):
+    logger = logging.getLogger("llamatelemetry")
+    level, logger.level = logger.level, logging.NOTSET
+    _environment._reported.clear()
+    yield
+    shutdown()
+    logger.setLevel(level)
+
+
+def record(name: str = "one") -> None:
+    """One of each signal, with a secret, an address, and a field of the user's."""
+    said = {"gen_ai.prompt": SECRET, "mail": MAIL, "field": "x"}
+    trace.get_tracer("test").start_span(name, attributes=said).end()
+    metrics.get_meter("test").create_counter(name).add(1)
+    _logs.get_logger("test").emit(body=f"to {MAIL}", attributes=said)
+
+
+def left(receiver) -> dict[str, str]:
+    """The attributes of the last span; those of the last log record must be the same."""
+    assert flush()
+    span = receiver.messages["traces"][-1].resource_spans[0].scope_spans[0].spans[-1]
+    log = receiver.messages["logs"][-1].resource_logs[0].scope_logs[0].log_records[-1]
+    found = {each.key: each.value.string_value for each in span.attributes}
+    assert {each.key: each.value.string_value for each in log.attributes} == found
+    return found
+
+
+def run(code: str, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(command or (sys.executable,)), "-c", textwrap.dedent(code)],
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OTEL_PYTHON_DISTRO": "llamatelemetry",
+            **environ,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+class TestInCode:
+    def test_nothing_is_redacted_unless_asked(self, receiver):
+        init(otlp_endpoint=receiver.url)
+        record()
+        assert left(receiver) == {"gen_ai.prompt": SECRET, "mail": MAIL, "field": "x"}
+
+    def test_options(self, receiver):
+        init(
+            otlp_endpoint=receiver.url,
+            redact_prompts=True,
+            redact_patterns=["email"],
+            redact_keys=["field"],
+        )
+        record()
+        assert set(left(receiver).values()) == {"[REDACTED]"}
+        assert receiver.logs() == ["to [REDACTED]"]
+
+    def test_hashes(self, receiver):
+        options = {"redact_mode": "hash", "redact_hash_key": "k", "redact_patterns": ["email"]}
+        init(MAIL, otlp_endpoint=receiver.url, redact_prompts=True, **options)
+        record()
+        found = left(receiver)
+        assert found["gen_ai.prompt"].startswith("[HMAC:")
+        assert found["mail"] == receiver.logs()[0].removeprefix("to ")
+        resources = {receiver.resources(signal)[0]["service.name"] for signal in receiver.messages}
+        assert resources == {found["mail"]}
+
+    def test_the_resource_of_every_signal(self, receiver, monkeypatch):
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"owner={MAIL},field={SECRET}")
+        init(otlp_endpoint=receiver.url, redact_patterns=["email"], redact_keys=["field"])
+        record()
+        left(receiver)
+        for signal in ("traces", "logs", "metrics"):
+            resource = receiver.resources(signal)[0]
+            assert (resource["owner"], resource["field"]) == ("[REDACTED]",) * 2
+
+    @pytest.mark.parametrize("position", [0, 1])
+    def test_a_processor_in_any_position(self, receiver, position):
+        exporter = InMemorySpanExporter()
+        processors = [SimpleSpanProcessor(exporter)]
+        processors.insert(position, RedactionSpanProcessor(patterns=["email"]))
+        init(MAIL, otlp_endpoint=receiver.url, span_processors=processors)
+        record()
+        gone = {"gen_ai.prompt": "[REDACTED]", "mail": "[REDACTED]", "field": "x"}
+        assert left(receiver) == gone
+        assert dict(exporter.get_finished_spans()[0].attributes) == gone
+        assert {receiver.resources(s)[0]["service.name"] for s in receiver.messages} == {
+            "[REDACTED]"
+        }
+
+    def test_a_later_call_adds_to_what_is_live(self, receiver, caplog):
+        init(otlp_endpoint=receiver.url)
+        record()
+        assert left(receiver)["mail"] == MAIL
+        init(redact_patterns=["email"])
+        record()
+        assert left(receiver) == {"gen_ai.prompt": SECRET, "mail": "[REDACTED]", "field": "x"}
+        init(span_processors=[RedactionSpanProcessor(redact_keys=["field"])])
+        record()
+        assert set(left(receiver).values()) == {"[REDACTED]"}
+        assert caplog.records == []
+
+    def test_a_later_call_takes_nothing_back(self, receiver, caplog):
+        init(otlp_endpoint=receiver.url, redact_prompts=True, redact_keys=["mail"])
+        init(redact_prompts=False, redact_keys=["field"])
+        record()
+        assert left(receiver)["gen_ai.prompt"] == "[REDACTED]"
+        assert left(receiver)["mail"] == "[REDACTED]"
+        (warned,) = caplog.records
+        assert "redact_keys, redact_prompts can no longer be changed" in warned.getMessage()
+
+    def test_after_shutdown_it_starts_anew(self, receiver):
+        init(otlp_endpoint=receiver.url, redact_prompts=True)
+        shutdown()
+        init(otlp_endpoint=receiver.url)
+        record()
+        assert left(receiver)["gen_ai.prompt"] == SECRET
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"redact_patterns": ["emial"]}, "'emial' is no built-in pattern"),
+            ({"redact_patterns": ["(a"]}, "redact_patterns="),
+            ({"redact_mode": "hash", "redact_prompts": True}, "needs redact_hash_key"),
+        ],
+    )
+    def test_what_cannot_be_used_is_an_error_at_once(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            init(**options)
+        with pytest.raises(ValueError, match=message):
+            init(config=LlamaTelemetryConfig(**options))
+
+    def test_without_an_engine_the_error_names_the_command(self, monkeypatch):
+        monkeypatch.setattr(engine, "_regex", lambda: None)
+        with pytest.raises(ImportError, match="pip install"):
+            init(redact_patterns=[r"\d+"])
+
+
+class TestFromTheEnvironment:
+    def test_a_pattern_that_cannot_be_used_redacts_what_was_said(
+        self, receiver, monkeypatch, caplog
+    ):
+        monkeypatch.setenv("LLAMATELEMETRY_REDACT_PATTERNS", "emial,email")
+        init(otlp_endpoint=receiver.url)
+        record()
+        assert left(receiver) == {
+            "gen_ai.prompt": "[REDACTED]",
+            "mail": "[REDACTED]",
+            "field": "x",
+        }
+        assert "LLAMATELEMETRY_REDACT_PATTERNS: 'emial'" in caplog.text
+        assert "prompts and completions are redacted" in caplog.text
+
+    def test_without_code(self, receiver):
+        program = """
+            import logging
+            from opentelemetry import trace, _logs
+            said = {"gen_ai.prompt": "c4n4ry", "mail": "a@example.com", "field": "x", "n": 1}
+            trace.get_tracer("t").start_span("one", attributes=said).end()
+            _logs.get_logger("t").emit(body={"prompt": "c4n4ry"}, attributes=said)
+        """
+        done = run(
+            program,
+            "opentelemetry-instrument",
+            sys.executable,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+            OTEL_RESOURCE_ATTRIBUTES="owner=a@example.com",
+            LLAMATELEMETRY_REDACT_PROMPTS="true",
+            LLAMATELEMETRY_REDACT_PATTERNS="email,phone",
+            LLAMATELEMETRY_REDACT_KEYS="fie*",
+        )
+        assert done.returncode == 0, done.stderr
+        got = repr(receiver.messages)
+        assert receiver.spans() == ["one"]
+        assert len(receiver.messages["logs"]) == 1
+        assert "c4n4ry" not in got
+        assert "example.com" not in got
+        assert got.count("[REDACTED]") >= 3 + 1 + 3 + 1
+
+    def test_a_hash_without_a_key_is_none(self, receiver, monkeypatch, caplog):
+        monkeypatch.setenv("LLAMATELEMETRY_REDACT_MODE", "hash")
+        monkeypatch.setenv("LLAMATELEMETRY_REDACT_PROMPTS", "true")
+        init(otlp_endpoint=receiver.url)
+        record()
+        assert left(receiver)["gen_ai.prompt"] == "[REDACTED]"
+        assert "needs redact_hash_key" in caplog.text
+
+
+OWN_PROVIDERS = """
+    import os
+    from opentelemetry import _logs, metrics, trace
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    resource = Resource({"owner": "a@example.com"})
+    spans, logs, points = InMemorySpanExporter(), InMemoryLogRecordExporter(), InMemoryMetricReader()
+    traced = TracerProvider(resource=resource)
+    traced.add_span_processor(SimpleSpanProcessor(spans))
+    logged = LoggerProvider(resource)
+    logged.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    trace.set_tracer_provider(traced)
+    _logs.set_logger_provider(logged)
+    metrics.set_meter_provider(MeterProvider([points], resource))
+    def record():
+        spans.clear(); logs.clear()
+        traced.get_tracer("t").start_span("s", attributes={"prompt": "c4n4ry"}).end()
+        logged.get_logger("t").emit(body="a@example.com", attributes={"prompt": "c4n4ry"})
+        metrics.get_meter("t").create_counter("c").add(1)
+        return (spans.get_finished_spans()[0].to_json() + logs.get_finished_logs()[0].to_json()
+                + points.get_metrics_data().to_json())
+"""
+
+
+def test_providers_of_the_applications_own_that_are_live():
+    done = run(
+        OWN_PROVIDERS
+        + """
+    assert "c4n4ry" in record()
+    import llamatelemetry
+    llamatelemetry.init(redact_prompts=True, redact_patterns=["email"])
+    got = record()
+    assert "c4n4ry" not in got and "example.com" not in got, got
+    # In a forked child the SDK detects resources anew.
+    if os.fork() == 0:
+        got = record()
+        os._exit("c4n4ry" in got or "example.com" in got)
+    assert os.wait()[1] == 0
+    assert llamatelemetry.shutdown()
+    assert "c4n4ry" in record()
+    """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_declarative_file(tmp_path, receiver):
+    path = tmp_path / "otel.yaml"
+    path.write_text(
+        textwrap.dedent(f"""
+        file_format: "1.0"
+        resource:
+          attributes: [{{name: owner, value: a@example.com}}]
+        tracer_provider:
+          processors:
+            - simple: {{exporter: {{otlp_http: {{endpoint: "{receiver.url}/v1/traces"}}}}}}
+        meter_provider:
+          readers:
+            - periodic: {{exporter: {{otlp_http: {{endpoint: "{receiver.url}/v1/metrics"}}}}}}
+        logger_provider:
+          processors:
+            - simple: {{exporter: {{otlp_http: {{endpoint: "{receiver.url}/v1/logs"}}}}}}
+        """)
+    )
+    program = """
+        from opentelemetry import _logs, metrics, trace
+        trace.get_tracer("t").start_span("one", attributes={"input.value": "c4n4ry"}).end()
+        _logs.get_logger("t").emit(body="a@example.com", attributes={"prompt": "c4n4ry"})
+        metrics.get_meter("t").create_counter("c").add(1)
+    """
+    done = run(
+        program,
+        "opentelemetry-instrument",
+        sys.executable,
+        OTEL_CONFIG_FILE=str(path),
+        LLAMATELEMETRY_REDACT_PROMPTS="true",
+        LLAMATELEMETRY_REDACT_PATTERNS="pii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(receiver.messages.values())
+    got = repr(receiver.messages)
+    assert "c4n4ry" not in got
+    assert "example.com" not in got
+    assert {receiver.resources(signal)[0]["owner"] for signal in receiver.messages} == {
+        "[REDACTED]"
+    }

@@ -1,0 +1,50 @@
+"""Models on disk, small enough to be made and loaded in a moment, and what records their calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from llamatelemetry.transformers import TransformersBackend
+from tests.llama.conftest import recorded
+from tests.recorder import Recorder
+from tests.transformers_plugin.models import bert, llama, not_letters, t5, tokenizer
+
+__all__ = ["recorded"]
+
+
+def saved(model: Any, folder: Path, *, says_letters: bool = True) -> Path:
+    if says_letters:
+        model.generation_config.suppress_tokens = not_letters()
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with a chat template, that says letters."""
+    return saved(llama(), tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model with an encoder, and one that generates nothing."""
+    root = tmp_path_factory.mktemp("others")
+    return {
+        "t5": saved(t5(), root / "tiny-t5"),
+        "bert": saved(bert(), root / "tiny-bert", says_letters=False),
+    }
+
+
+@pytest.fixture
+def backend(folder: Path) -> TransformersBackend:
+    return TransformersBackend(folder, device="cpu")
+
+
+def only(recorder: Recorder) -> ReadableSpan:
+    (span,) = [each for each in recorder.spans() if "llamatelemetry.phase" not in each.attributes]
+    return span

@@ -1,0 +1,335 @@
+"""`TransformersBackend` on real models: what it says, where it stops, and the one span of each call."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.trace import SpanKind, StatusCode
+
+from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
+from llamatelemetry.transformers import TransformersBackend
+from llamatelemetry.transformers._text import RowText
+from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+from tests.recorder import Recorder
+from tests.transformers.conftest import only
+from tests.transformers_plugin.models import tokenizer
+
+GREEDY = {"temperature": 0}
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+def plugin(recorded: Recorder) -> Iterator[None]:
+    instrumentor: Any = TransformersInstrumentor()
+    instrumentor.instrument(**recorded.providers)
+    yield
+    instrumentor.uninstrument()
+
+
+with_and_without_the_plugin = pytest.mark.parametrize(
+    "active", [False, True], ids=["alone", "plugin"]
+)
+
+
+@pytest.fixture
+def active(request: pytest.FixtureRequest) -> bool:
+    if request.param:
+        request.getfixturevalue("plugin")
+    return bool(request.param)
+
+
+def greedy(backend: TransformersBackend, prompt: str, tokens: int) -> str:
+    """What the library itself makes of a prompt."""
+    inputs = tokenizer()(prompt, return_tensors="pt")
+    output = backend.model.generate(
+        input_ids=inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        max_new_tokens=tokens,
+        do_sample=False,
+    )
+    return tokenizer().decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_it_is_an_engine(folder: Path) -> None:
+    engine = create_engine("transformers", model_name_or_path=folder, device="cpu")
+    assert isinstance(engine, InferenceEngine)
+    assert isinstance(engine, TransformersBackend)
+    assert engine.model_name == "tiny-llama"
+    assert traced_engine(engine) is engine
+
+
+@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
+def test_a_call_is_one_span(recorded: Recorder, active: bool, backend: TransformersBackend) -> None:
+    text = backend.generate("Hello", max_tokens=6, **GREEDY, stop_sequences=["never"])
+    assert len(text) == 6
+    span = only(recorded)
+    assert span.kind is SpanKind.INTERNAL
+    assert span.name == "text_completion tiny-llama"
+    attributes = dict(span.attributes)
+    assert (
+        attributes.items()
+        >= {
+            "gen_ai.operation.name": "text_completion",
+            "gen_ai.provider.name": "huggingface",
+            "gen_ai.request.model": "tiny-llama",
+            "gen_ai.response.model": "tiny-llama",
+            "gen_ai.request.max_tokens": 6,
+            "gen_ai.request.stop_sequences": ("never",),
+            "gen_ai.response.finish_reasons": ("length",),
+            "gen_ai.usage.input_tokens": 5,
+            "gen_ai.usage.output_tokens": 6,
+        }.items()
+    )
+    assert attributes["gen_ai.prefill_ms"] > 0
+    assert attributes["gen_ai.decode_ms"] > 0
+    assert ("llamatelemetry.model.parameter_count" in attributes) == active
+    assert set(recorded.phases(span)) == {"prefill", "decode"}
+    assert (recorded.tokens("input"), recorded.tokens("output")) == (5, 6)
+    for metric in ("request.duration", "time_to_first_token", "time_per_output_token"):
+        (point,) = recorded.points(f"gen_ai.server.{metric}")
+        assert point.count == 1
+
+
+def test_it_says_what_the_library_says(recorded: Recorder, backend: TransformersBackend) -> None:
+    expected = greedy(backend, "Hello", 12)
+    assert backend.generate("Hello", max_tokens=12, **GREEDY) == expected
+    assert "".join(backend.stream("Hello", max_tokens=12, **GREEDY)) == expected
+
+
+@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_stop_sequence_is_not_emitted(
+    recorded: Recorder, backend: TransformersBackend, start: int, length: int
+) -> None:
+    whole = greedy(backend, "Hello", 12)
+    stop = whole[start : start + length]
+    expected = whole[: whole.index(stop)]
+    assert backend.generate("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY) == expected
+    span = only(recorded)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    # Each token is a letter: the model was stopped right after the sequence.
+    assert span.attributes["gen_ai.usage.output_tokens"] == len(expected) + length
+    pieces = list(backend.stream("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY))
+    assert "".join(pieces) == expected
+    assert all(pieces)
+
+
+def test_the_constructors_settings_count_unless_a_call_gives_its_own(
+    recorded: Recorder, folder: Path, backend: TransformersBackend
+) -> None:
+    whole = greedy(backend, "Hello", 8)
+    stopping = TransformersBackend(folder, device="cpu", stop_sequences=[whole[2]])
+    assert stopping.generate("Hello", max_tokens=8, **GREEDY) == whole[: whole.index(whole[2])]
+    assert stopping.generate("Hello", max_tokens=8, stop_sequences=[], **GREEDY) == whole
+
+
+def test_a_repetition_penalty_makes_repetition_rarer(
+    recorded: Recorder, folder: Path, backend: TransformersBackend
+) -> None:
+    plain = backend.generate("Hello", max_tokens=24, **GREEDY)
+    given = backend.generate("Hello", max_tokens=24, repetition_penalty=50.0, **GREEDY)
+    constructed = TransformersBackend(folder, device="cpu", repetition_penalty=50.0)
+    assert constructed.generate("Hello", max_tokens=24, **GREEDY) == given
+    assert len(set(given)) > len(set(plain))
+    penalised = [
+        each
+        for each in recorded.spans()
+        if each.attributes.get("llamatelemetry.generation.repetition_penalty") == 50.0
+    ]
+    assert len(penalised) == 2
+
+
+def test_a_chat_uses_the_models_template(recorded: Recorder, backend: TransformersBackend) -> None:
+    answer = backend.chat(HELLO, max_tokens=5, **GREEDY)
+    template = tokenizer().apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
+    said = greedy(backend, template, 5)
+    (choice,) = answer["choices"]
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "content": said},
+        "finish_reason": "length",
+    }
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "tiny-llama"
+    assert answer["usage"] == {
+        "prompt_tokens": len(template),
+        "completion_tokens": 5,
+        "total_tokens": len(template) + 5,
+    } or answer["usage"]["prompt_tokens"] == len(tokenizer()(template).input_ids)
+    assert only(recorded).attributes["gen_ai.operation.name"] == "chat"
+
+
+def test_a_model_without_a_template_can_chat(
+    recorded: Recorder, folder: Path, backend: TransformersBackend
+) -> None:
+    backend.tokenizer.chat_template = None
+    answer = backend.chat(HELLO, max_tokens=5, **GREEDY)
+    said = greedy(backend, "user: Hello\nassistant:", 5)
+    assert answer["choices"][0]["message"]["content"] == said
+
+
+@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
+def test_several_prompts_are_one_call_and_say_what_each_says_alone(
+    recorded: Recorder, active: bool, backend: TransformersBackend
+) -> None:
+    prompts = ["Hi", "Hello there"]
+    alone = [backend.generate(prompt, max_tokens=6, **GREEDY) for prompt in prompts]
+    recorded.clear_spans()
+    stop = alone[0][3]
+    both = backend.generate_many(prompts, max_tokens=6, stop_sequences=[stop], **GREEDY)
+    assert both == [text.partition(stop)[0] for text in alone]
+    span = only(recorded)
+    assert span.attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
+    first, second = span.attributes["llamatelemetry.batch.output_tokens"]
+    assert first == alone[0].index(stop) + 1
+    assert second == (alone[1].index(stop) + 1 if stop in alone[1] else 6)
+    assert span.attributes["gen_ai.usage.output_tokens"] == first + second
+    assert backend.generate_many([]) == []
+
+
+@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
+def test_a_stream_is_one_span_with_the_gaps_of_its_tokens(
+    recorded: Recorder, active: bool, backend: TransformersBackend
+) -> None:
+    pieces = list(backend.stream(HELLO, max_tokens=6, **GREEDY))
+    assert len(pieces) == 6
+    span = only(recorded)
+    assert span.name == "chat tiny-llama"
+    assert span.attributes["gen_ai.request.stream"] is True
+    assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
+    (gaps,) = recorded.points("gen_ai.client.operation.time_per_output_chunk")
+    assert gaps.count == 5
+
+
+def _threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "llamatelemetry-generate"]
+
+
+def test_a_stream_that_is_closed_stops_the_model(
+    recorded: Recorder, backend: TransformersBackend
+) -> None:
+    with backend.stream("Hello", max_tokens=400, **GREEDY) as stream:
+        assert next(stream)
+    assert _threads() == []
+    assert list(stream) == []
+    span = only(recorded)
+    assert span.status.status_code is StatusCode.UNSET
+    assert 1 <= span.attributes["gen_ai.usage.output_tokens"] < 400
+    assert "gen_ai.response.finish_reasons" not in span.attributes
+
+
+def test_a_stream_that_is_dropped_stops_the_model(
+    recorded: Recorder, backend: TransformersBackend
+) -> None:
+    next(backend.stream("Hello", max_tokens=400, **GREEDY))
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while _threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert only(recorded).attributes["gen_ai.usage.output_tokens"] < 400
+
+
+def test_an_error_of_the_model_reaches_who_asked(
+    recorded: Recorder, backend: TransformersBackend
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise KeyError("weights")
+
+    backend.model.forward = broken
+    with pytest.raises(KeyError, match="weights"):
+        backend.generate("Hello", **GREEDY)
+    with pytest.raises(KeyError, match="weights"):
+        list(backend.stream("Hello", **GREEDY))
+    with pytest.raises(KeyError, match="weights"):
+        backend.embed("Hello")
+    spans = recorded.spans()
+    assert [span.attributes["error.type"] for span in spans] == ["KeyError"] * 3
+    assert all(span.status.status_code is StatusCode.ERROR for span in spans)
+
+
+def test_embeddings_have_a_length_of_one_and_do_not_depend_on_the_batch(
+    recorded: Recorder, backend: TransformersBackend, other_folders: dict[str, Path]
+) -> None:
+    for engine in (backend, TransformersBackend(other_folders["bert"], device="cpu")):
+        recorded.clear_spans()
+        both = engine.embed(["Hi", "Hello there"])
+        span = only(recorded)
+        assert span.attributes["gen_ai.operation.name"] == "embeddings"
+        assert span.attributes["gen_ai.usage.input_tokens"] == 13
+        assert span.attributes["gen_ai.embeddings.dimension.count"] == 32
+        assert [sum(x * x for x in vector) for vector in both] == pytest.approx([1, 1], abs=1e-5)
+        (alone,) = engine.embed("Hi")
+        assert alone == pytest.approx(both[0], abs=1e-4)
+
+
+def test_an_encoder_decoder(recorded: Recorder, other_folders: dict[str, Path]) -> None:
+    engine = TransformersBackend(other_folders["t5"], device="cpu")
+    text = engine.generate("Hello", max_tokens=5, **GREEDY)
+    assert only(recorded).attributes["gen_ai.usage.output_tokens"] == 5
+    assert len(text) == 5
+
+
+def test_what_generates_nothing_says_so(other_folders: dict[str, Path]) -> None:
+    engine = TransformersBackend(other_folders["bert"], device="cpu")
+    with pytest.raises(TypeError, match="BertModel, which generates no text; it can embed"):
+        engine.generate("Hello")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0 is not accepted; expected 1 or more"),
+        ({"temperature": -1}, "temperature=-1 is not accepted"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0 is not accepted"),
+        ({"stop_sequences": "END"}, "stop_sequences is a text; expected a list of texts"),
+    ],
+)
+def test_a_bad_setting_is_refused(
+    backend: TransformersBackend, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        backend.generate("Hello", **kwargs)
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such GGUF file: .*missing\.gguf"):
+        TransformersBackend(tmp_path / "missing.gguf")
+
+
+def test_half_precision(recorded: Recorder, folder: Path) -> None:
+    engine = TransformersBackend(folder, device="cpu", dtype="bfloat16")
+    assert engine.model.dtype is torch.bfloat16
+    assert len(engine.generate("Hello", max_tokens=3, **GREEDY)) == 3
+
+
+LETTERS = st.text("ab ☃", max_size=12)
+
+
+@given(
+    text=LETTERS,
+    stops=st.lists(st.text("ab ☃", min_size=1, max_size=4), max_size=3),
+    data=st.data(),
+)
+def test_text_comes_out_whole_and_ends_before_a_stop_sequence_however_it_is_cut(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
+    tokens = tokenizer()(text).input_ids  # bytes: a letter may be several
+    row = RowText(tokenizer(), stops)
+    pieces: list[str] = []
+    while tokens:
+        cut = data.draw(st.integers(1, len(tokens)))
+        pieces.append(row.feed(tokens[:cut]))
+        tokens = tokens[cut:]
+    pieces.append(row.finish())
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    assert "".join(pieces) == (text[: min(ends)] if ends else text)
+    assert row.stopped == bool(ends)

@@ -1,0 +1,393 @@
+"""``generate`` of real models: what was asked, how many tokens, why it ended, and when each came."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from opentelemetry.trace import SpanKind
+from transformers import (
+    DynamicCache,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from tests.recorder import Recorder
+from tests.transformers_plugin.conftest import calls, only
+from tests.transformers_plugin.models import (
+    BOS,
+    EOS,
+    IS_V5,
+    PAD,
+    llama,
+    not_letters,
+    t5,
+    tokenizer,
+)
+
+GREEDY = {"do_sample": False}
+
+
+def encoded(*texts: str) -> dict[str, torch.Tensor]:
+    both = tokenizer()(list(texts), return_tensors="pt", padding=True)
+    return {name: both[name] for name in ("input_ids", "attention_mask")}
+
+
+def new_tokens(output: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+class After(StoppingCriteria):
+    """Ends each row after a number of tokens of its own."""
+
+    def __init__(self, prefix: int, lengths: list[int]) -> None:
+        self.ends = torch.tensor(lengths) + prefix
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return input_ids.shape[1] >= self.ends
+
+
+def test_the_whole_span(instrumented: Recorder) -> None:
+    model, inputs = llama(), encoded("Hello")
+    output = model.generate(
+        **inputs, max_new_tokens=6, min_new_tokens=6, do_sample=True, temperature=0.5, top_k=7
+    )
+    span = only(instrumented)
+    attributes = dict(span.attributes)
+    times = {
+        name: attributes.pop(name)
+        for name in (
+            "gen_ai.prefill_ms",
+            "gen_ai.decode_ms",
+            "gen_ai.ttft_ms",
+            "gen_ai.tpot_ms",
+            "gen_ai.server.time_to_first_token",
+            "gen_ai.server.time_per_output_token",
+            "llamatelemetry.generation.tokens_per_second",
+        )
+    }
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 6
+    assert span.kind is SpanKind.INTERNAL
+    assert span.name == "text_completion"
+    assert attributes == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "huggingface",
+        "gen_ai.request.max_tokens": 6,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.top_k": 7,
+        "gen_ai.request.top_p": 1.0,
+        "gen_ai.response.finish_reasons": ("length",),
+        "gen_ai.usage.input_tokens": 5,
+        "gen_ai.usage.output_tokens": 6,
+        "llamatelemetry.prompt_tokens": 5,
+        "llamatelemetry.predicted_tokens": 6,
+        "llamatelemetry.generation.finish_causes": ("length",),
+        "llamatelemetry.generation.mode": "sample",
+        "llamatelemetry.generation.steps": 6,
+        "llamatelemetry.model.architecture": "LlamaForCausalLM",
+        "llamatelemetry.model.attention_implementation": "sdpa",
+        "llamatelemetry.model.device": "cpu",
+        "llamatelemetry.model.dtype": "float32",
+        "llamatelemetry.model.parameter_count": sum(p.numel() for p in model.parameters()),
+    }
+    assert all(isinstance(value, float) and value > 0 for value in times.values())
+    per_token_s = times["gen_ai.decode_ms"] / 5 / 1000
+    assert times["gen_ai.server.time_per_output_token"] == pytest.approx(per_token_s)
+    assert times["gen_ai.server.time_to_first_token"] * 1000 == times["gen_ai.prefill_ms"]
+    assert times["llamatelemetry.generation.tokens_per_second"] == pytest.approx(1 / per_token_s)
+
+
+def test_the_metrics_of_an_engine_and_of_its_caller(instrumented: Recorder) -> None:
+    llama().generate(**encoded("Hello"), max_new_tokens=4, min_new_tokens=4, **GREEDY)
+    counts = {name: metric.data.data_points for name, metric in instrumented.metrics().items()}
+    assert set(counts) == {
+        "gen_ai.client.token.usage",
+        "gen_ai.client.operation.duration",
+        "gen_ai.server.request.duration",
+        "gen_ai.server.time_to_first_token",
+        "gen_ai.server.time_per_output_token",
+    }
+    assert (instrumented.tokens("input"), instrumented.tokens("output")) == (5, 4)
+    for points in counts.values():
+        for point in points:
+            attributes = dict(point.attributes)
+            attributes.pop("gen_ai.token.type", None)
+            assert attributes == {
+                "gen_ai.operation.name": "text_completion",
+                "gen_ai.provider.name": "huggingface",
+            }
+
+
+def test_padding_is_no_input_and_what_follows_the_end_is_no_output(
+    instrumented: Recorder,
+) -> None:
+    inputs = encoded("Hi", "Hello there")
+    # Whatever the model says at its third step ends the row that says it.
+    model = llama()
+    free = new_tokens(
+        model.generate(**inputs, max_new_tokens=8, **GREEDY, eos_token_id=None), inputs
+    )
+    instrumented.clear_spans()
+    ends = int(free[0, 2])
+    assert ends not in free[1].tolist()
+    assert ends not in free[0, :2].tolist()
+    output = model.generate(**inputs, max_new_tokens=8, eos_token_id=ends, **GREEDY)
+    assert new_tokens(output, inputs)[0, 3:].eq(PAD).all()
+    span = only(instrumented)
+    assert span.attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
+    assert span.attributes["llamatelemetry.batch.output_tokens"] == (3, 8)
+    assert span.attributes["gen_ai.usage.output_tokens"] == 11
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop", "length")
+    assert span.attributes["llamatelemetry.generation.finish_causes"] == ("eos", "length")
+    assert span.attributes["llamatelemetry.generation.steps"] == 8
+
+
+def test_without_a_mask_padding_is_told_as_generate_does(instrumented: Recorder) -> None:
+    inputs = encoded("Hi", "Hello there")
+    llama().generate(inputs["input_ids"], max_new_tokens=2, min_new_tokens=2, **GREEDY)
+    assert only(instrumented).attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
+
+
+@pytest.mark.parametrize("pad", [PAD, EOS], ids=["padding", "padding is the end"])
+def test_rows_that_a_criterion_ends_are_counted_to_there(instrumented: Recorder, pad: int) -> None:
+    inputs = encoded("Hi", "Hello there")
+    after = StoppingCriteriaList([After(inputs["input_ids"].shape[1], [2, 4])])
+    output = llama().generate(
+        **inputs,
+        max_new_tokens=9,
+        min_new_tokens=9,
+        stopping_criteria=after,
+        pad_token_id=pad,
+        **GREEDY,
+    )
+    assert new_tokens(output, inputs).shape[1] == 4
+    span = only(instrumented)
+    assert span.attributes["llamatelemetry.batch.output_tokens"] == (2, 4)
+    assert span.attributes["llamatelemetry.generation.finish_causes"] == ("criteria", "criteria")
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop", "stop")
+
+
+def test_a_stop_string_is_a_cause_of_its_own(instrumented: Recorder) -> None:
+    model, inputs = llama(), encoded("Hello")
+    only_letters = {**GREEDY, "suppress_tokens": not_letters(), "max_new_tokens": 9}
+    free = model.generate(**inputs, **only_letters)
+    instrumented.clear_spans()
+    stop = tokenizer().decode(new_tokens(free, inputs)[0, 2:4])
+    output = model.generate(**inputs, stop_strings=[stop], tokenizer=tokenizer(), **only_letters)
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.output_tokens"] == new_tokens(output, inputs).shape[1] <= 4
+    assert span.attributes["llamatelemetry.generation.finish_causes"] == ("stop_string",)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    assert span.attributes["gen_ai.request.stop_sequences"] == (stop,)
+    assert "gen_ai.input.messages" not in span.attributes
+
+
+def test_a_limit_of_time_cuts_an_answer_off(instrumented: Recorder) -> None:
+    llama().generate(**encoded("Hello"), max_new_tokens=200, max_time=0.0, eos_token_id=None)
+    span = only(instrumented)
+    assert span.attributes["llamatelemetry.generation.finish_causes"] == ("time",)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
+
+
+def test_several_answers_to_each_prompt(instrumented: Recorder) -> None:
+    inputs = encoded("Hi", "Hello")
+    output = llama().generate(
+        **inputs, max_new_tokens=3, min_new_tokens=3, do_sample=True, num_return_sequences=3
+    )
+    assert len(output) == 6
+    span = only(instrumented)
+    assert span.attributes["gen_ai.request.choice.count"] == 3
+    assert span.attributes["gen_ai.usage.input_tokens"] == 7
+    assert span.attributes["gen_ai.usage.output_tokens"] == 18
+    assert span.attributes["llamatelemetry.batch.size"] == 2
+    assert span.attributes["llamatelemetry.batch.output_tokens"] == (3,) * 6
+    assert len(span.attributes["gen_ai.response.finish_reasons"]) == 6
+    assert instrumented.points("gen_ai.server.request.duration")[0].count == 1
+
+
+def test_beams(instrumented: Recorder) -> None:
+    inputs = encoded("Hi", "Hello")
+    output = llama().generate(
+        **inputs, max_new_tokens=4, num_beams=3, num_return_sequences=2, **GREEDY
+    )
+    rows = new_tokens(output, inputs).tolist()
+    expected = tuple(row.index(EOS) + 1 if EOS in row else len(row) for row in rows)
+    span = only(instrumented)
+    assert span.attributes["llamatelemetry.batch.output_tokens"] == expected
+    assert span.attributes["llamatelemetry.generation.beams"] == 3
+    assert span.attributes["llamatelemetry.generation.mode"] == "beam_search"
+    assert span.attributes["llamatelemetry.generation.steps"] == 4
+    assert set(instrumented.phases(span)) == {"prefill", "decode"}
+
+
+def test_the_token_that_a_decoder_starts_with_is_no_output(instrumented: Recorder) -> None:
+    output = t5().generate(**encoded("Hello"), max_new_tokens=4, min_new_tokens=4, **GREEDY)
+    assert output.shape == (1, 5)
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.input_tokens"] == 5
+    assert span.attributes["gen_ai.usage.output_tokens"] == 4
+    assert span.attributes["gen_ai.request.max_tokens"] == 4
+
+
+def test_embeddings_as_a_prompt(instrumented: Recorder) -> None:
+    model, inputs = llama(), encoded("Hello")
+    embedded = model.get_input_embeddings()(inputs["input_ids"])
+    output = model.generate(inputs_embeds=embedded, max_new_tokens=4, min_new_tokens=4, **GREEDY)
+    assert output.shape == (1, 4)
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.input_tokens"] == 5
+    assert span.attributes["gen_ai.usage.output_tokens"] == 4
+
+
+def test_no_prompt_is_the_token_that_begins_a_text(instrumented: Recorder) -> None:
+    output = llama().generate(max_new_tokens=3, min_new_tokens=3, **GREEDY)
+    assert output[0, 0] == BOS
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.input_tokens"] == 1
+    assert span.attributes["gen_ai.usage.output_tokens"] == 3
+
+
+def test_what_a_cache_holds_already_is_read_from_it(instrumented: Recorder) -> None:
+    model, inputs, cache = llama(), encoded("Hello"), DynamicCache()
+    first = model.generate(
+        **inputs, past_key_values=cache, max_new_tokens=3, min_new_tokens=3, **GREEDY
+    )
+    assert only(instrumented).attributes.get("gen_ai.usage.cache_read.input_tokens") == 0
+    instrumented.clear_spans()
+    model.generate(first, past_key_values=cache, max_new_tokens=2, min_new_tokens=2, **GREEDY)
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.input_tokens"] == 8
+    assert span.attributes["gen_ai.usage.cache_read.input_tokens"] == 7  # all but the last token
+    assert span.attributes["llamatelemetry.prompt_tokens"] == 1
+
+
+def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
+    instrument: Callable[..., Recorder],
+) -> None:
+    recorder = instrument({"record_events": True})
+    model, inputs = llama(), encoded("Hello")
+    output = model.generate(
+        **inputs, assistant_model=llama(), max_new_tokens=12, min_new_tokens=12, **GREEDY
+    )
+    span = only(recorder)
+    assert span.attributes["gen_ai.usage.output_tokens"] == new_tokens(output, inputs).shape[1]
+    assert span.attributes["llamatelemetry.generation.mode"] == "assisted_generation"
+    # The same model drafts what it would say itself: nearly all of it is taken.
+    assert 1 <= span.attributes["llamatelemetry.generation.steps"] < 12
+    assert sum(event.attributes["tokens"] for event in span.events) == 12
+
+
+def test_tokens_looked_up_in_the_prompt(instrumented: Recorder) -> None:
+    inputs = encoded("abcabcabcabc")
+    output = llama().generate(
+        **inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, min_new_tokens=8, **GREEDY
+    )
+    assert (
+        only(instrumented).attributes["gen_ai.usage.output_tokens"]
+        == new_tokens(output, inputs).shape[1]
+    )
+
+
+def test_events_of_each_step_in_their_order(instrument: Callable[..., Recorder]) -> None:
+    recorder = instrument({"record_events": True})
+    llama().generate(**encoded("Hello"), max_new_tokens=5, min_new_tokens=5, **GREEDY)
+    span = only(recorder)
+    assert [event.name for event in span.events] == ["llamatelemetry.generation.step"] * 5
+    assert [dict(event.attributes) for event in span.events] == [
+        {"index": index, "tokens": 1} for index in range(5)
+    ]
+    times = [event.timestamp for event in span.events]
+    assert times == sorted(times)
+    first_ms = (times[0] - (span.start_time or 0)) / 1e6
+    assert first_ms == pytest.approx(span.attributes["gen_ai.ttft_ms"], abs=0.1)
+    assert (span.start_time or 0) < times[0]
+    assert times[-1] < (span.end_time or 0)
+
+
+def test_a_streamer_in_a_thread_is_a_stream(instrumented: Recorder) -> None:
+    model, streamer = llama(), TextIteratorStreamer(tokenizer(), skip_prompt=True, timeout=30)
+    arguments = {**encoded("Hello"), "streamer": streamer, "max_new_tokens": 5, **GREEDY}
+    thread = threading.Thread(target=model.generate, kwargs={**arguments, "min_new_tokens": 5})
+    thread.start()
+    text = "".join(streamer)
+    thread.join()
+    assert text
+    span = only(instrumented)
+    assert span.attributes["gen_ai.request.stream"] is True
+    first_s = span.attributes["gen_ai.response.time_to_first_chunk"]
+    assert first_s * 1000 == pytest.approx(span.attributes["gen_ai.ttft_ms"])
+    (gaps,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
+    assert gaps.count == 4
+    assert gaps.sum * 1000 == pytest.approx(span.attributes["gen_ai.decode_ms"])
+    (first,) = instrumented.points("gen_ai.client.operation.time_to_first_chunk")
+    assert first.count == 1
+
+
+def test_calls_in_several_threads_are_kept_apart(instrumented: Recorder) -> None:
+    model = llama()
+
+    def run(length: int) -> None:
+        model.generate(**encoded("x" * length), max_new_tokens=length, min_new_tokens=length)
+
+    threads = [threading.Thread(target=run, args=(length,)) for length in (3, 5, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted = {
+        (
+            span.attributes["gen_ai.usage.input_tokens"],
+            span.attributes["gen_ai.usage.output_tokens"],
+        )
+        for span in calls(instrumented)
+    }
+    assert counted == {(3, 3), (5, 5), (7, 7)}
+
+
+def test_a_generation_that_breaks_has_what_came_before(instrumented: Recorder) -> None:
+    class Broken(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            if input_ids.shape[1] == 8:
+                raise RuntimeError("enough")
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    with pytest.raises(RuntimeError, match="enough"):
+        llama().generate(
+            **encoded("Hello"),
+            max_new_tokens=9,
+            min_new_tokens=9,
+            stopping_criteria=StoppingCriteriaList([Broken()]),
+        )
+    span = only(instrumented)
+    assert span.attributes["error.type"] == "RuntimeError"
+    assert span.attributes["gen_ai.usage.input_tokens"] == 5
+    assert span.attributes["gen_ai.usage.output_tokens"] == 2  # of the third nothing was seen
+    assert span.attributes["gen_ai.ttft_ms"] > 0
+
+
+@pytest.mark.skipif(not IS_V5, reason="custom loops came with version 4.52")
+def test_a_loop_of_ones_own_is_measured_by_the_criteria_it_asks(instrumented: Recorder) -> None:
+    seen: dict[str, Any] = {}
+
+    def loop(model: Any, input_ids: Any, **kwargs: Any) -> Any:
+        criteria = kwargs["stopping_criteria"]
+        seen.update(kind=type(criteria).__name__, elements=[type(e).__name__ for e in criteria])
+        assert isinstance(criteria, StoppingCriteriaList)
+        done = False
+        while not done:
+            following = model(input_ids).logits[:, -1].argmax(-1, keepdim=True)
+            input_ids = torch.cat([input_ids, following], dim=-1)
+            done = bool(criteria(input_ids, None).all())
+        return input_ids
+
+    inputs = encoded("Hello")
+    llama().generate(**inputs, custom_generate=loop, max_new_tokens=4, eos_token_id=None)
+    assert seen == {"kind": "StoppingCriteriaList", "elements": ["MaxLengthCriteria"]}
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.output_tokens"] == 4
+    assert span.attributes["llamatelemetry.generation.steps"] == 4
+    assert span.attributes["gen_ai.decode_ms"] > 0

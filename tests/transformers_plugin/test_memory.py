@@ -1,0 +1,139 @@
+"""The most memory of each call, by an allocator that keeps one peak for all of them.
+
+The allocator here counts as that of ``torch.cuda`` does; what it allocates, a test says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, MemoryWatch
+from tests.recorder import Recorder
+from tests.transformers_plugin.conftest import only
+from tests.transformers_plugin.models import llama
+from tests.transformers_plugin.test_generate import encoded
+
+GPU = "cuda:0"
+
+
+class Allocator:
+    """The counters of ``torch.cuda`` for one device."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+
+    def set(self, allocated: int) -> None:
+        self.now = allocated
+        self.peak = max(self.peak, allocated)
+
+    def memory_allocated(self, device: Any) -> int:
+        return self.now
+
+    def max_memory_allocated(self, device: Any) -> int:
+        return self.peak
+
+    def reset_peak_memory_stats(self, device: Any) -> None:
+        self.peak = self.now
+
+
+def started(watch: MemoryWatch) -> MemoryPeak:
+    peak = watch.start([GPU])
+    assert peak is not None
+    return peak
+
+
+def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
+    allocator = Allocator()
+    watch = MemoryWatch(allocator)
+    allocator.set(900)
+    allocator.set(100)
+    call = started(watch)
+    allocator.set(300)
+    allocator.set(120)
+    call.stop()
+    assert call.peaks == {GPU: 300}
+    assert call.allocated == [120]
+
+
+def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
+    allocator = Allocator()
+    watch = MemoryWatch(allocator)
+    first = started(watch)
+    allocator.set(500)
+    allocator.set(100)
+    second = started(watch)  # starts the counter anew: the first call has taken note
+    allocator.set(200)
+    second.stop()
+    allocator.set(300)
+    first.stop()
+    assert first.peaks == {GPU: 500}
+    assert second.peaks == {GPU: 200}
+
+
+def test_an_application_that_started_a_measurement_reads_its_own_result() -> None:
+    allocator = Allocator()
+    watch = MemoryWatch(allocator)
+    allocator.reset_peak_memory_stats(GPU)
+    call = started(watch)
+    allocator.set(700)
+    allocator.set(0)
+    call.stop()
+    assert allocator.max_memory_allocated(GPU) == 700
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("allocate"), st.integers(0, 1000)),
+        st.tuples(st.just("start"), st.just(0)),
+        st.tuples(st.just("stop"), st.integers(0, 5)),
+    ),
+    max_size=40,
+)
+
+
+@given(EVENTS)
+def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]) -> None:
+    allocator = Allocator()
+    watch = MemoryWatch(allocator)
+    running: list[tuple[MemoryPeak, list[int]]] = []
+    ended: list[tuple[MemoryPeak, list[int]]] = []
+    for what, value in events:
+        if what == "allocate":
+            allocator.set(value)
+            for _, seen in running:
+                seen.append(value)
+        elif what == "start":
+            running.append((started(watch), [allocator.now]))
+        elif running:
+            call, seen = running.pop(value % len(running))
+            call.stop()
+            ended.append((call, seen))
+    for call, seen in ended:
+        assert call.peaks == {GPU: max(seen)}
+
+
+def test_a_model_on_the_cpu_has_no_figures(instrumented: Recorder) -> None:
+    llama().generate(**encoded("Hello"), max_new_tokens=2)
+    assert not [name for name in only(instrumented).attributes if "cuda" in name]
+    assert MemoryWatch().start([]) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+def test_a_model_on_a_gpu_has(instrument: Callable[..., Recorder]) -> None:
+    recorder = instrument()
+    model = llama().to("cuda")
+    inputs = {name: tensor.to("cuda") for name, tensor in encoded("Hello").items()}
+    torch.cuda.reset_peak_memory_stats()
+    model.generate(**inputs, max_new_tokens=5, min_new_tokens=5)
+    span = only(recorder)
+    assert span.attributes["llamatelemetry.cuda.devices"] == ("cuda:0",)
+    assert span.attributes["llamatelemetry.cuda.memory_peak"] == (
+        torch.cuda.max_memory_allocated(),
+    )
+    assert span.attributes["llamatelemetry.cuda.memory_allocated"][0] > 0

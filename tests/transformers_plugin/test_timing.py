@@ -1,0 +1,156 @@
+"""The times of prefill and of each token, beside those of a probe that is put into the model by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns, sleep, time_ns
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from llamatelemetry.llama.embedded import find_demo_model
+from llamatelemetry.transformers import TransformersBackend
+from tests.recorder import Recorder
+from tests.transformers_plugin.conftest import duration_ms, only
+from tests.transformers_plugin.models import IS_V5, llama
+from tests.transformers_plugin.test_generate import GREEDY, encoded
+
+# What the phases may miss of a generation, and a probe of a token: the issue is the model's work.
+TOLERANCE = 0.03
+
+
+class Probe:
+    """Notes when each forward pass of a model begins and ends."""
+
+    def __init__(self, model: Any, clock: Callable[[], int], pause_s: float = 0.0) -> None:
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self._clock = clock
+        self._pause_s = pause_s
+        self._hooks = [
+            model.register_forward_pre_hook(self._begins, with_kwargs=True),
+            model.register_forward_hook(self._ends),
+        ]
+
+    def _begins(self, *_: Any) -> None:
+        self.begun.append(self._clock())
+        sleep(self._pause_s)
+
+    def _ends(self, *_: Any) -> None:
+        self.ended.append(self._clock())
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"do_sample": True}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}],
+    ids=["greedy", "sampled", "beams", "looked up"],
+)
+def test_each_step_ends_between_a_forward_pass_and_the_next(
+    instrument: Callable[..., Recorder], settings: dict[str, Any]
+) -> None:
+    recorder = instrument({"record_events": True})
+    model = llama()
+    probe = Probe(model, time_ns, pause_s=0.003)
+    model.generate(**encoded("Hello"), max_new_tokens=6, **{**GREEDY, **settings})
+    span = only(recorder)
+    phases = recorder.phases(span)
+    steps = [event.timestamp for event in span.events]
+    assert len(steps) == len(probe.ended) == span.attributes["llamatelemetry.generation.steps"]
+    for step, ended in zip(steps, probe.ended, strict=True):
+        assert ended <= step
+    for step, begun in zip(steps, probe.begun[1:], strict=False):
+        assert step <= begun
+    first_ns = (span.start_time or 0) + span.attributes["gen_ai.ttft_ms"] * 1e6
+    assert probe.ended[0] <= first_ns <= probe.begun[1]
+    assert phases["prefill"].end_time == phases["decode"].start_time
+    assert probe.ended[0] <= (phases["prefill"].end_time or 0) <= probe.begun[1]
+    assert (phases["decode"].end_time or 0) >= probe.ended[-1]
+    assert (span.start_time or 0) <= (phases["prefill"].start_time or 0) <= probe.begun[0]
+    assert (phases["decode"].end_time or 0) <= (span.end_time or 0)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Iterator[tuple[Any, Any]]:
+    """A model of 135 million parameters, from its GGUF file."""
+    path = find_demo_model()
+    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    precision = {"dtype" if IS_V5 else "torch_dtype": torch.float32}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield (
+        AutoModelForCausalLM.from_pretrained(**where, **precision).eval(),
+        AutoTokenizer.from_pretrained(**where),
+    )
+    torch.set_num_threads(threads)
+
+
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
+def test_a_full_size_model_end_to_end(instrumented: Recorder, smollm2: tuple[Any, Any]) -> None:
+    model, tokenizer = smollm2
+    inputs = tokenizer.apply_chat_template(
+        MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    model.generate(**inputs, max_new_tokens=2, **GREEDY)  # the first one warms up
+    instrumented.clear_spans()
+    probe = Probe(model, perf_counter_ns)
+    began = perf_counter_ns()
+    output = model.generate(**inputs, max_new_tokens=24, **GREEDY)
+    took_ms = (perf_counter_ns() - began) / 1e6
+    probe.remove()
+    span = only(instrumented)
+    answer = output[0, inputs["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    text = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
+    assert span.attributes["gen_ai.usage.input_tokens"] == len(tokenizer(text).input_ids)
+    assert span.attributes["gen_ai.usage.output_tokens"] == len(answer)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    phases_ms = span.attributes["gen_ai.prefill_ms"] + span.attributes["gen_ai.decode_ms"]
+    assert phases_ms == pytest.approx(took_ms, rel=TOLERANCE)
+    first_ms = (probe.ended[0] - began) / 1e6
+    assert span.attributes["gen_ai.ttft_ms"] == pytest.approx(first_ms, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
+def test_a_full_size_pipeline(instrumented: Recorder, smollm2: tuple[Any, Any]) -> None:
+    model, tokenizer = smollm2
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    (answer,) = pipe(MESSAGES, max_new_tokens=12, do_sample=False)
+    span = only(instrumented)
+    assert "Paris" in answer["generated_text"][-1]["content"]
+    assert span.attributes["gen_ai.operation.name"] == "chat"
+    phases_ms = span.attributes["gen_ai.prefill_ms"] + span.attributes["gen_ai.decode_ms"]
+    assert phases_ms <= duration_ms(span)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
+def test_a_gguf_file_as_an_engine() -> None:
+    engine = TransformersBackend(find_demo_model(), device="cpu", dtype="float32")
+    assert engine.model_name == find_demo_model().name
+    question = MESSAGES[0]["content"]
+    answer = engine.chat(MESSAGES, max_tokens=24, temperature=0)
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    cut = "".join(engine.stream(MESSAGES, 24, 0, stop_sequences=["France is"]))
+    assert cut == "The capital of "
+    france, spain = engine.embed([question, "What is the capital of Spain?"])
+    (bread,) = engine.embed("How do I bake bread?")
+
+    def likeness(one: list[float], other: list[float]) -> float:
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+    assert likeness(france, spain) > likeness(france, bread)

@@ -1,0 +1,285 @@
+"""What an application gets is the same with and without us, and nothing of it is kept."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from transformers import GenerationMixin, Pipeline, StoppingCriteriaList, TextStreamer
+from transformers.pipelines.pt_utils import PipelineIterator
+
+from llamatelemetry.genai import guard
+from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+from llamatelemetry_instrumentation_transformers._generation import Generation
+from tests.recorder import Recorder
+from tests.transformers_plugin.conftest import calls, only
+from tests.transformers_plugin.models import IS_V5, llama, make_pipeline, t5, tokenizer
+from tests.transformers_plugin.test_generate import encoded
+
+SAMPLED = {"do_sample": True, "max_new_tokens": 12}
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False, "max_new_tokens": 12},
+    "sampled": SAMPLED,
+    "several": {**SAMPLED, "num_return_sequences": 3},
+    "beams": {"num_beams": 3, "max_new_tokens": 8, "do_sample": False},
+    "sampled beams": {"num_beams": 3, "max_new_tokens": 8, "do_sample": True},
+    "everything": {
+        **SAMPLED,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "output_logits": True,
+        "output_hidden_states": True,
+        "output_attentions": True,
+    },
+}
+
+
+def told(result: Any) -> Any:
+    """A result as plain values."""
+    if isinstance(result, torch.Tensor):
+        return result.tolist()
+    if isinstance(result, dict):
+        return {name: told(each) for name, each in result.items() if name != "past_key_values"}
+    return [told(each) for each in result] if isinstance(result, (list, tuple)) else result
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_seeded_generation_says_the_same(instrument: Callable[..., Recorder], way: str) -> None:
+    model = llama(attn_implementation="eager")
+    inputs = encoded("Hi", "Hello there")
+
+    def run() -> Any:
+        torch.manual_seed(7)
+        result = model.generate(**inputs, **WAYS[way])
+        return type(result), told(result), torch.rand(1).item()
+
+    bare = run()
+    instrument({"record_events": True})
+    assert run() == bare
+
+
+def test_a_seeded_generation_of_an_encoder_decoder_says_the_same(
+    instrument: Callable[..., Recorder],
+) -> None:
+    def run() -> Any:
+        torch.manual_seed(7)
+        return told(t5().generate(**encoded("Hi", "Hello"), **SAMPLED))
+
+    bare = run()
+    instrument()
+    assert run() == bare
+
+
+def test_a_pipeline_gives_the_same(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+    pipe = make_pipeline("text-generation", tmp_path)
+
+    def run() -> Any:
+        torch.manual_seed(7)
+        one = pipe("Hello", max_new_tokens=5)
+        several = pipe(["a", "bb", "ccc"], max_new_tokens=5, batch_size=2)
+        pulled = pipe((text for text in ("a", "bb")), max_new_tokens=5)
+        assert isinstance(pulled, PipelineIterator)
+        return one, several, list(pulled)
+
+    bare = run()
+    instrument()
+    assert run() == bare
+
+
+def test_a_streamer_gets_the_same(
+    instrument: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> str:
+        torch.manual_seed(7)
+        llama().generate(**encoded("Hello"), streamer=TextStreamer(tokenizer()), **SAMPLED)
+        return capsys.readouterr().out
+
+    bare = run()
+    assert bare
+    instrument()
+    assert run() == bare
+
+
+BAD: dict[str, tuple[Any, dict[str, Any]]] = {
+    "no such argument": (encoded("Hi"), {"no_such_argument": 1}),
+    "a bad setting": (encoded("Hi"), {"max_new_tokens": 0}),
+    "a prompt of no tensor": ({"input_ids": "Hi"}, {}),
+    "a prompt of one dimension": ({"input_ids": torch.tensor([4, 5])}, {"max_new_tokens": 2}),
+    "tokens that there are not": (
+        {"input_ids": torch.tensor([[4, 9999]])},
+        {"max_new_tokens": 2, "do_sample": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str) -> None:
+    inputs, kwargs = BAD[bad]
+    model = llama()
+
+    def run() -> Any:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                outcome = told(model.generate(**inputs, **kwargs))
+            except Exception as error:
+                outcome = (type(error), str(error), error.__cause__, error.__context__)
+        return repr(outcome), [str(each.message) for each in warned]
+
+    bare = run()
+    recorder = instrument()
+    assert run() == bare
+    assert len(calls(recorder)) == 1
+
+
+def test_what_is_said_to_the_log_is_the_same(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.transformers_plugin.models import llama, tokenizer
+if sys.argv[1] == "with":
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+    TransformersInstrumentor().instrument()
+tokens = tokenizer()("Hi", return_tensors="pt")
+llama().generate(tokens.input_ids, temperature=0.5, do_sample=False, pad_token_id=None)
+"""
+    done = {
+        how: subprocess.run(
+            [sys.executable, "-c", program, how],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"HOME": str(tmp_path)},
+        )
+        for how in ("with", "without")
+    }
+    assert done["with"].returncode == 0, done["with"].stderr
+    assert done["with"].stderr == done["without"].stderr
+
+
+def test_nothing_is_kept_alive(instrumented: Recorder) -> None:
+    model = llama()
+    inputs = encoded("Hello")
+    output = model.generate(**inputs, return_dict_in_generate=True, **SAMPLED)
+    watched = [
+        weakref.ref(model),
+        weakref.ref(inputs["input_ids"]),
+        weakref.ref(output.sequences),
+        weakref.ref(output.past_key_values if IS_V5 else output.past_key_values[0][0]),
+    ]
+    assert only(instrumented).attributes["gen_ai.usage.input_tokens"] == 5
+    gc.disable()
+    try:
+        del inputs, output
+        assert [reference() for reference in watched[1:]] == [None, None, None]
+    finally:
+        gc.enable()
+    del model
+    gc.collect()
+    assert watched[0]() is None
+
+
+def test_nothing_is_kept_alive_after_an_error(instrumented: Recorder) -> None:
+    model = llama()
+    inputs = encoded("Hello")
+    reference = weakref.ref(inputs["input_ids"])
+    with pytest.raises(ValueError, match="no_such"):
+        model.generate(**inputs, no_such=1)
+    del inputs
+    gc.collect()
+    assert reference() is None
+    assert not [each for each in gc.get_objects() if type(each) is Generation]
+
+
+def test_the_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
+    kept: list[Any] = []
+
+    original = GenerationMixin._sample
+
+    def sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kept.append(kwargs["stopping_criteria"])
+        return original(self, *args, **kwargs)
+
+    GenerationMixin._sample = sample
+    try:
+        llama().generate(**encoded("Hello"), **SAMPLED)
+    finally:
+        GenerationMixin._sample = original
+    (criteria,) = kept
+    for made in (
+        copy.copy(criteria),
+        copy.deepcopy(criteria),
+        pickle.loads(pickle.dumps(criteria)),
+    ):
+        assert type(made) is StoppingCriteriaList
+        assert [type(each) for each in made] == [type(each) for each in criteria]
+    assert criteria.max_length == made.max_length
+
+
+def test_an_error_of_ours_reaches_nobody(
+    instrumented: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard.set_strict(False)
+    model = llama()
+    model.num_parameters = lambda: 1 / 0  # what describes the model breaks
+    torch.manual_seed(7)
+    assert model.generate(**encoded("Hello"), **SAMPLED) is not None
+    assert "llamatelemetry failed while starting a call of generate" in caplog.text
+
+
+def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Recorder]) -> None:
+    methods = [
+        (GenerationMixin, "generate"),
+        (GenerationMixin, "_get_logits_processor"),
+        (GenerationMixin, "_get_stopping_criteria"),
+        (GenerationMixin, "_has_unfinished_sequences"),
+        (Pipeline, "__call__"),
+        (Pipeline, "forward"),
+    ]
+    before = [vars(owner)[name] for owner, name in methods]
+    recorder = instrument()
+    assert all(vars(o)[n] is not was for (o, n), was in zip(methods, before, strict=True))
+    TransformersInstrumentor().uninstrument()
+    assert [vars(owner)[name] for owner, name in methods] == before
+    llama().generate(**encoded("Hello"), **SAMPLED)
+    assert recorder.spans() == []
+
+
+def test_suppressed_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:
+    with suppress_instrumentation():
+        llama().generate(**encoded("Hello"), **SAMPLED)
+        make_pipeline("text-generation", tmp_path)("Hello", max_new_tokens=2)
+        list(make_pipeline("text-classification", tmp_path)(text for text in ("a", "b")))
+    assert instrumented.spans() == []
+    assert instrumented.metrics() == {}
+
+
+def test_the_span_is_current_while_the_model_works_and_not_between_pulls(
+    instrumented: Recorder, tmp_path: Path
+) -> None:
+    pipe = make_pipeline("text-classification", tmp_path)
+    current: list[Any] = []
+    forward = pipe.model.forward
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        current.append(trace.get_current_span().get_span_context().span_id)
+        return forward(*args, **kwargs)
+
+    pipe.model.forward = seen
+    for _ in pipe(text for text in ("a", "b")):
+        assert not trace.get_current_span().get_span_context().is_valid
+    assert current == [span.context.span_id for span in calls(instrumented)]
