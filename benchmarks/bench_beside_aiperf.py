@@ -110,9 +110,23 @@ def agreement(program: str, rounds: int, concurrency: int, max_tokens: int) -> N
         print(f"{name:6}{ours:>10.1f}{theirs_ms:>10.1f}{ours / theirs_ms - 1:>+12.1%}")
 
 
+def known_delays(program: str) -> None:
+    """Medians of both on a server of known delays: 300 ms, then seven times 30 ms."""
+    script = {"first_s": 0.3, "gaps_s": [0.03] * 7, "timings": False}
+    with scripted_server() as url:
+        runner = BenchmarkRunner(LlamaCppClient(url), BenchmarkProfile.STANDARD, progress=False)
+        results = runner.run(MODEL, [json.dumps(script)])
+        report = aiperf(program, url, [json.dumps(script)] * 50, "--concurrency", "1")
+    print("\nKnown delays, one at a time, 50 requests: medians in ms")
+    print(f"{'':6}{'true':>10}{'ours':>10}{'aiperf':>10}")
+    for name, true_ms in {"TTFT": 300.0, "TPOT": 30.0, "E2E": 510.0}.items():
+        ours_ms = results.figures[OURS[name]].quantiles[0.5].value * 1000
+        print(f"{name:6}{true_ms:>10.1f}{ours_ms:>10.1f}{report[THEIRS[name]]['p50']:>10.1f}")
+
+
 @contextmanager
-def null_server() -> Iterator[str]:
-    """A server that answers at once with one token, on the last core."""
+def scripted_server() -> Iterator[str]:
+    """A server that takes what time the prompt says, on the last core."""
     server = ROOT / "tests/bench/scripted.py"
     core = max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +147,7 @@ def limits(program: str | None, concurrency: int) -> None:
     core = min(os.sched_getaffinity(0))
     everywhere = os.sched_getaffinity(0)
     prompt = json.dumps({"timings": False})
-    with null_server() as url:
+    with scripted_server() as url:
         os.sched_setaffinity(0, {core})
         print(f"\nNo delay, one core: {concurrency} at a time, 200 requests of one token")
         print(
@@ -173,6 +187,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16)
     options = parser.parse_args()
     if options.aiperf:
+        known_delays(options.aiperf)
         for at_once in (1, 2):
             agreement(options.aiperf, options.rounds, at_once, options.max_tokens)
     limits(options.aiperf, options.concurrency)

@@ -51,15 +51,17 @@ def coverage_of_mean(name, n, trials):
     return covered(trials, lambda: statistics.mean(law.rvs(n, random_state=rng), rng), law.mean())
 
 
-@pytest.mark.parametrize("q", [0.5, 0.9, 0.95])
-@pytest.mark.parametrize("n", [10, 50, 200])
+SUPPORTED = [(10, 0.5), (50, 0.5), (50, 0.9), (60, 0.95), (200, 0.95), (400, 0.99)]
+
+
+@pytest.mark.parametrize(("n", "q"), SUPPORTED)
 def test_intervals_of_quantiles_hold_the_truth(n, q):
     assert_covers(coverage_of_quantile("lognormal", n, q, 500), 500)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("q", [0.5, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("n", [10, 50, 200])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("n", "q"), SUPPORTED)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_intervals_of_quantiles_hold_the_truth_in_2000_trials(name, n, q):
     assert_covers(coverage_of_quantile(name, n, q, TRIALS), TRIALS)
@@ -71,6 +73,7 @@ def test_intervals_of_means_hold_the_truth(n):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("n", [10, 50, 200])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_intervals_of_means_hold_the_truth_in_2000_trials(name, n):
@@ -145,9 +148,10 @@ def test_a_quantile_needs_so_many_values(quantile, needed):
 
 
 def test_an_end_that_cannot_be_told_is_left_open():
-    estimate = statistics.quantile(np.arange(10.0), 0.95)
+    estimate = statistics.quantile(np.arange(60.0), 0.95)
     assert estimate.high is None
     assert estimate.low is not None
+    assert statistics.quantile(np.arange(50.0), 0.95).low is None
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 2.0], [3.0] * 20])

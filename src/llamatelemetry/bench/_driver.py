@@ -168,6 +168,7 @@ class Driver:
             model=model_name(question.model),
             server=target.server,
             stream=target.is_streaming,
+            has_queue=target.has_queue,
             parameters=read_parameters(
                 {"max_tokens": question.max_tokens, "temperature": 0.0, "seed": question.seed}
             ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _IDLE_SAMPLES: Final = 5
 _IDLE_PAUSE_S: Final = 0.1
-# Held down on purpose, or because there is nothing to do: no reason to doubt a figure.
-_HARMLESS: Final = frozenset({"gpu_idle", "idle", "applications_clocks_setting"})
 
 
 class GpuMeter:
@@ -41,16 +38,16 @@ class GpuMeter:
         return [str(device.name) for device in self._devices]
 
     def _open(self) -> None:
+        from llamatelemetry.gpu import GpuUnavailableError, NvmlReader, detect_cuda
+        from llamatelemetry.gpu.reader import GpuLostError
+
         try:
-            gpu: Any = importlib.import_module("llamatelemetry.gpu")
-            visible = {device.uuid for device in gpu.detect_cuda().devices}
-            reader = gpu.NvmlReader()
-            found = [device for device in reader.open() if device.uuid in visible]
-        except Exception:  # no GPU, no driver: a normal state
-            return
-        self._reader = reader
-        with suppress(Exception):
-            self._devices = [device for device in found if reader.processes(device) != {}]
+            visible = {device.uuid for device in detect_cuda().devices}
+            self._reader = NvmlReader()
+            found = [device for device in self._reader.open() if device.uuid in visible]
+            self._devices = [device for device in found if self._reader.processes(device) != {}]
+        except (GpuUnavailableError, GpuLostError):
+            pass  # a normal state
 
     def measure_idle(self) -> None:
         """Note what the GPUs draw now, before there is anything to do."""
@@ -87,9 +84,9 @@ class GpuMeter:
         found: list[str] = []
         for device in self._devices:
             with suppress(Exception):
-                reasons = set(self._reader.details(device).throttle_reasons or ()) - _HARMLESS
+                reasons = self._reader.details(device).throttle_reasons
                 if reasons:
-                    held = ", ".join(sorted(reasons))
+                    held = ", ".join(reasons)
                     found.append(f"{device.name} is throttled at the end of the run: {held}")
         return found
 

@@ -258,6 +258,7 @@ class Observation:
             attempt_s=(ended_ns - self._sent_ns) / 1e9,
             headers_s=_seconds(self._sent_ns, self._headers_ns),
             first_token_s=_seconds(self._sent_ns, first_ns),
+            has_queue=self._request.has_queue,
         )
 
     def _span_ids(self) -> dict[str, str]:

@@ -56,10 +56,14 @@ def needed_for(quantile: float) -> int:
 
 
 def quantile(values: Values, q: float) -> Estimate:
-    """Estimate a quantile of independent values, with an interval that assumes no distribution."""
+    """Estimate a quantile of independent values, with an interval that assumes no distribution.
+
+    Of values too few for the quantile there is no interval: none would be what it claims to be.
+    """
     ordered = np.sort(values)
-    n = len(ordered)
     value = float(np.quantile(ordered, q))
+    if len(ordered) < needed_for(q):
+        return Estimate(value, supported=False)
     tail = (1 - CONFIDENCE) / 2
     low, high = _lower_end(ordered, q, tail), _upper_end(ordered, q, tail)
     # Where one end cannot be had, the other takes the whole of the error.
@@ -67,7 +71,7 @@ def quantile(values: Values, q: float) -> Estimate:
         low = _lower_end(ordered, q, 2 * tail)
     if low is None:
         high = _upper_end(ordered, q, 2 * tail)
-    return Estimate(value, low, high, n >= needed_for(q))
+    return Estimate(value, low, high)
 
 
 def _lower_end(ordered: Values, q: float, tail: float) -> float | None:

@@ -14,7 +14,11 @@ from urllib.parse import urlsplit
 from llamatelemetry.genai.engine import InferenceEngine
 from llamatelemetry.genai.fields import count, get, items, text
 from llamatelemetry.genai.servers import server_of
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
+from llamatelemetry.semconv.operations import (
+    PROVIDER_HUGGINGFACE,
+    PROVIDER_LLAMA_CPP,
+    PROVIDER_OPENAI,
+)
 
 if TYPE_CHECKING:
     from llamatelemetry.bench._observation import Observation
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from llamatelemetry.llama import AsyncLlamaCppClient
 
 _UNKNOWN_PROVIDER: Final = "_OTHER"
+_TRANSFORMERS: Final = "llamatelemetry.transformers"
 _IGNORES_EOS: Final = frozenset({PROVIDER_LLAMA_CPP, "vllm", "sglang"})
 # How servers spell themselves in `owned_by` of their list of models.
 _KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
@@ -71,6 +76,7 @@ class Target(Protocol):
 
     is_blocking: bool
     is_streaming: bool
+    has_queue: bool
     provider: str
     server: Server | None
     facts: ServerFacts
@@ -127,6 +133,7 @@ class LlamaTarget:
 
     is_blocking = False
     is_streaming = True
+    has_queue = True
     provider = PROVIDER_LLAMA_CPP
 
     def __init__(self, client: AsyncLlamaCppClient) -> None:
@@ -221,6 +228,7 @@ class _OpenAI:
     """What the two kinds of client of the openai library have in common."""
 
     is_streaming = True
+    has_queue = True
 
     def __init__(self, client: Any) -> None:
         parts = urlsplit(str(client.base_url))
@@ -358,7 +366,9 @@ class EngineTarget:
     def __init__(self, engine: InferenceEngine) -> None:
         self._engine = engine
         self.server: Server | None = None
-        self.provider = _UNKNOWN_PROVIDER
+        is_ours = type(engine).__module__.startswith(_TRANSFORMERS)
+        self.provider = PROVIDER_HUGGINGFACE if is_ours else _UNKNOWN_PROVIDER
+        self.has_queue = not is_ours
         self.facts = ServerFacts(fingerprint={"engine": type(engine).__name__})
 
     async def open(self) -> None:
