@@ -119,3 +119,18 @@ def run_command_command(
     from llamatelemetry.cli.run import run_command
 
     raise typer.Exit(run_command(command, output=output, port=port, grpc_port=grpc_port))
+
+
+@app.command("topology", epilog="Example: llamatelemetry topology --json")
+def topology_command(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all that is known as JSON.")
+    ] = False,
+) -> None:
+    """Show how the GPUs of this machine are connected: NVLink, PCIe, the CPUs and NICs near them.
+
+    A machine without a GPU is good, too: the answer says so.
+    """
+    from llamatelemetry.cli.topology import run_topology
+
+    raise typer.Exit(run_topology(as_json=as_json))
