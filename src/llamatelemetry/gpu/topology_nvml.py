@@ -22,7 +22,8 @@ _PCIE_LEVELS: Final = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50
 _P2P_KINDS: Final = {"read": 0, "write": 1, "nvlink": 2, "atomics": 3, "pcie": 4}
 _P2P_STATUS: Final = ("OK", "CNS", "GNS", "TNS", "DR", "NS", "U")
 _MOST_NVLINKS: Final = 36  # NVML_NVLINK_MAX_LINKS; a driver refuses the numbers that it lacks
-_IS_SWITCH: Final = 2
+_IS_GPU, _IS_SWITCH = 0, 2  # nvmlIntNvLinkDeviceType
+_NO_BUS: Final = "FFFFFFFF:"
 _AFFINITY_WORDS: Final = 64  # room for 4096 CPUs, or nodes
 _SCOPE_NODE: Final = 0
 
@@ -96,11 +97,14 @@ def _nvlinks(nvml: NvmlSession, handle: Any) -> tuple[Counter[str], int]:
     for link in range(_MOST_NVLINKS):
         if nvml.ask("nvmlDeviceGetNvLinkState", handle, link) != 1:
             continue
-        if nvml.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link) == _IS_SWITCH:
-            to_switches += 1
-            continue
+        kind = nvml.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link)
         remote = nvml.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
-        direct[_bus(_text(remote.busId)) if remote is not None else ""] += 1
+        bus_id = _NO_BUS if remote is None else _bus(_text(remote.busId))
+        # In a virtual machine the switches are out of sight: the links lead nowhere by name.
+        if kind == _IS_SWITCH or (kind != _IS_GPU and bus_id.startswith(_NO_BUS)):
+            to_switches += 1
+        else:
+            direct[bus_id] += 1
     return direct, to_switches
 
 
