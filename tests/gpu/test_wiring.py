@@ -361,3 +361,37 @@ def readings_of(program: Program) -> dict[int, list[tuple[int, float]]]:
                             reading = (int(point["timeUnixNano"]), float(point["asDouble"]))
                             found[int(path.stem.split("-")[1])].append(reading)
     return dict(found)
+
+
+CALL = """
+import os
+from openai import OpenAI
+client = OpenAI(base_url=os.environ["URL"], api_key="none")
+time.sleep(0.5)
+for _ in range(2):  # the first, which may be short, says where the server is
+    client.chat.completions.create(
+        model="model", max_tokens=120, messages=[{"role": "user", "content": "Count to fifty."}]
+    )
+"""
+
+
+def test_a_call_to_a_real_server_whose_process_is_on_the_gpu_has_energy(tmp_path, llama_server):
+    processes = [{"pid": llama_server.pid, "memory": nvml.GIB}, {"pid": 1, "memory": 1}]
+    driver = nvml.Driver(tmp_path, nvml.one_gpu(processes=processes))
+    program = Program(tmp_path, driver)
+    program.run(INIT + WORK + CALL + SHUTDOWN, URL=llama_server.url)
+    spans = program.spans()
+    (chat,) = (span for name, span in spans.items() if name.startswith("chat model"))
+    tokens = int(chat["gen_ai.usage.output_tokens"])
+    seconds = (chat["gen_ai.prefill_ms"] + chat["gen_ai.decode_ms"]) / 1000
+    energy = chat["llamatelemetry.gpu.energy"]
+    assert energy >= 300.5 * seconds * 0.95
+    assert chat["llamatelemetry.gpu.energy_per_output_token"] == pytest.approx(energy / tokens)
+    assert chat["llamatelemetry.gpu.energy_attribution"] == "exclusive"
+    memory = {
+        attributes_of(point)["process.pid"]
+        for name, _, point in program.points()
+        if name == "llamatelemetry.gpu.process.memory"
+    }
+    assert memory == {str(llama_server.pid)}
+    assert "llamatelemetry.gpu.energy" not in spans["work"]
