@@ -187,7 +187,7 @@ def bench_command(
     epilog="Example: llamatelemetry run -- python app.py",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-def run_command_command(
+def run_command_command(  # noqa: PLR0917 - typer makes options of them
     command: Annotated[list[str], typer.Argument(help="The command, after `--`.")],
     output: Annotated[
         Path | None,
@@ -199,6 +199,12 @@ def run_command_command(
     grpc_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Receive OTLP over gRPC there, too.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve a page on loopback that shows it as it comes.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option(help="Leave an HTML page of it all beside the store.")
+    ] = True,
 ) -> None:
     """Run a command and see all its calls to models: no collector, no change to the program.
 
@@ -207,4 +213,23 @@ def run_command_command(
     """
     from llamatelemetry.cli.run import run_command
 
-    raise typer.Exit(run_command(command, output=output, port=port, grpc_port=grpc_port))
+    raise typer.Exit(
+        run_command(
+            command, output=output, port=port, grpc_port=grpc_port, live=live, report=report
+        )
+    )
+
+
+@app.command("report", epilog="Example: llamatelemetry report llamatelemetry-data")
+def report_command_command(
+    path: Annotated[
+        Path, typer.Argument(help="A store of `llamatelemetry run`, or OTLP JSON lines.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The page; beside PATH if not given.")
+    ] = None,
+) -> None:
+    """Make one HTML page of what was recorded: traces, latencies, tokens, errors, messages."""
+    from llamatelemetry.cli.run import report_command
+
+    raise typer.Exit(report_command(path, output))
