@@ -44,7 +44,7 @@ def nvidia_smi(no_nvidia_smi: Path):
 
 def rows(text: str) -> list[str]:
     """The matrix alone, exactly, without what follows it."""
-    return [line.rstrip() for line in text.split("\n\n")[0].splitlines()]
+    return [line.rstrip() for line in text.split("\n\n", maxsplit=1)[0].splitlines()]
 
 
 def without_nics(text: str) -> list[str]:
