@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from llamatelemetry.distributed import Links, Topology, TopologyGpu, TopologyMapper, TopologyNic
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.graphistry._graphs import (
     Edge,
@@ -20,39 +21,23 @@ from llamatelemetry.graphistry._layout import circle, layers
 from llamatelemetry.otel.trace_graph import TraceGraph
 
 
-class Topology:
-    """What the picture takes of a topology: its `to_dict`."""
-
-    def __init__(self, gpus: int, reason: str | None = None) -> None:
-        self._gpus = gpus
-        self._reason = reason
-
-    def to_dict(self):
-        gpu = {
-            "name": "NVIDIA H100",
-            "pci_bus_id": None,
-            "numa_affinity": "0",
-            "nvlinks_active": 18,
-        }
-        return {
-            "reason": self._reason,
-            "gpus": [{"label": f"GPU{n}", "uuid": f"GPU-{n}", **gpu} for n in range(self._gpus)],
-            "nics": [{"label": "NIC0", "name": "mlx5_0"}] if self._gpus else [],
-            "links": [
-                {
-                    "a": f"GPU{a}", "b": f"GPU{b}", "label": "NV18", "nvlinks": 18,
-                    "through_nvswitch": True, "pcie": "SYS", "p2p": {"read": "OK", "write": "OK"},
-                }
-                for a, b in itertools.combinations(range(self._gpus), 2)
-            ]
-            + [
-                {
-                    "a": f"GPU{gpu}", "b": "NIC0", "label": "PIX" if gpu == 0 else None,
-                    "nvlinks": 0, "through_nvswitch": False, "pcie": "PIX", "p2p": {},
-                }
-                for gpu in range(self._gpus)
-            ],
-        }  # fmt: skip
+def a_topology(gpus: int, reason: str | None = None) -> Topology:
+    """GPUs that are all linked to each other, and an adapter near to the first of them."""
+    p2p = {"read": "OK", "write": "OK"}
+    between = {
+        (f"GPU{a}", f"GPU{b}"): Links(18, through_nvswitch=True, pcie="SYS", p2p=p2p)
+        for a, b in itertools.combinations(range(gpus), 2)
+    }
+    between |= {(f"GPU{gpu}", "NIC0"): Links(pcie=None if gpu else "PIX") for gpu in range(gpus)}
+    return Topology(
+        gpus=tuple(
+            TopologyGpu(n, f"GPU-{n}", "NVIDIA H100", numa_affinity="0", nvlinks_active=18)
+            for n in range(gpus)
+        ),
+        nics=(TopologyNic("NIC0", "mlx5_0"),) if gpus else (),
+        between=between,
+        reason=reason,
+    )
 
 
 def test_a_pipeline_is_a_program_a_model_a_server_and_its_gpus():
@@ -147,7 +132,7 @@ def test_a_name_is_kept_short():
 
 
 def test_a_topology_is_drawn_with_its_links():
-    found = topology_graph(Topology(2))
+    found = topology_graph(a_topology(2))
     assert [node.name for node in found.nodes] == [
         "GPU0 NVIDIA H100", "GPU1 NVIDIA H100", "NIC0 mlx5_0",
     ]  # fmt: skip
@@ -163,10 +148,17 @@ def test_a_topology_is_drawn_with_its_links():
 
 
 def test_without_a_gpu_the_picture_says_why():
-    assert topology_graph(Topology(0, "no NVIDIA driver")).note == "no NVIDIA driver"
+    assert topology_graph(a_topology(0, "no NVIDIA driver")).note == "no NVIDIA driver"
 
 
-@pytest.mark.parametrize("given", [None, {"nodes": []}, Topology(1)])
+def test_the_topology_of_this_machine_can_be_drawn():
+    found = TopologyMapper().detect()
+    drawn = topology_graph(found)
+    assert len(drawn.nodes) == len(found.labels)
+    assert drawn.note == (found.reason or "")
+
+
+@pytest.mark.parametrize("given", [None, {"nodes": []}, a_topology(1)])
 def test_something_else_is_no_trace(given):
     with pytest.raises(TypeError):
         GraphistryViz().plot_trace_graph(given)

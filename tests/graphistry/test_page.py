@@ -16,7 +16,7 @@ import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph import TraceGraph
 from tests.graphistry.conftest import EVIL
-from tests.graphistry.test_graphs import Topology
+from tests.graphistry.test_graphs import a_topology
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
@@ -61,7 +61,7 @@ def test_each_page_has_a_nonce_and_a_name_of_its_own(a_trace: TraceGraph):
 def test_an_empty_picture_says_why(caplog):
     caplog.set_level(logging.INFO)
     viz = GraphistryViz(token="t")
-    path = viz.plot_topology(Topology(0, "no NVIDIA driver"))
+    path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
     assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
     assert said(caplog)[0][1].startswith("Not uploaded to Graphistry: no NVIDIA driver. ")
 
@@ -110,7 +110,7 @@ def test_a_bad_option_is_refused(options, what):
 def test_where_the_folder_cannot_be_written_the_page_is_a_temporary_file(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    path = GraphistryViz(output_dir=tmp_path / "file").plot_topology(Topology(2))
+    path = GraphistryViz(output_dir=tmp_path / "file").plot_topology(a_topology(2))
     assert Path(path).parent.parent == tmp_path
 
 

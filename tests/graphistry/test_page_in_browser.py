@@ -15,7 +15,7 @@ import pytest
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph import TraceGraph
 from tests.graphistry.conftest import EVIL
-from tests.graphistry.test_graphs import Topology
+from tests.graphistry.test_graphs import a_topology
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -113,7 +113,7 @@ def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
 
 
 def test_a_topology(tmp_path: Path) -> None:
-    page = Path(GraphistryViz().plot_topology(Topology(8))).read_text(encoding="utf-8")
+    page = Path(GraphistryViz().plot_topology(a_topology(8))).read_text(encoding="utf-8")
     said = in_browser(
         tmp_path,
         page,
@@ -126,7 +126,7 @@ def test_a_topology(tmp_path: Path) -> None:
 
 
 def test_an_empty_picture(tmp_path: Path) -> None:
-    page = Path(GraphistryViz().plot_topology(Topology(0))).read_text(encoding="utf-8")
+    page = Path(GraphistryViz().plot_topology(a_topology(0))).read_text(encoding="utf-8")
     said = in_browser(tmp_path, page, "said.traces = graph.data.length;")
     assert said == {"traces": 0}
 

@@ -14,7 +14,7 @@ from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph import TraceGraph
 from tests.graphistry.conftest import EVIL
 from tests.graphistry.graphistry_server import DATASET, Graphistry
-from tests.graphistry.test_graphs import Topology
+from tests.graphistry.test_graphs import a_topology
 from tests.graphistry.test_page import said
 
 HAS_CLIENT = importlib.util.find_spec("graphistry") is not None
@@ -101,7 +101,7 @@ def test_who_may_see_it_is_said_before_there_is_anything_to_see(
     graphistry_server: Graphistry, privacy
 ):
     options = {} if privacy == "private" else {"privacy": privacy}
-    viz_for(graphistry_server, **options).plot_topology(Topology(4))
+    viz_for(graphistry_server, **options).plot_topology(a_topology(4))
     assert graphistry_server.order == ["dataset", "share", "edges", "nodes"]
     (share,) = graphistry_server.shares
     assert (share["obj_pk"], share["obj_type"], share["mode"]) == (DATASET, "dataset", privacy)
