@@ -45,7 +45,7 @@ def layers(ids: Sequence[str], edges: Sequence[Ends]) -> Layout:
 
     Sugiyama's method: break cycles, take the longest path to a node as its layer, let each edge
     have a place of its own in the layers that it passes, and order each layer by the mean place
-    of its neighbours, to and fro.
+    of its neighbours, there and back.
     """
     known = set(ids)
     # A dictionary, for an order: the same graph is drawn the same each time.
