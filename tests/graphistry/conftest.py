@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +9,15 @@ import pytest
 from llamatelemetry.otel.trace_graph import TraceGraph
 from tests.graphistry.graphistry_server import Graphistry, serving
 
-EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+EVIL = (
+    "</script><script>alert('x')</script><b>b</b><a href='javascript:alert(1)'>a</a>"
+    "<img src=x onerror=alert(1)>"
+)
 
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody's account, neither from variables nor from a file of Graphistry's client."""
-    import os
-
     for name in [name for name in os.environ if "GRAPHISTRY" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))

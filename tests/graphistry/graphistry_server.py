@@ -40,7 +40,7 @@ class Graphistry:
                 time.sleep(seconds)
         for part, status in self.refused.items():
             if part in path:
-                return status, {"non_field_errors": ["Unable to log in: secret-of-the-test"]}
+                return status, {"non_field_errors": ["Token has expired.", "secret-of-the-test"]}
         if path == "/api/v2/auth/pkey/jwt/":
             good = authorization == "PersonalKey an-id:secret-of-the-test"
             return (200, self._login()) if good else (401, {"detail": "Invalid personal key"})

@@ -155,6 +155,14 @@ def test_no_network(caplog, capfd, login):
 
 
 @needs_client
+def test_what_the_client_prints_is_not_in_the_way(graphistry_server: Graphistry, capfd):
+    graphistry_server.refused["/token/refresh"] = 401  # which it reports, and logs in again
+    url = viz_for(graphistry_server).plot_pipeline_graph("smol.gguf", "llama.cpp", ["T4"])
+    assert url.startswith("http://")
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_client
 def test_no_such_host(caplog):
     viz = GraphistryViz(**KEY, server="graphistry.invalid")
     assert failing(viz, caplog) == "there is no connection to graphistry.invalid"
