@@ -19,7 +19,7 @@ check: $(VENV)/.dev ## format, lint, types, layers, spelling
 	scripts/check
 
 bench: $(VENV)/.dev ## what tracing adds to a call
-	@set -e; for bench in benchmarks/openai_overhead.py benchmarks/compare_openai.py; do echo "== $$bench"; $(VENV)/bin/python "$$bench" $(ARGS); done
+	@set -e; for bench in benchmarks/openai_overhead.py benchmarks/openai_long_stream.py benchmarks/compare_openai.py; do echo "== $$bench"; $(VENV)/bin/python "$$bench" $(ARGS); done
 
 wheels: $(VENV)/.dev ## build all five distributions and try them in clean environments
 	$(VENV)/bin/python scripts/check_wheels.py

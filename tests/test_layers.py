@@ -25,6 +25,10 @@ OPTIONAL = {
     "pynvml",
     "graphistry",
     "pandas",
+    "numpy",
+    "scipy",
+    "jinja2",
+    "plotly",
     "rich",
     "typer",
     "xllamacpp",
@@ -33,6 +37,7 @@ OPTIONAL = {
 # Who may import one of them at the top of a module, because nothing else imports that module.
 ALLOWED_AT_TOP = {
     "rich": ("llamatelemetry.cli",),
+    "numpy": ("llamatelemetry.bench._statistics",),
     "typer": ("llamatelemetry.cli",),
 }
 # Everything a plugin installed by itself can reach: it brings the API, not the SDK.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai import Request, Server
@@ -69,7 +69,7 @@ def read_parameters(
 ) -> dict[str, AttributeValue]:
     """Give the parameters of a request as attributes."""
     found = {**route.fixed, **route.read_parameters(body)}
-    response_id = fetched_response_id(options.url)
+    response_id = fetched_response_id(options.url) if route is FETCH else None
     if response_id is not None:
         found[names.GEN_AI_RESPONSE_ID] = unquote(response_id)
         cursor = mapping(options.params).get("starting_after")
@@ -84,12 +84,32 @@ def _deployment(client: Any) -> str | None:
     return None if found is None else found[1]
 
 
+# By the identity of what a client keeps its URL in: an object of its own, and another one when
+# its URL is set. (A URL is hashed by being written out, and in openai 3 reading it takes as long.)
+_described: Final[dict[int, tuple[Any, type[Any], Server | None]]] = {}
+_DESCRIBED_AT_MOST: Final = 256
+
+
 def server_of_client(client: Any) -> Server | None:
     """Describe the server that a client's requests go to."""
-    url, kind = client.base_url, cast("type[Any]", type(client))
-    # Not the URL itself as the key: it is hashed by being written out.
-    parts = (url.scheme, url.host, url.port, url.path)
-    return _describe_server(kind, parts, _socket(client))
+    identity: Any = client.__dict__.get("_base_url")
+    kind: type[Any] = client.__class__
+    known = _described.get(id(identity))
+    if known is not None and known[0] is identity and known[1] is kind and identity is not None:
+        return known[2]
+    url = client.base_url
+    server = server_of(
+        url.scheme,
+        url.host,
+        url.port,
+        path=url.path,
+        socket=_socket(client),
+        provider=_provider_of_class(kind),
+    )
+    if len(_described) >= _DESCRIBED_AT_MOST:
+        _described.clear()
+    _described[id(identity)] = (identity, kind, server)
+    return server
 
 
 def _socket(client: Any) -> str | None:
@@ -98,15 +118,6 @@ def _socket(client: Any) -> str | None:
         return client._client._transport._pool._uds
     except AttributeError:  # somebody's own transport
         return None
-
-
-@lru_cache(maxsize=256)
-def _describe_server(
-    kind: type[Any], parts: tuple[str, str, int | None, str], socket: str | None
-) -> Server | None:
-    scheme, host, port, path = parts
-    provider = _provider_of_class(kind)
-    return server_of(scheme, host, port, path=path, socket=socket, provider=provider)
 
 
 def _provider_of_class(kind: type[Any]) -> str | None:

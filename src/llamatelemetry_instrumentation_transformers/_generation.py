@@ -9,6 +9,7 @@ added, and nothing that is as large as the logits is looked at.
 from __future__ import annotations
 
 from contextvars import ContextVar
+from threading import get_ident
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,13 @@ running: Final[ContextVar[Generation | None]] = ContextVar(
 )
 """The generation whose loop runs in this context."""
 
+
+def current() -> Generation | None:
+    """Give the generation whose loop runs in this thread: a context may have been copied to others."""
+    generation = running.get()
+    return generation if generation is not None and generation.thread_id == get_ident() else None
+
+
 _PLAIN_CRITERIA: Final = frozenset({"MaxLengthCriteria", "EosTokenCriteria"})
 
 
@@ -50,6 +58,7 @@ class Generation:
 
     def __init__(self, model: Any, call: Call, kwargs: Mapping[str, Any]) -> None:
         self.model_id = id(model)
+        self.thread_id = get_ident()
         self.call = call
         self._cached_length = cached_length(kwargs.get("past_key_values"))
         self.started_ns = perf_counter_ns()

@@ -57,7 +57,9 @@ def _run(work: Work, do: Callable[[], Any]) -> Any:
         result = do()
     except BaseException as error:
         _leave(work, token, context)
-        if not isinstance(error, StopIteration):  # the end of the inputs
+        if work.is_pull and isinstance(error, StopIteration):
+            work.finish(None)  # there are no more inputs
+        else:
             work.fail(error)
         raise
     _leave(work, token, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -105,7 +107,7 @@ def test_the_exit_status_is_the_commands(
     done = run("--", *command, cwd=tmp_path)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
-    # Nothing was received: nothing is left behind.
+    # Nothing was received: nothing is left behind, no page either.
     assert not list(tmp_path.glob("llamatelemetry-data/*"))
 
 
@@ -183,6 +185,34 @@ def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5, output.decode()
     os.close(terminal)
     assert output.count(b"got 2") == 1
+
+
+def test_a_live_page_shows_a_run_that_goes_on_and_a_report_is_left(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*RUN, "--live", "--", sys.executable, "-c", LISTENING],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = ""
+        while "Live at" not in said:
+            said = process.stderr.readline()
+        url = said.split("Live at ")[1].strip()
+        assert process.stdout.readline() == "listening\n"
+        found = 0
+        deadline = time.monotonic() + 30
+        while not found and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"{url}data?after=0.0.0") as reply:
+                found = len(json.load(reply)["columns"]["spans"]["id"])
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(30) == 5
+    assert found == 1
+    [page] = tmp_path.glob("llamatelemetry-data/run-*.html")
+    assert f"Report: {page.relative_to(tmp_path)}" in rest
 
 
 def test_nothing_of_the_users_settings_sends_it_elsewhere() -> None:

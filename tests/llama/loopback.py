@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +29,8 @@ class Asked:
 class Reply:
     """What goes out: JSON, bytes, or pieces of a stream.
 
-    A cut one ends with the connection; of a silent one there is nothing but that end.
+    A cut one ends with the connection, and if it is reset, with an error of the connection; of
+    a silent one there is nothing but that end.
     """
 
     status: int = 200
@@ -37,6 +40,7 @@ class Reply:
     delay_s: float = 0.0
     cut: bool = False
     silent: bool = False
+    reset: bool = False
 
     def encoded(self) -> bytes:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -120,7 +124,10 @@ async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
     for piece in reply.pieces:
         writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         await writer.drain()
-    if reply.cut:
+    if reply.reset:
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if reply.cut or reply.reset:
         return False
     if reply.pieces:
         writer.write(b"0\r\n\r\n")

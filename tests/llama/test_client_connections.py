@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -69,13 +70,17 @@ def test_a_server_that_does_not_answer_over_a_new_connection_is_in_trouble(talk,
 @both
 @pytest.mark.parametrize(
     "broken",
-    [Reply(pieces=[b"{"], cut=True), Reply(body=b"{}", headers={"content-length": "999"})],
-    ids=["cut", "no HTTP"],
+    [
+        Reply(pieces=[b"{"], cut=True),
+        Reply(pieces=[b"{"], reset=True),
+        Reply(body=b"{}", headers={"content-length": "999"}),
+    ],
+    ids=["cut", "reset", "no HTTP"],
 )
 def test_an_answer_that_is_broken_is_not_asked_for_again(talk, recorded, broken):
     driver, asked = talk(ANSWER, broken)
     driver("chat", HELLO)
-    with pytest.raises(httpx2.RemoteProtocolError):
+    with pytest.raises((httpx2.RemoteProtocolError, httpx2.ReadError)):
         driver("chat", HELLO)
     assert len(asked) == 2
 
@@ -87,3 +92,14 @@ def test_a_server_that_goes_on_closing_is_given_up(talk, recorded):
     with pytest.raises(httpx2.RemoteProtocolError):
         driver("chat", HELLO)
     assert len(asked) == 3
+
+
+def test_a_call_that_is_cancelled_holds_no_connection(recorded):
+    with (
+        loopback(lambda _asked: Reply(body={}, delay_s=30)) as server,
+        Driver("async", server.url) as driver,
+    ):
+        with pytest.raises(TimeoutError):
+            driver.run(asyncio.wait_for(driver.client.chat(HELLO), 0.1))
+        assert driver.busy_connections() == 0
+    assert recorded.call().attributes["error.type"] == "asyncio.exceptions.CancelledError"

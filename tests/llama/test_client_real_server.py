@@ -11,6 +11,7 @@ import pytest
 from llamatelemetry.inference import create_engine
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 from tests.llama.clients import Driver
+from tests.llama.test_manager import wait_until
 from tests.recorder import Recorder
 from tests.servers import LlamaServer
 
@@ -200,11 +201,16 @@ def test_a_prompt_that_is_too_long_says_how_long_it_is(driver, recorded, stream)
 
 @both
 def test_a_stream_that_is_closed_early_ends_its_span_with_what_had_come(driver, recorded):
-    stream = driver.run(driver.client.chat(HELLO, max_tokens=200, stream=True))
+    before = driver("metrics")["tokens_predicted_total"]
+    asked = {"max_tokens": 900, "ignore_eos": True, "stream": True}
+    stream = driver.run(driver.client.chat(HELLO, **asked))
     assert len(driver.take(stream, 3)) == 3
+    wait_until(lambda: not any(slot.is_processing for slot in driver("slots")))
     span = recorded.call()
     assert "error.type" not in span.attributes
     assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
+    worked = driver("metrics")["tokens_predicted_total"] - before
+    assert worked < 800, "the server went on for nobody"
 
 
 def test_the_client_is_an_inference_engine(recorded, llama_server):

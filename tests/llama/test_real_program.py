@@ -184,7 +184,9 @@ class TestRouter:
             asked = span.attributes["gen_ai.request.model"]
             assert span.attributes["gen_ai.response.model"] == asked
             assert set(recorded.phases(span)) == {"queue", "prefill", "decode"}
-            assert "llamatelemetry.server.context_length" not in span.attributes
+            assert span.attributes["llamatelemetry.server.build"] == "b1-7e4c0a9"
+            for of_one_model in ("model_file", "context_length", "slots"):
+                assert f"llamatelemetry.server.{of_one_model}" not in span.attributes
 
     @both
     def test_a_model_that_is_missing_or_not_named_is_an_error(self, serve, models, recorded, kind):

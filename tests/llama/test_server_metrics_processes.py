@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ WORKERS = """
     for _ in range(3):
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # whatever becomes of the test
             signal.pause()
         children.append(child)
     print(*children, flush=True)
@@ -152,16 +154,36 @@ def test_of_four_workers_one_reports_and_when_it_is_killed_another_goes_on(
 
 @pytest.mark.parametrize(
     ("command", "init"),
-    [((INSTRUMENT,), ""), ((), "llamatelemetry.init()")],
-    ids=["without code", "by init"],
+    [
+        ((INSTRUMENT,), ""),
+        ((), "llamatelemetry.init()"),
+        ((), "llamatelemetry.init(); llamatelemetry.shutdown(); llamatelemetry.init()"),
+    ],
+    ids=["without code", "by init", "by init after a shutdown"],
 )
 def test_a_program_reports_and_its_shutdown_stops_the_thread(
-    llama_server, start, exported, command, init
+    start, exported, tmp_path, command, init
 ):
     program = start(SHORT.format(init=init, end="assert llamatelemetry.shutdown()"), *command)
     wait_for(lambda: exported.last("prompt_tokens"))
     output, _ = program.communicate(timeout=30)
     assert (program.returncode, output) == (0, "[]\n")
+    (lock,) = tmp_path.glob("llamatelemetry-*/*.lock")
+    assert "-shop-" in lock.name
+
+
+def test_where_increases_are_exported_what_was_before_the_program_is_none(
+    llama_server, start, exported
+):
+    body = json.dumps({"prompt": "Hi", "n_predict": 1, "cache_prompt": False}).encode()
+    urllib.request.urlopen(f"{llama_server.origin}/completion", body, timeout=60).close()
+    program = start(
+        SHORT.format(init="llamatelemetry.init()", end=""),
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+    )
+    wait_for(lambda: exported.last("prompt_tokens"))
+    assert exported.last("prompt_tokens") == {program.pid: 0}
+    assert llama_server.metrics()["prompt_tokens_total"] > 0
 
 
 def test_a_program_that_just_ends_does_not_wait_for_a_server_that_does_not_answer(

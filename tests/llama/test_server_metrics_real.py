@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 from llamatelemetry.llama.server_metrics import ServerMetrics
+from tests.llama.tiny_models import make_llama
 from tests.recorder import Recorder
 
 PREFIX = "llamatelemetry.llamacpp."
@@ -213,3 +215,35 @@ def test_everything_that_is_reported_of_a_server(server, reading, recorder):
         for p in recorder.points(f"{PREFIX}slots")
     }
     assert states == {"busy": 0, "idle": 2}
+
+
+def test_a_real_router_loads_nothing_because_it_is_read(program, recorder, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("one", "two"):
+        make_llama(folder / f"{name}.gguf", chat_template="{{ messages[0].content }}")
+    config = ServerConfig(folder, port=0, n_ctx=256, threads=1, n_gpu_layers=0, metrics=True)
+    with ServerManager(config, binary=program) as router, LlamaCppClient(router.url) as client:
+        reading = ServerMetrics(
+            [f"{router.url}/metrics"],
+            "shop",
+            meter_provider=recorder.meter_provider,
+            directory=tmp_path,
+        )
+        reading.start()
+        try:
+            time.sleep(2.5)  # it has been read by then
+            assert Reported(recorder).totals() == {}
+            hi = [{"role": "user", "content": "Hi"}]
+            # Any bytes come from weights at random; the server refuses what is no text.
+            answer = client.chat(hi, max_tokens=3, model="one", grammar="root ::= [a-z]+")
+            served = answer.timings
+            wait_for(lambda: Reported(recorder).totals().get("one", {}).get("predicted"))
+            totals = Reported(recorder).totals()
+            assert set(totals) == {"one"}
+            assert totals["one"]["prompt"] == served.prompt_n
+            assert totals["one"]["predicted"] == served.predicted_n
+            status = {model.id: model.status.value for model in client.models().data}
+            assert status == {"one": "loaded", "two": "unloaded"}
+        finally:
+            assert reading.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -43,6 +44,8 @@ def listener() -> Iterator[object]:
     started: list[subprocess.Popen[str]] = []
 
     def start(host: str, port: int = 0, then: str = "") -> tuple[subprocess.Popen[str], int]:
+        if ":" in host and not has_ipv6():
+            pytest.skip("this machine has no IPv6")
         source = textwrap.dedent(LISTEN).format(then=then)
         process = subprocess.Popen(
             [sys.executable, "-c", source, host, str(port)],
@@ -58,6 +61,14 @@ def listener() -> Iterator[object]:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -128,6 +139,13 @@ def test_of_two_on_one_port_it_is_the_one_at_the_address(listener):
     assert pid_of(f"http://127.0.0.3:{port}") is None
 
 
+def test_who_listens_at_the_address_comes_before_who_listens_at_each(listener):
+    everywhere, port = listener("0.0.0.0")
+    here, _ = listener("127.0.0.1", port)
+    assert pid_of(f"http://127.0.0.1:{port}") == here.pid
+    assert pid_of(f"http://127.0.0.2:{port}") == everywhere.pid
+
+
 def test_workers_that_share_a_socket_are_below_the_one_that_opened_it(listener):
     process, port = listener("127.0.0.1", then="os.fork()")
     wait_until(lambda: len(pids_of(f"http://127.0.0.1:{port}")) == 2)
@@ -160,6 +178,7 @@ def test_of_anything_else_nothing_is_known(origin):
 def test_it_is_looked_up_once_for_some_seconds(listener, monkeypatch: pytest.MonkeyPatch):
     process, port = listener("127.0.0.1")
     origin = f"http://127.0.0.1:{port}"
+    monkeypatch.setattr(server_pids, "_FOUND_HOLDS_S", 3600.0)
     assert pid_of(origin) == process.pid
     process.kill()
     process.communicate()

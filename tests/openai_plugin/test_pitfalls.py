@@ -82,6 +82,7 @@ ELSEWHERE = {
     ),
     "a metric has a series for each build of a server": (
         "openai_plugin/test_metric_names.py::test_neither_is_on_the_metrics_of_a_llama_cpp_server",
+        "openai_plugin/test_metric_names.py::test_tier_and_fingerprint_are_on_the_durations_and_tokens_of_openai",
     ),
 }
 ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

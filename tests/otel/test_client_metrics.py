@@ -83,7 +83,7 @@ def record(
     base = {**BASE, "gen_ai.operation.name": operation}
     if stream:
         metrics.record_first_chunk(0.25, base, None)
-        metrics.record_chunk_gap(0.5, base)
+        metrics.record_chunk_gaps((0.5,), base)
     attributes = {**PRICED, "gen_ai.operation.name": operation}
     call = Measured(operation, 1.5, tokens, attributes, error_type)
     metrics.record_tokens(call)

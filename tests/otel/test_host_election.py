@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,6 +277,14 @@ def test_by_default_the_file_is_in_a_folder_that_only_this_user_can_enter(tempor
     assert folder.name == f"llamatelemetry-{os.geteuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert not HostElection("gpu", "shop").is_elected()
+
+
+def test_when_the_whole_folder_is_cleaned_up_there_is_still_only_one(temporary):
+    holder, other = HostElection("gpu", "shop"), HostElection("gpu", "shop")
+    assert (holder.is_elected(), other.is_elected()) == (True, False)
+    (folder,) = temporary.iterdir()
+    shutil.rmtree(folder)
+    assert (other.is_elected(), holder.is_elected()) == (True, False)
 
 
 @pytest.mark.parametrize("trap", ["open to all", "a link"])

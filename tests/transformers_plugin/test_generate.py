@@ -271,7 +271,7 @@ def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
     recorder = instrument({"record_events": True})
     model, inputs = llama(), encoded("Hello")
     output = model.generate(
-        **inputs, assistant_model=llama(), max_new_tokens=12, min_new_tokens=12, **GREEDY
+        **inputs, assistant_model=llama(), max_new_tokens=12, eos_token_id=None, **GREEDY
     )
     span = only(recorder)
     assert span.attributes["gen_ai.usage.output_tokens"] == new_tokens(output, inputs).shape[1]
@@ -283,9 +283,7 @@ def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
 
 def test_tokens_looked_up_in_the_prompt(instrumented: Recorder) -> None:
     inputs = encoded("abcabcabcabc")
-    output = llama().generate(
-        **inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, min_new_tokens=8, **GREEDY
-    )
+    output = llama().generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, **GREEDY)
     assert (
         only(instrumented).attributes["gen_ai.usage.output_tokens"]
         == new_tokens(output, inputs).shape[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,11 +16,12 @@ from rich.text import Text
 from llamatelemetry.cli._summary_table import print_summary
 from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
 from llamatelemetry.local.receiver import Receiver
+from llamatelemetry.local.report import LivePage, read_recorded, write_report
 from llamatelemetry.local.store import Store, StoreError, StoreReader
 from llamatelemetry.local.summary import Summary, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 _USAGE: Final = 2
 _SETTLE_S: Final = 2.0
@@ -31,6 +33,8 @@ def run_command(
     output: Path | None = None,
     port: int = 0,
     grpc_port: int | None = None,
+    live: bool = False,
+    report: bool = True,
 ) -> int:
     """Run a command, keep its telemetry, and print what it came to on standard error.
 
@@ -39,6 +43,8 @@ def run_command(
         output: of the store; a file in ``llamatelemetry-data`` named after the time when ``None``.
         port: where OTLP over HTTP is received; 0 picks a free one.
         grpc_port: where it is received over gRPC, if anywhere.
+        live: whether a page on loopback shows it as it comes.
+        report: whether an HTML page of it all is left beside the store.
 
     Returns:
         The exit status of the command; 126 or 127, as of a shell, when it cannot be started;
@@ -65,16 +71,44 @@ def run_command(
     except (OSError, ImportError) as error:
         # The command runs: it must not suffer from what we cannot do.
         _say(console, f"error: {error}", "red")
-    status = command.wait()
-    _settle(receiver)
+    with _live_page(console, path) if live else nullcontext():
+        status = command.wait()
+        _settle(receiver)
     receiver.stop()
     store.close()
     if any(receiver.received.values()) or output is not None:
         _conclude(console, path, store, receiver)
+        if report:
+            _report(console, path)
     else:
         path.unlink()
         print_summary(console, Summary())
     return status
+
+
+@contextmanager
+def _live_page(console: Console, path: Path) -> Generator[None]:
+    try:
+        page = LivePage(path)
+    except (OSError, ImportError) as error:
+        _say(console, f"no live page: {error}", "yellow")
+        yield
+        return
+    _say(console, f"Live at {page.url}", "bold")
+    try:
+        yield
+    finally:
+        page.stop()
+
+
+def _report(console: Console, path: Path) -> None:
+    page = path.with_suffix(".html")
+    try:
+        write_report(read_recorded(path), page)
+    except (OSError, ImportError) as error:
+        _say(console, f"no report: {error}", "yellow")
+    else:
+        _say(console, f"Report: {page}", "bold")
 
 
 def _new_path() -> Path:
@@ -110,3 +144,16 @@ def _refused(console: Console, error: Exception) -> int:
 def _say(console: Console, text: str, style: str) -> None:
     sys.stdout.flush()
     console.print(Text(text, style), soft_wrap=True)
+
+
+def report_command(source: Path, output: Path | None) -> int:
+    """Make the HTML page of what was recorded. Gives the exit status: 0 made, 1 not."""
+    console = Console(stderr=True, highlight=False)
+    page = output or (source / "report.html" if source.is_dir() else source.with_suffix(".html"))
+    try:
+        write_report(read_recorded(source), page)
+    except (OSError, ImportError, StoreError, ValueError) as error:
+        _say(console, f"error: {error}", "red")
+        return 1
+    Console(highlight=False).print(Text(str(page)), soft_wrap=True)
+    return 0

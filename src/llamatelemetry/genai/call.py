@@ -41,16 +41,16 @@ from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv.operations import operation_of_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
-    from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.completion_hook import CompletionHook
     from llamatelemetry.genai.reaper import Reapable
+    from llamatelemetry.otel.points import AttributeSet
 
 
 class Instrumenter:
@@ -108,7 +108,9 @@ class Instrumenter:
             kind: of the span, if it gets one of its own.
             started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
         """
-        if not is_instrumentation_enabled():
+        # In an empty context nothing is switched off, and nothing is further out.
+        is_outermost = not context_api.get_current()
+        if not is_outermost and not is_instrumentation_enabled():
             return None
         outer = self.outer_call(request)
         if outer is not None:
@@ -118,7 +120,7 @@ class Instrumenter:
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
-        foreign = foreign_span(request)
+        foreign = None if is_outermost else foreign_span(request)
         owner = OwnSpan(self, kind) if foreign is None else OuterSpan(self, foreign)
         return Call(self, request, owner, started_ns)
 
@@ -221,9 +223,9 @@ class Call:
         return self._owner.span
 
     @property
-    def record_chunk_gap(self) -> Callable[[float, Mapping[str, AttributeValue]], None]:
-        """What records the seconds between two chunks of a stream. Fetch it once per stream."""
-        return self._owner.record_chunk_gap
+    def record_chunk_gap(self) -> Callable[[Sequence[float], AttributeSet], None]:
+        """What records the seconds between chunks of a stream, for `ChunkGaps`."""
+        return self._owner.record_chunk_gaps
 
     def activate(self) -> Token[Context]:
         """Make the call's span current; give the result to `deactivate` when the library's work is done."""
@@ -334,6 +336,6 @@ class Call:
     def _wall_ns(self, at_ns: int) -> int:
         return self._started_wall_ns + at_ns - self._started_ns
 
-    def chunk_attributes(self, response_model: str | None) -> dict[str, AttributeValue]:
+    def chunk_attributes(self, response_model: str | None) -> AttributeSet:
         """The metric attributes of a stream's chunks, once its first chunk has named the model."""
         return recording.metric_attributes(self.request, response_model)

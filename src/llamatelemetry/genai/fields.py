@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ def model_name(value: Any) -> str | None:
     would leak a directory and make a new series for each machine: it becomes ``smol.gguf``.
     """
     name = text(value)
-    if name is None or not _PATH.search(name):
+    return None if name is None else _without_folder(name)
+
+
+@lru_cache(maxsize=256)
+def _without_folder(name: str) -> str | None:
+    if not _PATH.search(name):
         return name
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or None

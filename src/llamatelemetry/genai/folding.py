@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content_readers import fold_choices
-from llamatelemetry.genai.fields import count, get, items
+from llamatelemetry.genai.fields import count, fields_of, get, items
 from llamatelemetry.genai.usage import find_usage
 from llamatelemetry.genai.wire import read_response
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamatelemetry.genai.model import Response
 
 # What a delta can carry that is a token of the answer. The role alone is not, nor is an
@@ -33,7 +35,10 @@ class Fold(Protocol):
     """What a stream's chunks add up to; there is one kind for each format of stream."""
 
     def add(self, chunk: Any, /) -> bool:
-        """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
+        """Take in one chunk; say whether it carries a token (content, reasoning or a tool call).
+
+        Only the first answer that is yes matters: later ones may be either.
+        """
         ...
 
     @property
@@ -58,6 +63,7 @@ class ChunkFold:
         "_at_usage",
         "_content",
         "_finish_reasons",
+        "_has_token",
         "_head",
         "_is_named",
         "timings",
@@ -68,6 +74,7 @@ class ChunkFold:
         self._content = None if content_max_chars is None else fold_choices(content_max_chars)
         self._head: dict[str, Any] = {}
         self._is_named = False
+        self._has_token = False
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
@@ -76,43 +83,48 @@ class ChunkFold:
         self._at_usage: list[int | None] = []
 
     def add(self, chunk: Any) -> bool:
-        """Take in one chunk; say whether it carries a token (content, reasoning or a tool call)."""
+        """Take in one chunk; say whether one of the chunks so far carries a token."""
+        fields = fields_of(chunk)
         if not self._is_named:
-            self._read_head(chunk)
-        usage = get(chunk, "usage")
+            self._read_head(fields)
+        usage = fields.get("usage")
         if usage is not None:
             self.usage = usage
-        timings = get(chunk, "timings")
+        timings = fields.get("timings")
         if timings is not None:
             self.timings = timings
-            self._note_end(chunk, timings)
-        carries_token = False
-        for position, choice in enumerate(items(get(chunk, "choices"))):
-            carries_token = _carries_token(choice) or carries_token
-            reason = get(choice, "finish_reason")
-            index = get(choice, "index")
-            key = index if isinstance(index, int) else position
-            if reason is not None or key not in self._finish_reasons:
-                self._finish_reasons[key] = reason
-                if reason is not None and self.usage is None:
-                    self.usage = find_usage(chunk)  # where Groq and Moonshot put it
-            if self._content is not None:
-                self._content.add(key, choice)
-        return carries_token
+            self._note_end(fields, timings)
+        for position, choice in enumerate(items(fields.get("choices"))):
+            self._add_choice(position, choice, fields)
+        return self._has_token
 
-    def _note_end(self, chunk: Any, timings: Any) -> None:
-        choices = items(get(chunk, "choices"))
+    def _add_choice(self, position: int, choice: Any, chunk: Mapping[str, Any]) -> None:
+        fields = fields_of(choice)
+        if not self._has_token:
+            self._has_token = _carries_token(fields)
+        reason = fields.get("finish_reason")
+        index = fields.get("index")
+        key = index if isinstance(index, int) else position
+        if reason is not None or key not in self._finish_reasons:
+            self._finish_reasons[key] = reason
+            if reason is not None and self.usage is None:
+                self.usage = find_usage(chunk)  # where Groq and Moonshot put it
+        if self._content is not None:
+            self._content.add(key, choice)
+
+    def _note_end(self, chunk: Mapping[str, Any], timings: Any) -> None:
+        choices = items(chunk.get("choices"))
         predicted = count(get(timings, "predicted_n"))
         if not choices:
             self._at_usage.append(predicted)
         elif get(choices[0], "finish_reason") is not None:
             self._at_finish[count(get(choices[0], "index")) or 0] = predicted
 
-    def _read_head(self, chunk: Any) -> None:
+    def _read_head(self, chunk: Mapping[str, Any]) -> None:
         # Not the first chunk alone: Azure's holds filter results and has empty names.
         for name in _HEAD_FIELDS:
             if not self._head.get(name):
-                self._head[name] = get(chunk, name)
+                self._head[name] = chunk.get(name)
         self._is_named = bool(self._head["id"] and self._head["model"])
 
     @property
@@ -142,8 +154,8 @@ class ChunkFold:
         return response
 
 
-def _carries_token(choice: Any) -> bool:
-    delta = get(choice, "delta")
+def _carries_token(choice: Mapping[str, Any]) -> bool:
+    delta = choice.get("delta")
     if delta is None:
-        return bool(get(choice, "text"))  # /completions
+        return bool(choice.get("text"))  # /completions
     return any(get(delta, name) for name in _TOKEN_FIELDS)

@@ -9,14 +9,15 @@ in the metrics while it runs.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from opentelemetry.util.types import AttributeValue
+    from llamatelemetry.otel.points import AttributeSet
 
-    Record = Callable[[float, dict[str, AttributeValue]], None]
+    Record = Callable[[Sequence[float], AttributeSet], None]
 
 _BATCH: Final = 64
 _BATCH_NS: Final = 1_000_000_000
@@ -26,40 +27,32 @@ class ChunkGaps:
     """The gaps of one stream.
 
     Args:
-        record: takes a gap in seconds and the attributes of its point.
+        record: takes gaps in seconds and the attributes of their points.
         attributes: gives those attributes; asked once, after the second chunk: with some
             servers the first does not name the model.
     """
 
-    __slots__ = ("_attributes", "_gaps_ns", "_known", "_last_ns", "_record", "_since_ns")
+    __slots__ = ("_attributes", "_known", "_record", "_times_ns")
 
-    def __init__(self, record: Record, attributes: Callable[[], dict[str, AttributeValue]]) -> None:
+    def __init__(self, record: Record, attributes: Callable[[], AttributeSet]) -> None:
         self._record = record
         self._attributes = attributes
-        self._known: dict[str, AttributeValue] | None = None
-        self._gaps_ns: list[int] = []
-        self._last_ns = 0
-        self._since_ns = 0
+        self._known: AttributeSet | None = None
+        self._times_ns: list[int] = []  # the first is the end of the last gap recorded
 
     def chunk(self, now_ns: int) -> None:
         """A chunk has come, at a reading of ``time.perf_counter_ns``."""
-        last_ns, self._last_ns = self._last_ns, now_ns
-        if not last_ns:
-            self._since_ns = now_ns
-            return
-        gaps_ns = self._gaps_ns
-        gaps_ns.append(now_ns - last_ns)
-        if len(gaps_ns) >= _BATCH or now_ns - self._since_ns >= _BATCH_NS:
-            self._since_ns = now_ns
+        times_ns = self._times_ns
+        times_ns.append(now_ns)
+        if len(times_ns) > _BATCH or now_ns - times_ns[0] >= _BATCH_NS:
             self.flush()
 
     def flush(self) -> None:
         """Record what has not been recorded."""
-        gaps_ns, self._gaps_ns = self._gaps_ns, []
-        if not gaps_ns:
+        times_ns, self._times_ns = self._times_ns, self._times_ns[-1:]
+        if len(times_ns) < 2:
             return
         if self._known is None:
             self._known = self._attributes()
-        record, attributes = self._record, self._known
-        for gap_ns in gaps_ns:
-            record(gap_ns / 1e9, attributes)
+        gaps_s = [(later - earlier) / 1e9 for earlier, later in pairwise(times_ns)]
+        self._record(gaps_s, self._known)

@@ -13,23 +13,24 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from llamatelemetry.genai import recording
+from llamatelemetry.genai import recording, unrecorded
 from llamatelemetry.genai.agents import current_agent
+from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanKind
-    from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.call import Call, Instrumenter
     from llamatelemetry.genai.content import CallContent
     from llamatelemetry.genai.model import Request
     from llamatelemetry.genai.rivals import ForeignSpan
+    from llamatelemetry.otel.points import AttributeSet
 
-    GapRecorder = Callable[[float, Mapping[str, AttributeValue]], None]
+    GapRecorder = Callable[[Sequence[float], AttributeSet], None]
 
 _GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
@@ -50,8 +51,8 @@ class Owner(Protocol):
         ...
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
-        """What records the seconds between two chunks. Fetch it once: it runs per chunk."""
+    def record_chunk_gaps(self) -> GapRecorder:
+        """What records the seconds between chunks."""
         ...
 
     def open(self, call: Call, started_wall_ns: int) -> None:
@@ -78,22 +79,25 @@ class Owner(Protocol):
 class OwnSpan:
     """A span opened for the call: everything is recorded, and nobody else records it."""
 
-    __slots__ = ("_instrumenter", "_kind", "content", "span")
+    __slots__ = ("_context", "_instrumenter", "_kind", "_provider", "content", "span")
 
     def __init__(self, instrumenter: Instrumenter, kind: SpanKind) -> None:
         self._instrumenter = instrumenter
         self._kind = kind
         self.content: CallContent | None = None
         self.span: Span = trace.INVALID_SPAN
+        self._context: Context | None = None
+        self._provider = ""  # that the span has been started with
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
-        """What records the seconds between two chunks."""
-        return self._instrumenter.metrics.client.record_chunk_gap
+    def record_chunk_gaps(self) -> GapRecorder:
+        """What records the seconds between chunks."""
+        return self._instrumenter.metrics.client.record_chunk_gaps
 
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Start the span."""
         request = call.request
+        self._provider = request.provider
         agent = current_agent()
         if agent is not None and request.operation in INFERENCE_OPERATIONS:
             agent.count_inference_call()
@@ -103,12 +107,14 @@ class OwnSpan:
             attributes=recording.sampling_attributes(request),
             start_time=started_wall_ns,
         )
+        self._context = trace.set_span_in_context(self.span)
+        unrecorded.began(self.span, request, self._kind)
         if self._instrumenter.content is not None:
             self.content = self._instrumenter.content.start(request, self.span)
 
     def context(self, call: Call) -> Context:
         """Give a context with the span and the call in it."""
-        return context_api.set_value(CALL_KEY, call, trace.set_span_in_context(self.span))
+        return context_api.set_value(CALL_KEY, call, self._context)
 
     def note_provider(self, provider: str) -> None:
         """Nothing: the provider is recorded from the request."""
@@ -116,18 +122,22 @@ class OwnSpan:
     def record(self, call: Call, outcome: recording.Outcome) -> None:  # noqa: ARG002 - as Owner
         """Write the metrics and, unless the span is not recorded, attributes and phases."""
         instrumenter = self._instrumenter
-        context = trace.set_span_in_context(self.span)
+        context = self._context or trace.set_span_in_context(self.span)
         recording.record_client_metrics(instrumenter.metrics, outcome, context)
-        recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        if outcome.phases is not None:
+            recording.record_server_metrics(instrumenter.metrics, outcome, context)
         if self.span.is_recording():
             recording.record_span(self.span, outcome)
-            if instrumenter.config.phase_spans:
+            if self._provider != outcome.request.provider:  # the reply has proved another
+                self.span.set_attribute(names.GEN_AI_PROVIDER_NAME, outcome.request.provider)
+            if instrumenter.config.phase_spans and outcome.phases is not None:
                 recording.record_phase_spans(instrumenter.tracer, context, outcome)
         if self.content is not None:
             self.span.set_attributes(self.content.finish(outcome, context))
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
+        unrecorded.ended(self.span)
         self.span.end(ended_wall_ns)
 
 
@@ -149,9 +159,9 @@ class OuterSpan:
         self._recorded = self.span.is_recording()
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
-        """What records the seconds between two chunks."""
-        return _ignore if self._has_metrics else self._instrumenter.metrics.client.record_chunk_gap
+    def record_chunk_gaps(self) -> GapRecorder:
+        """What records the seconds between chunks."""
+        return _ignore if self._has_metrics else self._instrumenter.metrics.client.record_chunk_gaps
 
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Nothing: it is open."""
@@ -196,7 +206,7 @@ class OuterCall:
         return self._outer.span
 
     @property
-    def record_chunk_gap(self) -> GapRecorder:
+    def record_chunk_gaps(self) -> GapRecorder:
         """Nothing: the outer call sees the chunks too."""
         return _ignore
 
@@ -219,7 +229,7 @@ class OuterCall:
         """Nothing: the outer call ends itself."""
 
 
-def _ignore(seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+def _ignore(seconds: Sequence[float], attributes: AttributeSet) -> None:
     pass
 
 

@@ -6,33 +6,25 @@ request to a model may leave the company. A header that is there already is left
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from opentelemetry import propagate
+from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
-from opentelemetry.propagators.textmap import Setter
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-TRACEPARENT: Final = "traceparent"
+    from opentelemetry.trace import SpanContext
 
-_trace_context: Final = TraceContextTextMapPropagator()
-_HANDLERS: Final = ("handle_request", "handle_async_request")
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+_LINE_OF_TRACEPARENT: Final = b"\ntraceparent\n"
+
+_HANDLERS: Final = frozenset({"handle_request", "handle_async_request"})
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
 _APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
-
-
-class _AddMissing(Setter["MutableMapping[str, str]"]):
-    def set(self, carrier: MutableMapping[str, str], key: str, value: str) -> None:
-        # Of the two, `inject` has looked for the other already.
-        if key == TRACEPARENT or key not in carrier:
-            carrier[key] = value
-
-
-_add_missing: Final = _AddMissing()
 
 
 class Propagation:
@@ -53,13 +45,29 @@ class Propagation:
             http_client: the httpx or httpx2 client, or the session of requests, that sends it.
             url: where to, as that client has it.
         """
-        if self._mode == "off" or TRACEPARENT in headers:
+        if self._mode == "off" or _has_traceparent(headers):
             return
         if self._mode == "auto" and (
             not _trace_context_is_wanted() or _is_left_to_http(http_client, url)
         ):
             return
-        _trace_context.inject(headers, setter=_add_missing)
+        _write(trace.get_current_span().get_span_context(), headers)
+
+
+def _write(span: SpanContext, headers: MutableMapping[str, str]) -> None:
+    if not span.is_valid:
+        return
+    headers[TRACEPARENT] = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    if span.trace_state and TRACESTATE not in headers:
+        headers[TRACESTATE] = span.trace_state.to_header()
+
+
+def _has_traceparent(headers: Any) -> bool:
+    raw = getattr(headers, "raw", None)
+    if raw is None:
+        return TRACEPARENT in headers  # requests
+    # ``in`` would decode every header before it looked: as much work as all the rest of this.
+    return _LINE_OF_TRACEPARENT in b"\n%b\n" % b"\n".join(dict(raw)).lower()
 
 
 class _Wanted:
@@ -83,24 +91,41 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     It wraps the transport's method: in the transport's class, for all clients; or in the
     transport, for one client. Or it is the transport. Of requests it wraps ``Session.send``.
     """
-    if not is_http_instrumentation_enabled():
-        return False
     find = getattr(http_client, "_transport_for_url", None)  # private: it may go one day
     if find is None:
-        return hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
-    transport: Any = find(url)
-    kinds = type(transport).__mro__
-    if _is_opentelemetrys(kinds[0]):
+        is_left = hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
+    else:
+        is_left = _is_wrapped_transport(find(url))
+    return is_left and is_http_instrumentation_enabled()
+
+
+def _is_wrapped_transport(transport: Any) -> bool:
+    handling = _handling(cast("type[Any]", type(transport)))
+    if handling is None:
         return True
-    for place in (transport, *kinds):
-        members: Mapping[str, Any] = getattr(place, "__dict__", _NO_MEMBERS)
-        for name in _HANDLERS:
-            handler = members.get(name)
-            if handler is None or type(handler) is FunctionType:
-                continue  # as in every class when nothing is instrumented
-            if _is_wrapped_by_opentelemetry(handler):
-                return True
+    own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
+    if not _HANDLERS.isdisjoint(own) and any(
+        _is_wrapped_by_opentelemetry(own.get(name)) for name in _HANDLERS
+    ):
+        return True
+    for members, name in handling:
+        handler = members.get(name)
+        # A plain function, as in every class when nothing is instrumented.
+        if type(handler) is not FunctionType and _is_wrapped_by_opentelemetry(handler):
+            return True
     return False
+
+
+@lru_cache(maxsize=64)
+def _handling(kind: type[Any]) -> tuple[tuple[Mapping[str, Any], str], ...] | None:
+    """Give where the methods are that a request may pass through in a transport of a kind.
+
+    ``None`` for a transport of OpenTelemetry's own.
+    """
+    if _is_opentelemetrys(kind):
+        return None
+    every = (vars(base) for base in kind.__mro__)
+    return tuple((members, name) for members in every for name in _HANDLERS if name in members)
 
 
 def _is_wrapped_by_opentelemetry(function: Any) -> bool:

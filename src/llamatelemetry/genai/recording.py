@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
@@ -11,6 +14,7 @@ from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import is_run_by_openai, known_servers
 from llamatelemetry.otel.client_metrics import Measured
+from llamatelemetry.otel.points import AttributeSet, record_points
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     FETCH_RESPONSE,
@@ -20,7 +24,7 @@ from llamatelemetry.semconv.operations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
@@ -63,7 +67,7 @@ class Outcome:
 
 def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
     """The attributes a span starts with: those that a sampler may want to decide by."""
-    attributes = metric_attributes(request, None)
+    attributes = dict(metric_attributes(request, None))
     if request.task is not None:
         attributes[names.TASK] = request.task
     return attributes
@@ -77,20 +81,35 @@ def measures_chunks(request: Request) -> bool:
     return request.operation is not None and request.operation != FETCH_RESPONSE
 
 
-def metric_attributes(request: Request, response_model: str | None) -> dict[str, AttributeValue]:
+def metric_attributes(request: Request, response_model: str | None) -> AttributeSet:
     """The attributes that every GenAI metric of a call carries: few, and of low cardinality."""
-    attributes: dict[str, AttributeValue] = {names.GEN_AI_PROVIDER_NAME: request.provider}
-    if request.operation is not None:
-        attributes[names.GEN_AI_OPERATION_NAME] = request.operation
-    if request.model is not None:
-        attributes[names.GEN_AI_REQUEST_MODEL] = request.model
-    if response_model is not None:
-        attributes[names.GEN_AI_RESPONSE_MODEL] = response_model
-    if request.server is not None:
-        attributes[names.SERVER_ADDRESS] = request.server.address
-        if request.server.port is not None:
-            attributes[names.SERVER_PORT] = request.server.port
-    return attributes
+    server = request.server
+    where = (None, None) if server is None else (server.address, server.port)
+    return _metric_attributes(
+        request.provider, request.operation, request.model, response_model, where
+    )
+
+
+@lru_cache(maxsize=512)  # the calls of a program differ little in these
+def _metric_attributes(
+    provider: str,
+    operation: str | None,
+    request_model: str | None,
+    response_model: str | None,
+    where: tuple[str | None, int | None],
+) -> AttributeSet:
+    return AttributeSet(
+        _known(
+            (
+                (names.GEN_AI_PROVIDER_NAME, provider),
+                (names.GEN_AI_OPERATION_NAME, operation),
+                (names.GEN_AI_REQUEST_MODEL, request_model),
+                (names.GEN_AI_RESPONSE_MODEL, response_model),
+                (names.SERVER_ADDRESS, where[0]),
+                (names.SERVER_PORT, where[1]),
+            )
+        )
+    )
 
 
 def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
@@ -104,12 +123,11 @@ def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
     attributes = metric_attributes(request, response.model)
     if outcome.first_chunk_s is not None:
         metrics.client.record_first_chunk(outcome.first_chunk_s, attributes, context)
-    attributes.update(_known(_openai_metric_attributes(request, response)))
     call = Measured(
         operation=request.operation,
         duration_s=outcome.duration_s,
         tokens=response.usage,
-        attributes=attributes,
+        attributes=_openai_attributes(attributes, request, response),
         error_type=None if outcome.error is None else outcome.error.type,
         context=context,
     )
@@ -117,14 +135,19 @@ def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
     metrics.client.record_duration(call)
 
 
-def _openai_metric_attributes(
-    request: Request, response: Response
-) -> Iterator[tuple[str, AttributeValue | None]]:
-    if request.provider in OPENAI_PROVIDERS:
-        yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
-        # A server of one's own has a fingerprint per build, or per reply: a series for each.
-        if response.system_fingerprint is not None and is_run_by_openai(request.server):
-            yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
+def _openai_attributes(
+    attributes: AttributeSet, request: Request, response: Response
+) -> AttributeSet:
+    if request.provider not in OPENAI_PROVIDERS:
+        return attributes
+    if response.service_tier is not None:
+        attributes = attributes.plus(names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier)
+    # A server of one's own has a fingerprint per build, or per reply: a series for each.
+    if response.system_fingerprint is not None and is_run_by_openai(request.server):
+        attributes = attributes.plus(
+            names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
+        )
+    return attributes
 
 
 def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
@@ -137,17 +160,23 @@ def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
     # The conventions want these two of good replies only.
     if outcome.error is None:
         if phases.time_to_first_token_s is not None:
-            metrics.server_time_to_first_token.record(
-                phases.time_to_first_token_s, attributes, context
+            record_points(
+                metrics.server_time_to_first_token,
+                (phases.time_to_first_token_s,),
+                attributes,
+                context,
             )
         if phases.time_per_output_token_s is not None:
-            metrics.server_time_per_output_token.record(
-                phases.time_per_output_token_s, attributes, context
+            record_points(
+                metrics.server_time_per_output_token,
+                (phases.time_per_output_token_s,),
+                attributes,
+                context,
             )
     else:
-        attributes[names.ERROR_TYPE] = outcome.error.type
+        attributes = attributes.plus(names.ERROR_TYPE, outcome.error.type)
     if phases.request_s is not None:
-        metrics.server_request_duration.record(phases.request_s, attributes, context)
+        record_points(metrics.server_request_duration, (phases.request_s,), attributes, context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:
@@ -164,12 +193,17 @@ def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
 
 def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request = outcome.request
-    attributes: dict[str, AttributeValue] = dict(request.parameters)
-    # The reply may have proved another provider than the one the span started with.
-    attributes[names.GEN_AI_PROVIDER_NAME] = request.provider
+    attributes = {**request.parameters, **_response_attributes(outcome)}
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
-    attributes.update(_known(_response_attributes(outcome)))
+    if outcome.error is not None:
+        attributes[names.ERROR_TYPE] = outcome.error.type
+        if outcome.error.status_code is not None:
+            attributes[names.HTTP_RESPONSE_STATUS_CODE] = outcome.error.status_code
+    if outcome.phases is not None:
+        attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
+    elif request.provider == PROVIDER_LLAMA_CPP:
+        attributes.update(_known(_untimed_attributes(outcome)))
     attributes.update(_engine_attributes(outcome))
     if request.provider not in OPENAI_PROVIDERS:
         for name in [name for name in attributes if name.startswith("openai.")]:
@@ -206,26 +240,66 @@ def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, Attr
     return {name: value for name, value in pairs if value is not None}
 
 
-def _response_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
+def _response_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     response = outcome.response
-    yield names.GEN_AI_RESPONSE_ID, response.id
-    yield names.GEN_AI_RESPONSE_MODEL, response.model
-    yield names.GEN_AI_RESPONSE_STATUS, response.status
-    yield names.GEN_AI_RESPONSE_FINISH_REASONS, response.finish_reasons or None
-    yield names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, outcome.first_chunk_s
-    yield from _usage_attributes(response.usage)
-    yield names.GEN_AI_CONVERSATION_ID, response.conversation_id
-    yield names.GEN_AI_CONVERSATION_COMPACTED, response.compacted or None
-    yield names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier
-    yield names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
-    yield names.HTTP_REQUEST_RESEND_COUNT, outcome.resend_count or None
-    if outcome.error is not None:
-        yield names.ERROR_TYPE, outcome.error.type
-        yield names.HTTP_RESPONSE_STATUS_CODE, outcome.error.status_code
-    if outcome.phases is not None:
-        yield from _phase_attributes(outcome, outcome.phases)
-    elif outcome.request.provider == PROVIDER_LLAMA_CPP:
-        yield from _untimed_attributes(outcome)
+    attributes = {**_read_response(response), **_read_usage(response.usage)}
+    if response.finish_reasons:
+        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+    if outcome.first_chunk_s is not None:
+        attributes[names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = outcome.first_chunk_s
+    if response.compacted:
+        attributes[names.GEN_AI_CONVERSATION_COMPACTED] = True
+    if outcome.resend_count:
+        attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
+    return attributes
+
+
+def _reader(
+    attribute_by_field: Mapping[str, str],
+) -> Callable[[Response | Usage], dict[str, AttributeValue]]:
+    """Give what reads the fields that are known as attributes.
+
+    Without a loop of Python's: every call passes here, and most fields are not known.
+    """
+    read: Callable[[Response | Usage], tuple[Any, ...]] = attrgetter(*attribute_by_field)
+    attributes = tuple(attribute_by_field.values())
+
+    def read_known(source: Response | Usage) -> dict[str, AttributeValue]:
+        values = read(source)
+        return dict(compress(zip(attributes, values, strict=True), map(_is_known, values)))
+
+    return read_known
+
+
+_is_known: Callable[[Any], bool] = partial(is_not, None)
+_read_response = _reader(
+    {
+        "id": names.GEN_AI_RESPONSE_ID,
+        "model": names.GEN_AI_RESPONSE_MODEL,
+        "status": names.GEN_AI_RESPONSE_STATUS,
+        "conversation_id": names.GEN_AI_CONVERSATION_ID,
+        "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
+        "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+    }
+)
+_read_usage = _reader(
+    {
+        "input_tokens": names.GEN_AI_USAGE_INPUT_TOKENS,
+        "output_tokens": names.GEN_AI_USAGE_OUTPUT_TOKENS,
+        "cache_read_tokens": names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+        "cache_write_tokens": names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+        "reasoning_tokens": names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+        "text_input_tokens": names.GEN_AI_USAGE_TEXT_INPUT_TOKENS,
+        "image_input_tokens": names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS,
+        "audio_input_tokens": names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
+        "text_cache_read_tokens": names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS,
+        "image_cache_read_tokens": names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS,
+        "audio_cache_read_tokens": names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS,
+        "text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
+        "image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
+        "audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
+    }
+)
 
 
 def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -235,23 +309,6 @@ def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue 
     if outcome.headers_s is not None and outcome.first_chunk_s is not None:
         yield names.QUEUE_DURATION, outcome.headers_s
         yield names.QUEUE_SOURCE, "header"
-
-
-def _usage_attributes(usage: Usage) -> Iterator[tuple[str, AttributeValue | None]]:
-    yield names.GEN_AI_USAGE_INPUT_TOKENS, usage.input_tokens
-    yield names.GEN_AI_USAGE_OUTPUT_TOKENS, usage.output_tokens
-    yield names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, usage.cache_read_tokens
-    yield names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS, usage.cache_write_tokens
-    yield names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_tokens
-    yield names.GEN_AI_USAGE_TEXT_INPUT_TOKENS, usage.text_input_tokens
-    yield names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS, usage.image_input_tokens
-    yield names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS, usage.audio_input_tokens
-    yield names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS, usage.text_cache_read_tokens
-    yield names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS, usage.image_cache_read_tokens
-    yield names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS, usage.audio_cache_read_tokens
-    yield names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS, usage.text_output_tokens
-    yield names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS, usage.image_output_tokens
-    yield names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS, usage.audio_output_tokens
 
 
 def _phase_attributes(

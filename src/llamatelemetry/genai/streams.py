@@ -16,11 +16,10 @@ from llamatelemetry.genai.recording import measures_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.util.types import AttributeValue
-
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.otel.points import AttributeSet
 
 
 class StreamWatch:
@@ -59,16 +58,15 @@ class StreamWatch:
     def chunk(self, chunk: Any) -> None:
         """A chunk has come."""
         now_ns = perf_counter_ns()
+        self._last_ns = now_ns
         try:
             call = self._call
-            carries_token = self._fold.add(chunk)
+            if self._fold.add(chunk) and call.first_token_ns is None:
+                call.first_token_ns = now_ns
             if self._gaps is not None:
                 self._gaps.chunk(now_ns)
                 if call.first_chunk_ns is None:
                     call.first_chunk_ns = now_ns
-            if carries_token and call.first_token_ns is None:
-                call.first_token_ns = now_ns
-            self._last_ns = now_ns
         except Exception as error:
             guard.report("reading a chunk", error)
 
@@ -108,7 +106,7 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
-    def _gap_attributes(self) -> dict[str, AttributeValue]:
+    def _gap_attributes(self) -> AttributeSet:
         return self._call.chunk_attributes(model_name(self._fold.model))
 
     def _response(self) -> Response:

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.model import EngineTimings, Request, Response
 
 
-# Which count goes where. Of several spellings of one count the first that is there is taken.
-_TOTALS: Final = (
-    ("prompt_tokens", "input_tokens"),
-    ("input_tokens", "input_tokens"),
-    ("completion_tokens", "output_tokens"),
-    ("output_tokens", "output_tokens"),
-)
+# Which count goes where. Of several spellings of one count the first in the reply is taken.
+_TOTALS: Final = {
+    "prompt_tokens": "input_tokens",
+    "input_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "output_tokens": "output_tokens",
+}
 _INPUT: Final = (
     ("cached_tokens", "cache_read_tokens"),
     ("cache_write_tokens", "cache_write_tokens"),
@@ -58,11 +58,14 @@ _BESIDE_THE_TOTALS: Final = (
     ("cache_read_input_tokens", "cache_read_tokens"),
     ("cache_creation_input_tokens", "cache_write_tokens"),
 )
-_INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-_OUTPUT_DETAILS: Final = (
-    *("completion_tokens_details", "output_tokens_details"),
-    "output_token_details",
-)
+_DETAILS: Final = {
+    **dict.fromkeys(
+        ("prompt_tokens_details", "input_tokens_details", "input_token_details"), _INPUT
+    ),
+    **dict.fromkeys(
+        ("completion_tokens_details", "output_tokens_details", "output_token_details"), _OUTPUT
+    ),
+}
 
 
 def find_usage(reply: Any) -> Any:
@@ -82,19 +85,7 @@ def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     """Read the token counts of a usage object; ``timings`` give those that it does not."""
     read = Usage()
     if usage is not None:
-        fields = fields_of(usage)
-        _take(fields, _TOTALS, read)
-        inputs = _first(fields, _INPUT_DETAILS)
-        if inputs is not None:
-            details = fields_of(inputs)
-            _take(details, _INPUT, read)
-            cached = details.get("cached_tokens_details")
-            if cached is not None:
-                _take(fields_of(cached), _CACHED, read)
-        outputs = _first(fields, _OUTPUT_DETAILS)
-        if outputs is not None:
-            _take(fields_of(outputs), _OUTPUT, read)
-        _take(fields, _BESIDE_THE_TOTALS, read)
+        _read_counts(fields_of(usage), read)
     if timings is not None:
         if read.input_tokens is None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -105,19 +96,33 @@ def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     return read
 
 
+def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
+    for field, value in fields.items():
+        if value is None:
+            continue
+        total = _TOTALS.get(field)
+        if total is not None:
+            if getattr(into, total) is None:
+                setattr(into, total, count(value))
+        elif field in _DETAILS:
+            _take_details(fields_of(value), _DETAILS[field], into)
+    _take(fields, _BESIDE_THE_TOTALS, into)
+
+
+def _take_details(
+    fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage
+) -> None:
+    _take(fields, spellings, into)
+    cached = fields.get("cached_tokens_details")
+    if cached is not None:
+        _take(fields_of(cached), _CACHED, into)
+
+
 def _take(fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage) -> None:
     for field, name in spellings:
         value = fields.get(field)
         if value is not None and getattr(into, name) is None:
             setattr(into, name, count(value))
-
-
-def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    for name in names:
-        value = fields.get(name)
-        if value is not None:
-            return value
-    return None
 
 
 def correct_undercount(response: Response, request: Request) -> None:

@@ -89,6 +89,8 @@ class Connection:
             base_url=self.base_url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=self.httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
+            # Not 100 connections, its default: calls would queue in here, and seem to wait there.
+            limits=self.httpx2.Limits(max_connections=None, max_keepalive_connections=20),
         )
         parts = urlsplit(self.base_url)
         self._server = server_of(parts.scheme, parts.hostname or "", parts.port)

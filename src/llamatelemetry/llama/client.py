@@ -157,15 +157,14 @@ class _Client(Generic[WholeT, StreamT]):
         load_wait_s: float = 0.0,
         strict_operation_names: bool = True,
     ) -> None:
-        self._connection = Connection(
-            base_url,
-            is_async=self._is_async,
-            api_key=api_key,
-            model=model,
-            timeout_s=timeout_s,
-            load_wait_s=load_wait_s,
-            strict_operation_names=strict_operation_names,
-        )
+        self._settings: dict[str, Any] = {
+            "api_key": api_key,
+            "model": model,
+            "timeout_s": timeout_s,
+            "load_wait_s": load_wait_s,
+            "strict_operation_names": strict_operation_names,
+        }
+        self._connection = Connection(base_url, is_async=self._is_async, **self._settings)
         # Has an exchange: gives its result, or, of an asynchronous client, what awaits it. Not
         # a method: `chat` holding its client would be a cycle, and keep its connections open.
         self._open = partial(type(self)._open_with, self._connection)
@@ -216,6 +215,10 @@ class _Client(Generic[WholeT, StreamT]):
     def model_name(self) -> str:
         """The model the client was made for, else the one that a reply has named; empty before that."""
         return self._connection.model or self._connection.learned_model or ""
+
+    def as_async(self) -> AsyncLlamaCppClient:
+        """Make an asynchronous client of the same server, with the same settings."""
+        return AsyncLlamaCppClient(self.base_url, **self._settings)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r})"

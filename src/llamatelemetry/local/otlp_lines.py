@@ -1,20 +1,22 @@
 """Reads the OTLP JSON lines that ``LLAMATELEMETRY_EXPORTER=file`` writes.
 
-Each line is one export request. Spans are read as records; of metrics, the totals of histograms
-and counters.
+Each line is one export request. The OpenTelemetry Collector's file exporter writes the same.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from llamatelemetry.local._protobuf import decode, records_of
 from llamatelemetry.local.records import Event, SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from llamatelemetry.local.records import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +37,37 @@ class MetricTotal:
 
 def read_spans(paths: Iterable[Path]) -> list[SpanRecord]:
     """Every span in the files, in the order of their start."""
-    spans = [
-        _span(span, scope.get("scope", {}).get("name", ""), attributes)
-        for request in _requests(paths)
-        for resource in request.get("resourceSpans", ())
-        for attributes in (_attributes(resource.get("resource", {})),)
-        for scope in resource.get("scopeSpans", ())
-        for span in scope.get("spans", ())
-    ]
+    spans = [span for request in _requests(paths) for span in _spans(request)]
     return sorted(spans, key=lambda span: span.start_ns)
+
+
+def read_lines(paths: Iterable[Path]) -> Iterator[Record]:
+    """Everything in the files: spans, points of metrics, log records.
+
+    Raises:
+        ValueError: a file is not made of OTLP JSON lines; the message names it.
+    """
+    for request in _requests(paths):
+        path = request.pop("path")
+        try:
+            if "resourceSpans" in request:
+                yield from _spans(request)
+                continue
+            signal = "metrics" if "resourceMetrics" in request else "logs"
+            yield from records_of(
+                signal, decode(signal, json.dumps(request).encode(), is_json=True)
+            )
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not made of OTLP JSON lines: {error}") from error
+
+
+def _spans(request: Mapping[str, Any]) -> Iterator[SpanRecord]:
+    # By hand, and not by way of protobuf as the rest: there may be very many.
+    for resource in request.get("resourceSpans", ()):
+        attributes = _attributes(resource.get("resource", {}))
+        for scope in resource.get("scopeSpans", ()):
+            for span in scope.get("spans", ()):
+                yield _span(span, scope.get("scope", {}).get("name", ""), attributes)
 
 
 def read_metric_totals(paths: Iterable[Path]) -> list[MetricTotal]:
@@ -70,7 +94,17 @@ def _requests(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
             for line in lines:
                 # A process that is killed may leave its last line unfinished.
                 if line.endswith("\n") and line.strip():
-                    yield {**json.loads(line), "path": path}
+                    yield {**_object(line, path), "path": path}
+
+
+def _object(line: str, path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path} is not made of OTLP JSON lines: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not made of OTLP JSON lines: a line is no object")
+    return cast("dict[str, Any]", found)
 
 
 def _metrics(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
+from llamatelemetry.otel.points import attribute_set, record_points
 from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import (
     ERROR_TYPE,
@@ -17,7 +18,7 @@ from llamatelemetry.semconv.attributes import (
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Counter, Histogram, Meter
@@ -74,19 +75,19 @@ class Measured:
         """The attributes, with ``error.type`` when the call failed."""
         if self.error_type is None:
             return self.attributes
-        return {**self.attributes, ERROR_TYPE: self.error_type}
+        return attribute_set(self.attributes).plus(ERROR_TYPE, self.error_type)
 
 
 class ClientMetrics(Protocol):
     """The instruments of one set of names."""
 
-    @property
-    def record_chunk_gap(self) -> Callable[[float, Attributes], None]:
-        """Record the seconds between two chunks of a stream. Fetch it once: it runs per chunk."""
+    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+        """Record the times between the chunks of a stream, a point for each."""
         ...
 
-    @property
-    def record_first_chunk(self) -> Callable[[float, Attributes, Context | None], None]:
+    def record_first_chunk(
+        self, seconds: float, attributes: Attributes, context: Context | None
+    ) -> None:
         """Record the seconds to a stream's first chunk."""
         ...
 
@@ -107,12 +108,20 @@ class V141Metrics:
         self.operation_duration = create_histogram(meter, specs.CLIENT_OPERATION_DURATION)
         self.time_to_first_chunk = create_histogram(meter, specs.CLIENT_TIME_TO_FIRST_CHUNK)
         self.time_per_output_chunk = create_histogram(meter, specs.CLIENT_TIME_PER_OUTPUT_CHUNK)
-        self.record_chunk_gap = self.time_per_output_chunk.record
-        self.record_first_chunk = self.time_to_first_chunk.record
+
+    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+        """Record the times between the chunks of a stream."""
+        record_points(self.time_per_output_chunk, seconds, attributes)
+
+    def record_first_chunk(
+        self, seconds: float, attributes: Attributes, context: Context | None
+    ) -> None:
+        """Record the seconds to a stream's first chunk."""
+        record_points(self.time_to_first_chunk, (seconds,), attributes, context)
 
     def record_duration(self, call: Measured) -> None:
         """Record how long a call took."""
-        self.operation_duration.record(call.duration_s, call.with_error(), call.context)
+        record_points(self.operation_duration, (call.duration_s,), call.with_error(), call.context)
 
     def record_tokens(self, call: Measured) -> None:
         """Record one point per known token count, marked ``input`` or ``output``."""
@@ -121,8 +130,8 @@ class V141Metrics:
             (call.tokens.output_tokens, "output"),
         ):
             if count is not None:
-                attributes = {**call.attributes, GEN_AI_TOKEN_TYPE: kind}
-                self.token_usage.record(count, attributes, call.context)
+                attributes = attribute_set(call.attributes).plus(GEN_AI_TOKEN_TYPE, kind)
+                record_points(self.token_usage, (count,), attributes, call.context)
 
 
 class LatestMetrics:
@@ -150,8 +159,16 @@ class LatestMetrics:
         self.cache_read_usage = _create_counter(meter, specs.USAGE_CACHE_READ_TOKENS)
         self.cache_write_usage = _create_counter(meter, specs.USAGE_CACHE_WRITE_TOKENS)
         self.reasoning_usage = _create_counter(meter, specs.USAGE_REASONING_TOKENS)
-        self.record_chunk_gap = self.time_per_output_chunk.record
-        self.record_first_chunk = self.time_to_first_chunk.record
+
+    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+        """Record the times between the chunks of a stream."""
+        record_points(self.time_per_output_chunk, seconds, attributes)
+
+    def record_first_chunk(
+        self, seconds: float, attributes: Attributes, context: Context | None
+    ) -> None:
+        """Record the seconds to a stream's first chunk."""
+        record_points(self.time_to_first_chunk, (seconds,), attributes, context)
 
     def record_duration(self, call: Measured) -> None:
         """Record how long a call took, to the histogram of its kind of operation."""
@@ -162,7 +179,7 @@ class LatestMetrics:
         else:
             histogram = self.operation_duration
         if histogram is not None:
-            histogram.record(call.duration_s, call.with_error(), call.context)
+            record_points(histogram, (call.duration_s,), call.with_error(), call.context)
 
     def record_tokens(self, call: Measured) -> None:
         """Record usage and, per operation, its distribution.
@@ -172,8 +189,11 @@ class LatestMetrics:
         """
         if call.operation == EMBEDDINGS:
             if call.tokens.input_tokens is not None:
-                self.embeddings_input_tokens.record(
-                    call.tokens.input_tokens, call.attributes, call.context
+                record_points(
+                    self.embeddings_input_tokens,
+                    (call.tokens.input_tokens,),
+                    call.attributes,
+                    call.context,
                 )
             return
         unknown = call.unknown if call.operation in _INFERENCE else None
@@ -186,14 +206,13 @@ class LatestMetrics:
             ):
                 known = unknown if count is None else count
                 if known is not None:
-                    histogram.record(known, attributes, call.context)
+                    record_points(histogram, (known,), attributes, call.context)
 
     def _count(self, call: Measured, unknown: int | None) -> None:
-        tokens = call.tokens
+        tokens, given = call.tokens, attribute_set(call.attributes)
         # A provider that reports usage but not this part of it has said nothing of the part.
         no_usage = tokens.input_tokens is None and tokens.output_tokens is None
         part = unknown if no_usage else None
-        by_modality: dict[str, Attributes] = {}
         for counter, count, split in (
             (self.input_usage, _or(tokens.input_tokens, unknown), _input_split(tokens)),
             (self.output_usage, _or(tokens.output_tokens, unknown), _output_split(tokens)),
@@ -204,10 +223,7 @@ class LatestMetrics:
             if count is None:
                 continue
             for modality, share in _shares(count, split):
-                attributes = by_modality.get(modality)
-                if attributes is None:
-                    attributes = {**call.attributes, GEN_AI_TOKEN_MODALITY: modality}
-                    by_modality[modality] = attributes
+                attributes = given.plus(GEN_AI_TOKEN_MODALITY, modality)
                 counter.add(share, attributes, call.context)
 
 
@@ -217,12 +233,11 @@ class BothMetrics:
     def __init__(self, meter: Meter) -> None:
         self.v1_41 = V141Metrics(meter)
         self.latest = LatestMetrics(meter, other_operations=False)
-        self._gaps = (self.v1_41.record_chunk_gap, self.latest.record_chunk_gap)
 
-    def record_chunk_gap(self, seconds: float, attributes: Attributes) -> None:
-        """Record the seconds between two chunks of a stream."""
-        for record in self._gaps:
-            record(seconds, attributes)
+    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+        """Record the times between the chunks of a stream."""
+        self.v1_41.record_chunk_gaps(seconds, attributes)
+        self.latest.record_chunk_gaps(seconds, attributes)
 
     def record_first_chunk(
         self, seconds: float, attributes: Attributes, context: Context | None

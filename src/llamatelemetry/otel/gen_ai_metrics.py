@@ -12,6 +12,7 @@ from llamatelemetry.otel.client_metrics import (
     client_metrics,
     create_histogram,
 )
+from llamatelemetry.otel.points import AttributeSet
 from llamatelemetry.semconv import attribute_name, set_gen_ai_attrs
 from llamatelemetry.semconv import metrics as specs
 
@@ -152,7 +153,7 @@ class _Tokens:
 
 def _attributes(
     system: str, operation: str, model: str | None, more: Mapping[str, AttributeValue | None]
-) -> dict[str, AttributeValue]:
+) -> AttributeSet:
     known = set_gen_ai_attrs(system=system, operation=operation, model=model)
     known.update({attribute_name(name): value for name, value in more.items() if value is not None})
-    return known
+    return AttributeSet(known)

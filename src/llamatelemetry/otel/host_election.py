@@ -52,6 +52,7 @@ class HostElection:
         self._name = name
         self._file_name = _file_name(name, service)
         self._directory = directory
+        self._is_default = directory is None
         self._fd: int | None = None
         self._is_unlockable = sys.platform == "win32"
         _elections.add(self)
@@ -83,7 +84,7 @@ class HostElection:
         return None if self._directory is None else self._directory / self._file_name
 
     def _stand(self) -> None:
-        if self._directory is None:
+        if self._is_default:  # each time: it may have been cleaned up, too
             self._directory = _private_directory()
         try:
             if self.path is None:

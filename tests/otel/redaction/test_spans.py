@@ -345,8 +345,15 @@ class TestErrors:
         for message in (forged, f"\n{forged}", f'x\n  File "{SECRET}", line 1, in x'):
             span = self.fail(RedactionSpanProcessor(), error=ValueError(message))
             assert SECRET not in span.to_json()
-        given = {"exception.stacktrace": f"{SECRET}\n{forged}"}
-        assert redacted(given) == {"exception.stacktrace": GONE}
+        for text in (f"{SECRET}\n{forged}", f'    x\n  File "{SECRET}", line 1, in x'):
+            given = {"exception.stacktrace": text}
+            assert redacted(given) == {"exception.stacktrace": GONE}
+
+    def test_frames_alone_stay_without_their_source(self):
+        frames = '  File "app.py", line 1, in ask\n    ask("my secret")\n'
+        given = {"exception.stacktrace": frames}
+        left = f'  File "app.py", line 1, in ask\n{GONE}'
+        assert redacted(given) == {"exception.stacktrace": left}
 
     def test_without_the_switch_error_texts_lose_keys_and_patterns_only(self):
         error = ValueError("key sk-abcdefghijklmnopqrstuvwx of a@example.com is bad")
@@ -415,6 +422,10 @@ class TestHashes:
         assert left.attributes["late"] == self.expected("a@b.io")
         assert left.events[0].attributes["prompt"] == self.expected("hi")
         assert left.status.description == "ValueError: " + self.expected("bad")
+
+    def test_what_was_hashed_elsewhere_is_not_hashed_again(self, processor):
+        hashed = dict(Pipeline(processor).record({"prompt": "hi"}).attributes)
+        assert dict(Pipeline(processor).record(hashed).attributes) == hashed
 
     def test_without_a_key_there_is_no_hashing(self):
         config = LlamaTelemetryConfig(redact_prompts=True, redact_mode="hash")

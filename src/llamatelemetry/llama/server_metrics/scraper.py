@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("llamatelemetry.llama")
 
 _INTERVAL_S: Final = 1.0
-_LONGEST_INTERVAL_S: Final = 10.0  # between two attempts at a server that is down
+_LONGEST_INTERVAL_S: Final = 3.0  # between two attempts at a server that is down
 _FRESH_S: Final = 15.0
 _SUCCESSION_S: Final = 30.0  # within which a process takes over the totals of another
 _MODELS_AT_MOST: Final = 256
@@ -184,9 +184,10 @@ class Poller:
                 return
             if self._totals is None:
                 self._totals = self._restored()
-            self._take(self._reader.read(), self._totals)
+            readings = self._reader.read()
             self._pause_s = _INTERVAL_S
             self._tell(None)
+            self._take(readings, self._totals)
         except NotReadError as error:
             self._not_read(str(error), is_refusal=error.is_refusal)
         except Exception as error:

@@ -1,0 +1,41 @@
+"""What it costs to import and instrument in a fresh process: one contender of `compare_openai.py`.
+
+OpenTelemetry itself is there before the clock starts: API, SDK, and the base of every
+instrumentation. Prints CPU milliseconds of the process, and whether openai has been imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import opentelemetry.instrumentation.instrumentor
+import opentelemetry.metrics
+import opentelemetry.propagate
+import opentelemetry.sdk.metrics.export
+import opentelemetry.sdk.trace.export
+import opentelemetry.trace  # noqa: F401 - all of these are there for their own import
+import wrapt  # noqa: F401
+
+
+def main() -> None:
+    """Import, instrument, tell."""
+    started = time.process_time_ns()
+    if sys.argv[1] == "llamatelemetry":
+        from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+
+        OpenAIInstrumentor().instrument()
+    elif sys.argv[1] == "official":
+        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor as Official
+
+        Official().instrument()
+    else:
+        from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
+
+        OpenInference().instrument()
+    took_ms = (time.process_time_ns() - started) / 1e6
+    print(took_ms, "openai" in sys.modules)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A report as one HTML file: nothing is fetched, and nothing in it is taken for markup."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry import __version__
+from llamatelemetry.bench._plots import results_plots, sweep_plots
+from llamatelemetry.bench._tables import number, results_table, sweep_table
+from llamatelemetry.bench.figures import METRICS
+
+if TYPE_CHECKING:
+    from llamatelemetry.bench._plots import Plot
+    from llamatelemetry.bench._tables import Table
+    from llamatelemetry.bench.records import RequestRecord
+    from llamatelemetry.bench.results import BenchmarkResults
+    from llamatelemetry.bench.sweep import SweepResults
+
+_ROWS: Final = 500
+
+
+def results_page(results: BenchmarkResults) -> str:
+    """Make the page of a benchmark."""
+    return _render(
+        heading=f"Benchmark of {results.model or 'a model'}",
+        table=results_table(results),
+        plots=results_plots(results),
+        conditions=_conditions(results),
+        requests=[_request_row(record) for record in results.requests[:_ROWS]],
+        left_out=max(0, len(results.requests) - _ROWS),
+        has_prompts=any(record.prompt_text for record in results.requests),
+        when=_when(results),
+    )
+
+
+def sweep_page(sweep: SweepResults) -> str:
+    """Make the page of a sweep."""
+    first = sweep.points[0].results
+    return _render(
+        heading=f"Sweep of {first.model or 'a model'}",
+        table=sweep_table(sweep),
+        plots=sweep_plots(sweep),
+        conditions=_conditions(first),
+        requests=[],
+        left_out=0,
+        has_prompts=False,
+        when=_when(first),
+    )
+
+
+def _conditions(results: BenchmarkResults) -> list[tuple[str, str]]:
+    merged = {**results.fingerprint, **results.settings, **results.environment}
+    return [(name, str(value)) for name, value in merged.items() if value is not None]
+
+
+def _when(results: BenchmarkResults) -> str:
+    if not results.runs:
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(results.runs[0].started_unix_s))
+
+
+def _request_row(record: RequestRecord) -> dict[str, Any]:
+    times = (record.due_s, record.lag_s, record.ttft_s, record.tpot_s, record.e2e_s)
+    scales = (1.0, 1000.0, 1000.0, 1000.0, 1000.0)
+    cells = [
+        "" if value is None else number(value * scale)
+        for value, scale in zip(times, scales, strict=True)
+    ]
+    return {
+        "name": f"{record.run}/{record.index}",
+        "cells": [*cells, record.input_tokens, record.cached_tokens, record.output_tokens],
+        "outcome": record.error or record.finish_reason or "",
+        "failed": not record.ok,
+        "trace_id": record.trace_id or "",
+        "prompt": record.prompt_text or "",
+    }
+
+
+def _render(*, table: Table, plots: Sequence[Plot], requests: Sequence[Any], **fields: Any) -> str:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        plotly: Any = importlib.import_module("plotly.offline")
+    except ImportError as error:
+        raise ImportError(
+            f"the HTML page needs {error.name}, which is not installed: "
+            "pip install 'llamatelemetry[bench]'"
+        ) from error
+    environment = Environment(
+        loader=PackageLoader("llamatelemetry.bench", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        table=table,
+        plots=[plot["title"] for plot in plots],
+        plots_json=_script_json(plots),
+        plotly=plotly.get_plotlyjs(),
+        metrics=METRICS,
+        requests=requests,
+        version=__version__,
+        **fields,
+    )
+
+
+def _script_json(value: Any) -> str:
+    """Give JSON that can stand in a script element: no ``</script>``, no comment, begins in it."""
+    text = json.dumps(value, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

@@ -1,0 +1,251 @@
+"""``llamatelemetry bench``: a benchmark from the command line, and its verdict as exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from llamatelemetry.bench.comparison import FingerprintMismatchError
+from llamatelemetry.bench.load import Arrival, Ramp
+from llamatelemetry.bench.profile import BenchmarkProfile
+from llamatelemetry.bench.prompts import load_prompts
+from llamatelemetry.bench.results import BenchmarkResults
+from llamatelemetry.bench.runner import BenchmarkError, BenchmarkRunner
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.llama import LlamaCppClient, LlamaServerError
+
+if TYPE_CHECKING:
+    from llamatelemetry.bench.sweep import SweepResults
+
+_GOOD, _BAD, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+_INSTALL: Final = "pip install 'llamatelemetry[bench]'"
+_PROBE_TIMEOUT_S: Final = 10.0
+# As servers and clients call them; a key in the arguments would show in the list of processes.
+_KEY_VARIABLES: Final = ("OPENAI_API_KEY", "LLAMA_API_KEY")
+
+
+class _UsageError(Exception):
+    """What was asked for is not possible; the message is for the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """The options of the command, as they were given."""
+
+    url: str
+    model: str | None
+    profile: str
+    concurrency: int
+    rate: str | None
+    arrival: Arrival
+    max_tokens: int
+    cache: Literal["cold", "warm"]
+    seed: int
+    slo: str | None
+    prompts: Path | None
+    multi_turn: bool
+    input_tokens: int
+    repeats: int
+    sweep: str | None
+    compare: Path | None
+    allow: Sequence[str]
+    min_effect: float
+    output: Sequence[Path]
+
+
+def run_bench(options: BenchOptions) -> int:
+    """Run the benchmark, print it, write files; give the exit status.
+
+    0: good. 1: slower than the one it is compared with, or nothing was answered. 2: usage.
+    """
+    try:
+        with _telemetry():
+            return _run(options)
+    except (_UsageError, FingerprintMismatchError) as error:
+        sys.stderr.write(f"{error}\n")
+        return _USAGE
+    except BenchmarkError as error:
+        sys.stderr.write(f"{error}\n")
+        return _BAD
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"numpy", "scipy", "jinja2", "plotly"}:
+            raise
+        sys.stderr.write(f"a benchmark needs {error.name}; install it with: {_INSTALL}\n")
+        return _USAGE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(options: BenchOptions) -> int:
+    baseline = None if options.compare is None else _loaded(options.compare)
+    _check_outputs(options.output, is_sweep=options.sweep is not None)
+    client, known_model = _client(options.url)
+    model = options.model or known_model
+    if model is None:
+        raise _UsageError(f"{options.url} does not say which model it has; name one with --model")
+    prompts = _prompts(options, client)
+    try:
+        runner = BenchmarkRunner(
+            client,
+            BenchmarkProfile[options.profile.upper()],
+            concurrency=options.concurrency,
+            rate=_rate(options.rate),
+            arrival=options.arrival,
+            max_tokens=options.max_tokens,
+            cache=options.cache,
+            seed=options.seed,
+            slo=options.slo,
+        )
+    except ValueError as error:
+        raise _UsageError(str(error)) from error
+    if options.sweep is not None:
+        return _sweep(runner, model, prompts, options)
+    results = runner.run(model, prompts, repeats=options.repeats)
+    _say(results.summary())
+    _write(results, options.output)
+    if baseline is None:
+        return _status(results)
+    comparison = results.compare(baseline, allow=options.allow, min_effect=options.min_effect)
+    _say("", comparison.summary())
+    return max(_status(results), comparison.exit_code)
+
+
+def _status(results: BenchmarkResults) -> int:
+    if results.runs[-1].interrupted:
+        return _INTERRUPTED
+    return _GOOD if any(record.ok for record in results.requests) else _BAD
+
+
+def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
+    parameter, _, listed = (options.sweep or "").partition("=")
+    try:
+        levels = [float(level) for level in listed.split(",")]
+    except ValueError:
+        levels = []
+    if parameter not in {"concurrency", "rate"} or not levels:
+        raise _UsageError(f"--sweep {options.sweep}: expected concurrency=1,2,4 or rate=0.5,1,2")
+    try:
+        if parameter == "rate":
+            found = runner.sweep(model, prompts, rates=levels)
+        else:
+            found = runner.sweep(model, prompts, concurrencies=[int(level) for level in levels])
+    except ValueError as error:
+        raise _UsageError(str(error)) from error
+    _say(found.summary())
+    _write(found, options.output)
+    return max(_status(point.results) for point in found.points)
+
+
+def _loaded(path: Path) -> BenchmarkResults:
+    try:
+        return BenchmarkResults.load(path)
+    except (OSError, ValueError) as error:
+        raise _UsageError(str(error)) from error
+
+
+def _check_outputs(paths: Iterable[Path], *, is_sweep: bool) -> None:
+    """Find out before the benchmark, rather than after it, that its results cannot be written."""
+    for path in paths:
+        accepted = {".json", ".html", ".md"} if is_sweep else {".csv", ".json", ".html", ".md"}
+        if path.suffix.lower() not in accepted:
+            raise _UsageError(f"{path}: expected a name that ends in {', '.join(sorted(accepted))}")
+        if not path.resolve().parent.is_dir():
+            raise _UsageError(f"{path}: there is no such folder")
+        if path.suffix.lower() == ".html":
+            for module in ("jinja2", "plotly"):
+                importlib.import_module(module)
+
+
+def _write(results: BenchmarkResults | SweepResults, paths: Iterable[Path]) -> None:
+    for path in paths:
+        results.save(path)
+        _say(f"written: {path}")
+
+
+def _client(url: str) -> tuple[Any, str | None]:
+    """Give a client for whatever server it is, and the model that it names first."""
+    key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), None)
+    try:
+        with LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe:
+            described = _first_model(probe)
+    except ValueError as error:
+        raise _UsageError(f"--url: {error}") from error
+    model = text(get(described, "id"))
+    if text(get(described, "owned_by")) == "llamacpp":
+        return LlamaCppClient(url, api_key=key), model
+    try:
+        import openai
+    except ImportError as error:
+        raise _UsageError(
+            f"{url} is no llama.cpp server; for others the openai library is needed: "
+            "pip install openai"
+        ) from error
+    path = "" if url.rstrip("/").endswith("/v1") else "/v1"
+    return openai.AsyncOpenAI(base_url=url.rstrip("/") + path, api_key=key or "none"), model
+
+
+def _first_model(probe: LlamaCppClient) -> Any:
+    import httpx2
+
+    try:
+        return next(iter(items(get(probe.models(), "data"))), None)
+    except LlamaServerError:
+        return None  # somebody else's server, without a list of models
+    except httpx2.TransportError as error:
+        raise BenchmarkError(f"nobody answers at {probe.base_url}: {error}") from error
+
+
+def _prompts(options: BenchOptions, client: Any) -> Any:
+    if options.prompts is not None:
+        try:
+            return load_prompts(options.prompts, multi_turn=options.multi_turn)
+        except (OSError, ValueError) as error:
+            raise _UsageError(f"--prompts: {error}") from error
+    if not isinstance(client, LlamaCppClient):
+        raise _UsageError("only a llama.cpp server can count tokens for us; give --prompts FILE")
+    from llamatelemetry.bench.synthetic import synthetic_prompts
+
+    runs = BenchmarkProfile[options.profile.upper()].runs
+    try:
+        return synthetic_prompts(client, runs, options.input_tokens, seed=options.seed)
+    except ValueError as error:
+        raise _UsageError(f"--input-tokens: {error}") from error
+
+
+def _rate(given: str | None) -> float | Ramp | None:
+    if given is None:
+        return None
+    start, colon, stop = given.partition(":")
+    try:
+        return Ramp(float(start), float(stop)) if colon else float(start)
+    except ValueError as error:
+        raise _UsageError(
+            f"--rate {given}: expected requests per second, or 1:8: {error}"
+        ) from error
+
+
+@contextmanager
+def _telemetry() -> Generator[None]:
+    """Send spans and metrics where the environment says; nowhere if it says nothing."""
+    given = LlamaTelemetryConfig.from_env()
+    if given.otlp_endpoint is None and given.given("exporter") is None:
+        yield
+        return
+    from llamatelemetry.lifecycle import init, shutdown
+
+    init(service_name=given.service_name or "llamatelemetry-bench")
+    try:
+        yield
+    finally:
+        shutdown()
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,421 @@
+"use strict";
+// Data is only ever put into the page as text (textContent), never as HTML.
+
+const ROW = 26;
+const MESSAGES = ["gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages"];
+const $ = (id) => document.getElementById(id);
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const shownAs = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+const milliseconds = (us) => {
+  const ms = us / 1000;
+  if (ms >= 10000) return (ms / 1000).toFixed(1) + " s";
+  return (ms >= 9.95 ? ms.toFixed(0) : ms.toFixed(1)) + " ms";
+};
+
+// --- what was recorded ---------------------------------------------------------------
+
+const spans = [];
+const byId = new Map();
+const traces = new Map();
+const gpu = new Map();
+
+function add(chunk) {
+  for (let row = 0; row < chunk.spans.id.length; row++) {
+    const span = spanOf(chunk, row);
+    if (byId.has(span.trace + span.id)) continue;
+    byId.set(span.trace + span.id, span);
+    spans.push(span);
+    addToTrace(span);
+  }
+  for (const series of chunk.gpu) {
+    const key = series.metric + " " + series.device;
+    const known = gpu.get(key);
+    if (known) {
+      known.times = known.times.concat(series.times);
+      known.values = known.values.concat(series.values);
+    } else gpu.set(key, series);
+  }
+  $("counts").textContent = `${spans.length} spans in ${traces.size} traces`;
+}
+
+function spanOf(chunk, row) {
+  const value = (at) => chunk.values[at];
+  const rows = chunk.spans;
+  const call = rows.call[row];
+  const pairs = (flat) => {
+    const found = [];
+    for (let at = 0; at < flat.length; at += 2) found.push([value(flat[at]), value(flat[at + 1])]);
+    return found;
+  };
+  return {
+    trace: value(rows.trace[row]), id: rows.id[row], parent: rows.parent[row],
+    name: value(rows.name[row]), service: value(rows.service[row]), process: value(rows.process[row]),
+    start: rows.start[row], duration: rows.duration[row],
+    failed: Boolean(rows.failed[row]), message: value(rows.message[row]), role: rows.role[row],
+    call: call && {
+      operation: value(call[0]), model: value(call[1]), input: call[2], output: call[3],
+      ttft: call[4], tpot: call[5], error: value(call[6]),
+    },
+    // Unpacked when they are looked at: most never are.
+    attributes: () => pairs(rows.attributes[row]),
+    events: () => (chunk.events[row] || []).map(([name, time, flat]) => ({ name: value(name), time, attributes: pairs(flat) })),
+  };
+}
+
+function addToTrace(span) {
+  let whole = traces.get(span.trace);
+  if (!whole) {
+    whole = { id: span.trace, spans: [], start: Infinity, end: 0, failed: false, tokens: 0 };
+    traces.set(span.trace, whole);
+  }
+  whole.spans.push(span);
+  whole.start = Math.min(whole.start, span.start);
+  whole.end = Math.max(whole.end, span.start + span.duration);
+  whole.failed = whole.failed || span.failed;
+  if (span.call) whole.tokens += (span.call.input || 0) + (span.call.output || 0);
+  whole.text = undefined;
+}
+
+const hasParent = (span) => span.parent !== "" && byId.has(span.trace + span.parent);
+
+function rootOf(whole) {
+  let best = null;
+  for (const span of whole.spans) {
+    if (!hasParent(span) && (!best || span.start < best.start)) best = span;
+  }
+  return best || whole.spans[0];
+}
+
+function textOf(whole) {
+  if (whole.text === undefined) {
+    const words = new Set([whole.id]);
+    for (const span of whole.spans) {
+      words.add(span.name).add(span.service);
+      if (span.call) words.add(span.call.model || "").add(span.call.error || "");
+    }
+    whole.text = [...words].join("\n").toLowerCase();
+  }
+  return whole.text;
+}
+
+// --- lists that draw only what is seen -----------------------------------------------
+
+class Rows {
+  constructor(box, draw, whenChosen) {
+    this.box = box;
+    this.draw = draw;
+    this.whenChosen = whenChosen;
+    this.items = [];
+    this.at = -1;
+    this.space = element("div");
+    box.append(this.space);
+    box.addEventListener("scroll", () => this.paint());
+    box.addEventListener("keydown", (event) => this.key(event));
+    box.addEventListener("mousedown", (event) => {
+      const row = event.target.closest(".row");
+      if (row) this.choose(Number(row.dataset.at));
+    });
+    new ResizeObserver(() => this.paint()).observe(box);
+  }
+
+  set(items, keep) {
+    const before = keep && this.items[this.at];
+    this.items = items;
+    this.at = before ? items.indexOf(before) : -1;
+    this.space.style.height = items.length * ROW + "px";
+    if (!keep) this.box.scrollTop = 0;
+    this.paint();
+  }
+
+  paint() {
+    for (const row of this.box.querySelectorAll(".row")) row.remove();
+    const first = Math.max(0, Math.floor(this.box.scrollTop / ROW) - 5);
+    const last = Math.min(this.items.length, first + Math.ceil(this.box.clientHeight / ROW) + 10);
+    for (let at = first; at < last; at++) this.box.append(this.row(at));
+    if (this.at >= 0) this.box.setAttribute("aria-activedescendant", `${this.box.id}-${this.at}`);
+    else this.box.removeAttribute("aria-activedescendant");
+  }
+
+  row(at) {
+    const row = element("div", "row");
+    row.id = `${this.box.id}-${at}`;
+    row.setAttribute("role", "option");
+    row.setAttribute("aria-selected", String(at === this.at));
+    row.setAttribute("aria-setsize", String(this.items.length));
+    row.setAttribute("aria-posinset", String(at + 1));
+    row.dataset.at = String(at);
+    row.style.top = at * ROW + "px";
+    this.draw(row, this.items[at]);
+    return row;
+  }
+
+  key(event) {
+    const page = Math.max(1, Math.floor(this.box.clientHeight / ROW) - 1);
+    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    if (!(event.key in steps) || !this.items.length) return;
+    event.preventDefault();
+    this.choose(Math.min(this.items.length - 1, Math.max(0, this.at + steps[event.key])));
+  }
+
+  choose(at) {
+    this.at = at;
+    const top = at * ROW;
+    const height = this.box.clientHeight;
+    if (top < this.box.scrollTop) this.box.scrollTop = top;
+    else if (top + ROW > this.box.scrollTop + height) this.box.scrollTop = top + ROW - height;
+    this.paint();
+    this.whenChosen(this.items[at]);
+  }
+}
+
+function drawTrace(row, whole) {
+  const root = rootOf(whole);
+  if (whole.failed) row.classList.add("failed");
+  row.append(
+    element("span", "faint", new Date(whole.start / 1000).toLocaleTimeString()),
+    element("span", "name", root.name),
+    element("span", "faint", whole.spans.length + (whole.spans.length === 1 ? " span" : " spans")),
+    element("span", "faint right", whole.tokens ? whole.tokens + " tok" : ""),
+    element("span", "right", milliseconds(whole.end - whole.start)),
+  );
+  row.title = `${root.name} (${root.service})`;
+}
+
+function drawSpan(row, { span, depth, whole }) {
+  const label = element("span", "label" + (span.failed ? " failed" : ""), span.name);
+  label.style.paddingLeft = Math.min(depth, 12) * 14 + "px";
+  label.title = span.name;
+  const track = element("span", "track");
+  const bar = element("span", `bar role-${span.role}` + (span.failed ? " bad" : ""));
+  const length = Math.max(1, whole.end - whole.start);
+  bar.style.left = (100 * (span.start - whole.start)) / length + "%";
+  bar.style.width = (100 * span.duration) / length + "%";
+  track.append(bar);
+  row.append(label, track, element("span", "right", milliseconds(span.duration)));
+}
+
+// --- one trace, one span -------------------------------------------------------------
+
+function inOrder(whole) {
+  const children = new Map();
+  const roots = [];
+  for (const span of whole.spans) {
+    if (!hasParent(span)) roots.push(span);
+    else if (children.has(span.parent)) children.get(span.parent).push(span);
+    else children.set(span.parent, [span]);
+  }
+  // A stack gives back the last first.
+  const latestFirst = (some) => some.sort((a, b) => b.start - a.start);
+  const stack = latestFirst(roots).map((span) => ({ span, depth: 0, whole }));
+  const items = [];
+  const seen = new Set();
+  while (stack.length) {
+    const item = stack.pop();
+    if (seen.has(item.span.id)) continue;
+    seen.add(item.span.id);
+    items.push(item);
+    for (const span of latestFirst(children.get(item.span.id) || [])) stack.push({ span, depth: item.depth + 1, whole });
+  }
+  return items;
+}
+
+function showTrace(whole) {
+  const took = milliseconds(whole.end - whole.start);
+  $("waterfall-title").textContent = `${rootOf(whole).name} · ${took} · trace ${whole.id}`;
+  waterfall.set(inOrder(whole), false);
+  $("details").replaceChildren();
+  if (waterfall.items.length) waterfall.choose(0);
+}
+
+function showSpan({ span }) {
+  const list = element("dl");
+  const line = (key, value) => list.append(element("dt", "", key), element("dd", "", shownAs(value)));
+  line("name", span.name);
+  line("service", `${span.service} (process ${span.process})`);
+  line("duration", milliseconds(span.duration));
+  if (span.failed) line("error", span.message || "yes");
+  const boxes = [];
+  for (const [key, value] of span.attributes()) {
+    if (MESSAGES.includes(key)) boxes.push(...messageBoxes(key, value));
+    else line(key, value);
+  }
+  for (const event of span.events()) {
+    const box = element("div", "message");
+    box.append(element("b", "", `${event.name} after ${milliseconds(event.time - span.start)}`));
+    for (const [key, value] of event.attributes) box.append(element("pre", "", `${key}: ${shownAs(value)}`));
+    boxes.push(box);
+  }
+  $("details").replaceChildren(list, ...boxes);
+}
+
+function messageBoxes(key, value) {
+  let parsed = value;
+  if (typeof value === "string") {
+    try {
+      parsed = JSON.parse(value);
+    } catch {
+      parsed = [{ role: key, parts: [{ type: "text", content: value }] }];
+    }
+  }
+  if (key === MESSAGES[0]) parsed = [{ role: "system", parts: parsed }];
+  return [parsed].flat().map((message) => messageBox(message || {}, key === MESSAGES[2] ? "answer" : "asked"));
+}
+
+function messageBox(message, direction) {
+  const box = element("div", "message");
+  box.append(element("b", "", `${message.role || "?"} (${direction})`));
+  for (const part of message.parts || []) {
+    const told = part && typeof part.content === "string" ? part.content : JSON.stringify(part, null, 1);
+    box.append(element("pre", "", part && part.type && part.type !== "text" ? `${part.type}: ${told}` : told));
+  }
+  return box;
+}
+
+// --- charts --------------------------------------------------------------------------
+
+const CONFIG = { displayModeBar: false, responsive: true };
+const MOST_CALLS_DRAWN = 20000;
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const time = (us) => new Date(us / 1000);
+
+function layout(title, more) {
+  const grid = { gridcolor: color("--line"), zerolinecolor: color("--line") };
+  const given = more || {};
+  return {
+    title: { text: title, font: { size: 13 } },
+    margin: { l: 55, r: 55, t: 30, b: 40 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: color("--text"), size: 11 },
+    showlegend: false,
+    bargap: 0.03,
+    ...given,
+    xaxis: { ...grid, ...given.xaxis },
+    yaxis: { ...grid, ...given.yaxis },
+  };
+}
+
+function histogram(id, title, values, fill) {
+  if (!values.length) return;
+  const drawn = { type: "histogram", x: values, nbinsx: 60, marker: { color: fill } };
+  const axes = { xaxis: { title: { text: "ms" }, rangemode: "tozero" }, yaxis: { title: { text: "calls" } } };
+  Plotly.react(id, [drawn], layout(`${title} (${values.length} calls)`, axes), CONFIG);
+}
+
+function charts() {
+  const calls = spans.filter((span) => span.call);
+  const known = (of) => calls.map(of).filter((value) => value !== null && value !== undefined);
+  histogram("chart-ttft", "Time to first token", known((span) => span.call.ttft), color("--prefill"));
+  histogram("chart-tpot", "Time per output token", known((span) => span.call.tpot), color("--decode"));
+  histogram("chart-total", "Whole call", known((span) => (span.failed ? null : span.duration / 1000)), color("--call"));
+  timeline(calls);
+}
+
+// Each call is a line from its start to its end, at the height of its duration.
+function lines(calls, name, stroke) {
+  const x = [];
+  const y = [];
+  for (const span of calls) {
+    const height = span.duration / 1000;
+    x.push(time(span.start), time(span.start + span.duration), null);
+    y.push(height, height, null);
+  }
+  return { type: "scatter", mode: "lines", x, y, name, line: { color: stroke, width: 3 }, hoverinfo: "skip" };
+}
+
+function timeline(calls) {
+  const every = Math.ceil(calls.length / MOST_CALLS_DRAWN) || 1;
+  const some = calls.filter((span, at) => !span.failed && at % every === 0);
+  const drawn = [lines(some, "calls", color("--call"))];
+  const failed = calls.filter((span) => span.failed);
+  if (failed.length) drawn.push(lines(failed, "failed", color("--bad")));
+  const series = [...gpu.values()].filter((each) => each.label === "load" || each.label === "power");
+  for (const each of series) {
+    const isLoad = each.label === "load";
+    drawn.push({
+      type: "scatter", mode: "lines", name: `${each.device} ${each.label}`,
+      x: each.times.map(time), y: isLoad ? each.values.map((value) => value * 100) : each.values,
+      yaxis: isLoad ? "y2" : "y3", line: { width: 1.5, dash: isLoad ? "solid" : "dot" },
+    });
+  }
+  if (!calls.length && !series.length) return;
+  $("gpu-title").textContent = series.length ? ", and the GPUs below them" : "";
+  const axes = { yaxis: { title: { text: "call ms" }, rangemode: "tozero" }, showlegend: true, legend: { orientation: "h" } };
+  if (series.length) {
+    axes.yaxis.domain = [0.48, 1];
+    axes.yaxis2 = { title: { text: "GPU %" }, domain: [0, 0.38], range: [0, 105], gridcolor: color("--line") };
+    axes.yaxis3 = { title: { text: "W" }, overlaying: "y2", side: "right", rangemode: "tozero", showgrid: false };
+  }
+  Plotly.react("chart-timeline", drawn, layout("", axes), CONFIG);
+}
+
+// --- putting it together -------------------------------------------------------------
+
+const list = new Rows($("list"), drawTrace, showTrace);
+const waterfall = new Rows($("waterfall"), drawSpan, showSpan);
+const ORDERS = {
+  newest: (a, b) => b.start - a.start,
+  slowest: (a, b) => b.end - b.start - (a.end - a.start),
+  tokens: (a, b) => b.tokens - a.tokens,
+};
+
+function filtered(keep) {
+  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const errors = $("only-errors").checked;
+  const found = [...traces.values()].filter(
+    (whole) => (!errors || whole.failed) && words.every((word) => textOf(whole).includes(word)),
+  );
+  list.set(found.sort(ORDERS[$("order").value]), keep);
+  $("shown").textContent = `${found.length} of ${traces.size}`;
+}
+
+for (const id of ["filter", "only-errors", "order"]) $(id).addEventListener("input", () => filtered(false));
+
+async function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
+const SUMMARY = ["operation", "model", "calls", "errors", "input_tokens", "output_tokens", "queue", "ttft", "tpot", "total", "rate", "energy"];
+
+function summary(found) {
+  const rows = found.map((each) => {
+    const row = element("tr", each.errors ? "failed" : "");
+    row.append(...SUMMARY.map((key) => element("td", "", String(each[key]))));
+    return row;
+  });
+  if (rows.length) $("summary").replaceChildren(...rows);
+}
+
+async function poll(after) {
+  try {
+    const response = await fetch(`data?after=${after}`, { cache: "no-store" });
+    if (!response.ok) throw new Error(String(response.status));
+    const more = await response.json();
+    if (more.columns.spans.id.length || more.columns.gpu.length) {
+      add(more.columns);
+      filtered(true);
+      charts();
+      summary(more.summary);
+    }
+    setTimeout(poll, 1000, more.next);
+  } catch {
+    $("state").textContent = "The program has ended; this is what had arrived.";
+  }
+}
+
+unpacked($("data").textContent).then((data) => {
+  add(data);
+  filtered(false);
+  charts();
+  document.documentElement.dataset.ready = "true";
+  if (LIVE) poll(data.next);
+});

@@ -1,0 +1,158 @@
+"""Recording points of histograms without paying for each what is the same for many.
+
+Most of what ``Histogram.record`` of OpenTelemetry's SDK takes goes into the attributes: they are
+copied, looked at one by one, and made into a key, for every gap between two chunks of a stream
+anew although all gaps have the same, and for every call although most are like the last. An
+`AttributeSet` keeps its key, and all points of a batch are recorded in one go.
+
+What stands in for ``record`` is its own three steps, none of them public, with nothing left out:
+the same points come of it, exemplars included. So it is used only with the versions of the SDK
+that it has been compared with. With others, and with other makers' instruments, ``record`` is.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import inf
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.context import get_current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
+    from opentelemetry.util.types import AttributeValue
+
+    _MakeKey = Callable[[Mapping[str, AttributeValue]], object]
+
+COMPARED: Final = "1.45."
+"""What versions of the SDK begin with whose ``record`` is known. A test does the comparing."""
+
+_PLAIN: Final = frozenset({str, int, float, bool})
+_KEPT_AT_MOST: Final = 64
+
+
+class AttributeSet(dict[str, "AttributeValue"]):
+    """Attributes of many points. It must not change: exemplars and `record_points` rely on it."""
+
+    __slots__ = ("_key", "_more")
+
+    def __init__(self, attributes: Mapping[str, AttributeValue]) -> None:
+        super().__init__(attributes)
+        self._key: object = None
+        self._more: dict[tuple[str, str], AttributeSet] = {}
+
+    def plus(self, name: str, value: str) -> AttributeSet:
+        """Give the set with one more attribute, of which there are few different values."""
+        more = self._more.get((name, value))
+        if more is None:
+            more = AttributeSet({**self, name: value})
+            if len(self._more) < _KEPT_AT_MOST:
+                self._more[name, value] = more
+        return more
+
+    def key(self, make_key: _MakeKey) -> object:
+        """Give what the SDK tells sets apart by; ``None`` when it has to look at the values."""
+        if self._key is None and _PLAIN.issuperset(map(type, self.values())):
+            self._key = make_key(self)
+        return self._key
+
+
+def attribute_set(attributes: Mapping[str, AttributeValue]) -> AttributeSet:
+    """Give attributes as a set that is kept, or as they are if they are one."""
+    return attributes if type(attributes) is AttributeSet else AttributeSet(attributes)
+
+
+def record_points(
+    histogram: Histogram,
+    values: Sequence[float],
+    attributes: Mapping[str, AttributeValue],
+    context: Context | None = None,
+) -> None:
+    """Do what ``histogram.record`` does, for each of the values.
+
+    Args:
+        histogram: any.
+        values: of the points; finite, and not negative: others are passed over.
+        attributes: of all of them; best an `AttributeSet`, if they will come again.
+        context: holds the span that exemplars lead to; the current one when ``None``.
+    """
+    # Behind an instrument that delegates is one that does not.
+    sdks: Any = getattr(histogram.record, "__self__", None)
+    make_key = _make_key_of(sdks.__class__)
+    given = attribute_set(attributes)
+    key = None if make_key is None else given.key(make_key)
+    if key is None:
+        for value in values:
+            histogram.record(value, attributes, context)
+    elif sdks._is_enabled():
+        points = _points(sdks, values, given, context or get_current())
+        if points:
+            _aggregate(points, sdks, key)
+
+
+@lru_cache(maxsize=16)
+def _make_key_of(kind: Any) -> _MakeKey | None:
+    """What histograms of an SDK whose ``record`` is known tell attributes apart by; else ``None``."""
+    if not kind.__module__.startswith("opentelemetry.sdk."):
+        return None
+
+    from opentelemetry.sdk.metrics._internal import _view_instrument_match, instrument
+    from opentelemetry.sdk.version import __version__
+
+    internal: Any = instrument
+    if kind is not internal._Histogram or not __version__.startswith(COMPARED):
+        return None
+    internal = _view_instrument_match
+    return internal._hash_attributes
+
+
+class _Point:
+    """What the SDK's ``Measurement`` is, of attributes that need no looking at."""
+
+    __slots__ = ("attributes", "context", "instrument", "is_exemplar", "time_unix_nano", "value")
+
+    def __init__(
+        self, value: float, time_unix_nano: int, instrument: Any, attributes: AttributeSet
+    ) -> None:
+        self.value = value
+        self.time_unix_nano = time_unix_nano
+        self.instrument = instrument
+        self.attributes = attributes
+        self.context: Context
+        self.is_exemplar: bool
+
+
+def _points(
+    histogram: Any, values: Sequence[float], attributes: AttributeSet, context: Context
+) -> list[_Point]:
+    is_exemplar = histogram._measurement_consumer._sdk_config.exemplar_filter.should_sample
+    now_ns = time_ns()
+    points: list[_Point] = []
+    for value in values:
+        if 0 <= value < inf:
+            point = _Point(value, now_ns, histogram, attributes)
+            point.context = context
+            point.is_exemplar = is_exemplar(value, now_ns, attributes, context)
+            points.append(point)
+    return points
+
+
+def _aggregate(points: Sequence[_Point], histogram: Any, key: object) -> None:
+    attributes = points[0].attributes
+    for storage in histogram._measurement_consumer._reader_storages.values():
+        for match in storage._get_or_init_view_instrument_match(histogram):
+            if match._view._attribute_keys is not None:  # it makes another set of this one
+                for point in points:
+                    match.consume_measurement(point, point.is_exemplar)
+                continue
+            # Collecting deltas throws the aggregations away: none may be added to then.
+            with match._lock:
+                aggregation = match._attributes_aggregation.get(key)
+                if aggregation is None:
+                    aggregation = match._get_or_create_aggregation(key, dict(attributes))
+                for point in points:
+                    aggregation.aggregate(point, point.is_exemplar)

@@ -1,0 +1,113 @@
+"""Against a real llama.cpp server and a real model."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from llamatelemetry.bench import (
+    BenchmarkProfile,
+    BenchmarkResults,
+    BenchmarkRunner,
+    Conversation,
+    synthetic_prompts,
+)
+from llamatelemetry.llama import LlamaCppClient
+from tests.servers import SLOTS, LlamaServer
+
+
+@pytest.fixture
+def client(llama_server: LlamaServer):
+    with LlamaCppClient(llama_server.origin) as client:
+        yield client
+
+
+def run(client, prompts, profile=BenchmarkProfile.QUICK, **options) -> BenchmarkResults:
+    runner = BenchmarkRunner(client, profile, progress=False, **options)
+    return runner.run("SmolLM2-135M-Instruct", prompts)
+
+
+def assert_agrees_with_the_engine(results: BenchmarkResults) -> None:
+    """What was read from the replies adds up to what the server's own counters counted."""
+    (told,) = (run.engine for run in results.runs)
+    requests = results.requests
+    assert told["prompt_tokens_total"] == sum(each.prefilled_tokens for each in requests)
+    assert told["tokens_predicted_total"] == sum(each.decoded_tokens for each in requests)
+    assert told["prompt_tokens_cached_total"] == sum(each.cached_tokens for each in requests)
+    # Of requests that are worked on at once the server counts the common time once, and tells it
+    # to each of them.
+    several = results.settings["concurrency"] > 1
+    for counter, phase in (
+        ("prompt_seconds_total", "prefill_s"),
+        ("tokens_predicted_seconds_total", "decode_s"),
+    ):
+        read = sum(getattr(each, phase) for each in requests)
+        assert told[counter] <= read + 0.001 * len(requests)
+        assert several or told[counter] == pytest.approx(read, abs=0.001 * len(requests))
+
+
+def test_a_quick_benchmark_of_prompts_and_replies_of_exact_lengths(client):
+    prompts = synthetic_prompts(client, 10, 48)
+    results = run(client, prompts, max_tokens=6, concurrency=SLOTS)
+    assert results.totals.failures == {}
+    assert [record.input_tokens for record in results.requests] == [48] * 10
+    assert [record.cached_tokens for record in results.requests] == [0] * 10
+    assert [record.output_tokens for record in results.requests] == [6] * 10
+    assert [record.finish_reason for record in results.requests] == ["length"] * 10
+    assert_agrees_with_the_engine(results)
+    assert results.fingerprint["server.slots"] == SLOTS
+    assert results.fingerprint["model.parameters"] > 130e6
+    for record in results.requests:
+        assert record.lag_s + record.queue_s <= record.ttft_s <= record.e2e_s
+        assert len(record.token_times_s) <= 6
+
+
+def test_a_cold_cache_is_cold_and_a_warm_one_is_warm(client):
+    prompt = synthetic_prompts(client, 1, 48, seed=5)
+    cold = run(client, prompt, max_tokens=1)
+    warm = run(client, prompt, max_tokens=1, cache="warm")
+    assert {record.cached_tokens for record in cold.requests} == {0}
+    # The last token of a prompt is always evaluated: the first of the reply comes from it.
+    assert {record.cached_tokens for record in warm.requests} == {47}
+    assert not any("cache" in warning for warning in [*cold.warnings, *warm.warnings])
+    assert_agrees_with_the_engine(warm)
+
+
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+def test_the_openai_client_measures_the_same(llama_server, kind):
+    client = getattr(openai, kind)(base_url=llama_server.url, api_key="none")
+    results = run(client, ["Why is the sky blue?"], max_tokens=4, concurrency=SLOTS)
+    assert results.totals.failures == {}
+    assert {record.output_tokens for record in results.requests} == {4}
+    assert results.fingerprint["server"] == "llama_cpp"
+    assert results.figures["queue"].count == results.figures["prefill"].count == 10
+    assert_agrees_with_the_engine(results)
+
+
+def test_turns_of_a_conversation_find_the_earlier_ones_in_a_warm_cache(client):
+    talk = Conversation.of_texts("Name a colour.", "Another one.")
+    results = run(client, [talk], max_tokens=4, cache="warm")
+    second = [record for record in results.requests if record.turn == 1]
+    assert len(second) == 5
+    assert all(record.cached_tokens > 0 for record in second)
+    assert all(record.input_tokens > results.requests[0].input_tokens for record in second)
+
+
+def test_a_prompt_longer_than_the_context_is_a_failure_of_that_kind(client):
+    results = run(client, ["Hello", "word " * 3000], max_tokens=2)
+    assert results.totals.failures == {"exceed_context_size_error": 5}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_standard_profile_from_end_to_end(client, tmp_path):
+    prompts = synthetic_prompts(client, 50, 64)
+    results = run(client, prompts, BenchmarkProfile.STANDARD, max_tokens=16, concurrency=SLOTS)
+    assert len(results.requests) == 50
+    assert results.totals.failures == {}
+    assert_agrees_with_the_engine(results)
+    assert results.figures["e2e"].quantiles[0.9].supported
+    loaded = BenchmarkResults.load(results.save(tmp_path / "standard.json"))
+    assert loaded.summary() == results.summary()
+    assert not results.compare(loaded).is_worse
+    results.to_html(tmp_path / "standard.html")

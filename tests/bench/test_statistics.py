@@ -1,0 +1,264 @@
+"""How often an interval holds the truth, and how often a comparison is wrong or blind.
+
+The rows marked slow are the claims themselves: 2,000 trials each. Those of every day have fewer
+trials, or formulas instead of trials.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llamatelemetry.bench import BenchmarkResults, RequestRecord, RunRecord
+from llamatelemetry.bench import _statistics as statistics
+from llamatelemetry.bench.figures import METRIC_BY_NAME, figure
+
+TRIALS = 2000
+# Latencies: evenly spread, skewed as they are, and worse than that.
+DISTRIBUTIONS = {
+    "normal": stats.norm(10, 1),
+    "lognormal": stats.lognorm(0.3),
+    "exponential": stats.expon(),
+}
+
+
+def covered(trials, interval, truth) -> float:
+    """How many of so many intervals hold the truth."""
+    found = (interval() for _ in range(trials))
+    return (
+        sum(
+            (each.low is None or each.low <= truth) and (each.high is None or truth <= each.high)
+            for each in found
+        )
+        / trials
+    )
+
+
+def assert_covers(share: float, trials: int) -> None:
+    """93 to 97 %, and with fewer than 2,000 trials what chance adds to that."""
+    slack = 0.0 if trials >= TRIALS else 3 * (0.95 * 0.05 / trials) ** 0.5
+    assert 0.93 - slack <= share <= 0.97 + slack
+
+
+def coverage_of_quantile(name, n, q, trials):
+    law, rng = DISTRIBUTIONS[name], np.random.default_rng(1)
+    return covered(trials, lambda: statistics.quantile(law.rvs(n, random_state=rng), q), law.ppf(q))
+
+
+def coverage_of_mean(name, n, trials):
+    law, rng = DISTRIBUTIONS[name], np.random.default_rng(2)
+    return covered(trials, lambda: statistics.mean(law.rvs(n, random_state=rng), rng), law.mean())
+
+
+SUPPORTED = [(10, 0.5), (50, 0.5), (50, 0.9), (60, 0.95), (200, 0.95), (400, 0.99)]
+
+
+@pytest.mark.parametrize(("n", "q"), SUPPORTED)
+def test_intervals_of_quantiles_hold_the_truth(n, q):
+    assert_covers(coverage_of_quantile("lognormal", n, q, 500), 500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("n", "q"), SUPPORTED)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_intervals_of_quantiles_hold_the_truth_in_2000_trials(name, n, q):
+    assert_covers(coverage_of_quantile(name, n, q, TRIALS), TRIALS)
+
+
+@pytest.mark.parametrize("n", [10, 50])
+def test_intervals_of_means_hold_the_truth(n):
+    assert_covers(coverage_of_mean("lognormal", n, 300), 300)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("n", [10, 50, 200])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_intervals_of_means_hold_the_truth_in_2000_trials(name, n):
+    assert_covers(coverage_of_mean(name, n, TRIALS), TRIALS)
+
+
+def test_percentiles_of_a_bootstrap_would_not():
+    """Why it is the bootstrap-t: the usual kind is wrong three times as often as it says."""
+    law, rng = DISTRIBUTIONS["exponential"], np.random.default_rng(3)
+
+    def interval():
+        values = law.rvs(10, random_state=rng)
+        means = values[rng.integers(0, 10, (500, 10))].mean(1)
+        return statistics.Estimate(0.0, *np.quantile(means, [0.025, 0.975]))
+
+    assert covered(500, interval, law.mean()) < 0.9
+
+
+def runs_of(rng, runs, requests=50):
+    """Runs that differ from one another by 10 %, and their requests by 30 %."""
+    for _ in range(runs):
+        yield np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.3, requests))
+
+
+def coverage_over_runs(runs, trials):
+    rng = np.random.default_rng(4)
+
+    def interval():
+        records = [
+            RequestRecord(run=run, index=i, prompt=0, due_s=0, lag_s=0, e2e_s=float(value))
+            for run, values in enumerate(runs_of(rng, runs))
+            for i, value in enumerate(values)
+        ]
+        return figure(records, METRIC_BY_NAME["e2e"], 0).mean
+
+    return covered(trials, interval, float(np.exp((0.1**2 + 0.3**2) / 2)))
+
+
+@pytest.mark.parametrize("runs", [3, 10])
+def test_intervals_over_runs_hold_what_a_next_run_would_show(runs):
+    assert_covers(coverage_over_runs(runs, 200), 200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("runs", [3, 5, 10, 20])
+def test_intervals_over_runs_hold_it_in_2000_trials(runs):
+    assert_covers(coverage_over_runs(runs, TRIALS), TRIALS)
+
+
+@pytest.mark.parametrize("n", [10, 50, 200])
+def test_intervals_of_shares_hold_the_truth(n):
+    """By the binomial distribution itself; it goes up and down with the share, so over many."""
+    counts = np.arange(n + 1)
+    intervals = [statistics.proportion(int(count), n) for count in counts]
+
+    def coverage(share):
+        holds = np.array([each.low <= share <= each.high for each in intervals])
+        return float(stats.binom.pmf(counts, n, share)[holds].sum())
+
+    assert 0.93 <= np.mean([coverage(share) for share in np.linspace(0.5, 0.99, 50)]) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("quantile", "needed"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299), (0.05, 59)]
+)
+def test_a_quantile_needs_so_many_values(quantile, needed):
+    assert statistics.needed_for(quantile) == needed
+    values = np.arange(float(needed))
+    assert statistics.quantile(values, quantile).supported
+    assert not statistics.quantile(values[1:], quantile).supported
+
+
+def test_an_end_that_cannot_be_told_is_left_open():
+    estimate = statistics.quantile(np.arange(60.0), 0.95)
+    assert estimate.high is None
+    assert estimate.low is not None
+    assert statistics.quantile(np.arange(50.0), 0.95).low is None
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0], [3.0] * 20])
+def test_where_there_is_no_spread_to_see_no_interval_is_claimed(values):
+    estimate = statistics.mean(np.array(values), np.random.default_rng(0))
+    assert estimate.value == pytest.approx(np.mean(values))
+    assert (estimate.low, estimate.high) == (None, None)
+
+
+def test_the_gaps_of_a_reply_count_as_one():
+    """Twenty replies, each at its own pace: their gaps are not some hundred independent values."""
+    rng = np.random.default_rng(5)
+    paces = rng.lognormal(0, 0.3, 20)
+    records = [
+        RequestRecord(
+            index=i,
+            prompt=0,
+            due_s=0,
+            lag_s=0,
+            e2e_s=1,
+            token_times_s=tuple(np.cumsum(rng.normal(pace, 0.01, 50))),
+        )
+        for i, pace in enumerate(paces)
+    ]
+    found = figure(records, METRIC_BY_NAME["itl"], 0)
+    assert found.count == 20 * 49
+    width = found.mean.high - found.mean.low
+    assert width == pytest.approx(2 * 2.1 * paces.std(ddof=1) / 20**0.5, rel=0.3)
+
+
+# --- comparisons --------------------------------------------------------------------------
+
+
+def results_of(rng, n, *, slower=1.0, spread=0.2, runs=1, between=0.0):
+    """A benchmark whose three latencies go together, as they do."""
+    records = []
+    for run in range(runs):
+        factor = slower * np.exp(rng.normal(0, between))
+        for index in range(n):
+            pace = factor * np.exp(rng.normal(0, spread))
+            ttft = 0.2 * pace * np.exp(rng.normal(0, spread))
+            records.append(
+                RequestRecord(
+                    run=run,
+                    index=index,
+                    prompt=0,
+                    due_s=0.0,
+                    lag_s=0.0,
+                    e2e_s=float(ttft + 0.5 * pace),
+                    ttft_s=float(ttft),
+                    output_tokens=11,
+                )
+            )
+    told = [RunRecord(started_unix_s=0, duration_s=1, planned=n) for _ in range(runs)]
+    return BenchmarkResults("m", {}, {"model": "m"}, {}, records, told)
+
+
+def share_of_alarms(trials, **options):
+    rng = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(trials):
+        comparison = results_of(rng, **options).compare(results_of(rng, **options))
+        alarms += any(m.verdict in {"slower", "faster"} for m in comparison.metrics)
+    return alarms / trials
+
+
+@pytest.mark.parametrize("options", [{"n": 50}, {"n": 10, "runs": 4, "between": 0.1}], ids=str)
+def test_two_benchmarks_of_the_same_thing_are_rarely_told_apart(options):
+    assert share_of_alarms(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "options",
+    [{"n": 10}, {"n": 50}, {"n": 200}, {"n": 20, "runs": 3, "between": 0.1}],
+    ids=str,
+)
+def test_false_alarms_are_at_most_5_percent_of_2000(options):
+    assert share_of_alarms(TRIALS, **options) <= 0.05
+
+
+def share_found(trials, slower_by, **options):
+    rng = np.random.default_rng(8)
+    found = 0
+    for _ in range(trials):
+        candidate = results_of(rng, slower=1 + slower_by, **options)
+        found += candidate.compare(results_of(rng, **options))["e2e"].verdict == "slower"
+    return found / trials
+
+
+def detectable(**options):
+    rng = np.random.default_rng(9)
+    told = [
+        results_of(rng, **options).compare(results_of(rng, **options))["e2e"].detectable
+        for _ in range(20)
+    ]
+    return float(np.median(told))
+
+
+def test_what_is_told_to_be_detectable_is_found_in_four_of_five_cases():
+    options = {"n": 50}
+    assert share_found(40, detectable(**options), **options) >= 0.8 - 3 * (0.16 / 40) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("options", [{"n": 50}, {"n": 200}], ids=str)
+def test_the_power_is_what_it_is_told_to_be(options):
+    assert share_found(1000, detectable(**options), **options) >= 0.77

@@ -1,0 +1,176 @@
+"""A run is one trace, with one span for each request, whatever else records calls."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+from opentelemetry.trace import SpanKind, StatusCode
+
+from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+from llamatelemetry.inference import traced_engine
+from llamatelemetry.llama import LlamaCppClient, wrap_openai_client
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.bench.scripted import Script
+
+CLIENTS = {
+    "llama.cpp client": LlamaCppClient,
+    "OpenAI": lambda url: openai.OpenAI(base_url=f"{url}/v1", api_key="none"),
+    "AsyncOpenAI": lambda url: openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none"),
+    "wrapped OpenAI": lambda url: wrap_openai_client(
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    ),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["plugins off", "plugins on"])
+def plugins(request, recorded):
+    if not request.param:
+        yield
+        return
+    active = [OpenAIInstrumentor(), LlamaCppInstrumentor()]
+    for instrumentor in active:
+        instrumentor.instrument(**recorded.providers)
+    yield
+    for instrumentor in active:
+        instrumentor.uninstrument()
+
+
+def run(client, scripts, **options):
+    runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, progress=False, **options)
+    return runner.run("scripted", [script.text() for script in scripts])
+
+
+@pytest.mark.usefixtures("plugins")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_one_trace_for_a_run_and_one_span_for_a_request(recorded, scripted, client):
+    results = run(CLIENTS[client](scripted.url), [Script(0, first_s=0.01, gaps_s=[0.01])])
+    (root,) = [span for span in recorded.spans() if span.parent is None]
+    assert (root.name, root.kind) == ("benchmark scripted", SpanKind.INTERNAL)
+    calls = recorded.calls()
+    assert len(calls) == 10  # none of the warm-up, none of the questions about the server
+    assert {span.parent.span_id for span in calls} == {root.context.span_id}
+    assert {span.context.trace_id for span in recorded.spans()} == {root.context.trace_id}
+    assert results.runs[0].trace_id == f"{root.context.trace_id:032x}"
+    told = {record.span_id: record.index for record in results.requests}
+    assert told == {
+        f"{span.context.span_id:016x}": span.attributes["llamatelemetry.bench.index"]
+        for span in calls
+    }
+
+
+@pytest.mark.usefixtures("plugins")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_span_says_what_the_record_says(recorded, scripted, client):
+    results = run(CLIENTS[client](scripted.url), [Script(0, first_s=0.02, gaps_s=[0.01] * 3)])
+    spans = {f"{span.context.span_id:016x}": span for span in recorded.calls()}
+    for record in results.requests:
+        attributes = spans[record.span_id].attributes
+        assert attributes["gen_ai.operation.name"] == "chat"
+        assert attributes["gen_ai.provider.name"] == "llama_cpp"
+        assert attributes["gen_ai.request.max_tokens"] == 128
+        assert attributes["gen_ai.usage.output_tokens"] == record.output_tokens == 4
+        assert attributes["gen_ai.prefill_ms"] == pytest.approx(record.prefill_s * 1000)
+        assert attributes["gen_ai.decode_ms"] == pytest.approx(record.decode_s * 1000)
+        assert attributes["llamatelemetry.bench.dispatch_lag"] == pytest.approx(record.lag_s)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_metrics_count_each_measured_request_once(recorded, scripted):
+    run(CLIENTS["OpenAI"](scripted.url), [Script(0, gaps_s=[0.0])])
+    (point,) = recorded.points("gen_ai.client.operation.duration")
+    assert point.count == 10
+    assert recorded.tokens("output") == 20
+
+
+def test_a_failed_request_is_a_failed_span(recorded, scripted):
+    run(CLIENTS["llama.cpp client"](scripted.url), [Script(0), Script(1, status=500)])
+    failed = [span for span in recorded.calls() if span.status.status_code is StatusCode.ERROR]
+    assert [span.attributes["error.type"] for span in failed] == ["scripted_error"] * 5
+
+
+def test_prompts_are_in_no_span_and_no_result(recorded, scripted):
+    results = run(CLIENTS["llama.cpp client"](scripted.url), [Script(4711)])
+    told = [span.to_json() for span in recorded.spans()] + [results.to_json()]
+    assert not any("4711" in text for text in told)
+
+
+def test_prompts_are_kept_when_that_is_asked_for(scripted):
+    script = Script(4711)
+    results = run(CLIENTS["llama.cpp client"](scripted.url), [script], record_prompts=True)
+    assert {record.prompt_text for record in results.requests} == {script.text()}
+
+
+class Engine:
+    """An engine of somebody's own."""
+
+    model_name = "mine"
+
+    def __init__(self, reply):
+        self._reply = reply
+        self.asked = []
+
+    def generate(
+        self, prompt, max_tokens=256, temperature=0.7, stop_sequences=None, repetition_penalty=1.0
+    ):
+        raise NotImplementedError
+
+    def chat(self, messages, max_tokens=256, temperature=0.7):
+        self.asked.append((messages, max_tokens, temperature))
+        return self._reply
+
+
+REPLY = {
+    "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda engine: engine, traced_engine], ids=["plain", "traced"])
+def test_any_engine_is_measured_and_is_one_span_for_a_request(recorded, wrap):
+    engine = Engine(REPLY)
+    results = BenchmarkRunner(wrap(engine), BenchmarkProfile.QUICK, max_tokens=9).run(
+        "mine", "Hello"
+    )
+    assert engine.asked == [([{"role": "user", "content": "Hello"}], 9, 0.0)] * 12
+    assert results.totals.failures == {}
+    assert set(results.figures) == {"e2e", "lag"}
+    assert {record.output_tokens for record in results.requests} == {2}
+    calls = [span for span in recorded.spans() if span.parent is not None]
+    assert len(calls) == 10
+    assert {span.kind for span in calls} == {SpanKind.INTERNAL}
+
+
+def test_what_an_engine_raises_is_a_failure_of_the_request(recorded):
+    class Broken(Engine):
+        def chat(self, messages, max_tokens=256, temperature=0.7):
+            self.asked.append(messages)
+            if len(self.asked) % 2:
+                raise ValueError("no")
+            return REPLY
+
+    results = BenchmarkRunner(Broken(REPLY), BenchmarkProfile.QUICK, progress=False).run(
+        "m", "Hello"
+    )
+    assert results.totals.failures == {"ValueError": 5}
+
+
+def test_what_cannot_be_asked_is_refused():
+    with pytest.raises(TypeError, match="cannot benchmark a str; accepted: LlamaCppClient"):
+        BenchmarkRunner("http://127.0.0.1:8080")
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache": "hot"}, {"max_tokens": 0}, {"concurrency": 0}, {"slo": "ttft"}]
+)
+def test_options_that_are_not_possible_are_refused(options):
+    with pytest.raises(ValueError, match=r"must be|expected"):
+        BenchmarkRunner(Engine(REPLY), **options)
+
+
+def test_a_server_that_is_not_there_is_said_at_once():
+    import httpx2
+
+    runner = BenchmarkRunner(LlamaCppClient("http://127.0.0.1:9"), BenchmarkProfile.QUICK)
+    with pytest.raises(httpx2.ConnectError):
+        runner.run("m", "Hello")

@@ -1,0 +1,131 @@
+"""``llamatelemetry bench``: from the command line to the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from llamatelemetry.bench import BenchmarkResults
+from llamatelemetry.cli import app
+from tests.bench.scripted import Script, scripted_server
+
+
+def bench(*arguments, **environ):
+    return subprocess.run(
+        [sys.executable, "-m", "llamatelemetry.cli", "bench", *map(str, arguments)],
+        env=os.environ | environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with scripted_server(tmp_path_factory.mktemp("scripted")) as server:
+        yield server
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    def write(**script):
+        path = tmp_path / "prompts.jsonl"
+        path.write_text(json.dumps({"prompt": Script(**script).text()}))
+        return path
+
+    return write
+
+
+def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp_path):
+    old, new, page = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "new.html"
+    options = ["--url", server.url, "--profile", "quick"]
+    fast, slow = {"first_s": 0.02, "gaps_s": [0.0]}, {"first_s": 0.2, "gaps_s": [0.0]}
+
+    done = bench(*options, "--prompts", prompts(**fast), "-o", old)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "scripted: 1 at a time, times in ms" in done.stdout
+    assert "10 requests in" in done.stdout
+
+    wanted = ["--compare", old, "-o", new, "--html", page, "--slo", "ttft=100ms"]
+    done = bench(*options, "--prompts", prompts(**slow), *wanted, "--allow", "prompt_lengths")
+    assert done.returncode == 1, done.stderr
+    assert "The candidate is slower in ttft, e2e." in done.stdout
+    assert "within objectives 0.0%" in done.stdout
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert len(BenchmarkResults.load(new).requests) == 10
+
+    done = bench(*options, "--prompts", prompts(**fast), "--compare", new, "--max-tokens", 9)
+    assert done.returncode == 2
+    assert "max_tokens: 128 and 9" in done.stderr
+
+
+def test_a_sweep_from_the_command_line(server, prompts, tmp_path):
+    out = tmp_path / "sweep.json"
+    wanted = ["--sweep", "concurrency=1,2,4", "--profile", "quick", "-o", out]
+    done = bench("--url", server.url, "--prompts", prompts(first_s=0.05), *wanted)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "knee: none up to the heaviest load" in done.stdout
+    assert [point["level"] for point in json.loads(out.read_text())["points"]] == [1, 2, 4]
+
+
+def test_a_server_of_another_kind_is_asked_by_the_openai_client(tmp_path, prompts):
+    with scripted_server(tmp_path, "--owner", "somebody") as other:
+        options = ["--url", other.url, "--profile", "quick", "--rate", "50", "--concurrency", "4"]
+        done = bench(*options, "--prompts", prompts(timings=False))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "50 requests/s (poisson), at most 4 at a time" in done.stdout
+        assert bench("--url", other.url).returncode == 2  # no prompts, and nobody to count tokens
+
+
+def test_everything_failing_is_bad(server, prompts):
+    options = ["--url", server.url, "--profile", "quick"]
+    done = bench(*options, "--prompts", prompts(status=500))
+    assert done.returncode == 1
+    assert "none of 4 warm-up requests was answered: scripted_error" in done.stderr
+
+
+def test_nobody_there_is_bad():
+    done = bench("--url", "http://127.0.0.1:9", "--profile", "quick")
+    assert done.returncode == 1
+    assert "nobody answers at http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rate", "fast"],
+        ["--rate", "1:0"],
+        ["--slo", "speed=1s"],
+        ["--sweep", "level=1"],
+        ["--concurrency", "0"],
+        ["--profile", "huge"],
+        ["--compare", "nowhere.json"],
+        ["-o", "out.txt"],
+        ["-o", "nowhere/out.json"],
+        ["--url", "127.0.0.1"],
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_sense_is_a_usage_error(server, prompts, arguments):
+    given = ["bench", "--url", server.url, "--prompts", str(prompts()), *arguments]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.strip()
+
+
+def test_telemetry_goes_where_the_environment_says(server, prompts, tmp_path):
+    options = ["--url", server.url, "--profile", "quick", "--prompts", prompts()]
+    done = bench(
+        *options, LLAMATELEMETRY_EXPORTER="file", LLAMATELEMETRY_EXPORT_PATH=str(tmp_path / "data")
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (traces,) = (tmp_path / "data").glob("traces-*.jsonl")
+    assert traces.read_text().count('"benchmark scripted"') == 1
+    assert traces.read_text().count('"chat scripted"') == 10

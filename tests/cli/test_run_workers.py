@@ -1,0 +1,84 @@
+"""``llamatelemetry run -- gunicorn``: the calls of every worker, in one report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from llamatelemetry.local.calls import call_of
+from llamatelemetry.local.report import read_recorded
+from llamatelemetry.local.summary import summarise
+from tests.servers import LlamaServer
+
+RUN = [sys.executable, "-m", "llamatelemetry.cli", "run", "--output", "run.db", "--"]
+APP = """
+import os
+import openai
+
+client = openai.OpenAI()
+
+
+def app(environ, start_response):
+    client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "Say hi."}], max_tokens=2
+    )
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def get(url: str) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as reply:
+                return reply.read().decode()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_the_calls_of_both_workers_are_in_the_report(
+    tmp_path: Path, llama_server: LlamaServer
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    port = free_port()
+    gunicorn = ["-m", "gunicorn", "--workers=2", f"--bind=127.0.0.1:{port}", "app:app"]
+    with subprocess.Popen(
+        [*RUN, sys.executable, *gunicorn],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"COLUMNS": "150", "OPENAI_BASE_URL": llama_server.url, "OPENAI_API_KEY": "none"},
+    ) as process:
+        workers: list[str] = []
+        deadline = time.monotonic() + 60
+        # Until both have had some: who takes a request is the system's choice.
+        while len(set(workers)) < 2 and time.monotonic() < deadline:
+            workers.append(get(f"http://127.0.0.1:{port}"))
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(60) == 0
+    assert len(set(workers)) == 2
+    recorded = read_recorded(tmp_path / "run.db")
+    summary = summarise(recorded.spans)
+    assert summary.calls == len(workers)
+    by_worker = [span.resource["process.pid"] for span in recorded.spans if call_of(span)]
+    assert sorted(map(str, by_worker)) == sorted(workers)
+    assert "from 2 processes" in said
+    assert (tmp_path / "run.html").stat().st_size > 1_000_000

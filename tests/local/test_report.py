@@ -1,0 +1,284 @@
+"""The report: everything that was recorded, in one page that runs nothing of it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import http.client
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
+from llamatelemetry.local.report import LivePage, Recorded, read_recorded, render, write_report
+from llamatelemetry.local.report._columns import columns
+from llamatelemetry.local.store import Store
+
+EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+ANSWER = [{"role": "assistant", "parts": [{"type": "text", "content": "an answer"}]}]
+START_NS = 1_800_000_000_000_000_000
+
+
+def span(number: int, parent: int | None = None, trace: int = 1, **changes: Any) -> SpanRecord:
+    given: dict[str, Any] = {
+        "trace_id": f"{trace:032x}",
+        "span_id": f"{number:016x}",
+        "parent_span_id": None if parent is None else f"{parent:016x}",
+        "name": f"span {number}",
+        "kind": 1,
+        "start_ns": START_NS + number * 1_000_000,
+        "end_ns": START_NS + number * 1_000_000 + 50_000_000,
+        "attributes": {},
+        "resource": {"service.name": "library", "process.pid": 7},
+    }
+    return SpanRecord(**{**given, **changes})
+
+
+def call(number: int, parent: int | None = None, trace: int = 1, **more: Any) -> SpanRecord:
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "m",
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.ttft_ms": 12.5,
+        "gen_ai.tpot_ms": 8.0,
+        **more,
+    }
+    return span(number, parent, trace, name="chat m", kind=3, attributes=attributes)
+
+
+def phase(number: int, name: str, parent: int) -> SpanRecord:
+    return span(number, parent, name=name, attributes={"llamatelemetry.phase": name})
+
+
+def gpu(metric: str, seconds: int, value: float) -> MetricPoint:
+    return MetricPoint(
+        metric, "1", "gauge", False, False, {"hw.name": "GPU 0"}, 0,
+        START_NS + seconds * 1_000_000_000, value=value,
+    )  # fmt: skip
+
+
+def a_run() -> Recorded:
+    messages = json.dumps([{"role": "user", "parts": [{"type": "text", "content": EVIL}]}])
+    return Recorded(
+        spans=[
+            span(1, name="invoke_workflow rag"),
+            call(2, 1, **{"gen_ai.input.messages": messages}),
+            phase(3, "queue", 2),
+            phase(4, "prefill", 2),
+            phase(5, "decode", 2),
+            span(
+                6, 1, name=EVIL, status=2, status_message=EVIL,
+                events=[Event("exception", START_NS, {"exception.type": EVIL})],
+            ),
+            call(7, trace=2),
+        ],
+        points=[gpu("hw.gpu.utilization", n, n / 10) for n in range(5)]
+        + [gpu("hw.power", n, 100.0 + n) for n in range(5)],
+        logs=[
+            LogRecord(
+                START_NS, 9, "gen_ai.client.inference.operation.details", None,
+                {"gen_ai.output.messages": ANSWER},
+                trace_id=f"{2:032x}", span_id=f"{7:016x}",
+            )
+        ],
+        sources=["run.db"],
+    )  # fmt: skip
+
+
+def data_of(page: str) -> dict[str, Any]:
+    packed = re.search(r'<script id="data"[^>]*>([^<]*)</script>', page)
+    assert packed is not None
+    return json.loads(gzip.decompress(base64.b64decode(packed[1])))
+
+
+def test_the_page_holds_all_of_it_and_nothing_of_it_as_html() -> None:
+    page = render(a_run())
+    assert EVIL not in page
+    assert "alert(1)" not in page
+    data = data_of(page)
+    values, rows = data["values"], data["spans"]
+    assert [values[at] for at in rows["name"]][:2] == ["invoke_workflow rag", "chat m"]
+    assert rows["role"] == [0, 1, 2, 3, 4, 0, 1]
+    assert rows["failed"] == [0, 0, 0, 0, 0, 1, 0]
+    assert rows["parent"][1] == f"{1:016x}"
+    assert rows["duration"][0] == 50_000
+    assert [series["metric"] for series in data["gpu"]] == ["hw.gpu.utilization", "hw.power"]
+    assert data["gpu"][0]["values"] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    attributes = rows["attributes"][6]
+    found = {
+        values[attributes[at]]: values[attributes[at + 1]] for at in range(0, len(attributes), 2)
+    }
+    # What was recorded as an event is shown with its span.
+    assert found["gen_ai.output.messages"][0]["parts"][0]["content"] == "an answer"
+    assert "<td>chat</td><td>m</td><td>2</td>" in re.sub(r"\s+", "", page).replace("><td>", "><td>")
+
+
+def test_only_its_own_scripts_may_run_and_nothing_may_be_fetched() -> None:
+    page, other = render(Recorded()), render(Recorded())
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', html.unescape(page))
+    nonces = set(re.findall(r'nonce="([^"]+)"', page))
+    assert len(nonces) == 1
+    assert f"script-src 'nonce-{nonces.pop()}'" in policy
+    assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
+    assert set(re.findall(r'nonce="([^"]+)"', other)) != set(re.findall(r'nonce="([^"]+)"', page))
+    assert "No calls to models." in page
+
+
+def test_each_value_is_there_once() -> None:
+    found = columns([call(n) for n in range(100)])
+    assert found["values"].count("gen_ai.request.model") == 1
+    # 1, True and "1" are three values.
+    mixed = columns([span(1, attributes={"a": 1, "b": True, "c": "1", "d": 1.0})])
+    pairs = mixed["spans"]["attributes"][0]
+    told = [mixed["values"][at] for at in pairs[1::2]]
+    assert [(type(value), value) for value in told] == [
+        (int, 1),
+        (bool, True),
+        (str, "1"),
+        (float, 1.0),
+    ]
+
+
+def test_beyond_a_bound_only_the_beginnings_of_long_texts_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llamatelemetry.local.report._columns.MAX_LONG_CHARS", 2500)
+    found = columns([span(n, attributes={"text": f"{n}" * 1000}) for n in (1, 2, 3)])
+    lengths = sorted(len(v) for v in found["values"] if isinstance(v, str) and len(v) > 100)
+    assert lengths == [401, 1000, 1000]
+
+
+def test_a_store_and_otlp_json_lines_give_the_same_report(tmp_path: Path) -> None:
+    run = a_run()
+    with Store(tmp_path / "run.db") as store:
+        store.write([*run.spans, *run.points, *run.logs])
+    from_store = read_recorded(tmp_path / "run.db")
+    assert list(from_store.spans) == list(run.spans)
+    assert (len(from_store.points), len(from_store.logs)) == (10, 1)
+    write_report(from_store, tmp_path / "page.html")
+    assert data_of((tmp_path / "page.html").read_text())["spans"] == data_of(render(run))["spans"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run.db"]
+
+
+PROGRAM = """
+import sys
+from opentelemetry import metrics, trace
+import llamatelemetry
+llamatelemetry.init(service_name="library", exporter="file", export_path=sys.argv[1])
+with trace.get_tracer("t").start_as_current_span("outer", attributes={"a": 1}):
+    trace.get_tracer("t").start_span("inner").end()
+metrics.get_meter("m").create_counter("c").add(3)
+llamatelemetry.shutdown()
+"""
+
+
+def test_what_the_file_exporter_writes_can_be_reported(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "data"], check=True, timeout=60)
+    recorded = read_recorded(tmp_path / "data")
+    assert {span.name for span in recorded.spans} == {"outer", "inner"}
+    by_name = {span.name: span for span in recorded.spans}
+    assert by_name["inner"].parent_span_id == by_name["outer"].span_id
+    assert by_name["outer"].attributes["a"] == 1
+    assert {(p.name, p.value) for p in recorded.points if p.name == "c"} == {("c", 3)}
+    done = subprocess.run(
+        [sys.executable, "-m", "llamatelemetry.cli", "report", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "data" / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"hello\n", "is not made of OTLP JSON lines"),
+        (b"[1]\n", "is not made of OTLP JSON lines"),
+        (b'{"resourceMetrics":[{"scopeMetrics":3}]}\n', "is not made of OTLP JSON lines"),
+    ],
+)
+def test_what_is_no_recording_is_said_and_nothing_is_written(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    source = tmp_path / "source.jsonl"
+    if content is not None:
+        source.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "llamatelemetry.cli", "report", source],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"COLUMNS": "300"},
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(
+        ImportError, match=r"needs jinja2: pip install 'llamatelemetry-core\[report\]'"
+    ):
+        render(Recorded())
+
+
+class TestLive:
+    def get(self, url: str, path: str, host: str | None = None) -> tuple[int, str]:
+        address = url.removeprefix("http://").partition("/")[0]
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("GET", path, headers={} if host is None else {"Host": host})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, text
+
+    def test_more_comes_as_it_is_recorded(self, tmp_path: Path) -> None:
+        with Store(tmp_path / "run.db") as store:
+            store.write(list(a_run().spans)[:2])
+            page = LivePage(tmp_path / "run.db")
+            try:
+                path = "/" + page.url.split("/", 3)[3]
+                status, text = self.get(page.url, path)
+                assert status == 200
+                assert "connect-src 'self'" in html.unescape(text)
+                data = data_of(text)
+                assert len(data["spans"]["id"]) == 2
+                assert data["next"] == "2.0.0"
+                store.write([call(20, trace=9), gpu("hw.power", 1, 50.0)])
+                status, text = self.get(page.url, f"{path}data?after={data['next']}")
+                more = json.loads(text)
+                assert more["columns"]["spans"]["id"] == [f"{20:016x}"]
+                assert more["next"] == "3.1.0"
+                assert more["summary"][0]["calls"] == 2
+                _, text = self.get(page.url, f"{path}data?after=3.1.0")
+                assert json.loads(text)["columns"]["spans"]["id"] == []
+            finally:
+                page.stop()
+
+    def test_only_who_knows_the_address_gets_it(self, tmp_path: Path) -> None:
+        with Store(tmp_path / "run.db") as store:
+            store.write([span(1)])
+            page = LivePage(tmp_path / "run.db")
+            try:
+                path = "/" + page.url.split("/", 3)[3]
+                assert len(path) > 30
+                assert self.get(page.url, "/")[0] == 404
+                assert self.get(page.url, "/data?after=0.0.0")[0] == 404
+                assert self.get(page.url, path, host="evil.example")[0] == 403
+                assert self.get(page.url, f"{path}data")[0] == 400
+                assert self.get(page.url, f"{path}data?after=x")[0] == 400
+                assert self.get(page.url, path)[0] == 200
+            finally:
+                page.stop()

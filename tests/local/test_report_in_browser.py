@@ -1,0 +1,148 @@
+"""The report in a real browser: it draws, can be used by keyboard, fetches nothing, runs nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatelemetry.local.report import Recorded, render
+from tests.local.test_report import EVIL, a_run, call, span
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+# Runs in the page, by its own nonce, once it is ready.
+USE = """
+const wait = () => new Promise((done) => setTimeout(done, 100));
+(async () => {
+  while (document.documentElement.dataset.ready !== "true") await wait();
+  const press = (id, key) =>
+    $(id).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const texts = (id) =>
+    [...$(id).querySelectorAll(".row")].map((row) => row.innerText.replace(/\\s+/g, " "));
+  const said = {};
+  %s
+  const out = document.createElement("pre");
+  out.id = "said";
+  out.textContent = JSON.stringify(said);
+  document.body.append(out);
+})();
+"""
+
+
+def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
+    nonce = re.findall(r'nonce="([^"]+)"', page)[0]
+    script = f'<script nonce="{nonce}">{USE % use}</script></body>'
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("</body>", script), encoding="utf-8")
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--window-size=1400,1600",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            # Whatever it wanted from a network would be an error in its console.
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found is not None, done.stdout[-2000:]
+    unescaped = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return json.loads(unescaped)
+
+
+def test_by_keyboard_from_a_trace_to_a_prompt_that_is_shown_as_text(tmp_path: Path) -> None:
+    said = in_browser(
+        tmp_path,
+        render(a_run()),
+        """
+        said.traces = texts("list");
+        $("list").focus();
+        press("list", "ArrowDown"); press("list", "End");
+        said.chosen = $("list").getAttribute("aria-activedescendant");
+        said.spans = texts("waterfall");
+        press("waterfall", "ArrowDown");
+        said.details = $("details").innerText;
+        press("waterfall", "End");
+        said.failed = $("details").innerText;
+        said.scripts = document.querySelectorAll("#details script, #details img, #list img").length;
+        said.drawn = [...document.querySelectorAll(".chart .main-svg")].length;
+        $("filter").value = "rag"; $("filter").dispatchEvent(new Event("input"));
+        said.filtered = $("shown").textContent;
+        $("filter").value = "";
+        $("only-errors").checked = true; $("only-errors").dispatchEvent(new Event("input"));
+        said.errors = texts("list");
+        """,
+    )
+    assert len(said["traces"]) == 2
+    assert said["chosen"] == "list-1"
+    assert [line.split(" ")[0] for line in said["spans"]] == [
+        "invoke_workflow", "chat", "queue", "prefill", "decode", EVIL.split(" ", maxsplit=1)[0],
+    ]  # fmt: skip
+    assert EVIL in said["details"]
+    assert "gen_ai.ttft_ms" in said["details"]
+    assert said["failed"].count(EVIL) >= 3
+    assert said["scripts"] == 0
+    assert said["drawn"] >= 4
+    assert said["filtered"] == "1 of 2"
+    assert len(said["errors"]) == 1
+
+
+def test_a_hundred_thousand_spans(tmp_path: Path) -> None:
+    spans = []
+    for trace in range(20_000):
+        at = trace * 5
+        spans.append(
+            call(at, trace=trace, **{"gen_ai.response.id": f"chatcmpl-{at:x}", "server.port": 8080})
+        )
+        spans += [
+            span(at + 1 + n, at, trace, name=name, attributes={"llamatelemetry.phase": name})
+            for n, name in enumerate(("queue", "prefill", "decode", "http"))
+        ]
+    page = render(Recorded(spans))
+    assert len(page.encode()) < 20_000_000
+    said = in_browser(
+        tmp_path,
+        page,
+        """
+        said.counts = $("counts").textContent;
+        said.rows = texts("list").length;
+        press("list", "End");
+        said.chosen = $("list").getAttribute("aria-activedescendant");
+        said.spans = texts("waterfall").length;
+        """,
+    )
+    assert said == {
+        "counts": "100000 spans in 20000 traces",
+        "rows": said["rows"],
+        "chosen": "list-19999",
+        "spans": 5,
+    }
+    assert 10 < said["rows"] < 60
+
+
+def test_an_empty_page(tmp_path: Path) -> None:
+    said = in_browser(tmp_path, render(Recorded()), 'said.counts = $("counts").textContent;')
+    assert said == {"counts": "0 spans in 0 traces"}
