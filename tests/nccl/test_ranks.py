@@ -121,6 +121,18 @@ def _joins(rank):
     return found
 
 
+def _joins_one_without_a_name(rank):
+    import torch.distributed as dist
+
+    dist.init_process_group(rank=rank, world_size=1)
+    with NCCLGroup(backend="gloo") as group:
+        return group.check(size_bytes=SIZE).backend
+
+
+def test_a_group_that_was_opened_without_a_backend_is_joined():
+    assert run_ranks(_joins_one_without_a_name, ranks=1) == {0: "gloo"}
+
+
 def test_a_group_of_the_application_is_joined_and_left_open():
     found = run_ranks(_joins)
     for rank, answer in found.items():
@@ -128,7 +140,7 @@ def test_a_group_of_the_application_is_joined_and_left_open():
             (rank, 2, False),
             "world_size=3, but the process group that is open has 2",
             f"rank={1 - rank}, but the process group that is open has {rank}",
-            "the process group that is open uses gloo, not nccl; to check that one, give backend='gloo'",
+            "the process group that is open uses cpu:gloo,cuda:gloo, not nccl; for gloo, give backend='gloo'",
             "the open process group uses gloo",
             True,
         ]

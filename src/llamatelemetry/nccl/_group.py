@@ -206,13 +206,13 @@ class NCCLGroup:
     def _join(self, torch: Any) -> None:
         dist = torch.distributed
         self._place = find_place(*self._given, launch_variables(), dist)
-        used = re.split("[:,]", dist.get_backend())  # "cpu:gloo,cuda:nccl" is possible, too
+        # "cpu:gloo,cuda:nccl", also where it was opened without a name: that is "undefined".
+        used = re.split("[:,]", dist.get_backend_config())
         chosen = next((each for each in (self._wanted, self._fallback) if each in used), None)
         if chosen is None:
-            name = dist.get_backend()
             raise ValueError(
-                f"the process group that is open uses {name}, not {self._wanted}; to check that "
-                "one, give backend='gloo'"
+                f"the process group that is open uses {dist.get_backend_config()}, not "
+                f"{self._wanted}; for gloo, give backend='gloo'"
             )
         instead = f"the open process group uses {chosen}" if chosen != self._wanted else None
         self._agreed = Agreement(chosen, instead)
