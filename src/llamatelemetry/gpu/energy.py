@@ -88,7 +88,8 @@ class EnergyLedger:
         self._ended: list[_Call] = []
         self._counters: dict[str, _Counter] = {}
         self._devices: dict[str, frozenset[str]] = {}
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may close a generator, and end the span in it, anywhere.
+        self._lock = threading.RLock()
 
     def begin(self, key: object, engine: str, at_s: float) -> bool:
         """Note that a call has begun. Whether the counters had better be read now.
@@ -180,7 +181,7 @@ class EnergyLedger:
 
     def after_fork(self) -> None:
         """In the child: the calls are the parent's, and the lock may have been held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._calls = WeakKeyDictionary()
         self._ended = []
 
