@@ -100,10 +100,13 @@ class EnergyLedger:
             at_s: when.
         """
         with self._lock:
+            engines = {call.engine for call in self._calls.values()}
             self._calls[key] = _Call(engine, at_s)
             devices = self._devices.get(engine)
-            # Unknown: it has to be looked up. The first on its GPUs: what was idle ends here.
-            return devices is None or any(len(self._on(device)) == 1 for device in devices)
+            if devices is None:
+                return True  # where it runs has to be looked up
+            busy = frozenset[str]().union(*(self._devices.get(each, ()) for each in engines))
+            return not devices <= busy  # what was idle ends here
 
     def is_open(self, key: object) -> bool:
         """Whether this call is in flight."""
