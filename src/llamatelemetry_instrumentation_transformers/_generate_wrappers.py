@@ -98,7 +98,10 @@ class GenerateWrappers:
         result = wrapped(*args, **kwargs)
         generation = _unmasked()
         if generation is not None:
-            generation.loop_goes_on()
+            try:
+                generation.loop_goes_on()
+            except Exception as error:
+                guard.report("timing a step of a generation", error)
         return result
 
     def _begin(self, model: Any, given: _Keywords) -> Recorded | None:

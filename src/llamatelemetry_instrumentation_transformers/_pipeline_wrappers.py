@@ -57,10 +57,7 @@ def _run(work: Work, do: Callable[[], Any]) -> Any:
         result = do()
     except BaseException as error:
         _leave(work, token, context)
-        if work.is_pull and isinstance(error, StopIteration):
-            work.finish(None)  # there are no more inputs
-        else:
-            work.fail(error)
+        work.fail(error)  # nothing, where a pull has found no more inputs
         raise
     _leave(work, token, context)
     return result

@@ -50,8 +50,11 @@ class Work:
 
     @property
     def at_work(self) -> Recorded | None:
-        """What is recorded of the model that works just now, and not, say, of the caller's generator."""
-        return self._recorded if self._forwarding else None
+        """What is recorded of the work that is done just now.
+
+        Of a pull that is the model's alone: the caller's generator runs inside of it, too.
+        """
+        return self._recorded if self._forwarding or self._is_call else None
 
     @property
     def tokenizer(self) -> Any:
@@ -62,11 +65,6 @@ class Work:
     def recorded(self) -> Recorded | None:
         """What is recorded; ``None`` as long as there is nothing, or when nothing is to be."""
         return self._recorded
-
-    @property
-    def is_pull(self) -> bool:
-        """Whether it is the application that pulls, or that has called the pipeline."""
-        return not self._is_call
 
     def is_of(self, pipeline: Any) -> bool:
         """Whether it is this pipeline's work."""

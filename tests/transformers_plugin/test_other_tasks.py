@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.recorder import Recorder
-from tests.transformers_plugin.conftest import only
+from tests.transformers_plugin.conftest import calls, only
 from tests.transformers_plugin.models import BOS, EOS, PAD, VOCABULARY, llama, tokenizer
 
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}]}]
@@ -72,6 +72,28 @@ def test_what_a_task_is_called(
     assert bool(instrumented.metrics()) == (operation is not None)
 
 
+class Asking(Own):
+    """It asks another model in the end."""
+
+    def postprocess(self, outputs: Any, **_: Any) -> Any:
+        llama().generate(torch.tensor([[BOS, 5]]), max_new_tokens=2, eos_token_id=None)
+        return super().postprocess(outputs)
+
+
+def test_what_a_pipeline_asks_another_model_is_its_work_in_a_call_and_not_in_a_pull(
+    instrumented: Recorder,
+) -> None:
+    pipe = Asking(model=llama(), tokenizer=tokenizer(), task="text-generation", device="cpu")
+    pipe("Hello")
+    assert only(instrumented).attributes["gen_ai.usage.output_tokens"] == 5
+    instrumented.clear_spans()
+    list(pipe(text for text in ["Hello"]))
+    # Between the model and what is pulled anything may happen, and be somebody else's.
+    assert sorted(
+        span.attributes["gen_ai.usage.output_tokens"] for span in calls(instrumented)
+    ) == [2, 3]
+
+
 def test_sound_is_no_tokens_and_a_prompt_of_the_decoder_is_no_output(
     instrumented: Recorder,
 ) -> None:
@@ -106,6 +128,7 @@ def test_sound_is_no_tokens_and_a_prompt_of_the_decoder_is_no_output(
     span = only(instrumented)
     assert span.attributes["gen_ai.operation.name"] == "generate_content"
     assert "gen_ai.usage.input_tokens" not in span.attributes
+    assert "llamatelemetry.prompt_tokens" not in span.attributes
     assert span.attributes["gen_ai.usage.output_tokens"] == 4
     assert span.attributes["gen_ai.prefill_ms"] > 0
 

@@ -30,6 +30,9 @@ _BINS: Final = 60
 # More points draw no clearer a curve, only a slower page.
 _POINTS: Final = 2000
 
+# Of a logarithmic axis, where plotly would write 5 for 500.
+_TICKS: Final = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
+
 Plot = dict[str, Any]
 
 
@@ -76,7 +79,8 @@ def _distributions(good: Sequence[RequestRecord]) -> Plot:
                 "visible": True if name in {"ttft", "tpot", "e2e"} else "legendonly",
             }
         )
-    x = {"title": {"text": "milliseconds"}, "type": "log", "dtick": "D2"}
+    x: dict[str, Any] = {"title": {"text": "milliseconds"}, "type": "log", "tickvals": _TICKS}
+    x["ticktext"] = [f"{tick:g}" for tick in _TICKS]
     y = "share of values at most this large"
     return _plot("Latency distributions", curves, "", y, xaxis=x)
 
@@ -92,7 +96,7 @@ def _over_time(records: Sequence[RequestRecord]) -> Plot:
     failed = [record for record in records if not record.ok]
     if failed:
         values = [round(record.e2e_s * 1000, 3) for record in failed]
-        marks.append(_marks("failed", failed, values, "#000000", symbol="x"))
+        marks.append(_marks("failed", failed, values, "#CC3311", symbol="x"))
     return _plot("Latency over the run", marks, "seconds since the start", "milliseconds")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 COMPARED: Final = ("ttft", "tpot", "e2e")
 ALPHA: Final = 0.05
-POWER: Final = 0.8
+# A verdict needs proof and an effect that matters. Where each of them comes about in nine of ten
+# cases, both together do in at least eight.
+_POWER_OF_EACH: Final = 0.9
 Verdict = Literal["slower", "faster", "equal", "no difference shown"]
 
 
@@ -47,7 +49,7 @@ class MetricComparison:
         p_value: how easily such a difference comes by chance.
         p_adjusted: the same, after Holm, for the number of metrics compared.
         superiority: how often a candidate's value is the larger of two; 0.5 is no difference.
-        detectable: the smallest slow-down, as a share, that is found in four of five cases.
+        detectable: a slow-down, as a share, that is found in at least four of five cases.
         verdict: ``slower`` and ``faster`` need both proof and a difference that matters;
             ``equal`` an interval that has room for none that matters.
         by_runs: whether runs were compared, or the requests of one run with those of another.
@@ -141,7 +143,8 @@ def compare(
     found = [
         each
         for name in metrics
-        if (each := _compare_metric(baseline, candidate, name, len(metrics))) is not None
+        if (each := _compare_metric(baseline, candidate, name, _Aim(min_effect, len(metrics))))
+        is not None
     ]
     if not found:
         raise ValueError(f"neither {' nor '.join(metrics)} is known of both benchmarks")
@@ -170,8 +173,27 @@ def _fisher(good: Sequence[int], counts: Sequence[int]) -> float:
     return float(statistics.scipy_stats().fisher_exact(table)[1])
 
 
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """The least effect that matters, and the number of tests that may each be wrong."""
+
+    min_effect: float
+    tests: int
+
+    def detectable(
+        self, error: float, error_of_ratio: float, quantile: Callable[[float], float]
+    ) -> float:
+        """Give the slow-down that is found: by standard errors of the test and of the ratio.
+
+        Both are on a logarithmic scale; ``quantile`` is of their distribution.
+        """
+        proven = (quantile(1 - ALPHA / 2 / self.tests) + quantile(_POWER_OF_EACH)) * error
+        matters = math.log1p(self.min_effect) + quantile(_POWER_OF_EACH) * error_of_ratio
+        return math.expm1(max(proven, matters))
+
+
 def _compare_metric(
-    baseline: BenchmarkResults, candidate: BenchmarkResults, name: str, tests: int
+    baseline: BenchmarkResults, candidate: BenchmarkResults, name: str, aim: _Aim
 ) -> MetricComparison | None:
     import numpy as np
 
@@ -188,7 +210,7 @@ def _compare_metric(
     old, new = by_run
     pooled_old, pooled_new = np.concatenate(old), np.concatenate(new)
     by_runs = min(len(old), len(new)) > 1
-    test = _by_runs(old, new, tests) if by_runs else _by_requests(pooled_old, pooled_new, tests)
+    test = _by_runs(old, new, aim) if by_runs else _by_requests(pooled_old, pooled_new, aim)
     return MetricComparison(
         name=name,
         baseline=float(np.median(pooled_old)),
@@ -210,7 +232,7 @@ class _Test:
     detectable: float | None
 
 
-def _by_requests(old: Values, new: Values, tests: int) -> _Test:
+def _by_requests(old: Values, new: Values, aim: _Aim) -> _Test:
     """Mann-Whitney's test, and the bootstrap for the ratio of the medians."""
     import numpy as np
 
@@ -225,10 +247,10 @@ def _by_requests(old: Values, new: Values, tests: int) -> _Test:
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (None, None)
     p_value = float(stats.mannwhitneyu(old, new).pvalue) if len(old) and len(new) else 1.0
     ratio = statistics.Estimate(value, _float(low), _float(high))
-    return _Test(ratio, p_value, _detectable(old, new, tests))
+    return _Test(ratio, p_value, _detectable(old, new, aim))
 
 
-def _by_runs(old: Sequence[Values], new: Sequence[Values], tests: int) -> _Test:
+def _by_runs(old: Sequence[Values], new: Sequence[Values], aim: _Aim) -> _Test:
     """Welch's test of the runs' medians on a logarithmic scale."""
     import numpy as np
 
@@ -244,17 +266,18 @@ def _by_runs(old: Sequence[Values], new: Sequence[Values], tests: int) -> _Test:
     test = stats.ttest_ind(logs[1], logs[0], equal_var=False)
     interval = test.confidence_interval(statistics.CONFIDENCE)
     error = math.sqrt(sum(float(each.var(ddof=1)) / len(each) for each in logs))
-    critical = float(stats.t.ppf(1 - ALPHA / 2 / tests, test.df) + stats.t.ppf(POWER, test.df))
+    detectable = aim.detectable(error, error, lambda share: float(stats.t.ppf(share, test.df)))
     ratio = statistics.Estimate(
         math.exp(difference), math.exp(float(interval.low)), math.exp(float(interval.high))
     )
-    return _Test(ratio, float(test.pvalue), math.expm1(critical * error))
+    return _Test(ratio, float(test.pvalue), detectable)
 
 
-def _detectable(old: Values, new: Values, tests: int) -> float | None:
-    """The slow-down that Mann-Whitney finds in four of five cases, for values spread like these.
+def _detectable(old: Values, new: Values, aim: _Aim) -> float | None:
+    """What Mann-Whitney's test finds, for values spread like these on a logarithmic scale.
 
-    It needs π/3 times the values of a t-test where these are normal (on a logarithmic scale).
+    Where they are normal there, it needs π/3 times the values of a t-test, and a median π/2 times
+    those of a mean.
     """
     import numpy as np
 
@@ -263,10 +286,13 @@ def _detectable(old: Values, new: Values, tests: int) -> float | None:
     if min(len(old), len(new)) < 3 or min(old.min(), new.min()) <= 0:
         return None
     norm = statistics.scipy_stats().norm
-    spread = math.sqrt((float(np.log(old).var(ddof=1)) + float(np.log(new).var(ddof=1))) / 2)
-    critical = float(norm.ppf(1 - ALPHA / 2 / tests) + norm.ppf(POWER))
-    sizes = math.sqrt((1 / len(old) + 1 / len(new)) * math.pi / 3)
-    return math.expm1(critical * spread * sizes)
+    variance = (float(np.log(old).var(ddof=1)) + float(np.log(new).var(ddof=1))) / 2
+    of_means = math.sqrt(variance * (1 / len(old) + 1 / len(new)))
+    return aim.detectable(
+        of_means * math.sqrt(math.pi / 3),
+        of_means * math.sqrt(math.pi / 2),
+        lambda share: float(norm.ppf(share)),
+    )
 
 
 def _superiority(old: Values, new: Values) -> float:

@@ -211,7 +211,7 @@ class BenchmarkResults:
 
 
 def _is_same(records: Sequence[RequestRecord]) -> bool:
-    return all(record.ttfo_s == record.ttft_s for record in records)
+    return all(record.ttfo_s == record.ttft_s for record in records if record.ok)
 
 
 def _figure_data(found: Figure) -> dict[str, Any]:

@@ -46,7 +46,7 @@ FOUND = {
     "iban": [
         "pay to «DE89 3704 0044 0532 0130 00», thanks",
         "«GB82WEST12345698765432»",
-        "AB12 is no country, «NL91ABNA0417164300» is",
+        "AB12 is not «NL91ABNA0417164300» is it",
         "«fr1420041010050500013m02606»",
         "«NO9386011117947» now",
     ],
