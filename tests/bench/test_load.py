@@ -54,7 +54,7 @@ class TestCoordinatedOmission:
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant")
         true = quantile_of(self.truth(one_at_a_time, before), 0.5)
-        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
+        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.02)
         assert true > 0.5 * STALL_S
 
     def test_a_naive_measurement_of_the_same_server_does_not(self, one_at_a_time):
@@ -68,7 +68,7 @@ class TestCoordinatedOmission:
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant", concurrency=2)
         true = quantile_of(self.truth(one_at_a_time, before), 0.5)
-        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
+        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.02)
         assert results.figures["lag"].quantiles[0.9].value > 0.4 * STALL_S
         from_sending = quantile_of((r.e2e_s - r.lag_s for r in results.requests), 0.5)
         assert from_sending < 0.3 * STALL_S  # what a naive measurement would have told
