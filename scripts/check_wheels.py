@@ -59,6 +59,9 @@ ENTRY_POINTS = {
     "opentelemetry_logs_exporter": {
         "llamatelemetry_file": "llamatelemetry.otel.file_exporter:FileLogExporter"
     },
+    "opentelemetry_resource_detector": {
+        "llamatelemetry_gpu": "llamatelemetry.gpu.detector:GpuResourceDetector"
+    },
     "opentelemetry_traces_sampler": SAMPLERS,
     "opentelemetry_sampler": SAMPLERS,
 }

@@ -5,6 +5,7 @@ installs, and the whole of the plugin's tests runs there, the real llama.cpp ser
 
     scripts/test_versions.py                 all versions, one table; 1 when one of them failed
     scripts/test_versions.py 1.26 2          some of them
+    scripts/test_versions.py transformers-5  those of another library name it
     scripts/test_versions.py 1.26 -- -k raw  further words go to pytest
 
 `--fresh` makes the environments anew; otherwise they are brought up to date, so that "the newest"
@@ -27,15 +28,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / "build" / "versions"
-TESTS = "tests/openai_plugin"
+OPENAI_TESTS = ("tests/openai_plugin",)
+# The one with the model of full size is about times, and not about versions.
+TRANSFORMERS_TESTS = ("tests/transformers_plugin", "tests/transformers", "-m", "not slow")
+# What they need beside the library: the torch of all rows, and what reads GGUF files.
+BESIDE_TRANSFORMERS = ("torch == 2.13.0", "gguf", "accelerate < 2")
 
-# A name for the row, and what has to be installed for it.
+# A name for the row, and what has to be installed for it; the library comes first.
 ROWS = {
     # The oldest one promised. It hands `proxies` to httpx.Client, which 0.28 took away.
     "1.26": ("openai == 1.26.0", "httpx < 0.28"),
     "1.109": ("openai >= 1.109, < 2",),  # the last 1.x
     "2": ("openai >= 2, < 3",),  # the last one on httpx
     "3": ("openai >= 3, < 4",),  # on httpx2
+    # The oldest one promised that was not withdrawn; it is at odds with numpy 2.
+    "transformers-4.46": ("transformers == 4.46.1", "numpy < 2", *BESIDE_TRANSFORMERS),
+    "transformers-4": ("transformers >= 4.57, < 5", *BESIDE_TRANSFORMERS),  # the last 4.x
+    "transformers-5": ("transformers >= 5, < 6", *BESIDE_TRANSFORMERS),
 }
 
 
@@ -44,8 +53,8 @@ class Outcome:
     """What came of one row: the versions that were installed, and how many tests did what."""
 
     row: str
-    openai: str
-    http: str
+    library: str
+    beside: str
     passed: int
     failed: int
     skipped: int
@@ -89,10 +98,12 @@ def test(row: str, python: Path, pytest_arguments: Sequence[str]) -> Outcome:
     # No cache: the rows would write over each other's.
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     started = time.monotonic()
-    run([*pytest, TESTS, *pytest_arguments], check=False)
+    tests = TRANSFORMERS_TESTS if row.startswith("transformers") else OPENAI_TESTS
+    run([*pytest, *tests, *pytest_arguments], check=False)
     seconds = time.monotonic() - started
-    tests, failed, skipped = count(report) if report.exists() else (1, 1, 0)
-    return Outcome(row, *versions(python), tests - failed - skipped, failed, skipped, seconds)
+    ran, failed, skipped = count(report) if report.exists() else (1, 1, 0)
+    passed = ran - failed - skipped
+    return Outcome(row, *versions(row, python), passed, failed, skipped, seconds)
 
 
 def count(report: Path) -> tuple[int, int, int]:
@@ -104,15 +115,18 @@ def count(report: Path) -> tuple[int, int, int]:
     return tests, failures + errors, skipped
 
 
-def versions(python: Path) -> tuple[str, str]:
-    """Give the version of openai, and of the HTTP client that it runs on."""
-    program = (
-        "from importlib.metadata import version; openai = version('openai'); "
-        "http = 'httpx2' if int(openai.split('.')[0]) >= 3 else 'httpx'; "
-        "print(openai, http + ' ' + version(http), sep=',')"
-    )
-    openai, http = run([python, "-c", program], capture=True).strip().split(",")
-    return openai, http
+def versions(row: str, python: Path) -> tuple[str, str]:
+    """Give the version of the library, and that of what it runs on: an HTTP client, torch."""
+
+    def installed(distribution: str) -> str:
+        program = f"from importlib.metadata import version; print(version({distribution!r}))"
+        return run([python, "-c", program], capture=True).strip()
+
+    if row.startswith("transformers"):
+        return f"transformers {installed('transformers')}", f"torch {installed('torch')}"
+    openai = installed("openai")
+    http = "httpx2" if int(openai.split(".")[0]) >= 3 else "httpx"
+    return f"openai {openai}", f"{http} {installed(http)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,10 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in options.rows or ROWS:
         print(f"== {row}: {', '.join(ROWS[row])}", flush=True)
         outcomes.append(test(row, install(row, fresh=options.fresh), words[cut + 1 :]))
-    print(f"\n{'openai':<10}{'on':<16}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
+    print(f"\n{'library':<22}{'on':<18}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for each in outcomes:
         counts = f"{each.passed:>8}{each.failed:>8}{each.skipped:>9}{each.seconds:>9.0f}"
-        print(f"{each.openai:<10}{each.http:<16}{counts}")
+        print(f"{each.library:<22}{each.beside:<18}{counts}")
     return 0 if all(each.good for each in outcomes) else 1
 
 

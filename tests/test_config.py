@@ -282,6 +282,9 @@ class TestFile:
 )
 def test_rules_of_sampling_can_be_combined(given, expected):
     assert effective_config(environ={}, sampling=given).sampling == expected
+    if isinstance(given, str):
+        environ = {"OTEL_TRACES_SAMPLER": given}
+        assert effective_config(environ=environ).sampling == expected
 
 
 @pytest.mark.parametrize("given", ["only_errors,always_on", "only_errors;ratio", ","])

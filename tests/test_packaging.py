@@ -108,10 +108,15 @@ def test_only_the_distro_registers_a_distro_and_only_plugins_register_instrument
         for path in PROJECTS
     }
     exporters = [f"opentelemetry_{kind}_exporter" for kind in ("logs", "metrics", "traces")]
-    samplers = ["opentelemetry_sampler", "opentelemetry_traces_sampler"]
+    others = ["resource_detector", "sampler", "traces_sampler"]
     assert groups == {
         "llamatelemetry": sorted(
-            ["opentelemetry_configurator", "opentelemetry_distro", *exporters, *samplers],
+            [
+                "opentelemetry_configurator",
+                "opentelemetry_distro",
+                *exporters,
+                *(f"opentelemetry_{kind}" for kind in others),
+            ],
         ),
         "llamatelemetry-core": [],
         "llamatelemetry-instrumentation-openai": ["opentelemetry_instrumentor"],

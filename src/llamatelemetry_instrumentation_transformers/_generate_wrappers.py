@@ -16,7 +16,11 @@ from llamatelemetry.semconv.operations import (
     TEXT_COMPLETION,
 )
 from llamatelemetry_instrumentation_transformers._criteria import observed
-from llamatelemetry_instrumentation_transformers._generation import Generation, running
+from llamatelemetry_instrumentation_transformers._generation import (
+    Generation,
+    current,
+    running,
+)
 from llamatelemetry_instrumentation_transformers._model import name_of
 from llamatelemetry_instrumentation_transformers._recorded import Recorded
 from llamatelemetry_instrumentation_transformers._work import working
@@ -41,7 +45,7 @@ class GenerateWrappers:
 
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap ``GenerationMixin.generate``."""
-        outer = running.get()
+        outer = current()
         if outer is not None:
             return _inside(outer, wrapped, model, args, kwargs)
         given = {"inputs": args[0], **kwargs} if args else kwargs
@@ -94,7 +98,10 @@ class GenerateWrappers:
         result = wrapped(*args, **kwargs)
         generation = _unmasked()
         if generation is not None:
-            generation.loop_goes_on()
+            try:
+                generation.loop_goes_on()
+            except Exception as error:
+                guard.report("timing a step of a generation", error)
         return result
 
     def _begin(self, model: Any, given: _Keywords) -> Recorded | None:
@@ -108,7 +115,7 @@ class GenerateWrappers:
 
 
 def _unmasked() -> Generation | None:
-    generation = running.get()
+    generation = current()
     return None if generation is None or generation.masked else generation
 
 
@@ -181,9 +188,8 @@ class _Run:
 
 
 def _request(model: Any, given: _Keywords) -> Request:
-    has_text = all(given.get(name) is None for name in _NO_TEXT)
     request = Request(
-        operation=TEXT_COMPLETION if has_text else GENERATE_CONTENT,
+        operation=TEXT_COMPLETION if _is_text(given) else GENERATE_CONTENT,
         provider=PROVIDER_HUGGINGFACE,
         model=name_of(model),
         stream=given.get("streamer") is not None,
@@ -196,6 +202,12 @@ def _request(model: Any, given: _Keywords) -> Request:
     if tokenizer is not None:
         request.read_content = lambda: _prompts(given, tokenizer)
     return request
+
+
+def _is_text(given: _Keywords) -> bool:
+    inputs: Any = given.get("inputs")  # tokens, or whatever is the main input of the model
+    has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
+    return not has_numbers and all(given.get(name) is None for name in _NO_TEXT)
 
 
 def _tokenizer(given: _Keywords) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from llamatelemetry.genai.fields import get, model_name
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 
-class _Known(NamedTuple):
-    name: str | None
-    attributes: dict[str, AttributeValue]
-    a_parameter: ref[Any] | None
-
-
-_known: Final[WeakKeyDictionary[Any, _Known]] = WeakKeyDictionary()
+_names: Final[WeakKeyDictionary[Any, str | None]] = WeakKeyDictionary()
+_described: Final[WeakKeyDictionary[Any, dict[str, AttributeValue]]] = WeakKeyDictionary()
+_parameters: Final[WeakKeyDictionary[Any, ref[Any]]] = WeakKeyDictionary()
 
 
 def name_of(model: Any) -> str | None:
     """Give the model's name: as on the Hub, or that of its folder. A path never gets out of here."""
-    return _read(model).name
+    if model not in _names:
+        _names[model] = _name(model)
+    return _names[model]
 
 
 def describe(model: Any) -> dict[str, AttributeValue]:
     """Give what the model is, as attributes: size, type and place of its numbers, quantisation."""
-    known = _read(model)
-    attributes = dict(known.attributes)
-    parameter = None if known.a_parameter is None else known.a_parameter()
+    known = _described.get(model)
+    if known is None:
+        known = _described[model] = _attributes(model)
+    attributes = dict(known)
+    parameter = _a_parameter(model)
     if parameter is not None:
         # A model can be moved, and made half as precise, at any time.
         attributes[names.MODEL_DTYPE] = str(parameter.dtype).removeprefix("torch.")
@@ -47,8 +47,7 @@ def devices_of(model: Any) -> tuple[Any, ...]:
     spread = getattr(model, "hf_device_map", None)
     if spread:
         return tuple(sorted({place for place in spread.values() if _is_cuda(place)}, key=str))
-    known = _read(model)
-    parameter = None if known.a_parameter is None else known.a_parameter()
+    parameter = _a_parameter(model)
     return () if parameter is None or parameter.device.type != "cuda" else (parameter.device,)
 
 
@@ -56,16 +55,16 @@ def _is_cuda(place: Any) -> bool:
     return isinstance(place, int) or str(place).startswith("cuda")
 
 
-def _read(model: Any) -> _Known:
-    known = _known.get(model)
-    if known is None:
-        known = _known[model] = _Known(_name(model), _attributes(model), _first_parameter(model))
-    return known
-
-
-def _first_parameter(model: Any) -> ref[Any] | None:
-    parameter = next(iter(model.parameters()), None)
-    return None if parameter is None else ref(parameter)
+def _a_parameter(model: Any) -> Any:
+    """Give one of the model's parameters: finding the first takes longer than all else here."""
+    known = _parameters.get(model)
+    parameter = None if known is None else known()
+    # Models for other frameworks than torch have none.
+    if parameter is None and hasattr(model, "parameters"):
+        parameter = next(iter(model.parameters()), None)
+        if parameter is not None:
+            _parameters[model] = ref(parameter)
+    return parameter
 
 
 def _name(model: Any) -> str | None:

@@ -57,8 +57,7 @@ def _run(work: Work, do: Callable[[], Any]) -> Any:
         result = do()
     except BaseException as error:
         _leave(work, token, context)
-        if not isinstance(error, StopIteration):  # the end of the inputs
-            work.fail(error)
+        work.fail(error)  # nothing, where a pull has found no more inputs
         raise
     _leave(work, token, context)
     return result

@@ -11,7 +11,7 @@ from llamatelemetry.genai.parts import text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
 from llamatelemetry_instrumentation_transformers._generation import Generation
-from llamatelemetry_instrumentation_transformers._memory import memory_watch
+from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, memory_watch
 from llamatelemetry_instrumentation_transformers._model import describe, devices_of
 
 if TYPE_CHECKING:
@@ -35,10 +35,16 @@ class Recorded:
         self.call = call
         self.generations: list[Generation] = []
         self.input_tokens: list[int] = []
-        self.attributes: dict[str, AttributeValue] = describe(model) if call.recording else {}
+        self.attributes: dict[str, AttributeValue] = {}
         self.texts: list[str] = []
         self._record_events = owner.record_events
-        self._memory = memory_watch.start(devices_of(model))
+        self._memory: MemoryPeak | None = None
+        try:
+            self._memory = memory_watch.start(devices_of(model))
+            if call.recording:
+                self.attributes = describe(model)
+        except Exception as error:  # the call is open by now, and has to be ended
+            guard.report("describing a model", error)
 
     @property
     def wants_content(self) -> bool:

@@ -45,13 +45,16 @@ class Work:
         self._kwargs = kwargs
         self._started_ns = perf_counter_ns()
         self._recorded: Recorded | None = None
-        self._is_open = False
+        self._is_call = False
         self._forwarding = False
 
     @property
     def at_work(self) -> Recorded | None:
-        """What is recorded of the model that works just now, and not, say, of the caller's generator."""
-        return self._recorded if self._forwarding else None
+        """What is recorded of the work that is done just now.
+
+        Of a pull that is the model's alone: the caller's generator runs inside of it, too.
+        """
+        return self._recorded if self._forwarding or self._is_call else None
 
     @property
     def tokenizer(self) -> Any:
@@ -68,8 +71,11 @@ class Work:
         return pipeline is self._pipeline
 
     def open(self, inputs: Any) -> None:
-        """Start the call, with what the pipeline is to work on."""
-        self._is_open = True
+        """The pipeline is called with these inputs: start the call."""
+        self._is_call = True
+        self._open(inputs)
+
+    def _open(self, inputs: Any) -> None:
         try:
             request = read_request(self._pipeline, inputs, self._kwargs)
             request.read_content = inputs_reader(self._pipeline, inputs, self._kwargs)
@@ -89,15 +95,15 @@ class Work:
     ) -> Any:
         """Run the pipeline's ``forward``: the model works on one input, or on a batch."""
         inputs = args[0] if args else kwargs.get("model_inputs")
-        is_pull = not self._is_open
-        if is_pull:
-            self.open(_Prepared(inputs))
+        if self._recorded is None and not self._is_call:
+            self._open(_Prepared(inputs))
         recorded = self._recorded
         if recorded is None:
             return wrapped(*args, **kwargs)
         tokens = _token_tensors(inputs)
         generations = len(recorded.generations)
-        context = recorded.call.activate() if is_pull else None
+        # Around the whole of a call it is current already.
+        context = None if self._is_call else recorded.call.activate()
         self._forwarding = True
         try:
             outputs = wrapped(*args, **kwargs)

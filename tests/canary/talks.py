@@ -18,6 +18,7 @@ import openai
 from opentelemetry import _logs, trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
+from llamatelemetry import pipeline
 from llamatelemetry.llama import LlamaServerError, unwrap_openai_client, wrap_openai_client
 from tests.canary.words import at, poisoned
 from tests.llama.clients import Driver
@@ -358,6 +359,40 @@ def _llama_error(_: Asked) -> Reply:
     return Reply(400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
 
 
+def transformers_in_process() -> None:
+    """Pipelines and `generate` of small models: what they are asked, and errors that quote it."""
+    from tests.transformers_plugin.models import llama, make_pipeline, tokenizer
+
+    chat = [{"role": "user", "content": at("tf.chat")}]
+    ask = make_pipeline("text-generation", None)
+    for asked in (chat, at("tf.text"), [at("tf.batch"), at("tf.batch")]):
+        ask(asked, max_new_tokens=2)
+    make_pipeline("feature-extraction", None)(at("tf.features"))
+    make_pipeline("text-classification", None)(at("tf.classified"))
+    inputs = tokenizer()([at("tf.generate")], return_tensors="pt")
+    llama().generate(inputs["input_ids"], max_new_tokens=2)
+    with contextlib.suppress(Exception):
+        ask(chat, max_new_tokens=at("tf.error"))
+
+
+def pipelines() -> None:
+    """Workflows and tools, with arguments, results and errors that are secrets."""
+
+    @pipeline.tool
+    def look_up(question: str, **more: Any) -> dict[str, str]:
+        if more:
+            raise LookupError(at("pipeline.error"))
+        return {"answer": at("pipeline.result"), at("pipeline.key"): question}
+
+    @pipeline.workflow
+    def answer(question: str) -> None:
+        look_up(question)
+        with contextlib.suppress(LookupError):
+            look_up(question, hint=at("pipeline.hint"))
+
+    answer(at("pipeline.argument"))
+
+
 def foreign_spans() -> None:
     """Spans as OpenInference, OpenLLMetry, OpenLIT, util-genai and older conventions make them."""
     shapes: dict[str, dict[str, Any]] = {
@@ -457,8 +492,12 @@ TALKS = (
     openai_client_of_our_own,
     http_to_llama_cpp,
     llama_client,
+    pipelines,
 )
 """Through our plugins and clients: not a word of it is recorded unless content is captured."""
+
+IN_PROCESS = (transformers_in_process,)
+"""Likewise, through plugins for engines in this process: slow to load."""
 
 ERRORS = (openai_errors, llama_client_errors)
 """Errors within spans of the application's own, on which the SDK records their words."""

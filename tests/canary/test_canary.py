@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.canary.talks import ERRORS, FOREIGN, KEY, NO_CONTENT, TALKS
+from tests.canary.talks import ERRORS, FOREIGN, IN_PROCESS, KEY, NO_CONTENT, TALKS
 from tests.canary.words import PATTERN, at, found_in
 from tests.otlp_receiver import http_receiver
 
@@ -39,7 +39,10 @@ class Heard(dict[str, str]):
         return not any(map(found_in, self.values())) and KEY not in "".join(self.values())
 
 
-def hold(folder: Path, talks: Sequence[Callable[[], None]], **variables: str) -> Heard:
+def hold(
+    folder: Path, talks: Sequence[Callable[[], None]], spans: int = 150, **variables: str
+) -> Heard:
+    """Let a process hold the talks, which make at least so many spans, under these settings."""
     with http_receiver() as receiver:
         done = subprocess.run(
             [sys.executable, "-m", "tests.canary", *(talk.__name__ for talk in talks)],
@@ -67,9 +70,9 @@ def hold(folder: Path, talks: Sequence[Callable[[], None]], **variables: str) ->
                 "logs": done.stderr,
             }
         )
-        assert len(receiver.spans()) > 150
+        assert len(receiver.spans()) >= spans
         for way in ("receiver", "files", "console"):
-            assert heard[way].count("chat smol") > 20, way
+            assert heard[way].count("gen_ai.operation.name") >= spans // 4, way
     return heard
 
 
@@ -127,3 +130,22 @@ def test_errors_say_nothing_on_the_spans_of_the_plugins(tmp_path):
     heard = hold(tmp_path, (*TALKS, *ERRORS), CANARY_OWN_SPANS="no")
     assert heard.places() == {way: set() for way in heard}
     assert KEY not in "".join(heard.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("talk", IN_PROCESS)
+def test_engines_in_this_process(tmp_path, talk):
+    spans, ways = 7, ("receiver", "files", "console")
+    for number, (variables, is_said) in enumerate(
+        [
+            (CAPTURE, True),
+            ({}, False),
+            ({**CAPTURE, "LLAMATELEMETRY_REDACT_PROMPTS": "true"}, False),
+            ({**CAPTURE, **ANY_SECRET}, False),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        found = hold(folder, [talk], spans, **variables).places()
+        assert {way: bool(found[way]) for way in ways} == dict.fromkeys(ways, is_said), variables
+        assert found["logs"] == set()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import llamatelemetry
 from llamatelemetry.cli import app
 
-COMMANDS = ["demo", "doctor"]
+COMMANDS = ["demo", "doctor", "topology"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -40,6 +40,7 @@ def test_help_lists_every_command_with_what_it_does():
         ["demo", "--base-url", "ftp://localhost"],
         ["demo", "--base-url", "http://localhost:8080", "--model", __file__],
         ["demo", "--output", __file__],
+        ["topology", "--no-such-option"],
     ],
 )
 def test_wrong_use_exits_with_2(arguments: list[str]):

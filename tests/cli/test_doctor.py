@@ -20,6 +20,7 @@ from llamatelemetry.cli._doctor_report import as_json, print_report
 from tests.cli.receivers import grpc_receiver, http_receiver
 from tests.cli.test_doctor_loading import install
 from tests.cli.throwaway import make_distribution
+from tests.gpu import nvml
 
 HERE = {"COLUMNS": "80", "PYTHONWARNINGS": "error"}
 
@@ -299,12 +300,28 @@ def test_what_is_no_server_url(url):
     assert not is_server_url(url)
 
 
-def test_no_gpu_is_a_normal_state(monkeypatch):
-    [check] = gpu_checks({})
-    assert check.status in ("ok", "info")
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it is an ImportError
-    [check] = gpu_checks({})
-    assert (check.status, check.remedy) == ("info", "pip install nvidia-ml-py")
+def test_no_gpu_is_a_normal_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("NVML_DEVICES", str(tmp_path / "none"))  # for the one of other tests
+    [check] = gpu_checks()
+    assert check.status == "info"
+
+
+def test_each_gpu_that_can_be_used_is_shown(tmp_path, monkeypatch):
+    nvml.load()
+    for name, value in nvml.Driver(tmp_path, nvml.eight_with_nvswitch()).environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,1")
+    assert [(check.status, check.title, check.detail) for check in gpu_checks()] == [
+        ("ok", "NVIDIA", "2 to use, driver 570.133.20, CUDA 12.8"),
+        *(
+            (
+                "ok",
+                f"GPU {index}",
+                f"NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, {nvml.uuid(index)}",
+            )
+            for index in (6, 1)
+        ),
+    ]
 
 
 def test_a_report_without_failures_says_so(capsys):

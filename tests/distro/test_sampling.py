@@ -16,10 +16,12 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 import llamatelemetry
 from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
+from llamatelemetry.otel.sampling import RuleSampler
 from tests.otlp_receiver import http_receiver
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
@@ -328,6 +330,23 @@ def test_processors_of_the_option_see_every_span(initialised, receiver):
 def test_an_option_without_its_rule_is_one_warning(options, warning, initialised, caplog):
     initialised(**options)
     assert [record.getMessage() for record in caplog.records] == ([warning] if warning else [])
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        _sampling.ratio("0.5"),
+        _sampling.only_slow("1"),
+        _sampling.only_errors_or_slow("1"),
+        ParentBasedTraceIdRatio(0.5),
+    ],
+)
+def test_an_option_that_a_named_sampler_uses_is_no_warning(sampler, caplog):
+    provider = TracerProvider(sampler, shutdown_on_exit=False)
+    slow = isinstance(sampler, RuleSampler)
+    options = {"slow_threshold_s": 1} if slow else {"sample_rate": 0.5}
+    _sampling.sample_at_end(effective_config(environ={}, **options), provider, (), ours=True)
+    assert not caplog.records
 
 
 def test_a_sampler_of_the_sdks_cannot_be_given_to_a_provider_that_is_there(caplog):

@@ -88,4 +88,4 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     until_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until_s, "it did not come about"
-        time.sleep(0.005)
+        time.sleep(0.02)

@@ -10,9 +10,10 @@ import pytest
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from llamatelemetry.genai.model import Server
+from llamatelemetry.genai import Instrumenter, Request, Response, Server, unrecorded
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
@@ -326,3 +327,18 @@ def one_call(tracing: Tracing, name: str, start_s: float, seconds: float) -> Non
     span = tracing.tracer().start_span(name, kind=SpanKind.CLIENT, attributes=LLAMA_SERVER)
     time.sleep(seconds)
     span.end()
+
+
+def test_a_call_that_is_not_sampled_has_its_share_all_the_same(driver_with, watch, monkeypatch):
+    driver_with(with_server())
+    monitor = watch(pids_of=pids_of)
+    tracing = Tracing(monitor)
+    monkeypatch.setattr(unrecorded._State, "watcher", SpanGpu(monitor, only_genai=False))
+    dropped = Instrumenter(
+        "test", "1", tracer_provider=TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
+    ).start(Request("chat", provider="llama_cpp", server=Server("127.0.0.1", 8080, ORIGIN)))
+    found = call(tracing, LLAMA_SERVER)
+    dropped.finish(Response())
+    assert found["energy_attribution"] == "shared"
+    assert found["energy"] == pytest.approx(300.5 * LONG_ENOUGH_S / 2, rel=0.15)
+    assert monitor.ledger.engines_in_flight() == set()

@@ -246,7 +246,7 @@ GOOD = b""
         ),
         (400, b'{"resourceSpans":3}', "/v1/traces", {"Content_Type": "application/json"}),
         (400, b"not gzip", "/v1/traces", {"Content_Encoding": "gzip"}),
-        (400, gzip.compress(b"")[:-4], "/v1/traces", {"Content_Encoding": "gzip"}),
+        (400, gzip.compress(b"", mtime=0)[:-4], "/v1/traces", {"Content_Encoding": "gzip"}),
         (404, GOOD, "/v1/profiles", {}),
         (404, GOOD, "/traces", {}),
         (415, GOOD, "/v1/traces", {"Content_Type": "text/plain"}),

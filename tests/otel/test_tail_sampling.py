@@ -28,7 +28,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from llamatelemetry.otel.sampling import Policy, is_sampled
+from llamatelemetry.otel.sampling import Policy, is_sampled, ratio_sampler
 from llamatelemetry.otel.span_processors import put_between, take_gate_out
 from llamatelemetry.otel.tail_sampling import TailSampler, _counts
 
@@ -191,6 +191,15 @@ class TestCombined:
         sampled.start("root", remote(1, state)).end()
         (span,) = sampled.spans
         assert span.context.trace_state == state
+        assert span.attributes["llamatelemetry.sampling.rate"] == 1 / 16
+
+    def test_an_error_counts_for_as_many_as_an_earlier_sampler_let_one_through_of(self):
+        sampled = Sampled()
+        fail(sampled.start("root", remote(1, TraceState([("ot", "th:c")]))))
+        (span,) = sampled.spans
+        expected = {"llamatelemetry.sampling.rule": "error", "llamatelemetry.sampling.rate": 0.25}
+        assert dict(span.attributes) == expected
+        assert span.context.trace_state.to_header() == "ot=th:c"
 
 
 class TestShare:
@@ -213,6 +222,38 @@ class TestShare:
         ids = [random.getrandbits(128) for _ in range(1000)]
         assert not any(is_sampled(each, None, 0.0) for each in ids)
         assert all(is_sampled(each, None, 1.0) for each in ids)
+
+
+class TestRatioSampler:
+    def start(self, sampler, parent: trace.Span | None = None):
+        """A root and its child, as far as they are recorded."""
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(sampler, shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        tracer = provider.get_tracer("test")
+        root = tracer.start_span("root", set_span_in_context(parent) if parent else None)
+        tracer.start_span("child", set_span_in_context(root), attributes={"a": 1}).end()
+        root.end()
+        return exporter.get_finished_spans()
+
+    def test_every_span_says_which_share_it_stands_for(self):
+        spans = self.start(ratio_sampler(1.0))
+        recorded = {"llamatelemetry.sampling.rule": "ratio", "llamatelemetry.sampling.rate": 1.0}
+        assert [dict(span.attributes) for span in spans] == [{"a": 1, **recorded}, recorded]
+        assert {span.context.trace_state.to_header() for span in spans} == {"ot=th:0"}
+        assert self.start(ratio_sampler(0.0)) == ()
+
+    @pytest.mark.parametrize(
+        ("flags", "state", "rates"),
+        [
+            (1, None, [None, None]),  # somebody has sampled it, nobody knows how
+            (1, TraceState([("ot", "th:e")]), [0.125, 0.125]),
+            (0, None, []),
+        ],
+    )
+    def test_a_parents_decision_is_followed(self, flags, state, rates):
+        spans = self.start(ratio_sampler(0.0), remote(5, state, flags))
+        assert [span.attributes.get("llamatelemetry.sampling.rate") for span in spans] == rates
 
 
 class TestOpenSpans:
@@ -244,10 +285,20 @@ class TestOpenSpans:
         sampled = Sampled()
         take_gate_out(sampled.provider, sampled.gate)
         one, other = sampled.start("one"), sampled.start("other")
-        assert put_between(sampled.provider, TailSampler(ERRORS), ())
+        gate = TailSampler(ERRORS)
+        assert put_between(sampled.provider, gate, ())
         one.end()
         fail(other)
         assert sampled.names == ["other"]
+        assert gate.held_bytes == 0
+
+    def test_a_share_holds_for_a_span_begun_before_the_sampler_was_there(self):
+        sampled = Sampled()
+        take_gate_out(sampled.provider, sampled.gate)
+        span = sampled.start("one")
+        assert put_between(sampled.provider, TailSampler(Policy(rate=1.0)), ())
+        span.end()
+        assert sampled.names == ["one"]
 
     def test_a_root_that_never_ends_holds_back_nothing_but_its_own(self):
         sampled = Sampled()
@@ -266,6 +317,7 @@ class TestParents:
             fail(call) if number == 2 else call.end()
             server.end()
         assert [span.context.trace_id for span in sampled.spans] == [2, 2]
+        assert _counts.traces == {"kept": 1, "dropped": 1}
 
     def test_each_of_two_requests_of_one_trace_is_decided_when_it_ends(self):
         sampled = Sampled()
@@ -291,6 +343,9 @@ class TestChain:
             def on_start(self, span, parent_context=None):
                 seen.append((self.name, "start"))
 
+            def _on_ending(self, span):
+                seen.append((self.name, "ending"))
+
             def on_end(self, span):
                 seen.append((self.name, "end"))
 
@@ -304,16 +359,16 @@ class TestChain:
         provider.add_span_processor(later)
         assert gate.downstream == (back, later)
         provider.get_tracer("test").start_span("fine").end()
-        starts = [(name, "start") for name in ("front", "back", "later")]
-        assert seen == [*starts, ("front", "end")]
+        steps = [(n, step) for step in ("start", "ending") for n in ("front", "back", "later")]
+        assert seen == [*steps, ("front", "end")]
         take_gate_out(provider, gate)
         seen.clear()
         provider.get_tracer("test").start_span("fine").end()
-        assert seen == [*starts, *((name, "end") for name in ("front", "back", "later"))]
+        assert seen == [*steps, *((name, "end") for name in ("front", "back", "later"))]
 
     def test_a_flush_decides_traces_whose_root_has_ended_and_no_others(self):
         sampled = Sampled(Policy(rate=1.0))
-        done, running = sampled.start("done"), sampled.start("running")
+        done, running = sampled.start("done", remote(1)), sampled.start("running", remote(2))
         straggler = sampled.start("straggler", done)
         sampled.start("child", running).end()
         done.end()
@@ -328,6 +383,7 @@ class TestChain:
         sampled = Sampled(Policy(rate=1.0))
         root = sampled.start("root")
         sampled.start("child", root).end()
+        sampled.start("nothing has ended of this one")
         sampled.provider.shutdown()
         assert sampled.names == ["child"]
 

@@ -31,6 +31,10 @@ from transformers import (
     pipeline,
 )
 
+# More threads than one would only wait for each other, with models so small and a test process
+# on every core.
+torch.set_num_threads(1)
+
 IS_V5 = int(transformers.__version__.split(".")[0]) >= 5
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"

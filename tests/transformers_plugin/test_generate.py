@@ -149,7 +149,17 @@ def test_padding_is_no_input_and_what_follows_the_end_is_no_output(
 def test_without_a_mask_padding_is_told_as_generate_does(instrumented: Recorder) -> None:
     inputs = encoded("Hi", "Hello there")
     llama().generate(inputs["input_ids"], max_new_tokens=2, min_new_tokens=2, **GREEDY)
-    assert only(instrumented).attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
+    span = only(instrumented)
+    assert span.attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
+
+
+def test_what_only_counts_when_sampling_is_not_recorded_otherwise(instrumented: Recorder) -> None:
+    model = llama()
+    model.generation_config.temperature = 0.5
+    model.generation_config.do_sample = True
+    model.generate(**encoded("Hello"), max_new_tokens=2, **GREEDY)
+    settings = {name for name in only(instrumented).attributes if name.startswith("gen_ai.request")}
+    assert settings == {"gen_ai.request.max_tokens"}
 
 
 @pytest.mark.parametrize("pad", [PAD, EOS], ids=["padding", "padding is the end"])
@@ -271,7 +281,7 @@ def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
     recorder = instrument({"record_events": True})
     model, inputs = llama(), encoded("Hello")
     output = model.generate(
-        **inputs, assistant_model=llama(), max_new_tokens=12, min_new_tokens=12, **GREEDY
+        **inputs, assistant_model=llama(), max_new_tokens=12, eos_token_id=None, **GREEDY
     )
     span = only(recorder)
     assert span.attributes["gen_ai.usage.output_tokens"] == new_tokens(output, inputs).shape[1]
@@ -283,9 +293,7 @@ def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
 
 def test_tokens_looked_up_in_the_prompt(instrumented: Recorder) -> None:
     inputs = encoded("abcabcabcabc")
-    output = llama().generate(
-        **inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, min_new_tokens=8, **GREEDY
-    )
+    output = llama().generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, **GREEDY)
     assert (
         only(instrumented).attributes["gen_ai.usage.output_tokens"]
         == new_tokens(output, inputs).shape[1]

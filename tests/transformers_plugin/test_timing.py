@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import perf_counter_ns, sleep, time_ns
 from typing import Any
 
@@ -76,18 +76,13 @@ def test_each_step_ends_between_a_forward_pass_and_the_next(
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Iterator[tuple[Any, Any]]:
+def smollm2() -> tuple[Any, Any]:
     """A model of 135 million parameters, from its GGUF file."""
     path = find_demo_model()
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     precision = {"dtype" if IS_V5 else "torch_dtype": torch.float32}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield (
-        AutoModelForCausalLM.from_pretrained(**where, **precision).eval(),
-        AutoTokenizer.from_pretrained(**where),
-    )
-    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(**where, **precision).eval()
+    return model, AutoTokenizer.from_pretrained(**where)
 
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]

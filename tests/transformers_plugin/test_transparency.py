@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import os
 import pickle
 import subprocess
@@ -18,7 +19,15 @@ import pytest
 import torch
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from transformers import GenerationMixin, Pipeline, StoppingCriteriaList, TextStreamer
+from transformers import (
+    BertForSequenceClassification,
+    BertModel,
+    GenerationMixin,
+    LlamaForCausalLM,
+    Pipeline,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from llamatelemetry.genai import guard
@@ -237,8 +246,11 @@ def test_an_error_of_ours_reaches_nobody(
     model = llama()
     model.num_parameters = lambda: 1 / 0  # what describes the model breaks
     torch.manual_seed(7)
-    assert model.generate(**encoded("Hello"), **SAMPLED) is not None
-    assert "llamatelemetry failed while starting a call of generate" in caplog.text
+    output = model.generate(**encoded("Hello"), **SAMPLED)
+    assert "llamatelemetry failed while describing a model" in caplog.text
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.output_tokens"] == output.shape[1] - 5
+    assert "llamatelemetry.model.parameter_count" not in span.attributes
 
 
 def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Recorder]) -> None:
@@ -257,6 +269,26 @@ def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Record
     assert [vars(owner)[name] for owner, name in methods] == before
     llama().generate(**encoded("Hello"), **SAMPLED)
     assert recorder.spans() == []
+
+
+def test_the_library_looks_at_its_methods_as_without_us(
+    instrument: Callable[..., Recorder],
+) -> None:
+    """It tells models that generate from others by how their methods print."""
+
+    def looked_at() -> Any:
+        kinds = (BertModel, BertForSequenceClassification, LlamaForCausalLM)
+        return (
+            [kind.can_generate() for kind in kinds],
+            str(GenerationMixin.generate),
+            inspect.signature(LlamaForCausalLM.generate),
+            inspect.getsource(GenerationMixin._get_stopping_criteria),
+        )
+
+    bare = looked_at()
+    assert bare[0] == [False, False, True]
+    instrument()
+    assert looked_at() == bare
 
 
 def test_suppressed_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:

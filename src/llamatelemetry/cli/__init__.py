@@ -233,3 +233,18 @@ def report_command_command(
     from llamatelemetry.cli.run import report_command
 
     raise typer.Exit(report_command(path, output))
+
+
+@app.command("topology", epilog="Example: llamatelemetry topology --json")
+def topology_command(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all that is known as JSON.")
+    ] = False,
+) -> None:
+    """Show how the GPUs of this machine are connected: NVLink, PCIe, the CPUs and NICs near them.
+
+    A machine without a GPU is good, too: the answer says so.
+    """
+    from llamatelemetry.cli.topology import run_topology
+
+    raise typer.Exit(run_topology(as_json=as_json))

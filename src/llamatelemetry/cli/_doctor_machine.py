@@ -2,60 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import importlib
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from llamatelemetry.cli._doctor_check import Check, without_userinfo
+from llamatelemetry.gpu import detect_cuda
+
+if TYPE_CHECKING:
+    from llamatelemetry.gpu import GpuDevice
 
 GPU_SECTION = "GPU"
 SERVER_SECTION = "Server"
 
 
-def gpu_checks(environ: Mapping[str, str]) -> list[Check]:
-    """The GPUs that NVML shows. None is a normal state: one line, never a failure."""
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        detail = "nvidia-ml-py is not installed, so GPUs are not looked for"
-        return [Check(GPU_SECTION, "info", "NVML", detail, "pip install nvidia-ml-py")]
-    try:
-        nvml.nvmlInit()
-    except Exception as error:
-        return [Check(GPU_SECTION, "info", "NVML", f"no NVIDIA GPU seen: {error}")]
-    try:
-        return _devices(nvml, environ)
-    except Exception as error:
-        return [Check(GPU_SECTION, "info", "NVML", f"GPUs cannot be read: {error}")]
-    finally:
-        with contextlib.suppress(Exception):
-            nvml.nvmlShutdown()
+def gpu_checks() -> list[Check]:
+    """The GPUs that programs can use here. None is a normal state: one line, never a failure."""
+    info = detect_cuda()
+    if not info.available:
+        return [Check(GPU_SECTION, "info", "NVIDIA", f"no GPU to use: {info.reason}")]
+    versions = f"driver {info.driver_version}, CUDA {info.cuda_version}"
+    checks = [Check(GPU_SECTION, "ok", "NVIDIA", f"{len(info.devices)} to use, {versions}")]
+    return checks + [Check(GPU_SECTION, "ok", _title(d), _device(d)) for d in info.devices]
 
 
-def _devices(nvml: Any, environ: Mapping[str, str]) -> list[Check]:
-    count = int(nvml.nvmlDeviceGetCount())
-    driver = _text(nvml.nvmlSystemGetDriverVersion())
-    names = [
-        _text(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)))
-        for index in range(count)
-    ]
-    # The variable hides GPUs from the program, not from NVML.
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    limit = "" if visible is None else f"; CUDA_VISIBLE_DEVICES={visible}"
-    detail = f"{count} GPU{'' if count == 1 else 's'}, driver {driver}: {', '.join(names)}{limit}"
-    return [Check(GPU_SECTION, "ok" if count else "info", "NVML", detail)]
+def _title(device: GpuDevice) -> str:
+    return f"GPU {device.index}" if device.parent_uuid is None else f"part of GPU {device.index}"
 
 
-def _text(value: object) -> str:
-    """Older nvidia-ml-py returns bytes."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _device(device: GpuDevice) -> str:
+    known = [device.name or "name unknown"]
+    if device.memory_total_bytes is not None:
+        known.append(f"{device.memory_total_bytes / 2**30:.0f} GiB")
+    if device.compute_capability is not None:
+        known.append("compute capability {}.{}".format(*device.compute_capability))
+    return ", ".join((*known, device.uuid))
 
 
 def is_server_url(url: str) -> bool:

@@ -60,7 +60,7 @@ def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Chec
                 "warn",
             ),
             *_exporter_jobs(environ, config, chosen),
-            Job(machine.GPU_SECTION, "NVML", partial(machine.gpu_checks, environ), "info"),
+            Job(machine.GPU_SECTION, "NVML", machine.gpu_checks, "info"),
             *_server_jobs(server),
         ],
         DEADLINE_S,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ._values import read_texts
+from ._values import SAMPLING_RULES, read_texts
 
 SIGNALS = ("traces", "metrics", "logs")
 
@@ -22,8 +22,10 @@ def exporter_from_otel(variables: Mapping[str, str]) -> str:
 
 def sampling_from_otel(variables: Mapping[str, str]) -> str:
     # Samplers are plugins too, so every name passes through.
-    (name,) = variables.values()
-    return name.lower()
+    (text,) = variables.values()
+    names = [name.lower() for name in read_texts(text)]
+    ours = [rule for rule in SAMPLING_RULES if rule in names]
+    return ",".join(ours) if ours and set(ours) == set(names) else text.lower()
 
 
 def metric_names_from_otel(variables: Mapping[str, str]) -> str | None:

@@ -48,7 +48,7 @@ def sample_at_end(
         ours: whether its sampler could be chosen. On another's `ratio` is decided at the end too.
     """
     count_decisions(False)
-    _warn_of_idle_options(config)
+    _warn_of_idle_options(config, getattr(provider, "sampler", None))
     rules = _rules(config)
     if rules is None and not ours and given_by_us(config, "sampling"):
         _logger.warning(
@@ -117,10 +117,11 @@ def _rule_sampler(provider: Any) -> RuleSampler | None:
 _NEEDS = {"sample_rate": "ratio", "slow_threshold_s": "only_slow"}
 
 
-def _warn_of_idle_options(config: LlamaTelemetryConfig) -> None:
+def _warn_of_idle_options(config: LlamaTelemetryConfig, sampler: Sampler | None) -> None:
+    # What a file or a plugin's name has chosen may use them: ours and the SDK's say what they are.
+    in_force = config.sampling + (sampler.get_description().lower() if sampler else "")
     for name, rule in _NEEDS.items():
-        # Also `parentbased_traceidratio`, of the SDK's.
-        if given_by_us(config, name) and rule not in config.sampling:
+        if given_by_us(config, name) and rule.removeprefix("only_") not in in_force:
             wanted = (_rules(config) or set()) | {rule}
             _logger.warning(
                 "%s is not used with sampling=%s: did you mean sampling=%s?",

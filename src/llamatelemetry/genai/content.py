@@ -16,6 +16,7 @@ from llamatelemetry.genai import guard
 from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
 from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.recording import event_attributes
+from llamatelemetry.genai.span_limit import fit_on_span, value_max_chars
 from llamatelemetry.semconv import INFERENCE_OPERATIONS
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
@@ -160,7 +161,9 @@ class CallContent:
             names.GEN_AI_SYSTEM_INSTRUCTIONS: limit_parts(content.instructions, max_chars),
             names.GEN_AI_TOOL_DEFINITIONS: limit_tools(content.tools, max_chars),
         }
-        return {name: value for name, value in found.items() if value}
+        said = {name: value for name, value in found.items() if value}
+        value_limit = value_max_chars(self._span) if self._to_span else None
+        return {**fit_on_span(said, max_chars, value_limit)}
 
 
 def _read(read: Callable[[], Content], doing: str) -> Content:

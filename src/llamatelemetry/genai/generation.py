@@ -56,15 +56,20 @@ class Steps:
         return (self.tokens[-1] - self.tokens[0]) * 1e9 / decoded_ns if decoded_ns else None
 
     def timings(
-        self, provider: str, *, prompt_tokens: int, predicted_tokens: int, cached_tokens: int | None
+        self,
+        provider: str,
+        *,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        cached_tokens: int | None = None,
     ) -> EngineTimings | None:
         """Give the phases; ``None`` when the first token never came."""
         if not self.times_ns:
             return None
         return EngineTimings(
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=None if input_tokens is None else input_tokens - (cached_tokens or 0),
             prefill_ms=(self.times_ns[0] - self.started_ns) / 1e6,
-            predicted_tokens=predicted_tokens,
+            predicted_tokens=output_tokens,
             decode_ms=(self.times_ns[-1] - self.times_ns[0]) / 1e6,
             cached_tokens=cached_tokens,
             decoded_tokens=self.tokens[-1] - self.tokens[0],

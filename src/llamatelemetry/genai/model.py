@@ -106,11 +106,12 @@ class EngineTimings:
     comes out of the last prompt batch. Queueing is in none of them. ``decoded_tokens`` are those
     of one sequence that ``decode_ms`` went by for, where they are not ``predicted_tokens`` less
     one: in a batch, and where a step gives several tokens. ``provider`` is whose engine it was.
+    Sound and pictures that a model is given as such are no tokens: ``None``.
     """
 
-    prompt_tokens: int
+    prompt_tokens: int | None
     prefill_ms: float
-    predicted_tokens: int
+    predicted_tokens: int | None
     decode_ms: float
     cached_tokens: int | None = None
     drafted_tokens: int | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from llamatelemetry.genai import recording
+from llamatelemetry.genai import recording, unrecorded
 from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
@@ -108,6 +108,7 @@ class OwnSpan:
             start_time=started_wall_ns,
         )
         self._context = trace.set_span_in_context(self.span)
+        unrecorded.began(self.span, request, self._kind)
         if self._instrumenter.content is not None:
             self.content = self._instrumenter.content.start(request, self.span)
 
@@ -136,6 +137,7 @@ class OwnSpan:
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
+        unrecorded.ended(self.span)
         self.span.end(ended_wall_ns)
 
 

@@ -80,7 +80,7 @@ def measure_phases(
     elif choice_count == 1:
         # The clocks differ by microseconds: a remainder below zero is no queue at all.
         queue_s, source = max(0.0, attempt_s - prefill_s - decode_s), "remainder"
-    later_tokens = timings.predicted_tokens - 1
+    later_tokens = (timings.predicted_tokens or 0) - 1
     if timings.decoded_tokens is not None:
         later_tokens = timings.decoded_tokens
     return Phases(

@@ -87,7 +87,7 @@ def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     if usage is not None:
         _read_counts(fields_of(usage), read)
     if timings is not None:
-        if read.input_tokens is None:
+        if read.input_tokens is None and timings.prompt_tokens is not None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
         if read.output_tokens is None:
             read.output_tokens = timings.predicted_tokens
@@ -139,6 +139,6 @@ def correct_undercount(response: Response, request: Request) -> None:
     prompts = request.choice_count // (
         count(request.parameters.get(attributes.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
     )
-    first_prompt = timings.prompt_tokens + (timings.cached_tokens or 0)
+    first_prompt = (timings.prompt_tokens or 0) + (timings.cached_tokens or 0)
     if prompts > 1 and usage.input_tokens == first_prompt:
         usage.input_tokens = usage.cache_read_tokens = None

@@ -1,6 +1,7 @@
 """What a request costs in energy: the GPU's counter, shared among the calls in flight.
 
-The rule: at each moment the power of a GPU belongs in equal parts to the calls in flight on it;
+The rule: at each moment the power of a GPU belongs in equal parts to the calls in flight on it,
+those of other processes among them;
 of a moment without a call it belongs to nobody. So the shares of all calls add up to what the
 counter went up by while there were any.
 
@@ -73,6 +74,8 @@ class _Counter:
     energy_j: float
     power_w: float | None = None
     """Over the piece before."""
+    others: int = 0
+    """Calls in flight in other processes, then."""
     idle_w: deque[float] = field(default_factory=lambda: deque[float](maxlen=_IDLE_PIECES))
 
 
@@ -115,6 +118,15 @@ class EnergyLedger:
         with self._lock:
             return {call.engine for call in self._calls.values()}
 
+    def calls_in_flight(self) -> dict[str, int]:
+        """Give the number of calls in flight on each device."""
+        with self._lock:
+            counts: dict[str, int] = {}
+            for call in self._calls.values():
+                for device in self._devices.get(call.engine, ()):
+                    counts[device] = counts.get(device, 0) + 1
+            return counts
+
     def is_busy(self) -> bool:
         """Whether a call is in flight on one of the GPUs, as far as that is known."""
         with self._lock:
@@ -132,20 +144,29 @@ class EnergyLedger:
                 return None
             call.end_s = max(at_s, call.start_s)
             self._ended.append(call)
+            if any(call.updates.get(device, 0) < MIN_UPDATES for device in devices):
+                return None
             self._estimate_tail(call, call.end_s, devices)
             return self._cost(call, devices)
 
-    def settle(self, readings: Mapping[str, tuple[float, float]], idle: Iterable[str] = ()) -> None:
+    def settle(
+        self,
+        readings: Mapping[str, tuple[float, float]],
+        idle: Iterable[str] = (),
+        elsewhere: Mapping[str, int] | None = None,
+    ) -> None:
         """Share out what the counters went up by since the last reading.
 
         Args:
             readings: of the devices that have a counter: when it was read, and its joules.
             idle: the devices on which nothing ran.
+            elsewhere: calls in flight on each device in other processes: they have their share.
         """
         idle = frozenset(idle)
         with self._lock:
             for device, (at_s, now_j) in readings.items():
-                self._settle_one(device, at_s, now_j, idle=device in idle)
+                others = elsewhere.get(device, 0) if elsewhere else 0
+                self._settle_one(device, at_s, now_j, others, idle=device in idle)
             for device in self._counters.keys() - readings.keys():
                 del self._counters[device]
             self._ended.clear()
@@ -163,19 +184,22 @@ class EnergyLedger:
         self._calls = WeakKeyDictionary()
         self._ended = []
 
-    def _settle_one(self, device: str, at_s: float, now_j: float, *, idle: bool) -> None:
+    def _settle_one(
+        self, device: str, at_s: float, now_j: float, others: int, *, idle: bool
+    ) -> None:
         counter = self._counters.get(device)
         if counter is None or now_j < counter.energy_j or at_s - counter.at_s > _LONGEST_PIECE_S:
             # The first reading, a driver that was loaded anew, or nobody looked for long.
             idle_w = deque[float](maxlen=_IDLE_PIECES) if counter is None else counter.idle_w
-            self._counters[device] = _Counter(at_s, now_j, idle_w=idle_w)
+            self._counters[device] = _Counter(at_s, now_j, others=others, idle_w=idle_w)
             return
         duration_s, used_j = at_s - counter.at_s, now_j - counter.energy_j
         if duration_s <= 0:
             return
         on_it = self._on(device)
         counter.power_w = used_j / duration_s
-        if idle and not on_it:
+        counter.others = others
+        if idle and not on_it and not others:
             counter.idle_w.append(counter.power_w)
         self._share_out(device, on_it, counter, at_s)
         if used_j:
@@ -187,14 +211,14 @@ class EnergyLedger:
         self, device: str, on_it: list[_Call], counter: _Counter, until_s: float
     ) -> None:
         power_w = counter.power_w or 0.0
-        parts_s = _parts(on_it, counter.at_s, until_s)
+        parts_s = _parts(on_it, counter.at_s, until_s, counter.others)
         still_open: list[tuple[_Call, float]] = []
         mistaken_j = 0.0
         for call, part_s in zip(on_it, parts_s, strict=True):
             if call.end_s is None:
                 still_open.append((call, part_s))
-            else:
-                mistaken_j += power_w * part_s - call.estimated.get(device, 0.0)
+            elif device in call.estimated:  # else it was too short, and has told nothing
+                mistaken_j += power_w * part_s - call.estimated[device]
         open_s = sum(part_s for _, part_s in still_open)
         for call, part_s in still_open:
             correction_j = mistaken_j * part_s / open_s if open_s else 0.0
@@ -206,7 +230,7 @@ class EnergyLedger:
             if counter.power_w is None or end_s - counter.at_s > _LONGEST_PIECE_S:
                 continue
             on_it = self._on(device)
-            part_s = _parts(on_it, counter.at_s, end_s)[on_it.index(call)]
+            part_s = _parts(on_it, counter.at_s, end_s, counter.others)[on_it.index(call)]
             call.estimated[device] = counter.power_w * part_s
             call.add(device, call.estimated[device], part_s)
 
@@ -214,9 +238,7 @@ class EnergyLedger:
         everyone = (*self._calls.values(), *self._ended)
         return [call for call in everyone if device in self._devices.get(call.engine, ())]
 
-    def _cost(self, call: _Call, devices: Iterable[str]) -> CallEnergy | None:
-        if any(call.updates.get(device, 0) < MIN_UPDATES for device in devices):
-            return None
+    def _cost(self, call: _Call, devices: Iterable[str]) -> CallEnergy:
         joules = sum(call.joules.values())
         idle_j = self._idle_joules(call, devices)
         return CallEnergy(
@@ -235,10 +257,11 @@ class EnergyLedger:
         return total_j
 
 
-def _parts(calls: list[_Call], start_s: float, until_s: float) -> list[float]:
+def _parts(calls: list[_Call], start_s: float, until_s: float, others: int) -> list[float]:
     """Seconds between two times that belong to each call, when each moment is shared equally.
 
-    Marks those that shared any as shared.
+    ``others`` are calls of other processes, in flight all the time as far as is known. Marks the
+    calls that shared any moment as shared.
     """
     spans: list[tuple[float, float]] = []
     for call in calls:
@@ -253,8 +276,8 @@ def _parts(calls: list[_Call], start_s: float, until_s: float) -> list[float]:
     present, part_s, shared_s, before_s = 0, 0.0, 0.0, start_s
     for moment_s in sorted(changes):
         if present:
-            part_s += (moment_s - before_s) / present
-        if present > 1:
+            part_s += (moment_s - before_s) / (present + others)
+        if present + others > 1:
             shared_s += moment_s - before_s
         present += changes[moment_s]
         before_s = moment_s

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +16,15 @@ if TYPE_CHECKING:
     from llamatelemetry.gpu.reader import GpuState
 
 _BLOCK: Final = 32
-CAPACITY: Final = 6144
-"""Samples that are kept at least: ten minutes at ten a second, most of two hours at one."""
+_TRIMMED: Final = 16 * _BLOCK
+"""Samples that go at once, whole blocks of them."""
+_NOTHING_S: Final = 1e-9
+"""Sums of many terms leave a remainder of nothing."""
+CAPACITY: Final = 3072
+"""Samples that are kept: five minutes at ten a second, most of an hour at one; 2 MB for a GPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """One GPU over a span of time. ``None`` is unknown.
 
     Attributes:
@@ -43,33 +45,24 @@ class Usage:
 UNKNOWN: Final = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sum:
-    """The area under a curve up to a sample, and the time in which it was known."""
-
-    area: float = 0.0
-    known_s: float = 0.0
-
-    def plus(self, value: float | None, duration_s: float) -> _Sum:
-        if value is None:
-            return self
-        return _Sum(self.area + value * duration_s, self.known_s + duration_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Peaks:
+class _Peaks(NamedTuple):
     utilization: float | None = None
     memory_used_bytes: int | None = None
     temperature_c: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
-    """One device in one sample. A sample stands for the time since the one before it."""
+class _Device(NamedTuple):
+    """One device in one sample. A sample stands for the time since the one before it.
+
+    The areas are those under the curves from the first sample on, each with the time in which
+    its curve was known. Tuples, because a span on the application's thread reads several.
+    """
 
     state: GpuState
-    utilization: _Sum
-    power: _Sum
+    utilization_area: float
+    utilization_known_s: float
+    power_area: float
+    power_known_s: float
     peaks: _Peaks
     """Of the block so far."""
 
@@ -84,7 +77,7 @@ class History:
 
     def __init__(self, stale_after_s: float, capacity: int = CAPACITY) -> None:
         self._stale_after_s = stale_after_s
-        self._capacity = -(-capacity // _BLOCK) * _BLOCK
+        self._capacity = capacity
         self._times: list[float] = []
         self._samples: list[tuple[_Device, ...]] = []
         self._lock = threading.Lock()
@@ -107,15 +100,9 @@ class History:
         with self._lock:
             self._times.append(at_s)
             self._samples.append(sample)
-            if len(self._times) >= 2 * self._capacity:
-                del self._times[: self._capacity]
-                del self._samples[: self._capacity]
-
-    def clear(self) -> None:
-        """Forget all samples: these are other devices."""
-        with self._lock:
-            self._times.clear()
-            self._samples.clear()
+            if len(self._times) >= self._capacity + _TRIMMED:
+                del self._times[:_TRIMMED]
+                del self._samples[:_TRIMMED]
 
     def over(self, start_s: float, end_s: float) -> list[Usage] | None:
         """Give what each device did from one time to another; ``None`` when nothing is known.
@@ -141,25 +128,23 @@ class History:
     def _usage(
         self, device: int, start_s: float, end_s: float, first_in: int, last_in: int
     ) -> Usage:
-        samples = self._samples
-        utilization = power = None
-        if end_s > start_s:
-            first, last = samples[first_in][device], samples[last_in][device]
-            # From the sample that stands for a time back, or on, to that time.
-            before_s = start_s - self._times[first_in]
-            after_s = end_s - self._times[last_in]
-            utilization = _mean(
-                first.utilization.plus(first.state.utilization, before_s),
-                last.utilization.plus(last.state.utilization, after_s),
-            )
-            power = _mean(
-                first.power.plus(first.state.power_w, before_s),
-                last.power.plus(last.state.power_w, after_s),
-            )
-        if utilization is None:
-            utilization = samples[last_in][device].state.utilization
-        if power is None:
-            power = samples[last_in][device].state.power_w
+        first, last = self._samples[first_in][device], self._samples[last_in][device]
+        # From the sample that stands for a time back, or on, to that time.
+        before_s = start_s - self._times[first_in]
+        after_s = end_s - self._times[last_in]
+        utilization, power = last.state.utilization, last.state.power_w
+        area, known_s = _area(
+            (first.utilization_area, first.utilization_known_s, first.state.utilization, before_s),
+            (last.utilization_area, last.utilization_known_s, utilization, after_s),
+        )
+        if known_s > _NOTHING_S:
+            utilization = area / known_s
+        area, known_s = _area(
+            (first.power_area, first.power_known_s, first.state.power_w, before_s),
+            (last.power_area, last.power_known_s, power, after_s),
+        )
+        if known_s > _NOTHING_S:
+            power = area / known_s
         peaks = self._peaks(device, first_in, last_in)
         return Usage(
             utilization=utilization,
@@ -171,6 +156,8 @@ class History:
 
     def _peaks(self, device: int, first_in: int, last_in: int) -> _Peaks:
         samples = self._samples
+        if first_in == last_in:
+            return _peaks_of(samples[last_in][device].state)
         next_block = (first_in // _BLOCK + 1) * _BLOCK
         if last_in < next_block:
             found = [_peaks_of(each[device].state) for each in samples[first_in : last_in + 1]]
@@ -189,13 +176,32 @@ def _next(
 ) -> _Device:
     peaks = _peaks_of(state)
     if before is None:
-        return _Device(state, _Sum(), _Sum(), peaks)
+        return _Device(state, 0.0, 0.0, 0.0, 0.0, peaks)
+    load, power_w = state.utilization, state.power_w
     return _Device(
         state,
-        before.utilization.plus(state.utilization, duration_s),
-        before.power.plus(state.power_w, duration_s),
+        before.utilization_area + (load or 0.0) * duration_s,
+        before.utilization_known_s + (0.0 if load is None else duration_s),
+        before.power_area + (power_w or 0.0) * duration_s,
+        before.power_known_s + (0.0 if power_w is None else duration_s),
         peaks if starts_block else _joined((before.peaks, peaks)),
     )
+
+
+def _area(
+    start: tuple[float, float, float | None, float], end: tuple[float, float, float | None, float]
+) -> tuple[float, float]:
+    """The area between two times, and the part of the time in which it is known.
+
+    Either is given by the area and the known time up to a sample, the value that the sample
+    stands for, and the seconds from the sample to the time.
+    """
+    area, known_s = end[0] - start[0], end[1] - start[1]
+    if end[2] is not None:
+        area, known_s = area + end[2] * end[3], known_s + end[3]
+    if start[2] is not None:
+        area, known_s = area - start[2] * start[3], known_s - start[3]
+    return area, known_s
 
 
 def _joined(peaks: Sequence[_Peaks]) -> _Peaks:
@@ -208,9 +214,3 @@ def _joined(peaks: Sequence[_Peaks]) -> _Peaks:
 
 def _peaks_of(state: GpuState) -> _Peaks:
     return _Peaks(state.utilization, state.memory_used_bytes, state.temperature_c)
-
-
-def _mean(start: _Sum, end: _Sum) -> float | None:
-    known_s = end.known_s - start.known_s
-    # Sums of many terms leave a remainder of nothing.
-    return (end.area - start.area) / known_s if known_s > 1e-9 else None

@@ -19,6 +19,7 @@ from llamatelemetry.gpu.background import BackgroundLoop
 from llamatelemetry.gpu.energy import EnergyLedger
 from llamatelemetry.gpu.engines import Engines
 from llamatelemetry.gpu.history import History
+from llamatelemetry.gpu.neighbours import Neighbours
 from llamatelemetry.gpu.reader import (
     GpuDetails,
     GpuDevice,
@@ -30,6 +31,7 @@ from llamatelemetry.gpu.visibility import cuda_visible_devices, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from llamatelemetry.gpu.reader import GpuReader
 
@@ -94,6 +96,8 @@ class GpuMonitor:
         reports_host: whether this process is the one to report what belongs to the host.
         record_pass: told the seconds that each pass took, in that thread.
         reopen_every_s: how often a driver or a device that has gone is tried again.
+        shared_folder: gives the folder by which the processes of this host know of each other's
+            calls; ``None`` when there is none.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class GpuMonitor:
         reports_host: Callable[[], bool] = lambda: False,
         record_pass: Callable[[float], None] = lambda _: None,
         reopen_every_s: float = 30.0,
+        shared_folder: Callable[[], Path | None] = lambda: None,
     ) -> None:
         self._reader = reader
         self._interval_s = interval_s
@@ -112,6 +117,7 @@ class GpuMonitor:
         self._record_pass = record_pass
         self._reopen_every_s = reopen_every_s
         self._engines = Engines(pids_of)
+        self._neighbours = Neighbours(shared_folder)
         self.ledger = EnergyLedger()
         self.snapshot = Snapshot()
         self.timeline = Timeline((), History(_STALE_AFTER_S))
@@ -210,7 +216,8 @@ class GpuMonitor:
             elif state.energy_j is not None:
                 energy[device.uuid] = (time.monotonic(), state.energy_j)
         at_s = time.monotonic()
-        self.ledger.settle(energy, {uuid for uuid, s in states.items() if s.utilization == 0})
+        idle = {uuid for uuid, state in states.items() if state.utilization == 0}
+        self.ledger.settle(energy, idle, self._elsewhere(before.visible, at_s))
         timeline = self.timeline
         if timeline.devices:
             timeline.history.append(at_s, [states[device.uuid] for device in timeline.devices])
@@ -223,6 +230,12 @@ class GpuMonitor:
             reports_host=reports_host,
             at_s=at_s,
         )
+
+    def _elsewhere(self, devices: Collection[GpuDevice], now_s: float) -> dict[str, int]:
+        calls = self.ledger.calls_in_flight()
+        here = {device.index: calls[device.uuid] for device in devices if device.uuid in calls}
+        others = self._neighbours.exchange(now_s, here)
+        return {device.uuid: others[device.index] for device in devices if device.index in others}
 
     def _details(self, before: Snapshot, now_s: float) -> Mapping[str, GpuDetails]:
         if before.details and now_s - self._details_at_s < _DETAILS_EVERY_S:
@@ -254,11 +267,13 @@ class GpuMonitor:
 
     def _finish(self) -> None:
         self._close()
+        self._neighbours.close()
         self.ledger.forget()
 
     def _after_fork(self) -> None:
         self._is_open = False  # NVML has to be initialised anew
         self._engines.forget()
+        self._neighbours.after_fork()
         self.ledger.after_fork()
         self.snapshot = Snapshot()
         self.timeline = Timeline((), History(_STALE_AFTER_S))

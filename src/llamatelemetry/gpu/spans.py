@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.model import Request
     from llamatelemetry.gpu.energy import CallEnergy
     from llamatelemetry.gpu.history import Usage
     from llamatelemetry.gpu.monitor import GpuMonitor
@@ -73,6 +74,21 @@ class SpanGpu:
         if ledger.begin(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
+    def unrecorded_began(self, span: trace.Span, request: Request, kind: SpanKind) -> None:
+        """Note a call whose span no processor sees: it uses the GPUs like any other."""
+        if not self._monitor.snapshot.visible or request.operation in _NO_INFERENCE:
+            return
+        server = request.server
+        engine = IN_PROCESS if kind is SpanKind.INTERNAL and server is None else None
+        if server is not None and kind is SpanKind.CLIENT and server.port is not None:
+            engine = _server_engine(server.address, server.port)
+        if engine is not None and self._monitor.ledger.begin(span, engine, time.monotonic()):
+            self._monitor.read_soon()
+
+    def unrecorded_ended(self, span: trace.Span) -> None:
+        """Note its end."""
+        self._monitor.ledger.end(span, time.monotonic())
+
     def ending(self, span: Span) -> Mapping[str, AttributeValue]:
         """Give the attributes of a span that is ending."""
         monitor = self._monitor
@@ -106,7 +122,11 @@ def _engine_of(span: Span) -> str | None:
     address, port = attributes.get(genai.SERVER_ADDRESS), attributes.get(genai.SERVER_PORT)
     if span.kind is not SpanKind.CLIENT or not isinstance(address, str) or not port:
         return None
-    if _is_loopback(address) or _is_managed(address, int(str(port))):
+    return _server_engine(address, int(str(port)))
+
+
+def _server_engine(address: str, port: int) -> str | None:
+    if _is_loopback(address) or _is_managed(address, port):
         host = f"[{address}]" if ":" in address and not address.startswith("[") else address
         return f"http://{host}:{port}"
     return None
@@ -166,9 +186,9 @@ def _usage_attributes(uuids: Sequence[str], usages: Sequence[Usage]) -> dict[str
     ]
     if not told:
         return {}
-    attributes: dict[str, AttributeValue] = {names.GPU_IDS: [uuid for uuid, _ in told]}
+    attributes: dict[str, AttributeValue] = {names.GPU_IDS: tuple(uuid for uuid, _ in told)}
     for name, value_of in _ARRAYS:
         values = [value for _, usage in told if (value := value_of(usage)) is not None]
         if len(values) == len(told):  # an array with gaps would be of other GPUs
-            attributes[name] = values
+            attributes[name] = tuple(values)
     return attributes

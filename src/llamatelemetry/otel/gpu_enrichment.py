@@ -27,7 +27,7 @@ class EnrichingSpanProcessor(SpanProcessor):
 
     Args:
         started: told of each span that starts, and the context of its parent.
-        ending: gives the attributes for a span that ends.
+        ending: gives the attributes for a span that ends; arrays as tuples.
         report: told what was being done, and the exception.
         stop: what `shutdown` calls.
     """
@@ -67,9 +67,9 @@ class EnrichingSpanProcessor(SpanProcessor):
 def _add(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
     """Add what there is room for: over its limit the SDK would drop the oldest, not the newest."""
     present: Any = span._attributes  # pyright: ignore[reportPrivateUsage] - there is no public way
-    room = len(attributes) if present.maxlen is None else present.maxlen - len(present)
-    present._immutable = False
-    try:
-        present._set_items(dict(list(attributes.items())[: max(0, room)]))
-    finally:
-        present._immutable = True
+    with present._lock:
+        values: dict[str, AttributeValue] = present._dict
+        for name, value in attributes.items():
+            if present.maxlen is None or len(values) < present.maxlen:
+                # As it is: to clean each element of each array costs more than all the rest.
+                values[name] = value

@@ -77,6 +77,10 @@ class Policy:
             rate=rate if "ratio" in names else None,
         )
 
+    def __str__(self) -> str:
+        rules = {"only_errors": self.errors, "only_slow": self.slow_s, "ratio": self.rate}
+        return ",".join(n for n, given in rules.items() if given is not None and given is not False)
+
     def of_span(self, span: ReadableSpan) -> Kept | None:
         """The verdict that one finished span is enough for: it keeps its whole trace."""
         if self.errors and _has_failed(span):
@@ -138,9 +142,27 @@ class RatioSampler(Sampler):
         return f"RatioSampler{{{self.rate}}}"
 
 
+class _SampledParent(Sampler):
+    """Keeps what has a sampled parent, and says which share the parent's sampler keeps."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        result: Any = ALWAYS_ON.should_sample(*args, **kwargs)
+        rate = _rate(result.trace_state)
+        if rate is None:
+            return result
+        recorded = {**result.attributes, SAMPLING_RULE: RATIO, SAMPLING_RATE: rate}
+        return SamplingResult(result.decision, recorded, result.trace_state)
+
+    def get_description(self) -> str:
+        return "SampledParent"
+
+
 def ratio_sampler(rate: float) -> Sampler:
     """`sampling=ratio`: what the parent says, else the share by trace id."""
-    return ParentBased(RatioSampler(rate))
+    follow = _SampledParent()
+    return ParentBased(
+        RatioSampler(rate), remote_parent_sampled=follow, local_parent_sampled=follow
+    )
 
 
 class RuleSampler(ParentBased):
@@ -161,6 +183,9 @@ class RuleSampler(ParentBased):
             prepare(self)
         return super().should_sample(*args, **kwargs)
 
+    def get_description(self) -> str:  # noqa: D102 - likewise
+        return f"RuleSampler{{{self.policy}}}"
+
 
 def marked(span: ReadableSpan, kept: Kept) -> ReadableSpan:
     """A copy of a finished span that says why it was kept, for whoever counts spans."""
@@ -168,10 +193,13 @@ def marked(span: ReadableSpan, kept: Kept) -> ReadableSpan:
     # Without the limit on their number, which would throw the first attribute out.
     attributes = BoundedAttributes(attributes=old, immutable=False)
     attributes.dropped = span.dropped_attributes
-    attributes.update({SAMPLING_RULE: kept.rule, SAMPLING_RATE: kept.rate})
+    context = span.context
+    # Of what an earlier sampler has let through. Both go by the same number of the trace.
+    before = _rate(context.trace_state if context is not None else None)
+    rate = kept.rate if before is None else min(kept.rate, before)
+    attributes.update({SAMPLING_RULE: kept.rule, SAMPLING_RATE: rate})
     copied: Any = copy.copy(span)
     copied._attributes = attributes
-    context = span.context
     if kept.rule == RATIO and context is not None:
         copied._context = SpanContext(
             context.trace_id,
@@ -199,6 +227,12 @@ def _number(digits: str | None) -> int | None:
     if digits is None or not _HEX.fullmatch(digits):
         return None
     return int(digits.ljust(_DIGITS, "0"), 16)
+
+
+def _rate(state: TraceState | None) -> float | None:
+    """The share that an earlier sampler kept; None when none has said so."""
+    threshold = _number(_entry(state, "th"))
+    return None if threshold is None else (_RANGE - threshold) / _RANGE
 
 
 def _with_rate(state: TraceState | None, rate: float) -> TraceState:

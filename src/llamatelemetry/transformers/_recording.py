@@ -130,9 +130,8 @@ def _response(run: Run, model: str | None) -> Response:
         usage=Usage(input_tokens=sum(run.input_tokens), output_tokens=sum(outputs)),
         timings=run.steps.timings(
             PROVIDER_HUGGINGFACE,
-            prompt_tokens=sum(run.input_tokens),
-            predicted_tokens=sum(outputs),
-            cached_tokens=None,
+            input_tokens=sum(run.input_tokens),
+            output_tokens=sum(outputs),
         ),
     )
     if len(answers) > 1:

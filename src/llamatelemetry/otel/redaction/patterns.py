@@ -155,7 +155,7 @@ _SECRETS: Final = (
         "aws_key",
         r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}(?![A-Za-z0-9])"
         r"|(?i:aws_?secret_?access_?key)" + _SEPARATOR + r"[A-Za-z0-9/+=]{40})",
-        needs=("AKIA", "ASIA", "ABIA", "ACCA", "ecret", "ECRET"),
+        needs=("AKIA", "ASIA", "ABIA", "ACCA", "access", "Access", "ACCESS"),
     ),
     Pattern(
         "openai_key",

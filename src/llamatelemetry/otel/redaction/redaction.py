@@ -100,10 +100,10 @@ class Redaction:
         if not self._rules.redact_prompts:
             return self.secrets_out_of(text)
         lines = text.split("\n")
-        if lines[0] != _FIRST_LINE:
+        kept = [_FIRST_LINE] if lines[0] == _FIRST_LINE else []
+        if not kept and not _FRAME.fullmatch(lines[0]):
             return self.instead_of(text)
-        kept = [_FIRST_LINE]
-        for line in lines[1:]:
+        for line in lines[len(kept) :]:
             if _FRAME.fullmatch(line):
                 kept.append(self.secrets_out_of(line))
             elif not line.startswith("    "):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_REPLACEMENT = "[REDACTED]"
 # Long enough that two texts of one system never share it, short enough to read.
 _HASH_CHARS = 32
+_HASH = re.compile(rf"\[HMAC:[0-9a-f]{{{_HASH_CHARS}}}\]")
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,10 @@ class Rules:
         return tuple(dict.fromkeys((*self.patterns, *GROUPS["secrets"])))
 
     def instead_of(self, text: str) -> str:
-        """What stands in the place of this text."""
+        """What stands in the place of this text. What is a hash already stays the same one."""
         if self.hash_key is None:
             return self.replacement
+        if _HASH.fullmatch(text):
+            return text
         digest = hmac.new(self.hash_key, text.encode(errors="replace"), hashlib.sha256)
         return f"[HMAC:{digest.hexdigest()[:_HASH_CHARS]}]"

@@ -28,6 +28,7 @@ _STATUS_WITHOUT_CONTENT: Final = frozenset(
         "llamatelemetry_instrumentation_llamacpp",
         "llamatelemetry_instrumentation_transformers",
         "llamatelemetry.llama",
+        "llamatelemetry.inference",
     }
 )
 

@@ -1,0 +1,125 @@
+"""One contender of `compare_transformers.py`: a pipeline with a tiny model, instrumented or bare.
+
+A line on standard input is a number of tokens to generate; the answer is the CPU time of this
+thread for it, in nanoseconds. Nothing of llamatelemetry is imported unless asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TextGenerationPipeline,
+)
+
+
+def _providers() -> dict[str, Any]:
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import (
+        BatchSpanProcessor,
+        SpanExporter,
+        SpanExportResult,
+    )
+
+    class Dropping(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002
+            return SpanExportResult.SUCCESS
+
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=200_000))
+    meter_provider = MeterProvider([InMemoryMetricReader()])
+    trace.set_tracer_provider(tracer_provider)
+    metrics.set_meter_provider(meter_provider)
+    return {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
+
+
+def instrument(name: str) -> None:
+    """Switch a contender on; its import and patching are timed by the caller."""
+    providers = _providers() if name != "bare" else {}
+    if name.startswith("llamatelemetry"):
+        from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+
+        TransformersInstrumentor(record_events="events" in name).instrument(**providers)
+    elif name == "openllmetry":
+        from opentelemetry.instrumentation.transformers import TransformersInstrumentor as Theirs
+
+        Theirs().instrument(tracer_provider=providers["tracer_provider"])
+    elif name == "openlit":
+        _instrument_openlit(providers)
+
+
+def _instrument_openlit(providers: dict[str, Any]) -> None:
+    # By its own start it would fetch prices from the network.
+    from openlit._config import OpenlitConfig
+    from openlit.instrumentation.transformers import TransformersInstrumentor as Openlit
+    from openlit.otel.metrics import setup_meter
+
+    metrics, error = setup_meter("bench", "bench", None, None, None)
+    assert error is None, error
+    OpenlitConfig.reset_to_defaults()
+    OpenlitConfig.metrics_dict = metrics
+    Openlit().instrument(
+        environment="bench",
+        application_name="bench",
+        tracer=providers["tracer_provider"].get_tracer("bench"),
+        pricing_info={},
+        capture_message_content=True,
+        metrics_dict=metrics,
+        disable_metrics=False,
+    )
+
+
+def _pipeline() -> TextGenerationPipeline:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *letters])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    return TextGenerationPipeline(model=model, tokenizer=tokenizer, device="cpu")
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    torch.set_num_threads(1)
+    import transformers.pipelines.text_generation  # noqa: F401 - all of it, before the clock starts
+
+    started = time.process_time_ns()
+    instrument(sys.argv[1])
+    print(time.process_time_ns() - started, flush=True)
+    pipe = _pipeline()
+    for line in sys.stdin:
+        tokens = int(line)
+        settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+        began = time.thread_time_ns()
+        for _ in range(3):
+            pipe("Hello there", **settings)
+        print((time.thread_time_ns() - began) / 3, flush=True)
+
+
+if __name__ == "__main__":
+    main()

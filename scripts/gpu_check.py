@@ -1,0 +1,264 @@
+"""The checks that need a real NVIDIA GPU; `scripts/gpu-check` runs it. It prints Markdown.
+
+1. the devices, and what each query of a reading costs;
+2. the metrics that are exported;
+3. the energy of a known load against the counter's own difference;
+4. a model of transformers, with its spans enriched;
+5. a collective over one rank.
+
+What needs a library that is not here is left out, and says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from llamatelemetry.genai import guard
+from llamatelemetry.gpu import NvmlReader, NvmlSession, detect_cuda
+from llamatelemetry.gpu.metrics import GpuMetrics
+from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.spans import SpanGpu
+from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+
+QUERIES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("nvmlDeviceGetMemoryInfo", ()),
+    ("nvmlDeviceGetUtilizationRates", ()),
+    ("nvmlDeviceGetTemperature", (0,)),
+    ("nvmlDeviceGetFieldValues", ([186],)),
+    ("nvmlDeviceGetPowerUsage", ()),
+    ("nvmlDeviceGetTotalEnergyConsumption", ()),
+    ("nvmlDeviceGetEncoderUtilization", ()),
+    ("nvmlDeviceGetEnforcedPowerLimit", ()),
+    ("nvmlDeviceGetClockInfo", (1,)),
+    ("nvmlDeviceGetCurrentClocksEventReasons", ()),
+    ("nvmlDeviceGetCurrPcieLinkGeneration", ()),
+    ("nvmlDeviceGetTotalEccErrors", (0, 0)),
+    ("nvmlDeviceGetComputeRunningProcesses", ()),
+)
+REPEATS = 50
+LOAD_S = 10.0
+TOLERANCE = 0.05
+IN_PROCESS = "llamatelemetry_instrumentation_transformers"
+
+failures: list[str] = []
+
+
+def check(passed: bool, what: str) -> None:
+    """Say whether something is as it should be, and remember when it is not."""
+    print(f"- {'ok' if passed else '**FAILED**'}: {what}")
+    if not passed:
+        failures.append(what)
+
+
+def devices() -> bool:
+    """List the devices; whether there is one."""
+    info = detect_cuda()
+    print(f"# GPU results\n\n{platform.platform()}, Python {platform.python_version()}, ", end="")
+    print(f"driver {info.driver_version}, CUDA {info.cuda_version}, {os.cpu_count()} CPUs\n")
+    if not info.available:
+        print(f"No GPU to check: {info.reason}")
+        return False
+    print("| index | name | memory | compute capability |\n|---|---|---|---|")
+    for device in info.devices:
+        memory = f"{(device.memory_total_bytes or 0) / 2**30:.0f} GiB"
+        print(f"| {device.index} | {device.name} | {memory} | {device.compute_capability} |")
+    return True
+
+
+def costs() -> None:
+    """Time each query, and a whole reading."""
+    print(f"\n## One reading, call by call (median of {REPEATS})\n\n| query | µs |\n|---|---|")
+    start = time.perf_counter()
+    with NvmlSession() as nvml:
+        started_ms = (time.perf_counter() - start) * 1000
+        handle = nvml.ask("nvmlDeviceGetHandleByIndex", 0)
+        for name, arguments in QUERIES:
+            if nvml.ask(name, handle, *arguments) is None:
+                print(f"| `{name}` | not supported |")
+                continue
+            cost_us = median_us(lambda n=name, a=arguments: nvml.ask(n, handle, *a))
+            print(f"| `{name}` | {cost_us:.0f} |")
+    reader = NvmlReader()
+    (device, *_) = reader.open()
+    print(f"| a reading of one GPU | {median_us(lambda: reader.state(device)):.0f} |")
+    print(f"| its details, every five seconds | {median_us(lambda: reader.details(device)):.0f} |")
+    print(f"| starting NVML, once | {started_ms * 1000:.0f} |")
+    print(f"| step of the energy counter | {counter_step_us(reader, device):.0f} |")
+    reader.close()
+
+
+def median_us(call: Callable[[], object]) -> float:
+    """What a call takes."""
+    taken: list[float] = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        taken.append((time.perf_counter() - start) * 1e6)
+    return statistics.median(taken)
+
+
+def counter_step_us(reader: NvmlReader, device: Any) -> float:
+    """How long the energy counter stands still between two steps."""
+    steps: list[float] = []
+    until, last = time.perf_counter() + 3.0, reader.state(device).energy_j
+    while time.perf_counter() < until:
+        now = reader.state(device).energy_j
+        if now != last:
+            steps.append(time.perf_counter())
+            last = now
+    gaps = [(b - a) * 1e6 for a, b in itertools.pairwise(steps)]
+    return statistics.median(gaps) if gaps else float("nan")
+
+
+@contextmanager
+def watching() -> Iterator[tuple[GpuMonitor, TracerProvider, InMemorySpanExporter]]:
+    """A monitor as `init()` starts it, and a provider whose spans it enriches."""
+    monitor = GpuMonitor(NvmlReader(), reports_host=lambda: True)
+    spans = SpanGpu(monitor, only_genai=False)
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(EnrichingSpanProcessor(spans.started, spans.ending, guard.report))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monitor.start()
+    time.sleep(3)
+    yield monitor, provider, exporter
+    monitor.stop(5)
+
+
+def metrics() -> None:
+    """Show what is exported."""
+    print("\n## Metrics\n\n| metric | unit | value of the first GPU |\n|---|---|---|")
+    reader = InMemoryMetricReader()
+    instruments = GpuMetrics(MeterProvider([reader]))
+    with watching() as (monitor, _, _):
+        instruments.show(monitor)
+        data = reader.get_metrics_data()
+    names: set[str] = set()
+    for resource in data.resource_metrics if data else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                names.add(metric.name)
+                value = getattr(metric.data.data_points[0], "value", "")
+                print(f"| `{metric.name}` | {metric.unit} | {value} |")
+    check({"hw.power", "hw.energy", "hw.gpu.utilization", "hw.status"} <= names, "exported")
+
+
+def energy() -> None:
+    """Compare the energy of a load with the difference of the counter."""
+    print("\n## Energy of a known load\n")
+    torch = torch_with_cuda()
+    if torch is None:
+        return
+    with watching() as (_, provider, exporter), NvmlSession() as nvml:
+        index = torch.cuda.current_device()
+        handle = nvml.ask("nvmlDeviceGetHandleByIndex", detect_cuda().devices[index].index)
+
+        def counter_j() -> float:
+            return (nvml.ask("nvmlDeviceGetTotalEnergyConsumption", handle) or 0) / 1000
+
+        matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
+        torch.cuda.synchronize()
+        time.sleep(3)
+        before_j = counter_j()
+        tracer = provider.get_tracer(IN_PROCESS)
+        start = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "huggingface"}
+        with tracer.start_as_current_span("load", attributes=start):
+            until = time.monotonic() + LOAD_S
+            while time.monotonic() < until:
+                matrix @ matrix
+                torch.cuda.synchronize()
+        after_j = counter_j()
+    span = exporter.get_finished_spans()[-1]
+    show(span)
+    found = (span.attributes or {}).get("llamatelemetry.gpu.energy")
+    counted_j = after_j - before_j
+    print(f"\nThe counter itself: {counted_j:.1f} J\n")
+    good = isinstance(found, float) and abs(found - counted_j) <= TOLERANCE * counted_j
+    check(good, f"energy of the span within {TOLERANCE:.0%} of the counter's difference")
+
+
+def model() -> None:
+    """Run a model of transformers on the GPU."""
+    print("\n## A model of transformers\n")
+    torch = torch_with_cuda()
+    if torch is None or importlib.util.find_spec("transformers") is None:
+        print("Left out: it needs torch with CUDA, and transformers.")
+        return
+    transformers = importlib.import_module("transformers")
+    instrumentor = importlib.import_module(IN_PROCESS).TransformersInstrumentor()
+    config = transformers.LlamaConfig(
+        vocab_size=32000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=12
+    )
+    llama = transformers.LlamaForCausalLM(config).to("cuda").half()
+    with watching() as (_, provider, exporter):
+        instrumentor.instrument(tracer_provider=provider)
+        prompt = torch.ones((1, 16), dtype=torch.long, device="cuda")
+        llama.generate(prompt, max_new_tokens=512, min_new_tokens=512, do_sample=False)
+        instrumentor.uninstrument()
+    spans = [s for s in exporter.get_finished_spans() if s.attributes and len(s.attributes) > 3]
+    check(bool(spans), "a span was made")
+    for span in spans[-1:]:
+        show(span)
+        check("llamatelemetry.gpu.energy_per_output_token" in (span.attributes or {}), "energy")
+
+
+def collective() -> None:
+    """Run an all-reduce over one rank."""
+    print("\n## NCCLGroup(world_size=1)\n")
+    if importlib.util.find_spec("llamatelemetry.nccl") is None or torch_with_cuda() is None:
+        print("Left out: it needs llamatelemetry.nccl, and torch with CUDA.")
+        return
+    with importlib.import_module("llamatelemetry.nccl").NCCLGroup(world_size=1, rank=0) as group:
+        print(group.check())
+
+
+def torch_with_cuda() -> Any | None:
+    """Give torch, if it can use the GPU; say why not."""
+    if importlib.util.find_spec("torch") is None:
+        print("Left out: torch is not installed.\n")
+        return None
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        print(f"Left out: torch {torch.__version__} cannot use the GPU.\n")
+        return None
+    return torch
+
+
+def show(span: Any) -> None:
+    """Print the GPU attributes of a span."""
+    print("| attribute | value |\n|---|---|")
+    for name, value in span.attributes.items():
+        if name.startswith("llamatelemetry.gpu."):
+            print(f"| `{name}` | {value} |")
+
+
+def main() -> int:
+    """Run all checks; 1 when one failed, or there is no GPU."""
+    if not devices():
+        return 1
+    for step in (costs, metrics, energy, model, collective):
+        try:
+            step()
+        except Exception as error:  # the others are still worth running
+            check(False, f"{step.__name__}: {type(error).__name__}: {error}")
+    print(f"\n{'All passed.' if not failures else f'{len(failures)} failed.'}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Calls whose spans are not recorded, told to whoever has to know of every call.
+
+A sampler that drops a span drops it before any span processor sees it, while the engine does the
+work all the same: who shares out what the engine used must count that call too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from opentelemetry.trace import NonRecordingSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanKind
+
+    from llamatelemetry.genai.model import Request
+
+
+class Watcher(Protocol):
+    """Told of the beginning and the end of each such call; it raises nothing."""
+
+    def unrecorded_began(self, span: Span, request: Request, kind: SpanKind) -> None:
+        """The call begins; ``span`` stands for it, and records nothing."""
+        ...
+
+    def unrecorded_ended(self, span: Span) -> None:
+        """The call has ended."""
+        ...
+
+
+class _State:
+    watcher: Watcher | None = None
+
+
+def watch(watcher: Watcher | None) -> None:
+    """Tell this one from now on; nobody when ``None``."""
+    _State.watcher = watcher
+
+
+def began(span: Span, request: Request, kind: SpanKind) -> None:
+    """Note a call, if its span is one that was dropped."""
+    if _State.watcher is not None and _is_dropped(span):
+        _State.watcher.unrecorded_began(span, request, kind)
+
+
+def ended(span: Span) -> None:
+    """Note its end. Of a recorded span its processors are told."""
+    if _State.watcher is not None and _is_dropped(span):
+        _State.watcher.unrecorded_ended(span)
+
+
+def _is_dropped(span: Span) -> bool:
+    # Not `is_recording()`, which is false of every span that has ended. Without an SDK there is
+    # one invalid span for all calls.
+    return isinstance(span, NonRecordingSpan) and span.get_span_context().is_valid

@@ -1,0 +1,165 @@
+"""Reads the topology of NVIDIA's GPUs from NVML, and the NICs beside them from nvidia-smi."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.gpu.nvml import NvmlSession
+from llamatelemetry.gpu.reader import GpuLostError, GpuUnavailableError
+from llamatelemetry.gpu.topology import Links, Topology, TopologyGpu
+from llamatelemetry.gpu.topology_nics import read_nics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# nvmlGpuTopologyLevel. 0 is two chips on one board, which nvidia-smi counts among PIX.
+_PCIE_LEVELS: Final = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
+# nvmlGpuP2PCapsIndex and nvmlGpuP2PStatus. The index of the first is a tuple in nvidia-ml-py, by
+# a comma too many.
+_P2P_KINDS: Final = {"read": 0, "write": 1, "nvlink": 2, "atomics": 3, "pcie": 4}
+_P2P_STATUS: Final = ("OK", "CNS", "GNS", "TNS", "DR", "NS", "U")
+_MOST_NVLINKS: Final = 36  # NVML_NVLINK_MAX_LINKS; a driver refuses the numbers that it lacks
+_IS_GPU, _IS_SWITCH = 0, 2  # nvmlIntNvLinkDeviceType
+_NO_BUS: Final = "FFFFFFFF:"
+_AFFINITY_WORDS: Final = 64  # room for 4096 CPUs, or nodes
+_SCOPE_NODE: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Board:
+    handle: Any
+    gpu: TopologyGpu
+    nvlinks_to: Counter[str]
+    """The active ones by the bus id of the device at the other end."""
+    nvlinks_to_switches: int
+
+
+def read_topology() -> Topology:
+    """Look at how the GPUs of this machine are connected. Never raises; none is a normal answer."""
+    try:
+        with NvmlSession() as nvml:
+            boards = _boards(nvml)
+            between = {
+                (one.gpu.label, other.gpu.label): _links(nvml, one, other)
+                for one, other in combinations(boards, 2)
+            }
+    except GpuUnavailableError as error:
+        return Topology(reason=str(error))
+    except Exception as error:  # a library that is broken is no GPU either
+        return Topology(reason=f"NVML cannot be read: {error}")
+    if not boards:
+        return Topology(reason="the NVIDIA driver is there, but shows no GPU")
+    gpus = tuple(board.gpu for board in boards)
+    nics, near_nics = read_nics([gpu.label for gpu in gpus])
+    return Topology(gpus, nics, {**between, **near_nics})
+
+
+def _boards(nvml: NvmlSession) -> list[_Board]:
+    boards = list[_Board]()
+    for index in range(nvml.ask("nvmlDeviceGetCount") or 0):
+        try:
+            board = _board(nvml, index)
+        except GpuLostError:
+            continue  # one that is broken does not hide the others
+        if board is not None:
+            boards.append(board)
+    return boards
+
+
+def _board(nvml: NvmlSession, index: int) -> _Board | None:
+    handle = nvml.ask("nvmlDeviceGetHandleByIndex", index)
+    uuid = None if handle is None else nvml.ask("nvmlDeviceGetUUID", handle)
+    if uuid is None:
+        return None
+    pci = nvml.ask("nvmlDeviceGetPciInfo", handle)
+    direct, to_switches = _nvlinks(nvml, handle)
+    gpu = TopologyGpu(
+        index=index,
+        uuid=uuid,
+        name=nvml.ask("nvmlDeviceGetName", handle),
+        pci_bus_id=None if pci is None else _text(pci.busId),
+        cpu_affinity=_ranges(nvml.ask("nvmlDeviceGetCpuAffinity", handle, _AFFINITY_WORDS)),
+        numa_affinity=_ranges(
+            nvml.ask("nvmlDeviceGetMemoryAffinity", handle, _AFFINITY_WORDS, _SCOPE_NODE)
+        ),
+        gpu_numa_node=nvml.ask("nvmlDeviceGetNumaNodeId", handle),
+        nvlinks_active=direct.total() + to_switches,
+    )
+    return _Board(handle, gpu, direct, to_switches)
+
+
+def _nvlinks(nvml: NvmlSession, handle: Any) -> tuple[Counter[str], int]:
+    """Count the active links: by the bus id of the device that they lead to, and into switches."""
+    direct, to_switches = Counter[str](), 0
+    for link in range(_MOST_NVLINKS):
+        if nvml.ask("nvmlDeviceGetNvLinkState", handle, link) != 1:
+            continue
+        kind = nvml.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link)
+        remote = nvml.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
+        bus_id = _NO_BUS if remote is None else _bus(_text(remote.busId))
+        # In a virtual machine the switches are out of sight: the links lead nowhere by name.
+        if kind == _IS_SWITCH or (kind != _IS_GPU and bus_id.startswith(_NO_BUS)):
+            to_switches += 1
+        else:
+            direct[bus_id] += 1
+    return direct, to_switches
+
+
+def _links(nvml: NvmlSession, one: _Board, other: _Board) -> Links:
+    direct = max(_direct(one, other), _direct(other, one))
+    # Through the switches every link of a GPU leads to every other GPU.
+    switched = min(one.nvlinks_to_switches, other.nvlinks_to_switches)
+    try:
+        level = nvml.ask("nvmlDeviceGetTopologyCommonAncestor", one.handle, other.handle)
+        p2p = _p2p(nvml, one, other)
+    except GpuLostError:  # since it was listed
+        level, p2p = None, {}
+    return Links(
+        nvlinks=direct or switched,
+        through_nvswitch=bool(switched and not direct),
+        pcie=None if level is None else _PCIE_LEVELS.get(level),
+        p2p=p2p,
+    )
+
+
+def _direct(one: _Board, other: _Board) -> int:
+    bus_id = other.gpu.pci_bus_id
+    return 0 if bus_id is None else one.nvlinks_to[_bus(bus_id)]
+
+
+def _p2p(nvml: NvmlSession, one: _Board, other: _Board) -> dict[str, str]:
+    found = {
+        kind: nvml.ask("nvmlDeviceGetP2PStatus", one.handle, other.handle, index)
+        for kind, index in _P2P_KINDS.items()
+    }
+    return {
+        kind: _P2P_STATUS[status] if status < len(_P2P_STATUS) else "U"
+        for kind, status in found.items()
+        if status is not None
+    }
+
+
+def _bus(bus_id: str) -> str:
+    """One spelling of a bus id: the domain has four digits or eight, letters are of either case."""
+    domain, _, rest = bus_id.upper().partition(":")
+    return f"{domain.zfill(8)}:{rest}"
+
+
+def _ranges(words: Sequence[int] | None) -> str | None:
+    """``0-55,112-167`` for a set of bits, 64 to a word; None for none."""
+    ranges, start = list[str](), None
+    bits = [bool(word >> bit & 1) for word in words or () for bit in range(64)]
+    for number, is_set in enumerate((*bits, False)):
+        if is_set and start is None:
+            start = number
+        elif not is_set and start is not None:
+            ranges.append(str(start) if start == number - 1 else f"{start}-{number - 1}")
+            start = None
+    return ",".join(ranges) or None
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,98 @@
+"""What telemetry says of a group: its place on the resource, its collectives as metrics."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry._logs import get_logger_provider
+from opentelemetry.metrics import get_meter, get_meter_provider
+
+from llamatelemetry import __version__
+from llamatelemetry.genai import guard
+from llamatelemetry.otel.client_metrics import create_histogram
+from llamatelemetry.semconv import collectives as names
+from llamatelemetry.semconv.attributes import ERROR_TYPE
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
+    from ._results import CollectiveResults
+
+_SCOPE: Final = "llamatelemetry.nccl"
+_GIGA: Final = 1e9
+
+
+class _Instruments:
+    def __init__(self) -> None:
+        meter = get_meter(_SCOPE, __version__)
+        self.duration = create_histogram(meter, names.COLLECTIVE_DURATION)
+        self.algorithm_bandwidth = meter.create_gauge(
+            names.ALGORITHM_BANDWIDTH, "By/s", "Bytes over time of a collective operation."
+        )
+        self.bus_bandwidth = meter.create_gauge(
+            names.BUS_BANDWIDTH, "By/s", "Speed of a collective over each rank's links."
+        )
+
+
+@cache
+def _instruments() -> _Instruments:
+    return _Instruments()
+
+
+def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
+    """Put the place of this process on the resource of the SDK, from now on. Never raises."""
+    attributes: dict[str, AttributeValue] = {
+        names.RANK: rank,
+        names.WORLD_SIZE: world_size,
+        names.BACKEND: backend,
+    }
+    try:
+        for provider in (trace.get_tracer_provider(), get_meter_provider(), get_logger_provider()):
+            # The SDK has it, ours in front of it too; the API alone has no resource.
+            update: Any = getattr(provider, "_update_resource", None)
+            if update is not None:
+                from opentelemetry.sdk.resources import Resource
+
+                update(Resource(attributes))
+    except Exception as error:
+        guard.report("describing a process group", error, may_quote=False)
+
+
+def record_results(results: CollectiveResults) -> None:
+    """Record a collective. For one rank to call: the results are those of all. Never raises."""
+    attributes = _attributes(
+        results.operation, results.backend, results.world_size, results.size_bytes
+    )
+    try:
+        instruments = _instruments()
+        instruments.duration.record(results.time_s, attributes)
+        instruments.algorithm_bandwidth.set(results.algbw * _GIGA, attributes)
+        if results.busbw is not None:
+            instruments.bus_bandwidth.set(results.busbw * _GIGA, attributes)
+    except Exception as error:
+        guard.report("recording a collective", error, may_quote=False)
+
+
+def record_failure(
+    backend: str, world_size: int, size_bytes: int, after_s: float, error: BaseException
+) -> None:
+    """Record an all-reduce that failed, on the rank that saw it. Never raises."""
+    attributes = _attributes("all_reduce", backend, world_size, size_bytes)
+    try:
+        shown = {**attributes, ERROR_TYPE: type(error).__name__}
+        _instruments().duration.record(after_s, shown)
+    except Exception as failure:
+        guard.report("recording a collective", failure, may_quote=False)
+
+
+def _attributes(
+    operation: str, backend: str, world_size: int, size_bytes: int
+) -> dict[str, AttributeValue]:
+    return {
+        names.OPERATION: operation,
+        names.BACKEND: backend,
+        names.WORLD_SIZE: world_size,
+        names.SIZE: size_bytes,
+    }

@@ -1,0 +1,141 @@
+"""What processes of one host tell each other of their calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llamatelemetry.gpu.neighbours import Neighbours
+from tests.gpu import nvml
+from tests.gpu.conftest import Tracing
+from tests.gpu.test_energy import HERE, Meter
+from tests.gpu.test_spans import LLAMA_SERVER, LONG_ENOUGH_S, call, pids_of, with_server
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Makes the neighbours of one more process, so to say."""
+    made = []
+
+    def make(folder=lambda: tmp_path):
+        made.append(Neighbours(folder))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_each_sees_the_sum_of_the_others(process):
+    one, two, three = process(), process(), process()
+    one.exchange(10.0, {0: 2, 5: 1})
+    two.exchange(10.0, {0: 1})
+    assert three.exchange(10.1, {0: 7}) == {0: 3, 5: 1}
+    assert one.exchange(10.1, {0: 2}) == {0: 8}
+
+
+def test_who_has_not_written_for_long_counts_for_nothing(process):
+    one, two = process(), process()
+    one.exchange(10.0, {0: 2})
+    assert two.exchange(11.0, {}) == {0: 2}
+    assert two.exchange(13.0, {}) == {}
+
+
+def test_a_record_of_before_the_machine_was_started_is_free(process):
+    process().exchange(5000.0, {0: 2})
+    assert process().exchange(3.0, {}) == {}
+
+
+def test_who_stops_is_gone_at_once(process):
+    one, two = process(), process()
+    one.exchange(10.0, {0: 2})
+    one.close()
+    assert two.exchange(10.1, {}) == {}
+
+
+def test_with_every_record_taken_a_process_only_looks(process):
+    for _ in range(256):
+        process().exchange(10.0, {0: 1})
+    late = process()
+    assert late.exchange(10.0, {0: 1}) == {0: 256}
+    assert process().exchange(10.0, {}) == {0: 256}
+
+
+def test_without_a_folder_nobody_has_neighbours(process, tmp_path):
+    assert process(lambda: None).exchange(10.0, {0: 1}) == {}
+    assert process(lambda: tmp_path / "not there").exchange(10.0, {0: 1}) == {}
+
+
+def test_a_file_that_is_no_such_file_is_harmless(process, tmp_path):
+    (tmp_path / "gpu-calls").write_bytes(os.urandom(1000))
+    one, two = process(), process()
+    one.exchange(10.0, {0: 2})
+    assert two.exchange(10.0, {}).keys() <= set(range(32))
+
+
+def test_a_forked_child_has_a_record_of_its_own(process):
+    one, two = process(), process()
+    one.exchange(10.0, {0: 2})
+    pid = os.fork()
+    if pid == 0:
+        one.after_fork()
+        one.exchange(10.0, {0: 5})
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert two.exchange(10.0, {}) == {0: 7}
+
+
+def test_calls_of_other_processes_have_their_share_of_each_moment():
+    meter = Meter(lambda _: 300.0)
+    call_here = meter.begin()
+    for _ in range(20):
+        meter.energy_j += 30
+        meter.now_s = round(meter.now_s + 0.1, 6)
+        readings = dict.fromkeys(HERE, (meter.now_s, meter.energy_j))
+        meter.ledger.settle(readings, (), dict.fromkeys(HERE, 2))
+    energy = meter.end(call_here)
+    assert energy.joules == pytest.approx(200)
+    assert energy.attribution == "shared"
+
+
+OTHER = """
+import sys, time
+from pathlib import Path
+from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml_reader import NvmlReader
+monitor = GpuMonitor(
+    NvmlReader(), interval_s=0.02, pids_of=lambda _: {4711},
+    shared_folder=lambda: Path(sys.argv[1]),
+)
+class Key: pass
+key = Key()
+monitor.ledger.begin(key, "http://127.0.0.1:8080", time.monotonic())
+monitor.start()
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_call_that_overlaps_with_one_of_another_process_has_half(driver_with, watch, tmp_path):
+    driver = driver_with(with_server())
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(tmp_path)],
+        env=os.environ | driver.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        other.stdout.readline()
+        time.sleep(0.5)
+        tracing = Tracing(watch(pids_of=pids_of, shared_folder=lambda: tmp_path))
+        found = call(tracing, LLAMA_SERVER)
+    finally:
+        other.kill()
+        other.communicate()
+    assert found["energy"] == pytest.approx(300.5 * LONG_ENOUGH_S / 2, rel=0.15)
+    assert found["energy_attribution"] == "shared"
+    assert nvml.uuid(0) in found["ids"]

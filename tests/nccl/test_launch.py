@@ -1,0 +1,170 @@
+"""Which rank a process is, what the ranks agree on, and the formulas: all without a second process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from llamatelemetry.nccl import CollectiveError, NCCLGroup
+from llamatelemetry.nccl._agreement import Agreement, Offer, agree
+from llamatelemetry.nccl._launch import Place, find_place
+from llamatelemetry.nccl._results import all_reduce_results
+from llamatelemetry.nccl._timing import CudaRunner
+
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "node-a",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "rank", "variables", "place"),
+    [
+        (None, None, {}, Place(0, 1)),
+        (2, 1, {}, Place(1, 2)),
+        (2, None, {"RANK": "1"}, Place(1, 2)),
+        (None, 1, {"WORLD_SIZE": "2"}, Place(1, 2)),
+        (None, None, TORCHRUN, Place(3, 8, 1, "node-a:29500")),
+        (2, 0, TORCHRUN, Place(0, 2, 1, "node-a:29500")),
+    ],
+)
+def test_arguments_win_over_variables(world_size, rank, variables, place):
+    assert find_place(world_size, rank, variables, None) == place
+
+
+@pytest.mark.parametrize(
+    ("world_size", "rank", "variables", "message"),
+    [
+        (2, None, {}, "which rank is this process.*0 to 1.*RANK.*torchrun --nproc-per-node 2"),
+        (None, None, {"WORLD_SIZE": "4"}, "which rank is this process"),
+        (2, 2, {}, "rank=2 is not one of 0 to 1"),
+        (2, -1, {}, "rank=-1 is not one of"),
+        (0, None, {}, "at least one rank"),
+        (None, None, {"RANK": "one"}, "RANK='one' is not a number"),
+    ],
+)
+def test_what_would_hang_later_is_an_error_at_once(world_size, rank, variables, message):
+    with pytest.raises(ValueError, match=message):
+        find_place(world_size, rank, variables, None)
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"world_size": 2}, "which rank"),
+        ({"backend": "mpi"}, "give 'nccl' or 'gloo'"),
+        ({"fallback": "cpu"}, "give 'gloo' or None"),
+        ({"timeout_s": 0}, "above 0"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_an_error_of_the_constructor(options, message):
+    with pytest.raises(ValueError, match=message):
+        NCCLGroup(**options)
+
+
+def test_a_missing_rank_is_an_error_before_torch_is_even_imported():
+    code = (
+        "import sys\n"
+        "from llamatelemetry.nccl import NCCLGroup\n"
+        "try: NCCLGroup(2)\n"
+        "except ValueError as error: print(error)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=30)
+    assert "which rank is this process" in said
+    assert said.endswith("False\n")
+
+
+# ------------------------------------------------------------------ agreement
+GPU, NO_GPU = None, "torch sees no CUDA device"
+
+
+@pytest.mark.parametrize(
+    ("offers", "agreement"),
+    [
+        ([Offer("nccl", None, GPU)] * 2, Agreement("nccl")),
+        ([Offer("nccl", "gloo", GPU)] * 2, Agreement("nccl")),
+        ([Offer("gloo", None, None)] * 2, Agreement("gloo")),
+        (
+            [Offer("nccl", "gloo", GPU, "a"), Offer("nccl", "gloo", NO_GPU, "b")],
+            Agreement("gloo", "rank 1 on b: torch sees no CUDA device"),
+        ),
+    ],
+)
+def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
+    assert agree(offers) == agreement
+
+
+@pytest.mark.parametrize(
+    ("offers", "message"),
+    [
+        (
+            [Offer("nccl", None, GPU, "a"), Offer("nccl", None, NO_GPU, "b")],
+            r"nccl cannot be used \(rank 1 on b: torch sees no CUDA device\).*fallback='gloo'",
+        ),
+        (
+            [Offer("nccl", None, GPU), Offer("gloo", None, None)],
+            "do not want the same: rank 0 backend='nccl'.*rank 1 backend='gloo'",
+        ),
+        ([Offer("nccl", None, GPU), Offer("nccl", "gloo", NO_GPU)], "do not want the same"),
+    ],
+)
+def test_ranks_that_cannot_agree_are_an_error(offers, message):
+    with pytest.raises(CollectiveError, match=message):
+        agree(offers)
+
+
+# ------------------------------------------------------------------ figures
+def test_bandwidths_follow_the_formulas_of_nccl_tests():
+    results = all_reduce_results("nccl", 8, 10**9, iterations=20, times_s=(0.005, 0.004))
+    assert (results.time_s, results.min_time_s) == (0.005, 0.004)
+    assert results.algbw == pytest.approx(200)
+    assert results.busbw == pytest.approx(200 * 2 * 7 / 8)
+    assert str(results) == (
+        "all_reduce of 953.674 MiB, 8 ranks, nccl: 5000.0 us, algbw 200.00 GB/s, busbw 350.00 GB/s"
+    )
+
+
+def test_one_rank_has_no_bus_bandwidth():
+    results = all_reduce_results("nccl", 1, 4096, iterations=20, times_s=(0.001, 0.001))
+    assert results.busbw is None
+    assert "busbw" not in str(results)
+
+
+class _Event:
+    """As CUDA's, of a device on which nothing is ever done or all is done in 3 ms."""
+
+    def __init__(self, done: bool) -> None:
+        self._done = done
+
+    def record(self) -> None: ...
+
+    def query(self) -> bool:
+        return self._done
+
+    def elapsed_time(self, other: _Event) -> float:
+        return 3.0
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_collective_that_never_ends_on_the_gpu_is_an_error(done):
+    cuda = SimpleNamespace(Event=lambda enable_timing: _Event(done), current_device=lambda: 0)
+    torch = SimpleNamespace(cuda=cuda, device=lambda *at: at)
+    runner = CudaRunner(torch, deadline_s=0.0)
+    if done:
+        assert runner.seconds(runner.mark(), runner.mark()) == 0.003
+    else:
+        with pytest.raises(CollectiveError, match="a rank is missing"):
+            runner.seconds(runner.mark(), runner.mark())

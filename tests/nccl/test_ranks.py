@@ -1,0 +1,353 @@
+"""Real process groups over gloo, of real processes: what works, and what fails without a hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.nccl import CollectiveError, NCCLGroup
+from tests.nccl.ranks import run_ranks
+
+pytest.importorskip("torch", reason="NCCLGroup is for those who have torch")
+
+SIZE = 64 * 1024
+
+
+# ------------------------------------------------------------------ what works
+def _twice(rank):
+    found = []
+    for _ in range(2):  # the second finds nothing of the first
+        with NCCLGroup(2, "gloo", rank=rank, timeout_s=20) as group:
+            results = group.check(size_bytes=SIZE, iterations=3, warmup=1)
+            found.append((group.backend, group.owns_group, results.to_dict()))
+    import torch.distributed
+
+    return found, torch.distributed.is_initialized()
+
+
+def test_two_ranks_time_an_all_reduce_and_leave_nothing_behind():
+    found = run_ranks(_twice)
+    assert found[0] == found[1]  # the times are those of the slowest rank, on both
+    checks, still_open = found[0]
+    assert not still_open
+    for backend, owned, results in checks:
+        assert (backend, owned) == ("gloo", True)
+        times_and_speeds = [results.pop(key) for key in ("time_s", "min_time_s", "algbw", "busbw")]
+        assert results == {
+            "operation": "all_reduce",
+            "backend": "gloo",
+            "world_size": 2,
+            "size_bytes": SIZE,
+            "iterations": 3,
+            "fallback_reason": None,
+        }
+        time_s, min_time_s, algbw, busbw = times_and_speeds
+        assert 0 < min_time_s <= time_s
+        assert algbw == pytest.approx(SIZE / time_s / 1e9)
+        assert busbw == pytest.approx(algbw)  # 2 * (n - 1) / n is 1 for two
+
+
+def _falls_back(rank):
+    with NCCLGroup(2, rank=rank, fallback="gloo", timeout_s=20) as group:
+        results = group.check(size_bytes=SIZE, iterations=1)
+    return group.backend, results.backend, results.fallback_reason
+
+
+@pytest.mark.parametrize("variables", [{"CUDA_VISIBLE_DEVICES": ""}])
+def test_the_fallback_is_reported(variables):
+    found = run_ranks(_falls_back, **variables)
+    assert found[0] == found[1]
+    backend, used, reason = found[0]
+    assert (backend, used) == ("gloo", "gloo")
+    assert "rank 0 on " in reason
+    assert "rank 1 on " in reason
+
+
+def _alone(rank):
+    with NCCLGroup(backend="gloo") as group:
+        return group.check(size_bytes=SIZE).busbw
+
+
+def test_one_process_needs_no_launcher():
+    assert run_ranks(_alone, ranks=1) == {0: None}
+
+
+def _joins(rank):
+    import torch.distributed as dist
+
+    group = NCCLGroup(backend="gloo")  # before there is a group to look at
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    group.init_process_group()
+    group.check(size_bytes=SIZE, iterations=1)
+    found = [(group.rank, group.world_size, group.owns_group)]
+    group.close()
+    for options in ({"world_size": 3}, {"rank": 1 - rank}, {"backend": "nccl"}):
+        try:
+            NCCLGroup(**{"backend": "gloo", **options}).init_process_group()
+        except ValueError as error:
+            found.append(str(error))
+    with NCCLGroup(fallback="gloo") as lenient:
+        found.append(lenient.fallback_reason)
+    found.append(dist.is_initialized())
+    dist.destroy_process_group()
+    return found
+
+
+def test_a_group_of_the_application_is_joined_and_left_open():
+    found = run_ranks(_joins)
+    for rank, answer in found.items():
+        assert answer == [
+            (rank, 2, False),
+            "world_size=3, but the process group that is open has 2",
+            f"rank={1 - rank}, but the process group that is open has {rank}",
+            "the process group that is open uses gloo, not nccl; to check that one, give backend='gloo'",
+            "the open process group uses gloo",
+            True,
+        ]
+
+
+# ------------------------------------------------------------------ what fails
+def _one_dies(rank):
+    group = NCCLGroup(2, "gloo", rank=rank, timeout_s=600).init_process_group()
+    group.check(size_bytes=SIZE, iterations=1)
+    if rank == 1:
+        os._exit(1)
+    with pytest.raises(CollectiveError) as raised:
+        group.check()
+    group.close()
+    return str(raised.value)
+
+
+def test_a_rank_that_dies_is_an_error_of_the_others_at_once():
+    found = run_ranks(_one_dies)  # long before the time-out
+    assert found[0].startswith("rank 0 of 2 at 127.0.0.1:")
+    assert "of at most 600: the all-reduce failed: " in found[0]
+    assert 1 not in found
+
+
+def _one_is_late(rank):
+    group = NCCLGroup(2, "gloo", rank=rank, timeout_s=1).init_process_group()
+    return _refused(group) if rank == 0 else _wait_for_the_other()
+
+
+def _one_is_late_to_a_patient_group(rank):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(minutes=30))
+    group = NCCLGroup(backend="gloo", timeout_s=1).init_process_group()
+    return _refused(group) if rank == 0 else _wait_for_the_other()
+
+
+def _refused(group):
+    try:
+        with pytest.raises(CollectiveError) as raised:
+            group.check(size_bytes=SIZE)
+        return str(raised.value)
+    finally:
+        group.close()
+        Path(os.environ["DONE"]).touch()
+
+
+def _wait_for_the_other():
+    while not Path(os.environ["DONE"]).exists():
+        time.sleep(0.02)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("work", [_one_is_late, _one_is_late_to_a_patient_group])
+def test_a_rank_that_does_not_come_to_the_check_is_an_error_after_the_timeout(work, tmp_path):
+    """In a group of the application's, too, whose own time-out is half an hour."""
+    message = run_ranks(work, DONE=str(tmp_path / "done"))[0]
+    assert "of at most 1: the all-reduce failed: " in message
+
+
+def _joins_two(rank):
+    NCCLGroup(2, "gloo", rank=rank, timeout_s=1).init_process_group()
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_rank_that_is_never_started_is_an_error_after_the_timeout(there):
+    error = run_ranks(_joins_two, ranks=[there], wait_s=30)[there]
+    assert isinstance(error, CollectiveError)
+    assert str(error).startswith(f"rank {there} of 2 at 127.0.0.1:")
+    assert "the ranks did not come together: " in str(error)
+
+
+def _wants_its_own(rank):
+    backend = ("gloo", "nccl")[rank]
+    NCCLGroup(2, backend, rank=rank, timeout_s=20).init_process_group()
+
+
+def test_ranks_that_want_different_backends_are_told_so_on_each():
+    found = run_ranks(_wants_its_own)
+    for rank in (0, 1):
+        assert isinstance(found[rank], CollectiveError)
+        assert "rank 0 backend='gloo' fallback=None, rank 1 backend='nccl'" in str(found[rank])
+
+
+def _needs_nccl(rank):
+    NCCLGroup(2, rank=rank, timeout_s=20).init_process_group()
+
+
+def test_nccl_without_a_gpu_is_an_error_that_says_what_to_do():
+    found = run_ranks(_needs_nccl, CUDA_VISIBLE_DEVICES="")
+    for rank in (0, 1):
+        assert isinstance(found[rank], CollectiveError)
+        assert "nccl cannot be used (rank 0 on " in str(found[rank])
+        assert "fallback='gloo'" in str(found[rank])
+
+
+def _has_no_address(rank):
+    os.environ.pop("MASTER_ADDR")
+    NCCLGroup(2, "gloo", rank=rank).init_process_group()
+
+
+def test_no_place_to_meet_is_an_error_at_once():
+    error = run_ranks(_has_no_address, ranks=[1])[1]
+    assert isinstance(error, ValueError)
+    assert "MASTER_ADDR and MASTER_PORT" in str(error)
+
+
+def _misuses(rank):
+    group = NCCLGroup(backend="gloo")
+    found = []
+    with pytest.raises(RuntimeError) as raised:
+        group.check()
+    found.append(str(raised.value))
+    with group:
+        for options in ({"size_bytes": 6}, {"iterations": 0}, {"warmup": -1}):
+            with pytest.raises(ValueError, match="give") as raised:
+                group.check(**options)
+            found.append(str(raised.value))
+    return found
+
+
+def test_a_check_that_cannot_be_is_refused():
+    (not_open, size, iterations, warmup) = run_ranks(_misuses, ranks=1)[0]
+    assert "call init_process_group()" in not_open
+    assert "multiple of 4" in size
+    assert "iterations=0" in iterations
+    assert "warmup=-1" in warmup
+
+
+# ------------------------------------------------------------------ telemetry
+def _records(rank):
+    import llamatelemetry
+
+    llamatelemetry.init(service_name="job", exporter="file", gpu_enrichment=False)
+    from opentelemetry import trace
+
+    group = NCCLGroup(2, "gloo", rank=rank, timeout_s=20).init_process_group()
+    with trace.get_tracer("test").start_as_current_span("step"):
+        group.check(size_bytes=SIZE, iterations=1)
+    if rank == 0:
+        with pytest.raises(CollectiveError):
+            group.check(size_bytes=SIZE)
+    group.close()
+    assert llamatelemetry.shutdown()
+    return os.getpid()
+
+
+def test_rank_and_backend_are_on_the_resource_and_collectives_are_metrics(tmp_path):
+    pids = run_ranks(_records, LLAMATELEMETRY_EXPORT_PATH=str(tmp_path))
+    for rank, pid in pids.items():
+        assert isinstance(pid, int), pid
+        (span_line,) = _lines(tmp_path, "traces", pid)
+        (resource_spans,) = span_line["resourceSpans"]
+        assert _ours(resource_spans["resource"]["attributes"]) == {
+            "rank": str(rank),
+            "world_size": "2",
+            "backend": "gloo",
+        }
+    metrics = _metrics(tmp_path, pids[0])
+    asked = {"operation": "all_reduce", "backend": "gloo", "world_size": "2", "size": str(SIZE)}
+    good, failed = metrics["llamatelemetry.collective.duration"]["histogram"]["dataPoints"]
+    assert _ours(good["attributes"]) == asked
+    assert "error.type" in {each["key"] for each in failed["attributes"]}
+    for name in ("algorithm_bandwidth", "bus_bandwidth"):
+        metric = metrics[f"llamatelemetry.collective.{name}"]
+        assert metric["unit"] == "By/s"
+        (point,) = metric["gauge"]["dataPoints"]
+        assert _ours(point["attributes"]) == asked
+        assert point["asDouble"] == pytest.approx(SIZE / good["sum"])
+    # The figures are of all ranks, so one reports them.
+    assert not any(name.startswith("llamatelemetry.coll") for name in _metrics(tmp_path, pids[1]))
+
+
+def _lines(folder: Path, signal: str, pid: int) -> list[dict]:
+    files = [path for path in folder.rglob("*") if path.is_file() and signal in path.name]
+    return [
+        json.loads(line)
+        for path in files
+        if str(pid) in path.name
+        for line in path.read_text().splitlines()
+    ]
+
+
+def _metrics(folder: Path, pid: int) -> dict[str, dict]:
+    return {
+        metric["name"]: metric
+        for line in _lines(folder, "metrics", pid)
+        for resource in line["resourceMetrics"]
+        for scope in resource["scopeMetrics"]
+        for metric in scope["metrics"]
+    }
+
+
+def _ours(attributes: list[dict]) -> dict[str, str]:
+    prefix = "llamatelemetry.collective."
+    return {
+        each["key"].removeprefix(prefix): str(next(iter(each["value"].values())))
+        for each in attributes
+        if each["key"].startswith(prefix)
+    }
+
+
+# ------------------------------------------------------------------ torchrun, and a real GPU
+def test_under_torchrun_nothing_needs_to_be_given(tmp_path):
+    program = tmp_path / "job.py"
+    program.write_text(
+        "from llamatelemetry.nccl import NCCLGroup\n"
+        "for _ in range(2):\n"  # torchrun's store outlives the first group
+        "    with NCCLGroup(fallback='gloo', timeout_s=30) as group:\n"
+        "        results = group.check(size_bytes=4096)\n"
+        "        print(f'{group.rank}/{results.world_size} {results.operation}', flush=True)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")) == [
+        "",
+        *["0/2 all_reduce"] * 2,
+        *["1/2 all_reduce"] * 2,
+    ]
+
+
+def _on_a_gpu(rank):
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    with NCCLGroup(world_size=1) as group:
+        return group.check().to_dict()
+
+
+def test_nccl_on_one_gpu():
+    results = run_ranks(_on_a_gpu, ranks=1)[0]
+    if results is None:
+        pytest.skip("needs an NVIDIA GPU and torch with CUDA")
+    assert (results["backend"], results["world_size"], results["busbw"]) == ("nccl", 1, None)
+    assert results["algbw"] > 0

@@ -1,0 +1,57 @@
+"""Keys, passwords and cookies go from spans also when nothing is to be redacted."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from llamatelemetry.otel.redaction import failing
+from llamatelemetry.otel.redaction.redaction import Redaction
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
+
+GONE = "[REDACTED]"
+
+
+def left(attributes):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(SecretsSpanProcessor())
+    provider.get_tracer("app").start_span("work", attributes=attributes).end()
+    return exporter.get_finished_spans()[0]
+
+
+def test_headers_and_keys_in_urls():
+    found = left(
+        {
+            "url.full": "https://me:pw@host:1/v1?api_key=abc&model=smol",
+            "http.url": "https://host/?key=abc",
+            "http.target": "/v1?token=abc",
+            "http.request.header.authorization": ("Bearer abc",),
+            "http.request.header.accept": ("*/*",),
+            "gen_ai.headers": "{}",
+            "app.password": "abc",
+        }
+    )
+    assert dict(found.attributes) == {
+        "url.full": f"https://{GONE}@host:1/v1?api_key={GONE}&model=smol",
+        "http.url": f"https://host/?key={GONE}",
+        "http.target": f"/v1?token={GONE}",
+        "http.request.header.authorization": (GONE,),
+        "http.request.header.accept": ("*/*",),
+        "gen_ai.headers": GONE,
+        "app.password": GONE,
+    }
+
+
+def test_all_else_stays_what_was_said_and_a_switch_of_that_name_too():
+    given = {"prompt": "Hi", "note": "https://host/?key=abc", "use.password": True, "n": 1}
+    assert dict(left(given).attributes) == given
+
+
+def test_when_it_fails_no_attribute_leaves(monkeypatch):
+    failing._reported.clear()
+    monkeypatch.setattr(Redaction, "attribute", None)
+    found = left({"app.password": "abc", "url.full": "https://host/?key=abc"})
+    assert dict(found.attributes) == {"llamatelemetry.redaction.failed": True}
