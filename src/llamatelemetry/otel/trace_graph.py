@@ -8,8 +8,9 @@ Names only, never content. Building it needs no SDK; what feeds it is in
 from __future__ import annotations
 
 import importlib
+import weakref
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -166,6 +167,49 @@ class TraceGraph:
         for edge in self._edges.values():
             ends = {"source": edge.source, "target": edge.target, "kind": edge.kind}
             yield {**ends, **edge.figures.row()}
+
+
+class Keeper(Protocol):
+    """Keeps the graphs of traces, as `TraceGraphProcessor` does."""
+
+    def graph(self, trace_id: int | str | None = None) -> TraceGraph:
+        """Give the graph of a trace, or of all; ``KeyError`` when it is not kept."""
+        ...
+
+
+_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+
+
+def kept_by(keeper: Keeper) -> None:
+    """Let `kept_graph` find what a keeper keeps, for as long as somebody else holds it."""
+    _keepers.add(keeper)
+
+
+def kept_graph(trace_id: int | str) -> TraceGraph:
+    """Give the graph of one of the last traces of this process, whoever keeps it.
+
+    Raises:
+        ValueError: a text that is no trace id.
+        RuntimeError: no graphs are kept.
+        KeyError: the trace is not among the last ones.
+    """
+    if isinstance(trace_id, str):
+        try:
+            int(trace_id, 16)
+        except ValueError:
+            raise ValueError(f"{trace_id!r} is not a trace id of 32 hex digits") from None
+    missing: KeyError | None = None
+    for keeper in list(_keepers):
+        try:
+            return keeper.graph(trace_id)
+        except KeyError as error:
+            missing = error
+    if missing is not None:
+        raise missing
+    raise RuntimeError(
+        "no trace graphs are kept: call llamatelemetry.init(enable_trace_graphs=True), or set "
+        "LLAMATELEMETRY_TRACE_GRAPHS=true"
+    )
 
 
 _NODE_COLUMNS: Final = ["id", "kind", "name", *Figures().row()]

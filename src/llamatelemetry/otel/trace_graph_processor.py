@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from llamatelemetry.otel.trace_graph import NodeKind, TraceGraph
+from llamatelemetry.otel.trace_graph import NodeKind, TraceGraph, kept_by
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
 
@@ -55,6 +55,7 @@ class TraceGraphProcessor(SpanProcessor):
         self._open: OrderedDict[tuple[int, int], _Open] = OrderedDict()
         self._graphs: OrderedDict[int, TraceGraph] = OrderedDict()
         self._all = TraceGraph()
+        kept_by(self)
 
     def graph(self, trace_id: int | str | None = None) -> TraceGraph:
         """Give a copy of the graph of a trace, by its id as a number or in hex, or of that of all.

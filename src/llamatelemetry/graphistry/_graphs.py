@@ -1,0 +1,244 @@
+"""What is drawn: nodes and edges with names and figures, whatever they came from.
+
+Only the columns named here are taken over. So nothing that a trace may learn to carry later, a
+prompt above all, gets into a picture by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
+
+from llamatelemetry.genai.fields import model_name as base_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Detail = int | float | str
+
+COLORS: Final = {
+    "service": "#3567d6",
+    "pipeline": "#8a5cd0",
+    "agent": "#b0478f",
+    "stage": "#6c7a8f",
+    "tool": "#c2772b",
+    "model": "#2e9e6b",
+    "server": "#127c8a",
+    "slot": "#6aa84f",
+    "gpu": "#76a800",
+    "nic": "#9a6b4f",
+}
+
+_MAX_NAME: Final = 200
+_FIGURES: Final = ("count", "errors", "mean_ms", "max_ms", "input_tokens", "output_tokens")
+_TOKENS: Final = ("input_tokens", "output_tokens")
+_LINKS: Final = {"NVLink", "PCIe"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A thing. ``weight`` is what its size shows: how much of something it has, 1 if all have the same."""
+
+    id: str
+    kind: str
+    name: str
+    details: Mapping[str, Detail] = field(default_factory=dict[str, Detail])
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What one node has to do with another."""
+
+    source: str
+    target: str
+    kind: str
+    details: Mapping[str, Detail] = field(default_factory=dict[str, Detail])
+    directed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A picture to be.
+
+    Attributes:
+        kind: ``pipeline``, ``trace`` or ``topology``.
+        title: for people.
+        note: what there is to say of the whole, or of why there is nothing.
+    """
+
+    kind: str
+    title: str
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
+    note: str = ""
+
+
+def pipeline_graph(
+    model_name: str,
+    backend: str,
+    gpu_names: Sequence[str],
+    tensor_split: Sequence[float] | None,
+    server_url: str | None,
+) -> Graph:
+    """Give the way of a request: from the program to the model, its server, and the GPUs.
+
+    Raises:
+        ValueError: ``tensor_split`` does not fit the GPUs; the message says how.
+    """
+    shares = _shares(tensor_split, len(gpu_names))
+    address = _address(server_url)
+    program = Node("program", "service", "this program")
+    model = Node("model", "model", _named(base_name(model_name) or model_name))
+    server_details: dict[str, Detail] = {"address": address} if address else {}
+    server = Node("server", "server", _named(backend), server_details)
+    gpus = [
+        Node(
+            f"gpu:{number}", "gpu", _named(f"GPU{number} {name}"), _present(share=share), share or 1
+        )
+        for number, (name, share) in enumerate(zip(gpu_names, shares, strict=True))
+    ]
+    edges = [Edge("program", "model", "calls"), Edge("model", "server", "runs on")]
+    edges += [
+        Edge("server", gpu.id, "runs on", _present(share=share))
+        for gpu, share in zip(gpus, shares, strict=True)
+        if share != 0
+    ]
+    return Graph(
+        "pipeline", f"{model.name} on {server.name}", [program, model, server, *gpus], edges
+    )
+
+
+def trace_graph(trace: Any) -> Graph:
+    """Give a trace graph as a picture.
+
+    Raises:
+        TypeError: it is no trace graph.
+    """
+    found = _as_dict(trace, "a trace graph: what llamatelemetry.trace_graph() gives")
+    nodes = [_trace_node(row) for row in _rows(found, "nodes")]
+    edges = [
+        Edge(
+            str(row["source"]),
+            str(row["target"]),
+            str(row["kind"]),
+            _figures(row),
+            directed=row["kind"] not in _LINKS,
+        )
+        for row in _rows(found, "edges")
+    ]
+    note = "" if nodes else "No span has ended yet."
+    return Graph("trace", "What ran", nodes, edges, note)
+
+
+def topology_graph(topology: Any) -> Graph:
+    """Give the GPUs of a machine and what lies between them as a picture.
+
+    Raises:
+        TypeError: it is no topology.
+    """
+    found = _as_dict(topology, "a topology: what TopologyMapper().detect() gives")
+    nodes = [_gpu(row) for row in _rows(found, "gpus")]
+    nodes += [
+        Node(str(row["label"]), "nic", _named(f"{row['label']} {row.get('name') or ''}"))
+        for row in found.get("nics") or ()
+    ]
+    edges = [_link(row) for row in _rows(found, "links") if row.get("label")]
+    note = "" if nodes else str(found.get("reason") or "No GPU was found.")
+    return Graph("topology", "GPUs and what lies between them", nodes, edges, note)
+
+
+def _trace_node(row: Mapping[str, Any]) -> Node:
+    name = _named(row["name"])
+    weight = float(row.get("count") or 1)
+    return Node(str(row["id"]), str(row["kind"]), name, _figures(row), weight)
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Detail]:
+    """The figures that say something: none for what only is there, no tokens for what has none."""
+    if not row.get("count"):
+        return {}
+    found = {name: row[name] for name in _FIGURES if row.get(name) is not None}
+    for name in _TOKENS:
+        if not found.get(name):
+            found.pop(name, None)
+    for name in ("mean_ms", "max_ms"):
+        if name in found:
+            found[name] = round(float(found[name]), 3)
+    return found
+
+
+def _gpu(row: Mapping[str, Any]) -> Node:
+    label = str(row["label"])
+    kept = ("uuid", "pci_bus_id", "cpu_affinity", "numa_affinity", "gpu_numa_node")
+    details = _present(**{name: row.get(name) for name in kept})
+    if row.get("nvlinks_active"):
+        details["nvlinks_active"] = row["nvlinks_active"]
+    return Node(label, "gpu", _named(f"{label} {row.get('name') or ''}"), details)
+
+
+def _link(row: Mapping[str, Any]) -> Edge:
+    details = _present(link=row["label"], pcie=row.get("pcie"))
+    if row.get("through_nvswitch"):
+        details["through"] = "NVSwitch"
+    if row.get("p2p"):
+        details["p2p"] = ", ".join(f"{name} {state}" for name, state in row["p2p"].items())
+    kind = "NVLink" if row.get("nvlinks") else "PCIe"
+    return Edge(str(row["a"]), str(row["b"]), kind, details, directed=False)
+
+
+def _shares(tensor_split: Sequence[float] | None, gpus: int) -> list[float | None]:
+    """The part of the model on each GPU, 0 to 1; None where nothing was said."""
+    if tensor_split is None:
+        return [None] * gpus
+    parts = [float(part) for part in tensor_split]
+    if len(parts) != gpus:
+        raise ValueError(
+            f"tensor_split has {len(parts)} parts and gpu_names {gpus} GPUs; give one part for each GPU"
+        )
+    if any(part < 0 or not math.isfinite(part) for part in parts):
+        raise ValueError(
+            f"tensor_split: {list(tensor_split)!r}; each part is a number of 0 or more"
+        )
+    whole = sum(parts)
+    if parts and not whole:
+        raise ValueError("tensor_split gives no GPU a part of the model")
+    return [round(part / whole, 4) for part in parts]
+
+
+def _address(url: str | None) -> str | None:
+    """Host and port alone: the rest of an address may hold a password or a key."""
+    if not url:
+        return None
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"server_url: {error}") from None
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
+def _named(name: Any) -> str:
+    text = str(name).strip()
+    return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 1]}…"
+
+
+def _present(**values: Any) -> dict[str, Detail]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _as_dict(given: Any, wanted: str) -> Mapping[str, Any]:
+    to_dict = getattr(given, "to_dict", None)
+    if not callable(to_dict):
+        raise TypeError(f"{type(given).__name__} is not {wanted}")
+    return cast("Mapping[str, Any]", to_dict())
+
+
+def _rows(found: Mapping[str, Any], name: str) -> Iterable[Mapping[str, Any]]:
+    if name not in found:
+        raise TypeError(f"its to_dict() has no {name!r} but {', '.join(sorted(found))}")
+    return found[name]

@@ -1,0 +1,110 @@
+"""A graph as one self-contained HTML page: nothing is fetched, nothing of it is run from data."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamatelemetry import __version__
+from llamatelemetry.graphistry._graphs import COLORS
+from llamatelemetry.graphistry._layout import circle, layers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamatelemetry.graphistry._graphs import Detail, Graph
+
+_INSTALL = "pip install 'llamatelemetry-core[report]'"
+
+
+def write_page(graph: Graph, folder: Path) -> Path:
+    """Write the page into a folder, or among the temporary files if that cannot be done.
+
+    Raises:
+        ImportError: Jinja2 or plotly is not installed.
+        OSError: it cannot be written anywhere.
+    """
+    page = render(graph)
+    when = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    name = f"graph-{graph.kind}-{when}-{os.getpid()}-{secrets.token_hex(3)}.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / name
+        path.write_text(page, encoding="utf-8")
+    except OSError:
+        path = Path(tempfile.mkdtemp(prefix="llamatelemetry-")) / name
+        path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(graph: Graph) -> str:
+    """Give the page.
+
+    Raises:
+        ImportError: Jinja2 or plotly is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        plotly: Any = importlib.import_module("plotly.offline")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the page of a graph needs {error.name}: {_INSTALL}") from error
+    environment = Environment(
+        loader=PackageLoader("llamatelemetry.graphistry"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("graph.html").render(
+        plotly=plotly.get_plotlyjs(),
+        nonce=secrets.token_urlsafe(16),
+        graph=graph,
+        names={node.id: node.name for node in graph.nodes},
+        data=_drawn(graph),
+        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        version=__version__,
+    )
+
+
+def _drawn(graph: Graph) -> dict[str, Any]:
+    """What the script draws. Edges without a direction say nothing of who comes first."""
+    ids = [node.id for node in graph.nodes]
+    flow = [(edge.source, edge.target) for edge in graph.edges if edge.directed]
+    places, ways = circle(ids) if graph.kind == "topology" else layers(ids, flow)
+    return {
+        "colors": COLORS,
+        "nodes": [
+            {
+                "id": node.id,
+                "kind": node.kind,
+                "name": node.name,
+                "weight": node.weight,
+                "x": places[node.id][0],
+                "y": places[node.id][1],
+                "lines": _lines(node.details),
+            }
+            for node in graph.nodes
+        ],
+        "edges": [
+            {
+                "source": edge.source,
+                "target": edge.target,
+                "kind": edge.kind,
+                "directed": edge.directed,
+                "by": ways.get((edge.source, edge.target), []),
+                "lines": _lines(edge.details),
+            }
+            for edge in graph.edges
+            if edge.source in places and edge.target in places
+        ],
+    }
+
+
+def _lines(details: Mapping[str, Detail]) -> list[str]:
+    return [f"{name}: {value}" for name, value in details.items()]

@@ -1,0 +1,108 @@
+"""The child process that uploads a graph with Graphistry's own client.
+
+Run it with ``python -m llamatelemetry.graphistry._upload``: a JSON object on stdin, another on
+stdout. A process of its own, because that client sets no time limit on its requests, prints and
+logs what fails, and shares its organisation among all sessions of a process; and because what it
+imports, pandas and Arrow, would stay in the memory of the application.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import uuid
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from llamatelemetry.graphistry._graphs import COLORS
+
+_ICONS: Final = {
+    "service": "cube",
+    "pipeline": "random",
+    "agent": "user",
+    "stage": "step-forward",
+    "tool": "wrench",
+    "model": "cogs",
+    "server": "server",
+    "slot": "columns",
+    "gpu": "microchip",
+    "nic": "plug",
+}
+
+
+def main() -> None:
+    """Upload what stdin says and answer on stdout: ``url``, or ``step`` and ``error``."""
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what the client prints is not the answer
+    asked = json.load(sys.stdin)
+    with os.fdopen(answer, "w", encoding="utf-8") as out:
+        json.dump(_answer(asked), out)
+
+
+def _answer(asked: dict[str, Any]) -> dict[str, str]:
+    step = "start"
+    try:
+        graphistry: Any = importlib.import_module("graphistry")
+        pandas: Any = importlib.import_module("pandas")
+        step = "login"
+        client = graphistry.client().register(api=3, **asked["account"])
+        step = "upload"
+        graph = _plotter(client, pandas, asked)
+        return {"url": _upload(client, graph, asked["privacy"])}
+    except Exception as error:  # whatever it is, the caller draws by itself
+        return {"step": step, "error": type(error).__name__, "message": _first_line(error)}
+
+
+def _plotter(client: Any, pandas: Any, asked: dict[str, Any]) -> Any:
+    nodes, edges = pandas.DataFrame(asked["nodes"]), pandas.DataFrame(asked["edges"])
+    return (
+        client.nodes(nodes, "id")
+        .edges(edges, "source", "target")
+        .bind(point_title="label", edge_title="label")
+        .encode_point_color("kind", categorical_mapping=COLORS, default_mapping="#9aa5b5")
+        .encode_point_icon("kind", categorical_mapping=_ICONS, default_mapping="circle")
+        .encode_point_size("weight")
+        .name(asked["name"])
+    )
+
+
+def _upload(client: Any, graph: Any, privacy: str) -> str:
+    """Make the dataset, then say who may see it, and only then fill it.
+
+    The client's own order is to fill it first: until it is told, and for good if that fails, the
+    server's default holds, which is that whoever has the address may look.
+    """
+    uploader = graph.plot(skip_upload=True)
+    uploader.token = client.api_token()
+    uploader.create_dataset(
+        {
+            "node_encodings": uploader.node_encodings,
+            "edge_encodings": uploader.edge_encodings,
+            "metadata": uploader.metadata,
+            "name": uploader.name,
+            "description": uploader.description,
+        }
+    )
+    uploader.post_share_link(uploader.dataset_id, "dataset", {"mode": privacy})
+    uploader.post_edges_arrow()
+    uploader.post_nodes_arrow()
+    return _url(client, uploader.dataset_id)
+
+
+def _url(client: Any, dataset_id: str) -> str:
+    base = client.session.client_protocol_hostname
+    if base is None:
+        base = f"{client.protocol()}://{client.server()}"
+    parameters = {"dataset": dataset_id, "type": "arrow", "viztoken": str(uuid.uuid4())}
+    return f"{base}/graph/graph.html?{urlencode(parameters)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""
+
+
+if __name__ == "__main__":
+    main()

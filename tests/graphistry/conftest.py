@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.otel.trace_graph import TraceGraph
+from tests.graphistry.graphistry_server import Graphistry, serving
+
+EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's account, neither from variables nor from a file of Graphistry's client."""
+    import os
+
+    for name in [name for name in os.environ if "GRAPHISTRY" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def graphistry_server() -> Iterator[Graphistry]:
+    with serving() as graphistry:
+        yield graphistry
+
+
+@pytest.fixture
+def a_trace() -> TraceGraph:
+    """A service and a pipeline that call one model on a server with two GPUs; one name is evil."""
+    graph = TraceGraph()
+    service, pipeline = graph.node("service", "library"), graph.node("pipeline", EVIL)
+    model, server = graph.node("model", "SmolLM2"), graph.node("server", "127.0.0.1:8080")
+    gpus = [graph.node("gpu", "GPU-a"), graph.node("gpu", "GPU-b")]
+    for source, target, kind in (
+        (service, pipeline, "calls"),
+        (pipeline, model, "calls"),
+        (service, model, "calls"),
+        (model, server, "runs on"),
+        (server, gpus[0], "runs on"),
+        (server, gpus[1], "runs on"),
+    ):
+        for each in (graph.edge(source, target, kind), target):
+            each.figures.add(100.5, failed=target is pipeline)
+    model.figures.add(50, failed=False, input_tokens=12, output_tokens=7)
+    graph.link("GPU-a", "GPU-b", "NVLink")
+    return graph

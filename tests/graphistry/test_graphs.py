@@ -1,0 +1,218 @@
+"""What is drawn: names and figures, nothing that was not asked for; and where it stands."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+
+from llamatelemetry.distributed import Links, Topology, TopologyGpu, TopologyMapper, TopologyNic
+from llamatelemetry.graphistry import GraphistryViz
+from llamatelemetry.graphistry._graphs import (
+    Edge,
+    Node,
+    pipeline_graph,
+    topology_graph,
+    trace_graph,
+)
+from llamatelemetry.graphistry._layout import circle, layers
+from llamatelemetry.otel.trace_graph import TraceGraph
+
+
+def a_topology(gpus: int, reason: str | None = None) -> Topology:
+    """GPUs that are all linked to each other, and an adapter near to the first of them."""
+    p2p = {"read": "OK", "write": "OK"}
+    between = {
+        (f"GPU{a}", f"GPU{b}"): Links(18, through_nvswitch=True, pcie="SYS", p2p=p2p)
+        for a, b in itertools.combinations(range(gpus), 2)
+    }
+    between |= {(f"GPU{gpu}", "NIC0"): Links(pcie=None if gpu else "PIX") for gpu in range(gpus)}
+    return Topology(
+        gpus=tuple(
+            TopologyGpu(n, f"GPU-{n}", "NVIDIA H100", numa_affinity="0", nvlinks_active=18)
+            for n in range(gpus)
+        ),
+        nics=(TopologyNic("NIC0", "mlx5_0"),) if gpus else (),
+        between=between,
+        reason=reason,
+    )
+
+
+def test_a_pipeline_is_a_program_a_model_a_server_and_its_gpus():
+    found = pipeline_graph(
+        "/models/smol.gguf", "llama.cpp", ["Tesla T4", "Tesla T4", "Tesla T4"], [3, 1, 0],
+        "http://ada:secret@127.0.0.1:8080/v1?key=k",
+    )  # fmt: skip
+    assert found.title == "smol.gguf on llama.cpp"
+    assert found.nodes == [
+        Node("program", "service", "this program"),
+        Node("model", "model", "smol.gguf"),
+        Node("server", "server", "llama.cpp", {"address": "127.0.0.1:8080"}),
+        Node("gpu:0", "gpu", "GPU0 Tesla T4", {"share": 0.75}, 0.75),
+        Node("gpu:1", "gpu", "GPU1 Tesla T4", {"share": 0.25}, 0.25),
+        Node("gpu:2", "gpu", "GPU2 Tesla T4", {"share": 0.0}, 1),
+    ]
+    assert found.edges == [
+        Edge("program", "model", "calls"),
+        Edge("model", "server", "runs on"),
+        Edge("server", "gpu:0", "runs on", {"share": 0.75}),
+        Edge("server", "gpu:1", "runs on", {"share": 0.25}),
+    ]
+
+
+def test_without_a_split_each_gpu_is_used_and_no_share_is_known():
+    found = pipeline_graph("m", "transformers", ["H100", "H100"], None, None)
+    assert [node.details for node in found.nodes] == [{}] * 5
+    assert [edge.details for edge in found.edges] == [{}] * 4
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("localhost:8080", "localhost:8080"),
+        ("https://user:pass@host/v1?api_key=k#f", "host"),
+        ("http://[::1]:80/", "[::1]:80"),
+    ],
+)
+def test_of_an_address_only_host_and_port_are_drawn(url, address):
+    assert pipeline_graph("m", "b", [], None, url).nodes[2].details == {"address": address}
+
+
+@pytest.mark.parametrize(
+    ("split", "what"),
+    [
+        ([1], "1 parts and gpu_names 2"),
+        ([1, -1], "0 or more"),
+        ([1, float("nan")], "0 or more"),
+        ([0, 0], "no GPU"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_refused(split, what):
+    with pytest.raises(ValueError, match=what):
+        GraphistryViz().plot_pipeline_graph("m", "b", ["T4", "T4"], split)
+
+
+def test_a_trace_is_drawn_with_its_figures_and_no_more(a_trace: TraceGraph):
+    found = trace_graph(a_trace)
+    by_id = {node.id: node for node in found.nodes}
+    assert by_id["model:SmolLM2"].details == {
+        "count": 3, "errors": 0, "mean_ms": 83.667, "max_ms": 100.5,
+        "input_tokens": 12, "output_tokens": 7,
+    }  # fmt: skip
+    assert by_id["gpu:GPU-a"].details == {
+        "count": 1,
+        "errors": 0,
+        "mean_ms": 100.5,
+        "max_ms": 100.5,
+    }
+    assert by_id["service:library"].details == {}
+    link = Edge("gpu:GPU-a", "gpu:GPU-b", "NVLink", {}, directed=False)
+    assert found.edges[-1] == link
+
+
+def test_what_a_trace_may_carry_besides_is_left_out():
+    class Later:
+        def to_dict(self):
+            row = {"count": 1, "prompt": "a secret"}
+            return {
+                "nodes": [{"id": name, "kind": "model", "name": name, **row} for name in "ab"],
+                "edges": [{"source": "a", "target": "b", "kind": "calls", **row}],
+            }
+
+    assert "secret" not in repr(trace_graph(Later()))
+
+
+def test_a_name_is_kept_short():
+    graph = TraceGraph()
+    graph.node("stage", "n" * 5000)
+    assert len(trace_graph(graph).nodes[0].name) == 200
+
+
+def test_a_topology_is_drawn_with_its_links():
+    found = topology_graph(a_topology(2))
+    assert [node.name for node in found.nodes] == [
+        "GPU0 NVIDIA H100", "GPU1 NVIDIA H100", "NIC0 mlx5_0",
+    ]  # fmt: skip
+    assert found.nodes[0].details == {"uuid": "GPU-0", "numa_affinity": "0", "nvlinks_active": 18}
+    assert found.edges == [
+        Edge(
+            "GPU0", "GPU1", "NVLink",
+            {"link": "NV18", "pcie": "SYS", "through": "NVSwitch", "p2p": "read OK, write OK"},
+            directed=False,
+        ),
+        Edge("GPU0", "NIC0", "PCIe", {"link": "PIX", "pcie": "PIX"}, directed=False),
+    ]  # fmt: skip
+
+
+def test_without_a_gpu_the_picture_says_why():
+    assert topology_graph(a_topology(0, "no NVIDIA driver")).note == "no NVIDIA driver"
+
+
+def test_the_topology_of_this_machine_can_be_drawn():
+    found = TopologyMapper().detect()
+    drawn = topology_graph(found)
+    assert len(drawn.nodes) == len(found.labels)
+    assert drawn.note == (found.reason or "")
+
+
+@pytest.mark.parametrize("given", [None, {"nodes": []}, a_topology(1)])
+def test_something_else_is_no_trace(given):
+    with pytest.raises(TypeError):
+        GraphistryViz().plot_trace_graph(given)
+
+
+@pytest.mark.parametrize("given", [None, "GPU0", TraceGraph()])
+def test_something_else_is_no_topology(given):
+    with pytest.raises(TypeError):
+        GraphistryViz().plot_topology(given)
+
+
+def a_graph(seed: int, nodes: int, edges: int, *, acyclic: bool) -> tuple[list[str], list]:
+    random_ = random.Random(seed)
+    ids = [f"n{number}" for number in range(nodes)]
+    pairs = [random_.sample(range(nodes), 2) for _ in range(edges)]
+    return ids, [(ids[a], ids[b]) for a, b in (map(sorted, pairs) if acyclic else pairs)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_flows_goes_from_left_to_right(seed):
+    ids, edges = a_graph(seed, 40, 60, acyclic=True)
+    places, ways = layers(ids, edges)
+    assert all(places[a][0] < places[b][0] for a, b in edges)
+    for (a, b), way in ways.items():
+        xs = [places[a][0], *(x for x, _ in way), places[b][0]]
+        assert xs == [xs[0] + step for step in range(len(xs))]
+
+
+@pytest.mark.parametrize("acyclic", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_stands_where_something_else_does(seed, acyclic):
+    ids, edges = a_graph(seed, 40, 60, acyclic=acyclic)
+    places, ways = layers(ids, edges)
+    taken = [*places.values(), *itertools.chain.from_iterable(ways.values())]
+    assert set(places) == set(ids)
+    assert len(set(taken)) == len(taken)
+
+
+def test_a_fan_is_drawn_without_crossings():
+    ids = ["root", "c", "a", "b", "a1", "b1", "c1"]
+    edges = [("root", "a"), ("root", "b"), ("root", "c"), ("c", "c1"), ("b", "b1"), ("a", "a1")]
+    places, _ = layers(ids, edges)
+    middle = sorted("abc", key=lambda name: places[name][1])
+    assert sorted("abc", key=lambda name: places[f"{name}1"][1]) == middle
+
+
+def test_a_large_graph_with_cycles_and_loops():
+    ids, edges = a_graph(1, 1000, 5000, acyclic=False)
+    places, _ = layers(ids, [*edges, ("n1", "n1"), ("n1", "elsewhere")])
+    assert len(set(places.values())) == 1000
+
+
+def test_a_circle_has_room_for_all():
+    places, _ = circle([str(number) for number in range(16)])
+    near = min(math.dist(a, b) for a, b in itertools.combinations(places.values(), 2))
+    assert near > 0.9
+    assert circle([]).places == {}

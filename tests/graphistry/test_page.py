@@ -1,0 +1,162 @@
+"""The page: what is written where nothing is uploaded, and what the log says then."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llamatelemetry
+from llamatelemetry.graphistry import GraphistryViz
+from llamatelemetry.otel.trace_graph import TraceGraph
+from tests.graphistry.conftest import EVIL
+from tests.graphistry.test_graphs import a_topology
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [(level, text) for name, level, text in caplog.record_tuples if "llamatel" in name]
+
+
+def test_without_an_account_the_same_graph_is_a_page(a_trace: TraceGraph, caplog):
+    caplog.set_level(logging.INFO)
+    path = GraphistryViz().plot_trace_graph(a_trace)
+    assert Path(path).parent == Path("llamatelemetry-data")
+    names = "GRAPHISTRY_PERSONAL_KEY_ID and GRAPHISTRY_PERSONAL_KEY_SECRET"
+    reason = f"there are no credentials ({names}, or arguments)"
+    line = f"Not uploaded to Graphistry: {reason}. The graph is in {path}"
+    assert said(caplog) == [(logging.INFO, line)]
+    page = Path(path).read_text(encoding="utf-8")
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    data = json.loads(found[1])
+    assert [node["name"] for node in data["nodes"]] == [
+        "library", EVIL, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
+    ]  # fmt: skip
+    assert len(data["edges"]) == 7
+
+
+def test_nothing_in_the_page_is_run_or_fetched(a_trace: TraceGraph):
+    page = Path(GraphistryViz().plot_trace_graph(a_trace)).read_text(encoding="utf-8")
+    assert EVIL not in page
+    assert html.escape(EVIL, quote=False).replace("'", "&#39;") in page
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith("default-src 'none'; base-uri 'none'")
+    nonces = set(re.findall(r"nonce-([\w-]+)", policy))
+    assert nonces == set(re.findall(r'<script nonce="([\w-]+)"', page))
+    assert not re.search(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="(?!data:)', page)
+
+
+def test_each_page_has_a_nonce_and_a_name_of_its_own(a_trace: TraceGraph):
+    paths = [GraphistryViz().plot_trace_graph(a_trace) for _ in range(3)]
+    assert len(set(paths)) == 3
+    texts = [Path(path).read_text(encoding="utf-8") for path in paths]
+    assert len({re.search(r"nonce-([\w-]+)", text)[1] for text in texts}) == 3
+
+
+def test_an_empty_picture_says_why(caplog):
+    caplog.set_level(logging.INFO)
+    viz = GraphistryViz(token="t")
+    path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
+    assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
+    assert said(caplog)[0][1].startswith("Not uploaded to Graphistry: no NVIDIA driver. ")
+
+
+def test_not_told_to_register_nothing_is_uploaded(caplog, a_trace: TraceGraph):
+    caplog.set_level(logging.INFO)
+    viz = GraphistryViz(auto_register=False, username="ada", password="p")
+    assert not viz.registered
+    assert viz.plot_trace_graph(a_trace).endswith(".html")
+    assert "register() was not called" in said(caplog)[0][1]
+    assert viz.register()
+    assert viz.registered
+
+
+def test_credentials_come_whole_from_one_place(monkeypatch):
+    assert not GraphistryViz().registered
+    monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_ID", "an-id")
+    half = GraphistryViz()
+    assert not half.registered
+    assert "GRAPHISTRY_PERSONAL_KEY_SECRET" in half._account.problem
+    monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_SECRET", "a-secret")
+    assert GraphistryViz().registered
+    account = GraphistryViz(username="ada", password="p", org_name="herd")._account
+    assert account.registration() == {
+        "username": "ada", "password": "p", "org_name": "herd",
+        "server": "hub.graphistry.com", "protocol": "https",
+    }  # fmt: skip
+    assert "a-secret" not in repr(GraphistryViz()._account)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"username": "ada"}, "no password"),
+        ({"personal_key_secret": "s"}, "no personal_key_id"),
+        ({"privacy": "secret"}, "'private', 'organization', 'public'"),
+        ({"protocol": "ftp"}, "'https', 'http'"),
+        ({"timeout_s": 0}, "above 0"),
+    ],
+)
+def test_a_bad_option_is_refused(options, what):
+    with pytest.raises(ValueError, match=what):
+        GraphistryViz(**options)
+
+
+def test_where_the_folder_cannot_be_written_the_page_is_a_temporary_file(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = GraphistryViz(output_dir=tmp_path / "file").plot_topology(a_topology(2))
+    assert Path(path).parent.parent == tmp_path
+
+
+def test_the_trace_of_an_id(monkeypatch):
+    program = """
+import llamatelemetry
+from llamatelemetry.graphistry import GraphistryViz
+from llamatelemetry.pipeline import PipelineTracer
+
+viz = GraphistryViz()
+try:
+    viz.plot_trace_graph("ab")
+except RuntimeError as error:
+    print(error)
+llamatelemetry.init(enable_trace_graphs=True, exporter="none", gpu_enrichment=False)
+with PipelineTracer().pipeline("rag") as span, PipelineTracer().stage("retrieve"):
+    trace_id = span.get_span_context().trace_id
+print(viz.plot_trace_graph(trace_id))
+print(viz.plot_trace_graph(f"{trace_id:032x}"))
+print(viz.plot_trace_graph(llamatelemetry.trace_graph()))
+for wrong in ("ab", "no id"):
+    try:
+        viz.plot_trace_graph(wrong)
+    except (KeyError, ValueError) as error:
+        print(type(error).__name__, error)
+llamatelemetry.shutdown()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    none_kept, *paths, unknown, no_id = done.stdout.splitlines()
+    assert "enable_trace_graphs=True" in none_kept
+    for path in paths:
+        page = Path(path).read_text(encoding="utf-8")
+        assert "<td>rag</td>" in page
+        assert "<td>retrieve</td>" in page
+    assert unknown.startswith("KeyError")
+    assert no_id == "ValueError 'no id' is not a trace id of 32 hex digits"
+
+
+def test_importing_it_loads_nothing_heavy():
+    program = (
+        "import sys, llamatelemetry.graphistry; "
+        "print({'graphistry', 'pandas', 'jinja2', 'plotly', 'opentelemetry.sdk'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+    assert llamatelemetry.__version__

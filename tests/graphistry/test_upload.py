@@ -1,0 +1,211 @@
+"""Uploads with Graphistry's own client to a server of its documented endpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry.graphistry import GraphistryViz
+from llamatelemetry.otel.trace_graph import TraceGraph
+from tests.graphistry.conftest import EVIL
+from tests.graphistry.graphistry_server import DATASET, Graphistry
+from tests.graphistry.test_graphs import a_topology
+from tests.graphistry.test_page import said
+
+HAS_CLIENT = importlib.util.find_spec("graphistry") is not None
+
+
+def needs_client(test):
+    """Each row starts a process that imports pandas and Arrow, for a second or more."""
+    install = ".venv/bin/python -m pip install --group graphistry"
+    skip = pytest.mark.skipif(not HAS_CLIENT, reason=f"needs 350 MB: {install}")
+    return pytest.mark.slow(skip(test))
+
+
+SECRET = "secret-of-the-test"
+KEY = {"personal_key_id": "an-id", "personal_key_secret": SECRET}
+
+
+def viz_for(server: Graphistry, **options) -> GraphistryViz:
+    return GraphistryViz(**{**KEY, "server": server.address, "protocol": "http", **options})
+
+
+def table_of(content: bytes) -> list[dict]:
+    import pyarrow as pa
+
+    return pa.ipc.open_file(io.BytesIO(content)).read_all().to_pylist()
+
+
+@needs_client
+@pytest.mark.parametrize(
+    ("login", "first"),
+    [
+        (KEY, ("GET", "/api/v2/auth/pkey/jwt/")),
+        ({"username": "ada", "password": SECRET}, ("POST", "/api-token-auth/")),
+        ({"token": "jwt-of-the-test"}, ("POST", "/api-token-verify/")),
+    ],
+    ids=["key", "password", "token"],
+)
+@pytest.mark.parametrize("given", ["arguments", "environment"])
+def test_each_login_uploads(graphistry_server, a_trace, monkeypatch, caplog, login, first, given):  # noqa: PLR0917 - fixtures
+    where = {"server": graphistry_server.address, "protocol": "http"}
+    if given == "environment":
+        variables = {"token": "API_TOKEN", "server": "HOSTNAME"}
+        for name, value in {**login, **where}.items():
+            monkeypatch.setenv(f"GRAPHISTRY_{variables.get(name, name.upper())}", value)
+        login, where = {}, {}
+    url = GraphistryViz(**login, **where).plot_trace_graph(a_trace)
+    base = f"http://{graphistry_server.address}/graph/graph.html?dataset={DATASET}&type=arrow&"
+    assert url.startswith(base)
+    assert graphistry_server.requests[0][:2] == first
+    assert said(caplog) == []
+    assert not Path("llamatelemetry-data").exists()
+
+
+@needs_client
+def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: TraceGraph):
+    viz_for(graphistry_server).plot_trace_graph(a_trace)
+    nodes = table_of(graphistry_server.tables["nodes"])
+    edges = table_of(graphistry_server.tables["edges"])
+    figures = {"count": 3.0, "errors": 0.0, "mean_ms": 83.667, "max_ms": 100.5}
+    assert [node["name"] for node in nodes] == [
+        "library", EVIL, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
+    ]  # fmt: skip
+    assert nodes[2] == {
+        **figures, "input_tokens": 12.0, "output_tokens": 7.0, "weight": 3.0,
+        "id": "model:SmolLM2", "kind": "model", "name": "SmolLM2", "label": "model SmolLM2",
+    }  # fmt: skip
+    assert nodes[0]["count"] is None
+    assert [(edge["source"], edge["target"], edge["kind"]) for edge in edges] == [
+        (edge.source, edge.target, edge.kind) for edge in a_trace.edges
+    ]
+    assert edges[0]["label"] == "calls, count 1, errors 1, mean_ms 100.5, max_ms 100.5"
+    dataset = graphistry_server.datasets[0]
+    assert dataset["name"] == "llamatelemetry: What ran"
+    assert dataset["node_encodings"]["bindings"] == {
+        "node": "id", "node_size": "weight", "node_title": "label",
+    }  # fmt: skip
+    assert dataset["edge_encodings"]["bindings"] == {
+        "source": "source", "destination": "target", "edge_title": "label",
+    }  # fmt: skip
+
+
+@needs_client
+@pytest.mark.parametrize("privacy", ["private", "organization", "public"])
+def test_who_may_see_it_is_said_before_there_is_anything_to_see(
+    graphistry_server: Graphistry, privacy
+):
+    options = {} if privacy == "private" else {"privacy": privacy}
+    viz_for(graphistry_server, **options).plot_topology(a_topology(4))
+    assert graphistry_server.order == ["dataset", "share", "edges", "nodes"]
+    (share,) = graphistry_server.shares
+    assert (share["obj_pk"], share["obj_type"], share["mode"]) == (DATASET, "dataset", privacy)
+    assert (share["notify"], share["invited_users"]) == (False, [])
+    assert len(table_of(graphistry_server.tables["edges"])) == 7
+
+
+def failing(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
+    """The one line that says why the page was written."""
+    path = viz.plot_pipeline_graph("smol.gguf", "llama.cpp", ["T4"])
+    assert "<td>smol.gguf</td>" in Path(path).read_text(encoding="utf-8")
+    ((level, text),) = said(caplog)
+    assert level == logging.WARNING
+    assert SECRET not in text
+    assert text.endswith(f". The graph is in {path}")
+    assert len(caplog.records) == 1
+    return text.removeprefix("Not uploaded to Graphistry: ").removesuffix(
+        f". The graph is in {path}"
+    )
+
+
+@needs_client
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"personal_key_id": "an-id", "personal_key_secret": "wrong-secret"},
+        {"username": "ada", "password": "wrong-secret"},
+        {"token": "wrong-secret"},
+    ],
+    ids=["key", "password", "token"],
+)
+def test_a_wrong_key(graphistry_server: Graphistry, caplog, capfd, login):
+    where = {"server": graphistry_server.address, "protocol": "http"}
+    line = failing(GraphistryViz(**login, **where), caplog)
+    assert line.startswith(f"{graphistry_server.address} refused the login (")
+    assert "wrong-secret" not in line
+    assert capfd.readouterr() == ("", "")
+    assert graphistry_server.order == []
+
+
+@needs_client
+@pytest.mark.parametrize(
+    "login",
+    [KEY, {"username": "ada", "password": SECRET}, {"token": SECRET}],
+    ids=["key", "password", "token"],
+)
+def test_no_network(caplog, capfd, login):
+    viz = GraphistryViz(**login, server="127.0.0.1:1", protocol="http")
+    assert failing(viz, caplog) == "there is no connection to 127.0.0.1:1"
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_client
+def test_no_such_host(caplog):
+    viz = GraphistryViz(**KEY, server="graphistry.invalid")
+    assert failing(viz, caplog) == "there is no connection to graphistry.invalid"
+
+
+@needs_client
+@pytest.mark.parametrize("path", ["/auth/pkey/", "/upload/datasets/", "/share/link/"])
+def test_a_server_that_takes_too_long(graphistry_server: Graphistry, caplog, path):
+    graphistry_server.delay_s[path] = 9
+    line = failing(viz_for(graphistry_server, timeout_s=6), caplog)
+    assert line == f"{graphistry_server.address} took longer than 6 s"
+    assert "nodes" not in graphistry_server.tables
+
+
+@needs_client
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/auth/pkey/jwt/", 500),
+        ("/upload/datasets/", 503),
+        ("/share/link/", 403),
+        ("/share/link/", 404),
+        ("/edges/arrow", 400),
+        ("/nodes/arrow", 413),
+    ],
+)
+def test_a_server_that_refuses(graphistry_server: Graphistry, caplog, capfd, path, status):
+    graphistry_server.refused[path] = status
+    line = failing(viz_for(graphistry_server), caplog)
+    assert graphistry_server.address in line
+    assert capfd.readouterr() == ("", "")
+    if "share" in path:
+        assert graphistry_server.tables == {}, "what is not private must not be there"
+
+
+def test_no_package(monkeypatch, tmp_path, caplog):
+    if HAS_CLIENT:
+        missing = "raise ModuleNotFoundError(\"No module named 'graphistry'\", name='graphistry')"
+        (tmp_path / "absent").mkdir()
+        (tmp_path / "absent/graphistry.py").write_text(missing)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
+    assert failing(GraphistryViz(**KEY), caplog) == (
+        "its client cannot be imported (No module named 'graphistry'): "
+        "pip install 'llamatelemetry-core[graphistry]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "what"),
+    [("/nowhere/python", "did not start"), ("/bin/false", "died")],
+)
+def test_no_process_to_upload_with(monkeypatch, caplog, program, what):
+    monkeypatch.setattr(sys, "executable", program)
+    assert f"the process that uploads {what}" in failing(GraphistryViz(**KEY), caplog)
