@@ -222,7 +222,7 @@ class TestFromTheEnvironment:
 
 
 OWN_PROVIDERS = """
-    import os
+    import os, sys
     from opentelemetry import _logs, metrics, trace
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
@@ -260,7 +260,8 @@ def test_providers_of_the_applications_own_that_are_live():
     llamatelemetry.init(redact_prompts=True, redact_patterns=["email"])
     got = record()
     assert "c4n4ry" not in got and "example.com" not in got, got
-    # In a forked child the SDK detects anew what may differ: the command line, with this program.
+    # In a forked child the SDK detects anew what may differ, the command among it.
+    sys.orig_argv[0] = "a@example.com"
     if os.fork() == 0:
         got = record()
         os._exit("c4n4ry" in got or "example.com" in got)

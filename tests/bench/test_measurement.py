@@ -26,25 +26,25 @@ _rng = random.Random(7)
 # First tokens take some tenths of a second, as they do: an HTTP library needs 2 to 4 ms for a
 # request on a slow machine, which its caller waits for and the server does not see.
 SCRIPTS = {
-    "fixed": [Script(i, queue_s=0.2, first_s=0.2, gaps_s=[0.02] * 5) for i in range(10)],
+    "fixed": [Script(i, queue_s=0.4, first_s=0.3, gaps_s=[0.02] * 5) for i in range(10)],
     "jittered": [
         Script(
             i,
-            queue_s=_rng.uniform(0.2, 0.25),
+            queue_s=_rng.uniform(0.4, 0.45),
             first_s=_rng.uniform(0.2, 0.3),
             gaps_s=[_rng.expovariate(40) for _ in range(5)],
         )
         for i in range(10)
     ],
     "stalls": [
-        Script(i, queue_s=0.2, first_s=0.2, gaps_s=[0.01, 0.3 if i % 3 == 0 else 0.01, 0.01])
+        Script(i, queue_s=0.4, first_s=0.3, gaps_s=[0.01, 0.3 if i % 3 == 0 else 0.01, 0.01])
         for i in range(10)
     ],
     "slow start": [
-        Script(i, queue_s=0.5 if i < 3 else 0.2, first_s=0.2, gaps_s=[0.02] * 3) for i in range(10)
+        Script(i, queue_s=0.7 if i < 3 else 0.4, first_s=0.3, gaps_s=[0.02] * 3) for i in range(10)
     ],
     "noise before the first token": [
-        Script(i, queue_s=0.2, first_s=0.2, gaps_s=[0.02] * 3, noise=True) for i in range(10)
+        Script(i, queue_s=0.4, first_s=0.3, gaps_s=[0.02] * 3, noise=True) for i in range(10)
     ],
 }
 SPREAD = {"rate": 12, "arrival": "constant"}
@@ -111,8 +111,8 @@ def slower(script: Script) -> Script:
     """Of seconds, as from a real model: what HTTP takes is less than 1 % of it."""
     return replace(
         script,
-        queue_s=4 * script.queue_s,
-        first_s=4 * script.first_s,
+        queue_s=2.5 * script.queue_s,
+        first_s=2.5 * script.first_s,
         gaps_s=[4 * gap_s for gap_s in script.gaps_s],
     )
 

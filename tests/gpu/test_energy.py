@@ -145,6 +145,15 @@ def test_a_span_that_is_dropped_is_not_in_flight_for_ever():
     assert not meter.ledger.is_busy()
 
 
+def test_a_span_that_ends_while_the_same_thread_is_in_the_ledger_does_not_wait_for_itself():
+    """As one in a generator that the garbage collector closes there."""
+    meter = Meter(lambda _: 100.0)
+    key = meter.begin()
+    with meter.ledger._lock:
+        meter.end(key)
+    assert not meter.ledger.is_busy()
+
+
 def test_a_call_ends_once():
     meter = Meter(lambda _: 100.0)
     call = meter.begin()

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from llamatelemetry.genai import guard
+from llamatelemetry.gpu import background
 from llamatelemetry.gpu.reader import GpuState
 from tests.gpu import nvml
 from tests.gpu.conftest import wait_for
@@ -176,6 +178,24 @@ def test_a_fork_waits_for_a_reading_that_is_under_way_but_not_for_ever(driver_wi
         if pid == 0:
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_reading_that_fails_in_our_own_code_is_reported_and_is_not_the_last(monkeypatch, caplog):
+    guard.set_strict(False)
+    monkeypatch.setattr(background, "_AFTER_FAILURE_S", 0.01)
+    passes = []
+
+    def run_pass():
+        passes.append(None)
+        raise ZeroDivisionError
+
+    loop = background.BackgroundLoop("llamatelemetry-gpu", run_pass, lambda: None, lambda: None)
+    loop.start()
+    wait_for(lambda: len(passes) > 2)
+    assert loop.stop(5)
+    assert [r.getMessage().split(";")[0] for r in caplog.records if r.levelno > logging.INFO] == [
+        "llamatelemetry failed while reading the GPUs"
+    ]
 
 
 @pytest.mark.parametrize(("where", "paces"), [({nvml.uuid(0)}, "fast"), (set(), "slow")])

@@ -84,7 +84,7 @@ def test_a_header_underlined_for_a_terminal_and_old_names_of_nics_are_read(drive
     driver_with(topologies.four_l40s_pcie())
     table, *_ = topologies.printed("four_l40s_pcie").split("\n\n")
     header, rest = table.split("\n", 1)
-    old = f"\x1b[4m{header}\x1b[0m\n{rest}".replace("NIC", "mlx5_")
+    old = f"\t\x1b[4m{header.strip()}\x1b[0m\n{rest}".replace("NIC", "mlx5_")
     nvidia_smi(old)
     topology = TopologyMapper().detect()
     assert [(nic.label, nic.name) for nic in topology.nics] == [
@@ -95,7 +95,13 @@ def test_a_header_underlined_for_a_terminal_and_old_names_of_nics_are_read(drive
 
 
 @pytest.mark.parametrize(
-    ("text", "status"), [("Failed to initialize NVML: Unknown Error\n", 255), ("", 0), ("GPU0", 0)]
+    ("text", "status"),
+    [
+        ("Failed to initialize NVML: Unknown Error\n", 0),
+        (topologies.printed("four_l40s_pcie"), 255),
+        ("", 0),
+        ("GPU0", 0),
+    ],
 )
 def test_a_nvidia_smi_that_does_not_answer_means_no_nics(driver_with, nvidia_smi, text, status):
     driver_with(topologies.four_l40s_pcie())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
+from llamatelemetry.nccl._timing import CpuRunner, timed_all_reduce
 from tests.nccl.ranks import run_ranks
 
 pytest.importorskip("torch", reason="NCCLGroup is for those who have torch")
@@ -54,15 +55,35 @@ def test_two_ranks_time_an_all_reduce_and_leave_nothing_behind():
         assert busbw == pytest.approx(algbw)  # 2 * (n - 1) / n is 1 for two
 
 
+class _RunnerWithOwnPace(CpuRunner):
+    """Runs real collectives, of which those on rank 0 take 8 s and those on rank 1 take 12."""
+
+    def seconds(self, since, until):
+        import torch.distributed
+
+        return (8.0, 12.0)[torch.distributed.get_rank()]
+
+
+def _times_at_its_own_pace(rank):
+    import torch
+
+    with NCCLGroup(2, "gloo", rank=rank, timeout_s=20):
+        runner = _RunnerWithOwnPace(torch, time.monotonic() + 20)
+        return timed_all_reduce(torch, runner, SIZE, iterations=4, warmup=1)
+
+
+def test_the_times_are_of_one_collective_on_the_slowest_and_the_fastest_rank():
+    assert run_ranks(_times_at_its_own_pace) == {0: (3.0, 2.0), 1: (3.0, 2.0)}
+
+
 def _falls_back(rank):
     with NCCLGroup(2, rank=rank, fallback="gloo", timeout_s=20) as group:
         results = group.check(size_bytes=SIZE, iterations=1)
     return group.backend, results.backend, results.fallback_reason
 
 
-@pytest.mark.parametrize("variables", [{"CUDA_VISIBLE_DEVICES": ""}])
-def test_the_fallback_is_reported(variables):
-    found = run_ranks(_falls_back, **variables)
+def test_the_fallback_is_reported():
+    found = run_ranks(_falls_back, CUDA_VISIBLE_DEVICES="")
     assert found[0] == found[1]
     backend, used, reason = found[0]
     assert (backend, used) == ("gloo", "gloo")
@@ -100,6 +121,18 @@ def _joins(rank):
     return found
 
 
+def _joins_one_without_a_name(rank):
+    import torch.distributed as dist
+
+    dist.init_process_group(rank=rank, world_size=1)
+    with NCCLGroup(backend="gloo") as group:
+        return group.check(size_bytes=SIZE).backend
+
+
+def test_a_group_that_was_opened_without_a_backend_is_joined():
+    assert run_ranks(_joins_one_without_a_name, ranks=1) == {0: "gloo"}
+
+
 def test_a_group_of_the_application_is_joined_and_left_open():
     found = run_ranks(_joins)
     for rank, answer in found.items():
@@ -107,7 +140,7 @@ def test_a_group_of_the_application_is_joined_and_left_open():
             (rank, 2, False),
             "world_size=3, but the process group that is open has 2",
             f"rank={1 - rank}, but the process group that is open has {rank}",
-            "the process group that is open uses gloo, not nccl; to check that one, give backend='gloo'",
+            "the process group that is open uses cpu:gloo,cuda:gloo, not nccl; for gloo, give backend='gloo'",
             "the open process group uses gloo",
             True,
         ]
@@ -128,7 +161,7 @@ def _one_dies(rank):
 def test_a_rank_that_dies_is_an_error_of_the_others_at_once():
     found = run_ranks(_one_dies)  # long before the time-out
     assert found[0].startswith("rank 0 of 2 at 127.0.0.1:")
-    assert "of at most 600: the all-reduce failed: " in found[0]
+    assert "(timeout_s=600): the all-reduce failed: " in found[0]
     assert 1 not in found
 
 
@@ -165,7 +198,7 @@ def _wait_for_the_other():
 def test_a_rank_that_does_not_come_to_the_check_is_an_error_after_the_timeout(work, tmp_path):
     """In a group of the application's, too, whose own time-out is half an hour."""
     message = run_ranks(work, DONE=str(tmp_path / "done"))[0]
-    assert "of at most 1: the all-reduce failed: " in message
+    assert "(timeout_s=1): the all-reduce failed: " in message
 
 
 def _joins_two(rank):
@@ -178,6 +211,7 @@ def test_a_rank_that_is_never_started_is_an_error_after_the_timeout(there):
     assert isinstance(error, CollectiveError)
     assert str(error).startswith(f"rank {there} of 2 at 127.0.0.1:")
     assert "the ranks did not come together: " in str(error)
+    assert "the same WORLD_SIZE, MASTER_ADDR and MASTER_PORT" in str(error)
 
 
 def _wants_its_own(rank):

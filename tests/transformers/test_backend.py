@@ -330,6 +330,21 @@ def test_text_comes_out_whole_and_ends_before_a_stop_sequence_however_it_is_cut(
         pieces.append(row.feed(tokens[:cut]))
         tokens = tokens[cut:]
     pieces.append(row.finish())
-    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
-    assert "".join(pieces) == (text[: min(ends)] if ends else text)
+    ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    assert "".join(pieces) == (text[: min(ends)[1]] if ends else text)
     assert row.stopped == bool(ends)
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [([" ", "a a"], "a"), (["bc", "abcd"], "a ba"), (["cd", "bcd"], "a ba"), (["x"], "a babcd")],
+)
+def test_of_overlapping_stop_sequences_the_one_that_is_complete_first_counts(
+    stops: list[str], expected: str
+) -> None:
+    text = "a babcd"
+    for size in (1, 2, 7):
+        row = RowText(tokenizer(), stops)
+        tokens = tokenizer()(text).input_ids
+        pieces = [row.feed(tokens[at : at + size]) for at in range(0, len(tokens), size)]
+        assert "".join([*pieces, row.finish()]) == expected

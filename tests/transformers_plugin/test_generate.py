@@ -153,6 +153,7 @@ def test_without_a_mask_padding_is_told_as_generate_does(instrumented: Recorder)
     assert span.attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
 
 
+@pytest.mark.filterwarnings("ignore:`do_sample` is set to `False`")  # which transformers 4 is told
 def test_what_only_counts_when_sampling_is_not_recorded_otherwise(instrumented: Recorder) -> None:
     model = llama()
     model.generation_config.temperature = 0.5

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from .prompts import Conversation, load_prompts
     from .records import RequestRecord, RunRecord
     from .results import BenchmarkResults
-    from .runner import BenchmarkRunner
+    from .runner import BenchmarkError, BenchmarkRunner
     from .sweep import SweepResults
     from .synthetic import synthetic_prompts
 
 __all__ = [
+    "BenchmarkError",
     "BenchmarkProfile",
     "BenchmarkResults",
     "BenchmarkRunner",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "BenchmarkError": "llamatelemetry.bench.runner",
     "BenchmarkProfile": "llamatelemetry.bench.profile",
     "BenchmarkResults": "llamatelemetry.bench.results",
     "BenchmarkRunner": "llamatelemetry.bench.runner",

@@ -33,7 +33,8 @@ PROMPT: Final = "llamatelemetry.bench.prompt"
 TURN: Final = "llamatelemetry.bench.turn"
 LAG: Final = "llamatelemetry.bench.dispatch_lag"
 
-_ANSWER: Final = ("content", "tool_calls", "refusal", "function_call")
+_ANSWER: Final = ("content", "tool_calls", "refusal", "function_call", "text")
+_REASONING: Final = ("reasoning_content", "reasoning")
 _TRUNCATED: Final = ErrorInfo("truncated_stream", "the stream ended without saying why")
 
 
@@ -63,16 +64,21 @@ class TimedFold:
         self.answer_ns: int | None = None
 
     def add(self, chunk: Any, /) -> bool:
-        """Take in one chunk; say whether it carries a token."""
+        """Take in one chunk; say whether it carries a token: text, reasoning or a tool call."""
         now_ns = perf_counter_ns()
-        carries_token = self._fold.add(chunk)
-        if carries_token:
-            self.token_ns.append(now_ns)
-            if self.answer_ns is None and _carries_answer(chunk):
-                self.answer_ns = now_ns
-            if self._pieces is not None:
-                self._pieces.extend(_pieces(chunk))
-        return carries_token
+        self._fold.add(chunk)
+        deltas = [_delta(choice) for choice in items(get(chunk, "choices"))]
+        has_answer = _has_any(deltas, _ANSWER)
+        if not has_answer and not _has_any(deltas, _REASONING):
+            return False
+        self.token_ns.append(now_ns)
+        if has_answer and self.answer_ns is None:
+            self.answer_ns = now_ns
+        if self._pieces is not None:
+            self._pieces.extend(
+                piece for each in deltas[:1] if (piece := text(get(each, "content")))
+            )
+        return True
 
     @property
     def model(self) -> Any:
@@ -91,18 +97,14 @@ class TimedFold:
         return self._response
 
 
-def _carries_answer(chunk: Any) -> bool:
-    for choice in items(get(chunk, "choices")):
-        delta = get(choice, "delta")
-        if any(get(delta, name) for name in _ANSWER) or get(choice, "text"):
-            return True
-    return False
+def _delta(choice: Any) -> Any:
+    """What a choice adds; of a text completion that is the choice itself."""
+    delta = get(choice, "delta")
+    return choice if delta is None else delta
 
 
-def _pieces(chunk: Any) -> list[str]:
-    choices = items(get(chunk, "choices"))[:1]
-    found = (text(get(get(choice, "delta"), "content")) for choice in choices)
-    return [piece for piece in found if piece is not None]
+def _has_any(deltas: list[Any], names: tuple[str, ...]) -> bool:
+    return any(get(delta, name) for delta in deltas for name in names)
 
 
 class Observation:

@@ -272,6 +272,9 @@ class _OpenAI:
         options |= {"max_tokens": question.max_tokens, "temperature": 0.0, "seed": question.seed}
         if self.facts.kind == PROVIDER_LLAMA_CPP:
             options["extra_body"] = _llama_switches(question)
+            # After a stream it may close the connection without having said so, and a request
+            # that follows at once would get no answer; our own client does the same.
+            options["extra_headers"] = {"Connection": "close"}
         elif self.facts.ignores_eos:
             options["extra_body"] = {"ignore_eos": True}
         return options

@@ -108,7 +108,7 @@ class OwnSpan:
             start_time=started_wall_ns,
         )
         self._context = trace.set_span_in_context(self.span)
-        unrecorded.began(self.span, request, self._kind)
+        unrecorded.began(self.span, request, self._kind, self._instrumenter.scope)
         if self._instrumenter.content is not None:
             self.content = self._instrumenter.content.start(request, self.span)
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Watcher(Protocol):
     """Told of the beginning and the end of each such call; it raises nothing."""
 
-    def unrecorded_began(self, span: Span, request: Request, kind: SpanKind) -> None:
-        """The call begins; ``span`` stands for it, and records nothing."""
+    def unrecorded_began(self, span: Span, request: Request, kind: SpanKind, scope: str) -> None:
+        """The call of an instrumentation begins; ``span`` stands for it, and records nothing."""
         ...
 
     def unrecorded_ended(self, span: Span) -> None:
@@ -37,10 +37,10 @@ def watch(watcher: Watcher | None) -> None:
     _State.watcher = watcher
 
 
-def began(span: Span, request: Request, kind: SpanKind) -> None:
+def began(span: Span, request: Request, kind: SpanKind, scope: str) -> None:
     """Note a call, if its span is one that was dropped."""
     if _State.watcher is not None and _is_dropped(span):
-        _State.watcher.unrecorded_began(span, request, kind)
+        _State.watcher.unrecorded_began(span, request, kind, scope)
 
 
 def ended(span: Span) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Longer than any call into a driver should take; a fork must not hang on one that does.
 _FORK_WAITS_S: Final = 1.0
+_AFTER_FAILURE_S: Final = 10.0
 
 
 class BackgroundLoop:
@@ -95,14 +96,19 @@ class BackgroundLoop:
             while not stopping.is_set():
                 woken.clear()
                 with self._in_pass:
-                    pause_s = self._run_pass()
+                    pause_s = self._guarded_pass()
                 if pause_s is None:
                     return
                 woken.wait(pause_s)
-        except Exception as error:
-            guard.report("reading the GPUs", error)
         finally:
             self._finish()
+
+    def _guarded_pass(self) -> float | None:
+        try:
+            return self._run_pass()
+        except Exception as error:
+            guard.report("reading the GPUs", error)
+            return _AFTER_FAILURE_S
 
     def before_fork(self) -> bool:
         """Wait until no pass is under way; whether that is so now."""

@@ -88,7 +88,8 @@ class EnergyLedger:
         self._ended: list[_Call] = []
         self._counters: dict[str, _Counter] = {}
         self._devices: dict[str, frozenset[str]] = {}
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may close a generator, and end the span in it, anywhere.
+        self._lock = threading.RLock()
 
     def begin(self, key: object, engine: str, at_s: float) -> bool:
         """Note that a call has begun. Whether the counters had better be read now.
@@ -99,10 +100,13 @@ class EnergyLedger:
             at_s: when.
         """
         with self._lock:
+            engines = {call.engine for call in self._calls.values()}
             self._calls[key] = _Call(engine, at_s)
             devices = self._devices.get(engine)
-            # Unknown: it has to be looked up. The first on its GPUs: what was idle ends here.
-            return devices is None or any(len(self._on(device)) == 1 for device in devices)
+            if devices is None:
+                return True  # where it runs has to be looked up
+            busy = frozenset[str]().union(*(self._devices.get(each, ()) for each in engines))
+            return not devices <= busy  # what was idle ends here
 
     def is_open(self, key: object) -> bool:
         """Whether this call is in flight."""
@@ -180,7 +184,7 @@ class EnergyLedger:
 
     def after_fork(self) -> None:
         """In the child: the calls are the parent's, and the lock may have been held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._calls = WeakKeyDictionary()
         self._ended = []
 

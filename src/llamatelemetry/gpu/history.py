@@ -80,7 +80,8 @@ class History:
         self._capacity = capacity
         self._times: list[float] = []
         self._samples: list[tuple[_Device, ...]] = []
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may end a span anywhere, in here too.
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._times)

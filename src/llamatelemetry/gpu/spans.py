@@ -41,7 +41,11 @@ _NO_INFERENCE: Final = (WELL_KNOWN_OPERATIONS - INFERENCE_OPERATIONS - {RETRIEVA
 }
 # An INTERNAL span of anybody else's may be a framework's, around a call to a cloud.
 _IN_PROCESS_SCOPES: Final = frozenset(
-    {"llamatelemetry_instrumentation_transformers", "llamatelemetry_instrumentation_llamacpp"}
+    {
+        "llamatelemetry.transformers",
+        "llamatelemetry_instrumentation_llamacpp",
+        "llamatelemetry_instrumentation_transformers",
+    }
 )
 _NOTHING: Final[Mapping[str, AttributeValue]] = {}
 
@@ -74,13 +78,16 @@ class SpanGpu:
         if ledger.begin(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
-    def unrecorded_began(self, span: trace.Span, request: Request, kind: SpanKind) -> None:
+    def unrecorded_began(
+        self, span: trace.Span, request: Request, kind: SpanKind, scope: str
+    ) -> None:
         """Note a call whose span no processor sees: it uses the GPUs like any other."""
         if not self._monitor.snapshot.visible or request.operation in _NO_INFERENCE:
             return
-        server = request.server
-        engine = IN_PROCESS if kind is SpanKind.INTERNAL and server is None else None
-        if server is not None and kind is SpanKind.CLIENT and server.port is not None:
+        server, engine = request.server, None
+        if kind is SpanKind.INTERNAL:
+            engine = _in_process_engine(scope)
+        elif server is not None and kind is SpanKind.CLIENT and server.port is not None:
             engine = _server_engine(server.address, server.port)
         if engine is not None and self._monitor.ledger.begin(span, engine, time.monotonic()):
             self._monitor.read_soon()
@@ -118,11 +125,15 @@ def _engine_of(span: Span) -> str | None:
         return None
     if span.kind is SpanKind.INTERNAL:
         scope = span.instrumentation_scope
-        return IN_PROCESS if scope is not None and scope.name in _IN_PROCESS_SCOPES else None
+        return None if scope is None else _in_process_engine(scope.name)
     address, port = attributes.get(genai.SERVER_ADDRESS), attributes.get(genai.SERVER_PORT)
     if span.kind is not SpanKind.CLIENT or not isinstance(address, str) or not port:
         return None
     return _server_engine(address, int(str(port)))
+
+
+def _in_process_engine(scope: str) -> str | None:
+    return IN_PROCESS if scope in _IN_PROCESS_SCOPES else None
 
 
 def _server_engine(address: str, port: int) -> str | None:

@@ -25,6 +25,15 @@ _logger = logging.getLogger("llamatelemetry.nccl")
 Backend = Literal["nccl", "gloo"]
 
 _DEFAULT_SIZE_BYTES: Final = {"nccl": 64 * 2**20, "gloo": 4 * 2**20}
+_ABOUT_START: Final = (
+    ". Every rank has to be started, with the same WORLD_SIZE, MASTER_ADDR and MASTER_PORT and a "
+    "RANK of its own"
+)
+_ABOUT_CHECK: Final = (
+    ". A rank has died, or does not call check(): look at what the others say. This group is of no "
+    "more use"
+)
+_NOISE: Final = re.compile(r"^\[[^]]*\] | This is typically caused by .*")
 # So that our own deadline comes first: NCCL's ends the whole process.
 _GRACE_S: Final = 30.0
 # The keys of a store that outlives a group, as torchrun's does, must not be found by the next.
@@ -153,7 +162,7 @@ class NCCLGroup:
             raise ValueError(f"iterations={iterations}, warmup={warmup}: give 1 or more, 0 or more")
         torch, began_s = _torch(), time.monotonic()
         try:
-            with self._explained("the all-reduce failed"):
+            with self._explained("the all-reduce failed", _ABOUT_CHECK):
                 times_s = self._timed(torch, size_bytes, iterations, warmup)
         except CollectiveError as error:
             self._failed = True
@@ -191,26 +200,26 @@ class NCCLGroup:
             else:
                 dist.destroy_process_group()
         except Exception as error:
-            _logger.warning("The process group did not end cleanly: %s", _first_line(error))
+            _logger.warning("The process group did not end cleanly: %s", _brief(error))
 
     # ---------------------------------------------------------------- opening
     def _join(self, torch: Any) -> None:
         dist = torch.distributed
         self._place = find_place(*self._given, launch_variables(), dist)
-        used = re.split("[:,]", dist.get_backend())  # "cpu:gloo,cuda:nccl" is possible, too
+        # "cpu:gloo,cuda:nccl", also where it was opened without a name: that is "undefined".
+        used = re.split("[:,]", dist.get_backend_config())
         chosen = next((each for each in (self._wanted, self._fallback) if each in used), None)
         if chosen is None:
-            name = dist.get_backend()
             raise ValueError(
-                f"the process group that is open uses {name}, not {self._wanted}; to check that "
-                "one, give backend='gloo'"
+                f"the process group that is open uses {dist.get_backend_config()}, not "
+                f"{self._wanted}; for gloo, give backend='gloo'"
             )
         instead = f"the open process group uses {chosen}" if chosen != self._wanted else None
         self._agreed = Agreement(chosen, instead)
 
     def _open(self, torch: Any) -> None:
         dist, place = torch.distributed, self._place
-        with self._explained("the ranks did not come together"):
+        with self._explained("the ranks did not come together", _ABOUT_START):
             store = dist.PrefixStore(f"llamatelemetry/{next(_numbers)}", self._store(dist))
             offer = offer_of(torch, self._wanted, self._fallback, place.local_rank)
             self._agreed = agree(
@@ -255,7 +264,7 @@ class NCCLGroup:
         return timed_all_reduce(torch, runner_of(torch, deadline_s), size_bytes, iterations, warmup)
 
     @contextmanager
-    def _explained(self, what: str) -> Generator[None]:
+    def _explained(self, what: str, advice: str) -> Generator[None]:
         """Turn what torch raises into a `CollectiveError` that says who, what and how long."""
         began_s, place = time.monotonic(), self._place
         try:
@@ -264,8 +273,10 @@ class NCCLGroup:
             where = f" at {place.address}" if place.address and place.world_size > 1 else ""
             waited_s = time.monotonic() - began_s
             raise CollectiveError(
-                f"rank {place.rank} of {place.world_size}{where}, after {waited_s:.1f} s of at most "
-                f"{self._timeout_s:g}: {what}: {_first_line(error)}"
+                f"rank {place.rank} of {place.world_size}{where}, after {waited_s:.1f} s "
+                f"(timeout_s={self._timeout_s:g}): {what}: {_brief(error)}"
+                # Ours say by themselves what to do.
+                f"{'' if isinstance(error, CollectiveError) else advice}"
             ) from error
 
 
@@ -287,6 +298,7 @@ def _device(torch: Any, place: Place) -> Any:
     return torch.device("cuda", local_rank)
 
 
-def _first_line(error: BaseException) -> str:
-    """Of torch's messages the rest is a stack of C++ calls."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _brief(error: BaseException) -> str:
+    """The sentence that matters of one of torch's messages, without files and C++ frames."""
+    line = str(error).strip().partition("\n")[0]
+    return _NOISE.sub("", line).rstrip(".! ") or type(error).__name__

@@ -45,7 +45,7 @@ class CollectiveResults:
         busbw = "" if self.busbw is None else f", busbw {self.busbw:.2f} GB/s"
         fallback = f"\nNot over nccl: {self.fallback_reason}" if self.fallback_reason else ""
         return (
-            f"{self.operation} of {self.size_bytes / 2**20:g} MiB, {self.world_size} ranks, "
+            f"{self.operation} of {_size(self.size_bytes)}, {self.world_size} ranks, "
             f"{self.backend}: {self.time_s * 1e6:.1f} us, algbw {self.algbw:.2f} GB/s{busbw}"
             f"{fallback}"
         )
@@ -53,6 +53,11 @@ class CollectiveResults:
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data, ready for JSON."""
         return asdict(self)
+
+
+def _size(size_bytes: int) -> str:
+    mib = size_bytes / 2**20
+    return f"{mib:g} MiB" if mib >= 1 else f"{size_bytes / 1024:g} KiB"
 
 
 def all_reduce_results(

@@ -86,7 +86,9 @@ class CudaRunner:
         """Wait for the event, and give the time on the device."""
         while not until.query():
             if time.monotonic() > self._deadline_s:
-                raise CollectiveError("the collective is not done on the GPU; a rank is missing")
+                raise CollectiveError(
+                    "it is not done on the GPU. A rank has died, or does not call check()"
+                )
             time.sleep(_POLL_S)
         return since.elapsed_time(until) / 1000
 

@@ -76,9 +76,12 @@ class RowText:
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Give where the first stop sequence begins."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return min(found) if found else None
+    """Give where the stop sequence begins that is complete first; the longest of several.
+
+    By this, unlike by what begins first, the text does not depend on how it comes in pieces.
+    """
+    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    return min(found)[1] if found else None
 
 
 def _longest_beginning(text: str, stops: Sequence[str]) -> int:
