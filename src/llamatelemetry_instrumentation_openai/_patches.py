@@ -34,7 +34,14 @@ def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
         return load
 
     return tuple(
-        PatchPoint("openai._client", path, wrapper(name), optional="._" in path, deferred=True)
+        PatchPoint(
+            "openai._client",
+            path,
+            wrapper(name),
+            optional="._" in path,
+            deferred=True,
+            method=True,
+        )
         for path, name in (
             ("OpenAI.request", "sync"),
             ("AsyncOpenAI.request", "asynchronous"),

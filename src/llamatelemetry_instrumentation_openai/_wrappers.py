@@ -34,8 +34,9 @@ class Wrappers:
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
         """Wrap ``OpenAI.request``."""
-        route = _route(_options(args, kwargs))
-        call = None if route is None else self._begin(client, route, args, kwargs)
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        route = _route(options)
+        call = None if route is None else self._begin(client, route, options, kwargs)
         if route is None or call is None:
             result = wrapped(*args, **kwargs)
             return self._learn(client, result) if route is MODELS else result
@@ -54,8 +55,9 @@ class Wrappers:
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
         """Wrap ``AsyncOpenAI.request``."""
-        route = _route(_options(args, kwargs))
-        call = None if route is None else self._begin(client, route, args, kwargs)
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        route = _route(options)
+        call = None if route is None else self._begin(client, route, options, kwargs)
         if route is None or call is None:
             result = await wrapped(*args, **kwargs)
             return self._learn(client, result) if route is MODELS else result
@@ -104,13 +106,10 @@ class Wrappers:
                 guard.report("reading response headers", error)
         return wrapped(*args, **kwargs)
 
-    def _begin(
-        self, client: Any, route: Route, args: tuple[Any, ...], kwargs: _Keywords
-    ) -> Call | None:
+    def _begin(self, client: Any, route: Route, options: Any, kwargs: _Keywords) -> Call | None:
         if route is MODELS:
             return None
         try:
-            options = _options(args, kwargs)
             body = read_body(options)
             request = read_request(client, route, body, bool(kwargs.get("stream")))
             call = self._owner.instrumenter.start(request)
@@ -131,11 +130,6 @@ class Wrappers:
         except Exception as error:
             guard.report("reading a list of models", error)
         return models
-
-
-def _options(args: tuple[Any, ...], kwargs: _Keywords) -> Any:
-    # request(cast_to, options, ...): by position or by name
-    return args[1] if len(args) > 1 else kwargs.get("options")
 
 
 def _route(options: Any) -> Route | None:

@@ -15,6 +15,7 @@ from opentelemetry.sdk import version
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
     AlwaysOnExemplarFilter,
+    ExemplarFilter,
     Histogram,
     MeterProvider,
     TraceBasedExemplarFilter,
@@ -30,7 +31,7 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from llamatelemetry.otel import points
-from llamatelemetry.otel.points import record_points
+from llamatelemetry.otel.points import record_each, record_points
 from llamatelemetry.otel.providers._instruments import StableHistogram
 
 CHAT = {"gen_ai.operation.name": "chat", "server.port": 80}
@@ -111,12 +112,41 @@ def test_exemplars_are_those_that_record_makes(exemplars):
 )
 def test_what_record_refuses_is_refused(monkeypatch, values, attributes):
     monkeypatch.setattr(f"{__name__}.BATCHES", [(values, attributes, None)])
-    assert collected(record_points) == collected(one_by_one)
+    by_record = collected(one_by_one)
+    assert collected(record_points) == by_record
+    assert collected(each) == by_record
+
+
+class OfLongCalls(ExemplarFilter):
+    """A filter of somebody's own that looks at values."""
+
+    def should_sample(self, value, time_unix_nano, attributes, context):
+        return value > 0.01
+
+
+def each(histogram, values, attributes, context):
+    given = points.AttributeSet(attributes)
+    record_each([(histogram, value, given) for value in values], context)
+
+
+@pytest.mark.parametrize("record", [record_points, each])
+def test_a_filter_that_looks_at_values_is_asked_about_each(record):
+    by_record = collected(one_by_one, exemplar_filter=OfLongCalls())
+    assert collected(record, exemplar_filter=OfLongCalls()) == by_record
+
+
+@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("exemplars", [AlwaysOnExemplarFilter(), TraceBasedExemplarFilter()])
+def test_points_of_one_moment_are_what_record_makes_of_them(views, exemplars):
+    by_record = collected(one_by_one, views, exemplar_filter=exemplars)
+    assert collected(each, views, exemplar_filter=exemplars) == by_record
 
 
 @pytest.mark.parametrize("provider", [NoOpMeterProvider(), None], ids=["no-op", "proxy"])
 def test_any_makers_histogram_is_recorded_to(provider):
-    record_points(get_meter("m", meter_provider=provider).create_histogram("h"), [0.5], CHAT)
+    histogram = get_meter("m", meter_provider=provider).create_histogram("h")
+    record_points(histogram, [0.5], CHAT)
+    each(histogram, [0.5], CHAT, None)
 
 
 def test_a_histogram_that_delegates_is_followed_to_the_sdks():

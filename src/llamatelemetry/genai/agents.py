@@ -42,5 +42,5 @@ def with_agent(run: AgentRun, context: Context) -> Context:
 
 def current_agent() -> AgentRun | None:
     """Give the innermost agent at work in this context."""
-    run = context_api.get_value(_AGENT_KEY)
+    run = context_api.get_current().get(_AGENT_KEY)
     return run if isinstance(run, AgentRun) else None

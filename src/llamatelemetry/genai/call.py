@@ -108,35 +108,45 @@ class Instrumenter:
             kind: of the span, if it gets one of its own.
             started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
         """
-        # In an empty context nothing is switched off, and nothing is further out.
-        is_outermost = not context_api.get_current()
-        if not is_outermost and not is_instrumentation_enabled():
-            return None
-        outer = self.outer_call(request)
-        if outer is not None:
-            if outer.instrumenter.scope == self.scope:
-                return None
-            return Call(self, request, OuterCall(outer), started_ns)
+        self._find_operation(request)
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
-        foreign = None if is_outermost else foreign_span(request)
-        owner = OwnSpan(self, kind) if foreign is None else OuterSpan(self, foreign)
-        return Call(self, request, owner, started_ns)
+        owner: Owner | None = OwnSpan(self, kind)
+        if context_api.get_current():  # in an empty one nothing is switched off, or further out
+            owner = self._owner_within_context(request, owner)
+        return None if owner is None else Call(self, request, owner, started_ns)
+
+    def _owner_within_context(self, request: Request, own: OwnSpan) -> Owner | None:
+        """Give whose span a call is recorded on where there may be others; ``None`` for no call."""
+        if not is_instrumentation_enabled():
+            return None
+        outer = _current_call_of(request)
+        if outer is not None:
+            return None if outer.instrumenter.scope == self.scope else OuterCall(outer)
+        foreign = foreign_span(request)
+        return own if foreign is None else OuterSpan(self, foreign)
 
     def outer_call(self, request: Request) -> Call | None:
         """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
+        self._find_operation(request)
+        return _current_call_of(request)
+
+    def _find_operation(self, request: Request) -> None:
         if request.task is not None:
             strict = self.config.strict_operation_names is not False
             request.operation = operation_of_task(request.task, strict)
-        outer = current_call()
-        return outer if outer is not None and is_within(outer, request) else None
 
 
 def current_call() -> Call | None:
     """Give the open call whose library work is running in this context."""
-    call = context_api.get_value(CALL_KEY)
-    return call if isinstance(call, Call) and not call.ended else None
+    call = context_api.get_current().get(CALL_KEY)
+    return call if isinstance(call, Call) and call._open else None  # type: ignore[reportPrivateUsage]
+
+
+def _current_call_of(request: Request) -> Call | None:
+    outer = current_call()
+    return outer if outer is not None and is_within(outer, request) else None
 
 
 class Call:
@@ -311,24 +321,24 @@ class Call:
         self, response: Response, error: BaseException | None, ended_ns: int
     ) -> recording.Outcome:
         headers_ns = self._headers_ns if self.request.stream else None
+        first_token_ns = self.first_token_ns if self.request.stream else None
+        wall_ns = self._started_wall_ns - self._started_ns
         return recording.Outcome(
             request=self.request,
             response=response,
             error=response.error if error is None else describe_error(error),
             duration_s=(ended_ns - self._started_ns) / 1e9,
             attempt_s=(ended_ns - self._attempt_ns) / 1e9,
-            attempt_wall_ns=self._wall_ns(self._attempt_ns),
-            ended_wall_ns=self._wall_ns(ended_ns),
+            attempt_wall_ns=wall_ns + self._attempt_ns,
+            ended_wall_ns=wall_ns + ended_ns,
             headers_s=None if headers_ns is None else (headers_ns - self._attempt_ns) / 1e9,
             first_chunk_s=self._seconds_since_start(self.first_chunk_ns),
             first_token_s=self._seconds_since_start(self.first_token_ns),
             resend_count=max(0, self.attempts - 1),
-            first_token_attempt_s=self._first_token_s(),
+            first_token_attempt_s=(
+                None if first_token_ns is None else (first_token_ns - self._attempt_ns) / 1e9
+            ),
         )
-
-    def _first_token_s(self) -> float | None:
-        at_ns = self.first_token_ns if self.request.stream else None
-        return None if at_ns is None else (at_ns - self._attempt_ns) / 1e9
 
     def _seconds_since_start(self, at_ns: int | None) -> float | None:
         return None if at_ns is None else (at_ns - self._started_ns) / 1e9

@@ -70,7 +70,7 @@ def text(value: Any) -> str | None:
 
 def count(value: Any) -> int | None:
     """Give a whole number that is not negative and is exact as a float, else ``None``."""
-    found = integer(value)
+    found = value if type(value) is int else integer(value)
     return found if found is not None and 0 <= found <= _LARGEST_COUNT else None
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import wraps
+from inspect import iscoroutinefunction
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
@@ -31,6 +34,8 @@ class PatchPoint:
     ``wrapper`` takes ``(wrapped, instance, args, kwargs)``; or it is ``deferred``, takes
     nothing, and gives the wrapper, whose code is then imported no earlier than the library. An
     ``optional`` point may be missing in some versions of the library without anything being wrong.
+    A ``method`` is wrapped in a function rather than in wrapt's object if it is a plain one:
+    that takes a tenth of the time, and is worth it where a call passes several.
     """
 
     module: str
@@ -38,6 +43,7 @@ class PatchPoint:
     wrapper: Wrapper | Callable[[], Wrapper]
     optional: bool = False
     deferred: bool = False
+    method: bool = False
 
     def make_wrapper(self) -> Wrapper:
         """Give what takes ``(wrapped, instance, args, kwargs)``."""
@@ -105,13 +111,18 @@ class _Patch:
                 guard.report(f"patching {point.module}.{point.path}", error)
 
     def _make_link(self, original: Any) -> Any:
-        # wrapt takes a callable for `enabled`: the switch for a link that cannot be taken out.
+        link: Any
+
+        # The switch for a link that cannot be taken out.
         # An older link may be hidden in somebody's closure: only the newest is ever on.
-        link: Any = wrapt.FunctionWrapper(
-            original,
-            self._point.make_wrapper(),
-            enabled=lambda: self._enabled and self._link is link,
-        )
+        def is_on() -> bool:
+            return self._enabled and self._link is link
+
+        wrapper = self._point.make_wrapper()
+        if self._point.method and type(original) is FunctionType:
+            link = _method(original, wrapper, is_on)
+        else:
+            link = wrapt.FunctionWrapper(original, wrapper, enabled=is_on)
         return link
 
     def revert(self) -> None:
@@ -128,6 +139,26 @@ class _Patch:
             delattr(owner, name)
         else:
             setattr(owner, name, self._link.__wrapped__)
+
+
+def _method(original: Any, wrapper: Wrapper, is_on: Callable[[], bool]) -> Any:
+    """Wrap a method that is a plain function in another one."""
+
+    @wraps(original)
+    def link(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_on():
+            return original(self, *args, **kwargs)
+        return wrapper(MethodType(original, self), self, args, kwargs)
+
+    @wraps(original)
+    async def async_link(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_on():
+            return await original(self, *args, **kwargs)
+        return await wrapper(MethodType(original, self), self, args, kwargs)
+
+    made: Any = async_link if iscoroutinefunction(original) else link
+    made._self_wrapper = wrapper  # where wrapt has it, for those who look who has wrapped
+    return made
 
 
 def _is_linked(link: Any, outermost: Any) -> bool:

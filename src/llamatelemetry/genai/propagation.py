@@ -7,11 +7,14 @@ request to a model may leave the company. A header that is there already is left
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import getitem, is_
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+
+from llamatelemetry.genai.headers import add_header, has_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
-_LINE_OF_TRACEPARENT: Final = b"\ntraceparent\n"
 
 _HANDLERS: Final = frozenset({"handle_request", "handle_async_request"})
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
@@ -45,7 +47,7 @@ class Propagation:
             http_client: the httpx or httpx2 client, or the session of requests, that sends it.
             url: where to, as that client has it.
         """
-        if self._mode == "off" or _has_traceparent(headers):
+        if self._mode == "off" or has_header(headers, TRACEPARENT):
             return
         if self._mode == "auto" and (
             not _trace_context_is_wanted() or _is_left_to_http(http_client, url)
@@ -57,17 +59,10 @@ class Propagation:
 def _write(span: SpanContext, headers: MutableMapping[str, str]) -> None:
     if not span.is_valid:
         return
-    headers[TRACEPARENT] = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    value = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    add_header(headers, TRACEPARENT, value)
     if span.trace_state and TRACESTATE not in headers:
         headers[TRACESTATE] = span.trace_state.to_header()
-
-
-def _has_traceparent(headers: Any) -> bool:
-    raw = getattr(headers, "raw", None)
-    if raw is None:
-        return TRACEPARENT in headers  # requests
-    # ``in`` would decode every header before it looked: as much work as all the rest of this.
-    return _LINE_OF_TRACEPARENT in b"\n%b\n" % b"\n".join(dict(raw)).lower()
 
 
 class _Wanted:
@@ -108,24 +103,34 @@ def _is_wrapped_transport(transport: Any) -> bool:
         _is_wrapped_by_opentelemetry(own.get(name)) for name in _HANDLERS
     ):
         return True
-    for members, name in handling:
-        handler = members.get(name)
-        # A plain function, as in every class when nothing is instrumented.
-        if type(handler) is not FunctionType and _is_wrapped_by_opentelemetry(handler):
-            return True
-    return False
+    members, methods, plain = handling
+    # In most programs nothing is wrapped: these are the functions that were there before.
+    if all(map(is_, map(getitem, members, methods), plain)):
+        return False
+    return any(map(_is_wrapped_by_opentelemetry, map(getitem, members, methods)))
+
+
+class _Handling(NamedTuple):
+    """The methods that a request may pass through in a transport of a kind: where they are found."""
+
+    members: tuple[Mapping[str, Any], ...]
+    methods: tuple[str, ...]
+    plain: tuple[Any, ...]  # those of them that are not wrapped in anything
 
 
 @lru_cache(maxsize=64)
-def _handling(kind: type[Any]) -> tuple[tuple[Mapping[str, Any], str], ...] | None:
-    """Give where the methods are that a request may pass through in a transport of a kind.
-
-    ``None`` for a transport of OpenTelemetry's own.
-    """
+def _handling(kind: type[Any]) -> _Handling | None:
+    """Give the methods of a transport of a kind; ``None`` for a transport of OpenTelemetry's own."""
     if _is_opentelemetrys(kind):
         return None
     every = (vars(base) for base in kind.__mro__)
-    return tuple((members, name) for members in every for name in _HANDLERS if name in members)
+    found = [(members, name) for members in every for name in _HANDLERS if name in members]
+    functions = (members[name] for members, name in found)
+    return _Handling(
+        tuple(members for members, _ in found),
+        tuple(name for _, name in found),
+        tuple(each if type(each) is FunctionType else None for each in functions),
+    )
 
 
 def _is_wrapped_by_opentelemetry(function: Any) -> bool:

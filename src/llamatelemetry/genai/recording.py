@@ -131,8 +131,7 @@ def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Cont
         error_type=None if outcome.error is None else outcome.error.type,
         context=context,
     )
-    metrics.client.record_tokens(call)
-    metrics.client.record_duration(call)
+    metrics.client.record_call(call)
 
 
 def _openai_attributes(
@@ -233,6 +232,8 @@ def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
     # To embeddings and rankings llama.cpp answers under the name it was asked by.
     model = None if response.timings is None else response.model
     asked = identities.attributes_of(request.server, model, response.system_fingerprint)
+    if not (started_here or asked):  # of most servers nothing is known
+        return response.attributes
     return {**started_here, **asked, **response.attributes}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai.fields import get, items
+from llamatelemetry.genai.headers import header
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,
@@ -157,7 +158,7 @@ def is_run_by_openai(server: Server | None) -> bool:
 
 def provider_from_headers(headers: Any) -> str | None:
     """Give the provider that response headers prove: llama.cpp signs every reply with ``Server``."""
-    return PROVIDER_LLAMA_CPP if headers.get("server") == "llama.cpp" else None
+    return PROVIDER_LLAMA_CPP if header(headers, "server") == "llama.cpp" else None
 
 
 def provider_from_models(reply: Any) -> str | None:

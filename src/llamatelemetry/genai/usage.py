@@ -58,6 +58,7 @@ _BESIDE_THE_TOTALS: Final = (
     ("cache_read_input_tokens", "cache_read_tokens"),
     ("cache_creation_input_tokens", "cache_write_tokens"),
 )
+_ALL_BESIDE: Final = frozenset(dict(_BESIDE_THE_TOTALS))
 _DETAILS: Final = {
     **dict.fromkeys(
         ("prompt_tokens_details", "input_tokens_details", "input_token_details"), _INPUT
@@ -106,7 +107,8 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
                 setattr(into, total, count(value))
         elif field in _DETAILS:
             _take_details(fields_of(value), _DETAILS[field], into)
-    _take(fields, _BESIDE_THE_TOTALS, into)
+    if not _ALL_BESIDE.isdisjoint(fields):
+        _take(fields, _BESIDE_THE_TOTALS, into)
 
 
 def _take_details(

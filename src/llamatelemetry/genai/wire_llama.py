@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 _FINISH_REASON_BY_STOP_TYPE: Final = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
+_COUNTED: Final = frozenset({"n_cmpl", "n", "prompt"})
+
+
 def read_choice_count(body: Mapping[str, Any]) -> int:
     """Say how many answers a request asks for: ``n`` of them to each of its prompts."""
+    if _COUNTED.isdisjoint(body):
+        return 1
     wanted = count(body.get("n_cmpl")) or count(body.get("n")) or 1
     prompts = items(body.get("prompt"))
     # A list that holds numbers is one prompt, of tokens.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
-from llamatelemetry.otel.points import attribute_set, record_points
+from llamatelemetry.otel.points import attribute_set, record_each, record_points
 from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import (
     ERROR_TYPE,
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram, Meter
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.otel.points import AttributeSet
+
     Attributes = Mapping[str, AttributeValue]
+    _HistogramPoint = tuple[Histogram, float, AttributeSet]
 
 MetricNames = Literal["v1.41", "latest", "both"]
 
@@ -71,11 +74,10 @@ class Measured:
     context: Context | None = None
     unknown: int | None = 0
 
-    def with_error(self) -> Attributes:
+    def with_error(self) -> AttributeSet:
         """The attributes, with ``error.type`` when the call failed."""
-        if self.error_type is None:
-            return self.attributes
-        return attribute_set(self.attributes).plus(ERROR_TYPE, self.error_type)
+        given = attribute_set(self.attributes)
+        return given if self.error_type is None else given.plus(ERROR_TYPE, self.error_type)
 
 
 class ClientMetrics(Protocol):
@@ -97,6 +99,10 @@ class ClientMetrics(Protocol):
 
     def record_tokens(self, call: Measured) -> None:
         """Record the tokens of a call that has ended, well or badly."""
+        ...
+
+    def record_call(self, call: Measured) -> None:
+        """Record tokens and duration."""
         ...
 
 
@@ -125,13 +131,24 @@ class V141Metrics:
 
     def record_tokens(self, call: Measured) -> None:
         """Record one point per known token count, marked ``input`` or ``output``."""
-        for count, kind in (
-            (call.tokens.input_tokens, "input"),
-            (call.tokens.output_tokens, "output"),
-        ):
-            if count is not None:
-                attributes = attribute_set(call.attributes).plus(GEN_AI_TOKEN_TYPE, kind)
-                record_points(self.token_usage, (count,), attributes, call.context)
+        record_each(self._token_points(call), call.context)
+
+    def record_call(self, call: Measured) -> None:
+        """Record tokens and duration."""
+        points = self._token_points(call)
+        points.append((self.operation_duration, call.duration_s, call.with_error()))
+        record_each(points, call.context)
+
+    def _token_points(self, call: Measured) -> list[_HistogramPoint]:
+        tokens, given = call.tokens, attribute_set(call.attributes)
+        points: list[_HistogramPoint] = []
+        if tokens.input_tokens is not None:
+            attributes = given.plus(GEN_AI_TOKEN_TYPE, "input")
+            points.append((self.token_usage, tokens.input_tokens, attributes))
+        if tokens.output_tokens is not None:
+            attributes = given.plus(GEN_AI_TOKEN_TYPE, "output")
+            points.append((self.token_usage, tokens.output_tokens, attributes))
+        return points
 
 
 class LatestMetrics:
@@ -208,6 +225,11 @@ class LatestMetrics:
                 if known is not None:
                     record_points(histogram, (known,), attributes, call.context)
 
+    def record_call(self, call: Measured) -> None:
+        """Record tokens and duration."""
+        self.record_tokens(call)
+        self.record_duration(call)
+
     def _count(self, call: Measured, unknown: int | None) -> None:
         tokens, given = call.tokens, attribute_set(call.attributes)
         # A provider that reports usage but not this part of it has said nothing of the part.
@@ -255,6 +277,11 @@ class BothMetrics:
         """Record the tokens of a call."""
         self.v1_41.record_tokens(call)
         self.latest.record_tokens(call)
+
+    def record_call(self, call: Measured) -> None:
+        """Record tokens and duration."""
+        self.v1_41.record_call(call)
+        self.latest.record_call(call)
 
 
 _BY_NAME: Final[Mapping[str, Callable[[Meter], ClientMetrics]]] = {

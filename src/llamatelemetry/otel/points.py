@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import get_current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
@@ -80,18 +80,36 @@ def record_points(
         attributes: of all of them; best an `AttributeSet`, if they will come again.
         context: holds the span that exemplars lead to; the current one when ``None``.
     """
-    # Behind an instrument that delegates is one that does not.
-    sdks: Any = getattr(histogram.record, "__self__", None)
-    make_key = _make_key_of(sdks.__class__)
-    given = attribute_set(attributes)
-    key = None if make_key is None else given.key(make_key)
+    sdks, key = _resolve(histogram, given := attribute_set(attributes))
     if key is None:
         for value in values:
             histogram.record(value, attributes, context)
     elif sdks._is_enabled():
-        points = _points(sdks, values, given, context or get_current())
+        moment = _Moment(context or get_current())
+        points = [moment.point(sdks, value, given) for value in values if 0 <= value < inf]
         if points:
             _aggregate(points, sdks, key)
+
+
+def record_each(
+    points: Iterable[tuple[Histogram, float, AttributeSet]], context: Context | None = None
+) -> None:
+    """Do what ``histogram.record`` does, for points of several histograms at one moment."""
+    moment = _Moment(context or get_current())
+    for histogram, value, attributes in points:
+        sdks, key = _resolve(histogram, attributes)
+        if key is None:
+            histogram.record(value, attributes, context)
+        elif 0 <= value < inf and sdks._is_enabled():
+            _aggregate((moment.point(sdks, value, attributes),), sdks, key)
+
+
+def _resolve(histogram: Histogram, attributes: AttributeSet) -> tuple[Any, object]:
+    """Give the histogram of the SDK and the key of a set in it; the key is ``None`` in others."""
+    # Behind an instrument that delegates is one that does not.
+    sdks: Any = getattr(histogram.record, "__self__", None)
+    make_key = _make_key_of(sdks.__class__)
+    return sdks, None if make_key is None else attributes.key(make_key)
 
 
 @lru_cache(maxsize=16)
@@ -116,33 +134,46 @@ class _Point:
     __slots__ = ("attributes", "context", "instrument", "is_exemplar", "time_unix_nano", "value")
 
     def __init__(
-        self, value: float, time_unix_nano: int, instrument: Any, attributes: AttributeSet
+        self, value: float, moment: _Moment, instrument: Any, attributes: AttributeSet
     ) -> None:
         self.value = value
-        self.time_unix_nano = time_unix_nano
+        self.time_unix_nano = moment.now_ns
         self.instrument = instrument
         self.attributes = attributes
-        self.context: Context
-        self.is_exemplar: bool
+        self.context = moment.context
+        self.is_exemplar: bool = moment.is_exemplar
 
 
-def _points(
-    histogram: Any, values: Sequence[float], attributes: AttributeSet, context: Context
-) -> list[_Point]:
-    is_exemplar = histogram._measurement_consumer._sdk_config.exemplar_filter.should_sample
-    now_ns = time_ns()
-    points: list[_Point] = []
-    for value in values:
-        if 0 <= value < inf:
-            point = _Point(value, now_ns, histogram, attributes)
-            point.context = context
-            point.is_exemplar = is_exemplar(value, now_ns, attributes, context)
-            points.append(point)
-    return points
+class _Moment:
+    """When and in what context points are recorded, and whether they can be exemplars then."""
+
+    __slots__ = ("_answered", "context", "is_exemplar", "now_ns")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.now_ns = time_ns()
+        self.is_exemplar = False
+        self._answered: Any = None  # the filter whose answer that is, for all points
+
+    def point(self, histogram: Any, value: float, attributes: AttributeSet) -> _Point:
+        """Make a point of a histogram of the SDK's."""
+        exemplar_filter = histogram._measurement_consumer._sdk_config.exemplar_filter
+        if exemplar_filter is not self._answered:
+            self.is_exemplar = exemplar_filter.should_sample(
+                value, self.now_ns, attributes, self.context
+            )
+            by_context = _decides_by_context(exemplar_filter.__class__)
+            self._answered = exemplar_filter if by_context else None
+        return _Point(value, self, histogram, attributes)
+
+
+@lru_cache(maxsize=16)
+def _decides_by_context(kind: Any) -> bool:
+    """Whether an exemplar filter is one of the SDK's: by the span, always, or never."""
+    return kind.__module__.startswith("opentelemetry.sdk.")
 
 
 def _aggregate(points: Sequence[_Point], histogram: Any, key: object) -> None:
-    attributes = points[0].attributes
     for storage in histogram._measurement_consumer._reader_storages.values():
         for match in storage._get_or_init_view_instrument_match(histogram):
             if match._view._attribute_keys is not None:  # it makes another set of this one
@@ -153,6 +184,7 @@ def _aggregate(points: Sequence[_Point], histogram: Any, key: object) -> None:
             with match._lock:
                 aggregation = match._attributes_aggregation.get(key)
                 if aggregation is None:
-                    aggregation = match._get_or_create_aggregation(key, dict(attributes))
+                    attributes = dict(points[0].attributes)
+                    aggregation = match._get_or_create_aggregation(key, attributes)
                 for point in points:
                     aggregation.aggregate(point, point.is_exemplar)
