@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
@@ -21,6 +22,12 @@ def _settings_in_environment() -> list[str]:
 # At import, for fixtures of a wider scope and for the modules that tests import.
 for _name in _settings_in_environment():
     del os.environ[_name]
+
+
+def pytest_collection_finish() -> None:
+    """Many tests collect garbage; what all those modules have brought never is any."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
