@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import sys
 import threading
@@ -145,7 +146,8 @@ def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
         trace_id: of one of the last 256 traces, as a number or in hex; all traces when `None`.
 
     Returns:
-        A copy: nodes and edges with counts, latency, tokens and errors.
+        A copy: nodes and edges with counts, latency, tokens and errors; between GPUs how they
+        are connected.
 
     Raises:
         RuntimeError: no graphs are kept.
@@ -154,11 +156,26 @@ def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
     setup = _setup()
     for processor in () if setup is None else setup.processors:
         if hasattr(processor, "graph"):  # not imported for the question: the SDK may not be there
-            return cast("TraceGraphProcessor", processor).graph(trace_id)
+            return _with_links(cast("TraceGraphProcessor", processor).graph(trace_id))
     raise RuntimeError(
         "no trace graphs are kept: call llamatelemetry.init(enable_trace_graphs=True), or set "
         "LLAMATELEMETRY_TRACE_GRAPHS=true"
     )
+
+
+def _with_links(graph: TraceGraph) -> TraceGraph:
+    """The graph with what lies between the GPUs in it, where the driver knows them."""
+    gpus = [node.name for node in graph.nodes if node.kind == "gpu"]
+    if len(gpus) > 1:
+        from llamatelemetry.distributed import TopologyMapper
+
+        topology = TopologyMapper().detect()
+        known = [gpu for gpu in gpus if any(gpu == each.uuid for each in topology.gpus)]
+        for one, other in itertools.combinations(known, 2):
+            links = topology.links(one, other)
+            if links.label is not None:
+                graph.link(one, other, "NVLink" if links.nvlinks else "PCIe")
+    return graph
 
 
 def _set_up(config: LlamaTelemetryConfig) -> None:
