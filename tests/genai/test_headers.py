@@ -76,7 +76,7 @@ def test_the_list_of_names_is_used_where_it_is_known_and_nowhere_else():
     assert has_header(given, "traceparent")
 
 
-@pytest.mark.parametrize("value", ["caf\xe9", "日本".encode().decode("latin-1")])
+@pytest.mark.parametrize("value", ["na\xefve", "日本".encode().decode("latin-1")])
 def test_a_value_in_any_bytes_is_given(value):
     given = httpx2.Headers([(b"server", value.encode("latin-1"))])
     assert header(given, "server") == value
