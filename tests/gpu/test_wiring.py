@@ -376,7 +376,10 @@ client = OpenAI(base_url=os.environ["URL"], api_key="none")
 time.sleep(0.5)
 for _ in range(2):  # the first, which may be short, says where the server is
     client.chat.completions.create(
-        model="model", max_tokens=120, messages=[{"role": "user", "content": "Count to fifty."}]
+        model="model",
+        max_tokens=400,  # some seconds: energy is told from about one on
+        messages=[{"role": "user", "content": "Count to fifty."}],
+        extra_body={"ignore_eos": True},
     )
 """
 

@@ -24,7 +24,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
 
 
 def test_without_an_account_the_same_graph_is_a_page(a_trace: TraceGraph, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="llamatelemetry")
     path = GraphistryViz().plot_trace_graph(a_trace)
     assert Path(path).parent == Path("llamatelemetry-data")
     names = "GRAPHISTRY_PERSONAL_KEY_ID and GRAPHISTRY_PERSONAL_KEY_SECRET"
@@ -59,7 +59,7 @@ def test_each_page_has_a_nonce_and_a_name_of_its_own(a_trace: TraceGraph):
 
 
 def test_an_empty_picture_says_why(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(token="t")
     path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
     assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_an_empty_picture_says_why(caplog):
 
 
 def test_not_told_to_register_nothing_is_uploaded(caplog, a_trace: TraceGraph):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(auto_register=False, username="ada", password="p")
     assert not viz.registered
     assert viz.plot_trace_graph(a_trace).endswith(".html")
