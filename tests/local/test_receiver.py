@@ -57,10 +57,14 @@ class Running:
     ) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(self.receiver.url.removeprefix("http://"))
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, {"Content-Type": "application/x-protobuf", **given})
-        response = connection.getresponse()
-        response.content = response.read()  # type: ignore[attr-defined]
-        connection.close()
+        try:
+            connection.request(
+                method, path, body, {"Content-Type": "application/x-protobuf", **given}
+            )
+            response = connection.getresponse()
+            response.content = response.read()  # type: ignore[attr-defined]
+        finally:
+            connection.close()
         return response
 
 

@@ -152,7 +152,7 @@ def test_a_thousand_streams_dropped_during_metric_collection_all_end(
         asyncio.run(abandon_async_streams())
     else:
         abandon_streams()
-    assert exporter.exports > 1, "the exporter has not run along"
+    assert exporter.exports >= 1, "the exporter has not run along"
     calls = wait_for_all(recorder)
     assert len(calls) == STREAMS
     assert {call.status.status_code for call in calls} == {StatusCode.UNSET}
