@@ -395,7 +395,7 @@ def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
             let_servers_be_known()
             body = {"model": "anything", "input": "Hi"}
             client.post(f"{llama_server.origin}/v1/embeddings", json=body)
-    first, *others = instrumented.calls()
+    _, *others = instrumented.calls()
     for span in others:
         assert span.attributes["llamatelemetry.server.slots"] == SLOTS
         assert span.attributes["llamatelemetry.server.context_length"] == 1024
