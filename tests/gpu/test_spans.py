@@ -333,7 +333,7 @@ def test_a_call_that_is_not_sampled_has_its_share_all_the_same(driver_with, watc
     driver_with(with_server())
     monitor = watch(pids_of=pids_of)
     tracing = Tracing(monitor)
-    monkeypatch.setattr(unrecorded._State, "watcher", SpanGpu(monitor, only_genai=False))
+    monkeypatch.setattr(unrecorded.State, "watcher", SpanGpu(monitor, only_genai=False))
     dropped = Instrumenter(
         "test", "1", tracer_provider=TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
     ).start(Request("chat", provider="llama_cpp", server=Server("127.0.0.1", 8080, ORIGIN)))
