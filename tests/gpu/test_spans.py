@@ -18,7 +18,8 @@ from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 from tests.gpu import nvml
-from tests.gpu.conftest import Tracing, wait_for
+from tests.gpu.conftest import Tracing
+from tests.waiting import wait_for
 
 SERVER_PID = 4711
 LLAMA_SERVER = {
