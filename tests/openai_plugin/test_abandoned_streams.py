@@ -166,7 +166,6 @@ def test_a_thousand_streams_dropped_during_metric_collection_all_end(
         streams = asyncio.run(abandon_async_streams(exporter))
     else:
         streams = abandon_streams(exporter)
-    print("EXP", exporter.exports, streams)
     assert exporter.exports > 3, "the exporter has not run along"
     calls = wait_for_all(recorder, streams)
     assert len(calls) == streams
