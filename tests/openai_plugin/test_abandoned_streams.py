@@ -105,6 +105,8 @@ def exporter(recorder: Recorder) -> Iterator[CollectingExporter]:
     yield exporter
     gc.enable()
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # as it is for all tests
     OpenAIInstrumentor().uninstrument()
     provider.shutdown(timeout_millis=5_000)
 
@@ -162,10 +164,9 @@ def wait_for_all(recorder: Recorder, streams: int) -> list[ReadableSpan]:
 def test_a_thousand_streams_dropped_during_metric_collection_all_end(
     exporter: CollectingExporter, recorder: Recorder, is_async: bool
 ) -> None:
-    if is_async:
-        streams = asyncio.run(abandon_async_streams(exporter))
-    else:
-        streams = abandon_streams(exporter)
+    streams = (
+        asyncio.run(abandon_async_streams(exporter)) if is_async else abandon_streams(exporter)
+    )
     assert exporter.exports > 3, "the exporter has not run along"
     calls = wait_for_all(recorder, streams)
     assert len(calls) == streams
