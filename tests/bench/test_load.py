@@ -36,6 +36,7 @@ def quantile_of(latencies, q=0.9):
     return float(np.quantile(list(latencies), q))
 
 
+@pytest.mark.clock
 @pytest.mark.flaky(reruns=4, only_rerun="AssertionError")
 class TestCoordinatedOmission:
     """The server stalls for a second while ten requests come in half a second.
@@ -74,6 +75,7 @@ class TestCoordinatedOmission:
         assert from_sending < 0.3 * STALL_S  # what a naive measurement would have told
 
 
+@pytest.mark.clock
 def test_the_dispatch_lag_is_small_when_nothing_holds_requests_back(one_at_a_time):
     results = measure(one_at_a_time, [Script(i) for i in range(10)], rate=50, arrival="constant")
     lags = [record.lag_s for record in results.requests]

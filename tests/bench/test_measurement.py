@@ -119,6 +119,7 @@ def slower(script: Script) -> Script:
     )
 
 
+@pytest.mark.clock
 @pytest.mark.slow  # on a machine that has something else to do, 1 ms is not to be had
 @pytest.mark.flaky(reruns=5, only_rerun="AssertionError")
 @pytest.mark.parametrize("client", CLIENTS)
@@ -134,6 +135,7 @@ def test_every_reported_figure_is_true(server, name, client):
             assert_true(estimate.value, float(np.quantile(values, q)), f"{q} of {metric}")
 
 
+@pytest.mark.clock
 @pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 @pytest.mark.parametrize(
     ("name", "client"),
@@ -234,6 +236,7 @@ def test_figures_are_made_of_the_requests_as_the_definitions_say():
     assert results.totals.goodput_rate == pytest.approx(3 / 22)
 
 
+@pytest.mark.clock
 @pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 def test_what_is_left_over_is_what_no_phase_explains(server):
     scripts = [Script(i, queue_s=0.02, first_s=0.02, gaps_s=[0.01]) for i in range(10)]
@@ -246,6 +249,7 @@ def test_what_is_left_over_is_what_no_phase_explains(server):
     assert min(record.remainder_s for record in results.requests) < 0.01
 
 
+@pytest.mark.clock
 @pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 def test_throughput_is_that_of_whole_replies_over_the_time_they_took(server):
     scripts = [Script(i, first_s=0.1, gaps_s=[0.05] * 3) for i in range(10)]

@@ -42,6 +42,7 @@ def prompts(tmp_path):
     return write
 
 
+@pytest.mark.clock
 def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp_path):
     old, new, page = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "new.html"
     options = ["--url", server.url, "--profile", "quick"]

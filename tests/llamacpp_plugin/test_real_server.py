@@ -265,6 +265,7 @@ def duration_s(span: ReadableSpan) -> float:
     return (span.end_time - span.start_time) / 1e9
 
 
+@pytest.mark.clock
 @busy_machine
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 async def test_queues_match_the_order_of_service(

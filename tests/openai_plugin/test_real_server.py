@@ -126,6 +126,7 @@ async def test_tokens_equal_the_servers_own_counters(
     }
 
 
+@pytest.mark.clock
 @busy_machine
 async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
@@ -154,6 +155,7 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
     assert queues[SLOTS] > 0.8 * shortest > queues[0]
 
 
+@pytest.mark.clock
 @busy_machine
 async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
@@ -184,6 +186,7 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
         assert began == pytest.approx(ended[-SLOTS], abs=0.06)
 
 
+@pytest.mark.clock
 @busy_machine
 def test_the_queue_counts_from_the_last_attempt(
     instrumented: Recorder, llama_server: LlamaServer
