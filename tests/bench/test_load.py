@@ -11,6 +11,9 @@ from llamatelemetry.bench.prompts import in_turn
 from llamatelemetry.llama import LlamaCppClient
 from tests.bench.scripted import Script, scripted_server
 
+# A real clock on a machine that others share: half of the requests held up for 15 ms are not in our
+# hands. A measurement that is wrong is wrong each time.
+disturbed = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
 STALL_S = 1.0
 RATE = 20.0
 
@@ -37,7 +40,6 @@ def quantile_of(latencies, q=0.9):
 
 
 @pytest.mark.clock
-@pytest.mark.flaky(reruns=4, only_rerun="AssertionError")
 class TestCoordinatedOmission:
     """The server stalls for a second while ten requests come in half a second.
 
@@ -51,6 +53,7 @@ class TestCoordinatedOmission:
         began_ns = truths[0].received_ns
         return [(truths[i].ended_ns - began_ns) / 1e9 - i / RATE for i in range(10)]
 
+    @disturbed
     def test_an_open_load_shows_what_every_caller_waited(self, one_at_a_time):
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant")
@@ -64,6 +67,7 @@ class TestCoordinatedOmission:
         naive = quantile_of((record.e2e_s for record in results.requests), 0.5)
         assert naive < 0.2 * STALL_S
 
+    @disturbed
     def test_a_request_held_back_here_counts_from_when_it_was_due(self, one_at_a_time):
         """At most two under way: the wait moves into this program, and is counted all the same."""
         before = len(one_at_a_time.truths())

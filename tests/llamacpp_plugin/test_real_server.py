@@ -24,7 +24,6 @@ from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.recorder import Recorder
 from tests.servers import SLOTS, LlamaServer
 
-busy_machine = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
 CONCURRENCY = 3 * SLOTS
 # The server drops connections that are idle while others wait: none is kept.
 OPTIONS: Any = {"timeout": 120, "headers": {"Connection": "close"}}
@@ -266,7 +265,6 @@ def duration_s(span: ReadableSpan) -> float:
 
 
 @pytest.mark.clock
-@busy_machine
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 async def test_queues_match_the_order_of_service(
     instrumented: Recorder, llama_server: LlamaServer, stream: bool
