@@ -11,10 +11,10 @@ from llamatelemetry.bench.prompts import in_turn
 from llamatelemetry.llama import LlamaCppClient
 from tests.bench.scripted import Script, scripted_server
 
-# A real clock on a machine that others share: half of the requests held up for 15 ms are not in our
+# A real clock on a machine that others share: half of the requests held up for 20 ms are not in our
 # hands. A measurement that is wrong is wrong each time.
 disturbed = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
-STALL_S = 1.0
+STALL_S = 2.0
 RATE = 20.0
 
 
@@ -41,9 +41,9 @@ def quantile_of(latencies, q=0.9):
 
 @pytest.mark.clock
 class TestCoordinatedOmission:
-    """The server stalls for a second while ten requests come in half a second.
+    """The server stalls for two seconds while ten requests come in half a second.
 
-    Every caller from the third on waits for most of that second, and whoever waits for an
+    Every caller from the third on waits for most of that time, and whoever waits for an
     answer before he sends the next request sees only one slow one.
     """
 
@@ -58,7 +58,7 @@ class TestCoordinatedOmission:
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant")
         true = quantile_of(self.truth(one_at_a_time, before), 0.5)
-        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.02)
+        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
         assert true > 0.5 * STALL_S
 
     def test_a_naive_measurement_of_the_same_server_does_not(self, one_at_a_time):
@@ -73,7 +73,7 @@ class TestCoordinatedOmission:
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant", concurrency=2)
         true = quantile_of(self.truth(one_at_a_time, before), 0.5)
-        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.02)
+        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
         assert results.figures["lag"].quantiles[0.9].value > 0.4 * STALL_S
         from_sending = quantile_of((r.e2e_s - r.lag_s for r in results.requests), 0.5)
         assert from_sending < 0.3 * STALL_S  # what a naive measurement would have told
