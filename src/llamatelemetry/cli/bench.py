@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.bench.comparison import FingerprintMismatchError
-from llamatelemetry.bench.load import Arrival, Ramp
+from llamatelemetry.bench.load import Ramp
 from llamatelemetry.bench.profile import BenchmarkProfile
 from llamatelemetry.bench.prompts import load_prompts
 from llamatelemetry.bench.results import BenchmarkResults
@@ -23,6 +22,7 @@ from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.sweep import SweepResults
+    from llamatelemetry.cli._bench_options import BenchOptions
 
 _GOOD, _BAD, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 _INSTALL: Final = "pip install 'llamatelemetry[bench]'"
@@ -33,31 +33,6 @@ _KEY_VARIABLES: Final = ("OPENAI_API_KEY", "LLAMA_API_KEY")
 
 class _UsageError(Exception):
     """What was asked for is not possible; the message is for the user."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchOptions:
-    """The options of the command, as they were given."""
-
-    url: str
-    model: str | None
-    profile: str
-    concurrency: int
-    rate: str | None
-    arrival: Arrival
-    max_tokens: int
-    cache: Literal["cold", "warm"]
-    seed: int
-    slo: str | None
-    prompts: Path | None
-    multi_turn: bool
-    input_tokens: int
-    repeats: int
-    sweep: str | None
-    compare: Path | None
-    allow: Sequence[str]
-    min_effect: float
-    output: Sequence[Path]
 
 
 def run_bench(options: BenchOptions) -> int:
@@ -85,7 +60,7 @@ def run_bench(options: BenchOptions) -> int:
 
 def _run(options: BenchOptions) -> int:
     baseline = None if options.compare is None else _loaded(options.compare)
-    _check_outputs(options.output, is_sweep=options.sweep is not None)
+    _check_outputs(options.files, is_sweep=options.sweep is not None)
     client, known_model = _client(options.url)
     model = options.model or known_model
     if model is None:
@@ -109,10 +84,10 @@ def _run(options: BenchOptions) -> int:
         return _sweep(runner, model, prompts, options)
     results = runner.run(model, prompts, repeats=options.repeats)
     _say(results.summary())
-    _write(results, options.output)
+    _write(results, options.files)
     if baseline is None:
         return _status(results)
-    comparison = results.compare(baseline, allow=options.allow, min_effect=options.min_effect)
+    comparison = results.compare(baseline, allow=options.allow or (), min_effect=options.min_effect)
     _say("", comparison.summary())
     return max(_status(results), comparison.exit_code)
 
@@ -139,7 +114,7 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
     except ValueError as error:
         raise _UsageError(str(error)) from error
     _say(found.summary())
-    _write(found, options.output)
+    _write(found, options.files)
     return max(_status(point.results) for point in found.points)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import compress
 from operator import attrgetter, is_not
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
+from llamatelemetry.genai import guard
 from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import is_run_by_openai, known_servers
 from llamatelemetry.otel.client_metrics import Measured
-from llamatelemetry.otel.points import AttributeSet, record_points
+from llamatelemetry.otel.points import AttributeSet, record_each
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     FETCH_RESPONSE,
@@ -24,15 +25,17 @@ from llamatelemetry.semconv.operations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import Request, Response, Usage
+    from llamatelemetry.genai.model import EngineTimings, Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+    from llamatelemetry.otel.points import Point
 
 
 @dataclass(slots=True)
@@ -46,23 +49,24 @@ class Outcome:
     attempt_s: float
     attempt_wall_ns: int
     ended_wall_ns: int
-    headers_s: float | None
-    first_chunk_s: float | None
-    first_token_s: float | None
     resend_count: int
+    headers_s: float | None = None
+    first_chunk_s: float | None = None
+    first_token_s: float | None = None
     first_token_attempt_s: float | None = None
-    phases: Phases | None = field(init=False, default=None)
+    phases: Phases | None = None
 
-    def __post_init__(self) -> None:
-        if self.response.timings is not None:
-            self.phases = measure_phases(
-                self.response.timings,
-                attempt_s=self.attempt_s,
-                headers_s=self.headers_s,
-                choice_count=self.request.choice_count,
-                first_token_s=self.first_token_attempt_s,
-                has_queue=self.request.has_queue,
-            )
+
+def phases_of(outcome: Outcome, timings: EngineTimings) -> Phases:
+    """Find the phases of a call of which everything else is known."""
+    return measure_phases(
+        timings,
+        attempt_s=outcome.attempt_s,
+        headers_s=outcome.headers_s,
+        choice_count=outcome.request.choice_count,
+        first_token_s=outcome.first_token_attempt_s,
+        has_queue=outcome.request.has_queue,
+    )
 
 
 def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
@@ -112,26 +116,51 @@ def _metric_attributes(
     )
 
 
-def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record what the client measured. Chunk gaps are recorded as the chunks pass, not here.
+def series_of(outcome: Outcome) -> Hashable:
+    """Give what tells apart the series of metrics that a call has points in."""
+    request, response = outcome.request, outcome.response
+    return (
+        request.provider,
+        request.operation,
+        request.model,
+        request.server,
+        response.model,
+        response.service_tier,
+        response.system_fingerprint,
+        None if outcome.error is None else outcome.error.type,
+        outcome.first_chunk_s is None,
+        outcome.phases is None,
+        response.usage.input_tokens is None,
+        response.usage.output_tokens is None,
+    )
 
-    ``context`` holds the call's span, so that the exemplars of a bucket lead to its trace.
-    """
+
+def metric_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
+    """Give the points of a call: what the client measured, and the engine."""
+    try:
+        return [*client_points(metrics, outcome), *server_points(metrics, outcome)]
+    except Exception as error:  # here it may be a collection that asks, and there are other calls
+        guard.report("measuring a call", error)
+        return []
+
+
+def client_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
+    """Give the points of what the client measured. Chunk gaps are recorded as the chunks pass."""
     request, response = outcome.request, outcome.response
     if request.operation is None:
-        return  # each GenAI metric is one of a named operation
-    attributes = metric_attributes(request, response.model)
-    if outcome.first_chunk_s is not None:
-        metrics.client.record_first_chunk(outcome.first_chunk_s, attributes, context)
+        return []  # each GenAI metric is one of a named operation
+    client, attributes = metrics.client, metric_attributes(request, response.model)
     call = Measured(
         operation=request.operation,
         duration_s=outcome.duration_s,
         tokens=response.usage,
         attributes=_openai_attributes(attributes, request, response),
         error_type=None if outcome.error is None else outcome.error.type,
-        context=context,
     )
-    metrics.client.record_call(call)
+    points = [*client.token_points(call), *client.duration_points(call)]
+    if outcome.first_chunk_s is not None:
+        points += client.first_chunk_points(outcome.first_chunk_s, attributes)
+    return points
 
 
 def _openai_attributes(
@@ -149,33 +178,28 @@ def _openai_attributes(
     return attributes
 
 
-def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record what the engine measured of a call, when it said so."""
+def server_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
+    """Give the points of what the engine measured of a call, when it said so."""
     phases = outcome.phases
     # With several choices the timings are those of the first alone: true, but not the request's.
     if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
-        return
+        return []
     attributes = metric_attributes(outcome.request, outcome.response.model)
-    # The conventions want these two of good replies only.
-    if outcome.error is None:
-        if phases.time_to_first_token_s is not None:
-            record_points(
-                metrics.server_time_to_first_token,
-                (phases.time_to_first_token_s,),
-                attributes,
-                context,
-            )
-        if phases.time_per_output_token_s is not None:
-            record_points(
-                metrics.server_time_per_output_token,
-                (phases.time_per_output_token_s,),
-                attributes,
-                context,
-            )
+    measured: list[tuple[Histogram, float | None]] = []
+    if outcome.error is None:  # the conventions want these two of good replies only
+        measured = [
+            (metrics.server_time_to_first_token, phases.time_to_first_token_s),
+            (metrics.server_time_per_output_token, phases.time_per_output_token_s),
+        ]
     else:
         attributes = attributes.plus(names.ERROR_TYPE, outcome.error.type)
-    if phases.request_s is not None:
-        record_points(metrics.server_request_duration, (phases.request_s,), attributes, context)
+    measured.append((metrics.server_request_duration, phases.request_s))
+    return [(histogram, value, attributes) for histogram, value in measured if value is not None]
+
+
+def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record `server_points`, with exemplars that lead to the span in ``context``."""
+    record_each(server_points(metrics, outcome), context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:
@@ -191,14 +215,22 @@ def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
 
 
 def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    request = outcome.request
-    attributes = {**request.parameters, **_response_attributes(outcome)}
+    request, response = outcome.request, outcome.response
+    attributes = {
+        **request.parameters,
+        **_read_response(response),
+        **_read_usage(response.usage),
+    }
+    if response.finish_reasons:
+        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+    if outcome.resend_count:
+        attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
+    if outcome.first_chunk_s is not None:
+        attributes[names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = outcome.first_chunk_s
     if outcome.error is not None:
-        attributes[names.ERROR_TYPE] = outcome.error.type
-        if outcome.error.status_code is not None:
-            attributes[names.HTTP_RESPONSE_STATUS_CODE] = outcome.error.status_code
+        attributes.update(_known(_error_attributes(outcome.error)))
     if outcome.phases is not None:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
@@ -208,6 +240,11 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
     return attributes
+
+
+def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | None]]:
+    yield names.ERROR_TYPE, error.type
+    yield names.HTTP_RESPONSE_STATUS_CODE, error.status_code
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
@@ -228,31 +265,17 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
 def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
     """What only one kind of server tells, and what the server is."""
     request, response = outcome.request, outcome.response
+    if not (known_servers.has_descriptions or identities.are_there):  # of most nothing is known
+        return response.attributes
     started_here = known_servers.description_of(request.server)
     # To embeddings and rankings llama.cpp answers under the name it was asked by.
     model = None if response.timings is None else response.model
     asked = identities.attributes_of(request.server, model, response.system_fingerprint)
-    if not (started_here or asked):  # of most servers nothing is known
-        return response.attributes
     return {**started_here, **asked, **response.attributes}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
     return {name: value for name, value in pairs if value is not None}
-
-
-def _response_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    response = outcome.response
-    attributes = {**_read_response(response), **_read_usage(response.usage)}
-    if response.finish_reasons:
-        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
-    if outcome.first_chunk_s is not None:
-        attributes[names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = outcome.first_chunk_s
-    if response.compacted:
-        attributes[names.GEN_AI_CONVERSATION_COMPACTED] = True
-    if outcome.resend_count:
-        attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
-    return attributes
 
 
 def _reader(
@@ -281,6 +304,7 @@ _read_response = _reader(
         "conversation_id": names.GEN_AI_CONVERSATION_ID,
         "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
         "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+        "compacted": names.GEN_AI_CONVERSATION_COMPACTED,
     }
 )
 _read_usage = _reader(
