@@ -11,7 +11,10 @@ from llamatelemetry.bench.prompts import in_turn
 from llamatelemetry.llama import LlamaCppClient
 from tests.bench.scripted import Script, scripted_server
 
-STALL_S = 1.0
+# A real clock on a machine that others share: half of the requests held up for 20 ms are not in our
+# hands. A measurement that is wrong is wrong each time.
+disturbed = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
+STALL_S = 2.0
 RATE = 20.0
 
 
@@ -36,11 +39,11 @@ def quantile_of(latencies, q=0.9):
     return float(np.quantile(list(latencies), q))
 
 
-@pytest.mark.flaky(reruns=4, only_rerun="AssertionError")
+@pytest.mark.clock
 class TestCoordinatedOmission:
-    """The server stalls for a second while ten requests come in half a second.
+    """The server stalls for two seconds while ten requests come in half a second.
 
-    Every caller from the third on waits for most of that second, and whoever waits for an
+    Every caller from the third on waits for most of that time, and whoever waits for an
     answer before he sends the next request sees only one slow one.
     """
 
@@ -50,11 +53,12 @@ class TestCoordinatedOmission:
         began_ns = truths[0].received_ns
         return [(truths[i].ended_ns - began_ns) / 1e9 - i / RATE for i in range(10)]
 
+    @disturbed
     def test_an_open_load_shows_what_every_caller_waited(self, one_at_a_time):
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant")
         true = quantile_of(self.truth(one_at_a_time, before), 0.5)
-        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.02)
+        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
         assert true > 0.5 * STALL_S
 
     def test_a_naive_measurement_of_the_same_server_does_not(self, one_at_a_time):
@@ -63,17 +67,19 @@ class TestCoordinatedOmission:
         naive = quantile_of((record.e2e_s for record in results.requests), 0.5)
         assert naive < 0.2 * STALL_S
 
+    @disturbed
     def test_a_request_held_back_here_counts_from_when_it_was_due(self, one_at_a_time):
         """At most two under way: the wait moves into this program, and is counted all the same."""
         before = len(one_at_a_time.truths())
         results = measure(one_at_a_time, STALLED, rate=RATE, arrival="constant", concurrency=2)
         true = quantile_of(self.truth(one_at_a_time, before), 0.5)
-        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.02)
+        assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
         assert results.figures["lag"].quantiles[0.9].value > 0.4 * STALL_S
         from_sending = quantile_of((r.e2e_s - r.lag_s for r in results.requests), 0.5)
         assert from_sending < 0.3 * STALL_S  # what a naive measurement would have told
 
 
+@pytest.mark.clock
 def test_the_dispatch_lag_is_small_when_nothing_holds_requests_back(one_at_a_time):
     results = measure(one_at_a_time, [Script(i) for i in range(10)], rate=50, arrival="constant")
     lags = [record.lag_s for record in results.requests]

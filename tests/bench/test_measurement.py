@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -48,6 +50,9 @@ SCRIPTS = {
     ],
 }
 SPREAD = {"rate": 12, "arrival": "constant"}
+# A real clock on a machine that others share: what holds up a few requests for some milliseconds is
+# not in our hands. A measurement that is wrong is wrong each time.
+disturbed = pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,8 +122,9 @@ def slower(script: Script) -> Script:
     )
 
 
+@pytest.mark.clock
 @pytest.mark.slow  # on a machine that has something else to do, 1 ms is not to be had
-@pytest.mark.flaky(reruns=5, only_rerun="AssertionError")
+@disturbed
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_reported_figure_is_true(server, name, client):
@@ -132,7 +138,8 @@ def test_every_reported_figure_is_true(server, name, client):
             assert_true(estimate.value, float(np.quantile(values, q)), f"{q} of {metric}")
 
 
-@pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
+@pytest.mark.clock
+@disturbed
 @pytest.mark.parametrize(
     ("name", "client"),
     [
@@ -147,17 +154,44 @@ def test_every_request_is_measured_as_it_was(server, name, client):
     That only ever adds to a latency; the request that had to wait least shows what the
     measurement itself adds.
     """
-    results, truths = measure(server, SCRIPTS[name], client, **SPREAD)
-    for metric, values in true_figures(SCRIPTS[name], truths).items():
+    scripts = SCRIPTS[name]
+    if client == "AsyncOpenAI":  # which builds a request and connects in 4 to 6 ms
+        scripts = [replace(script, first_s=script.first_s + 0.4) for script in scripts]
+    results, truths = measure(server, scripts, client, **SPREAD)
+    for metric, values in true_figures(scripts, truths).items():
         if metric in {"itl", "prefill", "decode"}:
             assert_true(results.figures[metric].quantiles[0.5].value, float(np.median(values)))
             continue
         reported = [getattr(record, f"{metric}_s") for record in results.requests]
         errors = [mine - true for mine, true in zip(reported, values, strict=True)]
-        within = [max(0.001, 0.01 * true) for true in values]
+        # What a client takes to build its request and to connect is in no queue.
+        share = 0.005 if metric == "queue" else 0.01
+        within = [max(0.001, share * true) for true in values]
         if metric != "tpot":  # which can lose at its beginning what it gains at its end
             assert min(errors) > -0.001, metric
         assert any(abs(e) <= w for e, w in zip(errors, within, strict=True)), (metric, errors)
+
+
+@pytest.mark.parametrize(
+    ("openai_client", "http_client", "takes_its_time"),
+    [
+        (openai.OpenAI, openai.DefaultHttpxClient, lambda _: time.sleep(0.3)),
+        (openai.AsyncOpenAI, openai.DefaultAsyncHttpxClient, lambda _: asyncio.sleep(0.3)),
+    ],
+    ids=["OpenAI", "AsyncOpenAI"],
+)
+def test_what_the_client_does_before_a_request_leaves_is_no_queue(
+    server, openai_client, http_client, takes_its_time
+):
+    """As one that has to fetch a token first; its user waits for it all the same."""
+    http = http_client(event_hooks={"request": [takes_its_time]})
+    client = openai_client(base_url=f"{server.url}/v1", api_key="none", http_client=http)
+    runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, concurrency=10, progress=False)
+    results = runner.run("scripted", [Script(0, queue_s=0.1).text()])
+    for record in results.requests:
+        assert 0.1 <= record.queue_s < 0.3
+        assert record.ttft_s > 0.4
+        assert record.remainder_s > 0.25
 
 
 def test_figures_are_made_of_the_requests_as_the_definitions_say():
@@ -208,7 +242,7 @@ def test_figures_are_made_of_the_requests_as_the_definitions_say():
     assert results.totals.goodput_rate == pytest.approx(3 / 22)
 
 
-@pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
+@pytest.mark.clock
 def test_what_is_left_over_is_what_no_phase_explains(server):
     scripts = [Script(i, queue_s=0.02, first_s=0.02, gaps_s=[0.01]) for i in range(10)]
     results, _ = measure(server, scripts)
@@ -220,7 +254,7 @@ def test_what_is_left_over_is_what_no_phase_explains(server):
     assert min(record.remainder_s for record in results.requests) < 0.01
 
 
-@pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
+@pytest.mark.clock
 def test_throughput_is_that_of_whole_replies_over_the_time_they_took(server):
     scripts = [Script(i, first_s=0.1, gaps_s=[0.05] * 3) for i in range(10)]
     results, truths = measure(server, scripts)

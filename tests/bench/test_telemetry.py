@@ -75,6 +75,16 @@ def test_the_span_says_what_the_record_says(recorded, scripted, client):
         assert attributes["llamatelemetry.bench.dispatch_lag"] == pytest.approx(record.lag_s)
 
 
+@pytest.mark.parametrize("client", ["llama.cpp client", "OpenAI", "AsyncOpenAI"])
+def test_the_queue_of_the_span_is_that_of_the_record(recorded, scripted, client):
+    results = run(CLIENTS[client](scripted.url), [Script(0, queue_s=0.02)])
+    queues = {
+        f"{span.context.span_id:016x}": span.attributes["llamatelemetry.queue_duration"]
+        for span in recorded.calls()
+    }
+    assert queues == {each.span_id: pytest.approx(each.queue_s) for each in results.requests}
+
+
 @pytest.mark.usefixtures("plugins")
 def test_metrics_count_each_measured_request_once(recorded, scripted):
     run(CLIENTS["OpenAI"](scripted.url), [Script(0, gaps_s=[0.0])])

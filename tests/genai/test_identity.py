@@ -113,6 +113,7 @@ def test_a_real_server(llama_server: LlamaServer) -> None:
     assert llama_server.model in identity.models
 
 
+@pytest.mark.clock
 def test_a_server_is_asked_once_and_off_the_callers_path() -> None:
     with serving(lambda _: (time.sleep(0.2), (200, PROPS))[1]) as asked:
         identities = ServerIdentities()

@@ -120,6 +120,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.clock
 def test_a_call_that_overlaps_with_one_of_another_process_has_half(driver_with, watch, tmp_path):
     driver = driver_with(with_server())
     other = subprocess.Popen(

@@ -195,6 +195,7 @@ def test_no_driver_is_called_on_the_threads_that_make_spans(driver_with, watch):
     assert len(callers) == 1
 
 
+@pytest.mark.clock
 def test_a_slow_driver_does_not_slow_a_span_down(driver_with, watch):
     driver_with(nvml.slow(200))
     tracing = Tracing(watch(interval_s=0.02))
@@ -215,6 +216,7 @@ def call(tracing: Tracing, attributes, scope="test", seconds=LONG_ENOUGH_S, **op
     return tracing.attributes("call")
 
 
+@pytest.mark.clock
 def test_a_call_to_a_server_on_the_gpu_has_energy_and_energy_per_token(driver_with, watch):
     driver = driver_with(with_server(power=60, utilization={"gpu": 0, "memory": 0}))
     tracing = Tracing(watch(pids_of=pids_of))
@@ -230,6 +232,7 @@ def test_a_call_to_a_server_on_the_gpu_has_energy_and_energy_per_token(driver_wi
     assert found["energy_attribution"] == "exclusive"
 
 
+@pytest.mark.clock
 def test_the_energy_of_an_engine_in_this_process_counts_when_the_process_is_on_the_gpu(
     driver_with, watch
 ):
@@ -238,6 +241,7 @@ def test_the_energy_of_an_engine_in_this_process_counts_when_the_process_is_on_t
     assert found["energy"] == pytest.approx(300.5 * LONG_ENOUGH_S, rel=0.1)
 
 
+@pytest.mark.clock
 def test_only_the_gpus_that_the_engine_is_on_count(driver_with, watch):
     machine = nvml.four_on_pcie()
     for index in (1, 2):
@@ -298,6 +302,7 @@ def test_a_call_within_a_call_is_counted_once(driver_with, watch):
     assert tracing.attributes("outer")["energy_attribution"] == "exclusive"
 
 
+@pytest.mark.clock
 def test_the_shares_of_overlapping_calls_add_up_to_the_counter_within_one_percent(
     driver_with, watch
 ):
@@ -330,6 +335,7 @@ def one_call(tracing: Tracing, name: str, start_s: float, seconds: float) -> Non
     span.end()
 
 
+@pytest.mark.clock
 def test_a_call_that_is_not_sampled_has_its_share_all_the_same(driver_with, watch, monkeypatch):
     driver_with(with_server())
     monitor = watch(pids_of=pids_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,28 @@ def let_servers_be_known() -> None:
     for thread in threading.enumerate():
         if thread.name == "llamatelemetry-identity":
             thread.join(15)
+
+
+@pytest.fixture
+def let_servers_be_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Servers are asked what they are once this has been called, and have then answered.
+
+    Otherwise a server may have said so before the call that made it known is over.
+    """
+    may_ask = threading.Event()
+    ask = urllib.request.OpenerDirector.open
+
+    def ask_when_allowed(*args: Any, **options: Any) -> Any:
+        assert may_ask.wait(30)
+        return ask(*args, **options)
+
+    def let_servers_be_asked() -> None:
+        may_ask.set()
+        let_servers_be_known()
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", ask_when_allowed)
+    yield let_servers_be_asked
+    let_servers_be_asked()
 
 
 @pytest.fixture(autouse=True)

@@ -21,11 +21,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.llamacpp_plugin.conftest import let_servers_be_known
 from tests.recorder import Recorder
 from tests.servers import SLOTS, LlamaServer
 
-busy_machine = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
 CONCURRENCY = 3 * SLOTS
 # The server drops connections that are idle while others wait: none is kept.
 OPTIONS: Any = {"timeout": 120, "headers": {"Connection": "close"}}
@@ -266,7 +264,7 @@ def duration_s(span: ReadableSpan) -> float:
     return (span.end_time - span.start_time) / 1e9
 
 
-@busy_machine
+@pytest.mark.clock
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 async def test_queues_match_the_order_of_service(
     instrumented: Recorder, llama_server: LlamaServer, stream: bool
@@ -386,16 +384,17 @@ async def test_langchain(
 
 
 def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
-    instrumented: Recorder, llama_server: LlamaServer
+    instrumented: Recorder, llama_server: LlamaServer, let_servers_be_asked: Callable[[], None]
 ) -> None:
     """To embeddings it answers with the name it was asked by."""
     with httpx.Client(**OPTIONS) as client:
         for _ in range(3):
             client.post(f"{llama_server.origin}{CHAT}", json=chat_body("Hi"))
-            let_servers_be_known()
+            let_servers_be_asked()
             body = {"model": "anything", "input": "Hi"}
             client.post(f"{llama_server.origin}/v1/embeddings", json=body)
-    _, *others = instrumented.calls()
+    first, *others = instrumented.calls()
+    assert "llamatelemetry.server.slots" not in first.attributes
     for span in others:
         assert span.attributes["llamatelemetry.server.slots"] == SLOTS
         assert span.attributes["llamatelemetry.server.context_length"] == 1024
@@ -404,7 +403,10 @@ def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_what_the_server_is_goes_onto_the_span_of_another_instrumentation_too(
-    instrumented: Recorder, llama_server: LlamaServer, stream: bool
+    instrumented: Recorder,
+    llama_server: LlamaServer,
+    let_servers_be_asked: Callable[[], None],
+    stream: bool,
 ) -> None:
     tracer = trace.get_tracer("another", tracer_provider=instrumented.tracer_provider)
     theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
@@ -413,9 +415,10 @@ def test_what_the_server_is_goes_onto_the_span_of_another_instrumentation_too(
             with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=theirs):
                 body = {**chat_body("Hi"), "stream": stream}
                 client.post(f"{llama_server.origin}{CHAT}", json=body)
-            let_servers_be_known()
+            let_servers_be_asked()
     first, second = instrumented.calls()
     assert {span.instrumentation_scope.name for span in (first, second)} == {"another"}
+    assert "llamatelemetry.server.slots" not in first.attributes
     assert second.attributes["llamatelemetry.server.slots"] == SLOTS
     assert second.attributes["llamatelemetry.server.context_length"] == 1024
     assert second.attributes["llamatelemetry.server.quantization"] == "Q4_1"

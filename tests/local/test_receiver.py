@@ -352,6 +352,7 @@ def test_stopping_finishes_what_is_coming_in_and_does_not_wait_for_idle_senders(
     assert running.receiver.received["traces"] >= sent
 
 
+@pytest.mark.clock
 @pytest.mark.slow
 def test_ten_thousand_spans_a_second_for_ten_seconds(running: Running) -> None:
     template = encode_spans([a_span()])

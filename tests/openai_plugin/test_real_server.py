@@ -21,10 +21,6 @@ from tests.servers import LlamaServer
 
 SLOTS = 2
 
-# The client's thread and the server's share two cores: where something else keeps both busy, the
-# client notices a reply late, and the two clocks disagree. A wrong figure is wrong every time.
-busy_machine = pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
-
 
 def messages(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
@@ -126,7 +122,7 @@ async def test_tokens_equal_the_servers_own_counters(
     }
 
 
-@busy_machine
+@pytest.mark.clock
 async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
 ) -> None:
@@ -154,7 +150,7 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
     assert queues[SLOTS] > 0.8 * shortest > queues[0]
 
 
-@busy_machine
+@pytest.mark.clock
 async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
 ) -> None:
@@ -184,7 +180,7 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
         assert began == pytest.approx(ended[-SLOTS], abs=0.06)
 
 
-@busy_machine
+@pytest.mark.clock
 def test_the_queue_counts_from_the_last_attempt(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:

@@ -121,6 +121,7 @@ async def test_spans_and_metrics_are_those_of_the_replies_and_of_the_servers_cou
         assert span.attributes["server.port"] == port
 
 
+@pytest.mark.clock
 def test_the_times_of_a_stream_are_the_servers(
     instrumented: Recorder, client: openai.OpenAI
 ) -> None:

@@ -181,7 +181,8 @@ def test_frames(traced: Traced) -> None:
     pytest.importorskip("pandas", reason="frames are for those who have pandas")
     traced.call()
     nodes, edges = traced.processor.graph().to_dataframes()
-    assert {"service:library", "model:m"} <= set(nodes["id"])
+    found = ["model:m", "server:127.0.0.1:8080", "service:library", "slot:127.0.0.1:8080/1"]
+    assert sorted(nodes["id"]) == found
     assert list(edges["count"]) == [1, 1, 1]
 
 

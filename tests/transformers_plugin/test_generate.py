@@ -301,6 +301,7 @@ def test_tokens_looked_up_in_the_prompt(instrumented: Recorder) -> None:
     )
 
 
+@pytest.mark.clock
 def test_events_of_each_step_in_their_order(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument({"record_events": True})
     llama().generate(**encoded("Hello"), max_new_tokens=5, min_new_tokens=5, **GREEDY)

@@ -88,6 +88,7 @@ def smollm2() -> tuple[Any, Any]:
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
 
+@pytest.mark.clock
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")

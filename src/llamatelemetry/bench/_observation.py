@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
+from llamatelemetry.bench._wire import Watcher, watcher
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.genai import Request, Response, StreamWatch, read_response
 from llamatelemetry.genai.errors import ErrorInfo, describe_error
@@ -124,6 +125,8 @@ class Observation:
         self._call: Call | None = None
         self._watch: StreamWatch | None = None
         self._token: Token[Context] | None = None
+        self._watching: Token[Watcher | None] | None = None
+        self._leaves_ns: int | None = None
         self._headers_ns: int | None = None
         self._whole: Any = None
         self._sent_ns = 0
@@ -139,11 +142,23 @@ class Observation:
             self._call.begin_attempt()
             if self._request.stream:
                 self._watch = StreamWatch(self._call, self._fold)
+        self._watching = watcher.set(self)
         self._sent_ns = perf_counter_ns()
         return self
 
+    def leaves(self) -> None:
+        """The request, built and connected, is going out: from here on the server has it."""
+        self._leaves_ns, self._headers_ns = perf_counter_ns(), None
+        if self._call is not None:
+            self._call.note_sent(self._leaves_ns)
+
     def headers(self) -> None:
-        """Response headers have come: with llama.cpp a slot has taken the request."""
+        """Response headers have come: with llama.cpp a slot has taken the request.
+
+        A client whose HTTP library has told so already comes later, with a reply that is ready.
+        """
+        if self._headers_ns is not None:
+            return
         self._headers_ns = perf_counter_ns()
         if self._call is not None:
             self._call.note_headers(self._headers_ns)
@@ -166,6 +181,8 @@ class Observation:
         _traceback: TracebackType | None,
     ) -> bool:
         ended_ns = perf_counter_ns()
+        if self._watching is not None:
+            watcher.reset(self._watching)
         if self._call is not None and self._token is not None:
             self._call.deactivate(self._token)
         response = self._response()
@@ -255,11 +272,12 @@ class Observation:
     def _phases(self, response: Response, first_ns: int | None, ended_ns: int) -> Phases | None:
         if response.timings is None:
             return None
+        since_ns = self._sent_ns if self._leaves_ns is None else self._leaves_ns
         return measure_phases(
             response.timings,
-            attempt_s=(ended_ns - self._sent_ns) / 1e9,
-            headers_s=_seconds(self._sent_ns, self._headers_ns),
-            first_token_s=_seconds(self._sent_ns, first_ns),
+            attempt_s=(ended_ns - since_ns) / 1e9,
+            headers_s=_seconds(since_ns, self._headers_ns),
+            first_token_s=_seconds(since_ns, first_ns),
             has_queue=self._request.has_queue,
         )
 

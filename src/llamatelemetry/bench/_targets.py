@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from llamatelemetry.bench._wire import watch_llama, watch_openai
 from llamatelemetry.genai.engine import InferenceEngine
 from llamatelemetry.genai.fields import count, get, items, text
 from llamatelemetry.genai.servers import server_of
@@ -138,6 +139,7 @@ class LlamaTarget:
 
     def __init__(self, client: AsyncLlamaCppClient) -> None:
         self._client = client
+        watch_llama(client)
         parts = urlsplit(client.base_url)
         self.server = server_of(parts.scheme, parts.hostname or "", parts.port)
         self.facts = ServerFacts(PROVIDER_LLAMA_CPP)
@@ -300,6 +302,7 @@ class OpenAITarget(_OpenAI):
 
     def __init__(self, client: Any) -> None:
         super().__init__(client.with_options(max_retries=0))
+        watch_openai(self._client, is_async=False)
 
     async def open(self) -> None:
         """Ask what the server is."""
@@ -332,6 +335,7 @@ class AsyncOpenAITarget(_OpenAI):
 
             self._own_http = options["http_client"] = openai.DefaultAsyncHttpxClient()
         self._client = self._client.with_options(**options)
+        watch_openai(self._client, is_async=True)
         try:
             models = await self._client.models.list()
         except Exception:

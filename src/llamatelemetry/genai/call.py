@@ -253,6 +253,11 @@ class Call:
         self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
 
+    def note_sent(self, at_ns: int) -> None:
+        """Note when the request of this attempt left, built and connected: the queue counts from there."""
+        self._attempt_ns = at_ns
+        self._headers_ns = None
+
     def note_headers(self, at_ns: int | None = None) -> None:
         """Note that response headers have come, now or at ``at_ns``. On a stream they end the queue."""
         self._headers_ns = at_ns or perf_counter_ns()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
-from ._agreement import Agreement, agree, exchange, offer_of
+from ._agreement import Agreement, Offer, agree, exchange, offer_of
 from ._launch import Place, find_place, launch_variables, open_group
 from ._recording import describe_on_resource, record_failure, record_results
 from ._results import CollectiveError, CollectiveResults, all_reduce_results
@@ -36,6 +36,7 @@ _ABOUT_CHECK: Final = (
 _NOISE: Final = re.compile(r"^\[[^]]*\] | This is typically caused by .*")
 # So that our own deadline comes first: NCCL's ends the whole process.
 _GRACE_S: Final = 30.0
+_PAUSE_S: Final = 0.05
 # The keys of a store that outlives a group, as torchrun's does, must not be found by the next.
 _numbers = itertools.count()
 
@@ -220,11 +221,9 @@ class NCCLGroup:
     def _open(self, torch: Any) -> None:
         dist, place = torch.distributed, self._place
         with self._explained("the ranks did not come together", _ABOUT_START):
-            store = dist.PrefixStore(f"llamatelemetry/{next(_numbers)}", self._store(dist))
             offer = offer_of(torch, self._wanted, self._fallback, place.local_rank)
-            self._agreed = agree(
-                exchange(store, place.rank, place.world_size, offer, self._timeout_s)
-            )
+            store, offers = self._meet(dist, offer)
+            self._agreed = agree(offers)
             device, timeout_s = None, self._timeout_s
             if self.backend == "nccl":
                 device, timeout_s = _device(torch, place), timeout_s + _GRACE_S
@@ -239,7 +238,30 @@ class NCCLGroup:
             )
         self._owns = True
 
-    def _store(self, dist: Any) -> Any:
+    def _meet(self, dist: Any, offer: Offer) -> tuple[Any, list[Offer]]:
+        """Give the store where the ranks have met, and what they offer.
+
+        A rank that is through with an earlier group sooner than rank 0 still finds the store of that
+        one there, which rank 0 then closes: it comes again, to the one that follows.
+        """
+        place, until_s = self._place, time.monotonic() + self._timeout_s
+        name = f"llamatelemetry/{next(_numbers)}"
+        while True:
+            left_s = max(0.001, until_s - time.monotonic())
+            try:
+                store = dist.PrefixStore(name, self._store(dist, left_s))
+                return store, exchange(store, place.rank, place.world_size, offer, left_s)
+            except RuntimeError as error:
+                kinds = {type(error).__name__, type(error.__cause__).__name__}
+                if (
+                    "DistNetworkError" not in kinds
+                    or place.rank == 0
+                    or time.monotonic() + _PAUSE_S > until_s
+                ):
+                    raise
+                time.sleep(_PAUSE_S)
+
+    def _store(self, dist: Any, timeout_s: float) -> Any:
         place = self._place
         if place.world_size == 1:
             return dist.HashStore()
@@ -248,7 +270,7 @@ class NCCLGroup:
                 "where do the ranks meet? Set MASTER_ADDR and MASTER_PORT to the host of rank 0 and "
                 "a free port there, the same for all, or start the program with torchrun"
             )
-        timeout = timedelta(seconds=self._timeout_s)
+        timeout = timedelta(seconds=timeout_s)
         # It knows torchrun's own store, and who has to start one otherwise.
         rendezvous = dist.rendezvous("env://", place.rank, place.world_size, timeout=timeout)
         store, _, _ = next(rendezvous)
