@@ -87,7 +87,9 @@ class Wrappers:
             try:
                 # Built for this attempt from a copy of what the caller gave.
                 request = args[0] if args else kwargs["request"]
-                call.instrumenter.propagation.inject(request.headers, client._client, request.url)
+                call.instrumenter.propagation.inject(
+                    request.headers, client._client, request.url, call.span.get_span_context()
+                )
             except Exception as error:
                 guard.report("passing the trace context on", error)
         return wrapped(*args, **kwargs)

@@ -198,11 +198,9 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             attempt_s=took_s,
             attempt_wall_ns=each.wall_ns(each.started_ns),
             ended_wall_ns=each.wall_ns(ended_ns),
-            headers_s=None,
-            first_chunk_s=None,
-            first_token_s=None,
             resend_count=0,
         )
+        outcome.measure()
         recording.record_server_metrics(instrumenter.metrics, outcome, context)
         if instrumenter.config.phase_spans and call.span.is_recording():
             recording.record_phase_spans(instrumenter.tracer, context, outcome)

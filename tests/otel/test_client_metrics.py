@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import Histogram, Sum
 from llamatelemetry.genai import Usage
 from llamatelemetry.otel import client_metrics as module
 from llamatelemetry.otel.client_metrics import Measured, client_metrics
+from llamatelemetry.otel.points import AttributeSet, record_each
 from tests.recorder import Recorder
 from tests.semconv.test_metric_specs import DURATION, TOKENS
 
@@ -82,12 +83,11 @@ def record(
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
     base = {**BASE, "gen_ai.operation.name": operation}
     if stream:
-        metrics.record_first_chunk(0.25, base, None)
+        record_each(metrics.first_chunk_points(0.25, AttributeSet(base)))
         metrics.record_chunk_gaps((0.5,), base)
     attributes = {**PRICED, "gen_ai.operation.name": operation}
     call = Measured(operation, 1.5, tokens, attributes, error_type)
-    metrics.record_tokens(call)
-    metrics.record_duration(call)
+    record_each([*metrics.token_points(call), *metrics.duration_points(call)])
     return exported(recorder)
 
 
@@ -286,10 +286,9 @@ def test_the_exemplars_of_a_call_lead_to_its_span(recorder, names):
     span = tracer.start_span("call")
     context = trace.set_span_in_context(span)
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
-    metrics.record_first_chunk(0.25, BASE, context)
-    call = Measured("chat", 1.5, USAGE, PRICED, context=context)
-    metrics.record_tokens(call)
-    metrics.record_duration(call)
+    record_each(metrics.first_chunk_points(0.25, AttributeSet(BASE)), context)
+    call = Measured("chat", 1.5, USAGE, PRICED)
+    record_each([*metrics.token_points(call), *metrics.duration_points(call)], context)
     led_to = {
         exemplar.span_id
         for metric in recorder.metrics().values()
@@ -305,6 +304,5 @@ def test_the_attributes_given_are_not_changed(recorder, names):
     attributes = dict(PRICED)
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
     call = Measured("chat", 1.5, USAGE, attributes, "timeout")
-    metrics.record_tokens(call)
-    metrics.record_duration(call)
+    record_each([*metrics.token_points(call), *metrics.duration_points(call)])
     assert attributes == PRICED

@@ -9,6 +9,7 @@ it, is the business of `ownership`; a plugin need not know. Whatever fails in he
 from __future__ import annotations
 
 from contextvars import Token
+from functools import partial
 from os import getpid
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from llamatelemetry.genai.rivals import foreign_span
 from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+from llamatelemetry.otel.late_points import LatePoints
 from llamatelemetry.semconv.operations import operation_of_task
 
 if TYPE_CHECKING:
@@ -81,8 +83,12 @@ class Instrumenter:
         self.scope = scope
         self.config = effective_config(config)
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
-        self.metrics = GenAIMetrics(
-            get_meter(scope, version, meter_provider), names=self.config.metric_names
+        meter = get_meter(scope, version, meter_provider)
+        self.metrics = GenAIMetrics(meter, names=self.config.metric_names)
+        self.points = LatePoints(
+            meter,
+            self.metrics.server_request_duration,
+            partial(recording.metric_points, self.metrics),
         )
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
@@ -108,7 +114,8 @@ class Instrumenter:
             kind: of the span, if it gets one of its own.
             started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
         """
-        self._find_operation(request)
+        if request.task is not None:
+            self._find_operation(request, request.task)
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
@@ -129,13 +136,13 @@ class Instrumenter:
 
     def outer_call(self, request: Request) -> Call | None:
         """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
-        self._find_operation(request)
+        if request.task is not None:
+            self._find_operation(request, request.task)
         return _current_call_of(request)
 
-    def _find_operation(self, request: Request) -> None:
-        if request.task is not None:
-            strict = self.config.strict_operation_names is not False
-            request.operation = operation_of_task(request.task, strict)
+    def _find_operation(self, request: Request, task: str) -> None:
+        strict = self.config.strict_operation_names is not False
+        request.operation = operation_of_task(task, strict)
 
 
 def current_call() -> Call | None:
@@ -320,28 +327,30 @@ class Call:
     def _outcome(
         self, response: Response, error: BaseException | None, ended_ns: int
     ) -> recording.Outcome:
-        headers_ns = self._headers_ns if self.request.stream else None
-        first_token_ns = self.first_token_ns if self.request.stream else None
-        wall_ns = self._started_wall_ns - self._started_ns
-        return recording.Outcome(
+        started_ns, attempt_ns = self._started_ns, self._attempt_ns
+        wall_ns = self._started_wall_ns - started_ns
+        outcome = recording.Outcome(
             request=self.request,
             response=response,
             error=response.error if error is None else describe_error(error),
-            duration_s=(ended_ns - self._started_ns) / 1e9,
-            attempt_s=(ended_ns - self._attempt_ns) / 1e9,
-            attempt_wall_ns=wall_ns + self._attempt_ns,
+            duration_s=(ended_ns - started_ns) / 1e9,
+            attempt_s=(ended_ns - attempt_ns) / 1e9,
+            attempt_wall_ns=wall_ns + attempt_ns,
             ended_wall_ns=wall_ns + ended_ns,
-            headers_s=None if headers_ns is None else (headers_ns - self._attempt_ns) / 1e9,
-            first_chunk_s=self._seconds_since_start(self.first_chunk_ns),
-            first_token_s=self._seconds_since_start(self.first_token_ns),
             resend_count=max(0, self.attempts - 1),
-            first_token_attempt_s=(
-                None if first_token_ns is None else (first_token_ns - self._attempt_ns) / 1e9
-            ),
         )
-
-    def _seconds_since_start(self, at_ns: int | None) -> float | None:
-        return None if at_ns is None else (at_ns - self._started_ns) / 1e9
+        first_chunk_ns, first_token_ns = self.first_chunk_ns, self.first_token_ns
+        if first_chunk_ns is not None:
+            outcome.first_chunk_s = (first_chunk_ns - started_ns) / 1e9
+        if first_token_ns is not None:
+            outcome.first_token_s = (first_token_ns - started_ns) / 1e9
+        if self.request.stream:
+            if self._headers_ns is not None:
+                outcome.headers_s = (self._headers_ns - attempt_ns) / 1e9
+            if first_token_ns is not None:
+                outcome.first_token_attempt_s = (first_token_ns - attempt_ns) / 1e9
+        outcome.measure()
+        return outcome
 
     def _wall_ns(self, at_ns: int) -> int:
         return self._started_wall_ns + at_ns - self._started_ns

@@ -15,6 +15,7 @@ from opentelemetry import trace
 
 from llamatelemetry.genai import recording, unrecorded
 from llamatelemetry.genai.agents import current_agent
+from llamatelemetry.otel.points import record_each
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
@@ -123,9 +124,7 @@ class OwnSpan:
         """Write the metrics and, unless the span is not recorded, attributes and phases."""
         instrumenter = self._instrumenter
         context = self._context or trace.set_span_in_context(self.span)
-        recording.record_client_metrics(instrumenter.metrics, outcome, context)
-        if outcome.phases is not None:
-            recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        instrumenter.points.record(outcome, recording.series_of(outcome), context)
         if self.span.is_recording():
             recording.record_span(self.span, outcome)
             if self._provider != outcome.request.provider:  # the reply has proved another
@@ -134,6 +133,7 @@ class OwnSpan:
                 recording.record_phase_spans(instrumenter.tracer, context, outcome)
         if self.content is not None:
             self.span.set_attributes(self.content.finish(outcome, context))
+        outcome.response.read_content = None  # the whole reply; its points may have to wait
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
@@ -178,9 +178,8 @@ class OuterSpan:
         """Add the engine's timings, and the metrics that nobody else records."""
         instrumenter = self._instrumenter
         context = trace.set_span_in_context(self.span)
-        if not self._has_metrics:
-            recording.record_client_metrics(instrumenter.metrics, outcome, context)
-        recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        points = recording.server_points if self._has_metrics else recording.metric_points
+        record_each(points(instrumenter.metrics, outcome), context)
         # Its owner may have ended it by now, as with a stream that was dropped.
         if self.span.is_recording():
             recording.enrich_span(self.span, outcome, provider_proved=self._proved)

@@ -73,16 +73,16 @@ class PatchTable:
 class _Patch:
     def __init__(self, point: PatchPoint) -> None:
         self._point = point
-        self._enabled = False
+        self._switch = _Switch(is_on=False)  # of the newest link
         self._hooked = False
         self._module: ModuleType | None = None
         self._link: Any = None  # our wrapper, in the library while applied
         self._inherited = False
 
     def apply(self) -> None:
-        if self._enabled:
+        if self._switch.is_on:
             return
-        self._enabled = True
+        self._switch.is_on = True
         if not self._hooked:
             # Fires at once if the module is there. wrapt cannot take a hook back: it stays.
             self._hooked = True
@@ -92,7 +92,7 @@ class _Patch:
 
     def _on_import(self, module: ModuleType) -> None:
         self._module = module
-        if self._enabled:
+        if self._switch.is_on:
             self._install(module)
 
     def _install(self, module: ModuleType) -> None:
@@ -100,7 +100,7 @@ class _Patch:
         try:
             owner, name, original = wrapt.resolve_path(module, point.path)
             if _is_linked(self._link, original):
-                return  # left in the chain by an earlier revert: `_enabled` has switched it on again
+                return  # left in the chain by an earlier revert, and switched on again
             if self._link is None or self._link.__wrapped__ is not original:
                 self._link = self._make_link(original)
             self._inherited = name not in vars(owner)
@@ -111,22 +111,19 @@ class _Patch:
                 guard.report(f"patching {point.module}.{point.path}", error)
 
     def _make_link(self, original: Any) -> Any:
-        link: Any
-
-        # The switch for a link that cannot be taken out.
-        # An older link may be hidden in somebody's closure: only the newest is ever on.
-        def is_on() -> bool:
-            return self._enabled and self._link is link
-
+        switch = _Switch(is_on=True)
         wrapper = self._point.make_wrapper()
         if self._point.method and type(original) is FunctionType:
-            link = _method(original, wrapper, is_on)
+            link = _method(original, wrapper, switch)
         else:
-            link = wrapt.FunctionWrapper(original, wrapper, enabled=is_on)
+            link = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: switch.is_on)
+        # An older link may be hidden in somebody's closure: only the newest is ever on.
+        self._switch.is_on = False
+        self._switch = switch
         return link
 
     def revert(self) -> None:
-        self._enabled = False
+        self._switch.is_on = False
         if self._link is None or self._module is None:
             return
         try:
@@ -141,18 +138,27 @@ class _Patch:
             setattr(owner, name, self._link.__wrapped__)
 
 
-def _method(original: Any, wrapper: Wrapper, is_on: Callable[[], bool]) -> Any:
+class _Switch:
+    """Whether a link does anything: one that cannot be taken out is switched off."""
+
+    __slots__ = ("is_on",)
+
+    def __init__(self, *, is_on: bool) -> None:
+        self.is_on = is_on
+
+
+def _method(original: Any, wrapper: Wrapper, switch: _Switch) -> Any:
     """Wrap a method that is a plain function in another one."""
 
     @wraps(original)
     def link(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_on():
+        if not switch.is_on:
             return original(self, *args, **kwargs)
         return wrapper(MethodType(original, self), self, args, kwargs)
 
     @wraps(original)
     async def async_link(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_on():
+        if not switch.is_on:
             return await original(self, *args, **kwargs)
         return await wrapper(MethodType(original, self), self, args, kwargs)
 

@@ -39,13 +39,20 @@ class Propagation:
     def __init__(self, mode: str) -> None:
         self._mode = mode
 
-    def inject(self, headers: MutableMapping[str, str], http_client: Any, url: Any) -> None:
-        """Write the current span into the headers of a request that is about to be sent.
+    def inject(
+        self,
+        headers: MutableMapping[str, str],
+        http_client: Any,
+        url: Any,
+        span: SpanContext | None = None,
+    ) -> None:
+        """Write a span into the headers of a request that is about to be sent.
 
         Args:
             headers: those of the request itself, made for this attempt; names in any case.
             http_client: the httpx or httpx2 client, or the session of requests, that sends it.
             url: where to, as that client has it.
+            span: which one; the current one when ``None``.
         """
         if self._mode == "off" or has_header(headers, TRACEPARENT):
             return
@@ -53,16 +60,17 @@ class Propagation:
             not _trace_context_is_wanted() or _is_left_to_http(http_client, url)
         ):
             return
-        _write(trace.get_current_span().get_span_context(), headers)
+        _write(span or trace.get_current_span().get_span_context(), headers)
 
 
 def _write(span: SpanContext, headers: MutableMapping[str, str]) -> None:
-    if not span.is_valid:
+    # A tuple: a property of it takes as long as all of this.
+    trace_id, span_id, _, flags, state, is_valid = span
+    if not is_valid:
         return
-    value = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
-    add_header(headers, TRACEPARENT, value)
-    if span.trace_state and TRACESTATE not in headers:
-        headers[TRACESTATE] = span.trace_state.to_header()
+    add_header(headers, TRACEPARENT, f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}")
+    if state and TRACESTATE not in headers:
+        headers[TRACESTATE] = state.to_header()
 
 
 class _Wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import compress
 from operator import attrgetter, is_not
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
+from llamatelemetry.genai import guard
 from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import is_run_by_openai, known_servers
 from llamatelemetry.otel.client_metrics import Measured
-from llamatelemetry.otel.points import AttributeSet, record_points
+from llamatelemetry.otel.points import AttributeSet, record_each
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     FETCH_RESPONSE,
@@ -24,15 +25,17 @@ from llamatelemetry.semconv.operations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+    from llamatelemetry.otel.points import Point
 
 
 @dataclass(slots=True)
@@ -46,14 +49,15 @@ class Outcome:
     attempt_s: float
     attempt_wall_ns: int
     ended_wall_ns: int
-    headers_s: float | None
-    first_chunk_s: float | None
-    first_token_s: float | None
     resend_count: int
+    headers_s: float | None = None
+    first_chunk_s: float | None = None
+    first_token_s: float | None = None
     first_token_attempt_s: float | None = None
-    phases: Phases | None = field(init=False, default=None)
+    phases: Phases | None = None
 
-    def __post_init__(self) -> None:
+    def measure(self) -> None:
+        """Find the phases, when everything else is there."""
         if self.response.timings is not None:
             self.phases = measure_phases(
                 self.response.timings,
@@ -112,26 +116,51 @@ def _metric_attributes(
     )
 
 
-def record_client_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record what the client measured. Chunk gaps are recorded as the chunks pass, not here.
+def series_of(outcome: Outcome) -> Hashable:
+    """Give what tells apart the series of metrics that a call has points in."""
+    request, response = outcome.request, outcome.response
+    return (
+        request.provider,
+        request.operation,
+        request.model,
+        request.server,
+        response.model,
+        response.service_tier,
+        response.system_fingerprint,
+        None if outcome.error is None else outcome.error.type,
+        outcome.first_chunk_s is None,
+        outcome.phases is None,
+        response.usage.input_tokens is None,
+        response.usage.output_tokens is None,
+    )
 
-    ``context`` holds the call's span, so that the exemplars of a bucket lead to its trace.
-    """
+
+def metric_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
+    """Give the points of a call: what the client measured, and the engine."""
+    try:
+        return [*client_points(metrics, outcome), *server_points(metrics, outcome)]
+    except Exception as error:  # here it may be a collection that asks, and there are other calls
+        guard.report("measuring a call", error)
+        return []
+
+
+def client_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
+    """Give the points of what the client measured. Chunk gaps are recorded as the chunks pass."""
     request, response = outcome.request, outcome.response
     if request.operation is None:
-        return  # each GenAI metric is one of a named operation
-    attributes = metric_attributes(request, response.model)
-    if outcome.first_chunk_s is not None:
-        metrics.client.record_first_chunk(outcome.first_chunk_s, attributes, context)
+        return []  # each GenAI metric is one of a named operation
+    client, attributes = metrics.client, metric_attributes(request, response.model)
     call = Measured(
         operation=request.operation,
         duration_s=outcome.duration_s,
         tokens=response.usage,
         attributes=_openai_attributes(attributes, request, response),
         error_type=None if outcome.error is None else outcome.error.type,
-        context=context,
     )
-    metrics.client.record_call(call)
+    points = [*client.token_points(call), *client.duration_points(call)]
+    if outcome.first_chunk_s is not None:
+        points += client.first_chunk_points(outcome.first_chunk_s, attributes)
+    return points
 
 
 def _openai_attributes(
@@ -149,33 +178,28 @@ def _openai_attributes(
     return attributes
 
 
-def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record what the engine measured of a call, when it said so."""
+def server_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
+    """Give the points of what the engine measured of a call, when it said so."""
     phases = outcome.phases
     # With several choices the timings are those of the first alone: true, but not the request's.
     if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
-        return
+        return []
     attributes = metric_attributes(outcome.request, outcome.response.model)
-    # The conventions want these two of good replies only.
-    if outcome.error is None:
-        if phases.time_to_first_token_s is not None:
-            record_points(
-                metrics.server_time_to_first_token,
-                (phases.time_to_first_token_s,),
-                attributes,
-                context,
-            )
-        if phases.time_per_output_token_s is not None:
-            record_points(
-                metrics.server_time_per_output_token,
-                (phases.time_per_output_token_s,),
-                attributes,
-                context,
-            )
+    measured: list[tuple[Histogram, float | None]] = []
+    if outcome.error is None:  # the conventions want these two of good replies only
+        measured = [
+            (metrics.server_time_to_first_token, phases.time_to_first_token_s),
+            (metrics.server_time_per_output_token, phases.time_per_output_token_s),
+        ]
     else:
         attributes = attributes.plus(names.ERROR_TYPE, outcome.error.type)
-    if phases.request_s is not None:
-        record_points(metrics.server_request_duration, (phases.request_s,), attributes, context)
+    measured.append((metrics.server_request_duration, phases.request_s))
+    return [(histogram, value, attributes) for histogram, value in measured if value is not None]
+
+
+def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
+    """Record `server_points`, with exemplars that lead to the span in ``context``."""
+    record_each(server_points(metrics, outcome), context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
-from llamatelemetry.otel.points import attribute_set, record_each, record_points
+from llamatelemetry.otel.points import attribute_set, record_points
 from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import (
     ERROR_TYPE,
@@ -20,14 +20,12 @@ from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from opentelemetry.context import Context
     from opentelemetry.metrics import Counter, Histogram, Meter
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.otel.points import AttributeSet
+    from llamatelemetry.otel.points import AttributeSet, Point
 
     Attributes = Mapping[str, AttributeValue]
-    _HistogramPoint = tuple[Histogram, float, AttributeSet]
 
 MetricNames = Literal["v1.41", "latest", "both"]
 
@@ -62,8 +60,8 @@ class Measured:
     """One call, as far as token and duration metrics go.
 
     ``attributes`` are those of every metric of the call but ``error.type``, which only some
-    carry. ``context`` holds its span, so that exemplars lead to the trace. ``unknown`` is
-    recorded of an inference where no count came: the newest conventions want a 0.
+    carry. ``unknown`` is recorded of an inference where no count came: the newest conventions
+    want a 0.
     """
 
     operation: str
@@ -71,7 +69,6 @@ class Measured:
     tokens: TokenCounts
     attributes: Attributes
     error_type: str | None = None
-    context: Context | None = None
     unknown: int | None = 0
 
     def with_error(self) -> AttributeSet:
@@ -81,28 +78,22 @@ class Measured:
 
 
 class ClientMetrics(Protocol):
-    """The instruments of one set of names."""
+    """The instruments of one set of names, and the points that a call has in them."""
 
     def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
         """Record the times between the chunks of a stream, a point for each."""
         ...
 
-    def record_first_chunk(
-        self, seconds: float, attributes: Attributes, context: Context | None
-    ) -> None:
-        """Record the seconds to a stream's first chunk."""
+    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
+        """The seconds to a stream's first chunk."""
         ...
 
-    def record_duration(self, call: Measured) -> None:
-        """Record how long a call took."""
+    def duration_points(self, call: Measured) -> list[Point]:
+        """How long a call took."""
         ...
 
-    def record_tokens(self, call: Measured) -> None:
-        """Record the tokens of a call that has ended, well or badly."""
-        ...
-
-    def record_call(self, call: Measured) -> None:
-        """Record tokens and duration."""
+    def token_points(self, call: Measured) -> list[Point]:
+        """The tokens of a call that has ended, well or badly."""
         ...
 
 
@@ -119,36 +110,25 @@ class V141Metrics:
         """Record the times between the chunks of a stream."""
         record_points(self.time_per_output_chunk, seconds, attributes)
 
-    def record_first_chunk(
-        self, seconds: float, attributes: Attributes, context: Context | None
-    ) -> None:
-        """Record the seconds to a stream's first chunk."""
-        record_points(self.time_to_first_chunk, (seconds,), attributes, context)
+    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
+        """The seconds to a stream's first chunk."""
+        return [(self.time_to_first_chunk, seconds, attributes)]
 
-    def record_duration(self, call: Measured) -> None:
-        """Record how long a call took."""
-        record_points(self.operation_duration, (call.duration_s,), call.with_error(), call.context)
+    def duration_points(self, call: Measured) -> list[Point]:
+        """How long a call took."""
+        return [(self.operation_duration, call.duration_s, call.with_error())]
 
-    def record_tokens(self, call: Measured) -> None:
-        """Record one point per known token count, marked ``input`` or ``output``."""
-        record_each(self._token_points(call), call.context)
-
-    def record_call(self, call: Measured) -> None:
-        """Record tokens and duration."""
-        points = self._token_points(call)
-        points.append((self.operation_duration, call.duration_s, call.with_error()))
-        record_each(points, call.context)
-
-    def _token_points(self, call: Measured) -> list[_HistogramPoint]:
-        tokens, given = call.tokens, attribute_set(call.attributes)
-        points: list[_HistogramPoint] = []
-        if tokens.input_tokens is not None:
-            attributes = given.plus(GEN_AI_TOKEN_TYPE, "input")
-            points.append((self.token_usage, tokens.input_tokens, attributes))
-        if tokens.output_tokens is not None:
-            attributes = given.plus(GEN_AI_TOKEN_TYPE, "output")
-            points.append((self.token_usage, tokens.output_tokens, attributes))
-        return points
+    def token_points(self, call: Measured) -> list[Point]:
+        """One point per known token count, marked ``input`` or ``output``."""
+        given = attribute_set(call.attributes)
+        return [
+            (self.token_usage, count, given.plus(GEN_AI_TOKEN_TYPE, kind))
+            for kind, count in (
+                ("input", call.tokens.input_tokens),
+                ("output", call.tokens.output_tokens),
+            )
+            if count is not None
+        ]
 
 
 class LatestMetrics:
@@ -181,56 +161,45 @@ class LatestMetrics:
         """Record the times between the chunks of a stream."""
         record_points(self.time_per_output_chunk, seconds, attributes)
 
-    def record_first_chunk(
-        self, seconds: float, attributes: Attributes, context: Context | None
-    ) -> None:
-        """Record the seconds to a stream's first chunk."""
-        record_points(self.time_to_first_chunk, (seconds,), attributes, context)
+    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
+        """The seconds to a stream's first chunk."""
+        return [(self.time_to_first_chunk, seconds, attributes)]
 
-    def record_duration(self, call: Measured) -> None:
-        """Record how long a call took, to the histogram of its kind of operation."""
+    def duration_points(self, call: Measured) -> list[Point]:
+        """How long a call took, for the histogram of its kind of operation."""
         if call.operation in _INFERENCE:
             histogram = self.inference_duration
         elif call.operation == EMBEDDINGS:
             histogram = self.embeddings_duration
         else:
             histogram = self.operation_duration
-        if histogram is not None:
-            record_points(histogram, (call.duration_s,), call.with_error(), call.context)
+        return [] if histogram is None else [(histogram, call.duration_s, call.with_error())]
 
-    def record_tokens(self, call: Measured) -> None:
-        """Record usage and, per operation, its distribution.
+    def token_points(self, call: Measured) -> list[Point]:
+        """Usage and, per operation, its distribution.
 
         Every inference counts, failed ones included: where no usage came, the conventions
         want a 0 of unknown modality. Elsewhere an unknown count is no point.
         """
+        tokens = call.tokens
         if call.operation == EMBEDDINGS:
-            if call.tokens.input_tokens is not None:
-                record_points(
-                    self.embeddings_input_tokens,
-                    (call.tokens.input_tokens,),
-                    call.attributes,
-                    call.context,
-                )
-            return
+            if tokens.input_tokens is None:
+                return []
+            attributes = attribute_set(call.attributes)
+            return [(self.embeddings_input_tokens, tokens.input_tokens, attributes)]
         unknown = call.unknown if call.operation in _INFERENCE else None
-        self._count(call, unknown)
+        points = [*self._counted(call, unknown)]
         if call.error_type is None or _HISTOGRAMS_OF_FAILED_CALLS:
             attributes = call.with_error()
             for histogram, count in (
-                (self.input_tokens, call.tokens.input_tokens),
-                (self.output_tokens, call.tokens.output_tokens),
+                (self.input_tokens, _or(tokens.input_tokens, unknown)),
+                (self.output_tokens, _or(tokens.output_tokens, unknown)),
             ):
-                known = unknown if count is None else count
-                if known is not None:
-                    record_points(histogram, (known,), attributes, call.context)
+                if count is not None:
+                    points.append((histogram, count, attributes))
+        return points
 
-    def record_call(self, call: Measured) -> None:
-        """Record tokens and duration."""
-        self.record_tokens(call)
-        self.record_duration(call)
-
-    def _count(self, call: Measured, unknown: int | None) -> None:
+    def _counted(self, call: Measured, unknown: int | None) -> Iterator[Point]:
         tokens, given = call.tokens, attribute_set(call.attributes)
         # A provider that reports usage but not this part of it has said nothing of the part.
         no_usage = tokens.input_tokens is None and tokens.output_tokens is None
@@ -245,8 +214,7 @@ class LatestMetrics:
             if count is None:
                 continue
             for modality, share in _shares(count, split):
-                attributes = given.plus(GEN_AI_TOKEN_MODALITY, modality)
-                counter.add(share, attributes, call.context)
+                yield counter, share, given.plus(GEN_AI_TOKEN_MODALITY, modality)
 
 
 class BothMetrics:
@@ -261,27 +229,20 @@ class BothMetrics:
         self.v1_41.record_chunk_gaps(seconds, attributes)
         self.latest.record_chunk_gaps(seconds, attributes)
 
-    def record_first_chunk(
-        self, seconds: float, attributes: Attributes, context: Context | None
-    ) -> None:
-        """Record the seconds to a stream's first chunk."""
-        self.v1_41.record_first_chunk(seconds, attributes, context)
-        self.latest.record_first_chunk(seconds, attributes, context)
+    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
+        """The seconds to a stream's first chunk."""
+        return [
+            *self.v1_41.first_chunk_points(seconds, attributes),
+            *self.latest.first_chunk_points(seconds, attributes),
+        ]
 
-    def record_duration(self, call: Measured) -> None:
-        """Record how long a call took."""
-        self.v1_41.record_duration(call)
-        self.latest.record_duration(call)
+    def duration_points(self, call: Measured) -> list[Point]:
+        """How long a call took."""
+        return [*self.v1_41.duration_points(call), *self.latest.duration_points(call)]
 
-    def record_tokens(self, call: Measured) -> None:
-        """Record the tokens of a call."""
-        self.v1_41.record_tokens(call)
-        self.latest.record_tokens(call)
-
-    def record_call(self, call: Measured) -> None:
-        """Record tokens and duration."""
-        self.v1_41.record_call(call)
-        self.latest.record_call(call)
+    def token_points(self, call: Measured) -> list[Point]:
+        """The tokens of a call."""
+        return [*self.v1_41.token_points(call), *self.latest.token_points(call)]
 
 
 _BY_NAME: Final[Mapping[str, Callable[[Meter], ClientMetrics]]] = {

@@ -12,7 +12,7 @@ from llamatelemetry.otel.client_metrics import (
     client_metrics,
     create_histogram,
 )
-from llamatelemetry.otel.points import AttributeSet
+from llamatelemetry.otel.points import AttributeSet, record_each
 from llamatelemetry.semconv import attribute_name, set_gen_ai_attrs
 from llamatelemetry.semconv import metrics as specs
 
@@ -28,8 +28,8 @@ __all__ = ["GenAIMetrics", "MetricNames"]
 class GenAIMetrics:
     """The instruments of the GenAI conventions on one meter, with their units and buckets.
 
-    An instrumentation that has the attributes of a call at hand records to `client` and to the
-    ``server_*`` histograms directly. The ``record_*`` methods build them: ``attributes`` takes
+    An instrumentation that has the attributes of a call at hand records the points that `client`
+    makes of it, and to the ``server_*`` histograms. The ``record_*`` methods build them: ``attributes`` takes
     the short names of `llamatelemetry.semconv.attribute_name`, such as
     ``server_address="127.0.0.1"`` or ``error_type="timeout"``, and full names.
 
@@ -66,7 +66,7 @@ class GenAIMetrics:
         """
         tokens = _Tokens(input_tokens, output_tokens)
         known = _attributes(gen_ai_system, operation, model, attributes)
-        self.client.record_tokens(Measured(operation, 0.0, tokens, known, unknown=None))
+        record_each(self.client.token_points(Measured(operation, 0.0, tokens, known, unknown=None)))
 
     def record_operation_duration(
         self,
@@ -83,7 +83,7 @@ class GenAIMetrics:
         ``gen_ai.client.inference.duration`` or ``gen_ai.client.embeddings.duration``.
         """
         known = _attributes(gen_ai_system, operation, model, attributes)
-        self.client.record_duration(Measured(operation, duration_s, _Tokens(), known))
+        record_each(self.client.duration_points(Measured(operation, duration_s, _Tokens(), known)))
 
     def record_server_duration(
         self,

@@ -1,4 +1,4 @@
-"""Recording points of histograms without paying for each what is the same for many.
+"""Recording points of histograms and counters without paying for each what is the same for many.
 
 Most of what ``Histogram.record`` of OpenTelemetry's SDK takes goes into the attributes: they are
 copied, looked at one by one, and made into a key, for every gap between two chunks of a stream
@@ -12,10 +12,11 @@ that it has been compared with. With others, and with other makers' instruments,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import lru_cache
 from math import inf
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.context import get_current
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import Histogram
+    from opentelemetry.metrics import Counter, Histogram
     from opentelemetry.util.types import AttributeValue
 
+    Point = tuple[Counter | Histogram, float, "AttributeSet"]
     _MakeKey = Callable[[Mapping[str, AttributeValue]], object]
 
 COMPARED: Final = "1.45."
@@ -80,41 +82,59 @@ def record_points(
         attributes: of all of them; best an `AttributeSet`, if they will come again.
         context: holds the span that exemplars lead to; the current one when ``None``.
     """
-    sdks, key = _resolve(histogram, given := attribute_set(attributes))
+    moment = Moment(context or get_current())
+    record_moments(histogram, [(value, moment) for value in values], attribute_set(attributes))
+
+
+def record_each(points: Iterable[Point], context: Context | None = None) -> None:
+    """Do what ``record`` and ``add`` do, for points of several instruments at one moment."""
+    moment = Moment(context or get_current())
+    for instrument, value, attributes in points:
+        record_moments(instrument, [(value, moment)], attributes)
+
+
+def record_moments(
+    instrument: Counter | Histogram,
+    values: Iterable[tuple[float, Moment]],
+    attributes: AttributeSet,
+) -> None:
+    """Do what ``record`` and ``add`` do, for values of several moments with the same attributes."""
+    write = _write_of(instrument)
+    # Behind an instrument that delegates is one that does not.
+    sdks: Any = getattr(write, "__self__", None)
+    make_key = _make_key_of(sdks.__class__)
+    key = None if make_key is None else attributes.key(make_key)
     if key is None:
-        for value in values:
-            histogram.record(value, attributes, context)
+        for value, moment in values:
+            write(value, attributes, moment.context)
     elif sdks._is_enabled():
-        moment = _Moment(context or get_current())
-        points = [moment.point(sdks, value, given) for value in values if 0 <= value < inf]
+        points = [
+            moment.point(sdks, value, attributes) for value, moment in values if 0 <= value < inf
+        ]
         if points:
             _aggregate(points, sdks, key)
 
 
-def record_each(
-    points: Iterable[tuple[Histogram, float, AttributeSet]], context: Context | None = None
-) -> None:
-    """Do what ``histogram.record`` does, for points of several histograms at one moment."""
-    moment = _Moment(context or get_current())
-    for histogram, value, attributes in points:
-        sdks, key = _resolve(histogram, attributes)
-        if key is None:
-            histogram.record(value, attributes, context)
-        elif 0 <= value < inf and sdks._is_enabled():
-            _aggregate((moment.point(sdks, value, attributes),), sdks, key)
+def sdks_instrument(instrument: Counter | Histogram) -> Any | None:
+    """Give the instrument of the SDK behind one whose points may be recorded after their moment.
+
+    ``None`` where that might be noticed: of other makers' instruments, and where a filter of the
+    application's own wants to see the context of each point.
+    """
+    sdks: Any = getattr(_write_of(instrument), "__self__", None)
+    if _make_key_of(sdks.__class__) is None:
+        return None
+    exemplar_filter = sdks._measurement_consumer._sdk_config.exemplar_filter
+    return sdks if _decides_by_context(exemplar_filter.__class__) else None
 
 
-def _resolve(histogram: Histogram, attributes: AttributeSet) -> tuple[Any, object]:
-    """Give the histogram of the SDK and the key of a set in it; the key is ``None`` in others."""
-    # Behind an instrument that delegates is one that does not.
-    sdks: Any = getattr(histogram.record, "__self__", None)
-    make_key = _make_key_of(sdks.__class__)
-    return sdks, None if make_key is None else attributes.key(make_key)
+def _write_of(instrument: Any) -> Callable[[float, Mapping[str, AttributeValue], Context], None]:
+    return getattr(instrument, "record", None) or instrument.add
 
 
 @lru_cache(maxsize=16)
 def _make_key_of(kind: Any) -> _MakeKey | None:
-    """What histograms of an SDK whose ``record`` is known tell attributes apart by; else ``None``."""
+    """What instruments of an SDK whose ``record`` is known tell attributes apart by; else ``None``."""
     if not kind.__module__.startswith("opentelemetry.sdk."):
         return None
 
@@ -122,7 +142,8 @@ def _make_key_of(kind: Any) -> _MakeKey | None:
     from opentelemetry.sdk.version import __version__
 
     internal: Any = instrument
-    if kind is not internal._Histogram or not __version__.startswith(COMPARED):
+    kinds = (internal._Histogram, internal._Counter)
+    if kind not in kinds or not __version__.startswith(COMPARED):
         return None
     internal = _view_instrument_match
     return internal._hash_attributes
@@ -134,7 +155,7 @@ class _Point:
     __slots__ = ("attributes", "context", "instrument", "is_exemplar", "time_unix_nano", "value")
 
     def __init__(
-        self, value: float, moment: _Moment, instrument: Any, attributes: AttributeSet
+        self, value: float, moment: Moment, instrument: Any, attributes: AttributeSet
     ) -> None:
         self.value = value
         self.time_unix_nano = moment.now_ns
@@ -144,27 +165,27 @@ class _Point:
         self.is_exemplar: bool = moment.is_exemplar
 
 
-class _Moment:
+class Moment:
     """When and in what context points are recorded, and whether they can be exemplars then."""
 
     __slots__ = ("_answered", "context", "is_exemplar", "now_ns")
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, now_ns: int | None = None) -> None:
         self.context = context
-        self.now_ns = time_ns()
+        self.now_ns = now_ns or time_ns()
         self.is_exemplar = False
         self._answered: Any = None  # the filter whose answer that is, for all points
 
-    def point(self, histogram: Any, value: float, attributes: AttributeSet) -> _Point:
-        """Make a point of a histogram of the SDK's."""
-        exemplar_filter = histogram._measurement_consumer._sdk_config.exemplar_filter
+    def point(self, instrument: Any, value: float, attributes: AttributeSet) -> _Point:
+        """Make a point of an instrument of the SDK's."""
+        exemplar_filter = instrument._measurement_consumer._sdk_config.exemplar_filter
         if exemplar_filter is not self._answered:
             self.is_exemplar = exemplar_filter.should_sample(
                 value, self.now_ns, attributes, self.context
             )
             by_context = _decides_by_context(exemplar_filter.__class__)
             self._answered = exemplar_filter if by_context else None
-        return _Point(value, self, histogram, attributes)
+        return _Point(value, self, instrument, attributes)
 
 
 @lru_cache(maxsize=16)
@@ -173,9 +194,9 @@ def _decides_by_context(kind: Any) -> bool:
     return kind.__module__.startswith("opentelemetry.sdk.")
 
 
-def _aggregate(points: Sequence[_Point], histogram: Any, key: object) -> None:
-    for storage in histogram._measurement_consumer._reader_storages.values():
-        for match in storage._get_or_init_view_instrument_match(histogram):
+def _aggregate(points: Sequence[_Point], instrument: Any, key: object) -> None:
+    for storage in instrument._measurement_consumer._reader_storages.values():
+        for match in storage._get_or_init_view_instrument_match(instrument):
             if match._view._attribute_keys is not None:  # it makes another set of this one
                 for point in points:
                     match.consume_measurement(point, point.is_exemplar)
@@ -186,5 +207,45 @@ def _aggregate(points: Sequence[_Point], histogram: Any, key: object) -> None:
                 if aggregation is None:
                     attributes = dict(points[0].attributes)
                     aggregation = match._get_or_create_aggregation(key, attributes)
-                for point in points:
-                    aggregation.aggregate(point, point.is_exemplar)
+                _add(points, aggregation)
+
+
+def _add(points: Sequence[_Point], aggregation: Any) -> None:
+    known = _known_aggregation()
+    if len(points) == 1 or type(aggregation) is not known.histogram:
+        for point in points:
+            aggregation.aggregate(point, point.is_exemplar)
+        return
+    values = [point.value for point in points]
+    with aggregation._lock:
+        if aggregation._value is None:
+            aggregation._value = aggregation._get_empty_bucket_counts()
+        counts, boundaries = aggregation._value, aggregation._boundaries
+        for value in values:
+            aggregation._sum += value
+            counts[bisect_left(boundaries, value)] += 1
+        if aggregation._record_min_max:
+            aggregation._min = min(aggregation._min, *values)
+            aggregation._max = max(aggregation._max, *values)
+    examples = [point for point in points if point.is_exemplar]
+    if type(aggregation._reservoir) is known.last_of_bucket:
+        # Of each bucket that keeps the last.
+        examples = {bisect_left(boundaries, point.value): point for point in examples}.values()
+    for point in examples:
+        aggregation._sample_exemplar(point, True)
+
+
+class _KnownAggregation(NamedTuple):
+    histogram: type[Any]
+    last_of_bucket: type[Any]
+
+
+@lru_cache(maxsize=1)
+def _known_aggregation() -> _KnownAggregation:
+    from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir
+    from opentelemetry.sdk.metrics._internal import aggregation
+
+    internal: Any = aggregation
+    return _KnownAggregation(
+        internal._ExplicitBucketHistogramAggregation, AlignedHistogramBucketExemplarReservoir
+    )
