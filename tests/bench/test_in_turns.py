@@ -20,7 +20,7 @@ Start = Callable[..., list[ScriptedServer]]
 
 
 @pytest.fixture
-def start(tmp_path: Path):
+def start(tmp_path: Path, first_in_the_line: None):
     """Starts servers of the given paces on one machine, which gets slower from then on."""
     with ExitStack() as running:
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -51,20 +49,8 @@ SPREAD = {"rate": 12, "arrival": "constant"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def first_in_the_line():
-    """Where that is allowed, other programs wait for these tests and their server.
-
-    A nice value would not do: Linux weighs it against the programs of the same session alone
-    (``sched_autogroup_enabled``). What is started from here inherits the policy.
-    """
-    if not hasattr(os, "sched_setscheduler"):  # Linux alone has it
-        yield
-        return
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    yield
-    os.sched_setscheduler(0, *before)
+def undisturbed(first_in_the_line):
+    """Times are what these tests are about."""
 
 
 @pytest.fixture(scope="module")
