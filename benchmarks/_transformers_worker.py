@@ -20,32 +20,13 @@ from transformers import (
 )
 
 
-def _providers() -> dict[str, Any]:
-    from opentelemetry import metrics, trace
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import (
-        BatchSpanProcessor,
-        SpanExporter,
-        SpanExportResult,
-    )
-
-    class Dropping(SpanExporter):
-        def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002
-            return SpanExportResult.SUCCESS
-
-    tracer_provider = TracerProvider()
-    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=200_000))
-    meter_provider = MeterProvider([InMemoryMetricReader()])
-    trace.set_tracer_provider(tracer_provider)
-    metrics.set_meter_provider(meter_provider)
-    return {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
-
-
 def instrument(name: str) -> None:
     """Switch a contender on; its import and patching are timed by the caller."""
-    providers = _providers() if name != "bare" else {}
+    if name == "bare":
+        return
+    from _dropping import global_providers
+
+    providers = global_providers()
     if name.startswith("llamatelemetry"):
         from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 

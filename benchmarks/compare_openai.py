@@ -1,8 +1,7 @@
 """What each instrumentation of the openai client adds to a call and to a streamed chunk.
 
-Each contender runs in an environment of its own under build/bench, made on the first run. All
-are alive at once and take short turns, in changing order, so that whatever the machine does
-meanwhile falls on all of them alike. Spans and metrics are on; what is exported is dropped. The
+Each contender runs in an environment of its own under build/bench, made on the first run; they
+take turns, as `_contenders.py` says. Spans and metrics are on; what is exported is dropped. The
 figures are microseconds of CPU of the calling thread, in the quickest tenth of the turns: what a
 busy neighbour takes away, of caches above all, it takes from the others. The last lines are the
 ratio of what we add to what the best of the others adds.
@@ -16,16 +15,13 @@ take, the least of several.
 from __future__ import annotations
 
 import os
-import random
 import statistics
 import subprocess
 import sys
-import venv
 from pathlib import Path
-from typing import IO
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENTS = ROOT / "build" / "bench"
+from _contenders import ROOT, Worker, environment, take_turns
+
 WORKER = Path(__file__).with_name("_openai_worker.py")
 STARTER = Path(__file__).with_name("_openai_start.py")
 OPENAI = "openai == 3.54.0"
@@ -40,54 +36,9 @@ CONTENDERS = {
     "official": [OPENAI, SDK, "opentelemetry-instrumentation-genai-openai == 1.3b0"],
     "openinference": [OPENAI, SDK, "openinference-instrumentation-openai == 0.1.66"],
 }
-WORK = {"call": 10, "chunk": 1}
+# What a worker is asked for: a piece of work, and how often.
+WORK = {"call": "call 10", "chunk": "chunk 1"}
 STARTS = 7
-
-
-def environment(name: str, requirements: list[str]) -> Path:
-    """The interpreter of a contender's environment, which is made if it is not there."""
-    folder = ENVIRONMENTS / name
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"making the environment of {name}", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", *requirements]
-        subprocess.run(command, check=True)
-        (folder / "complete").touch()
-    return python
-
-
-class Worker:
-    """A contender's process."""
-
-    def __init__(self, name: str, python: Path) -> None:
-        self.name = name
-        self._process = subprocess.Popen(
-            [str(python), str(WORKER), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.figures: dict[str, list[float]] = {work: [] for work in WORK}
-
-    def turn(self, work: str, *, keep: bool) -> None:
-        """Do a piece of work and note its cost in microseconds."""
-        stdin: IO[str] | None = self._process.stdin
-        assert stdin is not None
-        stdin.write(f"{work} {WORK[work]}\n")
-        stdin.flush()
-        cost_us = float(self._answer()) / 1000
-        if keep:
-            self.figures[work].append(cost_us)
-
-    def _answer(self) -> str:
-        stdout: IO[str] | None = self._process.stdout
-        assert stdout is not None
-        return stdout.readline()
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
 
 
 def cost(worker: Worker, work: str) -> float:
@@ -113,14 +64,8 @@ def main() -> int:
     """Run the rounds and print the table."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     pythons = {name: environment(name, needs) for name, needs in CONTENDERS.items()}
-    workers = {name: Worker(name, python) for name, python in pythons.items()}
-    order = list(workers.values())
-    shuffle = random.Random(0).shuffle  # noqa: S311 - the order of turns is no secret
-    for number in range(-3, rounds):  # the first three warm up
-        for work in WORK:
-            shuffle(order)
-            for worker in order:
-                worker.turn(work, keep=number >= 0)
+    workers = {name: Worker(python, WORKER, name) for name, python in pythons.items()}
+    take_turns(workers.values(), WORK, rounds=rounds, warm_up=3)
     bare = {work: cost(workers["bare"], work) for work in WORK}
     added = {
         name: {work: cost(worker, work) - bare[work] for work in WORK}

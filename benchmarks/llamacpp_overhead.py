@@ -9,19 +9,15 @@ what it gets). Run it on an idle machine: ``make bench``.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import openai
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from _added_cpu import block, compare
+from _dropping import providers
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
@@ -35,14 +31,6 @@ _TIMINGS = {"cache_n": 16, "prompt_n": 5, "prompt_ms": 2.0, "predicted_n": 5, "p
 _MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
 _BODY = {"model": "smol", "messages": _MESSAGES, "temperature": 0.5, "max_tokens": 100}
 _LLAMA = {"server": "llama.cpp"}
-
-
-class Dropping(SpanExporter):
-    """An exporter that costs nothing."""
-
-    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
-        """Drop them."""
-        return SpanExportResult.SUCCESS
 
 
 def plain_body(**more: Any) -> bytes:
@@ -115,37 +103,9 @@ def asking(headers: dict[str, str], *, stream: bool = False) -> Callable[[], Non
     return work
 
 
-def block(work: Callable[[], None], times: int) -> float:
-    """Microseconds of this thread's CPU per run of `work`."""
-    started = time.thread_time_ns()
-    for _ in range(times):
-        work()
-    return (time.thread_time_ns() - started) / times / 1000
-
-
-def compare(work: Callable[[], None], times: int, providers: dict[str, Any]) -> tuple[float, float]:
-    """The bare cost and what instrumentation adds, as medians over alternating blocks."""
-    instrumentor = LlamaCppInstrumentor()
-    bare: list[float] = []
-    added: list[float] = []
-    for _ in range(BLOCKS):
-        without = block(work, times)
-        instrumentor.instrument(**providers)
-        with_us = block(work, times)
-        instrumentor.uninstrument()
-        bare.append(without)
-        added.append(with_us - without)
-    return statistics.median(bare), statistics.median(added)
-
-
 def main() -> int:
     """Print the table."""
-    tracer_provider = TracerProvider()
-    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=100_000))
-    providers = {
-        "tracer_provider": tracer_provider,
-        "meter_provider": MeterProvider([InMemoryMetricReader()]),
-    }
+    given = providers()
     chat, many = "/v1/chat/completions", REQUESTS_PER_BLOCK
     others = [
         ("other path", posting("other.test", "/v1/things", {}), many, 1),
@@ -165,9 +125,9 @@ def main() -> int:
     for name, work, times, parts in (*others, *ours, *inside):
         known_servers.forget()
         if (name, work, times, parts) in inside:
-            OpenAIInstrumentor().instrument(**providers)
+            OpenAIInstrumentor().instrument(**given)
         block(work, 3)
-        bare, added = compare(work, times, providers)
+        bare, added = compare(LlamaCppInstrumentor(), given, work, times=times, blocks=BLOCKS)
         print(f"{name:<34}{bare / parts:>10.1f}{added / parts:>10.2f}")
     OpenAIInstrumentor().uninstrument()
     return 0

@@ -20,24 +20,13 @@ from typing import Any
 
 import httpx2
 import openai
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from _dropping import providers
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
 CHUNKS = 10_000
 RUNS = 5
 BOUND_US = 5_000
-
-
-class Dropping(SpanExporter):
-    """An exporter that costs nothing."""
-
-    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
-        """Drop them."""
-        return SpanExportResult.SUCCESS
 
 
 class Body(httpx2.SyncByteStream):
@@ -102,11 +91,8 @@ def memory() -> tuple[int, int]:
 
 def main() -> int:
     """Print the figures; 1 when an item near the end stalls for more than 5 ms."""
-    tracer_provider = TracerProvider()
-    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=100_000))
-    meter_provider = MeterProvider([InMemoryMetricReader()])
     bare_held, bare_most = memory()
-    OpenAIInstrumentor().instrument(tracer_provider=tracer_provider, meter_provider=meter_provider)
+    OpenAIInstrumentor().instrument(**providers())
     own_us()
     gc.disable()  # a collection is paid by whoever is there when it is due
     runs = [own_us() for _ in range(RUNS)]

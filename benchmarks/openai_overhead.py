@@ -9,19 +9,15 @@ processor that drops what it gets). Run it on an idle machine: ``make bench``.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import openai
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from _added_cpu import block, compare
+from _dropping import providers
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
 BLOCKS = 60
@@ -31,14 +27,6 @@ CHUNKS = 1000
 _USAGE = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
 _TIMINGS = {"cache_n": 16, "prompt_n": 5, "prompt_ms": 2.0, "predicted_n": 5, "predicted_ms": 4.0}
 _HEAD = {"id": "chatcmpl-1", "created": 1, "model": "smol", "system_fingerprint": "b1"}
-
-
-class Dropping(SpanExporter):
-    """An exporter that costs nothing."""
-
-    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
-        """Drop them."""
-        return SpanExportResult.SUCCESS
 
 
 def plain_body(timings: dict[str, Any] | None) -> bytes:
@@ -75,37 +63,9 @@ def client(body: bytes, content_type: str) -> openai.OpenAI:
     return openai.OpenAI(base_url="http://llm.test/v1", api_key="none", http_client=http_client)
 
 
-def block(work: Callable[[], None], times: int) -> float:
-    """Microseconds of this thread's CPU per run of `work`."""
-    started = time.thread_time_ns()
-    for _ in range(times):
-        work()
-    return (time.thread_time_ns() - started) / times / 1000
-
-
-def compare(work: Callable[[], None], times: int, providers: dict[str, Any]) -> tuple[float, float]:
-    """The bare cost and what instrumentation adds, as medians over alternating blocks."""
-    instrumentor = OpenAIInstrumentor()
-    bare: list[float] = []
-    added: list[float] = []
-    for _ in range(BLOCKS):
-        without = block(work, times)
-        instrumentor.instrument(**providers)
-        with_us = block(work, times)
-        instrumentor.uninstrument()
-        bare.append(without)
-        added.append(with_us - without)
-    return statistics.median(bare), statistics.median(added)
-
-
 def main() -> int:
     """Print the table."""
-    tracer_provider = TracerProvider()
-    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=100_000))
-    providers = {
-        "tracer_provider": tracer_provider,
-        "meter_provider": MeterProvider([InMemoryMetricReader()]),
-    }
+    given = providers()
 
     def ask(target: openai.OpenAI) -> Callable[[], None]:
         def work() -> None:
@@ -141,7 +101,7 @@ def main() -> int:
     print(f"{'':<34}{'bare us':>10}{'added us':>10}{'ratio':>8}")
     for name, work, times, parts in cases:
         block(work, 3)
-        bare, added = compare(work, times, providers)
+        bare, added = compare(OpenAIInstrumentor(), given, work, times=times, blocks=BLOCKS)
         print(f"{name:<34}{bare / parts:>10.1f}{added / parts:>10.1f}{(bare + added) / bare:>8.2f}")
     return 0
 

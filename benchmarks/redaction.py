@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from _dropping import Dropping
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import engine
@@ -43,14 +44,6 @@ BARE = {
     "gen_ai.usage.output_tokens": 32,
     **{f"llamatelemetry.number_{n}": float(n) for n in range(12)},
 }
-
-
-class Dropping(SpanExporter):
-    """An exporter that costs nothing."""
-
-    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
-        """Drop them."""
-        return SpanExportResult.SUCCESS
 
 
 def with_content(chars: int) -> dict[str, Any]:

@@ -23,19 +23,13 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from llamatelemetry import __version__
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
-from llamatelemetry.genai import Instrumenter, PatchTable
+from llamatelemetry.config import sdk_disabled
+from llamatelemetry.genai import PatchTable, plugin_instrumenter
 from llamatelemetry_instrumentation_llamacpp import _httpx, _llama_cpp, _requests, _xllamacpp
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from opentelemetry._logs import LoggerProvider
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
-    from llamatelemetry.genai.completion_hook import CompletionHook
 
 __all__ = ["LlamaCppInstrumentor", "__version__"]
 
@@ -62,39 +56,12 @@ class LlamaCppInstrumentor(BaseInstrumentor):
         # The base class would demand all of them.
         return get_dependency_conflicts((), self.instrumentation_dependencies())
 
-    def _instrument(
-        self,
-        *,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        logger_provider: LoggerProvider | None = None,
-        completion_hook: CompletionHook | None = None,
-        config: LlamaTelemetryConfig | None = None,
-        **_kwargs: Any,
-    ) -> None:
-        """Patch the libraries, now or when they are imported.
-
-        Args:
-            tracer_provider: OpenTelemetry's global one when not given.
-            meter_provider: likewise.
-            logger_provider: likewise; for the events that hold content.
-            completion_hook: run with the content of each call, whether or not content is
-                captured; the one that OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK names when
-                not given.
-            config: options; read from the environment when not given.
-        """
+    def _instrument(self, **kwargs: Any) -> None:
+        """Patch the libraries, now or when they are imported; takes what `plugin_instrumenter` takes."""
         if sdk_disabled():
             return
-        options = effective_config(config)
-        self.instrumenter = Instrumenter(
-            __name__,
-            __version__,
-            config=options,
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            logger_provider=logger_provider,
-            completion_hook=completion_hook,
-        )
+        self.instrumenter = plugin_instrumenter(__name__, __version__, kwargs)
+        options = self.instrumenter.config
         self.origins = Origins(options.llamacpp_allow, options.llamacpp_deny)
         if self._table is None:
             libraries = (_httpx, _requests, _llama_cpp, _xllamacpp)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import context as context_api
 
 from llamatelemetry.genai import Call, Instrumenter, Request, Response, Server, current_call, guard
-from llamatelemetry.genai.bodies import BodyCapture, parse_body
+from llamatelemetry.genai.bodies import parse_body
 from llamatelemetry.genai.byte_streams import (
     BodyBytesWatch,
     EventBytesWatch,
@@ -22,13 +22,10 @@ from llamatelemetry.genai.byte_streams import (
     bytes_watch,
     decoder,
 )
-from llamatelemetry.genai.errors import describe_status
-from llamatelemetry.genai.fields import count, get, mapping
+from llamatelemetry.genai.fields import mapping
 from llamatelemetry.genai.identity import identities
-from llamatelemetry.genai.servers import provider_from_headers
-from llamatelemetry.genai.sse import EventReader
-from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
+from llamatelemetry_instrumentation_llamacpp._replies import Reply, read_capture, read_content
 from llamatelemetry_instrumentation_llamacpp._routes import Match, read_request
 
 if TYPE_CHECKING:
@@ -37,53 +34,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry_instrumentation_llamacpp._dialect import Dialect
     from llamatelemetry_instrumentation_llamacpp._owner import Owner
-
-
-class Dialect(Protocol):
-    """What an HTTP library calls the things that are wanted of it."""
-
-    def request_body(self, request: Any, /) -> bytes | str | None:
-        """Give the body if it is in memory; one that is streamed is left alone."""
-        ...
-
-    def propagate(self, instrumenter: Instrumenter, client: Any, request: Any, /) -> Any:
-        """Write the trace's headers into a copy of the request's; give what `restore` takes."""
-        ...
-
-    def restore(self, request: Any, headers: Any, /) -> None:
-        """Give the request back the headers it had."""
-        ...
-
-    def is_part_of(self, client: Any, request: Any, outer: Exchange, /) -> bool:
-        """Say whether this request is sent on behalf of an outer one: a redirect, a cache."""
-        ...
-
-    def content(self, response: Any, /) -> bytes | None:
-        """Give the decoded body if it has been read."""
-        ...
-
-    def headers_ns(self, response: Any, sent_ns: int, /) -> int | None:
-        """Give when the headers came, where the library knows; ``None`` is now."""
-        ...
-
-    def redirected_s(self, response: Any, /) -> float:
-        """Give the seconds that were spent on being redirected before the last request."""
-        ...
-
-    def is_networked(self, response: Any, /) -> bool:
-        """Say whether the reply came over the network, as it does not in tests of applications."""
-        ...
-
-    def tap(self, response: Any, watch: Watch, encoding: str, /) -> None:
-        """Have the bytes of the body told to the watch as the application reads them."""
-        ...
-
-    @property
-    def tells_decoded(self) -> bool:
-        """Whether what `tap` tells is decoded, or as it came over the network."""
-        ...
 
 
 _sending: Final[ContextVar[Exchange | None]] = ContextVar("llamatelemetry-sending", default=None)
@@ -219,7 +171,7 @@ class Exchange:
         """The library has given a response; the body of which may be still to come."""
         self._close()
         try:
-            reply = _Reply(self._dialect, response)
+            reply = Reply(self._dialect, response)
             is_llama_cpps = reply.is_llama_cpps
             if is_llama_cpps:
                 self._prove()
@@ -253,7 +205,7 @@ class Exchange:
         self._call = call
         return call
 
-    def _look_for_proof(self, reply: _Reply) -> None:
+    def _look_for_proof(self, reply: Reply) -> None:
         route = self._match.route
         if reply.status >= 300 or not route.is_bulk_wanted:
             return
@@ -262,7 +214,7 @@ class Exchange:
                 is_networked = self._dialect.is_networked(reply.response)
                 self._dialect.tap(reply.response, self._unproven(reply.at_ns, is_networked), "")
         elif b'"timings"' in reply.content:
-            found = _read_content(self._match, reply, read_request(route, {}, None), None)
+            found = read_content(self._match, reply, read_request(route, {}, None), None)
             if found.timings is not None:
                 call = self._prove()
                 if call is not None:
@@ -282,7 +234,7 @@ class Exchange:
 
         return UnprovenWatch(prove)
 
-    def _follow(self, call: Call, reply: _Reply, *, is_llama_cpps: bool) -> None:
+    def _follow(self, call: Call, reply: Reply, *, is_llama_cpps: bool) -> None:
         redirected_s = self._dialect.redirected_s(reply.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)
@@ -299,7 +251,7 @@ class Exchange:
             headers_ns = self._dialect.headers_ns(reply.response, self._sent_ns)
             if headers_ns is not None:
                 call.note_headers(headers_ns)
-            call.finish(_read_content(self._match, reply, call.request, call.content_max_chars))
+            call.finish(read_content(self._match, reply, call.request, call.content_max_chars))
             return
         call.note_headers(reply.at_ns)
         encoding = reply.encoding
@@ -319,7 +271,7 @@ class Exchange:
     def _body_watch(self, call: Call, status: int, encoding: str) -> BodyBytesWatch:
         match, request = self._match, call.request
         return BodyBytesWatch(
-            call, lambda body: _read_capture(match, status, body, request), decoder(encoding)
+            call, lambda body: read_capture(match, status, body, request), decoder(encoding)
         )
 
     def _get_acquainted(self, call: Call) -> None:
@@ -331,70 +283,3 @@ class Exchange:
             }
             base_url = self._server.origin + self._match.prefix
             identities.ask(self._server, base_url, headers, call.request.model)
-
-
-class _Reply:
-    """What the response says of itself before its body is looked at.
-
-    Each header is read when it is asked for: finding one in httpx costs a microsecond, which
-    replies of other servers need not pay.
-    """
-
-    __slots__ = ("_headers", "at_ns", "content", "response", "status")
-
-    def __init__(self, dialect: Dialect, response: Any) -> None:
-        self.at_ns = perf_counter_ns()
-        self.response = response
-        self.status: int = response.status_code
-        self._headers = response.headers
-        self.content = dialect.content(response)
-
-    @property
-    def is_llama_cpps(self) -> bool:
-        return provider_from_headers(self._headers) is not None
-
-    @property
-    def is_event_stream(self) -> bool:
-        content_type: str = self._headers.get("content-type", "")
-        return content_type.startswith("text/event-stream")
-
-    @property
-    def encoding(self) -> str:
-        return self._headers.get("content-encoding", "")
-
-
-def _read_content(
-    match: Match, reply: _Reply, request: Request, content_max_chars: int | None
-) -> Response:
-    content = reply.content or b""
-    if reply.is_event_stream and reply.status < 300:
-        fold = match.route.fold(request, content_max_chars)
-        for event in EventReader().feed(content):
-            fold.add(event)
-        return fold.response()
-    capture = BodyCapture()
-    capture.feed(content)
-    return _read_capture(match, reply.status, capture, request)
-
-
-def _read_capture(match: Match, status: int, capture: BodyCapture, request: Request) -> Response:
-    route = match.route
-    if not route.is_bulk_wanted and capture.body()[:1] == b"[":
-        return Response()  # vectors and nothing else
-    body = capture.parse(route.bulk, is_bulk_wanted=route.is_bulk_wanted)
-    if status >= 400:
-        return _read_error(status, body)
-    return Response() if body is None else route.read_reply(body, request)
-
-
-def _read_error(status: int, body: Any) -> Response:
-    response = Response(error=describe_status(status, body))
-    error = get(body, "error")
-    for name, field in (
-        (names.ERROR_PROMPT_TOKENS, "n_prompt_tokens"),
-        (names.ERROR_CONTEXT_SIZE, "n_ctx"),
-    ):
-        value = count(get(error, field))
-        if value is not None:
-            response.attributes[name] = value
-    return response

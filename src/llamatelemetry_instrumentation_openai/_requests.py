@@ -60,8 +60,8 @@ def read_body(options: Any) -> Mapping[str, Any]:
     Args:
         options: the request's ``FinalRequestOptions``.
     """
-    body, extra = mapping(options.json_data), mapping(options.extra_json)
-    return {**body, **extra} if extra else body
+    body, extra = mapping(options.json_data), options.extra_json
+    return {**body, **mapping(extra)} if extra else body
 
 
 def read_parameters(

@@ -19,18 +19,12 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from opentelemetry.metrics import NoOpMeterProvider
 
 from llamatelemetry import __version__
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
-from llamatelemetry.genai import Instrumenter, PatchTable
+from llamatelemetry.config import effective_config, sdk_disabled
+from llamatelemetry.genai import PatchTable, plugin_instrumenter
 from llamatelemetry_instrumentation_transformers._patches import patch_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-
-    from opentelemetry._logs import LoggerProvider
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
-    from llamatelemetry.genai.completion_hook import CompletionHook
 
 __all__ = ["TransformersInstrumentor", "__version__"]
 
@@ -91,37 +85,12 @@ class TransformersInstrumentor(BaseInstrumentor):
         if not (self.is_instrumented_by_opentelemetry and self._chosen and not kwargs):
             super().instrument(**kwargs)
 
-    def _instrument(
-        self,
-        *,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        logger_provider: LoggerProvider | None = None,
-        completion_hook: CompletionHook | None = None,
-        config: LlamaTelemetryConfig | None = None,
-        **_kwargs: Any,
-    ) -> None:
-        """Patch the library, now or when it is imported.
-
-        Args:
-            tracer_provider: OpenTelemetry's global one when not given.
-            meter_provider: likewise.
-            logger_provider: likewise; for the events that hold content.
-            completion_hook: run with the content of each call, whether or not content is
-                captured; the one that OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK names when
-                not given.
-            config: options; read from the environment when not given.
-        """
+    def _instrument(self, **kwargs: Any) -> None:
+        """Patch the library, now or when it is imported; takes what `plugin_instrumenter` takes."""
         if sdk_disabled():
             return
-        self._arguments = {
-            "tracer_provider": tracer_provider,
-            "meter_provider": meter_provider,
-            "logger_provider": logger_provider,
-            "completion_hook": completion_hook,
-            "config": config,
-        }
-        self._configure(self._arguments)
+        self._arguments = kwargs
+        self._configure(kwargs)
         if self._table is None:
             self._table = PatchTable(patch_points(self))
         self._table.apply()
@@ -139,12 +108,9 @@ class TransformersInstrumentor(BaseInstrumentor):
 
     def _configure(self, arguments: Mapping[str, Any]) -> None:
         strict = self._chosen.get("strict_operation_names")
-        own: dict[str, Any] = {} if strict is None else {"strict_operation_names": strict}
-        handed: dict[str, Any] = {
-            **arguments,
-            "config": effective_config(arguments["config"], **own),
-        }
+        config = effective_config(arguments.get("config"), strict_operation_names=strict)
+        handed: dict[str, Any] = {**arguments, "config": config}
         if not self._chosen.get("emit_metrics", True):
             handed["meter_provider"] = NoOpMeterProvider()
         self.record_events = self._chosen.get("record_events", False)
-        self.instrumenter = Instrumenter(__name__, __version__, **handed)
+        self.instrumenter = plugin_instrumenter(__name__, __version__, handed)

@@ -200,7 +200,7 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             ended_wall_ns=each.wall_ns(ended_ns),
             resend_count=0,
         )
-        outcome.measure()
+        outcome.phases = recording.phases_of(outcome, each.timings)
         recording.record_server_metrics(instrumenter.metrics, outcome, context)
         if instrumenter.config.phase_spans and call.span.is_recording():
             recording.record_phase_spans(instrumenter.tracer, context, outcome)

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 
 import pytest
 
 from llamatelemetry.bench import RunRecord, SweepResults
 from llamatelemetry.bench.sweep import SweepPoint
+from tests import browser
 from tests.bench.test_results import EVIL, record, results
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = browser.MARKS
 
 
 def pages():
@@ -39,29 +31,8 @@ def pages():
 
 @pytest.mark.parametrize("name", ["results", "client only", "sweep"])
 def test_the_page_draws_in_a_browser(tmp_path, name):
-    page = tmp_path / "page.html"
-    page.write_text(pages()[name], encoding="utf-8")
-    done = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            # Whatever it wanted from a network would be an error in its console.
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    body = done.stdout[: done.stdout.index("<script>")]
+    document = browser.drawn(tmp_path, pages()[name], budget_ms=5000)
+    body = document[: document.index("<script>")]
     plots = len(re.findall(r'id="plot-\d+"', body))
     assert plots == (1 if name == "sweep" else 4)
     assert len(re.findall(r'class="main-svg"[^>]*>', body)) >= plots

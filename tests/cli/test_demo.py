@@ -14,6 +14,7 @@ import sysconfig
 import termios
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from llamatelemetry.cli import _demo_program
 from llamatelemetry.cli._demo_program import Target, find_program, program_environment
 from llamatelemetry.cli.demo import _problems
 from llamatelemetry.local.calls import Call
+from tests.calls import a_call
 from tests.servers import LlamaServer
 
 DEMO = [sys.executable, "-m", "llamatelemetry.cli", "demo"]
@@ -273,28 +275,11 @@ class TestInterrupted:
         assert remaining(pids) == []
 
 
-OK = Call(
-    operation="chat",
-    model="m",
-    streamed=False,
-    input_tokens=None,
-    cached_tokens=None,
-    output_tokens=None,
-    queue_ms=None,
-    prefill_ms=None,
-    ttft_ms=None,
-    tpot_ms=None,
-    duration_ms=1.0,
-    error=None,
-    http_status=None,
-)
+OK = a_call(model="m", duration_ms=1.0)
 
 
 def failed(status: int) -> Call:
-    return Call(
-        **{name: getattr(OK, name) for name in OK.__slots__}
-        | {"error": f"error_{status}", "http_status": status}
-    )
+    return replace(OK, error=f"error_{status}", http_status=status)
 
 
 OURS = Target("http://ours/v1", is_ours=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from llamatelemetry.cli._table import print_calls, print_metrics
 from llamatelemetry.local.calls import Call
 from llamatelemetry.local.otlp_lines import MetricTotal
+from tests.calls import a_call
 
 PLAIN = Call(
     operation="chat",
@@ -32,17 +33,8 @@ PLAIN = Call(
 STREAMED = dataclasses.replace(
     PLAIN, operation="text_completion", streamed=True, queue_ms=1570.2, duration_ms=10640.0
 )
-FAILED = Call(
-    operation="chat",
+FAILED = a_call(
     model="SmolLM2-135M-Instruct.Q4_1",
-    streamed=False,
-    input_tokens=None,
-    cached_tokens=None,
-    output_tokens=None,
-    queue_ms=None,
-    prefill_ms=None,
-    ttft_ms=None,
-    tpot_ms=None,
     duration_ms=4.04,
     error="invalid_request_error",
     http_status=400,

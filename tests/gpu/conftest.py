@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from llamatelemetry.gpu.nvml_reader import NvmlReader
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 from tests.gpu import nvml
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -82,10 +82,3 @@ class Tracing:
             for key, value in span.attributes.items()
             if key.startswith("llamatelemetry.gpu.")
         }
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until_s, "it did not come about"
-        time.sleep(0.02)

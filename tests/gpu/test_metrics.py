@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from llamatelemetry.gpu.metrics import GpuMetrics
 from llamatelemetry.semconv import gpu as names
 from tests.gpu import nvml
-from tests.gpu.conftest import wait_for
+from tests.waiting import wait_for
 
 DEVICE = {
     "hw.id": nvml.uuid(0),

@@ -13,7 +13,7 @@ from llamatelemetry.genai import guard
 from llamatelemetry.gpu import background
 from llamatelemetry.gpu.reader import GpuState
 from tests.gpu import nvml
-from tests.gpu.conftest import wait_for
+from tests.waiting import wait_for
 
 
 def threads() -> list[str]:

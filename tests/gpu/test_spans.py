@@ -18,7 +18,8 @@ from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 from tests.gpu import nvml
-from tests.gpu.conftest import Tracing, wait_for
+from tests.gpu.conftest import Tracing
+from tests.waiting import wait_for
 
 SERVER_PID = 4711
 LLAMA_SERVER = {
@@ -333,7 +334,7 @@ def test_a_call_that_is_not_sampled_has_its_share_all_the_same(driver_with, watc
     driver_with(with_server())
     monitor = watch(pids_of=pids_of)
     tracing = Tracing(monitor)
-    monkeypatch.setattr(unrecorded._State, "watcher", SpanGpu(monitor, only_genai=False))
+    monkeypatch.setattr(unrecorded.State, "watcher", SpanGpu(monitor, only_genai=False))
     dropped = Instrumenter(
         "test", "1", tracer_provider=TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
     ).start(Request("chat", provider="llama_cpp", server=Server("127.0.0.1", 8080, ORIGIN)))

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.gpu import nvml
-from tests.gpu.conftest import wait_for
 from tests.otlp_receiver import http_receiver
+from tests.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 SETTINGS = {

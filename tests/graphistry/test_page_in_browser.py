@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph import TraceGraph
+from tests import browser
 from tests.graphistry.conftest import EVIL
 from tests.graphistry.test_graphs import a_topology
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = browser.MARKS
 
-# Runs in the page, by its own nonce, once it is ready.
 USE = """
-const settled = () => new Promise((done) => setTimeout(done, 100));
-(async () => {
-  while (document.documentElement.dataset.ready !== "true") await settled();
   const press = async (key) => {
     graph.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
     await settled();
   };
   const width = () => graph.layout.xaxis.range[1] - graph.layout.xaxis.range[0];
-  const said = {};
   %s
-  const out = document.createElement("pre");
-  out.id = "said";
-  out.textContent = JSON.stringify(said);
-  document.body.append(out);
-})();
 """
 
 
 def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
-    nonce = re.findall(r'nonce="([^"]+)"', page)[0]
-    path = tmp_path / "page.html"
-    script = f'<script nonce="{nonce}">{USE % use}</script></body>'
-    path.write_text(page.replace("</body>", script), encoding="utf-8")
-    done = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            "--window-size=1400,1200",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            # Whatever it wanted from a network would be an error in its console.
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--virtual-time-budget=20000",
-            "--dump-dom",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found is not None, done.stdout[-2000:]
-    return json.loads(html.unescape(found[1]))
+    return browser.said_in(tmp_path, page, USE % use, height=1200)
 
 
 def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:

@@ -31,6 +31,7 @@ from llamatelemetry.llama.server_metrics.reader import (
 from llamatelemetry.llama.server_metrics.target import api_key_from_environment, target_of
 from llamatelemetry.llama.server_metrics.totals import ModelTotals
 from tests.llama.loopback import Asked, Loopback, Reply, loopback
+from tests.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 
@@ -435,13 +436,6 @@ class TestTotals:
     )
     def test_what_is_no_state_of_ours_is_none(self, data):
         assert ModelTotals.from_json(data).totals() == {}
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s"
-        time.sleep(0.05)
 
 
 class TestReporting:

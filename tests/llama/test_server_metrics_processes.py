@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import LlamaServer
+from tests.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 INSTRUMENT = str(Path(sys.executable).with_name("opentelemetry-instrument"))
@@ -118,13 +118,6 @@ def start(environ: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
     yield run
     for program in started:
         program.communicate(timeout=30)
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s"
-        time.sleep(0.1)
 
 
 def test_of_four_workers_one_reports_and_when_it_is_killed_another_goes_on(

@@ -8,7 +8,7 @@ import random
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_
 from llamatelemetry.llama.server_metrics import ServerMetrics
 from tests.llama.tiny_models import make_llama
 from tests.recorder import Recorder
+from tests.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 
@@ -79,13 +80,6 @@ def server() -> Iterator[RealServer]:
     server.start()
     yield server
     server.stop()
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s"
-        time.sleep(0.1)
 
 
 class Reported:

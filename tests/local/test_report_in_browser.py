@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llamatelemetry.local.report import Recorded, render
+from tests import browser
 from tests.local.test_report import EVIL, a_run, call, span
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = browser.MARKS
 
-# Runs in the page, by its own nonce, once it is ready.
 USE = """
-const wait = () => new Promise((done) => setTimeout(done, 100));
-(async () => {
-  while (document.documentElement.dataset.ready !== "true") await wait();
   const press = (id, key) =>
     $(id).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const texts = (id) =>
     [...$(id).querySelectorAll(".row")].map((row) => row.innerText.replace(/\\s+/g, " "));
-  const said = {};
   %s
-  const out = document.createElement("pre");
-  out.id = "said";
-  out.textContent = JSON.stringify(said);
-  document.body.append(out);
-})();
 """
 
 
 def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
-    nonce = re.findall(r'nonce="([^"]+)"', page)[0]
-    script = f'<script nonce="{nonce}">{USE % use}</script></body>'
-    path = tmp_path / "page.html"
-    path.write_text(page.replace("</body>", script), encoding="utf-8")
-    done = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            "--window-size=1400,1600",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            # Whatever it wanted from a network would be an error in its console.
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--virtual-time-budget=20000",
-            "--dump-dom",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found is not None, done.stdout[-2000:]
-    unescaped = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return json.loads(unescaped)
+    return browser.said_in(tmp_path, page, USE % use, height=1600)
 
 
 def test_by_keyboard_from_a_trace_to_a_prompt_that_is_shown_as_text(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry import __version__
+from llamatelemetry._html_page import fill_page
 from llamatelemetry.bench._plots import results_plots, sweep_plots
 from llamatelemetry.bench._tables import number, results_table, sweep_table
 from llamatelemetry.bench.figures import METRICS
@@ -81,30 +80,16 @@ def _request_row(record: RequestRecord) -> dict[str, Any]:
 
 
 def _render(*, table: Table, plots: Sequence[Plot], requests: Sequence[Any], **fields: Any) -> str:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        plotly: Any = importlib.import_module("plotly.offline")
-    except ImportError as error:
-        raise ImportError(
-            f"the HTML page needs {error.name}, which is not installed: "
-            "pip install 'llamatelemetry[bench]'"
-        ) from error
-    environment = Environment(
-        loader=PackageLoader("llamatelemetry.bench", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return fill_page(
+        "llamatelemetry.bench",
+        "report.html",
+        of="the HTML page",
+        extra="llamatelemetry[bench]",
         table=table,
         plots=[plot["title"] for plot in plots],
         plots_json=_script_json(plots),
-        plotly=plotly.get_plotlyjs(),
         metrics=METRICS,
         requests=requests,
-        version=__version__,
         **fields,
     )
 

@@ -6,12 +6,13 @@ Each command imports its own module when it runs, so that ``--help`` stays quick
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 import llamatelemetry
+from llamatelemetry.cli._bench_options import BenchOptions, options_are_fields
 
 app = typer.Typer(
     name="llamatelemetry",
@@ -97,95 +98,11 @@ def doctor_command(
     "bench",
     epilog="Example: llamatelemetry bench --url http://127.0.0.1:8080 --profile quick --concurrency 4",
 )
-def bench_command(
-    *,
-    url: Annotated[str, typer.Option(help="The server: llama.cpp, or any OpenAI-compatible one.")],
-    model: Annotated[
-        str | None, typer.Option(help="The model to ask for; the server's first by default.")
-    ] = None,
-    profile: Annotated[
-        Literal["quick", "standard", "thorough"], typer.Option(help="10, 50 or 200 requests.")
-    ] = "standard",
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="How many are always under way; with --rate, at most.")
-    ] = 1,
-    rate: Annotated[
-        str | None, typer.Option(help="Arrivals per second, whatever the answers take; 1:8 grows.")
-    ] = None,
-    arrival: Annotated[
-        Literal["poisson", "constant"], typer.Option(help="How arrivals are spaced.")
-    ] = "poisson",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length of each reply.")] = 128,
-    cache: Annotated[
-        Literal["cold", "warm"], typer.Option(help="Keep the prompt cache out of it, or full.")
-    ] = "cold",
-    seed: Annotated[int, typer.Option(help="Of prompts, arrivals and statistics.")] = 0,
-    slo: Annotated[
-        str | None, typer.Option(help="Objectives for the goodput: ttft=500ms,tpot=50ms")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Lines, JSON lines or ShareGPT; synthetic without."
-        ),
-    ] = None,
-    multi_turn: Annotated[
-        bool, typer.Option("--multi-turn", help="Hold the file's conversations to their end.")
-    ] = False,
-    input_tokens: Annotated[
-        int, typer.Option(min=1, help="Exact length of synthetic prompts.")
-    ] = 128,
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Runs; 3 or more tell them apart; 6 with --against.")
-    ] = 1,
-    sweep: Annotated[
-        str | None, typer.Option(help="Loads one after the other: concurrency=1,2,4 or rate=1,2")
-    ] = None,
-    compare: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="An earlier JSON: exit 1 if slower."),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(help="Another server, measured in turns: exit 1 if the first is slower."),
-    ] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="A condition that may differ, such as server.build.")
-    ] = None,
-    min_effect: Annotated[
-        float, typer.Option(min=0.0, help="The least difference that matters, as a share.")
-    ] = 0.05,
-    output: Annotated[
-        list[Path] | None,
-        typer.Option("--output", "-o", help="A file to write: .json, .html, .md or .csv."),
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="The same as --output FILE.html.")] = None,
-) -> None:
+@options_are_fields
+def bench_command(options: BenchOptions) -> None:
     """Measure a server under load, and compare it with an earlier benchmark."""
-    from llamatelemetry.cli.bench import BenchOptions, run_bench
+    from llamatelemetry.cli.bench import run_bench
 
-    options = BenchOptions(
-        url=url,
-        model=model,
-        profile=profile,
-        concurrency=concurrency,
-        rate=rate,
-        arrival=arrival,
-        max_tokens=max_tokens,
-        cache=cache,
-        seed=seed,
-        slo=slo,
-        prompts=prompts,
-        multi_turn=multi_turn,
-        input_tokens=input_tokens,
-        repeats=repeats,
-        sweep=sweep,
-        compare=compare,
-        against=against,
-        allow=allow or [],
-        min_effect=min_effect,
-        output=[*(output or []), *([html] if html else [])],
-    )
     raise typer.Exit(run_bench(options))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.bench.comparison import FingerprintMismatchError
-from llamatelemetry.bench.load import Arrival, Ramp
+from llamatelemetry.bench.load import Ramp
 from llamatelemetry.bench.profile import BenchmarkProfile
 from llamatelemetry.bench.prompts import load_prompts
 from llamatelemetry.bench.results import BenchmarkResults
@@ -23,6 +22,7 @@ from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.sweep import SweepResults
+    from llamatelemetry.cli._bench_options import BenchOptions
 
 _GOOD, _BAD, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 _INSTALL: Final = "pip install 'llamatelemetry[bench]'"
@@ -34,32 +34,6 @@ _KEY_VARIABLES: Final = ("OPENAI_API_KEY", "LLAMA_API_KEY")
 
 class _UsageError(Exception):
     """What was asked for is not possible; the message is for the user."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchOptions:
-    """The options of the command, as they were given."""
-
-    url: str
-    model: str | None
-    profile: str
-    concurrency: int
-    rate: str | None
-    arrival: Arrival
-    max_tokens: int
-    cache: Literal["cold", "warm"]
-    seed: int
-    slo: str | None
-    prompts: Path | None
-    multi_turn: bool
-    input_tokens: int
-    repeats: int
-    sweep: str | None
-    compare: Path | None
-    against: str | None
-    allow: Sequence[str]
-    min_effect: float
-    output: Sequence[Path]
 
 
 def run_bench(options: BenchOptions) -> int:
@@ -89,7 +63,7 @@ def _run(options: BenchOptions) -> int:
     if sum(given is not None for given in (options.sweep, options.compare, options.against)) > 1:
         raise _UsageError("--sweep, --compare and --against exclude one another")
     baseline = None if options.compare is None else _loaded(options.compare)
-    _check_outputs(options.output, is_sweep=options.sweep is not None)
+    _check_outputs(options.files, is_sweep=options.sweep is not None)
     client, model = _client_and_model(options.url, options)
     prompts = _prompts(options, client)
     runner = _runner(client, options)
@@ -99,7 +73,7 @@ def _run(options: BenchOptions) -> int:
         return _in_turns(runner, model, prompts, options)
     results = runner.run(model, prompts, repeats=options.repeats)
     _say(results.summary())
-    _write(results, options.output)
+    _write(results, options.files)
     return _status(results) if baseline is None else _compare(results, baseline, options)
 
 
@@ -138,13 +112,13 @@ def _in_turns(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchO
         other_model_name=other_model,
     )
     _say(results.summary(), "", f"against {options.against}:", baseline.summary())
-    _write(results, options.output)
-    _write(baseline, [path.with_stem(f"{path.stem}-against") for path in options.output])
+    _write(results, options.files)
+    _write(baseline, [path.with_stem(f"{path.stem}-against") for path in options.files])
     return max(_compare(results, baseline, options), _status(baseline))
 
 
 def _compare(results: BenchmarkResults, baseline: BenchmarkResults, options: BenchOptions) -> int:
-    comparison = results.compare(baseline, allow=options.allow, min_effect=options.min_effect)
+    comparison = results.compare(baseline, allow=options.allow or (), min_effect=options.min_effect)
     _say("", comparison.summary())
     return max(_status(results), comparison.exit_code)
 
@@ -171,7 +145,7 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
     except ValueError as error:
         raise _UsageError(str(error)) from error
     _say(found.summary())
-    _write(found, options.output)
+    _write(found, options.files)
     return max(_status(point.results) for point in found.points)
 
 
@@ -208,7 +182,7 @@ def _client(url: str) -> tuple[Any, str | None]:
         with LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe:
             described = _first_model(probe)
     except ValueError as error:
-        raise _UsageError(f"--url: {error}") from error
+        raise _UsageError(f"{url}: {error}") from error
     model = text(get(described, "id"))
     if text(get(described, "owned_by")) == "llamacpp":
         return LlamaCppClient(url, api_key=key), model

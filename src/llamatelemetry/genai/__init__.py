@@ -7,6 +7,7 @@ reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWa
 from __future__ import annotations
 
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
+from llamatelemetry.genai.configured import plugin_instrumenter
 from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
 from llamatelemetry.genai.patching import PatchPoint, PatchTable
 from llamatelemetry.genai.reaper import reaper as _reaper
@@ -29,6 +30,7 @@ __all__ = [
     "Usage",
     "current_call",
     "flush_pending",
+    "plugin_instrumenter",
     "read_parameters",
     "read_response",
     "stop_reaper",

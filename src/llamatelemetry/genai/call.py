@@ -164,7 +164,6 @@ class Call:
         "_attempt_ns",
         "_below",
         "_headers_ns",
-        "_instrumenter",
         "_open",
         "_owner",
         "_pid",
@@ -174,6 +173,7 @@ class Call:
         "first_chunk_ns",
         "first_token_ns",
         "http_response",
+        "instrumenter",
         "request",
         "served_model",
     )
@@ -185,7 +185,7 @@ class Call:
         owner: Owner,
         started_ns: int | None = None,
     ) -> None:
-        self._instrumenter = instrumenter
+        self.instrumenter = instrumenter  # what the call was made with
         self._owner = owner
         self._below: Response | None = None
         self.request = request
@@ -230,11 +230,6 @@ class Call:
         return None if content is None else content.max_chars
 
     @property
-    def instrumenter(self) -> Instrumenter:
-        """What the call was made with."""
-        return self._instrumenter
-
-    @property
     def span(self) -> Span:
         """The span that the call is recorded on."""
         return self._owner.span
@@ -265,8 +260,8 @@ class Call:
     def note_provider(self, provider: str) -> None:
         """Note what the reply has proved about its server; later calls to it start with it."""
         if self.request.server is not None:
-            self._instrumenter.servers.remember(self.request.server, provider)
-        self.request.provider = self._instrumenter.config.provider_name or provider
+            self.instrumenter.servers.remember(self.request.server, provider)
+        self.request.provider = self.instrumenter.config.provider_name or provider
         self._owner.note_provider(provider)
 
     def take_in(self, inner: Call, response: Response) -> None:
@@ -322,7 +317,7 @@ class Call:
         except Exception as failure:
             guard.report("recording a call", failure)
         finally:
-            self._owner.close(self._wall_ns(ended_ns))
+            self._owner.close(self._started_wall_ns + ended_ns - self._started_ns)
 
     def _outcome(
         self, response: Response, error: BaseException | None, ended_ns: int
@@ -349,11 +344,9 @@ class Call:
                 outcome.headers_s = (self._headers_ns - attempt_ns) / 1e9
             if first_token_ns is not None:
                 outcome.first_token_attempt_s = (first_token_ns - attempt_ns) / 1e9
-        outcome.measure()
+        if response.timings is not None:
+            outcome.phases = recording.phases_of(outcome, response.timings)
         return outcome
-
-    def _wall_ns(self, at_ns: int) -> int:
-        return self._started_wall_ns + at_ns - self._started_ns
 
     def chunk_attributes(self, response_model: str | None) -> AttributeSet:
         """The metric attributes of a stream's chunks, once its first chunk has named the model."""

@@ -81,7 +81,7 @@ class ResponsesFold:
     def response(self) -> Response:
         """Give the response as the last event that had one showed it."""
         response = self._response or Response()
-        response.compacted = response.compacted or self._compacted
+        response.compacted = response.compacted or self._compacted or None
         response.error = response.error or self._error
         if self._content is not None:
             response.read_content = self._content.content

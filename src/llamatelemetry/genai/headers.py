@@ -13,8 +13,6 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     _Entry = tuple[bytes, bytes, bytes]
 
 _name_of = itemgetter(1)
@@ -22,31 +20,27 @@ _name_of = itemgetter(1)
 
 def has_header(headers: Any, name: str) -> bool:
     """Say whether there is a header; ``name`` in lower case."""
-    entries = _entries(headers)
-    return name in headers if entries is None else name.encode() in map(_name_of, entries)
+    if not _is_kept_as_list(headers.__class__):
+        return name in headers
+    return name.encode() in map(_name_of, headers._list)
 
 
 def header(headers: Any, name: str) -> str | None:
     """Give the first value of a header; ``name`` in lower case."""
-    entries = _entries(headers)
-    if entries is None:
+    if not _is_kept_as_list(headers.__class__):
         return headers.get(name)
+    entries: list[_Entry] = headers._list
     found = [*map(_name_of, entries)]
     wanted = name.encode()
     return entries[found.index(wanted)][2].decode("latin-1") if wanted in found else None
 
 
-def add_header(headers: MutableMapping[str, str], name: str, value: str) -> None:
+def add_header(headers: Any, name: str, value: str) -> None:
     """Add a header that is not there yet; ``name`` in lower case, both in ASCII."""
-    entries = _entries(headers)
-    if entries is None:
+    if not _is_kept_as_list(headers.__class__):
         headers[name] = value
     else:
-        entries.append((name.encode(), name.encode(), value.encode()))
-
-
-def _entries(headers: Any) -> list[_Entry] | None:
-    return headers._list if _is_kept_as_list(headers.__class__) else None
+        headers._list.append((name.encode(), name.encode(), value.encode()))
 
 
 @lru_cache(maxsize=16)

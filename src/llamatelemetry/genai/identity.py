@@ -68,6 +68,11 @@ class ServerIdentities:
             # The threads stay in the parent.
             os.register_at_fork(after_in_child=self._fetching.clear)
 
+    @property
+    def are_there(self) -> bool:
+        """Whether `attributes_of` knows of any server."""
+        return bool(self._found)
+
     def attributes_of(
         self, server: Server | None, model: str | None, build: str | None = None
     ) -> Mapping[str, AttributeValue]:

@@ -109,7 +109,9 @@ class OwnSpan:
             start_time=started_wall_ns,
         )
         self._context = trace.set_span_in_context(self.span)
-        unrecorded.began(self.span, request, self._kind, self._instrumenter.scope)
+        watcher = unrecorded.State.watcher
+        if watcher is not None and unrecorded.is_dropped(self.span):
+            watcher.unrecorded_began(self.span, request, self._kind, self._instrumenter.scope)
         if self._instrumenter.content is not None:
             self.content = self._instrumenter.content.start(request, self.span)
 
@@ -137,7 +139,9 @@ class OwnSpan:
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
-        unrecorded.ended(self.span)
+        watcher = unrecorded.State.watcher
+        if watcher is not None and unrecorded.is_dropped(self.span):
+            watcher.unrecorded_ended(self.span)
         self.span.end(ended_wall_ns)
 
 

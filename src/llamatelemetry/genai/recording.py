@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import Request, Response, Usage
+    from llamatelemetry.genai.model import EngineTimings, Request, Response, Usage
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
     from llamatelemetry.otel.points import Point
 
@@ -56,17 +56,17 @@ class Outcome:
     first_token_attempt_s: float | None = None
     phases: Phases | None = None
 
-    def measure(self) -> None:
-        """Find the phases, when everything else is there."""
-        if self.response.timings is not None:
-            self.phases = measure_phases(
-                self.response.timings,
-                attempt_s=self.attempt_s,
-                headers_s=self.headers_s,
-                choice_count=self.request.choice_count,
-                first_token_s=self.first_token_attempt_s,
-                has_queue=self.request.has_queue,
-            )
+
+def phases_of(outcome: Outcome, timings: EngineTimings) -> Phases:
+    """Find the phases of a call of which everything else is known."""
+    return measure_phases(
+        timings,
+        attempt_s=outcome.attempt_s,
+        headers_s=outcome.headers_s,
+        choice_count=outcome.request.choice_count,
+        first_token_s=outcome.first_token_attempt_s,
+        has_queue=outcome.request.has_queue,
+    )
 
 
 def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
@@ -215,14 +215,22 @@ def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
 
 
 def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    request = outcome.request
-    attributes = {**request.parameters, **_response_attributes(outcome)}
+    request, response = outcome.request, outcome.response
+    attributes = {
+        **request.parameters,
+        **_read_response(response),
+        **_read_usage(response.usage),
+    }
+    if response.finish_reasons:
+        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+    if outcome.resend_count:
+        attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
     if request.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
+    if outcome.first_chunk_s is not None:
+        attributes[names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = outcome.first_chunk_s
     if outcome.error is not None:
-        attributes[names.ERROR_TYPE] = outcome.error.type
-        if outcome.error.status_code is not None:
-            attributes[names.HTTP_RESPONSE_STATUS_CODE] = outcome.error.status_code
+        attributes.update(_known(_error_attributes(outcome.error)))
     if outcome.phases is not None:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
@@ -232,6 +240,11 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         for name in [name for name in attributes if name.startswith("openai.")]:
             del attributes[name]
     return attributes
+
+
+def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | None]]:
+    yield names.ERROR_TYPE, error.type
+    yield names.HTTP_RESPONSE_STATUS_CODE, error.status_code
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
@@ -252,31 +265,17 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
 def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
     """What only one kind of server tells, and what the server is."""
     request, response = outcome.request, outcome.response
+    if not (known_servers.has_descriptions or identities.are_there):  # of most nothing is known
+        return response.attributes
     started_here = known_servers.description_of(request.server)
     # To embeddings and rankings llama.cpp answers under the name it was asked by.
     model = None if response.timings is None else response.model
     asked = identities.attributes_of(request.server, model, response.system_fingerprint)
-    if not (started_here or asked):  # of most servers nothing is known
-        return response.attributes
     return {**started_here, **asked, **response.attributes}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
     return {name: value for name, value in pairs if value is not None}
-
-
-def _response_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    response = outcome.response
-    attributes = {**_read_response(response), **_read_usage(response.usage)}
-    if response.finish_reasons:
-        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
-    if outcome.first_chunk_s is not None:
-        attributes[names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = outcome.first_chunk_s
-    if response.compacted:
-        attributes[names.GEN_AI_CONVERSATION_COMPACTED] = True
-    if outcome.resend_count:
-        attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
-    return attributes
 
 
 def _reader(
@@ -305,6 +304,7 @@ _read_response = _reader(
         "conversation_id": names.GEN_AI_CONVERSATION_ID,
         "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
         "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+        "compacted": names.GEN_AI_CONVERSATION_COMPACTED,
     }
 )
 _read_usage = _reader(

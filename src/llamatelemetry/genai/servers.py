@@ -90,6 +90,11 @@ class KnownServers:
             else:
                 self._descriptions.pop(server.origin, None)
 
+    @property
+    def has_descriptions(self) -> bool:
+        """Whether `description_of` knows of any server."""
+        return bool(self._descriptions)
+
     def description_of(self, server: Server | None) -> Mapping[str, AttributeValue]:
         """Give the attributes that calls to a server get besides their own."""
         if server is None or not self._descriptions:

@@ -28,28 +28,19 @@ class Watcher(Protocol):
         ...
 
 
-class _State:
+class State:
+    """Who is to be told; nobody when ``None``."""
+
     watcher: Watcher | None = None
 
 
 def watch(watcher: Watcher | None) -> None:
     """Tell this one from now on; nobody when ``None``."""
-    _State.watcher = watcher
+    State.watcher = watcher
 
 
-def began(span: Span, request: Request, kind: SpanKind, scope: str) -> None:
-    """Note a call, if its span is one that was dropped."""
-    if _State.watcher is not None and _is_dropped(span):
-        _State.watcher.unrecorded_began(span, request, kind, scope)
-
-
-def ended(span: Span) -> None:
-    """Note its end. Of a recorded span its processors are told."""
-    if _State.watcher is not None and _is_dropped(span):
-        _State.watcher.unrecorded_ended(span)
-
-
-def _is_dropped(span: Span) -> bool:
+def is_dropped(span: Span) -> bool:
+    """Whether this stands for a span that was dropped: of others the processors are told."""
     # Not `is_recording()`, which is false of every span that has ended. Without an SDK there is
     # one invalid span for all calls.
     return isinstance(span, NonRecordingSpan) and span.get_span_context().is_valid

@@ -129,13 +129,14 @@ def read_response(reply: Any) -> Response:
     does not have stays unknown.
     """
     fields = fields_of(reply)
-    timings = read_timings(fields.get("timings"))
+    raw_timings, usage = fields.get("timings"), fields.get("usage")
+    timings = None if raw_timings is None else read_timings(raw_timings)
     choices = fields.get("choices")
     return Response(
         id=text(fields.get("id")),
         model=model_name(fields.get("model")),
         finish_reasons=_finish_reasons(choices),
-        usage=read_usage(find_usage(fields), timings),
+        usage=read_usage(find_usage(fields) if usage is None else usage, timings),
         timings=timings,
         service_tier=text(fields.get("service_tier")),
         system_fingerprint=text(fields.get("system_fingerprint")),
@@ -145,7 +146,9 @@ def read_response(reply: Any) -> Response:
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """One reason per choice, in order; ``error`` where one was expected and none came."""
-    found = [text(get(choice, "finish_reason")) for choice in items(choices)]
+    found = [text(fields_of(choice).get("finish_reason")) for choice in items(choices)]
+    if len(found) == 1:
+        return () if found[0] is None else (found[0],)
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 

@@ -68,7 +68,7 @@ def read_fetched_response(reply: Any) -> Response:
         service_tier=text(get(reply, "service_tier")),
         status=text(get(reply, "status")),
         conversation_id=text(get(get(reply, "conversation"), "id")),
-        compacted=has_compaction(output),
+        compacted=has_compaction(output) or None,
         read_content=partial(read_fetched_content, reply),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 import tempfile
@@ -10,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry import __version__
+from llamatelemetry._html_page import fill_page
 from llamatelemetry.graphistry._graphs import COLORS
 from llamatelemetry.graphistry._layout import circle, layers
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llamatelemetry.graphistry._graphs import Detail, Graph
-
-_INSTALL = "pip install 'llamatelemetry-core[report]'"
 
 
 def write_page(graph: Graph, folder: Path) -> Path:
@@ -48,27 +45,15 @@ def render(graph: Graph) -> str:
     Raises:
         ImportError: Jinja2 or plotly is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        plotly: Any = importlib.import_module("plotly.offline")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"the page of a graph needs {error.name}: {_INSTALL}") from error
-    environment = Environment(
-        loader=PackageLoader("llamatelemetry.graphistry"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("graph.html").render(
-        plotly=plotly.get_plotlyjs(),
-        nonce=secrets.token_urlsafe(16),
+    return fill_page(
+        "llamatelemetry.graphistry",
+        "graph.html",
+        of="the page of a graph",
+        extra="llamatelemetry-core[report]",
         graph=graph,
         names={node.id: node.name for node in graph.nodes},
         data=_drawn(graph),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
-        version=__version__,
     )
 
 

@@ -22,7 +22,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan
 
-from llamatelemetry.otel.points import Moment, record_each, record_moments, sdks_instrument
+from llamatelemetry.otel.points import Moment, record_each, record_moments, sdks_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -49,7 +49,7 @@ class LatePoints(Generic[Measured]):
 
     Args:
         meter: of all instruments that have points of it.
-        instrument: one of them.
+        histogram: one of them.
         points_of: gives the points of one call, and raises nothing. The call is kept until then:
             it must not change.
     """
@@ -57,11 +57,11 @@ class LatePoints(Generic[Measured]):
     def __init__(
         self,
         meter: Meter,
-        instrument: Counter | Histogram,
+        histogram: Histogram,
         points_of: Callable[[Measured], Iterable[Point]],
     ) -> None:
         meter.create_observable_gauge(COLLECTED, [_at_collection])
-        self._instrument = instrument
+        self._histogram = histogram
         self._points_of = points_of
         self._sdks: object = None
         self._begun: set[Hashable] = set()
@@ -74,7 +74,7 @@ class LatePoints(Generic[Measured]):
             series: what tells apart the series that it has points in.
             context: holds the span that exemplars lead to.
         """
-        sdks = sdks_instrument(self._instrument)
+        sdks = sdks_histogram(self._histogram)
         if sdks is None:
             record_each(self._points_of(call), context)
             return

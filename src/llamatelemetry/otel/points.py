@@ -115,13 +115,13 @@ def record_moments(
             _aggregate(points, sdks, key)
 
 
-def sdks_instrument(instrument: Counter | Histogram) -> Any | None:
-    """Give the instrument of the SDK behind one whose points may be recorded after their moment.
+def sdks_histogram(histogram: Histogram) -> Any | None:
+    """Give the histogram of the SDK behind one, if what is recorded with it may be recorded later.
 
     ``None`` where that might be noticed: of other makers' instruments, and where a filter of the
     application's own wants to see the context of each point.
     """
-    sdks: Any = getattr(_write_of(instrument), "__self__", None)
+    sdks: Any = getattr(histogram.record, "__self__", None)
     if _make_key_of(sdks.__class__) is None:
         return None
     exemplar_filter = sdks._measurement_consumer._sdk_config.exemplar_filter

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib
 import os
-import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry import __version__
+from llamatelemetry._html_page import fill_page
 from llamatelemetry.local.report._columns import columns, compact
 from llamatelemetry.local.summary import summarise
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from llamatelemetry.local.summary import Quantiles, Summary
 
 _UNKNOWN = "\N{EN DASH}"
-_INSTALL = "pip install 'llamatelemetry-core[report]'"
 
 
 def write_report(recorded: Recorded, path: Path) -> None:
@@ -51,30 +48,18 @@ def render(recorded: Recorded, *, live: bool = False, following: str = "") -> st
     Raises:
         ImportError: Jinja2 or plotly is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        plotly: Any = importlib.import_module("plotly.offline")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"a report needs {error.name}: {_INSTALL}") from error
-    environment = Environment(
-        loader=PackageLoader("llamatelemetry.local.report"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     summary = summarise(recorded.spans, recorded.points)
     found = columns(recorded.spans, recorded.points, recorded.logs)
     data = compact({**found, "next": following})
-    return environment.get_template("report.html").render(
-        plotly=plotly.get_plotlyjs(),
-        nonce=secrets.token_urlsafe(16),
+    return fill_page(
+        "llamatelemetry.local.report",
+        "report.html",
+        of="a report",
+        extra="llamatelemetry-core[report]",
         data=base64.b64encode(gzip.compress(data.encode(), 6)).decode(),
         summary={"lines": summary_lines(summary), "errors": summary.errors.most_common()},
         sources=", ".join(recorded.sources),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
-        version=__version__,
         live=live,
     )
 

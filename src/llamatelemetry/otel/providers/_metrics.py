@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,14 +11,13 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from . import _instruments as stable
 from ._followers import Delegate, Followers
+from ._provider import StableProvider
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackT
     from opentelemetry.sdk.metrics.export import MetricReader
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.util.types import Attributes
 
-_logger = logging.getLogger("llamatelemetry.otel.providers")
 I = TypeVar("I", bound=stable.StableInstrument)  # noqa: E741 - an instrument
 
 
@@ -142,31 +140,13 @@ def _folded(name: str) -> str:
     return name.strip().lower()
 
 
-class StableMeterProvider(Delegate, metrics_sdk.MeterProvider):
+class StableMeterProvider(
+    StableProvider[metrics_sdk.MeterProvider, StableMeter], metrics_sdk.MeterProvider
+):
     """The meter provider that OpenTelemetry's global is set to, once."""
 
     def __init__(self) -> None:
-        # Not the base's, which would make a resource and an atexit handler.
-        self._real: metrics_sdk.MeterProvider | None = None
-        self._followers = Followers[metrics_api.MeterProvider, StableMeter](
-            metrics_api.NoOpMeterProvider()
-        )
-
-    @property
-    def sdk(self) -> metrics_sdk.MeterProvider | None:
-        """The SDK provider behind this one, if any."""
-        return self._real
-
-    def attach(self, provider: metrics_sdk.MeterProvider) -> None:
-        """Puts an SDK provider behind this one, its meters and their instruments."""
-        self._real = provider
-        self._followers.follow(provider)
-
-    def detach(self) -> metrics_sdk.MeterProvider | None:
-        """Takes the SDK provider away, running."""
-        real, self._real = self._real, None
-        self._followers.follow(metrics_api.NoOpMeterProvider())
-        return real
+        super().__init__(metrics_api.NoOpMeterProvider())
 
     def get_meter(
         self,
@@ -184,11 +164,8 @@ class StableMeterProvider(Delegate, metrics_sdk.MeterProvider):
 
     def add_metric_reader(self, metric_reader: MetricReader) -> None:
         """Adds the reader to the SDK behind; it goes when that SDK goes."""
-        real = self._real
-        if real is None:
-            _logger.warning("No SDK is set up: %r was not added", metric_reader)
-            return
-        real.add_metric_reader(metric_reader)
+        if real := self._sdk_for(metric_reader):
+            real.add_metric_reader(metric_reader)
 
     def remove_metric_reader(self, metric_reader: MetricReader) -> None:
         """Removes the reader from the SDK behind."""
@@ -208,7 +185,3 @@ class StableMeterProvider(Delegate, metrics_sdk.MeterProvider):
     def _set_meter_configurator(self, *, meter_configurator: Any) -> None:
         if real := self._real:
             real._set_meter_configurator(meter_configurator=meter_configurator)
-
-    def _update_resource(self, resource: Resource) -> None:
-        if real := self._real:
-            real._update_resource(resource)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace as trace_api
@@ -10,12 +9,11 @@ from opentelemetry.sdk import trace as trace_sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from ._followers import Delegate, Followers
+from ._followers import Delegate
+from ._provider import StableProvider
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes
-
-_logger = logging.getLogger("llamatelemetry.otel.providers")
 
 
 class StableTracer(Delegate, trace_sdk.Tracer):
@@ -26,9 +24,14 @@ class StableTracer(Delegate, trace_sdk.Tracer):
     entered, so that a decorator made before `init()` works after it.
     """
 
-    def __init__(self, scope: tuple[str, str | None, str | None, Attributes]) -> None:
+    def __init__(
+        self,
+        source: trace_api.TracerProvider,
+        scope: tuple[str, str | None, str | None, Attributes],
+    ) -> None:
         # Not the base's: its attributes are the real tracer's, see Delegate.
         self._scope = scope
+        self.follow(source)
 
     def follow(self, source: trace_api.TracerProvider) -> None:
         """Starts spans with a tracer of this provider from now on."""
@@ -36,7 +39,9 @@ class StableTracer(Delegate, trace_sdk.Tracer):
         self.start_span = self._real.start_span
 
 
-class StableTracerProvider(Delegate, trace_sdk.TracerProvider):
+class StableTracerProvider(
+    StableProvider[trace_sdk.TracerProvider, StableTracer], trace_sdk.TracerProvider
+):
     """The tracer provider that OpenTelemetry's global is set to, once.
 
     It is an SDK provider to those who ask with `isinstance`, and passes everything on to the
@@ -44,27 +49,7 @@ class StableTracerProvider(Delegate, trace_sdk.TracerProvider):
     """
 
     def __init__(self) -> None:
-        # Not the base's, which would make a resource and an atexit handler.
-        self._real: trace_sdk.TracerProvider | None = None
-        self._followers = Followers[trace_api.TracerProvider, StableTracer](
-            trace_api.NoOpTracerProvider()
-        )
-
-    @property
-    def sdk(self) -> trace_sdk.TracerProvider | None:
-        """The SDK provider behind this one, if any."""
-        return self._real
-
-    def attach(self, provider: trace_sdk.TracerProvider) -> None:
-        """Puts an SDK provider behind this one and all its tracers."""
-        self._real = provider
-        self._followers.follow(provider)
-
-    def detach(self) -> trace_sdk.TracerProvider | None:
-        """Takes the SDK provider away, running; spans that are open still end on it."""
-        real, self._real = self._real, None
-        self._followers.follow(trace_api.NoOpTracerProvider())
-        return real
+        super().__init__(trace_api.NoOpTracerProvider())
 
     def get_tracer(
         self,
@@ -76,13 +61,12 @@ class StableTracerProvider(Delegate, trace_sdk.TracerProvider):
         """A tracer that goes on working when the SDK is replaced."""
         scope = (instrumenting_module_name, instrumenting_library_version, schema_url, attributes)
 
-        def make(source: trace_api.TracerProvider) -> StableTracer:
-            tracer = StableTracer(scope)
-            tracer.follow(source)
-            return tracer
-
         # Attributes may hold anything, so only scopes without them are few for certain.
-        return self._followers.get(InstrumentationScope(*scope), make, keep=not attributes)
+        return self._followers.get(
+            InstrumentationScope(*scope),
+            lambda source: StableTracer(source, scope),
+            keep=not attributes,
+        )
 
     @property
     def resource(self) -> Resource:
@@ -92,26 +76,9 @@ class StableTracerProvider(Delegate, trace_sdk.TracerProvider):
 
     def add_span_processor(self, span_processor: trace_sdk.SpanProcessor) -> None:
         """Adds the processor to the SDK behind; it goes when that SDK goes."""
-        real = self._real
-        if real is None:
-            _logger.warning("No SDK is set up: %r was not added", span_processor)
-            return
-        real.add_span_processor(span_processor)
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Flushes the SDK behind; nothing behind, nothing to flush."""
-        real = self._real
-        return real.force_flush(timeout_millis) if real else True
-
-    def shutdown(self) -> None:
-        """Shuts the SDK behind down; `init()` can put another one here."""
-        if real := self.detach():
-            real.shutdown()
+        if real := self._sdk_for(span_processor):
+            real.add_span_processor(span_processor)
 
     def _set_tracer_configurator(self, *, tracer_configurator: Any) -> None:
         if real := self._real:
             real._set_tracer_configurator(tracer_configurator=tracer_configurator)
-
-    def _update_resource(self, resource: Resource) -> None:
-        if real := self._real:
-            real._update_resource(resource)

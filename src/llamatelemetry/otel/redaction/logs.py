@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.attributes import BoundedAttributes
@@ -12,14 +10,12 @@ from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 
 from . import failing
 from .content import is_content_event
-from .redaction import Redaction, Redactor
-from .resources import ResourceCleaner, cleaned_scope
-from .rules import DEFAULT_REPLACEMENT, Rules
+from .redaction import Redaction
+from .resources import cleaned_scope
+from .rule_based import RuleBased
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LogRecord
-
-    from llamatelemetry.config import LlamaTelemetryConfig
 
 # At debug level these log whole requests and replies.
 _TALKATIVE: Final = frozenset(
@@ -33,7 +29,7 @@ _INFO: Final = 9  # SeverityNumber.INFO
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
-class RedactionLogProcessor(LogRecordProcessor):
+class RedactionLogProcessor(RuleBased, LogRecordProcessor):
     """Redacts log records: body, attributes, exceptions, resource. Add it before an exporter's.
 
     `llamatelemetry.init()` adds one, in front of all others, wherever a
@@ -41,33 +37,6 @@ class RedactionLogProcessor(LogRecordProcessor):
     GenAI events, and what HTTP and model libraries log at debug level, count as what was said;
     the words of the application's own log lines are matched by patterns only.
     """
-
-    def __init__(
-        self,
-        redact_prompts: bool = True,
-        redact_keys: str | Sequence[str] = (),
-        patterns: str | re.Pattern[str] | Iterable[str | re.Pattern[str]] = (),
-        replacement: str = DEFAULT_REPLACEMENT,
-    ) -> None:
-        self._use(Rules.of(redact_prompts, redact_keys, patterns, replacement))
-
-    @classmethod
-    def from_config(cls, config: LlamaTelemetryConfig) -> RedactionLogProcessor | None:
-        """One with the rules of the options `redact_*`; None when they ask for nothing."""
-        rules = Rules.from_config(config)
-        return None if rules is None else cls.from_rules(rules)
-
-    @classmethod
-    def from_rules(cls, rules: Rules) -> RedactionLogProcessor:
-        """One with these rules."""
-        processor = cls.__new__(cls)
-        processor._use(rules)
-        return processor
-
-    def _use(self, rules: Rules) -> None:
-        self.rules = rules
-        self._redactor = Redactor(rules)
-        self._resources = ResourceCleaner(self._redactor)
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Redacts the record for the processors after this one; the application keeps its own."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
@@ -14,11 +13,8 @@ from opentelemetry.trace.status import Status
 
 from . import failing
 from .redaction import Redaction, Redactor, as_dict
-from .resources import ResourceCleaner, cleaned_scope
-from .rules import DEFAULT_REPLACEMENT, Rules
-
-if TYPE_CHECKING:
-    from llamatelemetry.config import LlamaTelemetryConfig
+from .resources import cleaned_scope
+from .rule_based import RuleBased
 
 # Their statuses are made of a class, an HTTP status and a server's error code, by
 # genai.errors: nothing that was said can be in them.
@@ -33,7 +29,7 @@ _STATUS_WITHOUT_CONTENT: Final = frozenset(
 )
 
 
-class RedactionSpanProcessor(SpanProcessor):
+class RedactionSpanProcessor(RuleBased, SpanProcessor):
     r"""Redacts spans before any exporter gets them.
 
     It acts while a span is ending, before the SDK hands the finished span to any processor, so
@@ -63,33 +59,6 @@ class RedactionSpanProcessor(SpanProcessor):
         ValueError: a pattern that is none.
         ImportError: regular expressions of your own without the package `regex`.
     """
-
-    def __init__(
-        self,
-        redact_prompts: bool = True,
-        redact_keys: str | Sequence[str] = (),
-        patterns: str | re.Pattern[str] | Iterable[str | re.Pattern[str]] = (),
-        replacement: str = DEFAULT_REPLACEMENT,
-    ) -> None:
-        self._use(Rules.of(redact_prompts, redact_keys, patterns, replacement))
-
-    @classmethod
-    def from_config(cls, config: LlamaTelemetryConfig) -> RedactionSpanProcessor | None:
-        """One with the rules of the options `redact_*`; None when they ask for nothing."""
-        rules = Rules.from_config(config)
-        return None if rules is None else cls.from_rules(rules)
-
-    @classmethod
-    def from_rules(cls, rules: Rules) -> RedactionSpanProcessor:
-        """One with these rules."""
-        processor = cls.__new__(cls)
-        processor._use(rules)
-        return processor
-
-    def _use(self, rules: Rules) -> None:
-        self.rules = rules
-        self._redactor = Redactor(rules)
-        self._resources = ResourceCleaner(self._redactor)
 
     def _on_ending(self, span: Span) -> None:
         # Private in the SDK, but it is what OpenTelemetry's specification calls OnEnding. Two

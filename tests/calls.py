@@ -1,0 +1,14 @@
+"""Calls as a summary shows them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from llamatelemetry.local.calls import Call
+
+
+def a_call(**known: Any) -> Call:
+    """A plain chat of which nothing else is known than this."""
+    unknown = dict.fromkeys(field.name for field in fields(Call))
+    return Call(**{**unknown, "operation": "chat", "streamed": False, **known})

@@ -1,0 +1,31 @@
+"""Where an instrumenter comes from."""
+
+from __future__ import annotations
+
+from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.genai import Request, Response, plugin_instrumenter
+from tests.recorder import Recorder
+
+
+def test_a_plugin_is_told_by_the_arguments_of_instrument_and_others_in_them_are_for_others(
+    recorder: Recorder,
+) -> None:
+    given = {
+        **recorder.providers,
+        "config": LlamaTelemetryConfig(metric_names="latest"),
+        "completion_hook": None,
+        "skip_dep_check": True,
+        "request_hook": print,
+    }
+    instrumenter = plugin_instrumenter("plugin", "1", given)
+    assert instrumenter.config.metric_names == "latest"
+    call = instrumenter.start(Request(operation="chat", provider="openai"))
+    assert call is not None
+    call.finish(Response())
+    assert recorder.call().instrumentation_scope.name == "plugin"
+    assert recorder.points("gen_ai.client.inference.duration")
+
+
+def test_without_arguments_the_environment_counts(monkeypatch) -> None:
+    monkeypatch.setenv("LLAMATELEMETRY_METRIC_NAMES", "latest")
+    assert plugin_instrumenter("plugin", "1", {}).config.metric_names == "latest"
