@@ -19,7 +19,7 @@ RATE = 20.0
 
 
 @pytest.fixture(scope="module")
-def one_at_a_time(tmp_path_factory: pytest.TempPathFactory):
+def one_at_a_time(tmp_path_factory: pytest.TempPathFactory, first_in_the_line: None):
     """A server that works on one request, and lets the others wait where nobody sees it."""
     with scripted_server(tmp_path_factory.mktemp("serial"), "--serial", "--slots", "1") as server:
         yield server
