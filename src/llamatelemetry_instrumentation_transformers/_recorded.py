@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.genai import Call, Content, Response, Usage, guard, recording
+from llamatelemetry.genai import Call, Content, Response, Usage, guard, metric_points, recording
 from llamatelemetry.genai.parts import text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
@@ -201,6 +201,6 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             resend_count=0,
         )
         outcome.phases = recording.phases_of(outcome, each.timings)
-        recording.record_server_metrics(instrumenter.metrics, outcome, context)
+        metric_points.record_server_metrics(instrumenter.metrics, outcome, context)
         if instrumenter.config.phase_spans and call.span.is_recording():
             recording.record_phase_spans(instrumenter.tracer, context, outcome)

@@ -3,7 +3,7 @@
 A prompt is a `Script` as JSON. The server, in a process of its own, notes when it did what on the
 system's monotonic clock, which is the one that the client under test reads, too.
 
-    python scripted.py TRUTH-FILE [--owner NAME] [--slots N] [--serial]
+    python scripted.py TRUTH-FILE [--owner NAME] [--slots N] [--serial] [--pace X] [--drift X --since NS]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter_ns
@@ -142,9 +142,20 @@ class _Served:
         else:
             await _plain(writer, 404, "{}")
 
+    def slowed(self, script: Script) -> Script:
+        """What this server makes of a script: it has a pace of its own, and its machine drifts."""
+        running_s = (perf_counter_ns() - self.options.since) / 1e9
+        factor = self.options.pace * (1 + self.options.drift * running_s)
+        return replace(
+            script,
+            queue_s=factor * script.queue_s,
+            first_s=factor * script.first_s,
+            gaps_s=[factor * gap_s for gap_s in script.gaps_s],
+        )
+
     async def chat(self, body: Any, received_ns: int, writer: asyncio.StreamWriter) -> None:
         content = str(body["messages"][-1]["content"])
-        script = Script(**json.loads(content[content.index("{") :]))
+        script = self.slowed(Script(**json.loads(content[content.index("{") :])))
         await asyncio.sleep(script.work_s)
         await asyncio.sleep(script.queue_s)
         if script.status != 200:
@@ -250,6 +261,9 @@ async def _main() -> None:
     parser.add_argument("--owner", default="llamacpp")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--serial", action="store_true")
+    parser.add_argument("--pace", type=float, default=1.0, help="all delays, times this")
+    parser.add_argument("--drift", type=float, default=0.0, help="share they grow by each second")
+    parser.add_argument("--since", type=int, default=0, help="from here on")
     served = _Served(parser.parse_args())
     server = await asyncio.start_server(served.connection, "127.0.0.1", 0, backlog=512)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.bench.scripted import Script
+from tests.bench.scripted import Script, ScriptedServer
 
 PROGRAM = """
 import sys
@@ -28,31 +28,66 @@ print(all(record.ok for record in results.requests), flush=True)
 """
 
 
-@pytest.mark.parametrize("kind", ["async", "threads"])
-def test_an_interrupted_benchmark_keeps_what_was_measured(scripted, kind):
-    before = len(scripted.truths())
-    prompt = Script(0, first_s=0.3).text()
+REPEATED = """
+import sys
+from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+from llamatelemetry.llama import LlamaCppClient
+
+url, kind, prompt = sys.argv[1:]
+runner = BenchmarkRunner(LlamaCppClient(url), BenchmarkProfile.QUICK, concurrency=5)
+print("begins", flush=True)
+if kind == "repeats":
+    found = [runner.run("scripted", [prompt], repeats=3)]
+else:
+    found = runner.run_beside(runner, "scripted", [prompt], repeats=3)
+print([len(results.requests) >= 10 for results in found], flush=True)
+print(any(results.runs[-1].interrupted for results in found), flush=True)
+print(any("interrupted" in text for results in found for text in results.warnings), flush=True)
+"""
+
+
+def interrupted(program: str, server: ScriptedServer, kind: str, script: Script, requests: int):
+    """What a program said that got Ctrl-C after so many requests, and its error output."""
+    before = len(server.truths())
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, scripted.url, kind, prompt],
+        [sys.executable, "-c", program, server.url, kind, script.text()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
             assert process.stdout.readline() == "begins\n"
-            while len(scripted.truths()) < before + 10 + 6:  # the warm-up, and some more
+            while len(server.truths()) < before + requests:
                 assert process.poll() is None
                 time.sleep(0.05)
+            time.sleep(0.1)  # the program has taken in the last of them, too
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 0, err
-    counted, warning, all_good = out.splitlines()
-    measured, planned, interrupted = counted.split()
+    return out.splitlines(), err
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+def test_an_interrupted_benchmark_keeps_what_was_measured(scripted, kind):
+    warm_up, some = 10, 6
+    out, err = interrupted(PROGRAM, scripted, kind, Script(0, first_s=0.3), warm_up + some)
+    counted, warning, all_good = out
+    measured, planned, was_interrupted = counted.split()
     assert 4 <= int(measured) < 50
-    assert (planned, interrupted) == ("50", "True")
-    assert f"interrupted: {measured} of 50 requests were measured" in out
+    assert (planned, was_interrupted) == ("50", "True")
+    assert warning == f"interrupted: {measured} of 50 requests were measured"
     assert all_good == "True"
-    assert warning
+    assert err == ""
+
+
+@pytest.mark.parametrize(("kind", "benchmarks"), [("repeats", 1), ("in turns", 2)])
+def test_the_runs_before_an_interrupted_one_are_kept(scripted, kind, benchmarks):
+    """It comes when the next run has begun, and not one of its requests has ended."""
+    warm_up, run = 4, 10
+    out, err = interrupted(
+        REPEATED, scripted, kind, Script(0, first_s=0.6), benchmarks * (warm_up + run)
+    )
+    assert out == [str([True] * benchmarks), "True", "True"]
     assert err == ""

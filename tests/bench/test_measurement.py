@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -56,14 +54,8 @@ disturbed = pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def first_in_the_line():
-    """Where that is allowed, other programs wait for these tests and their server."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
-    yield
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, before)
+def undisturbed(first_in_the_line):
+    """Times are what these tests are about."""
 
 
 @pytest.fixture(scope="module")

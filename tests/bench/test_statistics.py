@@ -6,6 +6,8 @@ trials, or formulas instead of trials.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -221,6 +223,65 @@ def share_of_alarms(trials, **options):
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 10, "runs": 4, "between": 0.1}], ids=str)
 def test_two_benchmarks_of_the_same_thing_are_rarely_told_apart(options):
     assert share_of_alarms(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
+
+
+def in_turns(rng, n, runs, *, slower=1.0, drift=0.0):
+    """The baseline and the candidate, on a machine that gets slower from each run to the next."""
+    found = []
+    for own, pace in ((0, 1.0), (1, slower)):
+        records = []
+        for run in range(runs):
+            turn = 2 * run + (own if run % 2 == 0 else 1 - own)
+            made = results_of(rng, n, slower=pace * np.exp(drift * turn), between=0.05)
+            records += [replace(record, run=run) for record in made.requests]
+        found.append(BenchmarkResults("m", {"pair": "p"}, {"model": "m"}, {}, records, []))
+    return found
+
+
+def share_of_alarms_in_turns(trials, **options):
+    rng = np.random.default_rng(10)
+    alarms = 0
+    for _ in range(trials):
+        baseline, candidate = in_turns(rng, **options)
+        verdicts = {metric.verdict for metric in candidate.compare(baseline).metrics}
+        alarms += bool(verdicts & {"slower", "faster"})
+    return alarms / trials
+
+
+IN_TURNS = [
+    {"n": 10, "runs": 6},
+    {"n": 10, "runs": 6, "drift": 0.05},
+    {"n": 10, "runs": 5, "drift": 0.05},
+]
+
+
+@pytest.mark.parametrize("options", IN_TURNS[1:2], ids=str)
+def test_nor_are_they_in_turns_while_the_machine_drifts(options):
+    assert share_of_alarms_in_turns(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("options", IN_TURNS, ids=str)
+def test_false_alarms_in_turns_are_at_most_5_percent_of_2000(options):
+    assert share_of_alarms_in_turns(TRIALS, **options) <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_is_told_to_be_detectable_in_turns_is_found_in_four_of_five_cases():
+    rng = np.random.default_rng(11)
+    options = {"n": 10, "runs": 6, "drift": 0.05}
+    told = []
+    for _ in range(200):
+        baseline, candidate = in_turns(rng, **options)
+        told.append(candidate.compare(baseline)["e2e"].detectable)
+    slower_by = float(np.median(told))
+    found = 0
+    for _ in range(1000):
+        baseline, candidate = in_turns(rng, slower=1 + slower_by, **options)
+        found += candidate.compare(baseline)["e2e"].verdict == "slower"
+    assert found / 1000 >= 0.8
 
 
 @pytest.mark.slow

@@ -66,6 +66,21 @@ def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp
     assert "max_tokens: 128 and 9" in done.stderr
 
 
+def test_two_servers_in_turns(server, prompts, tmp_path):
+    (tmp_path / "other").mkdir()
+    out, script = tmp_path / "new.json", prompts(first_s=0.03)
+    with scripted_server(tmp_path / "other", "--pace", "2") as slower:
+        options = ["--profile", "quick", "--prompts", script, "--repeats", "4", "-o", out]
+        done = bench("--url", slower.url, "--against", server.url, *options)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"against {server.url}:" in done.stdout
+    assert "slower in ttft, e2e." in done.stdout
+    assert "each run was compared with the one beside it" in done.stdout
+    kept = [BenchmarkResults.load(path) for path in (out, tmp_path / "new-against.json")]
+    assert [len(results.runs) for results in kept] == [4, 4]
+    assert kept[0].compare(kept[1]).exit_code == 1
+
+
 def test_a_sweep_from_the_command_line(server, prompts, tmp_path):
     out = tmp_path / "sweep.json"
     wanted = ["--sweep", "concurrency=1,2,4", "--profile", "quick", "-o", out]
@@ -108,6 +123,8 @@ def test_nobody_there_is_bad():
         ["--concurrency", "0"],
         ["--profile", "huge"],
         ["--compare", "nowhere.json"],
+        ["--against", "nowhere"],
+        ["--against", "http://127.0.0.1:9", "--sweep", "rate=1"],
         ["-o", "out.txt"],
         ["-o", "nowhere/out.json"],
         ["--url", "127.0.0.1"],

@@ -125,15 +125,20 @@ def _machine_load() -> float | None:
         return None
 
 
-def warnings_of_clocks(clocks: Clocks) -> list[str]:
-    """Say what the clocks of a run tell."""
+def warnings_of_clocks(clocks: Clocks, *, engine_is_here: bool) -> list[str]:
+    """Say what the clocks of a run tell.
+
+    Args:
+        clocks: of the run.
+        engine_is_here: whether the engine runs in this process, which it may well keep busy.
+    """
     found: list[str] = []
     if abs(clocks.jump_s) > _CLOCK_STEP_S:
         found.append(
             f"the wall clock was set by {clocks.jump_s * 1000:+.0f} ms during the run; durations are "
             "measured on another clock and hold, the times of spans are off by that much"
         )
-    if clocks.cpu_share > _SATURATED:
+    if clocks.cpu_share > _SATURATED and not engine_is_here:
         found.append(
             f"this program used {clocks.cpu_share:.0%} of a core: it may be what limits the "
             "figures, rather than the server"

@@ -91,7 +91,7 @@ class Session:
                 self._loop.do(driver.run())
             except KeyboardInterrupt:
                 interrupted = True
-            disturbances = warnings_of_clocks(clocks)
+            disturbances = warnings_of_clocks(clocks, engine_is_here=not self._target.has_queue)
             cpu_share = clocks.cpu_share
             disturbances += self._gpus.end()
         records = driver.progress.records

@@ -157,6 +157,8 @@ def comparison_table(comparison: Comparison) -> Table:
             "One run was compared with one: what changed on the machine between them counts as a "
             "difference, too. Repeated runs (repeats=3 or more) tell the two apart."
         )
+    if all(metric.paired for metric in comparison.metrics):
+        notes.append("Measured in turns: each run was compared with the one beside it.")
     return Table(
         title="Candidate against baseline, medians in ms",
         header=("", "baseline", "candidate", "ratio", "95 %", "p", "detectable", "verdict"),

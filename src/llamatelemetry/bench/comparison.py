@@ -53,6 +53,7 @@ class MetricComparison:
         verdict: ``slower`` and ``faster`` need both proof and a difference that matters;
             ``equal`` an interval that has room for none that matters.
         by_runs: whether runs were compared, or the requests of one run with those of another.
+        paired: whether each run was compared with the one beside it, of two measured in turns.
     """
 
     name: str
@@ -65,6 +66,7 @@ class MetricComparison:
     detectable: float | None
     verdict: Verdict
     by_runs: bool
+    paired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +203,25 @@ def _compare_metric(
     if name not in times:
         raise ValueError(f"no time {name!r} to compare; accepted: {', '.join(times)}")
     by_run = [
-        [np.concatenate([np.asarray(each) for each in run]) for run in found.values()]
+        {
+            run: np.concatenate([np.asarray(each) for each in values])
+            for run, values in found.items()
+        }
         for results in (baseline, candidate)
         if (found := samples(results.requests, METRIC_BY_NAME[name]))
     ]
     if len(by_run) < 2:
         return None
-    old, new = by_run
-    pooled_old, pooled_new = np.concatenate(old), np.concatenate(new)
+    beside = [run for run in by_run[0] if run in by_run[1]]
+    paired = candidate.is_paired_with(baseline) and len(beside) > 1
+    old, new = ([runs[run] for run in (beside if paired else runs)] for runs in by_run)
     by_runs = min(len(old), len(new)) > 1
-    test = _by_runs(old, new, aim) if by_runs else _by_requests(pooled_old, pooled_new, aim)
+    pooled_old, pooled_new = np.concatenate(old), np.concatenate(new)
+    test = (
+        _by_runs(old, new, aim, paired=paired)
+        if by_runs
+        else _by_requests(pooled_old, pooled_new, aim)
+    )
     return MetricComparison(
         name=name,
         baseline=float(np.median(pooled_old)),
@@ -222,6 +233,7 @@ def _compare_metric(
         detectable=test.detectable,
         verdict="no difference shown",
         by_runs=by_runs,
+        paired=paired,
     )
 
 
@@ -250,8 +262,11 @@ def _by_requests(old: Values, new: Values, aim: _Aim) -> _Test:
     return _Test(ratio, p_value, _detectable(old, new, aim))
 
 
-def _by_runs(old: Sequence[Values], new: Sequence[Values], aim: _Aim) -> _Test:
-    """Welch's test of the runs' medians on a logarithmic scale."""
+def _by_runs(old: Sequence[Values], new: Sequence[Values], aim: _Aim, *, paired: bool) -> _Test:
+    """Welch's test of the runs' medians on a logarithmic scale; of pairs, Student's of their ratios.
+
+    What the machine does to both runs of a pair is not in their ratio.
+    """
     import numpy as np
 
     from llamatelemetry.bench import _statistics as statistics
@@ -259,13 +274,18 @@ def _by_runs(old: Sequence[Values], new: Sequence[Values], aim: _Aim) -> _Test:
     stats = statistics.scipy_stats()
     logs = [np.log([max(float(np.median(run)), 1e-9) for run in runs]) for runs in (old, new)]
     difference = float(logs[1].mean() - logs[0].mean())
-    if max(np.ptp(logs[0]), np.ptp(logs[1])) < 1e-12:  # no spread: nothing to test against
+    varying = [logs[1] - logs[0]] if paired else logs
+    if max(np.ptp(each) for each in varying) < 1e-12:  # no spread: nothing to test against
         return _Test(
             statistics.Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None
         )
-    test = stats.ttest_ind(logs[1], logs[0], equal_var=False)
+    test = (
+        stats.ttest_rel(logs[1], logs[0])
+        if paired
+        else stats.ttest_ind(logs[1], logs[0], equal_var=False)
+    )
     interval = test.confidence_interval(statistics.CONFIDENCE)
-    error = math.sqrt(sum(float(each.var(ddof=1)) / len(each) for each in logs))
+    error = math.sqrt(sum(float(each.var(ddof=1)) / len(each) for each in varying))
     detectable = aim.detectable(error, error, lambda share: float(stats.t.ppf(share, test.df)))
     ratio = statistics.Estimate(
         math.exp(difference), math.exp(float(interval.low)), math.exp(float(interval.high))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.comparison import Comparison
 
 SCHEMA: Final = "llamatelemetry.bench/1"
+PAIR: Final = "pair"
+"""The setting that two results share which were measured in turns: run by run they belong together."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class BenchmarkResults:
     def totals(self) -> Totals:
         """Throughput, failures, goodput, energy."""
         return totals(self.requests, self.runs, self.slo)
+
+    def is_paired_with(self, other: BenchmarkResults) -> bool:
+        """Whether the two were measured in turns, each run beside one of the other."""
+        pair = self.settings.get(PAIR)
+        return pair is not None and pair == other.settings.get(PAIR)
 
     @property
     def load_text(self) -> str:

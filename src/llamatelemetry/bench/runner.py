@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from llamatelemetry import __version__
 from llamatelemetry.bench import _environment as environment
@@ -13,23 +16,35 @@ from llamatelemetry.bench._driver import Plan, Talk
 from llamatelemetry.bench._gpu import GpuMeter
 from llamatelemetry.bench._loop import LoopThread
 from llamatelemetry.bench._progress import progress_bar
+from llamatelemetry.bench._series import Series
 from llamatelemetry.bench._session import BenchmarkError, Session
 from llamatelemetry.bench._targets import make_target
 from llamatelemetry.bench.load import Arrival, Load, Ramp, arrival_times
 from llamatelemetry.bench.profile import BenchmarkProfile
 from llamatelemetry.bench.prompts import Conversation, Prompt, as_conversations, in_turn
-from llamatelemetry.bench.records import RequestRecord, RunRecord
-from llamatelemetry.bench.results import BenchmarkResults
+from llamatelemetry.bench.records import RequestRecord
+from llamatelemetry.bench.results import PAIR, BenchmarkResults
 from llamatelemetry.bench.slo import read_slo
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
 
 if TYPE_CHECKING:
-    from llamatelemetry.bench._targets import Target
+    from llamatelemetry.bench._targets import ServerFacts, Target
     from llamatelemetry.bench.sweep import SweepResults
 
 __all__ = ["BenchmarkError", "BenchmarkRunner"]
 
 _SCOPE: Final = "llamatelemetry.bench"
+
+
+class _Opened(NamedTuple):
+    """A benchmark that is under way, and the conditions it is made under."""
+
+    model: str
+    conversations: Sequence[Conversation]
+    load: Load
+    facts: ServerFacts
+    gpus: Sequence[str]
+    series: Series
 
 
 class BenchmarkRunner:
@@ -106,6 +121,56 @@ class BenchmarkRunner:
             raise ValueError(f"repeats must be at least 1, not {repeats!r}")
         return self._measure(model_name, as_conversations(prompts), repeats, self._load)
 
+    def run_beside(
+        self,
+        other: BenchmarkRunner,
+        model_name: str,
+        prompts: Iterable[Prompt] | str,
+        *,
+        repeats: int = 6,
+        other_model_name: str | None = None,
+    ) -> tuple[BenchmarkResults, BenchmarkResults]:
+        """Measure in turns with another runner, so that a machine that drifts does so for both.
+
+        The runs go A B, B A, A B, ... Comparing the two results then compares each run with
+        the one beside it:
+
+            candidate, baseline = new.run_beside(old, "my-model", prompts)
+            print(candidate.compare(baseline))
+
+        Args:
+            other: measures the other target, or the same one in another way.
+            model_name: the model to ask for.
+            prompts: as for `run`, of both.
+            repeats: how many runs of each; fewer than four show only large differences.
+            other_model_name: the model to ask the other for, where that has another name.
+
+        Returns:
+            The results of this runner, and those of the other.
+
+        Raises:
+            BenchmarkError: one of the two answered not one warm-up request.
+        """
+        if repeats < 2:
+            raise ValueError(f"repeats must be at least 2, not {repeats!r}")
+        conversations = as_conversations(prompts)
+        total = (self._profile.runs + other._profile.runs) * repeats
+        pair = secrets.token_hex(8)
+        with (
+            progress_bar(model_name, total, shown=self._progress) as advance,
+            self._opened(model_name, conversations, self._load, advance) as own,
+            other._opened(
+                other_model_name or model_name, conversations, other._load, advance
+            ) as beside,
+        ):
+            for number in range(repeats):
+                turns = (own, beside) if number % 2 == 0 else (beside, own)
+                if not all(each.series.make(number) for each in turns):
+                    break
+            if not (own.series.runs and beside.series.runs):
+                raise KeyboardInterrupt
+            return self._results(own, pair), other._results(beside, pair)
+
     def sweep(
         self,
         model_name: str,
@@ -145,42 +210,52 @@ class BenchmarkRunner:
     def _measure(
         self, model: str, conversations: list[Conversation], repeats: int, load: Load
     ) -> BenchmarkResults:
-        target = make_target(self._client)
-        records: list[RequestRecord] = []
-        runs: list[RunRecord] = []
-        warnings: list[str] = []
         total = self._profile.runs * repeats
         with (
-            LoopThread() as loop,
-            GpuMeter(target.server) as gpus,
             progress_bar(model, total, shown=self._progress) as advance,
+            self._opened(model, conversations, load, advance) as opened,
         ):
+            for run in range(repeats):
+                if not opened.series.make(run):
+                    break
+            return self._results(opened)
+
+    @contextmanager
+    def _opened(
+        self,
+        model: str,
+        conversations: list[Conversation],
+        load: Load,
+        advance: Callable[[RequestRecord], None],
+    ) -> Generator[_Opened]:
+        """Open the target and warm it up."""
+        target = make_target(self._client)
+        with LoopThread() as loop, GpuMeter(target.server) as gpus:
             try:
                 session = Session(loop, target, self._instrumenter.get(), advance, gpus)
-                warnings += environment.warnings_before(target.facts, load)
+                warnings = environment.warnings_before(target.facts, load)
                 session.warm_up(self._warm_up_plan(target, model, conversations, load))
-                for run in range(repeats):
-                    measured = session.run(self._plan(model, conversations, load, run))
-                    records += measured.records
-                    runs.append(measured.run)
-                    warnings += measured.warnings
-                    if measured.run.interrupted:
-                        break
+                plan = partial(self._plan, model, conversations, load)
+                series = Series(session, plan, warnings)
+                yield _Opened(model, conversations, load, target.facts, gpus.names, series)
             finally:
                 loop.do(target.close())
-        exact = target.facts.ignores_eos
-        warnings += doubts(records, load, is_cold=self._is_cold, wants_exact=not exact)
+
+    def _results(self, opened: _Opened, pair: str | None = None) -> BenchmarkResults:
+        series, load, facts = opened.series, opened.load, opened.facts
+        exact = facts.ignores_eos
+        found = doubts(series.records, load, is_cold=self._is_cold, wants_exact=not exact)
         return BenchmarkResults(
-            model=model,
-            settings=self._settings(load, exact),
+            model=opened.model,
+            settings=self._settings(load, exact) | ({} if pair is None else {PAIR: pair}),
             fingerprint=environment.fingerprint(
-                target.facts, conversations, load, gpus.names, self._conditions(model)
+                facts, opened.conversations, load, opened.gpus, self._conditions(opened.model)
             ),
             environment=environment.machine(),
-            requests=sorted(records, key=lambda record: (record.run, record.index)),
-            runs=runs,
+            requests=sorted(series.records, key=lambda record: (record.run, record.index)),
+            runs=series.runs,
             slo=self._slo,
-            warnings=list(dict.fromkeys(warnings)),
+            warnings=list(dict.fromkeys([*series.warnings, *found])),
         )
 
     def _plan(

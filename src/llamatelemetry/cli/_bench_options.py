@@ -56,13 +56,19 @@ class BenchOptions:
         int,
         typer.Option(min=1, help="Exact length of synthetic prompts."),
     ] = 128
-    repeats: Annotated[int, typer.Option(min=1, help="Runs; 3 or more tell them apart.")] = 1
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Runs; 3 or more tell them apart; 6 with --against.")
+    ] = 1
     sweep: Annotated[
         str | None, typer.Option(help="Loads one after the other: concurrency=1,2,4 or rate=1,2")
     ] = None
     compare: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="An earlier JSON: exit 1 if slower."),
+    ] = None
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another server, measured in turns: exit 1 if the first is slower."),
     ] = None
     allow: Annotated[
         list[str] | None, typer.Option(help="A condition that may differ, such as server.build.")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _GOOD, _BAD, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 _INSTALL: Final = "pip install 'llamatelemetry[bench]'"
+_REPEATS_IN_TURNS: Final = 6
 _PROBE_TIMEOUT_S: Final = 10.0
 # As servers and clients call them; a key in the arguments would show in the list of processes.
 _KEY_VARIABLES: Final = ("OPENAI_API_KEY", "LLAMA_API_KEY")
@@ -59,15 +60,34 @@ def run_bench(options: BenchOptions) -> int:
 
 
 def _run(options: BenchOptions) -> int:
+    if sum(given is not None for given in (options.sweep, options.compare, options.against)) > 1:
+        raise _UsageError("--sweep, --compare and --against exclude one another")
     baseline = None if options.compare is None else _loaded(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
-    client, known_model = _client(options.url)
+    client, model = _client_and_model(options.url, options)
+    prompts = _prompts(options, client)
+    runner = _runner(client, options)
+    if options.sweep is not None:
+        return _sweep(runner, model, prompts, options)
+    if options.against is not None:
+        return _in_turns(runner, model, prompts, options)
+    results = runner.run(model, prompts, repeats=options.repeats)
+    _say(results.summary())
+    _write(results, options.files)
+    return _status(results) if baseline is None else _compare(results, baseline, options)
+
+
+def _client_and_model(url: str, options: BenchOptions) -> tuple[Any, str]:
+    client, known_model = _client(url)
     model = options.model or known_model
     if model is None:
-        raise _UsageError(f"{options.url} does not say which model it has; name one with --model")
-    prompts = _prompts(options, client)
+        raise _UsageError(f"{url} does not say which model it has; name one with --model")
+    return client, model
+
+
+def _runner(client: Any, options: BenchOptions) -> BenchmarkRunner:
     try:
-        runner = BenchmarkRunner(
+        return BenchmarkRunner(
             client,
             BenchmarkProfile[options.profile.upper()],
             concurrency=options.concurrency,
@@ -80,13 +100,24 @@ def _run(options: BenchOptions) -> int:
         )
     except ValueError as error:
         raise _UsageError(str(error)) from error
-    if options.sweep is not None:
-        return _sweep(runner, model, prompts, options)
-    results = runner.run(model, prompts, repeats=options.repeats)
-    _say(results.summary())
+
+
+def _in_turns(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
+    client, other_model = _client_and_model(options.against or "", options)
+    results, baseline = runner.run_beside(
+        _runner(client, options),
+        model,
+        prompts,
+        repeats=options.repeats if options.repeats > 1 else _REPEATS_IN_TURNS,
+        other_model_name=other_model,
+    )
+    _say(results.summary(), "", f"against {options.against}:", baseline.summary())
     _write(results, options.files)
-    if baseline is None:
-        return _status(results)
+    _write(baseline, [path.with_stem(f"{path.stem}-against") for path in options.files])
+    return max(_compare(results, baseline, options), _status(baseline))
+
+
+def _compare(results: BenchmarkResults, baseline: BenchmarkResults, options: BenchOptions) -> int:
     comparison = results.compare(baseline, allow=options.allow or (), min_effect=options.min_effect)
     _say("", comparison.summary())
     return max(_status(results), comparison.exit_code)
@@ -151,7 +182,7 @@ def _client(url: str) -> tuple[Any, str | None]:
         with LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe:
             described = _first_model(probe)
     except ValueError as error:
-        raise _UsageError(f"--url: {error}") from error
+        raise _UsageError(f"{url}: {error}") from error
     model = text(get(described, "id"))
     if text(get(described, "owned_by")) == "llamacpp":
         return LlamaCppClient(url, api_key=key), model

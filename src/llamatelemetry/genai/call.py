@@ -21,7 +21,7 @@ from opentelemetry.metrics import get_meter
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
-from llamatelemetry.genai import guard, recording
+from llamatelemetry.genai import guard, metric_points, recording
 from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.model import Request, Response
@@ -88,7 +88,7 @@ class Instrumenter:
         self.points = LatePoints(
             meter,
             self.metrics.server_request_duration,
-            partial(recording.metric_points, self.metrics),
+            partial(metric_points.all_points, self.metrics),
         )
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
@@ -355,4 +355,4 @@ class Call:
 
     def chunk_attributes(self, response_model: str | None) -> AttributeSet:
         """The metric attributes of a stream's chunks, once its first chunk has named the model."""
-        return recording.metric_attributes(self.request, response_model)
+        return metric_points.metric_attributes(self.request, response_model)

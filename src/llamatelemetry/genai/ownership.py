@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from llamatelemetry.genai import recording, unrecorded
+from llamatelemetry.genai import metric_points, recording, unrecorded
 from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.otel.points import record_each
 from llamatelemetry.semconv import attributes as names
@@ -126,7 +126,7 @@ class OwnSpan:
         """Write the metrics and, unless the span is not recorded, attributes and phases."""
         instrumenter = self._instrumenter
         context = self._context or trace.set_span_in_context(self.span)
-        instrumenter.points.record(outcome, recording.series_of(outcome), context)
+        instrumenter.points.record(outcome, metric_points.series_of(outcome), context)
         if self.span.is_recording():
             recording.record_span(self.span, outcome)
             if self._provider != outcome.request.provider:  # the reply has proved another
@@ -182,7 +182,7 @@ class OuterSpan:
         """Add the engine's timings, and the metrics that nobody else records."""
         instrumenter = self._instrumenter
         context = trace.set_span_in_context(self.span)
-        points = recording.server_points if self._has_metrics else recording.metric_points
+        points = metric_points.server_points if self._has_metrics else metric_points.all_points
         record_each(points(instrumenter.metrics, outcome), context)
         # Its owner may have ended it by now, as with a stream that was dropped.
         if self.span.is_recording():

@@ -1,41 +1,35 @@
-"""What a call that has ended writes: attributes of its span, metric points, phases as child spans."""
+"""What a call that has ended writes on its span, and its phases as child spans."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import compress
 from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
-from llamatelemetry.genai import guard
 from llamatelemetry.genai.identity import identities
+from llamatelemetry.genai.metric_points import metric_attributes
 from llamatelemetry.genai.phases import Phases, measure_phases
-from llamatelemetry.genai.servers import is_run_by_openai, known_servers
-from llamatelemetry.otel.client_metrics import Measured
-from llamatelemetry.otel.points import AttributeSet, record_each
+from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
-    FETCH_RESPONSE,
     OPENAI_PROVIDERS,
     PROVIDER_LLAMA_CPP,
     PROVIDER_OPENAI,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import EngineTimings, Request, Response, Usage
-    from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-    from llamatelemetry.otel.points import Point
 
 
 @dataclass(slots=True)
@@ -75,131 +69,6 @@ def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
     if request.task is not None:
         attributes[names.TASK] = request.task
     return attributes
-
-
-def measures_chunks(request: Request) -> bool:
-    """Whether the chunks of a stream tell how fast a model is.
-
-    A response that is fetched was made earlier, and the metrics are of named operations only.
-    """
-    return request.operation is not None and request.operation != FETCH_RESPONSE
-
-
-def metric_attributes(request: Request, response_model: str | None) -> AttributeSet:
-    """The attributes that every GenAI metric of a call carries: few, and of low cardinality."""
-    server = request.server
-    where = (None, None) if server is None else (server.address, server.port)
-    return _metric_attributes(
-        request.provider, request.operation, request.model, response_model, where
-    )
-
-
-@lru_cache(maxsize=512)  # the calls of a program differ little in these
-def _metric_attributes(
-    provider: str,
-    operation: str | None,
-    request_model: str | None,
-    response_model: str | None,
-    where: tuple[str | None, int | None],
-) -> AttributeSet:
-    return AttributeSet(
-        _known(
-            (
-                (names.GEN_AI_PROVIDER_NAME, provider),
-                (names.GEN_AI_OPERATION_NAME, operation),
-                (names.GEN_AI_REQUEST_MODEL, request_model),
-                (names.GEN_AI_RESPONSE_MODEL, response_model),
-                (names.SERVER_ADDRESS, where[0]),
-                (names.SERVER_PORT, where[1]),
-            )
-        )
-    )
-
-
-def series_of(outcome: Outcome) -> Hashable:
-    """Give what tells apart the series of metrics that a call has points in."""
-    request, response = outcome.request, outcome.response
-    return (
-        request.provider,
-        request.operation,
-        request.model,
-        request.server,
-        response.model,
-        response.service_tier,
-        response.system_fingerprint,
-        None if outcome.error is None else outcome.error.type,
-        outcome.first_chunk_s is None,
-        outcome.phases is None,
-        response.usage.input_tokens is None,
-        response.usage.output_tokens is None,
-    )
-
-
-def metric_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
-    """Give the points of a call: what the client measured, and the engine."""
-    try:
-        return [*client_points(metrics, outcome), *server_points(metrics, outcome)]
-    except Exception as error:  # here it may be a collection that asks, and there are other calls
-        guard.report("measuring a call", error)
-        return []
-
-
-def client_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
-    """Give the points of what the client measured. Chunk gaps are recorded as the chunks pass."""
-    request, response = outcome.request, outcome.response
-    if request.operation is None:
-        return []  # each GenAI metric is one of a named operation
-    client, attributes = metrics.client, metric_attributes(request, response.model)
-    call = Measured(
-        operation=request.operation,
-        duration_s=outcome.duration_s,
-        tokens=response.usage,
-        attributes=_openai_attributes(attributes, request, response),
-        error_type=None if outcome.error is None else outcome.error.type,
-    )
-    points = [*client.token_points(call), *client.duration_points(call)]
-    if outcome.first_chunk_s is not None:
-        points += client.first_chunk_points(outcome.first_chunk_s, attributes)
-    return points
-
-
-def _openai_attributes(
-    attributes: AttributeSet, request: Request, response: Response
-) -> AttributeSet:
-    if request.provider not in OPENAI_PROVIDERS:
-        return attributes
-    if response.service_tier is not None:
-        attributes = attributes.plus(names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier)
-    # A server of one's own has a fingerprint per build, or per reply: a series for each.
-    if response.system_fingerprint is not None and is_run_by_openai(request.server):
-        attributes = attributes.plus(
-            names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
-        )
-    return attributes
-
-
-def server_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
-    """Give the points of what the engine measured of a call, when it said so."""
-    phases = outcome.phases
-    # With several choices the timings are those of the first alone: true, but not the request's.
-    if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
-        return []
-    attributes = metric_attributes(outcome.request, outcome.response.model)
-    measured: list[tuple[Histogram, float | None]] = []
-    if outcome.error is None:  # the conventions want these two of good replies only
-        measured = [
-            (metrics.server_time_to_first_token, phases.time_to_first_token_s),
-            (metrics.server_time_per_output_token, phases.time_per_output_token_s),
-        ]
-    else:
-        attributes = attributes.plus(names.ERROR_TYPE, outcome.error.type)
-    measured.append((metrics.server_request_duration, phases.request_s))
-    return [(histogram, value, attributes) for histogram, value in measured if value is not None]
-
-
-def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record `server_points`, with exemplars that lead to the span in ``context``."""
-    record_each(server_points(metrics, outcome), context)
 
 
 def record_span(span: Span, outcome: Outcome) -> None:

@@ -9,9 +9,9 @@ from llamatelemetry.genai import guard
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.gaps import ChunkGaps
+from llamatelemetry.genai.metric_points import measures_chunks
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.reaper import reaper
-from llamatelemetry.genai.recording import measures_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
