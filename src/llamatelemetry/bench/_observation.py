@@ -182,7 +182,8 @@ class Observation:
     ) -> bool:
         ended_ns = perf_counter_ns()
         if self._watching is not None:
-            watcher.reset(self._watching)
+            with suppress(ValueError):  # destroyed with its event loop, in another context
+                watcher.reset(self._watching)
         if self._call is not None and self._token is not None:
             self._call.deactivate(self._token)
         response = self._response()
