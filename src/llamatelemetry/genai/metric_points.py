@@ -67,7 +67,7 @@ def series_of(outcome: Outcome) -> Hashable:
         request.provider,
         request.operation,
         request.model,
-        request.server,
+        None if request.server is None else request.server.origin,
         response.model,
         response.service_tier,
         response.system_fingerprint,

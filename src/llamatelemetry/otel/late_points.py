@@ -19,14 +19,13 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan
 
 from llamatelemetry.otel.points import Moment, record_each, record_moments, sdks_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
     from opentelemetry.trace import SpanContext
 
@@ -119,7 +118,7 @@ def _record_waiting(is_locked: bool) -> None:
         groups: dict[tuple[int, int], _Group] = {}
         while _waiting.calls:
             points_of, call, now_ns, span = _waiting.calls.popleft()
-            moment = Moment(_context_with(span), now_ns)
+            moment = Moment(span=span, now_ns=now_ns)
             for instrument, value, attributes in points_of(call):
                 key = (id(instrument), id(attributes))
                 if key not in groups:  # where they are held: nothing else gets their ids
@@ -129,9 +128,3 @@ def _record_waiting(is_locked: bool) -> None:
             record_moments(instrument, values, attributes)
     finally:
         _waiting.lock.release()
-
-
-def _context_with(span: SpanContext) -> Context:
-    if not span.is_valid:
-        return Context()
-    return trace.set_span_in_context(NonRecordingSpan(span), Context())

@@ -18,13 +18,14 @@ from math import inf
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry.context import get_current
+from opentelemetry import trace
+from opentelemetry.context import Context, get_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from opentelemetry.context import Context
     from opentelemetry.metrics import Counter, Histogram
+    from opentelemetry.trace import SpanContext
     from opentelemetry.util.types import AttributeValue
 
     Point = tuple[Counter | Histogram, float, "AttributeSet"]
@@ -108,11 +109,9 @@ def record_moments(
         for value, moment in values:
             write(value, attributes, moment.context)
     elif sdks._is_enabled():
-        points = [
-            moment.point(sdks, value, attributes) for value, moment in values if 0 <= value < inf
-        ]
-        if points:
-            _aggregate(points, sdks, key)
+        batch = _Batch(sdks, attributes, [each for each in values if 0 <= each[0] < inf])
+        if batch.values:
+            batch.aggregate(key)
 
 
 def sdks_histogram(histogram: Histogram) -> Any | None:
@@ -149,43 +148,127 @@ def _make_key_of(kind: Any) -> _MakeKey | None:
     return internal._hash_attributes
 
 
-class _Point:
-    """What the SDK's ``Measurement`` is, of attributes that need no looking at."""
+class Moment:
+    """When and in what context points are recorded.
 
-    __slots__ = ("attributes", "context", "instrument", "is_exemplar", "time_unix_nano", "value")
+    Args:
+        context: as ``record`` is given it; or else
+        span: all that is in it.
+        now_ns: on the wall clock; now when ``None``.
+    """
+
+    __slots__ = ("_context", "_filter", "_is_exemplar", "_span", "now_ns")
 
     def __init__(
-        self, value: float, moment: Moment, instrument: Any, attributes: AttributeSet
+        self,
+        context: Context | None = None,
+        *,
+        span: SpanContext | None = None,
+        now_ns: int | None = None,
     ) -> None:
-        self.value = value
-        self.time_unix_nano = moment.now_ns
-        self.instrument = instrument
-        self.attributes = attributes
-        self.context = moment.context
-        self.is_exemplar: bool = moment.is_exemplar
-
-
-class Moment:
-    """When and in what context points are recorded, and whether they can be exemplars then."""
-
-    __slots__ = ("_answered", "context", "is_exemplar", "now_ns")
-
-    def __init__(self, context: Context, now_ns: int | None = None) -> None:
-        self.context = context
+        self._context = context
+        self._span = span
         self.now_ns = now_ns or time_ns()
-        self.is_exemplar = False
-        self._answered: Any = None  # the filter whose answer that is, for all points
+        self._filter: object = None  # one that answers alike for all points, and its answer
+        self._is_exemplar = False
 
-    def point(self, instrument: Any, value: float, attributes: AttributeSet) -> _Point:
-        """Make a point of an instrument of the SDK's."""
-        exemplar_filter = instrument._measurement_consumer._sdk_config.exemplar_filter
-        if exemplar_filter is not self._answered:
-            self.is_exemplar = exemplar_filter.should_sample(
+    @property
+    def context(self) -> Context:
+        """The context, made when it is first asked for."""
+        if self._context is None:
+            self._context = Context()
+            if self._span is not None and self._span.is_valid:
+                span = trace.NonRecordingSpan(self._span)
+                self._context = trace.set_span_in_context(span, self._context)
+        return self._context
+
+    def is_exemplar(self, exemplar_filter: Any, value: float, attributes: AttributeSet) -> bool:
+        """Ask a filter about a point; one of the SDK's only once."""
+        if exemplar_filter is not self._filter:
+            self._is_exemplar = exemplar_filter.should_sample(
                 value, self.now_ns, attributes, self.context
             )
             by_context = _decides_by_context(exemplar_filter.__class__)
-            self._answered = exemplar_filter if by_context else None
-        return _Point(value, self, instrument, attributes)
+            self._filter = exemplar_filter if by_context else None
+        return self._is_exemplar
+
+
+class _Point:
+    """What the SDK's ``Measurement`` is, of attributes that need no looking at."""
+
+    __slots__ = ("attributes", "context", "instrument", "time_unix_nano", "value")
+
+    def __init__(self, batch: _Batch, value: float, moment: Moment) -> None:
+        self.value = value
+        self.time_unix_nano = moment.now_ns
+        self.instrument = batch.instrument
+        self.attributes = batch.attributes
+        self.context = moment.context
+
+
+class _Batch:
+    """Values of an instrument of the SDK's with the same attributes, oldest first."""
+
+    def __init__(
+        self, instrument: Any, attributes: AttributeSet, values: list[tuple[float, Moment]]
+    ) -> None:
+        self.instrument = instrument
+        self.attributes = attributes
+        self.values = values
+        self._filter: Any = instrument._measurement_consumer._sdk_config.exemplar_filter
+
+    def aggregate(self, key: object) -> None:
+        """Do what comes of ``record`` in the end."""
+        for storage in self.instrument._measurement_consumer._reader_storages.values():
+            for match in storage._get_or_init_view_instrument_match(self.instrument):
+                if match._view._attribute_keys is not None:  # it makes another set of this one
+                    self._consume(match.consume_measurement)
+                    continue
+                # Collecting deltas throws the aggregations away: none may be added to then.
+                with match._lock:
+                    aggregation = match._attributes_aggregation.get(key)
+                    if aggregation is None:
+                        attributes = dict(self.attributes)
+                        aggregation = match._get_or_create_aggregation(key, attributes)
+                    if len(self.values) == 1 or type(aggregation) is not _known().histogram:
+                        self._consume(aggregation.aggregate)
+                    else:
+                        self._add_all(aggregation)
+
+    def _is_exemplar(self, value: float, moment: Moment) -> bool:
+        return moment.is_exemplar(self._filter, value, self.attributes)
+
+    def _consume(self, consume: Callable[[_Point, bool], None]) -> None:
+        for value, moment in self.values:
+            consume(_Point(self, value, moment), self._is_exemplar(value, moment))
+
+    def _add_all(self, aggregation: Any) -> None:
+        values = [value for value, _ in self.values]
+        with aggregation._lock:
+            if aggregation._value is None:
+                aggregation._value = aggregation._get_empty_bucket_counts()
+            counts, boundaries = aggregation._value, aggregation._boundaries
+            total = aggregation._sum
+            for value in values:
+                total += value
+                counts[bisect_left(boundaries, value)] += 1
+            aggregation._sum = total
+            if aggregation._record_min_max:
+                aggregation._min = min(aggregation._min, *values)
+                aggregation._max = max(aggregation._max, *values)
+        for value, moment in self._exemplars(aggregation):
+            aggregation._sample_exemplar(_Point(self, value, moment), True)
+
+    def _exemplars(self, aggregation: Any) -> Iterable[tuple[float, Moment]]:
+        is_last_kept = type(aggregation._reservoir) is _known().last_of_bucket
+        if not (is_last_kept and _decides_by_context(self._filter.__class__)):
+            return [each for each in self.values if self._is_exemplar(*each)]
+        found: dict[int, tuple[float, Moment]] = {}
+        for value, moment in reversed(self.values):
+            bucket = bisect_left(aggregation._boundaries, value)
+            if bucket not in found and self._is_exemplar(value, moment):
+                found[bucket] = (value, moment)
+        return found.values()
 
 
 @lru_cache(maxsize=16)
@@ -194,54 +277,13 @@ def _decides_by_context(kind: Any) -> bool:
     return kind.__module__.startswith("opentelemetry.sdk.")
 
 
-def _aggregate(points: Sequence[_Point], instrument: Any, key: object) -> None:
-    for storage in instrument._measurement_consumer._reader_storages.values():
-        for match in storage._get_or_init_view_instrument_match(instrument):
-            if match._view._attribute_keys is not None:  # it makes another set of this one
-                for point in points:
-                    match.consume_measurement(point, point.is_exemplar)
-                continue
-            # Collecting deltas throws the aggregations away: none may be added to then.
-            with match._lock:
-                aggregation = match._attributes_aggregation.get(key)
-                if aggregation is None:
-                    attributes = dict(points[0].attributes)
-                    aggregation = match._get_or_create_aggregation(key, attributes)
-                _add(points, aggregation)
-
-
-def _add(points: Sequence[_Point], aggregation: Any) -> None:
-    known = _known_aggregation()
-    if len(points) == 1 or type(aggregation) is not known.histogram:
-        for point in points:
-            aggregation.aggregate(point, point.is_exemplar)
-        return
-    values = [point.value for point in points]
-    with aggregation._lock:
-        if aggregation._value is None:
-            aggregation._value = aggregation._get_empty_bucket_counts()
-        counts, boundaries = aggregation._value, aggregation._boundaries
-        for value in values:
-            aggregation._sum += value
-            counts[bisect_left(boundaries, value)] += 1
-        if aggregation._record_min_max:
-            aggregation._min = min(aggregation._min, *values)
-            aggregation._max = max(aggregation._max, *values)
-    examples = [point for point in points if point.is_exemplar]
-    if type(aggregation._reservoir) is known.last_of_bucket:
-        # Of each bucket that keeps the last.
-        examples = {bisect_left(boundaries, point.value): point for point in examples}.values()
-    for point in examples:
-        aggregation._sample_exemplar(point, True)
-
-
 class _KnownAggregation(NamedTuple):
     histogram: type[Any]
     last_of_bucket: type[Any]
 
 
 @lru_cache(maxsize=1)
-def _known_aggregation() -> _KnownAggregation:
+def _known() -> _KnownAggregation:
     from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir
     from opentelemetry.sdk.metrics._internal import aggregation
 
