@@ -26,7 +26,7 @@ def environment(name: str, requirements: list[str], *, on_top_of_this: bool = Fa
         requirements: what is installed into it.
         on_top_of_this: whether what this interpreter has installed is there as well.
     """
-    folder = ENVIRONMENTS / name
+    folder = ENVIRONMENTS / name.replace(" ", "-")
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         print(f"making the environment of {name}", file=sys.stderr)

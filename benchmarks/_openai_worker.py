@@ -31,6 +31,8 @@ def instrument(name: str) -> None:
         from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
         OpenAIInstrumentor().instrument(**providers)
+    elif name == "by hand":
+        _by_hand()
     elif name == "official":
         from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor as Official
 
@@ -39,6 +41,62 @@ def instrument(name: str) -> None:
         from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
 
         OpenInference().instrument(tracer_provider=providers["tracer_provider"])
+
+
+def _by_hand() -> None:
+    """Wrap plain calls as a program would that wants no more than the span and the metrics."""
+    from opentelemetry import context, metrics, trace
+    from opentelemetry.trace import SpanKind
+
+    tracer, meter = trace.get_tracer("by hand"), metrics.get_meter("by hand")
+    duration = meter.create_histogram(
+        "gen_ai.client.operation.duration",
+        explicit_bucket_boundaries_advisory=[0.01 * 2**power for power in range(14)],
+    )
+    tokens = meter.create_histogram(
+        "gen_ai.client.token.usage",
+        explicit_bucket_boundaries_advisory=[4**power for power in range(14)],
+    )
+    known: dict[str, Any] = {
+        "gen_ai.provider.name": "openai",
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "smol",
+        "server.address": "llm.test",
+        "server.port": 80,
+    }
+    wrapped = openai.OpenAI.request
+
+    def request(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("stream"):
+            return wrapped(*args, **kwargs)
+        span = tracer.start_span("chat smol", kind=SpanKind.CLIENT, attributes=known)
+        within = trace.set_span_in_context(span)
+        token = context.attach(within)
+        began = time.perf_counter()
+        reply = wrapped(*args, **kwargs)
+        context.detach(token)
+        answered = {**known, "gen_ai.response.model": reply.model}
+        span.set_attributes(
+            {
+                "openai.api.type": "chat_completions",
+                "openai.response.system_fingerprint": reply.system_fingerprint,
+                "gen_ai.response.id": reply.id,
+                "gen_ai.response.model": reply.model,
+                "gen_ai.response.finish_reasons": [one.finish_reason for one in reply.choices],
+                "gen_ai.usage.input_tokens": reply.usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": reply.usage.completion_tokens,
+            }
+        )
+        duration.record(time.perf_counter() - began, answered, within)
+        for kind, count in (
+            ("input", reply.usage.prompt_tokens),
+            ("output", reply.usage.completion_tokens),
+        ):
+            tokens.record(count, {**answered, "gen_ai.token.type": kind}, within)
+        span.end()
+        return reply
+
+    openai.OpenAI.request = request  # type: ignore[method-assign, assignment]
 
 
 def _client(body: bytes, content_type: str) -> openai.OpenAI:
