@@ -228,7 +228,16 @@ def test_many_threads_lose_nothing_while_somebody_collects(meters):
 def test_a_forked_child_does_not_count_what_its_parent_was_about_to(meters):
     meters.record(1.0)
     meters.record(2.0)
-    late_points._waiting.lock.acquire()  # another thread of the parent is at it
+    has_lock, may_go = threading.Event(), threading.Event()
+
+    def record() -> None:
+        with late_points._waiting.lock:
+            has_lock.set()
+            may_go.wait()
+
+    busy = threading.Thread(target=record)
+    busy.start()
+    has_lock.wait()
     child = os.fork()
     if child == 0:
         meters.record(3.0)
@@ -237,11 +246,20 @@ def test_a_forked_child_does_not_count_what_its_parent_was_about_to(meters):
         point = data["resource_metrics"][0]["scope_metrics"][0]["metrics"][0]["data"]["data_points"]
         # 1.0 had been recorded when it was forked: the SDK's own state is a copy.
         os._exit(0 if point[0]["sum"] == 1.0 + 3.0 + 4.0 else 1)
-    late_points._waiting.lock.release()
+    may_go.set()
+    busy.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     (data,) = meters.collect()
     point = data["resource_metrics"][0]["scope_metrics"][0]["metrics"][0]["data"]["data_points"]
     assert point[0]["sum"] == 1.0 + 2.0
+
+
+def test_a_signal_handler_may_flush_while_points_are_recorded(meters):
+    meters.record(1.0)
+    meters.record(2.0)
+    with late_points._waiting.lock:  # where a signal finds this thread
+        meters.collect()
+    assert meters.made == [1.0, 2.0]
 
 
 def test_the_collection_at_shutdown_brings_the_last_ones():

@@ -93,12 +93,13 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.calls: deque[_Call] = deque()
-        self.lock = threading.Lock()
+        # A signal handler that flushes may come in the middle of recording them.
+        self.lock = threading.RLock()
 
     def forget(self) -> None:
         """In a forked child: they are the parent's, and so is who may have had the lock."""
         self.calls.clear()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
 
 
 _waiting: Final = _Waiting()
