@@ -55,17 +55,20 @@ def in_turns(old: ScriptedServer, new: ScriptedServer) -> Comparison:
     return candidate.compare(baseline)
 
 
+@pytest.mark.clock
 def test_the_second_of_two_equal_servers_is_slower_only_one_after_the_other(start: Start):
     wrong = one_after_the_other(*start(1.0, 1.0))
     assert wrong["e2e"].verdict == "slower"
 
 
+@pytest.mark.clock
 def test_in_turns_two_equal_servers_are_not_told_apart(start: Start):
     right = in_turns(*start(1.0, 1.0))
     assert right["e2e"].verdict not in {"slower", "faster"}
     assert (right.exit_code, right["e2e"].paired) == (0, True)
 
 
+@pytest.mark.clock
 def test_in_turns_a_faster_server_is_seen_to_be(start: Start):
     comparison = in_turns(*start(1.0, 0.75))
     assert comparison["e2e"].verdict == "faster"

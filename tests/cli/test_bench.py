@@ -66,6 +66,7 @@ def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp
     assert "max_tokens: 128 and 9" in done.stderr
 
 
+@pytest.mark.clock
 def test_two_servers_in_turns(server, prompts, tmp_path):
     (tmp_path / "other").mkdir()
     out, script = tmp_path / "new.json", prompts(first_s=0.03)
@@ -81,6 +82,7 @@ def test_two_servers_in_turns(server, prompts, tmp_path):
     assert kept[0].compare(kept[1]).exit_code == 1
 
 
+@pytest.mark.clock
 def test_a_sweep_from_the_command_line(server, prompts, tmp_path):
     out = tmp_path / "sweep.json"
     wanted = ["--sweep", "concurrency=1,2,4", "--profile", "quick", "-o", out]
