@@ -22,6 +22,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from llamatelemetry.otel import late_points
+from llamatelemetry.otel.forking import start_metrics_anew
 from llamatelemetry.otel.late_points import LatePoints
 from llamatelemetry.otel.points import AttributeSet, record_each
 from tests.otel.test_points import DELTA, timeless
@@ -252,6 +253,23 @@ def test_a_forked_child_does_not_count_what_its_parent_was_about_to(meters):
     (data,) = meters.collect()
     point = data["resource_metrics"][0]["scope_metrics"][0]["metrics"][0]["data"]["data_points"]
     assert point[0]["sum"] == 1.0 + 2.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12's of forking
+def test_in_a_child_whose_metrics_start_anew_a_series_begins_with_its_first_point(meters):
+    meters.record(1.0)
+    child = os.fork()
+    if child == 0:
+        start_metrics_anew(meters.provider)
+        meters.record(2.0)
+        after_ns = time.time_ns()
+        time.sleep(0.01)
+        meters.record(3.0)
+        metrics = meters.readers[0].get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+        (point,) = metrics[0].data.data_points
+        os._exit(0 if point.sum == 5.0 and point.start_time_unix_nano <= after_ns else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_signal_handler_may_flush_while_points_are_recorded(meters):

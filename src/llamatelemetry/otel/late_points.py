@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 from opentelemetry import trace
 
@@ -64,6 +65,11 @@ class LatePoints(Generic[Measured]):
         self._points_of = points_of
         self._sdks: object = None
         self._begun: set[Hashable] = set()
+        _waiting.of.add(self)
+
+    def forget_series(self) -> None:
+        """Let no series have begun."""
+        self._sdks, self._begun = None, set()
 
     def record(self, call: Measured, series: Hashable, context: Context) -> None:
         """Record the points of a call, at the latest when they are collected.
@@ -93,13 +99,19 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.calls: deque[_Call] = deque()
+        self.of: WeakSet[LatePoints[Any]] = WeakSet()
         # A signal handler that flushes may come in the middle of recording them.
         self.lock = threading.RLock()
 
     def forget(self) -> None:
-        """In a forked child: they are the parent's, and so is who may have had the lock."""
+        """In a forked child: they are the parent's, and so is who may have had the lock.
+
+        Its metrics may start anew: what has begun in the parent begins once more.
+        """
         self.calls.clear()
         self.lock = threading.RLock()
+        for points in self.of:
+            points.forget_series()
 
 
 _waiting: Final = _Waiting()
