@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.serving import http_server
 
 TOKEN = "jwt-of-the-test"
 ORG = {"slug": "herd", "is_found": True, "is_member": True}
@@ -102,13 +103,5 @@ def serving() -> Iterator[Graphistry]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    graphistry.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with http_server(Handler) as graphistry.port:
         yield graphistry
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
