@@ -5,10 +5,12 @@ from __future__ import annotations
 import httpx
 import httpx2
 import pytest
+from opentelemetry.trace import SpanContext, TraceFlags
 from requests.structures import CaseInsensitiveDict
 
-from llamatelemetry.genai import headers as under_test
-from llamatelemetry.genai.headers import add_header, has_header, header
+from llamatelemetry.genai.headers import entries_of
+from llamatelemetry.genai.propagation import Propagation
+from llamatelemetry.genai.servers import provider_from_headers
 
 KINDS = [httpx.Headers, httpx2.Headers, CaseInsensitiveDict]
 
@@ -36,47 +38,58 @@ class RenamedList(httpx2.Headers):
         return found[0].decode() if found else default
 
 
+SPAN = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+WRITTEN = f"00-{1:032x}-{2:016x}-01"
+
+
+def inject(headers):
+    Propagation("on").inject(headers, None, None, SPAN)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, RenamedList])
 def test_a_header_is_found_whatever_its_case(kind):
-    given = kind({"Accept": "*/*", "ServEr": "llama.cpp"})
-    assert has_header(given, "server")
-    assert header(given, "server") == "llama.cpp"
-    assert not has_header(given, "serve")
-    assert header(given, "traceparent") is None
+    assert provider_from_headers(kind({"Accept": "*/*", "ServEr": "llama.cpp"})) == "llama_cpp"
+    assert provider_from_headers(kind({"Accept": "*/*", "Server": "nginx"})) is None
+    assert provider_from_headers(kind({"Via": "llama.cpp"})) is None
+    assert provider_from_headers(kind({"Via": "llama.cpp", "Server": "nginx"})) is None
+    given = kind({"TraceParent": "somebody's"})
+    inject(given)
+    assert given.get("traceparent") == "somebody's"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_added_header_is_like_any_other(kind):
     by_library, ours = kind({"Accept": "*/*"}), kind({"Accept": "*/*"})
-    by_library["traceparent"] = "00-1-2-01"
-    add_header(ours, "traceparent", "00-1-2-01")
+    by_library["traceparent"] = WRITTEN
+    inject(ours)
     assert ours == by_library
     assert list(ours.items()) == list(by_library.items())
-    assert ours["TraceParent"] == "00-1-2-01"
+    assert ours["TraceParent"] == WRITTEN
     del ours["traceparent"]
     assert ours == kind({"Accept": "*/*"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_headers_are_no_exception(kind):
+    assert provider_from_headers(kind()) is None
     given = kind()
-    assert not has_header(given, "traceparent")
-    add_header(given, "traceparent", "00-1-2-01")
-    assert dict(given) == {"traceparent": "00-1-2-01"}
+    inject(given)
+    assert dict(given) == {"traceparent": WRITTEN}
 
 
 def test_the_list_of_names_is_used_where_it_is_known_and_nowhere_else():
     """Or each look costs as much as all else: see what has changed in httpx."""
-    assert under_test._is_kept_as_list(httpx.Headers)
-    assert under_test._is_kept_as_list(httpx2.Headers)
-    assert not under_test._is_kept_as_list(CaseInsensitiveDict)
-    assert not under_test._is_kept_as_list(RenamedList)
+    for known in (httpx.Headers, httpx2.Headers):
+        assert entries_of(known({"Name": "value"})) == [(b"Name", b"name", b"value")]
+    for unknown in (CaseInsensitiveDict, RenamedList):
+        assert entries_of(unknown()) is None
     given = RenamedList()
-    add_header(given, "traceparent", "00-1-2-01")
-    assert has_header(given, "traceparent")
+    inject(given)
+    assert given.get("traceparent") == WRITTEN
 
 
-@pytest.mark.parametrize("value", ["na\xefve", "日本".encode().decode("latin-1")])
-def test_a_value_in_any_bytes_is_given(value):
-    given = httpx2.Headers([(b"server", value.encode("latin-1"))])
-    assert header(given, "server") == value
+@pytest.mark.parametrize("kind", [httpx.Headers, httpx2.Headers])
+def test_of_several_headers_of_a_name_the_first_counts(kind):
+    signed, other = (b"Server", b"llama.cpp"), (b"server", "na\xefve".encode("latin-1"))
+    assert provider_from_headers(kind([signed, other])) == "llama_cpp"
+    assert provider_from_headers(kind([other, signed])) is None

@@ -36,6 +36,10 @@ def spanning(number: int, *, sampled: bool = True) -> Any:
     return trace.set_span_in_context(NonRecordingSpan(span))
 
 
+def span_of(context: Any) -> SpanContext:
+    return trace.get_current_span(context).get_span_context()
+
+
 class Meters:
     """A histogram and a counter of one meter, and points that are made late or at once."""
 
@@ -54,7 +58,8 @@ class Meters:
         return [(self.seconds, value, attributes), (self.tokens, int(10 * value), attributes)]
 
     def record(self, value: float, attributes: AttributeSet = CHAT, context: Any = None) -> None:
-        self.late.record((value, attributes), attributes["gen_ai.operation.name"], context)
+        series = attributes["gen_ai.operation.name"]
+        self.late.record((value, attributes), series, span_of(context), context)
 
     def collect(self) -> list[Any]:
         found = [reader.get_metrics_data() for reader in self.readers]
@@ -200,8 +205,8 @@ def test_with_another_makers_instruments_nothing_waits(provider):
         return [(histogram, value, CHAT)]
 
     late = LatePoints(meter, histogram, points_of)
-    late.record(1.0, "chat", spanning(1))
-    late.record(2.0, "chat", spanning(1))
+    late.record(1.0, "chat", span_of(spanning(1)), spanning(1))
+    late.record(2.0, "chat", span_of(spanning(1)), spanning(1))
     assert made == [1.0, 2.0]
 
 

@@ -40,7 +40,7 @@ def with_agent(run: AgentRun, context: Context) -> Context:
     return context_api.set_value(_AGENT_KEY, run, context)
 
 
-def current_agent() -> AgentRun | None:
-    """Give the innermost agent at work in this context."""
-    run = context_api.get_current().get(_AGENT_KEY)
+def current_agent(context: Context | None = None) -> AgentRun | None:
+    """Give the innermost agent at work in a context; in the current one when ``None``."""
+    run = (context_api.get_current() if context is None else context).get(_AGENT_KEY)
     return run if isinstance(run, AgentRun) else None

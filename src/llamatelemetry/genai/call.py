@@ -89,6 +89,7 @@ class Instrumenter:
             meter,
             self.metrics.server_request_duration,
             partial(metric_points.all_points, self.metrics),
+            partial(metric_points.layout_of, self.metrics),
         )
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
@@ -119,8 +120,9 @@ class Instrumenter:
         request.provider = self.config.provider_name or self.servers.provider_of(
             request.server, request.provider
         )
-        owner: Owner | None = OwnSpan(self, kind)
-        if context_api.get_current():  # in an empty one nothing is switched off, or further out
+        context = context_api.get_current()
+        owner: Owner | None = OwnSpan(self, kind, context)
+        if context:  # in an empty one nothing is switched off, or further out
             owner = self._owner_within_context(request, owner)
         return None if owner is None else Call(self, request, owner, started_ns)
 

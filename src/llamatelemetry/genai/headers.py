@@ -10,37 +10,23 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    _Entry = tuple[bytes, bytes, bytes]
+    Entry = tuple[bytes, bytes, bytes]
 
-_name_of = itemgetter(1)
-
-
-def has_header(headers: Any, name: str) -> bool:
-    """Say whether there is a header; ``name`` in lower case."""
-    if not _is_kept_as_list(headers.__class__):
-        return name in headers
-    return name.encode() in map(_name_of, headers._list)
+NAME: Final = itemgetter(1)
+"""Of an entry, in lower case."""
+VALUE: Final = itemgetter(2)
 
 
-def header(headers: Any, name: str) -> str | None:
-    """Give the first value of a header; ``name`` in lower case."""
-    if not _is_kept_as_list(headers.__class__):
-        return headers.get(name)
-    entries: list[_Entry] = headers._list
-    found = [*map(_name_of, entries)]
-    wanted = name.encode()
-    return entries[found.index(wanted)][2].decode("latin-1") if wanted in found else None
+def entries_of(headers: Any) -> list[Entry] | None:
+    """Give the list that headers are kept in: name as sent, name in lower case, value.
 
-
-def add_header(headers: Any, name: str, value: str) -> None:
-    """Add a header that is not there yet; ``name`` in lower case, both in ASCII."""
-    if not _is_kept_as_list(headers.__class__):
-        headers[name] = value
-    else:
-        headers._list.append((name.encode(), name.encode(), value.encode()))
+    ``None`` where there is none that is known: then they are to be asked in public.
+    """
+    entries: list[Entry] | None = headers._list if _is_kept_as_list(headers.__class__) else None
+    return entries
 
 
 @lru_cache(maxsize=16)

@@ -62,16 +62,12 @@ class ServerIdentities:
 
     def __init__(self) -> None:
         self._found: dict[str, Identity] = {}
+        self.are_there = False  # whether `attributes_of` may know of any server
         self._due: dict[str, float] = {}
         self._fetching: set[str] = set()
         if hasattr(os, "register_at_fork"):
             # The threads stay in the parent.
             os.register_at_fork(after_in_child=self._fetching.clear)
-
-    @property
-    def are_there(self) -> bool:
-        """Whether `attributes_of` knows of any server."""
-        return bool(self._found)
 
     def attributes_of(
         self, server: Server | None, model: str | None, build: str | None = None
@@ -104,6 +100,7 @@ class ServerIdentities:
 
     def learn(self, server: Server, identity: Identity, model: str | None = None) -> None:
         """Note what a server is; ``model`` is one of a router's."""
+        self.are_there = True
         if len(self._found) >= _SERVERS_AT_MOST:
             self._found.clear()
         if model is None:

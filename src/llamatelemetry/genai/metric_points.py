@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.servers import is_run_by_openai
-from llamatelemetry.otel.client_metrics import Measured
+from llamatelemetry.otel.client_metrics import Measured, V141Metrics
+from llamatelemetry.otel.late_points import Layout
 from llamatelemetry.otel.points import AttributeSet, record_each
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
@@ -62,21 +64,60 @@ def _metric_attributes(
 
 def series_of(outcome: Outcome) -> Hashable:
     """Give what tells apart the series of metrics that a call has points in."""
-    request, response = outcome.request, outcome.response
+    request, response, phases = outcome.request, outcome.response, outcome.phases
+    server = request.server
     return (
         request.provider,
         request.operation,
         request.model,
-        None if request.server is None else request.server.origin,
+        None if server is None else server.origin,
+        None if server is None else server.provider,
         response.model,
         response.service_tier,
         response.system_fingerprint,
         None if outcome.error is None else outcome.error.type,
         outcome.first_chunk_s is None,
-        outcome.phases is None,
         response.usage.input_tokens is None,
         response.usage.output_tokens is None,
+        phases is None
+        or (
+            request.choice_count == 1,
+            phases.queue_s is None,
+            phases.time_per_output_token_s is None,
+        ),
     )
+
+
+def layout_of(metrics: GenAIMetrics, outcome: Outcome) -> Layout | None:
+    """Give where the points of a call and of all others of its series go.
+
+    ``None`` under the newest names: of their counters, the modalities that a usage tells of
+    decide which there are.
+    """
+    client = metrics.client
+    if not isinstance(client, V141Metrics):
+        return None
+    field_by_instrument: dict[object, str] = {
+        client.operation_duration: "duration_s",
+        client.time_to_first_chunk: "first_chunk_s",
+        metrics.server_time_to_first_token: "phases.time_to_first_token_s",
+        metrics.server_time_per_output_token: "phases.time_per_output_token_s",
+        metrics.server_request_duration: "phases.request_s",
+    }
+    points = all_points(metrics, outcome)
+    fields = [
+        field_by_instrument.get(instrument)
+        or f"response.usage.{attributes[names.GEN_AI_TOKEN_TYPE]}_tokens"
+        for instrument, _, attributes in points
+    ]
+    # Of a single field, `attrgetter` would give no tuple.
+    read = attrgetter(*fields) if len(fields) > 1 else _reader(fields)
+    return Layout(tuple((instrument, attributes) for instrument, _, attributes in points), read)
+
+
+def _reader(fields: Iterable[str]) -> Callable[[Outcome], list[Any]]:
+    getters = [attrgetter(field) for field in fields]
+    return lambda outcome: [get(outcome) for get in getters]
 
 
 def all_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:

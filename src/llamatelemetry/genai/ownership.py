@@ -78,16 +78,22 @@ class Owner(Protocol):
 
 
 class OwnSpan:
-    """A span opened for the call: everything is recorded, and nobody else records it."""
+    """A span opened for the call: everything is recorded, and nobody else records it.
+
+    Args:
+        instrumenter: what the call is made with.
+        kind: of the span.
+        context: where the call is made.
+    """
 
     __slots__ = ("_context", "_instrumenter", "_kind", "_provider", "content", "span")
 
-    def __init__(self, instrumenter: Instrumenter, kind: SpanKind) -> None:
+    def __init__(self, instrumenter: Instrumenter, kind: SpanKind, context: Context) -> None:
         self._instrumenter = instrumenter
         self._kind = kind
         self.content: CallContent | None = None
         self.span: Span = trace.INVALID_SPAN
-        self._context: Context | None = None
+        self._context = context  # with the span in it, once that is open
         self._provider = ""  # that the span has been started with
 
     @property
@@ -99,16 +105,18 @@ class OwnSpan:
         """Start the span."""
         request = call.request
         self._provider = request.provider
-        agent = current_agent()
+        agent = current_agent(self._context) if self._context else None
         if agent is not None and request.operation in INFERENCE_OPERATIONS:
             agent.count_inference_call()
+        title = request.title
         self.span = self._instrumenter.tracer.start_span(
-            f"{request.title} {request.model}" if request.model else request.title,
+            f"{title} {request.model}" if request.model else title,
+            self._context,
             kind=self._kind,
             attributes=recording.sampling_attributes(request),
             start_time=started_wall_ns,
         )
-        self._context = trace.set_span_in_context(self.span)
+        self._context = trace.set_span_in_context(self.span, self._context)
         watcher = unrecorded.State.watcher
         if watcher is not None and unrecorded.is_dropped(self.span):
             watcher.unrecorded_began(self.span, request, self._kind, self._instrumenter.scope)
@@ -124,17 +132,17 @@ class OwnSpan:
 
     def record(self, call: Call, outcome: recording.Outcome) -> None:  # noqa: ARG002 - as Owner
         """Write the metrics and, unless the span is not recorded, attributes and phases."""
-        instrumenter = self._instrumenter
-        context = self._context or trace.set_span_in_context(self.span)
-        instrumenter.points.record(outcome, metric_points.series_of(outcome), context)
-        if self.span.is_recording():
-            recording.record_span(self.span, outcome)
+        instrumenter, context, span = self._instrumenter, self._context, self.span
+        series = metric_points.series_of(outcome)
+        instrumenter.points.record(outcome, series, span.get_span_context(), context)
+        if span.is_recording():
+            recording.record_span(span, outcome)
             if self._provider != outcome.request.provider:  # the reply has proved another
-                self.span.set_attribute(names.GEN_AI_PROVIDER_NAME, outcome.request.provider)
+                span.set_attribute(names.GEN_AI_PROVIDER_NAME, outcome.request.provider)
             if instrumenter.config.phase_spans and outcome.phases is not None:
                 recording.record_phase_spans(instrumenter.tracer, context, outcome)
         if self.content is not None:
-            self.span.set_attributes(self.content.finish(outcome, context))
+            span.set_attributes(self.content.finish(outcome, context))
         outcome.response.read_content = None  # the whole reply; its points may have to wait
 
     def close(self, ended_wall_ns: int) -> None:

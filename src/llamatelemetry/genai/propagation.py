@@ -9,22 +9,27 @@ from __future__ import annotations
 from functools import lru_cache
 from operator import getitem, is_
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.propagate import get_global_textmap
+from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from llamatelemetry.genai.headers import add_header, has_header
+from llamatelemetry.genai.headers import NAME, entries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
+    from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import SpanContext
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
+_TRACEPARENT: Final = TRACEPARENT.encode()
 
 _HANDLERS: Final = frozenset({"handle_request", "handle_async_request"})
+_type_of: Final[Callable[[Any], type[Any]]] = type
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
 _APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 
@@ -54,23 +59,30 @@ class Propagation:
             url: where to, as that client has it.
             span: which one; the current one when ``None``.
         """
-        if self._mode == "off" or has_header(headers, TRACEPARENT):
-            return
-        if self._mode == "auto" and (
-            not _trace_context_is_wanted() or _is_left_to_http(http_client, url)
+        entries = entries_of(headers)
+        if self._mode == "off" or (
+            TRACEPARENT in headers if entries is None else _TRACEPARENT in map(NAME, entries)
         ):
             return
-        _write(span or trace.get_current_span().get_span_context(), headers)
-
-
-def _write(span: SpanContext, headers: MutableMapping[str, str]) -> None:
-    # A tuple: a property of it takes as long as all of this.
-    trace_id, span_id, _, flags, state, is_valid = span
-    if not is_valid:
-        return
-    add_header(headers, TRACEPARENT, f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}")
-    if state and TRACESTATE not in headers:
-        headers[TRACESTATE] = state.to_header()
+        if self._mode == "auto":
+            propagator = get_global_textmap()
+            if propagator is not _Wanted.propagator:
+                _Wanted.look_at(propagator)
+            if not _Wanted.answer or _is_left_to_http(http_client, url):
+                return
+        # A tuple: a property of it takes as long as all of this.
+        trace_id, span_id, _, flags, state, is_valid = (
+            span or trace.get_current_span().get_span_context()
+        )
+        if not is_valid:
+            return
+        written = f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+        if entries is None:
+            headers[TRACEPARENT] = written
+        else:
+            entries.append((_TRACEPARENT, _TRACEPARENT, written.encode()))
+        if state is not DEFAULT_TRACE_STATE and state and TRACESTATE not in headers:
+            headers[TRACESTATE] = state.to_header()
 
 
 class _Wanted:
@@ -79,13 +91,10 @@ class _Wanted:
     propagator: Any = None
     answer = True
 
-
-def _trace_context_is_wanted() -> bool:
-    propagator = propagate.get_global_textmap()
-    if propagator is not _Wanted.propagator:
-        _Wanted.answer = TRACEPARENT in propagator.fields
-        _Wanted.propagator = propagator
-    return _Wanted.answer
+    @classmethod
+    def look_at(cls, propagator: TextMapPropagator) -> None:
+        cls.answer = TRACEPARENT in propagator.fields
+        cls.propagator = propagator
 
 
 def _is_left_to_http(http_client: Any, url: Any) -> bool:
@@ -97,25 +106,19 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     find = getattr(http_client, "_transport_for_url", None)  # private: it may go one day
     if find is None:
         is_left = hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
-    else:
-        is_left = _is_wrapped_transport(find(url))
-    return is_left and is_http_instrumentation_enabled()
-
-
-def _is_wrapped_transport(transport: Any) -> bool:
-    handling = _handling(cast("type[Any]", type(transport)))
-    if handling is None:
-        return True
-    own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
-    if not _HANDLERS.isdisjoint(own) and any(
-        _is_wrapped_by_opentelemetry(own.get(name)) for name in _HANDLERS
-    ):
-        return True
-    members, methods, plain = handling
-    # In most programs nothing is wrapped: these are the functions that were there before.
-    if all(map(is_, map(getitem, members, methods), plain)):
-        return False
-    return any(map(_is_wrapped_by_opentelemetry, map(getitem, members, methods)))
+        return is_left and is_http_instrumentation_enabled()
+    transport: Any = find(url)
+    handling = _handling(_type_of(transport))
+    if handling is not None:
+        members, methods, plain = handling
+        own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
+        # In most programs nothing is wrapped: these are the functions that were there before.
+        if all(map(is_, map(getitem, members, methods), plain)) and _HANDLERS.isdisjoint(own):
+            return False
+        found = [*map(getitem, members, methods), *(own.get(name) for name in _HANDLERS)]
+        if not any(map(_is_wrapped_by_opentelemetry, found)):
+            return False
+    return is_http_instrumentation_enabled()
 
 
 class _Handling(NamedTuple):

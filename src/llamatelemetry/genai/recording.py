@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from operator import attrgetter, is_not
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import Status, StatusCode
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import EngineTimings, Request, Response, Usage
+    from llamatelemetry.genai.model import EngineTimings, Request, Response
 
 
 @dataclass(slots=True)
@@ -85,11 +85,9 @@ def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
 
 def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request, response = outcome.request, outcome.response
-    attributes = {
-        **request.parameters,
-        **_read_response(response),
-        **_read_usage(response.usage),
-    }
+    values = _values_of(response)
+    attributes = dict(request.parameters)
+    attributes.update(compress(zip(_ATTRIBUTES, values, strict=True), map(_is_known, values)))
     if response.finish_reasons:
         attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
     if outcome.resend_count:
@@ -104,11 +102,17 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
-    attributes.update(_engine_attributes(outcome))
+    if known_servers.has_descriptions or identities.are_there:  # of most nothing is known
+        attributes.update(_server_attributes(outcome))
+    attributes.update(response.attributes)
     if request.provider not in OPENAI_PROVIDERS:
-        for name in [name for name in attributes if name.startswith("openai.")]:
-            del attributes[name]
+        _drop_openais(attributes)
     return attributes
+
+
+def _drop_openais(attributes: dict[str, AttributeValue]) -> None:
+    for name in [name for name in attributes if name.startswith("openai.")]:
+        del attributes[name]
 
 
 def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -122,7 +126,7 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     Its provider is corrected if it says ``openai``, as most do of any server that speaks that
     protocol, and the reply has proved otherwise.
     """
-    attributes = dict(_engine_attributes(outcome))
+    attributes = {**_server_attributes(outcome), **outcome.response.attributes}
     if outcome.phases is not None:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
@@ -131,69 +135,47 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     span.set_attributes(attributes)
 
 
-def _engine_attributes(outcome: Outcome) -> Mapping[str, AttributeValue]:
-    """What only one kind of server tells, and what the server is."""
+def _server_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
+    """What the server is, where that is known."""
     request, response = outcome.request, outcome.response
-    if not (known_servers.has_descriptions or identities.are_there):  # of most nothing is known
-        return response.attributes
     started_here = known_servers.description_of(request.server)
     # To embeddings and rankings llama.cpp answers under the name it was asked by.
     model = None if response.timings is None else response.model
     asked = identities.attributes_of(request.server, model, response.system_fingerprint)
-    return {**started_here, **asked, **response.attributes}
+    return {**started_here, **asked}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
     return {name: value for name, value in pairs if value is not None}
 
 
-def _reader(
-    attribute_by_field: Mapping[str, str],
-) -> Callable[[Response | Usage], dict[str, AttributeValue]]:
-    """Give what reads the fields that are known as attributes.
-
-    Without a loop of Python's: every call passes here, and most fields are not known.
-    """
-    read: Callable[[Response | Usage], tuple[Any, ...]] = attrgetter(*attribute_by_field)
-    attributes = tuple(attribute_by_field.values())
-
-    def read_known(source: Response | Usage) -> dict[str, AttributeValue]:
-        values = read(source)
-        return dict(compress(zip(attributes, values, strict=True), map(_is_known, values)))
-
-    return read_known
-
-
-_is_known: Callable[[Any], bool] = partial(is_not, None)
-_read_response = _reader(
-    {
-        "id": names.GEN_AI_RESPONSE_ID,
-        "model": names.GEN_AI_RESPONSE_MODEL,
-        "status": names.GEN_AI_RESPONSE_STATUS,
-        "conversation_id": names.GEN_AI_CONVERSATION_ID,
-        "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
-        "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
-        "compacted": names.GEN_AI_CONVERSATION_COMPACTED,
-    }
-)
-_read_usage = _reader(
-    {
-        "input_tokens": names.GEN_AI_USAGE_INPUT_TOKENS,
-        "output_tokens": names.GEN_AI_USAGE_OUTPUT_TOKENS,
-        "cache_read_tokens": names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
-        "cache_write_tokens": names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
-        "reasoning_tokens": names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
-        "text_input_tokens": names.GEN_AI_USAGE_TEXT_INPUT_TOKENS,
-        "image_input_tokens": names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS,
-        "audio_input_tokens": names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
-        "text_cache_read_tokens": names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS,
-        "image_cache_read_tokens": names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS,
-        "audio_cache_read_tokens": names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS,
-        "text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
-        "image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
-        "audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
-    }
-)
+_ATTRIBUTE_BY_FIELD: Final = {
+    "id": names.GEN_AI_RESPONSE_ID,
+    "model": names.GEN_AI_RESPONSE_MODEL,
+    "status": names.GEN_AI_RESPONSE_STATUS,
+    "conversation_id": names.GEN_AI_CONVERSATION_ID,
+    "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
+    "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+    "compacted": names.GEN_AI_CONVERSATION_COMPACTED,
+    "usage.input_tokens": names.GEN_AI_USAGE_INPUT_TOKENS,
+    "usage.output_tokens": names.GEN_AI_USAGE_OUTPUT_TOKENS,
+    "usage.cache_read_tokens": names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+    "usage.cache_write_tokens": names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+    "usage.reasoning_tokens": names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+    "usage.text_input_tokens": names.GEN_AI_USAGE_TEXT_INPUT_TOKENS,
+    "usage.image_input_tokens": names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS,
+    "usage.audio_input_tokens": names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
+    "usage.text_cache_read_tokens": names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS,
+    "usage.image_cache_read_tokens": names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS,
+    "usage.audio_cache_read_tokens": names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS,
+    "usage.text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
+    "usage.image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
+    "usage.audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
+}
+_ATTRIBUTES: Final = tuple(_ATTRIBUTE_BY_FIELD.values())
+# Without a loop of Python's: every call passes here, and most fields are not known.
+_values_of: Final[Callable[[Response], tuple[Any, ...]]] = attrgetter(*_ATTRIBUTE_BY_FIELD)
+_is_known: Final[Callable[[Any], bool]] = partial(is_not, None)
 
 
 def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:

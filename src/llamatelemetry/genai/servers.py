@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai.fields import get, items
-from llamatelemetry.genai.headers import header
+from llamatelemetry.genai.headers import NAME, VALUE, entries_of
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,
@@ -65,6 +65,7 @@ class KnownServers:
     def __init__(self) -> None:
         self._providers: dict[str, str] = {}
         self._descriptions: dict[str, Mapping[str, AttributeValue]] = {}
+        self.has_descriptions = False  # whether `description_of` knows of any server
         self._lock = threading.Lock()
 
     def remember(self, server: Server, provider: str) -> None:
@@ -89,11 +90,7 @@ class KnownServers:
                 self._descriptions[server.origin] = attributes
             else:
                 self._descriptions.pop(server.origin, None)
-
-    @property
-    def has_descriptions(self) -> bool:
-        """Whether `description_of` knows of any server."""
-        return bool(self._descriptions)
+            self.has_descriptions = bool(self._descriptions)
 
     def description_of(self, server: Server | None) -> Mapping[str, AttributeValue]:
         """Give the attributes that calls to a server get besides their own."""
@@ -106,6 +103,7 @@ class KnownServers:
         with self._lock:
             self._providers.clear()
             self._descriptions.clear()
+            self.has_descriptions = False
 
 
 known_servers: Final = KnownServers()
@@ -163,7 +161,15 @@ def is_run_by_openai(server: Server | None) -> bool:
 
 def provider_from_headers(headers: Any) -> str | None:
     """Give the provider that response headers prove: llama.cpp signs every reply with ``Server``."""
-    return PROVIDER_LLAMA_CPP if header(headers, "server") == "llama.cpp" else None
+    entries = entries_of(headers)
+    if entries is None:
+        is_llama_cpp = headers.get("server") == "llama.cpp"
+    elif b"llama.cpp" not in map(VALUE, entries):  # so it is of most
+        is_llama_cpp = False
+    else:
+        named = [VALUE(entry) for entry in entries if NAME(entry) == b"server"]
+        is_llama_cpp = named[:1] == [b"llama.cpp"]
+    return PROVIDER_LLAMA_CPP if is_llama_cpp else None
 
 
 def provider_from_models(reply: Any) -> str | None:

@@ -84,34 +84,44 @@ def record_points(
         context: holds the span that exemplars lead to; the current one when ``None``.
     """
     moment = Moment(context or get_current())
-    record_moments(histogram, [(value, moment) for value in values], attribute_set(attributes))
+    record_moments(histogram, attribute_set(attributes), values, [moment] * len(values))
 
 
 def record_each(points: Iterable[Point], context: Context | None = None) -> None:
     """Do what ``record`` and ``add`` do, for points of several instruments at one moment."""
-    moment = Moment(context or get_current())
+    moments = [Moment(context or get_current())]
     for instrument, value, attributes in points:
-        record_moments(instrument, [(value, moment)], attributes)
+        record_moments(instrument, attributes, [value], moments)
 
 
 def record_moments(
     instrument: Counter | Histogram,
-    values: Iterable[tuple[float, Moment]],
     attributes: AttributeSet,
+    values: Sequence[float],
+    moments: Sequence[Moment],
 ) -> None:
-    """Do what ``record`` and ``add`` do, for values of several moments with the same attributes."""
+    """Do what ``record`` and ``add`` do, for values of several moments with the same attributes.
+
+    Args:
+        instrument: any.
+        attributes: of all points.
+        values: of the points, oldest first.
+        moments: of each value; one is looked at only where it matters.
+    """
     write = _write_of(instrument)
     # Behind an instrument that delegates is one that does not.
     sdks: Any = getattr(write, "__self__", None)
     make_key = _make_key_of(sdks.__class__)
     key = None if make_key is None else attributes.key(make_key)
     if key is None:
-        for value, moment in values:
+        for value, moment in zip(values, moments, strict=True):
             write(value, attributes, moment.context)
-    elif sdks._is_enabled():
-        batch = _Batch(sdks, attributes, [each for each in values if 0 <= each[0] < inf])
-        if batch.values:
-            batch.aggregate(key)
+    elif values and sdks._is_enabled():
+        if not (min(values) >= 0 and sum(values) < inf):
+            kept = [place for place, value in enumerate(values) if 0 <= value < inf]
+            values, moments = [values[at] for at in kept], [moments[at] for at in kept]
+        if values:
+            _Batch(sdks, attributes, values, moments).aggregate(key)
 
 
 def sdks_histogram(histogram: Histogram) -> Any | None:
@@ -198,8 +208,9 @@ class _Point:
 
     __slots__ = ("attributes", "context", "instrument", "time_unix_nano", "value")
 
-    def __init__(self, batch: _Batch, value: float, moment: Moment) -> None:
-        self.value = value
+    def __init__(self, batch: _Batch, place: int) -> None:
+        moment = batch.moments[place]
+        self.value = batch.values[place]
         self.time_unix_nano = moment.now_ns
         self.instrument = batch.instrument
         self.attributes = batch.attributes
@@ -210,11 +221,16 @@ class _Batch:
     """Values of an instrument of the SDK's with the same attributes, oldest first."""
 
     def __init__(
-        self, instrument: Any, attributes: AttributeSet, values: list[tuple[float, Moment]]
+        self,
+        instrument: Any,
+        attributes: AttributeSet,
+        values: Sequence[float],
+        moments: Sequence[Moment],
     ) -> None:
         self.instrument = instrument
         self.attributes = attributes
         self.values = values
+        self.moments = moments
         self._filter: Any = instrument._measurement_consumer._sdk_config.exemplar_filter
 
     def aggregate(self, key: object) -> None:
@@ -235,39 +251,47 @@ class _Batch:
                     else:
                         self._add_all(aggregation)
 
-    def _is_exemplar(self, value: float, moment: Moment) -> bool:
-        return moment.is_exemplar(self._filter, value, self.attributes)
+    def _is_exemplar(self, place: int) -> bool:
+        moment = self.moments[place]
+        return moment.is_exemplar(self._filter, self.values[place], self.attributes)
 
     def _consume(self, consume: Callable[[_Point, bool], None]) -> None:
-        for value, moment in self.values:
-            consume(_Point(self, value, moment), self._is_exemplar(value, moment))
+        for place in range(len(self.values)):
+            consume(_Point(self, place), self._is_exemplar(place))
 
     def _add_all(self, aggregation: Any) -> None:
-        values = [value for value, _ in self.values]
+        values = self.values
+        last: dict[int, int] = {}  # the place of the last value of each bucket
         with aggregation._lock:
             if aggregation._value is None:
                 aggregation._value = aggregation._get_empty_bucket_counts()
             counts, boundaries = aggregation._value, aggregation._boundaries
             total = aggregation._sum
-            for value in values:
+            for place, value in enumerate(values):
                 total += value
-                counts[bisect_left(boundaries, value)] += 1
+                bucket = bisect_left(boundaries, value)
+                counts[bucket] += 1
+                last[bucket] = place
             aggregation._sum = total
             if aggregation._record_min_max:
                 aggregation._min = min(aggregation._min, *values)
                 aggregation._max = max(aggregation._max, *values)
-        for value, moment in self._exemplars(aggregation):
-            aggregation._sample_exemplar(_Point(self, value, moment), True)
+        for place in self._exemplars(aggregation, last):
+            aggregation._sample_exemplar(_Point(self, place), True)
 
-    def _exemplars(self, aggregation: Any) -> Iterable[tuple[float, Moment]]:
+    def _exemplars(self, aggregation: Any, last: Mapping[int, int]) -> Iterable[int]:
+        """Give the places of the values that the SDK would keep in the end."""
+        places = range(len(self.values))
         is_last_kept = type(aggregation._reservoir) is _known().last_of_bucket
         if not (is_last_kept and _decides_by_context(self._filter.__class__)):
-            return [each for each in self.values if self._is_exemplar(*each)]
-        found: dict[int, tuple[float, Moment]] = {}
-        for value, moment in reversed(self.values):
-            bucket = bisect_left(aggregation._boundaries, value)
-            if bucket not in found and self._is_exemplar(value, moment):
-                found[bucket] = (value, moment)
+            return [place for place in places if self._is_exemplar(place)]
+        if all(map(self._is_exemplar, last.values())):
+            return last.values()
+        found: dict[int, int] = {}
+        for place in reversed(places):
+            bucket = bisect_left(aggregation._boundaries, self.values[place])
+            if bucket not in found and self._is_exemplar(place):
+                found[bucket] = place
         return found.values()
 
 
