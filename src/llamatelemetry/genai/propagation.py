@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from operator import getitem, is_
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
@@ -29,7 +29,7 @@ TRACESTATE: Final = "tracestate"
 _TRACEPARENT: Final = TRACEPARENT.encode()
 
 _HANDLERS: Final = frozenset({"handle_request", "handle_async_request"})
-_type_of: Final[Callable[[Any], type[Any]]] = type
+_type_of: Final = cast("Callable[[Any], type[Any]]", type)
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
 _APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 

@@ -14,6 +14,7 @@ from llamatelemetry.genai.identity import identities
 from llamatelemetry.genai.metric_points import metric_attributes
 from llamatelemetry.genai.phases import Phases, measure_phases
 from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.otel.span_attributes import set_attributes
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,
@@ -73,7 +74,7 @@ def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
 
 def record_span(span: Span, outcome: Outcome) -> None:
     """Set the attributes of the call's span, and its status when the call failed."""
-    span.set_attributes(_span_attributes(outcome))
+    set_attributes(span, _span_attributes(outcome))
     if outcome.error is not None:
         span.set_status(Status(StatusCode.ERROR, outcome.error.description))
 
