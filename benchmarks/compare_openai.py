@@ -3,9 +3,11 @@
 Each contender runs in an environment of its own under build/bench, made on the first run; they
 take turns, as `_contenders.py` says. Spans and metrics are on; what is exported is dropped. The
 figures are microseconds of CPU of the calling thread, medians over the rounds; what one adds is
-the difference to the bare client's turn of the same round, a moment before or after: what a busy
-neighbour takes away, of caches above all, it takes from all of a round. The last lines are the
-ratio of what we add to what the best of the others adds. ``by hand`` is no contender: it makes
+the difference to the bare client's turns of the same round, a moment before or after: what a busy
+neighbour takes away, of caches above all, it takes from all of a round. Where things lie in a
+process's memory makes it some microseconds faster or slower, for good: so each contender has
+several, and its figure is their mean. The last lines are the ratio of what we add to what the
+best of the others adds. ``by hand`` is no contender: it makes
 the same span, with the same attributes, and the same points with what OpenTelemetry offers to
 programs, and nothing else.
 
@@ -45,12 +47,25 @@ OTHERS = ("official", "openinference")
 # calls at a time is done in each turn.
 WORK = {"call": "call 32", "chunk": "chunk 1"}
 STARTS = 7
+PROCESSES = 3
 
 
-def added(worker: Worker, bare: Worker, work: str) -> float:
-    """The median difference to the bare client, over the rounds."""
-    pairs = zip(worker.figures[work], bare.figures[work], strict=True)
-    return statistics.median(with_it - without for with_it, without in pairs)
+def added(workers: list[Worker], bare: list[float], work: str) -> float:
+    """The median difference to the bare client, over the rounds; the mean of a contender's processes."""
+    return statistics.mean(
+        statistics.median(
+            with_it - without for with_it, without in zip(worker.figures[work], bare, strict=True)
+        )
+        for worker in workers
+    )
+
+
+def by_round(workers: list[Worker], work: str) -> list[float]:
+    """What a piece of work took in each round, the mean of a contender's processes."""
+    return [
+        statistics.mean(took)
+        for took in zip(*(worker.figures[work] for worker in workers), strict=True)
+    ]
 
 
 def start(name: str, python: Path) -> tuple[float, bool]:
@@ -68,18 +83,22 @@ def start(name: str, python: Path) -> tuple[float, bool]:
 
 def main() -> int:
     """Run the rounds and print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     pythons = {name: environment(name, needs) for name, needs in CONTENDERS.items()}
-    workers = {name: Worker(python, WORKER, name) for name, python in pythons.items()}
-    take_turns(workers.values(), WORK, rounds=rounds, warm_up=3)
-    bare = workers["bare"]
-    call, chunk = (statistics.median(bare.figures[work]) for work in WORK)
+    workers = {
+        name: [Worker(python, WORKER, name) for _ in range(PROCESSES)]
+        for name, python in pythons.items()
+    }
+    everyone = [worker for of_one in workers.values() for worker in of_one]
+    take_turns(everyone, WORK, rounds=rounds, warm_up=3)
+    bare = {work: by_round(workers["bare"], work) for work in WORK}
+    call, chunk = (statistics.median(bare[work]) for work in WORK)
     print(f"bare: {call:.0f} us a call, {chunk:.1f} us a chunk\n")
     print(f"{'adds':<16}{'call, us':>10}{'chunk, us':>11}{'start, ms':>11}  imports openai")
     adds = {
-        name: {work: added(worker, bare, work) for work in WORK}
-        for name, worker in workers.items()
-        if worker is not bare
+        name: {work: added(of_one, bare[work], work) for work in WORK}
+        for name, of_one in workers.items()
+        if name != "bare"
     }
     for name, by_work in adds.items():
         row = f"{name:<16}{by_work['call']:>10.0f}{by_work['chunk']:>11.1f}"
@@ -90,7 +109,7 @@ def main() -> int:
     for work in WORK:
         best = min(adds[name][work] for name in OTHERS)
         print(f"ours over the best other, per {work}: {adds['llamatelemetry'][work] / best:.2f}")
-    for worker in workers.values():
+    for worker in everyone:
         worker.close()
     return 0
 

@@ -55,7 +55,7 @@ class TokenCounts(Protocol):
     audio_cache_read_tokens: int | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Measured:
     """One call, as far as token and duration metrics go.
 

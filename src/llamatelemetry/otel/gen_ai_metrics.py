@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamatelemetry.otel.client_metrics import (
@@ -131,12 +130,9 @@ class GenAIMetrics:
         )
 
 
-@dataclass(slots=True)
 class _Tokens:
     """What is known of tokens recorded by hand."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -149,6 +145,10 @@ class _Tokens:
     text_cache_read_tokens: int | None = None
     image_cache_read_tokens: int | None = None
     audio_cache_read_tokens: int | None = None
+
+    def __init__(self, input_tokens: int | None = None, output_tokens: int | None = None) -> None:
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
 
 
 def _attributes(

@@ -10,8 +10,7 @@ SDK's own defaults (0 to 10000) every latency in seconds would fall into the fir
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _DURATION_S: Final = (
     0.01,
@@ -40,8 +39,7 @@ _CALLS: Final = tuple(float(2**exponent) for exponent in range(8))
 _PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 
-@dataclass(frozen=True, slots=True)
-class HistogramSpec:
+class HistogramSpec(NamedTuple):
     """A histogram of the conventions. ``boundaries`` are in ``unit``."""
 
     name: str
@@ -50,8 +48,7 @@ class HistogramSpec:
     boundaries: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CounterSpec:
+class CounterSpec(NamedTuple):
     """A monotonic counter of the conventions."""
 
     name: str
