@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field
-from typing import Any, cast
+from dataclasses import Field, field
+from typing import Any, NamedTuple, cast
 
 from ._values import Reader
 
@@ -16,8 +16,7 @@ _METADATA_KEY = "llamatelemetry.option"
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option: how it is read, where it is given, what it is when not given."""
 
     reader: Reader

@@ -11,13 +11,11 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """How one kind of value is read: its type and accepted values in words, and the function."""
 
     type_name: str

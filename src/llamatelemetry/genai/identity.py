@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from opentelemetry.instrumentation.utils import (
@@ -41,8 +40,7 @@ _SERVERS_AT_MOST: Final = 256
 _FETCHES_AT_MOST: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What one server has said of itself.
 
     ``models`` are the names under which its replies may come; for a router, whose replies come

@@ -15,7 +15,7 @@ from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
@@ -91,11 +91,11 @@ def series_of(outcome: Outcome) -> Hashable:
 def layout_of(metrics: GenAIMetrics, outcome: Outcome) -> Layout | None:
     """Give where the points of a call and of all others of its series go.
 
-    ``None`` under the newest names: of their counters, the modalities that a usage tells of
-    decide which there are.
+    ``None`` where it goes nowhere, and under the newest names: of their counters, the modalities
+    that a usage tells of decide which there are.
     """
-    client = metrics.client
-    if not isinstance(client, V141Metrics):
+    client, points = metrics.client, all_points(metrics, outcome)
+    if not points or not isinstance(client, V141Metrics):
         return None
     field_by_instrument: dict[object, str] = {
         client.operation_duration: "duration_s",
@@ -104,20 +104,18 @@ def layout_of(metrics: GenAIMetrics, outcome: Outcome) -> Layout | None:
         metrics.server_time_per_output_token: "phases.time_per_output_token_s",
         metrics.server_request_duration: "phases.request_s",
     }
-    points = all_points(metrics, outcome)
     fields = [
         field_by_instrument.get(instrument)
         or f"response.usage.{attributes[names.GEN_AI_TOKEN_TYPE]}_tokens"
         for instrument, _, attributes in points
     ]
-    # Of a single field, `attrgetter` would give no tuple.
-    read = attrgetter(*fields) if len(fields) > 1 else _reader(fields)
-    return Layout(tuple((instrument, attributes) for instrument, _, attributes in points), read)
+    places = tuple((instrument, attributes) for instrument, _, attributes in points)
+    return Layout(places, _reader(fields))
 
 
-def _reader(fields: Iterable[str]) -> Callable[[Outcome], list[Any]]:
-    getters = [attrgetter(field) for field in fields]
-    return lambda outcome: [get(outcome) for get in getters]
+def _reader(fields: Sequence[str]) -> Callable[[Outcome], Sequence[Any]]:
+    read = attrgetter(*fields)
+    return read if len(fields) > 1 else lambda outcome: (read(outcome),)
 
 
 def all_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:

@@ -9,11 +9,10 @@ switched off, and theirs goes on working.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from functools import wraps
 from inspect import iscoroutinefunction
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import wrapt
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class PatchPoint:
+class PatchPoint(NamedTuple):
     """One function to wrap.
 
     ``module`` is where its owner is defined, ``path`` the dotted way to it: ``OpenAI.request``.
