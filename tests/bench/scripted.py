@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,7 @@ class _Served:
         self.options = options
         self.truth = Path(options.truth).open("a")  # noqa: SIM115 - until the process is killed
         self.turn = asyncio.Semaphore(1) if options.serial else None
+        self.metrics_answers = 0
         self.counters = {"prompt_tokens_total": 0, "tokens_predicted_total": 0}
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,6 +137,9 @@ class _Served:
             "/health": {"status": "ok"},
         }
         if path == "/metrics":
+            self.metrics_answers += 1
+            if self.metrics_answers > self.options.metrics_answers:
+                await asyncio.sleep(3600)
             lines = [f"llamacpp:{name} {value}" for name, value in self.counters.items()]
             await _plain(writer, 200, "\n".join(lines), "text/plain")
         elif path in known:
@@ -264,6 +269,7 @@ async def _main() -> None:
     parser.add_argument("--pace", type=float, default=1.0, help="all delays, times this")
     parser.add_argument("--drift", type=float, default=0.0, help="share they grow by each second")
     parser.add_argument("--since", type=int, default=0, help="from here on")
+    parser.add_argument("--metrics-answers", type=float, default=math.inf, help="then it hangs")
     served = _Served(parser.parse_args())
     server = await asyncio.start_server(served.connection, "127.0.0.1", 0, backlog=512)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.bench.scripted import Script, ScriptedServer
+from tests.bench.scripted import Script, ScriptedServer, scripted_server
 
 PROGRAM = """
 import sys
@@ -18,8 +18,9 @@ from llamatelemetry.llama import LlamaCppClient
 import openai
 
 url, kind, prompt = sys.argv[1:]
-client = LlamaCppClient(url) if kind == "async" else openai.OpenAI(base_url=url + "/v1", api_key="x")
-runner = BenchmarkRunner(client, BenchmarkProfile.STANDARD, concurrency=4)
+client = LlamaCppClient(url) if kind != "threads" else openai.OpenAI(base_url=url + "/v1", api_key="x")
+profile = BenchmarkProfile.QUICK if kind == "quick" else BenchmarkProfile.STANDARD
+runner = BenchmarkRunner(client, profile, concurrency=4)
 print("begins", flush=True)
 results = runner.run("scripted", [prompt])
 print(len(results.requests), results.runs[0].planned, results.runs[0].interrupted, flush=True)
@@ -90,4 +91,13 @@ def test_the_runs_before_an_interrupted_one_are_kept(scripted, kind, benchmarks)
         REPEATED, scripted, kind, Script(0, first_s=0.6), benchmarks * (warm_up + run)
     )
     assert out == [str([True] * benchmarks), "True", "True"]
+    assert err == ""
+
+
+def test_a_run_that_is_interrupted_after_its_last_request_is_kept(tmp_path):
+    """The server no longer answers what is asked of it between the runs."""
+    warm_up, run = 4, 10
+    with scripted_server(tmp_path, "--metrics-answers", "2") as server:
+        out, err = interrupted(PROGRAM, server, "quick", Script(0), warm_up + run)
+    assert out == ["10 10 True", "interrupted: 10 of 10 requests were measured", "True"]
     assert err == ""

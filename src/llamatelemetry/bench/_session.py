@@ -97,7 +97,10 @@ class Session:
         records = driver.progress.records
         if not records:
             raise KeyboardInterrupt
-        engine = _difference(before, self._counters())
+        try:
+            engine = _difference(before, self._counters())
+        except KeyboardInterrupt:  # all requests are made: they are kept, and there are no more runs
+            interrupted, engine = True, {}
         run = RunRecord(
             started_unix_s=clocks.started_unix_s,
             duration_s=max(record.ended_s for record in records),
