@@ -142,3 +142,17 @@ def test_of_a_series_that_has_begun_the_values_are_kept_and_not_the_call():
     assert sorted(layout.read(outcome)) == [0.7, 5, 21]
     assert [histogram for histogram, _ in layout.places].count(metrics.client.token_usage) == 2
     assert layout_of(GenAIMetrics(MeterProvider().get_meter("m"), names="latest"), outcome) is None
+
+
+def test_a_server_that_signs_each_reply_anew_has_one_series():
+    by_reply = [
+        replace(
+            FULL,
+            request=replace(FULL.request, server=SERVERS[3]),
+            response=replace(FULL.response, system_fingerprint=fingerprint),
+        )
+        for fingerprint in ("fp-1", "fp-2")
+    ]
+    assert len({series_of(outcome) for outcome in by_reply}) == 1
+    of_openai = [replace(outcome, request=FULL.request) for outcome in by_reply]
+    assert len({series_of(outcome) for outcome in of_openai}) == 2

@@ -74,7 +74,7 @@ def series_of(outcome: Outcome) -> Hashable:
         None if server is None else server.provider,
         response.model,
         response.service_tier,
-        response.system_fingerprint,
+        _fingerprint(request, response),
         None if outcome.error is None else outcome.error.type,
         outcome.first_chunk_s is None,
         response.usage.input_tokens is None,
@@ -153,12 +153,15 @@ def _openai_attributes(
         return attributes
     if response.service_tier is not None:
         attributes = attributes.plus(names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier)
-    # A server of one's own has a fingerprint per build, or per reply: a series for each.
-    if response.system_fingerprint is not None and is_run_by_openai(request.server):
-        attributes = attributes.plus(
-            names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, response.system_fingerprint
-        )
+    fingerprint = _fingerprint(request, response)
+    if fingerprint is not None:
+        attributes = attributes.plus(names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, fingerprint)
     return attributes
+
+
+def _fingerprint(request: Request, response: Response) -> str | None:
+    # A server of one's own has one per build, or per reply: there would be a series for each.
+    return response.system_fingerprint if is_run_by_openai(request.server) else None
 
 
 def server_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
