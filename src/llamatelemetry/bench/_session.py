@@ -99,7 +99,7 @@ class Session:
             raise KeyboardInterrupt
         try:
             engine = _difference(before, self._counters())
-        except KeyboardInterrupt:  # all requests are made: they are kept, and there are no more runs
+        except KeyboardInterrupt:  # all requests are made, and are kept
             interrupted, engine = True, {}
         run = RunRecord(
             started_unix_s=clocks.started_unix_s,
