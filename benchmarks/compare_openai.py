@@ -7,9 +7,8 @@ the difference to the bare client's turns of the same round, a moment before or 
 neighbour takes away, of caches above all, it takes from all of a round. Where things lie in a
 process's memory makes it some microseconds faster or slower, for good: so each contender has
 several, and its figure is their mean. The last lines are the ratio of what we add to what the
-best of the others adds. ``by hand`` is no contender: it makes
-the same span, with the same attributes, and the same points with what OpenTelemetry offers to
-programs, and nothing else.
+best of the others adds. ``by hand`` is no contender: it makes the same span, with the same
+attributes, and the same points with what OpenTelemetry offers to programs, and nothing else.
 
 Importing and instrumenting is the CPU of a fresh process beyond what OpenTelemetry's API and SDK
 take, the least of several.

@@ -120,6 +120,16 @@ def test_no_more_than_some_dozens_wait(meters):
     assert len(meters.made) >= 100 - late_points._AT_MOST
 
 
+def test_of_more_series_than_are_kept_each_call_is_recorded_at_once(meters, monkeypatch):
+    monkeypatch.setattr(late_points, "_SERIES_AT_MOST", 1)
+    asked: list[Any] = []
+    monkeypatch.setattr(meters.late, "_layout_of", asked.append)
+    for attributes in (CHAT, OTHER, OTHER):
+        meters.record(1.0, attributes)
+    assert meters.made == [1.0, 1.0, 1.0]
+    assert len(asked) == 1  # that of one which is not kept would be found for each call anew
+
+
 def test_each_reader_gets_all():
     made = Meters(InMemoryMetricReader(), InMemoryMetricReader(preferred_temporality=DELTA))
     for value in range(5):

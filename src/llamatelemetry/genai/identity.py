@@ -157,6 +157,7 @@ class ServerIdentities:
     def forget(self) -> None:
         """Forget everything that was learned."""
         self._found.clear()
+        self.are_there = False
         self._due.clear()
 
 

@@ -95,7 +95,7 @@ class LatePoints(Generic[Measured]):
 
         Args:
             call: what was measured of it.
-            series: what tells apart the series that it has points in.
+            series: what tells apart the series that it has points in, and so its layout.
             span: that exemplars lead to.
             context: with that span in it.
         """
@@ -108,9 +108,9 @@ class LatePoints(Generic[Measured]):
         layout = self._begun.get(series, _UNKNOWN)
         begins = layout is _UNKNOWN
         if begins:
-            layout = self._layout_of(call)
+            layout = None
             if len(self._begun) < _SERIES_AT_MOST:
-                self._begun[series] = layout
+                layout = self._begun[series] = self._layout_of(call)
         if layout is None:
             _waiting.calls.append((self._points_of, call, time_ns(), span))
         else:
