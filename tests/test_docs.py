@@ -3,10 +3,11 @@
 A ```` ```python ```` block is a program of its own, a ```` ```sh ```` or ```` ```bash ```` block a
 script; both run in an empty folder that has the repository's `examples/` and the like in it. A
 block that talks to a server gets the real llama.cpp server, and one that names `model.gguf` a
-model of that name. Only an HTML comment right before a block keeps it from running, and it has to
-say why:
+model of that name. Only an HTML comment right before a block keeps it from running, or leaves it to
+`scripts/test --all`, and it has to say why:
 
     <!-- test: skip (needs a GPU) -->
+    <!-- test: slow (loads torch) -->
 
 markdown-it-py, which rich brings anyway, finds the blocks. Sybil and pytest-examples would run
 them too, but in the process of the tests, where `import llamatelemetry` has long happened.
@@ -40,7 +41,7 @@ RUNNERS = {
     "sh": ["bash", "-euo", "pipefail", "-c"],
     "bash": ["bash", "-euo", "pipefail", "-c"],
 }
-_SKIP = re.compile(r"<!-- test: skip \((?P<reason>.+)\) -->")
+_DIRECTIVE = re.compile(r"<!-- test: (?P<what>skip|slow) \((?P<reason>.+)\) -->")
 _TALKS_TO_A_SERVER = re.compile(r"OpenAI\(|OPENAI_BASE_URL|examples/openai|LlamaCppClient\(")
 
 
@@ -49,7 +50,7 @@ class Block(NamedTuple):
     line: int
     language: str
     code: str
-    skip_reason: str | None
+    directive: tuple[str, str] | None
 
     def __str__(self) -> str:
         return f"{self.document}:{self.line}"
@@ -61,9 +62,9 @@ def blocks_of(document: str, text: str) -> Iterator[Block]:
     for token in MarkdownIt().parse(text):
         language = (token.info.split() or [""])[0] if token.type == "fence" else ""
         if language in RUNNERS:
-            directive = _SKIP.search(before)
-            reason = directive["reason"] if directive else None
-            yield Block(document, (token.map or [0])[0] + 1, language, token.content, reason)
+            found = _DIRECTIVE.search(before)
+            directive = (found["what"], found["reason"]) if found else None
+            yield Block(document, (token.map or [0])[0] + 1, language, token.content, directive)
         before = token.content if token.type == "html_block" else ""
 
 
@@ -74,10 +75,14 @@ BLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def marked(block: Block) -> object:
+    what, reason = block.directive or ("", "")
+    marks = {"skip": [pytest.mark.skip(reason=reason)], "slow": [pytest.mark.slow]}.get(what, [])
+    return pytest.param(block, marks=marks, id=str(block))
+
+
+@pytest.mark.parametrize("block", [marked(block) for block in BLOCKS])
 def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRequest):
-    if block.skip_reason:
-        pytest.skip(block.skip_reason)
     settings = {
         # A reader's program would send to a collector; none is here unless the block starts one.
         "LLAMATELEMETRY_EXPORTER": "none",
@@ -113,15 +118,15 @@ def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRe
         ("words\n\n```sh\nx\n```", [("sh", 3, None)]),
         ("1. item\n\n   ```bash\n   x\n   ```", [("bash", 3, None)]),
         ("```\nx\n```\n\n```text\nx\n```", []),
-        ("<!-- test: skip (no GPU) -->\n```python\nx\n```", [("python", 2, "no GPU")]),
-        ("<!-- test: skip (a) -->\n\n```python\nx\n```", [("python", 3, "a")]),
+        ("<!-- test: skip (no GPU) -->\n```python\nx\n```", [("python", 2, ("skip", "no GPU"))]),
+        ("<!-- test: slow (a) -->\n\n```python\nx\n```", [("python", 3, ("slow", "a"))]),
         ("<!-- test: skip (a) -->\nwords\n\n```python\nx\n```", [("python", 4, None)]),
         ("<!-- test: skip () -->\n```python\nx\n```", [("python", 2, None)]),
         ("<!-- test: skip -->\n```python\nx\n```", [("python", 2, None)]),
     ],
 )
 def test_the_reader_of_documents_sees(text, expected):
-    found = [(b.language, b.line, b.skip_reason) for b in blocks_of("doc.md", text)]
+    found = [(b.language, b.line, b.directive) for b in blocks_of("doc.md", text)]
     assert found == expected
 
 
@@ -129,5 +134,5 @@ def test_the_reader_of_documents_sees(text, expected):
 def test_every_directive_was_understood(path):
     """One with a slip of the pen, or before no block, would otherwise just be ignored."""
     text = path.read_text()
-    understood = [block for block in blocks_of(path.name, text) if block.skip_reason]
+    understood = [block for block in blocks_of(path.name, text) if block.directive]
     assert len(understood) == text.count("<!-- test:")

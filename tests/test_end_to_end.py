@@ -184,6 +184,7 @@ def test_init_gives_the_same_spans_and_metrics_attribute_for_attribute(
     assert in_code.points() == ours.points()
 
 
+@pytest.mark.slow
 def test_the_plugin_alone_works_inside_a_plain_opentelemetry_distro(
     ours: Recorded, llama_server: LlamaServer, tmp_path: Path
 ) -> None:
@@ -228,6 +229,7 @@ def test_start_up_imports_no_openai(llama_server: LlamaServer, tmp_path: Path) -
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_program_whose_server_is_not_there_ends_as_it_would_without_us(
     llama_server: LlamaServer, tmp_path: Path
 ) -> None:

@@ -55,12 +55,14 @@ def in_turns(old: ScriptedServer, new: ScriptedServer) -> Comparison:
     return candidate.compare(baseline)
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_the_second_of_two_equal_servers_is_slower_only_one_after_the_other(start: Start):
     wrong = one_after_the_other(*start(1.0, 1.0))
     assert wrong["e2e"].verdict == "slower"
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_in_turns_two_equal_servers_are_not_told_apart(start: Start):
     right = in_turns(*start(1.0, 1.0))

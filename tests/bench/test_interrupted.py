@@ -83,6 +83,7 @@ def test_an_interrupted_benchmark_keeps_what_was_measured(scripted, kind):
     assert err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "benchmarks"), [("repeats", 1), ("in turns", 2)])
 def test_the_runs_before_an_interrupted_one_are_kept(scripted, kind, benchmarks):
     """It comes when the next run has begun, and not one of its requests has ended."""
@@ -94,6 +95,7 @@ def test_the_runs_before_an_interrupted_one_are_kept(scripted, kind, benchmarks)
     assert err == ""
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_after_its_last_request_is_kept(tmp_path):
     """The server no longer answers what is asked of it between the runs."""
     warm_up, run = 4, 10

@@ -61,6 +61,7 @@ class TestCoordinatedOmission:
         assert results.figures["e2e"].quantiles[0.5].value == pytest.approx(true, rel=0.01)
         assert true > 0.5 * STALL_S
 
+    @pytest.mark.slow
     def test_a_naive_measurement_of_the_same_server_does_not(self, one_at_a_time):
         """One after the other, and latency from the sending: the same stall is one slow request."""
         results = measure(one_at_a_time, STALLED)

@@ -21,6 +21,7 @@ from llamatelemetry.bench import (
 )
 from llamatelemetry.llama import LlamaCppClient
 from tests.bench.scripted import Script, ScriptedServer, Truth, scripted_server
+from tests.selection import slow_except
 
 _rng = random.Random(7)
 # First tokens take some tenths of a second, as they do: an HTTP library needs 2 to 4 ms for a
@@ -135,9 +136,11 @@ def test_every_reported_figure_is_true(server, name, client):
 @pytest.mark.parametrize(
     ("name", "client"),
     [
-        *((name, "llama.cpp client") for name in SCRIPTS),
+        *slow_except(
+            [("fixed", "llama.cpp client")], ((name, "llama.cpp client") for name in SCRIPTS)
+        ),
         ("jittered", "OpenAI"),
-        ("jittered", "AsyncOpenAI"),
+        *slow_except([], [("jittered", "AsyncOpenAI")]),
     ],
 )
 def test_every_request_is_measured_as_it_was(server, name, client):
@@ -246,6 +249,7 @@ def test_what_is_left_over_is_what_no_phase_explains(server):
     assert min(record.remainder_s for record in results.requests) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_throughput_is_that_of_whole_replies_over_the_time_they_took(server):
     scripts = [Script(i, first_s=0.1, gaps_s=[0.05] * 3) for i in range(10)]

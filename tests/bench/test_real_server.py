@@ -62,6 +62,7 @@ def test_a_quick_benchmark_of_prompts_and_replies_of_exact_lengths(client):
         assert len(record.token_times_s) <= 6
 
 
+@pytest.mark.slow
 def test_a_cold_cache_is_cold_and_a_warm_one_is_warm(client):
     prompt = synthetic_prompts(client, 1, 48, seed=5)
     cold = run(client, prompt, max_tokens=1)
@@ -73,6 +74,7 @@ def test_a_cold_cache_is_cold_and_a_warm_one_is_warm(client):
     assert_agrees_with_the_engine(warm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
 def test_the_openai_client_measures_the_same(llama_server, kind):
     client = getattr(openai, kind)(base_url=llama_server.url, api_key="none")

@@ -61,7 +61,7 @@ def test_intervals_of_quantiles_hold_the_truth(n, q):
     assert_covers(coverage_of_quantile("lognormal", n, q, 500), 500)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("n", "q"), SUPPORTED)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
@@ -74,7 +74,7 @@ def test_intervals_of_means_hold_the_truth(n):
     assert_covers(coverage_of_mean("lognormal", n, 300), 300)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("n", [10, 50, 200])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
@@ -114,12 +114,13 @@ def coverage_over_runs(runs, trials):
     return covered(trials, interval, float(np.exp((0.1**2 + 0.3**2) / 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [3, 10])
 def test_intervals_over_runs_hold_what_a_next_run_would_show(runs):
     assert_covers(coverage_over_runs(runs, 200), 200)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("runs", [3, 5, 10, 20])
 def test_intervals_over_runs_hold_it_in_2000_trials(runs):
@@ -220,6 +221,7 @@ def share_of_alarms(trials, **options):
     return alarms / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 10, "runs": 4, "between": 0.1}], ids=str)
 def test_two_benchmarks_of_the_same_thing_are_rarely_told_apart(options):
     assert share_of_alarms(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
@@ -255,19 +257,20 @@ IN_TURNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", IN_TURNS[1:2], ids=str)
 def test_nor_are_they_in_turns_while_the_machine_drifts(options):
     assert share_of_alarms_in_turns(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", IN_TURNS, ids=str)
 def test_false_alarms_in_turns_are_at_most_5_percent_of_2000(options):
     assert share_of_alarms_in_turns(TRIALS, **options) <= 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_what_is_told_to_be_detectable_in_turns_is_found_in_four_of_five_cases():
     rng = np.random.default_rng(11)
@@ -284,7 +287,7 @@ def test_what_is_told_to_be_detectable_in_turns_is_found_in_four_of_five_cases()
     assert found / 1000 >= 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "options",
@@ -313,12 +316,13 @@ def detectable(**options):
     return float(np.median(told))
 
 
+@pytest.mark.slow
 def test_what_is_told_to_be_detectable_is_found_in_four_of_five_cases():
     options = {"n": 50}
     assert share_found(40, detectable(**options), **options) >= 0.8 - 3 * (0.16 / 40) ** 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 200}], ids=str)
 def test_the_power_is_what_it_is_told_to_be(options):

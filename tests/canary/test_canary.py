@@ -76,6 +76,7 @@ def hold(
     return heard
 
 
+@pytest.mark.slow
 def test_the_secrets_would_be_found(tmp_path):
     """With content captured and nothing redacted, most places come out everywhere."""
     heard = hold(tmp_path, ALL, **CAPTURE)
@@ -95,6 +96,7 @@ def test_with_redaction_of_what_was_said_none_of_it_comes_out(tmp_path):
     assert KEY not in "".join(heard.values())
 
 
+@pytest.mark.slow
 def test_with_redaction_by_pattern_nothing_comes_out_at_all(tmp_path):
     heard = hold(tmp_path, ALL, **CAPTURE, **ANY_SECRET)
     assert heard.is_without_secrets()

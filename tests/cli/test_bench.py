@@ -42,6 +42,7 @@ def prompts(tmp_path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp_path):
     old, new, page = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "new.html"
@@ -66,6 +67,7 @@ def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp
     assert "max_tokens: 128 and 9" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_two_servers_in_turns(server, prompts, tmp_path):
     (tmp_path / "other").mkdir()
@@ -82,6 +84,7 @@ def test_two_servers_in_turns(server, prompts, tmp_path):
     assert kept[0].compare(kept[1]).exit_code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_a_sweep_from_the_command_line(server, prompts, tmp_path):
     out = tmp_path / "sweep.json"

@@ -25,6 +25,7 @@ from llamatelemetry.cli._demo_program import Target, find_program, program_envir
 from llamatelemetry.cli.demo import _problems
 from llamatelemetry.local.calls import Call
 from tests.calls import a_call
+from tests.selection import slow_except
 from tests.servers import LlamaServer
 
 DEMO = [sys.executable, "-m", "llamatelemetry.cli", "demo"]
@@ -115,6 +116,7 @@ class TestRun:
         assert sorted(map(Path, named)) == sorted(output.glob("*.jsonl"))
         assert {Path(name).name.split("-")[0] for name in named} == {"traces", "metrics"}
 
+    @pytest.mark.slow
     def test_runs_against_a_server_of_the_user(self, llama_server: LlamaServer, tmp_path: Path):
         before = llama_server.metrics()
         process = run_demo("--base-url", llama_server.origin, "--output", tmp_path)
@@ -124,6 +126,7 @@ class TestRun:
         assert shown == after["tokens_predicted_total"] - before["tokens_predicted_total"]
         assert "llama.cpp serves" not in process.stdout
 
+    @pytest.mark.slow
     def test_fails_when_the_server_of_the_user_is_not_there(self, tmp_path: Path):
         output = tmp_path / "new"
         process = run_demo("--base-url", "http://127.0.0.1:9", "--output", output)
@@ -243,7 +246,10 @@ def remaining(pids: list[int]) -> list[int]:
 class TestInterrupted:
     @pytest.mark.parametrize(
         ("moment", "children"),
-        [("loads", 1), ("ready after", 1), ("streamed chat", 2), ("... 59 tokens", 2)],
+        slow_except(
+            [("streamed chat", 2)],
+            [("loads", 1), ("ready after", 1), ("streamed chat", 2), ("... 59 tokens", 2)],
+        ),
     )
     def test_by_ctrl_c_leaves_no_process_and_a_whole_terminal(
         self, terminal: Terminal, tmp_path: Path, moment: str, children: int
@@ -261,6 +267,7 @@ class TestInterrupted:
         assert terminal.settings_now() == terminal.settings
         assert not (tmp_path / "new").exists()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("moment", ["loads", "streamed chat"])
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_by_another_signal_leaves_no_process(
@@ -371,6 +378,7 @@ class TestProgram:
         text = find_program().read_text(encoding="utf-8").lower()
         assert not re.search("telemetry|otel|trace|span|llama", text)
 
+    @pytest.mark.slow
     def test_runs_to_its_end_and_hands_on_what_it_prints(
         self, llama_server: LlamaServer, tmp_path: Path
     ):

@@ -85,6 +85,7 @@ def test_with_a_receiver_that_takes_everything_all_is_well(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_receiver_of_traces_only_fails_until_the_other_signals_are_switched_off(folder):
     with grpc_receiver() as receiver:
         environ = {
@@ -98,6 +99,7 @@ def test_a_receiver_of_traces_only_fails_until_the_other_signals_are_switched_of
     assert traces_only == {}
 
 
+@pytest.mark.slow
 def test_beside_another_distro_the_variable_decides(folder):
     install(folder, "rival")
     environ = {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1"}
@@ -108,6 +110,7 @@ def test_beside_another_distro_the_variable_decides(folder):
     assert failures(doctor(folder, named, "--json")) == {}
 
 
+@pytest.mark.slow
 def test_a_rival_instrumentor_is_named_with_the_option_that_chooses(folder):
     make_distribution(
         folder,
@@ -147,6 +150,7 @@ PROGRAM = "from opentelemetry import trace; trace.get_tracer('t').start_span('wo
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_what_doctor_foretells_is_what_opentelemetry_instrument_does(folder, environ, failed):
     """A program under `opentelemetry-instrument`: its span arrives when doctor says so."""
     with http_receiver() as receiver:
@@ -198,6 +202,7 @@ def test_a_server_that_is_no_url_is_a_usage_error(folder):
     assert "expected a URL such as http://127.0.0.1:8080" in finished.stderr
 
 
+@pytest.mark.slow
 def test_it_ends_in_seconds_when_nothing_answers(folder):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"

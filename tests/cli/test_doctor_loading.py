@@ -213,6 +213,7 @@ def install_instrumentors(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_every_instrumentor_has_its_fate_and_opentelemetry_agrees(tmp_path, monkeypatch):
     install_instrumentors(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

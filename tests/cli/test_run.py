@@ -187,6 +187,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
     assert output.count(b"got 2") == 1
 
 
+@pytest.mark.slow
 def test_a_live_page_shows_a_run_that_goes_on_and_a_report_is_left(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*RUN, "--live", "--", sys.executable, "-c", LISTENING],

@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from llamatelemetry.local.calls import call_of
 from llamatelemetry.local.report import read_recorded
 from llamatelemetry.local.summary import summarise
@@ -51,6 +53,7 @@ def get(url: str) -> str:
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_calls_of_both_workers_are_in_the_report(
     tmp_path: Path, llama_server: LlamaServer
 ) -> None:

@@ -23,6 +23,7 @@ from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
 from llamatelemetry.otel.sampling import RuleSampler
 from tests.otlp_receiver import http_receiver
+from tests.selection import slow_except
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 ZERO_CODE = [INSTRUMENT, sys.executable, "-c"]
@@ -144,7 +145,7 @@ meter_provider:
     return {"OTEL_CONFIG_FILE": str(path)}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_except({"our variable", "init"}, WAYS))
 def test_only_errors_in_every_way(way, receiver, tmp_path):
     command, before, variables, lines = WAYS[way]
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}

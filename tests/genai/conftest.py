@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Server
 from tests.genai.library import SOURCE, Library, library_numbers
 from tests.recorder import Recorder
-
-# No deadline: on a shared machine an example may wait for its turn. No database: a clean tree.
-settings.register_profile("llamatelemetry", deadline=None, database=None)
-settings.load_profile("llamatelemetry")
 
 SCOPE, VERSION = "test-plugin", "9.9"
 LOCAL = Server(address="127.0.0.1", port=8080, origin="http://127.0.0.1:8080")

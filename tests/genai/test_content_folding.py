@@ -218,6 +218,7 @@ def test_a_stream_of_ever_new_choices_or_calls_is_bounded() -> None:
     assert sum(1 for message in many if message["parts"]) == 256
 
 
+@pytest.mark.slow
 def test_a_long_stream_costs_time_in_proportion_and_memory_up_to_the_limit() -> None:
     def cost(count: int) -> tuple[float, int]:
         fold = ChunkFold(16384)

@@ -204,7 +204,7 @@ def test_a_call_without_timings_has_no_phases(start, recorder):
 # --- whatever a server says ----------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reply=REPLIES)
 def test_any_reply_ends_in_telemetry_that_otlp_can_carry(reply, caplog):
     recorder = Recorder()

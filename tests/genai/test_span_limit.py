@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -101,7 +101,6 @@ _MESSAGES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(_MESSAGES, st.integers(2, 3000))
 def test_no_attribute_is_longer_than_the_sdk_lets_it_be(messages, max_chars):
     found = fit_on_span({IN: messages}, 300, max_chars)

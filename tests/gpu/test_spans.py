@@ -195,6 +195,7 @@ def test_no_driver_is_called_on_the_threads_that_make_spans(driver_with, watch):
     assert len(callers) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_a_slow_driver_does_not_slow_a_span_down(driver_with, watch):
     driver_with(nvml.slow(200))

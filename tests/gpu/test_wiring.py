@@ -301,6 +301,7 @@ for child in children:
 """
 
 
+@pytest.mark.slow
 def test_of_eight_forked_workers_one_reports_for_the_host_and_another_one_after_it(on_one_gpu):
     program = on_one_gpu.start(sys.executable, "-c", WORKERS)
     workers = [int(pid) for pid in program.stdout.readline().split()]
@@ -384,6 +385,7 @@ for _ in range(2):  # the first, which may be short, says where the server is
 """
 
 
+@pytest.mark.slow
 def test_a_call_to_a_real_server_whose_process_is_on_the_gpu_has_energy(tmp_path, llama_server):
     processes = [{"pid": llama_server.pid, "memory": nvml.GIB}, {"pid": 1, "memory": 1}]
     driver = nvml.Driver(tmp_path, nvml.one_gpu(processes=processes))

@@ -252,6 +252,7 @@ class TestEmbeddedServer:
         assert threading.active_count() == threads
         assert any("loading model" in line for line in server.logs())
 
+    @pytest.mark.slow
     def test_stops_though_something_that_it_started_holds_its_log(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
@@ -325,6 +326,7 @@ class TestEmbeddedServer:
         assert is_gone(pids[0])
         assert not server.is_running
 
+    @pytest.mark.slow
     def test_goes_on_serving_when_it_has_logged_more_than_a_pipe_holds(self):
         with EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())) as server:
             logged = 0

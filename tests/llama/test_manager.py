@@ -381,6 +381,7 @@ class TestFaults:
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: processes_of(program) == [])
 
+    @pytest.mark.slow
     def test_what_ran_away_from_it_does_not_hold_up_its_end(self, model, program):
         config = ServerConfig(model, port=0, env=faults(helper="runs away"))
         server = ServerManager(config, binary=program).start()

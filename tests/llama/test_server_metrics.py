@@ -540,6 +540,7 @@ class TestReporting:
         values = [p.value for m in recorder.metrics().values() for p in m.data.data_points]
         assert not {3, 4} & set(values)
 
+    @pytest.mark.slow
     def test_it_says_once_when_a_server_goes_and_once_when_it_is_back(
         self, serve, start, recorder, caplog
     ):

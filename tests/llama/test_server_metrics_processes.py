@@ -120,6 +120,7 @@ def start(environ: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
         program.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_of_four_workers_one_reports_and_when_it_is_killed_another_goes_on(
     llama_server, start, exported, tmp_path
 ):

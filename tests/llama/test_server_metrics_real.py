@@ -107,6 +107,7 @@ def reading(recorder: Recorder, server: RealServer, tmp_path: Path) -> Iterator[
     assert reading.stop()
 
 
+@pytest.mark.slow
 def test_totals_are_those_of_what_was_served_over_a_restart_and_another_model(server, reading):
     server.chat()
     server.chat()
@@ -131,6 +132,7 @@ def test_totals_are_those_of_what_was_served_over_a_restart_and_another_model(se
     wait_for(lambda: reading.totals() == server.served)
 
 
+@pytest.mark.slow
 def test_a_restart_that_nobody_saw_is_noticed_by_the_life_of_the_process(server, reading):
     """More is served after it than before: no counter goes back, and yet it began from 0."""
     server.chat(2)
@@ -211,6 +213,7 @@ def test_everything_that_is_reported_of_a_server(server, reading, recorder):
     assert states == {"busy": 0, "idle": 2}
 
 
+@pytest.mark.slow
 def test_a_real_router_loads_nothing_because_it_is_read(program, recorder, tmp_path):
     folder = tmp_path / "models"
     folder.mkdir()

@@ -66,6 +66,7 @@ def _one_is_slow_to_leave(slow, rank):
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", [0, 1])
 def test_a_rank_that_is_through_sooner_meets_the_other_in_the_next_group(slow):
     """Rank 0 has the store where they meet: that of the last group is still there, and then closes."""
@@ -362,6 +363,7 @@ def _ours(attributes: list[dict]) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------ torchrun, and a real GPU
+@pytest.mark.slow
 def test_under_torchrun_nothing_needs_to_be_given(tmp_path):
     program = tmp_path / "job.py"
     program.write_text(

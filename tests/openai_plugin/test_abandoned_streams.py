@@ -162,6 +162,7 @@ def wait_for_all(recorder: Recorder, streams: int) -> list[ReadableSpan]:
             return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_a_thousand_streams_dropped_during_metric_collection_all_end(
     exporter: CollectingExporter, recorder: Recorder, is_async: bool

@@ -493,9 +493,7 @@ def test_an_http_response_asked_for_by_a_post_of_the_callers(instrumented: Recor
     assert (instrumented.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 60), min_size=1, max_size=12), crlf=st.booleans())
 def test_any_split_of_a_stream_into_bytes_reads_alike(
     instrumented: Recorder, cuts: list[int], crlf: bool

@@ -150,6 +150,7 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
     assert queues[SLOTS] > 0.8 * shortest > queues[0]
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
     instrumented: Recorder, async_client: openai.AsyncOpenAI

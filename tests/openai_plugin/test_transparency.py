@@ -52,7 +52,6 @@ REQUESTS = st.fixed_dictionaries(
     },
 )
 COMMON: dict[str, Any] = {
-    "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
 STATUSES = st.sampled_from([200, 200, 200, 200, 201, 400, 401, 404, 409, 422, 429, 500, 503])
@@ -120,7 +119,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("way", PLAIN, ids=lambda way: way.__name__)
-@settings(max_examples=120, **COMMON)
+@settings(**COMMON)
 @given(data=st.data(), mode=MODES, reply=REPLIES, status=STATUSES, cuts=CUTS)
 def test_any_json_in_place_of_a_reply(
     *, way: Any, data: st.DataObject, mode: Mode, reply: Any, status: int, cuts: Any
@@ -143,7 +142,7 @@ async def send(witness: Witness, body: dict[str, Any], one_shot: bool) -> None:
     witness.note(await witness.result(witness.client.chat.completions.create(**options)))
 
 
-@settings(max_examples=200, **COMMON)
+@settings(**COMMON)
 @given(body=REQUESTS, mode=MODES, one_shot=st.booleans())
 def test_any_request_leaves_as_it_is_sent_without_us(
     *, body: dict[str, Any], mode: Mode, one_shot: bool
@@ -215,7 +214,7 @@ def see_a_stream(way: Any, operation: Operation, served: Served, mode: Mode) -> 
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@settings(max_examples=150, **COMMON)
+@settings(**COMMON)
 @given(
     operation=st.sampled_from(STREAMED),
     mode=MODES,
@@ -245,7 +244,7 @@ async def helped(witness: Witness, operation: Operation) -> None:
 
 @pytest.mark.skipif(OPENAI < (1, 92), reason="the helpers were in `beta` before")
 @pytest.mark.parametrize("operation", HELPED, ids=lambda operation: operation.name)
-@settings(max_examples=150, **COMMON)
+@settings(**COMMON)
 @given(mode=MODES, data=st.data(), cuts=CUTS, breaks=st.booleans())
 def test_any_event_stream_through_the_stream_helpers(
     *, operation: Operation, mode: Mode, data: st.DataObject, cuts: Any, breaks: bool

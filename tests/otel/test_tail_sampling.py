@@ -393,6 +393,7 @@ class TestChain:
 
 
 class TestBounds:
+    @pytest.mark.slow
     def test_ten_thousand_concurrent_traces(self):
         """All open at once, 1 % with an error in a child: those whole, and no others."""
         sampled = Sampled()
@@ -415,6 +416,7 @@ class TestBounds:
         assert _counts.spans == {"kept": 300, "dropped": 19_800}
         assert _counts.traces == {"kept": 100, "dropped": 9_900}
 
+    @pytest.mark.slow
     def test_what_is_held_back_is_bounded(self, caplog):
         """Far more than fits: the memory stays within the limit, and what is lost is counted."""
         limit = 2 * 2**20

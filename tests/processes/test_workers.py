@@ -26,6 +26,7 @@ import pytest
 from tests.otlp_receiver import Received, grpc_receiver, http_receiver
 from tests.processes.calls import CALLS
 from tests.processes.model import model_server
+from tests.selection import slow_except
 
 HERE = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -166,11 +167,7 @@ SERVERS = {
 FAST = {"gunicorn --preload"}
 
 
-def slow_but(fast: set[str], names) -> list:
-    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
-
-
-@pytest.mark.parametrize("server", slow_but(FAST, SERVERS))
+@pytest.mark.parametrize("server", slow_except(FAST, SERVERS))
 def test_workers_of_a_server(server, model):
     command, variables = SERVERS[server]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
@@ -211,7 +208,7 @@ POOLS = {
 }
 
 
-@pytest.mark.parametrize("pool", slow_but({"process fork"}, POOLS))
+@pytest.mark.parametrize("pool", slow_except({"process fork"}, POOLS))
 def test_workers_of_the_standard_library(pool, model):
     """They end soon, and in a way that runs no atexit handlers: nothing may be left behind."""
     variables = POOLS[pool]

@@ -154,6 +154,7 @@ def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str)
     assert len(calls(recorder)) == 1
 
 
+@pytest.mark.slow
 def test_what_is_said_to_the_log_is_the_same(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
