@@ -15,7 +15,6 @@ def slow_except(fast: Collection[Any], rows: Iterable[Any]) -> list[Any]:
     run with `scripts/test --all`.
     """
 
-
     def slow(row: Any) -> Any:
         return pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.slow)
 

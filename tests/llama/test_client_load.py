@@ -29,7 +29,7 @@ def answer(asked: Asked) -> Reply:
     return Reply(pieces=sse(CHUNK, CHUNK)) if asked.body.get("stream") else Reply(body=ANSWER)
 
 
-@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_concurrent_calls_leave_neither_connections_nor_spans(count, recorded):
     async def one(client: AsyncLlamaCppClient, index: int) -> None:
         match index % 4:

@@ -81,6 +81,7 @@ def test_a_disabled_sdk_leaves_the_library_alone(
     assert vars(GenerationMixin)["generate"] is before
 
 
+@pytest.mark.slow
 def test_instrumenting_imports_neither_transformers_nor_torch() -> None:
     program = """
 import sys
