@@ -306,9 +306,7 @@ def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         TransformersBackend(tmp_path / "missing.gguf")
 
 
-def test_half_precision(
-    recorded: Recorder, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_half_precision(recorded: Recorder, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     library = logging.getLogger("transformers")
     library.addHandler(caplog.handler)
     try:

@@ -163,9 +163,7 @@ def test_the_warnings_are_those_of_the_library(
         tokens, _, cache = filled(model, "Hello!")
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            result = model.generate(
-                tokens, **{name: cache}, return_dict_in_generate=True, **TWO
-            )
+            result = model.generate(tokens, **{name: cache}, return_dict_in_generate=True, **TWO)
         texts = [(each.category, str(each.message)) for each in warned]
         return texts, type(result), list(result), result.sequences.tolist()
 
