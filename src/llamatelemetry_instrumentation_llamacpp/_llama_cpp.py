@@ -61,7 +61,9 @@ class _Counters(NamedTuple):
 def _read_counters(llama: Any) -> _Counters | None:
     try:
         library: Any = sys.modules["llama_cpp"]
-        told = library.llama_perf_context(llama._ctx.ctx)
+        # The second is its name before version 0.3.
+        read = getattr(library, "llama_perf_context", None) or library.llama_get_timings
+        told = read(llama._ctx.ctx)
         # The counts are never below 1, also where nothing was evaluated.
         prompt: int = told.n_p_eval if told.t_p_eval_ms else 0
         decoded: int = told.n_eval if told.t_eval_ms else 0
@@ -73,7 +75,10 @@ def _read_counters(llama: Any) -> _Counters | None:
 def _ends_an_answer(llama: Any, token: Any) -> bool:
     try:
         library: Any = sys.modules["llama_cpp"]
-        return bool(library.llama_vocab_is_eog(llama._model.vocab, token))
+        is_end = getattr(library, "llama_vocab_is_eog", None)
+        if is_end is None:  # before version 0.3.7 the model itself has the vocabulary
+            return bool(library.llama_token_is_eog(llama._model.model, token))
+        return bool(is_end(llama._model.vocab, token))
     except Exception:
         return False
 

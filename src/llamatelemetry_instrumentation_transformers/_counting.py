@@ -6,7 +6,9 @@ They are read once the generation is over: by then a GPU has nothing left to wai
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from llamatelemetry.genai.fields import integer, items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,21 +171,32 @@ def _prompts(kwargs: Mapping[str, Any]) -> Any:
     return None
 
 
-def count_prompt(kwargs: Mapping[str, Any], config: Any, prefix: int | None) -> list[int] | None:
-    """Count the tokens of each prompt, padding left out.
+def count_prompt(
+    kwargs: Mapping[str, Any], config: Any, prefix: int | None, end: int | None = None
+) -> list[int] | None:
+    """Count the tokens of each prompt, without padding.
 
-    ``None`` is unknown: sound and pictures that go in as such are no tokens.
+    Args:
+        kwargs: Arguments of `generate`.
+        config: Generation settings.
+        prefix: Number of tokens that each row of the result starts with.
+        end: Position to count up to; the length of the prompts if `None`.
+
+    Returns:
+        The number of tokens of each prompt; `None` if unknown: sound and images that are passed
+        as such are not tokens.
     """
     prompts = _prompts(kwargs)
     if prompts is None:
         other = any(kwargs.get(name) is not None for name in ("input_features", "pixel_values"))
-        return None if other or not prefix else [prefix]
+        return None if other or not prefix else [len(range(prefix)[:end])]
     embedded = prompts.is_floating_point()
     if prompts.ndim != (3 if embedded else 2) or (embedded and "inputs_embeds" not in kwargs):
         return None
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.ndim == 2 and len(mask) == len(prompts):
-        return [int(count) for count in mask.sum(-1).tolist()]
+        return [int(count) for count in mask[:, :end].sum(-1).tolist()]
+    prompts = prompts[:, :end]
     pad = getattr(config, "pad_token_id", None)
     # As `generate` guesses a mask: padding that could also end a text is taken for text.
     if embedded or pad is None or pad in token_ids(getattr(config, "eos_token_id", None)):
@@ -191,7 +204,37 @@ def count_prompt(kwargs: Mapping[str, Any], config: Any, prefix: int | None) -> 
     return [int(count) for count in (prompts != pad).sum(-1).tolist()]
 
 
-def cached_length(cache: Any) -> int | None:
-    """Give how many tokens of each prompt a cache holds; ``None`` when asking it would take long."""
-    # The other kinds look for the end of what they hold on the device, and wait for it.
-    return cache.get_seq_length() if type(cache).__name__ == "DynamicCache" else None
+# The other kinds look for the end of their content on the device, which waits for the device.
+_COUNTED_CACHES: Final = frozenset({"DynamicCache", "QuantizedCache"})
+
+
+def cached_length(kwargs: Mapping[str, Any]) -> int | None:
+    """Return how many positions of each prompt the cache holds that the caller passed.
+
+    transformers 5.24 renamed the argument `past_key_values` to `cache` and prefers the new name.
+
+    Returns:
+        `None` if there is no cache, or if its length is unknown or expensive to read.
+    """
+    lengths = (_length(kwargs.get(name)) for name in ("cache", "past_key_values"))
+    return next((length for length in lengths if length is not None), None)
+
+
+def _length(cache: Any) -> int | None:
+    if isinstance(cache, tuple):
+        return _legacy_length(cast("tuple[Any, ...]", cache))
+    if _COUNTED_CACHES.isdisjoint(kind.__name__ for kind in type(cache).__mro__):
+        return None
+    try:
+        return integer(cache.get_seq_length())
+    except ValueError:  # only layers of linear attention, which have no positions
+        return None
+
+
+def _legacy_length(layers: tuple[Any, ...]) -> int | None:
+    """Read a cache of transformers 4: keys and values of each layer.
+
+    The layers of an encoder-decoder have two more tensors, for the encoder's output.
+    """
+    first = items(layers[0]) if layers else ()
+    return integer(first[1].shape[-2]) if len(first) == 2 else None

@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     _Arguments = tuple[Any, ...]
     _Keywords = Mapping[str, Any]
 
+# The same in every supported version.
+_POSITIONAL = (
+    "inputs",
+    "generation_config",
+    "logits_processor",
+    "stopping_criteria",
+    "prefix_allowed_tokens_fn",
+    "synced_gpus",
+    "assistant_model",
+    "streamer",
+)
 _NO_TEXT = ("input_features", "input_values", "pixel_values", "pixel_values_videos")
 
 
@@ -48,7 +59,7 @@ class GenerateWrappers:
         outer = current()
         if outer is not None:
             return _inside(outer, wrapped, model, args, kwargs)
-        given = {"inputs": args[0], **kwargs} if args else kwargs
+        given = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs} if args else kwargs
         work = working.get()
         recorded = None if work is None else work.at_work
         is_own = recorded is None
@@ -217,7 +228,8 @@ def _tokenizer(given: _Keywords) -> Any:
 
 
 def _prompts(given: _Keywords, tokenizer: Any) -> Content:
-    tokens = given.get("inputs", given.get("input_ids"))
+    tokens = given.get("inputs")
+    tokens = given.get("input_ids") if tokens is None else tokens
     if tokens is None or tokens.ndim != 2 or tokens.is_floating_point():
         return Content()
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in tokens.tolist()]

@@ -60,7 +60,7 @@ class Generation:
         self.model_id = id(model)
         self.thread_id = get_ident()
         self.call = call
-        self._cached_length = cached_length(kwargs.get("past_key_values"))
+        self._cached_length = cached_length(kwargs)
         self.started_ns = perf_counter_ns()
         self._wall_offset_ns = time_ns() - self.started_ns
         self.steps = Steps(self.started_ns)
@@ -161,10 +161,10 @@ class Generation:
                 self.call.first_chunk_ns = self.steps.times_ns[0]
 
     def _read_prompt(self, kwargs: Mapping[str, Any]) -> None:
-        counts = count_prompt(kwargs, self._config, self.prefix_tokens)
-        self.input_tokens = counts
-        if counts is not None and self._cached_length is not None:
-            self.cached_tokens = min(self._cached_length * len(counts), sum(counts))
+        self.input_tokens = count_prompt(kwargs, self._config, self.prefix_tokens)
+        if self._cached_length is not None:
+            cached = count_prompt(kwargs, self._config, self.prefix_tokens, self._cached_length)
+            self.cached_tokens = None if cached is None else sum(cached)
 
     def _read_result(self, result: Any, tokenizer: Any) -> None:
         sequences = result if hasattr(result, "shape") else getattr(result, "sequences", None)

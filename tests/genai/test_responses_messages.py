@@ -18,6 +18,7 @@ from llamatelemetry.genai.responses_messages import (
     read_responses_content,
     read_responses_request,
 )
+from llamatelemetry.genai.wire_responses import read_responses_reply
 from tests.genai.message_schemas import check, check_messages, check_parts
 
 LARGE = base64.b64encode(b"\x00" * 3000).decode()
@@ -606,3 +607,20 @@ def test_a_stream_of_ever_new_items_is_bounded() -> None:
     assert len(read["parts"]) == 256
     (read,) = fold([delta("output_text", "a", 0, index) for index in range(5000)]).outputs
     assert len(read["parts"]) == 256
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (call(), "tool_calls"),
+        ({"type": "local_shell_call", "call_id": "c"}, "tool_calls"),
+        ({"type": "shell_call", "call_id": "c"}, "tool_calls"),
+        ({"type": "shell_call", "environment": {"type": "local"}}, "tool_calls"),
+        ({"type": "shell_call", "environment": {"type": "container_reference"}}, "stop"),
+        ({"type": "web_search_call", "id": "w"}, "stop"),
+    ],
+)
+def test_a_response_that_waits_for_the_application_ends_with_tool_calls(
+    item: dict[str, Any], reason: str
+) -> None:
+    assert read_responses_reply(reply(item)).finish_reasons == (reason,)

@@ -186,6 +186,27 @@ class TestProgram:
             "install it with: pip install xllamacpp==2026.10.11549\n"
         )
 
+    def test_names_the_command_that_installs_another_version(
+        self, without_packages: dict[str, str], tmp_path: Path
+    ):
+        # As in 2026.4: a parameter cannot be set by a name that it does not have.
+        (tmp_path / "xllamacpp.py").write_text(
+            "from types import SimpleNamespace\n"
+            "class CommonParams:\n"
+            "    __slots__ = ('model_alias',)\n"
+            "    model = SimpleNamespace()\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-S", *COMMAND[1:], "--model", str(find_demo_model())],
+            capture_output=True,
+            text=True,
+            env=without_packages,
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: this version of xllamacpp cannot be used (")
+        assert "'hostnames'" in result.stderr
+        assert result.stderr.endswith("pip install xllamacpp==2026.10.11549\n")
+
     @pytest.mark.parametrize(
         "wrong", [["--port=99999"], ["--parallel=0"], ["--threads=few"], ["--no-such-option"], []]
     )

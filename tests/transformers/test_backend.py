@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -305,9 +306,15 @@ def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         TransformersBackend(tmp_path / "missing.gguf")
 
 
-def test_half_precision(recorded: Recorder, folder: Path) -> None:
-    engine = TransformersBackend(folder, device="cpu", dtype="bfloat16")
+def test_half_precision(recorded: Recorder, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        engine = TransformersBackend(folder, device="cpu", dtype="bfloat16")
+    finally:
+        library.removeHandler(caplog.handler)
     assert engine.model.dtype is torch.bfloat16
+    assert "deprecated" not in caplog.text  # as an old name of the option would be
     assert len(engine.generate("Hello", max_tokens=3, **GREEDY)) == 3
 
 

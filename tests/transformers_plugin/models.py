@@ -30,12 +30,18 @@ from transformers import (
     Wav2Vec2ForCTC,
     pipeline,
 )
+from transformers.generation import GenerateDecoderOnlyOutput
 
 # More threads than one would only wait for each other, with models so small and a test process
 # on every core.
 torch.set_num_threads(1)
 
 IS_V5 = int(transformers.__version__.split(".")[0]) >= 5
+# What the installed version calls a cache, in arguments and results: the name without a warning first.
+CACHE_NAMES = [
+    name for name in ("cache", "past_key_values") if hasattr(GenerateDecoderOnlyOutput, name)
+]
+CACHE_NAME = CACHE_NAMES[0]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from opentelemetry.trace import SpanKind
 from transformers import (
-    DynamicCache,
+    GenerationConfig,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
@@ -254,26 +254,26 @@ def test_embeddings_as_a_prompt(instrumented: Recorder) -> None:
     assert span.attributes["gen_ai.usage.output_tokens"] == 4
 
 
+def test_arguments_count_by_their_position(instrumented: Recorder) -> None:
+    model, inputs = llama(), encoded("Hello")["input_ids"]
+    config = GenerationConfig(max_new_tokens=4, do_sample=False, eos_token_id=None)
+    streamer = TextIteratorStreamer(tokenizer())
+    model.generate(inputs, config, None, None, None, None, None, streamer)
+    span = only(instrumented)
+    assert span.attributes["gen_ai.request.stream"] is True
+    assert "gen_ai.response.time_to_first_chunk" in span.attributes
+    instrumented.clear_spans()
+    model.generate(inputs, config, None, None, None, None, llama())
+    span = only(instrumented)
+    assert span.attributes["llamatelemetry.generation.mode"] == "assisted_generation"
+
+
 def test_no_prompt_is_the_token_that_begins_a_text(instrumented: Recorder) -> None:
     output = llama().generate(max_new_tokens=3, min_new_tokens=3, **GREEDY)
     assert output[0, 0] == BOS
     span = only(instrumented)
     assert span.attributes["gen_ai.usage.input_tokens"] == 1
     assert span.attributes["gen_ai.usage.output_tokens"] == 3
-
-
-def test_what_a_cache_holds_already_is_read_from_it(instrumented: Recorder) -> None:
-    model, inputs, cache = llama(), encoded("Hello"), DynamicCache()
-    first = model.generate(
-        **inputs, past_key_values=cache, max_new_tokens=3, min_new_tokens=3, **GREEDY
-    )
-    assert only(instrumented).attributes.get("gen_ai.usage.cache_read.input_tokens") == 0
-    instrumented.clear_spans()
-    model.generate(first, past_key_values=cache, max_new_tokens=2, min_new_tokens=2, **GREEDY)
-    span = only(instrumented)
-    assert span.attributes["gen_ai.usage.input_tokens"] == 8
-    assert span.attributes["gen_ai.usage.cache_read.input_tokens"] == 7  # all but the last token
-    assert span.attributes["llamatelemetry.prompt_tokens"] == 1
 
 
 def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(

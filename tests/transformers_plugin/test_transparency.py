@@ -35,7 +35,7 @@ from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from llamatelemetry_instrumentation_transformers._generation import Generation
 from tests.recorder import Recorder
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.models import IS_V5, llama, make_pipeline, t5, tokenizer
+from tests.transformers_plugin.models import CACHE_NAME, IS_V5, llama, make_pipeline, t5, tokenizer
 from tests.transformers_plugin.test_generate import encoded
 
 SAMPLED = {"do_sample": True, "max_new_tokens": 12}
@@ -61,7 +61,7 @@ def told(result: Any) -> Any:
     if isinstance(result, torch.Tensor):
         return result.tolist()
     if isinstance(result, dict):
-        return {name: told(each) for name, each in result.items() if name != "past_key_values"}
+        return {name: told(each) for name, each in result.items() if name != CACHE_NAME}
     return [told(each) for each in result] if isinstance(result, (list, tuple)) else result
 
 
@@ -161,12 +161,14 @@ def test_what_is_said_to_the_log_is_the_same(
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from tests.transformers_plugin.models import llama, tokenizer
+from transformers import DynamicCache
+from tests.transformers_plugin.models import CACHE_NAME, llama, tokenizer
 if sys.argv[1] == "with":
     from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
     TransformersInstrumentor().instrument()
 tokens = tokenizer()("Hi", return_tensors="pt")
-llama().generate(tokens.input_ids, temperature=0.5, do_sample=False, pad_token_id=None)
+given = {{CACHE_NAME: DynamicCache(), "return_dict_in_generate": True}}
+llama().generate(tokens.input_ids, temperature=0.5, do_sample=False, pad_token_id=None, **given)
 """
     done = {
         how: subprocess.run(
@@ -189,7 +191,7 @@ def test_nothing_is_kept_alive(instrumented: Recorder) -> None:
         weakref.ref(model),
         weakref.ref(inputs["input_ids"]),
         weakref.ref(output.sequences),
-        weakref.ref(output.past_key_values if IS_V5 else output.past_key_values[0][0]),
+        weakref.ref(output[CACHE_NAME] if IS_V5 else output[CACHE_NAME][0][0]),
     ]
     assert only(instrumented).attributes["gen_ai.usage.input_tokens"] == 5
     gc.disable()

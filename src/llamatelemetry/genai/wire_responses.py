@@ -24,7 +24,14 @@ _FINISH_REASON_BY_INCOMPLETENESS: Final = {"max_output_tokens": "length"}
 
 # Output items with which the model asks the application for something, and waits.
 _CALLS_FOR_THE_APPLICATION: Final = frozenset(
-    {"function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call"}
+    {
+        "function_call",
+        "custom_tool_call",
+        "computer_call",
+        "local_shell_call",
+        "shell_call",  # what followed `local_shell_call`
+        "apply_patch_call",
+    }
 )
 
 
@@ -83,9 +90,13 @@ def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
     if status == "incomplete":
         told = text(get(get(reply, "incomplete_details"), "reason"))
         return (_FINISH_REASON_BY_INCOMPLETENESS.get(told or "", told or "incomplete"),)
-    if status == "completed" and any(
-        text(get(item, "type")) in _CALLS_FOR_THE_APPLICATION for item in items(output)
-    ):
+    if status == "completed" and any(map(_is_for_the_application, items(output))):
         return ("tool_calls",)
     reason = _FINISH_REASON_BY_STATUS.get(status) if isinstance(status, str) else None
     return () if reason is None else (reason,)
+
+
+def _is_for_the_application(item: Any) -> bool:
+    # A shell in a container is the provider's own.
+    is_hosted = get(get(item, "environment"), "type") == "container_reference"
+    return text(get(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted

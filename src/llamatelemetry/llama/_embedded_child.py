@@ -43,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parameters = _server_parameters(xllamacpp, options)
         except (OSError, ValueError) as error:
             raise _CannotServeError(str(error)) from error
+        except AttributeError as error:  # its parameters are renamed now and then
+            raise _CannotServeError(
+                f"this version of xllamacpp cannot be used ({error}); "
+                f"install the one that can: pip install {XLLAMACPP_REQUIREMENT}"
+            ) from error
         _end_at_once_while_loading(watch_stdin=watch_stdin)
         server = _start(xllamacpp, parameters, options.model_path)
     except _CannotServeError as error:

@@ -40,8 +40,9 @@ def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code
         tokenizer.pad_token = tokenizer.eos_token
     kind, generates = _kind(transformers, where, options)
     if dtype is not None:
-        is_old = int(transformers.__version__.split(".")[0]) < 5
-        options["torch_dtype" if is_old else "dtype"] = (
+        # The old name is deprecated from version 4.56 on, which brought the new one.
+        version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+        options["torch_dtype" if version < (4, 56) else "dtype"] = (
             getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
         )
     model = kind.from_pretrained(where, **options)

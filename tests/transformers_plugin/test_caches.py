@@ -1,0 +1,173 @@
+"""Caches that a caller passes to ``generate``, by every name of the installed version."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import DynamicCache
+
+from tests.recorder import Recorder
+from tests.transformers_plugin.conftest import only
+from tests.transformers_plugin.models import (
+    BOS,
+    CACHE_NAME,
+    CACHE_NAMES,
+    EOS,
+    PAD,
+    VOCABULARY,
+    llama,
+    make_pipeline,
+    t5,
+)
+from tests.transformers_plugin.test_generate import encoded
+
+TWO = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
+CACHED = "gen_ai.usage.cache_read.input_tokens"
+by_every_name = pytest.mark.parametrize("name", CACHE_NAMES)
+
+
+def renamed(name: str) -> AbstractContextManager[Any]:
+    """Expect the library's own warning of a name that it has replaced."""
+    return nullcontext() if name == CACHE_NAME else pytest.warns(FutureWarning, match=f"`{name}`")
+
+
+def filled(model: Any, *texts: str, cache: Any = None) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """A conversation to continue: its tokens, their mask, and a cache of all but the last token."""
+    cache = DynamicCache() if cache is None else cache
+    inputs = encoded(*texts)
+    tokens = model.generate(**inputs, **{CACHE_NAME: cache}, **TWO)
+    mask = torch.cat([inputs["attention_mask"], torch.ones(len(texts), 2, dtype=torch.long)], dim=1)
+    return tokens, mask, cache
+
+
+@by_every_name
+def test_what_a_cache_holds_is_not_read_again(instrumented: Recorder, name: str) -> None:
+    model = llama()
+    tokens, _, cache = filled(model, "Hello!")
+    assert only(instrumented).attributes[CACHED] == 0
+    instrumented.clear_spans()
+    longer = torch.cat([tokens, encoded("ab")["input_ids"]], dim=1)
+    with renamed(name):
+        model.generate(longer, **{name: cache}, **TWO)
+    attributes = only(instrumented).attributes
+    assert attributes["gen_ai.usage.input_tokens"] == 10
+    assert attributes[CACHED] == 7
+    assert attributes["llamatelemetry.prompt_tokens"] == 3
+    assert attributes["llamatelemetry.cached_tokens"] == 7
+
+
+@by_every_name
+def test_the_cache_of_a_result_continues_it(instrumented: Recorder, name: str) -> None:
+    model = llama()
+    result = model.generate(**encoded("Hello!"), return_dict_in_generate=True, **TWO)
+    assert CACHED not in only(instrumented).attributes
+    instrumented.clear_spans()
+    # Version 4 may return tuples of tensors here, and takes them.
+    with renamed(name):
+        model.generate(result.sequences, **{name: result[CACHE_NAME]}, **TWO)
+    attributes = only(instrumented).attributes
+    assert attributes["gen_ai.usage.input_tokens"] == 8
+    assert attributes[CACHED] == 7
+
+
+@by_every_name
+def test_a_pipeline_passes_a_cache_on(instrumented: Recorder, tmp_path: Path, name: str) -> None:
+    pipe = make_pipeline("text-generation", tmp_path)
+    cache = DynamicCache()
+    with renamed(name):
+        pipe("Hello", **{name: cache}, **TWO)
+    instrumented.clear_spans()
+    cache.crop(5 - cache.get_seq_length())  # negative: what is taken off the end
+    with renamed(name):
+        pipe("Hello!", **{name: cache}, **TWO)
+    attributes = only(instrumented).attributes
+    assert attributes["gen_ai.usage.input_tokens"] == 6
+    assert attributes[CACHED] == 5
+
+
+def test_padding_in_a_cache_is_no_token(instrumented: Recorder) -> None:
+    model = llama()
+    tokens, mask, cache = filled(model, "Hi", "Hello there")
+    instrumented.clear_spans()
+    model.generate(tokens, attention_mask=mask, **{CACHE_NAME: cache}, **TWO)
+    attributes = only(instrumented).attributes
+    assert attributes["llamatelemetry.batch.input_tokens"] == (4, 13)
+    assert attributes[CACHED] == 3 + 12  # all but the last token of each row
+
+
+class OwnCache(DynamicCache):
+    """A cache of one's own."""
+
+
+def test_a_kind_of_cache_is_known_by_what_it_is_made_of(instrumented: Recorder) -> None:
+    model = llama()
+    tokens, _, cache = filled(model, "Hello!", cache=OwnCache())
+    instrumented.clear_spans()
+    model.generate(tokens, **{CACHE_NAME: cache}, **TWO)
+    assert only(instrumented).attributes[CACHED] == 7
+
+
+def test_the_cache_of_a_decoder_holds_no_prompt(instrumented: Recorder) -> None:
+    model = t5()
+    result = model.generate(**encoded("Hello!"), return_dict_in_generate=True, **TWO)
+    instrumented.clear_spans()
+    model.generate(
+        **encoded("Hello!"),
+        decoder_input_ids=result.sequences,
+        **{CACHE_NAME: result[CACHE_NAME]},
+        **TWO,
+    )
+    attributes = only(instrumented).attributes
+    assert attributes["gen_ai.usage.input_tokens"] == 6
+    assert CACHED not in attributes
+
+
+@pytest.mark.skipif(
+    not hasattr(transformers.cache_utils, "LinearAttentionLayer"),
+    reason="this version has caches of its own for such models",
+)
+def test_a_cache_without_positions_has_no_length(instrumented: Recorder) -> None:
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        state_size=4,
+        num_hidden_layers=2,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    model = transformers.MambaForCausalLM(config).eval()
+    name = CACHE_NAME if CACHE_NAME == "cache" else "cache_params"
+    model.generate(**encoded("Hello!"), **{name: DynamicCache(config=config)}, **TWO)
+    attributes = only(instrumented).attributes
+    assert attributes["gen_ai.usage.input_tokens"] == 6
+    assert attributes["gen_ai.usage.output_tokens"] == 2
+    assert CACHED not in attributes
+
+
+@by_every_name
+def test_the_warnings_are_those_of_the_library(
+    instrument: Callable[..., Recorder], name: str
+) -> None:
+    model = llama()
+
+    def run() -> Any:
+        tokens, _, cache = filled(model, "Hello!")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            result = model.generate(tokens, **{name: cache}, return_dict_in_generate=True, **TWO)
+        texts = [(each.category, str(each.message)) for each in warned]
+        return texts, type(result), list(result), result.sequences.tolist()
+
+    bare = run()
+    assert bool(bare[0]) == (name != CACHE_NAME)
+    instrument()
+    assert run() == bare
