@@ -36,6 +36,7 @@ from llamatelemetry.llama import (
 from llamatelemetry.llama._launch import Launch
 from llamatelemetry.llama._listening import Address
 from llamatelemetry.llama._server_log import ServerLog
+from llamatelemetry.llama.binary import Binary
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
@@ -449,7 +450,7 @@ class TestLog:
 
     def test_flags_are_shown_without_secrets_and_folders(self):
         flags = ("--hf-token", "hf_1", "--api-key-file=/a/b", "-m", "/home/me/m.gguf", "-ngl", "-1")
-        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1))
+        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1), Binary(None, ""))
         assert launch.shown_flags() == [
             "--hf-token ***",
             "--api-key-file ***",
