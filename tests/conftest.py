@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["tests.recorder"]
+pytest_plugins = ["tests.recorder", "tests.components"]
 if importlib.util.find_spec("tests.servers"):
     pytest_plugins.append("tests.servers")
 

@@ -235,7 +235,7 @@ class TestFaults:
         assert not server.is_healthy()
 
     def test_killed_while_loading(self, manager):
-        server = manager(fault={"load_s": 0.1, "kills_itself": True})
+        server = manager(fault={"load_s": 0.1, "kills_itself": signal.SIGKILL})
         with pytest.raises(ServerCrashedError, match="ended by SIGKILL before it was") as raised:
             server.start()
         assert raised.value.log_lines[-1] == "the last words"

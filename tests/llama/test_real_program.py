@@ -1,6 +1,7 @@
 """`ServerManager` and the clients with a real llama-server program: its flags, its router, its ends.
 
-Where there is none that runs, these tests are skipped.
+Where there is none that runs, llama.cpp with the real argument parser stands in for it; what only
+the program itself does is skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 @pytest.fixture
-def serve(program: Path) -> Iterator[Any]:
+def serve(any_program: Path) -> Iterator[Any]:
     """Makes managers of the program, and checks in the end that nothing of them is left."""
     made: list[ServerManager] = []
 
@@ -47,7 +48,7 @@ def serve(program: Path) -> Iterator[Any]:
         config = ServerConfig(
             model or find_demo_model(), **{"port": 0, "n_ctx": 256, "threads": 1, **fields}
         )
-        made.append(ServerManager(config, binary=program))
+        made.append(ServerManager(config, binary=any_program))
         return made[-1]
 
     yield make
