@@ -37,6 +37,7 @@ from llamatelemetry.llama._launch import Launch
 from llamatelemetry.llama._listening import Address
 from llamatelemetry.llama._server_log import ServerLog
 from llamatelemetry.llama.binary import Binary
+from tests.components import require
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
@@ -59,6 +60,7 @@ def program(tmp_path: Path) -> Path:
 @pytest.fixture
 def manager(model: Path, program: Path) -> Iterator[Callable[..., ServerManager]]:
     """Makes managers, and checks in the end that nothing of them is left."""
+    require("ps")
     made: list[ServerManager] = []
     threads = set(threading.enumerate())
 
@@ -162,7 +164,7 @@ class TestRunning:
         assert server.url.endswith("/llm")
         assert server.is_healthy()
 
-    @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+    @pytest.mark.needs("openssl")
     def test_a_certificate_makes_it_https(self, manager, tmp_path: Path):
         key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
         make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout {key} -out {certificate}"

@@ -201,7 +201,9 @@ class EmbeddedServer:
         cause, remedy = explain_exit(code, self.logs(_LOG_LINES_SHOWN), embedded=True)
         if cause:
             when = "" if was_ready else " before it was ready"
-            return self._failure(f"the llama.cpp server {describe_exit(code)}{when}: {cause}", remedy)
+            return self._failure(
+                f"the llama.cpp server {describe_exit(code)}{when}: {cause}", remedy
+            )
         if was_ready:
             return self._failure(f"the llama.cpp server {describe_exit(code)}")
         return self._failure("the llama.cpp server did not start")  # its log says why
