@@ -5,20 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-MARKS = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
-]
+from tests.probes import browser
+
+MARKS = [pytest.mark.slow, pytest.mark.needs("chromium")]
 
 # Runs in the page, by its own nonce, once it is ready.
 USE = """
@@ -41,7 +36,7 @@ def drawn(folder: Path, page: str, *, height: int | None = None, budget_ms: int 
     path.write_text(page, encoding="utf-8")
     done = subprocess.run(
         [
-            BROWSER,
+            browser(),
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
@@ -58,7 +53,7 @@ def drawn(folder: Path, page: str, *, height: int | None = None, budget_ms: int 
         text=True,
         timeout=110,
     )
-    assert done.returncode == 0
+    assert done.returncode == 0, f"Chromium ended with exit status {done.returncode}"
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     return done.stdout
 

@@ -9,7 +9,7 @@ import os
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.recorder", "tests.quiet"]
+pytest_plugins = ["tests.recorder", "tests.quiet", "tests.components"]
 if importlib.util.find_spec("tests.servers"):
     pytest_plugins.append("tests.servers")
 

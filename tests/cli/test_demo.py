@@ -25,6 +25,7 @@ from llamatelemetry.cli._demo_program import Target, find_program, program_envir
 from llamatelemetry.cli.demo import _problems
 from llamatelemetry.local.calls import Call
 from tests.calls import a_call
+from tests.components import require
 from tests.selection import slow_except
 from tests.servers import LlamaServer
 
@@ -66,6 +67,7 @@ def finished(
     python_in_blanks: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One whole run, looked at by several tests; the user's own settings must not spoil it."""
+    require("xllamacpp")
     output = tmp_path_factory.mktemp("out") / "to here"
     finished = run_demo(
         "--output",
@@ -136,6 +138,7 @@ class TestRun:
         assert "0 calls were recorded, not 10." in process.stdout
         assert process.stdout.splitlines()[-1] == "Next: llamatelemetry doctor"
 
+    @pytest.mark.needs("xllamacpp")
     def test_fails_with_the_log_of_a_server_that_does_not_start(self, tmp_path: Path):
         model = tmp_path / "model.gguf"
         model.write_bytes(b"GGUF and nothing else")
@@ -171,6 +174,53 @@ class TestRun:
         assert (process.returncode, process.stdout) == (1, "")
         assert process.stderr.endswith(f"install it with: {command}\n")
         assert not (tmp_path / "new").exists()
+
+
+DIES = "os.kill(os.getpid(), signal.SIGILL)"
+# Answers once, as a wheel whose code for prompts of more than one token is for another CPU may.
+SERVES_ONCE = f"""
+import http.server, os, signal, threading
+
+class CommonParams:
+    def __init__(self):
+        self.model = self.cpuparams = self.cpuparams_batch = self.speculative = self
+
+class llama_pooling_type:
+    LLAMA_POOLING_TYPE_MEAN = 1
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        {DIES}
+    do_POST = do_GET
+
+class Server:
+    def __init__(self, parameters):
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self.listening_address = f"http://127.0.0.1:{{server.server_port}}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+"""
+
+
+class TestWheelForAnotherCpu:
+    """The server of xllamacpp dies of SIGILL: the demo says why, and what to do."""
+
+    @pytest.mark.parametrize(
+        ("code", "when"),
+        [(f"import os, signal\n{DIES}", " before it was ready"), (SERVES_ONCE, "")],
+        ids=["while it starts", "at the first request"],
+    )
+    def test_demo_fails_with_the_cause_and_the_remedy(self, tmp_path: Path, code: str, when: str):
+        wheel, model = tmp_path / "wheel", tmp_path / "model.gguf"
+        wheel.mkdir()
+        (wheel / "xllamacpp.py").write_text(code)
+        model.write_bytes(b"GGUF")
+        process = run_demo("--model", model, "--output", tmp_path / "new", PYTHONPATH=str(wheel))
+        assert process.returncode == 1
+        assert process.stderr.startswith(
+            f"error: the llama.cpp server was ended by SIGILL{when}: it was built for another CPU\n"
+        )
+        assert "--base-url" in process.stderr
+        assert "Traceback" not in process.stdout + process.stderr
 
 
 class Terminal:
@@ -224,6 +274,8 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    require("xllamacpp")
+    require("ps")
     terminal = Terminal(tmp_path / "new")
     yield terminal
     terminal.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -22,6 +21,7 @@ from llamatelemetry.cli._doctor_exporters import (
 )
 from llamatelemetry.cli._doctor_reach import exporter_checks
 from tests.cli.receivers import grpc_receiver, http_receiver
+from tests.components import require
 
 PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
@@ -235,8 +235,7 @@ def test_tls_spoken_to_a_receiver_without(protocol):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make a certificate")
+    require("openssl")
     folder = tmp_path_factory.mktemp("tls")
     key, pem = folder / "key.pem", folder / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]

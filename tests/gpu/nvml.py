@@ -19,6 +19,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.components import require
+
 GIB = 1024**3
 LOST, RESET_REQUIRED = 15, 16
 EVERY_LINK = 0xFFFFFFFF
@@ -29,17 +31,22 @@ _SOURCE = Path(__file__).with_name("nvml.c")
 @functools.cache
 def library() -> Path:
     """The folder with libnvidia-ml.so.1, compiled when the source has changed."""
+    require("cc")
     digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"llamatelemetry-test-nvml-{os.getuid()}-{digest}"
     target = folder / "libnvidia-ml.so.1"
     if not target.exists():
         folder.mkdir(exist_ok=True)
-        draft = folder / f"{os.getpid()}.so"
-        command = ["cc", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]
-        command += ["-Wl,-soname,libnvidia-ml.so.1", "-o", draft, _SOURCE, "-lpthread"]
-        subprocess.run(command, check=True)
-        draft.replace(target)
+        compiled(folder / f"{os.getpid()}.so").replace(target)
     return folder
+
+
+def compiled(target: Path) -> Path:
+    """Compile it into this file."""
+    command = ["cc", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]
+    command += ["-Wl,-soname,libnvidia-ml.so.1", "-o", target, _SOURCE, "-lpthread"]
+    subprocess.run(command, check=True)
+    return target
 
 
 @functools.cache

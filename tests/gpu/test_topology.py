@@ -269,8 +269,8 @@ def test_the_dictionary_is_json_and_holds_every_pair(driver_with, nvidia_smi):
     assert found["reason"] is None
 
 
+@pytest.mark.needs("pandas")
 def test_the_frame_is_the_matrix(driver_with):
-    pytest.importorskip("pandas", reason="frames are for those who have pandas")
     driver_with(topologies.five_geforce_pcie())
     frame = TopologyMapper().detect().to_dataframe()
     assert frame.loc["GPU1", "GPU2"] == "PHB"
@@ -279,8 +279,8 @@ def test_the_frame_is_the_matrix(driver_with):
     assert list(frame.index) == [f"GPU{i}" for i in range(5)]
 
 
+@pytest.mark.needs("pandas")
 def test_the_frame_of_an_empty_topology_is_empty():
-    pytest.importorskip("pandas", reason="frames are for those who have pandas")
     frame = Topology(reason="no driver").to_dataframe()
     assert frame.empty
     assert frame.attrs["reason"] == "no driver"

@@ -22,9 +22,7 @@ HAS_CLIENT = importlib.util.find_spec("graphistry") is not None
 
 def needs_client(test):
     """Each row starts a process that imports pandas and Arrow, for a second or more."""
-    install = ".venv/bin/python -m pip install --group graphistry"
-    skip = pytest.mark.skipif(not HAS_CLIENT, reason=f"needs 350 MB: {install}")
-    return pytest.mark.slow(skip(test))
+    return pytest.mark.slow(pytest.mark.needs("graphistry")(test))
 
 
 SECRET = "secret-of-the-test"

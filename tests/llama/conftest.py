@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.llama.programs import program
+from tests.llama.programs import any_program, program, real_cli
 from tests.recorder import Recorder
 
-__all__ = ["program"]
+__all__ = ["any_program", "program", "real_cli"]
 
 
 @pytest.fixture

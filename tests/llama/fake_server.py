@@ -194,6 +194,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(b"data: {}\n\n")
                 time.sleep(0.05)
+        elif "first_request_kills" in fault:
+            os.kill(os.getpid(), fault["first_request_kills"])
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
@@ -223,7 +225,7 @@ if "dies" in fault:
     sys.exit(1)
 if "kills_itself" in fault:
     log("the last words")
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), fault["kills_itself"])
 log("load_tensors: offloaded 31/31 layers to GPU")
 log("load_tensors:        CUDA0 model buffer size =    92.10 MiB")
 log("llama_kv_cache:      CUDA0 KV buffer size =    11.25 MiB")

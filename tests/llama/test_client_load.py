@@ -90,6 +90,7 @@ async def _until(condition: object) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("xllamacpp")
 def test_a_thousand_calls_at_once_of_a_real_server(recorded, tmp_path):
     """With fewer slots than callers: each waits its turn, and the span says how long."""
     config = ServerConfig(

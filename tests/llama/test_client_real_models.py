@@ -41,6 +41,7 @@ PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
     "DwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+pytestmark = pytest.mark.needs("xllamacpp")
 both = pytest.mark.parametrize("kind", ["sync", "async"])
 streamed = pytest.mark.parametrize("stream", [False, True])
 

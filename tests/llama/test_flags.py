@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.llama import ServerConfig, ServerManagerError, UnsupportedOptionError
+from llamatelemetry.llama.binary import Binary
 from llamatelemetry.llama.flags import parse_help, read_help, server_flags
 from tests.llama.fake_server import ANCIENT_HELP, COMMON, NEW, OLD, make_server, render_help
 
@@ -150,7 +151,7 @@ class TestHelp:
         assert parse_help(render_help(NEW)).find("--draft", "--draft-max") is None
 
     def test_is_asked_for_once_until_the_program_changes(self, tmp_path: Path):
-        binary = make_server(tmp_path, OLD)
+        binary = Binary(make_server(tmp_path, OLD), "made for this test")
         first = read_help(binary, {})
         assert read_help(binary, {}) is first
         make_server(tmp_path, NEW)
@@ -161,4 +162,4 @@ class TestHelp:
         binary.write_text("#!/bin/sh\necho 'I am something else'\nexit 3\n")
         binary.chmod(0o755)
         with pytest.raises(ServerManagerError, match=r"exit status 3.*\nI am something else"):
-            read_help(binary, {})
+            read_help(Binary(binary, "made for this test"), {})

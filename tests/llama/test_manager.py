@@ -36,6 +36,8 @@ from llamatelemetry.llama import (
 from llamatelemetry.llama._launch import Launch
 from llamatelemetry.llama._listening import Address
 from llamatelemetry.llama._server_log import ServerLog
+from llamatelemetry.llama.binary import Binary
+from tests.components import require
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
@@ -58,6 +60,7 @@ def program(tmp_path: Path) -> Path:
 @pytest.fixture
 def manager(model: Path, program: Path) -> Iterator[Callable[..., ServerManager]]:
     """Makes managers, and checks in the end that nothing of them is left."""
+    require("ps")
     made: list[ServerManager] = []
     threads = set(threading.enumerate())
 
@@ -161,7 +164,7 @@ class TestRunning:
         assert server.url.endswith("/llm")
         assert server.is_healthy()
 
-    @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+    @pytest.mark.needs("openssl")
     def test_a_certificate_makes_it_https(self, manager, tmp_path: Path):
         key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
         make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout {key} -out {certificate}"
@@ -234,7 +237,7 @@ class TestFaults:
         assert not server.is_healthy()
 
     def test_killed_while_loading(self, manager):
-        server = manager(fault={"load_s": 0.1, "kills_itself": True})
+        server = manager(fault={"load_s": 0.1, "kills_itself": signal.SIGKILL})
         with pytest.raises(ServerCrashedError, match="ended by SIGKILL before it was") as raised:
             server.start()
         assert raised.value.log_lines[-1] == "the last words"
@@ -450,7 +453,7 @@ class TestLog:
 
     def test_flags_are_shown_without_secrets_and_folders(self):
         flags = ("--hf-token", "hf_1", "--api-key-file=/a/b", "-m", "/home/me/m.gguf", "-ngl", "-1")
-        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1))
+        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1), Binary(None, ""))
         assert launch.shown_flags() == [
             "--hf-token ***",
             "--api-key-file ***",

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,6 +22,7 @@ from tests.llama.test_embedded import chat, is_gone, post
 from tests.llama.test_manager import wait_until
 from tests.recorder import Recorder
 
+pytestmark = pytest.mark.needs("xllamacpp")
 SMALL = {"port": 0, "n_ctx": 512, "threads": 1}
 
 
@@ -31,17 +30,6 @@ def embedded(model: Path | None = None, **fields) -> ServerManager:
     return ServerManager(
         ServerConfig(model or find_demo_model(), **{**SMALL, **fields}), binary="embedded"
     )
-
-
-@pytest.fixture(scope="module")
-def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with llama-server's own argument parser."""
-    path = tmp_path_factory.mktemp("real") / "llama-server"
-    path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('real_cli.py').read_text()}")
-    path.chmod(0o755)
-    if subprocess.run([path, "--help"], capture_output=True).returncode == 77:
-        pytest.fail("xllamacpp is laid out in another way than real_cli.py expects")
-    return path
 
 
 def test_answers_embeds_and_names_its_model_without_its_path():

@@ -1,6 +1,7 @@
 """`ServerManager` and the clients with a real llama-server program: its flags, its router, its ends.
 
-Where there is none that runs, these tests are skipped.
+Where there is none that runs, llama.cpp with the real argument parser stands in for it; what only
+the program itself does is skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 @pytest.fixture
-def serve(program: Path) -> Iterator[Any]:
+def serve(any_program: Path) -> Iterator[Any]:
     """Makes managers of the program, and checks in the end that nothing of them is left."""
     made: list[ServerManager] = []
 
@@ -47,7 +48,7 @@ def serve(program: Path) -> Iterator[Any]:
         config = ServerConfig(
             model or find_demo_model(), **{"port": 0, "n_ctx": 256, "threads": 1, **fields}
         )
-        made.append(ServerManager(config, binary=program))
+        made.append(ServerManager(config, binary=any_program))
         return made[-1]
 
     yield make
@@ -130,6 +131,7 @@ def test_what_is_left_open_or_said_is_what_it_does(serve, tmp_path, fields, said
 def test_calls_to_it_say_what_it_is_and_where_its_memory_is(serve, recorded: Recorder):
     with serve(n_parallel=2) as server, LlamaCppClient(server.url) as client:
         client.complete("Hi", n_predict=2)
+        build = client.props().build_info
         log = "\n".join(server.logs())
     (call,) = recorded.calls()
     (start,) = [span for span in recorded.spans() if span.name == "llama_server start"]
@@ -138,7 +140,7 @@ def test_calls_to_it_say_what_it_is_and_where_its_memory_is(serve, recorded: Rec
         for name, value in call.attributes.items()
         if name.startswith("llamatelemetry.server.")
     }
-    assert described["build"] == "b1-7e4c0a9"
+    assert described["build"] == build
     assert described["model_file"] == find_demo_model().name
     assert (described["slots"], described["context_length"]) == (2, 256)
     devices = described["memory.devices"]
@@ -157,6 +159,7 @@ def test_calls_to_it_say_what_it_is_and_where_its_memory_is(serve, recorded: Rec
     assert "--port" in " ".join(start.attributes["llamatelemetry.server.flags"])
 
 
+@pytest.mark.needs("llama-server")
 class TestRouter:
     @both
     def test_serves_each_model_by_its_name(self, serve, models, recorded, kind):
@@ -169,7 +172,8 @@ class TestRouter:
             for _ in range(5):
                 driver("complete", "Hi", model="one", n_predict=4, grammar=LETTERS["grammar"])
                 assert driver("metrics", model="one")["tokens_predicted_total"] > 0
-            assert driver("props", model="two").default_generation_settings.n_ctx == 256
+            props = driver("props", model="two")
+            assert props.default_generation_settings.n_ctx == 256
         with Driver(kind, server.url, model="two") as driver:
             assert driver("tokenize", "a")
             assert driver("complete", "Hi", n_predict=4, grammar=LETTERS["grammar"]).content
@@ -184,7 +188,7 @@ class TestRouter:
             asked = span.attributes["gen_ai.request.model"]
             assert span.attributes["gen_ai.response.model"] == asked
             assert set(recorded.phases(span)) == {"queue", "prefill", "decode"}
-            assert span.attributes["llamatelemetry.server.build"] == "b1-7e4c0a9"
+            assert span.attributes["llamatelemetry.server.build"] == props.build_info
             for of_one_model in ("model_file", "context_length", "slots"):
                 assert f"llamatelemetry.server.{of_one_model}" not in span.attributes
 

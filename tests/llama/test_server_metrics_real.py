@@ -16,6 +16,7 @@ import pytest
 from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 from llamatelemetry.llama.server_metrics import ServerMetrics
+from tests.components import require
 from tests.llama.tiny_models import make_llama
 from tests.recorder import Recorder
 from tests.waiting import wait_for
@@ -34,6 +35,7 @@ class RealServer:
         self._model = ""
 
     def start(self, model: str = "one") -> None:
+        require("xllamacpp")
         self._model = model
         options = EmbeddedOptions(
             model_path=find_demo_model(),

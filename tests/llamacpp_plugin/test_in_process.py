@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import xllamacpp
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor, _llama_cpp
+from tests.components import require
 from tests.recorder import Recorder
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]
@@ -21,7 +22,13 @@ CHAT = {"messages": MESSAGES, "max_tokens": 5}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
+def xllamacpp() -> Any:
+    require("xllamacpp")
+    return importlib.import_module("xllamacpp")
+
+
+@pytest.fixture(scope="module")
+def server(xllamacpp: Any) -> Iterator[Any]:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(find_demo_model())
     parameters.n_ctx = 1024
@@ -177,7 +184,9 @@ def test_an_error_that_is_raised_is_the_same_and_one(instrumented: Recorder, ser
         server.handle_chat_completions()
 
 
-def test_the_extension_class_is_restored(instrument: Callable[..., Recorder]) -> None:
+def test_the_extension_class_is_restored(
+    xllamacpp: Any, instrument: Callable[..., Recorder]
+) -> None:
     before = dict(vars(xllamacpp.Server))
     instrument()
     assert vars(xllamacpp.Server)["handle_completions"] is not before["handle_completions"]
@@ -200,7 +209,8 @@ def test_a_call_is_the_child_of_what_goes_on_around_it(instrumented: Recorder, s
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    llama_cpp = pytest.importorskip("llama_cpp")
+    require("llama_cpp")
+    llama_cpp = importlib.import_module("llama_cpp")
     path = str(find_demo_model())
     return llama_cpp.Llama(path, n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
 
@@ -298,7 +308,8 @@ def test_a_llama_is_let_go(instrumented: Recorder, llama: Any) -> None:
 
 @slow
 def test_llama_embeds(instrumented: Recorder, llama: Any) -> None:
-    llama_cpp = pytest.importorskip("llama_cpp")
+    require("llama_cpp")
+    llama_cpp = importlib.import_module("llama_cpp")
     path = str(find_demo_model())
     embedder = llama_cpp.Llama(path, n_ctx=64, n_threads=1, embedding=True, verbose=False)
     embedder.create_embedding(["hi you", "ho"])

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.components import require
 from tests.recorder import Recorder
 from tests.selection import slow_except
 from tests.servers import SLOTS, LlamaServer
@@ -358,7 +359,9 @@ def test_several_plain_answers_of_which_one_is_counted(
 async def test_langchain(
     instrumented: Recorder, llama_server: LlamaServer, with_openai: bool
 ) -> None:
-    langchain_openai = pytest.importorskip("langchain_openai")
+    require("langchain_openai")
+    import langchain_openai
+
     if with_openai:
         OpenAIInstrumentor().instrument(**instrumented.providers)
     try:

@@ -17,7 +17,7 @@ from llamatelemetry.nccl import CollectiveError, NCCLGroup
 from llamatelemetry.nccl._timing import CpuRunner, timed_all_reduce
 from tests.nccl.ranks import run_ranks
 
-pytest.importorskip("torch", reason="NCCLGroup is for those who have torch")
+pytestmark = pytest.mark.needs("gloo")
 
 SIZE = 64 * 1024
 

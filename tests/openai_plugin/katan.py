@@ -81,7 +81,10 @@ def _installed() -> Path:
         venv.create(_ENVIRONMENT, with_pip=True, symlinks=True, clear=True)
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         pip = [_ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", REQUIREMENT]
-        subprocess.run(pip, env=clean, check=True)
+        done = subprocess.run(pip, env=clean, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            raise RuntimeError(f"{REQUIREMENT} cannot be installed: {last}")
     return program
 
 

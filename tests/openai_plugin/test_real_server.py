@@ -215,6 +215,7 @@ def test_the_queue_counts_from_the_last_attempt(
     assert (queue.start_time or 0) - (span.start_time or 0) > 0.8e9
 
 
+@pytest.mark.needs("xllamacpp")
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_a_server_killed_in_the_middle_of_a_call(instrumented: Recorder, stream: bool) -> None:
     options = EmbeddedOptions(model_path=find_demo_model(), alias="smol")

@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
+from tests.components import require
 from tests.openai_plugin.katan import (
     BETWEEN_CHUNKS_S,
     TIME_TO_FIRST_TOKEN_S,
@@ -33,6 +34,7 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def katan() -> Iterator[Katan]:
+    require("llm-katan")
     with katan_server() as server:
         yield server
 

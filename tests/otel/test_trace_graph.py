@@ -177,8 +177,8 @@ def test_mermaid(traced: Traced) -> None:
     assert "<script>" not in text
 
 
+@pytest.mark.needs("pandas")
 def test_frames(traced: Traced) -> None:
-    pytest.importorskip("pandas", reason="frames are for those who have pandas")
     traced.call()
     nodes, edges = traced.processor.graph().to_dataframes()
     found = ["model:m", "server:127.0.0.1:8080", "service:library", "slot:127.0.0.1:8080/1"]

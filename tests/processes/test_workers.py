@@ -230,10 +230,10 @@ def test_workers_of_the_standard_library(pool, model):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("celery")
 @pytest.mark.parametrize("interval", ["300", "60000"])
 def test_workers_of_celery(model, tmp_path, interval):
     """While they run, by threads of theirs; and what is left when the worker is told to stop."""
-    pytest.importorskip("celery")
     command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
     quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]
     with http_receiver() as received:

@@ -11,12 +11,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from llamatelemetry.transformers import TransformersBackend
 from tests.llama.conftest import recorded
 from tests.recorder import Recorder
-from tests.transformers_plugin.models import bert, llama, not_letters, t5, tokenizer
 
 __all__ = ["recorded"]
 
 
+# Where torch cannot be imported, the modules of tests are left out; this one is not.
 def saved(model: Any, folder: Path, *, says_letters: bool = True) -> Path:
+    from tests.transformers_plugin.models import not_letters, tokenizer
+
     if says_letters:
         model.generation_config.suppress_tokens = not_letters()
     model.save_pretrained(folder)
@@ -27,12 +29,16 @@ def saved(model: Any, folder: Path, *, says_letters: bool = True) -> Path:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama with a chat template, that says letters."""
+    from tests.transformers_plugin.models import llama
+
     return saved(llama(), tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
 def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model with an encoder, and one that generates nothing."""
+    from tests.transformers_plugin.models import bert, t5
+
     root = tmp_path_factory.mktemp("others")
     return {
         "t5": saved(t5(), root / "tiny-t5"),

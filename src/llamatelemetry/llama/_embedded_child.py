@@ -86,7 +86,7 @@ def _import_xllamacpp() -> Any:
     try:
         # Without type information: the wheel is one extension module.
         return importlib.import_module("xllamacpp")
-    except ImportError as error:
+    except Exception as error:  # a native module may raise anything
         raise _CannotServeError(
             f"the embedded llama.cpp server needs xllamacpp ({error}); "
             f"install it with: pip install {XLLAMACPP_REQUIREMENT}"
@@ -104,7 +104,7 @@ def _server_parameters(xllamacpp: Any, options: EmbeddedOptions) -> Any:
     parameters.n_parallel = options.parallel
     parameters.cpuparams.n_threads = options.threads
     parameters.cpuparams_batch.n_threads = options.threads
-    parameters.warmup = False
+    parameters.warmup = options.warmup
     parameters.ui = False
     parameters.endpoint_metrics = options.metrics
     parameters.endpoint_slots = options.slots

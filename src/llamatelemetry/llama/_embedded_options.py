@@ -34,6 +34,7 @@ class EmbeddedOptions:
     embeddings: bool = False
     metrics: bool = False
     slots: bool = False
+    warmup: bool = False
     api_key_file: Path | None = None
     api_key_env: bool = False
     n_gpu_layers: int | None = None
@@ -82,6 +83,7 @@ class EmbeddedOptions:
             "--embeddings": self.embeddings,
             "--metrics": self.metrics,
             "--slots": self.slots,
+            "--warmup": self.warmup,
             "--api-key-env": self.api_key_env,
             "--reranking": self.reranking,
         }
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--embeddings", action="store_true", help="serve embeddings besides chat (mean pooling)")
     add("--metrics", action="store_true", help="serve /metrics")
     add("--slots", action="store_true", help="serve /slots")
+    add("--warmup", action="store_true", help="compute once before the first request")
     add("--api-key-file", type=Path, help="file of accepted API keys, one a line")
     add("--api-key-env", action="store_true", help="take the accepted key from LLAMA_API_KEY")
     _add_tuning(parser)

@@ -37,6 +37,7 @@ class Launch:
     environment: dict[str, str]
     flags: tuple[str, ...]
     address: Address
+    binary: Binary
 
     def shown_flags(self) -> list[str]:
         """The flags for a span: one string each, without secrets, folders and templates."""
@@ -59,7 +60,7 @@ def prepare_launch(config: ServerConfig, binary: Binary, port: int) -> Launch:
         # Under opentelemetry-instrument the server would be instrumented too.
         environment["OTEL_SDK_DISABLED"] = "true"
     else:
-        server_help = read_help(binary.path, server_environment(config.env, None))
+        server_help = read_help(binary, server_environment(config.env, None))
         if config.api_key is not None and not server_help.mentions(_KEY_VARIABLE):
             raise UnsupportedOptionError(
                 f"{binary.name} takes API keys from its arguments only, where everybody can read "
@@ -67,7 +68,7 @@ def prepare_launch(config: ServerConfig, binary: Binary, port: int) -> Launch:
             )
         flags = server_flags(config, port, server_help, binary.name)
         command = [str(binary.path), *flags]
-    return Launch(tuple(command), environment, tuple(flags), _address(config, port))
+    return Launch(tuple(command), environment, tuple(flags), _address(config, port), binary)
 
 
 def embedded_options(config: ServerConfig, port: int) -> EmbeddedOptions:

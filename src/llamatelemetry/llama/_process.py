@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from llamatelemetry.llama._endings import describe_exit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -82,15 +84,9 @@ class ServerProcess:
         """In words, for a message."""
         if self._error is not None:
             return f"could not be started: {self._error}"
-        code = self._exit_code
-        if code is None:
+        if self._exit_code is None:
             return "was lost together with its watchdog"
-        if code < 0:
-            try:
-                return f"was ended by {signal.Signals(-code).name}"
-            except ValueError:  # a real-time signal has no name
-                return f"was ended by signal {-code}"
-        return f"ended with exit status {code}"
+        return describe_exit(self._exit_code)
 
     def end(self, timeout_s: float) -> None:
         """End it: gracefully, by force after ``timeout_s``; returns when it is gone."""

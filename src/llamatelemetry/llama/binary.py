@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -22,14 +23,23 @@ _STRAY = ("LLAMA_ARG_", "LLAMA_LOG_", "LLAMA_API_KEY")
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A server program; ``path`` is ``None`` for the embedded one."""
+    """A server program; ``path`` is ``None`` for the embedded one.
+
+    ``found_by`` completes "the program is PATH, ...": how the program was chosen.
+    """
 
     path: Path | None
+    found_by: str
 
     @property
     def name(self) -> str:
         """What to call it in messages and on spans: no path."""
         return "xllamacpp" if self.path is None else self.path.name
+
+    @property
+    def origin(self) -> str:
+        """A sentence that names the program and how it was found."""
+        return f"The program is {self.path or 'the embedded server'}, {self.found_by}."
 
 
 def find_binary(wanted: str | os.PathLike[str] | None = None) -> Binary:
@@ -41,12 +51,12 @@ def find_binary(wanted: str | os.PathLike[str] | None = None) -> Binary:
     if wanted == EMBEDDED:
         return _embedded()
     if wanted is not None:
-        return Binary(_executable(wanted, "binary"))
+        return Binary(_executable(wanted, "binary"), "from the argument `binary`")
     named = server_path_variable()
     if named:
-        return Binary(_executable(named, _VARIABLE))
+        return Binary(_executable(named, _VARIABLE), f"from the variable {_VARIABLE}")
     found = shutil.which(_PROGRAM)
-    return _embedded() if found is None else Binary(Path(found).absolute())
+    return _embedded() if found is None else Binary(Path(found).absolute(), "found on PATH")
 
 
 def server_path_variable() -> str | None:
@@ -76,7 +86,7 @@ def _embedded() -> Binary:
             f"embedded one not installed. Get one with: pip install {XLLAMACPP_REQUIREMENT} "
             "(CPU), or from https://github.com/ggml-org/llama.cpp/releases"
         )
-    return Binary(None)
+    return Binary(None, "inside xllamacpp")
 
 
 def _executable(wanted: str | os.PathLike[str], said_by: str) -> Path:
@@ -88,6 +98,6 @@ def _executable(wanted: str | os.PathLike[str], said_by: str) -> Path:
         raise ServerNotFoundError(
             f"{said_by}: no program {os.fspath(wanted)!r}"
             if not path.exists()
-            else f"{said_by}: {path} cannot be executed"
+            else f"{said_by}: {path} cannot be executed; run: chmod +x {shlex.quote(str(path))}"
         )
     return Path(found).absolute()

@@ -6,6 +6,7 @@ The binary ``llama-server`` is not its business.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from llamatelemetry.llama._embedded_options import EmbeddedOptions
+from llamatelemetry.llama._endings import describe_exit, explain_exit
+from llamatelemetry.llama.launch_errors import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,14 +183,34 @@ class EmbeddedServer:
                         f"the llama.cpp server was not ready after {self._startup_timeout_s:g} s"
                     ) from None
         if not line:
-            raise self._failure("the llama.cpp server did not start")
+            raise self._death()
         return str(json.loads(line)["url"])
 
-    def _failure(self, what: str) -> EmbeddedServerError:
+    def _death(self) -> EmbeddedServerError:
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its pipe closes a little sooner
+                self._process.wait(_LAST_LINES_S)
+        return self.crash() or self._failure("the llama.cpp server did not start")
+
+    def crash(self) -> EmbeddedServerError | None:
+        """Return an error that says how the child ended by itself; ``None`` while it runs."""
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return None
+        was_ready = self._url is not None
+        cause, remedy = explain_exit(code, self.logs(_LOG_LINES_SHOWN), embedded=True)
+        if cause:
+            when = "" if was_ready else " before it was ready"
+            return self._failure(
+                f"the llama.cpp server {describe_exit(code)}{when}: {cause}", remedy
+            )
+        if was_ready:
+            return self._failure(f"the llama.cpp server {describe_exit(code)}")
+        return self._failure("the llama.cpp server did not start")  # its log says why
+
+    def _failure(self, what: str, advice: str = "") -> EmbeddedServerError:
         self.stop()  # so that the log is complete
-        return EmbeddedServerError(
-            "\n".join([f"{what}; its last log lines:", *self.logs(_LOG_LINES_SHOWN)])
-        )
+        return EmbeddedServerError(error_text(what, advice, self.logs(_LOG_LINES_SHOWN)))
 
 
 def find_demo_model() -> Path:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.llama._endings import describe_exit, explain_exit, explain_os_error
 from llamatelemetry.llama.launch_errors import ServerManagerError, UnsupportedOptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from llamatelemetry.llama.binary import Binary
     from llamatelemetry.llama.config import ServerConfig
 
 _HELP_TIMEOUT_S = 60.0
@@ -130,19 +132,22 @@ def _names_and_hint(line: str) -> tuple[tuple[str, ...], str]:
 _known: dict[tuple[str, int, int], ServerHelp] = {}
 
 
-def read_help(binary: Path, environment: Mapping[str, str]) -> ServerHelp:
+def read_help(binary: Binary, environment: Mapping[str, str]) -> ServerHelp:
     """Ask a server for its ``--help``; once, until the file changes."""
-    facts = binary.stat()
-    key = (str(binary), facts.st_mtime_ns, facts.st_size)
+    path = binary.path
+    if path is None:
+        raise AssertionError("unreachable: the embedded server has no --help")
+    facts = path.stat()
+    key = (str(path), facts.st_mtime_ns, facts.st_size)
     if key not in _known:
-        _known[key] = parse_help(_help_text(binary, environment))
+        _known[key] = parse_help(_help_text(path, binary.origin, environment))
     return _known[key]
 
 
-def _help_text(binary: Path, environment: Mapping[str, str]) -> str:
+def _help_text(path: Path, origin: str, environment: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
-            [str(binary), "--help"],
+            [str(path), "--help"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -152,14 +157,28 @@ def _help_text(binary: Path, environment: Mapping[str, str]) -> str:
             timeout=_HELP_TIMEOUT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerManagerError(f"`{binary} --help` does not work: {error}") from error
-    if parse_help(done.stdout).find("--model", "-m") is None:
+    except subprocess.TimeoutExpired as error:
+        raise ServerManagerError(f"`{path} --help` does not work: {error}") from error
+    except OSError as error:
+        cause, remedy = explain_os_error(error)
+        reason = f"{error.strerror}: {cause}" if cause else str(error)
         raise ServerManagerError(
-            f"`{binary} --help` is not that of a llama-server (exit status {done.returncode})",
-            log_lines=done.stdout.splitlines(),
+            f"`{path} --help` does not work: {reason}", advice=f"{remedy} {origin}".strip()
+        ) from error
+    if parse_help(done.stdout).find("--model", "-m") is not None:
+        return done.stdout
+    log, code = done.stdout.splitlines(), done.returncode
+    cause, remedy = explain_exit(code, log, embedded=False)
+    if cause:
+        raise ServerManagerError(
+            f"`{path} --help` {describe_exit(code)}: {cause}",
+            log_lines=log,
+            exit_code=code,
+            advice=f"{remedy} {origin}",
         )
-    return done.stdout
+    raise ServerManagerError(
+        f"`{path} --help` is not that of a llama-server (exit status {code})", log_lines=log
+    )
 
 
 def server_flags(

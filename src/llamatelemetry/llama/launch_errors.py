@@ -10,22 +10,34 @@ if TYPE_CHECKING:
 LOG_LINES_SHOWN = 20
 
 
+def error_text(message: str, advice: str, log_lines: Sequence[str]) -> str:
+    """Join what happened, what to do about it and the last log lines; the latter two if any."""
+    lines = [message, advice] if advice else [message]
+    if log_lines and advice:
+        lines.append("Its last log lines:")
+    elif log_lines:
+        lines[0] += "; its last log lines:"
+    return "\n".join([*lines, *log_lines])
+
+
 class ServerManagerError(RuntimeError):
     """A managed server did not start, or is not there any more.
 
     ``log_lines`` are the last lines it logged; ``exit_code`` is how it ended, negative for a
-    signal, ``None`` when it has not ended by itself.
+    signal, ``None`` when it has not ended by itself; ``advice`` is what to do about it.
     """
 
     def __init__(
-        self, message: str, *, log_lines: Sequence[str] = (), exit_code: int | None = None
+        self,
+        message: str,
+        *,
+        log_lines: Sequence[str] = (),
+        exit_code: int | None = None,
+        advice: str = "",
     ) -> None:
         self.log_lines = tuple(log_lines)
         self.exit_code = exit_code
-        shown = self.log_lines[-LOG_LINES_SHOWN:]
-        super().__init__(
-            "\n".join([f"{message}; its last log lines:", *shown]) if shown else message
-        )
+        super().__init__(error_text(message, advice, self.log_lines[-LOG_LINES_SHOWN:]))
 
 
 class ServerNotFoundError(ServerManagerError):

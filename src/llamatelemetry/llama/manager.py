@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry.llama import server_pids
+from llamatelemetry.llama._endings import explain_exit
 from llamatelemetry.llama._launch import Launch, prepare_launch
 from llamatelemetry.llama._listening import free_port, get, is_free, session_listens
 from llamatelemetry.llama._load_report import LoadReport
@@ -295,11 +296,7 @@ class ServerManager:
         launch = self._launched()
         if not is_free(self._config.host, launch.address.port):
             return self._port_taken()
-        return ServerCrashedError(
-            f"the llama.cpp server {process.how_it_ended()} before it was ready",
-            log_lines=self.logs(LOG_LINES_SHOWN),
-            exit_code=process.exit_code,
-        )
+        return self._crashed(f"{process.how_it_ended()} before it was ready", process)
 
     def _port_taken(self) -> PortTakenError:
         port = self._launched().address.port
@@ -322,10 +319,17 @@ class ServerManager:
             _logger.error("%s", self._crash(process))
 
     def _crash(self, process: ServerProcess) -> ServerCrashedError:
+        return self._crashed(f"(process {process.pid}) {process.how_it_ended()}", process)
+
+    def _crashed(self, how: str, process: ServerProcess) -> ServerCrashedError:
+        code, log, binary = process.exit_code, self.logs(LOG_LINES_SHOWN), self._launched().binary
+        cause, remedy = explain_exit(code, log, embedded=binary.path is None)
         return ServerCrashedError(
-            f"the llama.cpp server (process {process.pid}) {process.how_it_ended()}",
-            log_lines=self.logs(LOG_LINES_SHOWN),
-            exit_code=process.exit_code,
+            f"the llama.cpp server {how}{': ' if cause else ''}{cause}",
+            log_lines=log,
+            exit_code=code,
+            # On a line of its own: a path stays out of the span, which takes the first line.
+            advice=f"{remedy} {binary.origin}" if cause else "",
         )
 
     # ------------------------------------------------------------------ state

