@@ -55,6 +55,7 @@ def interrupted(
     kind: str,
     script: Script,
     requests: int,
+    *,
     ignored: Sequence[signal.Signals] = (),
 ):
     """What a program said that got Ctrl-C after so many requests, and its error output."""
@@ -118,7 +119,7 @@ def test_where_ctrl_c_is_ignored_the_benchmark_goes_on(scripted):
     """As under `nohup`, and in the background of a script."""
     warm_up, some = 4, 2
     out, err = interrupted(
-        PROGRAM, scripted, "quick", Script(0, first_s=0.3), warm_up + some, [signal.SIGINT]
+        PROGRAM, scripted, "quick", Script(0, first_s=0.3), warm_up + some, ignored=[signal.SIGINT]
     )
     counted, _, all_good = out
     assert (counted, all_good) == ("10 10 False", "True")
