@@ -123,6 +123,12 @@ CONDITIONS: Final = {
     "user": Condition(checkouts=(FOREIGN,)),
     "twice": Condition(checkouts=(HERE, CLONE)),
 }
+# What can be had at once: a quick look, before the long one at each of them.
+_TOGETHER: Final = (
+    *("nohup", "force-color", "ascii", "time-zone", "proxy", "no-certificates", "settings"),
+    *("python", "read-only-home", "umask-077", "256-files"),
+)
+CONDITIONS["together"] = Condition("\n".join(CONDITIONS[name].shell for name in _TOGETHER))
 
 
 class ImpossibleError(Exception):
