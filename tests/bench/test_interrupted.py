@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from tests.bench.scripted import Script, ScriptedServer, scripted_server
+from tests.children import with_signals
 
 PROGRAM = """
 import sys
@@ -47,11 +49,21 @@ print(any("interrupted" in text for results in found for text in results.warning
 """
 
 
-def interrupted(program: str, server: ScriptedServer, kind: str, script: Script, requests: int):
+def interrupted(
+    program: str,
+    server: ScriptedServer,
+    kind: str,
+    script: Script,
+    requests: int,
+    *,
+    ignored: Sequence[signal.Signals] = (),
+):
     """What a program said that got Ctrl-C after so many requests, and its error output."""
     before = len(server.truths())
     with subprocess.Popen(
-        [sys.executable, "-c", program, server.url, kind, script.text()],
+        with_signals(
+            [sys.executable, "-c", program, server.url, kind, script.text()], ignored=ignored
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -102,4 +114,15 @@ def test_a_run_that_is_interrupted_after_its_last_request_is_kept(tmp_path):
     with scripted_server(tmp_path, "--metrics-answers", "2") as server:
         out, err = interrupted(PROGRAM, server, "quick", Script(0), warm_up + run)
     assert out == ["10 10 True", "interrupted: 10 of 10 requests were measured", "True"]
+    assert err == ""
+
+
+def test_where_ctrl_c_is_ignored_the_benchmark_goes_on(scripted):
+    """As under `nohup`, and in the background of a script."""
+    warm_up, some = 4, 2
+    out, err = interrupted(
+        PROGRAM, scripted, "quick", Script(0, first_s=0.3), warm_up + some, ignored=[signal.SIGINT]
+    )
+    counted, _, all_good = out
+    assert (counted, all_good) == ("10 10 False", "True")
     assert err == ""

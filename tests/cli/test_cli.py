@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,23 @@ def test_commands_are_imported_when_they_run():
     output = subprocess.check_output([sys.executable, "-c", program], text=True)
     # The options are there for `--help`; what runs a command is not.
     assert output == "['llamatelemetry.cli', 'llamatelemetry.cli._bench_options']\n"
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["encoding", "locale"],
+)
+def test_characters_that_the_output_cannot_take_are_replaced(
+    tmp_path: Path, locale: dict[str, str]
+):
+    recorded = tmp_path / "recorded é"
+    recorded.mkdir()
+    (recorded / "traces-1.jsonl").touch()
+    command = [sys.executable, "-m", "llamatelemetry.cli", "report", recorded]
+    shown = subprocess.check_output(command, env={**os.environ, **locale})
+    assert shown.startswith(os.fsencode(tmp_path / "recorded ?"))
+    assert (recorded / "report.html").exists()

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from llamatelemetry.cli._demo_program import Target, find_program, program_envir
 from llamatelemetry.cli.demo import _problems
 from llamatelemetry.local.calls import Call
 from tests.calls import a_call
+from tests.children import with_signals
 from tests.components import require
 from tests.selection import slow_except
 from tests.servers import LlamaServer
@@ -226,16 +227,19 @@ class TestWheelForAnotherCpu:
 class Terminal:
     """The demo on a terminal of its own, as a person runs it."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, ignored: Sequence[signal.Signals] = ()) -> None:
         self._master, self._slave = pty.openpty()
         self.settings = termios.tcgetattr(self._slave)
         self.screen = ""
         # The leader of a new session gets the first terminal it opens: Ctrl-C reaches it then.
         self.process = subprocess.Popen(
-            [
-                *("sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(self._slave)),
-                *(*DEMO, "--output", str(output)),
-            ],
+            with_signals(
+                [
+                    *("sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(self._slave)),
+                    *(*DEMO, "--output", str(output)),
+                ],
+                ignored=ignored,
+            ),
             start_new_session=True,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
         )
@@ -331,6 +335,21 @@ class TestInterrupted:
         status = terminal.wait_for_the_end()
         assert status == (143 if number is signal.SIGTERM else -signal.SIGKILL)
         assert len(pids) >= 1
+        assert remaining(pids) == []
+
+    def test_ignores_ctrl_c_where_it_was_started_so_and_ends_on_sigterm(self, tmp_path: Path):
+        """As under `nohup`, and in the background of a script."""
+        terminal = Terminal(tmp_path / "new", ignored=[signal.SIGINT])
+        try:
+            terminal.wait_for("streamed chat")
+            terminal.press_ctrl_c()
+            terminal.wait_for("... 59 tokens")
+            pids = terminal.children()
+            terminal.process.send_signal(signal.SIGTERM)
+            assert terminal.wait_for_the_end() == 143
+        finally:
+            terminal.close()
+        assert len(pids) == 2
         assert remaining(pids) == []
 
 

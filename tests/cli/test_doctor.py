@@ -295,6 +295,11 @@ def test_a_server_that_is_not_llama_cpp_is_only_a_warning():
     assert [status for status, _ in ask_server()] == ["ok", "warn"]
 
 
+def test_a_server_on_loopback_is_asked_past_the_proxy_of_the_environment(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert ask_server(headers=LLAMA)[0] == ("ok", "healthy (200)")
+
+
 def test_a_server_that_is_not_there_fails():
     [check] = server_checks("http://127.0.0.1:1", 1)
     assert (check.status, check.remedy) == ("fail", "start llama-server there")

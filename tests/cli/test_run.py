@@ -17,6 +17,7 @@ import pytest
 
 from llamatelemetry.local.launch import telemetry_environment
 from llamatelemetry.local.store import StoreReader
+from tests.children import with_signals
 from tests.servers import LlamaServer
 
 RUN = [sys.executable, "-m", "llamatelemetry.cli", "run"]
@@ -28,7 +29,7 @@ trace.get_tracer("program").start_span("by the program").end()
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*RUN, *arguments],
+        with_signals([*RUN, *arguments]),
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -147,7 +148,7 @@ while True:
 
 def test_signals_are_handed_on_and_the_rest_is_kept(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*RUN, "--", sys.executable, "-c", LISTENING],
+        with_signals([*RUN, "--", sys.executable, "-c", LISTENING]),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,11 +163,38 @@ def test_signals_are_handed_on_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["by the program"]
 
 
+def test_an_ignored_signal_stays_ignored_and_sigterm_ends_the_command(tmp_path: Path) -> None:
+    """As under `nohup`, and in the background of a script: the command inherits it, too."""
+    program = """
+        import signal, time
+        print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(
+        with_signals(
+            [*RUN, "--", sys.executable, "-c", textwrap.dedent(program)], ignored=[signal.SIGINT]
+        ),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        os.execvp(RUN[0], [*RUN, "--", sys.executable, "-c", LISTENING])
+        command = with_signals([*RUN, "--", sys.executable, "-c", LISTENING])
+        os.execvp(command[0], command)
     output = b""
     sent = 0
     deadline = time.monotonic() + 60
@@ -190,7 +218,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_live_page_shows_a_run_that_goes_on_and_a_report_is_left(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*RUN, "--live", "--", sys.executable, "-c", LISTENING],
+        with_signals([*RUN, "--live", "--", sys.executable, "-c", LISTENING]),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

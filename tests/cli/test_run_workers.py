@@ -16,6 +16,7 @@ import pytest
 from llamatelemetry.local.calls import call_of
 from llamatelemetry.local.report import read_recorded
 from llamatelemetry.local.summary import summarise
+from tests.children import with_signals
 from tests.servers import LlamaServer
 
 RUN = [sys.executable, "-m", "llamatelemetry.cli", "run", "--output", "run.db", "--"]
@@ -61,7 +62,7 @@ def test_the_calls_of_both_workers_are_in_the_report(
     port = free_port()
     gunicorn = ["-m", "gunicorn", "--workers=2", f"--bind=127.0.0.1:{port}", "app:app"]
     with subprocess.Popen(
-        [*RUN, sys.executable, *gunicorn],
+        with_signals([*RUN, sys.executable, *gunicorn]),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,

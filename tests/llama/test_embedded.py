@@ -25,6 +25,7 @@ from llamatelemetry.llama.embedded import (
     EmbeddedServerError,
     find_demo_model,
 )
+from tests.children import with_signals
 from tests.components import require
 from tests.servers import LlamaServer
 
@@ -71,7 +72,7 @@ def child() -> Iterator[subprocess.Popen[str]]:
     """The program as a person starts it, past its start."""
     require("xllamacpp")
     with subprocess.Popen(
-        [*COMMAND, "--model", str(find_demo_model()), "--watch-stdin"],
+        with_signals([*COMMAND, "--model", str(find_demo_model()), "--watch-stdin"]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -153,6 +154,44 @@ class TestProgram:
         child.send_signal(signal.SIGINT)
         output, _ = child.communicate(timeout=20)
         assert (output, child.returncode) == ("", -signal.SIGINT)
+
+    def test_ignores_ctrl_c_where_it_was_started_so_and_ends_on_sigterm(self):
+        """As under `nohup`, and in the background of a script."""
+        command = [*COMMAND, "--model", str(find_demo_model())]
+        with subprocess.Popen(
+            with_signals(command, ignored=[signal.SIGINT]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child:
+            for line in child.stderr:
+                if "loading model" in line:
+                    break
+            child.send_signal(signal.SIGINT)
+            ready = json.loads(child.stdout.readline())
+            child.send_signal(signal.SIGINT)
+            chat(ready["url"])
+            child.send_signal(signal.SIGTERM)
+            child.communicate(timeout=20)
+        assert child.returncode == 0
+
+    def test_ends_on_sigterm_where_it_was_started_with_it_blocked(self):
+        command = [*COMMAND, "--model", str(find_demo_model())]
+        with subprocess.Popen(
+            with_signals(command, blocked=[signal.SIGTERM]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child:
+            try:
+                child.stdout.readline()
+                child.send_signal(signal.SIGTERM)
+                child.communicate(timeout=20)
+            finally:
+                child.kill()
+        assert child.returncode == 0
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -37,6 +37,7 @@ from llamatelemetry.llama._launch import Launch
 from llamatelemetry.llama._listening import Address
 from llamatelemetry.llama._server_log import ServerLog
 from llamatelemetry.llama.binary import Binary
+from tests.children import with_signals
 from tests.components import require
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
@@ -362,6 +363,19 @@ class TestFaults:
         wait_until(lambda: caplog.records)
         assert "ended by SIGKILL" in caplog.text
 
+    def test_started_by_a_thread_that_blocks_signals(self, manager, caplog):
+        """As a program does that waits for its signals in one thread."""
+        blocked = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            server = manager().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: caplog.records)
+        assert "ended" in caplog.text
+        assert not server.is_healthy()
+
     def test_hung_is_not_healthy_and_is_stopped_by_force(self, manager):
         server = manager(fault={"ignores_term": True}).start()
         pid = server.pid
@@ -512,7 +526,7 @@ class TestParent:
     def ending(self, model: Path, program: Path, code: str) -> tuple[int, subprocess.Popen[str]]:
         source = self.START.format(model=str(model), program=str(program)) + code
         parent = subprocess.Popen(
-            [sys.executable, "-c", source],
+            with_signals([sys.executable, "-c", source]),
             stdout=subprocess.PIPE,
             text=True,
             stderr=subprocess.PIPE,

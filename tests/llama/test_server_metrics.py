@@ -207,6 +207,10 @@ class TestOneServer:
         assert caught.value.is_refusal is is_refusal
         assert server.paths == ["/props"]
 
+    def test_one_on_loopback_is_asked_past_the_proxy_of_the_environment(self, serve, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        assert samples(serve(Model("smol")).reader().read())
+
     def test_nothing_is_listening(self):
         with pytest.raises(NotReadError, match="refused") as caught:
             ServerReader(target_of("http://127.0.0.1:9/metrics")).read()

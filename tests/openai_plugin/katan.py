@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.children import with_signals
+
 REQUIREMENT = "llm-katan == 0.22.0"
 TIME_TO_FIRST_TOKEN_S = 0.03
 BETWEEN_CHUNKS_S = 0.005
@@ -64,7 +66,10 @@ def katan_server() -> Iterator[Katan]:
     }
     command = [_installed(), *(f"--{name}={value}" for name, value in options.items())]
     process = subprocess.Popen(
-        command, cwd=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        with_signals(command),
+        cwd=_ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         server = Katan(f"http://127.0.0.1:{port}")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import with_signals
 from tests.otlp_receiver import Received, grpc_receiver, http_receiver
 from tests.processes.calls import CALLS
 from tests.processes.model import model_server
@@ -116,7 +117,12 @@ def serving(command: list[str], environ: dict[str, str]) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [each.format(port=port) for each in command]
     process = subprocess.Popen(
-        command, cwd=HERE, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        with_signals(command),
+        cwd=HERE,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         wait_for(lambda: answers(port), process)
@@ -242,7 +248,7 @@ def test_workers_of_celery(model, tmp_path, interval):
         send = "import tasks; [tasks.call.delay() for _ in range(8)]"
         subprocess.run([sys.executable, "-c", send], cwd=HERE, env=environ, check=True, timeout=60)
         worker = subprocess.Popen(
-            [INSTRUMENT, *command, *quiet],
+            with_signals([INSTRUMENT, *command, *quiet]),
             cwd=HERE,
             env=environ,
             stdout=subprocess.PIPE,

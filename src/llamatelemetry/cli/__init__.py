@@ -5,8 +5,9 @@ Each command imports its own module when it runs, so that ``--help`` stays quick
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -26,6 +27,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line. Exit status: 0 good, 1 the checked thing is bad, 2 usage."""
+    # Not every locale has our characters, and not every file name can be encoded.
+    stdout: Any = sys.stdout
+    if getattr(stdout, "errors", None) in {"strict", "surrogateescape"}:
+        stdout.reconfigure(errors="replace")
     app()
 
 

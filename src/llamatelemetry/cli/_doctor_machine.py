@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from llamatelemetry.cli._doctor_check import Check, without_userinfo
+from llamatelemetry.genai.servers import is_loopback
 from llamatelemetry.gpu import detect_cuda
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ def _props(title: str, base: str, timeout_s: float) -> Check:
 
 def _get(url: str, timeout_s: float) -> tuple[int, str, dict[str, Any]]:
     """Status, ``Server`` header and JSON body; a body that is no JSON object is empty."""
+    # A proxy of the environment would look for the server on its own machine.
+    direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname) else []
     try:
-        response = urllib.request.urlopen(url, timeout=timeout_s)  # noqa: S310 - http(s), checked
+        response = urllib.request.build_opener(*direct).open(url, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         response = error
     with response:

@@ -154,6 +154,11 @@ def provider_of_host(host: str, path: str = "") -> str | None:
     return None
 
 
+def is_loopback(host: str | None) -> bool:
+    """Return whether a host name is of the loopback interface, with or without brackets."""
+    return bool(host) and (host.startswith("127.") or host in {"localhost", "::1", "[::1]"})
+
+
 def is_run_by_openai(server: Server | None) -> bool:
     """Say whether a server is OpenAI's own, or Azure's; any other that speaks the protocol is not."""
     return server is not None and server.provider in OPENAI_PROVIDERS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai.servers import is_loopback, known_servers, server_of
 from llamatelemetry.gpu.engines import IN_PROCESS
 from llamatelemetry.semconv import attributes as genai
 from llamatelemetry.semconv import gpu as names
@@ -137,14 +137,10 @@ def _in_process_engine(scope: str) -> str | None:
 
 
 def _server_engine(address: str, port: int) -> str | None:
-    if _is_loopback(address) or _is_managed(address, port):
+    if is_loopback(address) or _is_managed(address, port):
         host = f"[{address}]" if ":" in address and not address.startswith("[") else address
         return f"http://{host}:{port}"
     return None
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address in {"localhost", "::1", "[::1]"}
 
 
 def _is_managed(address: str, port: int) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 XLLAMACPP_REQUIREMENT = "xllamacpp==2026.10.11549"
 
 _LOG_SETTLES_S = 0.1
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class _CannotServeError(Exception):
@@ -33,7 +34,10 @@ class _CannotServeError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM, SIGINT or the end of stdin; 1 when the server cannot start."""
+    """Serve until SIGTERM, SIGINT or the end of stdin; 1 when the server cannot start.
+
+    SIGINT stays ignored if it was ignored when the process started.
+    """
     options, watch_stdin = parse_arguments(arguments)
     announce_fd = _keep_stdout_for_one_line()
     try:
@@ -147,7 +151,10 @@ def _end_at_once_while_loading(*, watch_stdin: bool) -> None:
 
     Python's own SIGINT handler would only run once the model is loaded.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # The thread that has started this process may block them, and a mask is inherited.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    if signal.SIGINT in _taken():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if watch_stdin:
         threading.Thread(target=_end_with_stdin, name="watch-stdin", daemon=True).start()
 
@@ -181,11 +188,17 @@ def _wait_for_the_end(announce_fd: int, ready: str) -> None:
     woken_fd, wake_fd = os.pipe()
     os.set_blocking(wake_fd, False)
     signal.set_wakeup_fd(wake_fd)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _taken():
         signal.signal(number, _only_wake)
     os.write(announce_fd, f"{ready}\n".encode())
     os.close(announce_fd)
     os.read(woken_fd, 1)
+
+
+def _taken() -> list[signal.Signals]:
+    """Return the signals that end the server. `nohup` and a script's `&` have SIGINT ignored."""
+    interruptible = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    return list(_ENDING) if interruptible else [signal.SIGTERM]
 
 
 def _only_wake(_number: int, _frame: object) -> None:

@@ -46,6 +46,8 @@ def _catch_signals() -> int:
     signal.set_wakeup_fd(wake_fd)
     for number in _SIGNALS:
         signal.signal(number, _only_wake)
+    # The thread that has started this process may block them, and the server inherits the mask.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     return woken_fd
 
 

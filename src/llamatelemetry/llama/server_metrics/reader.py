@@ -12,10 +12,11 @@ import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from llamatelemetry.genai.fields import count, get, items, mapping, model_name, text
 from llamatelemetry.genai.identity import read_props
+from llamatelemetry.genai.servers import is_loopback
 from llamatelemetry.llama._endpoints import read_metrics
 
 if TYPE_CHECKING:
@@ -201,8 +202,11 @@ def _get(url: str, headers: Mapping[str, str], path: str) -> _Reply:
             """Not followed: the key in the headers is for this server only."""
 
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - http by the option
+    # A proxy of the environment would look for the server on its own machine.
+    direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname) else []
+    opener = urllib.request.build_opener(NoRedirect, *direct)
     try:
-        with urllib.request.build_opener(NoRedirect).open(request, timeout=_TIMEOUT_S) as reply:
+        with opener.open(request, timeout=_TIMEOUT_S) as reply:
             return _Reply(reply.read(_LARGEST_REPLY), reply.headers.get(_LIFE_HEADER))
     except urllib.error.HTTPError as error:
         error.close()
