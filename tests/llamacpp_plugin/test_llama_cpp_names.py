@@ -1,7 +1,7 @@
-"""What llama-cpp-python calls llama.cpp's functions, from its oldest supported version to the newest.
+"""Names of llama.cpp's functions in llama-cpp-python, from the oldest supported version to the newest.
 
-It has no wheels, and takes minutes to build: these stand-ins have the names and arguments of its
-sources, and what comes of a generation.
+The library has no wheels and takes minutes to build. These stand-ins have the names and arguments
+of its sources.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def is_end(owner):
 
     return is_end
 """
-# Of version 0.3.7 and later `llama_token_is_eog` takes the vocabulary, and warns.
+# From version 0.3.7 on `llama_token_is_eog` takes the vocabulary, and is deprecated.
 NAMES = {
     "0.2.80": ("llama_get_timings = counters_of", "llama_token_is_eog = is_end('model')"),
     "0.3.2": ("llama_perf_context = counters_of", "llama_token_is_eog = is_end('model')"),

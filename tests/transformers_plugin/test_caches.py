@@ -106,9 +106,25 @@ class OwnCache(DynamicCache):
     """A cache of one's own."""
 
 
-def test_a_kind_of_cache_is_known_by_what_it_is_made_of(instrumented: Recorder) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda _: OwnCache(),
+        pytest.param(
+            lambda config: transformers.QuantizedCache(backend="fp8", config=config),
+            marks=pytest.mark.skipif(
+                not hasattr(transformers.cache_utils, "Fp8QuantizedLayer"),
+                reason="this version quantizes with further packages only",
+            ),
+        ),
+    ],
+    ids=["own", "quantized"],
+)
+def test_other_kinds_that_know_their_length(
+    instrumented: Recorder, make: Callable[[Any], Any]
+) -> None:
     model = llama()
-    tokens, _, cache = filled(model, "Hello!", cache=OwnCache())
+    tokens, _, cache = filled(model, "Hello!", cache=make(model.config))
     instrumented.clear_spans()
     model.generate(tokens, **{CACHE_NAME: cache}, **TWO)
     assert only(instrumented).attributes[CACHED] == 7
