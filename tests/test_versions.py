@@ -16,6 +16,7 @@ ROWS = OPENAI_ROWS + TRANSFORMERS_ROWS
 
 
 @pytest.mark.slow
+@pytest.mark.needs("package-index")
 @pytest.mark.timeout(900)  # an environment is made on first use, from a package index
 @pytest.mark.parametrize("row", ROWS)
 def test_a_plugin_passes_its_tests_with(row: str) -> None:
