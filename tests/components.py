@@ -124,6 +124,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*components): skip unless these can be used; names in tests/probes.py"
     )
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    folder = tempfile.mkdtemp(prefix="components-") if worker is None else worker[_WORKER_KEY]
+    _Run.folder = Path(folder)
     names = filter(None, map(str.strip, os.environ.get(REQUIRED_VARIABLE, "").split(",")))
     _Run.required = frozenset(names)
     if unknown := sorted(_Run.required - PROBES.keys()):
@@ -134,9 +137,6 @@ def pytest_configure(config: pytest.Config) -> None:
     _Run.environment = {
         name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")
     }
-    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-    folder = tempfile.mkdtemp(prefix="components-") if worker is None else worker[_WORKER_KEY]
-    _Run.folder = Path(folder)
 
 
 @pytest.hookimpl(optionalhook=True)

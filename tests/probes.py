@@ -68,9 +68,9 @@ def _managed_server(binary: Callable[[], Path | str]) -> None:
             assert response.usage.completion_tokens > 0, response
         except Exception:
             until_s = time.monotonic() + _END_S
-            while server.is_healthy() and time.monotonic() < until_s:
+            while time.monotonic() < until_s:
+                _ = server.url  # raises once the server is known to have died, and says why
                 time.sleep(0.05)
-            _ = server.url  # raises if the server died of the request, and says why
             raise
 
 
@@ -165,6 +165,18 @@ def _ps() -> None:
     assert _run("ps", "-o", "stat=", "-p", str(os.getpid())).strip()
 
 
+def _package_index() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--quiet", "--no-deps", "--no-cache-dir", "--retries=1", "--dest", folder]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, "packaging"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    assert done.returncode == 0, f"pip cannot download a package: {last}"
+
+
 def _run(program: str, *arguments: str | Path) -> str:
     if shutil.which(program) is None:
         raise MissingError(f"the program `{program}` is not installed")
@@ -195,6 +207,7 @@ PROBES = {
     "transformers": Probe(_transformers),
     # Installed into an environment of its own by the first probe.
     "llm-katan": Probe(_katan, limit_s=240.0),
+    "package-index": Probe(_package_index),
     "openssl": Probe(_openssl),
     "ps": Probe(_ps),
     "pandas": _package("pandas", "scripts/install dev"),

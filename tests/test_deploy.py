@@ -175,6 +175,7 @@ def application(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.needs("package-index")
 class TestInitContainer:
     def test_the_folder_has_what_it_needs_and_no_more(self, layout):
         names = {path.name for path in layout.iterdir() if not path.name.endswith(".dist-info")}

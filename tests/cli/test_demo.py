@@ -192,6 +192,7 @@ class llama_pooling_type:
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         {DIES}
+        threading.Event().wait()  # another thread may be the one that gets the signal
     do_POST = do_GET
 
 class Server:

@@ -196,11 +196,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05)
         elif "first_request_kills" in fault:
             os.kill(os.getpid(), fault["first_request_kills"])
+            time.sleep(600)  # another thread may be the one that gets the signal
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    do_POST = do_GET
 
 if fault.get("silent"):
     time.sleep(600)
