@@ -484,7 +484,7 @@ class TestBinary:
         def started(binary: object) -> str:
             record.unlink(missing_ok=True)
             manager(binary=binary, env={"FAKE_RECORD": str(record)}).start().stop()
-            return json.loads(record.read_text())["argv"][0]
+            return json.loads(record.read_text())["argv"][0].removesuffix(".py")
 
         monkeypatch.setenv("PATH", f"{folders[2]}:{os.environ['PATH']}")
         assert started(None) == str(programs[2])

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,6 +19,7 @@ from llamatelemetry import ServerConfig, ServerManager
 from llamatelemetry.llama import ServerCrashedError, UnsupportedOptionError
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.children import write_program
 from tests.llama.test_embedded import chat, is_gone, post
 from tests.llama.test_manager import wait_until
 from tests.recorder import Recorder
@@ -37,8 +37,7 @@ def embedded(model: Path | None = None, **fields) -> ServerManager:
 def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program with llama-server's own argument parser."""
     path = tmp_path_factory.mktemp("real") / "llama-server"
-    path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('real_cli.py').read_text()}")
-    path.chmod(0o755)
+    write_program(path, Path(__file__).with_name("real_cli.py").read_text(encoding="utf-8"))
     if subprocess.run([path, "--help"], capture_output=True).returncode == 77:
         pytest.fail("xllamacpp is laid out in another way than real_cli.py expects")
     return path
