@@ -327,7 +327,7 @@ class TestFaults:
             assert server.start().url != url
 
     def test_dies_later(self, manager, caplog: pytest.LogCaptureFixture):
-        server = manager(fault={"crashes_after_s": 0.2})
+        server = manager(fault={"crashes_after_s": 1.0})
         with caplog.at_level(logging.ERROR, "llamatelemetry.llama"):
             server.start()
             pid = server.pid
