@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -130,6 +130,8 @@ _TOGETHER: Final = (
 )
 CONDITIONS["together"] = Condition("\n".join(CONDITIONS[name].shell for name in _TOGETHER))
 
+RUNNING: Final[set[subprocess.Popen[bytes]]] = set()
+
 
 class ImpossibleError(Exception):
     """A condition cannot be made on this machine; the message says why."""
@@ -217,13 +219,23 @@ def run(name: str, arguments: Sequence[str], clones: Clones) -> Outcome:
                         where: pool.submit(run_in, where, path, condition, command, environ)
                         for where, path in checkouts.items()
                     }
-                for where, end in ends.items():
-                    output, status = end.result()
-                    log = LOGS / f"{name}-{number}-{where}.txt"
-                    log.write_text(output, encoding="utf-8")
-                    outcome.read(output, status)
+                    for where, end in ends.items():
+                        output, status = result_of(end)
+                        log = LOGS / f"{name}-{number}-{where}.txt"
+                        log.write_text(output, encoding="utf-8")
+                        outcome.read(output, status)
         outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def result_of(end: Future[tuple[str, int]]) -> tuple[str, int]:
+    """Wait for a run. Ctrl-C ends all that run."""
+    try:
+        return end.result()
+    except BaseException:
+        for process in list(RUNNING):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def check(condition: Condition, environ: Mapping[str, str]) -> None:
@@ -269,15 +281,13 @@ def run_in(
         **identity,
     )
     os.close(theirs)
+    RUNNING.add(process)
     ending = threading.Timer(_LONGEST_S, os.killpg, (process.pid, signal.SIGKILL))
     ending.start()
-    try:
-        output = _ESCAPES.sub("", read(ours).decode(errors="replace")).replace("\r\n", "\n")
-        status = process.wait()
-    finally:
-        ending.cancel()
-        if process.poll() is None:  # Ctrl-C
-            os.killpg(process.pid, signal.SIGKILL)
+    output = _ESCAPES.sub("", read(ours).decode(errors="replace")).replace("\r\n", "\n")
+    status = process.wait()
+    ending.cancel()
+    RUNNING.remove(process)
     return output, status
 
 

@@ -1,4 +1,4 @@
-"""Child processes that react to signals as those of a new terminal do.
+"""Child processes that do not depend on how the tests were started.
 
 A child inherits which signals its parent ignores and blocks: under `nohup`, in the background of
 a script and in many a CI system, SIGINT is among them.
@@ -7,8 +7,10 @@ a script and in many a CI system, SIGINT is among them.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 # A program between the two, as subprocess warns of `preexec_fn` beside threads.
 _LAUNCHER = """
@@ -34,3 +36,16 @@ def with_signals(
     """
     lists = [",".join(str(int(number)) for number in numbers) for numbers in (ignored, blocked)]
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, *lists, *map(os.fspath, command)]
+
+
+def write_program(path: Path, source: str, *options: str) -> None:
+    """Write a Python program that can be run by its path.
+
+    A shell script that runs it, as an interpreter line takes no interpreter with a blank in its
+    path.
+    """
+    code = path.with_name(f"{path.name}.py")
+    code.write_text(source, encoding="utf-8")
+    line = shlex.join([sys.executable, *options, str(code)])
+    path.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)

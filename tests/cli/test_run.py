@@ -105,7 +105,10 @@ def test_workers_send_theirs_too(tmp_path: Path) -> None:
 def test_the_exit_status_is_the_commands(
     tmp_path: Path, command: tuple[str, ...], status: int
 ) -> None:
-    done = run("--", *command, cwd=tmp_path)
+    # No shell says "not found" in another way because of it. Root may look into every folder.
+    (tmp_path / "closed").mkdir(mode=0)
+    path = f"{os.environ['PATH']}{os.pathsep}{tmp_path / 'closed'}"
+    done = run("--", *command, cwd=tmp_path, PATH=path)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     # Nothing was received: nothing is left behind, no page either.

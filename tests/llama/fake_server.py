@@ -7,9 +7,10 @@ variable FAKE, as JSON; what it was started with goes to the file named by FAKE_
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.children import write_program
 
 
 class Option(NamedTuple):
@@ -126,8 +127,7 @@ def make_server(folder: Path, options: list[Option] = NEW, *, name: str = "llama
     }
     path = folder / name
     settings = {"help": render_help(options), "takes_value": takes_value}
-    path.write_text(f"#!{sys.executable} -IS\nSETTINGS = {settings!r}\n{_PROGRAM}")
-    path.chmod(0o755)
+    write_program(path, f"SETTINGS = {settings!r}\n{_PROGRAM}", "-IS")
     return path
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.children import write_program
 from tests.components import note_stand_in, require, unavailable
 from tests.probes import llama_server_program
 
@@ -24,8 +24,7 @@ def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program with llama-server's own argument parser and the server of xllamacpp."""
     require("xllamacpp")
     path = tmp_path_factory.mktemp("real") / "llama-server"
-    path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('real_cli.py').read_text()}")
-    path.chmod(0o755)
+    write_program(path, Path(__file__).with_name("real_cli.py").read_text(encoding="utf-8"))
     if subprocess.run([path, "--help"], capture_output=True).returncode == 77:
         pytest.fail("xllamacpp is laid out in another way than real_cli.py expects")
     return path

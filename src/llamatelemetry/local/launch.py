@@ -6,6 +6,7 @@ that this process gets are handed on.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -89,8 +90,13 @@ class Command:
                 # Without this the command would never hear of a signal.
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._mask),  # noqa: PLW1509
             )
-        except BaseException:
+        except BaseException as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            # What the system says, too, when it may not look into a folder of PATH.
+            if isinstance(error, PermissionError) and not _is_on_path(
+                arguments[0], environ.get("PATH", os.defpath)
+            ):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
             raise
 
     def wait(self) -> int:
@@ -122,3 +128,8 @@ def _hand_on(process: subprocess.Popen[bytes]) -> None:
 def exit_status_of(error: OSError) -> int:
     """Give the exit status with which a shell says that a command cannot be started."""
     return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+
+
+def _is_on_path(name: str, path: str) -> bool:
+    folders = path.split(os.pathsep)
+    return "/" in name or any(os.path.lexists(Path(folder, name)) for folder in folders)
