@@ -44,7 +44,7 @@ SAMPLERS = {
     for name in ("ratio", "only_errors", "only_slow", "only_errors_or_slow")
 }
 ENTRY_POINTS = {
-    "console_scripts": {"llamatelemetry": "llamatelemetry.cli:main"},
+    "console_scripts": {"llamatelemetry": "llamatelemetry.__main__:main"},
     "opentelemetry_distro": {"llamatelemetry": "llamatelemetry.distro:LlamaTelemetryDistro"},
     "opentelemetry_configurator": {
         "llamatelemetry": "llamatelemetry.distro:LlamaTelemetryConfigurator"

@@ -17,6 +17,8 @@ from ._recording import describe_on_resource, record_failure, record_results
 from ._results import CollectiveError, CollectiveResults, all_reduce_results
 from ._timing import CpuRunner, CudaRunner, timed_all_reduce
 
+from llamatelemetry._optional import required_by
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -303,11 +305,9 @@ class NCCLGroup:
 
 
 def _torch() -> Any:
-    try:
+    with required_by("NCCLGroup", "torch"):
         torch: Any = importlib.import_module("torch")
         importlib.import_module("torch.distributed")
-    except ImportError as error:
-        raise ImportError("NCCLGroup needs PyTorch: pip install torch") from error
     if not torch.distributed.is_available():
         raise CollectiveError(f"torch {torch.__version__} is built without torch.distributed")
     return torch
