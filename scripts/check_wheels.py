@@ -7,6 +7,7 @@ everything else from the package index. Run by `make wheels` and by CI; needs th
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ from contextlib import contextmanager
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from typing import Any, cast
+
+from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 
 ROOT = Path(__file__).parents[1]
 OPENAI = "llamatelemetry-instrumentation-openai"
@@ -209,6 +213,27 @@ class Environment:
         )
         return set(names)  # type: ignore[call-overload]
 
+    def sizes_mb(self) -> dict[str, float]:
+        """The size of each distribution's files, compiled modules included."""
+        run([self.python, "-m", "compileall", "-q", "-j", "0", self._site()])
+        sizes: dict[str, float] = {}
+        for path in self._site().rglob("*"):
+            if path.is_file():
+                # By the folder they lie in, for most distributions their own name.
+                name = path.relative_to(self._site()).parts[0]
+                sizes[name] = sizes.get(name, 0.0) + path.stat().st_size / 1e6
+        return sizes
+
+    def _site(self) -> Path:
+        return _only(self._bin.parent, "lib/python*/site-packages")
+
+    def contract_calls(self, url: str) -> dict[str, dict[str, Any]]:
+        """What comes of every call of the contract, with a real server at the URL."""
+        program = ROOT / "tests/contract_calls.py"
+        settings = {"HEAVY": "1", "LLAMATELEMETRY_EXPORTER": "file", "PATH": str(self._bin)}
+        printed = run([self.python, program, url, self._workdir], cwd=self._workdir, **settings)
+        return cast("dict[str, dict[str, Any]]", json.loads(printed))
+
     def entry_points(self, *groups: str) -> object:
         """`{group: {name: value}}` of everything whose value is ours."""
         return self.evaluate(
@@ -258,6 +283,43 @@ from opentelemetry.instrumentation.auto_instrumentation import initialize
 initialize()
 {(level, text.split()[0]) for level, text in records if "no installed version" in text}
 """
+
+
+# Decimal megabytes of files in an empty environment, compiled modules included. Measured: see
+# docs/benchmark.md for what the extras add to it.
+MAX_BASE_MB = 90
+# What the base install says it lacks, and how to get it.
+NOT_IN_BASE = {
+    *("benchmark compare", "benchmark to_dataframe", "trace graph to_dataframes"),
+    *("topology to_dataframe", "ServerManager", "TransformersBackend", "NCCLGroup"),
+    "bench --compare",
+}
+
+
+def check_base_install(environment: Environment) -> None:
+    """`pip install llamatelemetry`: its size, and every call of the contract."""
+    environment.install(DISTRO)
+    sizes = environment.sizes_mb()
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:8]
+    total = sum(sizes.values())
+    shown = ", ".join(f"{name} {sizes[name]:.1f}" for name in largest)
+    print(f"  the base install has {total:.1f} MB: {shown}")
+    if total > MAX_BASE_MB:
+        raise CheckError(f"the base install has {total:.1f} MB, more than {MAX_BASE_MB}: {shown}")
+    options = EmbeddedOptions(model_path=find_demo_model(), parallel=2, slots=True)
+    with EmbeddedServer(options) as server:
+        found = environment.contract_calls(server.url)
+    outcomes = {
+        **found["calls"],
+        **{
+            name: "ok" if done["status"] == 0 else done["out"] + done["err"]
+            for name, done in found["commands"].items()
+        },
+    }
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome != "ok"}
+    expect(set(failed), NOT_IN_BASE, f"what does not work in the base install: {failed}")
+    silent = {name: said for name, said in failed.items() if "pip install" not in said}
+    expect(silent, {}, "said without the command that installs it")
 
 
 def check_whole_product(environment: Environment) -> None:
@@ -351,6 +413,7 @@ def check_all(scratch: Path) -> None:
     with _timed("contents and metadata"):
         check_contents(dist)
     checks: list[Callable[[Environment], None]] = [
+        check_base_install,
         check_plugin_alone,
         check_other_plugins_alone,
         check_whole_product,

@@ -25,9 +25,7 @@ class MissingPackageError(ImportError):
         root = module.partition(".")[0]
         self.package = module if root in _NAMESPACES else root
         self.command = f"pip install {shlex.join(requirements)}"
-        super().__init__(
-            f"{feature} needs {self.package}. Install it: {self.command}", name=module
-        )
+        super().__init__(f"{feature} needs {self.package}. Install it: {self.command}", name=module)
 
 
 @contextmanager

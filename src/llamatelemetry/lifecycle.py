@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import _logs, metrics, trace
 
 from llamatelemetry import genai
-from llamatelemetry._optional import required_by
+from llamatelemetry._optional import MissingPackageError, required_by
 from llamatelemetry.config import (
     OPTIONS,
     LlamaTelemetryConfig,
@@ -190,11 +190,14 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
         from llamatelemetry.distro import LlamaTelemetryConfigurator, LlamaTelemetryDistro
     distro, configurator = LlamaTelemetryDistro(), LlamaTelemetryConfigurator()
     try:
-        distro.configure()  # pyright: ignore[reportUnknownMemberType] - it has no types
-        configurator.configure(  # pyright: ignore[reportUnknownMemberType] - likewise
-            config=config, auto_instrumentation_version=__version__
-        )
-        loading._load_instrumentors(distro)
+        with required_by("The configured export", "llamatelemetry"):
+            distro.configure()  # pyright: ignore[reportUnknownMemberType] - it has no types
+            configurator.configure(  # pyright: ignore[reportUnknownMemberType] - likewise
+                config=config, auto_instrumentation_version=__version__
+            )
+            loading._load_instrumentors(distro)
+    except MissingPackageError as error:
+        _logger.warning("OpenTelemetry is not set up. %s", error)
     except Exception as error:
         guard.report("setting up OpenTelemetry", error, may_quote=False)
 

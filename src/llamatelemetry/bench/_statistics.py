@@ -5,6 +5,7 @@ The intervals of means and quantiles need numpy and SciPy: see `_intervals`.
 
 from __future__ import annotations
 
+import importlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -41,19 +42,27 @@ class Estimate:
     supported: bool = True
 
 
+def require_intervals() -> ModuleType:
+    """Import what computes intervals.
+
+    Raises:
+        MissingPackageError: numpy or SciPy is not installed.
+    """
+    return importlib.import_module("llamatelemetry.bench._intervals")
+
+
 def intervals() -> ModuleType | None:
     """Return the module that computes intervals, or `None` without numpy or SciPy."""
     try:
-        from llamatelemetry.bench import _intervals
+        return require_intervals()
     except MissingPackageError:
         return None
-    return _intervals
 
 
 def missing_intervals() -> str | None:
     """Return what to install for confidence intervals, or `None` if nothing is missing."""
     try:
-        from llamatelemetry.bench import _intervals  # noqa: F401 - raises if a package is missing
+        require_intervals()
     except MissingPackageError as error:
         return str(error)
     return None
@@ -89,20 +98,19 @@ def quantile(values: Sequence[float], q: float) -> Estimate:
     if len(values) < needed_for(q):
         return Estimate(value, supported=False)
     found = intervals()
-    return Estimate(value) if found is None else Estimate(value, *found.of_quantile(values, q))
+    low, high = (None, None) if found is None else found.of_quantile(values, q)
+    return Estimate(value, low, high)
 
 
-def ratio(
-    totals: Sequence[float], weights: Sequence[float], seed: int | Generator = 0
-) -> Estimate:
+def ratio(totals: Sequence[float], weights: Sequence[float], seed: int | Generator = 0) -> Estimate:
     """Estimate a sum over another, both by unit: gaps by request, say, and their number.
 
     The units are resampled whole, since what is inside one is not independent.
     """
     value = math.fsum(totals) / math.fsum(weights)
     found = intervals()
-    ends = (None, None) if found is None else found.of_ratio(totals, weights, seed)
-    return Estimate(value, *ends)
+    low, high = (None, None) if found is None else found.of_ratio(totals, weights, seed)
+    return Estimate(value, low, high)
 
 
 def over_runs(estimates: Sequence[float]) -> Estimate:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from llamatelemetry.bench._statistics import CONFIDENCE, Estimate
+from llamatelemetry.bench._statistics import CONFIDENCE, Estimate, require_intervals
 from llamatelemetry.bench.figures import METRIC_BY_NAME, samples
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def compare(
     force: bool = False,
 ) -> Comparison:
     """Compare a candidate with a baseline; see `BenchmarkResults.compare`."""
-    from llamatelemetry.bench import _intervals  # noqa: F401 - says first what is not installed
-
+    require_intervals()
     differences = _differences(baseline.fingerprint, candidate.fingerprint)
     unwanted = {name: pair for name, pair in differences.items() if name not in set(allow)}
     if unwanted and not force:
@@ -279,9 +278,7 @@ def _by_runs(old: Sequence[Values], new: Sequence[Values], aim: _Aim, *, paired:
     difference = float(logs[1].mean() - logs[0].mean())
     varying = [logs[1] - logs[0]] if paired else logs
     if max(np.ptp(each) for each in varying) < 1e-12:  # no spread: nothing to test against
-        return _Test(
-            Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None
-        )
+        return _Test(Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None)
     test = (
         stats.ttest_rel(logs[1], logs[0])
         if paired

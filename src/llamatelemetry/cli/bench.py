@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
+from llamatelemetry.bench._statistics import require_intervals
 from llamatelemetry.bench.comparison import FingerprintMismatchError
 from llamatelemetry.bench.load import Ramp
 from llamatelemetry.bench.profile import BenchmarkProfile
@@ -58,7 +59,7 @@ def _run(options: BenchOptions) -> int:
     if sum(given is not None for given in (options.sweep, options.compare, options.against)) > 1:
         raise _UsageError("--sweep, --compare and --against exclude one another")
     if options.compare is not None or options.against is not None:
-        from llamatelemetry.bench import _intervals  # noqa: F401 - says now what is not installed
+        require_intervals()  # before the benchmark, rather than after it
     baseline = None if options.compare is None else _loaded(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
     client, model = _client_and_model(options.url, options)

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
+from llamatelemetry._optional import required_by
+
 from ._agreement import Agreement, Offer, agree, exchange, offer_of
 from ._launch import Place, find_place, launch_variables, open_group
 from ._recording import describe_on_resource, record_failure, record_results
 from ._results import CollectiveError, CollectiveResults, all_reduce_results
 from ._timing import CpuRunner, CudaRunner, timed_all_reduce
-
-from llamatelemetry._optional import required_by
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -36,9 +36,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _instrumentor() -> Any:
-    with required_by(
-        "TransformersInstrumentor", "llamatelemetry-instrumentation-transformers"
-    ):
+    with required_by("TransformersInstrumentor", "llamatelemetry-instrumentation-transformers"):
         from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
     return TransformersInstrumentor
 
