@@ -125,13 +125,19 @@ def wrap() -> None:
 
 def start_server() -> None:
     from llamatelemetry import ServerConfig, ServerManager
+    from llamatelemetry.llama import ServerManagerError, ServerNotFoundError
 
     try:
         ServerConfig("nowhere.gguf")
     except (ValueError, OSError) as error:
         assert "nowhere.gguf" in str(error)
     Path("empty.gguf").write_bytes(b"GGUF")
-    ServerManager(ServerConfig("empty.gguf", port=0))
+    try:
+        ServerManager(ServerConfig("empty.gguf", port=0, startup_timeout_s=20)).start()
+    except ServerNotFoundError:
+        raise
+    except ServerManagerError as error:
+        assert "empty.gguf" in str(error), error
 
 
 def bench() -> Any:

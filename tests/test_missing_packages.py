@@ -48,13 +48,19 @@ NEEDED_BY: dict[str, set[str]] = {
     "torch": {"TransformersBackend", "NCCLGroup"},
     "transformers": {"TransformersBackend"},
     "gguf": {"TransformersBackend"},
-    "opentelemetry.sdk": {"init", "names of llamatelemetry.otel", "redaction", "redaction by pattern", "bench"},
+    "opentelemetry.sdk": {
+        "init",
+        "names of llamatelemetry.otel",
+        "redaction",
+        "redaction by pattern",
+        "bench",
+    },
     # It runs the command all the same; see below.
     "grpc": set(),
     "requests": set(),
     # What the rest of the environment may bring or not.
     "xllamacpp,httpx,graphistry,pynvml,gunicorn,uvicorn,opentelemetry.configuration,opentelemetry.util.genai": {
-        "demo"
+        *("demo", "ServerManager"),
     },
 }
 HEAVY = {"torch", "transformers", "gguf"}
