@@ -127,17 +127,17 @@ def start_server() -> None:
     from llamatelemetry import ServerConfig, ServerManager
     from llamatelemetry.llama import ServerManagerError, ServerNotFoundError
 
-    try:
+    with contextlib.suppress(ValueError):
         ServerConfig("nowhere.gguf")
-    except (ValueError, OSError) as error:
-        assert "nowhere.gguf" in str(error)
+        raise AssertionError("a missing file, and no error")
     Path("empty.gguf").write_bytes(b"GGUF")
     try:
         ServerManager(ServerConfig("empty.gguf", port=0, startup_timeout_s=20)).start()
     except ServerNotFoundError:
         raise
-    except ServerManagerError as error:
-        assert "empty.gguf" in str(error), error
+    except ServerManagerError:
+        return  # it is no model
+    raise AssertionError("an empty model, and no error")
 
 
 def bench() -> Any:

@@ -27,6 +27,12 @@ COMMAND_LINE = {
     *("--help", "--version", "doctor", "topology", "topology --json", "run", "run --grpc-port"),
     *("report", "bench"),
 }
+OTHERS = ",".join(
+    [
+        *("xllamacpp", "httpx", "graphistry", "pynvml", "gunicorn", "uvicorn"),
+        *("opentelemetry.configuration", "opentelemetry.util.genai"),
+    ]
+)
 NEEDED_BY: dict[str, set[str]] = {
     "numpy,pandas": {"benchmark compare", "bench --compare", *FRAMES},
     "scipy": {"benchmark compare", "bench --compare"},
@@ -59,9 +65,7 @@ NEEDED_BY: dict[str, set[str]] = {
     "grpc": set(),
     "requests": set(),
     # What the rest of the environment may bring or not.
-    "xllamacpp,httpx,graphistry,pynvml,gunicorn,uvicorn,opentelemetry.configuration,opentelemetry.util.genai": {
-        *("demo", "ServerManager"),
-    },
+    OTHERS: {"demo", "ServerManager"},
 }
 HEAVY = {"torch", "transformers", "gguf"}
 

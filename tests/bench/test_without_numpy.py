@@ -25,14 +25,18 @@ NOTE = (
 @pytest.mark.parametrize("q", statistics.QUANTILES)
 def test_percentiles_are_those_of_numpy(n: int, q: float) -> None:
     values = np.random.default_rng(n).lognormal(-2, 1, n)
-    assert statistics.percentile(list(values), q) == pytest.approx(np.quantile(values, q), rel=1e-12)
+    assert statistics.percentile(list(values), q) == pytest.approx(
+        np.quantile(values, q), rel=1e-12
+    )
 
 
 def test_means_and_deviations_are_those_of_numpy() -> None:
     paces = np.random.default_rng(1).lognormal(-2, 1, (50, 20))
     times = [tuple(float(time) for time in np.cumsum(pace)) for pace in paces]
     records = [
-        RequestRecord(index=i, prompt=0, due_s=0, lag_s=0, e2e_s=float(each[-1]), token_times_s=each)
+        RequestRecord(
+            index=i, prompt=0, due_s=0, lag_s=0, e2e_s=float(each[-1]), token_times_s=each
+        )
         for i, each in enumerate(times)
     ]
     for name, values in (
@@ -109,7 +113,8 @@ def test_what_was_measured_reads_the_same_without_them(missing: str, tmp_path: P
         for key, value in expected.items():
             if isinstance(value, dict):
                 assert found[key].keys() == {"value", "supported"}
-                value = {each: value[each] for each in found[key]}
-            assert found[key] == value
+                assert found[key].items() <= value.items()
+            else:
+                assert found[key] == value
     for name in ("out.html", "out.md"):
         assert "pip install" in (tmp_path / name).read_text()
