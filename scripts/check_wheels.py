@@ -227,7 +227,9 @@ class Environment:
         """What comes of every call of the contract, with a real server at the URL."""
         program = ROOT / "tests/contract_calls.py"
         settings = {"HEAVY": "1", "LLAMATELEMETRY_EXPORTER": "file", "PATH": str(self._bin)}
-        printed = run([self.python, program, url, self._workdir], cwd=self._workdir, **settings)
+        folder = self._workdir.with_name("calls")
+        folder.mkdir()
+        printed = run([self.python, program, url, folder], cwd=folder, **settings)
         return cast("dict[str, dict[str, Any]]", json.loads(printed))
 
     def entry_points(self, *groups: str) -> object:

@@ -183,7 +183,7 @@ def _client(url: str) -> tuple[Any, str | None]:
     model = text(get(described, "id"))
     if text(get(described, "owned_by")) == "llamacpp":
         return LlamaCppClient(url, api_key=key), model
-    with required_by(f"{url} is not a llama.cpp server: another one", "openai"):
+    with required_by("Measuring a server other than llama.cpp", "openai"):
         import openai
     path = "" if url.rstrip("/").endswith("/v1") else "/v1"
     return openai.AsyncOpenAI(base_url=url.rstrip("/") + path, api_key=key or "none"), model
