@@ -7,6 +7,7 @@ everything else from the package index. Run by `make wheels` and by CI; needs th
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ from contextlib import contextmanager
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from typing import Any, cast
+
+from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 
 ROOT = Path(__file__).parents[1]
 OPENAI = "llamatelemetry-instrumentation-openai"
@@ -44,7 +48,7 @@ SAMPLERS = {
     for name in ("ratio", "only_errors", "only_slow", "only_errors_or_slow")
 }
 ENTRY_POINTS = {
-    "console_scripts": {"llamatelemetry": "llamatelemetry.cli:main"},
+    "console_scripts": {"llamatelemetry": "llamatelemetry.__main__:main"},
     "opentelemetry_distro": {"llamatelemetry": "llamatelemetry.distro:LlamaTelemetryDistro"},
     "opentelemetry_configurator": {
         "llamatelemetry": "llamatelemetry.distro:LlamaTelemetryConfigurator"
@@ -209,6 +213,25 @@ class Environment:
         )
         return set(names)  # type: ignore[call-overload]
 
+    def sizes_mb(self) -> dict[str, float]:
+        """The size of each top-level package, the modules that pip has compiled included."""
+        site = _only(self._bin.parent, "lib/python*/site-packages")
+        sizes: dict[str, float] = {}
+        for path in site.rglob("*"):
+            if path.is_file():
+                name = path.relative_to(site).parts[0]
+                sizes[name] = sizes.get(name, 0.0) + path.stat().st_size / 1e6
+        return sizes
+
+    def contract_calls(self, url: str) -> dict[str, dict[str, Any]]:
+        """What comes of every call of the contract, with a real server at the URL."""
+        program = ROOT / "tests/contract_calls.py"
+        settings = {"HEAVY": "1", "LLAMATELEMETRY_EXPORTER": "file", "PATH": str(self._bin)}
+        folder = self._workdir.with_name("calls")
+        folder.mkdir()
+        printed = run([self.python, program, url, folder], cwd=folder, **settings)
+        return cast("dict[str, dict[str, Any]]", json.loads(printed))
+
     def entry_points(self, *groups: str) -> object:
         """`{group: {name: value}}` of everything whose value is ours."""
         return self.evaluate(
@@ -260,9 +283,45 @@ initialize()
 """
 
 
+# Decimal megabytes of files, as `du --apparent-size` counts them, compiled modules included.
+MAX_BASE_MB = 90
+# What the base install says it lacks, and how to get it.
+NOT_IN_BASE = {
+    *("benchmark compare", "benchmark to_dataframe", "trace graph to_dataframes"),
+    *("topology to_dataframe", "ServerManager", "TransformersBackend", "NCCLGroup"),
+    "bench --compare",
+}
+
+
+def check_base_install(environment: Environment) -> None:
+    """The size of the base install, and every call of the contract in it."""
+    sizes = environment.sizes_mb()
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:8]
+    listed = ", ".join(f"{name} {sizes[name]:.1f}" for name in largest)
+    found_mb = f"{sum(sizes.values()):.1f} MB, of which {listed}"
+    print(f"  the base install has {found_mb}")
+    if sum(sizes.values()) > MAX_BASE_MB:
+        raise CheckError(f"the base install has more than {MAX_BASE_MB} MB: {found_mb}")
+    options = EmbeddedOptions(model_path=find_demo_model(), parallel=2, slots=True)
+    with EmbeddedServer(options) as server:
+        found = environment.contract_calls(server.url)
+    outcomes = {
+        **found["calls"],
+        **{
+            name: "ok" if done["status"] == 0 else done["out"] + done["err"]
+            for name, done in found["commands"].items()
+        },
+    }
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome != "ok"}
+    expect(set(failed), NOT_IN_BASE, f"what does not work in the base install: {failed}")
+    silent = {name: said for name, said in failed.items() if "pip install" not in said}
+    expect(silent, {}, "said without the command that installs it")
+
+
 def check_whole_product(environment: Environment) -> None:
-    """`pip install llamatelemetry`: every entry point, quiet import, libraries come and go."""
+    """`pip install llamatelemetry`: size, calls, entry points, import, libraries come and go."""
     environment.install(DISTRO)
+    check_base_install(environment)
     expect(environment.entry_points(*ENTRY_POINTS), ENTRY_POINTS, "entry points")
     ours = {name for name in environment.installed() if name.startswith(DISTRO)}
     expect(ours, set(SOURCES), "ours, with the distro")

@@ -16,7 +16,14 @@ from tests.probes import browser
 MARKS = [pytest.mark.slow, pytest.mark.needs("chromium")]
 
 # Runs in the page, by its own nonce, once it is ready.
+# `pointer` does to a drawing what a mouse does, at places that are shares of its size.
 USE = """
+const pointer = (target, type, [x, y]) => {
+  const box = target.getBoundingClientRect();
+  const [clientX, clientY] = [box.left + x * box.width, box.top + y * box.height];
+  const kind = type === "dblclick" ? MouseEvent : PointerEvent;
+  target.dispatchEvent(new kind(type, { clientX, clientY, pointerId: 1, bubbles: true, cancelable: true }));
+};
 const settled = () => new Promise((done) => setTimeout(done, 100));
 (async () => {
   while (document.documentElement.dataset.ready !== "true") await settled();

@@ -28,7 +28,6 @@ OPTIONAL = {
     "numpy",
     "scipy",
     "jinja2",
-    "plotly",
     "rich",
     "typer",
     "xllamacpp",
@@ -37,7 +36,8 @@ OPTIONAL = {
 # Who may import one of them at the top of a module, because nothing else imports that module.
 ALLOWED_AT_TOP = {
     "rich": ("llamatelemetry.cli",),
-    "numpy": ("llamatelemetry.bench._statistics",),
+    "numpy": ("llamatelemetry.bench._intervals",),
+    "scipy": ("llamatelemetry.bench._intervals",),
     "typer": ("llamatelemetry.cli",),
 }
 # Everything a plugin installed by itself can reach: it brings the API, not the SDK.

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import importlib
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from llamatelemetry._optional import required_by
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
-def fill_page(package: str, template: str, *, of: str, extra: str, **values: Any) -> str:
-    """Fill a template of a package's folder ``templates``; no value is taken for markup.
+def fill_page(package: str, template: str, *, feature: str, **values: Any) -> str:
+    """Fill a template of a package's folder `templates`; no value is taken for markup.
 
-    It also gets ``plotly``, the script that draws, ``nonce``, by which alone scripts are to run,
-    and ``version``.
+    The template can include the drawing scripts in `llamatelemetry/templates`. It also gets
+    `nonce`, by which alone scripts are to run, and `version`.
 
     Args:
-        package: whose template it is.
-        template: its file.
-        of: what the page is, for the error.
-        extra: what to install when something is missing.
-        values: what else the template names.
+        package: Package whose template it is.
+        template: File name of the template.
+        feature: What the page is, for the error.
+        values: The other values that the template names.
 
     Raises:
-        ImportError: Jinja2 or plotly is not installed.
+        ImportError: Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        plotly: Any = importlib.import_module("plotly.offline")
-    except ImportError as error:
-        raise ImportError(f"{of} needs {error.name}: pip install '{extra}'") from error
     from llamatelemetry import __version__
 
-    environment = Environment(
-        loader=PackageLoader(package),
+    return (
+        _environment(package, feature)
+        .get_template(template)
+        .render(nonce=secrets.token_urlsafe(16), version=__version__, **values)
+    )
+
+
+def check_installed(feature: str) -> None:
+    """Raise before the work rather than after it if pages cannot be made.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+    """
+    _environment("llamatelemetry", feature)
+
+
+def _environment(package: str, feature: str) -> Environment:
+    with required_by(feature, "llamatelemetry-core[report]"):
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("llamatelemetry")]),
         undefined=StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(
-        plotly=plotly.get_plotlyjs(),
-        nonce=secrets.token_urlsafe(16),
-        version=__version__,
-        **values,
     )

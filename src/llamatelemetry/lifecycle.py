@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import _logs, metrics, trace
 
 from llamatelemetry import genai
+from llamatelemetry._optional import MissingPackageError, required_by
 from llamatelemetry.config import (
     OPTIONS,
     LlamaTelemetryConfig,
@@ -179,7 +180,7 @@ def _with_links(graph: TraceGraph) -> TraceGraph:
 
 
 def _set_up(config: LlamaTelemetryConfig) -> None:
-    try:
+    with required_by("llamatelemetry.init()", "llamatelemetry"):
         # Private, but it is the zero-code path: the same checks in the same order.
         loading: Any = importlib.import_module(
             "opentelemetry.instrumentation.auto_instrumentation._load"
@@ -187,18 +188,16 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
         from opentelemetry.instrumentation.version import __version__
 
         from llamatelemetry.distro import LlamaTelemetryConfigurator, LlamaTelemetryDistro
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"llamatelemetry.init() needs the whole distribution ({error.name} is missing): "
-            "pip install llamatelemetry"
-        ) from error
     distro, configurator = LlamaTelemetryDistro(), LlamaTelemetryConfigurator()
     try:
-        distro.configure()  # pyright: ignore[reportUnknownMemberType] - it has no types
-        configurator.configure(  # pyright: ignore[reportUnknownMemberType] - likewise
-            config=config, auto_instrumentation_version=__version__
-        )
-        loading._load_instrumentors(distro)
+        with required_by("The configured export", "llamatelemetry"):
+            distro.configure()  # pyright: ignore[reportUnknownMemberType] - it has no types
+            configurator.configure(  # pyright: ignore[reportUnknownMemberType] - likewise
+                config=config, auto_instrumentation_version=__version__
+            )
+            loading._load_instrumentors(distro)
+    except MissingPackageError as error:
+        _logger.warning("OpenTelemetry is not set up. %s", error)
     except Exception as error:
         guard.report("setting up OpenTelemetry", error, may_quote=False)
 

@@ -32,9 +32,10 @@ def pages():
 @pytest.mark.parametrize("name", ["results", "client only", "sweep"])
 def test_the_page_draws_in_a_browser(tmp_path, name):
     document = browser.drawn(tmp_path, pages()[name], budget_ms=5000)
-    body = document[: document.index("<script>")]
-    plots = len(re.findall(r'id="plot-\d+"', body))
-    assert plots == (1 if name == "sweep" else 4)
-    assert len(re.findall(r'class="main-svg"[^>]*>', body)) >= plots
+    body = document[: document.index("<script ")]
+    plots = re.findall(r'id="plot-\d+".*?</svg></div>', body, re.DOTALL)
+    drawn = [len(re.findall(r'class="series" d="M', plot)) for plot in plots]
+    # TTFT, TPOT and E2E; TTFT, E2E and what failed; the phases; the tokens.
+    assert drawn == {"results": [3, 3, 5, 1], "client only": [3, 2, 2, 1], "sweep": [3]}[name]
     assert "<img" not in body
     assert "alert('x')&lt;/script&gt;" in body or name != "results"

@@ -52,10 +52,11 @@ def test_wrong_use_exits_with_2(arguments: list[str]):
 @pytest.mark.parametrize(
     "command",
     [
+        [sys.executable, "-m", "llamatelemetry"],
         [sys.executable, "-m", "llamatelemetry.cli"],
         [str(Path(sys.executable).with_name("llamatelemetry"))],
     ],
-    ids=["module", "script"],
+    ids=["package", "module", "script"],
 )
 def test_runs_as_a_module_and_as_a_script(command: list[str]):
     output = subprocess.check_output([*command, "--version"], text=True)

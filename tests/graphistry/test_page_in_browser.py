@@ -18,7 +18,7 @@ USE = """
     graph.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
     await settled();
   };
-  const width = () => graph.layout.xaxis.range[1] - graph.layout.xaxis.range[0];
+  const width = () => view.x[1] - view.x[0];
   %s
 """
 
@@ -33,18 +33,33 @@ def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
         tmp_path,
         page,
         """
-        const before = [...graph.layout.xaxis.range];
-        said.labels = [...graph.querySelectorAll(".textpoint")].map((each) => each.textContent);
-        said.points = graph.querySelectorAll(".points path").length;
+        const before = [...view.x];
+        const at = (node) => node.getAttribute("transform");
+        const node = graph.querySelectorAll(".node")[1];
+        const place = at(node);
+        said.labels = [...graph.querySelectorAll(".node text")].map((each) => each.textContent);
+        said.shapes = [".node circle", ".edge"].map((each) => graph.querySelectorAll(each).length);
         const first = width();
         await press("+"); said.closer = width() < first;
         await press("-"); said.again = Math.abs(width() - first) < 1e-9;
-        await press("ArrowRight"); said.moved = graph.layout.xaxis.range[0] > before[0];
-        await press("0"); said.back = JSON.stringify(graph.layout.xaxis.range) === JSON.stringify(before);
-        const curveNumber = graph.data.findIndex((each) => each.name === "pipeline");
-        Plotly.Fx.hover(graph, [{ curveNumber, pointNumber: 0 }]);
-        await settled();
-        said.tooltip = graph.querySelector(".hoverlayer").textContent;
+        await press("ArrowRight"); said.moved = view.x[0] > before[0] && at(node) !== place;
+        await press("0"); said.back = JSON.stringify(view.x) === JSON.stringify(before) && at(node) === place;
+        pointer(svg, "pointerdown", [0.5, 0.5]);
+        pointer(svg, "pointermove", [0.6, 0.5]);
+        pointer(svg, "pointerup", [0.6, 0.5]);
+        said.dragged = Math.abs(before[0] - view.x[0] - 0.1 * width()) < 0.01 * width();
+        pointer(svg, "dblclick", [0.5, 0.5]);
+        said.whole = at(node) === place;
+        svg.dispatchEvent(new WheelEvent("wheel", { deltaY: -100, cancelable: true }));
+        said.wheeled = width() < first;
+        graph.querySelector("[aria-label='Show all']").click();
+        pointer(node.firstChild, "pointermove", [0.5, 0.5]);
+        said.tooltip = document.querySelector(".tip").textContent;
+        pointer(graph.querySelector(".edge path"), "pointermove", [0.5, 0.5]);
+        said.edge = document.querySelector(".tip").textContent;
+        const button = graph.querySelector(".legend button");
+        button.click();
+        said.hidden = graph.querySelectorAll(".edge[style*=none]").length;
         said.cell = document.querySelector("tbody tr:nth-child(2) td:nth-child(2)").textContent;
         said.scripts = document.querySelectorAll("main script, main img").length;
         said.fetched = performance.getEntriesByType("resource").length;
@@ -58,8 +73,10 @@ def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
     assert "errors: 1" in said["tooltip"]
     assert said["cell"] == EVIL
     assert said["scripts"] == said["fetched"] == 0
-    assert said["points"] >= 6 + 7
-    for what in ("closer", "again", "moved", "back"):
+    assert said["shapes"] == [6, 7]
+    assert said["edge"].startswith("calls: library → ")
+    assert said["hidden"] == 3  # the three calls
+    for what in ("closer", "again", "moved", "back", "dragged", "whole", "wheeled"):
         assert said[what], what
 
 
@@ -69,8 +86,8 @@ def test_a_topology(tmp_path: Path) -> None:
         tmp_path,
         page,
         """
-        said.kinds = graph.data.map((each) => each.name);
-        said.labels = graph.querySelectorAll(".textpoint").length;
+        said.kinds = [...graph.querySelectorAll(".legend button")].map((each) => each.innerText);
+        said.labels = graph.querySelectorAll(".node text").length;
         """,
     )
     assert said == {"kinds": ["NVLink", "PCIe", "gpu", "nic"], "labels": 9}
@@ -78,8 +95,8 @@ def test_a_topology(tmp_path: Path) -> None:
 
 def test_an_empty_picture(tmp_path: Path) -> None:
     page = Path(GraphistryViz().plot_topology(a_topology(0))).read_text(encoding="utf-8")
-    said = in_browser(tmp_path, page, "said.traces = graph.data.length;")
-    assert said == {"traces": 0}
+    said = in_browser(tmp_path, page, "said.shapes = shapes.length;")
+    assert said == {"shapes": 0}
 
 
 def test_a_large_graph(tmp_path: Path) -> None:
@@ -90,6 +107,8 @@ def test_a_large_graph(tmp_path: Path) -> None:
         )
     page = Path(GraphistryViz().plot_trace_graph(graph)).read_text(encoding="utf-8")
     said = in_browser(
-        tmp_path, page, 'said.points = graph.querySelectorAll(".points path").length;'
+        tmp_path,
+        page,
+        'said.shapes = [".node", ".edge", ".node text"].map((s) => graph.querySelectorAll(s).length);',
     )
-    assert said["points"] >= 800 + 600
+    assert said == {"shapes": [800, 600, 0]}

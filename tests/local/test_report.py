@@ -229,7 +229,7 @@ def test_what_is_no_recording_is_said_and_nothing_is_written(
 def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
-        ImportError, match=r"needs jinja2: pip install 'llamatelemetry-core\[report\]'"
+        ImportError, match=r"needs jinja2. Install it: pip install 'llamatelemetry-core\[report\]'"
     ):
         render(Recorded())
 

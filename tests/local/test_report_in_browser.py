@@ -39,7 +39,8 @@ def test_by_keyboard_from_a_trace_to_a_prompt_that_is_shown_as_text(tmp_path: Pa
         press("waterfall", "End");
         said.failed = $("details").innerText;
         said.scripts = document.querySelectorAll("#details script, #details img, #list img").length;
-        said.drawn = [...document.querySelectorAll(".chart .main-svg")].length;
+        said.drawn = [...document.querySelectorAll(".chart")].map(
+          (chart) => chart.querySelectorAll("path.series[d^=M]").length);
         $("filter").value = "rag"; $("filter").dispatchEvent(new Event("input"));
         said.filtered = $("shown").textContent;
         $("filter").value = "";
@@ -56,9 +57,56 @@ def test_by_keyboard_from_a_trace_to_a_prompt_that_is_shown_as_text(tmp_path: Pa
     assert "gen_ai.ttft_ms" in said["details"]
     assert said["failed"].count(EVIL) >= 3
     assert said["scripts"] == 0
-    assert said["drawn"] >= 4
+    assert said["drawn"] == [1, 1, 1, 3]  # calls, load and power
     assert said["filtered"] == "1 of 2"
     assert len(said["errors"]) == 1
+
+
+def test_charts_say_their_values_zoom_and_hide_series(tmp_path: Path) -> None:
+    calls = [call(n, **{"gen_ai.ttft_ms": 10.0 if n < 3 else 50.0}) for n in range(4)]
+    said = in_browser(
+        tmp_path,
+        render(Recorded([*calls, *a_run().spans], a_run().points)),
+        """
+        const texts_of = (chart) => [...chart.querySelectorAll("text")].map((text) => text.textContent);
+        const svg = $("chart-ttft").querySelector("svg");
+        const bar = svg.querySelector("path.series").getBoundingClientRect();
+        const box = svg.getBoundingClientRect();
+        const first = [(bar.left + 2 - box.left) / box.width, 0.7];
+        pointer(svg, "pointermove", first);
+        said.tip = document.querySelector(".tip").innerText;
+        pointer(svg, "pointerleave", first);
+        said.left = document.querySelector(".tip").hidden;
+        said.axis = texts_of($("chart-ttft"));
+        pointer(svg, "pointerdown", [first[0] - 0.05, 0.5]);
+        pointer(svg, "pointermove", [first[0] + 0.05, 0.5]);
+        pointer(svg, "pointerup", [first[0] + 0.05, 0.5]);
+        said.zoomed = texts_of($("chart-ttft"));
+        charts();
+        said.kept = texts_of($("chart-ttft"));
+        pointer(svg, "dblclick", first);
+        said.whole = texts_of($("chart-ttft"));
+        const timeline = $("chart-timeline");
+        const count = () => timeline.querySelectorAll("path.series").length;
+        const [calls, ...others] = timeline.querySelectorAll(".legend button");
+        said.legend = [calls, ...others].map((each) => each.innerText);
+        calls.click();
+        said.without = [count(), calls.getAttribute("aria-pressed")];
+        charts();
+        said.still = count();
+        pointer(timeline.querySelectorAll(".legend button")[1], "dblclick", [0.5, 0.5]);
+        said.alone = count();
+        """,
+    )
+    assert said["tip"] == "10 to 11 ms: 3"
+    assert said["left"]
+    assert said["axis"] == said["whole"]
+    assert said["zoomed"] == said["kept"]
+    assert said["zoomed"] != said["whole"]
+    assert said["legend"] == ["calls", "GPU 0 load", "GPU 0 power"]
+    assert said["without"] == [2, "false"]
+    assert said["still"] == 2
+    assert said["alone"] == 1
 
 
 def test_a_hundred_thousand_spans(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
+
+from llamatelemetry.bench._statistics import intervals
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.load import Load
@@ -73,24 +76,20 @@ def _about_tokens(good: Sequence[RequestRecord], wants_exact: bool) -> Iterator[
 
 
 def _about_time(good: Sequence[RequestRecord]) -> Iterator[str]:
-    from llamatelemetry.bench import _statistics as statistics
-
     runs = {record.run for record in good}
-    if len(runs) != 1 or len(good) < _ENOUGH:
+    if len(runs) != 1 or len(good) < _ENOUGH or (found := intervals()) is None:
         return
-    import numpy as np
-
     by_time = sorted(good, key=lambda record: record.due_s + record.lag_s)
-    values = np.array([_service_s(record) for record in by_time])
-    trend = statistics.scipy_stats().theilslopes(values)
-    drift = float(trend[0]) * len(values) / float(np.median(values))
+    values = [_service_s(record) for record in by_time]
+    trend = found.stats.theilslopes(values)
+    drift = float(trend[0]) * len(values) / statistics.median(values)
     proven = float(trend[2]) > 0 or float(trend[3]) < 0
     if proven and abs(drift) > _DRIFT:
         yield (
             f"latency changed by {drift:+.0%} over the run: the machine warmed up, throttled, or "
             "a queue grew"
         )
-    elif statistics.autocorrelation(values) > 2 / len(values) ** 0.5:
+    elif found.autocorrelation(values) > 2 / len(values) ** 0.5:
         yield (
             "requests that follow one another are alike, so the intervals are too narrow; repeated "
             "runs (repeats=3 or more) give honest ones"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -83,20 +82,10 @@ def _render(*, table: Table, plots: Sequence[Plot], requests: Sequence[Any], **f
     return fill_page(
         "llamatelemetry.bench",
         "report.html",
-        of="the HTML page",
-        extra="llamatelemetry[bench]",
+        feature="An HTML report",
         table=table,
-        plots=[plot["title"] for plot in plots],
-        plots_json=_script_json(plots),
+        plots=plots,
         metrics=METRICS,
         requests=requests,
         **fields,
     )
-
-
-def _script_json(value: Any) -> str:
-    """Give JSON that can stand in a script element: no ``</script>``, no comment, begins in it."""
-    text = json.dumps(value, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text

@@ -1,7 +1,9 @@
-"""The plots of a report, as plotly's plain data: what is drawn, not how."""
+"""The plots of a report as plain data, in the form that `templates/chart.js` draws."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,9 +32,6 @@ _BINS: Final = 60
 # More points draw no clearer a curve, only a slower page.
 _POINTS: Final = 2000
 
-# Of a logarithmic axis, where plotly would write 5 for 500.
-_TICKS: Final = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
-
 Plot = dict[str, Any]
 
 
@@ -45,44 +44,42 @@ def results_plots(results: BenchmarkResults) -> list[Plot]:
         _timeline([record for record in good if record.run == 0]),
         _throughput([record for record in good if record.run == 0]),
     ]
-    return [plot for plot in made if plot["data"]]
+    return [plot for plot in made if plot["series"]]
 
 
-def _plot(title: str, data: list[Any], x: str, y: str, **layout: Any) -> Plot:
+def _plot(name: str, series: list[Any], x: str, y: str, /, **axes: Any) -> Plot:
+    """Return a plot; `axes` are further properties of its axes, by `x` and `y`."""
     return {
-        "title": title,
-        "data": data,
-        "layout": {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}} | layout,
+        "name": name,
+        "series": series,
+        "x": {"title": x, **axes.get("x", {})},
+        "y": [{"title": y, **axes.get("y", {})}],
     }
 
 
 def _distributions(good: Sequence[RequestRecord]) -> Plot:
     """How large a share of the values was at most so large."""
-    import numpy as np
-
     curves: list[Any] = []
     for name in _DISTRIBUTIONS:
         metric = METRIC_BY_NAME[name]
-        found = [value for run in samples(good, metric).values() for each in run for value in each]
+        runs = samples(good, metric).values()
+        found = sorted(value * 1000 for run in runs for each in run for value in each)
         if not found:
             continue
-        shares = np.linspace(0, 1, min(len(found), _POINTS))
-        values = np.quantile(np.array(found), shares) * 1000
+        points = min(len(found), _POINTS)
+        shares = [place / max(1, points - 1) for place in range(points)]
         curves.append(
             {
-                "type": "scatter",
-                "mode": "lines",
+                "kind": "step",
                 "name": metric.title,
-                "x": [round(float(value), 3) for value in values],
-                "y": [round(float(share), 4) for share in shares],
-                "line": {"color": _COLOURS[name], "shape": "hv"},
-                "visible": True if name in {"ttft", "tpot", "e2e"} else "legendonly",
+                "x": [round(found[round(share * (len(found) - 1))], 3) for share in shares],
+                "y": [round(share, 4) for share in shares],
+                "color": _COLOURS[name],
+                "off": name not in {"ttft", "tpot", "e2e"},
             }
         )
-    x: dict[str, Any] = {"title": {"text": "milliseconds"}, "type": "log", "tickvals": _TICKS}
-    x["ticktext"] = [f"{tick:g}" for tick in _TICKS]
     y = "share of values at most this large"
-    return _plot("Latency distributions", curves, "", y, xaxis=x)
+    return _plot("Latency distributions", curves, "milliseconds", y, x={"type": "log"})
 
 
 def _over_time(records: Sequence[RequestRecord]) -> Plot:
@@ -96,21 +93,25 @@ def _over_time(records: Sequence[RequestRecord]) -> Plot:
     failed = [record for record in records if not record.ok]
     if failed:
         values = [round(record.e2e_s * 1000, 3) for record in failed]
-        marks.append(_marks("failed", failed, values, "#CC3311", symbol="x"))
+        marks.append(_marks("failed", failed, values, "#CC3311", "crosses"))
     return _plot("Latency over the run", marks, "seconds since the start", "milliseconds")
 
 
 def _marks(
-    name: str, records: Sequence[RequestRecord], values: list[float], colour: str, **mark: Any
+    name: str,
+    records: Sequence[RequestRecord],
+    values: list[float],
+    color: str,
+    kind: str = "dots",
 ) -> Any:
     return {
-        "type": "scatter",
-        "mode": "markers",
+        "kind": kind,
         "name": name,
         "x": [round(record.due_s, 4) for record in records],
         "y": values,
-        "text": [f"request {record.index}, run {record.run}" for record in records],
-        "marker": {"color": colour, "size": 7, "opacity": 0.75, **mark},
+        "notes": [f"request {record.index}, run {record.run}" for record in records],
+        "color": color,
+        "width": 7 if kind == "dots" else 2,
     }
 
 
@@ -133,10 +134,8 @@ def _timeline(good: Sequence[RequestRecord]) -> Plot:
         base = [start + length for start, length in zip(base, first, strict=True)]
         bars.append(_bars("to the end", streamed, base, rest, _COLOURS["decode"]))
         bars = bars if streamed else []
-    y = {"title": {"text": "request"}, "autorange": "reversed"}
-    return _plot(
-        "Timeline of requests", bars, "seconds since the start", "", barmode="overlay", yaxis=y
-    )
+    y = {"reversed": True}
+    return _plot("Timeline of requests", bars, "seconds since the start", "request", y=y)
 
 
 def _bars(
@@ -144,40 +143,44 @@ def _bars(
     records: Sequence[RequestRecord],
     base: Sequence[float],
     lengths: Sequence[float],
-    colour: str,
+    color: str,
 ) -> Any:
     return {
-        "type": "bar",
-        "orientation": "h",
+        "kind": "bars",
         "name": name,
-        "y": [record.index for record in records],
-        "base": [round(start, 6) for start in base],
-        "x": [round(length, 6) for length in lengths],
-        "marker": {"color": colour},
-        "hovertemplate": "%{fullData.name}: %{x:.4f} s<extra>request %{y}</extra>",
+        "x": [round(start, 6) for start in base],
+        "x2": [round(start + length, 6) for start, length in zip(base, lengths, strict=True)],
+        "y": [record.index - 0.4 for record in records],
+        "y2": [record.index + 0.4 for record in records],
+        "color": color,
+        "notes": [
+            f"{length:.4f} s, request {record.index}"
+            for record, length in zip(records, lengths, strict=True)
+        ],
     }
 
 
 def _throughput(good: Sequence[RequestRecord]) -> Plot:
     """Tokens that came, by the second in which they came."""
-    import numpy as np
-
     times = [
         record.due_s + record.lag_s + time_s for record in good for time_s in record.token_times_s
     ]
+    name = "Throughput over the run"
     if len(times) < 2:
-        return _plot("Throughput over the run", [], "", "")
-    counts, edges = np.histogram(times, bins=_BINS, range=(0.0, max(times)))
-    width_s = float(edges[1] - edges[0])
+        return _plot(name, [], "", "")
+    width_s = max(times) / _BINS
+    bins = Counter(min(_BINS - 1, math.floor(time_s / width_s)) for time_s in times)
     line = {
-        "type": "scatter",
-        "mode": "lines",
+        "kind": "bars",
         "name": "pieces with tokens",
-        "x": [round(float(edge) + width_s / 2, 4) for edge in edges[:-1]],
-        "y": [round(float(count) / width_s, 2) for count in counts],
-        "line": {"color": _COLOURS["decode"], "shape": "hvh"},
+        "x": [round(place * width_s, 4) for place in range(_BINS)],
+        "x2": [round((place + 1) * width_s, 4) for place in range(_BINS)],
+        "y": [round(bins[place] / width_s, 2) for place in range(_BINS)],
+        "y2": [0] * _BINS,
+        "color": _COLOURS["decode"],
     }
-    return _plot("Throughput over the run", [line], "seconds since the start", "pieces per second")
+    y = {"low": 0}
+    return _plot(name, [line], "seconds since the start", "pieces per second", y=y)
 
 
 def sweep_plots(sweep: SweepResults) -> list[Plot]:
@@ -187,17 +190,16 @@ def sweep_plots(sweep: SweepResults) -> list[Plot]:
         known = [point for point in sweep.points if point.latency_s(name, q) is not None]
         if not known:
             continue
-        title = f"{METRIC_BY_NAME[name].title} p{q * 100:g}"
         lines.append(
             {
-                "type": "scatter",
-                "mode": "lines+markers+text",
-                "name": title,
+                "kind": "line",
+                "name": f"{METRIC_BY_NAME[name].title} p{q * 100:g}",
                 "x": [round(point.throughput, 3) for point in known],
                 "y": [round((point.latency_s(name, q) or 0.0) * 1000, 3) for point in known],
                 "text": [f"{point.level:g}" for point in known],
-                "textposition": "top center",
-                "line": {"color": _COLOURS[name], "dash": "dot" if q > 0.5 else "solid"},
+                "notes": [f"{sweep.parameter} {point.level:g}" for point in known],
+                "color": _COLOURS[name],
+                "dash": "2 4" if q > 0.5 else "",
             }
         )
     x = "tokens per second" if _knows_tokens(sweep) else "requests per second"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def progress_bar(
     title: str, total: int, *, shown: bool
 ) -> Generator[Callable[[RequestRecord], None]]:
     """Give what is to be told of each request that has ended."""
-    if not shown or not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty() or find_spec("rich") is None:
         yield lambda _record: None
         return
     from rich.console import Console

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from llamatelemetry._optional import required_by
+from llamatelemetry.bench._statistics import missing_intervals
 from llamatelemetry.bench.figures import METRIC_BY_NAME
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = "–"  # noqa: RUF001 - the usual sign in tables
 UNSUPPORTED: Final = "?"
+_INTERVAL: Final = "95 % of p50"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,16 @@ def results_table(results: BenchmarkResults) -> Table:
     notes = [*total_lines(results.totals)]
     if flagged:
         notes.append(f"{UNSUPPORTED} too few requests for this quantile to mean much")
+    missing = missing_intervals()
+    if missing:
+        notes.append(missing)
     notes += [f"warning: {warning}" for warning in results.warnings]
+    header = ("", "n", "mean", "p50", _INTERVAL, "p90", "p95", "p99")
+    shown = [at for at, name in enumerate(header) if name != _INTERVAL or not missing]
     return Table(
         title=f"{results.model}: {results.load_text}, times in ms",
-        header=("", "n", "mean", "p50", "95 % of p50", "p90", "p95", "p99"),
-        rows=tuple(rows),
+        header=tuple(header[at] for at in shown),
+        rows=tuple(tuple(row[at] for at in shown) for row in rows),
         notes=tuple(notes),
     )
 
@@ -196,10 +204,11 @@ def _conclusion(comparison: Comparison) -> str:
 
 def render_text(table: Table, width: int | None = None) -> str:
     """Show a table as text, for a terminal or a log."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
+    with required_by("A table of a benchmark", "llamatelemetry-core[cli]"):
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
 
     shown = RichTable(
         title=Text(table.title, "bold"),

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from llamatelemetry.bench._statistics import CONFIDENCE, Estimate, require_intervals
 from llamatelemetry.bench.figures import METRIC_BY_NAME, samples
 
 if TYPE_CHECKING:
-    from llamatelemetry.bench._statistics import Estimate, Values
+    from llamatelemetry.bench._intervals import Values
     from llamatelemetry.bench.results import BenchmarkResults
 
 COMPARED: Final = ("ttft", "tpot", "e2e")
@@ -138,6 +139,7 @@ def compare(
     force: bool = False,
 ) -> Comparison:
     """Compare a candidate with a baseline; see `BenchmarkResults.compare`."""
+    require_intervals()
     differences = _differences(baseline.fingerprint, candidate.fingerprint)
     unwanted = {name: pair for name, pair in differences.items() if name not in set(allow)}
     if unwanted and not force:
@@ -169,10 +171,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
 
 
 def _fisher(good: Sequence[int], counts: Sequence[int]) -> float:
-    from llamatelemetry.bench import _statistics as statistics
+    from llamatelemetry.bench import _intervals as intervals
 
     table = [[good[0], counts[0] - good[0]], [good[1], counts[1] - good[1]]]
-    return float(statistics.scipy_stats().fisher_exact(table)[1])
+    return float(intervals.stats.fisher_exact(table)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,17 +250,17 @@ def _by_requests(old: Values, new: Values, aim: _Aim) -> _Test:
     """Mann-Whitney's test, and the bootstrap for the ratio of the medians."""
     import numpy as np
 
-    from llamatelemetry.bench import _statistics as statistics
+    from llamatelemetry.bench import _intervals as intervals
 
-    stats = statistics.scipy_stats()
+    stats = intervals.stats
     rng = np.random.default_rng(0)
     value = _over(float(np.median(new)), float(np.median(old)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = statistics.bootstrap_medians(new, rng) / statistics.bootstrap_medians(old, rng)
+        drawn = intervals.bootstrap_medians(new, rng) / intervals.bootstrap_medians(old, rng)
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (None, None)
     p_value = float(stats.mannwhitneyu(old, new).pvalue) if len(old) and len(new) else 1.0
-    ratio = statistics.Estimate(value, _float(low), _float(high))
+    ratio = Estimate(value, _float(low), _float(high))
     return _Test(ratio, p_value, _detectable(old, new, aim))
 
 
@@ -269,25 +271,23 @@ def _by_runs(old: Sequence[Values], new: Sequence[Values], aim: _Aim, *, paired:
     """
     import numpy as np
 
-    from llamatelemetry.bench import _statistics as statistics
+    from llamatelemetry.bench import _intervals as intervals
 
-    stats = statistics.scipy_stats()
+    stats = intervals.stats
     logs = [np.log([max(float(np.median(run)), 1e-9) for run in runs]) for runs in (old, new)]
     difference = float(logs[1].mean() - logs[0].mean())
     varying = [logs[1] - logs[0]] if paired else logs
     if max(np.ptp(each) for each in varying) < 1e-12:  # no spread: nothing to test against
-        return _Test(
-            statistics.Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None
-        )
+        return _Test(Estimate(math.exp(difference)), float(abs(difference) < 1e-12), None)
     test = (
         stats.ttest_rel(logs[1], logs[0])
         if paired
         else stats.ttest_ind(logs[1], logs[0], equal_var=False)
     )
-    interval = test.confidence_interval(statistics.CONFIDENCE)
+    interval = test.confidence_interval(CONFIDENCE)
     error = math.sqrt(sum(float(each.var(ddof=1)) / len(each) for each in varying))
     detectable = aim.detectable(error, error, lambda share: float(stats.t.ppf(share, test.df)))
-    ratio = statistics.Estimate(
+    ratio = Estimate(
         math.exp(difference), math.exp(float(interval.low)), math.exp(float(interval.high))
     )
     return _Test(ratio, float(test.pvalue), detectable)
@@ -301,11 +301,11 @@ def _detectable(old: Values, new: Values, aim: _Aim) -> float | None:
     """
     import numpy as np
 
-    from llamatelemetry.bench import _statistics as statistics
+    from llamatelemetry.bench import _intervals as intervals
 
     if min(len(old), len(new)) < 3 or min(old.min(), new.min()) <= 0:
         return None
-    norm = statistics.scipy_stats().norm
+    norm = intervals.stats.norm
     variance = (float(np.log(old).var(ddof=1)) + float(np.log(new).var(ddof=1))) / 2
     of_means = math.sqrt(variance * (1 / len(old) + 1 / len(new)))
     return aim.detectable(
@@ -316,9 +316,9 @@ def _detectable(old: Values, new: Values, aim: _Aim) -> float | None:
 
 
 def _superiority(old: Values, new: Values) -> float:
-    from llamatelemetry.bench import _statistics as statistics
+    from llamatelemetry.bench import _intervals as intervals
 
-    wins = statistics.scipy_stats().mannwhitneyu(new, old).statistic
+    wins = intervals.stats.mannwhitneyu(new, old).statistic
     return float(wins) / (len(old) * len(new))
 
 

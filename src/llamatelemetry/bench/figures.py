@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.bench._statistics import (
+    ENOUGH_RUNS,
+    QUANTILES,
+    Estimate,
+    needed_for,
+    over_runs,
+    percentile,
+    proportion,
+    quantile,
+    ratio,
+)
 from llamatelemetry.bench.slo import meets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamatelemetry.bench._statistics import Estimate
     from llamatelemetry.bench.records import RequestRecord, RunRecord
 
 Read = Callable[["RequestRecord"], Sequence[float]]
@@ -150,63 +162,46 @@ def samples(records: Sequence[RequestRecord], metric: Metric) -> dict[int, list[
 
 def figure(records: Sequence[RequestRecord], metric: Metric, seed: int) -> Figure | None:
     """Estimate a metric; ``None`` when nothing is known of it."""
-    import numpy as np
-
-    from llamatelemetry.bench import _statistics as statistics
-
-    by_run = samples(records, metric)
-    if not by_run:
+    runs = list(samples(records, metric).values())
+    if not runs:
         return None
-    runs = [[np.asarray(values, dtype=np.float64) for values in run] for run in by_run.values()]
-    pooled = np.concatenate([values for run in runs for values in run])
+    pooled = [float(value) for run in runs for value in chain(*run)]
     return Figure(
         metric=metric,
         count=len(pooled),
-        mean=_mean(runs, np.random.default_rng(seed)),
-        sd=float(pooled.std(ddof=1)) if len(pooled) > 1 else 0.0,
-        minimum=float(pooled.min()),
-        maximum=float(pooled.max()),
-        quantiles={q: _quantile(runs, q) for q in statistics.QUANTILES},
+        mean=_mean(runs, seed),
+        sd=statistics.stdev(pooled) if len(pooled) > 1 else 0.0,
+        minimum=min(pooled),
+        maximum=max(pooled),
+        quantiles={q: _quantile(runs, pooled, q) for q in QUANTILES},
     )
 
 
-def _mean(runs: list[list[Any]], rng: Any) -> Estimate:
-    import numpy as np
+_Run = list[Sequence[float]]  # the values of each request
 
-    from llamatelemetry.bench import _statistics as statistics
 
-    if 1 < len(runs) < statistics.ENOUGH_RUNS:
-        return statistics.over_runs([float(np.concatenate(run).mean()) for run in runs])
+def _mean(runs: Sequence[_Run], seed: int) -> Estimate:
+    if 1 < len(runs) < ENOUGH_RUNS:
+        return over_runs([statistics.fmean(chain(*run)) for run in runs])
     # What is resampled as one: the gaps of a reply, or all that a run has.
-    units = runs[0] if len(runs) == 1 else [np.concatenate(run) for run in runs]
-    sums = np.array([unit.sum() for unit in units])
-    return statistics.ratio(sums, np.array([float(len(unit)) for unit in units]), rng)
+    units = runs[0] if len(runs) == 1 else [list(chain(*run)) for run in runs]
+    return ratio([sum(unit) for unit in units], [float(len(unit)) for unit in units], seed)
 
 
-def _quantile(runs: list[list[Any]], q: float) -> Estimate:
-    import numpy as np
-
-    from llamatelemetry.bench import _statistics as statistics
-
-    pooled = np.concatenate([values for run in runs for values in run])
-    independent = sum(map(len, runs))
+def _quantile(runs: Sequence[_Run], pooled: Sequence[float], q: float) -> Estimate:
     if len(runs) > 1:
-        over = statistics.over_runs([float(np.quantile(np.concatenate(run), q)) for run in runs])
-        supported = len(runs[0]) >= statistics.needed_for(q)
-        return statistics.Estimate(over.value, over.low, over.high, supported)
-    if len(pooled) > independent:
+        over = over_runs([percentile(list(chain(*run)), q) for run in runs])
+        return replace(over, supported=len(runs[0]) >= needed_for(q))
+    if len(pooled) > len(runs[0]):
         # Gaps of one reply are not independent of one another: no interval is claimed for them.
-        supported = independent >= statistics.needed_for(q)
-        return statistics.Estimate(float(np.quantile(pooled, q)), supported=supported)
-    return statistics.quantile(pooled, q)
+        return Estimate(percentile(pooled, q), supported=len(runs[0]) >= needed_for(q))
+    return quantile(pooled, q)
 
 
 def totals(
     records: Sequence[RequestRecord], runs: Sequence[RunRecord], slo: Mapping[str, float]
 ) -> Totals:
     """Add up all requests."""
-    from llamatelemetry.bench import _statistics as statistics
-
     failures: dict[str, int] = {}
     for record in records:
         if record.error is not None:
@@ -223,9 +218,9 @@ def totals(
         request_rate=len(good) / duration_s if duration_s else 0.0,
         output_rate=_rate(output, duration_s),
         input_rate=_rate(_sum(record.input_tokens for record in good), duration_s),
-        success=statistics.proportion(len(good), len(records)) if records else None,
+        success=proportion(len(good), len(records)) if records else None,
         goodput_rate=_rate(within, duration_s) if slo else None,
-        goodput=statistics.proportion(within, len(records)) if slo and records else None,
+        goodput=proportion(within, len(records)) if slo and records else None,
         energy_per_token_j=energy_j / output if energy_j is not None and output else None,
         energy_above_idle_per_token_j=above_j / output if above_j is not None and output else None,
     )

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from llamatelemetry._optional import required_by
+from llamatelemetry.bench._statistics import missing_intervals
 from llamatelemetry.bench.figures import METRICS, Figure, Totals, figure, totals
 from llamatelemetry.bench.records import RequestRecord, RunRecord
 
@@ -100,6 +102,7 @@ class BenchmarkResults:
 
         Raises:
             FingerprintMismatchError: they were not made under the same conditions.
+            ImportError: numpy or SciPy is not installed.
             ValueError: there is nothing to compare.
         """
         from llamatelemetry.bench.comparison import compare
@@ -124,9 +127,11 @@ class BenchmarkResults:
         }
 
     def _summary_data(self) -> dict[str, Any]:
+        missing = missing_intervals()
         return {
             "figures": {name: _figure_data(each) for name, each in self.figures.items()},
             "totals": _plain(self.totals),
+            **({"note": missing} if missing else {}),
         }
 
     def to_json(self) -> str:
@@ -169,10 +174,8 @@ class BenchmarkResults:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
+        with required_by("to_dataframe()", "pandas"):
             pandas: Any = importlib.import_module("pandas")
-        except ImportError as error:
-            raise ImportError("to_dataframe() needs pandas: pip install pandas") from error
         rows = [
             {
                 **{each.name: getattr(record, each.name) for each in fields(record)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Generator, Iterable
@@ -10,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._html_page import check_installed
+from llamatelemetry._optional import MissingPackageError, required_by
+from llamatelemetry.bench._statistics import require_intervals
 from llamatelemetry.bench.comparison import FingerprintMismatchError
 from llamatelemetry.bench.load import Ramp
 from llamatelemetry.bench.profile import BenchmarkProfile
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from llamatelemetry.cli._bench_options import BenchOptions
 
 _GOOD, _BAD, _USAGE, _INTERRUPTED = 0, 1, 2, 130
-_INSTALL: Final = "pip install 'llamatelemetry[bench]'"
 _REPEATS_IN_TURNS: Final = 6
 _PROBE_TIMEOUT_S: Final = 10.0
 # As servers and clients call them; a key in the arguments would show in the list of processes.
@@ -44,17 +45,12 @@ def run_bench(options: BenchOptions) -> int:
     try:
         with _telemetry():
             return _run(options)
-    except (_UsageError, FingerprintMismatchError) as error:
+    except (_UsageError, FingerprintMismatchError, MissingPackageError) as error:
         sys.stderr.write(f"{error}\n")
         return _USAGE
     except BenchmarkError as error:
         sys.stderr.write(f"{error}\n")
         return _BAD
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in {"numpy", "scipy", "jinja2", "plotly"}:
-            raise
-        sys.stderr.write(f"a benchmark needs {error.name}; install it with: {_INSTALL}\n")
-        return _USAGE
     except KeyboardInterrupt:
         return _INTERRUPTED
 
@@ -62,6 +58,8 @@ def run_bench(options: BenchOptions) -> int:
 def _run(options: BenchOptions) -> int:
     if sum(given is not None for given in (options.sweep, options.compare, options.against)) > 1:
         raise _UsageError("--sweep, --compare and --against exclude one another")
+    if options.compare is not None or options.against is not None:
+        require_intervals()  # before the benchmark, rather than after it
     baseline = None if options.compare is None else _loaded(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
     client, model = _client_and_model(options.url, options)
@@ -165,8 +163,7 @@ def _check_outputs(paths: Iterable[Path], *, is_sweep: bool) -> None:
         if not path.resolve().parent.is_dir():
             raise _UsageError(f"{path}: there is no such folder")
         if path.suffix.lower() == ".html":
-            for module in ("jinja2", "plotly"):
-                importlib.import_module(module)
+            check_installed("An HTML report")
 
 
 def _write(results: BenchmarkResults | SweepResults, paths: Iterable[Path]) -> None:
@@ -186,13 +183,8 @@ def _client(url: str) -> tuple[Any, str | None]:
     model = text(get(described, "id"))
     if text(get(described, "owned_by")) == "llamacpp":
         return LlamaCppClient(url, api_key=key), model
-    try:
+    with required_by("Measuring a server other than llama.cpp", "openai"):
         import openai
-    except ImportError as error:
-        raise _UsageError(
-            f"{url} is no llama.cpp server; for others the openai library is needed: "
-            "pip install openai"
-        ) from error
     path = "" if url.rstrip("/").endswith("/v1") else "/v1"
     return openai.AsyncOpenAI(base_url=url.rstrip("/") + path, api_key=key or "none"), model
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from llamatelemetry._optional import MissingPackageError
 from llamatelemetry.cli._demo_program import Target, run_program
 from llamatelemetry.cli._table import print_calls, print_metrics
 from llamatelemetry.llama.embedded import (
@@ -32,7 +33,6 @@ _CALLS = 10
 # How a server of somebody else's says that it has no such endpoint.
 _NOT_OFFERED = frozenset({404, 405, 501})
 _INTERRUPTED = 130
-_INSTALL = "pip install 'llamatelemetry[demo]'"
 _NEXT = "LLAMATELEMETRY_EXPORTER=file opentelemetry-instrument python your_program.py"
 
 
@@ -54,7 +54,7 @@ def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = 
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing is left running.")
         return _INTERRUPTED
-    except (_DemoError, EmbeddedServerError, FileNotFoundError) as error:
+    except (_DemoError, MissingPackageError, EmbeddedServerError, FileNotFoundError) as error:
         Console(stderr=True).print(Text(f"error: {error}", "red"), soft_wrap=True)
         return 1
 
@@ -95,7 +95,7 @@ def _folder(path: Path) -> Generator[None]:
 
 def _require(module: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise _DemoError(f"the demo needs {module}; install it with: {_INSTALL}")
+        raise MissingPackageError("The demo", module, ("llamatelemetry[demo]",))
 
 
 @contextmanager

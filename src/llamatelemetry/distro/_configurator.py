@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from opentelemetry.sdk._configuration import (
 )
 from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
+from llamatelemetry._optional import required_by
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
 from llamatelemetry.otel.redaction.options import checked
 
@@ -83,9 +83,8 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         super()._configure(**options)  # pyright: ignore[reportUnknownMemberType] - it has no types
 
     def _configure_from_file(self, path: str, config: LlamaTelemetryConfig) -> None:
-        if importlib.util.find_spec("opentelemetry.configuration") is None:
-            self._configure_sdk()  # raises, and says what to install
-        declarative = importlib.import_module("opentelemetry.configuration")
+        with required_by(OTEL_CONFIG_FILE, "llamatelemetry[declarative]"):
+            declarative = importlib.import_module("opentelemetry.configuration")
         file = declarative.load_config_file(path)
         self.disabled = bool(file.disabled)
         instrumentors.prepare(config, _declared_instrumentors(file))

@@ -18,6 +18,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from llamatelemetry._optional import required_by
 from llamatelemetry.gpu.reader import GpuLostError, GpuUnavailableError
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ class NvmlSession:
             reason = f"the NVIDIA driver's library {_LIBRARY} is not there"
             raise GpuUnavailableError(reason, for_good=True)
         try:
-            nvml: Any = importlib.import_module("pynvml")
-        except ImportError:
-            reason = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
-            raise GpuUnavailableError(reason, for_good=True) from None
+            with required_by("Reading GPUs", "nvidia-ml-py"):
+                nvml: Any = importlib.import_module("pynvml")
+        except ImportError as error:
+            raise GpuUnavailableError(str(error), for_good=True) from None
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:

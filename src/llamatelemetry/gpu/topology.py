@@ -11,6 +11,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._optional import required_by
 from llamatelemetry.gpu.topology_text import as_text, rows_of
 
 if TYPE_CHECKING:
@@ -161,10 +162,8 @@ class Topology:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
+        with required_by("to_dataframe()", "pandas"):
             pandas: Any = importlib.import_module("pandas")
-        except ImportError as error:
-            raise ImportError("frames need pandas: pip install pandas") from error
         columns, rows = rows_of(self)
         frame = pandas.DataFrame([row[1:] for row in rows], [row[0] for row in rows], columns)
         frame.attrs["reason"] = self.reason

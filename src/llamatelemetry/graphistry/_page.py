@@ -23,7 +23,7 @@ def write_page(graph: Graph, folder: Path) -> Path:
     """Write the page into a folder, or among the temporary files if that cannot be done.
 
     Raises:
-        ImportError: Jinja2 or plotly is not installed.
+        ImportError: Jinja2 is not installed.
         OSError: it cannot be written anywhere.
     """
     page = render(graph)
@@ -43,13 +43,12 @@ def render(graph: Graph) -> str:
     """Give the page.
 
     Raises:
-        ImportError: Jinja2 or plotly is not installed.
+        ImportError: Jinja2 is not installed.
     """
     return fill_page(
         "llamatelemetry.graphistry",
         "graph.html",
-        of="the page of a graph",
-        extra="llamatelemetry-core[report]",
+        feature="A graph as a page",
         graph=graph,
         names={node.id: node.name for node in graph.nodes},
         data=_drawn(graph),

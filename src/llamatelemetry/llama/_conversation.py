@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from llamatelemetry import __version__
+from llamatelemetry._optional import required_by
 from llamatelemetry.genai import (
     Request,
     Response,
@@ -157,13 +158,8 @@ class Connection:
 
 
 def _import_httpx2() -> ModuleType:
-    try:
+    with required_by("A llama.cpp client", "llamatelemetry-core[llama]"):
         import httpx2
-    except ImportError as error:
-        raise ImportError(
-            "the llama.cpp clients need httpx2, which is not installed: "
-            "pip install 'llamatelemetry-core[llama]'"
-        ) from error
     return httpx2
 
 

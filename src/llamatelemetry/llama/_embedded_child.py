@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry._optional import MissingPackageError, required_by
 from llamatelemetry.llama._embedded_options import EmbeddedOptions, parse_arguments
 from llamatelemetry.llama._embedded_tuning import tune
 
@@ -88,13 +89,13 @@ def _check_model(path: Path) -> None:
 
 def _import_xllamacpp() -> Any:
     try:
-        # Without type information: the wheel is one extension module.
-        return importlib.import_module("xllamacpp")
+        with required_by("The embedded llama.cpp server", XLLAMACPP_REQUIREMENT):
+            # Without type information: the wheel is one extension module.
+            return importlib.import_module("xllamacpp")
+    except MissingPackageError as error:
+        raise _CannotServeError(str(error)) from error
     except Exception as error:  # a native module may raise anything
-        raise _CannotServeError(
-            f"the embedded llama.cpp server needs xllamacpp ({error}); "
-            f"install it with: pip install {XLLAMACPP_REQUIREMENT}"
-        ) from error
+        raise _CannotServeError(f"cannot import xllamacpp: {error}") from error
 
 
 def _server_parameters(xllamacpp: Any, options: EmbeddedOptions) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llamatelemetry._optional import required_by
 from llamatelemetry.config import config_in_use, effective_config
 
 if TYPE_CHECKING:
@@ -43,12 +44,8 @@ def unwrap_openai_client(client: ClientT) -> ClientT:
 
 
 def _plugin() -> ModuleType:
-    try:
+    with required_by(
+        "Wrapping a client of the openai library", "llamatelemetry-instrumentation-openai"
+    ):
         import llamatelemetry_instrumentation_openai
-    except ImportError as error:
-        raise ImportError(
-            "wrapping a client of the openai library needs "
-            "llamatelemetry-instrumentation-openai, which is not installed: "
-            "pip install llamatelemetry-instrumentation-openai"
-        ) from error
     return llamatelemetry_instrumentation_openai

@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from llamatelemetry._optional import required_by
 from llamatelemetry.local._protobuf import MalformedError, RefusedError, decode, records_of
 from llamatelemetry.local.store import StoreFullError
 
@@ -96,7 +97,8 @@ class Receiver:
             ImportError: gRPC is asked for and not installed.
         """
         if self._grpc_port is not None:
-            from llamatelemetry.local._grpc import GrpcServer
+            with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
+                from llamatelemetry.local._grpc import GrpcServer
 
             self._grpc = GrpcServer(self._intake.take, self._grpc_port)
         self._thread = threading.Thread(

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
+from llamatelemetry._optional import required_by
+
 from ._agreement import Agreement, Offer, agree, exchange, offer_of
 from ._launch import Place, find_place, launch_variables, open_group
 from ._recording import describe_on_resource, record_failure, record_results
@@ -303,11 +305,9 @@ class NCCLGroup:
 
 
 def _torch() -> Any:
-    try:
+    with required_by("NCCLGroup", "torch"):
         torch: Any = importlib.import_module("torch")
         importlib.import_module("torch.distributed")
-    except ImportError as error:
-        raise ImportError("NCCLGroup needs PyTorch: pip install torch") from error
     if not torch.distributed.is_available():
         raise CollectiveError(f"torch {torch.__version__} is built without torch.distributed")
     return torch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry._optional import required_by
+
 if TYPE_CHECKING:
     from .gen_ai_metrics import GenAIMetrics
     from .redaction.logs import RedactionLogProcessor
@@ -22,7 +24,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    with required_by(name, "llamatelemetry"):
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,8 @@ import weakref
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from llamatelemetry._optional import required_by
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -136,10 +138,8 @@ class TraceGraph:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
+        with required_by("to_dataframes()", "pandas"):
             pandas: Any = importlib.import_module("pandas")
-        except ModuleNotFoundError as error:
-            raise ImportError("frames need pandas: pip install pandas") from error
         return (
             pandas.DataFrame(list(self._node_rows()), columns=_NODE_COLUMNS),
             pandas.DataFrame(list(self._edge_rows()), columns=_EDGE_COLUMNS),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry._optional import required_by
+
 if TYPE_CHECKING:
     from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
@@ -34,13 +36,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _instrumentor() -> Any:
-    try:
+    with required_by("TransformersInstrumentor", "llamatelemetry-instrumentation-transformers"):
         from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-    except ImportError as error:
-        raise ImportError(
-            "instrumenting transformers needs llamatelemetry-instrumentation-transformers, which "
-            "is not installed: pip install llamatelemetry-instrumentation-transformers"
-        ) from error
     return TransformersInstrumentor
 
 

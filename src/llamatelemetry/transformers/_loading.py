@@ -6,12 +6,13 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from llamatelemetry._optional import required_by
 from llamatelemetry.genai.fields import model_name
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INSTALL: Final = "pip install transformers torch"
+_REQUIREMENTS: Final = ("transformers", "torch")
 _GENERATES: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -54,12 +55,8 @@ def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code
 
 
 def _library(name: str) -> ModuleType:
-    try:
+    with required_by("TransformersBackend", *_REQUIREMENTS):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"TransformersBackend needs {error.name}, which is not installed: {_INSTALL}"
-        ) from error
 
 
 def _source(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
@@ -70,13 +67,8 @@ def _source(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
         raise FileNotFoundError(
             f"no such GGUF file: {path}. A GGUF file on the Hub has to be downloaded first"
         )
-    try:
+    with required_by("Reading a GGUF file with transformers", "gguf", "accelerate"):
         importlib.import_module("gguf")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "reading a GGUF file with transformers needs gguf, which is not installed: "
-            "pip install gguf accelerate"
-        ) from error
     return str(path.parent), {"gguf_file": path.name}
 
 

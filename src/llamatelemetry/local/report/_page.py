@@ -24,7 +24,7 @@ def write_report(recorded: Recorded, path: Path) -> None:
     """Write the page of what was recorded; a page that was there is replaced as a whole.
 
     Raises:
-        ImportError: Jinja2 or plotly is not installed.
+        ImportError: Jinja2 is not installed.
         OSError: it cannot be written.
     """
     page = render(recorded)
@@ -46,7 +46,7 @@ def render(recorded: Recorded, *, live: bool = False, following: str = "") -> st
         following: what it then says it has.
 
     Raises:
-        ImportError: Jinja2 or plotly is not installed.
+        ImportError: Jinja2 is not installed.
     """
     summary = summarise(recorded.spans, recorded.points)
     found = columns(recorded.spans, recorded.points, recorded.logs)
@@ -54,8 +54,7 @@ def render(recorded: Recorded, *, live: bool = False, following: str = "") -> st
     return fill_page(
         "llamatelemetry.local.report",
         "report.html",
-        of="a report",
-        extra="llamatelemetry-core[report]",
+        feature="An HTML report",
         data=base64.b64encode(gzip.compress(data.encode(), 6)).decode(),
         summary={"lines": summary_lines(summary), "errors": summary.errors.most_common()},
         sources=", ".join(recorded.sources),

@@ -1,4 +1,3 @@
-"use strict";
 // Data is only ever put into the page as text (textContent), never as HTML.
 
 const ROW = 26;
@@ -281,80 +280,77 @@ function messageBox(message, direction) {
 
 // --- charts --------------------------------------------------------------------------
 
-const CONFIG = { displayModeBar: false, responsive: true };
 const MOST_CALLS_DRAWN = 20000;
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const time = (us) => new Date(us / 1000);
+const BINS = 60;
 
-function layout(title, more) {
-  const grid = { gridcolor: color("--line"), zerolinecolor: color("--line") };
-  const given = more || {};
-  return {
-    title: { text: title, font: { size: 13 } },
-    margin: { l: 55, r: 55, t: 30, b: 40 },
-    paper_bgcolor: "rgba(0,0,0,0)",
-    plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: color("--text"), size: 11 },
-    showlegend: false,
-    bargap: 0.03,
-    ...given,
-    xaxis: { ...grid, ...given.xaxis },
-    yaxis: { ...grid, ...given.yaxis },
-  };
-}
-
-function histogram(id, title, values, fill) {
+function histogram(id, title, values, color) {
   if (!values.length) return;
-  const drawn = { type: "histogram", x: values, nbinsx: 60, marker: { color: fill } };
-  const axes = { xaxis: { title: { text: "ms" }, rangemode: "tozero" }, yaxis: { title: { text: "calls" } } };
-  Plotly.react(id, [drawn], layout(`${title} (${values.length} calls)`, axes), CONFIG);
+  const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, 0]);
+  const raw = (high - low) / BINS || 1;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const width = [1, 2, 5, 10].find((digit) => digit * power >= raw) * power;
+  const counts = new Map();
+  for (const value of values) {
+    const bin = Math.floor(value / width);
+    counts.set(bin, (counts.get(bin) || 0) + 1);
+  }
+  const bins = [...counts.keys()];
+  const found = bins.map((bin) => counts.get(bin));
+  const edges = bins.map((bin) => [bin * width, (bin + 1) * width]);
+  drawChart(id, {
+    title: `${title} (${values.length} calls)`,
+    x: { title: "ms", low: 0 },
+    y: [{ title: "calls", low: 0 }],
+    series: [{
+      name: title, kind: "bars", color, x: edges.map(([from]) => from), x2: edges.map(([, to]) => to),
+      y: found, y2: found.map(() => 0), tips: (at) => `${edges[at].map(plain).join(" to ")} ms: ${found[at]}`,
+    }],
+  });
 }
 
 function charts() {
   const calls = spans.filter((span) => span.call);
   const known = (of) => calls.map(of).filter((value) => value !== null && value !== undefined);
-  histogram("chart-ttft", "Time to first token", known((span) => span.call.ttft), color("--prefill"));
-  histogram("chart-tpot", "Time per output token", known((span) => span.call.tpot), color("--decode"));
-  histogram("chart-total", "Whole call", known((span) => (span.failed ? null : span.duration / 1000)), color("--call"));
+  histogram("chart-ttft", "Time to first token", known((span) => span.call.ttft), "var(--prefill)");
+  histogram("chart-tpot", "Time per output token", known((span) => span.call.tpot), "var(--decode)");
+  histogram("chart-total", "Whole call", known((span) => (span.failed ? null : span.duration / 1000)), "var(--call)");
   timeline(calls);
 }
 
 // Each call is a line from its start to its end, at the height of its duration.
-function lines(calls, name, stroke) {
-  const x = [];
-  const y = [];
-  for (const span of calls) {
-    const height = span.duration / 1000;
-    x.push(time(span.start), time(span.start + span.duration), null);
-    y.push(height, height, null);
-  }
-  return { type: "scatter", mode: "lines", x, y, name, line: { color: stroke, width: 3 }, hoverinfo: "skip" };
-}
+const lines = (calls, name, color) => ({
+  name, color, kind: "segments", width: 3,
+  x: calls.map((span) => span.start / 1000), x2: calls.map((span) => (span.start + span.duration) / 1000),
+  y: calls.map((span) => span.duration / 1000),
+  tips: (at) => `${calls[at].name}: ${milliseconds(calls[at].duration)}\n${clock(calls[at].start / 1000, true)}`,
+});
 
 function timeline(calls) {
   const every = Math.ceil(calls.length / MOST_CALLS_DRAWN) || 1;
   const some = calls.filter((span, at) => !span.failed && at % every === 0);
-  const drawn = [lines(some, "calls", color("--call"))];
   const failed = calls.filter((span) => span.failed);
-  if (failed.length) drawn.push(lines(failed, "failed", color("--bad")));
+  const drawn = [lines(some, "calls", "var(--call)")];
+  if (failed.length) drawn.push(lines(failed, "failed", "var(--bad)"));
   const series = [...gpu.values()].filter((each) => each.label === "load" || each.label === "power");
+  if (!calls.length && !series.length) return;
+  const devices = [...new Set(series.map((each) => each.device))];
   for (const each of series) {
     const isLoad = each.label === "load";
+    const values = isLoad ? each.values.map((value) => value * 100) : each.values;
+    const hue = (150 + 137.5 * devices.indexOf(each.device)) % 360;
     drawn.push({
-      type: "scatter", mode: "lines", name: `${each.device} ${each.label}`,
-      x: each.times.map(time), y: isLoad ? each.values.map((value) => value * 100) : each.values,
-      yaxis: isLoad ? "y2" : "y3", line: { width: 1.5, dash: isLoad ? "solid" : "dot" },
+      name: `${each.device} ${each.label}`, color: `hsl(${hue} 55% 45%)`, kind: "line", dash: isLoad ? "" : "2 3",
+      axis: isLoad ? 1 : 2, x: each.times.map((us) => us / 1000), y: values,
+      tips: (at) => `${each.device}: ${plain(values[at])} ${isLoad ? "%" : "W"}\n${clock(each.times[at] / 1000)}`,
     });
   }
-  if (!calls.length && !series.length) return;
   $("gpu-title").textContent = series.length ? ", and the GPUs below them" : "";
-  const axes = { yaxis: { title: { text: "call ms" }, rangemode: "tozero" }, showlegend: true, legend: { orientation: "h" } };
+  const y = [{ title: "call ms", low: 0 }];
   if (series.length) {
-    axes.yaxis.domain = [0.48, 1];
-    axes.yaxis2 = { title: { text: "GPU %" }, domain: [0, 0.38], range: [0, 105], gridcolor: color("--line") };
-    axes.yaxis3 = { title: { text: "W" }, overlaying: "y2", side: "right", rangemode: "tozero", showgrid: false };
+    y[0].to = 0.52;
+    y.push({ title: "GPU %", from: 0.62, low: 0, high: 105 }, { title: "W", from: 0.62, low: 0, right: true });
   }
-  Plotly.react("chart-timeline", drawn, layout("", axes), CONFIG);
+  drawChart("chart-timeline", { title: "", x: { title: "", type: "time" }, y, series: drawn, legend: true });
 }
 
 // --- putting it together -------------------------------------------------------------

@@ -1,0 +1,45 @@
+"""Optional packages: imported where they are used, with an error that names the install command."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+# Namespaces that hold many distributions: only the full name says which one is missing.
+_NAMESPACES: Final = frozenset({"google", "opentelemetry"})
+
+
+class MissingPackageError(ImportError):
+    """A package that a feature needs is not installed.
+
+    Attributes:
+        package: Import name of the package.
+        command: Shell command that installs it.
+    """
+
+    def __init__(self, feature: str, module: str, requirements: tuple[str, ...]) -> None:
+        root = module.partition(".")[0]
+        self.package = module if root in _NAMESPACES else root
+        self.command = f"pip install {shlex.join(requirements)}"
+        super().__init__(f"{feature} needs {self.package}. Install it: {self.command}", name=module)
+
+
+@contextmanager
+def required_by(feature: str, *requirements: str) -> Generator[None]:
+    """Run imports of optional packages, and say what to install if one is missing.
+
+    Args:
+        feature: Subject of the message, such as `to_dataframe()`.
+        requirements: Arguments for `pip install`.
+
+    Raises:
+        MissingPackageError: A module imported in the block is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(feature, error.name or "a package", requirements) from error
