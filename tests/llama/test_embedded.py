@@ -229,8 +229,8 @@ class TestProgram:
         )
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr == (
-            "error: the embedded llama.cpp server needs xllamacpp (No module named 'xllamacpp'); "
-            "install it with: pip install xllamacpp==2026.10.11549\n"
+            "error: The embedded llama.cpp server needs xllamacpp. "
+            "Install it: pip install xllamacpp==2026.10.11549\n"
         )
 
     def test_names_the_command_that_installs_another_version(
