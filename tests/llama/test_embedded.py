@@ -285,6 +285,13 @@ class TestEmbeddedServer:
                 reader.join(10)
                 assert not reader.is_alive(), "it ends with the pipe"
 
+    @pytest.mark.parametrize("warmup", [False, True])
+    def test_computes_before_it_is_ready_if_told_to_warm_up(self, warmup: bool):
+        options = EmbeddedOptions(model_path=find_demo_model(), warmup=warmup, verbosity=4)
+        with EmbeddedServer(options) as server:
+            pass
+        assert any("warming up the model" in line for line in server.logs()) == warmup
+
     def test_stops_twice_and_starts_again(self):
         server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()))
         first = server.start().pid
@@ -392,6 +399,7 @@ class TestDemoModel:
             embeddings=True,
             metrics=True,
             slots=True,
+            warmup=True,
             api_key_file=Path("keys"),
             api_key_env=True,
             n_gpu_layers=-2,
