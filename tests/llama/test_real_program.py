@@ -299,7 +299,7 @@ class TestFaults:
     @both
     def test_hung_in_the_middle_of_a_call_is_left_after_the_timeout(self, serve, recorded, kind):
         server = serve().start()
-        with Driver(kind, server.url, timeout_s=0.5) as driver:
+        with Driver(kind, server.url, timeout_s=2.0) as driver:
             driver("chat", HELLO, 2)
             os.kill(server.pid, signal.SIGSTOP)
             try:
