@@ -46,8 +46,7 @@ def chat(origin: str, max_tokens: int = 4, **headers: str) -> dict:
 
 
 def is_gone(pid: int) -> bool:
-    """Gone, or dead and waiting for a parent that never asks."""
-    require("ps")
+    """Gone, or dead and waiting for a parent that never asks; the test needs "ps"."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip()[:1] in {"", "Z"}
 
@@ -70,6 +69,7 @@ def without_packages(tmp_path: Path) -> dict[str, str]:
 def child() -> Iterator[subprocess.Popen[str]]:
     """The program as a person starts it, past its start."""
     require("xllamacpp")
+    require("ps")
     with subprocess.Popen(
         [*COMMAND, "--model", str(find_demo_model()), "--watch-stdin"],
         stdin=subprocess.PIPE,
@@ -234,7 +234,7 @@ class TestApiKey:
             EmbeddedServer(options).start()
 
 
-@pytest.mark.needs("xllamacpp")
+@pytest.mark.needs("xllamacpp", "ps")
 class TestEmbeddedServer:
     def test_does_not_outlive_a_killed_parent(self):
         program = (

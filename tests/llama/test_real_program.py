@@ -33,6 +33,7 @@ from tests.llama.test_manager import wait_until
 from tests.llama.tiny_models import make_llama
 from tests.recorder import Recorder
 
+pytestmark = pytest.mark.needs("ps")
 HELLO = [{"role": "user", "content": "Hello"}]
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 LETTERS = {"grammar": "root ::= [a-z]{4}", "max_tokens": 4}
