@@ -39,9 +39,14 @@ def test_without():
 """
 
 
-def reason(monkeypatch: pytest.MonkeyPatch, component: str, **environment: str) -> str | None:
+def reason(
+    monkeypatch: pytest.MonkeyPatch,
+    component: str,
+    limit_s: float | None = None,
+    **environment: str,
+) -> str | None:
     monkeypatch.setattr(_Run, "environment", {**_Run.environment, **environment})
-    return run_probe(component)
+    return run_probe(component, limit_s)
 
 
 def executable(path: Path, code: str) -> Path:
@@ -55,8 +60,10 @@ class TestProbe:
         (tmp_path / "pandas.py").touch()
         assert reason(monkeypatch, "pandas", PYTHONPATH=str(tmp_path)) is None
 
-    def test_ends_what_hangs(self):
-        assert run_probe("ps", limit_s=0.01) == "its probe did not end within 0.01 s"
+    def test_ends_what_hangs(self, monkeypatch, tmp_path):
+        (tmp_path / "pandas.py").write_text("import time\ntime.sleep(600)")
+        said = reason(monkeypatch, "pandas", limit_s=0.5, PYTHONPATH=str(tmp_path))
+        assert said == "its probe did not end within 0.5 s"
 
     def test_names_the_signal_that_ended_an_import(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").write_text(DIES)

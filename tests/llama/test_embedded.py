@@ -47,8 +47,7 @@ def chat(origin: str, max_tokens: int = 4, **headers: str) -> dict:
 
 
 def is_gone(pid: int) -> bool:
-    """Gone, or dead and waiting for a parent that never asks."""
-    require("ps")
+    """Gone, or dead and waiting for a parent that never asks; the test needs "ps"."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip()[:1] in {"", "Z"}
 
@@ -71,6 +70,7 @@ def without_packages(tmp_path: Path) -> dict[str, str]:
 def child() -> Iterator[subprocess.Popen[str]]:
     """The program as a person starts it, past its start."""
     require("xllamacpp")
+    require("ps")
     with subprocess.Popen(
         with_signals([*COMMAND, "--model", str(find_demo_model()), "--watch-stdin"]),
         stdin=subprocess.PIPE,
@@ -294,7 +294,7 @@ class TestApiKey:
             EmbeddedServer(options).start()
 
 
-@pytest.mark.needs("xllamacpp")
+@pytest.mark.needs("xllamacpp", "ps")
 class TestEmbeddedServer:
     def test_does_not_outlive_a_killed_parent(self):
         program = (
@@ -345,6 +345,13 @@ class TestEmbeddedServer:
             for reader in set(threading.enumerate()) - threads:
                 reader.join(10)
                 assert not reader.is_alive(), "it ends with the pipe"
+
+    @pytest.mark.parametrize("warmup", [False, True])
+    def test_computes_before_it_is_ready_if_told_to_warm_up(self, warmup: bool):
+        options = EmbeddedOptions(model_path=find_demo_model(), warmup=warmup, verbosity=4)
+        with EmbeddedServer(options) as server:
+            pass
+        assert any("warming up the model" in line for line in server.logs()) == warmup
 
     def test_stops_twice_and_starts_again(self):
         server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model()))
@@ -453,6 +460,7 @@ class TestDemoModel:
             embeddings=True,
             metrics=True,
             slots=True,
+            warmup=True,
             api_key_file=Path("keys"),
             api_key_env=True,
             n_gpu_layers=-2,

@@ -38,11 +38,11 @@ from llamatelemetry.llama._listening import Address
 from llamatelemetry.llama._server_log import ServerLog
 from llamatelemetry.llama.binary import Binary
 from tests.children import with_signals
-from tests.components import require
 from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.test_embedded import is_gone, wait_until_gone
 from tests.recorder import Recorder
 
+pytestmark = pytest.mark.needs("ps")
 PS = shutil.which("ps")  # some tests change PATH
 
 
@@ -61,7 +61,6 @@ def program(tmp_path: Path) -> Path:
 @pytest.fixture
 def manager(model: Path, program: Path) -> Iterator[Callable[..., ServerManager]]:
     """Makes managers, and checks in the end that nothing of them is left."""
-    require("ps")
     made: list[ServerManager] = []
     threads = set(threading.enumerate())
 

@@ -22,7 +22,7 @@ from tests.llama.test_embedded import chat, is_gone, post
 from tests.llama.test_manager import wait_until
 from tests.recorder import Recorder
 
-pytestmark = pytest.mark.needs("xllamacpp")
+pytestmark = pytest.mark.needs("xllamacpp", "ps")
 SMALL = {"port": 0, "n_ctx": 512, "threads": 1}
 
 

@@ -33,6 +33,7 @@ from tests.llama.test_manager import wait_until
 from tests.llama.tiny_models import make_llama
 from tests.recorder import Recorder
 
+pytestmark = pytest.mark.needs("ps")
 HELLO = [{"role": "user", "content": "Hello"}]
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 LETTERS = {"grammar": "root ::= [a-z]{4}", "max_tokens": 4}
@@ -299,7 +300,7 @@ class TestFaults:
     @both
     def test_hung_in_the_middle_of_a_call_is_left_after_the_timeout(self, serve, recorded, kind):
         server = serve().start()
-        with Driver(kind, server.url, timeout_s=0.5) as driver:
+        with Driver(kind, server.url, timeout_s=2.0) as driver:
             driver("chat", HELLO, 2)
             os.kill(server.pid, signal.SIGSTOP)
             try:
