@@ -77,7 +77,7 @@ def test_commands_are_imported_when_they_run():
 # The latter is how Python writes in the locale "C" with PYTHONUTF8=0.
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape"])
 def test_characters_that_the_output_cannot_take_are_replaced(tmp_path: Path, encoding: str):
-    recorded = tmp_path / "recorded é"
+    recorded = tmp_path / os.fsdecode("recorded é".encode())
     recorded.mkdir()
     (recorded / "traces-1.jsonl").touch()
     command = [sys.executable, "-m", "llamatelemetry.cli", "report", recorded]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.otel.host_election import HostElection
+from tests.children import with_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 
@@ -39,7 +40,9 @@ VOTER = """
 class Voter:
     def __init__(self, directory: Path, service: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", textwrap.dedent(VOTER), directory, service],
+            with_signals(
+                [sys.executable, "-W", "error", "-c", textwrap.dedent(VOTER), directory, service]
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
