@@ -166,7 +166,7 @@ class TestRun:
             PYTHONPATH=f"{SOURCE}{os.pathsep}{packages}",
         )
         assert (process.returncode, process.stdout) == (1, "")
-        assert process.stderr.endswith(f"install it with: {command}\n")
+        assert process.stderr.endswith(f"Install it: {command}\n")
         assert not (tmp_path / "new").exists()
 
 

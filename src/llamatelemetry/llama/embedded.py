@@ -200,9 +200,7 @@ def find_demo_model() -> Path:
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for model in sorted(Path(folder).glob("*.gguf")):
             return model
-    raise FileNotFoundError(
-        f"the demo's model is not installed; install it with: {_DEMO_MODEL_COMMAND}"
-    )
+    raise FileNotFoundError(f"The demo's model is not installed. Install it: {_DEMO_MODEL_COMMAND}")
 
 
 def _take_lines(pipe: IO[str], take: Callable[[str], None]) -> None:
