@@ -142,6 +142,7 @@ for (const [text, [label, act]] of Object.entries(BUTTONS)) {
   tools.append(button);
 }
 graph.append(svg, tools, legend);
+show(whole);
 new ResizeObserver(() => show(view)).observe(graph);
 
 const KEYS = {
