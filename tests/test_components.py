@@ -13,6 +13,7 @@ import pytest
 
 from tests.components import ROOT, _Run, run_probe
 from tests.llama.fake_server import faults, make_server
+from tests.selection import slow_except
 
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
 TESTS = """
@@ -106,6 +107,12 @@ class TestProbe:
         )
 
 
+MORE_RUNS = [
+    ("2", "", "transformers (skipped modules: 1): its probe was ended by SIGILL: it was"),
+    ("0", "transformers", "transformers is required by REQUIRE_COMPONENTS and cannot be"),
+]
+
+
 class TestRun:
     """A run of pytest with tests of a component that cannot be used."""
 
@@ -132,7 +139,7 @@ class TestRun:
             timeout=100,
         )
 
-    @pytest.mark.parametrize("workers", ["0", "2"])
+    @pytest.mark.parametrize("workers", slow_except(["2"], ["0", "2"]))
     def test_skips_with_the_reason_and_probes_once(self, project, workers):
         done = self.run(project, "-n", workers)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -155,8 +162,7 @@ class TestRun:
         ("workers", "required", "said"),
         [
             ("0", "", "transformers (skipped modules: 1): its probe was ended by SIGILL: it was"),
-            ("2", "", "transformers (skipped modules: 1): its probe was ended by SIGILL: it was"),
-            ("0", "transformers", "transformers is required by REQUIRE_COMPONENTS and cannot be"),
+            *slow_except([], MORE_RUNS),
         ],
     )
     def test_imports_no_module_that_would_end_the_run(self, project, workers, required, said):

@@ -14,6 +14,7 @@ import pytest
 
 from llamatelemetry._optional import MissingPackageError, required_by
 from tests.bench.scripted import scripted_server
+from tests.selection import slow_except
 
 PROGRAM = Path(__file__).with_name("contract_calls.py")
 
@@ -98,10 +99,7 @@ def outcomes(missing: str, folder: Path, *urls: str) -> tuple[dict[str, Any], st
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize(
-    "missing",
-    ["", *NEEDED_BY],
-)
+@pytest.mark.parametrize("missing", slow_except({"", "scipy", "openai"}, ["", *NEEDED_BY]))
 def test_each_call_works_or_says_what_to_install(
     missing: str, tmp_path: Path, llama_server: Any, scripted: str
 ) -> None:

@@ -135,11 +135,14 @@ async def with_raw_response(caller: Caller, operation: Operation, stream: bool, 
 FACES = [with_raw_response, with_streaming_response]
 
 
+CLIENT = openai.OpenAI(api_key="x")
+
+
 def has_face(operation: Operation) -> bool:
     """Older clients have no raw face of some methods."""
     try:
-        operation.bound(openai.OpenAI(api_key="x"), "with_streaming_response")
-        operation.bound(openai.OpenAI(api_key="x"), "with_raw_response")
+        operation.bound(CLIENT, "with_streaming_response")
+        operation.bound(CLIENT, "with_raw_response")
     except AttributeError:
         return False
     return True
