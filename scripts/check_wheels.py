@@ -174,7 +174,10 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 class Environment:
-    """A fresh virtual environment whose llamatelemetry packages are the wheels just built."""
+    """A fresh virtual environment whose llamatelemetry packages are the wheels just built.
+
+    Everything else has the version of constraints.txt.
+    """
 
     def __init__(self, path: Path, dist: Path) -> None:
         venv.create(path, with_pip=False)
@@ -191,7 +194,8 @@ class Environment:
     def install(self, *requirements: str) -> None:
         """Install with the pip of the environment this script runs in."""
         pip = [sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check"]
-        run([*pip, "install", "--quiet", "--constraint", self._constraints, *requirements])
+        locked = ["--constraint", self._constraints, "--constraint", ROOT / "constraints.txt"]
+        run([*pip, "install", "--quiet", *locked, *requirements])
 
     def evaluate(self, program: str, *, instrumented: bool = False, **environment: str) -> object:
         """Run a program and return the value of its last line, an expression."""

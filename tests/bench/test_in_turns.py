@@ -70,6 +70,7 @@ def test_in_turns_two_equal_servers_are_not_told_apart(start: Start):
     assert (right.exit_code, right["e2e"].paired) == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_in_turns_a_faster_server_is_seen_to_be(start: Start):
     comparison = in_turns(*start(1.0, 0.75))

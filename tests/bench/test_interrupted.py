@@ -12,6 +12,7 @@ import pytest
 
 from tests.bench.scripted import Script, ScriptedServer, scripted_server
 from tests.children import with_signals
+from tests.selection import slow_except
 
 PROGRAM = """
 import sys
@@ -82,7 +83,7 @@ def interrupted(
     return out.splitlines(), err
 
 
-@pytest.mark.parametrize("kind", ["async", "threads"])
+@pytest.mark.parametrize("kind", slow_except({"async"}, ["async", "threads"]))
 def test_an_interrupted_benchmark_keeps_what_was_measured(scripted, kind):
     warm_up, some = 10, 6
     out, err = interrupted(PROGRAM, scripted, kind, Script(0, first_s=0.3), warm_up + some)

@@ -68,6 +68,7 @@ class TestCoordinatedOmission:
         naive = quantile_of((record.e2e_s for record in results.requests), 0.5)
         assert naive < 0.2 * STALL_S
 
+    @pytest.mark.slow
     @disturbed
     def test_a_request_held_back_here_counts_from_when_it_was_due(self, one_at_a_time):
         """At most two under way: the wait moves into this program, and is counted all the same."""

@@ -139,8 +139,7 @@ def test_every_reported_figure_is_true(server, name, client):
         *slow_except(
             [("fixed", "llama.cpp client")], ((name, "llama.cpp client") for name in SCRIPTS)
         ),
-        ("jittered", "OpenAI"),
-        *slow_except([], [("jittered", "AsyncOpenAI")]),
+        *slow_except([], [("jittered", "OpenAI"), ("jittered", "AsyncOpenAI")]),
     ],
 )
 def test_every_request_is_measured_as_it_was(server, name, client):

@@ -100,13 +100,13 @@ def test_a_failed_request_is_a_failed_span(recorded, scripted):
 
 
 def test_prompts_are_in_no_span_and_no_result(recorded, scripted):
-    results = run(CLIENTS["llama.cpp client"](scripted.url), [Script(4711)])
+    results = run(CLIENTS["llama.cpp client"](scripted.url), [Script(471_147_114_711_471_147)])
     told = [span.to_json() for span in recorded.spans()] + [results.to_json()]
-    assert not any("4711" in text for text in told)
+    assert not any("471147114711471147" in text for text in told)
 
 
 def test_prompts_are_kept_when_that_is_asked_for(scripted):
-    script = Script(4711)
+    script = Script(471_147_114_711_471_147)
     results = run(CLIENTS["llama.cpp client"](scripted.url), [script], record_prompts=True)
     assert {record.prompt_text for record in results.requests} == {script.text()}
 

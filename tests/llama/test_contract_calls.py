@@ -14,12 +14,13 @@ import pytest
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.otlp_lines import read_spans
 from tests.components import require
+from tests.selection import slow_except
 
 PROGRAM = Path(__file__).with_name("contract_program.py")
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 
 
-@pytest.mark.parametrize("server", ["embedded", "program"])
+@pytest.mark.parametrize("server", slow_except({"embedded"}, ["embedded", "program"]))
 def test_the_calls_of_the_contract_in_the_order_a_person_makes_them(
     server: str, tmp_path: Path, request: pytest.FixtureRequest
 ):

@@ -186,7 +186,7 @@ def mixed(count: int) -> list[str]:
     return names
 
 
-@pytest.fixture(params=[False, True], ids=["alone", "with-openai-plugin"])
+@pytest.fixture(params=slow_except([True], [False, True]), ids=["alone", "with-openai-plugin"])
 def active(
     request: pytest.FixtureRequest, instrumented: Recorder
 ) -> Iterator[tuple[Recorder, bool]]:
