@@ -183,10 +183,13 @@ def openai_tools() -> None:
         messages=_TOOL_MESSAGES,
         tools=_TOOLS,
         user=at("request.user"),
-        metadata={"a": at("request.metadata")},
         extra_headers={"Authorization": f"Bearer {at('header.authorization')}"},
         extra_query={"key": at("url.extra")},
-        extra_body={"grammar": at("request.grammar"), "prompt": at("request.extra")},
+        extra_body={
+            "grammar": at("request.grammar"),
+            "prompt": at("request.extra"),
+            "metadata": {"a": at("request.metadata")},
+        },
     )
 
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
-import httpx2
 import openai
 import pytest
 from opentelemetry import trace
@@ -22,6 +22,7 @@ import llamatelemetry
 from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
 from llamatelemetry.otel.sampling import RuleSampler
+from tests.openai_plugin.replies import http
 from tests.otlp_receiver import http_receiver
 from tests.selection import slow_except
 
@@ -186,11 +187,11 @@ def initialised(receiver):
     llamatelemetry.shutdown()
 
 
-def complete(request: httpx2.Request) -> httpx2.Response:
+def complete(request: Any) -> Any:
     if b"fail" in request.content:
-        return httpx2.Response(400, json={"error": {"message": "no", "type": "invalid_request"}})
+        return http.Response(400, json={"error": {"message": "no", "type": "invalid_request"}})
     message = {"role": "assistant", "content": "Hi"}
-    return httpx2.Response(
+    return http.Response(
         200,
         json={
             "id": "1",
@@ -207,7 +208,7 @@ def call(model: str) -> None:
     client = openai.OpenAI(
         api_key="none",
         base_url="http://model.test/v1",
-        http_client=httpx2.Client(transport=httpx2.MockTransport(complete)),
+        http_client=http.Client(transport=http.MockTransport(complete)),
     )
     with client:
         client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hi"}])

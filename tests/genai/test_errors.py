@@ -216,6 +216,14 @@ def decode_error() -> BaseException:
     return raised_by_json.value
 
 
+# Older versions of openai do not have it.
+LIBRARY_ERRORS = [
+    (error, "openai.LengthFinishReasonError")
+    for error in [getattr(openai, "LengthFinishReasonError", None)]
+    if error is not None
+]
+
+
 class OurError(Exception):
     """An application's own."""
 
@@ -228,7 +236,7 @@ class OurError(Exception):
         (OurError(SECRET), f"{__name__}.OurError"),
         (validation_error(), "pydantic_core.ValidationError"),
         (decode_error(), "json.decoder.JSONDecodeError"),
-        (openai.LengthFinishReasonError, "openai.LengthFinishReasonError"),
+        *LIBRARY_ERRORS,
         (KeyboardInterrupt(SECRET), "KeyboardInterrupt"),
         (asyncio.CancelledError(SECRET), "asyncio.exceptions.CancelledError"),
         (GeneratorExit(), "GeneratorExit"),

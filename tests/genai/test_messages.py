@@ -414,6 +414,8 @@ def test_each_choice_is_a_message() -> None:
 
 
 def test_the_models_of_the_openai_client_read_like_their_json() -> None:
+    custom = "openai.types.chat.chat_completion_message_custom_tool_call"
+    pytest.importorskip(custom, reason="older clients have no custom tools")
     reply = {
         "id": "c-1",
         "object": "chat.completion",

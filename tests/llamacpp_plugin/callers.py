@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,10 +48,16 @@ class Ask:
     proxy: str | None = None
 
 
+def _options(library: Any, ask: Ask) -> dict[str, Any]:
+    # httpx renamed the argument in 0.26.
+    name = "proxy" if "proxy" in inspect.signature(library.Client).parameters else "proxies"
+    return {"follow_redirects": True, name: ask.proxy}
+
+
 def _httpx(library: Any) -> Callable[[Ask], Seen]:
     def call(ask: Ask) -> Seen:
         seen = Seen()
-        with seen.watch(), library.Client(follow_redirects=True, proxy=ask.proxy) as client:
+        with seen.watch(), library.Client(**_options(library, ask)) as client:
             response = client.post(ask.url, json=ask.body, headers=ask.headers)
             seen.meet(response)
             seen.body = response.content
@@ -64,7 +71,7 @@ def _httpx_stream(library: Any) -> Callable[[Ask], Seen]:
         seen = Seen()
         with (
             seen.watch(),
-            library.Client(follow_redirects=True, proxy=ask.proxy) as client,
+            library.Client(**_options(library, ask)) as client,
             client.stream("POST", ask.url, json=ask.body, headers=ask.headers) as response,
         ):
             seen.meet(response)
@@ -81,7 +88,7 @@ def _httpx_async(library: Any) -> Callable[[Ask], Seen]:
     async def call(ask: Ask) -> Seen:
         seen = Seen()
         with seen.watch():
-            async with library.AsyncClient(follow_redirects=True, proxy=ask.proxy) as client:
+            async with library.AsyncClient(**_options(library, ask)) as client:
                 response = await client.post(ask.url, json=ask.body, headers=ask.headers)
                 seen.meet(response)
                 seen.body = response.content
@@ -95,7 +102,7 @@ def _httpx_async_stream(library: Any) -> Callable[[Ask], Seen]:
         seen = Seen()
         with seen.watch():
             async with (
-                library.AsyncClient(follow_redirects=True, proxy=ask.proxy) as client,
+                library.AsyncClient(**_options(library, ask)) as client,
                 client.stream("POST", ask.url, json=ask.body, headers=ask.headers) as response,
             ):
                 seen.meet(response)

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -97,6 +98,7 @@ def outcome(call: Callable[[Ask], Seen], answers: Sequence[Sequence[bytes]], **a
 
 
 # Each fault by each kind of reading; all of the some seven hundred with the slow tests.
+URLLIB3 = int(version("urllib3").partition(".")[0])
 QUICK = {("httpx-stream", True), ("httpx2-async-stream", False), ("requests", False)}
 QUICK |= {("httpx2", True), ("requests-stream", True), ("requests-raw", False)}
 MATRIX = [
@@ -117,6 +119,8 @@ MATRIX = [
 def test_the_program_sees_what_it_sees_without_us(
     instrument: Callable[..., Recorder], caller: str, fault: str, known: bool
 ) -> None:
+    if fault == "length-too-long" and "requests" in caller and URLLIB3 < 2:
+        pytest.skip("urllib3 1 does not raise for a body that is too short")
     call, answer = CALLERS[caller], FAULTS[fault].answer
     bare = outcome(call, [answer])
     recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())

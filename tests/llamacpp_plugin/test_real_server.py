@@ -53,10 +53,13 @@ class Clients:
         self.httpx2 = exits.enter_context(httpx2.Client(**OPTIONS))
         self.requests = exits.enter_context(requests.Session())
         self.requests.headers["Connection"] = "close"
-        self.openai = openai.OpenAI(**account, http_client=self.httpx2)
+        on_httpx2 = issubclass(openai.DefaultHttpxClient, httpx2.Client)
+        http_client = self.httpx2 if on_httpx2 else self.httpx
+        self.openai = openai.OpenAI(**account, http_client=http_client)
         self.async_httpx = httpx.AsyncClient(**OPTIONS)
         self.async_httpx2 = httpx2.AsyncClient(**OPTIONS)
-        self.async_openai = openai.AsyncOpenAI(**account, http_client=self.async_httpx2)
+        http_client = self.async_httpx2 if on_httpx2 else self.async_httpx
+        self.async_openai = openai.AsyncOpenAI(**account, http_client=http_client)
 
     async def close(self) -> None:
         await self.async_httpx.aclose()
