@@ -173,6 +173,7 @@ def test_zero_code_shows_every_call_of_an_unmodified_program(ours: Recorded) -> 
     assert ours.resources[0]["telemetry.distro.name"] == {"stringValue": "llamatelemetry"}
 
 
+@pytest.mark.slow
 def test_init_gives_the_same_spans_and_metrics_attribute_for_attribute(
     ours: Recorded, llama_server: LlamaServer, tmp_path: Path
 ) -> None:

@@ -99,7 +99,7 @@ def outcomes(missing: str, folder: Path, *urls: str) -> tuple[dict[str, Any], st
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("missing", slow_except({"", "scipy", "openai"}, ["", *NEEDED_BY]))
+@pytest.mark.parametrize("missing", slow_except({"", "scipy"}, ["", *NEEDED_BY]))
 def test_each_call_works_or_says_what_to_install(
     missing: str, tmp_path: Path, llama_server: Any, scripted: str
 ) -> None:

@@ -41,6 +41,7 @@ def run(client, scripts, **options):
     return runner.run("scripted", [script.text() for script in scripts])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_one_trace_for_a_run_and_one_span_for_a_request(recorded, scripted, client):

@@ -116,6 +116,7 @@ def test_with_hashes_nothing_comes_out_either(tmp_path):
     assert heard["receiver"].count("[HMAC:") > 300
 
 
+@pytest.mark.slow
 def test_without_content_and_redaction_only_what_is_none_comes_out(tmp_path):
     talks = (*TALKS, *NO_CONTENT)
     heard = hold(tmp_path, talks, OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT="true")

@@ -143,6 +143,7 @@ def test_what_makes_no_sense_is_a_usage_error(server, prompts, arguments):
     assert done.stderr.strip()
 
 
+@pytest.mark.slow
 def test_telemetry_goes_where_the_environment_says(server, prompts, tmp_path):
     options = ["--url", server.url, "--profile", "quick", "--prompts", prompts()]
     done = bench(

@@ -76,6 +76,7 @@ def test_the_exit_status_says_whether_telemetry_would_arrive(folder, environ, ex
     assert failures(doctor(folder, environ, "--json")) == expected
 
 
+@pytest.mark.slow
 def test_with_a_receiver_that_takes_everything_all_is_well(folder):
     with http_receiver() as receiver:
         finished = doctor(folder, {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}, "--json")

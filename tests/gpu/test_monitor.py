@@ -130,6 +130,7 @@ print("pynvml" in sys.modules)
     assert nvml.run_python(code, None).split() == ["1", "()", "True", "False"]
 
 
+@pytest.mark.slow
 def test_a_driver_that_answers_slowly_is_asked_no_more_than_half_of_the_time(driver_with, watch):
     driver = driver_with(nvml.slow(30))
     took_s = []

@@ -303,6 +303,7 @@ def test_a_call_within_a_call_is_counted_once(driver_with, watch):
     assert tracing.attributes("outer")["energy_attribution"] == "exclusive"
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_the_shares_of_overlapping_calls_add_up_to_the_counter_within_one_percent(
     driver_with, watch

@@ -375,6 +375,7 @@ class TestFaults:
         assert "ended" in caplog.text
         assert not server.is_healthy()
 
+    @pytest.mark.slow
     def test_hung_is_not_healthy_and_is_stopped_by_force(self, manager):
         server = manager(fault={"ignores_term": True}).start()
         pid = server.pid

@@ -484,6 +484,7 @@ class TestReporting:
         assert set(self.values(recorder).values()) == {7}
         assert [t.name for t in threading.enumerate()].count("llamatelemetry-server-metrics") == 1
 
+    @pytest.mark.slow
     def test_it_asks_at_most_once_a_second_however_often_metrics_are_collected(
         self, serve, start, recorder
     ):
@@ -572,6 +573,7 @@ class TestReporting:
         assert "set LLAMA_API_KEY" in record.getMessage()
         assert "secret" not in record.getMessage()
 
+    @pytest.mark.slow
     def test_a_second_process_of_the_service_is_silent_until_the_first_stops(
         self, serve, start, recorder, tmp_path
     ):
@@ -618,6 +620,7 @@ class TestReporting:
         wait_for(lambda: set(self.values(recorder).values()) == {7})
 
 
+@pytest.mark.slow
 def test_increases_add_up_to_what_was_counted_while_somebody_read(serve, tmp_path):
     """With delta temporality the first point of a process must not hold the server's whole life."""
     model = Model("smol", {"prompt_tokens_total": 7})

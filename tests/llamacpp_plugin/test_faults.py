@@ -107,7 +107,7 @@ MATRIX = [
         fault,
         known,
         id=f"{caller}-{fault}-{'known' if known else 'unknown'}",
-        marks=() if (caller, known) in QUICK else pytest.mark.slow,
+        marks=() if (caller, known) in QUICK and "10-MB" not in fault else pytest.mark.slow,
     )
     for caller in CALLERS
     for fault in FAULTS

@@ -57,9 +57,10 @@ def memory_of_reading() -> tuple[int, int]:
     return held, most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capture", "of_content"),
-    [("no_content", 0), pytest.param("span_only", 150_000, marks=pytest.mark.slow)],
+    [("no_content", 0), ("span_only", 150_000)],
 )
 def test_memory_does_not_grow_with_the_stream(
     recorder: Recorder, capture: str, of_content: int

@@ -181,6 +181,7 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
         assert began == pytest.approx(ended[-SLOTS], abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.clock
 def test_the_queue_counts_from_the_last_attempt(
     instrumented: Recorder, llama_server: LlamaServer
