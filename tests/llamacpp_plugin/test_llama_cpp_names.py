@@ -106,7 +106,7 @@ def test_a_stream_is_counted_and_timed(tmp_path: Path, version: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     attributes = json.loads(done.stdout)
-    # The token that ends the answer is no part of it.
+    # The end-of-generation token is not part of the answer.
     assert attributes["gen_ai.usage.output_tokens"] == 2
     assert attributes["gen_ai.usage.input_tokens"] == 3
     assert attributes["llamatelemetry.prompt_tokens"] == 3

@@ -136,7 +136,7 @@ def _open_files(pid: int) -> set[str]:
 
 def _parent_of(pid: int) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        # The name before it may hold anything, brackets, spaces and what is no text included.
+        # The name before it may contain brackets, spaces and bytes that are not text.
         return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
     return None
 
