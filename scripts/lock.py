@@ -30,7 +30,7 @@ HEADER = """\
 # What `scripts/install` installs: the distribution itself, its extras and the tools.
 EXTRAS = ("demo",)
 GROUPS = ("dev",)
-# Depends on the machine, and comes with the Python that is used.
+# Our own packages, and the CUDA libraries of torch, which a CPU build does not install.
 NOT_LOCKED = re.compile(r"(-e|\.|file:|cuda-|nvidia-(?!ml-py)|triton)")
 
 
@@ -45,7 +45,9 @@ def resolve() -> str:
         command += ["--extra", extra]
     for group in GROUPS:
         command += ["--group", group]
-    done = subprocess.run([*command, *projects], cwd=ROOT, text=True, check=True, stdout=-1)
+    done = subprocess.run(
+        [*command, *projects], cwd=ROOT, text=True, check=True, stdout=subprocess.PIPE
+    )
     lines = [line for line in done.stdout.splitlines() if not NOT_LOCKED.match(line)]
     return HEADER + "\n".join(lines) + "\n"
 
