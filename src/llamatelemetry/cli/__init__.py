@@ -94,7 +94,7 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Tell whether telemetry would arrive: what would load, what would not and why."""
-    from llamatelemetry.cli.doctor import run_doctor
+    from llamatelemetry.cli.doctor.diagnose import run_doctor
 
     raise typer.Exit(run_doctor(server=server, as_json=as_json))
 

@@ -1,4 +1,4 @@
-"""``llamatelemetry doctor`` as a person runs it: exit status, report, JSON, time taken."""
+"""`llamatelemetry doctor` as a user runs it: exit status, report, JSON, time limit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.cli._doctor_check import Check, Job, run_side_by_side
-from llamatelemetry.cli._doctor_machine import gpu_checks, is_server_url, server_checks
-from llamatelemetry.cli._doctor_report import as_json, print_report
+from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.machine import gpu_checks, is_server_url, server_checks
+from llamatelemetry.cli.doctor.report import as_json, print_report
 from tests.cli.receivers import grpc_receiver, http_receiver
-from tests.cli.test_doctor_loading import install
-from tests.cli.throwaway import make_distribution
+from tests.cli.throwaway import install_distros, make_distribution
 from tests.gpu import nvml
 
 # A library may announce its next version; `scripts/test_versions.py newest` makes that an error.
@@ -29,7 +28,7 @@ HERE = {"COLUMNS": "80", "PYTHONWARNINGS": WARNINGS}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A path in front of everything else; what it holds hides an installed rival distro."""
+    """Directory at the front of the path. It hides an installed opentelemetry-distro."""
     make_distribution(tmp_path, "opentelemetry-distro", "0")
     return tmp_path
 
@@ -48,7 +47,7 @@ def doctor(
 
 
 def failures(finished: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """Title to remedy of every failed check; the exit status must agree with the report."""
+    """Return title and remedy of each failed check; assert that the exit status matches."""
     report = json.loads(finished.stdout)
     failed = {c["title"]: c["remedy"] for c in report["checks"] if c["status"] == "fail"}
     assert report["ok"] is (not failed)
@@ -64,7 +63,7 @@ def failures(finished: subprocess.CompletedProcess[str]) -> dict[str, str]:
         ({"LLAMATELEMETRY_EXPORTER": "file"}, {}),
         (
             {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_PYTHON_DISTRO": "llama"},
-            {"distro": "OTEL_PYTHON_DISTRO=llamatelemetry"},
+            {"distro": "Set OTEL_PYTHON_DISTRO=llamatelemetry"},
         ),
         (
             {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"},
@@ -72,12 +71,12 @@ def failures(finished: subprocess.CompletedProcess[str]) -> dict[str, str]:
         ),
     ],
 )
-def test_the_exit_status_says_whether_telemetry_would_arrive(folder, environ, expected):
+def test_doctor_exits_with_1_when_a_check_failed(folder, environ, expected):
     assert failures(doctor(folder, environ, "--json")) == expected
 
 
 @pytest.mark.slow
-def test_with_a_receiver_that_takes_everything_all_is_well(folder):
+def test_doctor_passes_when_receiver_accepts_all_signals(folder):
     with http_receiver() as receiver:
         finished = doctor(folder, {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}, "--json")
     assert failures(finished) == {}
@@ -89,7 +88,7 @@ def test_with_a_receiver_that_takes_everything_all_is_well(folder):
 
 
 @pytest.mark.slow
-def test_a_receiver_of_traces_only_fails_until_the_other_signals_are_switched_off(folder):
+def test_doctor_fails_for_trace_only_receiver_until_other_signals_are_disabled(folder):
     with grpc_receiver() as receiver:
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
@@ -103,18 +102,18 @@ def test_a_receiver_of_traces_only_fails_until_the_other_signals_are_switched_of
 
 
 @pytest.mark.slow
-def test_beside_another_distro_the_variable_decides(folder):
-    install(folder, "rival")
+def test_doctor_fails_with_two_distros_until_variable_names_one(folder):
+    install_distros(folder, "rival")
     environ = {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1"}
     assert failures(doctor(folder, environ, "--json"))["distro"] == (
-        "OTEL_PYTHON_DISTRO=llamatelemetry"
+        "Set OTEL_PYTHON_DISTRO=llamatelemetry"
     )
     named = {**environ, "OTEL_PYTHON_DISTRO": "llamatelemetry"}
     assert failures(doctor(folder, named, "--json")) == {}
 
 
 @pytest.mark.slow
-def test_a_rival_instrumentor_is_named_with_the_option_that_chooses(folder):
+def test_doctor_names_competing_instrumentor_and_the_option_that_selects_one(folder):
     make_distribution(
         folder,
         "rival-openai",
@@ -123,16 +122,17 @@ def test_a_rival_instrumentor_is_named_with_the_option_that_chooses(folder):
     )
     report = json.loads(doctor(folder, {"LLAMATELEMETRY_EXPORTER": "console"}, "--json").stdout)
     found = {c["title"]: c["detail"] for c in report["checks"] if c["section"] == "Instrumentors"}
-    assert found["openai"].startswith("skipped: Instrumentor openai (rival-openai 1.0) is skipped")
+    assert found["openai"].startswith("not loaded: ")
+    assert "openai (rival-openai 1.0)" in found["openai"]
     assert "LLAMATELEMETRY_INSTRUMENTORS=" in found["openai"]
-    assert found["llamatelemetry_openai"] == "would load"
-    # Broken, it is in nobody's way: the distro falls back on the other one, and so do we.
+    assert found["llamatelemetry_openai"] == "will be loaded"
+    # If the competing instrumentor cannot be imported, the distro loads llamatelemetry's.
     (folder / "rival_openai.py").write_text("raise ImportError('for openai 1')")
     environ = {"LLAMATELEMETRY_EXPORTER": "console", "LLAMATELEMETRY_INSTRUMENTORS": "theirs"}
     report = json.loads(doctor(folder, environ, "--json").stdout)
     found = {c["title"]: c["detail"] for c in report["checks"] if c["section"] == "Instrumentors"}
     assert found["openai"] == "cannot be imported: ImportError: for openai 1"
-    assert found["llamatelemetry_openai"] == "would load"
+    assert found["llamatelemetry_openai"] == "will be loaded"
 
 
 PROGRAM = "from opentelemetry import trace; trace.get_tracer('t').start_span('work').end()"
@@ -143,19 +143,18 @@ PROGRAM = "from opentelemetry import trace; trace.get_tracer('t').start_span('wo
     [
         ({}, {}),
         ({"OTEL_PYTHON_DISTRO": "llamatelemetry"}, {}),
-        ({"OTEL_SDK_DISABLED": "true"}, {"SDK": "unset OTEL_SDK_DISABLED"}),
+        ({"OTEL_SDK_DISABLED": "true"}, {"SDK": "Unset OTEL_SDK_DISABLED"}),
         (
             {"OTEL_PYTHON_CONFIGURATOR": "llama"},
-            {"configurator": "OTEL_PYTHON_CONFIGURATOR=llamatelemetry"},
+            {"configurator": "Set OTEL_PYTHON_CONFIGURATOR=llamatelemetry"},
         ),
-        ({"LLAMATELEMETRY_EXPORTER": "none"}, {"all": "LLAMATELEMETRY_EXPORTER=otlp"}),
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, {"traces": "OTEL_TRACES_EXPORTER=otlp"}),
+        ({"LLAMATELEMETRY_EXPORTER": "none"}, {"all": "Set LLAMATELEMETRY_EXPORTER=otlp"}),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, {"traces": "Set OTEL_TRACES_EXPORTER=otlp"}),
     ],
     ids=" ".join,
 )
 @pytest.mark.slow
-def test_what_doctor_foretells_is_what_opentelemetry_instrument_does(folder, environ, failed):
-    """A program under `opentelemetry-instrument`: its span arrives when doctor says so."""
+def test_doctor_predicts_whether_opentelemetry_instrument_exports_a_span(folder, environ, failed):
     with http_receiver() as receiver:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **environ}
         assert failures(doctor(folder, environ, "--json")) == failed
@@ -171,9 +170,9 @@ def test_what_doctor_foretells_is_what_opentelemetry_instrument_does(folder, env
     assert arrived is (not failed)
 
 
-def test_the_report_is_readable_in_a_pipe_at_80_columns(folder):
+def test_report_in_a_pipe_is_ascii_and_at_most_80_columns_wide(folder):
     secret = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20secret"}
-    install(folder, "rival")
+    install_distros(folder, "rival")
     with http_receiver(401) as receiver:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **secret}
         finished = doctor(folder, {**environ, "OTEL_PYTHON_DISTRO": "llamatelemetry"})
@@ -190,23 +189,23 @@ def test_the_report_is_readable_in_a_pipe_at_80_columns(folder):
         "also installed: rival (rival-dist 1.0)",
         "Configuration info otlp_endpoint:",
         f"FAIL traces: http/protobuf to {receiver.url}/v1/traces: 401,",
-        "-> correct OTEL_EXPORTER_OTLP_HEADERS",
+        "-> Correct OTEL_EXPORTER_OTLP_HEADERS",
         "GPU",
     ):
         assert expected in text
-    # The same step for three signals is said once.
-    assert finished.stdout.count("-> correct OTEL_EXPORTER_OTLP_HEADERS") == 1
-    assert lines[-1].startswith("Telemetry would NOT arrive: 3 FAIL above")
+    # The remedy of all three signals is printed once.
+    assert finished.stdout.count("-> Correct OTEL_EXPORTER_OTLP_HEADERS") == 1
+    assert lines[-1].startswith("Export: FAILED. 3 checks failed: Exporter")
 
 
-def test_a_server_that_is_no_url_is_a_usage_error(folder):
+def test_doctor_exits_with_2_when_server_is_not_a_url(folder):
     finished = doctor(folder, {}, "--server", "127.0.0.1:8080")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert "expected a URL such as http://127.0.0.1:8080" in finished.stderr
+    assert "--server must be a URL such as http://127.0.0.1:8080" in finished.stderr
 
 
 @pytest.mark.slow
-def test_it_ends_in_seconds_when_nothing_answers(folder):
+def test_doctor_ends_in_time_when_endpoints_do_not_respond(folder):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": address}
@@ -214,10 +213,10 @@ def test_it_ends_in_seconds_when_nothing_answers(folder):
         finished = doctor(folder, environ, "--json", "--server", address)
         took_s = time.monotonic() - started
     assert {"traces", "metrics", "logs", address} <= set(failures(finished))
-    assert took_s < 20  # under five on an idle machine; without a deadline it would hang
+    assert took_s < 20  # less than 5 s on an idle machine; it hangs without the time limit
 
 
-def test_jobs_run_side_by_side_and_none_holds_up_the_report():
+def test_run_in_parallel_reports_late_and_failed_jobs():
     def never() -> list[Check]:
         threading.Event().wait(30)
         return []
@@ -227,12 +226,12 @@ def test_jobs_run_side_by_side_and_none_holds_up_the_report():
 
     good = Check("S", "ok", "good", "fine")
     jobs = [Job("S", "never", never), Job("S", "breaks", breaks), Job("S", "good", lambda: [good])]
-    late, broken, found = run_side_by_side([*jobs], 0.3)
-    assert (late[0].status, late[0].detail) == ("fail", "no answer within 0.3 s")
+    late, broken, found = run_in_parallel([*jobs], 0.3)
+    assert (late[0].status, late[0].detail) == ("fail", "no response within 0.3 s")
     assert (broken[0].status, broken[0].title) == ("warn", "breaks")
     assert "RuntimeError: no" in broken[0].detail
     assert found == [good]
-    assert run_side_by_side([Job("S", "empty", list)], 1) == [[]]
+    assert run_in_parallel([Job("S", "empty", list)], 1) == [[]]
 
 
 PROPS = {
@@ -245,7 +244,7 @@ PROPS = {
 }
 
 
-def ask_server(**answers) -> list[tuple[str, str]]:
+def check_server(**answers) -> list[tuple[str, str]]:
     with http_receiver(**answers) as receiver:
         return [(each.status, each.detail) for each in server_checks(f"{receiver.url}/v1/", 2)]
 
@@ -253,9 +252,9 @@ def ask_server(**answers) -> list[tuple[str, str]]:
 LLAMA = {"Server": "llama.cpp"}
 
 
-def test_a_llama_server_tells_its_health_model_and_slots():
+def test_server_checks_summarize_health_and_props():
     bodies = {"/health": '{"status":"ok"}', "/props": json.dumps(PROPS)}
-    assert ask_server(bodies=bodies, headers=LLAMA) == [
+    assert check_server(bodies=bodies, headers=LLAMA) == [
         ("ok", "healthy (ok)"),
         (
             "ok",
@@ -267,7 +266,7 @@ def test_a_llama_server_tells_its_health_model_and_slots():
     ]
 
 
-def test_a_real_llama_server_is_recognised(llama_server):
+def test_server_checks_recognize_a_real_llama_server(llama_server):
     health, props = server_checks(llama_server.url, 2)
     assert (health.status, health.detail) == ("ok", "healthy (ok)")
     assert props.status == "ok"
@@ -278,11 +277,11 @@ def test_a_real_llama_server_is_recognised(llama_server):
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ({"status": 503}, [("warn", "still loading its model")]),
-        ({"status": 404}, [("fail", "/health answers 404")]),
+        ({"status": 503}, [("warn", "the model is still loading")]),
+        ({"status": 404}, [("fail", "/health returned 404")]),
         (
             {"by_path": {"/props": 401}, "headers": LLAMA},
-            [("ok", "healthy (200)"), ("info", "/props needs the server's API key")],
+            [("ok", "healthy (200)"), ("info", "/props requires the server's API key")],
         ),
         (
             {"bodies": {"/props": "garbage"}, "headers": LLAMA},
@@ -290,42 +289,42 @@ def test_a_real_llama_server_is_recognised(llama_server):
         ),
     ],
 )
-def test_other_answers_of_a_server(answers, expected):
-    assert ask_server(**answers) == expected
+def test_server_checks_report_unusual_responses(answers, expected):
+    assert check_server(**answers) == expected
 
 
-def test_a_server_that_is_not_llama_cpp_is_only_a_warning():
-    assert [status for status, _ in ask_server()] == ["ok", "warn"]
+def test_server_checks_warn_when_server_is_not_llama_cpp():
+    assert [status for status, _ in check_server()] == ["ok", "warn"]
 
 
-def test_a_server_on_loopback_is_asked_past_the_proxy_of_the_environment(monkeypatch):
+def test_server_checks_bypass_proxy_for_loopback_server(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert ask_server(headers=LLAMA)[0] == ("ok", "healthy (200)")
+    assert check_server(headers=LLAMA)[0] == ("ok", "healthy (200)")
 
 
-def test_a_server_that_is_not_there_fails():
+def test_server_checks_fail_when_server_is_unreachable():
     [check] = server_checks("http://127.0.0.1:1", 1)
-    assert (check.status, check.remedy) == ("fail", "start llama-server there")
+    assert (check.status, check.remedy) == ("fail", "Start llama-server there, or correct the URL")
 
 
 @pytest.mark.parametrize("url", ["", "host:80", "ftp://host", "http://", "http://host:port"])
-def test_what_is_no_server_url(url):
+def test_is_server_url_rejects_invalid_urls(url):
     assert not is_server_url(url)
 
 
-def test_no_gpu_is_a_normal_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("NVML_DEVICES", str(tmp_path / "none"))  # for the one of other tests
+def test_gpu_checks_do_not_fail_without_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("NVML_DEVICES", str(tmp_path / "none"))  # hides the driver of other tests
     [check] = gpu_checks()
     assert check.status == "info"
 
 
-def test_each_gpu_that_can_be_used_is_shown(tmp_path, monkeypatch):
+def test_gpu_checks_list_visible_gpus_in_order(tmp_path, monkeypatch):
     nvml.load()
     for name, value in nvml.Driver(tmp_path, nvml.eight_with_nvswitch()).environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,1")
     assert [(check.status, check.title, check.detail) for check in gpu_checks()] == [
-        ("ok", "NVIDIA", "2 to use, driver 570.133.20, CUDA 12.8"),
+        ("ok", "NVIDIA", "2 available, driver 570.133.20, CUDA 12.8"),
         *(
             (
                 "ok",
@@ -337,14 +336,20 @@ def test_each_gpu_that_can_be_used_is_shown(tmp_path, monkeypatch):
     ]
 
 
-def test_a_report_without_failures_says_so(capsys):
+def test_report_without_failures_says_that_export_is_ok(capsys):
     print_report([Check("S", "ok", "a", "b"), Check("S", "warn", "c", "[d] :e:", "do it")])
     text = capsys.readouterr().out
-    assert "[d] :e:" in text  # no markup, no emoji
-    assert text.splitlines()[-1] == "Telemetry would arrive (1 warning)."
+    assert "[d] :e:" in text  # neither markup nor emoji is interpreted
+    assert text.splitlines()[-1] == "Export: OK (1 warning)."
 
 
-def test_json_holds_every_check():
+def test_report_keeps_export_ok_when_only_the_server_failed(capsys):
+    print_report([Check("Exporter", "ok", "traces", "x"), Check("Server", "fail", "url", "y")])
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1] == "Export: OK. 1 check failed: Server."
+
+
+def test_json_report_contains_every_check():
     check = Check("S", "fail", "a", "b", "c")
     report = json.loads(as_json([check]))
     assert report["ok"] is False

@@ -1,7 +1,4 @@
-"""What every check of ``llamatelemetry doctor`` returns, and how checks run side by side.
-
-Nothing here knows what is checked or how it is shown.
-"""
+"""The result of a check, and the function that runs slow checks in parallel."""
 
 from __future__ import annotations
 
@@ -14,12 +11,20 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 Status = Literal["ok", "info", "warn", "fail"]
-"""``fail`` alone means that telemetry would not arrive, and makes the exit code 1."""
+"""Only `fail` makes the exit status 1."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: what was looked at, what was found, what to do about it."""
+    """One line of the report.
+
+    Attributes:
+        section: Heading under which the line is printed.
+        status: Outcome.
+        title: Subject of the check, such as a signal or a distribution.
+        detail: Finding, without a final period.
+        remedy: What to do; begins with a verb. Empty if there is nothing to do.
+    """
 
     section: str
     status: Status
@@ -30,7 +35,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Job:
-    """Checks that may wait for a network or a driver, and what to say when they never end."""
+    """Checks that may wait for a network or a driver.
+
+    Attributes:
+        section: Section of the checks.
+        title: Title of the line that is printed if the job does not end in time.
+        run: Function that returns the checks.
+        late_status: Status of that line.
+    """
 
     section: str
     title: str
@@ -38,11 +50,11 @@ class Job:
     late_status: Status = "fail"
 
 
-def run_side_by_side(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]:
-    """The checks of each job, in the order given, within `deadline_s` seconds in all.
+def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]:
+    """Run the jobs in parallel and return the checks of each, in the given order.
 
-    A job that is not done by then is reported as such and left behind: its thread is a
-    daemon, because nothing can interrupt a name look-up or a driver call that hangs.
+    A job that has not ended after `deadline_s` is reported as late and abandoned. Its thread is
+    a daemon, because a name lookup or a driver call that hangs cannot be interrupted.
     """
     found: dict[int, list[Check]] = {}
 
@@ -73,23 +85,23 @@ def _too_late(job: Job, deadline_s: float) -> Check:
         job.section,
         job.late_status,
         job.title,
-        f"no answer within {deadline_s:g} s",
-        "look for a firewall, a proxy or a name server that drops packets",
+        f"no response within {deadline_s:g} s",
+        "Check for a firewall, proxy or DNS server that drops packets",
     )
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of `names` that is most like `name`, or an empty string."""
+    """Return the entry of `names` most similar to `name`, or an empty string."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), "")
 
 
 def is_true(value: str | None) -> bool:
-    """Whether a boolean OpenTelemetry variable is on: only ``true``, in any case, is."""
+    """Return whether a boolean OpenTelemetry variable is on: only `true`, in any case."""
     return (value or "").strip().lower() == "true"
 
 
 def without_userinfo(url: str) -> str:
-    """`url` fit to be shown: what stands before an ``@`` may be a password."""
+    """Return the URL with user name and password masked."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url

@@ -1,4 +1,4 @@
-"""What this machine and a llama.cpp server say of themselves: GPUs, ``/health``, ``/props``."""
+"""Checks of the GPUs of this machine, and of a llama.cpp server: `/health` and `/props`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from llamatelemetry.cli._doctor_check import Check, without_userinfo
+from llamatelemetry.cli.doctor.check import Check, without_userinfo
 from llamatelemetry.genai.servers import is_loopback
 from llamatelemetry.gpu import detect_cuda
 
@@ -23,12 +23,12 @@ SERVER_SECTION = "Server"
 
 
 def gpu_checks() -> list[Check]:
-    """The GPUs that programs can use here. None is a normal state: one line, never a failure."""
+    """Return the GPUs that applications can use. A machine without a GPU is not a failure."""
     info = detect_cuda()
     if not info.available:
-        return [Check(GPU_SECTION, "info", "NVIDIA", f"no GPU to use: {info.reason}")]
+        return [Check(GPU_SECTION, "info", "NVIDIA", f"no NVIDIA GPU available: {info.reason}")]
     versions = f"driver {info.driver_version}, CUDA {info.cuda_version}"
-    checks = [Check(GPU_SECTION, "ok", "NVIDIA", f"{len(info.devices)} to use, {versions}")]
+    checks = [Check(GPU_SECTION, "ok", "NVIDIA", f"{len(info.devices)} available, {versions}")]
     return checks + [Check(GPU_SECTION, "ok", _title(d), _device(d)) for d in info.devices]
 
 
@@ -46,7 +46,7 @@ def _device(device: GpuDevice) -> str:
 
 
 def is_server_url(url: str) -> bool:
-    """Whether `url` is an http(s) address with a host and a port that is a number."""
+    """Return whether `url` is an HTTP or HTTPS URL with a host and a valid port."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -55,21 +55,21 @@ def is_server_url(url: str) -> bool:
 
 
 def server_checks(url: str, timeout_s: float) -> list[Check]:
-    """A llama.cpp server's ``/health``, and its ``/props`` in one line."""
+    """Check `/health` of a llama.cpp server, and summarize its `/props` in one line."""
     title, base = without_userinfo(url), url.rstrip("/").removesuffix("/v1")
     try:
         status, server, body = _get(f"{base}/health", timeout_s)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        return [
-            Check(SERVER_SECTION, "fail", title, f"no answer: {reason}", "start llama-server there")
-        ]
+        remedy = "Start llama-server there, or correct the URL"
+        return [Check(SERVER_SECTION, "fail", title, f"cannot connect: {reason}", remedy)]
     health = _health(title, status, body)
     if health.status != "ok":
         return [health]
     if "llama.cpp" not in server:
-        detail = f"answers, but not as llama.cpp (Server: {server or 'none'})"
-        return [health, Check(SERVER_SECTION, "warn", title, detail, "is this another server?")]
+        detail = f"responds, but is not llama.cpp (Server: {server or 'not sent'})"
+        remedy = "Check that the URL is the one of llama-server"
+        return [health, Check(SERVER_SECTION, "warn", title, detail, remedy)]
     return [health, _props(title, base, timeout_s)]
 
 
@@ -78,11 +78,11 @@ def _health(title: str, status: int, body: Mapping[str, Any]) -> Check:
         return Check(SERVER_SECTION, "ok", title, f"healthy ({body.get('status', status)})")
     if status == 503:
         return Check(
-            SERVER_SECTION, "warn", title, "still loading its model", "try again in a moment"
+            SERVER_SECTION, "warn", title, "the model is still loading", "Run doctor again later"
         )
     detail, remedy = (
-        f"/health answers {status}",
-        "give the address of llama-server itself, without a path",
+        f"/health returned {status}",
+        "Set --server to the URL of llama-server itself, without a path",
     )
     return Check(SERVER_SECTION, "fail", title, detail, remedy)
 
@@ -93,9 +93,9 @@ def _props(title: str, base: str, timeout_s: float) -> Check:
     except (OSError, http.client.HTTPException) as error:
         return Check(SERVER_SECTION, "warn", title, f"/props: {error}")
     if status == 401:
-        return Check(SERVER_SECTION, "info", title, "/props needs the server's API key")
+        return Check(SERVER_SECTION, "info", title, "/props requires the server's API key")
     if status != 200:
-        return Check(SERVER_SECTION, "warn", title, f"/props answers {status}")
+        return Check(SERVER_SECTION, "warn", title, f"/props returned {status}")
     settings = props.get("default_generation_settings")
     n_ctx = cast("Mapping[str, Any]", settings).get("n_ctx") if isinstance(settings, dict) else None
     known = {
@@ -112,8 +112,8 @@ def _props(title: str, base: str, timeout_s: float) -> Check:
 
 
 def _get(url: str, timeout_s: float) -> tuple[int, str, dict[str, Any]]:
-    """Status, ``Server`` header and JSON body; a body that is no JSON object is empty."""
-    # A proxy of the environment would look for the server on its own machine.
+    """Return status, `Server` header and JSON object; an empty one if the body is not an object."""
+    # A proxy would look for a loopback address on its own machine.
     direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname) else []
     try:
         response = urllib.request.build_opener(*direct).open(url, timeout=timeout_s)

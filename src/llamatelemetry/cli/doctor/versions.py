@@ -1,4 +1,4 @@
-"""Which versions are installed. Metadata only: nothing is imported."""
+"""Checks of installed versions. They read metadata only and import nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from llamatelemetry.cli._doctor_check import Check
+from llamatelemetry.cli.doctor.check import Check
 
 SECTION = "Versions"
 
-OURS = (
+LLAMATELEMETRY = (
     "llamatelemetry",
     "llamatelemetry-core",
     "llamatelemetry-instrumentation-openai",
@@ -43,17 +43,17 @@ LIBRARIES = (
 
 
 def installed_distributions() -> dict[str, Distribution]:
-    """Every installed distribution by its normal name; the first on the path counts."""
+    """Return the installed distributions by normalized name. The first one on the path is used."""
     found: dict[str, Distribution] = {}
     for distribution in distributions():
         name: str | None = distribution.metadata["Name"]
-        if name:  # a left-over, half deleted dist-info folder has no name
+        if name:  # a partly deleted dist-info directory has no name
             found.setdefault(canonicalize_name(name), distribution)
     return found
 
 
 def version_checks(installed: Mapping[str, Distribution], prefix: str = sys.prefix) -> list[Check]:
-    """Ours, OpenTelemetry's, Python's, and the libraries that could be traced."""
+    """Check the versions of Python, llamatelemetry, OpenTelemetry and the traced libraries."""
     return [
         Check(SECTION, "info", "python", f"{platform.python_version()} in {prefix}"),
         *_launcher_check(shutil.which("opentelemetry-instrument"), prefix),
@@ -64,32 +64,33 @@ def version_checks(installed: Mapping[str, Distribution], prefix: str = sys.pref
 
 
 def _launcher_check(found: str | None, prefix: str) -> list[Check]:
-    """``opentelemetry-instrument`` starts the Python that it was installed into."""
+    """Check that `opentelemetry-instrument` on PATH belongs to this environment."""
     title = "opentelemetry-instrument"
     if found is None:
-        detail, remedy = "not on PATH", f"call {Path(prefix, 'bin', title)}"
+        detail, remedy = "not on PATH", f"Run it as {Path(prefix, 'bin', title)}"
     elif Path(found).parent.resolve().is_relative_to(Path(prefix).resolve()):
         return []
     else:
-        detail = f"PATH finds {found}, which belongs to another environment than this one"
-        remedy = "run doctor, and your program, in the environment of that command"
+        detail = f"PATH contains {found}, which belongs to another environment"
+        remedy = "Run doctor and the application in the environment of that command"
     return [Check(SECTION, "info" if found is None else "warn", title, detail, remedy)]
 
 
 def _own_check(installed: Mapping[str, Distribution]) -> Check:
-    versions = {name: installed[name].version for name in OURS if name in installed}
+    versions = {name: installed[name].version for name in LLAMATELEMETRY if name in installed}
     if len(set(versions.values())) > 1:
         listed = ", ".join(f"{name} {version}" for name, version in versions.items())
         newest = installed.get("llamatelemetry", installed[next(iter(versions))]).version
         wanted = " ".join(f"{name}=={newest}" for name in versions)
-        return Check(
-            SECTION, "fail", "llamatelemetry", f"mixed versions: {listed}", f"pip install {wanted}"
-        )
-    missing = [name for name in OURS if name not in versions]
+        remedy = f"Run: pip install {wanted}"
+        return Check(SECTION, "fail", "llamatelemetry", f"mixed versions: {listed}", remedy)
+    missing = [name for name in LLAMATELEMETRY if name not in versions]
     version = next(iter(versions.values()), "not installed")
-    detail = f"{version}, {len(versions)} of {len(OURS)} distributions"
+    detail = f"{version}, {len(versions)} of {len(LLAMATELEMETRY)} distributions"
     if missing:
-        return Check(SECTION, "info", "llamatelemetry", f"{detail}; without {', '.join(missing)}")
+        return Check(
+            SECTION, "info", "llamatelemetry", f"{detail}; not installed: {', '.join(missing)}"
+        )
     return Check(SECTION, "ok", "llamatelemetry", detail)
 
 
@@ -99,20 +100,20 @@ def _opentelemetry_checks(installed: Mapping[str, Distribution]) -> list[Check]:
         if name in installed:
             checks.append(Check(SECTION, "ok", name, installed[name].version))
         elif name == "opentelemetry-sdk":
-            detail = "not installed: nothing can be recorded or exported"
-            checks.append(Check(SECTION, "fail", name, detail, "pip install llamatelemetry"))
+            detail = "not installed: nothing is recorded or exported"
+            checks.append(Check(SECTION, "fail", name, detail, "Run: pip install llamatelemetry"))
         else:
             checks.append(Check(SECTION, "info", name, "not installed"))
     broken = _unsatisfied(installed)
     if broken:
         detail = "; ".join(broken)
-        remedy = "pip install --upgrade llamatelemetry, then pip check"
+        remedy = "Run: pip install --upgrade llamatelemetry, then pip check"
         checks.append(Check(SECTION, "warn", "opentelemetry", detail, remedy))
     return checks
 
 
 def _unsatisfied(installed: Mapping[str, Distribution]) -> list[str]:
-    """What installed ``opentelemetry-*`` packages ask of each other and do not get."""
+    """Return the unmet requirements between installed `opentelemetry-*` packages."""
     broken: list[str] = []
     for name, distribution in installed.items():
         if not name.startswith("opentelemetry-"):
@@ -128,7 +129,7 @@ def _unsatisfied(installed: Mapping[str, Distribution]) -> list[str]:
 
 
 def _sibling(line: str) -> Requirement | None:
-    """The requirement in `line` when it names an OpenTelemetry package without an extra."""
+    """Return the requirement if it is for an OpenTelemetry package and applies without extras."""
     if not line.lower().startswith("opentelemetry"):
         return None
     try:
@@ -142,6 +143,5 @@ def _library_check(installed: Mapping[str, Distribution]) -> Check:
     found = [f"{name} {installed[name].version}" for name in LIBRARIES if name in installed]
     if found:
         return Check(SECTION, "info", "libraries", ", ".join(found))
-    return Check(
-        SECTION, "warn", "libraries", "none that llamatelemetry traces", "pip install openai"
-    )
+    detail = "no library that llamatelemetry traces is installed"
+    return Check(SECTION, "warn", "libraries", detail, "Run: pip install openai")

@@ -1,8 +1,8 @@
-"""Whether entry points can be imported, tried in a child process.
+"""Test imports of entry points in a child process.
 
-Metadata cannot tell that a package fails on import (an instrumentor written for another
-major version of its library does). A child, because importing somebody else's module may
-start threads, patch libraries or take seconds, none of which belongs in this process.
+Metadata does not show that a package fails on import, for example an instrumentor written for
+another major version of its library. A child process is used because importing a third-party
+module may start threads, patch libraries or take seconds.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from collections.abc import Sequence
 
 
 def import_problems(values: Sequence[str], timeout_s: float) -> dict[str, str]:
-    """Of these ``module:attribute`` values, those that fail, with the reason in one line.
+    """Return the entry point values that cannot be imported, each with its error in one line.
 
-    A value that the child did not get to in time is left out: not known is not broken.
+    Args:
+        values: Entry point values, `module:attribute`.
+        timeout_s: Time limit. Values that were not tried in time are omitted.
     """
     if not values:
         return {}
-    # Should this process run under opentelemetry-instrument, the child must not.
+    # This process may run under opentelemetry-instrument. The child must not be instrumented.
     quiet = {"OTEL_SDK_DISABLED": "true", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"}
     child = subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import main; main()", json.dumps(values)],
@@ -44,14 +46,14 @@ def import_problems(values: Sequence[str], timeout_s: float) -> dict[str, str]:
 def _read(output: str) -> dict[str, str]:
     problems: dict[str, str] = {}
     for line in output.splitlines():
-        with contextlib.suppress(ValueError):  # a last line cut short by the kill
+        with contextlib.suppress(ValueError):  # the kill may truncate the last line
             problems.update(json.loads(line))
     return problems
 
 
 def main() -> None:
-    """Try each value of the JSON list in ``argv[1]``; one JSON line for each that fails."""
-    report, sys.stdout = sys.stdout, sys.stderr  # a module may print while it is imported
+    """Import each value of the JSON list in `argv[1]` and print one JSON line for each failure."""
+    report, sys.stdout = sys.stdout, sys.stderr  # a module may print on import
     for value in json.loads(sys.argv[1]):
         module, _, attribute = str(value).partition(":")
         try:

@@ -1,4 +1,4 @@
-"""The report of ``llamatelemetry doctor``: lines for people, or the same checks as JSON."""
+"""The report of `llamatelemetry doctor`, as text or JSON."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from rich.table import Table
 from rich.text import Text
 
 from llamatelemetry import __version__
-from llamatelemetry.cli._doctor_check import Check
+from llamatelemetry.cli.doctor.check import Check
+from llamatelemetry.cli.doctor.machine import SERVER_SECTION
 
-# The word carries the meaning; the colour only helps where there is one.
+# Color is optional: the labels alone are sufficient.
 _STYLES = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
 _LABELS = {"ok": "ok", "info": "info", "warn": "warn", "fail": "FAIL"}
 
 
 def as_json(checks: Sequence[Check]) -> str:
-    """One object: ``version``, ``ok`` (telemetry would arrive), and the list of ``checks``."""
+    """Return a JSON object: `version`, `ok` (no check failed) and the list `checks`."""
     failed = any(check.status == "fail" for check in checks)
     report = {"version": __version__, "ok": not failed, "checks": [asdict(c) for c in checks]}
     return json.dumps(report, indent=2)
 
 
 def print_report(checks: Sequence[Check], console: Console | None = None) -> None:
-    """One line for each check under the heading of its section, then the verdict."""
+    """Print one line for each check under its section, then the conclusion."""
     console = console or Console(highlight=False)
     for section, members in groupby(checks, lambda check: check.section):
         console.print(Text(section, style="bold"))
         console.print(_table(list(members)))
-    console.print(_verdict(checks))
+    console.print(_conclusion(checks))
 
 
 def _table(checks: Sequence[Check]) -> Table:
@@ -45,16 +46,23 @@ def _table(checks: Sequence[Check]) -> Table:
         line.append(f"{check.title}: ", style="bold" if check.status == "fail" else "")
         line.append(check.detail)
         table.add_row(Text(_LABELS[check.status], style=_STYLES[check.status]), line)
-        if check.remedy and check.remedy != shown:  # three signals often need the same step
+        if check.remedy and check.remedy != shown:  # all three signals often have the same remedy
             table.add_row("", Text(f"-> {check.remedy}", style="cyan", overflow="fold"))
         shown = check.remedy
     return table
 
 
-def _verdict(checks: Sequence[Check]) -> Text:
-    failed = sum(check.status == "fail" for check in checks)
+def _conclusion(checks: Sequence[Check]) -> Text:
+    """Return whether telemetry would be exported, and which sections failed.
+
+    A failure of the inference server does not affect the export.
+    """
+    failed = [check.section for check in checks if check.status == "fail"]
     warned = sum(check.status == "warn" for check in checks)
     warnings = f" ({warned} warning{'' if warned == 1 else 's'})" if warned else ""
-    if failed:
-        return Text(f"Telemetry would NOT arrive: {failed} FAIL above{warnings}.", style="bold red")
-    return Text(f"Telemetry would arrive{warnings}.", style="bold green")
+    export = "OK" if all(section == SERVER_SECTION for section in failed) else "FAILED"
+    if not failed:
+        return Text(f"Export: OK{warnings}.", style="bold green")
+    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
+    sections = ", ".join(dict.fromkeys(failed))
+    return Text(f"Export: {export}. {count}: {sections}{warnings}.", style="bold red")

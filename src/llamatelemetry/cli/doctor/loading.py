@@ -1,8 +1,8 @@
-"""Which distro and which configurator OpenTelemetry would load, by its own rule.
+"""Which distro and configurator OpenTelemetry would load.
 
-The rule (``opentelemetry.instrumentation.auto_instrumentation._load``): the entry point that
-``OTEL_PYTHON_DISTRO`` or ``OTEL_PYTHON_CONFIGURATOR`` names; without the variable the first
-one, in the order in which the file system lists the packages, which is as good as chance.
+Its rule (`opentelemetry.instrumentation.auto_instrumentation._load`): the entry point named by
+`OTEL_PYTHON_DISTRO` or `OTEL_PYTHON_CONFIGURATOR`; without the variable, the first one in the
+order in which the file system lists the packages, which is arbitrary.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from opentelemetry.util._importlib_metadata import (
     entry_points as otel_entry_points,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from llamatelemetry.cli._doctor_check import Check, is_true, nearest
+from llamatelemetry.cli.doctor.check import Check, is_true, nearest
 
 SECTION = "Distro"
-OURS = "llamatelemetry"
+LLAMATELEMETRY = "llamatelemetry"
 INSTALL = "pip install llamatelemetry"
 _SET_BY_DISTRO = {
     "OTEL_TRACES_EXPORTER": "otlp",
@@ -32,61 +32,66 @@ _SET_BY_DISTRO = {
     "OTEL_LOGS_EXPORTER": "otlp",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
 }
-"""What opentelemetry-distro sets where nothing is set."""
+"""Variables that opentelemetry-distro sets if they are unset."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """What would be loaded; None where OpenTelemetry would load nothing."""
+    """The distro and the configurator that would be loaded; `None` if none would."""
 
     distro: EntryPoint | None
     configurator: EntryPoint | None
 
     @property
-    def distro_is_ours(self) -> bool:
-        """Whether our distro, and with it our rules for exporters and rivals, is in charge."""
-        return self.distro is not None and self.distro.name == OURS
+    def distro_is_llamatelemetry(self) -> bool:
+        """Whether llamatelemetry's distro chooses exporters and instrumentors."""
+        return self.distro is not None and self.distro.name == LLAMATELEMETRY
 
     @property
-    def configurator_is_ours(self) -> bool:
-        """Whether our configurator sets up the SDK, and our rules for exporters hold."""
-        return self.configurator is not None and self.configurator.name == OURS
+    def configurator_is_llamatelemetry(self) -> bool:
+        """Whether llamatelemetry's configurator sets up the SDK."""
+        return self.configurator is not None and self.configurator.name == LLAMATELEMETRY
 
     @property
-    def exporters_are_foreseeable(self) -> bool:
-        """Not when a distro that is not known here may choose others than the variables say."""
-        known = self.distro is None or self.distro_is_ours or self._distro_is_opentelemetry
-        return known or self.configurator_is_ours
+    def exporters_are_known(self) -> bool:
+        """Whether configuration alone determines the exporters. A third-party distro may choose others."""
+        known = (
+            self.distro is None or self.distro_is_llamatelemetry or self._distro_is_opentelemetry
+        )
+        return known or self.configurator_is_llamatelemetry
 
     @property
     def _distro_is_opentelemetry(self) -> bool:
         return self.distro is not None and self.distro.module == "opentelemetry.distro"
 
     def environ_after(self, environ: Mapping[str, str]) -> Mapping[str, str]:
-        """The environment as the configurator finds it, after the distro has had its turn."""
+        """Return the environment as the configurator sees it, after the distro has changed it."""
         return {**_SET_BY_DISTRO, **environ} if self._distro_is_opentelemetry else environ
 
 
 def installed_entry_points(group: str) -> list[EntryPoint]:
-    """In the order in which OpenTelemetry sees them: by its own, cached function."""
+    """Return the entry points of a group in OpenTelemetry's order, by its own cached function."""
     return list(otel_entry_points(group=group))
 
 
 def what_loads(
     distros: Sequence[EntryPoint], configurators: Sequence[EntryPoint], environ: Mapping[str, str]
 ) -> Loading:
-    """OpenTelemetry's choice, and our distro's: it names our configurator when none is named."""
+    """Return what OpenTelemetry would load.
+
+    llamatelemetry's distro selects llamatelemetry's configurator unless the variable is set.
+    """
     distro = _choose(distros, environ.get(OTEL_PYTHON_DISTRO))
     wanted = environ.get(OTEL_PYTHON_CONFIGURATOR)
-    if wanted is None and distro is not None and distro.name == OURS:
-        wanted = OURS
+    if wanted is None and distro is not None and distro.name == LLAMATELEMETRY:
+        wanted = LLAMATELEMETRY
     return Loading(distro, _choose(configurators, wanted))
 
 
 def loading_checks(
     distros: Sequence[EntryPoint], configurators: Sequence[EntryPoint], environ: Mapping[str, str]
 ) -> list[Check]:
-    """Distro, configurator, and the switch that turns the whole SDK off."""
+    """Check the distro, the configurator and `OTEL_SDK_DISABLED`."""
     loading = what_loads(distros, configurators, environ)
     return [
         *_disabled_check(environ),
@@ -96,14 +101,17 @@ def loading_checks(
 
 
 def import_checks(entry_points: Sequence[EntryPoint], problems: Mapping[str, str]) -> list[Check]:
-    """A distro or configurator that fails on import: OpenTelemetry then sets up nothing at all."""
+    """Return a failure for each distro or configurator that cannot be imported.
+
+    OpenTelemetry then sets up nothing.
+    """
     return [
         Check(
             SECTION,
             "fail",
             described(each),
             f"cannot be imported: {problems[each.value]}",
-            f"reinstall {each.dist.name}" if each.dist else "",
+            f"Reinstall {each.dist.name}" if each.dist else "",
         )
         for each in entry_points
         if each.value in problems
@@ -111,7 +119,7 @@ def import_checks(entry_points: Sequence[EntryPoint], problems: Mapping[str, str
 
 
 def described(entry_point: EntryPoint) -> str:
-    """``name (distribution version)``: several distributions use one and the same name."""
+    """Return `name (distribution version)`, because several distributions may use one name."""
     found = entry_point.dist
     origin = f"{found.name} {found.version}" if found else entry_point.value
     return f"{entry_point.name} ({origin})"
@@ -129,8 +137,8 @@ def _disabled_check(environ: Mapping[str, str]) -> list[Check]:
             SECTION,
             "fail",
             "SDK",
-            "disabled by OTEL_SDK_DISABLED: nothing is recorded, whatever else is set",
-            "unset OTEL_SDK_DISABLED",
+            "disabled by OTEL_SDK_DISABLED: nothing is recorded",
+            "Unset OTEL_SDK_DISABLED",
         )
     ]
 
@@ -139,7 +147,9 @@ def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | 
     if named is not None and loading.distro is None:
         return _unknown_name(OTEL_PYTHON_DISTRO, named, distros)
     if loading.distro is None:
-        return Check(SECTION, "fail", "distro", "none is installed: no exporter is chosen", INSTALL)
+        return Check(
+            SECTION, "fail", "distro", "none is installed: no exporter is chosen", f"Run: {INSTALL}"
+        )
     if named is not None:
         return _named_distro(distros, loading.distro)
     if len(distros) == 1:
@@ -152,29 +162,30 @@ def _named_distro(distros: Sequence[EntryPoint], chosen: EntryPoint) -> Check:
     others = [each for each in distros if each is not chosen]
     if others:
         detail += f"; also installed: {_listed(others)}"
-    if chosen.name == OURS or all(each.name != OURS for each in others):
+    if chosen.name == LLAMATELEMETRY or all(each.name != LLAMATELEMETRY for each in others):
         return Check(SECTION, "ok", "distro", detail)
-    detail += ". llamatelemetry's own exporters, redaction and options do not apply"
-    return Check(SECTION, "warn", "distro", detail, f"{OTEL_PYTHON_DISTRO}={OURS}")
+    detail += "; llamatelemetry's exporters, redaction and options do not apply"
+    return Check(SECTION, "warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
 
 
 def _only_distro(chosen: EntryPoint) -> Check:
     detail = f"{described(chosen)}, the only one installed"
-    if chosen.name == OURS:
+    if chosen.name == LLAMATELEMETRY:
         return Check(SECTION, "ok", "distro", detail)
-    return Check(SECTION, "info", "distro", detail, f"{INSTALL} for llamatelemetry's own distro")
+    return Check(SECTION, "info", "distro", detail, f"Run: {INSTALL} (for llamatelemetry's distro)")
 
 
 def _distro_conflict(distros: Sequence[EntryPoint], first: EntryPoint) -> Check:
-    if all(each.name != OURS for each in distros):
+    if all(each.name != LLAMATELEMETRY for each in distros):
         detail = (
-            f"{len(distros)} are installed and chance decides: {_listed(distros)}; now {first.name}"
+            f"{len(distros)} are installed, {_listed(distros)}; the load order is arbitrary: "
+            f"{first.name} is first here"
         )
-        return Check(SECTION, "warn", "distro", detail, f"{OTEL_PYTHON_DISTRO}={first.name}")
-    detail = f"{len(distros)} are installed, {_listed(distros)}, and the order of files decides: "
+        return Check(SECTION, "warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={first.name}")
+    detail = f"{len(distros)} are installed, {_listed(distros)}; the load order is arbitrary: "
     detail += f"{first.name} is first"
-    detail += " here, but perhaps not on the next machine" if first.name == OURS else ""
-    return Check(SECTION, "fail", "distro", detail, f"{OTEL_PYTHON_DISTRO}={OURS}")
+    detail += " here, but perhaps not on another machine" if first.name == LLAMATELEMETRY else ""
+    return Check(SECTION, "fail", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
 
 
 def _configurator_check(
@@ -184,15 +195,19 @@ def _configurator_check(
     if named is not None and chosen is None:
         return _unknown_name(OTEL_PYTHON_CONFIGURATOR, named, configurators)
     if chosen is None:
-        return Check(SECTION, "fail", title, "none is installed: nothing sets up the SDK", INSTALL)
+        return Check(
+            SECTION, "fail", title, "none is installed: nothing sets up the SDK", f"Run: {INSTALL}"
+        )
     detail = described(chosen)
-    if chosen.name == OURS or not any(each.name == OURS for each in configurators):
+    if chosen.name == LLAMATELEMETRY or not any(
+        each.name == LLAMATELEMETRY for each in configurators
+    ):
         why = _why_configurator(configurators, loading, named)
         return Check(SECTION, "ok", title, f"{detail}, {why}")
-    if loading.distro_is_ours:
-        detail += f", named by {OTEL_PYTHON_CONFIGURATOR} although llamatelemetry is the distro: "
+    if loading.distro_is_llamatelemetry:
+        detail += f", named by {OTEL_PYTHON_CONFIGURATOR}, but the distro is llamatelemetry: "
         detail += "redaction, enrichment and the file exporter do not apply"
-        return Check(SECTION, "warn", title, detail, f"unset {OTEL_PYTHON_CONFIGURATOR}")
+        return Check(SECTION, "warn", title, detail, f"Unset {OTEL_PYTHON_CONFIGURATOR}")
     return Check(SECTION, "info", title, f"{detail}; llamatelemetry's is not used")
 
 
@@ -201,22 +216,22 @@ def _why_configurator(
 ) -> str:
     if named is not None:
         return f"named by {OTEL_PYTHON_CONFIGURATOR}"
-    if loading.distro_is_ours:
+    if loading.distro_is_llamatelemetry:
         return "named by the distro"
-    return "the only one installed" if len(configurators) == 1 else "first in the order of files"
+    return "the only one installed" if len(configurators) == 1 else "first in the load order"
 
 
 def _unknown_name(variable: str, named: str, entry_points: Sequence[EntryPoint]) -> Check:
-    """A name that matches nothing: OpenTelemetry says no word and loads nothing."""
+    """Return a failure for a name that matches no entry point: OpenTelemetry then loads none."""
     title = "distro" if variable == OTEL_PYTHON_DISTRO else "configurator"
     names = sorted({each.name for each in entry_points})
     if not named:
-        detail = f"{variable} is set but empty: OpenTelemetry takes that for a name and loads none"
-        return Check(SECTION, "fail", title, detail, f"unset {variable}")
-    detail = f"{variable}={named} names none of: {', '.join(names) or 'nothing is installed'}"
-    near = nearest(named, names) or (OURS if OURS in names else "")
+        detail = f"{variable} is set but empty: OpenTelemetry looks for this name and loads none"
+        return Check(SECTION, "fail", title, detail, f"Unset {variable}")
+    detail = f"{variable}={named} is not installed; installed: {', '.join(names) or 'none'}"
+    near = nearest(named, names) or (LLAMATELEMETRY if LLAMATELEMETRY in names else "")
     return Check(
-        SECTION, "fail", title, detail, f"{variable}={near}" if near else f"unset {variable}"
+        SECTION, "fail", title, detail, f"Set {variable}={near}" if near else f"Unset {variable}"
     )
 
 

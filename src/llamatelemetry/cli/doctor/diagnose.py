@@ -1,8 +1,8 @@
-"""``llamatelemetry doctor``: what OpenTelemetry would load here, and whether telemetry arrives.
+"""Run the checks of `llamatelemetry doctor`.
 
-For the person whose traces do not show up. Every check is one line with what to do about it.
-Nothing is instrumented and no file is written; the only traffic is one empty export for each
-signal, and two GETs when a server is named.
+They show what OpenTelemetry would load, and whether the export endpoints accept telemetry. Each
+check is one line with a remedy. Nothing is instrumented and no file is written. The only network
+traffic is one empty export per signal, and two GET requests to the server of `--server`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,35 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import EntryPoint
 
-from llamatelemetry.cli import _doctor_exporters as exporters
-from llamatelemetry.cli import _doctor_instrumentors as instrumentors
-from llamatelemetry.cli import _doctor_loading as loading
-from llamatelemetry.cli import _doctor_machine as machine
-from llamatelemetry.cli import _doctor_report as report
-from llamatelemetry.cli._doctor_check import Check, Job, run_side_by_side
-from llamatelemetry.cli._doctor_config import config_checks, resolve
-from llamatelemetry.cli._doctor_import import import_problems
-from llamatelemetry.cli._doctor_reach import exporter_checks
-from llamatelemetry.cli._doctor_versions import installed_distributions, version_checks
+from llamatelemetry.cli.doctor import exporters
+from llamatelemetry.cli.doctor import instrumentors
+from llamatelemetry.cli.doctor import loading
+from llamatelemetry.cli.doctor import machine
+from llamatelemetry.cli.doctor import report
+from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.config import config_checks, resolve
+from llamatelemetry.cli.doctor.imports import import_problems
+from llamatelemetry.cli.doctor.reach import exporter_checks
+from llamatelemetry.cli.doctor.versions import installed_distributions, version_checks
 from llamatelemetry.config import LlamaTelemetryConfig
 
 PROBE_TIMEOUT_S = 2.0
 DEADLINE_S = 4.0
-"""For all that waits, side by side; the rest takes a fraction of a second."""
+"""Time limit for all checks that wait. They run in parallel."""
 
 
 def run_doctor(*, server: str | None = None, as_json: bool = False) -> int:
-    """Print the report. Returns 0 when telemetry would arrive, 1 when not, 2 on a bad `server`."""
+    """Print the report and return the exit status.
+
+    Args:
+        server: URL of an inference server to check as well.
+        as_json: Whether to print JSON.
+
+    Returns:
+        0 if no check failed, 1 if one did, 2 if `server` is not a URL.
+    """
     if server is not None and not machine.is_server_url(server):
-        sys.stderr.write(f"--server {server}: expected a URL such as http://127.0.0.1:8080\n")
+        sys.stderr.write(f"--server must be a URL such as http://127.0.0.1:8080, got {server}\n")
         return 2
     checks = diagnose(os.environ, server)
     if as_json:
@@ -44,13 +52,13 @@ def run_doctor(*, server: str | None = None, as_json: bool = False) -> int:
 
 
 def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Check]:
-    """Every check, in the order of the report."""
+    """Return all checks, in the order of the report."""
     distros = loading.installed_entry_points("opentelemetry_distro")
     configurators = loading.installed_entry_points("opentelemetry_configurator")
     chosen = loading.what_loads(distros, configurators, environ)
     environ = chosen.environ_after(environ)
     config, warnings = resolve(environ)
-    imported, instrumented, *others = run_side_by_side(
+    imported, instrumented, *others = run_in_parallel(
         [
             Job(loading.SECTION, "import", partial(_imports, chosen), "warn"),
             Job(
@@ -86,27 +94,30 @@ def _instrumentors(
 ) -> list[Check]:
     found = loading.installed_entry_points("opentelemetry_instrumentor")
 
-    def judge(broken: frozenset[str]) -> list[instrumentors.Verdict]:
-        arbitrate = partial(_skipped, found, environ, config.instrumentors, broken)
-        return instrumentors.judge(found, environ, arbitrate if chosen.distro_is_ours else None)
+    def statuses_without(broken: frozenset[str]) -> list[instrumentors.InstrumentorStatus]:
+        arbitrate = partial(_skip_reason, found, environ, config.instrumentors, broken)
+        return instrumentors.instrumentor_statuses(
+            found, environ, arbitrate if chosen.distro_is_llamatelemetry else None
+        )
 
-    verdicts = judge(frozenset())
-    loads = [verdict.entry_point for verdict in verdicts if verdict.loads]
+    statuses = statuses_without(frozenset())
+    loads = [status.entry_point for status in statuses if status.loads]
     problems = import_problems([each.value for each in loads], DEADLINE_S - 0.5)
-    if problems:  # our distro falls back on the one that it would have skipped
-        verdicts = judge(frozenset(each.name for each in loads if each.value in problems))
-    return instrumentors.instrumentor_checks(instrumentors.with_imports(verdicts, problems))
+    if problems:  # llamatelemetry's distro then loads the instrumentor that it would have skipped
+        broken = frozenset(each.name for each in loads if each.value in problems)
+        statuses = statuses_without(broken)
+    return instrumentors.instrumentor_checks(instrumentors.with_imports(statuses, problems))
 
 
-def _skipped(
+def _skip_reason(
     installed: Sequence[EntryPoint],
     environ: Mapping[str, str],
     mode: str,
     broken: frozenset[str],
     entry_point: EntryPoint,
 ) -> str | None:
-    """Why our distro would skip an instrumentor, in its own words; None when it loads it."""
-    # Inside: a plugin alone has neither our distro nor the SDK that it needs.
+    """Return why llamatelemetry's distro would skip an instrumentor; `None` if it loads it."""
+    # Imported here: a plugin that is installed alone has neither the distro nor the SDK.
     from llamatelemetry.distro import skip_message, stand_in
 
     instead = stand_in(entry_point, installed, mode, environ, broken)
@@ -116,35 +127,38 @@ def _skipped(
 def _exporter_jobs(
     environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
 ) -> list[Job]:
-    plans, said = _exporter_plans(environ, config, chosen)
+    plans, checks = _exporter_plans(environ, config, chosen)
     return [
         *(
             Job(exporters.SECTION, plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
             for plan in plans
         ),
-        Job(exporters.SECTION, "all", lambda: said),
+        Job(exporters.SECTION, "all", lambda: checks),
     ]
 
 
 def _exporter_plans(
     environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
 ) -> tuple[list[exporters.SignalPlan], list[Check]]:
-    """What is to be tried, and what can be said without."""
+    """Return the exporters to test, and the checks that need no test."""
     declared = exporters.declarative_checks(environ)
     if declared:
         return [], declared
     if chosen.configurator is None:
-        return [], [Check(exporters.SECTION, "info", "all", "not tried: nothing sets them up")]
-    if not chosen.configurator_is_ours:
+        return [], [
+            Check(exporters.SECTION, "info", "all", "not tested: nothing sets up exporters")
+        ]
+    if not chosen.configurator_is_llamatelemetry:
         plans = exporters.sdk_plans(environ)
-        if chosen.exporters_are_foreseeable:
-            return plans, exporters.nothing_leaves(plans, "OTEL_TRACES_EXPORTER")
-        return plans, [exporters.unforeseeable(chosen.distro)]
+        if chosen.exporters_are_known:
+            return plans, exporters.nothing_exported(plans, "OTEL_TRACES_EXPORTER")
+        return plans, [exporters.unknown_exporters(chosen.distro)]
     try:
-        plans, warnings = exporters.our_plans(config, environ)
-    except ImportError:  # the section above says which module is missing
-        return [], [Check(exporters.SECTION, "warn", "all", "not tried: our distro is broken")]
-    return plans, [*warnings, *exporters.nothing_leaves(plans, "LLAMATELEMETRY_EXPORTER")]
+        plans, warnings = exporters.llamatelemetry_plans(config, environ)
+    except ImportError:  # the section Distro names the missing module
+        detail = "not tested: llamatelemetry's distro cannot be imported"
+        return [], [Check(exporters.SECTION, "warn", "all", detail)]
+    return plans, [*warnings, *exporters.nothing_exported(plans, "LLAMATELEMETRY_EXPORTER")]
 
 
 def _server_jobs(server: str | None) -> list[Job]:

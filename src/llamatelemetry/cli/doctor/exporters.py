@@ -1,6 +1,6 @@
-"""Where each signal would go: exporter, address, headers, and the mistakes often made there.
+"""The exporter of each signal: endpoint, headers, and common configuration mistakes.
 
-Pure reading of configuration and environment; `_doctor_reach` tries what is found here.
+This module only reads configuration and environment. `reach` sends a test export.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from llamatelemetry.cli._doctor_check import Check, is_true, nearest, without_userinfo
+from llamatelemetry.cli.doctor.check import Check, is_true, nearest, without_userinfo
 from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig
 
 SECTION = "Exporter"
@@ -28,14 +28,27 @@ _USUAL_PORT = {GRPC: 4317, HTTP: 4318}
 
 @dataclass(frozen=True)
 class SignalPlan:
-    """One exporter of one signal. `kind`: ``otlp``, ``console``, ``file``, ``none``, ``other``."""
+    """One exporter of one signal.
+
+    Attributes:
+        signal: `traces`, `metrics` or `logs`.
+        kind: `otlp`, `console`, `file`, `none` or `other`.
+        name: Entry point name of the exporter.
+        protocol: OTLP protocol; empty for other kinds.
+        endpoint: Endpoint as the exporter gets it: for HTTP, the full URL.
+        headers: OTLP headers.
+        insecure: Whether a gRPC channel is opened without TLS.
+        certificate: Path of the CA certificate.
+        client_key: Path of the client key.
+        client_certificate: Path of the client certificate.
+        path: Directory of the file exporter.
+    """
 
     signal: str
     kind: str
     name: str = ""
     protocol: str = ""
     endpoint: str = ""
-    """As the exporter gets it: for HTTP the full URL."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     insecure: bool = False
     certificate: str | None = None
@@ -45,22 +58,22 @@ class SignalPlan:
 
     @property
     def target(self) -> str:
-        """What gRPC dials: the host and port of a URL, else the endpoint as it stands."""
+        """Target of the gRPC channel: host and port of a URL, else the endpoint itself."""
         return urlsplit(self.endpoint).netloc or self.endpoint
 
     @property
     def shown(self) -> str:
-        """Exporter and address in one phrase, fit to be printed."""
+        """Exporter and endpoint as text, without credentials."""
         if self.kind == "otlp":
             return f"{self.protocol} to {without_userinfo(self.endpoint)}"
         return f"{self.kind} ({self.path})" if self.kind == "file" else self.name or self.kind
 
 
-def our_plans(
+def llamatelemetry_plans(
     config: LlamaTelemetryConfig, environ: Mapping[str, str]
 ) -> tuple[list[SignalPlan], list[Check]]:
-    """What our configurator would set up, by its own plan, and what it would warn about."""
-    # Inside: a plugin alone has neither our distro nor the SDK that it needs.
+    """Return the exporters that llamatelemetry's configurator would create, and its warnings."""
+    # Imported here: a plugin that is installed alone has neither the distro nor the SDK.
     from llamatelemetry.distro import plan_exports
 
     export = plan_exports(config, environ)
@@ -74,9 +87,10 @@ def our_plans(
 
 
 def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
-    """What the SDK sets up by itself. It knows nothing of our variables.
+    """Return the exporters that the SDK's own configurator would create.
 
-    Of a base URL that is really the full URL of one signal it makes ``/v1/traces/v1/traces``.
+    It ignores `LLAMATELEMETRY_*`. If the base endpoint is the full URL of one signal, it appends
+    a second path: `/v1/traces/v1/traces`.
     """
     plans: list[SignalPlan] = []
     for signal in SIGNALS:
@@ -93,7 +107,7 @@ def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
 def _plan(
     signal: str, name: str, environ: Mapping[str, str], arguments: Mapping[str, Any]
 ) -> SignalPlan:
-    """One exporter by the name of its entry point; `arguments` win over the environment."""
+    """Return the plan for an entry point name. `arguments` override the environment."""
     own = _Variables(signal, environ)
     if name == "otlp" or name in _PROTOCOL_OF:
         protocol = _PROTOCOL_OF.get(name) or (own.either("PROTOCOL") or GRPC).strip()
@@ -128,7 +142,7 @@ def _otlp_plan(
 
 @dataclass(frozen=True)
 class _Variables:
-    """The ``OTEL_EXPORTER_OTLP_*`` variables of one signal."""
+    """The `OTEL_EXPORTER_OTLP_*` variables of one signal."""
 
     signal: str
     environ: Mapping[str, str]
@@ -140,88 +154,99 @@ class _Variables:
         return self.get(name) or self.environ.get(f"OTEL_EXPORTER_OTLP_{name}") or None
 
     def address(self, protocol: str) -> str:
-        """The general endpoint as the SDK's exporter reads it."""
+        """Return the general endpoint as the SDK's exporter interprets it."""
         base = self.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or _DEFAULT_ENDPOINT.get(
             protocol, ""
         )
         return base if protocol == GRPC else f"{base.removesuffix('/')}/v1/{self.signal}"
 
 
-def _insecure(endpoint: str, asked: str | None) -> bool:
-    """The gRPC exporter's rule: ``https`` is TLS, then the variable, then ``http`` is not."""
+def _insecure(endpoint: str, variable: str | None) -> bool:
+    """Return whether the gRPC exporter would use no TLS.
+
+    Its rule: `https` means TLS; otherwise the variable decides; otherwise `http` means no TLS.
+    """
     scheme = urlsplit(endpoint).scheme
     if scheme == "https":
         return False
-    return is_true(asked) if asked is not None else scheme == "http"
+    return is_true(variable) if variable is not None else scheme == "http"
 
 
 def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
-    """What can be seen to fail without trying; `known`: installed exporters of this signal."""
+    """Return a failure that is certain without a test export, if any.
+
+    Args:
+        plan: Exporter to check.
+        known: Entry point names of the installed exporters of this signal.
+    """
     if plan.kind == "other" and plan.name not in known:
         return _unknown_exporter(plan, known)
     if plan.kind != "otlp":
         return None
     if plan.protocol not in (GRPC, HTTP):
-        detail = f"protocol {plan.protocol} is not supported: the SDK refuses to start"
-        return Check(SECTION, "fail", plan.signal, detail, f"OTEL_EXPORTER_OTLP_PROTOCOL={HTTP}")
+        detail = f"unknown protocol {plan.protocol}: the SDK fails to start"
+        remedy = f"Set OTEL_EXPORTER_OTLP_PROTOCOL={HTTP}"
+        return Check(SECTION, "fail", plan.signal, detail, remedy)
     return _mistake_in_address(plan)
 
 
 def _mistake_in_address(plan: SignalPlan) -> Check | None:
     signal, address, variable = plan.signal, plan.endpoint, "OTEL_EXPORTER_OTLP_ENDPOINT"
     if set(address) & set("\"' \t"):
-        detail = f"quotes or blanks are part of the address {plan.shown}"
-        return Check(SECTION, "fail", signal, detail, f"take them out of {variable}")
+        detail = f"the endpoint {plan.shown} contains quotes or spaces"
+        return Check(SECTION, "fail", signal, detail, f"Remove them from {variable}")
     if plan.protocol == HTTP and "://" not in address:
-        remedy = f"{variable}=http://{address.split('/')[0]}"
-        return Check(SECTION, "fail", signal, f"the address {address} has no scheme", remedy)
+        remedy = f"Set {variable}=http://{address.split('/')[0]}"
+        return Check(SECTION, "fail", signal, f"the endpoint {address} has no scheme", remedy)
     return None
 
 
-def nothing_leaves(plans: Sequence[SignalPlan], variable: str) -> list[Check]:
-    """The failure that no single signal shows: every one of them is exported nowhere."""
+def nothing_exported(plans: Sequence[SignalPlan], variable: str) -> list[Check]:
+    """Return a failure if no signal has an exporter."""
     if any(plan.kind != "none" for plan in plans):
         return []
-    detail = "no signal is exported: telemetry is made and thrown away"
-    return [Check(SECTION, "fail", "all", detail, f"{variable}=otlp")]
+    detail = "no signal is exported: telemetry is recorded and discarded"
+    return [Check(SECTION, "fail", "all", detail, f"Set {variable}=otlp")]
 
 
-def unforeseeable(distro: EntryPoint | None) -> Check:
-    """A distro that is not known here may choose exporters where no variable names one."""
-    detail = f"{distro.name if distro else 'the distro'} may choose exporters of its own, not tried"
-    return Check(SECTION, "warn", "all", detail, "OTEL_TRACES_EXPORTER=otlp leaves no doubt")
+def unknown_exporters(distro: EntryPoint | None) -> Check:
+    """Return a warning that a third-party distro may choose its own exporters."""
+    detail = f"{distro.name if distro else 'the distro'} may choose its own exporters; not tested"
+    return Check(SECTION, "warn", "all", detail, "Set OTEL_TRACES_EXPORTER=otlp explicitly")
 
 
 def declarative_checks(environ: Mapping[str, str]) -> list[Check]:
-    """With ``OTEL_CONFIG_FILE`` the exporters stand in that file, and no variable counts."""
+    """Return checks of `OTEL_CONFIG_FILE`: its exporters replace those of the variables."""
     path = environ.get("OTEL_CONFIG_FILE")
     if not path:
         return []
     title = "OTEL_CONFIG_FILE"
     if not Path(path).is_file():
-        return [Check(SECTION, "fail", title, f"{path} is not a file", f"unset or correct {title}")]
+        return [Check(SECTION, "fail", title, f"{path} is not a file", f"Unset or correct {title}")]
     if importlib.util.find_spec("opentelemetry.configuration") is None:
-        detail = "opentelemetry-configuration is not installed: the SDK refuses to start"
-        return [Check(SECTION, "fail", title, detail, "pip install 'llamatelemetry[declarative]'")]
-    detail = f"exporters are those of {path}, which doctor does not try; OTEL_*_EXPORTER and "
-    detail += "OTEL_EXPORTER_OTLP_* do not count"
+        detail = "opentelemetry-configuration is not installed: the SDK fails to start"
+        remedy = "Run: pip install 'llamatelemetry[declarative]'"
+        return [Check(SECTION, "fail", title, detail, remedy)]
+    detail = f"the exporters in {path} are used, and doctor does not test them; OTEL_*_EXPORTER "
+    detail += "and OTEL_EXPORTER_OTLP_* are ignored"
     return [Check(SECTION, "warn", title, detail)]
 
 
 def hint_on(plan: SignalPlan) -> tuple[str, str]:
-    """Why an address that cannot be reached may be the wrong one: (reason, remedy), or empty."""
+    """Return why an unreachable endpoint may be wrong, as (reason, remedy), or empty strings."""
     if plan.kind != "otlp":
         return "", ""
     other = HTTP if plan.protocol == GRPC else GRPC
     if _port(plan.endpoint) == _USUAL_PORT[other]:
-        reason = f"{plan.protocol} on port {_USUAL_PORT[other]}, which is usually {other}"
-        return reason, f"OTEL_EXPORTER_OTLP_PROTOCOL={other}, or port {_USUAL_PORT[plan.protocol]}"
+        reason = f"port {_USUAL_PORT[other]} is usually {other}, not {plan.protocol}"
+        remedy = f"Set OTEL_EXPORTER_OTLP_PROTOCOL={other}, or port {_USUAL_PORT[plan.protocol]}"
+        return reason, remedy
     if any(f"/v1/{each}/v1/" in plan.endpoint for each in SIGNALS):
-        reason = "the base address already was the full URL of a signal"
-        return reason, "cut the path off OTEL_EXPORTER_OTLP_ENDPOINT"
+        reason = "the base endpoint is already the full URL of one signal"
+        return reason, "Remove the path from OTEL_EXPORTER_OTLP_ENDPOINT"
     if plan.protocol == GRPC and "://" not in plan.endpoint and not plan.insecure:
-        reason = "without a scheme gRPC uses TLS"
-        return reason, f"OTEL_EXPORTER_OTLP_ENDPOINT=http://{plan.endpoint}"
+        reason = "gRPC uses TLS for an endpoint without a scheme"
+        return reason, f"Set OTEL_EXPORTER_OTLP_ENDPOINT=http://{plan.endpoint}"
     return "", ""
 
 
@@ -234,6 +259,6 @@ def _port(endpoint: str) -> int | None:
 
 def _unknown_exporter(plan: SignalPlan, known: Collection[str]) -> Check:
     variable = f"OTEL_{plan.signal.upper()}_EXPORTER"
-    detail = f"no exporter is called {plan.name}: the SDK refuses to start, for every signal"
+    detail = f"no exporter is named {plan.name}: the SDK fails to start, for all signals"
     near = nearest(plan.name, [*known, "otlp", "console", "none"]) or "otlp"
-    return Check(SECTION, "fail", plan.signal, detail, f"{variable}={near}")
+    return Check(SECTION, "fail", plan.signal, detail, f"Set {variable}={near}")

@@ -1,18 +1,18 @@
-"""The configuration in force: each option that was given, and what was wrong with any."""
+"""Checks of the configuration: explicit options and invalid values."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
-from llamatelemetry.cli._doctor_check import Check
+from llamatelemetry.cli.doctor.check import Check
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig, effective_config
 
 SECTION = "Configuration"
 
 
 class _Collector(logging.Handler):
-    """Keeps the messages that resolving the configuration logs."""
+    """Logging handler that keeps the messages logged while options are resolved."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -23,7 +23,7 @@ class _Collector(logging.Handler):
 
 
 def resolve(environ: Mapping[str, str]) -> tuple[LlamaTelemetryConfig, list[str]]:
-    """The effective configuration, and the warnings about bad values on the way to it."""
+    """Return the effective configuration and the warnings about invalid values."""
     logger, collector = logging.getLogger("llamatelemetry.config"), _Collector()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(collector)
@@ -35,15 +35,19 @@ def resolve(environ: Mapping[str, str]) -> tuple[LlamaTelemetryConfig, list[str]
 
 
 def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Check]:
-    """Bad values first, then what was given and by which variable, then the defaults."""
-    checks = [Check(SECTION, "warn", "bad value", message) for message in warnings]
-    defaults: list[str] = []
+    """Return invalid values first, then explicit options with their source, then the defaults."""
+    checks = [Check(SECTION, "warn", _title(message), message) for message in warnings]
+    defaults = 0
     for name, option in OPTIONS.items():
         given = config.given(name)
         if given is None or given.origin == "default":
-            text = option.default_doc if given is None else option.shown(given.value)
-            defaults.append(f"{name}={text}")
+            defaults += 1
         else:
             detail = f"{option.shown(given.value)}, from {given.origin}"
             checks.append(Check(SECTION, "info", name, detail))
-    return [*checks, Check(SECTION, "info", "defaults", "; ".join(defaults))]
+    detail = f"{defaults} options at their defaults (listed in docs/configuration.md)"
+    return [*checks, Check(SECTION, "info", "defaults", detail)]
+
+
+def _title(warning: str) -> str:
+    return "unknown variable" if warning.startswith("Unknown") else "invalid value"

@@ -1,0 +1,7 @@
+"""`llamatelemetry doctor`: check installation, configuration and export endpoints."""
+
+from __future__ import annotations
+
+from llamatelemetry.cli.doctor.diagnose import diagnose, run_doctor
+
+__all__ = ["diagnose", "run_doctor"]
