@@ -1,4 +1,4 @@
-"""``llamatelemetry bench``: from the command line to the exit status."""
+"""`llamatelemetry bench`: output, files and exit status."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prompts(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp_path):
+def test_bench_exits_with_1_when_slower_than_the_baseline(server, prompts, tmp_path):
     old, new, page = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "new.html"
     options = ["--url", server.url, "--profile", "quick"]
     fast, slow = {"first_s": 0.02, "gaps_s": [0.05] * 3}, {"first_s": 0.2, "gaps_s": [0.05] * 3}
@@ -69,7 +69,7 @@ def test_a_benchmark_and_its_comparison_with_an_earlier_one(server, prompts, tmp
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_two_servers_in_turns(server, prompts, tmp_path):
+def test_bench_compares_two_servers_in_interleaved_runs(server, prompts, tmp_path):
     (tmp_path / "other").mkdir()
     out, script = tmp_path / "new.json", prompts(first_s=0.03)
     with scripted_server(tmp_path / "other", "--pace", "2") as slower:
@@ -86,7 +86,7 @@ def test_two_servers_in_turns(server, prompts, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_a_sweep_from_the_command_line(server, prompts, tmp_path):
+def test_bench_runs_a_sweep_and_saves_it(server, prompts, tmp_path):
     out = tmp_path / "sweep.json"
     wanted = ["--sweep", "concurrency=1,2,4", "--profile", "quick", "-o", out]
     done = bench("--url", server.url, "--prompts", prompts(first_s=0.05), *wanted)
@@ -95,26 +95,28 @@ def test_a_sweep_from_the_command_line(server, prompts, tmp_path):
     assert [point["level"] for point in json.loads(out.read_text())["points"]] == [1, 2, 4]
 
 
-def test_a_server_of_another_kind_is_asked_by_the_openai_client(tmp_path, prompts):
+def test_bench_uses_openai_client_for_other_servers(tmp_path, prompts):
     with scripted_server(tmp_path, "--owner", "somebody") as other:
         options = ["--url", other.url, "--profile", "quick", "--rate", "50", "--concurrency", "4"]
         done = bench(*options, "--prompts", prompts(timings=False))
         assert (done.returncode, done.stderr) == (0, "")
         assert "50 requests/s (poisson), at most 4 at a time" in done.stdout
-        assert bench("--url", other.url).returncode == 2  # no prompts, and nobody to count tokens
+        assert (
+            bench("--url", other.url).returncode == 2
+        )  # no prompts, and no server that counts tokens
 
 
-def test_everything_failing_is_bad(server, prompts):
+def test_bench_exits_with_1_when_all_requests_fail(server, prompts):
     options = ["--url", server.url, "--profile", "quick"]
     done = bench(*options, "--prompts", prompts(status=500))
     assert done.returncode == 1
     assert "none of 4 warm-up requests was answered: scripted_error" in done.stderr
 
 
-def test_nobody_there_is_bad():
+def test_bench_exits_with_1_when_server_is_unreachable():
     done = bench("--url", "http://127.0.0.1:9", "--profile", "quick")
     assert done.returncode == 1
-    assert "nobody answers at http://127.0.0.1:9" in done.stderr
+    assert "Cannot connect to http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -136,7 +138,7 @@ def test_nobody_there_is_bad():
     ],
     ids=" ".join,
 )
-def test_what_makes_no_sense_is_a_usage_error(server, prompts, arguments):
+def test_bench_exits_with_2_for_invalid_options(server, prompts, arguments):
     given = ["bench", "--url", server.url, "--prompts", str(prompts()), *arguments]
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 2, done.output
@@ -144,7 +146,7 @@ def test_what_makes_no_sense_is_a_usage_error(server, prompts, arguments):
 
 
 @pytest.mark.slow
-def test_telemetry_goes_where_the_environment_says(server, prompts, tmp_path):
+def test_bench_exports_telemetry_as_the_environment_configures(server, prompts, tmp_path):
     options = ["--url", server.url, "--profile", "quick", "--prompts", prompts()]
     done = bench(
         *options, LLAMATELEMETRY_EXPORTER="file", LLAMATELEMETRY_EXPORT_PATH=str(tmp_path / "data")

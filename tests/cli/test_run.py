@@ -1,4 +1,4 @@
-"""``llamatelemetry run``: any command, its exit status, its signals, its workers' calls."""
+"""`llamatelemetry run`: exit status, signals, workers, summary and report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         timeout=100,
-        # opentelemetry-distro is installed too, for other tests; it would log that it lost.
         env=os.environ | {"COLUMNS": "150"} | environment,
     )
 
@@ -45,7 +44,7 @@ def names_in(folder: Path) -> list[str]:
         return [span.name for span in reader.spans()]
 
 
-def test_all_calls_of_an_unmodified_program_are_in_the_table(
+def test_run_records_all_calls_of_an_unmodified_program(
     tmp_path: Path, llama_server: LlamaServer
 ) -> None:
     program = """
@@ -68,10 +67,10 @@ def test_all_calls_of_an_unmodified_program_are_in_the_table(
     line = next(line.split() for line in done.stderr.splitlines() if line.startswith("chat"))
     assert line[2:4] == ["2", "0"]
     assert names_in(tmp_path).count("decode") == 2
-    assert "Kept in llamatelemetry-data/run-" in done.stderr
+    assert "Saved to llamatelemetry-data/run-" in done.stderr
 
 
-def test_workers_send_theirs_too(tmp_path: Path) -> None:
+def test_run_records_spans_of_worker_processes(tmp_path: Path) -> None:
     program = f"""
         import multiprocessing, subprocess, sys, os
         code = {SPAN!r}
@@ -90,7 +89,7 @@ def test_workers_send_theirs_too(tmp_path: Path) -> None:
     done = run("--", sys.executable, "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert names_in(tmp_path) == ["by the program"] * 3
-    assert "No call to a model was seen, among 3 spans." in done.stderr
+    assert "No LLM call recorded; received 3 other spans." in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,30 +101,30 @@ def test_workers_send_theirs_too(tmp_path: Path) -> None:
         (("/",), 126),
     ],
 )
-def test_the_exit_status_is_the_commands(
+def test_run_exits_with_status_of_the_command(
     tmp_path: Path, command: tuple[str, ...], status: int
 ) -> None:
-    # No shell says "not found" in another way because of it. Root may look into every folder.
+    # An unreadable directory in PATH must not change the status. Root can read every directory.
     (tmp_path / "closed").mkdir(mode=0)
     path = f"{os.environ['PATH']}{os.pathsep}{tmp_path / 'closed'}"
     done = run("--", *command, cwd=tmp_path, PATH=path)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
-    # Nothing was received: nothing is left behind, no page either.
+    # No telemetry was received, so neither a database nor a report is left.
     assert not list(tmp_path.glob("llamatelemetry-data/*"))
 
 
-def test_options_of_the_command_are_its_own(tmp_path: Path) -> None:
+def test_run_passes_options_to_the_command(tmp_path: Path) -> None:
     done = run("sh", "-c", 'echo "$0 $@"', "--port", "--help", cwd=tmp_path)
     assert done.stdout == "--port --help\n"
 
 
-def test_without_a_command_it_says_how(tmp_path: Path) -> None:
+def test_run_without_a_command_exits_with_2(tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 2
 
 
-def test_a_store_that_is_something_else_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_run_rejects_output_file_that_is_not_a_database_before_running(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("mine" * 100)
     done = run("--output", "text", "--", "sh", "-c", "echo ran", cwd=tmp_path)
     assert done.returncode == 2
@@ -138,7 +137,7 @@ LISTENING = f"""
 import os, signal, sys, time
 {SPAN}
 def on(number, frame):
-    os.write(1, b"got %d\\n" % number)  # print() may be at work already
+    os.write(1, b"got %d\\n" % number)  # print() is not reentrant
     if number == signal.SIGTERM:
         sys.exit(5)
 for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
@@ -149,7 +148,7 @@ while True:
 """
 
 
-def test_signals_are_handed_on_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_run_forwards_signals_and_saves_pending_telemetry(tmp_path: Path) -> None:
     with subprocess.Popen(
         with_signals([*RUN, "--", sys.executable, "-c", LISTENING]),
         cwd=tmp_path,
@@ -166,8 +165,8 @@ def test_signals_are_handed_on_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["by the program"]
 
 
-def test_an_ignored_signal_stays_ignored_and_sigterm_ends_the_command(tmp_path: Path) -> None:
-    """As under `nohup`, and in the background of a script: the command inherits it, too."""
+def test_ignored_sigint_stays_ignored_and_sigterm_ends_the_command(tmp_path: Path) -> None:
+    """SIGINT is ignored under `nohup` and in background jobs of scripts. The command inherits it."""
     program = """
         import signal, time
         print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, flush=True)
@@ -192,7 +191,7 @@ def test_an_ignored_signal_stays_ignored_and_sigterm_ends_the_command(tmp_path: 
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
@@ -210,7 +209,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
             os.write(terminal, b"\x03")
             sent = 1
         elif b"got 2" in output and sent == 1:
-            time.sleep(0.5)  # for a second one, if there were one
+            time.sleep(0.5)  # time for an unwanted second signal
             os.kill(pid, signal.SIGTERM)
             sent = 2
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5, output.decode()
@@ -219,7 +218,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_live_page_shows_a_run_that_goes_on_and_a_report_is_left(tmp_path: Path) -> None:
+def test_live_report_shows_spans_while_the_command_runs(tmp_path: Path) -> None:
     with subprocess.Popen(
         with_signals([*RUN, "--live", "--", sys.executable, "-c", LISTENING]),
         cwd=tmp_path,
@@ -229,10 +228,10 @@ def test_a_live_page_shows_a_run_that_goes_on_and_a_report_is_left(tmp_path: Pat
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        said = ""
-        while "Live at" not in said:
-            said = process.stderr.readline()
-        url = said.split("Live at ")[1].strip()
+        line = ""
+        while "Live report: " not in line:
+            line = process.stderr.readline()
+        url = line.split("Live report: ")[1].strip()
         assert process.stdout.readline() == "listening\n"
         found = 0
         deadline = time.monotonic() + 30
@@ -247,7 +246,7 @@ def test_a_live_page_shows_a_run_that_goes_on_and_a_report_is_left(tmp_path: Pat
     assert f"Report: {page.relative_to(tmp_path)}" in rest
 
 
-def test_nothing_of_the_users_settings_sends_it_elsewhere() -> None:
+def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     made = telemetry_environment(
         {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://elsewhere",

@@ -1,4 +1,4 @@
-"""``llamatelemetry run -- gunicorn``: the calls of every worker, in one report."""
+"""`llamatelemetry run -- gunicorn`: the calls of all workers in one report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def get(url: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_calls_of_both_workers_are_in_the_report(
+def test_report_contains_calls_of_both_gunicorn_workers(
     tmp_path: Path, llama_server: LlamaServer
 ) -> None:
     (tmp_path / "app.py").write_text(APP)
@@ -71,12 +71,12 @@ def test_the_calls_of_both_workers_are_in_the_report(
     ) as process:
         workers: list[str] = []
         deadline = time.monotonic() + 60
-        # Until both have had some: who takes a request is the system's choice.
+        # The operating system chooses the worker of each request.
         while len(set(workers)) < 2 and time.monotonic() < deadline:
             workers.append(get(f"http://127.0.0.1:{port}"))
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        said = process.stderr.read()
+        printed = process.stderr.read()
         assert process.wait(60) == 0
     assert len(set(workers)) == 2
     recorded = read_recorded(tmp_path / "run.db")
@@ -84,6 +84,6 @@ def test_the_calls_of_both_workers_are_in_the_report(
     assert summary.calls == len(workers)
     by_worker = [span.resource["process.pid"] for span in recorded.spans if call_of(span)]
     assert sorted(map(str, by_worker)) == sorted(workers)
-    assert "from 2 processes" in said
+    assert "Processes: 2" in printed
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")

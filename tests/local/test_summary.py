@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from llamatelemetry.cli._summary_table import print_summary
+from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.local.records import MetricPoint, SpanRecord
 from llamatelemetry.local.summary import Quantiles, Summary, summarise
 
@@ -98,13 +98,13 @@ def test_the_table_leaves_out_what_nobody_knows_and_fits() -> None:
     assert "energy" not in wide
     assert "queue" not in wide
     assert "11 / 20" in wide
-    assert "from 2 processes" in wide
+    assert "Processes: 2" in wide
     narrow = printed(summary, 60)
     assert "11 / 20" not in narrow
-    assert "model: m" in narrow
+    assert "Model: m" in narrow
     assert all(len(line) <= 60 for line in narrow.splitlines())
 
 
 def test_an_empty_summary_says_what_to_do() -> None:
     assert "llamatelemetry doctor" in printed(Summary(), 200)
-    assert "among 3 spans" in printed(Summary(spans=3), 200)
+    assert "received 3 other spans" in printed(Summary(spans=3), 200)

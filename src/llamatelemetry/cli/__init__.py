@@ -1,10 +1,11 @@
-"""The command line ``llamatelemetry``.
+"""The command line `llamatelemetry`.
 
-Each command imports its own module when it runs, so that ``--help`` stays quick.
+Each command imports its module when it runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from llamatelemetry.cli._bench_options import BenchOptions, options_are_fields
 
 app = typer.Typer(
     name="llamatelemetry",
-    help="OpenTelemetry for LLM inference: every call seen from the client and from the engine.",
+    help="Trace and measure LLM inference with OpenTelemetry.",
     epilog="Example: llamatelemetry demo",
     no_args_is_help=True,
     add_completion=False,
@@ -26,16 +27,16 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0 good, 1 the checked thing is bad, 2 usage."""
-    # Not every locale has our characters, and not every file name can be encoded.
+    """Run the command line. Exit status: 0 success, 1 failure, 2 usage error."""
+    # The encoding of the locale may lack characters of tables and file names.
     stdout: Any = sys.stdout
     if getattr(stdout, "errors", None) in {"strict", "surrogateescape"}:
         stdout.reconfigure(errors="replace")
     app()
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(llamatelemetry.__version__)
         raise typer.Exit
 
@@ -45,7 +46,7 @@ def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
@@ -53,48 +54,50 @@ def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
 
 
 def _with_path(base_url: str | None) -> str | None:
-    """Check the address and give it the path that OpenAI clients expect, if it has none."""
+    """Validate the URL, and append the path `/v1` if it has none."""
     if base_url is None:
         return None
     parts = urlsplit(base_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise typer.BadParameter(f"{base_url!r} is not an http address")
+        raise typer.BadParameter(f"must be an http:// or https:// URL, got {base_url!r}")
     return base_url if parts.path.strip("/") else f"{base_url.rstrip('/')}/v1"
 
 
 @app.command("demo", epilog="Example: llamatelemetry demo --output demo-output")
 def demo_command(
     output: Annotated[
-        Path, typer.Option(file_okay=False, help="Where the recorded telemetry goes.")
+        Path, typer.Option(file_okay=False, help="Directory for the recorded telemetry.")
     ] = Path("demo-output"),
     model: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A GGUF file to serve instead."),
+        typer.Option(
+            exists=True, dir_okay=False, help="GGUF file to serve instead of the demo's model."
+        ),
     ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
-            callback=_with_path, help="A running OpenAI-compatible server to use instead."
+            callback=_with_path, help="URL of a running OpenAI-compatible server to use instead."
         ),
     ] = None,
 ) -> None:
-    """Show it at work: a llama.cpp server, a plain OpenAI program, every call of it in a table."""
+    """Start a local llama.cpp server, run an example OpenAI program and print its calls."""
     from llamatelemetry.cli.demo import run_demo
 
     if model is not None and base_url is not None:
-        raise typer.BadParameter("--model is for the demo's own server, --base-url for yours")
+        raise typer.BadParameter("--model and --base-url cannot be combined")
     raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
 
 
 @app.command("doctor", epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
 def doctor_command(
     server: Annotated[
-        str | None, typer.Option(help="An inference server that should be reachable, too.")
+        str | None, typer.Option(help="Also check this inference server (URL).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Tell whether telemetry would arrive: what would load, what would not and why."""
-    from llamatelemetry.cli.doctor.diagnose import run_doctor
+    """Check installation, configuration and export endpoints."""
+    from llamatelemetry.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(server=server, as_json=as_json))
 
@@ -105,7 +108,7 @@ def doctor_command(
 )
 @options_are_fields
 def bench_command(options: BenchOptions) -> None:
-    """Measure a server under load, and compare it with an earlier benchmark."""
+    """Benchmark an inference server, and compare it with an earlier result."""
     from llamatelemetry.cli.bench import run_bench
 
     raise typer.Exit(run_bench(options))
@@ -116,29 +119,28 @@ def bench_command(options: BenchOptions) -> None:
     epilog="Example: llamatelemetry run -- python app.py",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-def run_command_command(  # noqa: PLR0917 - typer makes options of them
-    command: Annotated[list[str], typer.Argument(help="The command, after `--`.")],
+def run_command_command(  # noqa: PLR0917 - typer turns the parameters into options
+    command: Annotated[list[str], typer.Argument(help="Command to run, after `--`.")],
     output: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Where the telemetry is kept: an SQLite file."),
+        typer.Option(dir_okay=False, help="SQLite file to write."),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where OTLP is received; 0 picks a free port.")
+        int,
+        typer.Option(min=0, max=65535, help="Port of the OTLP/HTTP receiver; 0 picks a free one."),
     ] = 0,
     grpc_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Receive OTLP over gRPC there, too.")
+        int | None, typer.Option(min=1, max=65535, help="Also receive OTLP/gRPC on this port.")
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Serve a page on loopback that shows it as it comes.")
+        bool, typer.Option("--live", help="Serve the report on loopback while the command runs.")
     ] = False,
-    report: Annotated[
-        bool, typer.Option(help="Leave an HTML page of it all beside the store.")
-    ] = True,
+    report: Annotated[bool, typer.Option(help="Write an HTML report next to the database.")] = True,
 ) -> None:
-    """Run a command and see all its calls to models: no collector, no change to the program.
+    """Run a command and record its LLM calls locally, without a collector or code changes.
 
-    Every Python process of it, workers included, sends its telemetry to a receiver on loopback.
-    At its end a table says what it came to. The exit status is the command's.
+    All its Python processes, including workers, export to a receiver on loopback. Prints a
+    summary when the command exits. The exit status is that of the command.
     """
     from llamatelemetry.cli.run import run_command
 
@@ -152,13 +154,14 @@ def run_command_command(  # noqa: PLR0917 - typer makes options of them
 @app.command("report", epilog="Example: llamatelemetry report llamatelemetry-data")
 def report_command_command(
     path: Annotated[
-        Path, typer.Argument(help="A store of `llamatelemetry run`, or OTLP JSON lines.")
+        Path, typer.Argument(help="Database of `llamatelemetry run`, or OTLP JSON lines.")
     ],
     output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="The page; beside PATH if not given.")
+        Path | None,
+        typer.Option(dir_okay=False, help="HTML file to write; next to PATH by default."),
     ] = None,
 ) -> None:
-    """Make one HTML page of what was recorded: traces, latencies, tokens, errors, messages."""
+    """Create an HTML report from recorded telemetry."""
     from llamatelemetry.cli.run import report_command
 
     raise typer.Exit(report_command(path, output))
@@ -166,14 +169,13 @@ def report_command_command(
 
 @app.command("topology", epilog="Example: llamatelemetry topology --json")
 def topology_command(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all that is known as JSON.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the topology as JSON.")] = False,
 ) -> None:
-    """Show how the GPUs of this machine are connected: NVLink, PCIe, the CPUs and NICs near them.
+    """Show how the GPUs of this machine are connected: NVLink, PCIe, NUMA nodes and NICs.
 
-    A machine without a GPU is good, too: the answer says so.
+    Exits with 0 if the machine has no GPU.
     """
-    from llamatelemetry.cli.topology import run_topology
+    from llamatelemetry.distributed import TopologyMapper
 
-    raise typer.Exit(run_topology(as_json=as_json))
+    topology = TopologyMapper().detect()
+    typer.echo(json.dumps(topology.to_dict(), indent=2) if as_json else str(topology))

@@ -1,4 +1,4 @@
-"""``python -m llamatelemetry.cli``: the command line without its script."""
+"""Entry point of `python -m llamatelemetry.cli`."""
 
 from llamatelemetry.cli import main
 

@@ -1,6 +1,6 @@
-"""The options of ``llamatelemetry bench``.
+"""The options of `llamatelemetry bench`.
 
-By themselves, because ``--help`` shows them and needs nothing of what runs a benchmark.
+They have a module of their own, because `--help` needs them without the benchmark's imports.
 """
 
 from __future__ import annotations
@@ -17,79 +17,94 @@ import typer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """The options, as they were given: each field is one of the command line."""
+    """Options of the command line, one field each."""
 
-    url: Annotated[str, typer.Option(help="The server: llama.cpp, or any OpenAI-compatible one.")]
+    url: Annotated[
+        str, typer.Option(help="URL of a llama.cpp server or another OpenAI-compatible server.")
+    ]
     model: Annotated[
-        str | None, typer.Option(help="The model to ask for; the server's first by default.")
+        str | None, typer.Option(help="Model name; the first one that the server lists by default.")
     ] = None
     profile: Annotated[
-        Literal["quick", "standard", "thorough"], typer.Option(help="10, 50 or 200 requests.")
+        Literal["quick", "standard", "thorough"],
+        typer.Option(help="Number of requests: 10, 50 or 200."),
     ] = "standard"
     concurrency: Annotated[
-        int, typer.Option(min=1, help="How many are always under way; with --rate, at most.")
+        int, typer.Option(min=1, help="Number of concurrent requests; with --rate, the maximum.")
     ] = 1
     rate: Annotated[
-        str | None, typer.Option(help="Arrivals per second, whatever the answers take; 1:8 grows.")
+        str | None, typer.Option(help="Arrivals per second (open loop); 1:8 ramps up.")
     ] = None
     arrival: Annotated[
-        Literal["poisson", "constant"], typer.Option(help="How arrivals are spaced.")
+        Literal["poisson", "constant"], typer.Option(help="Distribution of the arrivals.")
     ] = "poisson"
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length of each reply.")] = 128
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum output tokens per request.")] = 128
     cache: Annotated[
-        Literal["cold", "warm"], typer.Option(help="Keep the prompt cache out of it, or full.")
+        Literal["cold", "warm"], typer.Option(help="cold bypasses the prompt cache, warm fills it.")
     ] = "cold"
-    seed: Annotated[int, typer.Option(help="Of prompts, arrivals and statistics.")] = 0
+    seed: Annotated[int, typer.Option(help="Random seed of prompts, arrivals and statistics.")] = 0
     slo: Annotated[
-        str | None, typer.Option(help="Objectives for the goodput: ttft=500ms,tpot=50ms")
+        str | None, typer.Option(help="SLOs for the goodput, such as ttft=500ms,tpot=50ms.")
     ] = None
     prompts: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Lines, JSON lines or ShareGPT; synthetic without."
+            exists=True,
+            dir_okay=False,
+            help="Prompts: text lines, JSON lines or ShareGPT; synthetic by default.",
         ),
     ] = None
     multi_turn: Annotated[
-        bool, typer.Option("--multi-turn", help="Hold the file's conversations to their end.")
+        bool, typer.Option("--multi-turn", help="Run all turns of each conversation in the file.")
     ] = False
     input_tokens: Annotated[
         int,
-        typer.Option(min=1, help="Exact length of synthetic prompts."),
+        typer.Option(min=1, help="Exact number of tokens of synthetic prompts."),
     ] = 128
     repeats: Annotated[
-        int, typer.Option(min=1, help="Runs; 3 or more tell them apart; 6 with --against.")
+        int,
+        typer.Option(
+            min=1, help="Number of runs (3 or more give an interval across runs; 6 with --against)."
+        ),
     ] = 1
     sweep: Annotated[
-        str | None, typer.Option(help="Loads one after the other: concurrency=1,2,4 or rate=1,2")
+        str | None, typer.Option(help="Run a series of loads: concurrency=1,2,4 or rate=1,2.")
     ] = None
     compare: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="An earlier JSON: exit 1 if slower."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Earlier result (JSON); exit with 1 if the new one is slower.",
+        ),
     ] = None
     against: Annotated[
         str | None,
-        typer.Option(help="Another server, measured in turns: exit 1 if the first is slower."),
+        typer.Option(
+            help="URL of a second server, measured in interleaved runs; exit with 1 if the first is slower."
+        ),
     ] = None
     allow: Annotated[
-        list[str] | None, typer.Option(help="A condition that may differ, such as server.build.")
+        list[str] | None,
+        typer.Option(help="Condition that may differ between the results, such as server.build."),
     ] = None
     min_effect: Annotated[
-        float, typer.Option(min=0.0, help="The least difference that matters, as a share.")
+        float, typer.Option(min=0.0, help="Smallest relevant slowdown as a fraction (0.05 = 5%).")
     ] = 0.05
     output: Annotated[
         list[Path] | None,
-        typer.Option("--output", "-o", help="A file to write: .json, .html, .md or .csv."),
+        typer.Option("--output", "-o", help="File to write: .json, .html, .md or .csv."),
     ] = None
-    html: Annotated[Path | None, typer.Option(help="The same as --output FILE.html.")] = None
+    html: Annotated[Path | None, typer.Option(help="Same as --output FILE.html.")] = None
 
     @property
     def files(self) -> list[Path]:
-        """Every file that is to be written."""
+        """Files to write."""
         return [*(self.output or ()), *((self.html,) if self.html else ())]
 
 
 def options_are_fields(run: Callable[[BenchOptions], None]) -> Callable[..., None]:
-    """Make a command that has the fields as options, of a function that takes them as one."""
+    """Turn a function of `BenchOptions` into a command that has the fields as options."""
 
     @wraps(run)
     def command(**given: Any) -> None:

@@ -1,4 +1,4 @@
-"""Runs the demo's program, a plain OpenAI client, under ``opentelemetry-instrument``."""
+"""Run the demo's program, a plain OpenAI client, under `opentelemetry-instrument`."""
 
 from __future__ import annotations
 
@@ -15,67 +15,77 @@ import llamatelemetry
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-# What `opentelemetry-instrument` itself does. The script is not called by its path: the
-# interpreter line of a script breaks when the environment's path has a blank in it.
+# The body of the script `opentelemetry-instrument`. The script itself is not run, because its
+# interpreter line fails if the path of the environment contains a space.
 _INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
 _PROGRAM = Path("examples", "openai_chat.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The server that the program talks to: the demo's own, or one that the user named."""
+class DemoServer:
+    """The server that the program calls.
+
+    Attributes:
+        base_url: URL, with the path `/v1`.
+        is_own: Whether the demo started it.
+        model: Model name; the first one that the server lists if `None`.
+    """
 
     base_url: str
-    is_ours: bool
+    is_own: bool
     model: str | None = None
 
 
 def find_program() -> Path:
-    """The example of the repository, or the copy of it that a wheel carries."""
+    """Return the path of the example in the repository, or of its copy in the wheel."""
     package = Path(llamatelemetry.__file__).parent
     for folder in (package, package.parent.parent):
         if (folder / _PROGRAM).is_file():
             return folder / _PROGRAM
-    raise FileNotFoundError(f"{_PROGRAM} is neither in the repository nor in {package}")
+    raise FileNotFoundError(f"{_PROGRAM} not found in the repository or in {package}")
 
 
 def program_environment(
-    target: Target, export_path: Path, environ: Mapping[str, str]
+    server: DemoServer, export_path: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of the program: the user's, with telemetry set up for the demo alone.
+    """Return the user's environment with the telemetry variables of the demo.
 
-    A sampler or an exporter that the user has set for other programs would spoil the demo.
+    The user's own telemetry variables are removed: a sampler or an exporter would change what the
+    demo shows.
     """
     wanted = {
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "OTEL_SERVICE_NAME": "llamatelemetry-demo",
         "LLAMATELEMETRY_EXPORTER": "file",
         "LLAMATELEMETRY_EXPORT_PATH": str(export_path),
-        "OPENAI_BASE_URL": target.base_url,
-        "PYTHONUNBUFFERED": "1",  # its answers appear when they arrive
+        "OPENAI_BASE_URL": server.base_url,
+        "PYTHONUNBUFFERED": "1",  # shows each line at once
     }
-    if target.model is not None:
-        wanted["OPENAI_MODEL"] = target.model
-    if target.is_ours:
-        # The user's key and proxy are for somebody else's server.
+    if server.model is not None:
+        wanted["OPENAI_MODEL"] = server.model
+    if server.is_own:
+        # The user's key and proxy belong to another server.
         wanted |= {"OPENAI_API_KEY": "not-needed", "NO_PROXY": "*", "no_proxy": "*"}
     kept = {
         name: value
         for name, value in environ.items()
         if not name.startswith(("OTEL_", "LLAMATELEMETRY_"))
     }
-    return {"OPENAI_API_KEY": "not-needed", **kept, **wanted}  # the client insists on a key
+    return {"OPENAI_API_KEY": "not-needed", **kept, **wanted}  # the client requires a key
 
 
 def run_program(
-    target: Target, export_path: Path, on_line: Callable[[str], None]
+    server: DemoServer, export_path: Path, on_line: Callable[[str], None]
 ) -> tuple[int, int]:
-    """Run it to its end, handing on each line it prints; return its exit status and its pid.
+    """Run the program and return its exit status and its process ID.
 
-    The pid is in the names of the files that it writes.
+    Args:
+        server: Server that the program calls.
+        export_path: Directory for the telemetry. The names of its files contain the process ID.
+        on_line: Called with each line that the program prints.
     """
     command = [sys.executable, "-c", _INSTRUMENT, sys.executable, str(find_program())]
-    environment = program_environment(target, export_path, os.environ)
+    environment = program_environment(server, export_path, os.environ)
     with _running(command, environment, export_path) as process:
         for line in process.stdout or ():
             on_line(line.rstrip("\n"))
@@ -86,12 +96,12 @@ def run_program(
 def _running(
     command: list[str], environment: dict[str, str], folder: Path
 ) -> Generator[subprocess.Popen[str]]:
-    """The process; at the end of the block it is over, whatever ended the block."""
+    """Start the process, and kill it if the block fails."""
     with subprocess.Popen(
         command,
         env=environment,
-        # opentelemetry-instrument puts the current directory on the program's path; a module
-        # that happens to lie in the user's must not shadow a library.
+        # opentelemetry-instrument adds the current directory to the path of the program. A module
+        # in the user's directory must not shadow a library.
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -99,7 +109,7 @@ def _running(
         text=True,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # so that Ctrl-C prints no traceback of its own
+        start_new_session=True,  # Ctrl-C must not reach it: it would print a traceback
     ) as process:
         try:
             yield process

@@ -1,4 +1,4 @@
-"""``llamatelemetry bench``: a benchmark from the command line, and its verdict as exit status."""
+"""`llamatelemetry bench`: run a benchmark, with the result of a comparison as exit status."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.sweep import SweepResults
     from llamatelemetry.cli._bench_options import BenchOptions
 
-_GOOD, _BAD, _USAGE, _INTERRUPTED = 0, 1, 2, 130
-_REPEATS_IN_TURNS: Final = 6
+_SUCCESS, _FAILURE, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+_INTERLEAVED_REPEATS: Final = 6
 _PROBE_TIMEOUT_S: Final = 10.0
-# As servers and clients call them; a key in the arguments would show in the list of processes.
+# A key in the arguments would be visible in the list of processes.
 _KEY_VARIABLES: Final = ("OPENAI_API_KEY", "LLAMA_API_KEY")
 
 
 class _UsageError(Exception):
-    """What was asked for is not possible; the message is for the user."""
+    """The options cannot be used; the message is shown to the user."""
 
 
 def run_bench(options: BenchOptions) -> int:
-    """Run the benchmark, print it, write files; give the exit status.
+    """Run the benchmark, print the result and write the files.
 
-    0: good. 1: slower than the one it is compared with, or nothing was answered. 2: usage.
+    Returns:
+        0 on success; 1 if it is slower than the baseline, or all requests failed; 2 for invalid
+        options; 130 after Ctrl-C.
     """
     try:
         with _telemetry():
@@ -50,16 +52,16 @@ def run_bench(options: BenchOptions) -> int:
         return _USAGE
     except BenchmarkError as error:
         sys.stderr.write(f"{error}\n")
-        return _BAD
+        return _FAILURE
     except KeyboardInterrupt:
         return _INTERRUPTED
 
 
 def _run(options: BenchOptions) -> int:
     if sum(given is not None for given in (options.sweep, options.compare, options.against)) > 1:
-        raise _UsageError("--sweep, --compare and --against exclude one another")
+        raise _UsageError("--sweep, --compare and --against cannot be combined")
     if options.compare is not None or options.against is not None:
-        require_intervals()  # before the benchmark, rather than after it
+        require_intervals()  # fail before the benchmark, not after it
     baseline = None if options.compare is None else _loaded(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
     client, model = _client_and_model(options.url, options)
@@ -68,9 +70,9 @@ def _run(options: BenchOptions) -> int:
     if options.sweep is not None:
         return _sweep(runner, model, prompts, options)
     if options.against is not None:
-        return _in_turns(runner, model, prompts, options)
+        return _interleaved(runner, model, prompts, options)
     results = runner.run(model, prompts, repeats=options.repeats)
-    _say(results.summary())
+    _print(results.summary())
     _write(results, options.files)
     return _status(results) if baseline is None else _compare(results, baseline, options)
 
@@ -79,7 +81,7 @@ def _client_and_model(url: str, options: BenchOptions) -> tuple[Any, str]:
     client, known_model = _client(url)
     model = options.model or known_model
     if model is None:
-        raise _UsageError(f"{url} does not say which model it has; name one with --model")
+        raise _UsageError(f"{url} does not list its models. Name one with --model")
     return client, model
 
 
@@ -100,16 +102,16 @@ def _runner(client: Any, options: BenchOptions) -> BenchmarkRunner:
         raise _UsageError(str(error)) from error
 
 
-def _in_turns(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
+def _interleaved(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
     client, other_model = _client_and_model(options.against or "", options)
     results, baseline = runner.run_beside(
         _runner(client, options),
         model,
         prompts,
-        repeats=options.repeats if options.repeats > 1 else _REPEATS_IN_TURNS,
+        repeats=options.repeats if options.repeats > 1 else _INTERLEAVED_REPEATS,
         other_model_name=other_model,
     )
-    _say(results.summary(), "", f"against {options.against}:", baseline.summary())
+    _print(results.summary(), "", f"against {options.against}:", baseline.summary())
     _write(results, options.files)
     _write(baseline, [path.with_stem(f"{path.stem}-against") for path in options.files])
     return max(_compare(results, baseline, options), _status(baseline))
@@ -117,14 +119,14 @@ def _in_turns(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchO
 
 def _compare(results: BenchmarkResults, baseline: BenchmarkResults, options: BenchOptions) -> int:
     comparison = results.compare(baseline, allow=options.allow or (), min_effect=options.min_effect)
-    _say("", comparison.summary())
+    _print("", comparison.summary())
     return max(_status(results), comparison.exit_code)
 
 
 def _status(results: BenchmarkResults) -> int:
     if results.runs[-1].interrupted:
         return _INTERRUPTED
-    return _GOOD if any(record.ok for record in results.requests) else _BAD
+    return _SUCCESS if any(record.ok for record in results.requests) else _FAILURE
 
 
 def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
@@ -134,7 +136,7 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
     except ValueError:
         levels = []
     if parameter not in {"concurrency", "rate"} or not levels:
-        raise _UsageError(f"--sweep {options.sweep}: expected concurrency=1,2,4 or rate=0.5,1,2")
+        raise _UsageError(f"--sweep must be concurrency=1,2,4 or rate=0.5,1,2, got {options.sweep}")
     try:
         if parameter == "rate":
             found = runner.sweep(model, prompts, rates=levels)
@@ -142,7 +144,7 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
             found = runner.sweep(model, prompts, concurrencies=[int(level) for level in levels])
     except ValueError as error:
         raise _UsageError(str(error)) from error
-    _say(found.summary())
+    _print(found.summary())
     _write(found, options.files)
     return max(_status(point.results) for point in found.points)
 
@@ -155,13 +157,13 @@ def _loaded(path: Path) -> BenchmarkResults:
 
 
 def _check_outputs(paths: Iterable[Path], *, is_sweep: bool) -> None:
-    """Find out before the benchmark, rather than after it, that its results cannot be written."""
+    """Raise before the benchmark if its results cannot be written."""
     for path in paths:
         accepted = {".json", ".html", ".md"} if is_sweep else {".csv", ".json", ".html", ".md"}
         if path.suffix.lower() not in accepted:
-            raise _UsageError(f"{path}: expected a name that ends in {', '.join(sorted(accepted))}")
+            raise _UsageError(f"--output must end in {', '.join(sorted(accepted))}, got {path}")
         if not path.resolve().parent.is_dir():
-            raise _UsageError(f"{path}: there is no such folder")
+            raise _UsageError(f"--output must be in an existing directory, got {path}")
         if path.suffix.lower() == ".html":
             check_installed("An HTML report")
 
@@ -169,11 +171,11 @@ def _check_outputs(paths: Iterable[Path], *, is_sweep: bool) -> None:
 def _write(results: BenchmarkResults | SweepResults, paths: Iterable[Path]) -> None:
     for path in paths:
         results.save(path)
-        _say(f"written: {path}")
+        _print(f"Saved to {path}")
 
 
 def _client(url: str) -> tuple[Any, str | None]:
-    """Give a client for whatever server it is, and the model that it names first."""
+    """Return a client for the server, and the first model that it lists."""
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), None)
     try:
         with LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe:
@@ -195,9 +197,11 @@ def _first_model(probe: LlamaCppClient) -> Any:
     try:
         return next(iter(items(get(probe.models(), "data"))), None)
     except LlamaServerError:
-        return None  # somebody else's server, without a list of models
+        return None  # not llama.cpp, and without a list of models
     except httpx2.TransportError as error:
-        raise BenchmarkError(f"nobody answers at {probe.base_url}: {error}") from error
+        raise BenchmarkError(
+            f"Cannot connect to {probe.base_url}: {error}. Start the server or check --url"
+        ) from error
 
 
 def _prompts(options: BenchOptions, client: Any) -> Any:
@@ -207,7 +211,9 @@ def _prompts(options: BenchOptions, client: Any) -> Any:
         except (OSError, ValueError) as error:
             raise _UsageError(f"--prompts: {error}") from error
     if not isinstance(client, LlamaCppClient):
-        raise _UsageError("only a llama.cpp server can count tokens for us; give --prompts FILE")
+        raise _UsageError(
+            "Synthetic prompts need a llama.cpp server, which counts tokens. Use --prompts FILE"
+        )
     from llamatelemetry.bench.synthetic import synthetic_prompts
 
     runs = BenchmarkProfile[options.profile.upper()].runs
@@ -225,13 +231,13 @@ def _rate(given: str | None) -> float | Ramp | None:
         return Ramp(float(start), float(stop)) if colon else float(start)
     except ValueError as error:
         raise _UsageError(
-            f"--rate {given}: expected requests per second, or 1:8: {error}"
+            f"--rate must be requests per second, such as 2 or 1:8, got {given}: {error}"
         ) from error
 
 
 @contextmanager
 def _telemetry() -> Generator[None]:
-    """Send spans and metrics where the environment says; nowhere if it says nothing."""
+    """Export spans and metrics if the environment configures an export."""
     given = LlamaTelemetryConfig.from_env()
     if given.otlp_endpoint is None and given.given("exporter") is None:
         yield
@@ -245,5 +251,5 @@ def _telemetry() -> Generator[None]:
         shutdown()
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     sys.stdout.write("\n".join(lines) + "\n")

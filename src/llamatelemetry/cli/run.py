@@ -1,4 +1,4 @@
-"""``llamatelemetry run -- CMD``: a command, with everything it asks of models seen."""
+"""`llamatelemetry run` and `llamatelemetry report`: record a command's calls locally."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from llamatelemetry.cli._summary_table import print_summary
+from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
 from llamatelemetry.local.receiver import Receiver
 from llamatelemetry.local.report import LivePage, read_recorded, write_report
@@ -36,19 +36,19 @@ def run_command(
     live: bool = False,
     report: bool = True,
 ) -> int:
-    """Run a command, keep its telemetry, and print what it came to on standard error.
+    """Run a command, save its telemetry, and print a summary on standard error.
 
     Args:
-        arguments: the command.
-        output: of the store; a file in ``llamatelemetry-data`` named after the time when ``None``.
-        port: where OTLP over HTTP is received; 0 picks a free one.
-        grpc_port: where it is received over gRPC, if anywhere.
-        live: whether a page on loopback shows it as it comes.
-        report: whether an HTML page of it all is left beside the store.
+        arguments: Command and its arguments.
+        output: Database file; by default a file in `llamatelemetry-data` named by the time.
+        port: Port of the OTLP/HTTP receiver; 0 picks a free one.
+        grpc_port: Port of the OTLP/gRPC receiver; none if `None`.
+        live: Whether to serve the report on loopback while the command runs.
+        report: Whether to write an HTML report next to the database.
 
     Returns:
-        The exit status of the command; 126 or 127, as of a shell, when it cannot be started;
-        2 when the store or the ports are not to be had.
+        The exit status of the command; 126 or 127, as a shell does, if it cannot be started;
+        2 if the database or a port is not available.
     """
     console = Console(stderr=True, highlight=False)
     path = output or _new_path()
@@ -56,7 +56,8 @@ def run_command(
         store = Store(path)
         receiver = Receiver(store, port=port, grpc_port=grpc_port)
     except (OSError, StoreError) as error:
-        return _refused(console, error)
+        _print(console, f"error: {error}", "red")
+        return _USAGE
     try:
         command = Command(arguments, telemetry_environment(os.environ, receiver.url))
     except OSError as error:
@@ -64,13 +65,13 @@ def run_command(
         store.close()
         if output is None:
             path.unlink()
-        _say(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
+        _print(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
         return exit_status_of(error)
     try:
         receiver.start()
     except (OSError, ImportError) as error:
-        # The command runs: it must not suffer from what we cannot do.
-        _say(console, f"error: {error}", "red")
+        # The command is already running, and goes on without telemetry.
+        _print(console, f"error: {error}", "red")
     with _live_page(console, path) if live else nullcontext():
         status = command.wait()
         _settle(receiver)
@@ -91,10 +92,10 @@ def _live_page(console: Console, path: Path) -> Generator[None]:
     try:
         page = LivePage(path)
     except (OSError, ImportError) as error:
-        _say(console, f"no live page: {error}", "yellow")
+        _print(console, f"Cannot serve the live report: {error}", "yellow")
         yield
         return
-    _say(console, f"Live at {page.url}", "bold")
+    _print(console, f"Live report: {page.url}", "bold")
     try:
         yield
     finally:
@@ -106,9 +107,9 @@ def _report(console: Console, path: Path) -> None:
     try:
         write_report(read_recorded(path), page)
     except (OSError, ImportError) as error:
-        _say(console, f"no report: {error}", "yellow")
+        _print(console, f"Cannot write the report: {error}", "yellow")
     else:
-        _say(console, f"Report: {page}", "bold")
+        _print(console, f"Report: {page}", "bold")
 
 
 def _new_path() -> Path:
@@ -117,7 +118,7 @@ def _new_path() -> Path:
 
 
 def _settle(receiver: Receiver) -> None:
-    """Wait while something still comes in: a worker may end after the command that started it."""
+    """Wait until no more telemetry arrives: workers may exit after the command."""
     deadline = time.monotonic() + _SETTLE_S
     before = None
     while time.monotonic() < deadline and (now := dict(receiver.received)) != before:
@@ -130,30 +131,25 @@ def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) ->
         summary = summarise(reader.spans(), reader.points())
     print_summary(console, summary)
     if receiver.problem is not None:
-        _say(console, f"error: not everything was kept: {receiver.problem}", "red")
+        _print(console, f"error: Telemetry is incomplete: {receiver.problem}", "red")
     if store.pruned:
-        _say(console, f"The store was full: its oldest {store.pruned} records made way.", "yellow")
-    _say(console, f"Kept in {path}", "dim")
+        _print(console, f"Size limit reached: deleted the {store.pruned} oldest records.", "yellow")
+    _print(console, f"Saved to {path}", "dim")
 
 
-def _refused(console: Console, error: Exception) -> int:
-    _say(console, f"error: {error}", "red")
-    return _USAGE
-
-
-def _say(console: Console, text: str, style: str) -> None:
+def _print(console: Console, text: str, style: str) -> None:
     sys.stdout.flush()
     console.print(Text(text, style), soft_wrap=True)
 
 
 def report_command(source: Path, output: Path | None) -> int:
-    """Make the HTML page of what was recorded. Gives the exit status: 0 made, 1 not."""
+    """Write the HTML report of recorded telemetry. Return the exit status: 0, or 1 on an error."""
     console = Console(stderr=True, highlight=False)
     page = output or (source / "report.html" if source.is_dir() else source.with_suffix(".html"))
     try:
         write_report(read_recorded(source), page)
     except (OSError, ImportError, StoreError, ValueError) as error:
-        _say(console, f"error: {error}", "red")
+        _print(console, f"error: {error}", "red")
         return 1
     Console(highlight=False).print(Text(str(page)), soft_wrap=True)
     return 0

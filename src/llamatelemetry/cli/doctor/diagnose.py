@@ -13,11 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import EntryPoint
 
-from llamatelemetry.cli.doctor import exporters
-from llamatelemetry.cli.doctor import instrumentors
-from llamatelemetry.cli.doctor import loading
-from llamatelemetry.cli.doctor import machine
-from llamatelemetry.cli.doctor import report
+from llamatelemetry.cli.doctor import exporters, instrumentors, loading, machine, report
 from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
 from llamatelemetry.cli.doctor.config import config_checks, resolve
 from llamatelemetry.cli.doctor.imports import import_problems

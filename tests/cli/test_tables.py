@@ -1,6 +1,6 @@
-"""The demo's tables as they look on a terminal."""
+"""Tables of the demo as they look on terminals of several widths."""
 
-# ruff: noqa: RUF001, E501 - screens are shown as they are
+# ruff: noqa: RUF001, E501 - copies of terminal screens
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import io
 import pytest
 from rich.console import Console
 
-from llamatelemetry.cli._table import print_calls, print_metrics
+from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.local.calls import Call
 from llamatelemetry.local.otlp_lines import MetricTotal
 from tests.calls import a_call
@@ -42,25 +42,25 @@ FAILED = a_call(
 
 AT_80 = """\
 Calls
-                     in cached out queue prefill 1st tok per tok       total
-# operation         tok    tok tok    ms      ms      ms      ms tok/s    ms
-────────────────────────────────────────────────────────────────────────────
-1 chat               37      0  32   0.3     250     251      11    92   589
-2 text_completion »  37      0  32  1570     250     251      11    92 10640
-3 chat                –      –   –     –       –       –       –     –   4.0
-» streamed   – not known
-model: SmolLM2-135M-Instruct.Q4_1
-call 3 failed: invalid_request_error (400)
+                     in cached out queue prefill TTFT TPOT   out duration
+# operation         tok    tok tok  (ms)    (ms) (ms) (ms) tok/s     (ms)
+─────────────────────────────────────────────────────────────────────────
+1 chat               37      0  32   0.3     250  251   11    92      589
+2 text_completion »  37      0  32  1570     250  251   11    92    10640
+3 chat                –      –   –     –       –    –    –     –      4.0
+» streaming   – unknown
+Model: SmolLM2-135M-Instruct.Q4_1
+Call 3 failed: invalid_request_error (400)
 """
 AT_140 = """\
 Calls
-                                                in cached out queue prefill 1st tok per tok       total
-# operation         model                      tok    tok tok    ms      ms      ms      ms tok/s    ms error
-───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-1 chat              SmolLM2-135M-Instruct.Q4_1  37      0  32   0.3     250     251      11    92   589
-2 text_completion » SmolLM2-135M-Instruct.Q4_1  37      0  32  1570     250     251      11    92 10640
-3 chat              SmolLM2-135M-Instruct.Q4_1   –      –   –     –       –       –       –     –   4.0 invalid_request_error (400)
-» streamed   – not known
+                                                input cached output queue prefill TTFT TPOT   output duration
+# operation         model                      tokens tokens tokens  (ms)    (ms) (ms) (ms) tokens/s     (ms) error
+─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+1 chat              SmolLM2-135M-Instruct.Q4_1     37      0     32   0.3     250  251   11       92      589
+2 text_completion » SmolLM2-135M-Instruct.Q4_1     37      0     32  1570     250  251   11       92    10640
+3 chat              SmolLM2-135M-Instruct.Q4_1      –      –      –     –       –    –    –        –      4.0 invalid_request_error (400)
+» streaming   – unknown
 """
 
 
@@ -75,14 +75,14 @@ def console_of(width: int) -> Console:
 
 
 @pytest.mark.parametrize(("width", "expected"), [(80, AT_80), (140, AT_140)])
-def test_calls_fit_the_terminal(width: int, expected: str):
+def test_print_calls_fits_the_terminal(width: int, expected: str):
     console = console_of(width)
     print_calls(console, [PLAIN, STREAMED, FAILED])
     assert printed(console) == expected
 
 
 @pytest.mark.parametrize("width", range(80, 200, 7))
-def test_nothing_about_a_call_is_cut_off_at_any_width(width: int):
+def test_print_calls_truncates_nothing_at_any_width(width: int):
     console = console_of(width)
     print_calls(console, [PLAIN, STREAMED, FAILED] * 4)
     text = printed(console)
@@ -92,27 +92,27 @@ def test_nothing_about_a_call_is_cut_off_at_any_width(width: int):
     assert max(map(len, text.splitlines())) <= width
 
 
-def test_numbers_have_a_decimal_where_it_matters():
+def test_print_calls_shows_one_decimal_below_ten():
     console = console_of(80)
     print_calls(console, [dataclasses.replace(PLAIN, tpot_ms=9.94, duration_ms=9.96, queue_ms=0.0)])
     row = printed(console).splitlines()[4].split()
     assert row == ["1", "chat", "37", "0", "32", "0.0", "250", "251", "9.9", "101", "10"]
 
 
-def test_text_from_a_server_is_no_markup():
+def test_print_calls_does_not_interpret_markup_from_a_server():
     console = console_of(140)
     print_calls(console, [dataclasses.replace(FAILED, model="[red]m[/red]", error="[/oops]")])
     assert "[red]m[/red]" in printed(console)
     assert "[/oops] (400)" in printed(console)
 
 
-def test_an_error_that_is_its_status_is_said_once():
+def test_print_calls_shows_status_once_when_it_is_the_error_type():
     console = console_of(80)
     print_calls(console, [dataclasses.replace(FAILED, error="503", http_status=503)])
     assert printed(console).splitlines()[4].endswith(" 4.0 503")
 
 
-def test_metrics_add_up_over_models_and_keep_token_types_apart():
+def test_print_metrics_sums_over_models_and_separates_token_types():
     usage = "gen_ai.client.token.usage"
     totals = [
         MetricTotal(usage, "{token}", {"gen_ai.token.type": "output", "m": 1}, 4, 100),

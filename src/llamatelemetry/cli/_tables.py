@@ -1,0 +1,323 @@
+"""Terminal tables of `llamatelemetry demo` and `llamatelemetry run`, for any terminal width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from rich import box
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from llamatelemetry.local.otlp_lines import MetricTotal, merged
+from llamatelemetry.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from llamatelemetry.local.calls import Call
+    from llamatelemetry.local.summary import Line, Quantiles, Summary
+
+_UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
+_STREAMING = "»"
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn(Generic[Row]):
+    """One column of a table.
+
+    Attributes:
+        header: Header.
+        cell: Function that returns the text of a cell.
+        short: Header for narrow terminals.
+        justify: Alignment.
+        is_known: Function that returns whether a row has a value.
+    """
+
+    header: str
+    cell: Callable[[Row], str]
+    short: str = ""
+    justify: Literal["left", "right"] = "right"
+    is_known: Callable[[Row], bool] = lambda _: True
+
+
+def whole(value: float | None) -> str:
+    """Return a value without decimals, or a dash for `None`."""
+    return _UNKNOWN if value is None else f"{value:.0f}"
+
+
+def decimal(value: float | None) -> str:
+    """Return a value with one decimal below 10 and none above, or a dash for `None`."""
+    if value is None:
+        return _UNKNOWN
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def print_calls(console: Console, calls: Sequence[Call]) -> None:
+    """Print one row for each call. In a narrow terminal, model and error follow below the table."""
+    candidates = [
+        (omitted, _calls_table(calls, omitted, short=short, gap=gap))
+        for short, omitted in _CALL_LAYOUTS
+        for gap in (2, 1)
+    ]
+    omitted, table = _first_that_fits(console, candidates)
+    console.print()
+    console.print(table)
+    for line in _call_notes(calls, omitted):
+        console.print(Text(line, "dim"))
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Print one row for each operation and model. Columns without any known value are hidden."""
+    if not summary.lines:
+        console.print(Text(_why_empty(summary), "yellow"), soft_wrap=True)
+        return
+    candidates = [
+        ((model, pairs), _summary_table(summary, model=model, pairs=pairs, short=short, gap=gap))
+        for short, model, pairs in _SUMMARY_LAYOUTS
+        for gap in (2, 1)
+    ]
+    (model, pairs), table = _first_that_fits(console, candidates)
+    console.print()
+    console.print(table)
+    for note in _summary_notes(summary, model=model, pairs=pairs):
+        console.print(Text(note, "dim"), soft_wrap=True)
+
+
+def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
+    """Print one row for each metric. Input and output tokens have a row each."""
+    table = _plain_table("Metrics", gap=2)
+    table.add_column("metric", no_wrap=True)
+    for header in ("count", "mean", "total"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for label, total in sorted(_by_label(totals).items()):
+        table.add_row(
+            label,
+            whole(total.count),
+            _quantity(total.mean, total.unit),
+            # A sum of durations of concurrent calls has no meaning.
+            "" if total.unit == "s" else _quantity(total.total, total.unit),
+        )
+    console.print()
+    console.print(table)
+
+
+def _operation(call: Call) -> str:
+    return f"{call.operation} {_STREAMING}" if call.streamed else call.operation
+
+
+def _error(call: Call) -> str:
+    if call.error is None:
+        return ""
+    status = "" if call.http_status is None else str(call.http_status)
+    return f"{call.error} ({status})" if status not in {"", call.error} else call.error
+
+
+_CALL_MODEL: TableColumn[Call] = TableColumn(
+    "model", lambda call: call.model or _UNKNOWN, justify="left"
+)
+_CALL_ERROR: TableColumn[Call] = TableColumn("error", _error, justify="left")
+_CALL_COLUMNS: tuple[TableColumn[Call], ...] = (
+    TableColumn("operation", _operation, justify="left"),
+    _CALL_MODEL,
+    TableColumn("input\ntokens", lambda call: whole(call.input_tokens), "in\ntok"),
+    TableColumn("cached\ntokens", lambda call: whole(call.cached_tokens), "cached\ntok"),
+    TableColumn("output\ntokens", lambda call: whole(call.output_tokens), "out\ntok"),
+    TableColumn("queue\n(ms)", lambda call: decimal(call.queue_ms)),
+    TableColumn("prefill\n(ms)", lambda call: decimal(call.prefill_ms)),
+    TableColumn("TTFT\n(ms)", lambda call: decimal(call.ttft_ms)),
+    TableColumn("TPOT\n(ms)", lambda call: decimal(call.tpot_ms)),
+    TableColumn("output\ntokens/s", lambda call: decimal(call.tokens_per_s), "out\ntok/s"),
+    TableColumn("duration\n(ms)", lambda call: decimal(call.duration_ms)),
+    _CALL_ERROR,
+)
+# From wide to narrow: short headers, and the columns that follow below the table.
+_CALL_LAYOUTS: tuple[tuple[bool, tuple[TableColumn[Call], ...]], ...] = (
+    (False, ()),
+    (True, ()),
+    (False, (_CALL_MODEL,)),
+    (True, (_CALL_MODEL,)),
+    (True, (_CALL_MODEL, _CALL_ERROR)),
+)
+
+
+def _calls_table(
+    calls: Sequence[Call], omitted: Sequence[TableColumn[Call]], *, short: bool, gap: int
+) -> Table:
+    columns = [column for column in _CALL_COLUMNS if column not in omitted]
+    return _table(calls, columns, lambda call: call.error, short=short, gap=gap, numbered=True)
+
+
+def _call_notes(calls: Sequence[Call], omitted: Sequence[TableColumn[Call]]) -> Iterator[str]:
+    if any(call.streamed for call in calls):
+        yield f"{_STREAMING} streaming   {_UNKNOWN} unknown"
+    if _CALL_MODEL in omitted:
+        yield "Model: " + ", ".join(sorted({call.model or _UNKNOWN for call in calls}))
+    if _CALL_ERROR in omitted:
+        for number, call in enumerate(calls, start=1):
+            if call.error:
+                yield f"Call {number} failed: {_error(call)}"
+
+
+def _quantiles(quantiles: Quantiles | None, *, pairs: bool) -> str:
+    if quantiles is None or quantiles.p95 is None or not pairs:
+        return decimal(None if quantiles is None else quantiles.p50)
+    return f"{decimal(quantiles.p50)} / {decimal(quantiles.p95)}"
+
+
+def _times(
+    header: str, of: Callable[[Line], Quantiles | None], *, pairs: bool
+) -> TableColumn[Line]:
+    return TableColumn(
+        f"{header}\n(ms)",
+        lambda line: _quantiles(of(line), pairs=pairs),
+        is_known=lambda line: of(line) is not None,
+    )
+
+
+def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[Line]]:
+    return [
+        TableColumn("operation", lambda line: line.operation, justify="left"),
+        *([_SUMMARY_MODEL] if model else []),
+        TableColumn("calls", lambda line: str(line.calls)),
+        TableColumn("errors", lambda line: str(line.errors)),
+        TableColumn("input\ntokens", lambda line: whole(line.input_tokens), "in\ntok"),
+        TableColumn("output\ntokens", lambda line: whole(line.output_tokens), "out\ntok"),
+        _times("queue", lambda line: line.queue_ms, pairs=pairs),
+        _times("TTFT", lambda line: line.ttft_ms, pairs=pairs),
+        _times("TPOT", lambda line: line.tpot_ms, pairs=pairs),
+        _times("duration", lambda line: line.duration_ms, pairs=pairs),
+        TableColumn(
+            "output\ntokens/s",
+            lambda line: _quantiles(line.tokens_per_s, pairs=False),
+            "out\ntok/s",
+            is_known=lambda line: line.tokens_per_s is not None,
+        ),
+        TableColumn(
+            "energy\n(J)",
+            lambda line: decimal(line.energy_j),
+            is_known=lambda line: line.energy_j is not None,
+        ),
+    ]
+
+
+def _model_of(line: Line) -> str:
+    return line.model or _UNKNOWN
+
+
+_SUMMARY_MODEL: TableColumn[Line] = TableColumn("model", _model_of, justify="left")
+
+# From wide to narrow: short headers, a column for the model, p95 beside p50.
+_SUMMARY_LAYOUTS = (
+    (False, True, True),
+    (True, True, True),
+    (True, False, True),
+    (True, False, False),
+)
+
+
+def _summary_table(summary: Summary, *, model: bool, pairs: bool, short: bool, gap: int) -> Table:
+    columns = _summary_columns(model=model, pairs=pairs)
+    shown = [column for column in columns if any(map(column.is_known, summary.lines))]
+    return _table(summary.lines, shown, lambda line: line.errors, short=short, gap=gap)
+
+
+def _why_empty(summary: Summary) -> str:
+    if summary.spans:
+        return f"No LLM call recorded; received {summary.spans} other spans."
+    return "No telemetry received. Run `llamatelemetry doctor` with the same Python as the command."
+
+
+def _summary_notes(summary: Summary, *, model: bool, pairs: bool) -> Iterator[str]:
+    yield "Times: p50 / p95 (p95 from 20 calls)" if pairs else "Times: p50"
+    if not model:
+        named = [_model_of(line) for line in summary.lines]
+        one = len(set(named)) == 1
+        yield f"Model: {named[0]}" if one else f"Models by row: {', '.join(named)}"
+    if summary.errors:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in summary.errors.most_common())
+        yield f"Errors: {kinds}"
+    if summary.processes > 1:
+        yield f"Processes: {summary.processes}"
+    if summary.gpu_utilization is not None:
+        yield f"GPU utilization: {summary.gpu_utilization:.0%} on average"
+
+
+def _by_label(totals: Iterable[MetricTotal]) -> dict[str, MetricTotal]:
+    labelled: dict[str, MetricTotal] = {}
+    for total in totals:
+        token_type = total.attributes.get(names.GEN_AI_TOKEN_TYPE)
+        label = f"{total.name}, {token_type}" if token_type else total.name
+        before = labelled.get(label)
+        labelled[label] = total if before is None else merged(before, total)
+    return labelled
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return _UNKNOWN
+    if unit == "s":
+        return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+    number = f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+    return f"{number} {'tokens' if unit == '{token}' else unit}".rstrip()
+
+
+Layout = TypeVar("Layout")
+
+
+def _first_that_fits(
+    console: Console, candidates: Sequence[tuple[Layout, Table]]
+) -> tuple[Layout, Table]:
+    """Return the first table that fits the terminal, else the last one."""
+    return next(
+        (each for each in candidates if _natural_width(console, each[1]) <= console.width),
+        candidates[-1],
+    )
+
+
+def _natural_width(console: Console, table: Table) -> int:
+    """Return the width of a table, in characters, if nothing is truncated."""
+    unbounded = console.options.update(max_width=10_000)
+    return Measurement.get(console, unbounded, table).maximum
+
+
+def _table(
+    rows: Sequence[Row],
+    columns: Sequence[TableColumn[Row]],
+    failed: Callable[[Row], object],
+    *,
+    short: bool,
+    gap: int,
+    numbered: bool = False,
+) -> Table:
+    table = _plain_table("Calls", gap)
+    if numbered:
+        table.add_column("#", justify="right", style="dim")
+    for column in columns:
+        header = (column.short or column.header) if short else column.header
+        table.add_column(header, justify=column.justify, no_wrap=True)
+    for number, row in enumerate(rows, start=1):
+        cells = [Text(column.cell(row)) for column in columns]
+        index = [str(number)] if numbered else []
+        table.add_row(*index, *cells, style="red" if failed(row) else None)
+    return table
+
+
+def _plain_table(title: str, gap: int) -> Table:
+    """Return an empty table with a line below its header and `gap` spaces between its columns."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, gap - 1),  # the box adds one space between the columns
+    )
