@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import guard
 from llamatelemetry.gpu import GpuDetails, GpuDevice, GpuState
-from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 

@@ -32,7 +32,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from llamatelemetry.genai import guard
 from llamatelemetry.gpu import NvmlReader, NvmlSession, detect_cuda
 from llamatelemetry.gpu.metrics import GpuMetrics
-from llamatelemetry.gpu.monitor import GpuMonitor
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 
@@ -87,12 +87,12 @@ def costs() -> None:
     start = time.perf_counter()
     with NvmlSession() as nvml:
         started_ms = (time.perf_counter() - start) * 1000
-        handle = nvml.ask("nvmlDeviceGetHandleByIndex", 0)
+        handle = nvml.query("nvmlDeviceGetHandleByIndex", 0)
         for name, arguments in QUERIES:
-            if nvml.ask(name, handle, *arguments) is None:
+            if nvml.query(name, handle, *arguments) is None:
                 print(f"| `{name}` | not supported |")
                 continue
-            cost_us = median_us(lambda n=name, a=arguments: nvml.ask(n, handle, *a))
+            cost_us = median_us(lambda n=name, a=arguments: nvml.query(n, handle, *a))
             print(f"| `{name}` | {cost_us:.0f} |")
     reader = NvmlReader()
     (device, *_) = reader.open()
@@ -166,10 +166,10 @@ def energy() -> None:
         return
     with watching() as (_, provider, exporter), NvmlSession() as nvml:
         index = torch.cuda.current_device()
-        handle = nvml.ask("nvmlDeviceGetHandleByIndex", detect_cuda().devices[index].index)
+        handle = nvml.query("nvmlDeviceGetHandleByIndex", detect_cuda().devices[index].index)
 
         def counter_j() -> float:
-            return (nvml.ask("nvmlDeviceGetTotalEnergyConsumption", handle) or 0) / 1000
+            return (nvml.query("nvmlDeviceGetTotalEnergyConsumption", handle) or 0) / 1000
 
         matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
         torch.cuda.synchronize()

@@ -5,22 +5,28 @@ print(TopologyMapper().detect())
 
 from __future__ import annotations
 
-from llamatelemetry.gpu.topology import Links, Topology, TopologyGpu, TopologyNic
-from llamatelemetry.gpu.topology_nvml import read_topology
+from llamatelemetry.gpu.topology import (
+    Links,
+    Topology,
+    TopologyGpu,
+    TopologyNic,
+    read_topology,
+)
 
 __all__ = ["Links", "Topology", "TopologyGpu", "TopologyMapper", "TopologyNic"]
 
 
 class TopologyMapper:
-    """Finds out how the GPUs of this machine are connected.
+    """Detector of the connections between the GPUs of this machine.
 
-    The GPUs, NVLinks, PCIe levels, peer-to-peer states and affinities are NVML's; the NICs are
-    those that ``nvidia-smi topo -m`` lists, where that program is installed.
+    GPUs, NVLinks, PCIe levels, peer-to-peer states and affinities come from NVML. NICs come from
+    `nvidia-smi topo -m`, if that program is installed.
     """
 
     def detect(self) -> Topology:
-        """Look now, in the calling thread: some milliseconds, or what nvidia-smi takes to start.
+        """Return the topology.
 
-        Never raises. Without a GPU the topology is empty and its ``reason`` says why.
+        Runs in the calling thread. It takes some milliseconds, plus the start of nvidia-smi.
+        Never raises. Without a GPU the topology is empty, and its `reason` explains why.
         """
         return read_topology()

@@ -1,4 +1,4 @@
-"""What the tests of the GPU share: an NVML to talk to, in this process or in a child."""
+"""Fixtures of the GPU tests: an NVML library in this process or a child process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry.genai import guard
-from llamatelemetry.gpu.monitor import GpuMonitor
-from llamatelemetry.gpu.nvml_reader import NvmlReader
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
 from tests.gpu import nvml
@@ -22,7 +22,7 @@ from tests.waiting import wait_for
 
 @pytest.fixture
 def driver_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., nvml.Driver]:
-    """Makes this process one with an NVIDIA driver and these devices, for one test."""
+    """Return a function that installs an NVIDIA driver with these devices for one test."""
     nvml.load()
 
     def make(machine: dict[str, Any]) -> nvml.Driver:
@@ -42,7 +42,7 @@ def no_cuda_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def watch() -> Iterator[Callable[..., GpuMonitor]]:
-    """Starts a monitor and gives it back once it has read something."""
+    """Return a function that starts a monitor and waits for its first reading."""
     monitors: list[GpuMonitor] = []
 
     def start(*, first_reading: bool = True, **options: Any) -> GpuMonitor:
@@ -60,13 +60,13 @@ def watch() -> Iterator[Callable[..., GpuMonitor]]:
 
 
 class Tracing:
-    """A real provider whose spans are enriched, and what reaches its exporter."""
+    """A real provider whose spans are enriched, and the spans that it exports."""
 
     def __init__(self, monitor: GpuMonitor, *, only_genai: bool = False) -> None:
         spans = SpanGpu(monitor, only_genai=only_genai)
         self.exporter = InMemorySpanExporter()
         self.provider = TracerProvider(shutdown_on_exit=False)
-        # Behind the exporter, to show that the place does not matter.
+        # Added after the exporter, to show that the order does not matter.
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.provider.add_span_processor(
             EnrichingSpanProcessor(spans.started, spans.ending, guard.report)

@@ -1,4 +1,4 @@
-"""The NVML of `nvml.c` for tests: compiled once, loaded as a driver's, driven by a JSON file.
+"""The NVML library of `nvml.c`: compiled once, loaded like the driver's, controlled by a JSON file.
 
 `Driver` is what a test holds: it writes the devices, changes them while the code under test
 runs, and reads which thread has called what.
@@ -30,7 +30,7 @@ _SOURCE = Path(__file__).with_name("nvml.c")
 
 @functools.cache
 def library() -> Path:
-    """The folder with libnvidia-ml.so.1, compiled when the source has changed."""
+    """Return the directory of libnvidia-ml.so.1; compile it if the source has changed."""
     require("cc")
     digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"llamatelemetry-test-nvml-{os.getuid()}-{digest}"
@@ -42,7 +42,7 @@ def library() -> Path:
 
 
 def compiled(target: Path) -> Path:
-    """Compile it into this file."""
+    """Compile the library into this file."""
     command = ["cc", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]
     command += ["-Wl,-soname,libnvidia-ml.so.1", "-o", target, _SOURCE, "-lpthread"]
     subprocess.run(command, check=True)
@@ -51,7 +51,7 @@ def compiled(target: Path) -> Path:
 
 @functools.cache
 def load() -> None:
-    """Makes this process find it: the next dlopen of the soname gets what is loaded already."""
+    """Load the library into this process, so that the next dlopen of its soname finds it."""
     ctypes.CDLL(str(library() / "libnvidia-ml.so.1"))
 
 
@@ -77,7 +77,7 @@ class Driver:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a child process, which finds the library as it would find a driver's."""
+        """Environment for a child process, which finds the library like a driver's."""
         return {
             "LD_LIBRARY_PATH": str(library()),
             "NVML_DEVICES": str(self.file),
@@ -85,7 +85,7 @@ class Driver:
         }
 
     def write(self) -> None:
-        """Makes what was changed in `machine` true, at once and whole."""
+        """Apply the changes in `machine` atomically."""
         draft = self.file.with_suffix(".draft")
         draft.write_text(json.dumps(self.machine))
         draft.replace(self.file)
@@ -107,7 +107,7 @@ class Driver:
         return Counter(call.function for call in self.calls())
 
     def energy_j(self, index: int = 0, at_s: float | None = None) -> float:
-        """What a counter without steps shows, in joules, at a Unix time."""
+        """Return the exact energy, in joules, at a Unix time."""
         device = self.machine["devices"][index]
         elapsed = (time.time() if at_s is None else at_s) - self.machine["start"]
         curve = device["power"]
@@ -121,7 +121,6 @@ class Driver:
         return total
 
 
-# ------------------------------------------------------------------------------ machines
 def machine(*devices: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "driver": "570.133.20",
@@ -141,7 +140,7 @@ def bus_id(index: int) -> str:
 
 
 def gpu(index: int = 0, **changes: Any) -> dict[str, Any]:
-    """A data centre GPU that answers everything."""
+    """Return a data center GPU that supports every query."""
     return {
         "name": "NVIDIA H100 80GB HBM3",
         "uuid": uuid(index),
@@ -180,7 +179,7 @@ def one_gpu(**changes: Any) -> dict[str, Any]:
 
 
 def eight_with_nvswitch() -> dict[str, Any]:
-    """As an HGX board: 18 links from each GPU into the switches, two sockets of four GPUs."""
+    """Return an HGX machine: 18 links from each GPU to the switches, two sockets of four GPUs."""
     links = [
         {"active": 1, "version": 4, "remote_type": 2, "remote": f"00000000:{0x05 + n % 4:02X}:00.0"}
         for n in range(18)
@@ -205,7 +204,7 @@ def eight_with_nvswitch() -> dict[str, Any]:
 
 
 def four_on_pcie() -> dict[str, Any]:
-    """Two pairs, each behind a PCIe switch of its socket; no NVLink."""
+    """Return two pairs of GPUs, each behind a PCIe switch of its socket, without NVLink."""
 
     def ancestor(one: int, other: int) -> int:
         return 10 if one // 2 == other // 2 else 50
@@ -229,7 +228,7 @@ def four_on_pcie() -> dict[str, Any]:
 
 
 def with_mig() -> dict[str, Any]:
-    """An A100 cut into a 3g.20gb and a 4g.20gb, beside a whole one."""
+    """Return an A100 with a 3g.20gb and a 4g.20gb instance, and an unpartitioned one."""
 
     def instance(number: int, slices: int) -> dict[str, Any]:
         return {
@@ -244,7 +243,7 @@ def with_mig() -> dict[str, Any]:
     a100 = {"name": "NVIDIA A100-SXM4-40GB", "compute_capability": {"major": 8, "minor": 0}}
     whole = {"memory_total": 40 * GIB, "memory_used": 3 * GIB}
     cut = gpu(0, **a100, **whole, mig={"mode": 1, "instances": [instance(1, 3), instance(2, 4)]})
-    for key in ("utilization", "encoder", "decoder"):  # which the real one refuses under MIG
+    for key in ("utilization", "encoder", "decoder"):  # not supported by real devices in MIG mode
         del cut[key]
     return machine(cut, gpu(1, **a100, **whole, mig={"mode": 0, "instances": []}))
 
@@ -258,7 +257,7 @@ def slow(delay_ms: int = 200) -> dict[str, Any]:
 
 
 def run_python(code: str, driver: Driver | None, **environment: str) -> str:
-    """Runs a program on such a machine, or on one without a driver, and gives what it prints."""
+    """Run a program on this machine, or without a driver, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | (driver.environment if driver else {}) | environment,

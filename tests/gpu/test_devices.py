@@ -1,18 +1,20 @@
-"""`require_cuda` and `detect_cuda`, and which devices CUDA_VISIBLE_DEVICES leaves."""
+"""`require_cuda`, `detect_cuda` and CUDA_VISIBLE_DEVICES."""
 
 from __future__ import annotations
 
 import pytest
 
 import llamatelemetry
+from llamatelemetry.gpu.devices import visible
 from llamatelemetry.gpu.reader import GpuDevice
-from llamatelemetry.gpu.visibility import visible
 from tests.gpu import nvml
 
 BOARDS = tuple(GpuDevice(index=i, uuid=f"GPU-{i}{i}{i}-abc") for i in range(3))
-CUT = GpuDevice(index=3, uuid="GPU-333-abc", is_partitioned=True)
-INSTANCES = tuple(GpuDevice(index=3, uuid=f"MIG-{i}-abc", parent_uuid=CUT.uuid) for i in range(2))
-ALL = (*BOARDS, CUT, *INSTANCES)
+PARTITIONED = GpuDevice(index=3, uuid="GPU-333-abc", is_partitioned=True)
+INSTANCES = tuple(
+    GpuDevice(index=3, uuid=f"MIG-{i}-abc", parent_uuid=PARTITIONED.uuid) for i in range(2)
+)
+ALL = (*BOARDS, PARTITIONED, *INSTANCES)
 
 
 @pytest.mark.parametrize(
@@ -29,16 +31,16 @@ ALL = (*BOARDS, CUT, *INSTANCES)
         ("0,0", ["GPU-000-abc"]),
         ("GPU-111-abc", ["GPU-111-abc"]),
         ("GPU-22", ["GPU-222-abc"]),
-        ("GPU-", []),  # which of them?
+        ("GPU-", []),  # ambiguous
         ("MIG-1-abc", ["MIG-1-abc"]),
         ("3", ["MIG-0-abc"]),
     ],
 )
-def test_the_variable_is_read_as_cuda_reads_it(setting, uuids):
+def test_visible_interprets_variable_as_cuda_does(setting, uuids):
     assert [device.uuid for device in visible(ALL, setting)] == uuids
 
 
-def test_detect_cuda_tells_versions_and_visible_devices(driver_with, monkeypatch):
+def test_detect_cuda_returns_versions_and_visible_devices(driver_with, monkeypatch):
     driver_with(nvml.eight_with_nvswitch())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,2")
     info = llamatelemetry.detect_cuda()
@@ -50,13 +52,15 @@ def test_detect_cuda_tells_versions_and_visible_devices(driver_with, monkeypatch
 @pytest.mark.parametrize(
     ("machine", "setting", "reason"),
     [
-        (nvml.machine(), None, "shows no GPU"),
-        (nvml.one_gpu(), "", "CUDA_VISIBLE_DEVICES='' names none of the 1"),
-        (nvml.one_gpu(mig={"mode": 1, "instances": []}), None, "without an instance"),
-        (nvml.machine(errors={"nvmlInitWithFlags": 999}), None, "NVML does not start"),
+        (nvml.machine(), None, "lists no GPU"),
+        (nvml.one_gpu(), "", "CUDA_VISIBLE_DEVICES='' selects none of the 1"),
+        (nvml.one_gpu(mig={"mode": 1, "instances": []}), None, "has no MIG instance"),
+        (nvml.machine(errors={"nvmlInitWithFlags": 999}), None, "NVML failed to start"),
     ],
 )
-def test_detect_cuda_says_why_there_is_none(driver_with, monkeypatch, machine, setting, reason):
+def test_detect_cuda_explains_why_no_gpu_is_available(
+    driver_with, monkeypatch, machine, setting, reason
+):
     driver_with(machine)
     if setting is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
@@ -68,23 +72,23 @@ def test_detect_cuda_says_why_there_is_none(driver_with, monkeypatch, machine, s
 
 
 @pytest.mark.parametrize("wanted", [None, (8, 9), 8.9, "8.9"])
-def test_require_cuda_gives_those_that_are_able(driver_with, wanted):
+def test_require_cuda_filters_by_compute_capability(driver_with, wanted):
     driver_with(nvml.four_on_pcie())
     assert [device.index for device in llamatelemetry.require_cuda(wanted)] == [0, 1, 2, 3]
 
 
-def test_require_cuda_names_what_is_there_when_it_is_too_old(driver_with):
+def test_require_cuda_lists_available_gpus_when_all_are_too_old(driver_with):
     driver_with(nvml.one_gpu(name="Tesla P4", compute_capability={"major": 6, "minor": 1}))
     with pytest.raises(RuntimeError, match=r"7\.0 or higher.*Tesla P4 \(6\.1\)"):
         llamatelemetry.require_cuda(min_compute_capability=7.0)
 
 
-def test_require_cuda_refuses_what_is_no_version():
-    with pytest.raises(ValueError, match="give"):
+def test_require_cuda_rejects_invalid_compute_capability():
+    with pytest.raises(ValueError, match="must be a version"):
         llamatelemetry.require_cuda("ampere")
 
 
-def test_without_a_driver_require_cuda_says_what_to_do_and_detect_cuda_does_not_raise():
+def test_require_cuda_raises_with_remedy_and_detect_cuda_does_not_raise_without_a_driver():
     code = """
 import llamatelemetry
 print(llamatelemetry.detect_cuda())

@@ -1,4 +1,4 @@
-"""How the energy of a GPU is shared among calls, with readings that are made up."""
+"""How the energy of a GPU is divided among calls, with synthetic readings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ HERE = frozenset({"GPU-0"})
 
 
 class Key:
-    """What a span is to the ledger."""
+    """Stand-in for a span, which is only a key here."""
 
 
 class Meter:
-    """A GPU with a power curve, and a ledger that is told of it every tenth of a second."""
+    """A GPU with a power curve, read into a ledger every 100 ms."""
 
     def __init__(self, power, devices=HERE):
         self.power = power
@@ -39,14 +39,14 @@ class Meter:
 
     def begin(self, engine="engine"):
         key = Key()
-        self.ledger.begin(key, engine, self.now_s)
+        self.ledger.start(key, engine, self.now_s)
         return key
 
     def end(self, key):
-        return self.ledger.end(key, self.now_s)
+        return self.ledger.finish(key, self.now_s)
 
 
-def test_a_call_alone_has_all_of_its_time():
+def test_finish_returns_whole_energy_of_a_single_call():
     meter = Meter(lambda _: 300.0)
     meter.run(1.05)
     call = meter.begin()
@@ -54,10 +54,10 @@ def test_a_call_alone_has_all_of_its_time():
     energy = meter.end(call)
     assert energy.joules == pytest.approx(750, rel=0.001)
     assert energy.attribution == "exclusive"
-    assert energy.above_idle_joules is None  # the GPU was never seen idle
+    assert energy.above_idle_joules is None  # the GPU was never observed idle
 
 
-def test_calls_that_overlap_share_each_moment_equally():
+def test_overlapping_calls_share_each_moment_equally():
     meter = Meter(lambda _: 200.0)
     first = meter.begin()
     meter.run(2)
@@ -71,7 +71,7 @@ def test_calls_that_overlap_share_each_moment_equally():
     assert (first_energy.attribution, second_energy.attribution) == ("shared", "shared")
 
 
-def test_what_the_gpu_uses_idle_is_taken_off_in_the_second_figure():
+def test_above_idle_joules_excludes_idle_power():
     meter = Meter(lambda time_s: 60.0 if time_s < 2 else 260.0)
     meter.run(2, idle=HERE)
     call = meter.begin()
@@ -81,7 +81,7 @@ def test_what_the_gpu_uses_idle_is_taken_off_in_the_second_figure():
     assert energy.above_idle_joules == pytest.approx(600, rel=0.001)
 
 
-def test_a_gpu_that_somebody_else_keeps_busy_is_not_idle():
+def test_gpu_under_load_of_other_programs_does_not_count_as_idle():
     meter = Meter(lambda _: 260.0)
     meter.run(2, idle=())
     call = meter.begin()
@@ -90,7 +90,7 @@ def test_a_gpu_that_somebody_else_keeps_busy_is_not_idle():
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.9])
-def test_a_call_of_fewer_than_ten_steps_of_the_counter_has_no_energy(seconds):
+def test_finish_returns_none_for_fewer_than_ten_counter_updates(seconds):
     meter = Meter(lambda _: 300.0)
     meter.run(1)
     call = meter.begin()
@@ -98,14 +98,14 @@ def test_a_call_of_fewer_than_ten_steps_of_the_counter_has_no_energy(seconds):
     assert meter.end(call) is None
 
 
-def test_a_counter_that_stands_still_has_no_steps():
+def test_constant_counter_has_no_updates():
     meter = Meter(lambda _: 0.0)
     call = meter.begin()
     meter.run(5)
     assert meter.end(call) is None
 
 
-def test_an_engine_that_is_not_on_the_gpus_has_no_energy():
+def test_finish_returns_none_for_engine_on_no_gpu():
     meter = Meter(lambda _: 300.0)
     elsewhere, here = meter.begin("cloud"), meter.begin()
     assert meter.ledger.is_busy()
@@ -115,14 +115,14 @@ def test_an_engine_that_is_not_on_the_gpus_has_no_energy():
     assert not meter.ledger.is_busy()
 
 
-def test_an_engine_on_two_gpus_uses_both():
+def test_finish_sums_energy_of_both_gpus_of_an_engine():
     meter = Meter(lambda _: 150.0, devices={"GPU-0", "GPU-1"})
     call = meter.begin()
     meter.run(2)
     assert meter.end(call).joules == pytest.approx(600, rel=0.001)
 
 
-def test_a_gpu_without_a_counter_leaves_the_sum_unknown():
+def test_finish_returns_none_when_one_gpu_has_no_counter():
     meter = Meter(lambda _: 150.0)
     meter.ledger.place({"engine": frozenset({"GPU-0", "GPU-1"})})
     call = meter.begin()
@@ -130,23 +130,23 @@ def test_a_gpu_without_a_counter_leaves_the_sum_unknown():
     assert meter.end(call) is None
 
 
-def test_a_counter_that_starts_again_does_not_take_energy_back():
+def test_counter_reset_does_not_subtract_energy():
     meter = Meter(lambda _: 100.0)
     call = meter.begin()
     meter.run(2)
-    meter.energy_j = 0.0  # the driver was loaded anew
+    meter.energy_j = 0.0  # the driver was reloaded
     meter.run(2)
     assert 0 < meter.end(call).joules <= 400
 
 
-def test_a_span_that_is_dropped_is_not_in_flight_for_ever():
+def test_dropped_span_does_not_stay_in_flight():
     meter = Meter(lambda _: 100.0)
     meter.begin()
     assert not meter.ledger.is_busy()
 
 
-def test_a_span_that_ends_while_the_same_thread_is_in_the_ledger_does_not_wait_for_itself():
-    """As one in a generator that the garbage collector closes there."""
+def test_finish_does_not_deadlock_when_same_thread_holds_the_lock():
+    """The garbage collector may close a generator, and end its span, at any point."""
     meter = Meter(lambda _: 100.0)
     key = meter.begin()
     with meter.ledger._lock:
@@ -154,7 +154,7 @@ def test_a_span_that_ends_while_the_same_thread_is_in_the_ledger_does_not_wait_f
     assert not meter.ledger.is_busy()
 
 
-def test_a_call_ends_once():
+def test_finish_returns_energy_only_once():
     meter = Meter(lambda _: 100.0)
     call = meter.begin()
     meter.run(2)
@@ -162,8 +162,8 @@ def test_a_call_ends_once():
     assert meter.end(call) is None
 
 
-def test_what_was_estimated_wrongly_goes_to_the_calls_that_are_still_open():
-    """The power falls with a reading, and a call ends before the next: it is thought to be high."""
+def test_estimation_error_goes_to_calls_still_in_flight():
+    """The power drops, and a call ends before the next reading: its estimate is too high."""
     meter = Meter(lambda time_s: 600.0 if time_s < 2 else 100.0)
     first, second = meter.begin(), meter.begin()
     meter.run(2.05)
@@ -175,14 +175,14 @@ def test_what_was_estimated_wrongly_goes_to_the_calls_that_are_still_open():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_shares_add_up_to_the_counter(seed):
-    """Random calls on a random curve of steps; the counter goes by whenever a call is in flight."""
+def test_shares_add_up_to_the_counter(seed):
+    """Random calls on a random power curve."""
     chance = random.Random(seed)
     levels = [chance.choice((70.0, 180.0, 420.0, 650.0)) for _ in range(400)]
     meter = Meter(lambda time_s: levels[int(time_s / 0.25)])
     meter.run(1)
     before_j = meter.energy_j
-    # One is open all the time, so that the counter is somebody's all the time.
+    # One call is in flight all the time, so that all energy belongs to a call.
     lasting, open_calls, shares = meter.begin(), [], []
     for _ in range(40):
         meter.run(chance.uniform(0.1, 0.6))

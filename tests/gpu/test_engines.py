@@ -1,4 +1,4 @@
-"""On which GPUs an engine runs."""
+"""The GPUs of an engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llamatelemetry.gpu.engines import IN_PROCESS, Engines
+from llamatelemetry.gpu.monitor.engines import IN_PROCESS, Engines
 
 ORIGIN = "http://127.0.0.1:8080"
 PROCESSES = {"GPU-0": {7, 8}, "GPU-1": {8}, "GPU-2": set()}
@@ -24,21 +24,21 @@ PROCESSES = {"GPU-0": {7, 8}, "GPU-1": {8}, "GPU-2": set()}
         ({1, 8}, {"GPU-0", "GPU-1"}),
     ],
 )
-def test_a_server_is_on_the_gpus_that_list_one_of_its_processes(pids, devices):
+def test_server_runs_on_gpus_that_list_one_of_its_processes(pids, devices):
     engines = Engines(lambda origin: pids)
     engines.look_up([ORIGIN], PROCESSES, 0.0)
-    assert engines.placed() == {ORIGIN: devices}
+    assert engines.devices() == {ORIGIN: devices}
     assert engines.pids() == pids
 
 
-def test_the_engine_in_this_process_is_found_by_its_own_id():
+def test_in_process_engine_is_found_by_its_process_id():
     engines = Engines(lambda origin: pytest.fail("it has no origin"))
     engines.look_up([IN_PROCESS], {**PROCESSES, "GPU-2": {os.getpid()}}, 0.0)
-    assert engines.placed() == {IN_PROCESS: {"GPU-2"}}
+    assert engines.devices() == {IN_PROCESS: {"GPU-2"}}
 
 
 def torch_on(*used: int) -> SimpleNamespace:
-    """As much of torch as tells on which GPUs it has memory."""
+    """Return a module with the part of torch's interface that reports allocated memory."""
     cuda = SimpleNamespace(
         is_initialized=lambda: True,
         device_count=lambda: 3,
@@ -48,11 +48,11 @@ def torch_on(*used: int) -> SimpleNamespace:
     return SimpleNamespace(cuda=cuda)
 
 
-def test_where_the_driver_tells_the_ids_of_the_host_torch_tells_of_this_process(monkeypatch):
+def test_in_process_engine_is_found_by_torch_when_driver_lists_host_process_ids(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", torch_on(1, 2))
     engines = Engines(lambda origin: set())
     engines.look_up([IN_PROCESS, ORIGIN], {"GPU-0": {7}, "GPU-1": {7}}, 0.0)
-    assert engines.placed() == {IN_PROCESS: {"GPU-1"}, ORIGIN: set()}
+    assert engines.devices() == {IN_PROCESS: {"GPU-1"}, ORIGIN: set()}
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_where_the_driver_tells_the_ids_of_the_host_torch_tells_of_this_process(
         ),
     ],
 )
-def test_a_torch_that_does_not_tell_is_no_engine_on_a_gpu(monkeypatch, torch):
+def test_torch_without_device_uuid_is_ignored(monkeypatch, torch):
     monkeypatch.setitem(sys.modules, "torch", torch)
     engines = Engines(lambda origin: set())
     engines.look_up([IN_PROCESS], {"GPU-0": {7}}, 0.0)
-    assert engines.placed() == {IN_PROCESS: set()}
+    assert engines.devices() == {IN_PROCESS: set()}
 
 
-def test_what_was_found_holds_for_some_seconds_and_is_forgotten_when_it_is_not_asked_for():
+def test_lookup_is_valid_for_seconds_and_removed_when_unused():
     engines = Engines(lambda origin: {7})
     assert engines.need_lookup([ORIGIN], 0.0)
     engines.look_up([ORIGIN], PROCESSES, 0.0)
     assert not engines.need_lookup([ORIGIN], 4.0)
     assert engines.need_lookup([ORIGIN], 6.0)
     engines.look_up([], PROCESSES, 700.0)
-    assert engines.placed() == {}
+    assert engines.devices() == {}

@@ -1,4 +1,4 @@
-"""The graph of what ran says how the GPUs in it are connected."""
+"""The trace graph shows how its GPUs are connected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def edges(machine: dict, tmp_path, ids: list[str]) -> list[list[str]]:
     [(nvml.eight_with_nvswitch(), "NVLink"), (nvml.four_on_pcie(), "PCIe")],
     ids=["nvswitch", "pcie"],
 )
-def test_between_gpus_that_served_a_call_there_is_their_link(tmp_path, machine, kind) -> None:
+def test_trace_graph_links_gpus_that_served_a_call(tmp_path, machine, kind) -> None:
     first, second = nvml.uuid(0), nvml.uuid(1)
     found = edges(machine, tmp_path, [first, second, "GPU-unknown"])
     assert found == [

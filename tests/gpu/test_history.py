@@ -1,4 +1,4 @@
-"""Means and peaks over any span of time, against a plain walk over all samples."""
+"""Means and peaks over time ranges, compared with plain iteration over all samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llamatelemetry.gpu.history import History, Usage
+from llamatelemetry.gpu.monitor.history import GpuUsage, History
 from llamatelemetry.gpu.reader import GpuState
 
 STALE_S = 5.0
@@ -21,8 +21,8 @@ def state(power_w=None, utilization=None, memory=None, temperature=None) -> GpuS
     )
 
 
-def walked(samples, start_s, end_s) -> Usage:
-    """What `History.over` gives for one device, found by looking at each sample."""
+def walked(samples, start_s, end_s) -> GpuUsage:
+    """Return the expected result of `History.over` for one device."""
     start_s = max(start_s, samples[0][0])
     end_s = max(start_s, min(end_s, samples[-1][0] + STALE_S))
     areas = {"utilization": [0.0, 0.0], "power_w": [0.0, 0.0]}
@@ -42,7 +42,7 @@ def walked(samples, start_s, end_s) -> Usage:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_it_agrees_with_a_walk_over_all_samples(seed):
+def test_over_agrees_with_iteration_over_all_samples(seed):
     chance = random.Random(seed)
     history, samples, at_s = History(STALE_S), [], 0.0
     for _ in range(300):
@@ -72,17 +72,17 @@ def test_it_agrees_with_a_walk_over_all_samples(seed):
             assert peak == max(known, default=None)
 
 
-def test_nothing_is_known_before_the_first_sample_nor_long_after_the_last():
+def test_over_returns_none_before_first_sample_and_after_stale_last_sample():
     history = History(STALE_S)
     assert history.over(0, 1) is None
     history.append(10, [state(100)])
     assert history.over(8, 9) is None
-    assert history.over(8, 10.5) == [Usage(power_w=100)]
-    assert history.over(14, 100) == [Usage(power_w=100)]
+    assert history.over(8, 10.5) == [GpuUsage(power_w=100)]
+    assert history.over(14, 100) == [GpuUsage(power_w=100)]
     assert history.over(15.1, 16) is None
 
 
-def test_a_time_in_which_nobody_looked_is_not_known():
+def test_over_ignores_long_pause_between_samples():
     history = History(STALE_S)
     for at_s, power_w in ((0, 100), (1, 100), (3600, 700), (3601, 300)):
         history.append(at_s, [state(power_w)])
@@ -90,16 +90,16 @@ def test_a_time_in_which_nobody_looked_is_not_known():
     assert usage.power_w == pytest.approx((100 + 300) / 2)
 
 
-def test_a_span_without_length_gets_the_state_of_its_moment():
+def test_over_returns_state_at_the_time_for_empty_range():
     history = History(STALE_S)
     for at_s in range(5):
         history.append(at_s, [state(100.0 * at_s, at_s / 10)])
-    assert history.over(2.5, 2.5) == [Usage(0.3, 0.3, None, 300.0, None)]
-    # An end before the start, as after a step of the clock, is no length either.
-    assert history.over(2.5, 1.0) == [Usage(0.3, 0.3, None, 300.0, None)]
+    assert history.over(2.5, 2.5) == [GpuUsage(0.3, 0.3, None, 300.0, None)]
+    # The end may be before the start after a clock step.
+    assert history.over(2.5, 1.0) == [GpuUsage(0.3, 0.3, None, 300.0, None)]
 
 
-def test_the_ring_is_bounded_and_keeps_the_newest():
+def test_history_is_bounded_and_keeps_newest_samples():
     history = History(STALE_S, capacity=640)
     for at_s in range(5000):
         history.append(at_s, [state(float(at_s), memory=at_s)])
@@ -110,12 +110,12 @@ def test_the_ring_is_bounded_and_keeps_the_newest():
     assert history.over(0, 10) is None
 
 
-def test_each_device_has_its_own_figures():
+def test_over_returns_usage_of_each_device():
     history = History(STALE_S)
     for at_s in range(100):
         history.append(at_s, [state(100, memory=at_s), state(200, 0.5), state()])
     assert history.over(0, 99) == [
-        Usage(power_w=100, memory_used_bytes=99),
-        Usage(0.5, 0.5, None, 200, None),
-        Usage(),
+        GpuUsage(power_w=100, memory_used_bytes=99),
+        GpuUsage(0.5, 0.5, None, 200, None),
+        GpuUsage(),
     ]

@@ -1,4 +1,4 @@
-"""The metrics of the GPUs as an exporter gets them."""
+"""GPU metrics as an exporter receives them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Exported:
         }
 
     def points(self, name: str, *without: str) -> dict:
-        """Values by the attributes that are not the device's."""
+        """Return the values by the attributes that do not describe the device."""
         metric = self.metrics().get(name)
         return {
             tuple(v for k, v in sorted(p.attributes.items()) if k not in DEVICE or k in without): (
@@ -64,9 +64,7 @@ def host(watch, exported, **options):
     return monitor
 
 
-def test_each_metric_of_a_gpu_has_the_attributes_and_the_unit_of_the_conventions(
-    driver_with, watch, exported
-):
+def test_gpu_metrics_have_attributes_and_units_of_the_conventions(driver_with, watch, exported):
     driver = driver_with(
         nvml.one_gpu(
             throttle=0x4,
@@ -153,7 +151,7 @@ def test_each_metric_of_a_gpu_has_the_attributes_and_the_unit_of_the_conventions
     }
 
 
-def test_the_instruments_are_of_the_kind_that_the_conventions_want(driver_with, watch, exported):
+def test_instruments_have_the_kind_of_the_conventions(driver_with, watch, exported):
     driver_with(nvml.one_gpu())
     host(watch, exported)
     data = {name: metric.data for name, metric in exported.metrics().items()}
@@ -168,17 +166,13 @@ def test_the_instruments_are_of_the_kind_that_the_conventions_want(driver_with, 
     }
 
 
-def test_a_device_that_supports_almost_nothing_has_its_status_and_no_zeros(
-    driver_with, watch, exported
-):
+def test_device_without_support_reports_status_and_no_zeros(driver_with, watch, exported):
     driver_with(nvml.answers_almost_nothing())
     host(watch, exported)
     assert set(exported.metrics()) == {"hw.status"}
 
 
-def test_a_process_that_does_not_report_for_the_host_reports_only_what_is_its_own(
-    driver_with, watch, exported
-):
+def test_process_that_is_not_leader_reports_only_its_own_memory(driver_with, watch, exported):
     processes = [
         {"pid": os.getpid(), "memory": 7},
         {"pid": 4711, "memory": 8},
@@ -188,27 +182,25 @@ def test_a_process_that_does_not_report_for_the_host_reports_only_what_is_its_ow
     monitor = watch(pids_of=lambda origin: {4711})
     exported.instruments.show(monitor)
     key = type("Key", (), {})()
-    monitor.ledger.begin(key, "http://127.0.0.1:8080", 0.0)
+    monitor.ledger.start(key, "http://127.0.0.1:8080", 0.0)
     monitor.read_soon()
     wait_for(lambda: monitor.snapshot.engine_pids)
     assert exported.points("llamatelemetry.gpu.process.memory") == {(os.getpid(),): 7}
     assert set(exported.metrics()) == {"llamatelemetry.gpu.process.memory"}
 
 
-def test_the_one_that_reports_for_the_host_adds_the_servers_that_were_called(
-    driver_with, watch, exported
-):
+def test_leader_also_reports_memory_of_called_servers(driver_with, watch, exported):
     processes = [{"pid": 4711, "memory": 8}, {"pid": 1, "memory": 9}]
     driver_with(nvml.one_gpu(processes=processes))
     monitor = host(watch, exported, pids_of=lambda origin: {4711})
     key = type("Key", (), {})()
-    monitor.ledger.begin(key, "http://127.0.0.1:8080", 0.0)
+    monitor.ledger.start(key, "http://127.0.0.1:8080", 0.0)
     monitor.read_soon()
     wait_for(lambda: monitor.snapshot.engine_pids)
     assert exported.points("llamatelemetry.gpu.process.memory") == {(4711,): 8}
 
 
-def test_counters_go_on_when_the_driver_is_loaded_anew(driver_with, watch, exported):
+def test_counters_continue_when_driver_is_reloaded(driver_with, watch, exported):
     driver = driver_with(nvml.one_gpu())
     monitor = host(watch, exported, reopen_every_s=0.05)
     (before_j,) = exported.points("hw.energy").values()
@@ -220,7 +212,7 @@ def test_counters_go_on_when_the_driver_is_loaded_anew(driver_with, watch, expor
     assert before_j < after_j < before_j + 10_000
 
 
-def test_errors_that_were_not_corrected_are_a_degraded_gpu_and_no_answer_a_failed_one(
+def test_status_is_degraded_for_uncorrected_errors_and_failed_for_lost_gpu(
     driver_with, watch, exported
 ):
     machine = nvml.four_on_pcie()
@@ -237,7 +229,7 @@ def test_errors_that_were_not_corrected_are_a_degraded_gpu_and_no_answer_a_faile
     assert states == {"GPU 0": "ok", "GPU 1": "degraded", "GPU 2": "failed", "GPU 3": "ok"}
 
 
-def test_mig_instances_name_their_board_which_alone_has_power(driver_with, watch, exported):
+def test_mig_instances_name_their_board_and_have_no_power(driver_with, watch, exported):
     driver_with(nvml.with_mig())
     host(watch, exported)
     metrics = exported.metrics()
@@ -250,11 +242,11 @@ def test_mig_instances_name_their_board_which_alone_has_power(driver_with, watch
     assert powered == {nvml.uuid(0), nvml.uuid(1)}
 
 
-def test_nothing_is_shown_when_there_is_no_monitor(exported):
+def test_metrics_are_empty_without_a_monitor(exported):
     assert exported.metrics() == {}
 
 
-def test_what_a_reading_costs_is_a_metric(driver_with, watch, exported):
+def test_sampling_duration_is_recorded(driver_with, watch, exported):
     driver_with(nvml.slow(10))
     host(watch, exported, record_pass=exported.instruments.record_pass)
     wait_for(lambda: "llamatelemetry.gpu.sampling.duration" in exported.metrics())

@@ -1,4 +1,4 @@
-"""The thread that reads the GPUs: what it reads when, and what it outlives."""
+"""The monitor thread: what it reads, when, and how it handles failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import pytest
 
 from llamatelemetry.genai import guard
-from llamatelemetry.gpu import background
+from llamatelemetry.gpu.monitor import background
 from llamatelemetry.gpu.reader import GpuState
 from tests.gpu import nvml
 from tests.waiting import wait_for
@@ -20,7 +20,7 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "llamatelemetry-gpu" in thread.name]
 
 
-def test_a_reading_is_a_snapshot_that_stays_as_it_is(driver_with, watch):
+def test_snapshot_does_not_change(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     monitor = watch()
     before = monitor.snapshot
@@ -29,9 +29,7 @@ def test_a_reading_is_a_snapshot_that_stays_as_it_is(driver_with, watch):
     assert before.states[nvml.uuid(0)].power_w == 300.5
 
 
-def test_all_devices_are_read_by_the_process_that_reports_for_the_host_and_only_its_own_by_others(
-    driver_with, watch, monkeypatch
-):
+def test_leader_reads_all_devices_and_others_only_visible_ones(driver_with, watch, monkeypatch):
     driver_with(nvml.eight_with_nvswitch())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,1")
 
@@ -44,7 +42,7 @@ def test_all_devices_are_read_by_the_process_that_reports_for_the_host_and_only_
     assert [device.index for device in reporter.timeline.devices] == [5, 1]
 
 
-def test_what_is_slow_to_ask_for_is_asked_less_often(driver_with, watch):
+def test_slow_queries_run_less_often(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     monitor = watch(reports_host=lambda: True)
     wait_for(lambda: len(monitor.timeline.history) > 10)
@@ -55,7 +53,7 @@ def test_what_is_slow_to_ask_for_is_asked_less_often(driver_with, watch):
     assert calls["nvmlInitWithFlags"] == 1
 
 
-def test_nothing_but_its_thread_calls_the_driver(driver_with, watch):
+def test_only_the_monitor_thread_calls_the_driver(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     monitor = watch()
     (caller,) = {call.thread for call in driver.calls()}
@@ -64,25 +62,25 @@ def test_nothing_but_its_thread_calls_the_driver(driver_with, watch):
     assert {call.thread for call in driver.calls()} == {caller}
 
 
-def test_stop_ends_the_thread_and_the_session_and_start_works_once(driver_with, watch):
+def test_stop_ends_thread_and_session_for_good(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     monitor = watch()
     assert len(threads()) == 1
     assert monitor.stop(10)
     assert threads() == []
     assert driver.calls()[-1].function == "nvmlShutdown"
-    monitor.ensure_running()  # as a span that ends late does
+    monitor.ensure_running()  # a span that ends late calls this
     assert threads() == []
 
 
-def test_a_gpu_that_dies_is_left_out_and_comes_back(driver_with, watch, caplog):
+def test_lost_gpu_is_excluded_until_it_responds_again(driver_with, watch, caplog):
     driver = driver_with(nvml.eight_with_nvswitch())
     monitor = watch(reports_host=lambda: True, reopen_every_s=0.1)
     driver.lose(2)
     wait_for(lambda: monitor.snapshot.lost == {nvml.uuid(2)})
     assert monitor.snapshot.states[nvml.uuid(2)] == GpuState()
     assert monitor.snapshot.states[nvml.uuid(3)].power_w == 300.5
-    # NVML started anew does not list it any more; it is known to be dead all the same.
+    # A new NVML session no longer lists the GPU. It is still reported as lost.
     wait_for(lambda: driver.count()["nvmlInitWithFlags"] > 2)
     assert monitor.snapshot.lost == {nvml.uuid(2)}
     assert len(monitor.timeline.devices) == 8
@@ -93,7 +91,7 @@ def test_a_gpu_that_dies_is_left_out_and_comes_back(driver_with, watch, caplog):
     assert nvml.uuid(2) in warning.getMessage()
 
 
-def test_a_driver_that_is_loaded_anew_is_read_again(driver_with, watch):
+def test_monitor_reopens_reloaded_driver(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     monitor = watch(reopen_every_s=0.05)
     driver.machine["driver_loads"] = 1
@@ -102,7 +100,7 @@ def test_a_driver_that_is_loaded_anew_is_read_again(driver_with, watch):
     wait_for(lambda: monitor.snapshot.states)
 
 
-def test_a_driver_that_comes_later_is_found(driver_with, watch):
+def test_monitor_finds_driver_that_is_loaded_later(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     driver.file.unlink()
     monitor = watch(first_reading=False, reopen_every_s=0.05)
@@ -112,12 +110,12 @@ def test_a_driver_that_comes_later_is_found(driver_with, watch):
     wait_for(lambda: monitor.snapshot.states)
 
 
-def test_without_a_driver_the_thread_ends_and_says_so_at_info_only(driver_with, watch):
+def test_thread_ends_with_info_message_without_a_driver(driver_with, watch):
     code = """
 import logging, threading, time
 logging.basicConfig(level=logging.INFO)
-from llamatelemetry.gpu.monitor import GpuMonitor
-from llamatelemetry.gpu.nvml_reader import NvmlReader
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml.reader import NvmlReader
 monitor = GpuMonitor(NvmlReader())
 monitor.start()
 while any("gpu" in thread.name for thread in threading.enumerate()):
@@ -131,7 +129,7 @@ print("pynvml" in sys.modules)
 
 
 @pytest.mark.slow
-def test_a_driver_that_answers_slowly_is_asked_no_more_than_half_of_the_time(driver_with, watch):
+def test_slow_driver_is_called_at_most_half_of_the_time(driver_with, watch):
     driver = driver_with(nvml.slow(30))
     took_s = []
     monitor = watch(record_pass=took_s.append)
@@ -144,11 +142,11 @@ def test_a_driver_that_answers_slowly_is_asked_no_more_than_half_of_the_time(dri
     monitor.stop(10)
 
 
-def test_a_forked_child_reads_with_a_thread_and_a_session_of_its_own(driver_with, watch):
+def test_forked_child_uses_its_own_thread_and_session(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     monitor = watch()
     key = Key()
-    monitor.ledger.begin(key, "parent's engine", 0.0)
+    monitor.ledger.start(key, "parent's engine", 0.0)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -171,7 +169,7 @@ class Key:
     pass
 
 
-def test_a_fork_waits_for_a_reading_that_is_under_way_but_not_for_ever(driver_with, watch):
+def test_fork_waits_for_running_pass_with_a_time_limit(driver_with, watch):
     driver_with(nvml.slow(30))
     watch()
     for _ in range(5):
@@ -181,7 +179,7 @@ def test_a_fork_waits_for_a_reading_that_is_under_way_but_not_for_ever(driver_wi
         assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_reading_that_fails_in_our_own_code_is_reported_and_is_not_the_last(monkeypatch, caplog):
+def test_internal_error_is_logged_and_reading_continues(monkeypatch, caplog):
     guard.set_strict(False)
     monkeypatch.setattr(background, "_AFTER_FAILURE_S", 0.01)
     passes = []
@@ -200,7 +198,7 @@ def test_a_reading_that_fails_in_our_own_code_is_reported_and_is_not_the_last(mo
 
 
 @pytest.mark.parametrize(("where", "paces"), [({nvml.uuid(0)}, "fast"), (set(), "slow")])
-def test_while_a_call_is_in_flight_on_a_gpu_it_is_read_ten_times_a_second(
+def test_gpu_is_read_ten_times_per_second_while_a_call_is_in_flight(
     driver_with, watch, where, paces
 ):
     server = 4711
@@ -208,12 +206,12 @@ def test_while_a_call_is_in_flight_on_a_gpu_it_is_read_ten_times_a_second(
     monitor = watch(interval_s=30.0, pids_of=lambda origin: {server})
     key = Key()
     count = len(monitor.timeline.history)
-    monitor.ledger.begin(key, "http://127.0.0.1:8080", time.monotonic())
+    monitor.ledger.start(key, "http://127.0.0.1:8080", time.monotonic())
     monitor.read_soon()
     if paces == "fast":
         wait_for(lambda: len(monitor.timeline.history) >= count + 5)
         assert monitor.snapshot.engine_pids == {server}
-        monitor.ledger.end(key, time.monotonic())
+        monitor.ledger.finish(key, time.monotonic())
         time.sleep(0.25)
         count = len(monitor.timeline.history)
     else:

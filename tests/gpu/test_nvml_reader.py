@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs through the real nvidia-ml-py, as each kind of machine answers it."""
+"""`NvmlReader` through the real nvidia-ml-py, on several kinds of machines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reader():
     reader.close()
 
 
-def test_one_gpu_is_read_in_full(driver_with, reader):
+def test_reader_returns_all_values_of_one_gpu(driver_with, reader):
     driver = driver_with(nvml.one_gpu(processes=[{"pid": 4711, "memory": 5}, {"pid": 4712}]))
 
     (device,) = reader.open()
@@ -61,14 +61,14 @@ def test_one_gpu_is_read_in_full(driver_with, reader):
     assert reader.processes(device) == {4711: 5, 4712: None}
 
 
-def test_eight_gpus_keep_the_order_of_the_driver(driver_with, reader):
+def test_open_returns_gpus_in_the_order_of_the_driver(driver_with, reader):
     driver_with(nvml.eight_with_nvswitch())
     devices = reader.open()
     assert [device.uuid for device in devices] == [nvml.uuid(i) for i in range(8)]
     assert [device.index for device in devices] == list(range(8))
 
 
-def test_a_device_that_supports_almost_nothing_has_no_zeros(driver_with, reader):
+def test_unsupported_values_are_none(driver_with, reader):
     driver_with(nvml.answers_almost_nothing())
     (device,) = reader.open()
     assert device == GpuDevice(index=0, uuid=nvml.uuid(0))
@@ -76,7 +76,7 @@ def test_a_device_that_supports_almost_nothing_has_no_zeros(driver_with, reader)
     assert reader.details(device) == GpuDetails()
 
 
-def test_what_is_not_supported_is_not_asked_again(driver_with, reader):
+def test_unsupported_query_is_not_repeated(driver_with, reader):
     driver = driver_with(nvml.answers_almost_nothing())
     (device,) = reader.open()
     for _ in range(3):
@@ -84,7 +84,7 @@ def test_what_is_not_supported_is_not_asked_again(driver_with, reader):
     assert driver.count()["nvmlDeviceGetPowerUsage"] == 1
 
 
-def test_instant_power_is_preferred_to_the_average_of_a_second(driver_with, reader):
+def test_state_prefers_instant_power(driver_with, reader):
     driver_with(nvml.one_gpu(fields={"186": 612_345}))
     (device,) = reader.open()
     assert reader.state(device).power_w == pytest.approx(612.345)
@@ -93,19 +93,19 @@ def test_instant_power_is_preferred_to_the_average_of_a_second(driver_with, read
 @pytest.mark.parametrize(
     ("bits", "reasons"),
     [
-        (0x1, ()),  # idle is no throttling
+        (0x1, ()),  # idle is not throttling
         (0x4, ("power_cap",)),
         (0x8 | 0x40, ("hw_slowdown", "hw_thermal")),
         (0x20 | 0x80, ("sw_thermal", "power_brake")),
     ],
 )
-def test_throttle_reasons_are_named(driver_with, reader, bits, reasons):
+def test_details_names_throttle_reasons(driver_with, reader, bits, reasons):
     driver_with(nvml.one_gpu(throttle=bits))
     (device,) = reader.open()
     assert reader.details(device).throttle_reasons == reasons
 
 
-def test_mig_instances_follow_their_board_and_have_memory_of_their_own(driver_with, reader):
+def test_open_returns_mig_instances_after_their_board(driver_with, reader):
     driver_with(nvml.with_mig())
 
     board, first, second, whole = reader.open()
@@ -120,7 +120,7 @@ def test_mig_instances_follow_their_board_and_have_memory_of_their_own(driver_wi
     assert reader.state(board).utilization is None
 
 
-def test_a_gpu_that_dies_is_told_apart_from_the_others(driver_with, reader):
+def test_lost_gpu_raises_without_affecting_others(driver_with, reader):
     driver = driver_with(nvml.eight_with_nvswitch())
     devices = reader.open()
     driver.lose(3)
@@ -129,15 +129,13 @@ def test_a_gpu_that_dies_is_told_apart_from_the_others(driver_with, reader):
     assert reader.state(devices[4]).power_w == 300.5
 
 
-def test_a_gpu_that_is_dead_from_the_start_does_not_hide_the_others(driver_with, reader):
+def test_open_skips_gpu_that_is_lost_from_the_start(driver_with, reader):
     driver = driver_with(nvml.eight_with_nvswitch())
     driver.lose(0)
     assert [device.index for device in reader.open()] == list(range(1, 8))
 
 
-def test_a_driver_that_was_loaded_anew_ends_the_session_and_can_be_opened_again(
-    driver_with, reader
-):
+def test_reloaded_driver_ends_session_and_open_works_again(driver_with, reader):
     driver = driver_with(nvml.one_gpu())
     (device,) = reader.open()
     driver.machine["driver_loads"] = 1
@@ -149,7 +147,7 @@ def test_a_driver_that_was_loaded_anew_ends_the_session_and_can_be_opened_again(
     assert reader.state(device).power_w == 300.5
 
 
-def test_a_session_of_its_own_is_needed_after_a_fork(driver_with, reader):
+def test_forked_child_needs_its_own_session(driver_with, reader):
     driver_with(nvml.one_gpu())
     (device,) = reader.open()
     reading, writing = os.pipe()
@@ -168,20 +166,20 @@ def test_a_session_of_its_own_is_needed_after_a_fork(driver_with, reader):
     assert os.read(reading, 100) == b"300.5"
 
 
-def test_no_driver_is_an_answer_with_a_reason(tmp_path, monkeypatch, reader):
+def test_open_raises_with_reason_without_a_driver(tmp_path, monkeypatch, reader):
     nvml.load()
     monkeypatch.setenv("NVML_DEVICES", str(tmp_path / "none"))
     with pytest.raises(GpuUnavailableError, match="Driver Not Loaded") as caught:
         reader.open()
-    assert not caught.value.for_good
+    assert not caught.value.is_permanent
 
 
-def test_no_library_is_an_answer_for_good():
+def test_missing_library_is_permanent():
     code = """
 from llamatelemetry.gpu import GpuUnavailableError, NvmlReader
 try:
     NvmlReader().open()
 except GpuUnavailableError as error:
-    print(error.for_good, error)
+    print(error.is_permanent, error)
 """
-    assert "True the NVIDIA driver's library" in nvml.run_python(code, None)
+    assert "True libnvidia-ml.so.1 not found" in nvml.run_python(code, None)

@@ -1,4 +1,4 @@
-"""What spans get of the GPUs, and which of them get the energy of a call."""
+"""GPU attributes of spans, and the energy of calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORIGIN = "http://127.0.0.1:8080"
 IN_PROCESS = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "huggingface"}
 TRANSFORMERS = "llamatelemetry_instrumentation_transformers"
 LONG_ENOUGH_S = 0.6
-"""Ten readings of the counter at 20 ms, three times over for a busy machine."""
+"""Three times ten counter updates of 20 ms, for a busy machine."""
 
 
 def pids_of(origin: str) -> set[int]:
@@ -43,8 +43,7 @@ def with_server(**changes) -> dict:
     return nvml.one_gpu(processes=[{"pid": SERVER_PID, "memory": 5 * nvml.GIB}], **changes)
 
 
-# ------------------------------------------------------------------------- state of the GPUs
-def test_a_span_gets_the_state_of_the_gpus_over_its_own_time(driver_with, watch):
+def test_span_gets_gpu_usage_during_its_time(driver_with, watch):
     driver = driver_with(nvml.eight_with_nvswitch())
     tracing = Tracing(watch())
     with tracing.tracer().start_as_current_span("work"):
@@ -65,14 +64,14 @@ def test_a_span_gets_the_state_of_the_gpus_over_its_own_time(driver_with, watch)
     assert found["utilization_peak"] == (0.4,) * 8
 
 
-def test_a_span_shorter_than_the_pause_between_readings_gets_the_last_one(driver_with, watch):
+def test_short_span_gets_the_last_reading(driver_with, watch):
     driver_with(nvml.one_gpu())
     tracing = Tracing(watch(interval_s=30.0))
     tracing.tracer().start_span("work").end()
     assert tracing.attributes("work")["power"] == (300.5,)
 
 
-def test_a_span_of_a_time_that_was_not_read_gets_nothing(driver_with, watch):
+def test_span_outside_the_history_gets_nothing(driver_with, watch):
     driver_with(nvml.one_gpu())
     tracing = Tracing(watch())
     long_ago = time.time_ns() - 3600 * 10**9
@@ -81,14 +80,14 @@ def test_a_span_of_a_time_that_was_not_read_gets_nothing(driver_with, watch):
     assert tracing.attributes("work") == {}
 
 
-def test_what_no_gpu_tells_is_not_there(driver_with, watch):
+def test_values_that_no_gpu_reports_are_absent(driver_with, watch):
     driver_with({"start": 0, "devices": [{"uuid": nvml.uuid(0), "power": 50}]})
     tracing = Tracing(watch())
     tracing.tracer().start_span("work").end()
     assert tracing.attributes("work") == {"ids": (nvml.uuid(0),), "power": (50.0,)}
 
 
-def test_a_gpu_that_has_died_is_not_in_the_arrays(driver_with, watch):
+def test_lost_gpu_is_not_in_the_arrays(driver_with, watch):
     driver = driver_with(nvml.four_on_pcie())
     monitor = watch()
     tracing = Tracing(monitor)
@@ -101,7 +100,7 @@ def test_a_gpu_that_has_died_is_not_in_the_arrays(driver_with, watch):
     assert len(found["power"]) == 3
 
 
-def test_arrays_run_over_the_visible_gpus_in_the_order_of_cuda(driver_with, watch, monkeypatch):
+def test_arrays_follow_visible_gpus_in_cuda_order(driver_with, watch, monkeypatch):
     driver_with(nvml.four_on_pcie())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"2,{nvml.uuid(0)}")
     tracing = Tracing(watch(reports_host=lambda: True))
@@ -109,7 +108,7 @@ def test_arrays_run_over_the_visible_gpus_in_the_order_of_cuda(driver_with, watc
     assert tracing.attributes("work")["ids"] == (nvml.uuid(2), nvml.uuid(0))
 
 
-def test_a_mig_instance_has_memory_and_no_power_of_its_own(driver_with, watch, monkeypatch):
+def test_mig_instance_has_memory_but_no_power(driver_with, watch, monkeypatch):
     machine = nvml.with_mig()
     instance = machine["devices"][0]["mig"]["instances"][1]
     driver_with(machine)
@@ -122,7 +121,7 @@ def test_a_mig_instance_has_memory_and_no_power_of_its_own(driver_with, watch, m
     }
 
 
-def test_with_genai_only_other_spans_get_nothing(driver_with, watch):
+def test_only_genai_skips_other_spans(driver_with, watch):
     driver_with(nvml.one_gpu())
     tracing = Tracing(watch(), only_genai=True)
     tracing.tracer().start_span("chat", attributes=LLAMA_SERVER).end()
@@ -131,7 +130,7 @@ def test_with_genai_only_other_spans_get_nothing(driver_with, watch):
     assert tracing.attributes("work") == {}
 
 
-def test_attributes_of_the_application_are_never_pushed_out(driver_with, watch):
+def test_enrichment_never_evicts_attributes_of_the_application(driver_with, watch):
     driver_with(nvml.one_gpu())
     spans = SpanGpu(watch(), only_genai=False)
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=4), shutdown_on_exit=False)
@@ -145,9 +144,7 @@ def test_attributes_of_the_application_are_never_pushed_out(driver_with, watch):
     assert set(span.attributes) == {"a", "b", "c", "llamatelemetry.gpu.ids"}
 
 
-def test_a_span_that_has_ended_takes_nothing_from_the_application_any_more(
-    driver_with, watch, caplog
-):
+def test_ended_span_accepts_no_more_attributes(driver_with, watch, caplog):
     driver_with(nvml.one_gpu())
     tracing = Tracing(watch())
     span = tracing.tracer().start_span("work")
@@ -157,7 +154,7 @@ def test_a_span_that_has_ended_takes_nothing_from_the_application_any_more(
     assert "Setting attribute on ended span." in caplog.text
 
 
-def test_what_fails_is_reported_and_the_span_is_exported(driver_with):
+def test_failure_is_logged_and_span_is_exported(driver_with):
     reported = []
 
     def fail(*_):
@@ -174,7 +171,7 @@ def test_what_fails_is_reported_and_the_span_is_exported(driver_with):
     assert reported == ["noting the start of a span", "adding attributes to a span"]
 
 
-def test_no_driver_is_called_on_the_threads_that_make_spans(driver_with, watch):
+def test_spans_do_not_call_the_driver(driver_with, watch):
     driver = driver_with(with_server())
     tracing = Tracing(watch(pids_of=pids_of))
 
@@ -197,17 +194,16 @@ def test_no_driver_is_called_on_the_threads_that_make_spans(driver_with, watch):
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_a_slow_driver_does_not_slow_a_span_down(driver_with, watch):
+def test_slow_driver_does_not_delay_spans(driver_with, watch):
     driver_with(nvml.slow(200))
     tracing = Tracing(watch(interval_s=0.02))
     began = time.monotonic()
     for _ in range(100):
         tracing.tracer().start_span("chat", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER).end()
-    # A single call of the driver takes 0.2 s.
+    # One driver call takes 0.2 s.
     assert time.monotonic() - began < 0.2
 
 
-# ------------------------------------------------------------------------------- energy
 def call(tracing: Tracing, attributes, scope="test", seconds=LONG_ENOUGH_S, **options):
     options = {"kind": SpanKind.CLIENT, **options}
     span = tracing.tracer(scope).start_span("call", attributes=attributes, **options)
@@ -218,10 +214,10 @@ def call(tracing: Tracing, attributes, scope="test", seconds=LONG_ENOUGH_S, **op
 
 
 @pytest.mark.clock
-def test_a_call_to_a_server_on_the_gpu_has_energy_and_energy_per_token(driver_with, watch):
+def test_call_to_local_server_has_energy_and_energy_per_token(driver_with, watch):
     driver = driver_with(with_server(power=60, utilization={"gpu": 0, "memory": 0}))
     tracing = Tracing(watch(pids_of=pids_of))
-    time.sleep(0.2)  # idle is seen
+    time.sleep(0.2)  # the GPU is observed idle
     driver.change(power=[[0, 60], [time.time() - driver.machine["start"], 360]])
     driver.change(utilization={"gpu": 90, "memory": 50})
     began = time.time()
@@ -234,16 +230,14 @@ def test_a_call_to_a_server_on_the_gpu_has_energy_and_energy_per_token(driver_wi
 
 
 @pytest.mark.clock
-def test_the_energy_of_an_engine_in_this_process_counts_when_the_process_is_on_the_gpu(
-    driver_with, watch
-):
+def test_in_process_call_has_energy_when_process_is_on_the_gpu(driver_with, watch):
     driver_with(nvml.one_gpu(processes=[{"pid": os.getpid(), "memory": 1}]))
     found = call(Tracing(watch()), IN_PROCESS, scope=TRANSFORMERS, kind=SpanKind.INTERNAL)
     assert found["energy"] == pytest.approx(300.5 * LONG_ENOUGH_S, rel=0.1)
 
 
 @pytest.mark.clock
-def test_only_the_gpus_that_the_engine_is_on_count(driver_with, watch):
+def test_energy_counts_only_gpus_of_the_engine(driver_with, watch):
     machine = nvml.four_on_pcie()
     for index in (1, 2):
         machine["devices"][index]["processes"] = [{"pid": SERVER_PID, "memory": 1}]
@@ -252,7 +246,7 @@ def test_only_the_gpus_that_the_engine_is_on_count(driver_with, watch):
     assert found["energy"] == pytest.approx(2 * 300.5 * LONG_ENOUGH_S, rel=0.1)
 
 
-def test_a_managed_server_counts_at_whatever_address_it_listens(driver_with, watch):
+def test_managed_server_has_energy_at_any_address(driver_with, watch):
     driver_with(with_server())
     origin = "http://192.0.2.7:8080"
     known_servers.describe(
@@ -268,15 +262,17 @@ CLOUD = {**LLAMA_SERVER, "server.address": "api.openai.com", "server.port": 443}
 @pytest.mark.parametrize(
     ("attributes", "options"),
     [
-        pytest.param(CLOUD, {}, id="a cloud service"),
-        pytest.param({**LLAMA_SERVER, "server.port": 9999}, {}, id="a server that is not on a GPU"),
+        pytest.param(CLOUD, {}, id="cloud service"),
+        pytest.param({**LLAMA_SERVER, "server.port": 9999}, {}, id="server not on a GPU"),
         pytest.param(
-            {**LLAMA_SERVER, "gen_ai.operation.name": "invoke_agent"}, {}, id="no model runs"
+            {**LLAMA_SERVER, "gen_ai.operation.name": "invoke_agent"},
+            {},
+            id="operation without a model",
         ),
         pytest.param(
-            IN_PROCESS, {"kind": SpanKind.INTERNAL, "scope": "langchain"}, id="a framework's span"
+            IN_PROCESS, {"kind": SpanKind.INTERNAL, "scope": "langchain"}, id="span of a framework"
         ),
-        pytest.param(LLAMA_SERVER, {"kind": SpanKind.SERVER}, id="the receiving side"),
+        pytest.param(LLAMA_SERVER, {"kind": SpanKind.SERVER}, id="server span"),
     ],
 )
 def test_other_calls_have_no_energy(driver_with, watch, attributes, options):
@@ -287,13 +283,13 @@ def test_other_calls_have_no_energy(driver_with, watch, attributes, options):
     assert "power" in found
 
 
-def test_a_call_too_short_for_the_steps_of_the_counter_has_no_energy(driver_with, watch):
+def test_short_call_has_no_energy(driver_with, watch):
     driver_with(with_server())
     found = call(Tracing(watch(pids_of=pids_of, interval_s=1.0)), LLAMA_SERVER, seconds=0.7)
     assert [name for name in found if "energy" in name] == []
 
 
-def test_a_call_within_a_call_is_counted_once(driver_with, watch):
+def test_nested_call_is_counted_once(driver_with, watch):
     driver_with(with_server())
     tracing = Tracing(watch(pids_of=pids_of))
     outer = tracing.tracer().start_span("outer", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER)
@@ -305,9 +301,7 @@ def test_a_call_within_a_call_is_counted_once(driver_with, watch):
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_the_shares_of_overlapping_calls_add_up_to_the_counter_within_one_percent(
-    driver_with, watch
-):
+def test_shares_of_overlapping_calls_add_up_to_counter_within_one_percent(driver_with, watch):
     curve = [[0, 70], [1.1, 350], [1.9, 610], [2.6, 240], [3.4, 480], [4.3, 130], [5.2, 560]]
     driver = driver_with(with_server(power=curve, energy_step_ms=20))
     tracing = Tracing(watch(pids_of=pids_of, interval_s=0.1))
@@ -338,7 +332,7 @@ def one_call(tracing: Tracing, name: str, start_s: float, seconds: float) -> Non
 
 
 @pytest.mark.clock
-def test_a_call_that_is_not_sampled_has_its_share_all_the_same(driver_with, watch, monkeypatch):
+def test_unsampled_call_still_gets_its_share(driver_with, watch, monkeypatch):
     driver_with(with_server())
     monitor = watch(pids_of=pids_of)
     tracing = Tracing(monitor)

@@ -1,4 +1,4 @@
-"""What `TopologyMapper` finds, against what ``nvidia-smi topo -m`` prints on such machines."""
+"""`TopologyMapper`, compared with the output of `nvidia-smi topo -m` on real machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES = ["eight_h100_nvswitch", "four_l40s_pcie", "five_geforce_pcie", "four_h1
 
 @pytest.fixture(autouse=True)
 def no_nvidia_smi(monkeypatch, tmp_path):
-    """None but the one that a test installs."""
+    """Hide an installed nvidia-smi."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -29,7 +29,7 @@ def no_nvidia_smi(monkeypatch, tmp_path):
 
 @pytest.fixture
 def nvidia_smi(no_nvidia_smi: Path):
-    """Installs a program that answers `nvidia-smi topo -m` with a text."""
+    """Return a function that installs an nvidia-smi with a fixed output."""
 
     def install(text: str, *, status: int = 0) -> None:
         (no_nvidia_smi / "answer").write_text(text)
@@ -43,15 +43,15 @@ def nvidia_smi(no_nvidia_smi: Path):
 
 
 def rows(text: str) -> list[str]:
-    """The matrix alone, exactly, without what follows it."""
+    """Return the matrix without the text that follows it."""
     return [line.rstrip() for line in text.split("\n\n", maxsplit=1)[0].splitlines()]
 
 
 def without_nics(text: str) -> list[str]:
-    """As the same machine without adapters prints it."""
+    """Return the output of the same machine without network adapters."""
     header, *lines = (row.split("\t") for row in rows(text))
     kept = [i for i, name in enumerate(header) if not name.startswith("NIC")]
-    kept += range(len(header), max(map(len, lines)))  # the heading of the nodes is wider
+    kept += range(len(header), max(map(len, lines)))  # the header of the NUMA nodes is wider
     return [
         "\t".join(row[i] for i in kept if i < len(row)).rstrip()
         for row in (header, *lines)
@@ -60,19 +60,19 @@ def without_nics(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_matrix_equals_that_of_nvidia_smi(driver_with, nvidia_smi, shape):
+def test_matrix_equals_output_of_nvidia_smi(driver_with, nvidia_smi, shape):
     driver_with(getattr(topologies, shape)())
     nvidia_smi(topologies.printed(shape))
     assert rows(str(TopologyMapper().detect())) == rows(topologies.printed(shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_matrix_of_the_gpus_needs_no_nvidia_smi(driver_with, shape):
+def test_matrix_of_gpus_does_not_need_nvidia_smi(driver_with, shape):
     driver_with(getattr(topologies, shape)())
     assert rows(str(TopologyMapper().detect())) == without_nics(topologies.printed(shape))
 
 
-def test_nics_are_named_under_the_legend(driver_with, nvidia_smi):
+def test_nic_legend_names_nics(driver_with, nvidia_smi):
     driver_with(topologies.four_l40s_pcie())
     nvidia_smi(topologies.printed("four_l40s_pcie"))
     text = str(TopologyMapper().detect())
@@ -80,7 +80,7 @@ def test_nics_are_named_under_the_legend(driver_with, nvidia_smi):
     assert "PHB  = " in text
 
 
-def test_a_header_underlined_for_a_terminal_and_old_names_of_nics_are_read(driver_with, nvidia_smi):
+def test_parse_nics_accepts_underlined_header_and_old_nic_names(driver_with, nvidia_smi):
     driver_with(topologies.four_l40s_pcie())
     table, *_ = topologies.printed("four_l40s_pcie").split("\n\n")
     header, rest = table.split("\n", 1)
@@ -103,7 +103,7 @@ def test_a_header_underlined_for_a_terminal_and_old_names_of_nics_are_read(drive
         ("GPU0", 0),
     ],
 )
-def test_a_nvidia_smi_that_does_not_answer_means_no_nics(driver_with, nvidia_smi, text, status):
+def test_failing_nvidia_smi_means_no_nics(driver_with, nvidia_smi, text, status):
     driver_with(topologies.four_l40s_pcie())
     nvidia_smi(text, status=status)
     topology = TopologyMapper().detect()
@@ -111,8 +111,7 @@ def test_a_nvidia_smi_that_does_not_answer_means_no_nics(driver_with, nvidia_smi
     assert len(topology.gpus) == 4
 
 
-# ------------------------------------------------------------------ links
-def test_nvlink_through_switches_is_told_beside_pcie_and_p2p(driver_with):
+def test_links_reports_nvswitch_with_pcie_and_p2p(driver_with):
     driver_with(topologies.eight_h100_nvswitch())
     topology = TopologyMapper().detect()
     assert topology.links(0, 7) == Links(
@@ -130,9 +129,9 @@ def test_nvlink_through_switches_is_told_beside_pcie_and_p2p(driver_with):
         {"remote_type": 255, "remote": "FFFFFFFF:FF:FF.0"},
         {"remote_type": None, "remote": None},
     ],
-    ids=["unknown", "not told"],
+    ids=["unknown", "not reported"],
 )
-def test_switches_that_a_virtual_machine_cannot_see_count_as_switches(driver_with, link):
+def test_hidden_switches_of_virtual_machines_count_as_switches(driver_with, link):
     machine = topologies.eight_h100_nvswitch(**link)
     for each in machine["devices"][0]["nvlinks"]:
         for key in [key for key, value in each.items() if value is None]:
@@ -142,11 +141,11 @@ def test_switches_that_a_virtual_machine_cannot_see_count_as_switches(driver_wit
     assert (links.label, links.through_nvswitch) == ("NV18", True)
 
 
-def test_links_that_are_down_do_not_count(driver_with):
+def test_inactive_nvlinks_do_not_count(driver_with):
     machine = topologies.four_h100_direct()
     for device in machine["devices"]:
         device["nvlinks"] = [dict(link) for link in device["nvlinks"]]
-    for link in machine["devices"][0]["nvlinks"][:6]:  # those to GPU1
+    for link in machine["devices"][0]["nvlinks"][:6]:  # links to GPU1
         link["active"] = 0
     for link in machine["devices"][1]["nvlinks"][:6]:
         link["active"] = 0
@@ -158,7 +157,7 @@ def test_links_that_are_down_do_not_count(driver_with):
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 3), ("GPU3", 0), (nvml.uuid(0), nvml.uuid(3))])
-def test_devices_are_named_by_index_label_or_uuid(driver_with, a, b):
+def test_links_accepts_index_label_or_uuid(driver_with, a, b):
     driver_with(topologies.four_l40s_pcie())
     links = TopologyMapper().detect().links(a, b)
     assert links.pcie == "SYS"
@@ -166,10 +165,10 @@ def test_devices_are_named_by_index_label_or_uuid(driver_with, a, b):
 
 
 @pytest.mark.parametrize("named", [(0, 9), ("GPU7", 0), (1, 1), (1, "GPU1"), (0, "mlx5_0")])
-def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(driver_with, named):
+def test_links_raises_and_lists_devices_for_unknown_device(driver_with, named):
     driver_with(topologies.four_l40s_pcie())
     topology = TopologyMapper().detect()
-    with pytest.raises(ValueError, match=r"GPU0, GPU1, GPU2, GPU3|same device, GPU1"):
+    with pytest.raises(ValueError, match=r"GPU0, GPU1, GPU2, GPU3|which are both GPU1"):
         topology.links(*named)
 
 
@@ -177,13 +176,12 @@ def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(driver
     ("level", "word"),
     [(0, "PIX"), (10, "PIX"), (20, "PXB"), (30, "PHB"), (40, "NODE"), (50, "SYS"), (7, "N/A")],
 )
-def test_each_pcie_level_has_its_word(driver_with, level, word):
+def test_pcie_levels_have_names_of_nvidia_smi(driver_with, level, word):
     driver_with(nvml.machine(nvml.gpu(0), nvml.gpu(1, ancestors={"0": level})))
     assert TopologyMapper().detect().cell("GPU0", "GPU1") == word
 
 
-# ------------------------------------------------------------------ machines with less
-def test_what_a_device_does_not_tell_is_not_known(driver_with):
+def test_values_that_a_device_does_not_report_are_unknown(driver_with):
     machine = nvml.answers_almost_nothing()
     machine["devices"].append({"uuid": nvml.uuid(1)})
     driver_with(machine)
@@ -203,7 +201,7 @@ def test_what_a_device_does_not_tell_is_not_known(driver_with):
     }
 
 
-def test_a_gpu_that_is_lost_does_not_hide_the_others(driver_with):
+def test_lost_gpu_does_not_hide_others(driver_with):
     driver_with(topologies.four_l40s_pcie()).lose(1)
     topology = TopologyMapper().detect()
     assert topology.labels == ("GPU0", "GPU2", "GPU3")
@@ -213,12 +211,12 @@ def test_a_gpu_that_is_lost_does_not_hide_the_others(driver_with):
 @pytest.mark.parametrize(
     ("machine", "reason"),
     [
-        (nvml.machine(), "shows no GPU"),
-        (nvml.machine(nvml.gpu(0), errors={"nvmlInitWithFlags": 999}), "NVML does not start"),
+        (nvml.machine(), "lists no GPU"),
+        (nvml.machine(nvml.gpu(0), errors={"nvmlInitWithFlags": 999}), "NVML failed to start"),
         (nvml.machine(nvml.gpu(0), errors={"nvmlDeviceGetName": 1}), "NVML: "),
     ],
 )
-def test_a_driver_without_gpus_gives_an_empty_topology_that_says_why(driver_with, machine, reason):
+def test_topology_is_empty_with_reason_when_driver_lists_no_gpu(driver_with, machine, reason):
     driver_with(machine)
     topology = TopologyMapper().detect()
     assert topology.gpus == ()
@@ -226,8 +224,8 @@ def test_a_driver_without_gpus_gives_an_empty_topology_that_says_why(driver_with
     assert reason in str(topology)
 
 
-def test_without_a_driver_the_topology_is_empty_and_says_so():
-    said = nvml.run_python(
+def test_topology_is_empty_with_reason_without_a_driver():
+    output = nvml.run_python(
         "from llamatelemetry.distributed import TopologyMapper\n"
         "topology = TopologyMapper().detect()\n"
         "print(topology.to_dict())\n"
@@ -236,13 +234,12 @@ def test_without_a_driver_the_topology_is_empty_and_says_so():
         "except ValueError as error: print(error)\n",
         None,
     )
-    assert "'gpus': [], 'nics': [], 'links': []" in said
-    assert "No GPU, so no topology: the NVIDIA driver's library" in said
-    assert "There is no device 0; there are: none, because the NVIDIA driver" in said
+    assert "'gpus': [], 'nics': [], 'links': []" in output
+    assert "No GPU topology: libnvidia-ml.so.1 not found" in output
+    assert "device must be one of none (libnvidia-ml.so.1 not found); got 0" in output
 
 
-# ------------------------------------------------------------------ other forms
-def test_the_dictionary_is_json_and_holds_every_pair(driver_with, nvidia_smi):
+def test_to_dict_is_json_with_every_pair(driver_with, nvidia_smi):
     driver_with(topologies.four_l40s_pcie())
     nvidia_smi(topologies.printed("four_l40s_pcie"))
     found = json.loads(json.dumps(TopologyMapper().detect().to_dict()))
@@ -270,7 +267,7 @@ def test_the_dictionary_is_json_and_holds_every_pair(driver_with, nvidia_smi):
 
 
 @pytest.mark.needs("pandas")
-def test_the_frame_is_the_matrix(driver_with):
+def test_to_dataframe_contains_the_matrix(driver_with):
     driver_with(topologies.five_geforce_pcie())
     frame = TopologyMapper().detect().to_dataframe()
     assert frame.loc["GPU1", "GPU2"] == "PHB"
@@ -280,20 +277,19 @@ def test_the_frame_is_the_matrix(driver_with):
 
 
 @pytest.mark.needs("pandas")
-def test_the_frame_of_an_empty_topology_is_empty():
+def test_to_dataframe_of_empty_topology_is_empty():
     frame = Topology(reason="no driver").to_dataframe()
     assert frame.empty
     assert frame.attrs["reason"] == "no driver"
 
 
-def test_frames_without_pandas_say_what_to_install(monkeypatch):
+def test_to_dataframe_names_install_command_without_pandas(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         Topology().to_dataframe()
 
 
-# ------------------------------------------------------------------ the command
-def test_the_command_prints_the_matrix_and_json(driver_with):
+def test_command_prints_matrix_and_json(driver_with):
     driver = driver_with(topologies.four_h100_direct())
     command = [sys.executable, "-m", "llamatelemetry.cli", "topology"]
     environment = os.environ | driver.environment
@@ -303,10 +299,10 @@ def test_the_command_prints_the_matrix_and_json(driver_with):
     assert len(json.loads(shown)["links"]) == 6
 
 
-def test_the_command_is_content_without_a_gpu(driver_with):
+def test_command_exits_with_0_without_a_gpu(driver_with):
     driver_with(nvml.machine())
     result = CliRunner().invoke(app, ["topology"])
     assert result.exit_code == 0
-    assert "No GPU, so no topology: the NVIDIA driver is there, but shows no GPU" in result.output
+    assert "No GPU topology: the NVIDIA driver is installed, but lists no GPU" in result.output
     result = CliRunner().invoke(app, ["topology", "--json"])
     assert (result.exit_code, json.loads(result.output)["gpus"]) == (0, [])

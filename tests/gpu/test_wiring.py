@@ -1,4 +1,4 @@
-"""GPUs in whole programs: by `init()`, without code, by a declarative file, beside others."""
+"""GPU telemetry of whole programs: `init()`, zero-code, declarative file, application providers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHUTDOWN = "\nassert llamatelemetry.shutdown()\n"
 
 
 class Program:
-    """A program in a folder and a host of its own, and what it has exported to files."""
+    """A program with its own directory and TMPDIR, and the telemetry it exported to files."""
 
     def __init__(self, folder: Path, driver: nvml.Driver | None) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Program:
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[str]:
         driver = self._driver.environment if self._driver else {}
-        # The lock file that elects a reporter is in TMPDIR.
+        # The lock file of the leader election is in TMPDIR.
         (self.folder / "tmp").mkdir(exist_ok=True)
         own = {"TMPDIR": str(self.folder / "tmp")}
         return subprocess.Popen(
@@ -62,7 +62,7 @@ class Program:
         )
 
     def run(self, code: str, *launcher: str, **environ: str) -> tuple[str, str]:
-        """What it prints, and what it logs."""
+        """Run the program. Return standard output and standard error."""
         program = self.start(*launcher, sys.executable, "-c", code, **environ)
         said, logged = program.communicate(timeout=60)
         assert program.returncode == 0, logged
@@ -71,7 +71,7 @@ class Program:
     def lines(self, signal_name: str) -> Iterator[dict[str, Any]]:
         for path in sorted((self.folder / "exported").glob(f"{signal_name}-*.jsonl")):
             lines = path.read_text().splitlines(keepends=True)
-            # The last may just be being written.
+            # The last line may be incomplete.
             yield from (json.loads(line) for line in lines if line.endswith("\n"))
 
     def spans(self) -> dict[str, dict[str, Any]]:
@@ -87,7 +87,7 @@ class Program:
         return attributes_of(next(self.lines("traces"))["resourceSpans"][0]["resource"])
 
     def points(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Metric, instance of the service, and point."""
+        """Yield metric, service instance and data point."""
         for line in self.lines("metrics"):
             for resource in line["resourceMetrics"]:
                 instance = attributes_of(resource["resource"])["service.instance.id"]
@@ -136,7 +136,7 @@ def gpu_attributes(span: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["init", "zero code"])
-def test_spans_metrics_and_the_resource_tell_of_the_gpu(on_one_gpu, how):
+def test_spans_metrics_and_resource_describe_the_gpu(on_one_gpu, how):
     if how == "init":
         on_one_gpu.run(INIT + WORK + SHUTDOWN)
     else:
@@ -154,7 +154,7 @@ def test_spans_metrics_and_the_resource_tell_of_the_gpu(on_one_gpu, how):
         "llamatelemetry.gpu.cuda_version": "12.8",
     }
     assert resource["service.name"] == "gpu-test"
-    # By this its processes tell each other of their calls.
+    # The processes share their call counts through this file.
     assert len(list((on_one_gpu.folder / "tmp").glob("llamatelemetry-*/gpu-calls"))) == 1
 
 
@@ -162,7 +162,7 @@ def test_spans_metrics_and_the_resource_tell_of_the_gpu(on_one_gpu, how):
     importlib.util.find_spec("opentelemetry.configuration") is None,
     reason="needs opentelemetry-configuration (the extra `declarative`)",
 )
-def test_with_a_declarative_file_they_do_too(on_one_gpu):
+def test_declarative_file_enables_gpu_telemetry(on_one_gpu):
     with http_receiver() as receiver:
         file = on_one_gpu.folder / "otel.yaml"
         file.write_text(f"""
@@ -187,7 +187,7 @@ meter_provider:
         assert receiver.resources("traces")[0]["llamatelemetry.gpu.driver_version"] == "570.133.20"
 
 
-def test_spans_of_a_provider_that_the_application_has_made_are_enriched_before_its_exporter(
+def test_spans_of_application_provider_are_enriched_before_its_exporter(
     on_one_gpu,
 ):
     said, _ = on_one_gpu.run(
@@ -213,7 +213,7 @@ trace.set_tracer_provider(provider)
     ("setting", "work", "chat"),
     [("true", True, True), ("genai", False, True), ("false",) + (False,) * 2],
 )
-def test_the_option_says_which_spans(on_one_gpu, setting, work, chat):
+def test_gpu_enrichment_option_selects_spans(on_one_gpu, setting, work, chat):
     on_one_gpu.run(INIT + WORK + SHUTDOWN, LLAMATELEMETRY_GPU_ENRICHMENT=setting)
     spans = on_one_gpu.spans()
     assert "llamatelemetry.gpu.power" in spans["work"] or not work
@@ -222,7 +222,7 @@ def test_the_option_says_which_spans(on_one_gpu, setting, work, chat):
     assert "hw.power" in on_one_gpu.metrics()
 
 
-def test_without_metrics_there_are_none_and_spans_are_enriched(on_one_gpu):
+def test_spans_are_enriched_when_metrics_are_disabled(on_one_gpu):
     on_one_gpu.run(INIT + WORK + SHUTDOWN, LLAMATELEMETRY_METRICS="false")
     assert "llamatelemetry.gpu.power" in on_one_gpu.spans()["work"]
     assert on_one_gpu.metrics() == set()
@@ -234,54 +234,54 @@ print([each.name for each in threading.enumerate() if "gpu" in each.name])
 """
 
 
-def test_with_neither_wanted_the_gpu_is_not_read(on_one_gpu):
+def test_gpu_is_not_read_when_metrics_and_enrichment_are_disabled(on_one_gpu):
     off = {"LLAMATELEMETRY_METRICS": "false", "LLAMATELEMETRY_GPU_ENRICHMENT": "false"}
     said, _ = on_one_gpu.run(INIT + WORK + THREADS + SHUTDOWN, **off)
     assert said.strip() == "[]"
     assert "nvmlDeviceGetPowerUsage" not in on_one_gpu._driver.count()
 
 
-def test_the_disabled_sdk_does_not_read_the_gpu(on_one_gpu):
+def test_disabled_sdk_does_not_read_the_gpu(on_one_gpu):
     said, _ = on_one_gpu.run(INIT + WORK + THREADS, OTEL_SDK_DISABLED="true")
     assert said.strip() == "[]"
     assert on_one_gpu._driver.calls() == []
 
 
-def test_shutdown_ends_the_thread_and_init_starts_it_again_metrics_included(on_one_gpu):
+def test_init_after_shutdown_restarts_thread_and_metrics(on_one_gpu):
     code = INIT + WORK + SHUTDOWN + THREADS
     said, _ = on_one_gpu.run(code + code.replace("work", "again"))
     assert said.split() == ["[]", "[]"]
     assert "llamatelemetry.gpu.power" in on_one_gpu.spans()["again"]
     times = [int(p["timeUnixNano"]) for name, _, p in on_one_gpu.points() if name == "hw.power"]
-    assert max(times) - min(times) > 0.3e9  # before the first shutdown, and before the second
+    assert max(times) - min(times) > 0.3e9  # data points of both set-ups
 
 
 @pytest.mark.parametrize("launcher", [(), (INSTRUMENT,)])
-def test_no_gpu_is_a_normal_state(without_gpu, launcher):
+def test_program_runs_without_warnings_without_a_gpu(without_gpu, launcher):
     begin, end = ("", "") if launcher else (INIT, SHUTDOWN)
     said, logged = without_gpu.run(begin + WORK + THREADS + end, *launcher)
     assert said.strip() == "[]"
-    # The tests' environment has a second distro, whose configurator is passed over.
+    # The test environment also has opentelemetry-distro; skipping its configurator is logged.
     assert [line for line in logged.splitlines() if "configurator not loaded" not in line] == []
     assert gpu_attributes(without_gpu.spans()["work"]) == {}
     assert [name for name in without_gpu.metrics() if "gpu" in name or "hw." in name] == []
     assert [name for name in without_gpu.resource() if "gpu" in name] == []
 
 
-def test_on_the_threads_of_the_application_nothing_calls_the_driver(on_one_gpu):
+def test_application_threads_do_not_call_the_driver(on_one_gpu):
     said, _ = on_one_gpu.run(
         INIT + "import threading; print(threading.get_native_id())" + WORK * 3 + SHUTDOWN
     )
     threads = {call.thread for call in on_one_gpu._driver.calls()}
     assert int(said) not in threads
-    assert len(threads) == 2  # of the resource detection, and of the readings
+    assert len(threads) == 2  # resource detection and monitor
 
 
 WORKERS = """
 import os, signal, sys, time
 import llamatelemetry
 from opentelemetry import trace
-# No export is under way while it forks: the SDK's reader would not survive that in the child.
+# No export may run during the fork: the SDK's reader would not work in the child.
 llamatelemetry.init(export_interval_ms=2500)
 children = []
 for number in range(8):
@@ -293,7 +293,7 @@ for number in range(8):
             time.sleep(0.05)
         os._exit(0)
     children.append(pid)
-# The parent of workers serves no request itself, and leaves the reporting to them.
+# The parent serves no requests, and leaves host metrics to its workers.
 llamatelemetry.shutdown()
 print(*children, flush=True)
 for child in children:
@@ -302,7 +302,7 @@ for child in children:
 
 
 @pytest.mark.slow
-def test_of_eight_forked_workers_one_reports_for_the_host_and_another_one_after_it(on_one_gpu):
+def test_one_of_eight_forked_workers_reports_for_the_host_and_is_replaced(on_one_gpu):
     program = on_one_gpu.start(sys.executable, "-c", WORKERS)
     workers = [int(pid) for pid in program.stdout.readline().split()]
     assert len(workers) == 8
@@ -333,12 +333,12 @@ def enriched(program: Program) -> set[str]:
 
 
 def reporter_after(program: Program, dead: set[int]) -> int:
-    """The process that reports, once there is a new one."""
+    """Return the process ID of the leader, once it has changed."""
     found: set[int] = set()
 
     def is_there() -> bool:
         found.clear()
-        # The parent, before it had forked, may have been the first one.
+        # The parent may have been the leader before it forked.
         found.update(pid for pid in readings_of(program) if pid in worker_files(program))
         found.difference_update(dead)
         return bool(found)
@@ -349,17 +349,17 @@ def reporter_after(program: Program, dead: set[int]) -> int:
 
 
 def worker_files(program: Program) -> set[int]:
-    """Processes that have written spans: the workers."""
+    """Return the process IDs of the workers, which have written spans."""
     return {int(p.stem.split("-")[1]) for p in (program.folder / "exported").glob("traces-*")}
 
 
 def readings_of(program: Program) -> dict[int, list[tuple[int, float]]]:
-    """By process: the time and the joules of each point of hw.energy."""
+    """Return time and joules of each hw.energy data point, by process."""
     found = defaultdict(list)
     for path in (program.folder / "exported").glob("metrics-*.jsonl"):
         for line in path.read_text().splitlines(keepends=True):
             if not line.endswith("\n"):
-                continue  # it is being written
+                continue  # incomplete line
             for resource in json.loads(line)["resourceMetrics"]:
                 for scope in resource["scopeMetrics"]:
                     for metric in scope["metrics"]:
@@ -375,10 +375,10 @@ import os
 from openai import OpenAI
 client = OpenAI(base_url=os.environ["URL"], api_key="none")
 time.sleep(0.5)
-for _ in range(2):  # the first, which may be short, says where the server is
+for _ in range(2):  # the first call, which may be short, locates the server
     client.chat.completions.create(
         model="model",
-        max_tokens=400,  # some seconds: energy is told from about one on
+        max_tokens=400,  # takes some seconds; calls shorter than about 1 s have no energy
         messages=[{"role": "user", "content": "Count to fifty."}],
         extra_body={"ignore_eos": True},
     )
@@ -386,7 +386,7 @@ for _ in range(2):  # the first, which may be short, says where the server is
 
 
 @pytest.mark.slow
-def test_a_call_to_a_real_server_whose_process_is_on_the_gpu_has_energy(tmp_path, llama_server):
+def test_call_to_real_server_on_the_gpu_has_energy(tmp_path, llama_server):
     processes = [{"pid": llama_server.pid, "memory": nvml.GIB}, {"pid": 1, "memory": 1}]
     driver = nvml.Driver(tmp_path, nvml.one_gpu(processes=processes))
     program = Program(tmp_path, driver)

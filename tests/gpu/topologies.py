@@ -1,6 +1,6 @@
-"""Machines of which `topo/` has what ``nvidia-smi topo -m`` prints there, as their NVML has them.
+"""Real machines as NVML describes them. `topo/` has their output of `nvidia-smi topo -m`.
 
-Their owners have posted the tables: a DGX H100 (vllm-project/vllm#13855), four L40S on PCIe
+Published tables: a DGX H100 (vllm-project/vllm#13855), four L40S on PCIe
 (warpem/miss-alignment#106), five GeForces behind the host bridges of two sockets
 (noonghunna/club-3090#46), four H100 with NVLinks from each to each (NVIDIA/nccl#1617). The
 legends are shortened, and the last rows of the DGX, which are cut off there, follow from its
@@ -25,7 +25,7 @@ def printed(name: str) -> str:
 
 
 def mask(ranges: str) -> list[str]:
-    """Words of 64 bits, as NVML gives sets of CPUs: ``"0-3,64"`` is ``["f", "1"]``."""
+    """Convert a set of CPUs to 64-bit words as in NVML: `"0-3,64"` is `["f", "1"]`."""
     bits = 0
     for each in ranges.split(","):
         first, _, last = each.partition("-")
@@ -36,12 +36,12 @@ def mask(ranges: str) -> list[str]:
 
 def _gpu(index: int, cpus: str, node: int, **more: Any) -> dict[str, Any]:
     found = nvml.gpu(index, cpu_affinity=mask(cpus), memory_affinity=mask(str(node)), **more)
-    del found["numa_node"]  # only what is coherent with the CPU's memory has one
+    del found["numa_node"]  # only memory that is coherent with the CPU has a NUMA node
     return found
 
 
 def eight_h100_nvswitch(**link: Any) -> dict[str, Any]:
-    """Eighteen links from each GPU into four switches.
+    """Return a machine with 18 links from each GPU to four switches.
 
     Args:
         link: what differs about every link.
@@ -103,7 +103,7 @@ def five_geforce_pcie() -> dict[str, Any]:
 
 
 def four_h100_direct() -> dict[str, Any]:
-    """Six links between each two. The driver's spellings of a bus id differ, as real ones do."""
+    """Return a machine with six links per pair. Spellings of bus IDs differ, as in real drivers."""
     to: dict[int, list[dict[str, Any]]] = {i: [] for i in range(4)}
     for one, other in combinations(range(4), 2):
         for near, far in ((one, other), (other, one)):

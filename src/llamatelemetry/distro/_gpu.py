@@ -41,8 +41,8 @@ class GpuWatch:
                 guard.report("preparing to read the GPUs", error)
 
     def _prepare(self) -> None:
+        from llamatelemetry.gpu import NvmlReader
         from llamatelemetry.gpu.monitor import GpuMonitor
-        from llamatelemetry.gpu.nvml_reader import NvmlReader
 
         self._monitor = GpuMonitor(
             NvmlReader(),

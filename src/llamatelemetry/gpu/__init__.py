@@ -1,19 +1,21 @@
-"""GPUs: what there is, how busy it is, and what a request costs in energy.
+"""NVIDIA GPUs: devices, utilization, topology, and the energy of calls.
 
-No GPU is a normal state: nothing is recorded, and nothing fails but `require_cuda`. NVML is
-called by one thread of our own, never by the application's.
+A machine without a GPU is a normal state: nothing is recorded, and only `require_cuda` fails.
+NVML is called by one background thread, never by a thread of the application.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .devices import CudaInfo, detect_cuda, require_cuda
-    from .nvml import NvmlSession
-    from .nvml_reader import NvmlReader
-    from .reader import GpuDetails, GpuDevice, GpuReader, GpuState, GpuUnavailableError
+from llamatelemetry.gpu.devices import CudaInfo, detect_cuda, require_cuda
+from llamatelemetry.gpu.nvml.reader import NvmlReader
+from llamatelemetry.gpu.nvml.session import NvmlSession
+from llamatelemetry.gpu.reader import (
+    GpuDetails,
+    GpuDevice,
+    GpuReader,
+    GpuState,
+    GpuUnavailableError,
+)
 
 __all__ = [
     "CudaInfo",
@@ -27,26 +29,3 @@ __all__ = [
     "detect_cuda",
     "require_cuda",
 ]
-
-_MODULES = {
-    "CudaInfo": "devices",
-    "detect_cuda": "devices",
-    "require_cuda": "devices",
-    "GpuDetails": "reader",
-    "GpuDevice": "reader",
-    "GpuReader": "reader",
-    "GpuState": "reader",
-    "GpuUnavailableError": "reader",
-    "NvmlReader": "nvml_reader",
-    "NvmlSession": "nvml",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

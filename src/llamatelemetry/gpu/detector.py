@@ -1,4 +1,4 @@
-"""The resource detector: which GPUs this process can use."""
+"""Resource detector for the GPUs that this process can use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class GpuResourceDetector(ResourceDetector):
-    """Puts count, names, UUIDs, memory and versions on the resource; nothing without a GPU."""
+    """Detector of GPU count, names, UUIDs, memory and versions. Without a GPU it adds nothing."""
 
     def detect(self) -> Resource:
-        """Look once. It takes as long as NVML takes to start."""
+        """Return the resource attributes. Starts NVML, which may take some 100 ms."""
         return Resource(resource_attributes(detect_cuda()))
 
 
 def resource_attributes(info: CudaInfo) -> dict[str, AttributeValue]:
-    """The attributes for what was detected; none when there is no GPU."""
+    """Return the resource attributes of the detected GPUs; empty without a GPU."""
     if not info.available:
         return {}
     devices = info.devices
@@ -47,6 +47,6 @@ def resource_attributes(info: CudaInfo) -> dict[str, AttributeValue]:
         attributes[names.GPU_CUDA_VERSION] = info.cuda_version
     for name, values in arrays.items():
         known = [value for value in values if value is not None]
-        if len(known) == len(devices):  # an array with gaps would be of other GPUs
+        if len(known) == len(devices):  # omit incomplete arrays: their indexes would not match
             attributes[name] = known  # type: ignore[assignment]
     return attributes

@@ -1,24 +1,28 @@
-"""`require_cuda` and `detect_cuda`: which NVIDIA GPUs this process can use."""
+"""The NVIDIA GPUs that this process can use: `detect_cuda`, `require_cuda`, visibility."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llamatelemetry.gpu.nvml_reader import NvmlReader
+from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.reader import GpuDevice, GpuUnavailableError
-from llamatelemetry.gpu.visibility import cuda_visible_devices, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class CudaInfo:
-    """What a look at the NVIDIA driver has shown.
+    """The NVIDIA GPUs that this process can use.
 
     Attributes:
-        available: whether there is a GPU that this process can use.
-        driver_version: as ``570.133.20``; None without a driver.
-        cuda_version: the newest that the driver supports.
-        devices: those that this process can use, in the order in which CUDA numbers them.
-        reason: why none is available; None when one is.
+        available: Whether this process can use a GPU.
+        driver_version: Version of the driver, such as `570.133.20`; `None` without a driver.
+        cuda_version: Newest CUDA version that the driver supports.
+        devices: Visible devices, in CUDA's order.
+        reason: Why no GPU is available; `None` if one is.
     """
 
     available: bool
@@ -29,14 +33,14 @@ class CudaInfo:
 
 
 def detect_cuda() -> CudaInfo:
-    """Look for NVIDIA GPUs that this process can use. Never raises; none is a normal answer."""
+    """Return the NVIDIA GPUs that this process can use. Never raises."""
     reader = NvmlReader()
     try:
         found = reader.open()
     except GpuUnavailableError as error:
         return CudaInfo(available=False, reason=str(error))
-    except Exception as error:  # a library that is broken is no GPU either
-        return CudaInfo(available=False, reason=f"NVML cannot be read: {error}")
+    except Exception as error:  # a broken library counts as no GPU
+        return CudaInfo(available=False, reason=f"NVML failed: {error}")
     reader.close()
     setting = cuda_visible_devices()
     usable = visible(found, setting)
@@ -51,31 +55,31 @@ def detect_cuda() -> CudaInfo:
 
 def _why_none(count: int, setting: str | None) -> str:
     if count == 0:
-        return "the NVIDIA driver is there, but shows no GPU"
+        return "the NVIDIA driver is installed, but lists no GPU"
     if setting is None:
-        return "the GPU is cut into MIG mode without an instance"
-    return f"CUDA_VISIBLE_DEVICES={setting!r} names none of the {count} that are there"
+        return "the GPU is in MIG mode, but has no MIG instance"
+    return f"CUDA_VISIBLE_DEVICES={setting!r} selects none of the {count} installed GPUs"
 
 
 def require_cuda(
     min_compute_capability: tuple[int, int] | float | str | None = None,
 ) -> list[GpuDevice]:
-    """Give the NVIDIA GPUs that this process can use.
+    """Return the NVIDIA GPUs that this process can use.
 
     Args:
-        min_compute_capability: those with less do not count: ``(8, 0)``, ``8.0`` or ``"8.0"``.
+        min_compute_capability: Minimum compute capability: `(8, 0)`, `8.0` or `"8.0"`.
 
     Raises:
-        RuntimeError: there is none; the message says what was looked for and what to do.
-        ValueError: ``min_compute_capability`` is no version.
+        RuntimeError: There is no such GPU. The message explains what to do.
+        ValueError: `min_compute_capability` is not a version.
     """
     wanted = _capability(min_compute_capability)
     info = detect_cuda()
     if not info.available:
         raise RuntimeError(
-            f"No NVIDIA GPU: {info.reason}. Looked for devices through NVML (libnvidia-ml.so.1), "
-            "of those in CUDA_VISIBLE_DEVICES if it is set. Check that `nvidia-smi` lists a GPU; "
-            "in a container, start it with `--gpus all`. Tracing itself needs no GPU"
+            f"No NVIDIA GPU available: {info.reason}. Searched with NVML (libnvidia-ml.so.1) for the "
+            "devices of CUDA_VISIBLE_DEVICES. Check that `nvidia-smi` lists a GPU; start a "
+            "container with `--gpus all`. Tracing itself needs no GPU"
         )
     if wanted is None:
         return list(info.devices)
@@ -85,8 +89,8 @@ def require_cuda(
             f"{d.name or d.uuid} ({_dotted(d.compute_capability)})" for d in info.devices
         )
         raise RuntimeError(
-            f"No NVIDIA GPU of compute capability {_dotted(wanted)} or higher: this process can "
-            f"use {seen}. Use a newer GPU, or ask for less"
+            f"No NVIDIA GPU of compute capability {_dotted(wanted)} or higher; available: {seen}. "
+            "Use a newer GPU or a lower min_compute_capability"
         )
     return able
 
@@ -98,9 +102,54 @@ def _capability(given: tuple[int, int] | float | str | None) -> tuple[int, int] 
         major, minor = given if isinstance(given, tuple) else str(given).split(".")
         return int(major), int(minor)
     except ValueError:
-        message = f"min_compute_capability={given!r} is no version; give (8, 0) or '8.0'"
+        message = f"min_compute_capability must be a version such as (8, 0) or '8.0', got {given!r}"
         raise ValueError(message) from None
 
 
 def _dotted(capability: tuple[int, int] | None) -> str:
     return "unknown" if capability is None else "{}.{}".format(*capability)
+
+
+def cuda_visible_devices() -> str | None:
+    """Return `CUDA_VISIBLE_DEVICES`; `None` if it is unset, which differs from an empty value."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def visible(devices: Sequence[GpuDevice], setting: str | None) -> tuple[GpuDevice, ...]:
+    """Return the devices that a program can use, in CUDA's order. NVML ignores the variable.
+
+    | Setting | Devices |
+    |---|---|
+    | `None` | all; the MIG instances instead of a partitioned board |
+    | `"2,0"` | by index, in the driver's order (`CUDA_DEVICE_ORDER=PCI_BUS_ID`) |
+    | `"GPU-8932f937"` | by UUID or a unique prefix of it |
+    | `"MIG-..."` | one MIG instance |
+    | `"0,-1,1"` | those before the first invalid entry, as in CUDA |
+    | `""` | none |
+    """
+    usable = [device for device in devices if not device.is_partitioned]
+    if setting is None:
+        return tuple(usable)
+    chosen: list[GpuDevice] = []
+    for word in (word.strip() for word in setting.split(",")):
+        found = _named(devices, usable, word)
+        if found is None or found in chosen:
+            break
+        chosen.append(found)
+    return tuple(chosen)
+
+
+def _named(
+    devices: Sequence[GpuDevice], usable: Sequence[GpuDevice], word: str
+) -> GpuDevice | None:
+    if word.isdigit():
+        boards = [device for device in devices if device.parent_uuid is None]
+        if int(word) >= len(boards):
+            return None
+        board = boards[int(word)]
+        # CUDA uses the first MIG instance of a partitioned board.
+        return next((d for d in usable if board.uuid in (d.uuid, d.parent_uuid)), None)
+    if not word.startswith(("GPU-", "MIG-")):
+        return None
+    matching = [device for device in usable if device.uuid.startswith(word)]
+    return matching[0] if len(matching) == 1 else None

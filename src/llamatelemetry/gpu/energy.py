@@ -1,15 +1,15 @@
-"""What a request costs in energy: the GPU's counter, shared among the calls in flight.
+"""Energy of calls: the GPU's energy counter, divided among the calls in flight.
 
-The rule: at each moment the power of a GPU belongs in equal parts to the calls in flight on it,
-those of other processes among them;
-of a moment without a call it belongs to nobody. So the shares of all calls add up to what the
-counter went up by while there were any.
+At each moment the power of a GPU is divided equally among the calls in flight on it, including
+those of other processes. Energy used while no call is in flight belongs to no call. So the shares
+of all calls add up to the increase of the counter while calls were in flight.
 
-The counter is read every 100 ms while calls are in flight. The piece between the last reading
-and the end of a call is not known when the call ends, and is estimated from the power before.
-When the next reading comes, what was estimated wrongly goes to the calls that are still open.
+The counter is read every 100 ms while calls are in flight. The energy between the last reading and
+the end of a call is unknown when the call ends; it is estimated from the power of the interval
+before. At the next reading, the error of the estimate is assigned to the calls still in flight.
 
-Times are seconds of `time.monotonic`. The sampler's thread calls `settle`, any other the rest.
+Times are seconds of `time.monotonic`. Only the monitor's thread calls `settle`; other threads may
+call the other methods.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ if TYPE_CHECKING:
 Attribution = Literal["exclusive", "shared"]
 
 MIN_UPDATES: Final = 10
-"""Steps of the counter that a call must span: it steps 10 to 100 ms, so a single one says little."""
-_IDLE_PIECES: Final = 10
-# A reading after a pause as long as this says nothing of when the energy was used.
-_LONGEST_PIECE_S: Final = 15.0
+"""Minimum number of counter updates within a call. The counter is updated every 10 to 100 ms, so
+the energy of a shorter call would be mostly error."""
+_IDLE_INTERVALS: Final = 10
+# After a longer pause it is unknown when the energy was used.
+_LONGEST_INTERVAL_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class CallEnergy:
-    """What one call has cost. Joules.
+    """Energy of one call.
 
     Attributes:
-        joules: its share.
-        above_idle_joules: without what the GPUs would have used idle; None when they have not
-            been seen idle.
-        attribution: whether another call was in flight on the same GPUs in its time.
+        joules: Share of the call, in joules.
+        above_idle_joules: The share minus the energy of the idle GPUs, in joules; `None` if the
+            GPUs were not observed idle.
+        attribution: `shared` if another call was in flight on the same GPUs, else `exclusive`.
     """
 
     joules: float
@@ -49,17 +50,28 @@ class CallEnergy:
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _EnergyShare:
+    """Energy of one call so far.
+
+    Attributes:
+        engine: Engine that runs the call.
+        start_s: Start.
+        end_s: End; `None` while the call is in flight.
+        shared: Whether another call was in flight at the same time.
+        joules: Share of each device.
+        seconds: Share of each device's time.
+        updates: Counter updates of each device during the call.
+        estimated: Estimated joules between the last reading and the end of the call.
+    """
+
     engine: str
     start_s: float
     end_s: float | None = None
     shared: bool = False
     joules: dict[str, float] = field(default_factory=dict[str, float])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """Of each device's time, the part that was this call's."""
     updates: dict[str, int] = field(default_factory=dict[str, int])
     estimated: dict[str, float] = field(default_factory=dict[str, float])
-    """Joules of the piece that was open when the call ended."""
 
     def add(self, device: str, joules: float, seconds: float) -> None:
         self.joules[device] = self.joules.get(device, 0.0) + joules
@@ -68,62 +80,68 @@ class _Call:
 
 @dataclass(slots=True)
 class _Counter:
-    """One GPU's counter."""
+    """Energy counter of one GPU at the last reading.
+
+    Attributes:
+        at_s: Time of the reading.
+        energy_j: Counter value, in joules.
+        power_w: Mean power over the previous interval, in watts.
+        others: Calls in flight in other processes during that interval.
+        idle_w: Mean power of the last idle intervals, in watts.
+    """
 
     at_s: float
     energy_j: float
     power_w: float | None = None
-    """Over the piece before."""
     others: int = 0
-    """Calls in flight in other processes, then."""
-    idle_w: deque[float] = field(default_factory=lambda: deque[float](maxlen=_IDLE_PIECES))
+    idle_w: deque[float] = field(default_factory=lambda: deque[float](maxlen=_IDLE_INTERVALS))
 
 
 class EnergyLedger:
-    """The calls in flight on this machine's GPUs, and what each has used so far."""
+    """The calls in flight on the GPUs of this machine, and the energy of each so far."""
 
     def __init__(self) -> None:
-        # Weakly: a span that is dropped without being ended would be in flight for ever.
-        self._calls: WeakKeyDictionary[object, _Call] = WeakKeyDictionary()
-        self._ended: list[_Call] = []
+        # Weak keys: a span that is never ended would otherwise stay in flight forever.
+        self._calls: WeakKeyDictionary[object, _EnergyShare] = WeakKeyDictionary()
+        self._ended: list[_EnergyShare] = []
         self._counters: dict[str, _Counter] = {}
         self._devices: dict[str, frozenset[str]] = {}
-        # Reentrant: the garbage collector may close a generator, and end the span in it, anywhere.
+        # Reentrant: the garbage collector may end a span at any point, also while the lock is held.
         self._lock = threading.RLock()
 
-    def begin(self, key: object, engine: str, at_s: float) -> bool:
-        """Note that a call has begun. Whether the counters had better be read now.
+    def start(self, key: object, engine: str, at_s: float) -> bool:
+        """Register a call. Return whether the energy counters should be read now.
 
         Args:
-            key: to end it by; it is kept by a weak reference.
-            engine: what runs it; `place` says on which GPUs that is, then or later.
-            at_s: when.
+            key: Key to finish the call by. Only a weak reference is kept.
+            engine: Engine that runs the call. `place` assigns GPUs to engines, before or later.
+            at_s: Start time.
         """
         with self._lock:
             engines = {call.engine for call in self._calls.values()}
-            self._calls[key] = _Call(engine, at_s)
+            self._calls[key] = _EnergyShare(engine, at_s)
             devices = self._devices.get(engine)
             if devices is None:
-                return True  # where it runs has to be looked up
+                return True  # the GPUs of the engine must be looked up
             busy = frozenset[str]().union(*(self._devices.get(each, ()) for each in engines))
-            return not devices <= busy  # what was idle ends here
+            return not devices <= busy  # an idle interval ends here
 
     def is_open(self, key: object) -> bool:
-        """Whether this call is in flight."""
+        """Return whether a call is in flight."""
         return key in self._calls
 
     def place(self, devices: Mapping[str, frozenset[str]]) -> None:
-        """Say on which GPUs, by UUID, each engine runs."""
+        """Set the GPUs, by UUID, on which each engine runs."""
         with self._lock:
             self._devices = dict(devices)
 
     def engines_in_flight(self) -> set[str]:
-        """Give the engines that calls are in flight on, wherever those run."""
+        """Return the engines of the calls in flight."""
         with self._lock:
             return {call.engine for call in self._calls.values()}
 
     def calls_in_flight(self) -> dict[str, int]:
-        """Give the number of calls in flight on each device."""
+        """Return the number of calls in flight on each device."""
         with self._lock:
             counts: dict[str, int] = {}
             for call in self._calls.values():
@@ -132,14 +150,14 @@ class EnergyLedger:
             return counts
 
     def is_busy(self) -> bool:
-        """Whether a call is in flight on one of the GPUs, as far as that is known."""
+        """Return whether a call is known to be in flight on a GPU of this machine."""
         with self._lock:
             return any(self._devices.get(call.engine) for call in self._calls.values())
 
-    def end(self, key: object, at_s: float) -> CallEnergy | None:
-        """Note that a call has ended, and give what it cost.
+    def finish(self, key: object, at_s: float) -> CallEnergy | None:
+        """End a call and return its energy.
 
-        ``None`` when it was too short to tell, or one of its GPUs has no counter.
+        Returns `None` if the call was too short, or if one of its GPUs has no energy counter.
         """
         with self._lock:
             call = self._calls.pop(key, None)
@@ -157,33 +175,33 @@ class EnergyLedger:
         self,
         readings: Mapping[str, tuple[float, float]],
         idle: Iterable[str] = (),
-        elsewhere: Mapping[str, int] | None = None,
+        other_processes: Mapping[str, int] | None = None,
     ) -> None:
-        """Share out what the counters went up by since the last reading.
+        """Divide the increase of the counters since the last reading among the calls.
 
         Args:
-            readings: of the devices that have a counter: when it was read, and its joules.
-            idle: the devices on which nothing ran.
-            elsewhere: calls in flight on each device in other processes: they have their share.
+            readings: Time and counter value (joules) of each device that has a counter.
+            idle: Devices without load.
+            other_processes: Calls in flight in other processes, by device.
         """
         idle = frozenset(idle)
         with self._lock:
             for device, (at_s, now_j) in readings.items():
-                others = elsewhere.get(device, 0) if elsewhere else 0
+                others = other_processes.get(device, 0) if other_processes else 0
                 self._settle_one(device, at_s, now_j, others, idle=device in idle)
             for device in self._counters.keys() - readings.keys():
                 del self._counters[device]
             self._ended.clear()
 
-    def forget(self) -> None:
-        """Forget everything: of another process, or of devices that are gone."""
+    def clear(self) -> None:
+        """Remove all calls and counters."""
         with self._lock:
             self._calls.clear()
             self._ended.clear()
             self._counters.clear()
 
     def after_fork(self) -> None:
-        """In the child: the calls are the parent's, and the lock may have been held."""
+        """Reset in a forked child: the calls belong to the parent, and the lock may have been held."""
         self._lock = threading.RLock()
         self._calls = WeakKeyDictionary()
         self._ended = []
@@ -192,9 +210,9 @@ class EnergyLedger:
         self, device: str, at_s: float, now_j: float, others: int, *, idle: bool
     ) -> None:
         counter = self._counters.get(device)
-        if counter is None or now_j < counter.energy_j or at_s - counter.at_s > _LONGEST_PIECE_S:
-            # The first reading, a driver that was loaded anew, or nobody looked for long.
-            idle_w = deque[float](maxlen=_IDLE_PIECES) if counter is None else counter.idle_w
+        if counter is None or now_j < counter.energy_j or at_s - counter.at_s > _LONGEST_INTERVAL_S:
+            # First reading, reloaded driver, or a long pause.
+            idle_w = deque[float](maxlen=_IDLE_INTERVALS) if counter is None else counter.idle_w
             self._counters[device] = _Counter(at_s, now_j, others=others, idle_w=idle_w)
             return
         duration_s, used_j = at_s - counter.at_s, now_j - counter.energy_j
@@ -205,44 +223,46 @@ class EnergyLedger:
         counter.others = others
         if idle and not on_it and not others:
             counter.idle_w.append(counter.power_w)
-        self._share_out(device, on_it, counter, at_s)
+        self._divide(device, on_it, counter, at_s)
         if used_j:
             for call in on_it:
                 call.updates[device] = call.updates.get(device, 0) + 1
         counter.at_s, counter.energy_j = at_s, now_j
 
-    def _share_out(
-        self, device: str, on_it: list[_Call], counter: _Counter, until_s: float
+    def _divide(
+        self, device: str, on_it: list[_EnergyShare], counter: _Counter, until_s: float
     ) -> None:
         power_w = counter.power_w or 0.0
         parts_s = _parts(on_it, counter.at_s, until_s, counter.others)
-        still_open: list[tuple[_Call, float]] = []
+        still_open: list[tuple[_EnergyShare, float]] = []
         mistaken_j = 0.0
         for call, part_s in zip(on_it, parts_s, strict=True):
             if call.end_s is None:
                 still_open.append((call, part_s))
-            elif device in call.estimated:  # else it was too short, and has told nothing
+            elif (
+                device in call.estimated
+            ):  # else the call was too short, and no energy was reported
                 mistaken_j += power_w * part_s - call.estimated[device]
         open_s = sum(part_s for _, part_s in still_open)
         for call, part_s in still_open:
             correction_j = mistaken_j * part_s / open_s if open_s else 0.0
             call.add(device, power_w * part_s + correction_j, part_s)
 
-    def _estimate_tail(self, call: _Call, end_s: float, devices: Iterable[str]) -> None:
+    def _estimate_tail(self, call: _EnergyShare, end_s: float, devices: Iterable[str]) -> None:
         for device in devices:
             counter = self._counters[device]
-            if counter.power_w is None or end_s - counter.at_s > _LONGEST_PIECE_S:
+            if counter.power_w is None or end_s - counter.at_s > _LONGEST_INTERVAL_S:
                 continue
             on_it = self._on(device)
             part_s = _parts(on_it, counter.at_s, end_s, counter.others)[on_it.index(call)]
             call.estimated[device] = counter.power_w * part_s
             call.add(device, call.estimated[device], part_s)
 
-    def _on(self, device: str) -> list[_Call]:
+    def _on(self, device: str) -> list[_EnergyShare]:
         everyone = (*self._calls.values(), *self._ended)
         return [call for call in everyone if device in self._devices.get(call.engine, ())]
 
-    def _cost(self, call: _Call, devices: Iterable[str]) -> CallEnergy:
+    def _cost(self, call: _EnergyShare, devices: Iterable[str]) -> CallEnergy:
         joules = sum(call.joules.values())
         idle_j = self._idle_joules(call, devices)
         return CallEnergy(
@@ -251,7 +271,7 @@ class EnergyLedger:
             attribution="shared" if call.shared else "exclusive",
         )
 
-    def _idle_joules(self, call: _Call, devices: Iterable[str]) -> float | None:
+    def _idle_joules(self, call: _EnergyShare, devices: Iterable[str]) -> float | None:
         total_j = 0.0
         for device in devices:
             idle_w = self._counters[device].idle_w
@@ -261,11 +281,16 @@ class EnergyLedger:
         return total_j
 
 
-def _parts(calls: list[_Call], start_s: float, until_s: float, others: int) -> list[float]:
-    """Seconds between two times that belong to each call, when each moment is shared equally.
+def _parts(calls: list[_EnergyShare], start_s: float, until_s: float, others: int) -> list[float]:
+    """Return the seconds of an interval that belong to each call, with each moment divided equally.
 
-    ``others`` are calls of other processes, in flight all the time as far as is known. Marks the
-    calls that shared any moment as shared.
+    Sets `shared` on calls that were in flight at the same time as others.
+
+    Args:
+        calls: Calls on the device.
+        start_s: Start of the interval.
+        until_s: End of the interval.
+        others: Calls of other processes, assumed to be in flight all the time.
     """
     spans: list[tuple[float, float]] = []
     for call in calls:
@@ -275,7 +300,7 @@ def _parts(calls: list[_Call], start_s: float, until_s: float, others: int) -> l
     for begin_s, end_s in spans:
         changes[begin_s] = changes.get(begin_s, 0) + 1
         changes[end_s] = changes.get(end_s, 0) - 1
-    # Up to each moment: what a call present all the time would have got, and the time shared.
+    # By time: the share of a call that is in flight from the start, and the time shared so far.
     got: dict[float, tuple[float, float]] = {}
     present, part_s, shared_s, before_s = 0, 0.0, 0.0, start_s
     for moment_s in sorted(changes):

@@ -1,7 +1,7 @@
-"""The metrics of the GPUs, observed from the monitor's last reading.
+"""Metrics of the GPUs, observed from the monitor's last snapshot.
 
-What belongs to the host comes from the one process that reports for it; the memory of a process
-on the GPU, and what reading costs, come from every process.
+Host-wide metrics come from the one process that reports for the host. The GPU memory of a process,
+and the duration of readings, come from every process.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.gpu.monitor import GpuMonitor, Snapshot
+    from llamatelemetry.gpu.monitor.monitor import GpuMonitor, Snapshot
     from llamatelemetry.semconv.gpu import ObservedSpec
 
     Attributes = Mapping[str, AttributeValue]
-    Points = Iterator[tuple[float | None, Attributes]]
-    """Values with the attributes that tell them apart on one device."""
-    _Reader = Callable[["_Reading"], Points]
+    Measurements = Iterator[tuple[float | None, Attributes]]
+    """Values of one device, with the attributes that distinguish them."""
+    _Reader = Callable[["_Reading"], Measurements]
 
 SCOPE: Final = "llamatelemetry.gpu"
 _IS_GPU: Final[Attributes] = {names.HW_TYPE: "gpu"}
@@ -39,13 +39,13 @@ _NONE: Final[Attributes] = {}
 
 
 class GpuMetrics:
-    """Instruments that show what a monitor has read last.
+    """Instruments that observe the last snapshot of a monitor.
 
-    Observable instruments stay on their meter for good, so this is made once for a meter
-    provider and told which monitor to look at.
+    Observable instruments cannot be removed from a meter. So this object is created once per meter
+    provider, and `show` sets the monitor.
 
     Args:
-        meter_provider: OpenTelemetry's global one when ``None``.
+        meter_provider: Meter provider; the global one if `None`.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
@@ -58,16 +58,16 @@ class GpuMetrics:
         self._sampling = meter.create_histogram(
             names.SAMPLING_DURATION,
             "s",
-            "What one reading of all GPUs took.",
+            "Duration of one reading of all GPUs.",
             explicit_bucket_boundaries_advisory=names.SAMPLING_BOUNDARIES_S,
         )
 
     def show(self, monitor: GpuMonitor | None) -> None:
-        """Show what this monitor reads from now on; nothing when ``None``."""
+        """Set the monitor to observe; `None` observes nothing."""
         self._monitor = monitor
 
     def record_pass(self, duration_s: float) -> None:
-        """Record what a reading took."""
+        """Record the duration of one reading, in seconds."""
         self._sampling.record(duration_s)
 
     def _create(
@@ -96,7 +96,7 @@ class GpuMetrics:
         create(spec.name, [callback], spec.unit, spec.description)
 
     def _of_host(
-        self, spec: ObservedSpec, read: Callable[[_Reading], Points], snapshot: Snapshot
+        self, spec: ObservedSpec, read: Callable[[_Reading], Measurements], snapshot: Snapshot
     ) -> Iterator[Observation]:
         for device in snapshot.devices if snapshot.reports_host else ():
             state = snapshot.states.get(device.uuid)
@@ -116,7 +116,7 @@ class GpuMetrics:
 
 
 def _process_memory(snapshot: Snapshot) -> Iterator[Observation]:
-    # A server that several processes call is shown by the one that reports for the host.
+    # Several processes may call one server. Only the process that reports for the host reports it.
     servers = snapshot.engine_pids if snapshot.reports_host else frozenset[int]()
     for device in snapshot.visible:
         for pid, used in snapshot.processes.get(device.uuid, {}).items():
@@ -125,7 +125,7 @@ def _process_memory(snapshot: Snapshot) -> Iterator[Observation]:
 
 
 class _Monotonic:
-    """Counters of a driver that was loaded anew start from 0; what is reported goes on."""
+    """Continues counters that restart from 0 when the driver is reloaded."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[object, ...], float] = {}
@@ -153,7 +153,6 @@ def _described(device: GpuDevice) -> dict[str, AttributeValue]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-# ------------------------------------------------------------------ one reading as points
 class _Reading(NamedTuple):
     device: GpuDevice
     state: GpuState
@@ -162,25 +161,25 @@ class _Reading(NamedTuple):
 
 
 def _one(value_of: Callable[[_Reading], float | None], attributes: Attributes = _NONE) -> _Reader:
-    """A metric with one point for each device."""
+    """Return a reader of one measurement per device."""
 
-    def read(reading: _Reading) -> Points:
+    def read(reading: _Reading) -> Measurements:
         yield value_of(reading), attributes
 
     return read
 
 
 def _by(attribute: str, values_of: Callable[[_Reading], Mapping[str, float]]) -> _Reader:
-    """A metric with a point for each key, which goes into the attribute."""
+    """Return a reader of one measurement per key, with the key as attribute."""
 
-    def read(reading: _Reading) -> Points:
+    def read(reading: _Reading) -> Measurements:
         for key, value in values_of(reading).items():
             yield value, {attribute: key}
 
     return read
 
 
-def _utilization(reading: _Reading) -> Points:
+def _utilization(reading: _Reading) -> Measurements:
     yield reading.state.utilization, {names.HW_GPU_TASK: "general"}
     yield reading.details.encoder_utilization, {names.HW_GPU_TASK: "encoder"}
     yield reading.details.decoder_utilization, {names.HW_GPU_TASK: "decoder"}
@@ -191,12 +190,12 @@ def _memory_utilization(reading: _Reading) -> float | None:
     return used / total if used is not None and total else None
 
 
-def _errors(reading: _Reading) -> Points:
+def _errors(reading: _Reading) -> Measurements:
     for kind, count in reading.details.errors.items():
         yield count, {**_IS_GPU, ERROR_TYPE: kind}
 
 
-def _status(reading: _Reading) -> Points:
+def _status(reading: _Reading) -> Measurements:
     state = "degraded" if reading.details.errors.get("uncorrected") else "ok"
     if reading.is_lost:
         state = "failed"
@@ -204,7 +203,7 @@ def _status(reading: _Reading) -> Points:
         yield int(each == state), {**_IS_GPU, names.HW_STATE: each}
 
 
-def _throttled(reading: _Reading) -> Points:
+def _throttled(reading: _Reading) -> Measurements:
     reasons = reading.details.throttle_reasons
     for reason in () if reasons is None else names.THROTTLE_REASONS:
         yield int(reason in (reasons or ())), {names.THROTTLE_REASON: reason}

@@ -1,8 +1,7 @@
-"""What is known of a GPU, and what a vendor's library has to answer for it.
+"""Data about GPUs, and the interface to a vendor's library.
 
-`GpuReader` is the whole of what the sampler, the metrics and the spans know of a vendor. That of
-NVIDIA is in `nvml_reader`; another one's needs the four methods and nothing else. Whatever a
-device does not tell is ``None``: unknown, never 0.
+The monitor, metrics and spans use a vendor's library only through `GpuReader`. `nvml.reader`
+implements it for NVIDIA. A value that a device does not report is `None`, never 0.
 """
 
 from __future__ import annotations
@@ -15,41 +14,41 @@ if TYPE_CHECKING:
 
 
 class GpuUnavailableError(Exception):
-    """There is no GPU to read, which is a normal state. ``str()`` says why.
+    """No GPU can be read, which is a normal state. The message is the reason.
 
     Args:
-        reason: for a person.
-        for_good: whether asking again is of no use, as when no driver is installed.
+        reason: Reason, for users.
+        is_permanent: Whether retrying is useless, for example without a driver.
     """
 
-    def __init__(self, reason: str, *, for_good: bool = False) -> None:
+    def __init__(self, reason: str, *, is_permanent: bool = False) -> None:
         super().__init__(reason)
-        self.for_good = for_good
+        self.is_permanent = is_permanent
 
 
 class GpuLostError(Exception):
-    """This one device does not answer any more; the others may."""
+    """One device stopped responding. Others may still respond."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """The facts about one GPU, or one MIG instance, that do not change.
+    """Constant properties of one GPU or MIG instance.
 
     Attributes:
-        index: in the driver's order, of the board.
-        uuid: of the board, or of the instance.
-        name: the product's.
-        vendor: who makes it.
-        memory_total_bytes: all of it, the driver's own share included.
-        compute_capability: major and minor, as ``(9, 0)``.
-        driver_version: of the vendor's driver.
-        cuda_version: the newest that the driver supports, as ``12.8``.
-        pci_bus_id: as ``00000000:1B:00.0``.
-        serial_number: of the board.
-        firmware_version: of the board's VBIOS.
-        parent_uuid: of the board that a MIG instance is a part of.
-        is_partitioned: whether this is a board that is cut into MIG instances: programs run on
-            those, never on the board itself.
+        index: Index of the board, in the driver's order.
+        uuid: UUID of the board or the MIG instance.
+        name: Product name.
+        vendor: Vendor name.
+        memory_total_bytes: Total memory in bytes, including the driver's share.
+        compute_capability: Compute capability, such as `(9, 0)`.
+        driver_version: Version of the vendor's driver.
+        cuda_version: Newest CUDA version that the driver supports, such as `12.8`.
+        pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
+        serial_number: Serial number of the board.
+        firmware_version: VBIOS version of the board.
+        parent_uuid: UUID of the board of a MIG instance; `None` for a board.
+        is_partitioned: Whether this board is partitioned into MIG instances. Programs then run on
+            the instances, not on the board.
     """
 
     index: int
@@ -69,14 +68,14 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """What changes from moment to moment.
+    """Current state of a GPU.
 
     Attributes:
-        utilization: 0 to 1, of the time in which any kernel ran.
-        memory_used_bytes: of all processes.
-        power_w: watts.
-        energy_j: of the counter, since the driver was loaded.
-        temperature_c: of the chip, in degrees Celsius.
+        utilization: Fraction of time with a running kernel, 0 to 1.
+        memory_used_bytes: Memory used by all processes, in bytes.
+        power_w: Power, in watts.
+        energy_j: Energy counter since the driver was loaded, in joules.
+        temperature_c: Chip temperature, in degrees Celsius.
     """
 
     utilization: float | None = None
@@ -88,22 +87,23 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True)
 class GpuDetails:
-    """What changes slowly, or is slow to ask for.
+    """Values that change slowly or are slow to query.
 
     Attributes:
-        memory_utilization: 0 to 1, of the time in which memory was read or written.
-        encoder_utilization: 0 to 1.
-        decoder_utilization: 0 to 1.
-        power_limit_w: in force.
-        clocks_hz: by domain: ``sm``, ``memory``.
-        throttle_reasons: why the clocks are held down just now; None where it does not tell.
-        pcie_generation: of the link as it is, which falls when idle; the other is of what it can.
-        pcie_generation_max: see there.
-        pcie_width: lanes, likewise.
-        pcie_width_max: see there.
-        io_bytes: over PCIe since the driver was loaded, by ``receive`` and ``transmit``.
-        nvlink_bytes: over all NVLinks, likewise.
-        errors: of memory since the driver was loaded, by ``corrected`` and ``uncorrected``.
+        memory_utilization: Fraction of time with memory traffic, 0 to 1.
+        encoder_utilization: Utilization of the video encoder, 0 to 1.
+        decoder_utilization: Utilization of the video decoder, 0 to 1.
+        power_limit_w: Enforced power limit, in watts.
+        clocks_hz: Clock rate in Hz by domain: `sm`, `memory`.
+        throttle_reasons: Reasons for reduced clocks; `None` if the device does not report them.
+        pcie_generation: Current PCIe generation of the link, which is lower when idle.
+        pcie_generation_max: Highest PCIe generation that both the GPU and the slot support.
+        pcie_width: Current number of PCIe lanes.
+        pcie_width_max: Highest number of PCIe lanes that both the GPU and the slot support.
+        io_bytes: Bytes over PCIe since the driver was loaded, by `receive` and `transmit`.
+        nvlink_bytes: Bytes over all NVLinks since the driver was loaded, by `receive` and
+            `transmit`.
+        errors: Memory errors since the driver was loaded, by `corrected` and `uncorrected`.
     """
 
     memory_utilization: float | None = None
@@ -122,36 +122,38 @@ class GpuDetails:
 
 
 class GpuReader(Protocol):
-    """One session with a vendor's library, used by one thread at a time."""
+    """One session with a vendor's library. Used by one thread at a time."""
 
     def open(self) -> tuple[GpuDevice, ...]:
-        """Start the session, and give every device of this machine.
+        """Open the session and return all devices of this machine.
 
         Raises:
-            GpuUnavailableError: there is no driver, or it does not answer.
+            GpuUnavailableError: There is no driver, or it does not respond.
         """
         ...
 
     def state(self, device: GpuDevice) -> GpuState:
-        """Ask for what changes fast.
+        """Return the current state of a device.
 
         Raises:
-            GpuLostError: this device is gone.
-            GpuUnavailableError: the session is over, as when the driver was loaded anew.
+            GpuLostError: The device is lost.
+            GpuUnavailableError: The session has ended, for example because the driver was
+                reloaded.
         """
         ...
 
     def details(self, device: GpuDevice) -> GpuDetails:
-        """Ask for what changes slowly; errors as of `state`."""
+        """Return the details of a device. Raises the same errors as `state`."""
         ...
 
     def processes(self, device: GpuDevice) -> Mapping[int, int | None] | None:
-        """Ask for the memory in bytes of each process by its id; errors as of `state`.
+        """Return the memory in bytes of each compute process, by process ID.
 
-        ``None`` for a process whose memory is not told, and altogether where none are told.
+        The memory of a process may be `None`; the result is `None` if processes are not reported.
+        Raises the same errors as `state`.
         """
         ...
 
     def close(self) -> None:
-        """End the session; never raises."""
+        """Close the session. Never raises."""
         ...

@@ -1,7 +1,7 @@
-"""What spans get of the GPUs: their state over the span's time, and the energy of calls.
+"""GPU attributes of spans: GPU usage during the span, and the energy of calls.
 
-All of it comes from what the monitor's thread has read. Nothing here calls a driver, so a span
-costs some microseconds, whatever the GPUs are doing.
+All values come from the monitor's last readings. Nothing here calls a driver, so a span costs a few
+microseconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai.servers import is_loopback, known_servers, server_of
-from llamatelemetry.gpu.engines import IN_PROCESS
+from llamatelemetry.gpu.monitor.engines import IN_PROCESS
 from llamatelemetry.semconv import attributes as genai
 from llamatelemetry.semconv import gpu as names
 from llamatelemetry.semconv.operations import (
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.model import Request
     from llamatelemetry.gpu.energy import CallEnergy
-    from llamatelemetry.gpu.history import Usage
-    from llamatelemetry.gpu.monitor import GpuMonitor
+    from llamatelemetry.gpu.monitor.history import GpuUsage
+    from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 
-# Operations in which no model runs. An operation that is not well known may be one of ours.
+# Operations that run no model. An operation outside the well-known ones may run one.
 _NO_INFERENCE: Final = (WELL_KNOWN_OPERATIONS - INFERENCE_OPERATIONS - {RETRIEVAL}) | {
     FETCH_RESPONSE
 }
-# An INTERNAL span of anybody else's may be a framework's, around a call to a cloud.
+# INTERNAL spans of other scopes may be a framework's, around a call to a cloud service.
 _IN_PROCESS_SCOPES: Final = frozenset(
     {
         "llamatelemetry.transformers",
@@ -51,11 +51,11 @@ _NOTHING: Final[Mapping[str, AttributeValue]] = {}
 
 
 class SpanGpu:
-    """The GPU attributes of spans, for an `EnrichingSpanProcessor`.
+    """GPU attributes of spans, for an `EnrichingSpanProcessor`.
 
     Args:
-        monitor: which reads the GPUs.
-        only_genai: whether other spans than those of GenAI get none.
+        monitor: Monitor that reads the GPUs.
+        only_genai: Whether to enrich only GenAI spans.
     """
 
     def __init__(self, monitor: GpuMonitor, *, only_genai: bool) -> None:
@@ -63,7 +63,7 @@ class SpanGpu:
         self._only_genai = only_genai
 
     def started(self, span: Span, parent_context: Context | None) -> None:
-        """Note a span that has started: if it is a call to an engine, its energy counts from now."""
+        """Start measuring energy if the started span is a call to an engine."""
         monitor = self._monitor
         monitor.ensure_running()
         if not monitor.snapshot.visible:
@@ -74,14 +74,14 @@ class SpanGpu:
         ledger = monitor.ledger
         parent = trace.get_current_span(parent_context)
         if ledger.is_open(parent):
-            return  # a call within a call is the same call, seen one layer down
-        if ledger.begin(span, engine, _monotonic_s(span.start_time)):
+            return  # a nested span of the same call
+        if ledger.start(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
     def unrecorded_began(
         self, span: trace.Span, request: Request, kind: SpanKind, scope: str
     ) -> None:
-        """Note a call whose span no processor sees: it uses the GPUs like any other."""
+        """Start measuring a call whose span is not recorded, because it uses the GPUs as well."""
         if not self._monitor.snapshot.visible or request.operation in _NO_INFERENCE:
             return
         server, engine = request.server, None
@@ -89,21 +89,21 @@ class SpanGpu:
             engine = _in_process_engine(scope)
         elif server is not None and kind is SpanKind.CLIENT and server.port is not None:
             engine = _server_engine(server.address, server.port)
-        if engine is not None and self._monitor.ledger.begin(span, engine, time.monotonic()):
+        if engine is not None and self._monitor.ledger.start(span, engine, time.monotonic()):
             self._monitor.read_soon()
 
     def unrecorded_ended(self, span: trace.Span) -> None:
-        """Note its end."""
-        self._monitor.ledger.end(span, time.monotonic())
+        """Finish measuring a call whose span is not recorded."""
+        self._monitor.ledger.finish(span, time.monotonic())
 
     def ending(self, span: Span) -> Mapping[str, AttributeValue]:
-        """Give the attributes of a span that is ending."""
+        """Return the GPU attributes of a span that is ending."""
         monitor = self._monitor
         timeline = monitor.timeline
         if not timeline.devices:
             return _NOTHING
         end_s = _monotonic_s(span.end_time)
-        energy = monitor.ledger.end(span, end_s)
+        energy = monitor.ledger.finish(span, end_s)
         present = span.attributes or _NOTHING
         if self._only_genai and not _is_genai(present):
             return _NOTHING
@@ -118,7 +118,7 @@ class SpanGpu:
 
 
 def _engine_of(span: Span) -> str | None:
-    """The engine that a call goes to; ``None`` for other spans, and for engines elsewhere."""
+    """Return the engine of a call; `None` for other spans and engines on other machines."""
     attributes = span.attributes or _NOTHING
     operation = attributes.get(genai.GEN_AI_OPERATION_NAME)
     if operation in _NO_INFERENCE or not (operation or genai.TASK in attributes):
@@ -153,7 +153,7 @@ def _is_genai(attributes: Mapping[str, AttributeValue]) -> bool:
 
 
 def _monotonic_s(wall_ns: int | None) -> float:
-    """A time of the wall clock, which spans have, on the clock of the samples."""
+    """Convert a span's wall-clock time to `time.monotonic`."""
     now_s = time.monotonic()
     return now_s if wall_ns is None else now_s - (time.time_ns() - wall_ns) / 1e9
 
@@ -173,7 +173,7 @@ def _energy_attributes(
     return attributes
 
 
-_ARRAYS: Final[tuple[tuple[str, Callable[[Usage], float | None]], ...]] = (
+_ARRAYS: Final[tuple[tuple[str, Callable[[GpuUsage], float | None]], ...]] = (
     (names.GPU_UTILIZATION, lambda usage: usage.utilization),
     (names.GPU_UTILIZATION_PEAK, lambda usage: usage.utilization_peak),
     (names.GPU_MEMORY_USED, lambda usage: usage.memory_used_bytes),
@@ -182,20 +182,22 @@ _ARRAYS: Final[tuple[tuple[str, Callable[[Usage], float | None]], ...]] = (
 )
 
 
-def _usage_attributes(uuids: Sequence[str], usages: Sequence[Usage]) -> dict[str, AttributeValue]:
-    # A GPU that tells nothing, as one that has died, is not in the arrays at all.
-    told = [
+def _usage_attributes(
+    uuids: Sequence[str], usages: Sequence[GpuUsage]
+) -> dict[str, AttributeValue]:
+    # A GPU without any value, for example a lost one, is omitted from all arrays.
+    known = [
         (uuid, usage)
         for uuid, usage in zip(uuids, usages, strict=True)
         if usage.utilization is not None
         or usage.memory_used_bytes is not None
         or usage.power_w is not None
     ]
-    if not told:
+    if not known:
         return {}
-    attributes: dict[str, AttributeValue] = {names.GPU_IDS: tuple(uuid for uuid, _ in told)}
+    attributes: dict[str, AttributeValue] = {names.GPU_IDS: tuple(uuid for uuid, _ in known)}
     for name, value_of in _ARRAYS:
-        values = [value for _, usage in told if (value := value_of(usage)) is not None]
-        if len(values) == len(told):  # an array with gaps would be of other GPUs
+        values = [value for _, usage in known if (value := value_of(usage)) is not None]
+        if len(values) == len(known):  # omit incomplete arrays: their indexes would not match
             attributes[name] = tuple(values)
     return attributes

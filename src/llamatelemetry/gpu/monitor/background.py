@@ -1,4 +1,4 @@
-"""A daemon thread that does the same thing again and again, and survives a fork."""
+"""A daemon thread that runs a function repeatedly and restarts after a fork."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from llamatelemetry.genai import guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Longer than any call into a driver should take; a fork must not hang on one that does.
+# Longer than a driver call normally takes. A fork does not wait longer for a driver that hangs.
 _FORK_WAITS_S: Final = 1.0
 _AFTER_FAILURE_S: Final = 10.0
 
 
 class BackgroundLoop:
-    """Runs a pass, sleeps as long as the pass says or until woken, and runs the next.
+    """Daemon thread that runs passes. Each pass returns the pause before the next one.
 
-    After a fork the child has no such thread; the next `ensure_running` there starts one. No
-    pass is under way while the process forks, so that the child inherits nothing half done.
+    After a fork the child has no such thread; its next `ensure_running` starts one. A fork waits
+    for the end of a running pass, so that the child does not inherit an incomplete state.
 
     Args:
-        name: of the thread.
-        run_pass: gives the seconds to the next one, or None when there is to be no other.
-        finish: runs in the thread after the last pass.
-        after_fork: runs in a forked child, where the parent's passes left off.
+        name: Name of the thread.
+        run_pass: Function that returns the seconds until the next pass, or `None` to stop.
+        finish: Function that runs in the thread after the last pass.
+        after_fork: Function that runs in a forked child and resets the state of the passes.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class BackgroundLoop:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a long pass had better come to its end."""
+        """Whether the thread is being stopped, so that a long pass should end early."""
         return self._stopping.is_set()
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class BackgroundLoop:
         self.ensure_running()
 
     def ensure_running(self) -> None:
-        """Start the thread again if a fork has left it behind. Cheap where it runs."""
+        """Restart the thread if this process was forked. Returns at once if it is running."""
         if self._running or not self._wanted:
             return
         with self._lock:
@@ -78,7 +78,7 @@ class BackgroundLoop:
         self._woken.set()
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread. False when it did not end within the time."""
+        """Stop the thread. Return whether it ended within `timeout_s`."""
         with self._lock:
             self._wanted = False
             thread, self._thread = self._thread, None
@@ -111,15 +111,15 @@ class BackgroundLoop:
             return _AFTER_FAILURE_S
 
     def before_fork(self) -> bool:
-        """Wait until no pass is under way; whether that is so now."""
+        """Wait until no pass is running. Return whether that succeeded."""
         return self._in_pass.acquire(timeout=_FORK_WAITS_S)
 
     def after_in_parent(self) -> None:
-        """Let passes go on."""
+        """Allow passes again."""
         self._in_pass.release()
 
     def after_in_child(self) -> None:
-        """Forget the thread, which is not here."""
+        """Reset the state: the thread does not exist in the child."""
         self._running = False
         self._new_locks()
         self._after_fork()
@@ -129,7 +129,7 @@ _loops: Final[WeakSet[BackgroundLoop]] = WeakSet()
 
 
 class _Forks:
-    """Which loops were held for the fork that is under way."""
+    """Handlers of `os.register_at_fork` for all loops."""
 
     held: tuple[BackgroundLoop, ...] = ()
 

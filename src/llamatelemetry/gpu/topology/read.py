@@ -1,4 +1,4 @@
-"""Reads the topology of NVIDIA's GPUs from NVML, and the NICs beside them from nvidia-smi."""
+"""Read the topology of NVIDIA GPUs from NVML, and the NICs from nvidia-smi."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.gpu.nvml import NvmlSession
+from llamatelemetry.gpu.nvml.session import NvmlSession
 from llamatelemetry.gpu.reader import GpuLostError, GpuUnavailableError
-from llamatelemetry.gpu.topology import Links, Topology, TopologyGpu
-from llamatelemetry.gpu.topology_nics import read_nics
+from llamatelemetry.gpu.topology.model import Links, Topology, TopologyGpu
+from llamatelemetry.gpu.topology.nics import read_nics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# nvmlGpuTopologyLevel. 0 is two chips on one board, which nvidia-smi counts among PIX.
+# nvmlGpuTopologyLevel. 0 is two chips on one board, which nvidia-smi also shows as PIX.
 _PCIE_LEVELS: Final = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
-# nvmlGpuP2PCapsIndex and nvmlGpuP2PStatus. The index of the first is a tuple in nvidia-ml-py, by
-# a comma too many.
+# nvmlGpuP2PCapsIndex and nvmlGpuP2PStatus, as numbers: a constant of nvidia-ml-py is a tuple, because
+# of a trailing comma.
 _P2P_KINDS: Final = {"read": 0, "write": 1, "nvlink": 2, "atomics": 3, "pcie": 4}
 _P2P_STATUS: Final = ("OK", "CNS", "GNS", "TNS", "DR", "NS", "U")
-_MOST_NVLINKS: Final = 36  # NVML_NVLINK_MAX_LINKS; a driver refuses the numbers that it lacks
+_MOST_NVLINKS: Final = 36  # NVML_NVLINK_MAX_LINKS; drivers reject the numbers of missing links
 _IS_GPU, _IS_SWITCH = 0, 2  # nvmlIntNvLinkDeviceType
 _NO_BUS: Final = "FFFFFFFF:"
-_AFFINITY_WORDS: Final = 64  # room for 4096 CPUs, or nodes
+_AFFINITY_WORDS: Final = 64  # enough for 4096 CPUs or nodes
 _SCOPE_NODE: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Board:
+    """A GPU, its active NVLinks by the bus ID of the other end, and those to switches."""
+
     handle: Any
     gpu: TopologyGpu
     nvlinks_to: Counter[str]
-    """The active ones by the bus id of the device at the other end."""
     nvlinks_to_switches: int
 
 
 def read_topology() -> Topology:
-    """Look at how the GPUs of this machine are connected. Never raises; none is a normal answer."""
+    """Return the topology of this machine. Never raises."""
     try:
         with NvmlSession() as nvml:
             boards = _boards(nvml)
@@ -48,10 +49,10 @@ def read_topology() -> Topology:
             }
     except GpuUnavailableError as error:
         return Topology(reason=str(error))
-    except Exception as error:  # a library that is broken is no GPU either
-        return Topology(reason=f"NVML cannot be read: {error}")
+    except Exception as error:  # a broken library counts as no GPU
+        return Topology(reason=f"NVML failed: {error}")
     if not boards:
-        return Topology(reason="the NVIDIA driver is there, but shows no GPU")
+        return Topology(reason="the NVIDIA driver is installed, but lists no GPU")
     gpus = tuple(board.gpu for board in boards)
     nics, near_nics = read_nics([gpu.label for gpu in gpus])
     return Topology(gpus, nics, {**between, **near_nics})
@@ -59,48 +60,48 @@ def read_topology() -> Topology:
 
 def _boards(nvml: NvmlSession) -> list[_Board]:
     boards = list[_Board]()
-    for index in range(nvml.ask("nvmlDeviceGetCount") or 0):
+    for index in range(nvml.query("nvmlDeviceGetCount") or 0):
         try:
             board = _board(nvml, index)
         except GpuLostError:
-            continue  # one that is broken does not hide the others
+            continue  # a broken device must not hide the others
         if board is not None:
             boards.append(board)
     return boards
 
 
 def _board(nvml: NvmlSession, index: int) -> _Board | None:
-    handle = nvml.ask("nvmlDeviceGetHandleByIndex", index)
-    uuid = None if handle is None else nvml.ask("nvmlDeviceGetUUID", handle)
+    handle = nvml.query("nvmlDeviceGetHandleByIndex", index)
+    uuid = None if handle is None else nvml.query("nvmlDeviceGetUUID", handle)
     if uuid is None:
         return None
-    pci = nvml.ask("nvmlDeviceGetPciInfo", handle)
+    pci = nvml.query("nvmlDeviceGetPciInfo", handle)
     direct, to_switches = _nvlinks(nvml, handle)
     gpu = TopologyGpu(
         index=index,
         uuid=uuid,
-        name=nvml.ask("nvmlDeviceGetName", handle),
+        name=nvml.query("nvmlDeviceGetName", handle),
         pci_bus_id=None if pci is None else _text(pci.busId),
-        cpu_affinity=_ranges(nvml.ask("nvmlDeviceGetCpuAffinity", handle, _AFFINITY_WORDS)),
+        cpu_affinity=_ranges(nvml.query("nvmlDeviceGetCpuAffinity", handle, _AFFINITY_WORDS)),
         numa_affinity=_ranges(
-            nvml.ask("nvmlDeviceGetMemoryAffinity", handle, _AFFINITY_WORDS, _SCOPE_NODE)
+            nvml.query("nvmlDeviceGetMemoryAffinity", handle, _AFFINITY_WORDS, _SCOPE_NODE)
         ),
-        gpu_numa_node=nvml.ask("nvmlDeviceGetNumaNodeId", handle),
+        gpu_numa_node=nvml.query("nvmlDeviceGetNumaNodeId", handle),
         nvlinks_active=direct.total() + to_switches,
     )
     return _Board(handle, gpu, direct, to_switches)
 
 
 def _nvlinks(nvml: NvmlSession, handle: Any) -> tuple[Counter[str], int]:
-    """Count the active links: by the bus id of the device that they lead to, and into switches."""
+    """Return the number of active links by the bus ID of the other end, and to switches."""
     direct, to_switches = Counter[str](), 0
     for link in range(_MOST_NVLINKS):
-        if nvml.ask("nvmlDeviceGetNvLinkState", handle, link) != 1:
+        if nvml.query("nvmlDeviceGetNvLinkState", handle, link) != 1:
             continue
-        kind = nvml.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link)
-        remote = nvml.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
+        kind = nvml.query("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link)
+        remote = nvml.query("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
         bus_id = _NO_BUS if remote is None else _bus(_text(remote.busId))
-        # In a virtual machine the switches are out of sight: the links lead nowhere by name.
+        # In a virtual machine the switches are hidden, so the other end has no bus ID.
         if kind == _IS_SWITCH or (kind != _IS_GPU and bus_id.startswith(_NO_BUS)):
             to_switches += 1
         else:
@@ -110,12 +111,12 @@ def _nvlinks(nvml: NvmlSession, handle: Any) -> tuple[Counter[str], int]:
 
 def _links(nvml: NvmlSession, one: _Board, other: _Board) -> Links:
     direct = max(_direct(one, other), _direct(other, one))
-    # Through the switches every link of a GPU leads to every other GPU.
+    # Switches connect every link of a GPU to every other GPU.
     switched = min(one.nvlinks_to_switches, other.nvlinks_to_switches)
     try:
-        level = nvml.ask("nvmlDeviceGetTopologyCommonAncestor", one.handle, other.handle)
+        level = nvml.query("nvmlDeviceGetTopologyCommonAncestor", one.handle, other.handle)
         p2p = _p2p(nvml, one, other)
-    except GpuLostError:  # since it was listed
+    except GpuLostError:  # lost since it was listed
         level, p2p = None, {}
     return Links(
         nvlinks=direct or switched,
@@ -132,7 +133,7 @@ def _direct(one: _Board, other: _Board) -> int:
 
 def _p2p(nvml: NvmlSession, one: _Board, other: _Board) -> dict[str, str]:
     found = {
-        kind: nvml.ask("nvmlDeviceGetP2PStatus", one.handle, other.handle, index)
+        kind: nvml.query("nvmlDeviceGetP2PStatus", one.handle, other.handle, index)
         for kind, index in _P2P_KINDS.items()
     }
     return {
@@ -143,13 +144,13 @@ def _p2p(nvml: NvmlSession, one: _Board, other: _Board) -> dict[str, str]:
 
 
 def _bus(bus_id: str) -> str:
-    """One spelling of a bus id: the domain has four digits or eight, letters are of either case."""
+    """Normalize a bus ID: the domain may have 4 or 8 digits, in upper or lower case."""
     domain, _, rest = bus_id.upper().partition(":")
     return f"{domain.zfill(8)}:{rest}"
 
 
 def _ranges(words: Sequence[int] | None) -> str | None:
-    """``0-55,112-167`` for a set of bits, 64 to a word; None for none."""
+    """Return the set bits of 64-bit words as ranges, such as `0-55,112-167`; `None` if none is set."""
     ranges, start = list[str](), None
     bits = [bool(word >> bit & 1) for word in words or () for bit in range(64)]
     for number, is_set in enumerate((*bits, False)):

@@ -1,8 +1,7 @@
-"""How the GPUs of a machine are connected, as data: what `read_topology` finds.
+"""Data classes for the topology of the GPUs of a machine.
 
-The words for a connection are those of ``nvidia-smi topo -m``: ``NV#`` over that many NVLinks,
-then by what a PCIe transfer has to pass, from near to far: ``PIX``, ``PXB``, ``PHB``, ``NODE``,
-``SYS``.
+Connections have the names of `nvidia-smi topo -m`: `NV#` for a number of NVLinks; for PCIe, from
+near to far, `PIX`, `PXB`, `PHB`, `NODE`, `SYS`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.gpu.topology_text import as_text, rows_of
+from llamatelemetry.gpu.topology.text import as_text, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,17 +22,17 @@ _UNKNOWN: Final = "N/A"
 
 @dataclass(frozen=True, slots=True)
 class TopologyGpu:
-    """A GPU and the part of the machine that is near to it.
+    """A GPU and its affinities.
 
     Attributes:
-        index: in the driver's order, as ``nvidia-smi`` counts.
-        uuid: as ``GPU-...``.
-        name: the product's.
-        pci_bus_id: as ``00000000:1B:00.0``.
-        cpu_affinity: the CPUs that are near, as ``0-55,112-167``.
-        numa_affinity: the NUMA nodes whose memory is near, likewise.
-        gpu_numa_node: the node that the GPU's own memory is, where it is one, as on a GH200.
-        nvlinks_active: of this GPU, to wherever they lead.
+        index: Index in the driver's order, as in `nvidia-smi`.
+        uuid: UUID, such as `GPU-...`.
+        name: Product name.
+        pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
+        cpu_affinity: Nearest CPUs, such as `0-55,112-167`.
+        numa_affinity: NUMA nodes with the nearest memory, such as `0-1`.
+        gpu_numa_node: NUMA node of the GPU's own memory, if it is one, as on a GH200.
+        nvlinks_active: Number of active NVLinks of this GPU, to any device.
     """
 
     index: int
@@ -47,17 +46,17 @@ class TopologyGpu:
 
     @property
     def label(self) -> str:
-        """As in the matrix: ``GPU0``."""
+        """Label in the matrix, such as `GPU0`."""
         return f"GPU{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyNic:
-    """A network adapter that ``nvidia-smi topo -m`` lists.
+    """A network adapter listed by `nvidia-smi topo -m`.
 
     Attributes:
-        label: as in the matrix: ``NIC0``.
-        name: of the device: ``mlx5_0``.
+        label: Label in the matrix, such as `NIC0`.
+        name: Device name, such as `mlx5_0`.
     """
 
     label: str
@@ -66,15 +65,14 @@ class TopologyNic:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What lies between two devices. Both ways are told where there are both.
+    """Connection between two devices: NVLink, PCIe, or both.
 
     Attributes:
-        nvlinks: how many NVLinks carry data between the two.
-        through_nvswitch: whether these go through a switch, which shares them among all GPUs.
-        pcie: what a transfer over PCIe passes: ``PIX`` to ``SYS``.
-        p2p: for ``read``, ``write``, ``nvlink``, ``atomics``, ``pcie``: whether the driver allows
-            one GPU to reach the other's memory so, in the words of ``nvidia-smi topo -p2p``:
-            ``OK``, ``CNS``, ``GNS``, ``TNS``, ``DR``, ``NS``, ``U``.
+        nvlinks: Number of NVLinks between the devices.
+        through_nvswitch: Whether they pass an NVSwitch, which shares them among all GPUs.
+        pcie: PCIe distance: `PIX`, `PXB`, `PHB`, `NODE` or `SYS`.
+        p2p: Peer-to-peer status for `read`, `write`, `nvlink`, `atomics` and `pcie`, as in
+            `nvidia-smi topo -p2p`: `OK`, `CNS`, `GNS`, `TNS`, `DR`, `NS`, `U`.
     """
 
     nvlinks: int = 0
@@ -84,22 +82,22 @@ class Links:
 
     @property
     def label(self) -> str | None:
-        """As in the matrix: ``NV18``, ``PIX``; None when nothing is known."""
+        """Label in the matrix, such as `NV18` or `PIX`; `None` if unknown."""
         return f"NV{self.nvlinks}" if self.nvlinks else self.pcie
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The GPUs of this machine and what lies between them; ``print`` shows the matrix.
+    """The GPUs of this machine and their connections. Printing it shows the matrix.
 
-    It is of the machine: ``CUDA_VISIBLE_DEVICES`` hides nothing here, and MIG instances are part
-    of their board.
+    It shows the whole machine: `CUDA_VISIBLE_DEVICES` has no effect, and MIG instances are part of
+    their board.
 
     Attributes:
-        gpus: in the driver's order; empty without a GPU.
-        nics: the adapters that ``nvidia-smi topo -m`` lists beside them.
-        between: by the labels of two devices, the one that is listed first in front.
-        reason: why there are no GPUs; None when there are.
+        gpus: GPUs in the driver's order; empty without a GPU.
+        nics: Network adapters listed by `nvidia-smi topo -m`.
+        between: Connections by the labels of two devices, in the order of the matrix.
+        reason: Why there are no GPUs; `None` if there are.
     """
 
     gpus: tuple[TopologyGpu, ...] = ()
@@ -114,30 +112,32 @@ class Topology:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All devices in the order of the matrix: GPUs, then NICs."""
+        """Labels of all devices in the order of the matrix: GPUs, then NICs."""
         return tuple(device.label for device in (*self.gpus, *self.nics))
 
     def links(self, a: int | str, b: int | str) -> Links:
-        """Give what lies between two devices; the order does not matter.
+        """Return the connection between two devices, in either order.
 
         Args:
-            a: a GPU by its index, label (``"GPU0"``) or UUID; a NIC by label or name.
-            b: another one.
+            a: GPU by its index, label (`"GPU0"`) or UUID; NIC by label or name.
+            b: Another device, in the same way.
 
         Raises:
-            ValueError: there is no such device, or both are the same.
+            ValueError: A device does not exist, or both are the same.
         """
         one, other = self._label_of(a), self._label_of(b)
         if one == other:
-            raise ValueError(f"{a!r} and {b!r} are the same device, {one}; name two")
+            raise ValueError(
+                f"a and b must be two devices, got {a!r} and {b!r}, which are both {one}"
+            )
         return self.between.get((one, other)) or self.between.get((other, one)) or Links()
 
     def cell(self, row: str, column: str) -> str:
-        """Give one cell of the matrix by the labels: ``X``, ``NV18``, ``PIX`` ... or ``N/A``."""
+        """Return one cell of the matrix by its labels: `X`, `NV18`, `PIX` ... or `N/A`."""
         return _SELF if row == column else self.links(row, column).label or _UNKNOWN
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as plain data, ready for JSON. Unknown values are None."""
+        """Return the topology as JSON-compatible data. Unknown values are `None`."""
         return {
             "reason": self.reason,
             "gpus": [_gpu_as_dict(gpu) for gpu in self.gpus],
@@ -157,7 +157,7 @@ class Topology:
         }
 
     def to_dataframe(self) -> Any:
-        """Give the matrix as a pandas frame: a row for each device, a column for each and for affinity.
+        """Return the matrix as a pandas DataFrame: one row per device, columns for devices and affinity.
 
         Raises:
             ImportError: pandas is not installed.
@@ -173,8 +173,8 @@ class Topology:
         for label, names in self._names():
             if device in names:
                 return label
-        there = ", ".join(self.labels) or f"none, because {self.reason}"
-        raise ValueError(f"There is no device {device!r}; there are: {there}")
+        present = ", ".join(self.labels) or f"none ({self.reason})"
+        raise ValueError(f"device must be one of {present}; got {device!r}")
 
     def _names(self) -> Iterator[tuple[str, tuple[int | str, ...]]]:
         for gpu in self.gpus:

@@ -1,7 +1,7 @@
-"""The last samples of the GPUs, and what they say about any span of time within them.
+"""A bounded history of GPU samples, with mean and peak over any time range.
 
-The mean over a span comes from running sums and the peak from peaks of whole blocks, so that a
-long span costs hardly more than a short one. Times are seconds of `time.monotonic`.
+Means come from running sums, and peaks from precomputed peaks of blocks, so that a long range costs
+little more than a short one. Times are seconds of `time.monotonic`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 32
 _TRIMMED: Final = 16 * _BLOCK
-"""Samples that go at once, whole blocks of them."""
-_NOTHING_S: Final = 1e-9
-"""Sums of many terms leave a remainder of nothing."""
+"""Number of samples removed at once; a multiple of the block size."""
+_NEGLIGIBLE_S: Final = 1e-9
+"""Shorter times are rounding errors of the running sums."""
 CAPACITY: Final = 3072
-"""Samples that are kept: five minutes at ten a second, most of an hour at one; 2 MB for a GPU."""
+"""Number of samples kept: 5 minutes at 10 per second, 51 minutes at 1 per second. 2 MB per GPU."""
 
 
-class Usage(NamedTuple):
-    """One GPU over a span of time. ``None`` is unknown.
+class GpuUsage(NamedTuple):
+    """GpuUsage of one GPU over a time range. `None` means unknown.
 
     Attributes:
-        utilization: mean, 0 to 1.
-        utilization_peak: of the samples.
-        memory_used_bytes: peak.
-        power_w: mean.
-        temperature_c: peak.
+        utilization: Mean utilization, 0 to 1.
+        utilization_peak: Highest sampled utilization, 0 to 1.
+        memory_used_bytes: Highest sampled memory use, in bytes.
+        power_w: Mean power, in watts.
+        temperature_c: Highest sampled temperature, in degrees Celsius.
     """
 
     utilization: float | None = None
@@ -42,7 +42,7 @@ class Usage(NamedTuple):
     temperature_c: float | None = None
 
 
-UNKNOWN: Final = Usage()
+UNKNOWN: Final = GpuUsage()
 
 
 class _Peaks(NamedTuple):
@@ -52,10 +52,17 @@ class _Peaks(NamedTuple):
 
 
 class _Device(NamedTuple):
-    """One device in one sample. A sample stands for the time since the one before it.
+    """One device in one sample. A sample applies to the time since the previous one.
 
-    The areas are those under the curves from the first sample on, each with the time in which
-    its curve was known. Tuples, because a span on the application's thread reads several.
+    The areas are integrals since the first sample, each with the time for which the value was known.
+
+    Attributes:
+        state: Sampled state.
+        utilization_area: Integral of the utilization, in seconds.
+        utilization_known_s: Time for which the utilization was known.
+        power_area: Integral of the power, in joules.
+        power_known_s: Time for which the power was known.
+        peaks: Peaks since the start of the block.
     """
 
     state: GpuState
@@ -64,15 +71,14 @@ class _Device(NamedTuple):
     power_area: float
     power_known_s: float
     peaks: _Peaks
-    """Of the block so far."""
 
 
 class History:
-    """A bounded ring of samples: one thread appends, any thread reads.
+    """Bounded list of samples. One thread appends, any thread reads.
 
     Args:
-        stale_after_s: for how long the last sample still tells what is the case.
-        capacity: samples kept at least.
+        stale_after_s: How long the last sample remains valid.
+        capacity: Minimum number of samples kept.
     """
 
     def __init__(self, stale_after_s: float, capacity: int = CAPACITY) -> None:
@@ -80,18 +86,18 @@ class History:
         self._capacity = capacity
         self._times: list[float] = []
         self._samples: list[tuple[_Device, ...]] = []
-        # Reentrant: the garbage collector may end a span anywhere, in here too.
+        # Reentrant: the garbage collector may end a span at any point, also while the lock is held.
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._times)
 
     def append(self, at_s: float, states: Sequence[GpuState]) -> None:
-        """Add a sample: the states of the same devices in the same order each time."""
-        # Made outside the lock: this is the only thread that appends.
+        """Append a sample. The devices and their order are the same each time."""
+        # Created outside the lock: only this thread appends.
         before = self._samples[-1] if self._samples else None
         duration_s = at_s - self._times[-1] if self._times else 0.0
-        # A time in which nobody looked, as of a suspended machine, is not known.
+        # A long pause, for example of a suspended machine, is unknown time.
         duration_s = duration_s if duration_s <= self._stale_after_s else 0.0
         starts_block = len(self._times) % _BLOCK == 0
         sample = tuple(
@@ -105,12 +111,11 @@ class History:
                 del self._times[:_TRIMMED]
                 del self._samples[:_TRIMMED]
 
-    def over(self, start_s: float, end_s: float) -> list[Usage] | None:
-        """Give what each device did from one time to another; ``None`` when nothing is known.
+    def over(self, start_s: float, end_s: float) -> list[GpuUsage] | None:
+        """Return the usage of each device over a time range; `None` if it is unknown.
 
-        Before the first sample nothing is known. After the last one its values stand, until it
-        is stale: a span that is shorter than the pause between two samples gets the state in
-        which it found the GPUs.
+        Time before the first sample is unknown. The last sample applies until it is stale, so that
+        a span shorter than the sampling interval gets the state at its start.
         """
         with self._lock:
             times, samples = self._times, self._samples
@@ -128,9 +133,9 @@ class History:
 
     def _usage(
         self, device: int, start_s: float, end_s: float, first_in: int, last_in: int
-    ) -> Usage:
+    ) -> GpuUsage:
         first, last = self._samples[first_in][device], self._samples[last_in][device]
-        # From the sample that stands for a time back, or on, to that time.
+        # Distance of each end of the range from the sample that applies to it.
         before_s = start_s - self._times[first_in]
         after_s = end_s - self._times[last_in]
         utilization, power = last.state.utilization, last.state.power_w
@@ -138,16 +143,16 @@ class History:
             (first.utilization_area, first.utilization_known_s, first.state.utilization, before_s),
             (last.utilization_area, last.utilization_known_s, utilization, after_s),
         )
-        if known_s > _NOTHING_S:
+        if known_s > _NEGLIGIBLE_S:
             utilization = area / known_s
         area, known_s = _area(
             (first.power_area, first.power_known_s, first.state.power_w, before_s),
             (last.power_area, last.power_known_s, power, after_s),
         )
-        if known_s > _NOTHING_S:
+        if known_s > _NEGLIGIBLE_S:
             power = area / known_s
         peaks = self._peaks(device, first_in, last_in)
-        return Usage(
+        return GpuUsage(
             utilization=utilization,
             utilization_peak=peaks.utilization,
             memory_used_bytes=peaks.memory_used_bytes,
@@ -164,7 +169,7 @@ class History:
             found = [_peaks_of(each[device].state) for each in samples[first_in : last_in + 1]]
         else:
             found = [_peaks_of(each[device].state) for each in samples[first_in:next_block]]
-            # The last sample of a block has the peaks of all of it.
+            # The last sample of a block has the peaks of the whole block.
             found += [
                 each[device].peaks for each in samples[next_block + _BLOCK - 1 : last_in : _BLOCK]
             ]
@@ -192,10 +197,12 @@ def _next(
 def _area(
     start: tuple[float, float, float | None, float], end: tuple[float, float, float | None, float]
 ) -> tuple[float, float]:
-    """The area between two times, and the part of the time in which it is known.
+    """Return the area between two times, and the time for which it is known.
 
-    Either is given by the area and the known time up to a sample, the value that the sample
-    stands for, and the seconds from the sample to the time.
+    Args:
+        start: Area and known time at a sample, the value of the sample, and the seconds from the
+            sample to the start.
+        end: The same for the end.
     """
     area, known_s = end[0] - start[0], end[1] - start[1]
     if end[2] is not None:

@@ -1,9 +1,9 @@
-"""The one thread that reads the GPUs, and what others may look at without reading them.
+"""The thread that reads the GPUs.
 
 Every second, and every 100 ms while a call is in flight on a GPU of this machine, it reads the
 state of the devices into a `Snapshot` for the metrics, a `History` for the spans, and the
-`EnergyLedger`. What is slow to ask for it asks every five seconds, and only in the process that
-reports for the host.
+`EnergyLedger`. Slow queries run every five seconds, and only in the process that reports for the
+host.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from llamatelemetry.gpu.background import BackgroundLoop
+from llamatelemetry.gpu.devices import cuda_visible_devices, visible
 from llamatelemetry.gpu.energy import EnergyLedger
-from llamatelemetry.gpu.engines import Engines
-from llamatelemetry.gpu.history import History
-from llamatelemetry.gpu.neighbours import Neighbours
+from llamatelemetry.gpu.monitor.background import BackgroundLoop
+from llamatelemetry.gpu.monitor.engines import Engines
+from llamatelemetry.gpu.monitor.history import History
+from llamatelemetry.gpu.monitor.host_call_counts import HostCallCounts
 from llamatelemetry.gpu.reader import (
     GpuDetails,
     GpuDevice,
@@ -27,7 +28,6 @@ from llamatelemetry.gpu.reader import (
     GpuState,
     GpuUnavailableError,
 )
-from llamatelemetry.gpu.visibility import cuda_visible_devices, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,18 +47,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the last passes have read. It never changes; a pass makes a new one.
+    """Result of the last pass. Immutable; each pass creates a new one.
 
     Attributes:
-        devices: all of this machine.
-        visible: those that this process can use, in the order in which CUDA numbers them.
-        states: of the devices that were read, by UUID.
-        details: likewise; empty in a process that does not report for the host.
-        processes: of visible devices, the memory in bytes by process id, if that was of use.
-        lost: UUIDs of the devices that do not answer any more.
-        engine_pids: the processes behind the servers of this machine that were called.
-        reports_host: whether this process is the one to report what belongs to the host.
-        at_s: of the last pass, by `time.monotonic`.
+        devices: All devices of this machine.
+        visible: Devices that this process can use, in CUDA's order.
+        states: State of each device that was read, by UUID.
+        details: Details by UUID; empty in a process that does not report for the host.
+        processes: Memory in bytes by process ID, for each visible device, if it was needed.
+        lost: UUIDs of the devices that stopped responding.
+        engine_pids: Process IDs of the called servers on this machine.
+        reports_host: Whether this process reports for the host.
+        at_s: `time.monotonic` of the last pass.
     """
 
     devices: tuple[GpuDevice, ...] = ()
@@ -76,28 +76,28 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The history of the devices that spans are about, in their order."""
+    """History of the visible devices, in their order."""
 
     devices: tuple[GpuDevice, ...]
     history: History
 
 
-def _nobody(origin: str) -> Collection[int]:  # noqa: ARG001 - as pids_of
+def _no_pids(origin: str) -> Collection[int]:  # noqa: ARG001 - signature of pids_of
     return ()
 
 
 class GpuMonitor:
-    """Reads the GPUs in a thread of its own; everything else here only looks.
+    """Reader of the GPUs in a background thread. Other threads see its last results.
 
     Args:
-        reader: used by that thread alone.
-        interval_s: between two readings while no call is in flight here.
-        pids_of: the processes behind a server's origin, none if they are not known.
-        reports_host: whether this process is the one to report what belongs to the host.
-        record_pass: told the seconds that each pass took, in that thread.
-        reopen_every_s: how often a driver or a device that has gone is tried again.
-        shared_folder: gives the folder by which the processes of this host know of each other's
-            calls; ``None`` when there is none.
+        reader: GPU library; used by the thread only.
+        interval_s: Seconds between two readings while no call is in flight on this machine.
+        pids_of: Function that returns the process IDs of a server, given its origin.
+        reports_host: Function that returns whether this process reports for the host.
+        record_pass: Function that receives the duration of each pass, in seconds.
+        reopen_every_s: Seconds between attempts to reopen a lost driver or device.
+        shared_folder: Function that returns the directory in which the processes of this host
+            share their call counts; `None` if there is none.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class GpuMonitor:
         reader: GpuReader,
         *,
         interval_s: float = 1.0,
-        pids_of: Callable[[str], Collection[int]] = _nobody,
+        pids_of: Callable[[str], Collection[int]] = _no_pids,
         reports_host: Callable[[], bool] = lambda: False,
         record_pass: Callable[[float], None] = lambda _: None,
         reopen_every_s: float = 30.0,
@@ -117,7 +117,7 @@ class GpuMonitor:
         self._record_pass = record_pass
         self._reopen_every_s = reopen_every_s
         self._engines = Engines(pids_of)
-        self._neighbours = Neighbours(shared_folder)
+        self._host_calls = HostCallCounts(shared_folder)
         self.ledger = EnergyLedger()
         self.snapshot = Snapshot()
         self.timeline = Timeline((), History(_STALE_AFTER_S))
@@ -129,39 +129,38 @@ class GpuMonitor:
         )
 
     def start(self) -> None:
-        """Start reading. Where there is no driver that ends at once, and costs nothing more."""
+        """Start the thread. Without a driver it ends at once."""
         self._loop.start()
 
     def ensure_running(self) -> None:
-        """Start reading again in a forked child; nothing elsewhere."""
+        """Restart the thread in a forked child. Does nothing if it is running."""
         self._loop.ensure_running()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop reading. False when a call into the driver has not come back by then."""
+        """Stop the thread. Return whether it ended within `timeout_s`."""
         return self._loop.stop(timeout_s)
 
     def read_soon(self) -> None:
-        """Read now: a call has begun, and its energy counts from here."""
+        """Read the GPUs now, because a call has started."""
         self._loop.wake()
 
-    # ---------------------------------------------------------------- one pass
     def _pass(self) -> float | None:
         began_s = time.monotonic()
         try:
             self._open(began_s)
             reports_host = self._reports_host()
-            self._place_engines(began_s, reports_host)
+            self._locate_engines(began_s, reports_host)
             self._read(reports_host)
         except GpuUnavailableError as error:
-            _logger.info("No GPU is read: %s", error)
+            _logger.info("Not reading GPUs: %s", error)
             self._close()
-            return None if error.for_good else self._reopen_every_s
+            return None if error.is_permanent else self._reopen_every_s
         took_s = time.monotonic() - began_s
         self._record_pass(took_s)
         if not self.snapshot.devices:
             return self._reopen_every_s
         pause_s = BUSY_INTERVAL_S if self.ledger.is_busy() else self._interval_s
-        # A driver that answers slowly is asked no more than half of the time.
+        # At most half of the time is spent in a slow driver.
         return max(min(pause_s, self._interval_s) - took_s, took_s)
 
     def _open(self, now_s: float) -> None:
@@ -174,7 +173,7 @@ class GpuMonitor:
         self._is_open = True
         self._reopen_at_s = float("inf") if found else now_s + self._reopen_every_s
         before = self.snapshot
-        # The driver does not list what has died, which is to be reported all the same.
+        # The driver no longer lists lost devices. They are still reported as lost.
         known = {device.uuid for device in found}
         dead = [d for d in before.devices if d.uuid in before.lost and d.uuid not in known]
         devices = tuple(sorted((*found, *dead), key=lambda device: device.index))
@@ -184,11 +183,11 @@ class GpuMonitor:
             self.timeline = Timeline(usable, History(stale_after_s))
         self.snapshot = replace(before, devices=devices, visible=usable)
 
-    def _place_engines(self, now_s: float, reports_host: bool) -> None:
+    def _locate_engines(self, now_s: float, reports_host: bool) -> None:
         in_flight = self.ledger.engines_in_flight()
         is_due = now_s - self._processes_at_s >= _DETAILS_EVERY_S
-        is_of_use = reports_host or self._engines.pids()
-        if not (self._engines.need_lookup(in_flight, now_s) or (is_due and is_of_use)):
+        is_needed = reports_host or self._engines.pids()
+        if not (self._engines.need_lookup(in_flight, now_s) or (is_due and is_needed)):
             return
         self._processes_at_s = now_s
         found = {
@@ -196,7 +195,7 @@ class GpuMonitor:
             for device in self.snapshot.visible
         }
         self._engines.look_up(in_flight, found, now_s)
-        self.ledger.place(self._engines.placed())
+        self.ledger.place(self._engines.devices())
         self.snapshot = replace(
             self.snapshot, processes=found, engine_pids=self._engines.pids() - {os.getpid()}
         )
@@ -217,11 +216,11 @@ class GpuMonitor:
                 energy[device.uuid] = (time.monotonic(), state.energy_j)
         at_s = time.monotonic()
         idle = {uuid for uuid, state in states.items() if state.utilization == 0}
-        self.ledger.settle(energy, idle, self._elsewhere(before.visible, at_s))
+        self.ledger.settle(energy, idle, self._calls_of_other_processes(before.visible, at_s))
         timeline = self.timeline
         if timeline.devices:
             timeline.history.append(at_s, [states[device.uuid] for device in timeline.devices])
-        self._note_lost(before.lost, lost, at_s)
+        self._report_lost(before.lost, lost, at_s)
         self.snapshot = replace(
             before,
             states=states,
@@ -231,10 +230,12 @@ class GpuMonitor:
             at_s=at_s,
         )
 
-    def _elsewhere(self, devices: Collection[GpuDevice], now_s: float) -> dict[str, int]:
+    def _calls_of_other_processes(
+        self, devices: Collection[GpuDevice], now_s: float
+    ) -> dict[str, int]:
         calls = self.ledger.calls_in_flight()
         here = {device.index: calls[device.uuid] for device in devices if device.uuid in calls}
-        others = self._neighbours.exchange(now_s, here)
+        others = self._host_calls.exchange(now_s, here)
         return {device.uuid: others[device.index] for device in devices if device.index in others}
 
     def _details(self, before: Snapshot, now_s: float) -> Mapping[str, GpuDetails]:
@@ -252,10 +253,12 @@ class GpuMonitor:
         except GpuLostError:
             return None
 
-    def _note_lost(self, before: Collection[str], now: Collection[str], now_s: float) -> None:
+    def _report_lost(self, before: Collection[str], now: Collection[str], now_s: float) -> None:
         for uuid in now:
             if uuid not in before:
-                _logger.warning("GPU %s does not answer any more; it is left out", uuid)
+                _logger.warning(
+                    "GPU %s stopped responding; it is excluded from metrics and spans", uuid
+                )
         if now and self._reopen_at_s == float("inf"):
             self._reopen_at_s = now_s + self._reopen_every_s
 
@@ -267,13 +270,13 @@ class GpuMonitor:
 
     def _finish(self) -> None:
         self._close()
-        self._neighbours.close()
-        self.ledger.forget()
+        self._host_calls.close()
+        self.ledger.clear()
 
     def _after_fork(self) -> None:
-        self._is_open = False  # NVML has to be initialised anew
-        self._engines.forget()
-        self._neighbours.after_fork()
+        self._is_open = False  # NVML must be initialized again
+        self._engines.clear()
+        self._host_calls.after_fork()
         self.ledger.after_fork()
         self.snapshot = Snapshot()
         self.timeline = Timeline((), History(_STALE_AFTER_S))

@@ -1,11 +1,10 @@
-"""A session with NVML through nvidia-ml-py, in which "not supported" is an ordinary answer.
+"""A session with NVML through nvidia-ml-py.
 
     with NvmlSession() as nvml:
-        count = nvml.ask("nvmlDeviceGetCount")
+        count = nvml.query("nvmlDeviceGetCount")
 
-NVML has some four hundred queries, and each device refuses others. `NvmlSession.ask` gives
-``None`` for those, and tells apart the two failures that matter: one device is gone, or all of
-NVML is.
+NVML has about 400 queries, and every device supports a different subset. `NvmlSession.query` returns
+`None` for unsupported queries, and distinguishes two failures: one device is lost, or NVML is.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _NOT_SUPPORTED: Final = 3
 _DRIVER_NOT_LOADED: Final = 9
 _LIBRARY_NOT_FOUND: Final = 12
 _FUNCTION_NOT_FOUND: Final = 13
-# The device fell off the bus, must be reset, or its handle means nothing any more.
+# The device fell off the bus, must be reset, or its handle is no longer valid.
 _LOST: Final = frozenset({15, 16, 28})
-# Not initialised, no driver, driver and library of different versions: as after a driver update.
+# Not initialized, no driver, or different versions of driver and library after an update.
 _SESSION_OVER: Final = frozenset({1, _DRIVER_NOT_LOADED, 18})
 
 _LIBRARY: Final = "libnvidia-ml.so.1"
@@ -38,11 +37,11 @@ _UNSIGNED_INT, _SIGNED_INT, _DOUBLE = 1, 5, 0
 
 
 class NvmlSession:
-    """One initialisation of NVML. Not for several threads at once."""
+    """One initialization of NVML. Not thread-safe."""
 
     def __init__(self) -> None:
         self._nvml: Any = None
-        self._refused: set[Hashable] = set()
+        self._unsupported: set[Hashable] = set()
 
     def __enter__(self) -> Self:
         self.open()
@@ -52,87 +51,88 @@ class NvmlSession:
         self.close()
 
     def open(self) -> None:
-        """Load and initialise the library.
+        """Load and initialize the library.
 
         Raises:
-            GpuUnavailableError: why there is none.
+            GpuUnavailableError: NVML is not available.
         """
         if not _has_library():
-            reason = f"the NVIDIA driver's library {_LIBRARY} is not there"
-            raise GpuUnavailableError(reason, for_good=True)
+            raise GpuUnavailableError(f"{_LIBRARY} not found", is_permanent=True)
         try:
             with required_by("Reading GPUs", "nvidia-ml-py"):
                 nvml: Any = importlib.import_module("pynvml")
         except ImportError as error:
-            raise GpuUnavailableError(str(error), for_good=True) from None
+            raise GpuUnavailableError(str(error), is_permanent=True) from None
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
-            for_good = error.value == _LIBRARY_NOT_FOUND
-            raise GpuUnavailableError(f"NVML does not start: {error}", for_good=for_good) from None
+            is_permanent = error.value == _LIBRARY_NOT_FOUND
+            raise GpuUnavailableError(
+                f"NVML failed to start: {error}", is_permanent=is_permanent
+            ) from None
         self._nvml = nvml
-        self._refused.clear()
+        self._unsupported.clear()
 
     def close(self) -> None:
-        """End the session. Never raises."""
+        """Close the session. Never raises."""
         nvml, self._nvml = self._nvml, None
         if nvml is not None:
-            with contextlib.suppress(nvml.NVMLError):  # it was over already
+            with contextlib.suppress(nvml.NVMLError):  # the session was closed already
                 nvml.nvmlShutdown()
 
-    def ask(self, function: str, *arguments: Any) -> Any | None:
-        """Call a function of nvidia-ml-py; ``None`` when it has no answer.
+    def query(self, function: str, *arguments: Any) -> Any | None:
+        """Call a function of nvidia-ml-py. Return `None` if it is not supported or fails.
 
-        What a device says it does not support is not asked again in this session.
+        A query that a device does not support is not repeated in this session.
 
         Args:
-            function: its name, as ``nvmlDeviceGetPowerUsage``.
-            arguments: the device's handle first, if it takes one.
+            function: Name of the function, such as `nvmlDeviceGetPowerUsage`.
+            arguments: Arguments; the device's handle first, if the function takes one.
 
         Raises:
-            GpuLostError: the device is gone.
-            GpuUnavailableError: the session is over.
+            GpuLostError: The device is lost.
+            GpuUnavailableError: The session has ended.
         """
         if self._nvml is None:
             raise GpuUnavailableError("the session is closed")
         key = (function, *map(_identity, arguments))
-        if key in self._refused:
+        if key in self._unsupported:
             return None
         call = getattr(self._nvml, function, None)
         if call is None:  # an older nvidia-ml-py
             return None
         try:
-            answer = call(*arguments)
+            result = call(*arguments)
         except self._nvml.NVMLError as error:
-            self._judge(error, key)
+            self._handle_error(error, key)
             return None
-        # Old releases of nvidia-ml-py give bytes.
-        return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
+        # Old releases of nvidia-ml-py return bytes.
+        return result.decode(errors="replace") if isinstance(result, bytes) else result
 
     def fields(self, handle: Any, fields: Sequence[int | tuple[int, int]]) -> list[int | None]:
-        """Ask for field values in one call; each is ``None`` when it has no answer.
+        """Query several field values in one call. An unsupported field is `None`.
 
         Args:
-            handle: of the device.
-            fields: numbers, or pairs of a number and a scope, such as a link.
+            handle: Handle of the device.
+            fields: Field IDs, or pairs of a field ID and a scope, such as a link.
         """
-        values = self.ask("nvmlDeviceGetFieldValues", handle, list(fields))
+        values = self.query("nvmlDeviceGetFieldValues", handle, list(fields))
         if values is None:
             return [None] * len(fields)
         return [_field_value(value) if value.nvmlReturn == 0 else None for value in values]
 
-    def _judge(self, error: Any, key: Hashable) -> None:
+    def _handle_error(self, error: Any, key: Hashable) -> None:
         if error.value in _LOST:
             raise GpuLostError(str(error)) from None
         if error.value in _SESSION_OVER:
             raise GpuUnavailableError(f"NVML: {error}") from None
         if error.value in {_NOT_SUPPORTED, _FUNCTION_NOT_FOUND}:
-            self._refused.add(key)
+            self._unsupported.add(key)
 
 
 def _has_library() -> bool:
-    """Whether nvidia-ml-py can find NVML: it takes 30 ms to import, and most machines have none."""
-    if sys.platform == "win32":  # which has it elsewhere
+    """Return whether NVML is installed. Importing nvidia-ml-py takes 30 ms, so this comes first."""
+    if sys.platform == "win32":  # the library has another name and place there
         return True
     try:
         ctypes.CDLL(_LIBRARY)
@@ -142,8 +142,8 @@ def _has_library() -> bool:
 
 
 def _identity(argument: Any) -> Hashable:
-    if isinstance(argument, ctypes._Pointer):  # pyright: ignore[reportPrivateUsage] - it has no public name
-        # The handles of nvidia-ml-py, which compare by object: the address is what counts.
+    if isinstance(argument, ctypes._Pointer):  # pyright: ignore[reportPrivateUsage] - there is no public name
+        # Handles of nvidia-ml-py compare by object identity. The address identifies the device.
         return ctypes.cast(cast("Any", argument), ctypes.c_void_p).value
     return str(argument)
 
@@ -156,12 +156,12 @@ def _field_value(value: Any) -> int:
     return int(value.value.dVal if value.valueType == _DOUBLE else value.value.ullVal)
 
 
-def _renew_lock_of_nvidia_ml_py() -> None:
-    """In a forked child: another thread may have held it, and is not there to release it."""
+def _replace_lock_of_nvidia_ml_py() -> None:
+    """Replace the lock in a forked child: a thread of the parent may have held it."""
     nvml: Any = sys.modules.get("pynvml")
     if nvml is not None:
         nvml.libLoadLock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_lock_of_nvidia_ml_py)
+    os.register_at_fork(after_in_child=_replace_lock_of_nvidia_ml_py)

@@ -1,6 +1,6 @@
-"""A topology as text, laid out as ``nvidia-smi topo -m`` lays it out, tabs included.
+"""A topology as text, in the format of `nvidia-smi topo -m`, including its tabs.
 
-So what reads the one reads the other. Only the legend is in words of our own.
+Programs that parse that output can parse this text. Only the legend differs.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from llamatelemetry.gpu.topology import Topology
+    from llamatelemetry.gpu.topology.model import Topology
 
 _AFFINITIES: Final = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
 _LEGEND: Final = """\
-Legend, from near to far:
+Legend, from nearest to farthest:
 
-  X    = the device itself
+  X    = Same device
   NV#  = # NVLinks, direct or through NVSwitches
-  PIX  = PCIe, one bridge at most
+  PIX  = PCIe, at most one bridge
   PXB  = PCIe, several bridges, but not the host bridge
-  PHB  = PCIe and the host bridge, mostly the CPU
-  NODE = PCIe and the way between host bridges of one NUMA node
-  SYS  = PCIe and the way between NUMA nodes (UPI, Infinity Fabric)"""
+  PHB  = PCIe, including the host bridge (usually the CPU)
+  NODE = PCIe, including the interconnect between host bridges of one NUMA node
+  SYS  = PCIe, including the interconnect between NUMA nodes (UPI, Infinity Fabric)"""
 
 
 def as_text(topology: Topology) -> str:
-    """Give the matrix with its legend, or the reason why there is none."""
+    """Return the matrix with its legend, or the reason why there is none."""
     if not topology.gpus:
-        return f"No GPU, so no topology: {topology.reason}"
+        return f"No GPU topology: {topology.reason}"
     columns, rows = rows_of(topology)
     lines = ["\t".join(("", *columns)), *map(_line, rows), "", _LEGEND]
     if topology.nics:
@@ -35,7 +35,7 @@ def as_text(topology: Topology) -> str:
 
 
 def rows_of(topology: Topology) -> tuple[list[str], list[list[str]]]:
-    """Give the headings, and a row for each device: its label, then a cell for each heading."""
+    """Return the headers, and a row for each device: its label, then a cell per header."""
     labels = topology.labels
     near = {
         gpu.label: (
@@ -55,6 +55,6 @@ def rows_of(topology: Topology) -> tuple[list[str], list[list[str]]]:
 def _line(row: list[str]) -> str:
     label, *cells, cpus, nodes, own_node = row
     connections = (f" {cell} " if cell == "X" else cell for cell in cells)
-    # The heading of the nodes is two tabs wide.
+    # The header of the NUMA nodes is two tabs wide.
     affinity = (cpus, nodes, "", own_node) if cpus else ()
     return "\t".join((label, *connections, *affinity))

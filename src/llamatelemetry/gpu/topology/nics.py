@@ -1,6 +1,6 @@
-"""The network adapters that ``nvidia-smi topo -m`` lists, and how near each is to each GPU.
+"""Network adapters and their distance to the GPUs, parsed from `nvidia-smi topo -m`.
 
-NVML knows nothing of them, so this is the one thing that is read from that program's output.
+NVML does not list network adapters.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import subprocess
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.gpu.topology import Links, TopologyNic
+from llamatelemetry.gpu.topology.model import Links, TopologyNic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_TIMEOUT_S: Final = 30.0  # without persistence mode it starts the driver first
-_UNDERLINED: Final = re.compile(r"\x1b\[[0-9;]*m")  # its header, on a terminal
+_TIMEOUT_S: Final = 30.0  # without persistence mode it first loads the driver
+_UNDERLINED: Final = re.compile(r"\x1b\[[0-9;]*m")  # the header is underlined in a terminal
 _GPU: Final = re.compile(r"GPU\d+")
 _PCIE: Final = re.compile(r"PIX|PXB|PHB|NODE|SYS")
 _LEGEND: Final = re.compile(r"^\s+(NIC\d+): (\S+)", re.MULTILINE)
@@ -27,9 +27,9 @@ Near = dict[tuple[str, str], Links]
 
 
 def read_nics(gpus: Sequence[str]) -> tuple[tuple[TopologyNic, ...], Near]:
-    """Ask nvidia-smi for the NICs and what lies between them, each other and these GPUs.
+    """Return the NICs, and their connections to each other and to these GPUs.
 
-    Nothing is found where there is no such program, or none that answers.
+    Returns nothing if nvidia-smi is missing or fails.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -46,22 +46,22 @@ def read_nics(gpus: Sequence[str]) -> tuple[tuple[TopologyNic, ...], Near]:
         return (), {}
     if done.returncode != 0:
         return (), {}
-    return nics_in(done.stdout.decode(errors="replace"), gpus)
+    return parse_nics(done.stdout.decode(errors="replace"), gpus)
 
 
-def nics_in(output: str, gpus: Sequence[str]) -> tuple[tuple[TopologyNic, ...], Near]:
-    """Read the NICs out of what ``nvidia-smi topo -m`` has printed.
+def parse_nics(output: str, gpus: Sequence[str]) -> tuple[tuple[TopologyNic, ...], Near]:
+    """Parse the output of `nvidia-smi topo -m`.
 
     Args:
-        output: columns and rows are parted by tabs; a legend follows.
-        gpus: the labels of those that are known; of others nothing is told.
+        output: Rows of tab-separated cells, followed by a legend.
+        gpus: Labels of the known GPUs. Connections to other GPUs are omitted.
     """
     table = [line.split("\t") for line in _UNDERLINED.sub("", output).splitlines()]
     headers = (_stripped(row) for row in table if "GPU0" in _stripped(row)[1:])
     header = next(headers, list[str]())
     if _FIRST_AFFINITY in header:
         header = header[: header.index(_FIRST_AFFINITY)]
-    # Old drivers head the columns with the names themselves.
+    # Old drivers use the device names as column headers.
     labels = [cell for cell in header[1:] if cell and not _GPU.fullmatch(cell)]
     names = dict(_LEGEND.findall(output))
     rows = {row[0].strip(): _stripped(row) for row in table if row[0].strip() in header[1:]}

@@ -1,4 +1,4 @@
-"""What processes of one host tell each other of their calls."""
+"""Call counts shared by the processes of one host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from llamatelemetry.gpu.neighbours import Neighbours
+from llamatelemetry.gpu.monitor.host_call_counts import HostCallCounts
 from tests.gpu import nvml
 from tests.gpu.conftest import Tracing
 from tests.gpu.test_energy import HERE, Meter
@@ -18,11 +18,11 @@ from tests.gpu.test_spans import LLAMA_SERVER, LONG_ENOUGH_S, call, pids_of, wit
 
 @pytest.fixture
 def process(tmp_path):
-    """Makes the neighbours of one more process, so to say."""
+    """Return a function that creates the counts of another process."""
     made = []
 
     def make(folder=lambda: tmp_path):
-        made.append(Neighbours(folder))
+        made.append(HostCallCounts(folder))
         return made[-1]
 
     yield make
@@ -30,7 +30,7 @@ def process(tmp_path):
         each.close()
 
 
-def test_each_sees_the_sum_of_the_others(process):
+def test_exchange_returns_sum_of_other_processes(process):
     one, two, three = process(), process(), process()
     one.exchange(10.0, {0: 2, 5: 1})
     two.exchange(10.0, {0: 1})
@@ -38,48 +38,48 @@ def test_each_sees_the_sum_of_the_others(process):
     assert one.exchange(10.1, {0: 2}) == {0: 8}
 
 
-def test_who_has_not_written_for_long_counts_for_nothing(process):
+def test_exchange_ignores_stale_records(process):
     one, two = process(), process()
     one.exchange(10.0, {0: 2})
     assert two.exchange(11.0, {}) == {0: 2}
     assert two.exchange(13.0, {}) == {}
 
 
-def test_a_record_of_before_the_machine_was_started_is_free(process):
+def test_record_from_before_a_reboot_is_reused(process):
     process().exchange(5000.0, {0: 2})
     assert process().exchange(3.0, {}) == {}
 
 
-def test_who_stops_is_gone_at_once(process):
+def test_close_removes_record_at_once(process):
     one, two = process(), process()
     one.exchange(10.0, {0: 2})
     one.close()
     assert two.exchange(10.1, {}) == {}
 
 
-def test_with_every_record_taken_a_process_only_looks(process):
+def test_exchange_only_reads_when_all_records_are_used(process):
     for _ in range(256):
         early = process()
         early.exchange(10.0, {0: 1})
-        early.after_fork()  # leaves the record, and closes the file: 256 open ones may be too many
+        early.after_fork()  # keeps the record and closes the file: 256 open files may exceed the limit
     late = process()
     assert late.exchange(10.0, {0: 1}) == {0: 256}
     assert process().exchange(10.0, {}) == {0: 256}
 
 
-def test_without_a_folder_nobody_has_neighbours(process, tmp_path):
+def test_exchange_returns_nothing_without_a_directory(process, tmp_path):
     assert process(lambda: None).exchange(10.0, {0: 1}) == {}
     assert process(lambda: tmp_path / "not there").exchange(10.0, {0: 1}) == {}
 
 
-def test_a_file_that_is_no_such_file_is_harmless(process, tmp_path):
+def test_exchange_ignores_invalid_file(process, tmp_path):
     (tmp_path / "gpu-calls").write_bytes(os.urandom(1000))
     one, two = process(), process()
     one.exchange(10.0, {0: 2})
     assert two.exchange(10.0, {}).keys() <= set(range(32))
 
 
-def test_a_forked_child_has_a_record_of_its_own(process):
+def test_forked_child_writes_its_own_record(process):
     one, two = process(), process()
     one.exchange(10.0, {0: 2})
     pid = os.fork()
@@ -91,7 +91,7 @@ def test_a_forked_child_has_a_record_of_its_own(process):
     assert two.exchange(10.0, {}) == {0: 7}
 
 
-def test_calls_of_other_processes_have_their_share_of_each_moment():
+def test_calls_of_other_processes_reduce_the_share():
     meter = Meter(lambda _: 300.0)
     call_here = meter.begin()
     for _ in range(20):
@@ -107,15 +107,15 @@ def test_calls_of_other_processes_have_their_share_of_each_moment():
 OTHER = """
 import sys, time
 from pathlib import Path
-from llamatelemetry.gpu.monitor import GpuMonitor
-from llamatelemetry.gpu.nvml_reader import NvmlReader
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor
+from llamatelemetry.gpu.nvml.reader import NvmlReader
 monitor = GpuMonitor(
     NvmlReader(), interval_s=0.02, pids_of=lambda _: {4711},
     shared_folder=lambda: Path(sys.argv[1]),
 )
 class Key: pass
 key = Key()
-monitor.ledger.begin(key, "http://127.0.0.1:8080", time.monotonic())
+monitor.ledger.start(key, "http://127.0.0.1:8080", time.monotonic())
 monitor.start()
 print("started", flush=True)
 time.sleep(60)
@@ -123,7 +123,9 @@ time.sleep(60)
 
 
 @pytest.mark.clock
-def test_a_call_that_overlaps_with_one_of_another_process_has_half(driver_with, watch, tmp_path):
+def test_call_overlapping_with_another_process_gets_half_of_the_energy(
+    driver_with, watch, tmp_path
+):
     driver = driver_with(with_server())
     other = subprocess.Popen(
         [sys.executable, "-c", OTHER, str(tmp_path)],

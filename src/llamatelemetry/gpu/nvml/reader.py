@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs, by NVML."""
+"""`GpuReader` for NVIDIA GPUs, by NVML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llamatelemetry.gpu.nvml import NvmlSession
+from llamatelemetry.gpu.nvml.session import NvmlSession
 from llamatelemetry.gpu.reader import (
     GpuDetails,
     GpuDevice,
@@ -19,31 +19,32 @@ _TEMPERATURE_OF_GPU: Final = 0
 _CLOCKS: Final = {"sm": 1, "memory": 2}
 _ERRORS: Final = {"corrected": 0, "uncorrected": 1}
 _SINCE_DRIVER_LOAD: Final = 0
-_POWER_NOW: Final = 186  # NVML_FI_DEV_POWER_INSTANT; the other query is an average of a second
+_POWER_NOW: Final = 186  # NVML_FI_DEV_POWER_INSTANT; nvmlDeviceGetPowerUsage is an average over 1 s
 _PCIE_SENT, _PCIE_RECEIVED = 197, 198
 _ALL_LINKS: Final = 0xFFFFFFFF
 _NVLINK_SENT, _NVLINK_RECEIVED = (138, _ALL_LINKS), (139, _ALL_LINKS)  # KiB
-# Bits of nvmlClocksEventReasons that mean slower than it could be: not idling, not a user's own
-# choice of clocks.
+# Bits of nvmlClocksEventReasons that mean throttling. Idle and user-defined clocks are not among
+# them.
 _THROTTLE_BITS: Final = (0x4, 0x8, 0x20, 0x40, 0x80)
 
 
 @dataclass(frozen=True, slots=True)
 class _Handles:
+    """NVML handles of a device: its own (that of the MIG instance), and that of its board."""
+
     own: Any
-    """Of the instance, where the device is a MIG instance."""
     board: Any
 
 
 class NvmlReader:
-    """The `GpuReader` of NVIDIA's driver."""
+    """Reader of NVIDIA GPUs. See `GpuReader`."""
 
     def __init__(self) -> None:
         self._nvml = NvmlSession()
         self._handles: dict[str, _Handles] = {}
 
     def open(self) -> tuple[GpuDevice, ...]:
-        """Start a session, and give each board, followed by its MIG instances."""
+        """Open a session and return the boards, each followed by its MIG instances."""
         self._nvml.open()
         try:
             self._handles.clear()
@@ -53,22 +54,22 @@ class NvmlReader:
             raise
 
     def close(self) -> None:
-        """End the session."""
+        """Close the session."""
         self._nvml.close()
 
     def state(self, device: GpuDevice) -> GpuState:
-        """Ask for what changes fast. Of a MIG instance that is its memory."""
-        ask, handles = self._nvml.ask, self._handles_of(device)
-        memory = ask("nvmlDeviceGetMemoryInfo", handles.own)
+        """Return the current state. A MIG instance has only its memory."""
+        query, handles = self._nvml.query, self._handles_of(device)
+        memory = query("nvmlDeviceGetMemoryInfo", handles.own)
         used = None if memory is None else int(memory.used)
         if device.parent_uuid is not None:
-            # Load, power and temperature are of the whole board.
+            # Utilization, power and temperature belong to the whole board.
             return GpuState(memory_used_bytes=used)
-        load = ask("nvmlDeviceGetUtilizationRates", handles.board)
-        temperature = ask("nvmlDeviceGetTemperature", handles.board, _TEMPERATURE_OF_GPU)
+        load = query("nvmlDeviceGetUtilizationRates", handles.board)
+        temperature = query("nvmlDeviceGetTemperature", handles.board, _TEMPERATURE_OF_GPU)
         power_w = self._power_w(handles.board)
-        # The last, so that it belongs to the moment at which this returns.
-        energy_mj = ask("nvmlDeviceGetTotalEnergyConsumption", handles.board)
+        # Queried last, so that it matches the time at which this method returns.
+        energy_mj = query("nvmlDeviceGetTotalEnergyConsumption", handles.board)
         return GpuState(
             utilization=None if load is None else load.gpu / 100,
             memory_used_bytes=used,
@@ -78,37 +79,39 @@ class NvmlReader:
         )
 
     def details(self, device: GpuDevice) -> GpuDetails:
-        """Ask for what changes slowly. Of a MIG instance nothing is told: it is the board's."""
+        """Return the details; empty for a MIG instance, because they belong to its board."""
         board = self._handles_of(device).board
         if device.parent_uuid is not None:
             return GpuDetails()
-        ask = self._nvml.ask
-        load = ask("nvmlDeviceGetUtilizationRates", board)
+        query = self._nvml.query
+        load = query("nvmlDeviceGetUtilizationRates", board)
         sent, received, link_sent, link_received = self._nvml.fields(
             board, (_PCIE_SENT, _PCIE_RECEIVED, _NVLINK_SENT, _NVLINK_RECEIVED)
         )
         return GpuDetails(
             memory_utilization=None if load is None else load.memory / 100,
-            encoder_utilization=_share(ask("nvmlDeviceGetEncoderUtilization", board)),
-            decoder_utilization=_share(ask("nvmlDeviceGetDecoderUtilization", board)),
-            power_limit_w=_scaled(ask("nvmlDeviceGetEnforcedPowerLimit", board), 1e-3),
-            clocks_hz=_answered(_CLOCKS, lambda kind: self._clock_hz(board, kind)),
+            encoder_utilization=_share(query("nvmlDeviceGetEncoderUtilization", board)),
+            decoder_utilization=_share(query("nvmlDeviceGetDecoderUtilization", board)),
+            power_limit_w=_scaled(query("nvmlDeviceGetEnforcedPowerLimit", board), 1e-3),
+            clocks_hz=_query_each(_CLOCKS, lambda kind: self._clock_hz(board, kind)),
             throttle_reasons=self._throttle_reasons(board),
-            pcie_generation=ask("nvmlDeviceGetCurrPcieLinkGeneration", board),
-            pcie_generation_max=ask("nvmlDeviceGetMaxPcieLinkGeneration", board),
-            pcie_width=ask("nvmlDeviceGetCurrPcieLinkWidth", board),
-            pcie_width_max=ask("nvmlDeviceGetMaxPcieLinkWidth", board),
+            pcie_generation=query("nvmlDeviceGetCurrPcieLinkGeneration", board),
+            pcie_generation_max=query("nvmlDeviceGetMaxPcieLinkGeneration", board),
+            pcie_width=query("nvmlDeviceGetCurrPcieLinkWidth", board),
+            pcie_width_max=query("nvmlDeviceGetMaxPcieLinkWidth", board),
             io_bytes=_known(receive=received, transmit=sent),
             nvlink_bytes=_known(receive=_kib(link_received), transmit=_kib(link_sent)),
-            errors=_answered(
+            errors=_query_each(
                 _ERRORS,
-                lambda kind: ask("nvmlDeviceGetTotalEccErrors", board, kind, _SINCE_DRIVER_LOAD),
+                lambda kind: query("nvmlDeviceGetTotalEccErrors", board, kind, _SINCE_DRIVER_LOAD),
             ),
         )
 
     def processes(self, device: GpuDevice) -> Mapping[int, int | None] | None:
-        """Ask for the processes that compute. In a container these may be ids of the host."""
-        found = self._nvml.ask("nvmlDeviceGetComputeRunningProcesses", self._handles_of(device).own)
+        """Return the compute processes. In a container, these may be process IDs of the host."""
+        found = self._nvml.query(
+            "nvmlDeviceGetComputeRunningProcesses", self._handles_of(device).own
+        )
         if found is None:
             return None
         return {
@@ -116,41 +119,40 @@ class NvmlReader:
             for each in found
         }
 
-    # ---------------------------------------------------------------- which devices there are
     def _found(self) -> list[GpuDevice]:
         devices: list[GpuDevice] = []
-        driver = self._nvml.ask("nvmlSystemGetDriverVersion")
-        cuda = _version(self._nvml.ask("nvmlSystemGetCudaDriverVersion_v2"))
-        for index in range(self._nvml.ask("nvmlDeviceGetCount") or 0):
+        driver = self._nvml.query("nvmlSystemGetDriverVersion")
+        cuda = _version(self._nvml.query("nvmlSystemGetCudaDriverVersion_v2"))
+        for index in range(self._nvml.query("nvmlDeviceGetCount") or 0):
             try:
                 board = self._board(index, driver, cuda)
                 if board is not None:
                     devices += [board, *self._instances_of(board)]
             except GpuLostError:
-                continue  # one that is broken from the start does not hide the others
+                continue  # a broken device must not hide the others
         return devices
 
     def _board(self, index: int, driver: str | None, cuda: str | None) -> GpuDevice | None:
-        ask = self._nvml.ask
-        handle = ask("nvmlDeviceGetHandleByIndex", index)
-        uuid = None if handle is None else ask("nvmlDeviceGetUUID", handle)
+        query = self._nvml.query
+        handle = query("nvmlDeviceGetHandleByIndex", index)
+        uuid = None if handle is None else query("nvmlDeviceGetUUID", handle)
         if uuid is None:
             return None
         self._handles[uuid] = _Handles(handle, handle)
-        memory = ask("nvmlDeviceGetMemoryInfo", handle)
-        pci = ask("nvmlDeviceGetPciInfo", handle)
-        mig = ask("nvmlDeviceGetMigMode", handle)
+        memory = query("nvmlDeviceGetMemoryInfo", handle)
+        pci = query("nvmlDeviceGetPciInfo", handle)
+        mig = query("nvmlDeviceGetMigMode", handle)
         return GpuDevice(
             index=index,
             uuid=uuid,
-            name=ask("nvmlDeviceGetName", handle),
+            name=query("nvmlDeviceGetName", handle),
             memory_total_bytes=None if memory is None else int(memory.total),
-            compute_capability=_pair(ask("nvmlDeviceGetCudaComputeCapability", handle)),
+            compute_capability=_pair(query("nvmlDeviceGetCudaComputeCapability", handle)),
             driver_version=driver,
             cuda_version=cuda,
             pci_bus_id=None if pci is None else _text(pci.busId),
-            serial_number=ask("nvmlDeviceGetSerial", handle),
-            firmware_version=ask("nvmlDeviceGetVbiosVersion", handle),
+            serial_number=query("nvmlDeviceGetSerial", handle),
+            firmware_version=query("nvmlDeviceGetVbiosVersion", handle),
             is_partitioned=mig is not None and mig[0] == 1,
         )
 
@@ -158,18 +160,18 @@ class NvmlReader:
         if not board.is_partitioned:
             return []
         handle, found = self._handles[board.uuid].board, list[GpuDevice]()
-        for number in range(self._nvml.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
-            own = self._nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
-            uuid = None if own is None else self._nvml.ask("nvmlDeviceGetUUID", own)
+        for number in range(self._nvml.query("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+            own = self._nvml.query("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+            uuid = None if own is None else self._nvml.query("nvmlDeviceGetUUID", own)
             if uuid is None:
                 continue
             self._handles[uuid] = _Handles(own, handle)
-            memory = self._nvml.ask("nvmlDeviceGetMemoryInfo", own)
+            memory = self._nvml.query("nvmlDeviceGetMemoryInfo", own)
             found.append(
                 GpuDevice(
                     index=board.index,
                     uuid=uuid,
-                    name=self._nvml.ask("nvmlDeviceGetName", own) or board.name,
+                    name=self._nvml.query("nvmlDeviceGetName", own) or board.name,
                     memory_total_bytes=None if memory is None else int(memory.total),
                     compute_capability=board.compute_capability,
                     driver_version=board.driver_version,
@@ -182,28 +184,27 @@ class NvmlReader:
             )
         return found
 
-    # ---------------------------------------------------------------- single questions
     def _handles_of(self, device: GpuDevice) -> _Handles:
         handles = self._handles.get(device.uuid)
         if handles is None:
-            raise GpuLostError(f"{device.uuid} is not there any more")
+            raise GpuLostError(f"{device.uuid} is no longer present")
         return handles
 
     def _power_w(self, board: Any) -> float | None:
         (now_mw,) = self._nvml.fields(board, (_POWER_NOW,))
         if now_mw is None:
-            now_mw = self._nvml.ask("nvmlDeviceGetPowerUsage", board)
+            now_mw = self._nvml.query("nvmlDeviceGetPowerUsage", board)
         return _scaled(now_mw, 1e-3)
 
     def _clock_hz(self, board: Any, kind: int) -> int | None:
-        mhz = self._nvml.ask("nvmlDeviceGetClockInfo", board, kind)
+        mhz = self._nvml.query("nvmlDeviceGetClockInfo", board, kind)
         return None if mhz is None else mhz * 1_000_000
 
     def _throttle_reasons(self, board: Any) -> tuple[str, ...] | None:
-        # The first is the name from driver 535 on.
-        bits = self._nvml.ask("nvmlDeviceGetCurrentClocksEventReasons", board)
+        # Renamed in driver 535.
+        bits = self._nvml.query("nvmlDeviceGetCurrentClocksEventReasons", board)
         if bits is None:
-            bits = self._nvml.ask("nvmlDeviceGetCurrentClocksThrottleReasons", board)
+            bits = self._nvml.query("nvmlDeviceGetCurrentClocksThrottleReasons", board)
         if bits is None:
             return None
         reasons = zip(_THROTTLE_BITS, THROTTLE_REASONS, strict=True)
@@ -226,8 +227,8 @@ def _known(**values: int | None) -> dict[str, int]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _answered(kinds: Mapping[str, int], ask: Callable[[int], int | None]) -> dict[str, int]:
-    return _known(**{name: ask(kind) for name, kind in kinds.items()})
+def _query_each(kinds: Mapping[str, int], query: Callable[[int], int | None]) -> dict[str, int]:
+    return _known(**{name: query(kind) for name, kind in kinds.items()})
 
 
 def _pair(found: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -235,7 +236,7 @@ def _pair(found: tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _version(number: int | None) -> str | None:
-    """12080 is CUDA 12.8."""
+    """Convert the driver's number: 12080 is CUDA 12.8."""
     return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
 

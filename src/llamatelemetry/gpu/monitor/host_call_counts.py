@@ -1,9 +1,9 @@
-"""How many calls other processes of this host have in flight on each GPU.
+"""Call counts of the other processes on this host, for each GPU.
 
-Eight workers of one service may call the same server: without knowing of each other, each would
-take all of its energy for its own calls. So each writes the number of its calls into its record
-of a small file, at each reading of the GPUs, and adds up those of the others. Only the monitor's
-thread does so, and a record that is not renewed counts for nothing, as when its process has died.
+Eight workers of one service may call the same server. Without their counts, each worker would
+assign the whole energy of that server to its own calls. So each process writes its number of calls
+into its record of a small shared file, at each reading of the GPUs, and adds up the records of the
+others. Records that are not renewed, for example of dead processes, are ignored.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-if sys.platform != "win32":  # there processes do not know of each other
+if sys.platform != "win32":  # without file locks there, processes do not share their counts
     import fcntl
 
 _BOARDS: Final = 32
-# Process, when it was written by the clock that all processes share, calls on each board.
+# Process ID, `time.monotonic` of the write (the same clock in all processes), calls on each board.
 _RECORD: Final = struct.Struct(f"<Id{_BOARDS}I")
 _RECORDS: Final = 256
 _COUNTS_FOR_S: Final = 2.0
 _IS_FREE_AFTER_S: Final = 60.0
 
 
-class Neighbours:
-    """This process's record, and the sums of all others. For one thread.
+class HostCallCounts:
+    """Record of this process, and the sums of all others. Used by one thread.
 
     Args:
-        folder: gives the folder of the file, one that this user alone can write to, or ``None``
-            when there is none; then nobody has neighbours.
+        folder: Function that returns the directory of the file, writable by this user only;
+            `None` if there is none, which disables sharing.
     """
 
     def __init__(self, folder: Callable[[], Path | None]) -> None:
@@ -44,7 +44,7 @@ class Neighbours:
         self._is_unusable = sys.platform == "win32"
 
     def exchange(self, now_s: float, calls: Mapping[int, int]) -> dict[int, int]:
-        """Write this process's calls by the index of the board, and give those of all others."""
+        """Write the calls of this process by board index, and return the sums of all others."""
         if self._is_unusable:
             return {}
         try:
@@ -58,7 +58,7 @@ class Neighbours:
             return {}
 
     def close(self) -> None:
-        """Give the record up."""
+        """Release the record."""
         fd, self._fd = self._fd, None
         if fd is not None:
             with contextlib.suppress(OSError):
@@ -68,19 +68,19 @@ class Neighbours:
         self._own = None
 
     def after_fork(self) -> None:
-        """In the child: leave the parent its record."""
+        """Reset in a forked child: the record belongs to the parent."""
         self._own = None
         self.close()
 
     def _open(self, now_s: float) -> None:
         folder = self._folder()
         if folder is None:
-            raise FileNotFoundError("no folder")
+            raise FileNotFoundError("no shared directory")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(folder / "gpu-calls", flags, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            # With every record taken, this process only looks.
+            # If every record is in use, this process only reads.
             self._own = next(self._free(now_s), None)
             self._write(now_s, {})
         finally:
@@ -90,7 +90,7 @@ class Neighbours:
         taken = {
             index
             for index, pid, at_s, _ in self._records()
-            # The clock starts anew when the machine does.
+            # The clock restarts with the machine.
             if pid and 0 <= now_s - at_s < _IS_FREE_AFTER_S
         }
         return (index for index in range(_RECORDS) if index not in taken)

@@ -1,8 +1,8 @@
-"""On which of this machine's GPUs an inference engine runs, found by its processes.
+"""Which GPUs of this machine an inference engine runs on, determined by its processes.
 
-An engine is this process (`IN_PROCESS`) or a server, named by its origin. It runs on a GPU when
-the driver lists one of its processes there. A server of another machine, and one whose process
-cannot be told, runs nowhere: its calls get no joules of these GPUs.
+An engine is this process (`IN_PROCESS`) or a server, identified by its origin. It runs on a GPU if
+the driver lists one of its processes there. Servers of other machines, and servers whose process is
+unknown, run on no GPU here: their calls get no energy.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class _Found:
 
 
 class Engines:
-    """Where engines run, as far as it was looked up. For the sampler's thread only.
+    """The GPUs of each engine. Used by the monitor's thread only.
 
     Args:
-        pids_of: the processes behind an origin, none if they are not known.
+        pids_of: Function that returns the process IDs of a server, given its origin.
     """
 
     def __init__(self, pids_of: Callable[[str], Collection[int]]) -> None:
@@ -39,7 +39,7 @@ class Engines:
         self._found: dict[str, _Found] = {}
 
     def need_lookup(self, engines: Iterable[str], now_s: float) -> bool:
-        """Whether one of these is unknown, or was looked up too long ago."""
+        """Return whether one of the engines is unknown or was looked up too long ago."""
         return any(
             (found := self._found.get(engine)) is None or now_s - found.at_s > _HOLDS_S
             for engine in engines
@@ -48,12 +48,12 @@ class Engines:
     def look_up(
         self, engines: Iterable[str], processes: Mapping[str, Collection[int]], now_s: float
     ) -> None:
-        """Find where these run.
+        """Determine the GPUs of the engines.
 
         Args:
-            engines: `IN_PROCESS`, or origins.
-            processes: on each device, by its UUID.
-            now_s: by `time.monotonic`.
+            engines: `IN_PROCESS` or origins of servers.
+            processes: Process IDs on each device, by its UUID.
+            now_s: Current `time.monotonic`.
         """
         for engine in engines:
             in_process = engine == IN_PROCESS
@@ -65,23 +65,24 @@ class Engines:
         for engine in [e for e, found in self._found.items() if now_s - found.at_s > _KEPT_S]:
             del self._found[engine]
 
-    def placed(self) -> dict[str, frozenset[str]]:
-        """The UUIDs of the devices of each engine that was looked up."""
+    def devices(self) -> dict[str, frozenset[str]]:
+        """Return the UUIDs of the devices of each known engine."""
         return {engine: found.devices for engine, found in self._found.items()}
 
     def pids(self) -> frozenset[int]:
-        """The processes of all of them."""
+        """Return the process IDs of all known engines."""
         return frozenset(pid for found in self._found.values() for pid in found.pids)
 
-    def forget(self) -> None:
-        """Forget all of it: in a forked child "this process" is another one."""
+    def clear(self) -> None:
+        """Remove all engines. In a forked child, `IN_PROCESS` is another process."""
         self._found.clear()
 
 
 def _devices_of_torch() -> set[str]:
-    """The GPUs on which torch has memory in this process: where the driver's ids are the host's.
+    """Return the GPUs on which torch has allocated memory in this process.
 
-    Nothing is imported or initialised for it.
+    Used in containers, where the driver lists process IDs of the host. Does not import or
+    initialize torch.
     """
     torch: Any = sys.modules.get("torch")
     try:
@@ -92,5 +93,5 @@ def _devices_of_torch() -> set[str]:
             for index in range(torch.cuda.device_count())
             if torch.cuda.memory_reserved(index)
         }
-    except (AttributeError, RuntimeError):  # an older torch does not tell the UUID
+    except (AttributeError, RuntimeError):  # older versions of torch do not expose the UUID
         return set()

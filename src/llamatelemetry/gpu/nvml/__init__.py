@@ -1,0 +1,1 @@
+"""Access to NVIDIA GPUs through NVML, by the package nvidia-ml-py."""
