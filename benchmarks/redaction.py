@@ -22,9 +22,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from _dropping import Dropping
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionSpanProcessor
-from llamatelemetry.otel.redaction import engine
+from llamatelemetry.otel.redaction import matching
 from llamatelemetry.otel.redaction.patterns import BUILT_IN, Pattern
-from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.otel.redaction.adversarial import ADVERSARIAL, repeated
@@ -116,7 +116,7 @@ def report_spans() -> None:
 
 def report_patterns() -> None:
     """One row for each built-in pattern."""
-    limit_s = engine.BASE_S + MEGABYTE * engine.PER_CHAR_S
+    limit_s = matching.BASE_S + MEGABYTE * matching.PER_CHAR_S
     print(f"{'on 1 MB, ms':<22}{'worst':>12}{'prose':>12}   (limit {limit_s * 1000:.0f})")
     prose = repeated(PROSE, MEGABYTE)
     for name, pattern in BUILT_IN.items():
@@ -126,7 +126,7 @@ def report_patterns() -> None:
 
 if __name__ == "__main__":
     if "--re" in sys.argv:
-        engine._regex = lambda: None  # as where it is not installed
+        matching._import_regex = lambda: None  # as where it is not installed
     report_spans()
     print()
     report_patterns()

@@ -175,7 +175,7 @@ def test_every_option_in_every_form_and_which_form_wins(name, tmp_path):
         effective = effective_config(environ=environ, **arguments)
         value = getattr(effective, name)
         assert (value, type(value)) == (expected, type(expected))
-        assert (effective.given(name) or (None, "default"))[1] == origin
+        assert (effective.option_value(name) or (None, "default"))[1] == origin
         (line,) = [
             line for line in effective.describe().splitlines() if line.startswith(f"{name} ")
         ]
@@ -310,7 +310,7 @@ def test_an_empty_variable_is_the_same_as_an_unset_one(name):
     given = [variable[0] for variable in (case.own, case.otel) if variable]
     effective = effective_config(environ=dict.fromkeys(given, "  "))
     assert getattr(effective, name) == case.default
-    assert effective.given(name) is None or effective.given(name).origin == "default"
+    assert effective.option_value(name) is None or effective.option_value(name).origin == "default"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -547,7 +547,7 @@ def test_hashing_needs_a_key(caplog):
     with pytest.raises(ValueError, match="redact_mode=hash needs redact_hash_key"):
         effective_config(environ={}, redact_mode="hash")
     effective = effective_config(environ={"LLAMATELEMETRY_REDACT_MODE": "hash"})
-    assert (effective.redact_mode, effective.given("redact_mode").origin) == ("replace", "default")
+    assert (effective.redact_mode, effective.option_value("redact_mode").origin) == ("replace", "default")
     assert len(caplog.records) == 1
     keyed = effective_config(environ=KEY, redact_mode="hash")
     assert (keyed.redact_mode, keyed.redact_hash_key) == ("hash", "k")
@@ -617,8 +617,8 @@ def test_a_default_of_an_effective_config_gives_way_to_what_is_given_later():
 def test_replace_changes_only_what_is_named():
     first = effective_config(environ={"OTEL_TRACES_SAMPLER": "xray"})
     second = first.replace(exporter="FILE", service_name=None)
-    assert (second.exporter, second.given("exporter").origin) == ("file", "config")
-    assert second.given("sampling") == ("xray", "OTEL_TRACES_SAMPLER")
+    assert (second.exporter, second.option_value("exporter").origin) == ("file", "config")
+    assert second.option_value("sampling") == ("xray", "OTEL_TRACES_SAMPLER")
     assert first.exporter == "otlp"
     assert first.replace(phase_spans=None).phase_spans is None
 
@@ -630,7 +630,7 @@ def test_a_config_is_frozen_and_survives_copying_and_pickling():
     assert config.redact_keys == ("a",)
     for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert other == config
-        assert other.given("redact_keys") == config.given("redact_keys")
+        assert other.option_value("redact_keys") == config.option_value("redact_keys")
 
 
 def test_a_path_may_be_a_path_object():

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.config import _environment
 from llamatelemetry.otel import RedactionSpanProcessor
-from llamatelemetry.otel.redaction import engine
+from llamatelemetry.otel.redaction import matching
 from tests.otlp_receiver import http_receiver
 
 SECRET = "c4n4ry-7f3a"
@@ -166,7 +166,7 @@ class TestInCode:
             init(config=LlamaTelemetryConfig(**options))
 
     def test_without_an_engine_the_error_names_the_command(self, monkeypatch):
-        monkeypatch.setattr(engine, "_regex", lambda: None)
+        monkeypatch.setattr(matching, "_import_regex", lambda: None)
         with pytest.raises(ImportError, match="pip install"):
             init(redact_patterns=[r"\d+"])
 

@@ -24,7 +24,7 @@ from llamatelemetry.config import (
 )
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
-from llamatelemetry.otel.redaction.options import checked
+from llamatelemetry.otel.redaction.rules import with_valid_rules
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -84,7 +84,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
         "span_processors": span_processors,
         **options,
     }
-    wanted = checked(effective_config(config, **explicit))
+    wanted = with_valid_rules(effective_config(config, **explicit))
     if sdk_disabled():
         return wanted
     with _lock:
@@ -228,7 +228,7 @@ def _names_given(config: LlamaTelemetryConfig | None, explicit: dict[str, Any]) 
     """The options that this call asks for, whatever the environment says."""
     names = {name for name, value in explicit.items() if value is not None}
     if config is not None:
-        given = {name: config.given(name) for name in OPTIONS}
+        given = {name: config.option_value(name) for name in OPTIONS}
         names |= {name for name, g in given.items() if g is not None and g.origin != "default"}
     return names
 

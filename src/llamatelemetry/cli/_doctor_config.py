@@ -39,7 +39,7 @@ def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Che
     checks = [Check(SECTION, "warn", "bad value", message) for message in warnings]
     defaults: list[str] = []
     for name, option in OPTIONS.items():
-        given = config.given(name)
+        given = config.option_value(name)
         if given is None or given.origin == "default":
             text = option.default_doc if given is None else option.shown(given.value)
             defaults.append(f"{name}={text}")

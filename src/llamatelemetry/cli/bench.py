@@ -233,7 +233,7 @@ def _rate(given: str | None) -> float | Ramp | None:
 def _telemetry() -> Generator[None]:
     """Send spans and metrics where the environment says; nowhere if it says nothing."""
     given = LlamaTelemetryConfig.from_env()
-    if given.otlp_endpoint is None and given.given("exporter") is None:
+    if given.otlp_endpoint is None and given.option_value("exporter") is None:
         yield
         return
     from llamatelemetry.lifecycle import init, shutdown

@@ -12,23 +12,24 @@ acts on an option, and nothing else reads our variables.
 from __future__ import annotations
 
 from ._config import OPTIONS, LlamaTelemetryConfig
-from ._environment import Given
+from ._environment import OptionValue
 from ._in_use import config_in_use, use_config
 from ._option import Option
 from ._otel_variables import SIGNALS
 from ._resolve import effective_config, sdk_disabled
-from ._values import SAMPLING_RULES, Reader
+from ._values import SAMPLING_RULES, Reader, expression_with_flags
 
 __all__ = [
     "OPTIONS",
     "SAMPLING_RULES",
     "SIGNALS",
-    "Given",
     "LlamaTelemetryConfig",
     "Option",
+    "OptionValue",
     "Reader",
     "config_in_use",
     "effective_config",
+    "expression_with_flags",
     "sdk_disabled",
     "use_config",
 ]

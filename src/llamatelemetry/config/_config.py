@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._environment import Given, nearest, read_environment
+from ._environment import OptionValue, nearest, read_environment
 from ._option import Option, option, options_of
 from ._otel_variables import (
     SIGNALS,
@@ -305,16 +305,20 @@ class LlamaTelemetryConfig:
         What follows from other options (`otlp_protocol`) is settled by `effective_config()`.
         """
         check_names(changes)
-        kept = {n: g for n in OPTIONS if n not in changes and (g := self.given(n)) is not None}
+        kept = {
+            n: g for n in OPTIONS if n not in changes and (g := self.option_value(n)) is not None
+        }
         new = {
-            n: Given(v, "config") for n in changes if (v := read_code(n, changes[n])) is not None
+            n: OptionValue(v, "config")
+            for n in changes
+            if (v := read_code(n, changes[n])) is not None
         }
         return built({**kept, **new})
 
-    def given(self, name: str) -> Given | None:
+    def option_value(self, name: str) -> OptionValue | None:
         """A value with its origin: a variable, `argument`, `config` or `default`; or None."""
         value = getattr(self, name)
-        return None if value is None else Given(value, self._origins.get(name, "config"))
+        return None if value is None else OptionValue(value, self._origins.get(name, "config"))
 
     def exporters(self) -> dict[str, tuple[str, ...]]:
         """Exporter names of each signal; an empty tuple is a signal that is not exported."""
@@ -327,7 +331,7 @@ class LlamaTelemetryConfig:
         """One line for each option: value and origin. Secrets are masked."""
         rows = [("option", "value", "from")]
         for name, declared in OPTIONS.items():
-            given = self.given(name)
+            given = self.option_value(name)
             shown = declared.default_doc if given is None else declared.shown(given.value)
             rows.append((name, shown, "default" if given is None else given.origin))
         widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
@@ -363,7 +367,7 @@ def check_names(given: Mapping[str, object]) -> None:
             raise TypeError(f"unknown option {name!r}; the nearest is {nearest(name, OPTIONS)!r}")
 
 
-def built(given: Mapping[str, Given]) -> LlamaTelemetryConfig:
+def built(given: Mapping[str, OptionValue]) -> LlamaTelemetryConfig:
     """A config of values that are read already.
 
     Construction would refuse names that only OpenTelemetry's variables may give: other

@@ -15,14 +15,14 @@ _logger = logging.getLogger("llamatelemetry.config")
 _reported: set[str] = set()
 
 
-class Given(NamedTuple):
+class OptionValue(NamedTuple):
     """A value and where it came from."""
 
     value: object
     origin: str
 
 
-def is_ours(given: Given) -> bool:
+def is_ours(given: OptionValue) -> bool:
     """Whether a value comes from a variable of ours rather than of OpenTelemetry's."""
     return given.origin.startswith(PREFIX)
 
@@ -36,10 +36,10 @@ def warn_once(message: str) -> None:
 
 def read_environment(
     options: Mapping[str, Option], environ: Mapping[str, str]
-) -> tuple[dict[str, Given], frozenset[str]]:
+) -> tuple[dict[str, OptionValue], frozenset[str]]:
     """The options given by the environment, and the names of those given but refused."""
     _report_unknown(options, environ)
-    given: dict[str, Given] = {}
+    given: dict[str, OptionValue] = {}
     refused: set[str] = set()
     for name, option in options.items():
         for read in (_read_own, _read_otel):
@@ -61,14 +61,14 @@ def _set_variables(names: Iterable[str], environ: Mapping[str, str]) -> dict[str
     return {name: text for name in names if (text := environ.get(name, "").strip())}
 
 
-def _read_own(option: Option, environ: Mapping[str, str]) -> Given | None:
+def _read_own(option: Option, environ: Mapping[str, str]) -> OptionValue | None:
     if option.variable is None:
         return None
     found = _set_variables((option.variable,), environ)
     return _read(option, found, lambda: option.reader.read(found[str(option.variable)]))
 
 
-def _read_otel(option: Option, environ: Mapping[str, str]) -> Given | None:
+def _read_otel(option: Option, environ: Mapping[str, str]) -> OptionValue | None:
     found = _set_variables(option.otel_variables, environ)
     read_otel = option.read_otel
     if read_otel is not None:
@@ -76,7 +76,9 @@ def _read_otel(option: Option, environ: Mapping[str, str]) -> Given | None:
     return _read(option, found, lambda: option.reader.read(*found.values()))
 
 
-def _read(option: Option, found: Mapping[str, str], read: Callable[[], object]) -> Given | None:
+def _read(
+    option: Option, found: Mapping[str, str], read: Callable[[], object]
+) -> OptionValue | None:
     if not found:
         return None
     try:
@@ -84,7 +86,7 @@ def _read(option: Option, found: Mapping[str, str], read: Callable[[], object]) 
     except ValueError:
         name, text = next(iter(found.items()))
         raise ValueError(f"{option.refusal(name, text)}; {option.if_refused}") from None
-    return None if value is None else Given(value, ", ".join(found))
+    return None if value is None else OptionValue(value, ", ".join(found))
 
 
 def _report_unknown(options: Mapping[str, Option], environ: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ._environment import Given, nearest, warn_once
+from ._environment import OptionValue, nearest, warn_once
 from ._option import Option
 
 FROM_FILE = "configuration file"
@@ -30,10 +30,10 @@ _logger = logging.getLogger("llamatelemetry.config")
 
 def read_file(
     options: Mapping[str, Option], environ: Mapping[str, str]
-) -> tuple[dict[str, Given], frozenset[str]]:
+) -> tuple[dict[str, OptionValue], frozenset[str]]:
     """The options given by the file that OTEL_CONFIG_FILE names, and those given but refused."""
     path = environ.get("OTEL_CONFIG_FILE", "").strip()
-    given: dict[str, Given] = {}
+    given: dict[str, OptionValue] = {}
     refused: set[str] = set()
     for name, value in _section(path).items() if path else ():
         where = f"distribution.{_SECTION}.{name}"
@@ -43,7 +43,7 @@ def read_file(
         option = options[name]
         try:
             if value is not None and value != "":
-                given[name] = Given(option.reader.read(value), FROM_FILE)
+                given[name] = OptionValue(option.reader.read(value), FROM_FILE)
         except (ValueError, OverflowError):
             warn_once(f"{option.refusal(where, value)}; {option.if_refused}")
             refused.add(name)

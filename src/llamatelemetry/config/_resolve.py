@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ._config import OPTIONS, REDACT_IF_REFUSED, LlamaTelemetryConfig, built, check_names, read_code
-from ._environment import Given, is_ours, read_environment, warn_once
+from ._environment import OptionValue, is_ours, read_environment, warn_once
 from ._file import read_file
 
 _GRPC_PORT = 4317
@@ -33,11 +33,11 @@ def effective_config(
     outside = _given_outside(os.environ if environ is None else environ)
     given = {**_defaults(), **outside, **in_code}
     _settle_redact_mode(given, in_code)
-    given.setdefault("otlp_protocol", Given(_default_protocol(given), "default"))
+    given.setdefault("otlp_protocol", OptionValue(_default_protocol(given), "default"))
     return built(given)
 
 
-def _given_outside(environ: Mapping[str, str]) -> dict[str, Given]:
+def _given_outside(environ: Mapping[str, str]) -> dict[str, OptionValue]:
     """What variables and the file give. A refused value does not bring the next source's back."""
     from_environment, refused = read_environment(OPTIONS, environ)
     from_file, refused_in_file = read_file(OPTIONS, environ)
@@ -48,7 +48,7 @@ def _given_outside(environ: Mapping[str, str]) -> dict[str, Given]:
         **ours,
     }
     if any(OPTIONS[name].if_refused == REDACT_IF_REFUSED for name in refused | refused_in_file):
-        found["redact_prompts"] = Given(True, "a bad redaction option")
+        found["redact_prompts"] = OptionValue(True, "a bad redaction option")
     return found
 
 
@@ -58,23 +58,25 @@ def sdk_disabled(environ: Mapping[str, str] | None = None) -> bool:
     return text.strip().lower() == "true"
 
 
-def _defaults() -> dict[str, Given]:
-    return {n: Given(o.default, "default") for n, o in OPTIONS.items() if o.default is not None}
+def _defaults() -> dict[str, OptionValue]:
+    return {
+        n: OptionValue(o.default, "default") for n, o in OPTIONS.items() if o.default is not None
+    }
 
 
-def _given_by(config: LlamaTelemetryConfig | None) -> dict[str, Given]:
+def _given_by(config: LlamaTelemetryConfig | None) -> dict[str, OptionValue]:
     if config is None:
         return {}
-    found = {name: config.given(name) for name in OPTIONS}
+    found = {name: config.option_value(name) for name in OPTIONS}
     return {n: g for n, g in found.items() if g is not None and g.origin != "default"}
 
 
-def _given_explicitly(explicit: Mapping[str, object]) -> dict[str, Given]:
+def _given_explicitly(explicit: Mapping[str, object]) -> dict[str, OptionValue]:
     read = {name: read_code(name, value) for name, value in explicit.items()}
-    return {n: Given(value, "argument") for n, value in read.items() if value is not None}
+    return {n: OptionValue(value, "argument") for n, value in read.items() if value is not None}
 
 
-def _settle_redact_mode(given: dict[str, Given], in_code: Mapping[str, Given]) -> None:
+def _settle_redact_mode(given: dict[str, OptionValue], in_code: Mapping[str, OptionValue]) -> None:
     # A hash without a key can be guessed from a list of likely prompts.
     if given["redact_mode"].value != "hash" or "redact_hash_key" in given:
         return
@@ -82,10 +84,10 @@ def _settle_redact_mode(given: dict[str, Given], in_code: Mapping[str, Given]) -
     if "redact_mode" in in_code:
         raise ValueError(problem)
     warn_once(f"{problem}; redact_mode=replace is used")
-    given["redact_mode"] = Given("replace", "default")
+    given["redact_mode"] = OptionValue("replace", "default")
 
 
-def _default_protocol(given: Mapping[str, Given]) -> str:
+def _default_protocol(given: Mapping[str, OptionValue]) -> str:
     endpoint = str(given["otlp_endpoint"].value) if "otlp_endpoint" in given else ""
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     return "grpc" if parts.port == _GRPC_PORT else "http/protobuf"

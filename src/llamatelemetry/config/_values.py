@@ -145,12 +145,19 @@ def _read_web_addresses(value: object) -> tuple[str, ...]:
 _INLINE_FLAGS = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
 
 
+def expression_with_flags(pattern: re.Pattern[str]) -> str:
+    """Return the text of a compiled expression, with its flags inline."""
+    flags = "".join(letter for flag, letter in _INLINE_FLAGS.items() if pattern.flags & flag)
+    return f"(?{flags}:{pattern.pattern})" if flags else pattern.pattern
+
+
 def _pattern_text(value: object) -> str:
     if not isinstance(value, re.Pattern):
         return _read_text(value)
     pattern = cast("re.Pattern[str]", value)
-    flags = "".join(letter for flag, letter in _INLINE_FLAGS.items() if pattern.flags & flag)
-    return f"(?{flags}:{_read_text(pattern.pattern)})" if flags else _read_text(pattern.pattern)
+    # Patterns of bytes are rejected.
+    _read_text(pattern.pattern)
+    return _read_text(expression_with_flags(pattern))
 
 
 _NAMES = re.compile(r"[a-z][a-z0-9_]*(\s*,\s*[a-z][a-z0-9_]*)+", re.IGNORECASE)

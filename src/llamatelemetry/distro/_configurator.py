@@ -16,7 +16,7 @@ from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
 from llamatelemetry._optional import required_by
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
-from llamatelemetry.otel.redaction.options import checked
+from llamatelemetry.otel.redaction.rules import with_valid_rules
 
 from ._instrumentors import instrumentors
 from ._setup import Setup, from_file, from_options
@@ -64,7 +64,7 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
             self._chosen_by_us = False
         if sdk_disabled():
             return
-        config = checked(config or effective_config())
+        config = with_valid_rules(config or effective_config())
         processors = (*config.span_processors, *span_processors)
         if self.setup is not None:
             self.setup.add(processors)
@@ -100,7 +100,7 @@ def _declared_instrumentors(file: Any) -> dict[str, bool]:
 def set_log_level(config: LlamaTelemetryConfig) -> None:
     """Applies the option `log_level` to the loggers of this package."""
     logger = logging.getLogger("llamatelemetry")
-    given = config.given("log_level")
+    given = config.option_value("log_level")
     # The default does not override what the application has set.
     if logger.level == logging.NOTSET or (given is not None and given.origin != "default"):
         logger.setLevel(config.log_level)

@@ -52,7 +52,7 @@ def plan_exports(config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> Ex
 
 def given_by_us(config: LlamaTelemetryConfig, name: str) -> bool:
     """Whether an option was given in code or by a variable of ours, which then wins over OTEL_*."""
-    given = config.given(name)
+    given = config.option_value(name)
     return given is not None and not given.origin.startswith(("OTEL_", "default"))
 
 
@@ -106,7 +106,7 @@ class _Signal:
             self.warnings.append(
                 f"{variable}={own!r} is not accepted; expected {GRPC} or {HTTP}; it is not used"
             )
-        given = self.config.given("otlp_protocol")
+        given = self.config.option_value("otlp_protocol")
         if given is not None and given.origin != "default":
             return str(given.value)
         return GRPC if _port(endpoint) == _GRPC_PORT else HTTP

@@ -36,7 +36,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llamatelemetry.config import effective_config
 
-from .redaction.wordless import without_words
+from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -195,7 +195,7 @@ class _LineFile:
             )
         except Exception as error:
             # Nothing may be raised into the thread of the SDK.
-            shown = without_words(error)
+            shown = strip_message(error)
             self._warn("cannot encode %s for %s", self._signal, self.path, exc_info=shown)
         return False
 

@@ -12,8 +12,8 @@ from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionLogProcessor
-from llamatelemetry.otel.redaction import failing
-from llamatelemetry.otel.redaction.redaction import Redaction
+from llamatelemetry.otel.redaction import fail_closed
+from llamatelemetry.otel.redaction.redactor import Redaction
 
 GONE = "[REDACTED]"
 SECRET = "c4n4ry-7f3a"
@@ -138,7 +138,7 @@ def test_it_is_no_reason_to_make_a_record():
 
 
 def test_when_it_fails_no_text_leaves(monkeypatch, caplog):
-    failing._reported.clear()
+    fail_closed._logged.clear()
 
     def fail(self, text):
         raise RuntimeError(text)

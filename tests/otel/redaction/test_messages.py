@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.otel.redaction.json_text import parse_json
-from llamatelemetry.otel.redaction.messages import redact_messages
-from llamatelemetry.otel.redaction.redaction import Redactor
+from llamatelemetry.otel.redaction.messages import parse_json, redact_messages
+from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.rules import Rules
 from tests.genai.message_schemas import check
 
@@ -18,7 +17,7 @@ GONE = "[REDACTED]"
 
 
 def redacted(value):
-    return redact_messages(value, Redactor(Rules()).begin())
+    return redact_messages(value, Redactor(Rules()).start())
 
 
 SAID = "c4n4ry said"

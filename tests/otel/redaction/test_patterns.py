@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from llamatelemetry.otel.redaction import engine
-from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve
+from llamatelemetry.otel.redaction import matching
+from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve_patterns
 from tests.otel.redaction.adversarial import ADVERSARIAL, repeated
 
 # Each text in « » is what is to be found; what stands around it must stay.
@@ -183,7 +183,7 @@ def found_in(pattern: Pattern, text: str) -> list[str]:
 def each_engine(request, monkeypatch):
     """The patterns compiled anew: by the package, and by the standard library without it."""
     if request.param == "re":
-        monkeypatch.setattr(engine, "_regex", lambda: None)
+        monkeypatch.setattr(matching, "_import_regex", lambda: None)
     for pattern in BUILT_IN.values():
         pattern.__dict__.pop("matcher", None)
     yield request.param
@@ -227,24 +227,24 @@ def test_texts_made_for_it_do_not_keep_a_built_in_pattern_beyond_its_limit(name,
         started = time.monotonic()
         with contextlib.suppress(TimeoutError):
             list(BUILT_IN[name].spans(text))
-        limit_s = engine.BASE_S + len(text) * engine.PER_CHAR_S
+        limit_s = matching.BASE_S + len(text) * matching.PER_CHAR_S
         # Quadratic time would be minutes; the room is for a busy machine.
         assert time.monotonic() - started < 10 * limit_s, unit
 
 
 def test_a_users_pattern_is_stopped_at_its_time_limit():
-    (pattern,) = resolve([r"(a|aa)+$"])
+    (pattern,) = resolve_patterns([r"(a|aa)+$"])
     text = "a" * 100 + "b"
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         list(pattern.spans(text))
     # The limit, and room for a busy machine; unlimited it takes longer than the universe.
-    assert time.monotonic() - started < 100 * engine.BASE_S
+    assert time.monotonic() - started < 100 * matching.BASE_S
 
 
 class TestResolving:
     def test_names_groups_and_expressions_each_once(self):
-        found = resolve(
+        found = resolve_patterns(
             ["email", "Credit-Card", "pii", r"ACME-\d+", re.compile("x", re.IGNORECASE)]
         )
         names = [pattern.name for pattern in found]
@@ -254,26 +254,26 @@ class TestResolving:
 
     def test_a_slip_of_the_pen_in_a_name_is_an_error_that_names_the_nearest(self):
         with pytest.raises(ValueError, match=r"'emial' is no built-in .* 'email'.*'\(\?:emial\)'"):
-            resolve(["emial"])
+            resolve_patterns(["emial"])
 
     def test_a_word_that_is_like_no_name_is_an_expression(self):
-        (pattern,) = resolve(["projectx"])
+        (pattern,) = resolve_patterns(["projectx"])
         assert found_in(pattern, "about projectx") == ["projectx"]
 
     def test_what_is_no_expression_is_an_error_that_says_why(self):
         with pytest.raises(ValueError, match=r"'\(a' is no regular expression: missing \)"):
-            resolve(["(a"])
+            resolve_patterns(["(a"])
 
     def test_without_regex_a_users_expression_is_an_error_with_the_command(self, monkeypatch):
-        monkeypatch.setattr(engine, "_regex", lambda: None)
+        monkeypatch.setattr(matching, "_import_regex", lambda: None)
         with pytest.raises(ImportError, match=r"pip install 'llamatelemetry-core\[redaction\]'"):
-            resolve([r"ACME-\d+"])
-        assert resolve(["email"])
+            resolve_patterns([r"ACME-\d+"])
+        assert resolve_patterns(["email"])
 
     def test_an_expression_with_a_group_called_value_is_redacted_whole(self):
-        (pattern,) = resolve([r"id=(?P<value>\d+)"])
+        (pattern,) = resolve_patterns([r"id=(?P<value>\d+)"])
         assert found_in(pattern, "id=12") == ["id=12"]
 
     def test_an_expression_that_matches_nothing_long_finds_nothing(self):
-        (pattern,) = resolve(["x*"])
+        (pattern,) = resolve_patterns(["x*"])
         assert found_in(pattern, "axxb") == ["xx"]

@@ -6,9 +6,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from llamatelemetry.otel.redaction import failing
-from llamatelemetry.otel.redaction.redaction import Redaction
-from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction import fail_closed
+from llamatelemetry.otel.redaction.redactor import Redaction
+from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 
 GONE = "[REDACTED]"
 
@@ -51,7 +51,7 @@ def test_all_else_stays_what_was_said_and_a_switch_of_that_name_too():
 
 
 def test_when_it_fails_no_attribute_leaves(monkeypatch):
-    failing._reported.clear()
+    fail_closed._logged.clear()
     monkeypatch.setattr(Redaction, "attribute", None)
     found = left({"app.password": "abc", "url.full": "https://host/?key=abc"})
     assert dict(found.attributes) == {"llamatelemetry.redaction.failed": True}

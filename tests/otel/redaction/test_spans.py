@@ -22,8 +22,8 @@ from opentelemetry.trace import Link, Status, StatusCode
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionSpanProcessor
-from llamatelemetry.otel.redaction import failing, spans
-from llamatelemetry.otel.redaction.redaction import Redaction
+from llamatelemetry.otel.redaction import fail_closed, spans
+from llamatelemetry.otel.redaction.redactor import Redaction
 from llamatelemetry.otel.redaction.rules import Rules
 
 GONE = "[REDACTED]"
@@ -470,7 +470,7 @@ class TestFailing:
     @pytest.fixture
     def broken(self, monkeypatch):
         """A fault in the redaction of every text; its message quotes the text."""
-        failing._reported.clear()
+        fail_closed._logged.clear()
 
         def fail(self, text):
             raise RuntimeError(f"cannot redact {text}")
@@ -558,9 +558,9 @@ def test_many_threads_redact_at_once():
 
 
 def test_names_that_a_program_makes_up_do_not_pile_up():
-    from llamatelemetry.otel.redaction.content import Names
+    from llamatelemetry.otel.redaction.attribute_names import NameClassifier
 
-    names = Names()
+    names = NameClassifier()
     for n in range(10_000):
         names.kind(f"made.up.{n}")
-    assert len(names._known) < 5000
+    assert len(names._cache) < 5000
