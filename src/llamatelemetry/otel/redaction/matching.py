@@ -111,8 +111,8 @@ class Pattern:
     Attributes:
         name: Name of a built-in pattern; the expression itself for a user's pattern.
         expression: Regular expression. If it has a group `value`, only that group is redacted.
-        needs: Substrings of which every matching text contains at least one. Texts without
-            them, which are most, are not searched.
+        needs: Substrings. A text without any of them cannot match and is not searched; most
+            texts are skipped this way.
         check: Returns how many characters of a match are valid, for example by a check digit.
         secret: Whether it grants access to something; otherwise it is personal data.
         trusted: Whether it is a built-in pattern.

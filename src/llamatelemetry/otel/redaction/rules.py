@@ -1,4 +1,4 @@
-"""Redaction rules: what is redacted and by what it is replaced, from arguments or options."""
+"""Redaction rules, from the arguments of a processor or from the options `redact_*`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _logger = logging.getLogger("llamatelemetry.otel.redaction")
 
 @dataclass(frozen=True)
 class Rules:
-    """What is redacted, and by what it is replaced.
+    """The data to redact and its replacement.
 
-    Headers with secrets, passwords and keys in URLs are redacted whatever the rules.
+    Headers with secrets, passwords and keys in URLs are always redacted.
 
     Attributes:
         redact_prompts: Whether prompts, completions, and arguments and results of tools are
