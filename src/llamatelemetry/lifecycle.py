@@ -20,7 +20,7 @@ from llamatelemetry.config import (
     LlamaTelemetryConfig,
     effective_config,
     sdk_disabled,
-    use_config,
+    set_active_config,
 )
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
@@ -93,7 +93,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
             wanted = _attach(setup, wanted, _names_given(config, explicit))
         else:
             _set_up(wanted)
-        use_config(wanted)
+        set_active_config(wanted)
         return wanted
 
 
@@ -136,7 +136,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
         setup = _setup()
         stopped = setup is None or setup.stop(deadline, at_once=not flushed)
         _forget_setup()
-        use_config(None)
+        set_active_config(None)
         return flushed and reaped and stopped
 
 

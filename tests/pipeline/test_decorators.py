@@ -16,16 +16,16 @@ from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry import task, tool, workflow
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, use_config
+from llamatelemetry.config import LlamaTelemetryConfig, effective_config, set_active_config
 from llamatelemetry.pipeline import agent
 from tests.recorder import Recorder
 
 
 @pytest.fixture
 def content_on_spans() -> Iterator[None]:
-    use_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
+    set_active_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
     yield
-    use_config(None)
+    set_active_config(None)
 
 
 @tool

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 import llamatelemetry
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, use_config
+from llamatelemetry.config import LlamaTelemetryConfig, effective_config, set_active_config
 from llamatelemetry.pipeline import PipelineTracer
 from tests.recorder import Recorder
 
@@ -133,12 +133,12 @@ def test_an_exception_marks_each_block_it_leaves_and_stays_itself(telemetry: Rec
 
 
 def test_where_content_is_captured_the_exceptions_words_are_too(telemetry: Recorder) -> None:
-    use_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
+    set_active_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
     try:
         with pytest.raises(ValueError, match="no such city"), PipelineTracer().stage("look"):
             raise ValueError("no such city")
     finally:
-        use_config(None)
+        set_active_config(None)
     (span,) = telemetry.spans()
     said = dict(span.events[0].attributes or {})
     assert said["exception.message"] == "no such city"

@@ -15,7 +15,12 @@ from opentelemetry.sdk._configuration import (
 from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
+from llamatelemetry.config import (
+    LlamaTelemetryConfig,
+    effective_config,
+    sdk_disabled,
+    set_active_config,
+)
 from llamatelemetry.otel.redaction.rules import with_valid_rules
 
 from ._instrumentors import instrumentors
@@ -50,6 +55,7 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         """Lets the next configuration start from nothing."""
         self.setup = None
         self.disabled = False
+        set_active_config(None)
 
     def _configure(
         self,
@@ -74,10 +80,11 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         path = os.environ.get(OTEL_CONFIG_FILE)
         if path:
             self._configure_from_file(path, config)
-            return
-        options = {"auto_instrumentation_version": auto_instrumentation_version, **kwargs}
-        instrumentors.prepare(config)
-        self.setup = from_options(self._configure_sdk, config, options)
+        else:
+            options = {"auto_instrumentation_version": auto_instrumentation_version, **kwargs}
+            instrumentors.prepare(config)
+            self.setup = from_options(self._configure_sdk, config, options)
+        set_active_config(config)
 
     def _configure_sdk(self, **options: Any) -> None:
         super()._configure(**options)  # pyright: ignore[reportUnknownMemberType] - it has no types

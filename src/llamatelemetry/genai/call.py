@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import get_meter
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config
+from llamatelemetry.config import LlamaTelemetryConfig, active_config
 from llamatelemetry.genai import guard, metric_points, recording
 from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
@@ -81,7 +81,7 @@ class Instrumenter:
         completion_hook: CompletionHook | None = None,
     ) -> None:
         self.scope = scope
-        self.config = effective_config(config)
+        self.config = active_config(config)
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
         meter = get_meter(scope, version, meter_provider)
         self.metrics = GenAIMetrics(meter, names=self.config.metric_names)

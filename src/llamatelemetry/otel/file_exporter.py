@@ -34,7 +34,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from llamatelemetry.config import effective_config
+from llamatelemetry.config import active_config
 
 from llamatelemetry.otel.redaction.fail_closed import strip_message
 
@@ -167,7 +167,7 @@ class _LineFile:
 
     def __init__(self, signal: str, folder: str | os.PathLike[str] | None) -> None:
         # Absolute now: a program may change its working directory before the first export.
-        self._folder = Path(folder or effective_config().export_path).absolute()
+        self._folder = Path(folder or active_config().export_path).absolute()
         self._signal = signal
         self._line_is_torn = False
         self._closed = False

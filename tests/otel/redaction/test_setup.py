@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
-from llamatelemetry.config import _environment
+from llamatelemetry.config import _sources
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import matching
 from tests.otlp_receiver import http_receiver
@@ -34,7 +34,7 @@ def receiver():
 def shut_down(receiver):
     logger = logging.getLogger("llamatelemetry")
     level, logger.level = logger.level, logging.NOTSET
-    _environment._reported.clear()
+    _sources._logged.clear()
     yield
     shutdown()
     logger.setLevel(level)
@@ -163,7 +163,7 @@ class TestInCode:
         ("options", "message"),
         [
             ({"redact_patterns": ["emial"]}, "Unknown pattern 'emial'"),
-            ({"redact_patterns": ["(a"]}, "redact_patterns="),
+            ({"redact_patterns": ["(a"]}, "redact_patterns must be "),
             ({"redact_mode": "hash", "redact_prompts": True}, "needs redact_hash_key"),
         ],
     )
