@@ -278,7 +278,7 @@ def sampling_from_otel(variables: Mapping[str, str]) -> str:
 
 
 def metric_names_from_otel(variables: Mapping[str, str]) -> str | None:
-    """Return the value of `metric_names` that `OTEL_SEMCONV_STABILITY_OPT_IN` asks for.
+    """Return the value of `metric_names` for `OTEL_SEMCONV_STABILITY_OPT_IN`.
 
     `None` without an entry for GenAI, because other libraries use the same list.
     """
