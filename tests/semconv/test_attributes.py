@@ -57,9 +57,9 @@ def test_set_gen_ai_attrs_accepts_address_without_port():
 
 
 def test_set_gen_ai_attrs_normalizes_provider_but_not_operation():
-    assert set_gen_ai_attrs(system="llama.cpp", operation="Summarise") == {
+    assert set_gen_ai_attrs(system="llama.cpp", operation="Summarize") == {
         "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.operation.name": "Summarise",
+        "gen_ai.operation.name": "Summarize",
     }
 
 

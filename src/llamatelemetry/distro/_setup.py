@@ -24,7 +24,7 @@ from llamatelemetry.otel.redaction.rules import REDACTION_OPTIONS, weakened_opti
 from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
-from ._export_plan import given_by_us, plan_exports
+from ._export_plan import is_explicit, plan_exports
 from ._gpu import DETECTOR, GpuWatch
 from ._processors import arrange, redacting
 from ._sampling import replace_sampler, sample_at_end, sampler_options
@@ -254,7 +254,7 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
         {
             key: value
             for key, value in _resource(config).items()
-            if not _option_of(key) or given_by_us(config, _option_of(key))
+            if not _option_of(key) or is_explicit(config, _option_of(key))
         }
     )
     if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
@@ -288,7 +288,7 @@ def _foreign_signals() -> frozenset[str]:
 
 
 def _warn_of_unused(config: LlamaTelemetryConfig, names: Sequence[str], reason: str) -> None:
-    unused = [name for name in names if given_by_us(config, name)]
+    unused = [name for name in names if is_explicit(config, name)]
     if unused:
         _logger.warning("Not used, because %s: %s", reason, ", ".join(unused))
 
@@ -323,6 +323,6 @@ def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
     variables = {f"OTEL_{name.upper()}_EXPORTER": "none" for name in SIGNALS}
     if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
         variables[OTEL_EXPERIMENTAL_RESOURCE_DETECTORS] = DETECTOR
-    if given_by_us(config, "export_interval_ms"):
+    if is_explicit(config, "export_interval_ms"):
         variables["OTEL_METRIC_EXPORT_INTERVAL"] = str(config.export_interval_ms)
     return variables

@@ -101,7 +101,7 @@ _MAX_CACHED_NAMES: Final = 4096
 _MAX_NAME_CHARS: Final = 256
 
 
-class Kind(Enum):
+class AttributeKind(Enum):
     """The kind of data that an attribute holds, derived from its name."""
 
     SECRET = "secret"
@@ -116,9 +116,11 @@ class Kind(Enum):
 _ERRORS: Final = {
     **dict.fromkeys(
         ("exception.message", "error.message", "otel.status_description", "error_message"),
-        Kind.ERROR_TEXT,
+        AttributeKind.ERROR_TEXT,
     ),
-    **dict.fromkeys(("exception.stacktrace", "error.stack", "stack_trace"), Kind.STACK_TRACE),
+    **dict.fromkeys(
+        ("exception.stacktrace", "error.stack", "stack_trace"), AttributeKind.STACK_TRACE
+    ),
 }
 
 
@@ -131,9 +133,9 @@ class NameClassifier:
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._keys = _any_of(keys, re.IGNORECASE) if keys else None
-        self._cache: dict[str, Kind] = {}
+        self._cache: dict[str, AttributeKind] = {}
 
-    def kind(self, name: str) -> Kind:
+    def kind(self, name: str) -> AttributeKind:
         """Return the kind of data that an attribute of this name holds."""
         known = self._cache.get(name)
         if known is None:
@@ -144,30 +146,30 @@ class NameClassifier:
             self._cache[name] = known
         return known
 
-    def nested_kind(self, path: str, name: str) -> Kind:
+    def nested_kind(self, path: str, name: str) -> AttributeKind:
         """Return the kind of a field in a map, by its own name or else by its whole path."""
         own = self.kind(name)
-        if own is not Kind.TEXT or not path or len(path) + len(name) >= _MAX_NAME_CHARS:
+        if own is not AttributeKind.TEXT or not path or len(path) + len(name) >= _MAX_NAME_CHARS:
             return own
         whole = self.kind(f"{path}.{name}")
-        return Kind.TEXT if whole is Kind.LABEL else whole
+        return AttributeKind.TEXT if whole is AttributeKind.LABEL else whole
 
-    def _classify(self, name: str) -> Kind:
+    def _classify(self, name: str) -> AttributeKind:
         if len(name) > _MAX_NAME_CHARS:
             # Too long for a name: some code used content as a key.
-            return Kind.SECRET
+            return AttributeKind.SECRET
         if self._keys is not None and self._keys.fullmatch(name):
-            return Kind.KEY
+            return AttributeKind.KEY
         last = name.rpartition(".")[2]
         if name in _HEADER_MAPS or last.lower().replace("-", "_") in _SECRET_NAMES:
-            return Kind.SECRET
+            return AttributeKind.SECRET
         by_name = _ERRORS.get(name)
         if by_name is not None:
             return by_name
         if name in METADATA or not _content().fullmatch(name):
-            return Kind.TEXT
+            return AttributeKind.TEXT
         is_label = last in LABELS or (last == _NAME and ".message.name" not in name)
-        return Kind.LABEL if is_label and "." in name else Kind.CONTENT
+        return AttributeKind.LABEL if is_label and "." in name else AttributeKind.CONTENT
 
 
 def is_label(value: object) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
-from llamatelemetry.otel.redaction.attribute_names import Kind, is_content_event, is_label
+from llamatelemetry.otel.redaction.attribute_names import AttributeKind, is_content_event, is_label
 from llamatelemetry.otel.redaction.messages import compact_json, parse_json, redact_messages
 from llamatelemetry.otel.redaction.patterns import Pattern
 from llamatelemetry.otel.redaction.rules import Rules
@@ -179,19 +179,21 @@ class Redaction:
                 pattern.name,
             )
 
-    def _by_kind(self, kind: Kind, name: str, value: Any, depth: int) -> Any:
-        if kind is Kind.KEY or (kind is Kind.SECRET and not isinstance(value, bool)):
+    def _by_kind(self, kind: AttributeKind, name: str, value: Any, depth: int) -> Any:
+        if kind is AttributeKind.KEY or (
+            kind is AttributeKind.SECRET and not isinstance(value, bool)
+        ):
             return self.whole(value)
-        if kind is Kind.ERROR_TEXT and isinstance(value, str):
+        if kind is AttributeKind.ERROR_TEXT and isinstance(value, str):
             return self.error_text(value)
-        if kind is Kind.STACK_TRACE and isinstance(value, str):
+        if kind is AttributeKind.STACK_TRACE and isinstance(value, str):
             return self.stack_trace(value)
-        if kind in (Kind.TEXT, Kind.SECRET) or not self._rules.redact_prompts:
+        if kind in (AttributeKind.TEXT, AttributeKind.SECRET) or not self._rules.redact_prompts:
             return self._value(name, value, depth)
         return self._content(kind, value)
 
-    def _content(self, kind: Kind, value: Any) -> Any:
-        if kind is Kind.LABEL and is_label(value):
+    def _content(self, kind: AttributeKind, value: Any) -> Any:
+        if kind is AttributeKind.LABEL and is_label(value):
             return self._value("", value, 0)
         return redact_messages(value, self)
 

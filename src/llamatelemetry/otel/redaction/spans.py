@@ -13,7 +13,7 @@ from opentelemetry.trace import Link
 from opentelemetry.trace.status import Status
 
 from llamatelemetry.otel.redaction import fail_closed
-from llamatelemetry.otel.redaction.attribute_names import URLS, Kind
+from llamatelemetry.otel.redaction.attribute_names import URLS, AttributeKind
 from llamatelemetry.otel.redaction.processor_base import RedactionProcessor, redact_scope
 from llamatelemetry.otel.redaction.redactor import Redaction, Redactor, as_dict
 from llamatelemetry.otel.redaction.rules import Rules
@@ -260,7 +260,7 @@ class SecretsSpanProcessor(SpanProcessor):
             fail_closed.log_once("the secrets of a span", error)
 
     def _is_secret(self, name: str) -> bool:
-        if name in URLS or self._names.kind(name) is Kind.SECRET:
+        if name in URLS or self._names.kind(name) is AttributeKind.SECRET:
             return True
         if len(self._harmless_names) < _MAX_CACHED_NAMES:
             self._harmless_names.add(name)
