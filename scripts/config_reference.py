@@ -30,7 +30,7 @@ def table() -> str:
 def row(name: str, option: Option) -> str:
     """Return the row of one option."""
     variables = [each for each in (option.variable, *option.otel_variables) if each]
-    cells = [f"`{name}`", "<br>".join(f"`{each}`" for each in variables) or "– (in code only)"]
+    cells = [f"`{name}`", "<br>".join(f"`{each}`" for each in variables) or "in code only"]
     cells += [option.parser.accepts, option.default_doc, f"{option.doc}."]
     return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 

@@ -11,6 +11,7 @@ import pickle
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from llamatelemetry.config import (
     sdk_disabled,
     set_active_config,
 )
+from llamatelemetry.genai import plugin_instrumenter
 
 
 @pytest.fixture(autouse=True)
@@ -702,3 +704,28 @@ def test_import_of_config_does_not_load_opentelemetry():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_instrumenter_without_config_uses_active_config(nothing_active):
+    set_active_config(effective_config(provider_name="vllm"))
+    assert plugin_instrumenter("plugin", "1", {}).config.provider_name == "vllm"
+
+
+def test_zero_code_setup_puts_its_config_in_force():
+    code = """
+        import os
+        os.environ["LLAMATELEMETRY_PROPAGATE"] = "on"
+        from llamatelemetry.config import active_config
+        print(active_config().propagate)
+    """
+    environ = {
+        **os.environ,
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "LLAMATELEMETRY_EXPORTER": "none",
+        "LLAMATELEMETRY_PROPAGATE": "off",
+    }
+    command = [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, "-c"]
+    result = subprocess.run(
+        [*command, textwrap.dedent(code)], capture_output=True, text=True, check=True, env=environ
+    )
+    assert result.stdout.strip() == "off"

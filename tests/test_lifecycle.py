@@ -384,7 +384,7 @@ class TestAgain:
             init(servce_name="x")
 
     def test_a_bad_value_is_refused_and_leaves_nothing(self):
-        with pytest.raises(ValueError, match="exporter must be .*, got 'nowhere'"):
+        with pytest.raises(ValueError, match=r"exporter must be .*, got 'nowhere'"):
             init(exporter="nowhere")
         assert LlamaTelemetryConfigurator().setup is None
 

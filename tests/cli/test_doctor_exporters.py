@@ -407,6 +407,6 @@ def test_configuration_shows_origins_bad_values_and_no_secret():
     assert lines["exporter"] == ("info", "console, from LLAMATELEMETRY_EXPORTER")
     assert lines["otlp_headers"] == ("info", f"***, from {HEADERS}")
     assert lines["bad value"][0] == "warn"
-    assert "LLAMATELEMETRY_GPU_INTERVAL_MS='soon'" in lines["bad value"][1]
+    assert "LLAMATELEMETRY_GPU_INTERVAL_MS must be integer >= 10, got 'soon'" in lines["bad value"][1]
     assert "propagate=auto" in lines["defaults"][1]
     assert "secret" not in str(checks)

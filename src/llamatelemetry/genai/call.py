@@ -61,7 +61,7 @@ class Instrumenter:
     Args:
         scope: instrumentation scope, the name of the plugin's package.
         version: its version.
-        config: options; read from the environment when ``None``.
+        config: options; those of `active_config` when ``None``.
         tracer_provider: OpenTelemetry's global one when ``None``.
         meter_provider: likewise.
         logger_provider: likewise; for the events that hold content.

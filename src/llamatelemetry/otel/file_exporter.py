@@ -35,7 +35,6 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llamatelemetry.config import active_config
-
 from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
