@@ -118,11 +118,7 @@ class LlamaTelemetryConfig:
     )
     enable_metrics: bool = option(BOOLEAN, "METRICS", default=True, doc="Record metrics")
     gpu_enrichment: bool | str = option(
-        one_of(
-            {**BOOLEAN_WORDS, "genai": "genai"},
-            "true, genai or false",
-            "bool | str",
-        ),
+        one_of({**BOOLEAN_WORDS, "genai": "genai"}, "true, genai or false", "bool | str"),
         "GPU_ENRICHMENT",
         default=True,
         doc="Spans with GPU attributes: all, only GenAI spans, or none",
@@ -134,10 +130,7 @@ class LlamaTelemetryConfig:
         doc="Interval between GPU readings while no local call is in flight, in milliseconds",
     )
     enable_trace_graphs: bool = option(
-        BOOLEAN,
-        "TRACE_GRAPHS",
-        default=False,
-        doc="Keep a graph of each trace",
+        BOOLEAN, "TRACE_GRAPHS", default=False, doc="Keep a graph of each trace"
     )
     phase_spans: bool = option(
         BOOLEAN,
@@ -203,10 +196,7 @@ class LlamaTelemetryConfig:
         "ends. A trace is kept if any rule keeps it",
     )
     sample_rate: float = option(
-        number(0, 1),
-        "SAMPLE_RATE",
-        default=1.0,
-        doc="Fraction of traces that `ratio` keeps",
+        number(0, 1), "SAMPLE_RATE", default=1.0, doc="Fraction of traces that `ratio` keeps"
     )
     slow_threshold_s: float = option(
         number(0),
@@ -256,16 +246,10 @@ class LlamaTelemetryConfig:
         doc="Instrumentors to load if another package instruments the same library",
     )
     llamacpp_allow: Sequence[str] = option(
-        TEXTS,
-        "LLAMACPP_ALLOW",
-        default=(),
-        doc="Origins to treat as llama.cpp servers",
+        TEXTS, "LLAMACPP_ALLOW", default=(), doc="Origins to treat as llama.cpp servers"
     )
     llamacpp_deny: Sequence[str] = option(
-        TEXTS,
-        "LLAMACPP_DENY",
-        default=(),
-        doc="Origins never to treat as llama.cpp servers",
+        TEXTS, "LLAMACPP_DENY", default=(), doc="Origins never to treat as llama.cpp servers"
     )
     llamacpp_metrics_url: Sequence[str] = option(
         WEB_ADDRESSES,
@@ -280,9 +264,7 @@ class LlamaTelemetryConfig:
         doc="Log level of the `llamatelemetry` loggers",
     )
     span_processors: Sequence[SpanProcessor] = option(
-        SPAN_PROCESSORS,
-        default=(),
-        doc="Span processors that run before any exporter",
+        SPAN_PROCESSORS, default=(), doc="Span processors that run before any exporter"
     )
 
     _origins: Mapping[str, str] = field(default_factory=dict[str, str], init=False, compare=False)

@@ -74,13 +74,8 @@ def option(
     parser: ValueParser,
     own: str | None = None,
     *otel: str,
-    doc: str,
-    parse_otel: Callable[[Mapping[str, str]], object] | None = None,
-    default: object = None,
-    default_text: str | None = None,
-    secret: bool = False,
-    on_invalid: str = USES_DEFAULT,
     in_hash: bool | None = None,
+    **settings: Any,
 ) -> Any:
     """Declare a dataclass field with its `Option`. The field is `None` until a value is given.
 
@@ -88,25 +83,11 @@ def option(
         parser: Parser of its values.
         own: Environment variable without the prefix `LLAMATELEMETRY_`.
         *otel: OpenTelemetry's environment variables for the same setting.
-        doc: Description, without a final period.
-        parse_otel: Parser of the `otel` variables if they accept other values.
-        default: Value if no source gives one.
-        default_text: Description of the default if the value alone is not clear.
-        secret: Whether the value is masked in messages.
-        on_invalid: Consequence of an invalid value in the environment, for the warning.
         in_hash: Whether the field is part of the hash; `None` for the default of dataclasses.
+        **settings: Further fields of `Option`.
     """
-    declared = Option(
-        parser=parser,
-        doc=doc,
-        variable=own and PREFIX + own,
-        otel_variables=otel,
-        parse_otel=parse_otel,
-        default=default,
-        default_text=default_text,
-        secret=secret,
-        on_invalid=on_invalid,
-    )
+    variable = own and PREFIX + own
+    declared = Option(parser, variable=variable, otel_variables=otel, **settings)
     return field(default=None, hash=in_hash, metadata={_METADATA_KEY: declared})
 
 

@@ -102,12 +102,27 @@ def effective_config(
         ValueError: A value given in code is invalid.
     """
     check_names(explicit)
-    in_code = {**_values_of(config), **_explicit_values(explicit)}
-    outside = _values_outside_code(os.environ if environ is None else environ)
-    values = {**_defaults(), **outside, **in_code}
+    values = {
+        n: OptionValue(o.default, "default") for n, o in OPTIONS.items() if o.default is not None
+    }
+    values |= _values_outside_code(os.environ if environ is None else environ)
+    in_code = _values_in_code(config, explicit)
+    values |= in_code
     _check_redact_mode(values, in_code)
     values.setdefault("otlp_protocol", OptionValue(_default_protocol(values), "default"))
     return build_config(values)
+
+
+def _values_in_code(
+    config: LlamaTelemetryConfig | None, explicit: Mapping[str, object]
+) -> dict[str, OptionValue]:
+    given = {} if config is None else {name: config.option_value(name) for name in OPTIONS}
+    values = {n: v for n, v in given.items() if v is not None and v.origin != "default"}
+    for name, argument in explicit.items():
+        parsed = parse_argument(name, argument)
+        if parsed is not None:
+            values[name] = OptionValue(parsed, "argument")
+    return values
 
 
 def _values_outside_code(environ: Mapping[str, str]) -> dict[str, OptionValue]:
@@ -129,24 +144,6 @@ def sdk_disabled(environ: Mapping[str, str] | None = None) -> bool:
     """Return whether `OTEL_SDK_DISABLED` is "true", in any case. No other value disables."""
     text = (os.environ if environ is None else environ).get("OTEL_SDK_DISABLED", "")
     return text.strip().lower() == "true"
-
-
-def _defaults() -> dict[str, OptionValue]:
-    return {
-        n: OptionValue(o.default, "default") for n, o in OPTIONS.items() if o.default is not None
-    }
-
-
-def _values_of(config: LlamaTelemetryConfig | None) -> dict[str, OptionValue]:
-    if config is None:
-        return {}
-    found = {name: config.option_value(name) for name in OPTIONS}
-    return {n: v for n, v in found.items() if v is not None and v.origin != "default"}
-
-
-def _explicit_values(explicit: Mapping[str, object]) -> dict[str, OptionValue]:
-    parsed = {name: parse_argument(name, value) for name, value in explicit.items()}
-    return {n: OptionValue(value, "argument") for n, value in parsed.items() if value is not None}
 
 
 def _check_redact_mode(values: dict[str, OptionValue], in_code: Mapping[str, OptionValue]) -> None:

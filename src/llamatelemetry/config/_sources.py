@@ -17,7 +17,7 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from llamatelemetry.config._option import PREFIX, Option
@@ -53,52 +53,45 @@ def read_environment(
     values: dict[str, OptionValue] = {}
     invalid: set[str] = set()
     for name, option in options.items():
-        for read in (_read_own_variable, _read_otel_variables):
-            try:
-                value = read(option, environ)
-            except ValueError as error:
-                warn_once(str(error))
-                invalid.add(name)
-                # Skip the remaining sources: a typo must not activate an older setting.
-                break
+        try:
+            value = _read_variables(option, environ)
+        except ValueError as error:
+            warn_once(str(error))
+            invalid.add(name)
+        else:
             if value is not None:
                 values[name] = value
-                break
     return values, frozenset(invalid)
 
 
-def _set_variables(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    # OpenTelemetry's specification: an empty value equals an unset variable.
-    return {name: text for name in names if (text := environ.get(name, "").strip())}
+def _read_variables(option: Option, environ: Mapping[str, str]) -> OptionValue | None:
+    """Return the value of the first source that gives one.
 
+    Raises:
+        ValueError: A value is invalid. The remaining sources are skipped, because a typo must
+            not activate an older setting.
+    """
 
-def _read_own_variable(option: Option, environ: Mapping[str, str]) -> OptionValue | None:
-    if option.variable is None:
-        return None
-    found = _set_variables((option.variable,), environ)
-    return _parse(option, found, lambda: option.parser.parse(found[str(option.variable)]))
+    def parse_text(variables: Mapping[str, str]) -> object:
+        return option.parser.parse(*variables.values())
 
-
-def _read_otel_variables(option: Option, environ: Mapping[str, str]) -> OptionValue | None:
-    found = _set_variables(option.otel_variables, environ)
-    parse_otel = option.parse_otel
-    if parse_otel is not None:
-        return _parse(option, found, lambda: parse_otel(found))
-    return _parse(option, found, lambda: option.parser.parse(*found.values()))
-
-
-def _parse(
-    option: Option, found: Mapping[str, str], parse: Callable[[], object]
-) -> OptionValue | None:
-    if not found:
-        return None
-    try:
-        value = parse()
-    except ValueError:
-        name, text = next(iter(found.items()))
-        message = option.invalid_value_message(name, text)
-        raise ValueError(f"{message}. {option.on_invalid}") from None
-    return None if value is None else OptionValue(value, ", ".join(found))
+    own = (option.variable,) if option.variable else ()
+    for names, parse in (
+        (own, parse_text),
+        (option.otel_variables, option.parse_otel or parse_text),
+    ):
+        # OpenTelemetry's specification: an empty value equals an unset variable.
+        found = {name: text for name in names if (text := environ.get(name, "").strip())}
+        if not found:
+            continue
+        try:
+            value = parse(found)
+        except ValueError:
+            message = option.invalid_value_message(*next(iter(found.items())))
+            raise ValueError(f"{message}. {option.on_invalid}") from None
+        if value is not None:
+            return OptionValue(value, ", ".join(found))
+    return None
 
 
 def _warn_of_unknown_variables(options: Mapping[str, Option], environ: Mapping[str, str]) -> None:

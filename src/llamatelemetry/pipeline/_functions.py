@@ -18,7 +18,7 @@ from llamatelemetry.genai.limits import compact_json, limit_parts
 from llamatelemetry.genai.parts import plain_json
 from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.pipeline._instruments import TOOL, content_max_chars
-from llamatelemetry.pipeline._scopes import detach
+from llamatelemetry.pipeline._scopes import OperationScope, detach
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ class TracedFunction(FunctionWrapper[Any, Any]):
                 return _named(_generator(start, wrapped(*args, **kwargs)), wrapped)
             if inspect.isasyncgenfunction(wrapped):
                 return _named(_async_generator(start, wrapped(*args, **kwargs)), wrapped)
-            call = _FunctionCall(start, wrapped, args, kwargs, content=kind is TOOL)
+            call = start, wrapped, args, kwargs
             if inspect.iscoroutinefunction(wrapped):
-                return _named(call.run_coroutine(wrapped(*args, **kwargs)), wrapped)
-            return call.run()
+                coroutine = wrapped(*args, **kwargs)
+                return _named(_await(*call, coroutine, with_content=kind is TOOL), wrapped)
+            return _call(*call, with_content=kind is TOOL)
 
         super().__init__(function, run)
 
@@ -73,62 +74,39 @@ def _named(lazy: Any, function: Callable[..., Any]) -> Any:
     return lazy
 
 
-class _FunctionCall:
-    """One call of a plain or a coroutine function."""
+def _call(
+    start: Callable[[], OperationSpan],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    with_content: bool,
+) -> Any:
+    with OperationScope(start) as span:
+        if with_content:
+            _record_arguments(span, function, args, kwargs)
+        result = function(*args, **kwargs)
+        if with_content:
+            _record_result(span, result)
+    return result
 
-    __slots__ = ("_args", "_content", "_function", "_kwargs", "_start")
 
-    def __init__(
-        self,
-        start: Callable[[], OperationSpan],
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        content: bool,
-    ) -> None:
-        self._start = start
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-        self._content = content
-
-    def run(self) -> Any:
-        operation = self._open()
-        token = context_api.attach(operation.context)
-        try:
-            result = self._function(*self._args, **self._kwargs)
-        except BaseException as error:
-            operation.finish(error)
-            raise
-        finally:
-            detach(token)
-        self._close(operation, result)
-        return result
-
-    async def run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        operation = self._open()
-        token = context_api.attach(operation.context)
-        try:
-            result = await coroutine
-        except BaseException as error:
-            operation.finish(error)
-            raise
-        finally:
-            detach(token)
-        self._close(operation, result)
-        return result
-
-    def _open(self) -> OperationSpan:
-        operation = self._start()
-        if self._content:
-            _record_arguments(operation.span, self._function, self._args, self._kwargs)
-        return operation
-
-    def _close(self, operation: OperationSpan, result: Any) -> None:
-        if self._content:
-            _record_result(operation.span, result)
-        operation.finish()
+async def _await(
+    start: Callable[[], OperationSpan],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    coroutine: Coroutine[Any, Any, Any],
+    *,
+    with_content: bool,
+) -> Any:
+    with OperationScope(start) as span:
+        if with_content:
+            _record_arguments(span, function, args, kwargs)
+        result = await coroutine
+        if with_content:
+            _record_result(span, result)
+    return result
 
 
 def _generator(

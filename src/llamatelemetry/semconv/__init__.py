@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from llamatelemetry.semconv import attributes as _names
 from llamatelemetry.semconv.attributes import attribute_name
@@ -27,32 +27,6 @@ __all__ = [
 ]
 
 
-@overload
-def set_gen_ai_attrs(
-    span: Span,
-    /,
-    *,
-    system: str | None = None,
-    operation: str | None = None,
-    model: str | None = None,
-    input_tokens: int | None = None,
-    output_tokens: int | None = None,
-    server_address: str | None = None,
-    server_port: int | None = None,
-    **more: AttributeValue | None,
-) -> dict[str, AttributeValue]: ...
-@overload
-def set_gen_ai_attrs(
-    *,
-    system: str | None = None,
-    operation: str | None = None,
-    model: str | None = None,
-    input_tokens: int | None = None,
-    output_tokens: int | None = None,
-    server_address: str | None = None,
-    server_port: int | None = None,
-    **more: AttributeValue | None,
-) -> dict[str, AttributeValue]: ...
 def set_gen_ai_attrs(
     span: Span | None = None,
     /,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 BASE_S: Final = 0.1
 PER_CHAR_S: Final = 4e-6
@@ -27,22 +27,6 @@ PIP_COMMAND: Final = "pip install 'llamatelemetry-core[redaction]'"
 
 VALUE_GROUP: Final = "value"
 """Group of a built-in expression that is redacted instead of the whole match."""
-
-
-class Match(Protocol):
-    """The methods that the match objects of `re` and `regex` share and that are used here."""
-
-    def start(self) -> int:
-        """Return the start of the match."""
-        ...
-
-    def end(self) -> int:
-        """Return the end of the match."""
-        ...
-
-    def span(self, group: int | str = 0, /) -> tuple[int, int]:
-        """Return start and end of a group, (-1, -1) if it did not participate."""
-        ...
 
 
 class Matcher:
@@ -58,7 +42,6 @@ class Matcher:
     """
 
     def __init__(self, expression: str, *, trusted: bool = False) -> None:
-        self.expression = expression
         self._regex = _import_regex()
         if self._regex is None:
             if not trusted:
@@ -75,7 +58,7 @@ class Matcher:
                 f"redact_patterns must be valid regular expressions, got {expression!r}: {error}"
             ) from None
 
-    def searching(self, text: str) -> Callable[[int], Match | None]:
+    def searching(self, text: str) -> Callable[[int], re.Match[str] | None]:
         """Return a function that finds the next match from a position.
 
         That function raises `TimeoutError` once all searches of this text together exceed the
@@ -85,7 +68,7 @@ class Matcher:
         limit_s = BASE_S + len(text) * PER_CHAR_S
         until_s = monotonic() + limit_s
 
-        def next_match(at: int) -> Match | None:
+        def next_match(at: int) -> re.Match[str] | None:
             left_s = until_s - monotonic()
             if left_s <= 0:
                 raise TimeoutError
