@@ -598,7 +598,6 @@ def test_every_option_has_documentation():
         assert not option.doc.endswith("."), name
         assert option.default_doc, name
         assert option.parser.accepts, name
-        assert option.parser.type_name, name
 
 
 def test_effective_config_resolves_to_itself():

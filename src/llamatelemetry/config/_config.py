@@ -118,7 +118,7 @@ class LlamaTelemetryConfig:
     )
     enable_metrics: bool = option(BOOLEAN, "METRICS", default=True, doc="Record metrics")
     gpu_enrichment: bool | str = option(
-        one_of({**BOOLEAN_WORDS, "genai": "genai"}, "true, genai or false", "bool | str"),
+        one_of({**BOOLEAN_WORDS, "genai": "genai"}, "true, genai or false"),
         "GPU_ENRICHMENT",
         default=True,
         doc="Spans with GPU attributes: all, only GenAI spans, or none",

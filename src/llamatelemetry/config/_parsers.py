@@ -19,17 +19,15 @@ class ValueParser(NamedTuple):
     """The parser of one kind of value.
 
     Attributes:
-        type_name: Type of the parsed value.
         accepts: Accepted values, for messages and the documentation.
         parse: Function that returns the parsed value or raises `ValueError`.
     """
 
-    type_name: str
     accepts: str
     parse: Callable[[object], object]
 
 
-def one_of(words: Mapping[str, object], accepts: str, type_name: str = "str") -> ValueParser:
+def one_of(words: Mapping[str, object], accepts: str) -> ValueParser:
     """Return a parser of words in any case. Each word maps to a value."""
 
     def parse(value: object) -> object:
@@ -38,7 +36,7 @@ def one_of(words: Mapping[str, object], accepts: str, type_name: str = "str") ->
         except KeyError:
             raise ValueError from None
 
-    return ValueParser(type_name, accepts, parse)
+    return ValueParser(accepts, parse)
 
 
 def choice(*names: str, aliases: Mapping[str, str] | None = None) -> ValueParser:
@@ -64,7 +62,7 @@ def sampling_of(samplers: tuple[str, ...]) -> ValueParser:
         return ",".join(rule for rule in SAMPLING_RULES if rule in names)
 
     accepts = f"one or more of {rules} (comma-separated), or one of {', '.join(samplers)}"
-    return ValueParser("str", accepts, parse)
+    return ValueParser(accepts, parse)
 
 
 BOOLEAN_WORDS: Mapping[str, bool] = {
@@ -72,7 +70,7 @@ BOOLEAN_WORDS: Mapping[str, bool] = {
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 
-BOOLEAN = one_of(BOOLEAN_WORDS, "true or false (also 1/0, yes/no, on/off)", "bool")
+BOOLEAN = one_of(BOOLEAN_WORDS, "true or false (also 1/0, yes/no, on/off)")
 
 
 def integer(minimum: int) -> ValueParser:
@@ -86,7 +84,7 @@ def integer(minimum: int) -> ValueParser:
             raise ValueError
         return number
 
-    return ValueParser("int", f"integer >= {minimum}", parse)
+    return ValueParser(f"integer >= {minimum}", parse)
 
 
 def number(minimum: float, maximum: float = math.inf) -> ValueParser:
@@ -101,7 +99,7 @@ def number(minimum: float, maximum: float = math.inf) -> ValueParser:
         return result
 
     bounds = f">= {minimum:g}" if maximum == math.inf else f"from {minimum:g} to {maximum:g}"
-    return ValueParser("float", f"number {bounds}", parse)
+    return ValueParser(f"number {bounds}", parse)
 
 
 def _parse_text(value: object) -> str:
@@ -233,25 +231,20 @@ def _parse_span_processors(value: object) -> tuple[object, ...]:
     return processors
 
 
-TEXT = ValueParser("str", "text", _parse_text)
-PATH = ValueParser("str", "path", _parse_path)
-URL = ValueParser("str", "URL such as http://localhost:4318", _parse_url)
-TEXTS = ValueParser("tuple[str, ...]", "comma-separated list", parse_list)
-WEB_ADDRESSES = ValueParser(
-    "tuple[str, ...]", "http(s) URLs, comma-separated", _parse_web_addresses
-)
+TEXT = ValueParser("text", _parse_text)
+PATH = ValueParser("path", _parse_path)
+URL = ValueParser("URL such as http://localhost:4318", _parse_url)
+TEXTS = ValueParser("comma-separated list", parse_list)
+WEB_ADDRESSES = ValueParser("http(s) URLs, comma-separated", _parse_web_addresses)
 PATTERNS = ValueParser(
-    "tuple[str, ...]",
     "comma-separated names of built-in patterns, one regular expression, or a JSON array of both",
     _parse_patterns,
 )
-HEADERS = ValueParser("Mapping[str, str]", "key=value pairs, comma-separated", _parse_headers)
+HEADERS = ValueParser("key=value pairs, comma-separated", _parse_headers)
 EXPORTER = ValueParser(
-    "str", "one or more of otlp, console, file (comma-separated), or none", _parse_exporter
+    "one or more of otlp, console, file (comma-separated), or none", _parse_exporter
 )
-SPAN_PROCESSORS = ValueParser(
-    "tuple[SpanProcessor, ...]", "span processors", _parse_span_processors
-)
+SPAN_PROCESSORS = ValueParser("span processors", _parse_span_processors)
 
 SIGNALS = ("traces", "metrics", "logs")
 
