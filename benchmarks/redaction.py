@@ -1,9 +1,9 @@
-"""What redaction costs: for each span, and for each built-in pattern on a megabyte made against it.
+"""Cost of redaction: CPU time per span, and time of each built-in pattern on 1 MB of text.
 
-Spans: the CPU time that redaction adds to a span of an inference call, medians of blocks with and
-without it that alternate in one run. Patterns: the slowest of the adversarial texts that the tests
-have for the pattern, and a megabyte of ordinary prose, with the engine in use (the package `regex`;
-`--re` for the standard library's, which serves the built-in patterns where that is missing).
+Spans: CPU time that redaction adds to the span of an inference call, as the median of alternating
+blocks with and without redaction. Patterns: the slowest adversarial text of the tests, and prose.
+Patterns are matched by the package `regex`, with `--re` by the standard library's `re`, which is
+the fallback for built-in patterns.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from _dropping import Dropping
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionSpanProcessor
-from llamatelemetry.otel.redaction import engine
+from llamatelemetry.otel.redaction import matching
 from llamatelemetry.otel.redaction.patterns import BUILT_IN, Pattern
-from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.otel.redaction.adversarial import ADVERSARIAL, repeated
@@ -47,14 +47,14 @@ BARE = {
 
 
 def with_content(chars: int) -> dict[str, Any]:
-    """The attributes of a call whose messages have so many characters in all."""
+    """Return the attributes of a call with messages of this total length."""
     texts = repeated(PROSE, chars // 4)
     messages = [{"role": "user", "parts": [{"type": "text", "content": texts}]}] * 4
     return {**BARE, "gen_ai.input.messages": json.dumps(messages)}
 
 
 def recording(processor: Any, attributes: dict[str, Any]) -> Callable[[int], None]:
-    """A function that records spans; the model's answer has an id of its own each time."""
+    """Return a function that records a span, with a different response id each time."""
     provider = TracerProvider(shutdown_on_exit=False)
     if processor is not None:
         provider.add_span_processor(processor)
@@ -70,7 +70,7 @@ def recording(processor: Any, attributes: dict[str, Any]) -> Callable[[int], Non
 
 
 def added_us(processor: Any, attributes: dict[str, Any]) -> float:
-    """What the processor adds to one span, in microseconds of CPU."""
+    """Return the CPU time that the processor adds to one span, in microseconds."""
     bare, redacting = recording(None, attributes), recording(processor, attributes)
     differences: list[float] = []
     for block in range(BLOCKS):
@@ -85,7 +85,7 @@ def added_us(processor: Any, attributes: dict[str, Any]) -> float:
 
 
 def seconds(pattern: Pattern, text: str) -> float:
-    """How long the pattern takes on the text; what it was given when that was not enough."""
+    """Return the CPU time of the pattern on the text, infinity if it exceeds its time limit."""
     started = time.thread_time()
     try:
         for _ in pattern.spans(text):
@@ -96,27 +96,27 @@ def seconds(pattern: Pattern, text: str) -> float:
 
 
 def report_spans() -> None:
-    """One row for each kind of span and each set of rules."""
+    """Print one row for each set of rules and one column for each kind of span."""
     hashing = LlamaTelemetryConfig(
         redact_prompts=True, redact_patterns=["all"], redact_mode="hash", redact_hash_key="k"
     )
     processors = {
-        "nothing asked for": SecretsSpanProcessor,
+        "secrets only": SecretsSpanProcessor,
         "prompts": RedactionSpanProcessor,
         "pii": lambda: RedactionSpanProcessor(False, patterns=["pii"]),
         "all patterns": lambda: RedactionSpanProcessor(False, patterns=["all"]),
         "prompts, all, hash": lambda: RedactionSpanProcessor.from_config(hashing),
     }
     kinds = {"no content": BARE, "4 kB": with_content(4_000), "64 kB": with_content(64_000)}
-    print(f"{'added to a span, µs':<22}" + "".join(f"{kind:>12}" for kind in kinds))
+    print(f"{'added per span, µs':<22}" + "".join(f"{kind:>12}" for kind in kinds))
     for name, make in processors.items():
         row = [added_us(make(), attributes) for attributes in kinds.values()]
         print(f"{name:<22}" + "".join(f"{each:>12.0f}" for each in row))
 
 
 def report_patterns() -> None:
-    """One row for each built-in pattern."""
-    limit_s = engine.BASE_S + MEGABYTE * engine.PER_CHAR_S
+    """Print one row for each built-in pattern."""
+    limit_s = matching.BASE_S + MEGABYTE * matching.PER_CHAR_S
     print(f"{'on 1 MB, ms':<22}{'worst':>12}{'prose':>12}   (limit {limit_s * 1000:.0f})")
     prose = repeated(PROSE, MEGABYTE)
     for name, pattern in BUILT_IN.items():
@@ -126,7 +126,7 @@ def report_patterns() -> None:
 
 if __name__ == "__main__":
     if "--re" in sys.argv:
-        engine._regex = lambda: None  # as where it is not installed
+        matching._import_regex = lambda: None  # as if `regex` were not installed
     report_spans()
     print()
     report_patterns()

@@ -1,4 +1,4 @@
-"""Every option: each form it can be given in, its default, which form wins, a bad value."""
+"""All options: their sources, precedence, defaults, parsing and invalid values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pickle
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,20 +20,24 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from llamatelemetry.config import (
     OPTIONS,
+    FromActiveConfig,
     LlamaTelemetryConfig,
-    _environment,
+    _sources,
+    active_config,
     effective_config,
     sdk_disabled,
+    set_active_config,
 )
+from llamatelemetry.genai import plugin_instrumenter
 
 
 @pytest.fixture(autouse=True)
-def nothing_reported_before(monkeypatch):
-    monkeypatch.setattr(_environment, "_reported", set())
+def no_warnings_logged_before(monkeypatch):
+    monkeypatch.setattr(_sources, "_logged", set())
 
 
 class Case(NamedTuple):
-    """One option: four values that differ, given in four ways, and the default."""
+    """One option: its default, and a different value for each source."""
 
     default: Any
     argument: Any
@@ -143,11 +148,11 @@ CASES = {
     "span_processors": Case((), (FIRST,), (SECOND,)),
 }
 
-# `hash` alone is refused: see test_hashing_needs_a_key.
+# `hash` without a key is rejected: see test_hash_mode_needs_key.
 KEY = {"LLAMATELEMETRY_REDACT_HASH_KEY": "k"}
 
 
-def test_the_table_of_this_test_covers_every_option():
+def test_cases_cover_every_option():
     assert list(CASES) == list(OPTIONS)
     assert list(OPTIONS) == [
         f.name for f in dataclasses.fields(LlamaTelemetryConfig) if f.name != "_origins"
@@ -155,9 +160,9 @@ def test_the_table_of_this_test_covers_every_option():
 
 
 def config_file(folder: Path, **options: Any) -> dict[str, str]:
-    """The variable that names a declarative file with these options of ours."""
+    """Write a declarative file with these options. Return the variable that names it."""
     path = folder / "otel.yaml"
-    # JSON is YAML too.
+    # JSON is valid YAML.
     path.write_text(
         json.dumps({"file_format": "1.0", "distribution": {"llamatelemetry": options}}),
     )
@@ -165,8 +170,7 @@ def config_file(folder: Path, **options: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_option_in_every_form_and_which_form_wins(name, tmp_path):
-    """Argument, config, own variable, declarative file, OpenTelemetry's variable, default."""
+def test_option_is_read_from_every_source_in_order_of_precedence(name, tmp_path):
     case = CASES[name]
     config = LlamaTelemetryConfig(**{name: case.config})
     environ = dict(KEY) if name == "redact_mode" else {}
@@ -175,7 +179,7 @@ def test_every_option_in_every_form_and_which_form_wins(name, tmp_path):
         effective = effective_config(environ=environ, **arguments)
         value = getattr(effective, name)
         assert (value, type(value)) == (expected, type(expected))
-        assert (effective.given(name) or (None, "default"))[1] == origin
+        assert (effective.option_value(name) or (None, "default"))[1] == origin
         (line,) = [
             line for line in effective.describe().splitlines() if line.startswith(f"{name} ")
         ]
@@ -204,32 +208,32 @@ class TestFile:
         [
             (
                 {"sampling": "only_eror"},
-                "distribution.llamatelemetry.sampling='only_eror' is not accepted; expected some of",
+                "distribution.llamatelemetry.sampling must be one or more of",
             ),
             (
                 {"service_version": 1.10},
-                "distribution.llamatelemetry.service_version=1.1 is not accepted; expected text",
+                "distribution.llamatelemetry.service_version must be text, got 1.1. Using the default",
             ),
-            ({"exportr": "file"}, "exportr of {path} is not an option; the nearest is exporter"),
+            ({"exportr": "file"}, "exportr of {path}. Did you mean exporter?"),
             (
                 {"span_processors": []},
-                "span_processors of {path} is not an option; span_processors can be given in code",
+                "span_processors of {path}. Set span_processors in code",
             ),
         ],
     )
-    def test_a_bad_entry_is_one_warning_and_the_default(self, options, warning, tmp_path, caplog):
+    def test_invalid_entry_is_logged_once_and_ignored(self, options, warning, tmp_path, caplog):
         environ = config_file(tmp_path, **options)
         for _ in range(2):
             assert effective_config(environ=environ) == effective_config(environ={})
         (record,) = caplog.records
         assert warning.format(path=environ["OTEL_CONFIG_FILE"]) in record.getMessage()
 
-    def test_a_bad_entry_on_redaction_redacts_prompts(self, tmp_path, caplog):
+    def test_invalid_redaction_entry_redacts_prompts(self, tmp_path, caplog):
         environ = config_file(tmp_path, redact_patterns="(")
         assert effective_config(environ=environ).redact_prompts is True
         assert len(caplog.records) == 1
 
-    def test_a_refused_value_brings_no_other_forms_value_back(self, tmp_path, caplog):
+    def test_invalid_value_does_not_activate_source_of_lower_precedence(self, tmp_path, caplog):
         environ = config_file(tmp_path, sampling="only_slow")
         environ["LLAMATELEMETRY_SAMPLING"] = "only_eror"
         assert effective_config(environ=environ).sampling == "parentbased_always_on"
@@ -238,16 +242,14 @@ class TestFile:
         assert effective_config(environ=environ).capture_content == "no_content"
         assert len(caplog.records) == 2
 
-    def test_a_secret_is_masked(self, tmp_path, caplog):
+    def test_invalid_secret_is_masked_in_warning(self, tmp_path, caplog):
         environ = config_file(tmp_path, otlp_headers=["swordfish"])
         effective_config(environ=environ)
         assert "swordfish" not in caplog.text
-        assert "otlp_headers=***" in caplog.text
+        assert "otlp_headers must be key=value pairs, comma-separated, got ***" in caplog.text
 
     @pytest.mark.parametrize("text", ["", "distribution: {", "file_format: '1.0'\ndistribution: x"])
-    def test_a_file_that_cannot_be_read_says_nothing_about_our_options(
-        self, text, tmp_path, caplog
-    ):
+    def test_unreadable_file_is_ignored_without_warning(self, text, tmp_path, caplog):
         path = tmp_path / "otel.yaml"
         path.write_text(text)
         for each in (path, tmp_path / "no such file"):
@@ -255,7 +257,7 @@ class TestFile:
             assert effective_config(environ=environ) == effective_config(environ={})
         assert not [each for each in caplog.records if each.name.startswith("llamatelemetry")]
 
-    def test_a_changed_file_is_read_again(self, tmp_path):
+    def test_file_is_read_again_when_changed(self, tmp_path):
         environ = config_file(tmp_path, sampling="only_slow")
         assert effective_config(environ=environ).sampling == "only_slow"
         path = Path(environ["OTEL_CONFIG_FILE"])
@@ -264,7 +266,7 @@ class TestFile:
         os.utime(path, ns=(before + 1, before + 1))
         assert effective_config(environ=environ).sampling == "only_errors"
 
-    def test_variables_are_put_into_the_file(self, tmp_path, monkeypatch):
+    def test_file_substitutes_environment_variables(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SHARE", "0.25")
         environ = config_file(tmp_path, sample_rate="${SHARE}")
         assert effective_config(environ=environ).sample_rate == 0.25
@@ -280,7 +282,7 @@ class TestFile:
         ("Always_Off", "always_off"),
     ],
 )
-def test_rules_of_sampling_can_be_combined(given, expected):
+def test_sampling_combines_rules(given, expected):
     assert effective_config(environ={}, sampling=given).sampling == expected
     if isinstance(given, str):
         environ = {"OTEL_TRACES_SAMPLER": given}
@@ -288,13 +290,13 @@ def test_rules_of_sampling_can_be_combined(given, expected):
 
 
 @pytest.mark.parametrize("given", ["only_errors,always_on", "only_errors;ratio", ","])
-def test_samplers_of_the_sdk_cannot_be_combined(given):
-    with pytest.raises(ValueError, match="is not accepted; expected some of only_errors"):
+def test_sampling_rejects_combination_with_sdk_sampler(given):
+    with pytest.raises(ValueError, match="sampling must be one or more of only_errors"):
         effective_config(environ={}, sampling=given)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_option_names_exactly_these_variables(name):
+def test_option_declares_its_variables(name):
     case, option = CASES[name], OPTIONS[name]
     assert option.variable == (case.own and case.own[0])
     if name == "exporter":
@@ -305,16 +307,16 @@ def test_each_option_names_exactly_these_variables(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_empty_variable_is_the_same_as_an_unset_one(name):
+def test_empty_variable_equals_unset_variable(name):
     case = CASES[name]
     given = [variable[0] for variable in (case.own, case.otel) if variable]
     effective = effective_config(environ=dict.fromkeys(given, "  "))
     assert getattr(effective, name) == case.default
-    assert effective.given(name) is None or effective.given(name).origin == "default"
+    assert effective.option_value(name) is None or effective.option_value(name).origin == "default"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_option_that_is_not_given_is_none_before_resolving(name):
+def test_option_is_none_when_not_given(name):
     assert getattr(LlamaTelemetryConfig(), name) is None
     assert getattr(LlamaTelemetryConfig.from_env({}), name) is None
 
@@ -348,25 +350,24 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("variable", "text", "name"), BAD_VALUES)
-def test_a_bad_variable_is_one_warning_and_the_default(variable, text, name, caplog):
+def test_invalid_variable_is_logged_once_and_ignored(variable, text, name, caplog):
     for _ in range(3):
         effective = effective_config(environ={variable: text})
     assert getattr(effective, name) == CASES[name].default
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("llamatelemetry.config", logging.WARNING)
     message = record.getMessage()
-    assert message.startswith(f"{variable}={text!r} is not accepted; expected ")
-    assert OPTIONS[name].reader.accepts in message
+    option = OPTIONS[name]
+    expected = f"{variable} must be {option.parser.accepts}, got {text!r}. {option.on_invalid}"
+    assert message == expected
 
 
 @pytest.mark.parametrize(("variable", "text", "name"), BAD_VALUES)
-def test_a_bad_value_in_code_is_a_value_error_with_the_same_text(variable, text, name):
-    expected = re.escape(
-        f"{name}={text!r} is not accepted; expected {OPTIONS[name].reader.accepts}"
-    )
-    for give in (effective_config, LlamaTelemetryConfig, LlamaTelemetryConfig().replace):
+def test_invalid_value_in_code_raises_value_error(variable, text, name):
+    expected = re.escape(f"{name} must be {OPTIONS[name].parser.accepts}, got {text!r}")
+    for function in (effective_config, LlamaTelemetryConfig, LlamaTelemetryConfig().replace):
         with pytest.raises(ValueError, match=f"^{expected}$"):
-            give(**{name: text})
+            function(**{name: text})
 
 
 @pytest.mark.parametrize(
@@ -388,38 +389,38 @@ def test_a_bad_value_in_code_is_a_value_error_with_the_same_text(variable, text,
         ("span_processors", FIRST),
     ],
 )
-def test_a_value_of_a_wrong_type_in_code_is_a_value_error(name, value):
-    with pytest.raises(ValueError, match=rf"^{name}=.* is not accepted"):
+def test_value_of_wrong_type_in_code_raises_value_error(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
         effective_config(environ={}, **{name: value})
 
 
-def test_an_unknown_option_is_a_type_error_that_names_the_nearest():
-    with pytest.raises(TypeError, match="unknown option 'exportr'; the nearest is 'exporter'"):
+def test_unknown_option_raises_type_error_with_suggestion():
+    with pytest.raises(TypeError, match=r"Unknown option 'exportr'. Did you mean 'exporter'\?"):
         effective_config(exportr="file")
-    with pytest.raises(TypeError, match="the nearest is 'redact_prompts'"):
+    with pytest.raises(TypeError, match=r"Did you mean 'redact_prompts'\?"):
         LlamaTelemetryConfig().replace(redact_prompt=True)
 
 
 @pytest.mark.parametrize(
     ("variable", "advice"),
     [
-        ("LLAMATELEMETRY_EXPORTR", "the nearest is LLAMATELEMETRY_EXPORTER"),
-        ("LLAMATELEMETRY_OTLP_HEADERS", "use OTEL_EXPORTER_OTLP_HEADERS"),
-        ("LLAMATELEMETRY_ENABLE_METRICS", "use LLAMATELEMETRY_METRICS"),
-        ("LLAMATELEMETRY_SPAN_PROCESSORS", "span_processors can be given in code only"),
+        ("LLAMATELEMETRY_EXPORTR", "Did you mean LLAMATELEMETRY_EXPORTER?"),
+        ("LLAMATELEMETRY_OTLP_HEADERS", "Use OTEL_EXPORTER_OTLP_HEADERS"),
+        ("LLAMATELEMETRY_ENABLE_METRICS", "Use LLAMATELEMETRY_METRICS"),
+        ("LLAMATELEMETRY_SPAN_PROCESSORS", "Set span_processors in code"),
     ],
 )
-def test_an_unknown_variable_of_ours_is_one_warning_with_what_was_meant(variable, advice, caplog):
+def test_unknown_variable_is_logged_once_with_suggestion(variable, advice, caplog):
     for _ in range(2):
         effective_config(environ={variable: "secret", "OTHER": "x"})
     assert [record.getMessage() for record in caplog.records] == [
-        f"{variable} is not a variable of llamatelemetry; {advice}"
+        f"Ignored unknown variable {variable}. {advice}"
     ]
 
 
 @pytest.mark.parametrize("word", ["true", "TRUE", "1", "yes", "Yes", "on", " on "])
 @pytest.mark.parametrize(("opposite", "expected"), [(False, True), (True, False)])
-def test_booleans_are_read_in_any_usual_spelling(word, opposite, expected):
+def test_boolean_accepts_usual_words_in_any_case(word, opposite, expected):
     words = {"true": "false", "1": "0", "yes": "no", "on": "off"}
     text = words[word.strip().lower()].title() if opposite else word
     assert effective_config(environ={"LLAMATELEMETRY_METRICS": text}).enable_metrics is expected
@@ -438,14 +439,14 @@ def test_booleans_are_read_in_any_usual_spelling(word, opposite, expected):
         ("gen_ai_latest_experimental_too", "v1.41"),
     ],
 )
-def test_the_stability_list_is_shared_with_other_libraries(text, expected, caplog):
+def test_metric_names_reads_only_gen_ai_entries_of_stability_list(text, expected, caplog):
     environ = {"OTEL_SEMCONV_STABILITY_OPT_IN": text}
     assert effective_config(environ=environ).metric_names == expected
     assert not caplog.records
 
 
 @pytest.mark.parametrize("text", ["NO_CONTENT", "span_only", "Event_Only", "SPAN_AND_EVENT"])
-def test_content_capture_is_read_in_any_case(text):
+def test_capture_content_accepts_any_case(text):
     environ = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": text}
     assert effective_config(environ=environ).capture_content == text.lower()
 
@@ -462,7 +463,7 @@ def test_content_capture_is_read_in_any_case(text):
         ("http://host:8080/4317", "http/protobuf"),
     ],
 )
-def test_the_protocol_follows_the_port_of_the_endpoint(endpoint, protocol):
+def test_protocol_default_depends_on_port_of_endpoint(endpoint, protocol):
     effective = effective_config(environ={}, otlp_endpoint=endpoint)
     assert effective.otlp_protocol == protocol
     given = effective_config(
@@ -495,14 +496,14 @@ def test_the_protocol_follows_the_port_of_the_endpoint(endpoint, protocol):
         ),
     ],
 )
-def test_exporters_may_differ_per_signal(environ, exporter, by_signal):
+def test_exporters_differ_per_signal(environ, exporter, by_signal):
     effective = effective_config(environ=environ)
     assert effective.exporter == exporter
     assert list(effective.exporters()) == ["traces", "metrics", "logs"]
     assert list(effective.exporters().values()) == by_signal
 
 
-def test_headers_are_read_as_opentelemetry_writes_them():
+def test_headers_use_encoding_of_opentelemetry():
     environ = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Basic%20YTpi==, x-Team = a%2Cb ,,e="}
     expected = {"authorization": "Basic YTpi==", "x-team": "a,b", "e": ""}
     assert effective_config(environ=environ).otlp_headers == expected
@@ -521,7 +522,7 @@ def test_headers_are_read_as_opentelemetry_writes_them():
         ([re.compile("plain")], ("plain",)),
     ],
 )
-def test_patterns_may_hold_commas(given, expected):
+def test_redact_patterns_may_contain_commas(given, expected):
     assert effective_config(environ={}, redact_patterns=given).redact_patterns == expected
     if isinstance(given, str):
         environ = {"LLAMATELEMETRY_REDACT_PATTERNS": given}
@@ -536,24 +537,27 @@ def test_patterns_may_hold_commas(given, expected):
         {"LLAMATELEMETRY_REDACT_MODE": "md5", "LLAMATELEMETRY_REDACT_PROMPTS": "false"},
     ],
 )
-def test_a_bad_redaction_variable_redacts_prompts_rather_than_nothing(environ, caplog):
+def test_invalid_redaction_variable_redacts_prompts(environ, caplog):
     assert effective_config(environ=environ).redact_prompts is True
     (record,) = caplog.records
-    assert record.getMessage().endswith("; prompts and completions are redacted")
+    assert record.getMessage().endswith(". Redacting all prompts and completions")
     assert effective_config(environ=environ, redact_prompts=False).redact_prompts is False
 
 
-def test_hashing_needs_a_key(caplog):
+def test_hash_mode_needs_key(caplog):
     with pytest.raises(ValueError, match="redact_mode=hash needs redact_hash_key"):
         effective_config(environ={}, redact_mode="hash")
     effective = effective_config(environ={"LLAMATELEMETRY_REDACT_MODE": "hash"})
-    assert (effective.redact_mode, effective.given("redact_mode").origin) == ("replace", "default")
+    assert (effective.redact_mode, effective.option_value("redact_mode").origin) == (
+        "replace",
+        "default",
+    )
     assert len(caplog.records) == 1
     keyed = effective_config(environ=KEY, redact_mode="hash")
     assert (keyed.redact_mode, keyed.redact_hash_key) == ("hash", "k")
 
 
-def test_secrets_are_masked_wherever_a_config_is_shown(caplog):
+def test_secrets_are_masked_in_repr_describe_logs_and_errors(caplog):
     environ = {
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=swordfish",
         "LLAMATELEMETRY_REDACT_HASH_KEY": "swordfish",
@@ -571,7 +575,7 @@ def test_secrets_are_masked_wherever_a_config_is_shown(caplog):
     assert effective.otlp_headers == {"authorization": "swordfish"}
 
 
-def test_describe_has_a_line_for_each_option_with_value_and_origin():
+def test_describe_has_row_for_each_option_with_value_and_source():
     effective = effective_config(
         LlamaTelemetryConfig(phase_spans=False),
         environ={"LLAMATELEMETRY_REDACT_KEYS": "a,b", "OTEL_TRACES_EXPORTER": "console"},
@@ -584,20 +588,19 @@ def test_describe_has_a_line_for_each_option_with_value_and_origin():
     assert rows["phase_spans"] == ["false", "config"]
     assert rows["redact_keys"] == ["a, b", "LLAMATELEMETRY_REDACT_KEYS"]
     assert rows["exporter"] == ["traces=console metrics=otlp logs=otlp", "OTEL_TRACES_EXPORTER"]
-    assert rows["otlp_endpoint"] == ["as the SDK", "default"]
+    assert rows["otlp_endpoint"] == ["SDK default", "default"]
     assert rows["environment"] == ["unset", "default"]
 
 
-def test_every_option_is_documented():
+def test_every_option_has_documentation():
     for name, option in OPTIONS.items():
         assert option.doc, name
         assert not option.doc.endswith("."), name
         assert option.default_doc, name
-        assert option.reader.accepts, name
-        assert option.reader.type_name, name
+        assert option.parser.accepts, name
 
 
-def test_an_effective_config_resolves_to_itself():
+def test_effective_config_resolves_to_itself():
     environ = {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_TRACES_SAMPLER": "xray"}
     first = effective_config(environ=environ, service_name="a")
     again = effective_config(first, environ=environ)
@@ -606,7 +609,7 @@ def test_an_effective_config_resolves_to_itself():
     assert again.describe() == first.describe()
 
 
-def test_a_default_of_an_effective_config_gives_way_to_what_is_given_later():
+def test_default_of_effective_config_does_not_override_later_values():
     first = effective_config(environ={})
     environ = {"LLAMATELEMETRY_PHASE_SPANS": "false"}
     later = effective_config(first, environ=environ, otlp_endpoint="http://host:4317")
@@ -614,32 +617,67 @@ def test_a_default_of_an_effective_config_gives_way_to_what_is_given_later():
     assert later.otlp_protocol == "grpc"
 
 
-def test_replace_changes_only_what_is_named():
+@pytest.fixture
+def nothing_active():
+    set_active_config(None)
+    yield
+    set_active_config(None)
+
+
+def test_active_config_reads_environment_when_nothing_is_set_up(nothing_active, monkeypatch):
+    monkeypatch.setenv("LLAMATELEMETRY_PROPAGATE", "off")
+    assert active_config().propagate == "off"
+    assert active_config(propagate="on").propagate == "on"
+    assert active_config(LlamaTelemetryConfig(phase_spans=False)).phase_spans is False
+
+
+def test_active_config_prefers_explicit_options_then_config_of_setup(nothing_active, monkeypatch):
+    monkeypatch.setenv("LLAMATELEMETRY_PROPAGATE", "off")
+    in_force = effective_config(propagate="on", provider_name="vllm")
+    set_active_config(in_force)
+    assert active_config() is in_force
+    changed = active_config(propagate="auto")
+    assert (changed.propagate, changed.provider_name) == ("auto", "vllm")
+    # A configuration from the caller replaces the active one; it is not merged with it.
+    assert active_config(LlamaTelemetryConfig()).provider_name is None
+
+
+def test_value_from_active_config_is_rebuilt_only_when_config_is_replaced(nothing_active):
+    built = []
+    value = FromActiveConfig(lambda config: built.append(config) or config.propagate)
+    assert built == []
+    assert [value.get(), value.get()] == ["auto", "auto"]
+    set_active_config(effective_config(propagate="on"))
+    assert [value.get(), value.get()] == ["on", "on"]
+    assert len(built) == 2
+
+
+def test_replace_changes_only_named_options():
     first = effective_config(environ={"OTEL_TRACES_SAMPLER": "xray"})
     second = first.replace(exporter="FILE", service_name=None)
-    assert (second.exporter, second.given("exporter").origin) == ("file", "config")
-    assert second.given("sampling") == ("xray", "OTEL_TRACES_SAMPLER")
+    assert (second.exporter, second.option_value("exporter").origin) == ("file", "config")
+    assert second.option_value("sampling") == ("xray", "OTEL_TRACES_SAMPLER")
     assert first.exporter == "otlp"
     assert first.replace(phase_spans=None).phase_spans is None
 
 
-def test_a_config_is_frozen_and_survives_copying_and_pickling():
+def test_config_is_frozen_and_can_be_copied_and_pickled():
     config = LlamaTelemetryConfig(redact_keys=["a"], otlp_headers={"a": "b"})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.exporter = "file"
     assert config.redact_keys == ("a",)
     for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert other == config
-        assert other.given("redact_keys") == config.given("redact_keys")
+        assert other.option_value("redact_keys") == config.option_value("redact_keys")
 
 
-def test_a_path_may_be_a_path_object():
+def test_export_path_accepts_path_object():
     assert effective_config(environ={}, export_path=Path("a") / "b").export_path == str(
         Path("a") / "b"
     )
 
 
-def test_the_environment_of_the_process_is_read_when_none_is_passed(monkeypatch):
+def test_environment_of_process_is_read_by_default(monkeypatch):
     monkeypatch.setenv("LLAMATELEMETRY_SERVICE_NAME", "from the process")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert effective_config().service_name == "from the process"
@@ -651,12 +689,12 @@ def test_the_environment_of_the_process_is_read_when_none_is_passed(monkeypatch)
     ("text", "disabled"),
     [("true", True), (" TRUE ", True), ("1", False), ("", False), ("no", False)],
 )
-def test_only_true_disables_the_sdk(text, disabled):
+def test_sdk_disabled_accepts_only_true(text, disabled):
     assert sdk_disabled({"OTEL_SDK_DISABLED": text}) is disabled
     assert sdk_disabled({}) is False
 
 
-def test_importing_the_configuration_loads_no_sdk():
+def test_import_of_config_does_not_load_opentelemetry():
     code = (
         "import sys, llamatelemetry.config; print([m for m in sys.modules if 'opentelemetry' in m])"
     )
@@ -665,3 +703,28 @@ def test_importing_the_configuration_loads_no_sdk():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_instrumenter_without_config_uses_active_config(nothing_active):
+    set_active_config(effective_config(provider_name="vllm"))
+    assert plugin_instrumenter("plugin", "1", {}).config.provider_name == "vllm"
+
+
+def test_zero_code_setup_puts_its_config_in_force():
+    code = """
+        import os
+        os.environ["LLAMATELEMETRY_PROPAGATE"] = "on"
+        from llamatelemetry.config import active_config
+        print(active_config().propagate)
+    """
+    environ = {
+        **os.environ,
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "LLAMATELEMETRY_EXPORTER": "none",
+        "LLAMATELEMETRY_PROPAGATE": "off",
+    }
+    command = [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, "-c"]
+    result = subprocess.run(
+        [*command, textwrap.dedent(code)], capture_output=True, text=True, check=True, env=environ
+    )
+    assert result.stdout.strip() == "off"

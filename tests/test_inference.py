@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanKind, get_current_span, use_span
 
-from llamatelemetry.config import effective_config, use_config
+from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
 from tests.llama.conftest import recorded
@@ -191,12 +191,12 @@ def test_what_an_engine_says_is_recorded_when_it_is_asked_for(recorded):
             return (word for word in ("", "one", " two"))
 
     try:
-        use_config(effective_config(capture_content="span_only"))
+        set_active_config(effective_config(capture_content="span_only"))
         assert list(traced_engine(Speaker()).generate("Count")) == ["", "one", " two"]
         assert traced_engine(Parrot()).generate("Say") == "Say 99"
         traced_engine(Parrot()).chat(HELLO)
     finally:
-        use_config(None)
+        set_active_config(None)
     said = [
         [
             json.loads(span.attributes[f"gen_ai.{way}.messages"])[0]["parts"][0]["content"]

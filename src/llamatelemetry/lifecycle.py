@@ -20,11 +20,11 @@ from llamatelemetry.config import (
     LlamaTelemetryConfig,
     effective_config,
     sdk_disabled,
-    use_config,
+    set_active_config,
 )
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
-from llamatelemetry.otel.redaction.options import checked
+from llamatelemetry.otel.redaction.rules import with_valid_rules
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -84,7 +84,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
         "span_processors": span_processors,
         **options,
     }
-    wanted = checked(effective_config(config, **explicit))
+    wanted = with_valid_rules(effective_config(config, **explicit))
     if sdk_disabled():
         return wanted
     with _lock:
@@ -93,7 +93,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
             wanted = _attach(setup, wanted, _names_given(config, explicit))
         else:
             _set_up(wanted)
-        use_config(wanted)
+        set_active_config(wanted)
         return wanted
 
 
@@ -136,7 +136,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
         setup = _setup()
         stopped = setup is None or setup.stop(deadline, at_once=not flushed)
         _forget_setup()
-        use_config(None)
+        set_active_config(None)
         return flushed and reaped and stopped
 
 
@@ -228,7 +228,7 @@ def _names_given(config: LlamaTelemetryConfig | None, explicit: dict[str, Any]) 
     """The options that this call asks for, whatever the environment says."""
     names = {name for name, value in explicit.items() if value is not None}
     if config is not None:
-        given = {name: config.given(name) for name in OPTIONS}
+        given = {name: config.option_value(name) for name in OPTIONS}
         names |= {name for name, g in given.items() if g is not None and g.origin != "default"}
     return names
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import wrapt
 
 from llamatelemetry import __version__
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
+from llamatelemetry.config import LlamaTelemetryConfig, active_config, sdk_disabled
 from llamatelemetry.genai import Instrumenter, guard
 from llamatelemetry_instrumentation_openai._patches import patch_points
 
@@ -54,7 +54,7 @@ def instrument_client(
     instrumenter = Instrumenter(
         _PACKAGE,
         __version__,
-        config=effective_config(config),
+        config=active_config(config),
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )

@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from opentelemetry.metrics import NoOpMeterProvider
 
 from llamatelemetry import __version__
-from llamatelemetry.config import effective_config, sdk_disabled
+from llamatelemetry.config import active_config, sdk_disabled
 from llamatelemetry.genai import PatchTable, plugin_instrumenter
 from llamatelemetry_instrumentation_transformers._patches import patch_points
 
@@ -108,7 +108,7 @@ class TransformersInstrumentor(BaseInstrumentor):
 
     def _configure(self, arguments: Mapping[str, Any]) -> None:
         strict = self._chosen.get("strict_operation_names")
-        config = effective_config(arguments.get("config"), strict_operation_names=strict)
+        config = active_config(arguments.get("config"), strict_operation_names=strict)
         handed: dict[str, Any] = {**arguments, "config": config}
         if not self._chosen.get("emit_metrics", True):
             handed["meter_provider"] = NoOpMeterProvider()

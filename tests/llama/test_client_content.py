@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from llamatelemetry.config import effective_config, use_config
+from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.genai import completion_hook
 from llamatelemetry.genai import content as content_module
 from llamatelemetry.genai.completion_hook import load_completion_hook
@@ -95,10 +95,10 @@ def make(driver: Driver, call: str) -> Any:
 @contextmanager
 def captured(mode: str = "span_and_event", **options: Any) -> Iterator[None]:
     try:
-        use_config(effective_config(capture_content=mode, **options))
+        set_active_config(effective_config(capture_content=mode, **options))
         yield
     finally:
-        use_config(None)
+        set_active_config(None)
 
 
 def everything(recorded: Recorder) -> str:

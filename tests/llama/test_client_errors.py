@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from opentelemetry import trace
 
-from llamatelemetry.config import effective_config, use_config
+from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.llama import (
     AsyncChatStream,
     AsyncLlamaCppClient,
@@ -399,10 +399,10 @@ def test_what_init_is_told_counts_for_a_client_that_was_made_before(server, reco
     with LlamaCppClient(server.url) as client:
         client.chat(HELLO)
         try:
-            use_config(effective_config(provider_name="mine", propagate="off"))
+            set_active_config(effective_config(provider_name="mine", propagate="off"))
             client.chat(HELLO)
         finally:
-            use_config(None)
+            set_active_config(None)
         client.chat(HELLO)
     names = [span.attributes["gen_ai.provider.name"] for span in recorded.calls()]
     assert names == ["llama_cpp", "mine", "llama_cpp"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry import ServerConfig, ServerManager
-from llamatelemetry.config import effective_config, use_config
+from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.llama import LlamaServerError
 from llamatelemetry.llama._listening import free_port, is_free
 from llamatelemetry.llama.embedded import find_demo_model
@@ -67,9 +67,9 @@ def ask(talker: str, recorded: Recorder, kind: str) -> Iterator[Driver]:
 
 @pytest.fixture
 def captured() -> Iterator[None]:
-    use_config(effective_config(capture_content="span_only"))
+    set_active_config(effective_config(capture_content="span_only"))
     yield
-    use_config(None)
+    set_active_config(None)
 
 
 def message_of(reply: Any, stream: bool) -> dict[str, Any]:

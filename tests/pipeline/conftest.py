@@ -12,7 +12,7 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def telemetry(recorder: Recorder) -> Iterator[Recorder]:
-    """The recorder behind OpenTelemetry's global providers, arranged as `init()` does."""
+    """Attach the recorder to OpenTelemetry's global providers, as `init()` does."""
     put_in_front(recorder.tracer_provider, [SessionSpanProcessor()])
     SIGNALS["traces"].attach(recorder.tracer_provider)
     SIGNALS["metrics"].attach(recorder.meter_provider)

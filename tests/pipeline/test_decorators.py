@@ -1,4 +1,4 @@
-"""Decorated functions: recorded as work, and otherwise what they were."""
+"""The decorators: spans of decorated functions, and unchanged behavior of the functions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry import task, tool, workflow
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, use_config
+from llamatelemetry.config import LlamaTelemetryConfig, effective_config, set_active_config
 from llamatelemetry.pipeline import agent
 from tests.recorder import Recorder
 
 
 @pytest.fixture
 def content_on_spans() -> Iterator[None]:
-    use_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
+    set_active_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
     yield
-    use_config(None)
+    set_active_config(None)
 
 
 @tool
 def look_up(city: str, days: int = 1) -> dict[str, object]:
     """Find the weather.
 
-    More than its first line does not belong on a span.
+    The description on the span is only the first line.
     """
     return {"city": city, "days": days}
 
@@ -57,7 +57,7 @@ def current_name() -> str:
     return getattr(trace.get_current_span(), "name", "nothing")
 
 
-def test_every_form_of_decorating(telemetry: Recorder) -> None:
+def test_decorator_accepts_all_forms_of_arguments(telemetry: Recorder) -> None:
     @workflow
     def bare() -> str:
         return current_name()
@@ -85,7 +85,7 @@ def test_every_form_of_decorating(telemetry: Recorder) -> None:
     assert "team" not in (keyword_span.attributes or {})
 
 
-def test_a_tool_has_its_description_and_no_content(telemetry: Recorder) -> None:
+def test_tool_records_description_without_content(telemetry: Recorder) -> None:
     assert look_up("Oslo") == {"city": "Oslo", "days": 1}
     (span,) = telemetry.spans()
     assert span.name == "execute_tool look_up"
@@ -98,7 +98,7 @@ def test_a_tool_has_its_description_and_no_content(telemetry: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("content_on_spans")
-def test_a_tools_arguments_and_result_are_recorded_where_content_is(telemetry: Recorder) -> None:
+def test_tool_records_arguments_and_result_when_content_is_captured(telemetry: Recorder) -> None:
     look_up("Oslo", days=3)
     (span,) = telemetry.spans()
     attributes = span.attributes or {}
@@ -107,7 +107,7 @@ def test_a_tools_arguments_and_result_are_recorded_where_content_is(telemetry: R
 
 
 @pytest.mark.usefixtures("content_on_spans")
-def test_a_result_that_no_json_can_say_or_that_is_long_is_valid_json(telemetry: Recorder) -> None:
+def test_tool_records_unserializable_and_long_result_as_valid_json(telemetry: Recorder) -> None:
     @tool
     def odd() -> object:
         return [object(), float("nan"), "x" * 100_000]
@@ -120,7 +120,7 @@ def test_a_result_that_no_json_can_say_or_that_is_long_is_valid_json(telemetry: 
 
 
 @pytest.mark.usefixtures("content_on_spans")
-async def test_an_asynchronous_tool_records_its_result(telemetry: Recorder) -> None:
+async def test_asynchronous_tool_records_arguments_and_result(telemetry: Recorder) -> None:
     @tool
     async def add(a: int, b: int) -> int:
         await asyncio.sleep(0)
@@ -132,7 +132,7 @@ async def test_an_asynchronous_tool_records_its_result(telemetry: Recorder) -> N
     assert (span.attributes or {})["gen_ai.tool.call.arguments"] == '{"a":1,"b":2}'
 
 
-def test_methods_of_every_kind(telemetry: Recorder) -> None:
+def test_decorators_work_on_methods_of_every_kind(telemetry: Recorder) -> None:
     weather = Weather()
     assert weather.of("Oslo") == "Oslo by Weather"
     assert Weather.everywhere() == weather.everywhere() == "Weather"
@@ -145,9 +145,9 @@ def test_methods_of_every_kind(telemetry: Recorder) -> None:
     ]
 
 
-def test_it_stays_what_it_was() -> None:
+def test_decorated_function_keeps_signature_kind_and_pickling() -> None:
     def plain(a: int, *, b: str = "x") -> bool:
-        """Say nothing."""
+        """Return a boolean."""
         return bool(a) and bool(b)
 
     async def coroutine() -> None: ...
@@ -159,7 +159,7 @@ def test_it_stays_what_it_was() -> None:
 
     decorated = task(plain)
     assert inspect.signature(decorated) == inspect.signature(plain)
-    assert (decorated.__name__, decorated.__doc__) == ("plain", "Say nothing.")
+    assert (decorated.__name__, decorated.__doc__) == ("plain", "Return a boolean.")
     assert inspect.isfunction(decorated)
     assert inspect.iscoroutinefunction(task(coroutine))
     assert asyncio.iscoroutinefunction(task(coroutine))
@@ -171,7 +171,9 @@ def test_it_stays_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "generator", "async generator"])
-def test_wrong_arguments_fail_where_they_are_given(telemetry: Recorder, kind: str) -> None:
+def test_decorated_function_raises_for_wrong_arguments_at_call(
+    telemetry: Recorder, kind: str
+) -> None:
     def plain(a: int) -> None: ...
     async def coroutine(a: int) -> None: ...
     def generator(a: int) -> Iterator[int]:
@@ -191,17 +193,17 @@ def test_wrong_arguments_fail_where_they_are_given(telemetry: Recorder, kind: st
 
 
 @pytest.mark.parametrize("target", [Weather, 3, [1]], ids=["class", "number", "list"])
-def test_what_is_no_function_is_refused(target: object) -> None:
-    with pytest.raises(TypeError, match="decorate a function or a method"):
+def test_decorator_rejects_object_that_is_not_a_function(target: object) -> None:
+    with pytest.raises(TypeError, match="A decorated object must be a function or a method"):
         workflow(target)  # type: ignore[arg-type]
 
 
-def test_a_partial_is_named_after_its_function(telemetry: Recorder) -> None:
+def test_partial_is_named_after_its_function(telemetry: Recorder) -> None:
     assert task(partial(look_up, "Oslo"))() == {"city": "Oslo", "days": 1}
     assert telemetry.spans()[-1].name == "look_up"
 
 
-def test_a_generator_is_current_only_while_it_runs(telemetry: Recorder) -> None:
+def test_generator_span_is_current_only_while_generator_runs(telemetry: Recorder) -> None:
     received: list[object] = []
 
     @task
@@ -223,7 +225,7 @@ def test_a_generator_is_current_only_while_it_runs(telemetry: Recorder) -> None:
     assert [span.name for span in telemetry.spans()] == ["numbers"]
 
 
-def test_what_is_thrown_into_a_generator_arrives(telemetry: Recorder) -> None:
+def test_generator_receives_thrown_exception(telemetry: Recorder) -> None:
     @task
     def careful() -> Iterator[str]:
         try:
@@ -241,9 +243,7 @@ def test_what_is_thrown_into_a_generator_arrives(telemetry: Recorder) -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "drop"])
-def test_a_generator_that_is_not_read_to_its_end_ends_once_without_error(
-    telemetry: Recorder, end: str
-) -> None:
+def test_abandoned_generator_ends_once_without_error(telemetry: Recorder, end: str) -> None:
     cleaned: list[str] = []
 
     @task
@@ -265,7 +265,7 @@ def test_a_generator_that_is_not_read_to_its_end_ends_once_without_error(
     assert cleaned == ["numbers"]
 
 
-def test_a_generator_that_is_never_begun_is_nothing(telemetry: Recorder) -> None:
+def test_unstarted_generator_records_no_span(telemetry: Recorder) -> None:
     @task
     def numbers() -> Iterator[int]:
         yield 1
@@ -274,7 +274,7 @@ def test_a_generator_that_is_never_begun_is_nothing(telemetry: Recorder) -> None
     assert telemetry.spans() == []
 
 
-def test_a_generator_that_ignores_its_closing_is_told_as_without_us(telemetry: Recorder) -> None:
+def test_generator_that_ignores_close_raises_runtime_error(telemetry: Recorder) -> None:
     @task
     def stubborn() -> Iterator[int]:
         try:
@@ -288,7 +288,9 @@ def test_a_generator_that_ignores_its_closing_is_told_as_without_us(telemetry: R
         iterator.close()  # type: ignore[attr-defined]
 
 
-async def test_an_asynchronous_generator(telemetry: Recorder) -> None:
+async def test_asynchronous_generator_span_is_current_only_while_it_runs(
+    telemetry: Recorder,
+) -> None:
     @task
     async def numbers(last: int) -> AsyncIterator[tuple[int, str]]:
         for n in range(last):
@@ -300,7 +302,7 @@ async def test_an_asynchronous_generator(telemetry: Recorder) -> None:
     assert [span.name for span in telemetry.spans()] == ["numbers"]
 
 
-async def test_an_asynchronous_generator_closed_early(telemetry: Recorder) -> None:
+async def test_asynchronous_generator_closed_early_ends_without_error(telemetry: Recorder) -> None:
     cleaned: list[str] = []
 
     @task
@@ -320,7 +322,7 @@ async def test_an_asynchronous_generator_closed_early(telemetry: Recorder) -> No
     assert cleaned == ["numbers"]
 
 
-async def test_an_asynchronous_generator_that_fails(telemetry: Recorder) -> None:
+async def test_asynchronous_generator_records_error(telemetry: Recorder) -> None:
     @task
     async def numbers() -> AsyncIterator[int]:
         yield 1
@@ -332,7 +334,7 @@ async def test_an_asynchronous_generator_that_fails(telemetry: Recorder) -> None
     assert (span.attributes or {})["error.type"] == "ValueError"
 
 
-async def test_a_coroutine_that_fails(telemetry: Recorder) -> None:
+async def test_coroutine_records_error(telemetry: Recorder) -> None:
     @workflow
     async def answer() -> None:
         await asyncio.sleep(0)
@@ -344,16 +346,16 @@ async def test_a_coroutine_that_fails(telemetry: Recorder) -> None:
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_a_coroutine_that_nobody_awaits_warns_by_its_own_name(telemetry: Recorder) -> None:
+def test_unawaited_coroutine_warns_with_its_own_name(telemetry: Recorder) -> None:
     @task
     async def forgotten() -> None: ...
 
-    said: set[str] = set()
+    attributes: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        # What records warnings keeps their source alive, and so the second one for later.
-        warnings.showwarning = lambda message, *_: said.add(str(message))
+        # catch_warnings(record=True) would keep the coroutine alive and delay its warning.
+        warnings.showwarning = lambda message, *_: attributes.add(str(message))
         forgotten()
-    (message,) = said
+    (message,) = attributes
     assert message.endswith("forgotten' was never awaited")
     assert telemetry.spans() == []

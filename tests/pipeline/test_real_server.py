@@ -1,4 +1,4 @@
-"""The contract's pipeline around real calls to a real llama.cpp server."""
+"""Pipelines and agents around real calls to a llama.cpp server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def instrumented(telemetry: Recorder):
         plugin.uninstrument()
 
 
-def test_calls_are_below_their_stage(instrumented: Recorder, llama_server: LlamaServer) -> None:
+def test_real_calls_are_children_of_their_stage(
+    instrumented: Recorder, llama_server: LlamaServer
+) -> None:
     tracer = PipelineTracer()
     client = openai.OpenAI(base_url=llama_server.url, api_key="none")
     with session("thread-42", "ada"), tracer.pipeline("rag") as pipeline:
@@ -45,7 +47,7 @@ def test_calls_are_below_their_stage(instrumented: Recorder, llama_server: Llama
         assert (span.attributes or {})["user.id"] == "ada"
 
 
-async def test_an_agents_parallel_calls_are_counted(
+async def test_agent_counts_parallel_real_calls(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
     client = openai.AsyncOpenAI(base_url=llama_server.url, api_key="none")

@@ -1,4 +1,4 @@
-"""A session is on every span below it, and goes nowhere else unless that is asked for."""
+"""`session()`: attributes of all spans in its block, baggage only on request."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ def attributes_of(recorder: Recorder) -> dict[str, dict[str, object]]:
     return {span.name: dict(span.attributes or {}) for span in recorder.spans()}
 
 
-def test_every_span_below_says_whose_it_is(telemetry: Recorder) -> None:
-    somebody = trace.get_tracer("somebody")
+def test_session_sets_attributes_on_all_spans_in_block(telemetry: Recorder) -> None:
+    application = trace.get_tracer("application")
     with session("thread-42", "ada"):
-        with PipelineTracer().stage("ours"), somebody.start_as_current_span("theirs"):
+        with PipelineTracer().stage("stage"), application.start_as_current_span("application span"):
             pass
-        somebody.start_span("their own", attributes={"gen_ai.conversation.id": "own"}).end()
-    somebody.start_span("outside").end()
+        application.start_span("own session", attributes={"gen_ai.conversation.id": "own"}).end()
+    application.start_span("outside").end()
     assert attributes_of(telemetry) == {
-        "theirs": {"gen_ai.conversation.id": "thread-42", "user.id": "ada"},
-        "ours": {
-            "llamatelemetry.task": "ours",
+        "application span": {"gen_ai.conversation.id": "thread-42", "user.id": "ada"},
+        "stage": {
+            "llamatelemetry.task": "stage",
             "gen_ai.conversation.id": "thread-42",
             "user.id": "ada",
         },
-        "their own": {"gen_ai.conversation.id": "own", "user.id": "ada"},
+        "own session": {"gen_ai.conversation.id": "own", "user.id": "ada"},
         "outside": {},
     }
 
 
-def test_without_a_processor_of_ours_blocks_still_say_it(recorder: Recorder) -> None:
+def test_session_sets_attributes_of_pipeline_spans_without_session_processor(
+    recorder: Recorder,
+) -> None:
     tracer = PipelineTracer(tracer_provider=recorder.tracer_provider)
-    with session("thread-42"), tracer.stage("ours"):
+    with session("thread-42"), tracer.stage("stage"):
         pass
-    assert attributes_of(recorder)["ours"]["gen_ai.conversation.id"] == "thread-42"
+    assert attributes_of(recorder)["stage"]["gen_ai.conversation.id"] == "thread-42"
 
 
-async def test_an_inner_session_replaces_the_outer_one_in_its_task_only(
+async def test_inner_session_replaces_outer_session_only_in_its_task(
     telemetry: Recorder,
 ) -> None:
     tracer = PipelineTracer()
@@ -57,16 +59,16 @@ async def test_an_inner_session_replaces_the_outer_one_in_its_task_only(
     with session("outer", "ada"):
         running = asyncio.create_task(inner())
         await asyncio.sleep(0)
-        with tracer.stage("beside it"):
+        with tracer.stage("outside the task"):
             pass
         await running
     found = attributes_of(telemetry)
     assert found["in the task"]["gen_ai.conversation.id"] == "inner"
     assert "user.id" not in found["in the task"]
-    assert found["beside it"]["gen_ai.conversation.id"] == "outer"
+    assert found["outside the task"]["gen_ai.conversation.id"] == "outer"
 
 
-def test_nothing_of_it_leaves_with_requests_unless_asked(telemetry: Recorder) -> None:
+def test_session_is_propagated_as_baggage_only_when_requested(telemetry: Recorder) -> None:
     carrier: dict[str, str] = {}
     with session("thread-42", "ada"):
         propagate.inject(carrier)
@@ -76,12 +78,12 @@ def test_nothing_of_it_leaves_with_requests_unless_asked(telemetry: Recorder) ->
     assert carrier["baggage"] == "gen_ai.conversation.id=thread-42,user.id=ada"
 
 
-def test_a_session_needs_an_id() -> None:
-    with pytest.raises(ValueError, match="needs the id of a conversation"):
+def test_session_raises_for_empty_id() -> None:
+    with pytest.raises(ValueError, match="session_id must be text such as 'thread-42', got ''"):
         session("")
 
 
-def test_calls_to_models_say_it_too(telemetry: Recorder) -> None:
+def test_session_and_agent_apply_to_calls_of_plugin(telemetry: Recorder) -> None:
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 
     def reply(request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Blocks of a pipeline: what their spans and metrics say, and what goes through them unchanged."""
+"""`PipelineTracer`: spans, metrics and errors of its blocks, and `suppress()`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 import llamatelemetry
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, use_config
+from llamatelemetry.config import LlamaTelemetryConfig, effective_config, set_active_config
 from llamatelemetry.pipeline import PipelineTracer
 from tests.recorder import Recorder
 
@@ -27,7 +27,7 @@ def is_child(child: ReadableSpan, parent: ReadableSpan) -> bool:
     return child.parent is not None and child.parent.span_id == parent.context.span_id
 
 
-def test_a_pipeline_and_its_stages_are_a_workflow_with_children(telemetry: Recorder) -> None:
+def test_pipeline_is_workflow_span_with_stages_as_children(telemetry: Recorder) -> None:
     tracer = PipelineTracer("search-service")
     with tracer.pipeline("rag", tier="gold", unknown=None) as span:
         span.set_attribute("documents", 3)
@@ -53,8 +53,8 @@ def test_a_pipeline_and_its_stages_are_a_workflow_with_children(telemetry: Recor
     assert is_child(retrieve, pipeline)
 
 
-def test_each_kind_has_its_metrics(telemetry: Recorder) -> None:
-    before = telemetry.metrics()  # what instruments of other tests of this process observe
+def test_each_kind_records_its_metrics(telemetry: Recorder) -> None:
+    before = telemetry.metrics()  # from instruments that other tests of this process created
     tracer = PipelineTracer()
     with (
         tracer.pipeline("rag"),
@@ -85,7 +85,7 @@ def test_each_kind_has_its_metrics(telemetry: Recorder) -> None:
     assert found["gen_ai.invoke_agent.tool_calls"][0].explicit_bounds[-1] == 128
 
 
-def test_a_sub_agents_tools_count_for_the_sub_agent(telemetry: Recorder) -> None:
+def test_tool_calls_count_for_innermost_agent(telemetry: Recorder) -> None:
     tracer = PipelineTracer()
     with tracer.agent("outer"), tracer.tool("a"), tracer.agent("inner"):
         with tracer.tool("b"):
@@ -99,7 +99,7 @@ def test_a_sub_agents_tools_count_for_the_sub_agent(telemetry: Recorder) -> None
     assert counts == {"outer": 1, "inner": 2}
 
 
-def test_an_exception_marks_each_block_it_leaves_and_stays_itself(telemetry: Recorder) -> None:
+def test_exception_marks_each_block_that_it_leaves(telemetry: Recorder) -> None:
     tracer = PipelineTracer()
     error = LookupError("no document about SECRET")
 
@@ -122,32 +122,32 @@ def test_an_exception_marks_each_block_it_leaves_and_stays_itself(telemetry: Rec
         assert span.status.description == "LookupError"
         assert (span.attributes or {})["error.type"] == "LookupError"
         (event,) = span.events
-        said = dict(event.attributes or {})
+        attributes = dict(event.attributes or {})
         assert event.name == "exception"
-        assert said["exception.type"] == "LookupError"
-        assert "test_tracer.py" in str(said["exception.stacktrace"])
-        assert "exception.message" not in said
+        assert attributes["exception.type"] == "LookupError"
+        assert "test_tracer.py" in str(attributes["exception.stacktrace"])
+        assert "exception.message" not in attributes
     (point,) = telemetry.points("gen_ai.invoke_workflow.duration")
     assert dict(point.attributes) == {"gen_ai.workflow.name": "rag", "error.type": "LookupError"}
     assert "SECRET" not in "".join(span.to_json() for span in telemetry.spans())
 
 
-def test_where_content_is_captured_the_exceptions_words_are_too(telemetry: Recorder) -> None:
-    use_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
+def test_exception_message_is_recorded_when_content_is_captured(telemetry: Recorder) -> None:
+    set_active_config(effective_config(LlamaTelemetryConfig(capture_content="span_only")))
     try:
         with pytest.raises(ValueError, match="no such city"), PipelineTracer().stage("look"):
             raise ValueError("no such city")
     finally:
-        use_config(None)
+        set_active_config(None)
     (span,) = telemetry.spans()
-    said = dict(span.events[0].attributes or {})
-    assert said["exception.message"] == "no such city"
-    assert str(said["exception.stacktrace"]).endswith("ValueError: no such city\n")
+    attributes = dict(span.events[0].attributes or {})
+    assert attributes["exception.message"] == "no such city"
+    assert str(attributes["exception.stacktrace"]).endswith("ValueError: no such city\n")
     assert span.status.description == "ValueError: no such city"
 
 
 @pytest.mark.parametrize("error", [SystemExit(), SystemExit(0), GeneratorExit()], ids=repr)
-def test_an_orderly_exit_is_no_error(telemetry: Recorder, error: BaseException) -> None:
+def test_orderly_exit_is_not_recorded_as_error(telemetry: Recorder, error: BaseException) -> None:
     with pytest.raises(type(error)), PipelineTracer().stage("last"):
         raise error
     (span,) = telemetry.spans()
@@ -155,14 +155,14 @@ def test_an_orderly_exit_is_no_error(telemetry: Recorder, error: BaseException) 
 
 
 @pytest.mark.parametrize("error", [SystemExit(2), KeyboardInterrupt()], ids=repr)
-def test_any_other_exit_is_one(telemetry: Recorder, error: BaseException) -> None:
+def test_other_exit_is_recorded_as_error(telemetry: Recorder, error: BaseException) -> None:
     with pytest.raises(type(error)), PipelineTracer().stage("last"):
         raise error
     (span,) = telemetry.spans()
     assert span.status.status_code is StatusCode.ERROR
 
 
-async def test_asynchronous_blocks_nest_in_each_task_for_itself(telemetry: Recorder) -> None:
+async def test_asynchronous_blocks_nest_within_their_task(telemetry: Recorder) -> None:
     tracer = PipelineTracer()
 
     async def work(name: str) -> None:
@@ -179,7 +179,7 @@ async def test_asynchronous_blocks_nest_in_each_task_for_itself(telemetry: Recor
         assert is_child(spans[f"{name} inner"], spans[name])
 
 
-async def test_a_cancelled_stage_says_so(telemetry: Recorder) -> None:
+async def test_cancelled_stage_records_cancellation(telemetry: Recorder) -> None:
     started = asyncio.Event()
 
     async def wait() -> None:
@@ -198,7 +198,7 @@ async def test_a_cancelled_stage_says_so(telemetry: Recorder) -> None:
     assert span.events == ()
 
 
-async def test_a_block_that_another_task_closes_says_nothing_and_ends(
+async def test_block_closed_by_another_task_ends_without_log_message(
     telemetry: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def items():
@@ -214,44 +214,44 @@ async def test_a_block_that_another_task_closes_says_nothing_and_ends(
     assert caplog.records == []
 
 
-def test_a_block_cannot_be_entered_twice(telemetry: Recorder) -> None:
+def test_block_raises_when_entered_twice(telemetry: Recorder) -> None:
     block = PipelineTracer().stage("once")
     with block:
         pass
-    with pytest.raises(RuntimeError, match="make a new one"), block:
+    with pytest.raises(RuntimeError, match="Create a new one"), block:
         pass
     assert len(telemetry.spans()) == 1
 
 
-def test_below_suppress_nothing_is_recorded(telemetry: Recorder) -> None:
+def test_suppress_drops_all_spans_and_metrics_in_block(telemetry: Recorder) -> None:
     tracer = PipelineTracer()
     with tracer.pipeline("rag"):
         with llamatelemetry.suppress():
             with tracer.stage("quiet") as stage, tracer.tool("quiet tool"):
                 stage.set_attribute("ignored", 1)
                 assert not stage.is_recording()
-            # Somebody's own span, whose library knows nothing of suppression.
-            trace.get_tracer("somebody").start_span("also quiet").end()
+            # A span of the application, which does not check for suppression.
+            trace.get_tracer("application").start_span("also quiet").end()
         with tracer.stage("loud"):
             pass
     assert set(by_name(telemetry)) == {"invoke_workflow rag", "loud"}
     assert "gen_ai.execute_tool.duration" not in telemetry.metrics()
 
 
-def test_suppress_without_a_span_around_it(telemetry: Recorder) -> None:
+def test_suppress_works_without_enclosing_span(telemetry: Recorder) -> None:
     with llamatelemetry.suppress():
-        trace.get_tracer("somebody").start_span("quiet").end()
-    trace.get_tracer("somebody").start_span("loud").end()
+        trace.get_tracer("application").start_span("quiet").end()
+    trace.get_tracer("application").start_span("loud").end()
     assert set(by_name(telemetry)) == {"loud"}
 
 
-def test_without_any_set_up_the_blocks_do_nothing() -> None:
+def test_blocks_do_nothing_without_setup() -> None:
     tracer = PipelineTracer()
     with tracer.pipeline("rag") as span, tracer.stage("retrieve"):
         assert not span.is_recording()
 
 
-def test_a_forked_child_does_not_end_its_parents_blocks(telemetry: Recorder) -> None:
+def test_forked_child_does_not_end_blocks_of_parent(telemetry: Recorder) -> None:
     pid = -1
     try:
         with PipelineTracer().stage("parents"):
@@ -264,7 +264,7 @@ def test_a_forked_child_does_not_end_its_parents_blocks(telemetry: Recorder) -> 
     assert len(telemetry.spans()) == 1
 
 
-def test_providers_can_be_given(recorder: Recorder) -> None:
+def test_pipeline_tracer_uses_given_providers(recorder: Recorder) -> None:
     tracer = PipelineTracer(
         tracer_provider=recorder.tracer_provider, meter_provider=recorder.meter_provider
     )

@@ -1,4 +1,4 @@
-"""Attributes made by hand: `set_gen_ai_attrs`, and the short names it takes."""
+"""`set_gen_ai_attrs` and the short names that it accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OBSOLETE = {
 }
 
 
-def test_every_argument_has_its_conventional_name():
+def test_set_gen_ai_attrs_uses_conventional_names():
     assert set_gen_ai_attrs(
         system="openai",
         operation="chat",
@@ -41,29 +41,29 @@ def test_every_argument_has_its_conventional_name():
     }
 
 
-def test_what_is_none_is_left_out_and_zero_is_not():
+def test_set_gen_ai_attrs_omits_none_but_keeps_zero():
     assert set_gen_ai_attrs() == {}
     assert set_gen_ai_attrs(
         system=None, model=None, input_tokens=None, output_tokens=0, response_id=None
     ) == {"gen_ai.usage.output_tokens": 0}
 
 
-def test_a_port_without_an_address_says_nothing():
+def test_set_gen_ai_attrs_omits_port_without_address():
     assert set_gen_ai_attrs(server_port=8080) == {}
 
 
-def test_an_address_may_come_without_a_port():
+def test_set_gen_ai_attrs_accepts_address_without_port():
     assert set_gen_ai_attrs(server_address="localhost") == {"server.address": "localhost"}
 
 
-def test_the_provider_is_normalised_and_the_operation_is_kept():
-    assert set_gen_ai_attrs(system="llama.cpp", operation="Summarise") == {
+def test_set_gen_ai_attrs_normalizes_provider_but_not_operation():
+    assert set_gen_ai_attrs(system="llama.cpp", operation="Summarize") == {
         "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.operation.name": "Summarise",
+        "gen_ai.operation.name": "Summarize",
     }
 
 
-def test_further_attributes_come_by_short_name_in_full_or_as_they_are():
+def test_set_gen_ai_attrs_accepts_short_full_and_custom_names():
     more = {"gen_ai.response.model": "smol", "team": "search"}
     assert set_gen_ai_attrs(
         response_id="r-1",
@@ -81,7 +81,7 @@ def test_further_attributes_come_by_short_name_in_full_or_as_they_are():
     }
 
 
-def test_a_span_given_first_gets_exactly_what_is_returned(recorder):
+def test_set_gen_ai_attrs_sets_returned_attributes_on_span(recorder):
     tracer = trace.get_tracer("test", tracer_provider=recorder.tracer_provider)
     with tracer.start_as_current_span("by hand") as span:
         returned = set_gen_ai_attrs(span, system="llamacpp", model=None, input_tokens=3)
@@ -90,7 +90,7 @@ def test_a_span_given_first_gets_exactly_what_is_returned(recorder):
     assert returned == {"gen_ai.provider.name": "llama_cpp", "gen_ai.usage.input_tokens": 3}
 
 
-def test_the_same_attributes_can_be_set_later(recorder):
+def test_returned_attributes_can_be_set_on_span(recorder):
     tracer = trace.get_tracer("test", tracer_provider=recorder.tracer_provider)
     attrs = set_gen_ai_attrs(system="openai", operation="chat", output_tokens=5)
     with tracer.start_as_current_span("later") as span:
@@ -120,13 +120,13 @@ def test_the_same_attributes_can_be_set_later(recorder):
         ("", ""),
     ],
 )
-def test_a_short_name_has_one_full_name_and_any_other_is_its_own(short, full):
+def test_attribute_name_expands_short_names_only(short, full):
     assert attribute_name(short) == full
 
 
-def test_a_full_name_is_never_taken_for_a_short_one():
+def test_attribute_name_keeps_full_names():
     assert {name: attribute_name(name) for name in FULL_NAMES} == {n: n for n in FULL_NAMES}
 
 
-def test_no_obsolete_attribute_has_a_constant():
+def test_obsolete_attributes_have_no_constant():
     assert not FULL_NAMES & OBSOLETE

@@ -1,4 +1,4 @@
-"""The instruments as the conventions give them, number by number."""
+"""Metric specifications, compared with the conventions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FIRST_TOKEN = (
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 
-def told(specs):
+def units_and_boundaries(specs):
     return {spec.name: (spec.unit, getattr(spec, "boundaries", "counter")) for spec in specs}
 
 
-def test_the_names_of_v1_41():
-    assert told(metrics.V1_41) == {
+def test_v1_41_metrics_match_conventions():
+    assert units_and_boundaries(metrics.V1_41) == {
         "gen_ai.client.token.usage": ("{token}", TOKENS),
         "gen_ai.client.operation.duration": ("s", DURATION),
         "gen_ai.client.operation.time_to_first_chunk": ("s", DURATION),
@@ -31,8 +31,8 @@ def test_the_names_of_v1_41():
     }
 
 
-def test_the_newest_names():
-    assert told(metrics.LATEST) == {
+def test_latest_metrics_match_conventions():
+    assert units_and_boundaries(metrics.LATEST) == {
         "gen_ai.client.inference.duration": ("s", DURATION),
         "gen_ai.client.inference.time_to_first_chunk": ("s", DURATION),
         "gen_ai.client.inference.time_per_output_chunk": ("s", DURATION),
@@ -49,8 +49,8 @@ def test_the_newest_names():
     }
 
 
-def test_the_names_of_the_engine():
-    assert told(metrics.SERVER) == {
+def test_server_metrics_match_conventions():
+    assert units_and_boundaries(metrics.SERVER) == {
         "gen_ai.server.request.duration": ("s", DURATION),
         "gen_ai.server.time_to_first_token": ("s", FIRST_TOKEN),
         "gen_ai.server.time_per_output_token": ("s", PER_TOKEN),
@@ -58,7 +58,7 @@ def test_the_names_of_the_engine():
 
 
 @pytest.mark.parametrize("specs", [metrics.V1_41, metrics.LATEST, metrics.SERVER])
-def test_every_instrument_is_listed_once_and_described_and_its_boundaries_ascend(specs):
+def test_instruments_are_unique_described_and_have_ascending_boundaries(specs):
     assert len({spec.name for spec in specs}) == len(specs)
     for spec in specs:
         assert spec.description.endswith(".")

@@ -1,4 +1,4 @@
-"""Loose names of operations and providers, and the well-known ones they stand for."""
+"""Normalization of operation and provider names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamatelemetry.semconv import (
     normalize_provider,
 )
 
-# Literal, so that a name lost from the module is lost here too.
+# Spelled out here, so that a name that is missing in the module fails the test.
 WELL_KNOWN = [
     "chat",
     "create_agent",
@@ -36,11 +36,11 @@ WELL_KNOWN = [
 ]
 
 
-def test_the_well_known_operations_are_those_of_the_conventions():
+def test_well_known_operations_match_conventions():
     assert sorted(WELL_KNOWN_OPERATIONS) == WELL_KNOWN
 
 
-def test_a_model_runs_in_four_operations():
+def test_inference_operations_are_those_that_run_a_model():
     assert sorted(INFERENCE_OPERATIONS) == [
         "chat",
         "embeddings",
@@ -51,7 +51,7 @@ def test_a_model_runs_in_four_operations():
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", WELL_KNOWN)
-def test_a_well_known_operation_is_itself_in_any_case(name, strict):
+def test_normalize_operation_keeps_well_known_name_in_any_case(name, strict):
     assert normalize_operation(name, strict=strict) == name
     assert normalize_operation(name.upper(), strict=strict) == name
     assert normalize_operation(f" {name.title()}\n", strict=strict) == name
@@ -69,14 +69,14 @@ def test_a_well_known_operation_is_itself_in_any_case(name, strict):
         ("Embedding", "embeddings"),
     ],
 )
-def test_an_alias_is_accepted_also_when_strict(loose, known, strict):
+def test_normalize_operation_accepts_alias_even_when_strict(loose, known, strict):
     assert normalize_operation(loose, strict=strict) == known
 
 
-@pytest.mark.parametrize("name", ["", "summarise", "chat completion", "rerank", "chats", "text"])
-def test_any_other_name_is_a_text_completion_or_an_error_when_strict(name):
+@pytest.mark.parametrize("name", ["", "summarize", "chat completion", "rerank", "chats", "text"])
+def test_normalize_operation_maps_unknown_name_or_raises_when_strict(name):
     assert normalize_operation(name) == "text_completion"
-    with pytest.raises(ValueError, match="not a well-known GenAI operation") as raised:
+    with pytest.raises(ValueError, match="GenAI operation must be one of") as raised:
         normalize_operation(name, strict=True)
     assert repr(name) in str(raised.value)
     for accepted in [*WELL_KNOWN, "completion", "embed", "embedding"]:
@@ -84,7 +84,7 @@ def test_any_other_name_is_a_text_completion_or_an_error_when_strict(name):
 
 
 @given(st.text())
-def test_whatever_the_name_the_result_is_well_known(name):
+def test_normalize_operation_always_returns_well_known_name(name):
     assert normalize_operation(name) in WELL_KNOWN
 
 
@@ -103,5 +103,5 @@ def test_whatever_the_name_the_result_is_well_known(name):
         ("huggingface", "huggingface"),
     ],
 )
-def test_llama_cpp_has_one_spelling_and_other_providers_keep_theirs(loose, provider):
+def test_normalize_provider_unifies_llama_cpp_spellings(loose, provider):
     assert normalize_provider(loose) == provider

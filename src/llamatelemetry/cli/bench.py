@@ -239,7 +239,7 @@ def _rate(given: str | None) -> float | Ramp | None:
 def _telemetry() -> Generator[None]:
     """Export spans and metrics if the environment configures an export."""
     given = LlamaTelemetryConfig.from_env()
-    if given.otlp_endpoint is None and given.given("exporter") is None:
+    if given.otlp_endpoint is None and given.option_value("exporter") is None:
         yield
         return
     from llamatelemetry.lifecycle import init, shutdown

@@ -1,34 +1,47 @@
-"""Configuration: every option, its variable and its default.
+"""Configuration: all options with their environment variables and defaults.
 
-Each option is declared once, on a field of `LlamaTelemetryConfig`. Reading the environment,
-`effective_config()`, `describe()` and the documentation all use that declaration. Nothing here
-acts on an option, and nothing else reads our variables.
+Each option is declared once, as a field of `LlamaTelemetryConfig`. That declaration drives the
+environment, `describe()` and the documentation. No other package reads `LLAMATELEMETRY_*`.
 
-    config = effective_config(exporter="file")
-    config.exporter, config.export_path   # 'file', './llamatelemetry-data'
+`effective_config()` resolves all sources; the set-up of the SDK uses it. Everything else gets its
+options from `active_config()`:
+
+    config = active_config(strict_operation_names=False)
+    config.capture_content   # 'no_content'
     print(config.describe())
 """
 
 from __future__ import annotations
 
-from ._config import OPTIONS, LlamaTelemetryConfig
-from ._environment import Given
-from ._in_use import config_in_use, use_config
-from ._option import Option
-from ._otel_variables import SIGNALS
-from ._resolve import effective_config, sdk_disabled
-from ._values import SAMPLING_RULES, Reader
+from llamatelemetry.config._config import OPTIONS, LlamaTelemetryConfig
+from llamatelemetry.config._option import Option
+from llamatelemetry.config._parsers import (
+    SAMPLING_RULES,
+    SIGNALS,
+    ValueParser,
+    expression_with_flags,
+)
+from llamatelemetry.config._resolve import (
+    FromActiveConfig,
+    active_config,
+    effective_config,
+    sdk_disabled,
+    set_active_config,
+)
+from llamatelemetry.config._sources import OptionValue
 
 __all__ = [
     "OPTIONS",
     "SAMPLING_RULES",
     "SIGNALS",
-    "Given",
+    "FromActiveConfig",
     "LlamaTelemetryConfig",
     "Option",
-    "Reader",
-    "config_in_use",
+    "OptionValue",
+    "ValueParser",
+    "active_config",
     "effective_config",
+    "expression_with_flags",
     "sdk_disabled",
-    "use_config",
+    "set_active_config",
 ]

@@ -1,4 +1,4 @@
-"""LlamaTelemetryConfig: every option, declared once."""
+"""`LlamaTelemetryConfig`, the declaration of all options."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._environment import Given, nearest, read_environment
-from ._option import Option, option, options_of
-from ._otel_variables import (
-    SIGNALS,
-    exporter_from_otel,
-    metric_names_from_otel,
-    sampling_from_otel,
-)
-from ._values import (
+from llamatelemetry.config._option import Option, option, options_of
+from llamatelemetry.config._parsers import (
     BOOLEAN,
     BOOLEAN_WORDS,
     EXPORTER,
     HEADERS,
     PATH,
     PATTERNS,
+    SIGNALS,
     SPAN_PROCESSORS,
     TEXT,
     TEXTS,
     URL,
     WEB_ADDRESSES,
     choice,
+    exporter_from_otel,
     integer,
+    metric_names_from_otel,
     number,
     one_of,
-    read_texts,
+    parse_list,
+    sampling_from_otel,
     sampling_of,
 )
+from llamatelemetry.config._sources import OptionValue, nearest, read_environment
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -45,47 +43,49 @@ _SAMPLERS = tuple(
 )
 
 
-# Somebody wanted redaction and made an error: rather too much of it than none.
-REDACT_IF_REFUSED = "prompts and completions are redacted"
+# Fail closed: an invalid redaction option redacts all prompts and completions.
+REDACTS_PROMPTS = "Redacting all prompts and completions"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LlamaTelemetryConfig:
-    """All options of llamatelemetry; a field that is None was not given.
+    """All options of llamatelemetry. A field that is `None` was not given.
 
-    The types are those that `effective_config()` returns: it fills every option that has a
-    default. Values are read on construction, so that text in the form of a variable is
-    accepted too; a bad value is a ValueError.
+    The annotated types are those after `llamatelemetry.init()` has filled in the defaults.
+    Values are parsed on construction, so the text form of an environment variable works too.
+
+    Raises:
+        ValueError: A value is invalid.
     """
 
     service_name: str | None = option(
         TEXT,
         "SERVICE_NAME",
         "OTEL_SERVICE_NAME",
-        default_text="as the SDK",
-        doc="Name of the service on the resource",
+        default_text="SDK default",
+        doc="Service name (`service.name` of the resource)",
     )
     service_version: str | None = option(
-        TEXT, "SERVICE_VERSION", doc="Version of the service on the resource"
+        TEXT, "SERVICE_VERSION", doc="Service version (`service.version` of the resource)"
     )
     environment: str | None = option(
         TEXT,
         "ENVIRONMENT",
-        doc="Deployment environment: `deployment.environment.name` on the resource",
+        doc="Deployment environment (`deployment.environment.name` of the resource)",
     )
     otlp_endpoint: str | None = option(
         URL,
         "OTLP_ENDPOINT",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        default_text="as the SDK",
-        doc="Where OTLP goes: a base URL, or the full URL of one signal",
+        default_text="SDK default",
+        doc="OTLP endpoint: a base URL, or the full URL of one signal",
     )
     otlp_protocol: str = option(
         choice("grpc", "http/protobuf"),
         None,
         "OTEL_EXPORTER_OTLP_PROTOCOL",
         default_text="grpc when the endpoint's port is 4317, else http/protobuf",
-        doc="How OTLP is sent",
+        doc="OTLP transport protocol",
     )
     otlp_headers: Mapping[str, str] | None = option(
         HEADERS,
@@ -93,105 +93,96 @@ class LlamaTelemetryConfig:
         "OTEL_EXPORTER_OTLP_HEADERS",
         secret=True,
         in_hash=False,
-        doc="Headers sent with each OTLP request",
+        doc="Headers of each OTLP request",
     )
     exporter: str = option(
         EXPORTER,
         "EXPORTER",
         *(f"OTEL_{signal.upper()}_EXPORTER" for signal in SIGNALS),
-        read_otel=exporter_from_otel,
+        parse_otel=exporter_from_otel,
         default="otlp",
-        doc="Where telemetry goes; where the signals differ, `signal=names` for each",
+        doc="Exporters of all signals. If the signals differ, shown as `signal=names` for each",
     )
     export_path: str = option(
         PATH,
         "EXPORT_PATH",
         default="./llamatelemetry-data",
-        doc="Folder of the file exporter: OTLP JSON lines, one file per signal and process",
+        doc="Directory of the file exporter: OTLP JSON lines, one file per signal and process",
     )
     export_interval_ms: int | None = option(
         integer(1),
         None,
         "OTEL_METRIC_EXPORT_INTERVAL",
-        default_text="as the SDK",
-        doc="Milliseconds between two exports of metrics",
+        default_text="SDK default",
+        doc="Interval between metric exports, in milliseconds",
     )
-    enable_metrics: bool = option(
-        BOOLEAN, "METRICS", default=True, doc="Whether metrics are recorded"
-    )
+    enable_metrics: bool = option(BOOLEAN, "METRICS", default=True, doc="Record metrics")
     gpu_enrichment: bool | str = option(
-        one_of(
-            {**BOOLEAN_WORDS, "genai": "genai"},
-            "true, genai or false",
-            "bool | str",
-        ),
+        one_of({**BOOLEAN_WORDS, "genai": "genai"}, "true, genai or false"),
         "GPU_ENRICHMENT",
         default=True,
-        doc="Spans that get the state of the GPUs: all, GenAI spans only, or none",
+        doc="Spans with GPU attributes: all, only GenAI spans, or none",
     )
     gpu_interval_ms: int = option(
         integer(10),
         "GPU_INTERVAL_MS",
         default=1000,
-        doc="Milliseconds between two readings of the GPUs while no local call is in flight",
+        doc="Interval between GPU readings while no local call is in flight, in milliseconds",
     )
     enable_trace_graphs: bool = option(
-        BOOLEAN,
-        "TRACE_GRAPHS",
-        default=False,
-        doc="Keep the graph of each trace",
+        BOOLEAN, "TRACE_GRAPHS", default=False, doc="Keep a graph of each trace"
     )
     phase_spans: bool = option(
         BOOLEAN,
         "PHASE_SPANS",
         default=True,
-        doc="Queue, prefill and decode as child spans when the engine reports them",
+        doc="Child spans for queue, prefill and decode if the engine reports them",
     )
     capture_content: str = option(
         choice("no_content", "span_only", "event_only", "span_and_event"),
         None,
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
         default="no_content",
-        doc="Where prompts and completions are recorded",
+        doc="Where to record prompts and completions",
     )
     content_max_chars: int = option(
         integer(1),
         "CONTENT_MAX_CHARS",
         default=16384,
-        doc="Characters kept of each message part",
+        doc="Maximum length of each message part, in characters",
     )
     redact_prompts: bool = option(
         BOOLEAN,
         "REDACT_PROMPTS",
-        if_refused=REDACT_IF_REFUSED,
+        on_invalid=REDACTS_PROMPTS,
         default=False,
-        doc="Redact what is said to and by models and tools, and error texts",
+        doc="Redact prompts, completions, tool arguments and results, and error messages",
     )
     redact_keys: Sequence[str] = option(
         TEXTS,
         "REDACT_KEYS",
-        if_refused=REDACT_IF_REFUSED,
+        on_invalid=REDACTS_PROMPTS,
         default=(),
-        doc="Attributes and fields of maps to redact, by name, exact or with `*`",
+        doc="Names of attributes and of fields in maps to redact, exact or with `*`",
     )
     redact_patterns: Sequence[str] = option(
         PATTERNS,
         "REDACT_PATTERNS",
-        if_refused=REDACT_IF_REFUSED,
+        on_invalid=REDACTS_PROMPTS,
         default=(),
-        doc="Text to redact: `email`, `pii`, `secrets` and others by name, or regular expressions",
+        doc="Text to redact: pattern names such as `email`, `pii`, `secrets`, or regular expressions",
     )
     redact_mode: str = option(
         choice("replace", "hash"),
         "REDACT_MODE",
-        if_refused=REDACT_IF_REFUSED,
+        on_invalid=REDACTS_PROMPTS,
         default="replace",
-        doc="What redacted text becomes: a fixed text, or its HMAC with `redact_hash_key`",
+        doc="Replacement of redacted text: a fixed text, or its HMAC with `redact_hash_key`",
     )
     redact_hash_key: str | None = option(
         TEXT,
         "REDACT_HASH_KEY",
-        if_refused=REDACT_IF_REFUSED,
+        on_invalid=REDACTS_PROMPTS,
         secret=True,
         doc="Key for `redact_mode=hash`",
     )
@@ -199,28 +190,25 @@ class LlamaTelemetryConfig:
         sampling_of(_SAMPLERS),
         "SAMPLING",
         "OTEL_TRACES_SAMPLER",
-        read_otel=sampling_from_otel,
+        parse_otel=sampling_from_otel,
         default="parentbased_always_on",
-        doc="Which traces are kept; only_errors and only_slow decide when the local root ends. "
-        "Several rules keep what any of them keeps",
+        doc="Sampler or sampling rules. `only_errors` and `only_slow` decide when the local root span "
+        "ends. A trace is kept if any rule keeps it",
     )
     sample_rate: float = option(
-        number(0, 1),
-        "SAMPLE_RATE",
-        default=1.0,
-        doc="Share of traces that `ratio` keeps",
+        number(0, 1), "SAMPLE_RATE", default=1.0, doc="Fraction of traces that `ratio` keeps"
     )
     slow_threshold_s: float = option(
         number(0),
         "SLOW_THRESHOLD_S",
         default=5.0,
-        doc="Seconds from which `only_slow` keeps a trace",
+        doc="Minimum duration of traces that `only_slow` keeps, in seconds",
     )
     strict_operation_names: bool = option(
         BOOLEAN,
         "STRICT_OPERATION_NAMES",
         default=True,
-        doc="`gen_ai.operation.name` only with well-known values",
+        doc="Restrict `gen_ai.operation.name` to well-known values",
     )
     metric_names: str = option(
         choice(
@@ -234,100 +222,96 @@ class LlamaTelemetryConfig:
         ),
         "METRIC_NAMES",
         "OTEL_SEMCONV_STABILITY_OPT_IN",
-        read_otel=metric_names_from_otel,
+        parse_otel=metric_names_from_otel,
         default="v1.41",
-        doc="Metric names of semantic conventions v1.41, the newest ones, or both",
+        doc="Metric names: those of semantic conventions v1.41, the newest, or both",
     )
     provider_name: str | None = option(
         TEXT,
         "PROVIDER_NAME",
         default_text="detected",
-        doc="`gen_ai.provider.name` of every call",
+        doc="Value of `gen_ai.provider.name` for all calls",
     )
     propagate: str = option(
         choice("auto", "on", "off"),
         "PROPAGATE",
         default="auto",
-        doc="Put `traceparent` into requests; auto: unless it is there, an HTTP "
-        "instrumentor is active, or OTEL_PROPAGATORS leaves it out",
+        doc="Add `traceparent` to requests. `auto`: unless the header is present, an HTTP "
+        "instrumentor is active, or `OTEL_PROPAGATORS` excludes it",
     )
     instrumentors: str = option(
         choice("auto", "ours", "theirs", "all"),
         "INSTRUMENTORS",
         default="auto",
-        doc="Which instrumentors load when another package instruments the same library",
+        doc="Instrumentors to load if another package instruments the same library",
     )
     llamacpp_allow: Sequence[str] = option(
-        TEXTS,
-        "LLAMACPP_ALLOW",
-        default=(),
-        doc="Origins known to be llama.cpp servers",
+        TEXTS, "LLAMACPP_ALLOW", default=(), doc="Origins to treat as llama.cpp servers"
     )
     llamacpp_deny: Sequence[str] = option(
-        TEXTS,
-        "LLAMACPP_DENY",
-        default=(),
-        doc="Origins never taken for llama.cpp servers",
+        TEXTS, "LLAMACPP_DENY", default=(), doc="Origins never to treat as llama.cpp servers"
     )
     llamacpp_metrics_url: Sequence[str] = option(
         WEB_ADDRESSES,
         "LLAMACPP_METRICS_URL",
         default=(),
-        doc="`/metrics` of llama.cpp servers to read into OTLP",
+        doc="URLs of `/metrics` of llama.cpp servers to scrape",
     )
     log_level: str = option(
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", aliases={"warn": "WARNING"}),
         "LOG_LEVEL",
         default="WARNING",
-        doc="Level of the `llamatelemetry` loggers",
+        doc="Log level of the `llamatelemetry` loggers",
     )
     span_processors: Sequence[SpanProcessor] = option(
-        SPAN_PROCESSORS,
-        default=(),
-        doc="Span processors that run before any exporter; in code only",
+        SPAN_PROCESSORS, default=(), doc="Span processors that run before any exporter"
     )
 
     _origins: Mapping[str, str] = field(default_factory=dict[str, str], init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in OPTIONS:
-            object.__setattr__(self, name, read_code(name, getattr(self, name)))
+            object.__setattr__(self, name, parse_argument(name, getattr(self, name)))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> LlamaTelemetryConfig:
-        """The options that the environment gives; the others stay None."""
-        given, _ = read_environment(OPTIONS, os.environ if environ is None else environ)
-        return built(given)
+        """Return the options that the environment sets. All others are `None`."""
+        values, _ = read_environment(OPTIONS, os.environ if environ is None else environ)
+        return build_config(values)
 
     def replace(self, **changes: Any) -> LlamaTelemetryConfig:
-        """A copy with other values; None takes a value back. An unknown name is a TypeError.
+        """Return a copy with other values. `None` unsets an option.
 
-        What follows from other options (`otlp_protocol`) is settled by `effective_config()`.
+        Defaults that depend on other options, such as `otlp_protocol`, are not derived again.
+
+        Raises:
+            TypeError: An option is unknown; the message suggests the nearest name.
+            ValueError: A value is invalid.
         """
         check_names(changes)
-        kept = {n: g for n in OPTIONS if n not in changes and (g := self.given(n)) is not None}
-        new = {
-            n: Given(v, "config") for n in changes if (v := read_code(n, changes[n])) is not None
-        }
-        return built({**kept, **new})
+        values = {name: self.option_value(name) for name in OPTIONS if name not in changes}
+        for name, given in changes.items():
+            value = parse_argument(name, given)
+            values[name] = None if value is None else OptionValue(value, "config")
+        return build_config({name: value for name, value in values.items() if value is not None})
 
-    def given(self, name: str) -> Given | None:
-        """A value with its origin: a variable, `argument`, `config` or `default`; or None."""
+    def option_value(self, name: str) -> OptionValue | None:
+        """Return the value of an option with its origin, `None` if it is not given."""
         value = getattr(self, name)
-        return None if value is None else Given(value, self._origins.get(name, "config"))
+        return None if value is None else OptionValue(value, self._origins.get(name, "config"))
 
     def exporters(self) -> dict[str, tuple[str, ...]]:
-        """Exporter names of each signal; an empty tuple is a signal that is not exported."""
+        """Return the exporter names of each signal, an empty tuple if it is not exported."""
         text = self.exporter or str(OPTIONS["exporter"].default)
         by_signal = dict(part.split("=", 1) for part in text.split()) if "=" in text else {}
-        named = {signal: read_texts(by_signal.get(signal, text)) for signal in SIGNALS}
+        named = {signal: parse_list(by_signal.get(signal, text)) for signal in SIGNALS}
         return {s: tuple(n for n in names if n.lower() != "none") for s, names in named.items()}
 
     def describe(self) -> str:
-        """One line for each option: value and origin. Secrets are masked."""
-        rows = [("option", "value", "from")]
+        """Return a table of all options with value and source. Secrets are masked."""
+        rows = [("option", "value", "source")]
         for name, declared in OPTIONS.items():
-            given = self.given(name)
+            given = self.option_value(name)
             shown = declared.default_doc if given is None else declared.shown(given.value)
             rows.append((name, shown, "default" if given is None else given.origin))
         widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
@@ -343,34 +327,34 @@ class LlamaTelemetryConfig:
 
 
 OPTIONS: Mapping[str, Option] = options_of(LlamaTelemetryConfig.__dataclass_fields__)
-"""Every option by field name, in the order of the documentation."""
+"""All options by field name, in the order of the documentation."""
 
 
-def read_code(name: str, value: object) -> object:
-    """A value given in code, read; None and empty text mean not given."""
+def parse_argument(name: str, value: object) -> object:
+    """Parse a value given in code. `None` and empty text mean not given."""
     if value is None or value == "":
         return None
     try:
-        return OPTIONS[name].reader.read(value)
+        return OPTIONS[name].parser.parse(value)
     except (ValueError, OverflowError):
-        raise ValueError(OPTIONS[name].refusal(name, value)) from None
+        raise ValueError(OPTIONS[name].invalid_value_message(name, value)) from None
 
 
 def check_names(given: Mapping[str, object]) -> None:
-    """TypeError for a name that is no option."""
+    """Raise `TypeError` for a name that is not an option."""
     for name in given:
         if name not in OPTIONS:
-            raise TypeError(f"unknown option {name!r}; the nearest is {nearest(name, OPTIONS)!r}")
+            raise TypeError(f"Unknown option {name!r}. Did you mean {nearest(name, OPTIONS)!r}?")
 
 
-def built(given: Mapping[str, Given]) -> LlamaTelemetryConfig:
-    """A config of values that are read already.
+def build_config(values: Mapping[str, OptionValue]) -> LlamaTelemetryConfig:
+    """Return a configuration of parsed values.
 
-    Construction would refuse names that only OpenTelemetry's variables may give: other
-    exporters, other samplers.
+    The constructor would reject names that only OpenTelemetry's variables accept: other
+    exporters and samplers.
     """
     config = LlamaTelemetryConfig()
-    for name, (value, _) in given.items():
+    for name, (value, _) in values.items():
         object.__setattr__(config, name, value)
-    object.__setattr__(config, "_origins", {name: origin for name, (_, origin) in given.items()})
+    object.__setattr__(config, "_origins", {name: origin for name, (_, origin) in values.items()})
     return config

@@ -1,4 +1,4 @@
-"""The declaration of one option: what the environment, describe() and the docs all read."""
+"""Declaration of one option, used by all sources, by `describe()` and by the documentation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, field
 from typing import Any, NamedTuple, cast
 
-from ._values import Reader
+from llamatelemetry.config._parsers import ValueParser
 
 PREFIX = "LLAMATELEMETRY_"
+USES_DEFAULT = "Using the default"
 _METADATA_KEY = "llamatelemetry.option"
 
 # "user:password@" of a URL.
@@ -17,33 +18,40 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Option(NamedTuple):
-    """One option: how it is read, where it is given, what it is when not given."""
+    """One option.
 
-    reader: Reader
+    Attributes:
+        parser: Parser of its values.
+        doc: Description, without a final period.
+        variable: Environment variable `LLAMATELEMETRY_*`.
+        otel_variables: OpenTelemetry's environment variables for the same setting.
+        parse_otel: Parser of the `otel_variables` that are set; returns `None` if they do not
+            concern this option. Without it, they accept the same values as `variable`.
+        default: Value if no source gives one.
+        default_text: Description of the default if the value alone is not clear.
+        secret: Whether the value is masked in messages and in `describe()`.
+        on_invalid: Consequence of an invalid value in the environment, for the warning.
+    """
+
+    parser: ValueParser
     doc: str
     variable: str | None = None
-    """Our own variable."""
     otel_variables: tuple[str, ...] = ()
-    """OpenTelemetry's variables for the same thing."""
-    read_otel: Callable[[Mapping[str, str]], object] | None = None
-    """Reads those of `otel_variables` that are set; None means that they say nothing about
-    this option. Without it, the variable takes the same values as ours."""
+    parse_otel: Callable[[Mapping[str, str]], object] | None = None
     default: object = None
     default_text: str | None = None
-    """The default in words, where the value does not say it."""
     secret: bool = False
-    if_refused: str = "the default is used"
-    """What happens after a bad value in the environment."""
+    on_invalid: str = USES_DEFAULT
 
     @property
     def default_doc(self) -> str:
-        """The default as the documentation shows it."""
+        """The default for the documentation."""
         if self.default_text is not None:
             return self.default_text
         return self.shown(self.default)
 
     def shown(self, value: object) -> str:
-        """The value as text for people, without anything secret."""
+        """Return a value for display, secrets masked."""
         if value is None:
             return "unset"
         if isinstance(value, bool):
@@ -54,43 +62,37 @@ class Option(NamedTuple):
         return self.masked(str(value))
 
     def masked(self, text: str) -> str:
-        """The text of a value without anything secret."""
+        """Return the text of a value with secrets masked."""
         return "***" if self.secret else _USER_INFO.sub("***@", text)
 
-    def refusal(self, name: str, value: object) -> str:
-        """The one text for a bad value, from the environment or from code."""
-        return f"{name}={self.masked(repr(value))} is not accepted; expected {self.reader.accepts}"
+    def invalid_value_message(self, name: str, value: object) -> str:
+        """Return the error message for an invalid value from any source."""
+        return f"{name} must be {self.parser.accepts}, got {self.masked(repr(value))}"
 
 
 def option(
-    reader: Reader,
+    parser: ValueParser,
     own: str | None = None,
     *otel: str,
-    doc: str,
-    read_otel: Callable[[Mapping[str, str]], object] | None = None,
-    default: object = None,
-    default_text: str | None = None,
-    secret: bool = False,
-    if_refused: str = "the default is used",
     in_hash: bool | None = None,
+    **settings: Any,
 ) -> Any:
-    """A dataclass field, None until given, that carries its Option; `own` without the prefix."""
-    declared = Option(
-        reader=reader,
-        doc=doc,
-        variable=own and PREFIX + own,
-        otel_variables=otel,
-        read_otel=read_otel,
-        default=default,
-        default_text=default_text,
-        secret=secret,
-        if_refused=if_refused,
-    )
+    """Declare a dataclass field with its `Option`. The field is `None` until a value is given.
+
+    Args:
+        parser: Parser of its values.
+        own: Environment variable without the prefix `LLAMATELEMETRY_`.
+        *otel: OpenTelemetry's environment variables for the same setting.
+        in_hash: Whether the field is part of the hash; `None` for the default of dataclasses.
+        **settings: Further fields of `Option`.
+    """
+    variable = own and PREFIX + own
+    declared = Option(parser, variable=variable, otel_variables=otel, **settings)
     return field(default=None, hash=in_hash, metadata={_METADATA_KEY: declared})
 
 
 def options_of(fields: Mapping[str, Field[Any]]) -> dict[str, Option]:
-    """The options among a dataclass's fields, in order of declaration."""
+    """Return the options among the fields of a dataclass, in order of declaration."""
     return {
         name: declared.metadata[_METADATA_KEY]
         for name, declared in fields.items()

@@ -1,17 +1,82 @@
-"""effective_config: all sources in their order of precedence."""
+"""The effective configuration from all sources, and the active one of this process."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from ._config import OPTIONS, REDACT_IF_REFUSED, LlamaTelemetryConfig, built, check_names, read_code
-from ._environment import Given, is_ours, read_environment, warn_once
-from ._file import read_file
+from llamatelemetry.config._config import (
+    OPTIONS,
+    REDACTS_PROMPTS,
+    LlamaTelemetryConfig,
+    build_config,
+    check_names,
+    parse_argument,
+)
+from llamatelemetry.config._option import PREFIX
+from llamatelemetry.config._sources import OptionValue, read_environment, read_file, warn_once
 
 _GRPC_PORT = 4317
+
+T = TypeVar("T")
+
+
+class _Active:
+    config: LlamaTelemetryConfig | None = None
+
+
+def set_active_config(config: LlamaTelemetryConfig | None) -> None:
+    """Put a configuration in force for this process; `None` when nothing is set up any more."""
+    _Active.config = config
+
+
+def active_config(
+    config: LlamaTelemetryConfig | None = None, **explicit: Any
+) -> LlamaTelemetryConfig:
+    """Return the configuration to use for a call, client, tracer or instrumentation.
+
+    Args:
+        config: Configuration from the caller. If `None`, the one that `llamatelemetry.init()` or
+            the zero-code set-up has put in force, else that of the environment.
+        **explicit: Options that override the configuration; `None` means not given.
+
+    Raises:
+        TypeError: An option is unknown; the message suggests the nearest name.
+        ValueError: A value is invalid.
+    """
+    active = _Active.config
+    if config is None and active is not None and not explicit:
+        return active
+    return effective_config(active if config is None else config, **explicit)
+
+
+class FromActiveConfig(Generic[T]):
+    """A value that is built from the active configuration, and rebuilt when that is replaced.
+
+    Args:
+        build: Builds the value from a configuration.
+        **explicit: Options that override the active configuration.
+    """
+
+    __slots__ = ("_active", "_build", "_explicit", "_is_built", "_value")
+
+    def __init__(self, build: Callable[[LlamaTelemetryConfig], T], **explicit: Any) -> None:
+        self._build = build
+        self._explicit = explicit
+        self._active: LlamaTelemetryConfig | None = None
+        self._is_built = False
+        self._value: T
+
+    def get(self) -> T:
+        """Return the value for the configuration that is active now."""
+        active = _Active.config
+        if not self._is_built or active is not self._active:
+            self._value = self._build(active_config(**self._explicit))
+            self._active = active
+            self._is_built = True
+        return self._value
 
 
 def effective_config(
@@ -20,72 +85,79 @@ def effective_config(
     environ: Mapping[str, str] | None = None,
     **explicit: Any,
 ) -> LlamaTelemetryConfig:
-    """The options in force: explicit, config, `LLAMATELEMETRY_*`, the file, `OTEL_*`, defaults.
+    """Resolve all options. Does not depend on the active configuration; see `active_config`.
 
-    The file is that of OTEL_CONFIG_FILE, in its section `distribution: llamatelemetry:`.
+    The order of precedence: `explicit`, `config`, `LLAMATELEMETRY_*`, the section
+    `distribution: llamatelemetry:` of the file in `OTEL_CONFIG_FILE`, `OTEL_*`, defaults. `None`
+    means not given. An invalid value outside of code is logged once and ignored.
 
-    None is not given. A bad value in the environment is one warning; a bad value in code is a
-    ValueError, an unknown explicit option a TypeError that names the nearest. Defaults in an
-    already effective `config` do not hide the environment.
+    Args:
+        config: Configuration from code. Values that it took from defaults do not override the
+            environment.
+        environ: Environment variables; those of the process if `None`.
+        **explicit: Options that override `config`.
+
+    Raises:
+        TypeError: An explicit option is unknown; the message suggests the nearest name.
+        ValueError: A value given in code is invalid.
     """
     check_names(explicit)
-    in_code = {**_given_by(config), **_given_explicitly(explicit)}
-    outside = _given_outside(os.environ if environ is None else environ)
-    given = {**_defaults(), **outside, **in_code}
-    _settle_redact_mode(given, in_code)
-    given.setdefault("otlp_protocol", Given(_default_protocol(given), "default"))
-    return built(given)
-
-
-def _given_outside(environ: Mapping[str, str]) -> dict[str, Given]:
-    """What variables and the file give. A refused value does not bring the next source's back."""
-    from_environment, refused = read_environment(OPTIONS, environ)
-    from_file, refused_in_file = read_file(OPTIONS, environ)
-    ours = {name: given for name, given in from_environment.items() if is_ours(given)}
-    found = {
-        **{n: g for n, g in from_environment.items() if n not in refused_in_file},
-        **{n: g for n, g in from_file.items() if n not in refused},
-        **ours,
+    values = {
+        n: OptionValue(o.default, "default") for n, o in OPTIONS.items() if o.default is not None
     }
-    if any(OPTIONS[name].if_refused == REDACT_IF_REFUSED for name in refused | refused_in_file):
-        found["redact_prompts"] = Given(True, "a bad redaction option")
+    values |= _values_outside_code(os.environ if environ is None else environ)
+    in_code = _values_in_code(config, explicit)
+    values |= in_code
+    _check_redact_mode(values, in_code)
+    values.setdefault("otlp_protocol", OptionValue(_default_protocol(values), "default"))
+    return build_config(values)
+
+
+def _values_in_code(
+    config: LlamaTelemetryConfig | None, explicit: Mapping[str, object]
+) -> dict[str, OptionValue]:
+    given = {} if config is None else {name: config.option_value(name) for name in OPTIONS}
+    values = {n: v for n, v in given.items() if v is not None and v.origin != "default"}
+    for name, argument in explicit.items():
+        parsed = parse_argument(name, argument)
+        if parsed is not None:
+            values[name] = OptionValue(parsed, "argument")
+    return values
+
+
+def _values_outside_code(environ: Mapping[str, str]) -> dict[str, OptionValue]:
+    # An invalid value must not activate the value of a source with lower precedence.
+    from_environment, invalid = read_environment(OPTIONS, environ)
+    from_file, invalid_in_file = read_file(OPTIONS, environ)
+    own = {n: value for n, value in from_environment.items() if value.origin.startswith(PREFIX)}
+    found = {
+        **{n: value for n, value in from_environment.items() if n not in invalid_in_file},
+        **{n: value for n, value in from_file.items() if n not in invalid},
+        **own,
+    }
+    if any(OPTIONS[name].on_invalid == REDACTS_PROMPTS for name in invalid | invalid_in_file):
+        found["redact_prompts"] = OptionValue(True, "invalid redaction option")
     return found
 
 
 def sdk_disabled(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether OTEL_SDK_DISABLED asks for no telemetry: only "true" does, in any case."""
+    """Return whether `OTEL_SDK_DISABLED` is "true", in any case. No other value disables."""
     text = (os.environ if environ is None else environ).get("OTEL_SDK_DISABLED", "")
     return text.strip().lower() == "true"
 
 
-def _defaults() -> dict[str, Given]:
-    return {n: Given(o.default, "default") for n, o in OPTIONS.items() if o.default is not None}
-
-
-def _given_by(config: LlamaTelemetryConfig | None) -> dict[str, Given]:
-    if config is None:
-        return {}
-    found = {name: config.given(name) for name in OPTIONS}
-    return {n: g for n, g in found.items() if g is not None and g.origin != "default"}
-
-
-def _given_explicitly(explicit: Mapping[str, object]) -> dict[str, Given]:
-    read = {name: read_code(name, value) for name, value in explicit.items()}
-    return {n: Given(value, "argument") for n, value in read.items() if value is not None}
-
-
-def _settle_redact_mode(given: dict[str, Given], in_code: Mapping[str, Given]) -> None:
-    # A hash without a key can be guessed from a list of likely prompts.
-    if given["redact_mode"].value != "hash" or "redact_hash_key" in given:
+def _check_redact_mode(values: dict[str, OptionValue], in_code: Mapping[str, OptionValue]) -> None:
+    # Without a key, anyone can hash likely prompts and compare.
+    if values["redact_mode"].value != "hash" or "redact_hash_key" in values:
         return
     problem = "redact_mode=hash needs redact_hash_key (LLAMATELEMETRY_REDACT_HASH_KEY)"
     if "redact_mode" in in_code:
         raise ValueError(problem)
-    warn_once(f"{problem}; redact_mode=replace is used")
-    given["redact_mode"] = Given("replace", "default")
+    warn_once(f"{problem}. Using redact_mode=replace")
+    values["redact_mode"] = OptionValue("replace", "default")
 
 
-def _default_protocol(given: Mapping[str, Given]) -> str:
-    endpoint = str(given["otlp_endpoint"].value) if "otlp_endpoint" in given else ""
+def _default_protocol(values: Mapping[str, OptionValue]) -> str:
+    endpoint = str(values["otlp_endpoint"].value) if "otlp_endpoint" in values else ""
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     return "grpc" if parts.port == _GRPC_PORT else "http/protobuf"

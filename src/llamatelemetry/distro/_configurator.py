@@ -15,8 +15,13 @@ from opentelemetry.sdk._configuration import (
 from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
-from llamatelemetry.otel.redaction.options import checked
+from llamatelemetry.config import (
+    LlamaTelemetryConfig,
+    effective_config,
+    sdk_disabled,
+    set_active_config,
+)
+from llamatelemetry.otel.redaction.rules import with_valid_rules
 
 from ._instrumentors import instrumentors
 from ._setup import Setup, from_file, from_options
@@ -50,6 +55,7 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         """Lets the next configuration start from nothing."""
         self.setup = None
         self.disabled = False
+        set_active_config(None)
 
     def _configure(
         self,
@@ -64,7 +70,7 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
             self._chosen_by_us = False
         if sdk_disabled():
             return
-        config = checked(config or effective_config())
+        config = with_valid_rules(config or effective_config())
         processors = (*config.span_processors, *span_processors)
         if self.setup is not None:
             self.setup.add(processors)
@@ -74,10 +80,11 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         path = os.environ.get(OTEL_CONFIG_FILE)
         if path:
             self._configure_from_file(path, config)
-            return
-        options = {"auto_instrumentation_version": auto_instrumentation_version, **kwargs}
-        instrumentors.prepare(config)
-        self.setup = from_options(self._configure_sdk, config, options)
+        else:
+            options = {"auto_instrumentation_version": auto_instrumentation_version, **kwargs}
+            instrumentors.prepare(config)
+            self.setup = from_options(self._configure_sdk, config, options)
+        set_active_config(config)
 
     def _configure_sdk(self, **options: Any) -> None:
         super()._configure(**options)  # pyright: ignore[reportUnknownMemberType] - it has no types
@@ -100,7 +107,7 @@ def _declared_instrumentors(file: Any) -> dict[str, bool]:
 def set_log_level(config: LlamaTelemetryConfig) -> None:
     """Applies the option `log_level` to the loggers of this package."""
     logger = logging.getLogger("llamatelemetry")
-    given = config.given("log_level")
+    given = config.option_value("log_level")
     # The default does not override what the application has set.
     if logger.level == logging.NOTSET or (given is not None and given.origin != "default"):
         logger.setLevel(config.log_level)

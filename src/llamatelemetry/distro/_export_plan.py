@@ -50,9 +50,9 @@ def plan_exports(config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> Ex
     return ExportPlan(exports, tuple(warnings))
 
 
-def given_by_us(config: LlamaTelemetryConfig, name: str) -> bool:
+def is_explicit(config: LlamaTelemetryConfig, name: str) -> bool:
     """Whether an option was given in code or by a variable of ours, which then wins over OTEL_*."""
-    given = config.given(name)
+    given = config.option_value(name)
     return given is not None and not given.origin.startswith(("OTEL_", "default"))
 
 
@@ -92,7 +92,7 @@ class _Signal:
         general = self.config.otlp_endpoint
         signal = _signal_of(general)
         serves_us = signal in (None, self.name)
-        if own is not None and not (given_by_us(self.config, "otlp_endpoint") and serves_us):
+        if own is not None and not (is_explicit(self.config, "otlp_endpoint") and serves_us):
             return own, True
         self.nowhere = general is not None and not serves_us
         return general, signal == self.name
@@ -100,13 +100,13 @@ class _Signal:
     def _protocol(self, endpoint: str | None) -> str:
         variable = f"OTEL_EXPORTER_OTLP_{self.name.upper()}_PROTOCOL"
         own = self.environ.get(variable, "").strip().lower()
-        if own and not given_by_us(self.config, "otlp_protocol"):
+        if own and not is_explicit(self.config, "otlp_protocol"):
             if own in (GRPC, HTTP):
                 return own
             self.warnings.append(
                 f"{variable}={own!r} is not accepted; expected {GRPC} or {HTTP}; it is not used"
             )
-        given = self.config.given("otlp_protocol")
+        given = self.config.option_value("otlp_protocol")
         if given is not None and given.origin != "default":
             return str(given.value)
         return GRPC if _port(endpoint) == _GRPC_PORT else HTTP
@@ -115,7 +115,7 @@ class _Signal:
         arguments: dict[str, Any] = {}
         if endpoint is not None:
             arguments["endpoint"] = _for_exporter(endpoint, protocol, "" if is_full else self.name)
-        if given_by_us(self.config, "otlp_headers"):
+        if is_explicit(self.config, "otlp_headers"):
             arguments["headers"] = dict(self.config.otlp_headers or {})
         return arguments
 

@@ -216,7 +216,7 @@ class Instrumentors:
         return instrumentor
 
     def _warn_of_unused(self, entry_point: EntryPoint) -> None:
-        given = {name: self.config.given(name) for name in INSTRUMENTOR_OPTIONS}
+        given = {name: self.config.option_value(name) for name in INSTRUMENTOR_OPTIONS}
         # From the environment it has them already.
         in_code = [n for n, g in given.items() if g and g.origin in ("argument", "config")]
         if in_code:

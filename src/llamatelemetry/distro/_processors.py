@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
-from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
+from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor, SecretsSpanProcessor
 from llamatelemetry.otel.session_processor import SessionSpanProcessor
 from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
 

@@ -14,7 +14,7 @@ from llamatelemetry.otel.sampling import Policy, RuleSampler, ratio_sampler
 from llamatelemetry.otel.span_processors import put_between
 from llamatelemetry.otel.tail_sampling import TailSampler, count_decisions
 
-from ._export_plan import given_by_us
+from ._export_plan import is_explicit
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -28,10 +28,10 @@ def sampler_options(config: LlamaTelemetryConfig) -> tuple[dict[str, Any], dict[
     sampler = _sampler(config)
     if sampler is not None:
         return {"sampler": sampler}, {}
-    if not given_by_us(config, "sampling"):
+    if not is_explicit(config, "sampling"):
         return {}, {}
     variables = {"OTEL_TRACES_SAMPLER": config.sampling}
-    if given_by_us(config, "sample_rate"):
+    if is_explicit(config, "sample_rate"):
         variables["OTEL_TRACES_SAMPLER_ARG"] = str(config.sample_rate)
     return {}, variables
 
@@ -50,7 +50,7 @@ def sample_at_end(
     count_decisions(False)
     _warn_of_idle_options(config, getattr(provider, "sampler", None))
     rules = _rules(config)
-    if rules is None and not ours and given_by_us(config, "sampling"):
+    if rules is None and not ours and is_explicit(config, "sampling"):
         _logger.warning(
             "Not used, because the application has made its own tracer provider: sampling=%s",
             config.sampling,
@@ -65,7 +65,7 @@ def replace_sampler(config: LlamaTelemetryConfig, provider: Any) -> None:
     """Lets a provider made from a file sample as our options say, if they say anything."""
     sampler = _sampler(config)
     if sampler is None:
-        if given_by_us(config, "sampling"):
+        if is_explicit(config, "sampling"):
             _logger.warning(
                 "Not used, because OTEL_CONFIG_FILE is set: sampling=%s", config.sampling
             )
@@ -121,7 +121,7 @@ def _warn_of_idle_options(config: LlamaTelemetryConfig, sampler: Sampler | None)
     # What a file or a plugin's name has chosen may use them: ours and the SDK's say what they are.
     in_force = config.sampling + (sampler.get_description().lower() if sampler else "")
     for name, rule in _NEEDS.items():
-        if given_by_us(config, name) and rule.removeprefix("only_") not in in_force:
+        if is_explicit(config, name) and rule.removeprefix("only_") not in in_force:
             wanted = (_rules(config) or set()) | {rule}
             _logger.warning(
                 "%s is not used with sampling=%s: did you mean sampling=%s?",

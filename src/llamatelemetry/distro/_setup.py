@@ -19,14 +19,14 @@ from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.forking import start_metrics_anew
 from llamatelemetry.otel.providers import SIGNALS
-from llamatelemetry.otel.redaction.options import REDACTION_OPTIONS, loosened
-from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.logs_and_metrics import LogAndMetricRedaction
+from llamatelemetry.otel.redaction.rules import REDACTION_OPTIONS, weakened_options
+from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import put_in_front, take_gate_out, take_out
 
-from ._export_plan import given_by_us, plan_exports
+from ._export_plan import is_explicit, plan_exports
 from ._gpu import DETECTOR, GpuWatch
 from ._processors import arrange, redacting
-from ._redacting import RedactionTwins
 from ._sampling import replace_sampler, sample_at_end, sampler_options
 from ._sdk import environment, exporter_options, providers_made, remove_logging_handlers
 from ._workers import follow_forks
@@ -69,7 +69,7 @@ class Setup:
         self._processors: list[SpanProcessor] = []
         self._server_metrics: ServerMetrics | None = None
         self._gate: TailSampler | None = None
-        self._twins = RedactionTwins(self._made)
+        self._log_and_metric_redaction = LogAndMetricRedaction(self._made)
         for provider in made.values():
             self.watch.watch(provider)
 
@@ -92,7 +92,7 @@ class Setup:
         self._processors += new
         if new and not present:
             put_in_front(self._tracer_provider, new)
-        self._twins.add(new)
+        self._log_and_metric_redaction.add(new)
 
     def redact(self, wanted: LlamaTelemetryConfig, changed: set[str]) -> set[str]:
         """Redacts from now on also by the options `redact_*` of `wanted`, if they have changed.
@@ -103,7 +103,7 @@ class Setup:
             Those of the changed options that could be followed.
         """
         asked = changed & {*REDACTION_OPTIONS}
-        followed = asked - loosened(self.config, wanted)
+        followed = asked - weakened_options(self.config, wanted)
         if followed:
             kept = {name: getattr(self.config, name) for name in asked - followed}
             self.add(redacting(wanted.replace(**kept)))
@@ -195,7 +195,7 @@ class Setup:
                 take_gate_out(self._tracer_provider, self._gate)
             take_out(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
-        self._twins.take_out()
+        self._log_and_metric_redaction.remove()
         return run_side_by_side(steps, deadline)
 
     @property
@@ -254,7 +254,7 @@ def from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Se
         {
             key: value
             for key, value in _resource(config).items()
-            if not _option_of(key) or given_by_us(config, _option_of(key))
+            if not _option_of(key) or is_explicit(config, _option_of(key))
         }
     )
     if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
@@ -288,7 +288,7 @@ def _foreign_signals() -> frozenset[str]:
 
 
 def _warn_of_unused(config: LlamaTelemetryConfig, names: Sequence[str], reason: str) -> None:
-    unused = [name for name in names if given_by_us(config, name)]
+    unused = [name for name in names if is_explicit(config, name)]
     if unused:
         _logger.warning("Not used, because %s: %s", reason, ", ".join(unused))
 
@@ -323,6 +323,6 @@ def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
     variables = {f"OTEL_{name.upper()}_EXPORTER": "none" for name in SIGNALS}
     if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
         variables[OTEL_EXPERIMENTAL_RESOURCE_DETECTORS] = DETECTOR
-    if given_by_us(config, "export_interval_ms"):
+    if is_explicit(config, "export_interval_ms"):
         variables["OTEL_METRIC_EXPORT_INTERVAL"] = str(config.export_interval_ms)
     return variables

@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import get_meter
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config
+from llamatelemetry.config import LlamaTelemetryConfig, active_config
 from llamatelemetry.genai import guard, metric_points, recording
 from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
@@ -61,7 +61,7 @@ class Instrumenter:
     Args:
         scope: instrumentation scope, the name of the plugin's package.
         version: its version.
-        config: options; read from the environment when ``None``.
+        config: options; those of `active_config` when ``None``.
         tracer_provider: OpenTelemetry's global one when ``None``.
         meter_provider: likewise.
         logger_provider: likewise; for the events that hold content.
@@ -81,7 +81,7 @@ class Instrumenter:
         completion_hook: CompletionHook | None = None,
     ) -> None:
         self.scope = scope
-        self.config = effective_config(config)
+        self.config = active_config(config)
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
         meter = get_meter(scope, version, meter_provider)
         self.metrics = GenAIMetrics(meter, names=self.config.metric_names)

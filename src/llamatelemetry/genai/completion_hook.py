@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from llamatelemetry.genai.environment import COMPLETION_HOOK
-from llamatelemetry.otel.redaction.wordless import without_words
+from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LogRecord
@@ -115,7 +115,7 @@ class GuardedHook:
             "The completion hook %s failed; the application is not affected. Further failures are "
             "logged at debug level.",
             type(self._hook).__qualname__,
-            exc_info=without_words(error),
+            exc_info=strip_message(error),
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.config import config_in_use, effective_config
+from llamatelemetry.config import FromActiveConfig
 from llamatelemetry.genai.call import Instrumenter
 
 if TYPE_CHECKING:
@@ -31,39 +31,25 @@ def plugin_instrumenter(scope: str, version: str, arguments: Mapping[str, Any]) 
     ``logger_provider``   likewise; for the events that hold content
     ``completion_hook``   run with the content of each call, whether or not content is captured;
                           that of OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK when not given
-    ``config``            options; read from the environment when not given
+    ``config``            options; those of `active_config` when not given
     ====================  =====================================================================
     """
     ours = {name: arguments[name] for name in _OF_A_PLUGIN if name in arguments}
     return Instrumenter(scope, version, **ours)
 
 
-class ConfiguredInstrumenter:
-    """Gives the instrumenter of the configuration in force. A plugin is handed its own instead.
+class ConfiguredInstrumenter(FromActiveConfig[Instrumenter]):
+    """The instrumenter of the active configuration, for code that is not a plugin.
 
     Args:
-        scope: instrumentation scope, the name of the package.
-        version: its version.
-        own: options that count here whatever the configuration says.
+        scope: Instrumentation scope, the name of the package.
+        version: Version of the package.
+        own: Options that override the active configuration.
     """
 
-    __slots__ = ("_in_use", "_instrumenter", "_own", "_scope", "_version")
+    __slots__ = ()
 
     def __init__(self, scope: str, version: str, **own: Any) -> None:
-        self._scope = scope
-        self._version = version
-        self._own = own
-        self._in_use = config_in_use()
-        self._instrumenter = self._make()
-
-    def _make(self) -> Instrumenter:
-        config = effective_config(self._in_use, **self._own)
-        return Instrumenter(self._scope, self._version, config=config)
-
-    def get(self) -> Instrumenter:
-        """Give the instrumenter to use now."""
-        in_use = config_in_use()
-        if in_use is not self._in_use:
-            self._in_use = in_use
-            self._instrumenter = self._make()
-        return self._instrumenter
+        super().__init__(lambda config: Instrumenter(scope, version, config=config), **own)
+        # Create it now, so that an invalid option raises here.
+        self.get()

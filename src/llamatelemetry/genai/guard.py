@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from llamatelemetry.otel.redaction.wordless import without_words
+from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 _logger = logging.getLogger("llamatelemetry")
 _lock = threading.Lock()
@@ -37,7 +37,7 @@ def report(where: str, error: Exception, *, may_quote: bool = True) -> None:
         "llamatelemetry failed while %s; the application is not affected. Further failures of this kind "
         "are logged at debug level.",
         where,
-        exc_info=without_words(error) if may_quote else error,
+        exc_info=strip_message(error) if may_quote else error,
     )
 
 

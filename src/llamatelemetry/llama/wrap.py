@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.config import config_in_use, effective_config
+from llamatelemetry.config import active_config
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,7 +29,7 @@ def wrap_openai_client(client: ClientT, strict_operation_names: bool = True) -> 
     """
     # Strict is the default, which the configuration may change; not strict was asked for here.
     own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
-    _plugin().instrument_client(client, config=effective_config(config_in_use(), **own))
+    _plugin().instrument_client(client, config=active_config(**own))
     return client
 
 

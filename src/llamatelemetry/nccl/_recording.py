@@ -12,7 +12,8 @@ from opentelemetry.metrics import get_meter, get_meter_provider
 from llamatelemetry import __version__
 from llamatelemetry.genai import guard
 from llamatelemetry.otel.client_metrics import create_histogram
-from llamatelemetry.semconv import collectives as names
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import ERROR_TYPE
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ _GIGA: Final = 1e9
 class _Instruments:
     def __init__(self) -> None:
         meter = get_meter(_SCOPE, __version__)
-        self.duration = create_histogram(meter, names.COLLECTIVE_DURATION)
+        self.duration = create_histogram(meter, specs.COLLECTIVE_DURATION)
         self.algorithm_bandwidth = meter.create_gauge(
-            names.ALGORITHM_BANDWIDTH, "By/s", "Bytes over time of a collective operation."
+            specs.COLLECTIVE_ALGORITHM_BANDWIDTH,
+            "By/s",
+            "Bytes over time of a collective operation.",
         )
         self.bus_bandwidth = meter.create_gauge(
-            names.BUS_BANDWIDTH, "By/s", "Speed of a collective over each rank's links."
+            specs.COLLECTIVE_BUS_BANDWIDTH, "By/s", "Speed of a collective over each rank's links."
         )
 
 
@@ -44,9 +47,9 @@ def _instruments() -> _Instruments:
 def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
     """Put the place of this process on the resource of the SDK, from now on. Never raises."""
     attributes: dict[str, AttributeValue] = {
-        names.RANK: rank,
-        names.WORLD_SIZE: world_size,
-        names.BACKEND: backend,
+        names.COLLECTIVE_RANK: rank,
+        names.COLLECTIVE_WORLD_SIZE: world_size,
+        names.COLLECTIVE_BACKEND: backend,
     }
     try:
         for provider in (trace.get_tracer_provider(), get_meter_provider(), get_logger_provider()):
@@ -91,8 +94,8 @@ def _attributes(
     operation: str, backend: str, world_size: int, size_bytes: int
 ) -> dict[str, AttributeValue]:
     return {
-        names.OPERATION: operation,
-        names.BACKEND: backend,
-        names.WORLD_SIZE: world_size,
-        names.SIZE: size_bytes,
+        names.COLLECTIVE_OPERATION: operation,
+        names.COLLECTIVE_BACKEND: backend,
+        names.COLLECTIVE_WORLD_SIZE: world_size,
+        names.COLLECTIVE_SIZE: size_bytes,
     }

@@ -9,14 +9,14 @@ from llamatelemetry._optional import required_by
 
 if TYPE_CHECKING:
     from .gen_ai_metrics import GenAIMetrics
-    from .redaction.logs import RedactionLogProcessor
+    from .redaction.logs_and_metrics import RedactionLogProcessor
     from .redaction.spans import RedactionSpanProcessor
 
 __all__ = ["GenAIMetrics", "RedactionLogProcessor", "RedactionSpanProcessor"]
 
 _MODULES = {
     "GenAIMetrics": "llamatelemetry.otel.gen_ai_metrics",
-    "RedactionLogProcessor": "llamatelemetry.otel.redaction.logs",
+    "RedactionLogProcessor": "llamatelemetry.otel.redaction.logs_and_metrics",
     "RedactionSpanProcessor": "llamatelemetry.otel.redaction.spans",
 }
 

@@ -34,9 +34,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from llamatelemetry.config import effective_config
-
-from .redaction.wordless import without_words
+from llamatelemetry.config import active_config
+from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -167,7 +166,7 @@ class _LineFile:
 
     def __init__(self, signal: str, folder: str | os.PathLike[str] | None) -> None:
         # Absolute now: a program may change its working directory before the first export.
-        self._folder = Path(folder or effective_config().export_path).absolute()
+        self._folder = Path(folder or active_config().export_path).absolute()
         self._signal = signal
         self._line_is_torn = False
         self._closed = False
@@ -195,7 +194,7 @@ class _LineFile:
             )
         except Exception as error:
             # Nothing may be raised into the thread of the SDK.
-            shown = without_words(error)
+            shown = strip_message(error)
             self._warn("cannot encode %s for %s", self._signal, self.path, exc_info=shown)
         return False
 

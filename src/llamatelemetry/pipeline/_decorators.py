@@ -1,4 +1,4 @@
-"""The decorators, with arguments and without, and the tracer."""
+"""The decorators `workflow`, `task`, `tool` and `agent`, and `PipelineTracer`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from llamatelemetry.pipeline._functions import TracedFunction
-from llamatelemetry.pipeline._instruments import Instruments, global_instruments
-from llamatelemetry.pipeline._kinds import AGENT, TASK, TOOL, WORKFLOW, Kind
-from llamatelemetry.pipeline._scopes import WorkScope
-from llamatelemetry.pipeline._work import Work
+from llamatelemetry.pipeline._instruments import (
+    AGENT,
+    TASK,
+    TOOL,
+    WORKFLOW,
+    OperationKind,
+    PipelineInstruments,
+    global_instruments,
+)
+from llamatelemetry.pipeline._operation_span import OperationSpan
+from llamatelemetry.pipeline._scopes import OperationScope
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -32,19 +39,20 @@ def workflow(
     name: str | None = None, /, **attributes: AttributeValue | None
 ) -> _Decorator[Any]: ...
 def workflow(target: Any = None, /, **attributes: Any) -> Any:
-    """Make each call of a function a workflow: a span ``invoke_workflow {name}`` and its duration.
+    """Trace each call of a function as a workflow: a span `invoke_workflow {name}` and its duration.
 
-    ======================================  =====================================================
-    ``@workflow``                           named as the function, with its class for a method
-    ``@workflow("answer")``                 named "answer"
-    ``@workflow(name="answer", team="a")``  and with an attribute of your own
-    ======================================  =====================================================
+    | Decorator | Name and attributes |
+    |---|---|
+    | `@workflow` | Name of the function, for a method with its class |
+    | `@workflow("answer")` | Name "answer" |
+    | `@workflow(name="answer", team="a")` | Name "answer", and an attribute `team` |
 
-    Functions, coroutine functions, generators and asynchronous generators, and methods. A
-    generator's span lasts from its first item to its end; between two items it is not current.
+    Works for functions, coroutine functions, generators, asynchronous generators and methods.
+    The span of a generator lasts from its first item to its end. It is not the current span
+    between two items.
 
     Raises:
-        TypeError: what is decorated is no function.
+        TypeError: The decorated object is not a function.
     """
     return _decorated(WORKFLOW, target, attributes)
 
@@ -54,9 +62,10 @@ def task(function: FunctionT, /) -> FunctionT: ...
 @overload
 def task(name: str | None = None, /, **attributes: AttributeValue | None) -> _Decorator[Any]: ...
 def task(target: Any = None, /, **attributes: Any) -> Any:
-    """Make each call of a function a step: a span with its name. Arguments as for `workflow`.
+    """Trace each call of a function as a task: a span with its name.
 
-    The conventions have no operation for it: its name is also in ``llamatelemetry.task``.
+    Accepts the arguments of `workflow`. The conventions have no operation name for a task, so
+    its name is also in the attribute `llamatelemetry.task`.
     """
     return _decorated(TASK, target, attributes)
 
@@ -66,10 +75,10 @@ def tool(function: FunctionT, /) -> FunctionT: ...
 @overload
 def tool(name: str | None = None, /, **attributes: AttributeValue | None) -> _Decorator[Any]: ...
 def tool(target: Any = None, /, **attributes: Any) -> Any:
-    """Make each call of a function a tool's execution: ``execute_tool {name}`` and its duration.
+    """Trace each call of a function as a tool: a span `execute_tool {name}` and its duration.
 
-    Arguments as for `workflow`. The first line of the docstring is the tool's description. What
-    the tool is given and gives back is recorded only where content is captured on spans.
+    Accepts the arguments of `workflow`. The first line of the docstring becomes the description
+    of the tool. Its arguments and result are recorded only if content is captured on spans.
     """
     return _decorated(TOOL, target, attributes)
 
@@ -79,15 +88,15 @@ def agent(function: FunctionT, /) -> FunctionT: ...
 @overload
 def agent(name: str | None = None, /, **attributes: AttributeValue | None) -> _Decorator[Any]: ...
 def agent(target: Any = None, /, **attributes: Any) -> Any:
-    """Make each call of a function an agent's invocation: ``invoke_agent {name}``.
+    """Trace each call of a function as an agent: a span `invoke_agent {name}`.
 
-    Arguments as for `workflow`. Its metrics are its duration, and how many calls to models and
-    executions of tools it took.
+    Accepts the arguments of `workflow`. Its metrics are the duration, the number of inference
+    calls and the number of tool calls.
     """
     return _decorated(AGENT, target, attributes)
 
 
-def _decorated(kind: Kind, target: Any, attributes: dict[str, Any]) -> Any:
+def _decorated(kind: OperationKind, target: Any, attributes: dict[str, Any]) -> Any:
     given = attributes.pop("name", None)
     if target is None or isinstance(target, str):
         return partial(_traced, kind, given if target is None else target, attributes)
@@ -95,19 +104,24 @@ def _decorated(kind: Kind, target: Any, attributes: dict[str, Any]) -> Any:
 
 
 def _traced(
-    kind: Kind, name: str | None, attributes: Mapping[str, AttributeValue | None], function: Any
+    kind: OperationKind,
+    name: str | None,
+    attributes: Mapping[str, AttributeValue | None],
+    function: Any,
 ) -> Any:
     if not _is_function(function):
         raise TypeError(
-            f"{function!r} cannot be decorated: decorate a function or a method, such as the one "
-            "of a class that does the work"
+            f"A decorated object must be a function or a method, got {function!r}. "
+            "Decorate a method of a class instead of the class"
         )
     known = dict(attributes)
     described = _DESCRIPTION.get(kind)
     if described is not None:
         known.setdefault(described, _first_line(function))
     named = name or _name_of(function, kind)
-    return TracedFunction(function, kind, lambda: Work(kind, named, known, global_instruments()))
+    return TracedFunction(
+        function, kind, lambda: OperationSpan(kind, named, known, global_instruments())
+    )
 
 
 def _is_function(target: Any) -> bool:
@@ -119,8 +133,9 @@ def _is_function(target: Any) -> bool:
 _DESCRIPTION = {TOOL: names.GEN_AI_TOOL_DESCRIPTION, AGENT: names.GEN_AI_AGENT_DESCRIPTION}
 
 
-def _name_of(function: Any, kind: Kind) -> str:
-    inner = getattr(function, "func", function)  # a functools.partial has no name of its own
+def _name_of(function: Any, kind: OperationKind) -> str:
+    # A functools.partial has no name.
+    inner = getattr(function, "func", function)
     if kind is TOOL:
         return cast("str", getattr(inner, "__name__", type(inner).__name__))
     qualified: str = getattr(inner, "__qualname__", type(inner).__name__)
@@ -133,26 +148,25 @@ def _first_line(function: Any) -> str | None:
 
 
 class PipelineTracer:
-    """Spans around the steps of an application, with the calls they make below them.
+    """Creates spans for the steps of an application, with its calls to models below them.
 
-    Each method gives a block for ``with`` or ``async with`` that binds its span; attributes that
-    are ``None`` are left out. An exception marks every block that it leaves, with its type and
-    the place; with its words only where content is captured, for they may quote a prompt.
+    Each method returns a context manager for `with` or `async with` that binds the span.
+    Attributes that are `None` are left out. An exception marks every block that it leaves with
+    its type and stack trace. Its message may quote a prompt, so it is recorded only if content
+    is captured.
 
-    ==============================  ====================  ===========================
-    block                           span                  metrics
-    ==============================  ====================  ===========================
-    ``tracer.pipeline("rag")``      invoke_workflow rag   duration
-    ``tracer.stage("retrieve")``    retrieve
-    ``tracer.tool("search")``       execute_tool search   duration
-    ``tracer.agent("researcher")``  invoke_agent ...      duration, calls, tools
-    ==============================  ====================  ===========================
+    | Block | Span | Metrics |
+    |---|---|---|
+    | `tracer.pipeline("rag")` | `invoke_workflow rag` | duration |
+    | `tracer.stage("retrieve")` | `retrieve` | none |
+    | `tracer.tool("search")` | `execute_tool search` | duration |
+    | `tracer.agent("researcher")` | `invoke_agent researcher` | duration, inference calls, tool calls |
 
     Args:
-        service_name: the logical service that this is part of, as ``service.name`` on each span;
-            that of the resource counts when ``None``.
-        tracer_provider: OpenTelemetry's global one when ``None``.
-        meter_provider: likewise.
+        service_name: Value of `service.name` on each span, for a logical service inside the
+            process; `None` for that of the resource only.
+        tracer_provider: Tracer provider; the global one if `None`.
+        meter_provider: Meter provider; the global one if `None`.
     """
 
     def __init__(
@@ -166,27 +180,27 @@ class PipelineTracer:
         self._instruments = (
             global_instruments()
             if tracer_provider is None and meter_provider is None
-            else Instruments(tracer_provider, meter_provider)
+            else PipelineInstruments(tracer_provider, meter_provider)
         )
 
-    def pipeline(self, name: str, /, **attributes: AttributeValue | None) -> WorkScope:
-        """Give the block of a whole pipeline: a workflow in the conventions' words."""
+    def pipeline(self, name: str, /, **attributes: AttributeValue | None) -> OperationScope:
+        """Return the block of a whole pipeline, which the conventions call a workflow."""
         return self._block(WORKFLOW, name, attributes)
 
-    def stage(self, name: str, /, **attributes: AttributeValue | None) -> WorkScope:
-        """Give the block of one step of it."""
+    def stage(self, name: str, /, **attributes: AttributeValue | None) -> OperationScope:
+        """Return the block of one step of a pipeline."""
         return self._block(TASK, name, attributes)
 
-    def tool(self, name: str, /, **attributes: AttributeValue | None) -> WorkScope:
-        """Give the block in which a tool runs."""
+    def tool(self, name: str, /, **attributes: AttributeValue | None) -> OperationScope:
+        """Return the block of a tool execution."""
         return self._block(TOOL, name, attributes)
 
-    def agent(self, name: str, /, **attributes: AttributeValue | None) -> WorkScope:
-        """Give the block in which an agent works."""
+    def agent(self, name: str, /, **attributes: AttributeValue | None) -> OperationScope:
+        """Return the block of an agent invocation."""
         return self._block(AGENT, name, attributes)
 
     def _block(
-        self, kind: Kind, name: str, attributes: Mapping[str, AttributeValue | None]
-    ) -> WorkScope:
+        self, kind: OperationKind, name: str, attributes: Mapping[str, AttributeValue | None]
+    ) -> OperationScope:
         known = {"service.name": self._service_name, **attributes}
-        return WorkScope(lambda: Work(kind, name, known, self._instruments))
+        return OperationScope(lambda: OperationSpan(kind, name, known, self._instruments))

@@ -1,7 +1,7 @@
-"""Functions of all four kinds, run as pieces of work: plain, asynchronous, and generators of both.
+"""Decorated functions, each call of which is an operation.
 
-What is decorated stays what it was to whoever looks: signature, coroutine or generator function,
-method, picklable by its name.
+Handles plain functions, coroutine functions and generators of both kinds. A decorated function
+keeps its signature, its kind for `inspect`, and its pickling by name.
 """
 
 from __future__ import annotations
@@ -13,123 +13,114 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from wrapt import FunctionWrapper
 
+from llamatelemetry.genai import guard
+from llamatelemetry.genai.limits import compact_json, limit_parts
+from llamatelemetry.genai.parts import plain_json
 from llamatelemetry.genai.reaper import reaper
-from llamatelemetry.pipeline._content import record_arguments, record_result
-from llamatelemetry.pipeline._kinds import TOOL
-from llamatelemetry.pipeline._scopes import detach
-from llamatelemetry.pipeline._work import Work
+from llamatelemetry.pipeline._instruments import TOOL, content_max_chars
+from llamatelemetry.pipeline._scopes import OperationScope, detach
+from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from llamatelemetry.pipeline._kinds import Kind
+    from collections.abc import Mapping
+
+    from opentelemetry.trace import Span
+
+    from llamatelemetry.pipeline._instruments import OperationKind
+    from llamatelemetry.pipeline._operation_span import OperationSpan
 
 
 class TracedFunction(FunctionWrapper[Any, Any]):
-    """A function, each call of which is a piece of work.
+    """A function that starts an operation on each call.
 
     Args:
-        function: a function, coroutine function, generator function of either kind, or method.
-        kind: of the work.
-        start: starts the work.
+        function: Function, coroutine function, generator function of either kind, or method.
+        kind: Kind of operation.
+        start: Starts the operation.
     """
 
-    def __init__(self, function: Callable[..., Any], kind: Kind, start: Callable[[], Work]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kind: OperationKind,
+        start: Callable[[], OperationSpan],
+    ) -> None:
         def run(
             wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
-            # What is lazy is made at once, so that wrong arguments fail where they are given;
-            # nothing of it runs yet, and the work starts when it does.
+            # Create generators and coroutines here, so that invalid arguments raise at the call.
+            # Their code has not started yet; the operation starts when it does.
             if inspect.isgeneratorfunction(wrapped):
                 return _named(_generator(start, wrapped(*args, **kwargs)), wrapped)
             if inspect.isasyncgenfunction(wrapped):
                 return _named(_async_generator(start, wrapped(*args, **kwargs)), wrapped)
-            call = _Call(start, wrapped, args, kwargs, content=kind is TOOL)
+            call = start, wrapped, args, kwargs
             if inspect.iscoroutinefunction(wrapped):
-                return _named(call.run_coroutine(wrapped(*args, **kwargs)), wrapped)
-            return call.run()
+                coroutine = wrapped(*args, **kwargs)
+                return _named(_await(*call, coroutine, with_content=kind is TOOL), wrapped)
+            return _call(*call, with_content=kind is TOOL)
 
         super().__init__(function, run)
 
     def __reduce_ex__(self, protocol: Any) -> str:
-        # As functions are: by where they are found.
+        # Pickle by qualified name, as functions are.
         return self.__wrapped__.__qualname__
 
 
 def _named(lazy: Any, function: Callable[..., Any]) -> Any:
-    """Give it the name of the function, for warnings and for who looks at running tasks."""
+    """Set the name of the function, for warnings and for lists of running tasks."""
     lazy.__name__ = getattr(function, "__name__", lazy.__name__)
     lazy.__qualname__ = getattr(function, "__qualname__", lazy.__qualname__)
     return lazy
 
 
-class _Call:
-    """One call of a plain or a coroutine function."""
+def _call(
+    start: Callable[[], OperationSpan],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    with_content: bool,
+) -> Any:
+    with OperationScope(start) as span:
+        if with_content:
+            _record_arguments(span, function, args, kwargs)
+        result = function(*args, **kwargs)
+        if with_content:
+            _record_result(span, result)
+    return result
 
-    __slots__ = ("_args", "_content", "_function", "_kwargs", "_start")
 
-    def __init__(
-        self,
-        start: Callable[[], Work],
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        content: bool,
-    ) -> None:
-        self._start = start
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-        self._content = content
-
-    def run(self) -> Any:
-        work = self._open()
-        token = context_api.attach(work.context)
-        try:
-            result = self._function(*self._args, **self._kwargs)
-        except BaseException as error:
-            work.finish(error)
-            raise
-        finally:
-            detach(token)
-        self._close(work, result)
-        return result
-
-    async def run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        work = self._open()
-        token = context_api.attach(work.context)
-        try:
-            result = await coroutine
-        except BaseException as error:
-            work.finish(error)
-            raise
-        finally:
-            detach(token)
-        self._close(work, result)
-        return result
-
-    def _open(self) -> Work:
-        work = self._start()
-        if self._content:
-            record_arguments(work.span, self._function, self._args, self._kwargs)
-        return work
-
-    def _close(self, work: Work, result: Any) -> None:
-        if self._content:
-            record_result(work.span, result)
-        work.finish()
+async def _await(
+    start: Callable[[], OperationSpan],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    coroutine: Coroutine[Any, Any, Any],
+    *,
+    with_content: bool,
+) -> Any:
+    with OperationScope(start) as span:
+        if with_content:
+            _record_arguments(span, function, args, kwargs)
+        result = await coroutine
+        if with_content:
+            _record_result(span, result)
+    return result
 
 
 def _generator(
-    start: Callable[[], Work], generator: Generator[Any, Any, Any]
+    start: Callable[[], OperationSpan], generator: Generator[Any, Any, Any]
 ) -> Generator[Any, Any, Any]:
-    reaper.start()  # a finaliser must not have to
-    work = start()
+    # A finalizer must not start a thread.
+    reaper.start()
+    operation = start()
     step: Callable[[Any], Any] = generator.send
     value: Any = None
     try:
         while True:
-            # Between two items whoever iterates has a context of its own.
-            token = context_api.attach(work.context)
+            # Attach only while the generator runs: between items, the caller's context applies.
+            token = context_api.attach(operation.context)
             try:
                 item = step(value)
             finally:
@@ -140,26 +131,27 @@ def _generator(
             except BaseException as error:
                 step, value = generator.throw, error
     except StopIteration as stop:
-        work.finish()
+        operation.finish()
         return stop.value
     except GeneratorExit:
-        work.abandon()
+        operation.abandon()
         raise
     except BaseException as error:
-        work.finish(error)
+        operation.finish(error)
         raise
 
 
 async def _async_generator(
-    start: Callable[[], Work], generator: AsyncGenerator[Any, Any]
+    start: Callable[[], OperationSpan], generator: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
-    reaper.start()  # a finaliser must not have to
-    work = start()
+    # A finalizer must not start a thread.
+    reaper.start()
+    operation = start()
     step: Callable[[Any], Any] = generator.asend
     value: Any = None
     try:
         while True:
-            token = context_api.attach(work.context)
+            token = context_api.attach(operation.context)
             try:
                 item = await step(value)
             finally:
@@ -170,10 +162,43 @@ async def _async_generator(
             except BaseException as error:
                 step, value = generator.athrow, error
     except StopAsyncIteration:
-        work.finish()
+        operation.finish()
     except GeneratorExit:
-        work.abandon()
+        operation.abandon()
         raise
     except BaseException as error:
-        work.finish(error)
+        operation.finish(error)
         raise
+
+
+def _record_arguments(
+    span: Span, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Record the arguments of a tool on its span, by parameter name."""
+    max_chars = content_max_chars()
+    if max_chars is None or not span.is_recording():
+        return
+    try:
+        try:
+            given = inspect.signature(function).bind(*args, **kwargs).arguments
+        except (TypeError, ValueError):  # a builtin without a signature, or invalid arguments
+            given = {"args": list(args), **kwargs}
+        span.set_attribute(names.GEN_AI_TOOL_CALL_ARGUMENTS, _json(given, max_chars))
+    except Exception as error:
+        guard.report("recording the arguments of a tool", error)
+
+
+def _record_result(span: Span, result: Any) -> None:
+    """Record the result of a tool on its span."""
+    max_chars = content_max_chars()
+    if max_chars is None or not span.is_recording():
+        return
+    try:
+        span.set_attribute(names.GEN_AI_TOOL_CALL_RESULT, _json(result, max_chars))
+    except Exception as error:
+        guard.report("recording the result of a tool", error)
+
+
+def _json(value: Any, max_chars: int) -> str:
+    (part,) = limit_parts([{"value": plain_json(value)}], max_chars)
+    return compact_json(part["value"])

@@ -1,7 +1,8 @@
-"""What work is recorded with: a tracer, the histograms of the conventions, the configuration."""
+"""The kinds of operations of a pipeline, and the tracer and metrics that record them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -9,8 +10,9 @@ from opentelemetry import trace
 from opentelemetry.metrics import get_meter
 
 from llamatelemetry import __version__
-from llamatelemetry.config import config_in_use, effective_config
+from llamatelemetry.config import FromActiveConfig
 from llamatelemetry.otel.client_metrics import create_histogram
+from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv import metrics as specs
 
 if TYPE_CHECKING:
@@ -18,16 +20,44 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from llamatelemetry.config import LlamaTelemetryConfig
+    from llamatelemetry.semconv.metrics import HistogramSpec
 
 _SCOPE: Final = "llamatelemetry.pipeline"
 
 
-class Instruments:
+@dataclass(frozen=True, slots=True)
+class OperationKind:
+    """A kind of operation.
+
+    Attributes:
+        operation: Its `gen_ai.operation.name`; `None` for a task, which the conventions lack.
+        name_attribute: Attribute for the name of the operation.
+        duration: Histogram of its duration; `None` without one.
+    """
+
+    operation: str | None
+    name_attribute: str
+    duration: HistogramSpec | None
+
+    def span_name(self, name: str) -> str:
+        """Return the span name that the conventions define."""
+        return name if self.operation is None else f"{self.operation} {name}"
+
+
+WORKFLOW: Final = OperationKind(
+    "invoke_workflow", names.GEN_AI_WORKFLOW_NAME, specs.WORKFLOW_DURATION
+)
+AGENT: Final = OperationKind("invoke_agent", names.GEN_AI_AGENT_NAME, specs.AGENT_DURATION)
+TOOL: Final = OperationKind("execute_tool", names.GEN_AI_TOOL_NAME, specs.TOOL_DURATION)
+TASK: Final = OperationKind(None, names.TASK, None)
+
+
+class PipelineInstruments:
     """A tracer and the histograms of `llamatelemetry.semconv.metrics.PIPELINE`.
 
     Args:
-        tracer_provider: OpenTelemetry's global one when ``None``.
-        meter_provider: likewise.
+        tracer_provider: Tracer provider; the global one if `None`.
+        meter_provider: Meter provider; the global one if `None`.
     """
 
     def __init__(
@@ -39,29 +69,26 @@ class Instruments:
         meter = get_meter(_SCOPE, __version__, meter_provider)
         self._histograms = {spec: create_histogram(meter, spec) for spec in specs.PIPELINE}
 
-    def record(self, spec: specs.HistogramSpec, value: float, attributes: dict[str, str]) -> None:
-        """Record one point."""
+    def record(self, spec: HistogramSpec, value: float, attributes: dict[str, str]) -> None:
+        """Record one measurement."""
         self._histograms[spec].record(value, attributes)
 
 
 @cache
-def global_instruments() -> Instruments:
-    """Give those on OpenTelemetry's global providers."""
-    return Instruments()
+def global_instruments() -> PipelineInstruments:
+    """Return the instruments of OpenTelemetry's global providers."""
+    return PipelineInstruments()
 
 
-@cache
-def _environments_config() -> LlamaTelemetryConfig:
-    return effective_config()
-
-
-def _config() -> LlamaTelemetryConfig:
-    return config_in_use() or _environments_config()
-
-
-def content_max_chars() -> int | None:
-    """Up to where content goes on spans; ``None``, the default: none of it does."""
-    config = _config()
+def _max_content_chars(config: LlamaTelemetryConfig) -> int | None:
     if config.capture_content not in {"span_only", "span_and_event"}:
         return None
     return config.content_max_chars
+
+
+_content_limit = FromActiveConfig(_max_content_chars)
+
+
+def content_max_chars() -> int | None:
+    """Return the maximum length of content on spans; `None`, the default, if not captured."""
+    return _content_limit.get()

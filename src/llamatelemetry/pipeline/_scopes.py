@@ -1,14 +1,21 @@
-"""Context managers for ``with`` and ``async with`` that put something into the context."""
+"""Context managers that set the context of a block: `session()`, `suppress()`, operations."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from opentelemetry import baggage as baggage_api
 from opentelemetry import context as context_api
+from opentelemetry import trace
 from opentelemetry.context import (
-    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] - detach() logs what is normal here
+    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] - detach() logs a normal condition
 )
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from llamatelemetry.otel.session import session_attributes, with_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,27 +25,27 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from llamatelemetry.pipeline._work import Work
+    from llamatelemetry.pipeline._operation_span import OperationSpan
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 def detach(token: Token[Context]) -> None:
-    """Take out of the context what was put in, wherever that was.
+    """Detach a context. Do nothing if it was attached in another task.
 
-    An asynchronous generator that is closed late is closed by another task, whose context never
-    had it: then there is nothing to take out.
+    An abandoned asynchronous generator is closed by another task, in whose context nothing was
+    attached.
     """
     with contextlib.suppress(ValueError):
         _RUNTIME_CONTEXT.detach(token)
 
 
 class Scope(Generic[T_co]):
-    """Something that holds for the block of one ``with`` or ``async with``. It cannot be used twice.
+    """A context manager for one `with` or `async with` block. It cannot be used twice.
 
     Args:
-        enter: is called at the start of the block; gives the context, and what ``as`` binds.
-        leave: is called at its end, with the exception that ended it.
+        enter: Called at the start of the block. Returns the context and the value for `as`.
+        leave: Called at the end of the block, with the exception that ended it.
     """
 
     def __init__(
@@ -52,7 +59,7 @@ class Scope(Generic[T_co]):
 
     def __enter__(self) -> T_co:
         if self._token is not None:
-            raise RuntimeError("this block was entered before: make a new one for each `with`")
+            raise RuntimeError("Scope was already entered. Create a new one for each `with` block")
         context, value = self._enter()
         self._token = context_api.attach(context)
         return value
@@ -79,18 +86,77 @@ class Scope(Generic[T_co]):
         self.__exit__(kind, error, trace)
 
 
-class WorkScope(Scope["Span"]):
-    """The block of one piece of work, which starts with the block and ends with it."""
+class OperationScope(Scope["Span"]):
+    """The block of one operation: its span starts and ends with the block.
 
-    def __init__(self, start: Callable[[], Work]) -> None:
+    Args:
+        start: Starts the operation.
+    """
+
+    def __init__(self, start: Callable[[], OperationSpan]) -> None:
         self._start = start
-        self._work: Work | None = None
+        self._operation: OperationSpan | None = None
         super().__init__(self._open, self._close)
 
     def _open(self) -> tuple[Context, Span]:
-        self._work = work = self._start()
-        return work.context, work.span
+        self._operation = operation = self._start()
+        return operation.context, operation.span
 
     def _close(self, error: BaseException | None) -> None:
-        if self._work is not None:
-            self._work.finish(error)
+        if self._operation is not None:
+            self._operation.finish(error)
+
+
+def session(session_id: str, user_id: str | None = None, *, baggage: bool = False) -> Scope[None]:
+    """Return a context manager that assigns all spans of its block to a conversation.
+
+    Every span that starts in the `with` or `async with` block gets `gen_ai.conversation.id` and
+    `user.id`, unless it sets its own.
+
+    Args:
+        session_id: Identifier of the conversation.
+        user_id: Identifier of the user.
+        baggage: Whether to also send both as W3C baggage with outgoing requests, where every
+            called service can read them.
+
+    Raises:
+        ValueError: `session_id` is empty.
+    """
+    if not session_id:
+        raise ValueError(f"session_id must be text such as 'thread-42', got {session_id!r}")
+
+    def enter() -> tuple[Context, None]:
+        context = with_session(session_id, user_id)
+        if baggage:
+            for name, value in session_attributes(context).items():
+                context = baggage_api.set_baggage(name, value, context)
+        return context, None
+
+    return Scope(enter)
+
+
+def suppress() -> Scope[None]:
+    """Return a context manager that suppresses telemetry in its block.
+
+    In the `with` or `async with` block, neither llamatelemetry nor any OpenTelemetry
+    instrumentation records calls, metrics or spans. A span that the application starts gets an
+    unsampled parent, so a parent-based sampler drops it.
+    """
+
+    def enter() -> tuple[Context, None]:
+        with suppress_instrumentation():
+            context = context_api.get_current()
+        return trace.set_span_in_context(NonRecordingSpan(_unsampled()), context), None
+
+    return Scope(enter)
+
+
+def _unsampled() -> SpanContext:
+    parent = trace.get_current_span().get_span_context()
+    return SpanContext(
+        trace_id=parent.trace_id if parent.is_valid else secrets.randbits(128) | 1,
+        span_id=parent.span_id if parent.is_valid else secrets.randbits(64) | 1,
+        is_remote=False,
+        trace_flags=TraceFlags(TraceFlags.DEFAULT),
+        trace_state=parent.trace_state,
+    )

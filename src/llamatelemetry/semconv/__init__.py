@@ -1,8 +1,8 @@
-"""GenAI semantic conventions: names, units, buckets, operations, and ready-made attributes."""
+"""GenAI semantic conventions: attribute names, metric specifications and operations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from llamatelemetry.semconv import attributes as _names
 from llamatelemetry.semconv.attributes import attribute_name
@@ -27,32 +27,6 @@ __all__ = [
 ]
 
 
-@overload
-def set_gen_ai_attrs(
-    span: Span,
-    /,
-    *,
-    system: str | None = None,
-    operation: str | None = None,
-    model: str | None = None,
-    input_tokens: int | None = None,
-    output_tokens: int | None = None,
-    server_address: str | None = None,
-    server_port: int | None = None,
-    **more: AttributeValue | None,
-) -> dict[str, AttributeValue]: ...
-@overload
-def set_gen_ai_attrs(
-    *,
-    system: str | None = None,
-    operation: str | None = None,
-    model: str | None = None,
-    input_tokens: int | None = None,
-    output_tokens: int | None = None,
-    server_address: str | None = None,
-    server_port: int | None = None,
-    **more: AttributeValue | None,
-) -> dict[str, AttributeValue]: ...
 def set_gen_ai_attrs(
     span: Span | None = None,
     /,
@@ -66,24 +40,24 @@ def set_gen_ai_attrs(
     server_port: int | None = None,
     **more: AttributeValue | None,
 ) -> dict[str, AttributeValue]:
-    """Build the attributes of a GenAI span by hand, under their conventional names.
+    """Return the attributes of a GenAI span under the names of the conventions.
 
-    What is ``None`` is left out: an unknown number is absent, never 0.
+    Arguments that are `None` are left out, because an unknown number is not 0.
 
     Args:
-        span: when given, the attributes are set on it as well.
-        system: the provider; recorded as ``gen_ai.provider.name`` (``gen_ai.system`` is obsolete).
-        operation: recorded as given; `normalize_operation` makes a loose name well-known.
-        model: the model that was asked for.
-        input_tokens: tokens of the prompt, cached ones included.
-        output_tokens: tokens produced, reasoning included.
-        server_address: host name or address of the server.
-        server_port: its port; recorded only together with the address.
-        more: further attributes, by the short names of `attribute_name` (``response_id="..."``,
-            ``error_type="timeout"``) or in full: ``**{"gen_ai.response.id": "..."}``.
+        span: Span on which to set the attributes, if given.
+        system: Provider; recorded as `gen_ai.provider.name` (`gen_ai.system` is obsolete).
+        operation: Operation name, recorded as given; see `normalize_operation`.
+        model: Requested model.
+        input_tokens: Number of prompt tokens, cached tokens included.
+        output_tokens: Number of generated tokens, reasoning tokens included.
+        server_address: Host name or IP address of the server.
+        server_port: Port of the server; recorded only with an address.
+        **more: Further attributes, by a short name of `attribute_name` (`response_id="..."`,
+            `error_type="timeout"`) or by full name (`**{"gen_ai.response.id": "..."}`).
 
     Returns:
-        A dict ready for ``span.set_attributes``.
+        A dictionary for `span.set_attributes`.
     """
     values: dict[str, AttributeValue | None] = {
         _names.GEN_AI_PROVIDER_NAME: None if system is None else normalize_provider(system),

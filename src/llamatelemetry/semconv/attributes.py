@@ -1,16 +1,16 @@
 """Attribute names of the spans, metrics and events that llamatelemetry records.
 
-The ``gen_ai.*``, ``openai.*`` and ``server.*`` names are those of the OpenTelemetry semantic
+The names `gen_ai.*`, `openai.*` and `server.*` are those of the OpenTelemetry semantic
 conventions (newest merged text). They are spelled out here because the constants of
-``opentelemetry-semantic-conventions`` are marked deprecated and miss the newer names.
-The ``llamatelemetry.*`` names, and the millisecond phases, are our own.
+`opentelemetry-semantic-conventions` are deprecated and lack the newer names. The names
+`llamatelemetry.*` and the phases in milliseconds (`gen_ai.*_ms`) are llamatelemetry's own.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# --- every GenAI call -----------------------------------------------------------------
+# All GenAI calls.
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
@@ -24,7 +24,7 @@ URL_PATH: Final = "url.path"
 HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
 HTTP_REQUEST_RESEND_COUNT: Final = "http.request.resend_count"
 
-# --- request --------------------------------------------------------------------------
+# Requests.
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"
 GEN_AI_REQUEST_CHOICE_COUNT: Final = "gen_ai.request.choice.count"
@@ -44,7 +44,7 @@ GEN_AI_EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
 GEN_AI_PROMPT_NAME: Final = "gen_ai.prompt.name"
 GEN_AI_PROMPT_VERSION: Final = "gen_ai.prompt.version"
 
-# --- response -------------------------------------------------------------------------
+# Responses.
 GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_RESPONSE_STATUS: Final = "gen_ai.response.status"
@@ -65,19 +65,19 @@ GEN_AI_USAGE_TEXT_OUTPUT_TOKENS: Final = "gen_ai.usage.text.output_tokens"
 GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.image.output_tokens"
 GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 
-# --- OpenAI ---------------------------------------------------------------------------
+# OpenAI only.
 OPENAI_API_TYPE: Final = "openai.api.type"
 OPENAI_REQUEST_SERVICE_TIER: Final = "openai.request.service_tier"
 OPENAI_RESPONSE_SERVICE_TIER: Final = "openai.response.service_tier"
 OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
 
-# --- content, recorded on request only ------------------------------------------------
+# Content, recorded only if capture is enabled.
 GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"
 GEN_AI_OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 GEN_AI_SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 GEN_AI_TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
 
-# --- workflows, agents, tools ---------------------------------------------------------
+# Workflows, agents and tools.
 GEN_AI_WORKFLOW_NAME: Final = "gen_ai.workflow.name"
 GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
 GEN_AI_AGENT_DESCRIPTION: Final = "gen_ai.agent.description"
@@ -88,11 +88,11 @@ GEN_AI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
 GEN_AI_TOOL_CALL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
 
-# --- metrics only ---------------------------------------------------------------------
+# Metrics only.
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
 GEN_AI_TOKEN_MODALITY: Final = "gen_ai.token.modality"
 
-# --- what the engine measured (ours) --------------------------------------------------
+# Measurements and properties that the engine reports.
 PREFILL_MS: Final = "gen_ai.prefill_ms"
 DECODE_MS: Final = "gen_ai.decode_ms"
 TTFT_MS: Final = "gen_ai.ttft_ms"
@@ -113,11 +113,12 @@ ERROR_CONTEXT_SIZE: Final = "llamatelemetry.error.context_size"
 PHASE: Final = "llamatelemetry.phase"
 TASK: Final = "llamatelemetry.task"
 
-# --- why a span was kept (ours) -------------------------------------------------------
+# Sampling decisions.
 SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"
 SAMPLING_RATE: Final = "llamatelemetry.sampling.rate"
 SAMPLING_DECISION: Final = "llamatelemetry.sampling.decision"
-# --- what a model in this process is, and does (ours) ---------------------------------
+
+# Models in this process.
 MODEL_ARCHITECTURE: Final = "llamatelemetry.model.architecture"
 MODEL_PARAMETER_COUNT: Final = "llamatelemetry.model.parameter_count"
 MODEL_DTYPE: Final = "llamatelemetry.model.dtype"
@@ -137,7 +138,7 @@ CUDA_DEVICES: Final = "llamatelemetry.cuda.devices"
 CUDA_MEMORY_ALLOCATED: Final = "llamatelemetry.cuda.memory_allocated"
 CUDA_MEMORY_PEAK: Final = "llamatelemetry.cuda.memory_peak"
 
-# --- what a server is (ours) ----------------------------------------------------------
+# Managed servers.
 SERVER_BINARY: Final = "llamatelemetry.server.binary"
 SERVER_BUILD: Final = "llamatelemetry.server.build"
 SERVER_CONTEXT_LENGTH: Final = "llamatelemetry.server.context_length"
@@ -154,6 +155,15 @@ SERVER_MODEL_SIZE: Final = "llamatelemetry.server.model_size"
 SERVER_QUANTIZATION: Final = "llamatelemetry.server.quantization"
 SERVER_SLOTS: Final = "llamatelemetry.server.slots"
 
+# Collective operations, which the conventions do not cover. Rank, world size and backend are on the
+# resource; all but the rank are on metrics.
+COLLECTIVE_RANK: Final = "llamatelemetry.collective.rank"
+COLLECTIVE_WORLD_SIZE: Final = "llamatelemetry.collective.world_size"
+COLLECTIVE_BACKEND: Final = "llamatelemetry.collective.backend"
+COLLECTIVE_OPERATION: Final = "llamatelemetry.collective.operation"
+COLLECTIVE_SIZE: Final = "llamatelemetry.collective.size"
+"""Bytes that each rank contributes."""
+
 _BY_SHORT_NAME: Final = {
     constant.removeprefix("GEN_AI_").lower(): value
     for constant, value in list(globals().items())
@@ -162,15 +172,13 @@ _BY_SHORT_NAME: Final = {
 
 
 def attribute_name(short: str) -> str:
-    """Give the full name of an attribute from its short one; any other name is its own.
+    """Return the full name of an attribute. A name that is not a known short name stays as it is.
 
-    =====================  ==============================
-    short                  full
-    =====================  ==============================
-    ``response_id``        ``gen_ai.response.id``
-    ``error_type``         ``error.type``
-    ``queue_duration``     ``llamatelemetry.queue_duration``
-    ``team``               ``team``
-    =====================  ==============================
+    | Short name | Full name |
+    |---|---|
+    | `response_id` | `gen_ai.response.id` |
+    | `error_type` | `error.type` |
+    | `queue_duration` | `llamatelemetry.queue_duration` |
+    | `team` | `team` |
     """
     return _BY_SHORT_NAME.get(short, short)

@@ -1,7 +1,7 @@
-"""Names of what is recorded of GPUs: attributes of spans, the resource's, metrics.
+"""GPU telemetry: names of span, resource and metric attributes, and metric specifications.
 
-The ``hw.*`` names are those of the OpenTelemetry semantic conventions (v1.44, development). What
-they have no name for is in our own namespace.
+The names `hw.*` and their descriptions are those of the OpenTelemetry semantic conventions
+(v1.44, development). Names that the conventions lack start with `llamatelemetry.gpu`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
-# --- on a span; arrays run over the GPUs of `GPU_IDS` ----------------------------------
+# Span attributes. Arrays have one item for each GPU in `GPU_IDS`.
 GPU_IDS: Final = "llamatelemetry.gpu.ids"
 GPU_UTILIZATION: Final = "llamatelemetry.gpu.utilization"
 GPU_UTILIZATION_PEAK: Final = "llamatelemetry.gpu.utilization_peak"
@@ -23,7 +23,7 @@ GPU_ENERGY_ABOVE_IDLE: Final = "llamatelemetry.gpu.energy_above_idle"
 GPU_ENERGY_PER_OUTPUT_TOKEN: Final = "llamatelemetry.gpu.energy_per_output_token"
 GPU_ENERGY_ATTRIBUTION: Final = "llamatelemetry.gpu.energy_attribution"
 
-# --- on the resource; arrays run over the GPUs of `GPU_IDS` ----------------------------
+# Resource attributes. Arrays have one item for each GPU in `GPU_IDS`.
 GPU_COUNT: Final = "llamatelemetry.gpu.count"
 GPU_NAMES: Final = "llamatelemetry.gpu.names"
 GPU_MEMORY_TOTAL: Final = "llamatelemetry.gpu.memory_total"
@@ -31,7 +31,7 @@ GPU_COMPUTE_CAPABILITY: Final = "llamatelemetry.gpu.compute_capability"
 GPU_DRIVER_VERSION: Final = "llamatelemetry.gpu.driver_version"
 GPU_CUDA_VERSION: Final = "llamatelemetry.gpu.cuda_version"
 
-# --- on metric points ------------------------------------------------------------------
+# Metric attributes.
 HW_ID: Final = "hw.id"
 HW_NAME: Final = "hw.name"
 HW_PARENT: Final = "hw.parent"
@@ -56,17 +56,17 @@ THROTTLE_REASONS: Final = (
     "hw_thermal",
     "power_brake",
 )
-"""Why clocks are held down; idling and clocks that a user has set are no reasons."""
+"""Reasons for throttled clocks. Idling and application clocks are not throttling."""
 
-Kind = Literal["gauge", "counter", "up_down_counter"]
+InstrumentKind = Literal["gauge", "counter", "up_down_counter"]
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedSpec:
-    """An instrument that is observed when metrics are collected."""
+    """An observable instrument, read when metrics are collected."""
 
     name: str
-    kind: Kind
+    kind: InstrumentKind
     unit: str
     description: str
 
@@ -84,7 +84,7 @@ HW_GPU_MEMORY_LIMIT: Final = ObservedSpec(
     "hw.gpu.memory.limit", "up_down_counter", "By", "Size of the GPU memory."
 )
 HW_GPU_IO: Final = ObservedSpec(
-    "hw.gpu.io", "counter", "By", "Received and transmitted bytes by the GPU over PCIe."
+    "hw.gpu.io", "counter", "By", "Received and transmitted bytes by the GPU."
 )
 HW_ERRORS: Final = ObservedSpec(
     "hw.errors", "counter", "{error}", "Number of errors encountered by the component."
@@ -93,26 +93,24 @@ HW_STATUS: Final = ObservedSpec(
     "hw.status",
     "up_down_counter",
     "1",
-    "Operational status: 1 for the state that the component is in, 0 for the others.",
+    "Operational status: `1` (true) or `0` (false) for each of the possible states.",
 )
 HW_POWER: Final = ObservedSpec(
     "hw.power", "gauge", "W", "Instantaneous power consumed by the component."
 )
-HW_ENERGY: Final = ObservedSpec(
-    "hw.energy", "counter", "J", "Energy consumed by the component since its driver was loaded."
-)
+HW_ENERGY: Final = ObservedSpec("hw.energy", "counter", "J", "Energy consumed by the component.")
 HW_TEMPERATURE: Final = ObservedSpec(
     "hw.temperature", "gauge", "Cel", "Temperature in degrees Celsius."
 )
 POWER_LIMIT: Final = ObservedSpec(
-    "llamatelemetry.gpu.power.limit", "gauge", "W", "Power limit in force."
+    "llamatelemetry.gpu.power.limit", "gauge", "W", "Enforced power limit."
 )
-CLOCK: Final = ObservedSpec("llamatelemetry.gpu.clock", "gauge", "Hz", "Clock by domain.")
+CLOCK: Final = ObservedSpec("llamatelemetry.gpu.clock", "gauge", "Hz", "Clock frequency by domain.")
 THROTTLED: Final = ObservedSpec(
     "llamatelemetry.gpu.throttled",
     "up_down_counter",
     "1",
-    "1 while the clocks are held down for this reason, else 0.",
+    "1 while clocks are throttled for this reason, else 0.",
 )
 MEMORY_ACTIVITY: Final = ObservedSpec(
     "llamatelemetry.gpu.memory.activity",
@@ -121,34 +119,34 @@ MEMORY_ACTIVITY: Final = ObservedSpec(
     "Fraction of time in which GPU memory was read or written.",
 )
 PCIE_GENERATION: Final = ObservedSpec(
-    "llamatelemetry.gpu.pcie.generation", "gauge", "1", "PCIe generation of the link just now."
+    "llamatelemetry.gpu.pcie.generation", "gauge", "1", "Current PCIe generation of the link."
 )
 PCIE_GENERATION_MAX: Final = ObservedSpec(
     "llamatelemetry.gpu.pcie.generation.limit",
     "gauge",
     "1",
-    "PCIe generation that GPU and slot are able to.",
+    "Highest PCIe generation that both the GPU and the slot support.",
 )
 PCIE_WIDTH: Final = ObservedSpec(
-    "llamatelemetry.gpu.pcie.width", "gauge", "{lane}", "PCIe lanes of the link just now."
+    "llamatelemetry.gpu.pcie.width", "gauge", "{lane}", "Current number of PCIe lanes of the link."
 )
 PCIE_WIDTH_MAX: Final = ObservedSpec(
     "llamatelemetry.gpu.pcie.width.limit",
     "gauge",
     "{lane}",
-    "PCIe lanes that GPU and slot are able to.",
+    "Highest number of PCIe lanes that both the GPU and the slot support.",
 )
 NVLINK_IO: Final = ObservedSpec(
-    "llamatelemetry.gpu.nvlink.io", "counter", "By", "Payload over all NVLinks of the GPU."
+    "llamatelemetry.gpu.nvlink.io", "counter", "By", "Payload bytes over all NVLinks of the GPU."
 )
 PROCESS_MEMORY: Final = ObservedSpec(
     "llamatelemetry.gpu.process.memory",
     "up_down_counter",
     "By",
-    "GPU memory of this process, and of the servers on this machine that it calls.",
+    "GPU memory used by this process and by the local servers that it calls.",
 )
 SAMPLING_DURATION: Final = "llamatelemetry.gpu.sampling.duration"
-"""A histogram (s): what one reading of all GPUs took."""
+"""Histogram in seconds: duration of one reading of all GPUs."""
 SAMPLING_BOUNDARIES_S: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )

@@ -1,11 +1,12 @@
 """Names, units, descriptions and bucket boundaries of the GenAI instruments.
 
-There are two sets of names for what a client measures: those of v1.41 (`V1_41`), which the
-released ecosystem and its dashboards use, and the newest merged ones (`LATEST`). What an engine
-measures (`SERVER`) has the same names in both.
+There are two sets of client metrics: those of v1.41 (`V1_41`), which released instrumentations
+and dashboards use, and those of the newest merged conventions (`LATEST`). Metrics of the engine
+(`SERVER`) have the same names in both.
 
-The boundaries are the conventions'. They go to the SDK as advice on the instrument: with the
-SDK's own defaults (0 to 10000) every latency in seconds would fall into the first bucket.
+Descriptions are those of the conventions, because two descriptions of one metric name conflict in
+the OpenTelemetry data model. Boundaries are those of the conventions too. They are passed to the
+SDK as advice: with its defaults (0 to 10000) all latencies in seconds would be in the first bucket.
 """
 
 from __future__ import annotations
@@ -13,20 +14,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 _DURATION_S: Final = (
-    0.01,
-    0.02,
-    0.04,
-    0.08,
-    0.16,
-    0.32,
-    0.64,
-    1.28,
-    2.56,
-    5.12,
-    10.24,
-    20.48,
-    40.96,
-    81.92,
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+    *(1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
 )
 _TOKENS: Final = tuple(float(4**exponent) for exponent in range(14))
 _FIRST_TOKEN_S: Final = (
@@ -40,7 +29,7 @@ _PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 
 
 
 class HistogramSpec(NamedTuple):
-    """A histogram of the conventions. ``boundaries`` are in ``unit``."""
+    """A histogram. Its `boundaries` are in `unit`."""
 
     name: str
     unit: str
@@ -49,14 +38,23 @@ class HistogramSpec(NamedTuple):
 
 
 class CounterSpec(NamedTuple):
-    """A monotonic counter of the conventions."""
+    """A monotonic counter."""
 
     name: str
     unit: str
     description: str
 
 
-# --- the client's, v1.41 --------------------------------------------------------------
+_FIRST_CHUNK: Final = (
+    "Time to receive the first chunk, measured from when the client issues the generation request "
+    "to when the first chunk is received in the response stream."
+)
+_PER_CHUNK: Final = (
+    "Time per output chunk, recorded for each chunk received after the first one, measured as the "
+    "time elapsed from the end of the previous chunk to the end of the current chunk."
+)
+
+# Client metrics of v1.41.
 CLIENT_TOKEN_USAGE: Final = HistogramSpec(
     "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", _TOKENS
 )
@@ -64,134 +62,144 @@ CLIENT_OPERATION_DURATION: Final = HistogramSpec(
     "gen_ai.client.operation.duration", "s", "GenAI operation duration.", _DURATION_S
 )
 CLIENT_TIME_TO_FIRST_CHUNK: Final = HistogramSpec(
-    "gen_ai.client.operation.time_to_first_chunk",
-    "s",
-    "Time until the first chunk of a stream arrived.",
-    _DURATION_S,
+    "gen_ai.client.operation.time_to_first_chunk", "s", _FIRST_CHUNK, _DURATION_S
 )
 CLIENT_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
-    "gen_ai.client.operation.time_per_output_chunk",
-    "s",
-    "Time between one chunk of a stream and the next.",
-    _DURATION_S,
+    "gen_ai.client.operation.time_per_output_chunk", "s", _PER_CHUNK, _DURATION_S
 )
 
-# --- the client's, newest merged ------------------------------------------------------
+# Client metrics of the newest merged conventions.
 INFERENCE_DURATION: Final = HistogramSpec(
-    "gen_ai.client.inference.duration", "s", "GenAI inference operation duration.", _DURATION_S
+    "gen_ai.client.inference.duration",
+    "s",
+    "GenAI client inference operation duration.",
+    _DURATION_S,
 )
 INFERENCE_TIME_TO_FIRST_CHUNK: Final = HistogramSpec(
-    "gen_ai.client.inference.time_to_first_chunk",
-    "s",
-    "Time until the first chunk of a stream arrived.",
-    _DURATION_S,
+    "gen_ai.client.inference.time_to_first_chunk", "s", _FIRST_CHUNK, _DURATION_S
 )
 INFERENCE_TIME_PER_OUTPUT_CHUNK: Final = HistogramSpec(
-    "gen_ai.client.inference.time_per_output_chunk",
-    "s",
-    "Time between one chunk of a stream and the next.",
-    _DURATION_S,
+    "gen_ai.client.inference.time_per_output_chunk", "s", _PER_CHUNK, _DURATION_S
 )
 INFERENCE_INPUT_TOKENS: Final = HistogramSpec(
     "gen_ai.client.inference.operation.input_tokens",
     "{token}",
-    "Number of input tokens used per inference operation.",
+    "The number of input (prompt) tokens used per inference operation.",
     _TOKENS,
 )
 INFERENCE_OUTPUT_TOKENS: Final = HistogramSpec(
     "gen_ai.client.inference.operation.output_tokens",
     "{token}",
-    "Number of output tokens used per inference operation.",
+    "The number of output (completion) tokens used per inference operation.",
     _TOKENS,
 )
 EMBEDDINGS_DURATION: Final = HistogramSpec(
-    "gen_ai.client.embeddings.duration", "s", "GenAI embeddings operation duration.", _DURATION_S
+    "gen_ai.client.embeddings.duration",
+    "s",
+    "GenAI client embeddings operation duration.",
+    _DURATION_S,
 )
 EMBEDDINGS_INPUT_TOKENS: Final = HistogramSpec(
     "gen_ai.client.embeddings.operation.input_tokens",
     "{token}",
-    "Number of input tokens used per embeddings operation.",
+    "The number of input tokens used per embeddings operation.",
     _TOKENS,
 )
 USAGE_INPUT_TOKENS: Final = CounterSpec(
     "gen_ai.client.inference.usage.input_tokens",
     "{token}",
-    "Number of input tokens used, cached ones included.",
+    "The number of input (prompt) tokens used, including cached tokens.",
 )
 USAGE_OUTPUT_TOKENS: Final = CounterSpec(
     "gen_ai.client.inference.usage.output_tokens",
     "{token}",
-    "Number of output tokens used, reasoning included.",
+    "The number of output (completion) tokens used, including reasoning tokens.",
 )
 USAGE_CACHE_READ_TOKENS: Final = CounterSpec(
     "gen_ai.client.inference.usage.cache_read.input_tokens",
     "{token}",
-    "Number of input tokens served from the provider's cache.",
+    "The number of input tokens served from a provider-managed cache.",
 )
 USAGE_CACHE_WRITE_TOKENS: Final = CounterSpec(
     "gen_ai.client.inference.usage.cache_write.input_tokens",
     "{token}",
-    "Number of input tokens written to the provider's cache.",
+    "The number of input tokens written to a provider-managed cache.",
 )
 USAGE_REASONING_TOKENS: Final = CounterSpec(
     "gen_ai.client.inference.usage.reasoning.output_tokens",
     "{token}",
-    "Number of output tokens used for reasoning.",
+    "The number of output tokens used for reasoning (e.g. chain-of-thought, extended thinking).",
 )
 
-# --- the engine's ---------------------------------------------------------------------
+# Metrics of the engine.
 SERVER_REQUEST_DURATION: Final = HistogramSpec(
     "gen_ai.server.request.duration",
     "s",
-    "Time the engine had the request: queue, prefill and decode.",
+    "Generative AI server request duration such as time-to-last byte or last output token.",
     _DURATION_S,
 )
 SERVER_TIME_TO_FIRST_TOKEN: Final = HistogramSpec(
     "gen_ai.server.time_to_first_token",
     "s",
-    "Time the engine took to the first token: queue and prefill.",
+    "Time to generate first token for successful responses.",
     _FIRST_TOKEN_S,
 )
 SERVER_TIME_PER_OUTPUT_TOKEN: Final = HistogramSpec(
     "gen_ai.server.time_per_output_token",
     "s",
-    "Time the engine took per output token after the first.",
+    "Time per output token generated after the first token for successful responses.",
     _PER_TOKEN_S,
 )
 
-# --- what sampling decided (ours) -----------------------------------------------------
+# Tail sampling (llamatelemetry's own).
 SAMPLING_SPANS: Final = CounterSpec(
     "llamatelemetry.sampling.spans",
     "{span}",
-    "Number of spans that sampling at the end of a trace has kept, dropped or evicted.",
+    "Number of spans that the tail sampler kept, dropped or evicted.",
 )
 SAMPLING_TRACES: Final = CounterSpec(
     "llamatelemetry.sampling.traces",
     "{trace}",
-    "Number of traces that sampling at their end has kept or dropped.",
+    "Number of traces that the tail sampler kept or dropped.",
 )
 
-# --- what is made of calls: workflows, agents, tools ----------------------------------
+# Collective operations (llamatelemetry's own).
+COLLECTIVE_DURATION: Final = HistogramSpec(
+    "llamatelemetry.collective.duration",
+    "s",
+    "Duration of one collective operation on the slowest rank.",
+    (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+)
+COLLECTIVE_ALGORITHM_BANDWIDTH: Final = "llamatelemetry.collective.algorithm_bandwidth"
+COLLECTIVE_BUS_BANDWIDTH: Final = "llamatelemetry.collective.bus_bandwidth"
+"""Gauges in bytes per second, as nccl-tests define them."""
+
+# Workflows, agents and tools.
 WORKFLOW_DURATION: Final = HistogramSpec(
-    "gen_ai.invoke_workflow.duration", "s", "Duration of a workflow.", _WORKFLOW_S
+    "gen_ai.invoke_workflow.duration", "s", "Records duration of GenAI workflow.", _WORKFLOW_S
 )
 AGENT_DURATION: Final = HistogramSpec(
-    "gen_ai.invoke_agent.duration", "s", "Duration of an agent's invocation.", _AGENT_S
+    "gen_ai.invoke_agent.duration",
+    "s",
+    "The end-to-end duration of a single in-process agent invocation, from the moment the "
+    "invocation starts until the agent emits the last chunk of its final response or terminates "
+    "with an error.",
+    _AGENT_S,
 )
 AGENT_INFERENCE_CALLS: Final = HistogramSpec(
     "gen_ai.invoke_agent.inference_calls",
     "{inference_call}",
-    "Number of calls to models in an agent's invocation.",
+    "The number of inference (model) calls a GenAI agent makes during a single invocation.",
     _CALLS,
 )
 AGENT_TOOL_CALLS: Final = HistogramSpec(
     "gen_ai.invoke_agent.tool_calls",
     "{tool_call}",
-    "Number of tools run in an agent's invocation.",
+    "The number of tool calls a GenAI agent makes during a single invocation.",
     _CALLS,
 )
 TOOL_DURATION: Final = HistogramSpec(
-    "gen_ai.execute_tool.duration", "s", "Duration of a tool's execution.", _DURATION_S
+    "gen_ai.execute_tool.duration", "s", "The duration of a single tool execution.", _DURATION_S
 )
 
 V1_41: Final = (
@@ -213,7 +221,7 @@ LATEST: Final = (
     USAGE_REASONING_TOKENS,
     EMBEDDINGS_DURATION,
     EMBEDDINGS_INPUT_TOKENS,
-    CLIENT_OPERATION_DURATION,  # of every other operation
+    CLIENT_OPERATION_DURATION,  # for all other operations
 )
 SERVER: Final = (
     SERVER_REQUEST_DURATION,

@@ -1,4 +1,4 @@
-"""The values of ``gen_ai.operation.name`` and ``gen_ai.provider.name``."""
+"""Values of `gen_ai.operation.name` and `gen_ai.provider.name`."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ WELL_KNOWN_OPERATIONS: Final = frozenset(
     }
 )
 
-# Operations in which a model runs: a span of one of these is an inference call, so a call
-# found inside it is the same call seen one layer down.
+# Operations that run a model. A call inside a span of one of these operations is the same call,
+# seen by a lower layer.
 INFERENCE_OPERATIONS: Final = frozenset({CHAT, GENERATE_CONTENT, TEXT_COMPLETION, EMBEDDINGS})
 
-# What models are asked to do that has no operation name of its own: the operation each counts
-# as under strict operation names. None: it has no counterpart, and its span names no operation.
+# Tasks without an operation name in the conventions, with the operation that strict operation
+# names use instead. None: no operation matches, and the span has no operation name.
 OPERATION_OF_TASK: Final[Mapping[str, str | None]] = {
     "image_generation": GENERATE_CONTENT,
     "image_edit": GENERATE_CONTENT,
@@ -53,8 +53,8 @@ OPERATION_OF_TASK: Final[Mapping[str, str | None]] = {
     "infill": TEXT_COMPLETION,
     "rerank": RETRIEVAL,
     "moderation": None,
-    # Pipelines of Hugging Face Transformers. Those that classify, extract or fill a mask have
-    # no counterpart, and neither has a task that is not listed.
+    # Pipelines of Hugging Face Transformers. No operation matches those that classify, extract
+    # or fill a mask, nor any task that is not listed.
     "text-generation": TEXT_COMPLETION,
     "text2text-generation": TEXT_COMPLETION,
     "summarization": TEXT_COMPLETION,
@@ -79,7 +79,7 @@ PROVIDER_AZURE_OPENAI: Final = "azure.ai.openai"
 PROVIDER_LLAMA_CPP: Final = "llama_cpp"
 PROVIDER_HUGGINGFACE: Final = "huggingface"
 
-# The openai.* attributes belong to these; with another provider's name they would contradict it.
+# Providers with `openai.*` attributes. Those attributes would contradict another provider name.
 OPENAI_PROVIDERS: Final = frozenset({PROVIDER_OPENAI, PROVIDER_AZURE_OPENAI})
 
 _PROVIDER_ALIASES: Final = {
@@ -90,21 +90,19 @@ _PROVIDER_ALIASES: Final = {
 
 
 def normalize_operation(name: str, strict: bool = False) -> str:
-    """Give the well-known operation that a loose name stands for.
+    """Return the well-known operation for a name.
 
-    ==============================  ===================
-    name (in any case)              result
-    ==============================  ===================
-    ``chat``                        ``chat``
-    ``Completion``                  ``text_completion``
-    ``embed``, ``embedding``        ``embeddings``
-    any well-known operation        itself
-    ``summarise``                   ``text_completion``
-    ``summarise``, ``strict=True``  ``ValueError``
-    ==============================  ===================
+    | Name (in any case) | Result |
+    |---|---|
+    | `chat` | `chat` |
+    | `Completion` | `text_completion` |
+    | `embed`, `embedding` | `embeddings` |
+    | Any well-known operation | The same name |
+    | `summarize` | `text_completion` |
+    | `summarize` with `strict=True` | `ValueError` |
 
     Raises:
-        ValueError: ``strict`` and the name stands for no well-known operation.
+        ValueError: `strict` is set and the name is unknown.
     """
     key = name.strip().lower()
     known = _ALIASES.get(key, key)
@@ -112,20 +110,22 @@ def normalize_operation(name: str, strict: bool = False) -> str:
         return known
     if strict:
         accepted = ", ".join(sorted(WELL_KNOWN_OPERATIONS | _ALIASES.keys()))
-        raise ValueError(f"{name!r} is not a well-known GenAI operation; accepted: {accepted}")
+        raise ValueError(f"GenAI operation must be one of {accepted}, got {name!r}")
     return TEXT_COMPLETION
 
 
 def operation_of_task(task: str, strict: bool = True) -> str | None:
-    """Give the operation name of work that has none of its own, such as "transcription".
+    """Return the operation name of a task that the conventions lack, such as "transcription".
 
-    Strict, it is the well-known operation that the work counts as, or ``None`` when there is no
-    counterpart or the task is not known here. Not strict, the task is its own name.
+    Args:
+        task: Name of the task.
+        strict: Whether to return the well-known operation that matches the task, `None` if
+            none does. Otherwise return the task itself.
     """
     return OPERATION_OF_TASK.get(task) if strict else task
 
 
 def normalize_provider(name: str) -> str:
-    """Give the one spelling of a provider: ``llamacpp`` and ``llama.cpp`` are ``llama_cpp``."""
+    """Return the canonical spelling of a provider: `llamacpp` and `llama.cpp` are `llama_cpp`."""
     key = name.strip()
     return _PROVIDER_ALIASES.get(key.lower(), key)

@@ -1,4 +1,4 @@
-"""Texts made to keep a pattern busy: runs that nearly match, everywhere."""
+"""Adversarial texts: repeated near matches that are expensive for a pattern."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ ADVERSARIAL = {
 
 
 def repeated(unit: str, length: int) -> str:
-    """The unit again and again, up to a length."""
+    """Return the unit repeated up to a length."""
     return (unit * (length // len(unit) + 1))[:length]

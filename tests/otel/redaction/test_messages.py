@@ -1,4 +1,4 @@
-"""What was said goes, and the shape of the messages stays."""
+"""`redact_messages`: text is replaced, the structure of messages stays."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.otel.redaction.json_text import parse_json
-from llamatelemetry.otel.redaction.messages import redact_messages
-from llamatelemetry.otel.redaction.redaction import Redactor
+from llamatelemetry.otel.redaction.messages import parse_json, redact_messages
+from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.rules import Rules
 from tests.genai.message_schemas import check
 
@@ -18,32 +17,37 @@ GONE = "[REDACTED]"
 
 
 def redacted(value):
-    return redact_messages(value, Redactor(Rules()).begin())
+    return redact_messages(value, Redactor(Rules()).start())
 
 
-SAID = "c4n4ry said"
+CONTENT = "c4n4ry text"
 INPUT = [
-    {"role": "system", "parts": [{"type": "text", "content": SAID}]},
+    {"role": "system", "parts": [{"type": "text", "content": CONTENT}]},
     {
         "role": "user",
-        "name": SAID,
+        "name": CONTENT,
         "parts": [
-            {"type": "text", "content": SAID, "truncated": True, "original_chars": 99},
+            {"type": "text", "content": CONTENT, "truncated": True, "original_chars": 99},
             {"type": "blob", "modality": "image", "mime_type": "image/png", "content": "aGk="},
-            {"type": "uri", "modality": "image", "uri": f"https://x/{SAID}"},
+            {"type": "uri", "modality": "image", "uri": f"https://x/{CONTENT}"},
             {"type": "file", "modality": "image", "file_id": "file-1"},
         ],
     },
     {
         "role": "assistant",
         "parts": [
-            {"type": "reasoning", "content": SAID},
-            {"type": "tool_call", "id": "c1", "name": "weather", "arguments": {SAID: [SAID, 1]}},
+            {"type": "reasoning", "content": CONTENT},
+            {
+                "type": "tool_call",
+                "id": "c1",
+                "name": "weather",
+                "arguments": {CONTENT: [CONTENT, 1]},
+            },
             {
                 "type": "server_tool_call",
                 "id": "s1",
                 "name": "search",
-                "server_tool_call": {"type": "web_search", "query": SAID, "n": 3},
+                "server_tool_call": {"type": "web_search", "query": CONTENT, "n": 3},
             },
         ],
     },
@@ -78,23 +82,23 @@ EXPECTED = [
 ]
 
 
-def test_messages_of_the_conventions_stay_messages():
+def test_redact_messages_keeps_message_schema():
     assert redacted(INPUT) == EXPECTED
     check("gen_ai.input.messages", redacted(INPUT))
 
 
-def test_messages_as_json_stay_json():
+def test_redact_messages_keeps_json_text_as_json():
     assert json.loads(redacted(json.dumps(INPUT))) == EXPECTED
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("content", "expected"),
     [
         pytest.param(
             [
                 {
                     "role": "assistant",
-                    "parts": [{"type": "text", "content": SAID}],
+                    "parts": [{"type": "text", "content": CONTENT}],
                     "finish_reason": "stop",
                 }
             ],
@@ -112,7 +116,7 @@ def test_messages_as_json_stay_json():
                 {
                     "type": "function",
                     "name": "f",
-                    "description": SAID,
+                    "description": CONTENT,
                     "parameters": {"type": "object"},
                 }
             ],
@@ -123,8 +127,8 @@ def test_messages_as_json_stay_json():
             {
                 "role": "user",
                 "content": [
-                    {"type": "text", "text": SAID},
-                    {"type": "image_url", "image_url": {"url": SAID}},
+                    {"type": "text", "text": CONTENT},
+                    {"type": "image_url", "image_url": {"url": CONTENT}},
                 ],
             },
             {
@@ -134,12 +138,12 @@ def test_messages_as_json_stay_json():
                     {"type": "image_url", "image_url": GONE},
                 ],
             },
-            id="a message of OpenAI",
+            id="OpenAI message",
         ),
         pytest.param(
             {
                 "tool_calls": [
-                    {"id": "c", "type": "function", "function": {"name": "f", "arguments": SAID}}
+                    {"id": "c", "type": "function", "function": {"name": "f", "arguments": CONTENT}}
                 ]
             },
             {
@@ -147,33 +151,33 @@ def test_messages_as_json_stay_json():
                     {"id": "c", "type": "function", "function": {"name": "f", "arguments": GONE}}
                 ]
             },
-            id="tool calls of OpenAI",
+            id="OpenAI tool calls",
         ),
         pytest.param(
             {
                 "index": 0,
                 "finish_reason": "stop",
-                "message": {"role": "assistant", "content": SAID},
+                "message": {"role": "assistant", "content": CONTENT},
             },
             {
                 "index": 0,
                 "finish_reason": "stop",
                 "message": {"role": "assistant", "content": GONE},
             },
-            id="the event gen_ai.choice",
+            id="gen_ai.choice event",
         ),
-        pytest.param({"city": SAID, "n": 3}, GONE, id="arguments of a tool"),
-        pytest.param([1.5, 2.5], GONE, id="a vector"),
-        pytest.param([SAID, SAID], [GONE, GONE], id="texts"),
-        pytest.param([{"free": SAID}, SAID], [GONE, GONE], id="objects without a shape"),
-        pytest.param(SAID, GONE, id="a text"),
-        pytest.param("", "", id="an empty text"),
-        pytest.param('{"cut": "off', GONE, id="JSON that was cut off"),
-        pytest.param('[{"role": "user", "role": "x"}]', GONE, id="JSON with a name twice"),
+        pytest.param({"city": CONTENT, "n": 3}, GONE, id="tool arguments"),
+        pytest.param([1.5, 2.5], GONE, id="vector"),
+        pytest.param([CONTENT, CONTENT], [GONE, GONE], id="texts"),
+        pytest.param([{"free": CONTENT}, CONTENT], [GONE, GONE], id="unknown objects"),
+        pytest.param(CONTENT, GONE, id="text"),
+        pytest.param("", "", id="empty text"),
+        pytest.param('{"cut": "off', GONE, id="truncated JSON"),
+        pytest.param('[{"role": "user", "role": "x"}]', GONE, id="JSON with duplicate key"),
     ],
 )
-def test_what_stays_of(said, expected):
-    assert redacted(said) == expected
+def test_redact_messages_keeps_shape(content, expected):
+    assert redacted(content) == expected
 
 
 _WORD = st.text(st.characters(categories=["Lu", "Ll"]), min_size=1, max_size=4).map(
@@ -196,7 +200,7 @@ _PARTS = st.recursive(
 
 
 @given(_PARTS)
-def test_no_word_survives_in_any_structure(value):
+def test_redact_messages_removes_text_from_any_structure(value):
     found = redacted(value)
     assert "secret" not in json.dumps(found, default=str)
     as_text = redacted(json.dumps(value))

@@ -1,4 +1,4 @@
-"""Each built-in pattern: what it and only it finds, and what it leaves alone."""
+"""Built-in patterns: examples that each and only it matches, near misses, time limits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from llamatelemetry.otel.redaction import engine
-from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve
+from llamatelemetry.otel.redaction import matching
+from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve_patterns
 from tests.otel.redaction.adversarial import ADVERSARIAL, repeated
 
-# Each text in « » is what is to be found; what stands around it must stay.
-FOUND = {
+# « » marks the expected match in each text.
+EXAMPLES = {
     "email": [
         "write to «alice.smith+tag@mail.example.co.uk», please",
         "«bob@example.com».",
@@ -116,7 +116,7 @@ FOUND = {
     ],
 }
 
-LEFT = {
+NEAR_MISSES = {
     "email": ["a @ b.com", "@decorator", "user@localhost", "x@y.z1", "5@ 2", "git@", "@a.com"],
     "phone": [
         *("2026-11-22", "10:30", "+3 points", "12345", "3.14159265358", "1.2.3.4"),
@@ -175,15 +175,15 @@ def unmarked(text: str) -> str:
     return text.replace("«", "").replace("»", "")
 
 
-def found_in(pattern: Pattern, text: str) -> list[str]:
+def matches_in(pattern: Pattern, text: str) -> list[str]:
     return [text[start:end] for start, end in pattern.spans(text)]
 
 
 @pytest.fixture(params=["regex", "re"])
-def each_engine(request, monkeypatch):
-    """The patterns compiled anew: by the package, and by the standard library without it."""
+def regex_engine(request, monkeypatch):
+    """Compile the patterns with the package `regex` and with the standard library's `re`."""
     if request.param == "re":
-        monkeypatch.setattr(engine, "_regex", lambda: None)
+        monkeypatch.setattr(matching, "_import_regex", lambda: None)
     for pattern in BUILT_IN.values():
         pattern.__dict__.pop("matcher", None)
     yield request.param
@@ -192,59 +192,60 @@ def each_engine(request, monkeypatch):
 
 
 def test_every_pattern_has_examples_near_misses_and_adversarial_texts():
-    assert set(FOUND) == set(LEFT) == set(ADVERSARIAL) == set(BUILT_IN)
+    assert set(EXAMPLES) == set(NEAR_MISSES) == set(ADVERSARIAL) == set(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", FOUND)
-def test_a_pattern_finds_its_examples(name, each_engine):
-    for example in FOUND[name]:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pattern_finds_its_examples(name, regex_engine):
+    for example in EXAMPLES[name]:
         expected = re.findall("«(.*?)»", example, re.DOTALL)
-        assert found_in(BUILT_IN[name], unmarked(example)) == expected, example
+        assert matches_in(BUILT_IN[name], unmarked(example)) == expected, example
 
 
-@pytest.mark.parametrize("name", LEFT)
-def test_a_pattern_leaves_near_misses(name, each_engine):
-    for text in LEFT[name]:
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_pattern_ignores_near_misses(name, regex_engine):
+    for text in NEAR_MISSES[name]:
         for given in (text, f"before {text} after"):
             if (name, given) != ("private_key", text):
-                assert found_in(BUILT_IN[name], given) == [], given
+                assert matches_in(BUILT_IN[name], given) == [], given
 
 
-@pytest.mark.parametrize("name", FOUND)
-def test_no_other_pattern_finds_what_one_alone_is_for(name):
-    """Without the pattern, at least one of its examples would leave as it is."""
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pattern_has_example_that_no_other_pattern_finds(name):
+    """Check that each pattern is needed: without it, one of its examples would not be redacted."""
     others = [pattern for other, pattern in BUILT_IN.items() if other != name]
     assert any(
-        all(found_in(other, unmarked(example)) == [] for other in others) for example in FOUND[name]
+        all(matches_in(other, unmarked(example)) == [] for other in others)
+        for example in EXAMPLES[name]
     )
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_texts_made_for_it_do_not_keep_a_built_in_pattern_beyond_its_limit(name, each_engine):
-    """Also with the standard library's engine, which nothing would stop within one search."""
+def test_built_in_pattern_stays_within_time_limit_on_adversarial_text(name, regex_engine):
+    """Check both modules: `re` cannot be interrupted within one search."""
     for unit in ADVERSARIAL[name]:
         text = repeated(unit, 200_000)
         started = time.monotonic()
         with contextlib.suppress(TimeoutError):
             list(BUILT_IN[name].spans(text))
-        limit_s = engine.BASE_S + len(text) * engine.PER_CHAR_S
-        # Quadratic time would be minutes; the room is for a busy machine.
+        limit_s = matching.BASE_S + len(text) * matching.PER_CHAR_S
+        # Quadratic time would take minutes. The factor allows for a busy machine.
         assert time.monotonic() - started < 10 * limit_s, unit
 
 
-def test_a_users_pattern_is_stopped_at_its_time_limit():
-    (pattern,) = resolve([r"(a|aa)+$"])
+def test_user_pattern_raises_timeout_error_at_its_time_limit():
+    (pattern,) = resolve_patterns([r"(a|aa)+$"])
     text = "a" * 100 + "b"
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         list(pattern.spans(text))
-    # The limit, and room for a busy machine; unlimited it takes longer than the universe.
-    assert time.monotonic() - started < 100 * engine.BASE_S
+    # The factor allows for a busy machine. Without a limit the search would not end.
+    assert time.monotonic() - started < 100 * matching.BASE_S
 
 
-class TestResolving:
-    def test_names_groups_and_expressions_each_once(self):
-        found = resolve(
+class TestResolvePatterns:
+    def test_resolve_patterns_accepts_names_groups_and_expressions_once(self):
+        found = resolve_patterns(
             ["email", "Credit-Card", "pii", r"ACME-\d+", re.compile("x", re.IGNORECASE)]
         )
         names = [pattern.name for pattern in found]
@@ -252,28 +253,32 @@ class TestResolving:
         assert names[-2:] == [r"ACME-\d+", "(?i:x)"]
         assert len(names) == len(set(names)) == len(GROUPS["pii"]) + 2
 
-    def test_a_slip_of_the_pen_in_a_name_is_an_error_that_names_the_nearest(self):
-        with pytest.raises(ValueError, match=r"'emial' is no built-in .* 'email'.*'\(\?:emial\)'"):
-            resolve(["emial"])
+    def test_resolve_patterns_suggests_nearest_name_for_typo(self):
+        with pytest.raises(
+            ValueError, match=r"Unknown pattern 'emial'. Did you mean 'email'\?.*'\(\?:emial\)'"
+        ):
+            resolve_patterns(["emial"])
 
-    def test_a_word_that_is_like_no_name_is_an_expression(self):
-        (pattern,) = resolve(["projectx"])
-        assert found_in(pattern, "about projectx") == ["projectx"]
+    def test_resolve_patterns_treats_other_word_as_expression(self):
+        (pattern,) = resolve_patterns(["projectx"])
+        assert matches_in(pattern, "about projectx") == ["projectx"]
 
-    def test_what_is_no_expression_is_an_error_that_says_why(self):
-        with pytest.raises(ValueError, match=r"'\(a' is no regular expression: missing \)"):
-            resolve(["(a"])
+    def test_resolve_patterns_rejects_invalid_expression_with_reason(self):
+        with pytest.raises(
+            ValueError, match=r"must be valid regular expressions, got '\(a': missing \)"
+        ):
+            resolve_patterns(["(a"])
 
-    def test_without_regex_a_users_expression_is_an_error_with_the_command(self, monkeypatch):
-        monkeypatch.setattr(engine, "_regex", lambda: None)
+    def test_resolve_patterns_names_pip_command_when_regex_is_missing(self, monkeypatch):
+        monkeypatch.setattr(matching, "_import_regex", lambda: None)
         with pytest.raises(ImportError, match=r"pip install 'llamatelemetry-core\[redaction\]'"):
-            resolve([r"ACME-\d+"])
-        assert resolve(["email"])
+            resolve_patterns([r"ACME-\d+"])
+        assert resolve_patterns(["email"])
 
-    def test_an_expression_with_a_group_called_value_is_redacted_whole(self):
-        (pattern,) = resolve([r"id=(?P<value>\d+)"])
-        assert found_in(pattern, "id=12") == ["id=12"]
+    def test_user_pattern_redacts_whole_match_despite_group_named_value(self):
+        (pattern,) = resolve_patterns([r"id=(?P<value>\d+)"])
+        assert matches_in(pattern, "id=12") == ["id=12"]
 
-    def test_an_expression_that_matches_nothing_long_finds_nothing(self):
-        (pattern,) = resolve(["x*"])
-        assert found_in(pattern, "axxb") == ["xx"]
+    def test_pattern_ignores_empty_matches(self):
+        (pattern,) = resolve_patterns(["x*"])
+        assert matches_in(pattern, "axxb") == ["xx"]

@@ -1,4 +1,4 @@
-"""Keys, passwords and cookies go from spans also when nothing is to be redacted."""
+"""`SecretsSpanProcessor`: redacts keys, passwords and cookies without any configuration."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from llamatelemetry.otel.redaction import failing
-from llamatelemetry.otel.redaction.redaction import Redaction
-from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction import fail_closed
+from llamatelemetry.otel.redaction.redactor import Redaction
+from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 
 GONE = "[REDACTED]"
 
 
-def left(attributes):
+def redacted(attributes):
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -22,8 +22,8 @@ def left(attributes):
     return exporter.get_finished_spans()[0]
 
 
-def test_headers_and_keys_in_urls():
-    found = left(
+def test_secrets_processor_redacts_headers_and_url_keys():
+    found = redacted(
         {
             "url.full": "https://me:pw@host:1/v1?api_key=abc&model=smol",
             "http.url": "https://host/?key=abc",
@@ -45,13 +45,13 @@ def test_headers_and_keys_in_urls():
     }
 
 
-def test_all_else_stays_what_was_said_and_a_switch_of_that_name_too():
+def test_secrets_processor_keeps_content_and_booleans():
     given = {"prompt": "Hi", "note": "https://host/?key=abc", "use.password": True, "n": 1}
-    assert dict(left(given).attributes) == given
+    assert dict(redacted(given).attributes) == given
 
 
-def test_when_it_fails_no_attribute_leaves(monkeypatch):
-    failing._reported.clear()
+def test_secrets_processor_drops_all_attributes_when_it_fails(monkeypatch):
+    fail_closed._logged.clear()
     monkeypatch.setattr(Redaction, "attribute", None)
-    found = left({"app.password": "abc", "url.full": "https://host/?key=abc"})
+    found = redacted({"app.password": "abc", "url.full": "https://host/?key=abc"})
     assert dict(found.attributes) == {"llamatelemetry.redaction.failed": True}

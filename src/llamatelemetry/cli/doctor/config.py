@@ -39,7 +39,7 @@ def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Che
     checks = [Check(SECTION, "warn", _title(message), message) for message in warnings]
     defaults = 0
     for name, option in OPTIONS.items():
-        given = config.given(name)
+        given = config.option_value(name)
         if given is None or given.origin == "default":
             defaults += 1
         else:

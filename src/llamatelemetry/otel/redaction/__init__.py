@@ -1,5 +1,6 @@
-"""Redaction: what is taken out of spans, log records and resources before they are exported.
+"""Redaction of spans, log records and resources before they are exported.
 
-`patterns`, `content` and `secret_text` are plain reading and need no SDK; `spans`, `logs` and
-`resources` plug into it. What an instrumentation records in the first place is not decided here.
+`rules` and `patterns` define the redacted data, `redactor` applies them to values. `spans` and
+`logs_and_metrics` connect it to the SDK. Whether content is recorded at all is decided by the
+instrumentations.
 """

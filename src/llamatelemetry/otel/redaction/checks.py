@@ -1,14 +1,13 @@
-"""Checks that a regular expression cannot make: check digits, addresses, lengths.
+"""Validity checks that a regular expression cannot express: check digits, lengths, addresses.
 
-Each takes what an expression has found and gives how many of its characters, from the first,
-really are such a thing; 0 is none.
+Each function gets a match and returns how many of its leading characters are valid, 0 for none.
 """
 
 from __future__ import annotations
 
 import ipaddress
 
-# Prefixes and lengths of the networks: ISO/IEC 7812 and what the networks publish.
+# Prefixes and lengths of card networks: ISO/IEC 7812 and the networks' documentation.
 _BRANDS: tuple[tuple[range, int, frozenset[int]], ...] = (
     (range(4, 5), 1, frozenset({13, 16, 19})),  # Visa
     (range(51, 56), 2, frozenset({16})),  # Mastercard
@@ -27,7 +26,7 @@ _BRANDS: tuple[tuple[range, int, frozenset[int]], ...] = (
     (range(67, 68), 2, frozenset(range(13, 20))),
 )
 
-# Length by country: the SWIFT registry of IBAN formats.
+# Length by country, from the SWIFT registry of IBAN formats.
 _IBAN_COUNTRIES = {
     15: "NO",
     16: "BE",
@@ -55,6 +54,8 @@ _IBAN_LENGTHS = {
 }
 
 
+_IBAN_DIGITS = {ord("A") + n: str(10 + n) for n in range(26)}
+
 _NO_SEPARATORS = str.maketrans("", "", " -")
 _LENGTHS_BY_PREFIX = [
     frozenset[int]().union(
@@ -62,16 +63,16 @@ _LENGTHS_BY_PREFIX = [
     )
     for prefix in range(10_000)
 ]
-"""For every first four digits, the lengths that a card number beginning with them may have."""
+"""Valid lengths of a card number, indexed by its first four digits."""
 _DOUBLED = bytes(sum(divmod(2 * max(0, code - 48), 10)) % 256 for code in range(256))
-"""For the code of each digit, the sum of the digits of twice its value."""
+"""Digit sum of the doubled value, indexed by the ASCII code of a digit."""
 
 
-def card(text: str) -> int:
-    """A payment card number: a network's prefix and length, and the Luhn check digit."""
+def card_length(text: str) -> int:
+    """Return the length of a payment card number: known prefix and length, valid Luhn digit."""
     if _is_card(text):
         return len(text)
-    # The last group may be the security code.
+    # The last group may be the security code (CVV).
     shorter = max(text.rfind(" "), text.rfind("-"))
     return shorter if shorter > 0 and _is_card(text[:shorter]) else 0
 
@@ -86,11 +87,11 @@ def _is_card(text: str) -> bool:
     return checksum % 10 == 0
 
 
-_IBAN_DIGITS = {ord("A") + n: str(10 + n) for n in range(26)}
+def iban_length(text: str) -> int:
+    """Return the length of an IBAN with its country's length and valid check digits.
 
-
-def iban(text: str) -> int:
-    """An IBAN: the length of its country, and the check digits (ISO 7064, mod 97)."""
+    The check digits are those of ISO 7064, mod 97-10.
+    """
     wanted = _IBAN_LENGTHS.get(text[:2].upper(), 0)
     if not wanted:
         return 0
@@ -104,7 +105,7 @@ def iban(text: str) -> int:
 
 
 def _end_of(text: str, count: int) -> int:
-    """Where the first `count` characters end that are no separators."""
+    """Return the end of the first `count` characters, separators not counted."""
     for at, character in enumerate(text):
         count -= character not in " -"
         if count == 0:
@@ -112,8 +113,8 @@ def _end_of(text: str, count: int) -> int:
     return len(text)
 
 
-def ip_address(text: str) -> int:
-    """An IP address that is somebody's: not the loopback one, and not the unspecified one."""
+def ip_address_length(text: str) -> int:
+    """Return the length of an IP address; 0 for loopback and unspecified addresses."""
     candidate = text.rstrip(":") if not text.endswith("::") else text
     try:
         address = ipaddress.ip_address(candidate)
@@ -122,6 +123,9 @@ def ip_address(text: str) -> int:
     return 0 if address.is_loopback or address.is_unspecified else len(candidate)
 
 
-def bearer(text: str) -> int:
-    """A token rather than the next word of a sentence: it has a digit, or is very long."""
+def bearer_token_length(text: str) -> int:
+    """Return the length of a token: it has a digit or at least 32 characters.
+
+    Anything else behind "bearer" is taken for a word of a sentence.
+    """
     return len(text) if len(text) >= 32 or any(map(str.isdigit, text)) else 0

@@ -1,78 +1,21 @@
-"""The built-in patterns, by name.
+"""The built-in patterns and their lookup by name.
 
-Each expression is written so that its time grows with the length of the text: repetitions are
-bounded or possessive, and a look-behind lets a match begin only where a run begins. They are in
-the syntax that `re` and `regex` share.
+The expressions use the syntax that `re` and `regex` share. Their time grows linearly with the
+length of the text: repetitions are bounded or possessive, and a look-behind lets a match start
+only where a run of such characters starts.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
-from . import checks
-from .engine import Matcher
-
-VALUE = "value"
-"""The group that is redacted, where an expression has one; else all it matches is."""
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """One kind of text to redact.
-
-    Attributes:
-        name: of a built-in one; a user's is known by its expression.
-        expression: what finds it. Its group `value`, if it has one, is what is redacted.
-        needs: any of these is in every text that matches: most texts are done with after a
-            look for them.
-        check: gives how much of what was found really is one.
-        secret: whether it gives access to something, rather than telling of somebody.
-    """
-
-    name: str
-    expression: str
-    needs: tuple[str, ...] = ()
-    check: Callable[[str], int] | None = None
-    secret: bool = False
-    trusted: bool = True
-
-    @cached_property
-    def matcher(self) -> Matcher:
-        """Compiled when first used."""
-        return Matcher(self.expression, trusted=self.trusted)
-
-    def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where it is in the text, from left to right.
-
-        Raises:
-            TimeoutError: it could not be searched to its end in time.
-        """
-        if self.needs and not any(needed in text for needed in self.needs):
-            return
-        search = self.matcher.searching(text)
-        at = 0
-        while at <= len(text) and (match := search(at)) is not None:
-            start, end = match.span(VALUE) if self._has_value else (-1, -1)
-            if start < 0:
-                start, end = match.span()
-            if self.check is not None:
-                end = start + self.check(text[start:end])
-            if end > start:
-                yield start, end
-                at = end
-            else:
-                # Not past what was found: the real one may begin inside it.
-                at = match.start() + 1
-
-    @cached_property
-    def _has_value(self) -> bool:
-        return self.trusted and f"(?P<{VALUE}>" in self.expression
-
+from llamatelemetry.config import expression_with_flags
+from llamatelemetry.otel.redaction import checks
+from llamatelemetry.otel.redaction.matching import Pattern
 
 _PEM_END: Final = "(?:-----END [A-Z0-9 ]{0,40}-----)?"
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
@@ -86,7 +29,7 @@ _PERSONAL: Final = (
     ),
     Pattern(
         "phone",
-        # With a country's code, or in the North American form.
+        # With a country code, or in the North American format.
         r"(?<![\w.+-])(?:\+[1-9](?:[ ./()-]{0,2}\d){7,14}+"
         r"|(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4})(?![\w-]|\.\d)",
     ),
@@ -96,18 +39,18 @@ _PERSONAL: Final = (
         rf"|(?<![\w.])(?<![0-9A-Fa-f]:)(?<!::)(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:(?:{_OCTET}\.){{3}}{_OCTET}"
         r"|[0-9A-Fa-f]{1,4})?(?![\w:])",
         needs=(".", ":"),
-        check=checks.ip_address,
+        check=checks.ip_address_length,
     ),
     Pattern(
         "credit_card",
         r"(?<![\w.])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?"
         r"|\d{4}([ -])\d{6}\2\d{4,5})(?!\w)",
-        check=checks.card,
+        check=checks.card_length,
     ),
     Pattern(
         "iban",
         r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}+",
-        check=checks.iban,
+        check=checks.iban_length,
     ),
     Pattern(
         "us_ssn",
@@ -118,7 +61,7 @@ _PERSONAL: Final = (
 _SECRETS: Final = (
     Pattern(
         "private_key",
-        # To its end line, or, where that was cut off, to the end of the text.
+        # Up to the END line, or to the end of the text if the END line was cut off.
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
         r"[^-]*+(?:-(?!----)[^-]*+)*+" + _PEM_END,
         needs=("PRIVATE KEY",),
@@ -132,7 +75,7 @@ _SECRETS: Final = (
         "bearer_token",
         r"(?i)(?<!\w)bearer[ \t]{1,4}+(?P<value>(?!eyJ)[\w.~+/-]{8,}+={0,2})",
         needs=("earer", "EARER"),
-        check=checks.bearer,
+        check=checks.bearer_token_length,
     ),
     Pattern(
         "api_key",
@@ -144,7 +87,7 @@ _SECRETS: Final = (
     ),
     Pattern(
         "url_credentials",
-        # User and password before the host, and keys and signatures in the query.
+        # User and password in front of the host; keys and signatures in the query.
         r"(?<=://)[^\s/@\"'<>]{1,256}+(?=@)"
         r"|(?i:(?:^|[?&;])(?:key|api[_-]?key|code|sig|token|(?:access|auth|refresh|id)[_-]?token"
         r"|subscription-key|client_secret|password|x-(?:amz|goog)-(?:signature|credential"
@@ -212,40 +155,37 @@ _SECRETS: Final = (
 
 BUILT_IN: Final = {
     pattern.name: pattern
-    for pattern in (
-        *_PERSONAL,
-        *(replace(pattern, secret=True) for pattern in _SECRETS),
-    )
+    for pattern in (*_PERSONAL, *(replace(pattern, secret=True) for pattern in _SECRETS))
 }
-"""By the names that `redact_patterns` takes."""
+"""Patterns by the names that the option `redact_patterns` accepts."""
 
 GROUPS: Final = {
     "pii": tuple(pattern for pattern in BUILT_IN.values() if not pattern.secret),
     "secrets": tuple(pattern for pattern in BUILT_IN.values() if pattern.secret),
     "all": tuple(BUILT_IN.values()),
 }
-"""Several at once."""
+"""Groups of patterns by the names that the option `redact_patterns` accepts."""
 
 _WORD: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE)
 
 
-def resolve(given: Iterable[str | re.Pattern[str]]) -> tuple[Pattern, ...]:
-    """The patterns of names, of groups and of regular expressions, each once.
+def resolve_patterns(given: Iterable[str | re.Pattern[str]]) -> tuple[Pattern, ...]:
+    """Return the patterns of the given pattern names, group names and regular expressions.
 
     Raises:
-        ValueError: no regular expression, or a name with a slip of the pen.
-        ImportError: an expression of the user's, and no engine for it.
+        ValueError: A regular expression is invalid or a pattern name is unknown.
+        ImportError: A regular expression was given, and the package `regex` is missing.
     """
     found: dict[str, Pattern] = {}
     for each in given:
-        for pattern in _resolved(each):
+        for pattern in _resolve(each):
             found.setdefault(pattern.name, pattern)
     return tuple(found.values())
 
 
-def _resolved(given: str | re.Pattern[str]) -> tuple[Pattern, ...]:
+def _resolve(given: str | re.Pattern[str]) -> tuple[Pattern, ...]:
     if isinstance(given, re.Pattern):
-        return (_users(_with_flags(given)),)
+        return (_user_pattern(expression_with_flags(given)),)
     name = given.strip().lower().replace("-", "_")
     if name in BUILT_IN:
         return (BUILT_IN[name],)
@@ -255,19 +195,14 @@ def _resolved(given: str | re.Pattern[str]) -> tuple[Pattern, ...]:
         near = difflib.get_close_matches(name, [*BUILT_IN, *GROUPS], n=1, cutoff=0.75)
         if near:
             raise ValueError(
-                f"{given!r} is no built-in pattern; the nearest is {near[0]!r}. To redact the "
-                f"word itself, write '(?:{given})'"
+                f"Unknown pattern {given!r}. Did you mean {near[0]!r}? "
+                f"To redact the word itself, use '(?:{given})'"
             )
-    return (_users(given),)
+    return (_user_pattern(given),)
 
 
-def _users(expression: str) -> Pattern:
+def _user_pattern(expression: str) -> Pattern:
     pattern = Pattern(expression, expression, trusted=False)
-    _ = pattern.matcher  # what is wrong with it is told now
+    # Compile now, so that an invalid expression fails when it is given and not when it is used.
+    _ = pattern.matcher
     return pattern
-
-
-def _with_flags(compiled: re.Pattern[str]) -> str:
-    letters = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
-    flags = "".join(letter for flag, letter in letters.items() if compiled.flags & flag)
-    return f"(?{flags}:{compiled.pattern})" if flags else compiled.pattern

@@ -1,4 +1,4 @@
-"""The log processor, on a plain SDK provider in front of an exporter."""
+"""`RedactionLogProcessor` on a plain SDK provider, in front of an exporter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionLogProcessor
-from llamatelemetry.otel.redaction import failing
-from llamatelemetry.otel.redaction.redaction import Redaction
+from llamatelemetry.otel.redaction import fail_closed
+from llamatelemetry.otel.redaction.redactor import Redaction
 
 GONE = "[REDACTED]"
 SECRET = "c4n4ry-7f3a"
@@ -34,11 +34,11 @@ class Pipeline:
         return self.exporter.get_finished_logs()[-1]
 
 
-def left(body, processor=None, **options):
+def redacted_body(body, processor=None, **options):
     return Pipeline(processor or RedactionLogProcessor()).emit(body, **options).log_record.body
 
 
-def test_attributes_exceptions_and_resource():
+def test_log_processor_redacts_attributes_exception_and_resource():
     pipeline = Pipeline(RedactionLogProcessor(redact_keys=["team"]))
     record = pipeline.emit(
         "failed", {"prompt": SECRET, "n": 1, "deep": {"team": SECRET}}, exception=ValueError(SECRET)
@@ -65,27 +65,28 @@ def test_attributes_exceptions_and_resource():
         (None, None),
     ],
 )
-def test_the_body_of_a_gen_ai_event_is_content(body, expected):
-    assert left(body, event_name="gen_ai.user.message") == expected
-    assert left(body, attributes={"event.name": "gen_ai.choice"}) == expected
+def test_log_processor_redacts_body_of_gen_ai_event(body, expected):
+    assert redacted_body(body, event_name="gen_ai.user.message") == expected
+    assert redacted_body(body, attributes={"event.name": "gen_ai.choice"}) == expected
 
 
-def test_maps_in_bodies_are_searched_by_names_and_patterns():
+def test_log_processor_applies_keys_and_patterns_inside_body():
     processor = RedactionLogProcessor(False, redact_keys=["pin"], patterns=["email"])
     body = {"to": "a@example.com", "pin": 1, "list": ["a@example.com", {"cookie": "x"}], "n": 1}
     expected = {"to": GONE, "pin": GONE, "list": [GONE, {"cookie": GONE}], "n": 1}
-    found = left(body, processor)
+    found = redacted_body(body, processor)
     assert {**found, "list": list(found["list"])} == expected
 
 
-def test_what_was_said_is_in_the_debug_lines_of_the_libraries_that_send_it():
+def test_log_processor_redacts_debug_records_of_http_and_model_libraries():
     debug, info = SeverityNumber.DEBUG, SeverityNumber.INFO
     line = f"Request options: {SECRET}"
-    assert left(line, logger="openai._base_client", severity_number=debug) == GONE
+    assert redacted_body(line, logger="openai._base_client", severity_number=debug) == GONE
     assert (
-        left("HTTP Request: POST /", logger="httpx", severity_number=info) == "HTTP Request: POST /"
+        redacted_body("HTTP Request: POST /", logger="httpx", severity_number=info)
+        == "HTTP Request: POST /"
     )
-    assert left(line, logger="app", severity_number=debug) == line
+    assert redacted_body(line, logger="app", severity_number=debug) == line
 
 
 @pytest.mark.filterwarnings("ignore:.LoggingHandler. in:DeprecationWarning")
@@ -100,7 +101,7 @@ class TestLoggingOfPython:
         yield pipeline
         logger.removeHandler(handler)
 
-    def test_an_exception_that_is_logged_with_its_words(self, pipeline):
+    def test_log_processor_redacts_exception_message_inside_log_message(self, pipeline):
         try:
             raise ValueError(SECRET)
         except ValueError as error:
@@ -109,7 +110,7 @@ class TestLoggingOfPython:
         assert record.log_record.body == f"it failed: {GONE}"
         assert SECRET not in record.to_json().replace(f'"team": "{SECRET}"', "")
 
-    def test_a_formatter_that_writes_the_stack_trace_into_the_line(self, pipeline):
+    def test_log_processor_redacts_stack_trace_inside_log_message(self, pipeline):
         pipeline.handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         try:
             raise ValueError(SECRET)
@@ -121,7 +122,7 @@ class TestLoggingOfPython:
         assert body.endswith(GONE)
 
 
-def test_the_applications_own_record_is_left_as_it_is():
+def test_log_processor_leaves_record_of_application_unchanged():
     pipeline = Pipeline(RedactionLogProcessor())
     record = LogRecord(body={"prompt": SECRET}, attributes={"prompt": SECRET})
     pipeline.provider.get_logger("app").emit(record)
@@ -130,15 +131,15 @@ def test_the_applications_own_record_is_left_as_it_is():
     assert pipeline.last().log_record.body == {"prompt": GONE}
 
 
-def test_it_is_no_reason_to_make_a_record():
+def test_log_processor_alone_does_not_enable_logger():
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(RedactionLogProcessor())
     assert not provider.get_logger("app").enabled()
     assert Pipeline(RedactionLogProcessor()).provider.get_logger("app").enabled()
 
 
-def test_when_it_fails_no_text_leaves(monkeypatch, caplog):
-    failing._reported.clear()
+def test_log_processor_drops_text_when_it_fails(monkeypatch, caplog):
+    fail_closed._logged.clear()
 
     def fail(self, text):
         raise RuntimeError(text)
@@ -150,8 +151,8 @@ def test_when_it_fails_no_text_leaves(monkeypatch, caplog):
     assert SECRET not in caplog.text
 
 
-def test_options_make_one():
+def test_log_processor_from_config_uses_redaction_options():
     config = LlamaTelemetryConfig(redact_patterns=["email"])
     processor = RedactionLogProcessor.from_config(config)
-    assert left("a@example.com", processor) == GONE
+    assert redacted_body("a@example.com", processor) == GONE
     assert RedactionLogProcessor.from_config(LlamaTelemetryConfig()) is None

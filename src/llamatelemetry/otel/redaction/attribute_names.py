@@ -1,9 +1,9 @@
-"""Names under which instrumentations record what was said, and names that hold secrets.
+"""Attribute names that hold prompts and completions, and names that hold secrets.
 
-The names of content are those of the OpenTelemetry conventions, old and new, and of
+The content names are those of the OpenTelemetry conventions, old and new, and of
 opentelemetry-util-genai, OpenInference, OpenLLMetry, OpenLIT, Langfuse, MLflow, Logfire,
-LangSmith, Braintrust, Haystack, CrewAI and the Vercel AI SDK, as their releases of 2025 and 2026
-write them. `*` stands for any text, dots included.
+LangSmith, Braintrust, Haystack, CrewAI and the Vercel AI SDK, as in their releases of 2025 and
+2026. `*` stands for any text, dots included.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ CONTENT: Final = (
     *("ai.prompt*", "ai.response.text", "ai.response.object", "ai.response.toolCalls"),
     *("ai.response.reasoning*", "ai.result.*", "ai.toolCall.args", "ai.toolCall.result"),
     *("ai.value*", "ai.embedding*", "ai.telemetry.metadata*"),
-    # Haystack, CrewAI, and what agents of AWS record
+    # Haystack, CrewAI and AWS agents
     *("haystack.*input*", "haystack.*output*", "crew*.tasks*", "crew*.result", "crew*.inputs"),
     *("crew_agents", "crew_tasks", "formatted_*", "tool.result", "tool.output", "tool.input"),
-    # Bodies of HTTP requests, and the words that programs use for it themselves
+    # HTTP bodies, and names that applications commonly choose themselves
     *("http.request.body*", "http.response.body*", "rpc.*.body"),
     *("prompt", "prompts", "completion", "completions", "messages", "system_prompt"),
     *("user_prompt", "system_instruction*", "input_messages", "output_messages"),
 )
-"""Attributes that hold what was said to a model, by a model, or to and by its tools."""
+"""Attributes that hold prompts, completions, or arguments and results of tools."""
 
 METADATA: Final = frozenset({"gen_ai.prompt.name", "gen_ai.prompt.version"})
-"""Names that look like content by their beginning and are none."""
+"""Attributes that match `CONTENT` but do not hold content."""
 
 LABELS: Final = frozenset(
     {
@@ -75,7 +75,7 @@ LABELS: Final = frozenset(
         *("finish_reason", "index", "score", "truncated", "original_chars", "original_bytes"),
     }
 )
-"""Fields of messages that say what a text is, not what it says; they stay."""
+"""Fields of messages that describe content without quoting it. They are not redacted."""
 
 _NAME: Final = "name"
 _LABEL: Final = re.compile(r"[\w./:+-]{0,128}")
@@ -91,15 +91,18 @@ _SECRET_NAMES: Final = frozenset(
     }
 )
 URLS: Final = frozenset({"url.full", "url.query", "http.url", "http.target", "url.original"})
-"""Attributes in which HTTP instrumentations record what may hold a key."""
+"""Attributes of HTTP instrumentations that may hold a key in a query or credentials."""
 
 _HEADER_MAPS: Final = frozenset(
     {"gen_ai.headers", "llm.headers", "extra_headers", "default_headers"}
 )
 
+_MAX_CACHED_NAMES: Final = 4096
+_MAX_NAME_CHARS: Final = 256
 
-class Kind(Enum):
-    """What an attribute holds, by its name."""
+
+class AttributeKind(Enum):
+    """The kind of data that an attribute holds, derived from its name."""
 
     SECRET = "secret"
     KEY = "key"
@@ -113,78 +116,81 @@ class Kind(Enum):
 _ERRORS: Final = {
     **dict.fromkeys(
         ("exception.message", "error.message", "otel.status_description", "error_message"),
-        Kind.ERROR_TEXT,
+        AttributeKind.ERROR_TEXT,
     ),
-    **dict.fromkeys(("exception.stacktrace", "error.stack", "stack_trace"), Kind.STACK_TRACE),
+    **dict.fromkeys(
+        ("exception.stacktrace", "error.stack", "stack_trace"), AttributeKind.STACK_TRACE
+    ),
 }
 
 
-class Names:
-    """Tells what an attribute holds; `keys` are the user's, exact or with `*`, in any case."""
+class NameClassifier:
+    """Classifies attributes by name.
+
+    Args:
+        keys: Names from the option `redact_keys`, exact or with `*`, in any case.
+    """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._keys = _any_of(keys, re.IGNORECASE) if keys else None
-        self._known: dict[str, Kind] = {}
+        self._cache: dict[str, AttributeKind] = {}
 
-    def kind(self, name: str) -> Kind:
-        """What the attribute of this name holds."""
-        known = self._known.get(name)
+    def kind(self, name: str) -> AttributeKind:
+        """Return the kind of data that an attribute of this name holds."""
+        known = self._cache.get(name)
         if known is None:
-            known = self._kind(name)
-            # Names are few, unless a program makes them up.
-            if len(self._known) > _MOST_NAMES:
-                self._known.clear()
-            self._known[name] = known
+            known = self._classify(name)
+            # A limit, because an application may generate names without end.
+            if len(self._cache) > _MAX_CACHED_NAMES:
+                self._cache.clear()
+            self._cache[name] = known
         return known
 
-    def nested_kind(self, path: str, name: str) -> Kind:
-        """What a field of a map holds: as an attribute of its own name, or by its whole path."""
+    def nested_kind(self, path: str, name: str) -> AttributeKind:
+        """Return the kind of a field in a map, by its own name or else by its whole path."""
         own = self.kind(name)
-        if own is not Kind.TEXT or not path or len(path) + len(name) >= _LONGEST_NAME:
+        if own is not AttributeKind.TEXT or not path or len(path) + len(name) >= _MAX_NAME_CHARS:
             return own
         whole = self.kind(f"{path}.{name}")
-        return Kind.TEXT if whole is Kind.LABEL else whole
+        return AttributeKind.TEXT if whole is AttributeKind.LABEL else whole
 
-    def _kind(self, name: str) -> Kind:
-        if len(name) > _LONGEST_NAME:
-            return Kind.SECRET  # no name of an attribute, but a text in the place of one
+    def _classify(self, name: str) -> AttributeKind:
+        if len(name) > _MAX_NAME_CHARS:
+            # Too long for a name: some code used content as a key.
+            return AttributeKind.SECRET
         if self._keys is not None and self._keys.fullmatch(name):
-            return Kind.KEY
+            return AttributeKind.KEY
         last = name.rpartition(".")[2]
         if name in _HEADER_MAPS or last.lower().replace("-", "_") in _SECRET_NAMES:
-            return Kind.SECRET
+            return AttributeKind.SECRET
         by_name = _ERRORS.get(name)
         if by_name is not None:
             return by_name
         if name in METADATA or not _content().fullmatch(name):
-            return Kind.TEXT
+            return AttributeKind.TEXT
         is_label = last in LABELS or (last == _NAME and ".message.name" not in name)
-        return Kind.LABEL if is_label and "." in name else Kind.CONTENT
-
-
-_MOST_NAMES: Final = 4096
-_LONGEST_NAME: Final = 256
+        return AttributeKind.LABEL if is_label and "." in name else AttributeKind.CONTENT
 
 
 def is_label(value: object) -> bool:
-    """Whether a label's value is one: a number, or a short text without blanks."""
+    """Return whether a value can be a label: a number, or a short text without spaces."""
     return isinstance(value, (int, float)) or (
         isinstance(value, str) and _LABEL.fullmatch(value) is not None
     )
 
 
 def is_content_event(name: str) -> bool:
-    """Whether an event of this name tells what was said."""
+    """Return whether an event of this name holds prompts or completions."""
     return name.startswith("gen_ai.")
 
 
 def _any_of(globs: Iterable[str], flags: int = 0) -> re.Pattern[str]:
-    """Matches a name in full when it is one of them."""
+    """Return an expression whose full match is any of the names."""
     parts = [".*".join(map(re.escape, re.split(r"\*+", glob))) for glob in globs]
     return re.compile("|".join(parts), flags | re.DOTALL)
 
 
 @cache
 def _content() -> re.Pattern[str]:
-    # Not at import: only a name that has to be told needs it.
+    # Compiled on first use, because it would slow down the import.
     return _any_of(CONTENT)

@@ -1,4 +1,4 @@
-"""Redaction through every way of setting up: code, environment, file, a pipeline that is live."""
+"""Redaction set up in code, by environment, by declarative file and on running providers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
-from llamatelemetry.config import _environment
+from llamatelemetry.config import _sources
 from llamatelemetry.otel import RedactionSpanProcessor
-from llamatelemetry.otel.redaction import engine
+from llamatelemetry.otel.redaction import matching
 from tests.otlp_receiver import http_receiver
 
 SECRET = "c4n4ry-7f3a"
@@ -31,25 +31,25 @@ def receiver():
 
 
 @pytest.fixture(autouse=True)
-def taken_down(receiver):
+def shut_down(receiver):
     logger = logging.getLogger("llamatelemetry")
     level, logger.level = logger.level, logging.NOTSET
-    _environment._reported.clear()
+    _sources._logged.clear()
     yield
     shutdown()
     logger.setLevel(level)
 
 
 def record(name: str = "one") -> None:
-    """One of each signal, with a secret, an address, and a field of the user's."""
-    said = {"gen_ai.prompt": SECRET, "mail": MAIL, "field": "x"}
-    trace.get_tracer("test").start_span(name, attributes=said).end()
+    """Record one span, metric and log record with a secret, an e-mail address and a field."""
+    content = {"gen_ai.prompt": SECRET, "mail": MAIL, "field": "x"}
+    trace.get_tracer("test").start_span(name, attributes=content).end()
     metrics.get_meter("test").create_counter(name).add(1)
-    _logs.get_logger("test").emit(body=f"to {MAIL}", attributes=said)
+    _logs.get_logger("test").emit(body=f"to {MAIL}", attributes=content)
 
 
-def left(receiver) -> dict[str, str]:
-    """The attributes of the last span; those of the last log record must be the same."""
+def exported_attributes(receiver) -> dict[str, str]:
+    """Return the attributes of the last span, which the last log record must have too."""
     assert flush()
     span = receiver.messages["traces"][-1].resource_spans[0].scope_spans[0].spans[-1]
     log = receiver.messages["logs"][-1].resource_logs[0].scope_logs[0].log_records[-1]
@@ -74,12 +74,16 @@ def run(code: str, *command: str, **environ: str) -> subprocess.CompletedProcess
 
 
 class TestInCode:
-    def test_nothing_is_redacted_unless_asked(self, receiver):
+    def test_init_redacts_nothing_by_default(self, receiver):
         init(otlp_endpoint=receiver.url)
         record()
-        assert left(receiver) == {"gen_ai.prompt": SECRET, "mail": MAIL, "field": "x"}
+        assert exported_attributes(receiver) == {
+            "gen_ai.prompt": SECRET,
+            "mail": MAIL,
+            "field": "x",
+        }
 
-    def test_options(self, receiver):
+    def test_init_applies_redaction_options_to_spans_and_logs(self, receiver):
         init(
             otlp_endpoint=receiver.url,
             redact_prompts=True,
@@ -87,112 +91,117 @@ class TestInCode:
             redact_keys=["field"],
         )
         record()
-        assert set(left(receiver).values()) == {"[REDACTED]"}
+        assert set(exported_attributes(receiver).values()) == {"[REDACTED]"}
         assert receiver.logs() == ["to [REDACTED]"]
 
-    def test_hashes(self, receiver):
+    def test_init_hashes_consistently_across_signals(self, receiver):
         options = {"redact_mode": "hash", "redact_hash_key": "k", "redact_patterns": ["email"]}
         init(MAIL, otlp_endpoint=receiver.url, redact_prompts=True, **options)
         record()
-        found = left(receiver)
+        found = exported_attributes(receiver)
         assert found["gen_ai.prompt"].startswith("[HMAC:")
         assert found["mail"] == receiver.logs()[0].removeprefix("to ")
         resources = {receiver.resources(signal)[0]["service.name"] for signal in receiver.messages}
         assert resources == {found["mail"]}
 
-    def test_the_resource_of_every_signal(self, receiver, monkeypatch):
+    def test_init_redacts_resource_of_every_signal(self, receiver, monkeypatch):
         monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"owner={MAIL},field={SECRET}")
         init(otlp_endpoint=receiver.url, redact_patterns=["email"], redact_keys=["field"])
         record()
-        left(receiver)
+        exported_attributes(receiver)
         for signal in ("traces", "logs", "metrics"):
             resource = receiver.resources(signal)[0]
             assert (resource["owner"], resource["field"]) == ("[REDACTED]",) * 2
 
     @pytest.mark.parametrize("position", [0, 1])
-    def test_a_processor_in_any_position(self, receiver, position):
+    def test_init_applies_redaction_processor_in_any_position(self, receiver, position):
         exporter = InMemorySpanExporter()
         processors = [SimpleSpanProcessor(exporter)]
         processors.insert(position, RedactionSpanProcessor(patterns=["email"]))
         init(MAIL, otlp_endpoint=receiver.url, span_processors=processors)
         record()
         gone = {"gen_ai.prompt": "[REDACTED]", "mail": "[REDACTED]", "field": "x"}
-        assert left(receiver) == gone
+        assert exported_attributes(receiver) == gone
         assert dict(exporter.get_finished_spans()[0].attributes) == gone
         assert {receiver.resources(s)[0]["service.name"] for s in receiver.messages} == {
             "[REDACTED]"
         }
 
-    def test_a_later_call_adds_to_what_is_live(self, receiver, caplog):
+    def test_second_init_adds_redaction_to_running_setup(self, receiver, caplog):
         init(otlp_endpoint=receiver.url)
         record()
-        assert left(receiver)["mail"] == MAIL
+        assert exported_attributes(receiver)["mail"] == MAIL
         init(redact_patterns=["email"])
         record()
-        assert left(receiver) == {"gen_ai.prompt": SECRET, "mail": "[REDACTED]", "field": "x"}
+        assert exported_attributes(receiver) == {
+            "gen_ai.prompt": SECRET,
+            "mail": "[REDACTED]",
+            "field": "x",
+        }
         init(span_processors=[RedactionSpanProcessor(redact_keys=["field"])])
         record()
-        assert set(left(receiver).values()) == {"[REDACTED]"}
+        assert set(exported_attributes(receiver).values()) == {"[REDACTED]"}
         assert caplog.records == []
 
-    def test_a_later_call_takes_nothing_back(self, receiver, caplog):
+    def test_second_init_does_not_weaken_redaction(self, receiver, caplog):
         init(otlp_endpoint=receiver.url, redact_prompts=True, redact_keys=["mail"])
         init(redact_prompts=False, redact_keys=["field"])
         record()
-        assert left(receiver)["gen_ai.prompt"] == "[REDACTED]"
-        assert left(receiver)["mail"] == "[REDACTED]"
+        assert exported_attributes(receiver)["gen_ai.prompt"] == "[REDACTED]"
+        assert exported_attributes(receiver)["mail"] == "[REDACTED]"
         (warned,) = caplog.records
         assert "redact_keys, redact_prompts can no longer be changed" in warned.getMessage()
 
-    def test_after_shutdown_it_starts_anew(self, receiver):
+    def test_init_after_shutdown_starts_without_redaction(self, receiver):
         init(otlp_endpoint=receiver.url, redact_prompts=True)
         shutdown()
         init(otlp_endpoint=receiver.url)
         record()
-        assert left(receiver)["gen_ai.prompt"] == SECRET
+        assert exported_attributes(receiver)["gen_ai.prompt"] == SECRET
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"redact_patterns": ["emial"]}, "'emial' is no built-in pattern"),
-            ({"redact_patterns": ["(a"]}, "redact_patterns="),
+            ({"redact_patterns": ["emial"]}, "Unknown pattern 'emial'"),
+            ({"redact_patterns": ["(a"]}, "redact_patterns must be "),
             ({"redact_mode": "hash", "redact_prompts": True}, "needs redact_hash_key"),
         ],
     )
-    def test_what_cannot_be_used_is_an_error_at_once(self, options, message):
+    def test_init_raises_for_invalid_redaction_option(self, options, message):
         with pytest.raises(ValueError, match=message):
             init(**options)
         with pytest.raises(ValueError, match=message):
             init(config=LlamaTelemetryConfig(**options))
 
-    def test_without_an_engine_the_error_names_the_command(self, monkeypatch):
-        monkeypatch.setattr(engine, "_regex", lambda: None)
+    def test_init_names_pip_command_when_regex_is_missing(self, monkeypatch):
+        monkeypatch.setattr(matching, "_import_regex", lambda: None)
         with pytest.raises(ImportError, match="pip install"):
             init(redact_patterns=[r"\d+"])
 
 
 class TestFromTheEnvironment:
-    def test_a_pattern_that_cannot_be_used_redacts_what_was_said(
-        self, receiver, monkeypatch, caplog
-    ):
+    def test_invalid_pattern_in_environment_redacts_prompts(self, receiver, monkeypatch, caplog):
         monkeypatch.setenv("LLAMATELEMETRY_REDACT_PATTERNS", "emial,email")
         init(otlp_endpoint=receiver.url)
         record()
-        assert left(receiver) == {
+        assert exported_attributes(receiver) == {
             "gen_ai.prompt": "[REDACTED]",
             "mail": "[REDACTED]",
             "field": "x",
         }
-        assert "LLAMATELEMETRY_REDACT_PATTERNS: 'emial'" in caplog.text
-        assert "prompts and completions are redacted" in caplog.text
+        assert "Unknown pattern 'emial'" in caplog.text
+        assert (
+            "Invalid LLAMATELEMETRY_REDACT_PATTERNS, redacting prompts and completions"
+            in caplog.text
+        )
 
-    def test_without_code(self, receiver):
+    def test_zero_code_setup_redacts_spans_and_logs(self, receiver):
         program = """
             import logging
             from opentelemetry import trace, _logs
-            said = {"gen_ai.prompt": "c4n4ry", "mail": "a@example.com", "field": "x", "n": 1}
-            trace.get_tracer("t").start_span("one", attributes=said).end()
-            _logs.get_logger("t").emit(body={"prompt": "c4n4ry"}, attributes=said)
+            content = {"gen_ai.prompt": "c4n4ry", "mail": "a@example.com", "field": "x", "n": 1}
+            trace.get_tracer("t").start_span("one", attributes=content).end()
+            _logs.get_logger("t").emit(body={"prompt": "c4n4ry"}, attributes=content)
         """
         done = run(
             program,
@@ -212,12 +221,14 @@ class TestFromTheEnvironment:
         assert "example.com" not in got
         assert got.count("[REDACTED]") >= 3 + 1 + 3 + 1
 
-    def test_a_hash_without_a_key_is_none(self, receiver, monkeypatch, caplog):
+    def test_hash_mode_without_key_in_environment_replaces_text(
+        self, receiver, monkeypatch, caplog
+    ):
         monkeypatch.setenv("LLAMATELEMETRY_REDACT_MODE", "hash")
         monkeypatch.setenv("LLAMATELEMETRY_REDACT_PROMPTS", "true")
         init(otlp_endpoint=receiver.url)
         record()
-        assert left(receiver)["gen_ai.prompt"] == "[REDACTED]"
+        assert exported_attributes(receiver)["gen_ai.prompt"] == "[REDACTED]"
         assert "needs redact_hash_key" in caplog.text
 
 
@@ -251,7 +262,7 @@ OWN_PROVIDERS = """
 """
 
 
-def test_providers_of_the_applications_own_that_are_live():
+def test_init_redacts_on_application_providers_until_shutdown():
     done = run(
         OWN_PROVIDERS
         + """
@@ -260,7 +271,7 @@ def test_providers_of_the_applications_own_that_are_live():
     llamatelemetry.init(redact_prompts=True, redact_patterns=["email"])
     got = record()
     assert "c4n4ry" not in got and "example.com" not in got, got
-    # In a forked child the SDK detects anew what may differ, the command among it.
+    # In a forked child the SDK detects the process resource again, the command included.
     sys.orig_argv[0] = "a@example.com"
     if os.fork() == 0:
         got = record()
@@ -274,7 +285,7 @@ def test_providers_of_the_applications_own_that_are_live():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_declarative_file(tmp_path, receiver):
+def test_redaction_applies_to_declarative_setup(tmp_path, receiver):
     path = tmp_path / "otel.yaml"
     path.write_text(
         textwrap.dedent(f"""

@@ -1,4 +1,4 @@
-"""One piece of work, from its start to its end: a span, what it says, and its metrics."""
+"""The span and metrics of one operation: a workflow, agent, tool or task."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from llamatelemetry.genai.agents import AgentRun, current_agent, with_agent
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.otel.session import session_attributes
-from llamatelemetry.pipeline._instruments import content_max_chars
-from llamatelemetry.pipeline._kinds import AGENT, TOOL
+from llamatelemetry.pipeline._instruments import AGENT, TOOL, content_max_chars
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv import metrics as specs
 
@@ -29,25 +28,26 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.pipeline._instruments import Instruments
-    from llamatelemetry.pipeline._kinds import Kind
+    from llamatelemetry.pipeline._instruments import OperationKind, PipelineInstruments
 
 _FUNCTION: Final = "function"
 
 
-class Work:
-    """A workflow, agent, tool or task. Nothing is recorded where instrumentation is suppressed.
+class OperationSpan:
+    """The span of a workflow, agent, tool or task, started on construction.
+
+    Nothing is recorded if instrumentation is suppressed.
 
     Args:
-        kind: what it is.
-        name: its name.
-        attributes: what else its span says from the start; ``None`` is left out.
-        instruments: what it is recorded with.
+        kind: Kind of operation.
+        name: Name of the operation.
+        attributes: Further attributes of the span; those that are `None` are left out.
+        instruments: Tracer and histograms.
     """
 
     __slots__ = (
-        "_agent",
-        "_around",
+        "_agent_run",
+        "_enclosing_agent",
         "_ended_ns",
         "_instruments",
         "_kind",
@@ -61,21 +61,21 @@ class Work:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: OperationKind,
         name: str,
         attributes: Mapping[str, AttributeValue | None],
-        instruments: Instruments,
+        instruments: PipelineInstruments,
     ) -> None:
         self._kind = kind
         self._name = name
         self._instruments = instruments
-        self._agent: AgentRun | None = None
-        self._around = current_agent()
+        self._agent_run: AgentRun | None = None
+        self._enclosing_agent = current_agent()
         self.span: Span = trace.INVALID_SPAN
         self.context: Context = context_api.get_current()
         self._started_ns: int | None = None
         self._ended_ns: int | None = None
-        # A forked child inherits open work, and must not end it a second time.
+        # A forked child inherits open operations and must not end them a second time.
         self._pid = getpid()
         if not is_instrumentation_enabled():
             return
@@ -92,7 +92,9 @@ class Work:
         }
         if self._kind is TOOL:
             known[names.GEN_AI_TOOL_TYPE] = _FUNCTION
-            known[names.GEN_AI_AGENT_NAME] = None if self._around is None else self._around.name
+            known[names.GEN_AI_AGENT_NAME] = (
+                None if self._enclosing_agent is None else self._enclosing_agent.name
+            )
         known.update(attributes)
         self._started_wall_ns = time_ns()
         started_ns = perf_counter_ns()
@@ -104,16 +106,16 @@ class Work:
         )
         self.context = trace.set_span_in_context(self.span, self.context)
         if self._kind is AGENT:
-            self._agent = AgentRun(self._name)
-            self.context = with_agent(self._agent, self.context)
-        elif self._kind is TOOL and self._around is not None:
-            self._around.count_tool_call()
+            self._agent_run = AgentRun(self._name)
+            self.context = with_agent(self._agent_run, self.context)
+        elif self._kind is TOOL and self._enclosing_agent is not None:
+            self._enclosing_agent.count_tool_call()
         self._started_ns = started_ns
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End it, with the error that ended it."""
+        """End the operation, with the error that ended it."""
         started_ns, self._started_ns = self._started_ns, None
-        # None: nothing is recorded here, or it has ended already.
+        # None: nothing is recorded, or the operation has ended already.
         if started_ns is None or self._pid != getpid():
             return
         duration_ns = (self._ended_ns or perf_counter_ns()) - started_ns
@@ -122,23 +124,23 @@ class Work:
             if failure is not None:
                 _record_error(self.span, failure)
             self._record_metrics(duration_ns / 1e9, failure)
-        except Exception as ours:
-            guard.report("recording the end of a pipeline's span", ours)
+        except Exception as internal_error:
+            guard.report("recording the end of a pipeline's span", internal_error)
         finally:
-            # By the monotonic clock: a clock step must not stretch it.
+            # From the monotonic clock, so that a clock step does not change the duration.
             self.span.end(self._started_wall_ns + duration_ns)
 
     def abandon(self) -> None:
-        """Leave the ending to the reaper, with this moment as its end.
+        """End the operation now, but let the reaper's thread record it.
 
-        A generator may be closed by the garbage collector, in which nothing may be recorded.
+        The garbage collector may close a generator, and recording inside it is not safe.
         """
         if self._started_ns is not None:
             self._ended_ns = perf_counter_ns()
             reaper.put(self)
 
     def reap(self) -> None:
-        """End what was abandoned."""
+        """Record the end of an abandoned operation."""
         self.finish()
 
     def _record_metrics(self, duration_s: float, failure: BaseException | None) -> None:
@@ -147,10 +149,10 @@ class Work:
         attributes = {self._kind.name_attribute: self._name}
         if self._kind is TOOL:
             attributes[names.GEN_AI_TOOL_TYPE] = _FUNCTION
-            if self._around is not None:
-                attributes[names.GEN_AI_AGENT_NAME] = self._around.name
-        record, run = self._instruments.record, self._agent
-        token = context_api.attach(self.context)  # for the points' exemplars
+            if self._enclosing_agent is not None:
+                attributes[names.GEN_AI_AGENT_NAME] = self._enclosing_agent.name
+        record, run = self._instruments.record, self._agent_run
+        token = context_api.attach(self.context)  # for the exemplars of the measurements
         try:
             if run is not None:
                 record(specs.AGENT_INFERENCE_CALLS, run.inference_calls, attributes)
@@ -163,14 +165,14 @@ class Work:
 
 
 def _is_failure(error: BaseException) -> bool:
-    """Whether it is more than a generator that nobody wants more of, or an orderly exit."""
+    """Return whether it is a failure, not an abandoned generator or `sys.exit(0)`."""
     if isinstance(error, SystemExit):
         return error.code not in {None, 0}
     return not isinstance(error, GeneratorExit)
 
 
 def _record_error(span: Span, error: BaseException) -> None:
-    """Say what went wrong and where. Its words may quote a prompt: only where content is captured."""
+    """Record an error. Its message may quote a prompt, so it needs content capture."""
     if not span.is_recording():
         return
     described = describe_error(error)

@@ -1,0 +1,63 @@
+"""Handling of failures in redaction: drop all text, keep numbers, and log once without content."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+FAILED_ATTRIBUTE: Final = "llamatelemetry.redaction.failed"
+"""Attribute that is `True` on a span or log record whose text was dropped."""
+
+FAILED_SPAN_NAME: Final = "redaction failed"
+"""Name of a span whose text was dropped."""
+
+_PLACEHOLDER: Final = "(message removed: it may quote a prompt)"
+
+_logger = logging.getLogger("llamatelemetry.otel.redaction")
+_lock = threading.Lock()
+_logged: set[tuple[str, type[Exception]]] = set()
+
+
+def numbers_only(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the numeric and boolean attributes, with `FAILED_ATTRIBUTE` added."""
+    given = dict(attributes or {}).items()
+    numbers = {name: v for name, v in given if isinstance(v, (bool, int, float))}
+    return {**numbers, FAILED_ATTRIBUTE: True}
+
+
+def log_once(what: str, error: Exception) -> None:
+    """Log a failure of redaction once per kind of data and error type, without its message."""
+    key = (what, type(error))
+    with _lock:
+        if key in _logged:
+            return
+        _logged.add(key)
+    _logger.warning(
+        "Redaction of %s failed; dropped its text. This is a bug in llamatelemetry, please report "
+        "it. Logged once per error type",
+        what,
+        exc_info=strip_message(error),
+    )
+
+
+def strip_message(error: BaseException) -> BaseException:
+    """Return an error of the same class and traceback, without message, arguments and cause.
+
+    The messages of `int()`, of validators and of encoders quote the value that they reject, so
+    an error must not be logged with its message where that value may be a prompt.
+    """
+    kind = type(error)
+    try:
+        shown = type(kind.__name__, (kind,), {"__str__": _str, "__module__": kind.__module__})
+        shown.__qualname__ = kind.__qualname__
+        stripped = shown.__new__(shown)
+    except Exception:  # the class cannot be subclassed, or `__new__` needs arguments
+        stripped = RuntimeError(f"{kind.__module__}.{kind.__qualname__} {_PLACEHOLDER}")
+    stripped.__suppress_context__ = True
+    return stripped.with_traceback(error.__traceback__)
+
+
+def _str(_: object) -> str:
+    return _PLACEHOLDER

@@ -1,0 +1,141 @@
+"""Patterns and how they are matched, with a time limit per text.
+
+A regular expression can take exponential time on a text made for it, and users of a model
+write these texts. The package `regex` stops at a time limit. The standard library's `re` cannot,
+so without `regex` only the built-in patterns are matched. They are written so that their time
+grows linearly with the length of the text (`benchmarks/redaction.py` measures it).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from time import monotonic
+from typing import Any, Final
+
+BASE_S: Final = 0.1
+PER_CHAR_S: Final = 4e-6
+"""Time limit of one pattern on one text: 0.1 s plus 4 s per million characters.
+
+The built-in patterns need a small part of it, even on adversarial texts.
+"""
+
+PIP_COMMAND: Final = "pip install 'llamatelemetry-core[redaction]'"
+
+VALUE_GROUP: Final = "value"
+"""Group of a built-in expression that is redacted instead of the whole match."""
+
+
+class Matcher:
+    """One compiled expression.
+
+    Args:
+        expression: Regular expression in the syntax of `re`.
+        trusted: Whether it is a built-in one, which `re` may match if `regex` is missing.
+
+    Raises:
+        ValueError: The expression is invalid.
+        ImportError: The expression is not a built-in one, and `regex` is missing.
+    """
+
+    def __init__(self, expression: str, *, trusted: bool = False) -> None:
+        self._regex = _import_regex()
+        if self._regex is None:
+            if not trusted:
+                raise ImportError(
+                    "Regular expressions in redact_patterns need the package regex, which limits "
+                    f"their matching time. Install it: {PIP_COMMAND}"
+                )
+            self._compiled: Any = re.compile(expression)
+            return
+        try:
+            self._compiled = self._regex.compile(expression)
+        except self._regex.error as error:
+            raise ValueError(
+                f"redact_patterns must be valid regular expressions, got {expression!r}: {error}"
+            ) from None
+
+    def searching(self, text: str) -> Callable[[int], re.Match[str] | None]:
+        """Return a function that finds the next match from a position.
+
+        That function raises `TimeoutError` once all searches of this text together exceed the
+        time limit. The part of the text behind the last match is then unknown.
+        """
+        search = self._compiled.search
+        limit_s = BASE_S + len(text) * PER_CHAR_S
+        until_s = monotonic() + limit_s
+
+        def next_match(at: int) -> re.Match[str] | None:
+            left_s = until_s - monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            if self._regex is None:
+                return search(text, at)
+            return search(text, at, timeout=left_s)
+
+        return next_match
+
+
+@cache
+def _import_regex() -> Any:
+    try:
+        return importlib.import_module("regex")
+    except ImportError:
+        return None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One kind of text to redact.
+
+    Attributes:
+        name: Name of a built-in pattern; the expression itself for a user's pattern.
+        expression: Regular expression. If it has a group `value`, only that group is redacted.
+        needs: Substrings. A text without any of them cannot match and is not searched; most
+            texts are skipped this way.
+        check: Returns how many characters of a match are valid, for example by a check digit.
+        secret: Whether it grants access to something; otherwise it is personal data.
+        trusted: Whether it is a built-in pattern.
+    """
+
+    name: str
+    expression: str
+    needs: tuple[str, ...] = ()
+    check: Callable[[str], int] | None = None
+    secret: bool = False
+    trusted: bool = True
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        """The compiled expression, compiled on first use."""
+        return Matcher(self.expression, trusted=self.trusted)
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each occurrence, from left to right.
+
+        Raises:
+            TimeoutError: The text could not be searched to its end within the time limit.
+        """
+        if self.needs and not any(needed in text for needed in self.needs):
+            return
+        search = self.matcher.searching(text)
+        at = 0
+        while at <= len(text) and (match := search(at)) is not None:
+            start, end = match.span(VALUE_GROUP) if self._has_value else (-1, -1)
+            if start < 0:
+                start, end = match.span()
+            if self.check is not None:
+                end = start + self.check(text[start:end])
+            if end > start:
+                yield start, end
+                at = end
+            else:
+                # Only one character further: a valid occurrence may start inside this match.
+                at = match.start() + 1
+
+    @cached_property
+    def _has_value(self) -> bool:
+        return self.trusted and f"(?P<{VALUE_GROUP}>" in self.expression
