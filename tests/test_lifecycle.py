@@ -339,7 +339,7 @@ class TestAgain:
         init("a", otlp_endpoint=receiver.url)
         in_force = init("b", exporter="console", capture_content="span_only")
         (warning,) = caplog.records
-        assert "exporter, service_name can no longer be changed" in warning.message
+        assert "Ignored exporter, service_name: OpenTelemetry is already set up" in warning.message
         assert in_force.service_name == "a"
         assert in_force.exporter == "otlp"
         assert in_force.capture_content == "span_only"
@@ -530,8 +530,8 @@ class TestApplicationsOwnProvider:
         assert receiver.spans() == []
         assert receiver.metrics() == {"c"}
         warning = (
-            "llamatelemetry.distro Not used, because the application has made its own provider "
-            "for traces: service_name, otlp_endpoint"
+            "llamatelemetry.distro Ignored service_name, otlp_endpoint: the application set its own "
+            "provider for traces. Set them where it is created"
         )
         assert done.stdout.splitlines() == [warning, warning]
 
@@ -551,7 +551,7 @@ class TestApplicationsOwnProvider:
             """
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("takes no span processors") == 1
+        assert done.stderr.count("does not support processors") == 1
 
 
 class TestDisabled:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from opentelemetry.util import _importlib_metadata
 
+from llamatelemetry.distro import _instrumentors
+
 INSTRUMENTOR = """
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
@@ -73,8 +75,16 @@ def make_instrumentor(
 def throwaway_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose distributions OpenTelemetry finds; their modules begin with throwaway_."""
     monkeypatch.syspath_prepend(tmp_path)
-    _importlib_metadata._original_entry_points_cached.cache_clear()
+    _forget_entry_points()
     yield tmp_path
-    _importlib_metadata._original_entry_points_cached.cache_clear()
+    _forget_entry_points()
     for name in [name for name in sys.modules if name.startswith("throwaway_")]:
         del sys.modules[name]
+
+
+def _forget_entry_points() -> None:
+    # OpenTelemetry's own loader has a cache, too, under a private name that may go.
+    cached = getattr(_importlib_metadata, "_original_entry_points_cached", None)
+    if cached is not None:
+        cached.cache_clear()
+    _instrumentors._all_entry_points.cache_clear()

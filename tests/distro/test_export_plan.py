@@ -77,8 +77,7 @@ def test_a_bad_protocol_of_one_signal_is_named_and_not_used():
     assert list(exporters["traces"]) == [HTTP]
     (warning,) = warnings
     assert warning == (
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL='http/json' is not accepted; "
-        "expected grpc or http/protobuf; it is not used"
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be grpc or http/protobuf, got 'http/json'. Ignored"
     )
 
 

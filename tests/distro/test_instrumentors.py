@@ -14,7 +14,7 @@ from llamatelemetry.distro import (
     LlamaTelemetryDistro,
     installed_instrumentors,
     instrumentors,
-    stand_in,
+    preferred_instrumentor,
 )
 from llamatelemetry.genai import guard
 from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
@@ -72,12 +72,14 @@ class TestRivals:
             load(name)  # a second time, as when init() follows the zero-code path
         assert ours_is_active() is ours
         assert calls("throwaway_rival") == ([("instrument", {})] if theirs else [])
-        skipped = [record for record in caplog.records if "is skipped" in record.message]
+        skipped = [
+            record for record in caplog.records if "Not loading instrumentor" in record.message
+        ]
         assert [record.levelno for record in skipped] == ([] if level is None else [level])
         for record in skipped:
             assert f"{THEIRS} ({RIVAL} 1.0)" in record.message
             assert "LLAMATELEMETRY_INSTRUMENTORS=" in record.message
-            assert "=all loads both" in record.message
+            assert "=all to load both" in record.message
 
     @pytest.mark.parametrize("disabled", [OURS, f"requests , {OURS}"])
     def test_a_rival_is_loaded_when_ours_is_disabled(self, folder, monkeypatch, disabled):
@@ -100,7 +102,7 @@ class TestRivals:
             folder, "broken", "llamatelemetry_broken", "throwaway_broken", body="raise OSError"
         )
         monkeypatch.setattr(
-            "llamatelemetry.distro._instrumentors.RIVALS",
+            "llamatelemetry.distro._instrumentors.COMPETING_INSTRUMENTORS",
             {"llamatelemetry_broken": frozenset({THEIRS})},
         )
         guard.set_strict(False)
@@ -134,16 +136,16 @@ class TestRivals:
     def test_the_names_of_rivals(self, ours, theirs):
         group = "opentelemetry_instrumentor"
         one, other = EntryPoint(ours, "a:b", group), EntryPoint(theirs, "c:d", group)
-        assert stand_in(other, [one, other], "auto", {}) == one
-        assert stand_in(one, [one, other], "auto", {}) is None
-        assert stand_in(one, [one, other], "theirs", {}) == other
+        assert preferred_instrumentor(other, [one, other], "auto", {}) == one
+        assert preferred_instrumentor(one, [one, other], "auto", {}) is None
+        assert preferred_instrumentor(one, [one, other], "theirs", {}) == other
 
     def test_instrumentors_of_other_libraries_are_no_rivals(self):
         group = "opentelemetry_instrumentor"
         ours = EntryPoint("llamatelemetry_openai", "a:b", group)
         for name in ("openai_agents", "httpx", "requests", "anthropic", "transformers"):
             other = EntryPoint(name, "c:d", group)
-            assert stand_in(other, [ours, other], "auto", {}) is None
+            assert preferred_instrumentor(other, [ours, other], "auto", {}) is None
 
 
 class TestLoading:
@@ -208,7 +210,7 @@ class TestLoading:
         instrumentors.prepare(config)
         load("llamatelemetry_a")
         (warning,) = caplog.records
-        assert warning.message.endswith("not used by it: capture_content")
+        assert warning.message.startswith("Ignored capture_content: ")
 
     def test_one_that_cannot_be_undone_does_not_keep_the_others(self, folder, caplog):
         make_instrumentor(folder, "a", "good", "throwaway_good")
@@ -228,7 +230,7 @@ class TestLoading:
         prepare("auto")
         load("llamatelemetry_a", "b")
         changed = effective_config(capture_content="span_only")
-        instrumentors.reload_ours(changed)
+        instrumentors.reload_own(changed)
         assert calls("throwaway_a")[1:] == [
             ("uninstrument", {}),
             ("instrument", {"config": changed}),

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 import llamatelemetry
 from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
-from llamatelemetry.otel.sampling import RuleSampler
+from llamatelemetry.otel.sampling.rules import RuleSampler
 from tests.openai_plugin.replies import http
 from tests.otlp_receiver import http_receiver
 from tests.selection import slow_except
@@ -307,22 +307,22 @@ def test_processors_of_the_option_see_every_span(initialised, receiver):
         (
             {"sample_rate": 0.1},
             (
-                "sample_rate is not used with sampling=parentbased_always_on: "
-                "did you mean sampling=ratio?"
+                "Ignored sample_rate: sampling=parentbased_always_on does not use it. "
+                "Did you mean sampling=ratio?"
             ),
         ),
         (
             {"sampling": "only_errors", "sample_rate": 0.1},
             (
-                "sample_rate is not used with sampling=only_errors: "
-                "did you mean sampling=only_errors,ratio?"
+                "Ignored sample_rate: sampling=only_errors does not use it. "
+                "Did you mean sampling=only_errors,ratio?"
             ),
         ),
         (
             {"sampling": "only_errors", "slow_threshold_s": 1},
             (
-                "slow_threshold_s is not used with sampling=only_errors: "
-                "did you mean sampling=only_errors,only_slow?"
+                "Ignored slow_threshold_s: sampling=only_errors does not use it. "
+                "Did you mean sampling=only_errors,only_slow?"
             ),
         ),
         ({"sampling": "parentbased_traceidratio", "sample_rate": 0.1}, None),
@@ -347,27 +347,30 @@ def test_an_option_that_a_named_sampler_uses_is_no_warning(sampler, caplog):
     provider = TracerProvider(sampler, shutdown_on_exit=False)
     slow = isinstance(sampler, RuleSampler)
     options = {"slow_threshold_s": 1} if slow else {"sample_rate": 0.5}
-    _sampling.sample_at_end(effective_config(environ={}, **options), provider, (), ours=True)
+    _sampling.sample_at_end(effective_config(environ={}, **options), provider, (), is_created=True)
     assert not caplog.records
 
 
 def test_a_sampler_of_the_sdks_cannot_be_given_to_a_provider_that_is_there(caplog):
     config = effective_config(environ={}, sampling="always_off")
     provider = TracerProvider(shutdown_on_exit=False)
-    assert _sampling.sample_at_end(config, provider, (), ours=False) is None
+    assert _sampling.sample_at_end(config, provider, (), is_created=False) is None
     _sampling.replace_sampler(config, provider)
     assert [record.getMessage() for record in caplog.records] == [
-        "Not used, because the application has made its own tracer provider: sampling=always_off",
-        "Not used, because OTEL_CONFIG_FILE is set: sampling=always_off",
+        (
+            "Ignored sampling=always_off: the application set its own tracer provider. "
+            "Pass the sampler to it"
+        ),
+        "Ignored sampling=always_off: OTEL_CONFIG_FILE is set. Set the sampler in that file",
     ]
 
 
 def test_a_provider_that_is_not_the_sdks_keeps_its_traces_with_a_warning(caplog):
     config = effective_config(environ={}, sampling="only_errors")
     provider = trace.NoOpTracerProvider()
-    assert _sampling.sample_at_end(config, provider, (), ours=False) is None
+    assert _sampling.sample_at_end(config, provider, (), is_created=False) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "every trace is kept" in caplog.text
+    assert "all traces are exported" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -387,7 +390,7 @@ def test_the_sampler_of_a_provider_that_is_not_global_says_that_it_keeps_everyth
         provider.get_tracer("test").start_span("fine").end()
     assert len(exporter.get_finished_spans()) == 2
     (record,) = caplog.records
-    assert "is the sampler of a provider that is not the global one" in record.getMessage()
+    assert "is not the sampler of the global tracer provider" in record.getMessage()
 
 
 @pytest.mark.parametrize(("argument", "rate"), [("0.25", 0.25), (None, 0.75)])
@@ -395,5 +398,5 @@ def test_the_argument_of_ratio_is_the_share(argument, rate, monkeypatch):
     monkeypatch.setenv("LLAMATELEMETRY_SAMPLE_RATE", "0.75")
     sampler = _sampling.ratio(argument)
     assert f"RatioSampler{{{rate}}}" in sampler.get_description()
-    with pytest.raises(ValueError, match=r"rate=2\.0 is not accepted"):
+    with pytest.raises(ValueError, match=r"rate must be a number from 0 to 1, got 2\.0"):
         _sampling.ratio("2")

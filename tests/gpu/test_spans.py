@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 from llamatelemetry.genai import Instrumenter, Request, Response, Server, unrecorded
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.gpu.spans import SpanGpu
-from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 from tests.gpu import nvml
 from tests.gpu.conftest import Tracing
 from tests.waiting import wait_for

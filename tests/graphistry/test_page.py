@@ -14,7 +14,7 @@ import pytest
 
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
-from llamatelemetry.otel.trace_graph import TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.graphistry.conftest import EVIL
 from tests.graphistry.test_graphs import a_topology
 

@@ -22,12 +22,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry.otel.providers import (
-    StableLoggerProvider,
-    StableMeterProvider,
-    StableTracerProvider,
-    _followers,
+    DelegatingLoggerProvider,
+    DelegatingMeterProvider,
+    DelegatingTracerProvider,
+    _delegation,
 )
-from llamatelemetry.otel.providers._followers import Followers
+from llamatelemetry.otel.providers._delegation import DelegateRegistry
 
 BUCKETS = [0.1, 1.0, 10.0]
 
@@ -69,7 +69,7 @@ def values(reader: InMemoryMetricReader) -> dict[str, float]:
 
 class TestTracing:
     def test_a_tracer_obtained_before_any_sdk_starts_spans_on_each_later_one(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         tracer = stable.get_tracer("scope", "1", "https://schema", {"a": 1})
         assert not tracer.start_span("lost").is_recording()
 
@@ -88,7 +88,7 @@ class TestTracing:
             assert not tracer.start_span("lost").is_recording()
 
     def test_a_decorator_made_before_the_sdk_makes_spans_after_it(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
 
         @stable.get_tracer("scope").start_as_current_span("decorated")
         def work():
@@ -101,14 +101,14 @@ class TestTracing:
         assert names(exporter) == ["decorated", "decorated"]
 
     def test_starting_a_span_is_the_real_tracers_own_method(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         sdk, _ = tracing_sdk()
         tracer = stable.get_tracer("scope")
         stable.attach(sdk)
         assert tracer.start_span == sdk.get_tracer("scope").start_span
 
     def test_a_span_that_is_open_while_the_sdk_goes_still_reaches_that_sdk(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         sdk, exporter = tracing_sdk()
         stable.attach(sdk)
         span = stable.get_tracer("scope").start_span("open")
@@ -117,7 +117,7 @@ class TestTracing:
         assert names(exporter) == ["open"]
 
     def test_it_is_an_sdk_provider_and_passes_everything_on(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         sdk = trace_sdk.TracerProvider(resource=Resource({"service.name": "x"}))
         stable.attach(sdk)
         exporter = InMemorySpanExporter()
@@ -137,19 +137,21 @@ class TestTracing:
         stable.shutdown()
 
     def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         assert stable.resource == Resource.get_empty()
         assert stable.force_flush()
         stable.shutdown()
         stable._update_resource(Resource({}))
         stable._set_tracer_configurator(tracer_configurator=None)
         stable.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
-        assert "No SDK is set up" in caplog.text
-        with pytest.raises(AttributeError, match="'StableTracerProvider' object has no attribute"):
+        assert "OpenTelemetry is not set up" in caplog.text
+        with pytest.raises(
+            AttributeError, match="'DelegatingTracerProvider' object has no attribute"
+        ):
             _ = stable.sampler
 
     def test_shutdown_by_the_application_ends_the_sdk_and_leaves_room_for_another(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         sdk, first = tracing_sdk()
         stable.attach(sdk)
         tracer = stable.get_tracer("scope")
@@ -162,7 +164,7 @@ class TestTracing:
         assert (names(first), names(second)) == ([], ["kept"])
 
     def test_tracers_are_cached_and_those_with_attributes_are_not_kept(self):
-        stable = StableTracerProvider()
+        stable = DelegatingTracerProvider()
         assert stable.get_tracer("scope") is stable.get_tracer("scope")
         assert stable.get_tracer("scope") is not stable.get_tracer("scope", "1")
         kept = weakref.ref(stable.get_tracer("scope"))
@@ -174,7 +176,7 @@ class TestTracing:
 
 class TestMetrics:
     def test_every_instrument_obtained_before_any_sdk_records_on_each_later_one(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
         counter = meter.create_counter("counter", "1", "c")
         up_down = meter.create_up_down_counter("up_down")
@@ -212,7 +214,7 @@ class TestMetrics:
             histogram.record(100)
 
     def test_scope_unit_and_description_reach_the_sdk(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
         histogram = meter.create_histogram("h", "s", "text")
         sdk, reader = metrics_sdk_provider()
@@ -228,14 +230,14 @@ class TestMetrics:
         assert histogram.unit == "s"
 
     def test_recording_is_the_real_instruments_own_method(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         histogram = stable.get_meter("scope").create_histogram("h")
         sdk, _ = metrics_sdk_provider()
         stable.attach(sdk)
         assert histogram.record == sdk.get_meter("scope").create_histogram("h").record
 
     def test_instruments_of_one_name_are_one_also_after_the_sdk_was_replaced(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         first = stable.get_meter("scope").create_counter("Requests")
         second = stable.get_meter("scope").create_counter("requests")
         assert first is second
@@ -248,7 +250,7 @@ class TestMetrics:
         assert values(reader) == {"requests": 2, "g": 1}
 
     def test_a_synchronous_instrument_nobody_holds_is_let_go(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         gone = weakref.ref(stable.get_meter("scope").create_counter("c"))
         gc.collect()
         assert gone() is None
@@ -262,7 +264,7 @@ class TestMetrics:
                 value += 1
                 options = yield [Observation(value)]
 
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         stable.get_meter("scope").create_observable_gauge("g", [count()])
         seen = []
         for _ in range(2):
@@ -276,7 +278,7 @@ class TestMetrics:
             yield
             yield [Observation(1)]
 
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         stable.get_meter("scope").create_observable_gauge("g", [once()])
         sdk, reader = metrics_sdk_provider()
         stable.attach(sdk)
@@ -284,12 +286,12 @@ class TestMetrics:
         assert values(reader) == {}
 
     def test_a_bad_name_is_refused_at_once_with_an_sdk_and_logged_once_without(self, caplog):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         bad = stable.get_meter("scope").create_counter("no spaces please")
         good = stable.get_meter("scope").create_counter("good")
         sdk, reader = metrics_sdk_provider()
         stable.attach(sdk)
-        assert caplog.text.count("'no spaces please' cannot be created") == 1
+        assert caplog.text.count("Cannot create instrument 'no spaces please'") == 1
         bad.add(1)
         good.add(1)
         assert values(reader) == {"good": 1}
@@ -297,7 +299,7 @@ class TestMetrics:
             stable.get_meter("scope").create_counter("nor here")
 
     def test_it_is_an_sdk_provider_and_passes_everything_on(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         sdk, reader = metrics_sdk_provider()
         stable.attach(sdk)
         assert isinstance(stable, metrics_sdk.MeterProvider)
@@ -320,19 +322,19 @@ class TestMetrics:
         assert sdk._shutdown
 
     def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         assert stable.force_flush()
         stable.shutdown()
         stable.remove_metric_reader(InMemoryMetricReader())
         stable.add_metric_reader(InMemoryMetricReader())
-        assert "No SDK is set up" in caplog.text
+        assert "OpenTelemetry is not set up" in caplog.text
         stable._update_resource(Resource({}))
         stable._set_meter_configurator(meter_configurator=None)
 
 
 class TestLogging:
     def test_a_logger_obtained_before_any_sdk_emits_on_each_later_one(self):
-        stable = StableLoggerProvider()
+        stable = DelegatingLoggerProvider()
         logger = stable.get_logger("scope", "1", "https://schema", {"a": 1})
         assert not logger.enabled()
         logger.emit(body="lost")
@@ -351,7 +353,7 @@ class TestLogging:
             logger.emit(body="lost")
 
     def test_it_is_an_sdk_provider_and_passes_everything_on(self):
-        stable = StableLoggerProvider()
+        stable = DelegatingLoggerProvider()
         sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
         stable.attach(sdk)
         exporter = InMemoryLogRecordExporter()
@@ -373,14 +375,14 @@ class TestLogging:
         assert stable.sdk is None
 
     def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
-        stable = StableLoggerProvider()
+        stable = DelegatingLoggerProvider()
         assert stable.resource == Resource.get_empty()
         assert stable.force_flush()
         stable.shutdown()
         stable._update_resource(Resource({}))
         stable._set_logger_configurator(logger_configurator=None)
         stable.add_log_record_processor(SimpleLogRecordProcessor(InMemoryLogRecordExporter()))
-        assert "No SDK is set up" in caplog.text
+        assert "OpenTelemetry is not set up" in caplog.text
 
 
 class Bound:
@@ -390,7 +392,7 @@ class Bound:
         self.source = source
         self.step_in = step_in
 
-    def follow(self, source):
+    def set_delegate(self, source):
         if self.step_in is not None:
             step_in, self.step_in = self.step_in, None
             step_in()
@@ -399,23 +401,23 @@ class Bound:
 
 class TestThreads:
     def test_a_source_that_comes_while_a_facade_is_made_is_not_missed(self):
-        followers = Followers[str, Bound]("old")
+        followers = DelegateRegistry[str, Bound]("old")
 
         def make(source):
-            followers.follow("new")
+            followers.set_delegate("new")
             return Bound(source)
 
         assert followers.get("key", make, keep=True).source == "new"
 
     def test_a_source_that_comes_while_a_facade_is_bound_is_the_last_one(self):
-        followers = Followers[str, Bound]("first")
+        followers = DelegateRegistry[str, Bound]("first")
         facade = followers.get("key", Bound, keep=True)
-        facade.step_in = lambda: followers.follow("last")
-        followers.follow("between")
+        facade.step_in = lambda: followers.set_delegate("last")
+        followers.set_delegate("between")
         assert facade.source == "last"
 
     def test_after_replacing_the_sdk_under_load_everything_is_on_the_last_one(self):
-        tracers, meters = StableTracerProvider(), StableMeterProvider()
+        tracers, meters = DelegatingTracerProvider(), DelegatingMeterProvider()
         last_tracing, last_metrics = tracing_sdk(), metrics_sdk_provider()
         stop = threading.Event()
         made: list = []
@@ -449,7 +451,7 @@ class TestThreads:
             assert counter.add == last_metrics[0].get_meter(scope).create_counter("c").add
 
     def test_a_callback_may_obtain_instruments_while_the_sdk_is_being_replaced(self):
-        stable = StableMeterProvider()
+        stable = DelegatingMeterProvider()
         observing, replaced = threading.Event(), threading.Event()
 
         def callback(_):
@@ -475,8 +477,8 @@ class TestThreads:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is the point
     def test_a_child_forked_while_another_thread_holds_the_lock_is_not_stuck(self):
-        stable = StableTracerProvider()
-        with _followers._lock.held():
+        stable = DelegatingTracerProvider()
+        with _delegation._lock.held():
             child = os.fork()
             if child == 0:
                 stable.get_tracer("in the child")

@@ -107,9 +107,9 @@ def _skipped(
 ) -> str | None:
     """Why our distro would skip an instrumentor, in its own words; None when it loads it."""
     # Inside: a plugin alone has neither our distro nor the SDK that it needs.
-    from llamatelemetry.distro import skip_message, stand_in
+    from llamatelemetry.distro import skip_message, preferred_instrumentor
 
-    instead = stand_in(entry_point, installed, mode, environ, broken)
+    instead = preferred_instrumentor(entry_point, installed, mode, environ, broken)
     return None if instead is None else skip_message(entry_point, instead)
 
 

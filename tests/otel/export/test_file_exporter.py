@@ -48,7 +48,7 @@ from opentelemetry.sdk.trace.export import (
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from llamatelemetry.otel.file_exporter import (
+from llamatelemetry.otel.export.file_exporter import (
     FileLogExporter,
     FileMetricExporter,
     FileSpanExporter,
@@ -447,7 +447,7 @@ FORKING = """
     import os, sys, threading
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from llamatelemetry.otel.file_exporter import FileSpanExporter
+    from llamatelemetry.otel.export.file_exporter import FileSpanExporter
 
     provider = TracerProvider(shutdown_on_exit=False)
     exporter = FileSpanExporter(sys.argv[1])

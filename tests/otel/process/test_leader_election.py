@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.otel.host_election import HostElection
+from llamatelemetry.otel.process.leader_election import LeaderElection
 from tests.children import with_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
@@ -25,15 +25,15 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 VOTER = """
     import sys
     from pathlib import Path
-    from llamatelemetry.otel.host_election import HostElection
+    from llamatelemetry.otel.process.leader_election import LeaderElection
 
-    election = HostElection("gpu", sys.argv[2], directory=Path(sys.argv[1]))
+    election = LeaderElection("gpu", sys.argv[2], directory=Path(sys.argv[1]))
     for line in sys.stdin:
         if line.strip() == "resign":
-            election.resign()
+            election.release()
             print("resigned", flush=True)
         else:
-            print(election.is_elected(), flush=True)
+            print(election.is_leader(), flush=True)
 """
 
 
@@ -74,8 +74,8 @@ def voters(tmp_path: Path) -> Iterator[Callable[..., Voter]]:
             voter.end()
 
 
-def election_in(directory: Path, name: str = "gpu", service: str = "shop") -> HostElection:
-    return HostElection(name, service, directory=directory)
+def election_in(directory: Path, name: str = "gpu", service: str = "shop") -> LeaderElection:
+    return LeaderElection(name, service, directory=directory)
 
 
 def test_one_of_many_processes_is_elected_and_stays_so(voters):
@@ -127,12 +127,12 @@ def test_each_service_elects_its_own(voters):
 )
 def test_names_that_differ_are_offices_that_differ(tmp_path, one, other):
     elections = [election_in(tmp_path, *names) for names in (one, other, one)]
-    assert [election.is_elected() for election in elections] == [True, True, False]
+    assert [election.is_leader() for election in elections] == [True, True, False]
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_file_says_who_holds_the_office(tmp_path):
-    assert election_in(tmp_path).is_elected()
+    assert election_in(tmp_path).is_leader()
     (file,) = tmp_path.iterdir()
     assert file.read_text() == f"{os.getpid()}\n"
     assert file.stat().st_mode & 0o777 == 0o600
@@ -140,10 +140,10 @@ def test_the_file_says_who_holds_the_office(tmp_path):
 
 def test_one_that_nobody_refers_to_any_more_gives_the_office_back(tmp_path):
     held = election_in(tmp_path)
-    assert held.is_elected()
+    assert held.is_leader()
     del held
     gc.collect()
-    assert election_in(tmp_path).is_elected()
+    assert election_in(tmp_path).is_leader()
 
 
 def test_a_lock_file_that_was_deleted_does_not_make_two(tmp_path, voters):
@@ -160,19 +160,19 @@ def test_a_lock_file_that_was_deleted_does_not_make_two(tmp_path, voters):
 FORKING = """
     import os, signal, sys, threading
     from pathlib import Path
-    from llamatelemetry.otel.host_election import HostElection
+    from llamatelemetry.otel.process.leader_election import LeaderElection
 
-    election = HostElection("gpu", "shop", directory=Path(sys.argv[1]))
-    assert election.is_elected()
+    election = LeaderElection("gpu", "shop", directory=Path(sys.argv[1]))
+    assert election.is_leader()
     go, done = os.pipe(), os.pipe()
     child = os.fork()
     if child:
-        print(child, election.is_elected(), flush=True)
+        print(child, election.is_leader(), flush=True)
         os.write(go[1], b"x")
         os.read(done[0], 1)  # the child has asked, and stays
         os.kill(os.getpid(), signal.SIGKILL)
     os.read(go[0], 1)
-    print(election.is_elected(), flush=True)
+    print(election.is_leader(), flush=True)
     os.write(done[1], b"x")
     sys.stdin.read()
 """
@@ -191,7 +191,7 @@ def test_a_forked_child_holds_nothing_and_keeps_nothing_from_others(tmp_path):
         assert (of_parent, parent.stdout.readline().strip()) == ("True", "False")
         assert parent.wait(30) == -signal.SIGKILL
         os.kill(int(child), 0)
-        assert election_in(tmp_path).is_elected()
+        assert election_in(tmp_path).is_leader()
     finally:
         os.kill(int(child), signal.SIGKILL)
         parent.stdin.close()
@@ -200,11 +200,11 @@ def test_a_forked_child_holds_nothing_and_keeps_nothing_from_others(tmp_path):
 
 def test_a_child_started_as_a_program_keeps_nothing_from_others(tmp_path):
     held = election_in(tmp_path)
-    assert held.is_elected()
+    assert held.is_leader()
     child = subprocess.Popen(["sleep", "60"], close_fds=False)
     try:
-        held.resign()
-        assert election_in(tmp_path).is_elected()
+        held.release()
+        assert election_in(tmp_path).is_leader()
     finally:
         child.kill()
         child.wait(30)
@@ -213,22 +213,22 @@ def test_a_child_started_as_a_program_keeps_nothing_from_others(tmp_path):
 ASKED_WHILE_FORKING = """
     import os, sys, threading
     from pathlib import Path
-    from llamatelemetry.otel.host_election import HostElection
+    from llamatelemetry.otel.process.leader_election import LeaderElection
 
-    election = HostElection("gpu", "shop", directory=Path(sys.argv[1]))
+    election = LeaderElection("gpu", "shop", directory=Path(sys.argv[1]))
     stop = threading.Event()
 
     def ask():
         while not stop.is_set():
-            election.is_elected()
-            election.resign()
+            election.is_leader()
+            election.release()
 
     thread = threading.Thread(target=ask)
     thread.start()
     for _ in range(50):
         child = os.fork()
         if child == 0:
-            asking = threading.Thread(target=election.is_elected, daemon=True)
+            asking = threading.Thread(target=election.is_leader, daemon=True)
             asking.start()
             asking.join(10)  # it would wait for ever for a lock that nobody holds here
             open_files = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
@@ -256,7 +256,7 @@ def test_threads_that_ask_at_once_get_the_same_answer(tmp_path):
 
     def ask() -> None:
         start.wait()
-        answers.append(election.is_elected())
+        answers.append(election.is_leader())
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -274,20 +274,20 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_by_default_the_file_is_in_a_folder_that_only_this_user_can_enter(temporary):
-    election = HostElection("gpu", "shop")
-    assert election.is_elected()
+    election = LeaderElection("gpu", "shop")
+    assert election.is_leader()
     (folder,) = temporary.iterdir()
     assert folder.name == f"llamatelemetry-{os.geteuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert not HostElection("gpu", "shop").is_elected()
+    assert not LeaderElection("gpu", "shop").is_leader()
 
 
 def test_when_the_whole_folder_is_cleaned_up_there_is_still_only_one(temporary):
-    holder, other = HostElection("gpu", "shop"), HostElection("gpu", "shop")
-    assert (holder.is_elected(), other.is_elected()) == (True, False)
+    holder, other = LeaderElection("gpu", "shop"), LeaderElection("gpu", "shop")
+    assert (holder.is_leader(), other.is_leader()) == (True, False)
     (folder,) = temporary.iterdir()
     shutil.rmtree(folder)
-    assert (other.is_elected(), holder.is_elected()) == (True, False)
+    assert (other.is_leader(), holder.is_leader()) == (True, False)
 
 
 @pytest.mark.parametrize("trap", ["open to all", "a link"])
@@ -301,21 +301,21 @@ def test_a_folder_that_somebody_else_may_have_laid_out_is_not_used(
     else:
         folder.mkdir()
         folder.chmod(0o777)
-    election = HostElection(f"gpu-{temporary.name}", "shop")
-    assert election.is_elected()
+    election = LeaderElection(f"gpu-{temporary.name}", "shop")
+    assert election.is_leader()
     try:
         assert list(folder.iterdir()) == []
-        assert not HostElection(f"gpu-{temporary.name}", "shop").is_elected()  # in /dev/shm
+        assert not LeaderElection(f"gpu-{temporary.name}", "shop").is_leader()  # in /dev/shm
     finally:
         election.path.unlink()
 
 
 def test_where_no_file_can_be_made_every_process_reports_and_says_so_once(tmp_path, caplog):
     several = [election_in(tmp_path / "nothing here") for _ in range(2)]
-    assert [one.is_elected() for one in [*several, *several]] == [True] * 4
+    assert [one.is_leader() for one in [*several, *several]] == [True] * 4
     assert [record.getMessage().count("every one will") for record in caplog.records] == [1, 1]
 
 
 def test_importing_and_making_one_touches_no_file(temporary):
-    HostElection("gpu", "shop").resign()
+    LeaderElection("gpu", "shop").release()
     assert list(temporary.iterdir()) == []

@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 import llamatelemetry
-from llamatelemetry.otel import trace_graph_processor
-from llamatelemetry.otel.trace_graph import MAX_NODES, TraceGraph
-from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
+from llamatelemetry.otel.trace_graph import processor
+from llamatelemetry.otel.trace_graph.graph import MAX_NODES, TraceGraph
+from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 from llamatelemetry.pipeline import PipelineTracer
 
 CALL = {
@@ -53,7 +53,7 @@ def traced() -> Traced:
 
 
 def edges_of(graph: TraceGraph) -> set[tuple[str, str, str, int]]:
-    return {(e.source, e.target, e.kind, e.figures.count) for e in graph.edges}
+    return {(e.source, e.target, e.kind, e.stats.count) for e in graph.edges}
 
 
 def test_what_ran_on_what(traced: Traced) -> None:
@@ -75,8 +75,8 @@ def test_what_ran_on_what(traced: Traced) -> None:
         ("pipeline:rag", "agent:critic", "calls", 1),
         ("agent:critic", "tool:search", "calls", 1),
     }
-    [figures] = [edge.figures for edge in graph.edges if edge.source == "stage:answer"]
-    assert figures.row() == {
+    [stats] = [edge.stats for edge in graph.edges if edge.source == "stage:answer"]
+    assert stats.row() == {
         "count": 2,
         "errors": 1,
         "total_ms": 400.0,
@@ -126,13 +126,13 @@ async def test_each_trace_has_its_own_graph(traced: Traced) -> None:
     assert edges_of(traced.processor.graph(f"{second:032x}")) >= {
         ("pipeline:b", "model:m", "calls", 1)
     }
-    with pytest.raises(KeyError, match=r"no trace 0{31}1 among the last"):
+    with pytest.raises(KeyError, match=r"Trace 0{31}1 is not among the last"):
         traced.processor.graph(1)
 
 
 def test_memory_is_bounded(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_graph_processor, "MAX_TRACES", 5)
-    monkeypatch.setattr(trace_graph_processor, "MAX_OPEN_SPANS", 10)
+    monkeypatch.setattr(processor, "MAX_TRACES", 5)
+    monkeypatch.setattr(processor, "MAX_OPEN_SPANS", 10)
     for number in range(MAX_NODES + 100):
         with traced.pipeline.stage(f"stage {number}"):
             pass

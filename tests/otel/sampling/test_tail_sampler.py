@@ -28,9 +28,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from llamatelemetry.otel.sampling import Policy, is_sampled, ratio_sampler
-from llamatelemetry.otel.span_processors import put_between, take_gate_out
-from llamatelemetry.otel.tail_sampling import TailSampler, _counts
+from llamatelemetry.otel.processor_chains import install_tail_sampler, remove_tail_sampler
+from llamatelemetry.otel.sampling.rules import Policy, is_sampled, ratio_sampler
+from llamatelemetry.otel.sampling.tail_sampler import TailSampler, _counts
 
 ERRORS = Policy(errors=True)
 FAILED = {"llamatelemetry.sampling.rule": "error", "llamatelemetry.sampling.rate": 1.0}
@@ -46,7 +46,7 @@ class Sampled:
         )
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.gate = TailSampler(policy, **options)
-        assert put_between(self.provider, self.gate, ())
+        assert install_tail_sampler(self.provider, self.gate, ())
         self.tracer = self.provider.get_tracer("test")
 
     def start(self, name: str, parent: trace.Span | None = None, **options) -> trace.Span:
@@ -88,7 +88,7 @@ class TestErrors:
             root.end()
         assert sampled.names == ["before", "call", "after", "root"]
         assert len({span.context.trace_id for span in sampled.spans}) == 1
-        assert sampled.gate.held_bytes == 0
+        assert sampled.gate.buffered_bytes == 0
 
     def test_an_error_lets_what_was_held_back_go_at_once(self):
         sampled = Sampled()
@@ -283,20 +283,20 @@ class TestOpenSpans:
 
     def test_a_span_begun_before_the_sampler_was_there(self):
         sampled = Sampled()
-        take_gate_out(sampled.provider, sampled.gate)
+        remove_tail_sampler(sampled.provider, sampled.gate)
         one, other = sampled.start("one"), sampled.start("other")
         gate = TailSampler(ERRORS)
-        assert put_between(sampled.provider, gate, ())
+        assert install_tail_sampler(sampled.provider, gate, ())
         one.end()
         fail(other)
         assert sampled.names == ["other"]
-        assert gate.held_bytes == 0
+        assert gate.buffered_bytes == 0
 
     def test_a_share_holds_for_a_span_begun_before_the_sampler_was_there(self):
         sampled = Sampled()
-        take_gate_out(sampled.provider, sampled.gate)
+        remove_tail_sampler(sampled.provider, sampled.gate)
         span = sampled.start("one")
-        assert put_between(sampled.provider, TailSampler(Policy(rate=1.0)), ())
+        assert install_tail_sampler(sampled.provider, TailSampler(Policy(rate=1.0)), ())
         span.end()
         assert sampled.names == ["one"]
 
@@ -354,14 +354,14 @@ class TestChain:
         provider.add_span_processor(front)
         provider.add_span_processor(back)
         gate = TailSampler(ERRORS)
-        assert put_between(provider, gate, [front])
-        assert not put_between(provider, TailSampler(ERRORS), [front])
+        assert install_tail_sampler(provider, gate, [front])
+        assert not install_tail_sampler(provider, TailSampler(ERRORS), [front])
         provider.add_span_processor(later)
         assert gate.downstream == (back, later)
         provider.get_tracer("test").start_span("fine").end()
         steps = [(n, step) for step in ("start", "ending") for n in ("front", "back", "later")]
         assert seen == [*steps, ("front", "end")]
-        take_gate_out(provider, gate)
+        remove_tail_sampler(provider, gate)
         seen.clear()
         provider.get_tracer("test").start_span("fine").end()
         assert seen == [*steps, *((name, "end") for name in ("front", "back", "later"))]
@@ -388,8 +388,8 @@ class TestChain:
         assert sampled.names == ["child"]
 
     def test_a_provider_that_is_not_the_sdks_is_refused(self):
-        with pytest.raises(TypeError, match="no chain of span processors"):
-            put_between(trace.NoOpTracerProvider(), TailSampler(ERRORS), ())
+        with pytest.raises(TypeError, match="does not have the span processors of the SDK"):
+            install_tail_sampler(trace.NoOpTracerProvider(), TailSampler(ERRORS), ())
 
 
 class TestBounds:
@@ -412,7 +412,7 @@ class TestBounds:
         expected = {roots[number].get_span_context().trace_id for number in failing}
         found = Counter(span.context.trace_id for span in sampled.spans)
         assert found == dict.fromkeys(expected, 3)
-        assert sampled.gate.held_bytes == 0
+        assert sampled.gate.buffered_bytes == 0
         assert _counts.spans == {"kept": 300, "dropped": 19_800}
         assert _counts.traces == {"kept": 100, "dropped": 9_900}
 
@@ -428,14 +428,14 @@ class TestBounds:
         for round_ in range(20):
             for number, root in enumerate(roots):
                 sampled.start("call", root, attributes={"text": f"{round_}{number}" * 100}).end()
-                peak = max(peak, sampled.gate.held_bytes)
+                peak = max(peak, sampled.gate.buffered_bytes)
         used = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         assert peak <= limit
         assert used < 1.5 * limit
         assert _counts.spans["evicted"] > 9_000
         (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-        assert "Sampling holds back more than 2 MiB" in record.getMessage()
+        assert "The tail sampler buffers more than 2 MiB" in record.getMessage()
         # What is left of a trace still follows its rules.
         fail(sampled.start("failing", roots[0]))
         roots[0].end()
@@ -444,7 +444,7 @@ class TestBounds:
     def test_traces_without_spans_are_bounded_too(self):
         sampled = Sampled(max_bytes=100_000)
         leaked = [sampled.start("leaked") for _ in range(1_000)]
-        assert sampled.gate.held_bytes <= 100_000
+        assert sampled.gate.buffered_bytes <= 100_000
         fail(leaked[0])  # forgotten, and judged by itself
         assert sampled.names == ["leaked"]
 
@@ -496,7 +496,7 @@ class TestConcurrency:
         asyncio.run(run())
         sizes = Counter(span.context.trace_id for span in sampled.spans)
         assert Counter(sizes.values()) == {4: 20, 2: 20}
-        assert sampled.gate.held_bytes == 0
+        assert sampled.gate.buffered_bytes == 0
 
     def test_a_forked_child_does_not_send_what_its_parent_holds_back(self):
         sampled = Sampled()

@@ -1,0 +1,418 @@
+"""The only module that names private parts of OpenTelemetry, each with a fallback.
+
+OpenTelemetry does not promise to keep these names. `PRIVATE_NAMES` lists them with the feature
+that each one carries. If a name is missing, only that feature is lost: spans, metrics and logs
+are still recorded and exported, and `warn_of_missing_names` logs one warning.
+
+Importing this module loads neither the SDK nor a private module. `tests/test_layers.py` finds
+private names in any other file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.util.types import AttributeValue
+
+TESTED_SDK: Final = "1.45"
+_CONFIGURATION: Final = "opentelemetry.sdk._configuration"
+_DECLARATIVE_LOGS: Final = "opentelemetry.configuration._logger_provider"
+
+PROVIDER_SETTERS: Final = (
+    # No public way: the SDK's configuration passes its providers to these functions only.
+    (_CONFIGURATION, "set_tracer_provider", "traces"),
+    (_CONFIGURATION, "set_meter_provider", "metrics"),
+    (_CONFIGURATION, "set_logger_provider", "logs"),
+)
+DECLARATIVE_PROVIDER_SETTERS: Final = (
+    ("opentelemetry.trace", "set_tracer_provider", "traces"),
+    ("opentelemetry.metrics", "set_meter_provider", "metrics"),
+    (_DECLARATIVE_LOGS, "set_logger_provider", "logs"),
+)
+"""Functions by which a set-up makes its providers the global ones: module, name, signal."""
+
+_logger = logging.getLogger("llamatelemetry.otel")
+
+
+def sdk_configurator() -> Callable[..., None] | None:
+    """Return the SDK's own configuration as a function, or `None` if it is missing.
+
+    No public way: it alone applies id generators, OpAMP and the configurators of tracers, meters
+    and loggers. Its documentation asks distros to subclass it.
+    """
+    base = getattr(_module(_CONFIGURATION), "_OTelSDKConfigurator", None)
+    # The SDK keeps one instance per class. One of its own class would be that of all subclasses.
+    return None if base is None else type("SdkConfigurator", (base,), {})().configure
+
+
+class ProcessorChain:
+    """The processors of an SDK provider, in the order in which they run.
+
+    No public way: `add_span_processor` and `add_log_record_processor` only append, after the
+    exporters, where a processor that changes spans or records runs too late.
+
+    Attributes:
+        sdk_chain: The SDK's object that calls the processors.
+    """
+
+    def __init__(self, sdk_chain: Any, name: str) -> None:
+        self.sdk_chain = sdk_chain
+        self._name = name
+
+    @property
+    def processors(self) -> tuple[Any, ...]:
+        """The processors."""
+        return tuple(getattr(self.sdk_chain, self._name))
+
+    def change(self, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> None:
+        """Replace the processors by what `change` returns for them."""
+        # The SDK holds this lock while it appends a processor.
+        with getattr(self.sdk_chain, "_lock", None) or contextlib.nullcontext():
+            setattr(self.sdk_chain, self._name, change(self.processors))
+
+
+def span_processor_chain(provider: object) -> ProcessorChain | None:
+    """Return the span processors of an SDK provider, or `None` if it does not have any."""
+    return _chain(getattr(provider, "_active_span_processor", None), "_span_processors")
+
+
+def log_processor_chain(provider: object) -> ProcessorChain | None:
+    """Return the log record processors of an SDK provider, or `None` if it does not have any."""
+    return _chain(getattr(provider, "_multi_log_record_processor", None), "_log_record_processors")
+
+
+def _chain(sdk_chain: object, name: str) -> ProcessorChain | None:
+    return ProcessorChain(sdk_chain, name) if hasattr(sdk_chain, name) else None
+
+
+def exporters_of(provider: object) -> Iterator[Any]:
+    """Yield the exporters of an SDK provider.
+
+    No public way for metrics and logs, nor from a provider to its processors and readers.
+    """
+    for holder in _exporter_holders(provider):
+        # `span_exporter` is public. Metric readers and log record processors have `_exporter`,
+        # batch log record processors in a part of their own.
+        part = getattr(holder, "_batch_processor", holder)
+        exporter = getattr(holder, "span_exporter", None) or getattr(part, "_exporter", None)
+        if exporter is not None:
+            yield exporter
+
+
+def _exporter_holders(provider: object) -> Iterator[object]:
+    yield from getattr(provider, "_metric_readers", ())
+    for chain in (span_processor_chain(provider), log_processor_chain(provider)):
+        for processor in chain.processors if chain is not None else ():
+            yield from getattr(processor, "downstream", (processor,))
+
+
+def update_resource(provider: object, attributes: Mapping[str, AttributeValue]) -> None:
+    """Merge attributes into the resource of an SDK provider, if it has one.
+
+    No public way: a provider gets its resource when it is created.
+    """
+    update: Any = getattr(provider, "_update_resource", None)
+    if update is not None:
+        from opentelemetry.sdk.resources import Resource
+
+        update(Resource(attributes))
+
+
+def meter_provider_resource(provider: object) -> Resource | None:
+    """Return the resource of an SDK meter provider, or `None` if it is unknown.
+
+    No public way: unlike the other providers, it does not have a `resource` property.
+    """
+    return getattr(getattr(provider, "_sdk_config", None), "resource", None)
+
+
+def reset_metrics_after_fork(provider: object) -> None:
+    """Start an SDK meter provider from zero, in a child process that was just forked.
+
+    No public way: the SDK resets spans and logs after a fork, but metrics continue from the
+    parent's values, under locks that another thread of the parent may have held. The SDK's
+    parts are replaced as `add_metric_reader` creates them.
+    """
+    consumer: Any = getattr(provider, "_measurement_consumer", None)
+    readers: Iterable[Any] | None = getattr(consumer, "_reader_storages", None)
+    if consumer is None or readers is None:
+        return
+    consumer._lock = threading.Lock()
+    for reader in tuple(readers):
+        if hasattr(reader, "_export_lock"):
+            reader._export_lock = threading.Lock()
+        consumer.remove_metric_reader(reader)
+        consumer.add_metric_reader(reader)
+
+
+def has_on_ending() -> bool:
+    """Return whether the SDK calls `_on_ending` of span processors, before any `on_end`.
+
+    No public way: the specification has OnEnding, the SDK only under this experimental name.
+    """
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    return hasattr(SpanProcessor, "_on_ending")
+
+
+def call_on_ending(processor: object, span: object) -> None:
+    """Call `_on_ending` of a span processor, as the SDK does, if it has the method."""
+    on_ending: Any = getattr(processor, "_on_ending", None)
+    if on_ending is not None:
+        on_ending(span)
+
+
+def add_to_ended_span(span: object, attributes: Mapping[str, AttributeValue]) -> None:
+    """Add attributes to an ended span, up to the limit on their number.
+
+    No public way: `set_attribute` rejects them as soon as the span has an end time. Values are
+    stored as they are, because the SDK's cleaning of arrays costs more than everything else
+    here. Beyond its limit the SDK would drop the oldest attribute, not the new one.
+
+    Args:
+        span: A span of the SDK, while processors handle its end.
+        attributes: Attributes with clean values; arrays are tuples.
+    """
+    present: Any = getattr(span, "_attributes", None)
+    values: dict[str, AttributeValue] | None = getattr(present, "_dict", None)
+    if values is None:
+        return
+    with getattr(present, "_lock", None) or contextlib.nullcontext():
+        for name, value in attributes.items():
+            if present.maxlen is None or len(values) < present.maxlen:
+                values[name] = value
+
+
+def attribute_length_limit(span: object) -> int | None:
+    """Return the SDK's limit on the length of a span's text attributes, or `None`.
+
+    No public way: a span does not show its limits.
+    """
+    found = getattr(getattr(span, "_limits", None), "max_span_attribute_length", None)
+    return found if isinstance(found, int) else None
+
+
+def _module(name: str) -> Any:
+    """Return a private module, or `None` if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+@dataclass(frozen=True)
+class PrivateName:
+    """A private name of OpenTelemetry that a feature needs.
+
+    Attributes:
+        name: The name, with the class or module that has it.
+        lost: Consequence if the name is missing, as a clause of the warning.
+        is_there: Returns whether the installed version has it. It gets the SDK's providers by
+            signal; a signal without one is not judged.
+    """
+
+    name: str
+    lost: str
+    is_there: Callable[[Mapping[str, Any]], bool]
+
+    @property
+    def identifier(self) -> str:
+        """The name alone."""
+        return self.name.rpartition(".")[2]
+
+
+def warn_of_missing_names(providers: Mapping[str, Any]) -> None:
+    """Log one warning for each name that the installed OpenTelemetry lacks, once per process.
+
+    Args:
+        providers: The SDK's providers by signal.
+    """
+    for each in PRIVATE_NAMES:
+        if not each.is_there(providers):
+            _warn_once(each)
+
+
+@functools.cache
+def _warn_once(missing: PrivateName) -> None:
+    _logger.warning(
+        "This version of OpenTelemetry does not have %s: %s. Everything else works. Update "
+        "llamatelemetry, or install opentelemetry-sdk %s",
+        missing.name,
+        missing.lost,
+        TESTED_SDK,
+    )
+
+
+def _on_provider(signal: str, *names: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a check for an attribute of a provider, reached through other attributes."""
+
+    def is_there(providers: Mapping[str, Any]) -> bool:
+        found: Any = providers.get(signal)
+        if found is None:
+            return True
+        for position, name in enumerate(names):
+            if not hasattr(found, name):
+                # A missing attribute on the way has a warning of its own.
+                return position < len(names) - 1
+            found = getattr(found, name)
+        return True
+
+    return is_there
+
+
+def _on_each_holder(signal: str, kind: str, *names: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a check for an attribute of the SDK's processors or readers of a class."""
+
+    def is_there(providers: Mapping[str, Any]) -> bool:
+        holders = _exporter_holders(providers.get(signal))
+        found = {type(each).__name__: each for each in holders}
+        return kind not in found or _on_provider(kind, *names)(found)
+
+    return is_there
+
+
+@functools.cache
+def _sample_span() -> Any:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+    provider = TracerProvider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False)
+    return provider.get_tracer("llamatelemetry").start_span("sample")
+
+
+def _on_span(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a check for an attribute of a span of the SDK."""
+    return lambda _: _on_provider("span", *names)({"span": _sample_span()})
+
+
+def _in_module(module: str, name: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a check for a name in a private module, if its package is installed."""
+
+    def is_there(_: Mapping[str, Any]) -> bool:
+        package = module.rpartition(".")[0]
+        return _module(package) is None or hasattr(_module(module), name)
+
+    return is_there
+
+
+_NOT_IN_FRONT = (
+    "processors added after the set-up run after the exporters, which therefore receive {} "
+    "that are not redacted{}"
+)
+_NOT_MONITORED = (
+    "flush() cannot detect {} that a collector rejects, and shutdown() can take longer while a "
+    "collector does not respond"
+)
+_NOT_REPLACED = "{} are not recorded any more after shutdown() and another init()"
+_RESOURCE = (
+    "the resource keeps the process id of the parent after a fork, attributes set next to "
+    "OTEL_CONFIG_FILE are missing, and the resource of metrics is not redacted"
+)
+
+PRIVATE_NAMES: Final = (
+    PrivateName(
+        f"{_CONFIGURATION}._OTelSDKConfigurator",
+        "id generators, OpAMP and logger, meter and tracer configurators of OTEL_* variables are "
+        "ignored",
+        _in_module(_CONFIGURATION, "_OTelSDKConfigurator"),
+    ),
+    *(
+        PrivateName(f"{module}.{name}", _NOT_REPLACED.format(signal), _in_module(module, name))
+        for module, name, signal in (*PROVIDER_SETTERS, DECLARATIVE_PROVIDER_SETTERS[-1])
+    ),
+    PrivateName(
+        "TracerProvider._active_span_processor",
+        f"{_NOT_IN_FRONT.format('spans', ' or enriched')}, tail sampling is disabled, and "
+        f"{_NOT_MONITORED.format('spans')}",
+        _on_provider("traces", "_active_span_processor"),
+    ),
+    PrivateName(
+        "SynchronousMultiSpanProcessor._span_processors",
+        f"{_NOT_IN_FRONT.format('spans', ' or enriched')}, tail sampling is disabled, and "
+        f"{_NOT_MONITORED.format('spans')}",
+        _on_provider("traces", "_active_span_processor", "_span_processors"),
+    ),
+    PrivateName(
+        "SynchronousMultiSpanProcessor._lock",
+        "processors that two threads add at the same time can be lost",
+        _on_provider("traces", "_active_span_processor", "_lock"),
+    ),
+    PrivateName(
+        "LoggerProvider._multi_log_record_processor",
+        f"{_NOT_IN_FRONT.format('log records', '')}, and {_NOT_MONITORED.format('log records')}",
+        _on_provider("logs", "_multi_log_record_processor"),
+    ),
+    PrivateName(
+        "SynchronousMultiLogRecordProcessor._log_record_processors",
+        f"{_NOT_IN_FRONT.format('log records', '')}, and {_NOT_MONITORED.format('log records')}",
+        _on_provider("logs", "_multi_log_record_processor", "_log_record_processors"),
+    ),
+    PrivateName(
+        "BatchLogRecordProcessor._batch_processor",
+        _NOT_MONITORED.format("log records"),
+        _on_each_holder("logs", "BatchLogRecordProcessor", "_batch_processor"),
+    ),
+    PrivateName(
+        "PeriodicExportingMetricReader._exporter",
+        _NOT_MONITORED.format("metrics and log records"),
+        _on_each_holder("metrics", "PeriodicExportingMetricReader", "_exporter"),
+    ),
+    PrivateName(
+        "MeterProvider._metric_readers",
+        _NOT_MONITORED.format("metrics"),
+        _on_provider("metrics", "_metric_readers"),
+    ),
+    PrivateName(
+        "MeterProvider._update_resource",
+        _RESOURCE,
+        _on_provider("metrics", "_update_resource"),
+    ),
+    PrivateName(
+        "MeterProvider._sdk_config",
+        "the resource of metrics is not redacted",
+        _on_provider("metrics", "_sdk_config"),
+    ),
+    PrivateName(
+        "MeterProvider._measurement_consumer",
+        "forked processes continue from the metric values of their parent",
+        _on_provider("metrics", "_measurement_consumer"),
+    ),
+    PrivateName(
+        "SynchronousMeasurementConsumer._reader_storages",
+        "forked processes continue from the metric values of their parent",
+        _on_provider("metrics", "_measurement_consumer", "_reader_storages"),
+    ),
+    PrivateName(
+        "PeriodicExportingMetricReader._export_lock",
+        "a process that is forked during an export can fail to export metrics",
+        _on_each_holder("metrics", "PeriodicExportingMetricReader", "_export_lock"),
+    ),
+    PrivateName(
+        "SpanProcessor._on_ending",
+        "spans have no energy attributes, and processors that the application added first receive "
+        "spans that are not redacted",
+        lambda _: has_on_ending(),
+    ),
+    PrivateName("Span._attributes", "spans have no GPU attributes", _on_span("_attributes")),
+    PrivateName(
+        "BoundedAttributes._dict",
+        "spans have no GPU attributes",
+        _on_span("_attributes", "_dict"),
+    ),
+    PrivateName(
+        "Span._limits",
+        "a limit on the length of attributes can cut recorded messages in the middle of their JSON",
+        _on_span("_limits"),
+    ),
+)
+"""Every private name, in the order of the functions above."""
