@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from llamatelemetry.otel.processor_chains import prepend_processors
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.span_processors import SessionSpanProcessor
-from llamatelemetry.otel.processor_chains import prepend_processors
 from tests.recorder import Recorder
 
 

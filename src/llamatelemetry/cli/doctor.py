@@ -107,7 +107,7 @@ def _skipped(
 ) -> str | None:
     """Why our distro would skip an instrumentor, in its own words; None when it loads it."""
     # Inside: a plugin alone has neither our distro nor the SDK that it needs.
-    from llamatelemetry.distro import skip_message, preferred_instrumentor
+    from llamatelemetry.distro import preferred_instrumentor, skip_message
 
     instead = preferred_instrumentor(entry_point, installed, mode, environ, broken)
     return None if instead is None else skip_message(entry_point, instead)

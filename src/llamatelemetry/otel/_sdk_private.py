@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -296,11 +297,10 @@ def _on_span(*names: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _in_module(module: str, name: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return a check for a name in a private module, if its package is installed."""
+    """Return a check for a name in a private module, if the module's package is in use."""
 
     def is_there(_: Mapping[str, Any]) -> bool:
-        package = module.rpartition(".")[0]
-        return _module(package) is None or hasattr(_module(module), name)
+        return module.rpartition(".")[0] not in sys.modules or hasattr(_module(module), name)
 
     return is_there
 

@@ -313,7 +313,10 @@ def test_a_folder_that_somebody_else_may_have_laid_out_is_not_used(
 def test_where_no_file_can_be_made_every_process_reports_and_says_so_once(tmp_path, caplog):
     several = [election_in(tmp_path / "nothing here") for _ in range(2)]
     assert [one.is_leader() for one in [*several, *several]] == [True] * 4
-    assert [record.getMessage().count("every one will") for record in caplog.records] == [1, 1]
+    assert [record.getMessage().count("every process reports it") for record in caplog.records] == [
+        1,
+        1,
+    ]
 
 
 def test_importing_and_making_one_touches_no_file(temporary):
