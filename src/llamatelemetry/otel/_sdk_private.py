@@ -20,7 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry import context as context_api
+
 if TYPE_CHECKING:
+    from contextvars import Token
+
+    from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.util.types import AttributeValue
 
@@ -200,6 +205,20 @@ def attribute_length_limit(span: object) -> int | None:
     """
     found = getattr(getattr(span, "_limits", None), "max_span_attribute_length", None)
     return found if isinstance(found, int) else None
+
+
+def detach_context(token: Token[Context]) -> None:
+    """Restore the context from before `opentelemetry.context.attach`, if it is still active.
+
+    No public way: `opentelemetry.context.detach` logs an error if another task attached it. That
+    is normal for an asynchronous generator that is closed late.
+    """
+    runtime_context = getattr(context_api, "_RUNTIME_CONTEXT", None)
+    if runtime_context is None:
+        context_api.detach(token)
+        return
+    with contextlib.suppress(ValueError):
+        runtime_context.detach(token)
 
 
 def _module(name: str) -> Any:
@@ -413,6 +432,11 @@ PRIVATE_NAMES: Final = (
         "Span._limits",
         "a limit on the length of attributes can cut recorded messages in the middle of their JSON",
         _on_span("_limits"),
+    ),
+    PrivateName(
+        "opentelemetry.context._RUNTIME_CONTEXT",
+        "an asynchronous generator that is closed late logs an error of OpenTelemetry",
+        _in_module("opentelemetry.context", "_RUNTIME_CONTEXT"),
     ),
 )
 """Every private name, in the order of the functions above."""

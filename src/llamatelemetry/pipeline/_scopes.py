@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from opentelemetry import context as context_api
-from opentelemetry.context import (
-    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] - detach() logs what is normal here
-)
+
+from llamatelemetry.otel._sdk_private import detach_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +27,7 @@ def detach(token: Token[Context]) -> None:
     An asynchronous generator that is closed late is closed by another task, whose context never
     had it: then there is nothing to take out.
     """
-    with contextlib.suppress(ValueError):
-        _RUNTIME_CONTEXT.detach(token)
+    detach_context(token)
 
 
 class Scope(Generic[T_co]):
