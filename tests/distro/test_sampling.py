@@ -147,7 +147,7 @@ meter_provider:
 
 
 @pytest.mark.parametrize("way", slow_except({"our variable", "init"}, WAYS))
-def test_only_errors_in_every_way(way, receiver, tmp_path):
+def test_only_errors_is_applied_by_every_way_of_setting_it(way, receiver, tmp_path):
     command, before, variables, lines = WAYS[way]
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}
     if lines is not None:
@@ -233,7 +233,7 @@ def durations(receiver) -> int:
         ({"sampling": "only_errors,ratio", "sample_rate": 1.0}, ["chat smol", "chat fail"]),
     ],
 )
-def test_a_failed_call_is_an_error_and_metrics_are_of_all_calls(
+def test_sampling_keeps_failed_call_and_metrics_of_all_calls(
     options, expected, initialised, receiver
 ):
     initialised(**options)
@@ -257,7 +257,7 @@ def span_of(receiver):
     return recorded["llamatelemetry.sampling.rule"].string_value, rate, span.trace_state
 
 
-def test_a_share_is_recorded_on_the_spans_and_handed_on(initialised, receiver):
+def test_ratio_is_recorded_on_spans_and_propagated(initialised, receiver):
     initialised(sampling="ratio", sample_rate=0.5)
     tracer = trace.get_tracer("test")
     started = 0
@@ -272,7 +272,7 @@ def test_a_share_is_recorded_on_the_spans_and_handed_on(initialised, receiver):
     assert span_of(receiver) == ("ratio", 0.5, "ot=th:8")
 
 
-def test_on_the_applications_own_provider_a_share_is_decided_at_the_end(receiver):
+def test_ratio_is_applied_at_end_on_application_provider(receiver):
     code = (
         OWN_PROVIDER.format(arguments="")
         + INIT.format(options="sampling='ratio', sample_rate=0.0")
@@ -292,7 +292,7 @@ def test_on_the_applications_own_provider_a_share_is_decided_at_the_end(receiver
     assert receiver.spans() == ["after"]
 
 
-def test_processors_of_the_option_see_every_span(initialised, receiver):
+def test_processors_of_option_receive_every_span(initialised, receiver):
     exporter = InMemorySpanExporter()
     initialised(sampling="only_errors", span_processors=[SimpleSpanProcessor(exporter)])
     trace.get_tracer("test").start_span("fine").end()
@@ -329,7 +329,7 @@ def test_processors_of_the_option_see_every_span(initialised, receiver):
         ({"sampling": "only_slow", "slow_threshold_s": 1}, None),
     ],
 )
-def test_an_option_without_its_rule_is_one_warning(options, warning, initialised, caplog):
+def test_unused_sampling_option_logs_one_warning(options, warning, initialised, caplog):
     initialised(**options)
     assert [record.getMessage() for record in caplog.records] == ([warning] if warning else [])
 
@@ -343,7 +343,7 @@ def test_an_option_without_its_rule_is_one_warning(options, warning, initialised
         ParentBasedTraceIdRatio(0.5),
     ],
 )
-def test_an_option_that_a_named_sampler_uses_is_no_warning(sampler, caplog):
+def test_option_used_by_named_sampler_logs_no_warning(sampler, caplog):
     provider = TracerProvider(sampler, shutdown_on_exit=False)
     slow = isinstance(sampler, RuleSampler)
     options = {"slow_threshold_s": 1} if slow else {"sample_rate": 0.5}
@@ -351,7 +351,7 @@ def test_an_option_that_a_named_sampler_uses_is_no_warning(sampler, caplog):
     assert not caplog.records
 
 
-def test_a_sampler_of_the_sdks_cannot_be_given_to_a_provider_that_is_there(caplog):
+def test_sdk_sampler_is_ignored_with_warning_on_existing_provider(caplog):
     config = effective_config(environ={}, sampling="always_off")
     provider = TracerProvider(shutdown_on_exit=False)
     assert _sampling.sample_at_end(config, provider, (), is_created=False) is None
@@ -365,7 +365,7 @@ def test_a_sampler_of_the_sdks_cannot_be_given_to_a_provider_that_is_there(caplo
     ]
 
 
-def test_a_provider_that_is_not_the_sdks_keeps_its_traces_with_a_warning(caplog):
+def test_tail_sampling_is_disabled_with_warning_on_other_provider(caplog):
     config = effective_config(environ={}, sampling="only_errors")
     provider = trace.NoOpTracerProvider()
     assert _sampling.sample_at_end(config, provider, (), is_created=False) is None
@@ -377,12 +377,12 @@ def test_a_provider_that_is_not_the_sdks_keeps_its_traces_with_a_warning(caplog)
     ("make", "argument", "kept_s"),
     [(_sampling.only_slow, "0.5", 0.5), (_sampling.only_errors_or_slow, None, 7.0)],
 )
-def test_the_argument_of_only_slow_is_in_seconds(make, argument, kept_s, monkeypatch):
+def test_argument_of_only_slow_is_threshold_in_seconds(make, argument, kept_s, monkeypatch):
     monkeypatch.setenv("LLAMATELEMETRY_SLOW_THRESHOLD_S", "7")
     assert make(argument).policy.slow_s == kept_s
 
 
-def test_the_sampler_of_a_provider_that_is_not_global_says_that_it_keeps_everything(caplog):
+def test_tail_sampling_is_disabled_with_warning_when_provider_is_not_global(caplog):
     exporter = InMemorySpanExporter()
     provider = TracerProvider(_sampling.only_errors(), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -394,7 +394,7 @@ def test_the_sampler_of_a_provider_that_is_not_global_says_that_it_keeps_everyth
 
 
 @pytest.mark.parametrize(("argument", "rate"), [("0.25", 0.25), (None, 0.75)])
-def test_the_argument_of_ratio_is_the_share(argument, rate, monkeypatch):
+def test_argument_of_ratio_is_share_of_traces(argument, rate, monkeypatch):
     monkeypatch.setenv("LLAMATELEMETRY_SAMPLE_RATE", "0.75")
     sampler = _sampling.ratio(argument)
     assert f"RatioSampler{{{rate}}}" in sampler.get_description()

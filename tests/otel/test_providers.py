@@ -68,7 +68,7 @@ def values(reader: InMemoryMetricReader) -> dict[str, float]:
 
 
 class TestTracing:
-    def test_a_tracer_obtained_before_any_sdk_starts_spans_on_each_later_one(self):
+    def test_early_tracer_starts_spans_on_each_later_sdk(self):
         stable = DelegatingTracerProvider()
         tracer = stable.get_tracer("scope", "1", "https://schema", {"a": 1})
         assert not tracer.start_span("lost").is_recording()
@@ -87,7 +87,7 @@ class TestTracing:
             assert stable.detach() is sdk
             assert not tracer.start_span("lost").is_recording()
 
-    def test_a_decorator_made_before_the_sdk_makes_spans_after_it(self):
+    def test_early_decorator_starts_spans_after_setup(self):
         stable = DelegatingTracerProvider()
 
         @stable.get_tracer("scope").start_as_current_span("decorated")
@@ -100,14 +100,14 @@ class TestTracing:
         assert work()
         assert names(exporter) == ["decorated", "decorated"]
 
-    def test_starting_a_span_is_the_real_tracers_own_method(self):
+    def test_start_span_is_method_of_underlying_tracer(self):
         stable = DelegatingTracerProvider()
         sdk, _ = tracing_sdk()
         tracer = stable.get_tracer("scope")
         stable.attach(sdk)
         assert tracer.start_span == sdk.get_tracer("scope").start_span
 
-    def test_a_span_that_is_open_while_the_sdk_goes_still_reaches_that_sdk(self):
+    def test_open_span_ends_on_detached_sdk(self):
         stable = DelegatingTracerProvider()
         sdk, exporter = tracing_sdk()
         stable.attach(sdk)
@@ -116,7 +116,7 @@ class TestTracing:
         span.end()
         assert names(exporter) == ["open"]
 
-    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
+    def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
         stable = DelegatingTracerProvider()
         sdk = trace_sdk.TracerProvider(resource=Resource({"service.name": "x"}))
         stable.attach(sdk)
@@ -136,7 +136,7 @@ class TestTracing:
         assert not stable.get_tracer("scope").start_span("off").is_recording()
         stable.shutdown()
 
-    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
+    def test_delegating_provider_does_nothing_without_sdk(self, caplog):
         stable = DelegatingTracerProvider()
         assert stable.resource == Resource.get_empty()
         assert stable.force_flush()
@@ -150,7 +150,7 @@ class TestTracing:
         ):
             _ = stable.sampler
 
-    def test_shutdown_by_the_application_ends_the_sdk_and_leaves_room_for_another(self):
+    def test_another_sdk_can_be_attached_after_shutdown_by_application(self):
         stable = DelegatingTracerProvider()
         sdk, first = tracing_sdk()
         stable.attach(sdk)
@@ -163,7 +163,7 @@ class TestTracing:
         tracer.start_span("kept").end()
         assert (names(first), names(second)) == ([], ["kept"])
 
-    def test_tracers_are_cached_and_those_with_attributes_are_not_kept(self):
+    def test_tracers_are_cached_and_kept_only_without_attributes(self):
         stable = DelegatingTracerProvider()
         assert stable.get_tracer("scope") is stable.get_tracer("scope")
         assert stable.get_tracer("scope") is not stable.get_tracer("scope", "1")
@@ -175,7 +175,7 @@ class TestTracing:
 
 
 class TestMetrics:
-    def test_every_instrument_obtained_before_any_sdk_records_on_each_later_one(self):
+    def test_early_instruments_record_on_each_later_sdk(self):
         stable = DelegatingMeterProvider()
         meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
         counter = meter.create_counter("counter", "1", "c")
@@ -213,7 +213,7 @@ class TestMetrics:
             counter.add(100)
             histogram.record(100)
 
-    def test_scope_unit_and_description_reach_the_sdk(self):
+    def test_scope_unit_and_description_reach_sdk(self):
         stable = DelegatingMeterProvider()
         meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
         histogram = meter.create_histogram("h", "s", "text")
@@ -229,14 +229,14 @@ class TestMetrics:
         assert (metric.name, metric.unit, metric.description) == ("h", "s", "text")
         assert histogram.unit == "s"
 
-    def test_recording_is_the_real_instruments_own_method(self):
+    def test_record_is_method_of_underlying_instrument(self):
         stable = DelegatingMeterProvider()
         histogram = stable.get_meter("scope").create_histogram("h")
         sdk, _ = metrics_sdk_provider()
         stable.attach(sdk)
         assert histogram.record == sdk.get_meter("scope").create_histogram("h").record
 
-    def test_instruments_of_one_name_are_one_also_after_the_sdk_was_replaced(self):
+    def test_instruments_with_equal_names_are_one_instrument(self):
         stable = DelegatingMeterProvider()
         first = stable.get_meter("scope").create_counter("Requests")
         second = stable.get_meter("scope").create_counter("requests")
@@ -249,13 +249,13 @@ class TestMetrics:
         second.add(1)
         assert values(reader) == {"requests": 2, "g": 1}
 
-    def test_a_synchronous_instrument_nobody_holds_is_let_go(self):
+    def test_synchronous_instrument_is_freed_without_references(self):
         stable = DelegatingMeterProvider()
         gone = weakref.ref(stable.get_meter("scope").create_counter("c"))
         gc.collect()
         assert gone() is None
 
-    def test_a_generator_callback_serves_one_sdk_after_another(self):
+    def test_generator_callback_works_with_several_sdks_in_turn(self):
         def count():
             options = yield
             value = 0
@@ -273,7 +273,7 @@ class TestMetrics:
             seen += [values(reader)["g"], values(reader)["g"]]
         assert seen == [1, 2, 3, 4]
 
-    def test_a_generator_callback_that_ends_observes_nothing_more(self):
+    def test_exhausted_generator_callback_observes_nothing(self):
         def once():
             yield
             yield [Observation(1)]
@@ -285,7 +285,7 @@ class TestMetrics:
         assert values(reader) == {"g": 1}
         assert values(reader) == {}
 
-    def test_a_bad_name_is_refused_at_once_with_an_sdk_and_logged_once_without(self, caplog):
+    def test_invalid_instrument_name_raises_with_sdk_and_is_logged_once_without(self, caplog):
         stable = DelegatingMeterProvider()
         bad = stable.get_meter("scope").create_counter("no spaces please")
         good = stable.get_meter("scope").create_counter("good")
@@ -298,7 +298,7 @@ class TestMetrics:
         with pytest.raises(Exception, match="Expected ASCII string"):
             stable.get_meter("scope").create_counter("nor here")
 
-    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
+    def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
         stable = DelegatingMeterProvider()
         sdk, reader = metrics_sdk_provider()
         stable.attach(sdk)
@@ -321,7 +321,7 @@ class TestMetrics:
         assert stable.sdk is None
         assert sdk._shutdown
 
-    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
+    def test_delegating_provider_does_nothing_without_sdk(self, caplog):
         stable = DelegatingMeterProvider()
         assert stable.force_flush()
         stable.shutdown()
@@ -333,7 +333,7 @@ class TestMetrics:
 
 
 class TestLogging:
-    def test_a_logger_obtained_before_any_sdk_emits_on_each_later_one(self):
+    def test_early_logger_emits_on_each_later_sdk(self):
         stable = DelegatingLoggerProvider()
         logger = stable.get_logger("scope", "1", "https://schema", {"a": 1})
         assert not logger.enabled()
@@ -352,7 +352,7 @@ class TestLogging:
             assert stable.detach() is sdk
             logger.emit(body="lost")
 
-    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
+    def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
         stable = DelegatingLoggerProvider()
         sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
         stable.attach(sdk)
@@ -374,7 +374,7 @@ class TestLogging:
         stable.shutdown()
         assert stable.sdk is None
 
-    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
+    def test_delegating_provider_does_nothing_without_sdk(self, caplog):
         stable = DelegatingLoggerProvider()
         assert stable.resource == Resource.get_empty()
         assert stable.force_flush()
@@ -400,7 +400,7 @@ class Bound:
 
 
 class TestThreads:
-    def test_a_source_that_comes_while_a_facade_is_made_is_not_missed(self):
+    def test_object_uses_source_that_was_set_during_its_creation(self):
         followers = DelegateRegistry[str, Bound]("old")
 
         def make(source):
@@ -409,14 +409,14 @@ class TestThreads:
 
         assert followers.get("key", make, keep=True).source == "new"
 
-    def test_a_source_that_comes_while_a_facade_is_bound_is_the_last_one(self):
+    def test_object_uses_last_source_when_set_during_update(self):
         followers = DelegateRegistry[str, Bound]("first")
         facade = followers.get("key", Bound, keep=True)
         facade.step_in = lambda: followers.set_delegate("last")
         followers.set_delegate("between")
         assert facade.source == "last"
 
-    def test_after_replacing_the_sdk_under_load_everything_is_on_the_last_one(self):
+    def test_all_objects_use_last_sdk_after_concurrent_replacement(self):
         tracers, meters = DelegatingTracerProvider(), DelegatingMeterProvider()
         last_tracing, last_metrics = tracing_sdk(), metrics_sdk_provider()
         stop = threading.Event()
@@ -450,7 +450,7 @@ class TestThreads:
             assert tracer.start_span == last_tracing[0].get_tracer(scope).start_span
             assert counter.add == last_metrics[0].get_meter(scope).create_counter("c").add
 
-    def test_a_callback_may_obtain_instruments_while_the_sdk_is_being_replaced(self):
+    def test_callback_can_obtain_instruments_during_replacement(self):
         stable = DelegatingMeterProvider()
         observing, replaced = threading.Event(), threading.Event()
 
@@ -476,7 +476,7 @@ class TestThreads:
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is the point
-    def test_a_child_forked_while_another_thread_holds_the_lock_is_not_stuck(self):
+    def test_forked_child_does_not_block_when_parent_held_lock(self):
         stable = DelegatingTracerProvider()
         with _delegation._lock.held():
             child = os.fork()

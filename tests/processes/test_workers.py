@@ -174,7 +174,7 @@ FAST = {"gunicorn --preload"}
 
 
 @pytest.mark.parametrize("server", slow_except(FAST, SERVERS))
-def test_workers_of_a_server(server, model):
+def test_server_workers_export_their_own_telemetry(server, model):
     command, variables = SERVERS[server]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     with (grpc_receiver if grpc else http_receiver)() as received:
@@ -215,7 +215,7 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", slow_except({"process fork"}, POOLS))
-def test_workers_of_the_standard_library(pool, model):
+def test_pool_workers_export_their_own_telemetry(pool, model):
     """They end soon, and in a way that runs no atexit handlers: nothing may be left behind."""
     variables = POOLS[pool]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
@@ -238,7 +238,7 @@ def test_workers_of_the_standard_library(pool, model):
 @pytest.mark.slow
 @pytest.mark.needs("celery")
 @pytest.mark.parametrize("interval", ["300", "60000"])
-def test_workers_of_celery(model, tmp_path, interval):
+def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval):
     """While they run, by threads of theirs; and what is left when the worker is told to stop."""
     command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
     quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]

@@ -78,7 +78,7 @@ def election_in(directory: Path, name: str = "gpu", service: str = "shop") -> Le
     return LeaderElection(name, service, directory=directory)
 
 
-def test_one_of_many_processes_is_elected_and_stays_so(voters):
+def test_leader_stays_leader_among_many_processes(voters):
     several = [voters() for _ in range(4)]
     first = [voter.ask() for voter in several]
     assert sorted(first) == ["False", "False", "False", "True"]
@@ -94,14 +94,14 @@ def test_one_of_many_processes_is_elected_and_stays_so(voters):
     ],
     ids=["killed", "terminated", "at its end"],
 )
-def test_another_process_takes_over_from_one_that_ends(voters, how):
+def test_another_process_becomes_leader_when_leader_ends(voters, how):
     holder, other = voters(), voters()
     assert (holder.ask(), other.ask()) == ("True", "False")
     holder.end(how)
     assert other.ask() == "True"
 
 
-def test_who_resigns_can_be_followed_and_can_come_back(voters):
+def test_released_leadership_passes_on_and_can_be_acquired_again(voters):
     holder, other = voters(), voters()
     assert (holder.ask(), other.ask()) == ("True", "False")
     assert holder.ask("resign") == "resigned"
@@ -110,7 +110,7 @@ def test_who_resigns_can_be_followed_and_can_come_back(voters):
     assert holder.ask() == "True"
 
 
-def test_each_service_elects_its_own(voters):
+def test_each_service_elects_its_own_leader(voters):
     assert (voters("shop").ask(), voters("bank").ask()) == ("True", "True")
 
 
@@ -125,20 +125,20 @@ def test_each_service_elects_its_own(voters):
         (("gpu", ""), ("gpu", " ")),
     ],
 )
-def test_names_that_differ_are_offices_that_differ(tmp_path, one, other):
+def test_different_names_are_different_elections(tmp_path, one, other):
     elections = [election_in(tmp_path, *names) for names in (one, other, one)]
     assert [election.is_leader() for election in elections] == [True, True, False]
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_file_says_who_holds_the_office(tmp_path):
+def test_lock_file_contains_process_id_of_leader(tmp_path):
     assert election_in(tmp_path).is_leader()
     (file,) = tmp_path.iterdir()
     assert file.read_text() == f"{os.getpid()}\n"
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_one_that_nobody_refers_to_any_more_gives_the_office_back(tmp_path):
+def test_election_releases_leadership_when_garbage_collected(tmp_path):
     held = election_in(tmp_path)
     assert held.is_leader()
     del held
@@ -146,7 +146,7 @@ def test_one_that_nobody_refers_to_any_more_gives_the_office_back(tmp_path):
     assert election_in(tmp_path).is_leader()
 
 
-def test_a_lock_file_that_was_deleted_does_not_make_two(tmp_path, voters):
+def test_only_one_process_is_leader_when_lock_file_was_deleted(tmp_path, voters):
     holder, other = voters(), voters()
     assert holder.ask() == "True"
     (file,) = tmp_path.iterdir()
@@ -178,7 +178,7 @@ FORKING = """
 """
 
 
-def test_a_forked_child_holds_nothing_and_keeps_nothing_from_others(tmp_path):
+def test_forked_child_does_not_hold_lock_of_its_parent(tmp_path):
     """The child lives on: a descriptor that it had kept would hold its dead parent's lock."""
     parent = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(FORKING), tmp_path],
@@ -198,7 +198,7 @@ def test_a_forked_child_holds_nothing_and_keeps_nothing_from_others(tmp_path):
         parent.stdout.close()
 
 
-def test_a_child_started_as_a_program_keeps_nothing_from_others(tmp_path):
+def test_started_program_does_not_inherit_lock(tmp_path):
     held = election_in(tmp_path)
     assert held.is_leader()
     child = subprocess.Popen(["sleep", "60"], close_fds=False)
@@ -240,7 +240,7 @@ ASKED_WHILE_FORKING = """
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_a_fork_in_the_middle_of_an_election_leaves_the_child_with_nothing(tmp_path):
+def test_child_forked_during_election_holds_no_lock_and_does_not_block(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(ASKED_WHILE_FORKING), tmp_path],
         capture_output=True,
@@ -250,7 +250,7 @@ def test_a_fork_in_the_middle_of_an_election_leaves_the_child_with_nothing(tmp_p
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_threads_that_ask_at_once_get_the_same_answer(tmp_path):
+def test_is_leader_returns_same_result_in_concurrent_threads(tmp_path):
     election = election_in(tmp_path)
     start, answers = threading.Barrier(8), []
 
@@ -273,7 +273,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_by_default_the_file_is_in_a_folder_that_only_this_user_can_enter(temporary):
+def test_default_lock_file_is_in_private_directory(temporary):
     election = LeaderElection("gpu", "shop")
     assert election.is_leader()
     (folder,) = temporary.iterdir()
@@ -282,7 +282,7 @@ def test_by_default_the_file_is_in_a_folder_that_only_this_user_can_enter(tempor
     assert not LeaderElection("gpu", "shop").is_leader()
 
 
-def test_when_the_whole_folder_is_cleaned_up_there_is_still_only_one(temporary):
+def test_only_one_process_is_leader_when_directory_was_deleted(temporary):
     holder, other = LeaderElection("gpu", "shop"), LeaderElection("gpu", "shop")
     assert (holder.is_leader(), other.is_leader()) == (True, False)
     (folder,) = temporary.iterdir()
@@ -291,7 +291,7 @@ def test_when_the_whole_folder_is_cleaned_up_there_is_still_only_one(temporary):
 
 
 @pytest.mark.parametrize("trap", ["open to all", "a link"])
-def test_a_folder_that_somebody_else_may_have_laid_out_is_not_used(
+def test_default_directory_is_rejected_when_other_users_can_write_to_it(
     temporary, trap, tmp_path_factory
 ):
     folder = temporary / f"llamatelemetry-{os.geteuid()}"
@@ -310,7 +310,9 @@ def test_a_folder_that_somebody_else_may_have_laid_out_is_not_used(
         election.path.unlink()
 
 
-def test_where_no_file_can_be_made_every_process_reports_and_says_so_once(tmp_path, caplog):
+def test_every_process_is_leader_with_one_warning_when_lock_file_cannot_be_created(
+    tmp_path, caplog
+):
     several = [election_in(tmp_path / "nothing here") for _ in range(2)]
     assert [one.is_leader() for one in [*several, *several]] == [True] * 4
     assert [record.getMessage().count("every process reports it") for record in caplog.records] == [
@@ -319,6 +321,6 @@ def test_where_no_file_can_be_made_every_process_reports_and_says_so_once(tmp_pa
     ]
 
 
-def test_importing_and_making_one_touches_no_file(temporary):
+def test_creating_election_touches_no_file(temporary):
     LeaderElection("gpu", "shop").release()
     assert list(temporary.iterdir()) == []
