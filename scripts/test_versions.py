@@ -50,11 +50,11 @@ SDK_TESTS = (
 )
 # Tests with a model of full size are about times, and not about versions.
 TRANSFORMERS_TESTS = ("tests/transformers_plugin", "tests/transformers", "-m", "not slow")
-# What they need beside the library: the torch of all rows, and what reads GGUF files.
+# Further requirements: the same torch in all rows, and packages that read GGUF files.
 BESIDE_TRANSFORMERS = ("torch == 2.13.0", "gguf", "accelerate < 2")
 DEPRECATIONS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 
-# A name for the row, and what has to be installed for it; the library comes first.
+# Name of the row, and its requirements; the library comes first.
 PLUGIN_ROWS = {
     # The oldest one promised. It hands `proxies` to httpx.Client, which 0.28 took away.
     "1.26": ("openai == 1.26.0", "httpx < 0.28"),
@@ -140,7 +140,7 @@ def oldest_versions(python: Path) -> str:
 
 
 def direct_dependencies() -> Iterator[str]:
-    """Yield what the five distributions require, with the libraries that they instrument."""
+    """Yield the requirements of the five distributions, with the libraries that they instrument."""
     for path in (ROOT / "pyproject.toml", *ROOT.glob("src/*/pyproject.toml")):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extras = project.get("optional-dependencies", {}).values()

@@ -1,4 +1,4 @@
-"""The zero-code path, each time in a process of its own, as a user starts it."""
+"""The zero-code path. Each test starts a process as a user would."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.throwaway import make_distribution, make_instrumentor
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 OURS = {"OTEL_PYTHON_DISTRO": "llamatelemetry"}
 
-# A program without one line of ours that makes one of each signal, then says what it sees.
+# A program without llamatelemetry code: it records one of each signal, and prints its state.
 PROGRAM = """
 import json, os, sys, threading
 from opentelemetry import _logs, metrics, trace
@@ -53,7 +53,7 @@ def receiver():
 def instrumented(
     *program: str, path: Path | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """The program, of some parts, under opentelemetry-instrument."""
+    """Run the concatenated parts of a program under `opentelemetry-instrument`."""
     code = "".join(map(textwrap.dedent, program or (PROGRAM,)))
     python_path = {"PYTHONPATH": str(path)} if path is not None else {}
     return subprocess.run(
@@ -80,7 +80,7 @@ def distribution_is_installed(name: str) -> bool:
 
 @pytest.fixture
 def site_without_the_other_distro(tmp_path) -> Path:
-    """A folder with everything that is installed here but opentelemetry-distro."""
+    """Create a directory with all installed packages except `opentelemetry-distro`."""
     folder = tmp_path / "site"
     folder.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -117,7 +117,7 @@ class TestSetUp:
         )
         source = Path(__file__).parents[1] / "src"
         done = subprocess.run(
-            # -S: the real site-packages, where the other distro is, stays out.
+            # -S excludes the real site-packages, which has the other distro.
             [sys.executable, "-S", "-W", "error", "-c", initialize + PROGRAM],
             env={
                 **os.environ,

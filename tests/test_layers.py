@@ -204,7 +204,7 @@ def _modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def _private_names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Private modules and names of OpenTelemetry, and private attributes of its objects.
+    """Yield private modules and names of OpenTelemetry, and private attributes of its objects.
 
     An attribute counts if its name is in `PRIVATE_NAMES` and it is not an attribute of `self`.
     """

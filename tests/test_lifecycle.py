@@ -1,4 +1,4 @@
-"""init(), flush() and shutdown() in this process, against real receivers."""
+"""`init()`, `flush()` and `shutdown()` with real receivers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def receiver():
 
 @pytest.fixture(autouse=True)
 def taken_down(receiver):
-    """Every test leaves the process as it found it, while its receiver still listens."""
+    """Shut down after each test, while its receiver still runs."""
     logger = logging.getLogger("llamatelemetry")
     level, logger.level = logger.level, logging.NOTSET
     yield
@@ -51,14 +51,14 @@ def taken_down(receiver):
 
 
 def record(name: str) -> None:
-    """One of each signal, by tracers and instruments obtained just now."""
+    """Record one of each signal, with a new tracer, instrument and logger."""
     trace.get_tracer("test").start_span(name).end()
     metrics.get_meter("test").create_counter(name).add(1)
     _logs.get_logger("test").emit(body=name)
 
 
 def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The code in a process of its own, in which warnings are errors."""
+    """Run the code in a new process, with warnings as errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         env={**os.environ, **environ},
@@ -223,7 +223,7 @@ class TestExport:
 
 class TestCycles:
     def test_objects_obtained_before_init_work_in_every_cycle(self, receiver):
-        """Also what was obtained before OpenTelemetry's global was set at all."""
+        # The objects are obtained before OpenTelemetry's globals are set.
         code = f"""
             from opentelemetry import _logs, metrics, trace
             from opentelemetry.metrics import Observation
@@ -493,7 +493,7 @@ class TestFlush:
 
 
 class TestApplicationProvider:
-    """Each in a process of its own: OpenTelemetry's globals can be set once."""
+    """Each test starts a process, because OpenTelemetry's globals can be set only once."""
 
     def test_application_provider_stays_and_gets_processors_prepended(self, receiver):
         done = run(

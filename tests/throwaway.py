@@ -1,4 +1,4 @@
-"""Throw-away distributions: real dist-info folders and modules, as an installer leaves them."""
+"""Temporary distributions: real dist-info directories and modules, as installed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_instrumentor(
     body: str = "pass",
     requires: Sequence[str] = (),
 ) -> None:
-    """A distribution with one instrumentor, whose module keeps what was called in CALLS."""
+    """Create a distribution with one instrumentor. Its module lists the calls in `CALLS`."""
     make_distribution(
         folder,
         distribution,
@@ -73,7 +73,7 @@ def make_instrumentor(
 
 @pytest.fixture
 def throwaway_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose distributions OpenTelemetry finds; their modules begin with throwaway_."""
+    """Yield a directory of distributions that OpenTelemetry finds, with modules `throwaway_*`."""
     monkeypatch.syspath_prepend(tmp_path)
     _forget_entry_points()
     yield tmp_path
@@ -83,7 +83,7 @@ def throwaway_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def _forget_entry_points() -> None:
-    # OpenTelemetry's own loader has a cache, too, under a private name that may go.
+    # OpenTelemetry's own loader has a cache, too, under a private name.
     cached = getattr(_importlib_metadata, "_original_entry_points_cached", None)
     if cached is not None:
         cached.cache_clear()

@@ -1,4 +1,4 @@
-"""Where each signal goes, as the contract's rows on exporters and endpoints have it."""
+"""Exporters and endpoints of each signal for options and environment variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which instrumentor is loaded where several instrument the same library."""
+"""Loading of instrumentors, also if several instrument the same library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(throwaway_path):  # noqa: F811 - the imported fixture
 
 
 def load(*names: str) -> None:
-    """What OpenTelemetry's loader does with the entry points of these names."""
+    """Load the instrumentors of these names as OpenTelemetry's loader does."""
     for entry_point in installed_instrumentors():
         if entry_point.name in names:
             LlamaTelemetryDistro().load_instrumentor(entry_point, skip_dep_check=True)
@@ -69,7 +69,7 @@ class TestCompetingInstrumentors:
         caplog.set_level(logging.INFO, "llamatelemetry")
         for name in order:
             load(name)
-            load(name)  # a second time, as when init() follows the zero-code path
+            load(name)  # again, as when init() follows the zero-code path
         assert ours_is_active() is ours
         assert calls("throwaway_rival") == ([("instrument", {})] if theirs else [])
         skipped = [

@@ -1,4 +1,4 @@
-"""The option `sampling`, in each way in which telemetry is switched on, at a real receiver."""
+"""The option `sampling`, for each way to set up telemetry, with a real receiver."""
 
 from __future__ import annotations
 
@@ -59,10 +59,15 @@ trace.set_tracer_provider(provider)
 SAMPLER = "from llamatelemetry.distro import only_errors\n"
 END = "\ntrace.get_tracer_provider().force_flush()\n"
 
-# Command, program before WORK, variables, the file's own lines.
+# Command, program before WORK, environment variables, lines of the configuration file.
 WAYS = {
-    "our variable": (ZERO_CODE, "", {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"}, None),
-    "OpenTelemetry's variable": (
+    "llamatelemetry variable": (
+        ZERO_CODE,
+        "",
+        {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"},
+        None,
+    ),
+    "OpenTelemetry variable": (
         ZERO_CODE,
         "",
         {**OURS, "OTEL_TRACES_SAMPLER": "only_errors"},
@@ -87,13 +92,13 @@ WAYS = {
         {},
         None,
     ),
-    "file's section": (
+    "section of a file": (
         ZERO_CODE,
         "",
         OURS,
         "distribution: {llamatelemetry: {sampling: only_errors}}",
     ),
-    "file and our variable": (
+    "file and llamatelemetry variable": (
         ZERO_CODE,
         "",
         {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"},
@@ -106,21 +111,21 @@ WAYS = {
         OURS,
         "sampler: {parent_based: {root: {llamatelemetry_only_errors: }}}",
     ),
-    "the application's provider and init": (
+    "application provider and init": (
         IN_CODE,
         OWN_PROVIDER.format(arguments="") + INIT.format(options="sampling='only_errors'"),
         {},
         None,
     ),
-    "the application's provider alone": (
+    "application provider alone": (
         IN_CODE,
         SAMPLER + OWN_PROVIDER.format(arguments="only_errors()"),
         {},
         None,
     ),
 }
-# What makes no meter provider has no metrics.
-WITHOUT_METRICS = {"the application's provider alone"}
+# This program sets no meter provider.
+WITHOUT_METRICS = {"application provider alone"}
 
 
 @pytest.fixture
@@ -146,7 +151,7 @@ meter_provider:
     return {"OTEL_CONFIG_FILE": str(path)}
 
 
-@pytest.mark.parametrize("way", slow_except({"our variable", "init"}, WAYS))
+@pytest.mark.parametrize("way", slow_except({"llamatelemetry variable", "init"}, WAYS))
 def test_only_errors_is_applied_by_every_way_of_setting_it(way, receiver, tmp_path):
     command, before, variables, lines = WAYS[way]
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}
@@ -159,9 +164,9 @@ def test_only_errors_is_applied_by_every_way_of_setting_it(way, receiver, tmp_pa
         text=True,
         timeout=60,
     )
-    # Of the distro that stands beside ours, OpenTelemetry says that it is not taken.
-    said = [line for line in done.stderr.splitlines() if "not loaded" not in line]
-    assert (done.returncode, said) == (0, [])
+    # OpenTelemetry logs that the other installed distro is not loaded.
+    logged = [line for line in done.stderr.splitlines() if "not loaded" not in line]
+    assert (done.returncode, logged) == (0, [])
     assert receiver.spans() == ["child of failed", "failed"]
     if way not in WITHOUT_METRICS:
         assert receiver.metrics() == {
@@ -181,8 +186,8 @@ def test_only_errors_is_applied_by_every_way_of_setting_it(way, receiver, tmp_pa
 
 
 @pytest.fixture
-def initialised(receiver):
-    """`init` for a test, undone after it."""
+def initialized(receiver):
+    """Yield `init` for a test, and shut down after it."""
     yield lambda **options: llamatelemetry.init(otlp_endpoint=receiver.url, **options)
     llamatelemetry.shutdown()
 
@@ -234,9 +239,9 @@ def durations(receiver) -> int:
     ],
 )
 def test_sampling_keeps_failed_call_and_metrics_of_all_calls(
-    options, expected, initialised, receiver
+    options, expected, initialized, receiver
 ):
-    initialised(**options)
+    initialized(**options)
     call("smol")
     with pytest.raises(openai.BadRequestError):
         call("fail")
@@ -257,8 +262,8 @@ def span_of(receiver):
     return recorded["llamatelemetry.sampling.rule"].string_value, rate, span.trace_state
 
 
-def test_ratio_is_recorded_on_spans_and_propagated(initialised, receiver):
-    initialised(sampling="ratio", sample_rate=0.5)
+def test_ratio_is_recorded_on_spans_and_propagated(initialized, receiver):
+    initialized(sampling="ratio", sample_rate=0.5)
     tracer = trace.get_tracer("test")
     started = 0
     while True:
@@ -292,9 +297,9 @@ def test_ratio_is_applied_at_end_on_application_provider(receiver):
     assert receiver.spans() == ["after"]
 
 
-def test_processors_of_option_receive_every_span(initialised, receiver):
+def test_processors_of_option_receive_every_span(initialized, receiver):
     exporter = InMemorySpanExporter()
-    initialised(sampling="only_errors", span_processors=[SimpleSpanProcessor(exporter)])
+    initialized(sampling="only_errors", span_processors=[SimpleSpanProcessor(exporter)])
     trace.get_tracer("test").start_span("fine").end()
     assert llamatelemetry.flush()
     assert receiver.spans() == []
@@ -329,8 +334,8 @@ def test_processors_of_option_receive_every_span(initialised, receiver):
         ({"sampling": "only_slow", "slow_threshold_s": 1}, None),
     ],
 )
-def test_unused_sampling_option_logs_one_warning(options, warning, initialised, caplog):
-    initialised(**options)
+def test_unused_sampling_option_logs_one_warning(options, warning, initialized, caplog):
+    initialized(**options)
     assert [record.getMessage() for record in caplog.records] == ([warning] if warning else [])
 
 

@@ -1,4 +1,4 @@
-"""The stable providers against real SDK providers."""
+"""The delegating providers with real SDK providers."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def values(reader: InMemoryMetricReader) -> dict[str, float]:
 
 class TestTracing:
     def test_early_tracer_starts_spans_on_each_later_sdk(self):
-        stable = DelegatingTracerProvider()
-        tracer = stable.get_tracer("scope", "1", "https://schema", {"a": 1})
+        delegating = DelegatingTracerProvider()
+        tracer = delegating.get_tracer("scope", "1", "https://schema", {"a": 1})
         assert not tracer.start_span("lost").is_recording()
 
         for _ in range(2):
             sdk, exporter = tracing_sdk()
-            stable.attach(sdk)
+            delegating.attach(sdk)
             with tracer.start_as_current_span("outer"):
                 tracer.start_span("inner").end()
             inner, outer = exporter.get_finished_spans()
@@ -84,91 +84,93 @@ class TestTracing:
             assert inner.instrumentation_scope.version == "1"
             assert inner.instrumentation_scope.schema_url == "https://schema"
             assert dict(inner.instrumentation_scope.attributes) == {"a": 1}
-            assert stable.detach() is sdk
+            assert delegating.detach() is sdk
             assert not tracer.start_span("lost").is_recording()
 
     def test_early_decorator_starts_spans_after_setup(self):
-        stable = DelegatingTracerProvider()
+        delegating = DelegatingTracerProvider()
 
-        @stable.get_tracer("scope").start_as_current_span("decorated")
+        @delegating.get_tracer("scope").start_as_current_span("decorated")
         def work():
             return trace.get_current_span().is_recording()
 
         sdk, exporter = tracing_sdk()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert work()
         assert work()
         assert names(exporter) == ["decorated", "decorated"]
 
     def test_start_span_is_method_of_underlying_tracer(self):
-        stable = DelegatingTracerProvider()
+        delegating = DelegatingTracerProvider()
         sdk, _ = tracing_sdk()
-        tracer = stable.get_tracer("scope")
-        stable.attach(sdk)
+        tracer = delegating.get_tracer("scope")
+        delegating.attach(sdk)
         assert tracer.start_span == sdk.get_tracer("scope").start_span
 
     def test_open_span_ends_on_detached_sdk(self):
-        stable = DelegatingTracerProvider()
+        delegating = DelegatingTracerProvider()
         sdk, exporter = tracing_sdk()
-        stable.attach(sdk)
-        span = stable.get_tracer("scope").start_span("open")
-        stable.detach()
+        delegating.attach(sdk)
+        span = delegating.get_tracer("scope").start_span("open")
+        delegating.detach()
         span.end()
         assert names(exporter) == ["open"]
 
     def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
-        stable = DelegatingTracerProvider()
+        delegating = DelegatingTracerProvider()
         sdk = trace_sdk.TracerProvider(resource=Resource({"service.name": "x"}))
-        stable.attach(sdk)
+        delegating.attach(sdk)
         exporter = InMemorySpanExporter()
-        assert isinstance(stable, trace_sdk.TracerProvider)
-        stable.add_span_processor(SimpleSpanProcessor(exporter))
-        stable.get_tracer("scope").start_span("span").end()
+        assert isinstance(delegating, trace_sdk.TracerProvider)
+        delegating.add_span_processor(SimpleSpanProcessor(exporter))
+        delegating.get_tracer("scope").start_span("span").end()
         assert names(exporter) == ["span"]
-        assert stable.force_flush()
-        assert stable.resource.attributes["service.name"] == "x"
-        assert stable.sampler is sdk.sampler
-        assert stable.id_generator is sdk.id_generator
-        assert stable.get_tracer("scope").resource is sdk.resource
-        stable._update_resource(Resource({"process.pid": 1}))
+        assert delegating.force_flush()
+        assert delegating.resource.attributes["service.name"] == "x"
+        assert delegating.sampler is sdk.sampler
+        assert delegating.id_generator is sdk.id_generator
+        assert delegating.get_tracer("scope").resource is sdk.resource
+        delegating._update_resource(Resource({"process.pid": 1}))
         assert sdk.resource.attributes["process.pid"] == 1
-        stable._set_tracer_configurator(tracer_configurator=trace_sdk._disable_tracer_configurator)
-        assert not stable.get_tracer("scope").start_span("off").is_recording()
-        stable.shutdown()
+        delegating._set_tracer_configurator(
+            tracer_configurator=trace_sdk._disable_tracer_configurator
+        )
+        assert not delegating.get_tracer("scope").start_span("off").is_recording()
+        delegating.shutdown()
 
     def test_delegating_provider_does_nothing_without_sdk(self, caplog):
-        stable = DelegatingTracerProvider()
-        assert stable.resource == Resource.get_empty()
-        assert stable.force_flush()
-        stable.shutdown()
-        stable._update_resource(Resource({}))
-        stable._set_tracer_configurator(tracer_configurator=None)
-        stable.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+        delegating = DelegatingTracerProvider()
+        assert delegating.resource == Resource.get_empty()
+        assert delegating.force_flush()
+        delegating.shutdown()
+        delegating._update_resource(Resource({}))
+        delegating._set_tracer_configurator(tracer_configurator=None)
+        delegating.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
         assert "OpenTelemetry is not set up" in caplog.text
         with pytest.raises(
             AttributeError, match="'DelegatingTracerProvider' object has no attribute"
         ):
-            _ = stable.sampler
+            _ = delegating.sampler
 
     def test_another_sdk_can_be_attached_after_shutdown_by_application(self):
-        stable = DelegatingTracerProvider()
+        delegating = DelegatingTracerProvider()
         sdk, first = tracing_sdk()
-        stable.attach(sdk)
-        tracer = stable.get_tracer("scope")
-        stable.shutdown()
-        assert stable.sdk is None
+        delegating.attach(sdk)
+        tracer = delegating.get_tracer("scope")
+        delegating.shutdown()
+        assert delegating.sdk is None
         tracer.start_span("lost").end()
         sdk, second = tracing_sdk()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         tracer.start_span("kept").end()
         assert (names(first), names(second)) == ([], ["kept"])
 
     def test_tracers_are_cached_and_kept_only_without_attributes(self):
-        stable = DelegatingTracerProvider()
-        assert stable.get_tracer("scope") is stable.get_tracer("scope")
-        assert stable.get_tracer("scope") is not stable.get_tracer("scope", "1")
-        kept = weakref.ref(stable.get_tracer("scope"))
-        passing = weakref.ref(stable.get_tracer("scope", attributes={"request": 7}))
+        delegating = DelegatingTracerProvider()
+        assert delegating.get_tracer("scope") is delegating.get_tracer("scope")
+        assert delegating.get_tracer("scope") is not delegating.get_tracer("scope", "1")
+        kept = weakref.ref(delegating.get_tracer("scope"))
+        passing = weakref.ref(delegating.get_tracer("scope", attributes={"request": 7}))
         gc.collect()
         assert kept() is not None
         assert passing() is None
@@ -176,8 +178,8 @@ class TestTracing:
 
 class TestMetrics:
     def test_early_instruments_record_on_each_later_sdk(self):
-        stable = DelegatingMeterProvider()
-        meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
+        delegating = DelegatingMeterProvider()
+        meter = delegating.get_meter("scope", "1", "https://schema", {"a": 1})
         counter = meter.create_counter("counter", "1", "c")
         up_down = meter.create_up_down_counter("up_down")
         histogram = meter.create_histogram(
@@ -192,7 +194,7 @@ class TestMetrics:
 
         for _ in range(2):
             sdk, reader = metrics_sdk_provider()
-            stable.attach(sdk)
+            delegating.attach(sdk)
             counter.add(1)
             up_down.add(-2)
             histogram.record(3)
@@ -209,16 +211,16 @@ class TestMetrics:
                 "observed_up_down": 5,
                 "observed_gauge": 6,
             }
-            assert stable.detach() is sdk
+            assert delegating.detach() is sdk
             counter.add(100)
             histogram.record(100)
 
     def test_scope_unit_and_description_reach_sdk(self):
-        stable = DelegatingMeterProvider()
-        meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
+        delegating = DelegatingMeterProvider()
+        meter = delegating.get_meter("scope", "1", "https://schema", {"a": 1})
         histogram = meter.create_histogram("h", "s", "text")
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         histogram.record(1)
         scope_metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
         assert scope_metrics.scope.name == "scope"
@@ -230,28 +232,28 @@ class TestMetrics:
         assert histogram.unit == "s"
 
     def test_record_is_method_of_underlying_instrument(self):
-        stable = DelegatingMeterProvider()
-        histogram = stable.get_meter("scope").create_histogram("h")
+        delegating = DelegatingMeterProvider()
+        histogram = delegating.get_meter("scope").create_histogram("h")
         sdk, _ = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert histogram.record == sdk.get_meter("scope").create_histogram("h").record
 
     def test_instruments_with_equal_names_are_one_instrument(self):
-        stable = DelegatingMeterProvider()
-        first = stable.get_meter("scope").create_counter("Requests")
-        second = stable.get_meter("scope").create_counter("requests")
+        delegating = DelegatingMeterProvider()
+        first = delegating.get_meter("scope").create_counter("Requests")
+        second = delegating.get_meter("scope").create_counter("requests")
         assert first is second
-        stable.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(1)]])
-        stable.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(2)]])
+        delegating.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(1)]])
+        delegating.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(2)]])
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         first.add(1)
         second.add(1)
         assert values(reader) == {"requests": 2, "g": 1}
 
     def test_synchronous_instrument_is_freed_without_references(self):
-        stable = DelegatingMeterProvider()
-        gone = weakref.ref(stable.get_meter("scope").create_counter("c"))
+        delegating = DelegatingMeterProvider()
+        gone = weakref.ref(delegating.get_meter("scope").create_counter("c"))
         gc.collect()
         assert gone() is None
 
@@ -264,12 +266,12 @@ class TestMetrics:
                 value += 1
                 options = yield [Observation(value)]
 
-        stable = DelegatingMeterProvider()
-        stable.get_meter("scope").create_observable_gauge("g", [count()])
+        delegating = DelegatingMeterProvider()
+        delegating.get_meter("scope").create_observable_gauge("g", [count()])
         seen = []
         for _ in range(2):
             sdk, reader = metrics_sdk_provider()
-            stable.attach(sdk)
+            delegating.attach(sdk)
             seen += [values(reader)["g"], values(reader)["g"]]
         assert seen == [1, 2, 3, 4]
 
@@ -278,115 +280,115 @@ class TestMetrics:
             yield
             yield [Observation(1)]
 
-        stable = DelegatingMeterProvider()
-        stable.get_meter("scope").create_observable_gauge("g", [once()])
+        delegating = DelegatingMeterProvider()
+        delegating.get_meter("scope").create_observable_gauge("g", [once()])
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert values(reader) == {"g": 1}
         assert values(reader) == {}
 
     def test_invalid_instrument_name_raises_with_sdk_and_is_logged_once_without(self, caplog):
-        stable = DelegatingMeterProvider()
-        bad = stable.get_meter("scope").create_counter("no spaces please")
-        good = stable.get_meter("scope").create_counter("good")
+        delegating = DelegatingMeterProvider()
+        bad = delegating.get_meter("scope").create_counter("no spaces please")
+        good = delegating.get_meter("scope").create_counter("good")
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert caplog.text.count("Cannot create instrument 'no spaces please'") == 1
         bad.add(1)
         good.add(1)
         assert values(reader) == {"good": 1}
         with pytest.raises(Exception, match="Expected ASCII string"):
-            stable.get_meter("scope").create_counter("nor here")
+            delegating.get_meter("scope").create_counter("nor here")
 
     def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
-        stable = DelegatingMeterProvider()
+        delegating = DelegatingMeterProvider()
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
-        assert isinstance(stable, metrics_sdk.MeterProvider)
-        assert stable._sdk_config is sdk._sdk_config
-        assert stable.force_flush()
+        delegating.attach(sdk)
+        assert isinstance(delegating, metrics_sdk.MeterProvider)
+        assert delegating._sdk_config is sdk._sdk_config
+        assert delegating.force_flush()
         more = InMemoryMetricReader()
-        stable.add_metric_reader(more)
-        stable.get_meter("scope").create_counter("c").add(1)
+        delegating.add_metric_reader(more)
+        delegating.get_meter("scope").create_counter("c").add(1)
         assert values(more) == {"c": 1}
-        stable.remove_metric_reader(more)
-        stable._update_resource(Resource({"process.pid": 1}))
+        delegating.remove_metric_reader(more)
+        delegating._update_resource(Resource({"process.pid": 1}))
         assert sdk._sdk_config.resource.attributes["process.pid"] == 1
         from opentelemetry.sdk.metrics._internal import _disable_meter_configurator
 
-        stable._set_meter_configurator(meter_configurator=_disable_meter_configurator)
-        stable.get_meter("scope").create_counter("c").add(1)
+        delegating._set_meter_configurator(meter_configurator=_disable_meter_configurator)
+        delegating.get_meter("scope").create_counter("c").add(1)
         assert values(reader) == {"c": 1}
-        stable.shutdown()
-        assert stable.sdk is None
+        delegating.shutdown()
+        assert delegating.sdk is None
         assert sdk._shutdown
 
     def test_delegating_provider_does_nothing_without_sdk(self, caplog):
-        stable = DelegatingMeterProvider()
-        assert stable.force_flush()
-        stable.shutdown()
-        stable.remove_metric_reader(InMemoryMetricReader())
-        stable.add_metric_reader(InMemoryMetricReader())
+        delegating = DelegatingMeterProvider()
+        assert delegating.force_flush()
+        delegating.shutdown()
+        delegating.remove_metric_reader(InMemoryMetricReader())
+        delegating.add_metric_reader(InMemoryMetricReader())
         assert "OpenTelemetry is not set up" in caplog.text
-        stable._update_resource(Resource({}))
-        stable._set_meter_configurator(meter_configurator=None)
+        delegating._update_resource(Resource({}))
+        delegating._set_meter_configurator(meter_configurator=None)
 
 
 class TestLogging:
     def test_early_logger_emits_on_each_later_sdk(self):
-        stable = DelegatingLoggerProvider()
-        logger = stable.get_logger("scope", "1", "https://schema", {"a": 1})
+        delegating = DelegatingLoggerProvider()
+        logger = delegating.get_logger("scope", "1", "https://schema", {"a": 1})
         assert not logger.enabled()
         logger.emit(body="lost")
         for _ in range(2):
             sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
             exporter = InMemoryLogRecordExporter()
             sdk.add_log_record_processor(SimpleLogRecordProcessor(exporter))
-            stable.attach(sdk)
+            delegating.attach(sdk)
             assert logger.enabled()
             logger.emit(body="kept", severity_number=SeverityNumber.INFO)
             (record,) = exporter.get_finished_logs()
             assert record.log_record.body == "kept"
             assert record.instrumentation_scope.name == "scope"
             assert dict(record.instrumentation_scope.attributes) == {"a": 1}
-            assert stable.detach() is sdk
+            assert delegating.detach() is sdk
             logger.emit(body="lost")
 
     def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
-        stable = DelegatingLoggerProvider()
+        delegating = DelegatingLoggerProvider()
         sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
-        stable.attach(sdk)
+        delegating.attach(sdk)
         exporter = InMemoryLogRecordExporter()
-        stable.add_log_record_processor(SimpleLogRecordProcessor(exporter))
-        assert isinstance(stable, logs_sdk.LoggerProvider)
-        assert stable.get_logger("a") is stable.get_logger("a")
-        stable.get_logger("a").emit(body="x")
+        delegating.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        assert isinstance(delegating, logs_sdk.LoggerProvider)
+        assert delegating.get_logger("a") is delegating.get_logger("a")
+        delegating.get_logger("a").emit(body="x")
         assert len(exporter.get_finished_logs()) == 1
-        assert stable.force_flush()
-        assert stable.resource is sdk.resource
-        assert stable.get_logger("a").resource is sdk.resource
-        stable._update_resource(Resource({"process.pid": 1}))
+        assert delegating.force_flush()
+        assert delegating.resource is sdk.resource
+        assert delegating.get_logger("a").resource is sdk.resource
+        delegating._update_resource(Resource({"process.pid": 1}))
         assert sdk.resource.attributes["process.pid"] == 1
         from opentelemetry.sdk._logs._internal import _disable_logger_configurator
 
-        stable._set_logger_configurator(logger_configurator=_disable_logger_configurator)
-        assert not stable.get_logger("a").enabled()
-        stable.shutdown()
-        assert stable.sdk is None
+        delegating._set_logger_configurator(logger_configurator=_disable_logger_configurator)
+        assert not delegating.get_logger("a").enabled()
+        delegating.shutdown()
+        assert delegating.sdk is None
 
     def test_delegating_provider_does_nothing_without_sdk(self, caplog):
-        stable = DelegatingLoggerProvider()
-        assert stable.resource == Resource.get_empty()
-        assert stable.force_flush()
-        stable.shutdown()
-        stable._update_resource(Resource({}))
-        stable._set_logger_configurator(logger_configurator=None)
-        stable.add_log_record_processor(SimpleLogRecordProcessor(InMemoryLogRecordExporter()))
+        delegating = DelegatingLoggerProvider()
+        assert delegating.resource == Resource.get_empty()
+        assert delegating.force_flush()
+        delegating.shutdown()
+        delegating._update_resource(Resource({}))
+        delegating._set_logger_configurator(logger_configurator=None)
+        delegating.add_log_record_processor(SimpleLogRecordProcessor(InMemoryLogRecordExporter()))
         assert "OpenTelemetry is not set up" in caplog.text
 
 
 class Bound:
-    """A facade that remembers its source, and lets a test step in while it is being bound."""
+    """An object that remembers its source, and calls a function during its next update."""
 
     def __init__(self, source, step_in=None):
         self.source = source
@@ -451,23 +453,23 @@ class TestThreads:
             assert counter.add == last_metrics[0].get_meter(scope).create_counter("c").add
 
     def test_callback_can_obtain_instruments_during_replacement(self):
-        stable = DelegatingMeterProvider()
+        delegating = DelegatingMeterProvider()
         observing, replaced = threading.Event(), threading.Event()
 
         def callback(_):
             observing.set()
             replaced.wait(0.2)
-            stable.get_meter("made in a callback").create_counter("c").add(1)
+            delegating.get_meter("made in a callback").create_counter("c").add(1)
             return [Observation(1)]
 
-        stable.get_meter("scope").create_observable_gauge("g", [callback])
+        delegating.get_meter("scope").create_observable_gauge("g", [callback])
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         collecting = threading.Thread(target=reader.collect)
         collecting.start()
         observing.wait()
         started = time.monotonic()
-        attaching = threading.Thread(target=stable.attach, args=(sdk,))
+        attaching = threading.Thread(target=delegating.attach, args=(sdk,))
         attaching.start()
         for thread in (collecting, attaching):
             thread.join(10)
@@ -475,13 +477,15 @@ class TestThreads:
         assert time.monotonic() - started < 5
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is the point
+    @pytest.mark.filterwarnings(
+        "ignore:.*use of fork:DeprecationWarning"
+    )  # the test forks on purpose
     def test_forked_child_does_not_block_when_parent_held_lock(self):
-        stable = DelegatingTracerProvider()
+        delegating = DelegatingTracerProvider()
         with _delegation._lock.held():
             child = os.fork()
             if child == 0:
-                stable.get_tracer("in the child")
+                delegating.get_tracer("in the child")
                 os._exit(0)
             deadline = time.monotonic() + 10
             while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):

@@ -70,7 +70,7 @@ PROGRAM = """
 
 @pytest.fixture(scope="module")
 def providers():
-    """The SDK's providers by signal, each with the parts that the distro uses."""
+    """Yield the SDK's providers by signal, each with the parts that the distro uses."""
     tracers = TracerProvider(shutdown_on_exit=False)
     tracers.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
     reader = PeriodicExportingMetricReader(ConsoleMetricExporter(out=io.StringIO()))

@@ -50,7 +50,7 @@ class LlamaTelemetryConfigurator:
         return cls._instance
 
     def name_itself(self) -> None:
-        """Let OpenTelemetry load this configurator, unless the user named another one."""
+        """Select this configurator for OpenTelemetry's loader, unless the user named another one."""
         if OTEL_PYTHON_CONFIGURATOR not in os.environ:
             os.environ[OTEL_PYTHON_CONFIGURATOR] = NAME
             self._named_itself = True

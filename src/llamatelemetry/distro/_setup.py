@@ -1,4 +1,4 @@
-"""Setup: the SDK providers of this process, what was added to others, and how both are stopped."""
+"""The set-up of this process: its SDK providers, and additions to the application's providers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 
 
 class Setup:
-    """The SDK providers that llamatelemetry created, and what it added to other providers.
+    """The SDK providers that llamatelemetry created, and its additions to other providers.
 
     Args:
         config: Effective options.
@@ -172,7 +172,7 @@ class Setup:
             guard.report("starting to read servers' metrics", error)
 
     def reinitialize_after_fork(self) -> None:
-        """Give a forked child its own process id and metrics that start from zero."""
+        """Reset a forked child: its own process id, and metrics that start from zero."""
         self.monitor.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":
@@ -236,7 +236,7 @@ class _Current:
 
 
 def _follow_forks(setup: Setup) -> None:
-    """Let the set-up continue in forked children, and flush when pool workers end."""
+    """Register the set-up for forked children, and for a flush when pool workers end."""
     _Current.setup = weakref.ref(setup)
     _register_at_fork()
     _worker_exit.register()

@@ -20,7 +20,7 @@ _logger = logging.getLogger("llamatelemetry.otel")
 
 
 def prepend_processors(provider: Any, processors: Sequence[Any]) -> None:
-    """Let the provider call these processors first, in this order.
+    """Prepend processors, so that the provider calls them first, in this order.
 
     The SDK can only append, after the exporters, where a processor that changes spans or log
     records runs too late. A provider that is not the SDK's gets them appended, with a warning.
@@ -70,7 +70,7 @@ def remove_processors(provider: Any, processors: Sequence[Any]) -> None:
 def install_tail_sampler(
     provider: Any, sampler: TailSampler, in_front: Sequence[SpanProcessor]
 ) -> bool:
-    """Let a tail sampler decide which spans the provider's processors receive.
+    """Install a tail sampler, which decides which spans the provider's processors receive.
 
     The processors `in_front` still receive every span. Processors that are added to the
     provider later receive the sampled spans.

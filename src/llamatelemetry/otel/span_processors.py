@@ -32,7 +32,7 @@ class SessionSpanProcessor(SpanProcessor):
 
 
 class EnrichingSpanProcessor(SpanProcessor):
-    """Adds attributes to spans when they end, whatever its position among the processors.
+    """Adds attributes to spans when they end, at any position among the processors.
 
     The SDK informs all processors that a span is ending before any of them, exporters included,
     receives the ended span. The processor does not import the GPU code: it gets the attributes

@@ -1,4 +1,4 @@
-"""The files that the exporters write, read back as the OTLP messages they stand for."""
+"""The files of the exporters, parsed as OTLP messages."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def with_base64_ids(node: Any) -> Any:
-    """Undoes, for the protobuf parser, the one thing in which OTLP JSON departs from it."""
+    """Convert hex ids to base64, the only difference of OTLP JSON for the protobuf parser."""
     if isinstance(node, list):
         return [with_base64_ids(item) for item in node]
     if not isinstance(node, dict):
@@ -101,7 +101,7 @@ def as_dict(attributes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def spans(tmp_path):
-    """A tracer whose spans go to a file and to memory, both."""
+    """Yield a tracer with a file exporter and an in-memory exporter."""
     provider = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
     memory = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(FileSpanExporter(tmp_path)))
@@ -197,7 +197,7 @@ def test_each_export_writes_one_line(tmp_path):
 
 
 def collect(folder: Path, record: Any, views: Any = (), **arguments: Any) -> dict[str, Any]:
-    """Metrics by name as the file has them, after one collection."""
+    """Collect once, and return the metrics of the file by name."""
     reader = PeriodicExportingMetricReader(FileMetricExporter(folder, **arguments), 60_000)
     provider = MeterProvider(
         [reader],
@@ -452,7 +452,7 @@ FORKING = """
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("t")
     tracer.start_span("before").end()
-    exporter._file._lock.acquire()  # as another thread may have it when the process forks
+    exporter._file._lock.acquire()  # another thread can hold it when the process forks
     child = os.fork()
     if child == 0:
         tracer.start_span("in child").end()

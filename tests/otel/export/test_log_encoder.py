@@ -15,7 +15,7 @@ from llamatelemetry.otel.export.log_encoder import encode_logs
 
 @pytest.fixture
 def emitted():
-    """A function that emits a record with these arguments and returns it as exported."""
+    """Yield a function that emits a record and returns all exported records."""
     exporter = InMemoryLogRecordExporter()
     provider = LoggerProvider(Resource({"service.name": "a"}, "https://schema"))
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))

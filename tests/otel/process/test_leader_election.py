@@ -1,4 +1,4 @@
-"""One process of a host, whatever happens to it: real files, real locks, real processes."""
+"""Leader election with real files, locks and processes."""
 
 from __future__ import annotations
 
@@ -21,34 +21,42 @@ from tests.children import with_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 
-# Answers each line of its input with whether it is elected.
-VOTER = """
+# Prints for each line of its input whether it is the leader.
+CANDIDATE = """
     import sys
     from pathlib import Path
     from llamatelemetry.otel.process.leader_election import LeaderElection
 
     election = LeaderElection("gpu", sys.argv[2], directory=Path(sys.argv[1]))
     for line in sys.stdin:
-        if line.strip() == "resign":
+        if line.strip() == "release":
             election.release()
-            print("resigned", flush=True)
+            print("released", flush=True)
         else:
             print(election.is_leader(), flush=True)
 """
 
 
-class Voter:
+class Candidate:
     def __init__(self, directory: Path, service: str) -> None:
         self.process = subprocess.Popen(
             with_signals(
-                [sys.executable, "-W", "error", "-c", textwrap.dedent(VOTER), directory, service]
+                [
+                    sys.executable,
+                    "-W",
+                    "error",
+                    "-c",
+                    textwrap.dedent(CANDIDATE),
+                    directory,
+                    service,
+                ]
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def ask(self, word: str = "elected?") -> str:
+    def ask(self, word: str = "leader?") -> str:
         self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
@@ -61,11 +69,11 @@ class Voter:
 
 
 @pytest.fixture
-def voters(tmp_path: Path) -> Iterator[Callable[..., Voter]]:
-    started: list[Voter] = []
+def candidates(tmp_path: Path) -> Iterator[Callable[..., Candidate]]:
+    started: list[Candidate] = []
 
-    def start(service: str = "shop") -> Voter:
-        started.append(Voter(tmp_path, service))
+    def start(service: str = "shop") -> Candidate:
+        started.append(Candidate(tmp_path, service))
         return started[-1]
 
     yield start
@@ -78,8 +86,8 @@ def election_in(directory: Path, name: str = "gpu", service: str = "shop") -> Le
     return LeaderElection(name, service, directory=directory)
 
 
-def test_leader_stays_leader_among_many_processes(voters):
-    several = [voters() for _ in range(4)]
+def test_leader_stays_leader_among_many_processes(candidates):
+    several = [candidates() for _ in range(4)]
     first = [voter.ask() for voter in several]
     assert sorted(first) == ["False", "False", "False", "True"]
     assert [voter.ask() for voter in several] == first
@@ -92,26 +100,26 @@ def test_leader_stays_leader_among_many_processes(voters):
         subprocess.Popen.terminate,
         lambda process: process.stdin.close(),
     ],
-    ids=["killed", "terminated", "at its end"],
+    ids=["killed", "terminated", "exited"],
 )
-def test_another_process_becomes_leader_when_leader_ends(voters, how):
-    holder, other = voters(), voters()
+def test_another_process_becomes_leader_when_leader_ends(candidates, how):
+    holder, other = candidates(), candidates()
     assert (holder.ask(), other.ask()) == ("True", "False")
     holder.end(how)
     assert other.ask() == "True"
 
 
-def test_released_leadership_passes_on_and_can_be_acquired_again(voters):
-    holder, other = voters(), voters()
+def test_released_leadership_passes_on_and_can_be_acquired_again(candidates):
+    holder, other = candidates(), candidates()
     assert (holder.ask(), other.ask()) == ("True", "False")
-    assert holder.ask("resign") == "resigned"
+    assert holder.ask("release") == "released"
     assert (other.ask(), holder.ask()) == ("True", "False")
     other.end()
     assert holder.ask() == "True"
 
 
-def test_each_service_elects_its_own_leader(voters):
-    assert (voters("shop").ask(), voters("bank").ask()) == ("True", "True")
+def test_each_service_elects_its_own_leader(candidates):
+    assert (candidates("shop").ask(), candidates("bank").ask()) == ("True", "True")
 
 
 @pytest.mark.parametrize(
@@ -146,8 +154,8 @@ def test_election_releases_leadership_when_garbage_collected(tmp_path):
     assert election_in(tmp_path).is_leader()
 
 
-def test_only_one_process_is_leader_when_lock_file_was_deleted(tmp_path, voters):
-    holder, other = voters(), voters()
+def test_only_one_process_is_leader_when_lock_file_was_deleted(tmp_path, candidates):
+    holder, other = candidates(), candidates()
     assert holder.ask() == "True"
     (file,) = tmp_path.iterdir()
     file.unlink()
@@ -169,7 +177,7 @@ FORKING = """
     if child:
         print(child, election.is_leader(), flush=True)
         os.write(go[1], b"x")
-        os.read(done[0], 1)  # the child has asked, and stays
+        os.read(done[0], 1)  # the child has called is_leader(), and continues
         os.kill(os.getpid(), signal.SIGKILL)
     os.read(go[0], 1)
     print(election.is_leader(), flush=True)
@@ -179,7 +187,7 @@ FORKING = """
 
 
 def test_forked_child_does_not_hold_lock_of_its_parent(tmp_path):
-    """The child lives on: a descriptor that it had kept would hold its dead parent's lock."""
+    # The child outlives its parent. An inherited descriptor would still hold the lock.
     parent = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(FORKING), tmp_path],
         stdin=subprocess.PIPE,
@@ -210,7 +218,7 @@ def test_started_program_does_not_inherit_lock(tmp_path):
         child.wait(30)
 
 
-ASKED_WHILE_FORKING = """
+ELECTION_WHILE_FORKING = """
     import os, sys, threading
     from pathlib import Path
     from llamatelemetry.otel.process.leader_election import LeaderElection
@@ -230,7 +238,7 @@ ASKED_WHILE_FORKING = """
         if child == 0:
             asking = threading.Thread(target=election.is_leader, daemon=True)
             asking.start()
-            asking.join(10)  # it would wait for ever for a lock that nobody holds here
+            asking.join(10)  # an inherited lock would block for ever
             open_files = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
             os._exit(asking.is_alive() or sum("gpu-shop" in path for path in open_files) > 1)
         assert os.waitpid(child, 0)[1] == 0
@@ -242,7 +250,7 @@ ASKED_WHILE_FORKING = """
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_child_forked_during_election_holds_no_lock_and_does_not_block(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ASKED_WHILE_FORKING), tmp_path],
+        [sys.executable, "-c", textwrap.dedent(ELECTION_WHILE_FORKING), tmp_path],
         capture_output=True,
         text=True,
         timeout=60,

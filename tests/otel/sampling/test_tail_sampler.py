@@ -1,4 +1,4 @@
-"""Tail sampling on a real SDK provider: what reaches the exporter behind it."""
+"""Tail sampling on a real SDK provider, judged by the spans that the exporter receives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAILED = {"llamatelemetry.sampling.rule": "error", "llamatelemetry.sampling.rate
 
 
 class Sampled:
-    """A provider whose exporter stands behind a tail sampler."""
+    """A provider with a tail sampler in front of its exporter."""
 
     def __init__(self, policy: Policy = ERRORS, **options) -> None:
         self.exporter = InMemorySpanExporter()
@@ -105,7 +105,7 @@ class TestErrors:
         [
             (True, lambda span: span.set_status(StatusCode.ERROR)),
             (True, lambda span: span.set_attribute("error.type", "timeout")),
-            # Handled: the operation itself went well.
+            # A handled exception: the operation succeeded.
             (False, lambda span: span.record_exception(ValueError("x"))),
             (False, lambda span: span.set_status(StatusCode.OK)),
         ],
@@ -226,7 +226,7 @@ class TestIsSampled:
 
 class TestRatioSampler:
     def start(self, sampler, parent: trace.Span | None = None):
-        """A root and its child, as far as they are recorded."""
+        """Start a root and its child. Return those that are recorded."""
         exporter = InMemorySpanExporter()
         provider = TracerProvider(sampler, shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -246,7 +246,7 @@ class TestRatioSampler:
     @pytest.mark.parametrize(
         ("flags", "state", "rates"),
         [
-            (1, None, [None, None]),  # somebody has sampled it, nobody knows how
+            (1, None, [None, None]),  # sampled by an unknown sampler
             (1, TraceState([("ot", "th:e")]), [0.125, 0.125]),
             (0, None, []),
         ],
@@ -323,7 +323,7 @@ class TestParents:
         sampled = Sampled()
         sampled.start("first", remote(7)).end()
         fail(sampled.start("second", remote(7)))
-        sampled.start("third", remote(7)).end()  # the trace is kept by now
+        sampled.start("third", remote(7)).end()  # the trace is already kept
         assert sampled.names == ["second", "third"]
 
     def test_unsampled_parent_drops_span(self):
@@ -395,7 +395,7 @@ class TestChain:
 class TestBounds:
     @pytest.mark.slow
     def test_sampler_decides_10000_concurrent_traces(self):
-        """All open at once, 1 % with an error in a child: those whole, and no others."""
+        # All traces are open at once, and 1% have an error in a child.
         sampled = Sampled()
         roots = [sampled.start(f"root {number}") for number in range(10_000)]
         for root in roots:
@@ -418,7 +418,7 @@ class TestBounds:
 
     @pytest.mark.slow
     def test_buffer_is_bounded(self, caplog):
-        """Far more than fits: the memory stays within the limit, and what is lost is counted."""
+        # More spans than fit: memory stays within the limit, and lost spans are counted.
         limit = 2 * 2**20
         sampled = Sampled(max_bytes=limit)
         roots = [sampled.start(f"root {number}") for number in range(500)]
@@ -436,7 +436,7 @@ class TestBounds:
         assert _counts.spans["evicted"] > 9_000
         (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
         assert "The tail sampler buffers more than 2 MiB" in record.getMessage()
-        # What is left of a trace still follows its rules.
+        # Later spans of an evicted trace still follow the rules.
         fail(sampled.start("failing", roots[0]))
         roots[0].end()
         assert sampled.names[-2:] == ["failing", "root 0"]
@@ -445,7 +445,7 @@ class TestBounds:
         sampled = Sampled(max_bytes=100_000)
         leaked = [sampled.start("leaked") for _ in range(1_000)]
         assert sampled.gate.buffered_bytes <= 100_000
-        fail(leaked[0])  # forgotten, and judged by itself
+        fail(leaked[0])  # the trace was forgotten, so the span is decided on its own
         assert sampled.names == ["leaked"]
 
     def test_ratio_applies_to_evicted_spans(self):
@@ -460,7 +460,7 @@ class TestBounds:
 
 class TestConcurrency:
     def test_sampler_keeps_right_traces_in_threads_and_tasks(self):
-        """Children of one trace end in other threads, roots of many at the same time."""
+        # Children of one trace end in other threads, and roots of many traces at the same time.
         sampled = Sampled()
 
         def request(number: int) -> None:
@@ -514,7 +514,7 @@ class TestConcurrency:
         held.wait(10)
         reading, writing = os.pipe()
         with warnings.catch_warnings():
-            # Python 3.12 warns of a fork with threads; servers do it all the same.
+            # Python 3.12 warns about a fork with threads, but servers do it.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:

@@ -1,4 +1,4 @@
-"""The graph of what really ran, from spans as they come."""
+"""The graph of executed traces, built from spans."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class Deadline:
 def run_side_by_side(steps: Mapping[str, Callable[[], object]], deadline: Deadline) -> bool:
     """Run each step in its own thread. Return whether all succeeded before the deadline.
 
-    The SDK's `force_flush` and `shutdown` continue as long as an exporter retries, whatever
-    timeout they get. A step that is still running at the deadline is left to end by itself.
+    The SDK's `force_flush` and `shutdown` continue as long as an exporter retries, even beyond
+    their timeout. A step that is still running at the deadline is left to end by itself.
 
     Args:
         steps: Functions by name. `False` and an exception are failures.

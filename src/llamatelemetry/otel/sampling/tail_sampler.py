@@ -85,7 +85,7 @@ class TailSampler(SpanProcessor):
     Args:
         policy: Rules that keep a trace.
         max_bytes: Limit on the estimated size of buffered spans. Beyond it, the oldest trace is
-            decided with what is known, and a warning is logged once.
+            decided early, and a warning is logged once.
     """
 
     def __init__(self, policy: Policy, *, max_bytes: int = MAX_BYTES) -> None:
@@ -159,7 +159,7 @@ class TailSampler(SpanProcessor):
         self._send(outbox)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Decide the traces whose local root has ended, then flush the downstream processors.
+        """Decide the traces with an ended local root, then flush the downstream processors.
 
         A trace whose root is open stays in the buffer, because nothing is known about it yet.
         """
@@ -167,15 +167,15 @@ class TailSampler(SpanProcessor):
         return self._next.force_flush(timeout_millis)
 
     def shutdown(self) -> None:
-        """Decide every trace with what is known, then shut the downstream processors down."""
+        """Decide every trace, then shut the downstream processors down."""
         self.decide_all()
         self._next.shutdown()
 
     def decide_all(self, *, with_open_roots: bool = True) -> None:
-        """Decide the buffered traces with what is known, and empty the buffer.
+        """Decide the buffered traces by their ended spans, and empty the buffer.
 
         Args:
-            with_open_roots: Whether to decide traces whose local root is still open, too.
+            with_open_roots: Whether to decide traces with an open local root, too.
         """
         outbox = _Outbox()
         with self._lock:
@@ -207,7 +207,7 @@ class TailSampler(SpanProcessor):
         self._bytes += size
 
     def _finish(self, trace_id: int, trace: _Trace, outbox: _Outbox) -> None:
-        """Carry out the decision of a trace, and forget the trace if it has no open span."""
+        """Apply the decision of a trace, and forget the trace if it has no open span."""
         if trace.decision is not None:
             self._bytes -= trace.bytes
             outbox.add(trace.take(), trace.decision)

@@ -188,7 +188,7 @@ _sources: weakref.WeakSet[GraphSource] = weakref.WeakSet()
 
 
 def register_source(source: GraphSource) -> None:
-    """Let `find_graph` search this source, as long as other references keep it alive."""
+    """Register a source for `find_graph`, as long as other references keep it alive."""
     _sources.add(source)
 
 
