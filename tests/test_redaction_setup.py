@@ -142,7 +142,10 @@ class TestInCode:
         assert left(receiver)["gen_ai.prompt"] == "[REDACTED]"
         assert left(receiver)["mail"] == "[REDACTED]"
         (warned,) = caplog.records
-        assert "Ignored redact_keys, redact_prompts: OpenTelemetry is already set up" in warned.getMessage()
+        assert (
+            "Ignored redact_keys, redact_prompts: OpenTelemetry is already set up"
+            in warned.getMessage()
+        )
 
     def test_after_shutdown_it_starts_anew(self, receiver):
         init(otlp_endpoint=receiver.url, redact_prompts=True)

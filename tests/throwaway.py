@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from opentelemetry.util import _importlib_metadata
 
 from llamatelemetry.distro import _instrumentors
 
@@ -83,8 +84,8 @@ def throwaway_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def _forget_entry_points() -> None:
-    # OpenTelemetry's own loader has a cache, too, under a private name.
-    cached = getattr(_importlib_metadata, "_original_entry_points_cached", None)
-    if cached is not None:
-        cached.cache_clear()
     _instrumentors._all_entry_points.cache_clear()
+    # OpenTelemetry's own loader has a cache, too, under a private name.
+    with contextlib.suppress(ImportError, AttributeError):
+        module = importlib.import_module("opentelemetry.util._importlib_metadata")
+        module._original_entry_points_cached.cache_clear()

@@ -171,7 +171,7 @@ def test_what_fails_is_reported_and_the_span_is_exported(driver_with):
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     provider.get_tracer("test").start_span("work").end()
     assert len(exporter.get_finished_spans()) == 1
-    assert reported == ["noting the start of a span", "adding attributes to a span"]
+    assert reported == ["registering the start of a span", "adding attributes to a span"]
 
 
 def test_no_driver_is_called_on_the_threads_that_make_spans(driver_with, watch):

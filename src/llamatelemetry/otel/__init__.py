@@ -1,4 +1,4 @@
-"""What plugs into the OpenTelemetry SDK. Importing this package imports none of it."""
+"""Extensions of the OpenTelemetry SDK. Importing this package does not import the SDK."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from llamatelemetry._optional import required_by
 
 if TYPE_CHECKING:
-    from .gen_ai_metrics import GenAIMetrics
-    from .redaction.logs import RedactionLogProcessor
-    from .redaction.spans import RedactionSpanProcessor
+    from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+    from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
+    from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
 
 __all__ = ["GenAIMetrics", "RedactionLogProcessor", "RedactionSpanProcessor"]
 

@@ -57,7 +57,7 @@ class ServerMetrics:
         urls: of the servers' `/metrics`.
         service: whose processes elect one; the resource's `service.name`.
         meter_provider: OpenTelemetry's global one when None.
-        directory: for the lock file and the totals; as of `HostElection`.
+        directory: for the lock file and the totals; as of `LeaderElection`.
         is_delta: the increase since the last collection is what is exported. What the server
             has counted before this process came is then no increase of ours: it is left out.
     """
