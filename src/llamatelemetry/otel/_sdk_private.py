@@ -235,19 +235,46 @@ class PrivateName:
 
     Attributes:
         name: The name, with the class or module that has it.
+        path: Where the name is, separated by `/`: first a module, "span", or a signal for its
+            provider; then attributes. A class after a signal is that of a processor or reader.
         lost: Consequence if the name is missing, as a clause of the warning.
-        is_there: Returns whether the installed version has it. It gets the SDK's providers by
-            signal; a signal without one is not judged.
     """
 
     name: str
+    path: str
     lost: str
-    is_there: Callable[[Mapping[str, Any]], bool]
 
     @property
     def identifier(self) -> str:
         """The name alone."""
-        return self.name.rpartition(".")[2]
+        return self.path.rpartition("/")[2]
+
+    def is_there(self, providers: Mapping[str, Any]) -> bool:
+        """Return whether the installed version has the name, or nothing uses it.
+
+        Args:
+            providers: The SDK's providers by signal.
+        """
+        root, *names = self.path.split("/")
+        found: Any
+        if "." in root:
+            if root.rpartition(".")[0] not in sys.modules:
+                return True
+            found = _module(root)
+        else:
+            found = _sample_span() if root == "span" else providers.get(root)
+            if found is not None and names[0][0].isupper():
+                kind = names.pop(0)
+                holders = _exporter_holders(found)
+                found = next((each for each in holders if type(each).__name__ == kind), None)
+            if found is None:
+                return True
+        for name in names[:-1]:
+            if not hasattr(found, name):
+                # This one has a warning of its own.
+                return True
+            found = getattr(found, name)
+        return hasattr(found, names[-1])
 
 
 def warn_of_missing_names(providers: Mapping[str, Any]) -> None:
@@ -257,7 +284,12 @@ def warn_of_missing_names(providers: Mapping[str, Any]) -> None:
         providers: The SDK's providers by signal.
     """
     for each in PRIVATE_NAMES:
-        if not each.is_there(providers):
+        try:
+            is_there = each.is_there(providers)
+        except Exception:
+            _logger.debug("Cannot check %s", each.name, exc_info=True)
+            is_there = False
+        if not is_there:
             _warn_once(each)
 
 
@@ -272,34 +304,6 @@ def _warn_once(missing: PrivateName) -> None:
     )
 
 
-def _on_provider(signal: str, *names: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return a check for an attribute of a provider, reached through other attributes."""
-
-    def is_there(providers: Mapping[str, Any]) -> bool:
-        found: Any = providers.get(signal)
-        if found is None:
-            return True
-        for position, name in enumerate(names):
-            if not hasattr(found, name):
-                # A missing attribute on the way has a warning of its own.
-                return position < len(names) - 1
-            found = getattr(found, name)
-        return True
-
-    return is_there
-
-
-def _on_each_holder(signal: str, kind: str, *names: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return a check for an attribute of the SDK's processors or readers of a class."""
-
-    def is_there(providers: Mapping[str, Any]) -> bool:
-        holders = _exporter_holders(providers.get(signal))
-        found = {type(each).__name__: each for each in holders}
-        return kind not in found or _on_provider(kind, *names)(found)
-
-    return is_there
-
-
 @functools.cache
 def _sample_span() -> Any:
     from opentelemetry.sdk.resources import Resource
@@ -310,133 +314,114 @@ def _sample_span() -> Any:
     return provider.get_tracer("llamatelemetry").start_span("sample")
 
 
-def _on_span(*names: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return a check for an attribute of a span of the SDK."""
-    return lambda _: _on_provider("span", *names)({"span": _sample_span()})
-
-
-def _in_module(module: str, name: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return a check for a name in a private module, if the module's package is in use."""
-
-    def is_there(_: Mapping[str, Any]) -> bool:
-        return module.rpartition(".")[0] not in sys.modules or hasattr(_module(module), name)
-
-    return is_there
-
-
-_NOT_IN_FRONT = (
-    "processors added after the set-up run after the exporters, which therefore receive {} "
-    "that are not redacted{}"
+_SPANS_NOT_IN_FRONT = (
+    "span processors added after the set-up run after the exporters, which therefore receive spans "
+    "that are not redacted or enriched, tail sampling is disabled, and flush() cannot detect "
+    "rejected spans"
 )
-_NOT_MONITORED = (
-    "flush() cannot detect {} that a collector rejects, and shutdown() can take longer while a "
-    "collector does not respond"
+_LOGS_NOT_IN_FRONT = (
+    "log record processors added after the set-up run after the exporters, which therefore receive "
+    "log records that are not redacted, and flush() cannot detect rejected log records"
 )
+_FORKS = "forked processes continue from the metric values of their parent"
 _NOT_REPLACED = "{} are not recorded any more after shutdown() and another init()"
-_RESOURCE = (
-    "the resource keeps the process id of the parent after a fork, attributes set next to "
-    "OTEL_CONFIG_FILE are missing, and the resource of metrics is not redacted"
-)
 
 PRIVATE_NAMES: Final = (
     PrivateName(
         f"{_CONFIGURATION}._OTelSDKConfigurator",
-        "id generators, OpAMP and logger, meter and tracer configurators of OTEL_* variables are "
+        f"{_CONFIGURATION}/_OTelSDKConfigurator",
+        "OTEL_* variables for id generators, OpAMP and logger, meter and tracer configurators are "
         "ignored",
-        _in_module(_CONFIGURATION, "_OTelSDKConfigurator"),
     ),
     *(
-        PrivateName(f"{module}.{name}", _NOT_REPLACED.format(signal), _in_module(module, name))
+        PrivateName(f"{module}.{name}", f"{module}/{name}", _NOT_REPLACED.format(signal))
         for module, name, signal in (*PROVIDER_SETTERS, DECLARATIVE_PROVIDER_SETTERS[-1])
     ),
     PrivateName(
         "TracerProvider._active_span_processor",
-        f"{_NOT_IN_FRONT.format('spans', ' or enriched')}, tail sampling is disabled, and "
-        f"{_NOT_MONITORED.format('spans')}",
-        _on_provider("traces", "_active_span_processor"),
+        "traces/_active_span_processor",
+        _SPANS_NOT_IN_FRONT,
     ),
     PrivateName(
         "SynchronousMultiSpanProcessor._span_processors",
-        f"{_NOT_IN_FRONT.format('spans', ' or enriched')}, tail sampling is disabled, and "
-        f"{_NOT_MONITORED.format('spans')}",
-        _on_provider("traces", "_active_span_processor", "_span_processors"),
+        "traces/_active_span_processor/_span_processors",
+        _SPANS_NOT_IN_FRONT,
     ),
     PrivateName(
         "SynchronousMultiSpanProcessor._lock",
+        "traces/_active_span_processor/_lock",
         "processors that two threads add at the same time can be lost",
-        _on_provider("traces", "_active_span_processor", "_lock"),
     ),
     PrivateName(
         "LoggerProvider._multi_log_record_processor",
-        f"{_NOT_IN_FRONT.format('log records', '')}, and {_NOT_MONITORED.format('log records')}",
-        _on_provider("logs", "_multi_log_record_processor"),
+        "logs/_multi_log_record_processor",
+        _LOGS_NOT_IN_FRONT,
     ),
     PrivateName(
         "SynchronousMultiLogRecordProcessor._log_record_processors",
-        f"{_NOT_IN_FRONT.format('log records', '')}, and {_NOT_MONITORED.format('log records')}",
-        _on_provider("logs", "_multi_log_record_processor", "_log_record_processors"),
+        "logs/_multi_log_record_processor/_log_record_processors",
+        _LOGS_NOT_IN_FRONT,
     ),
     PrivateName(
         "BatchLogRecordProcessor._batch_processor",
-        _NOT_MONITORED.format("log records"),
-        _on_each_holder("logs", "BatchLogRecordProcessor", "_batch_processor"),
+        "logs/BatchLogRecordProcessor/_batch_processor",
+        "flush() cannot detect rejected log records",
     ),
     PrivateName(
         "PeriodicExportingMetricReader._exporter",
-        _NOT_MONITORED.format("metrics and log records"),
-        _on_each_holder("metrics", "PeriodicExportingMetricReader", "_exporter"),
+        "metrics/PeriodicExportingMetricReader/_exporter",
+        "flush() cannot detect rejected metrics and log records",
     ),
     PrivateName(
         "MeterProvider._metric_readers",
-        _NOT_MONITORED.format("metrics"),
-        _on_provider("metrics", "_metric_readers"),
+        "metrics/_metric_readers",
+        "flush() cannot detect rejected metrics",
     ),
     PrivateName(
         "MeterProvider._update_resource",
-        _RESOURCE,
-        _on_provider("metrics", "_update_resource"),
+        "metrics/_update_resource",
+        "the resource keeps the process id of the parent after a fork, lacks attributes set next to "
+        "OTEL_CONFIG_FILE, and is not redacted for metrics",
     ),
     PrivateName(
         "MeterProvider._sdk_config",
+        "metrics/_sdk_config",
         "the resource of metrics is not redacted",
-        _on_provider("metrics", "_sdk_config"),
     ),
     PrivateName(
         "MeterProvider._measurement_consumer",
-        "forked processes continue from the metric values of their parent",
-        _on_provider("metrics", "_measurement_consumer"),
+        "metrics/_measurement_consumer",
+        _FORKS,
     ),
     PrivateName(
         "SynchronousMeasurementConsumer._reader_storages",
-        "forked processes continue from the metric values of their parent",
-        _on_provider("metrics", "_measurement_consumer", "_reader_storages"),
+        "metrics/_measurement_consumer/_reader_storages",
+        _FORKS,
     ),
     PrivateName(
         "PeriodicExportingMetricReader._export_lock",
+        "metrics/PeriodicExportingMetricReader/_export_lock",
         "a process that is forked during an export can fail to export metrics",
-        _on_each_holder("metrics", "PeriodicExportingMetricReader", "_export_lock"),
     ),
     PrivateName(
         "SpanProcessor._on_ending",
+        "opentelemetry.sdk.trace/SpanProcessor/_on_ending",
         "spans have no energy attributes, and processors that the application added first receive "
         "spans that are not redacted",
-        lambda _: has_on_ending(),
     ),
-    PrivateName("Span._attributes", "spans have no GPU attributes", _on_span("_attributes")),
+    PrivateName("Span._attributes", "span/_attributes", "spans have no GPU attributes"),
     PrivateName(
-        "BoundedAttributes._dict",
-        "spans have no GPU attributes",
-        _on_span("_attributes", "_dict"),
+        "BoundedAttributes._dict", "span/_attributes/_dict", "spans have no GPU attributes"
     ),
     PrivateName(
         "Span._limits",
+        "span/_limits",
         "a limit on the length of attributes can cut recorded messages in the middle of their JSON",
-        _on_span("_limits"),
     ),
     PrivateName(
         "opentelemetry.context._RUNTIME_CONTEXT",
+        "opentelemetry.context/_RUNTIME_CONTEXT",
         "an asynchronous generator that is closed late logs an error of OpenTelemetry",
-        _in_module("opentelemetry.context", "_RUNTIME_CONTEXT"),
     ),
 )
 """Every private name, in the order of the functions above."""
