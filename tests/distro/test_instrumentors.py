@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from importlib.metadata import EntryPoint
+from unittest.mock import ANY
 
 import pytest
 
@@ -14,10 +15,15 @@ from llamatelemetry.distro import (
     LlamaTelemetryDistro,
     installed_instrumentors,
     instrumentors,
+    load_instrumentors,
     preferred_instrumentor,
 )
 from llamatelemetry.genai import guard
-from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
+from tests.throwaway import (
+    make_distribution,
+    make_instrumentor,
+    throwaway_path,  # noqa: F401 - a fixture
+)
 
 OURS, THEIRS = "llamatelemetry_openai", "openai"
 RIVAL = "opentelemetry-instrumentation-openai-v2"
@@ -151,6 +157,37 @@ class TestCompetingInstrumentors:
 
 
 class TestLoading:
+    def test_load_instrumentors_skips_disabled_and_conflicting_ones(
+        self, folder, monkeypatch, caplog
+    ):
+        make_instrumentor(folder, "a", "good", "throwaway_good")
+        make_instrumentor(folder, "b", "off", "throwaway_off")
+        missing = 'not-installed-anywhere >= 1; extra == "instruments"'
+        make_instrumentor(folder, "c", "missing", "throwaway_missing", requires=[missing])
+        outdated = 'pytest < 1; extra == "instruments"'
+        make_instrumentor(folder, "d", "outdated", "throwaway_outdated", requires=[outdated])
+        make_distribution(
+            folder,
+            "hooks",
+            entry_points={
+                "opentelemetry_pre_instrument": {"before": "throwaway_hooks:before"},
+                "opentelemetry_post_instrument": {"after": "throwaway_hooks:after"},
+            },
+            modules={
+                "throwaway_hooks": "from throwaway_good import CALLS\n"
+                "def before(): CALLS.append('before')\n"
+                "def after(): CALLS.append('after')\n"
+            },
+        )
+        monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "off, httpx2")
+        prepare("auto")
+        load_instrumentors(LlamaTelemetryDistro())
+        assert calls("throwaway_good") == ["before", ("instrument", ANY), "after"]
+        for name in ("throwaway_off", "throwaway_missing", "throwaway_outdated"):
+            assert calls(name) == []
+        assert "Not loading instrumentor outdated: " in caplog.text
+        assert "Not loading instrumentor missing" not in caplog.text
+
     def test_own_instrumentors_get_active_config_and_others_do_not(self, folder):
         make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
         make_instrumentor(folder, "b", "b", "throwaway_b")
