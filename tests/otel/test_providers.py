@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -493,3 +496,20 @@ class TestThreads:
                     os.kill(child, 9)
                 time.sleep(0.01)
         assert done[1] == 0
+
+
+@pytest.mark.parametrize("name", ["traces", "metrics", "logs"])
+def test_signal_is_unset_until_application_sets_global_provider(name):
+    # The check relies on the module of the proxy class of the API, which has no public name.
+    code = f"""
+        from llamatelemetry.otel.providers import SIGNALS
+        signal = SIGNALS["{name}"]
+        assert signal.is_unset and signal.application_provider is None
+        signal.set_global(signal.no_op())
+        assert not signal.is_unset
+        assert isinstance(signal.application_provider, signal.no_op)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
