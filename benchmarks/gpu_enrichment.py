@@ -20,7 +20,7 @@ from llamatelemetry.genai import guard
 from llamatelemetry.gpu import GpuDetails, GpuDevice, GpuState
 from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.spans import SpanGpu
-from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 
 BLOCKS = 21
 SPANS_PER_BLOCK = 300

@@ -55,13 +55,13 @@ ENTRY_POINTS = {
     },
     "opentelemetry_instrumentor": INSTRUMENTORS,
     "opentelemetry_traces_exporter": {
-        "llamatelemetry_file": "llamatelemetry.otel.file_exporter:FileSpanExporter"
+        "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileSpanExporter"
     },
     "opentelemetry_metrics_exporter": {
-        "llamatelemetry_file": "llamatelemetry.otel.file_exporter:FileMetricExporter"
+        "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileMetricExporter"
     },
     "opentelemetry_logs_exporter": {
-        "llamatelemetry_file": "llamatelemetry.otel.file_exporter:FileLogExporter"
+        "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileLogExporter"
     },
     "opentelemetry_resource_detector": {
         "llamatelemetry_gpu": "llamatelemetry.gpu.detector:GpuResourceDetector"

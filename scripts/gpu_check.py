@@ -34,7 +34,7 @@ from llamatelemetry.gpu import NvmlReader, NvmlSession, detect_cuda
 from llamatelemetry.gpu.metrics import GpuMetrics
 from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.spans import SpanGpu
-from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 
 QUERIES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("nvmlDeviceGetMemoryInfo", ()),

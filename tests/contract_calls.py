@@ -232,7 +232,7 @@ def draw() -> None:
 
 def kept_graph() -> Any:
     if MISSING:  # it may be what keeps one
-        from llamatelemetry.otel.trace_graph import TraceGraph
+        from llamatelemetry.otel.trace_graph.graph import TraceGraph
 
         return TraceGraph()
     import llamatelemetry

@@ -6,11 +6,14 @@ The order of the layers themselves is in pyproject.toml, held by `scripts/check`
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from llamatelemetry.otel._sdk_private import PRIVATE_NAMES
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -54,6 +57,20 @@ FOR_PLUGINS = (
     "llamatelemetry.semconv",
     "llamatelemetry.config",
     "llamatelemetry.__version__",
+)
+
+
+# The only module that may name private parts of OpenTelemetry.
+PRIVATE_NAMES_ALLOWED = "llamatelemetry.otel._sdk_private"
+# Public in effect: OpenTelemetry has no other names for these modules.
+UNDERSCORED_BUT_PUBLIC = re.compile(r"opentelemetry(\.sdk)?\._logs(\.export)?(\.[A-Za-z]\w*)?")
+# Modules that are being rewritten to use `_sdk_private`.
+NOT_YET_CONVERTED = (
+    "llamatelemetry.otel.client_metrics",
+    "llamatelemetry.otel.late_points",
+    "llamatelemetry.otel.points",
+    "llamatelemetry.otel.redaction",
+    "llamatelemetry.otel.span_attributes",
 )
 
 
@@ -104,6 +121,40 @@ def test_plugins_use_only_what_the_core_offers_to_plugins(imports):
     assert wrong == []
 
 
+def test_only_one_module_names_private_parts_of_opentelemetry():
+    found = [
+        f"{module}:{line} names {name}"
+        for module, tree in _modules()
+        if module != PRIVATE_NAMES_ALLOWED and not _within(module, NOT_YET_CONVERTED)
+        for line, name in _private_names_in(tree)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from opentelemetry.sdk._configuration import X", ["opentelemetry.sdk._configuration.X"]),
+        ("from opentelemetry.metrics import _Gauge", ["opentelemetry.metrics._Gauge"]),
+        (
+            "import opentelemetry.util._importlib_metadata",
+            ["opentelemetry.util._importlib_metadata"],
+        ),
+        ("from opentelemetry._logs._internal import P", ["opentelemetry._logs._internal.P"]),
+        ("import_module('opentelemetry.sdk._x')", ["opentelemetry.sdk._x"]),
+        ("from opentelemetry import _logs", []),
+        ("from opentelemetry.sdk._logs.export import LogRecordExporter", []),
+        ("provider._active_span_processor", ["_active_span_processor"]),
+        ("span._attributes = {}", ["_attributes"]),
+        ("getattr(reader, '_exporter', None)", ["_exporter"]),
+        ("self._attributes", []),
+        ("'opentelemetry.sdk.trace'", []),
+    ],
+)
+def test_private_name_check_finds(source, expected):
+    assert [name for _, name in _private_names_in(ast.parse(source))] == expected
+
+
 def test_no_module_of_ours_imports_the_lazy_names_of_the_core(imports):
     """`from llamatelemetry import init` inside the core would go round the layers."""
     core = SRC / "llamatelemetry"
@@ -144,6 +195,44 @@ def imports() -> list[Import]:
     found = [found for path in sorted(SRC.rglob("*.py")) for found in _imports_in(path)]
     assert found, "no imports read: is src where it was?"
     return found
+
+
+def _modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SRC.rglob("*.py")):
+        parts = path.relative_to(SRC).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), ast.parse(path.read_text())
+
+
+def _private_names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield private modules and names of OpenTelemetry, and private attributes of its objects.
+
+    An attribute counts if its name is in `PRIVATE_NAMES` and it is not an attribute of `self`.
+    """
+    identifiers = {each.identifier for each in PRIVATE_NAMES if each.identifier[0] == "_"}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = _imported_names(node, "")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value] if re.fullmatch(r"[\w.]+", node.value) else []
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "getattr",
+            "hasattr",
+            "setattr",
+        ):
+            word = getattr(node.args[1], "value", None)
+            if word in identifiers:
+                yield node.lineno, word
+        elif (
+            isinstance(node, ast.Attribute)
+            and node.attr in identifiers
+            and ast.unparse(node.value) not in ("self", "cls")
+        ):
+            yield node.lineno, node.attr
+        for name in names:
+            is_private = re.match(r"opentelemetry\.(.*\.)?_[^_]", name)
+            if is_private and not UNDERSCORED_BUT_PUBLIC.fullmatch(name):
+                yield node.lineno, name
 
 
 def _imports_in(path: Path) -> Iterator[Import]:

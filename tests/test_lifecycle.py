@@ -1,4 +1,4 @@
-"""init(), flush() and shutdown() in this process, against real receivers."""
+"""`init()`, `flush()` and `shutdown()` with real receivers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def receiver():
 
 @pytest.fixture(autouse=True)
 def taken_down(receiver):
-    """Every test leaves the process as it found it, while its receiver still listens."""
+    """Shut down after each test, while its receiver still runs."""
     logger = logging.getLogger("llamatelemetry")
     level, logger.level = logger.level, logging.NOTSET
     yield
@@ -51,14 +51,14 @@ def taken_down(receiver):
 
 
 def record(name: str) -> None:
-    """One of each signal, by tracers and instruments obtained just now."""
+    """Record one of each signal, with a new tracer, instrument and logger."""
     trace.get_tracer("test").start_span(name).end()
     metrics.get_meter("test").create_counter(name).add(1)
     _logs.get_logger("test").emit(body=name)
 
 
 def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The code in a process of its own, in which warnings are errors."""
+    """Run the code in a new process, with warnings as errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         env={**os.environ, **environ},
@@ -85,7 +85,7 @@ class Last(SpanProcessor):
 
 
 class TestExport:
-    def test_every_signal_arrives_with_the_resource_that_was_asked_for(self, receiver):
+    def test_init_exports_every_signal_with_resource(self, receiver):
         init(
             "shop",
             "1.2",
@@ -111,7 +111,7 @@ class TestExport:
         for signal in ("traces", "metrics", "logs"):
             assert expected.items() <= receiver.resources(signal)[0].items()
 
-    def test_over_grpc_too(self):
+    def test_init_exports_over_grpc(self):
         with grpc_receiver() as receiver:
             init(otlp_endpoint=receiver.url, otlp_protocol="grpc", otlp_headers={"X-Key": "v"})
             record("one")
@@ -122,7 +122,7 @@ class TestExport:
             assert {headers["x-key"] for headers in receiver.headers} == {"v"}
             assert shutdown()
 
-    def test_opentelemetrys_variables_go_on_working(self, receiver, monkeypatch):
+    def test_otel_variables_are_respected(self, receiver, monkeypatch):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=from-variable")
         monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "team=infra,service.name=from-variable")
@@ -137,7 +137,7 @@ class TestExport:
         assert resource["team"] == "infra"
         assert resource["service.name"] == "from-variable"
 
-    def test_what_is_given_in_code_wins_over_variables(self, receiver, monkeypatch):
+    def test_arguments_win_over_variables(self, receiver, monkeypatch):
         monkeypatch.setenv("OTEL_SERVICE_NAME", "variable")
         monkeypatch.setenv("LLAMATELEMETRY_SERVICE_NAME", "our variable")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -147,7 +147,7 @@ class TestExport:
         assert flush()
         assert receiver.resources("traces")[0]["service.name"] == "argument"
 
-    def test_the_file_exporter(self, tmp_path):
+    def test_file_exporter_writes_every_signal(self, tmp_path):
         init(exporter="file", export_path=str(tmp_path))
         record("one")
         assert flush()
@@ -157,7 +157,7 @@ class TestExport:
         ]
         assert '"name":"one"' in (tmp_path / f"traces-{pid}.jsonl").read_text()
 
-    def test_the_console_exporter(self):
+    def test_console_exporter_prints_every_signal(self):
         done = run(
             """
             from opentelemetry import _logs, metrics, trace
@@ -173,14 +173,14 @@ class TestExport:
         for shown in ('"name": "a span"', '"name": "a_counter"', '"body": "a record"'):
             assert shown in done.stdout
 
-    def test_without_metrics_nothing_reads_them(self, receiver):
+    def test_metrics_are_not_exported_when_disabled(self, receiver):
         init(otlp_endpoint=receiver.url, enable_metrics=False)
         record("one")
         assert flush()
         assert receiver.spans() == ["one"]
         assert receiver.messages["metrics"] == []
 
-    def test_the_interval_of_metrics(self, receiver):
+    def test_export_interval_is_applied_to_metrics(self, receiver):
         init(otlp_endpoint=receiver.url, export_interval_ms=20)
         record("one")
         deadline = time.monotonic() + 10
@@ -188,7 +188,7 @@ class TestExport:
             time.sleep(0.01)
         assert len(receiver.messages["metrics"]) >= 2
 
-    def test_a_full_signal_url_serves_that_signal_with_one_warning(self, receiver, caplog):
+    def test_full_signal_url_exports_one_signal_with_one_warning(self, receiver, caplog):
         init(otlp_endpoint=f"{receiver.url}/v1/traces")
         record("one")
         assert flush()
@@ -206,14 +206,14 @@ class TestExport:
             ({}, 5),
         ],
     )
-    def test_sampling(self, receiver, options, kept):
+    def test_sampling_option_selects_exported_spans(self, receiver, options, kept):
         init(otlp_endpoint=receiver.url, **options)
         for _ in range(5):
             trace.get_tracer("test").start_span("span").end()
         assert flush()
         assert len(receiver.spans()) == kept
 
-    def test_setting_up_leaves_the_environment_as_it_was(self, receiver, monkeypatch):
+    def test_init_leaves_environment_unchanged(self, receiver, monkeypatch):
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1234")
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
         before = dict(os.environ)
@@ -222,8 +222,8 @@ class TestExport:
 
 
 class TestCycles:
-    def test_everything_obtained_before_goes_on_working(self, receiver):
-        """Also what was obtained before OpenTelemetry's global was set at all."""
+    def test_objects_obtained_before_init_work_in_every_cycle(self, receiver):
+        # The objects are obtained before OpenTelemetry's globals are set.
         code = f"""
             from opentelemetry import _logs, metrics, trace
             from opentelemetry.metrics import Observation
@@ -258,7 +258,7 @@ class TestCycles:
         assert {total for total, _ in sums} == {0, 1, 2}
         assert all(bounds == [1, 2] for _, bounds in sums)
 
-    def test_each_cycle_may_have_other_options(self, receiver):
+    def test_each_cycle_can_have_different_options(self, receiver):
         for name in ("first", "second"):
             init(name, otlp_endpoint=receiver.url)
             record(name)
@@ -269,7 +269,7 @@ class TestCycles:
         ]
         assert receiver.metrics() == {"first", "second"}
 
-    def test_after_shutdown_nothing_is_patched_and_no_thread_is_left(self, receiver):
+    def test_shutdown_reverts_patches_and_stops_threads(self, receiver):
         from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
         before = {thread.name for thread in threading.enumerate()}
@@ -281,7 +281,7 @@ class TestCycles:
         assert {t.name for t in threading.enumerate()} - before == set()
         assert shutdown()
 
-    def test_a_shutdown_by_the_applications_own_hand_leaves_room_for_init(self, receiver):
+    def test_init_works_after_application_shut_provider_down(self, receiver):
         init("first", otlp_endpoint=receiver.url)
         record("one")
         trace.get_tracer_provider().shutdown()
@@ -295,7 +295,7 @@ class TestCycles:
             "second",
         ]
 
-    def test_threads_that_init_at_once_set_up_once(self, receiver):
+    def test_concurrent_init_calls_set_up_once(self, receiver):
         threads = [
             threading.Thread(target=init, kwargs={"otlp_endpoint": receiver.url}) for _ in range(4)
         ]
@@ -306,7 +306,7 @@ class TestCycles:
         names = [thread.name for thread in threading.enumerate()]
         assert names.count("OtelPeriodicExportingMetricReader") == 1
 
-    def test_observations_are_made_by_the_sdk_that_is_there(self, receiver):
+    def test_observable_instruments_are_observed_by_current_sdk(self, receiver):
         observed = []
         metrics.get_meter("test").create_observable_gauge(
             "kept", [lambda _: observed.append(1) or [Observation(1)]]
@@ -321,8 +321,8 @@ class TestCycles:
         assert observed == [1]
 
 
-class TestAgain:
-    def test_the_same_options_again_change_nothing(self, receiver, caplog):
+class TestSecondInit:
+    def test_init_with_same_options_changes_nothing(self, receiver, caplog):
         processor = Last("mine")
         options = {"service_name": "a", "otlp_endpoint": receiver.url}
         first = init(**options, span_processors=[processor])
@@ -335,16 +335,16 @@ class TestAgain:
         assert Last.order == ["mine"]
         assert caplog.records == []
 
-    def test_options_that_come_too_late_are_named_in_one_warning(self, receiver, caplog):
+    def test_second_init_names_ignored_options_in_one_warning(self, receiver, caplog):
         init("a", otlp_endpoint=receiver.url)
         in_force = init("b", exporter="console", capture_content="span_only")
         (warning,) = caplog.records
-        assert "exporter, service_name can no longer be changed" in warning.message
+        assert "Ignored exporter, service_name: OpenTelemetry is already set up" in warning.message
         assert in_force.service_name == "a"
         assert in_force.exporter == "otlp"
         assert in_force.capture_content == "span_only"
 
-    def test_options_of_the_instrumentors_still_change(
+    def test_second_init_changes_options_of_instrumentors(
         self,
         receiver,
         caplog,
@@ -361,7 +361,7 @@ class TestAgain:
         assert logging.getLogger("llamatelemetry").level == logging.DEBUG
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
-    def test_new_span_processors_go_in_front_of_those_present(self, receiver):
+    def test_second_init_prepends_new_span_processors(self, receiver):
         init(otlp_endpoint=receiver.url, span_processors=[Last("c"), Last("d")])
         trace.get_tracer_provider().add_span_processor(Last("e"))
         init(span_processors=[Last("a"), Last("b")])
@@ -369,7 +369,7 @@ class TestAgain:
         record("one")
         assert Last.order == ["a", "b", "c", "d", "e"]
 
-    def test_span_processors_come_before_every_exporter(self, receiver):
+    def test_span_processors_run_before_exporters(self, receiver):
         class Rename(SpanProcessor):
             def on_end(self, span):
                 span._name = "renamed"
@@ -379,18 +379,16 @@ class TestAgain:
         assert flush()
         assert receiver.spans() == ["renamed"]
 
-    def test_an_unknown_option_names_the_nearest(self):
+    def test_init_names_similar_option_when_option_is_unknown(self):
         with pytest.raises(TypeError, match=r"Unknown option 'servce_name'.*'service_name'"):
             init(servce_name="x")
 
-    def test_a_bad_value_is_refused_and_leaves_nothing(self):
+    def test_init_raises_on_invalid_value_and_sets_nothing_up(self):
         with pytest.raises(ValueError, match=r"exporter must be .*, got 'nowhere'"):
             init(exporter="nowhere")
         assert LlamaTelemetryConfigurator().setup is None
 
-    def test_what_the_sdk_refuses_is_logged_and_does_not_reach_the_application(
-        self, monkeypatch, caplog
-    ):
+    def test_init_logs_error_of_sdk_and_does_not_raise(self, monkeypatch, caplog):
         guard.set_strict(False)
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", "no_such_exporter")
         init()
@@ -398,7 +396,7 @@ class TestAgain:
         assert "no_such_exporter" in caplog.text
         assert shutdown()
 
-    def test_a_set_up_that_fails_half_way_leaves_nothing_and_can_be_repeated(
+    def test_failed_init_leaves_nothing_and_can_be_repeated(
         self,
         receiver,
         monkeypatch,
@@ -428,19 +426,19 @@ class TestAgain:
 
 
 class TestFlush:
-    def test_with_nothing_set_up_there_is_nothing_to_flush(self):
+    def test_flush_and_shutdown_return_true_without_setup(self):
         assert flush()
         assert shutdown()
 
     @pytest.mark.parametrize("status", [400, 503])
-    def test_it_is_false_when_the_collector_refuses(self, receiver, status):
+    def test_flush_returns_false_when_collector_rejects(self, receiver, status):
         init(otlp_endpoint=receiver.url, enable_metrics=False)
         receiver.status = status
         record("one")
         assert not flush(0.5)
         receiver.status = 200
 
-    def test_it_is_false_when_an_earlier_export_was_refused_and_then_true_again(self, receiver):
+    def test_flush_returns_false_once_after_rejected_export(self, receiver):
         init(otlp_endpoint=receiver.url, enable_metrics=False)
         receiver.status = 400
         record("one")
@@ -450,7 +448,9 @@ class TestFlush:
         assert flush()
 
     @pytest.mark.parametrize("finish", [flush, shutdown])
-    def test_it_keeps_to_its_time_with_a_collector_that_does_not_answer(self, receiver, finish):
+    def test_flush_and_shutdown_keep_timeout_when_collector_does_not_respond(
+        self, receiver, finish
+    ):
         init(otlp_endpoint=receiver.url, enable_metrics=False)
         receiver.delay_s = 3
         record("one")
@@ -464,7 +464,7 @@ class TestFlush:
         ):
             time.sleep(0.05)
 
-    def test_shutdown_without_a_collector_ends_retries_and_threads(self, caplog):
+    def test_shutdown_ends_retries_and_threads_without_collector(self, caplog):
         init(otlp_endpoint="http://127.0.0.1:9", enable_metrics=False)
         record("one")
         started = time.monotonic()
@@ -474,7 +474,7 @@ class TestFlush:
         assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
         assert "already shutdown, ignoring call" not in caplog.text
 
-    def test_pending_calls_end_before_the_sdk_goes_down_at_exit(self, receiver):
+    def test_pending_calls_end_before_sdk_shuts_down_at_exit(self, receiver):
         done = run(
             f"""
             import atexit, sys
@@ -492,10 +492,10 @@ class TestFlush:
         assert receiver.spans() == ["abandoned"]
 
 
-class TestApplicationsOwnProvider:
-    """Each in a process of its own: OpenTelemetry's globals can be set once."""
+class TestApplicationProvider:
+    """Each test starts a process, because OpenTelemetry's globals can be set only once."""
 
-    def test_it_stays_and_gets_our_processors_in_front(self, receiver):
+    def test_application_provider_stays_and_gets_processors_prepended(self, receiver):
         done = run(
             f"""
             import logging, sys
@@ -530,12 +530,12 @@ class TestApplicationsOwnProvider:
         assert receiver.spans() == []
         assert receiver.metrics() == {"c"}
         warning = (
-            "llamatelemetry.distro Not used, because the application has made its own provider "
-            "for traces: service_name, otlp_endpoint"
+            "llamatelemetry.distro Ignored service_name, otlp_endpoint: the application set its own "
+            "provider for traces. Set them where it is created"
         )
         assert done.stdout.splitlines() == [warning, warning]
 
-    def test_a_provider_that_is_not_the_sdks_is_left_alone(self):
+    def test_other_provider_stays_unchanged(self):
         done = run(
             """
             from opentelemetry import _logs, metrics, trace
@@ -551,11 +551,11 @@ class TestApplicationsOwnProvider:
             """
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("takes no span processors") == 1
+        assert done.stderr.count("does not support processors") == 1
 
 
 class TestDisabled:
-    def test_the_disabled_sdk_leaves_the_process_as_it_is(self):
+    def test_disabled_sdk_leaves_process_unchanged(self):
         done = run(
             """
             import sys, threading
@@ -573,7 +573,7 @@ class TestDisabled:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_importing_the_package_takes_no_action_and_loads_no_sdk():
+def test_import_has_no_side_effects_and_loads_no_sdk():
     done = run(
         """
         import os, sys, threading
@@ -594,7 +594,7 @@ def test_importing_the_package_takes_no_action_and_loads_no_sdk():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_the_sdk_init_says_what_to_install_and_the_rest_works():
+def test_init_names_pip_command_when_sdk_is_missing():
     done = run(
         """
         import sys
@@ -611,7 +611,7 @@ def test_without_the_sdk_init_says_what_to_install_and_the_rest_works():
     assert "pip install llamatelemetry" in done.stdout
 
 
-def test_spans_of_a_provider_given_by_the_application_can_be_watched_in_memory(receiver):
+def test_application_can_add_in_memory_exporter(receiver):
     exporter = InMemorySpanExporter()
     init(otlp_endpoint=receiver.url)
     provider = trace.get_tracer_provider()
@@ -621,7 +621,7 @@ def test_spans_of_a_provider_given_by_the_application_can_be_watched_in_memory(r
     assert [span.name for span in exporter.get_finished_spans()] == ["one"]
 
 
-def test_init_sets_active_config_until_shutdown(receiver):
+def test_options_of_init_are_active_until_shutdown(receiver):
     assert active_config().propagate == "auto"
     init(otlp_endpoint=receiver.url, propagate="off")
     assert active_config().propagate == "off"

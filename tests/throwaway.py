@@ -1,13 +1,16 @@
-"""Throw-away distributions: real dist-info folders and modules, as an installer leaves them."""
+"""Temporary distributions: real dist-info directories and modules, as installed."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from opentelemetry.util import _importlib_metadata
+
+from llamatelemetry.distro import _instrumentors
 
 INSTRUMENTOR = """
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
@@ -59,7 +62,7 @@ def make_instrumentor(
     body: str = "pass",
     requires: Sequence[str] = (),
 ) -> None:
-    """A distribution with one instrumentor, whose module keeps what was called in CALLS."""
+    """Create a distribution with one instrumentor. Its module lists the calls in `CALLS`."""
     make_distribution(
         folder,
         distribution,
@@ -71,10 +74,18 @@ def make_instrumentor(
 
 @pytest.fixture
 def throwaway_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose distributions OpenTelemetry finds; their modules begin with throwaway_."""
+    """Yield a directory of distributions that OpenTelemetry finds, with modules `throwaway_*`."""
     monkeypatch.syspath_prepend(tmp_path)
-    _importlib_metadata._original_entry_points_cached.cache_clear()
+    _forget_entry_points()
     yield tmp_path
-    _importlib_metadata._original_entry_points_cached.cache_clear()
+    _forget_entry_points()
     for name in [name for name in sys.modules if name.startswith("throwaway_")]:
         del sys.modules[name]
+
+
+def _forget_entry_points() -> None:
+    _instrumentors._all_entry_points.cache_clear()
+    # OpenTelemetry's own loader has a cache, too, under a private name.
+    with contextlib.suppress(ImportError, AttributeError):
+        module = importlib.import_module("opentelemetry.util._importlib_metadata")
+        module._original_entry_points_cached.cache_clear()

@@ -1,17 +1,13 @@
-"""init(), flush() and shutdown(): the zero-code set-up in one line, and its undoing."""
+"""`init()`, `flush()`, `shutdown()` and `trace_graph()`: set up and stop telemetry in code."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
-
-from opentelemetry import _logs, metrics, trace
 
 from llamatelemetry import genai
 from llamatelemetry._optional import MissingPackageError, required_by
@@ -23,21 +19,22 @@ from llamatelemetry.config import (
     set_active_config,
 )
 from llamatelemetry.genai import guard
-from llamatelemetry.otel.deadline import Deadline, run_side_by_side
+from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers
 from llamatelemetry.otel.redaction.rules import with_valid_rules
+from llamatelemetry.otel.trace_graph.graph import GRAPHS_DISABLED
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.distro import Setup
-    from llamatelemetry.otel.trace_graph import TraceGraph
-    from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
+    from llamatelemetry.otel.trace_graph.graph import TraceGraph
+    from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
 _logger = logging.getLogger("llamatelemetry.lifecycle")
 _lock = threading.RLock()
 
 
-def init(  # noqa: PLR0917 - the contract lets them be given by position
+def init(  # noqa: PLR0917 - the contract allows positional arguments
     service_name: str | None = None,
     service_version: str | None = None,
     otlp_endpoint: str | None = None,
@@ -49,30 +46,30 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
     config: LlamaTelemetryConfig | None = None,
     **options: Any,
 ) -> LlamaTelemetryConfig:
-    """Sets this process up exactly as `opentelemetry-instrument` does.
+    """Set up tracing, metrics and logs for this process, as `opentelemetry-instrument` does.
 
-    Explicit arguments win over `config`, that over `LLAMATELEMETRY_*`, those over `OTEL_*`.
-    Where something is set up already, by an earlier call, without code, or by the application,
-    `init` attaches to it: span processors go in front of those present, what can still change
-    changes, and one warning names the options that come too late.
+    Explicit arguments win over `config`, `config` over `LLAMATELEMETRY_*` variables, and these
+    over `OTEL_*` variables. If OpenTelemetry is already set up, `init` attaches to it: by an
+    earlier call, without code, or by the application. It prepends span processors, changes the
+    options that can still change, and logs one warning that names the ignored ones.
 
     Args:
-        service_name: name of the service on the resource.
-        service_version: its version.
-        otlp_endpoint: a base URL, or the full URL of one signal.
-        enable_metrics: whether metrics are recorded.
-        gpu_enrichment: True, False, or "genai" for GenAI spans only.
-        enable_trace_graphs: whether the graph of each trace is kept.
-        span_processors: they run before any exporter.
-        config: further options together.
-        **options: the other fields of `LlamaTelemetryConfig`.
+        service_name: Name of the service on the resource.
+        service_version: Version of the service on the resource.
+        otlp_endpoint: Base URL of the collector, or the full URL of one signal.
+        enable_metrics: Whether metrics are recorded.
+        gpu_enrichment: `True`, `False`, or "genai" to add GPU attributes to GenAI spans only.
+        enable_trace_graphs: Whether the graph of each trace is kept for `trace_graph()`.
+        span_processors: Span processors that run before the exporters.
+        config: Further options.
+        **options: Further fields of `LlamaTelemetryConfig`.
 
     Returns:
-        The options in force.
+        The effective options.
 
     Raises:
-        TypeError: an unknown option; the message names the nearest.
-        ValueError: a bad value.
+        TypeError: An option is unknown. The message names the most similar one.
+        ValueError: An option has an invalid value.
     """
     explicit: dict[str, Any] = {
         "service_name": service_name,
@@ -90,7 +87,7 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
     with _lock:
         setup = _running_setup()
         if setup is not None:
-            wanted = _attach(setup, wanted, _names_given(config, explicit))
+            wanted = _attach(setup, wanted, _requested_names(config, explicit))
         else:
             _set_up(wanted)
         set_active_config(wanted)
@@ -98,31 +95,33 @@ def init(  # noqa: PLR0917 - the contract lets them be given by position
 
 
 def flush(timeout_s: float = 5.0) -> bool:
-    """Sends everything recorded so far.
+    """Export everything recorded so far.
+
+    Args:
+        timeout_s: Time limit in seconds.
 
     Returns:
-        False when something has not left within the time, or was refused since the last call.
+        `True` if everything was exported within `timeout_s`, and no export has failed since the
+        last call.
     """
     deadline = Deadline(timeout_s)
     ended = genai.flush_pending(deadline.remaining_s)
-    steps: dict[str, Callable[[], object]] = {}
-    for signal, provider in _global_providers().items():
-        force_flush = getattr(provider, "force_flush", None)
-        if force_flush is not None:
-            steps[f"flush-{signal}"] = partial(force_flush, deadline.remaining_ms)
-    flushed = run_side_by_side(steps, deadline)
+    flushed = flush_global_providers(deadline)
     setup = _setup()
-    refused = setup is not None and setup.watch.take_failure()
-    return ended and flushed and not refused
+    failed = setup is not None and setup.monitor.take_failure()
+    return ended and flushed and not failed
 
 
 def shutdown(timeout_s: float = 5.0) -> bool:
-    """Flushes, undoes every patch and stops every thread; `init()` works again after it.
+    """Flush, revert every patch and stop every thread. `init()` works again afterwards.
 
-    A provider that the application has made stays as it was.
+    A provider that the application set stays unchanged.
+
+    Args:
+        timeout_s: Time limit in seconds.
 
     Returns:
-        False when something has not left, or has not stopped within the time.
+        `True` if everything was exported and stopped within `timeout_s`.
     """
     deadline = Deadline(timeout_s)
     with _lock:
@@ -130,42 +129,41 @@ def shutdown(timeout_s: float = 5.0) -> bool:
             from llamatelemetry.distro import instrumentors
 
             instrumentors.uninstrument_all()
-        # A collector that does not answer must leave some time for the rest.
+        # Leaves some time for the other steps if a collector does not respond.
         flushed = flush(timeout_s * 0.8)
-        reaped = genai.stop_reaper(deadline.remaining_s)
+        finalized = genai.stop_reaper(deadline.remaining_s)
         setup = _setup()
         stopped = setup is None or setup.stop(deadline, at_once=not flushed)
         _forget_setup()
         set_active_config(None)
-        return flushed and reaped and stopped
+        return flushed and finalized and stopped
 
 
 def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
-    """Gives what really ran as a graph: services, pipelines, stages, models, servers, slots, GPUs.
+    """Return the graph of a trace: services, pipelines, models, servers, slots and GPUs.
 
     Args:
-        trace_id: of one of the last 256 traces, as a number or in hex; all traces when `None`.
+        trace_id: Id of one of the last 256 traces, as a number or in hexadecimal; all traces if
+            `None`.
 
     Returns:
-        A copy: nodes and edges with counts, latency, tokens and errors; between GPUs how they
-        are connected.
+        A copy of the graph. Nodes and edges have counts, latency, tokens and errors. Edges
+        between GPUs show their connection.
 
     Raises:
-        RuntimeError: no graphs are kept.
-        KeyError: the trace is not among the last ones.
+        RuntimeError: Trace graphs are disabled.
+        KeyError: The trace is not among the recent ones.
     """
     setup = _setup()
     for processor in () if setup is None else setup.processors:
-        if hasattr(processor, "graph"):  # not imported for the question: the SDK may not be there
+        # The class is not imported for a check, because the SDK may not be installed.
+        if hasattr(processor, "graph"):
             return _with_links(cast("TraceGraphProcessor", processor).graph(trace_id))
-    raise RuntimeError(
-        "no trace graphs are kept: call llamatelemetry.init(enable_trace_graphs=True), or set "
-        "LLAMATELEMETRY_TRACE_GRAPHS=true"
-    )
+    raise RuntimeError(GRAPHS_DISABLED)
 
 
 def _with_links(graph: TraceGraph) -> TraceGraph:
-    """The graph with what lies between the GPUs in it, where the driver knows them."""
+    """Add the connections between the GPUs of a graph, as far as the driver knows them."""
     gpus = [node.name for node in graph.nodes if node.kind == "gpu"]
     if len(gpus) > 1:
         from llamatelemetry.distributed import TopologyMapper
@@ -181,23 +179,21 @@ def _with_links(graph: TraceGraph) -> TraceGraph:
 
 def _set_up(config: LlamaTelemetryConfig) -> None:
     with required_by("llamatelemetry.init()", "llamatelemetry"):
-        # Private, but it is the zero-code path: the same checks in the same order.
-        loading: Any = importlib.import_module(
-            "opentelemetry.instrumentation.auto_instrumentation._load"
-        )
         from opentelemetry.instrumentation.version import __version__
 
-        from llamatelemetry.distro import LlamaTelemetryConfigurator, LlamaTelemetryDistro
+        from llamatelemetry.distro import (
+            LlamaTelemetryConfigurator,
+            LlamaTelemetryDistro,
+            load_instrumentors,
+        )
     distro, configurator = LlamaTelemetryDistro(), LlamaTelemetryConfigurator()
     try:
         with required_by("The configured export", "llamatelemetry"):
             distro.configure()  # pyright: ignore[reportUnknownMemberType] - it has no types
-            configurator.configure(  # pyright: ignore[reportUnknownMemberType] - likewise
-                config=config, auto_instrumentation_version=__version__
-            )
-            loading._load_instrumentors(distro)
+            configurator.configure(config, auto_instrumentation_version=__version__)
+            load_instrumentors(distro)
     except MissingPackageError as error:
-        _logger.warning("OpenTelemetry is not set up. %s", error)
+        _logger.warning("OpenTelemetry is not set up, nothing is recorded. %s", error)
     except Exception as error:
         guard.report("setting up OpenTelemetry", error, may_quote=False)
 
@@ -212,20 +208,20 @@ def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> Llam
     too_late = sorted(changed - changeable)
     if too_late:
         _logger.warning(
-            "Already set up: %s can no longer be changed. Call llamatelemetry.shutdown() before "
-            "init(), or give them to whatever set it up",
+            "Ignored %s: OpenTelemetry is already set up. Call llamatelemetry.shutdown() first, or "
+            "set them where it is configured",
             ", ".join(too_late),
         )
     changes = {name: getattr(wanted, name) for name in changed & changeable}
     if changes:
         setup.config = setup.config.replace(**changes)
         set_log_level(setup.config)
-        instrumentors.reload_ours(setup.config)
+        instrumentors.reload_own(setup.config)
     return setup.config
 
 
-def _names_given(config: LlamaTelemetryConfig | None, explicit: dict[str, Any]) -> set[str]:
-    """The options that this call asks for, whatever the environment says."""
+def _requested_names(config: LlamaTelemetryConfig | None, explicit: dict[str, Any]) -> set[str]:
+    """Return the names of the options that this call sets, without those of the environment."""
     names = {name for name, value in explicit.items() if value is not None}
     if config is not None:
         given = {name: config.option_value(name) for name in OPTIONS}
@@ -234,7 +230,7 @@ def _names_given(config: LlamaTelemetryConfig | None, explicit: dict[str, Any]) 
 
 
 def _setup() -> Setup | None:
-    # Not imported for the question: the SDK may not be there.
+    # Not imported for a check, because the SDK may not be installed.
     if "llamatelemetry.distro" not in sys.modules:
         return None
     from llamatelemetry.distro import LlamaTelemetryConfigurator
@@ -245,8 +241,8 @@ def _setup() -> Setup | None:
 def _running_setup() -> Setup | None:
     setup = _setup()
     if setup is not None and not setup.is_alive:
-        # The application has shut a provider down by itself. The others go as well, so that
-        # all signals start anew with the same resource; the patches stay.
+        # The application shut a provider down. The others are shut down, too, so that all signals
+        # start again with the same resource. The patches stay.
         setup.stop(Deadline(5.0), at_once=False)
         _forget_setup()
         return None
@@ -258,11 +254,3 @@ def _forget_setup() -> None:
         from llamatelemetry.distro import LlamaTelemetryConfigurator
 
         LlamaTelemetryConfigurator().forget()
-
-
-def _global_providers() -> dict[str, object]:
-    return {
-        "traces": trace.get_tracer_provider(),
-        "metrics": metrics.get_meter_provider(),
-        "logs": _logs.get_logger_provider(),
-    }

@@ -1,4 +1,4 @@
-"""Where each signal goes, as the contract's rows on exporters and endpoints have it."""
+"""Exporters and endpoints of each signal for options and environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def plan(environ: dict[str, str] | None = None, **options):
     return exporters, list(found.warnings)
 
 
-def test_with_nothing_given_every_signal_goes_to_the_http_exporters_default():
+def test_every_signal_uses_http_exporter_by_default():
     assert plan() == ({signal: {HTTP: {}} for signal in ("traces", "metrics", "logs")}, [])
 
 
@@ -35,7 +35,7 @@ def test_with_nothing_given_every_signal_goes_to_the_http_exporters_default():
     ],
 )
 @pytest.mark.parametrize("by", ["argument", "LLAMATELEMETRY_OTLP_ENDPOINT", "OTEL"])
-def test_the_port_of_the_endpoint_decides_on_the_protocol(endpoint, exporter, traces_endpoint, by):
+def test_port_of_endpoint_selects_protocol(endpoint, exporter, traces_endpoint, by):
     variable = "OTEL_EXPORTER_OTLP_ENDPOINT" if by == "OTEL" else by
     exporters, warnings = (
         plan(otlp_endpoint=endpoint) if by == "argument" else plan({variable: endpoint})
@@ -44,7 +44,7 @@ def test_the_port_of_the_endpoint_decides_on_the_protocol(endpoint, exporter, tr
     assert warnings == []
 
 
-def test_a_base_url_gets_the_path_of_each_signal():
+def test_base_url_gets_path_of_each_signal():
     exporters, _ = plan(otlp_endpoint="http://h:1")
     assert {name: found[HTTP]["endpoint"] for name, found in exporters.items()} == {
         "traces": "http://h:1/v1/traces",
@@ -68,22 +68,21 @@ def test_a_base_url_gets_the_path_of_each_signal():
         ({"OTEL_TRACES_EXPORTER": "otlp_proto_grpc"}, {"otlp_endpoint": "http://h:4318"}, GRPC),
     ],
 )
-def test_a_protocol_given_in_words_wins_over_the_port(environ, options, exporter):
+def test_explicit_protocol_wins_over_port(environ, options, exporter):
     assert list(plan(environ, **options)[0]["traces"]) == [exporter]
 
 
-def test_a_bad_protocol_of_one_signal_is_named_and_not_used():
+def test_invalid_protocol_of_signal_is_ignored_with_warning():
     exporters, warnings = plan({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"})
     assert list(exporters["traces"]) == [HTTP]
     (warning,) = warnings
     assert warning == (
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL='http/json' is not accepted; "
-        "expected grpc or http/protobuf; it is not used"
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be grpc or http/protobuf, got 'http/json'. Ignored"
     )
 
 
 @pytest.mark.parametrize("variable", [None, "OTEL_EXPORTER_OTLP_ENDPOINT"])
-def test_a_full_signal_url_serves_that_signal_only_and_one_warning_names_the_others(variable):
+def test_full_signal_url_exports_one_signal_and_warns_about_others(variable):
     url = "http://user:secret@h:4318/v1/traces"
     exporters, warnings = plan({variable: url}) if variable else plan(otlp_endpoint=url)
     assert exporters == {"traces": {HTTP: {"endpoint": url}}, "metrics": {}, "logs": {}}
@@ -92,7 +91,7 @@ def test_a_full_signal_url_serves_that_signal_only_and_one_warning_names_the_oth
     assert "secret" not in warning
 
 
-def test_the_other_signals_of_a_full_signal_url_go_to_their_own_endpoints():
+def test_other_signals_use_their_own_endpoints_with_full_signal_url():
     exporters, (warning,) = plan(
         {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://logs:1/in"},
         otlp_endpoint="http://h:4318/v1/metrics/",
@@ -106,7 +105,7 @@ def test_the_other_signals_of_a_full_signal_url_go_to_their_own_endpoints():
     assert "LOGS_ENDPOINT" not in warning
 
 
-def test_an_endpoint_of_ours_wins_over_opentelemetrys_variable_of_one_signal():
+def test_explicit_endpoint_wins_over_variable_of_signal():
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://own:1"}
     assert plan(environ, otlp_endpoint="http://h:2")[0]["traces"] == {
         HTTP: {"endpoint": "http://h:2/v1/traces"}
@@ -115,12 +114,12 @@ def test_an_endpoint_of_ours_wins_over_opentelemetrys_variable_of_one_signal():
     assert plan(environ)[0]["traces"] == {HTTP: {"endpoint": "http://own:1"}}
 
 
-def test_headers_given_in_code_reach_the_exporters_and_those_of_the_variable_are_left_to_them():
+def test_explicit_headers_are_arguments_and_variable_is_left_to_exporter():
     assert plan(otlp_headers={"Key": "v"})[0]["logs"] == {HTTP: {"headers": {"key": "v"}}}
     assert plan({"OTEL_EXPORTER_OTLP_HEADERS": "key=v"})[0]["logs"] == {HTTP: {}}
 
 
-def test_each_exporter_name_becomes_its_entry_point():
+def test_exporter_names_become_entry_points():
     def everywhere(exporters):
         return {"traces": exporters, "metrics": exporters, "logs": exporters}
 
@@ -131,7 +130,7 @@ def test_each_exporter_name_becomes_its_entry_point():
     assert list(plan(exporter="otlp,console")[0]["traces"]) == [HTTP, "console"]
 
 
-def test_opentelemetrys_variables_choose_exporters_signal_by_signal():
+def test_otel_variables_select_exporters_per_signal():
     environ = {"OTEL_TRACES_EXPORTER": "file", "OTEL_METRICS_EXPORTER": "prometheus,none"}
     exporters, _ = plan(environ)
     assert exporters == {
@@ -141,12 +140,12 @@ def test_opentelemetrys_variables_choose_exporters_signal_by_signal():
     }
 
 
-def test_without_metrics_there_is_no_exporter_of_metrics():
+def test_metrics_have_no_exporter_when_disabled():
     exporters, _ = plan(enable_metrics=False)
     assert exporters == {"traces": {HTTP: {}}, "metrics": {}, "logs": {HTTP: {}}}
 
 
-def test_a_config_object_counts_as_given_in_code():
+def test_config_object_counts_as_explicit():
     config = LlamaTelemetryConfig(otlp_endpoint="http://h:2", otlp_headers={"a": "b"})
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://own:1"}
     assert plan(environ, config=config)[0]["traces"] == {

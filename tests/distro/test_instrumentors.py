@@ -1,4 +1,4 @@
-"""Which instrumentor is loaded where several instrument the same library."""
+"""Loading of instrumentors, also if several instrument the same library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from importlib.metadata import EntryPoint
+from unittest.mock import ANY
 
 import pytest
 
@@ -14,10 +15,15 @@ from llamatelemetry.distro import (
     LlamaTelemetryDistro,
     installed_instrumentors,
     instrumentors,
-    stand_in,
+    load_instrumentors,
+    preferred_instrumentor,
 )
 from llamatelemetry.genai import guard
-from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
+from tests.throwaway import (
+    make_distribution,
+    make_instrumentor,
+    throwaway_path,  # noqa: F401 - a fixture
+)
 
 OURS, THEIRS = "llamatelemetry_openai", "openai"
 RIVAL = "opentelemetry-instrumentation-openai-v2"
@@ -30,7 +36,7 @@ def folder(throwaway_path):  # noqa: F811 - the imported fixture
 
 
 def load(*names: str) -> None:
-    """What OpenTelemetry's loader does with the entry points of these names."""
+    """Load the instrumentors of these names as OpenTelemetry's loader does."""
     for entry_point in installed_instrumentors():
         if entry_point.name in names:
             LlamaTelemetryDistro().load_instrumentor(entry_point, skip_dep_check=True)
@@ -50,7 +56,7 @@ def prepare(mode: str, **declared: bool) -> None:
     instrumentors.prepare(effective_config(instrumentors=mode), declared)
 
 
-class TestRivals:
+class TestCompetingInstrumentors:
     @pytest.mark.parametrize(
         ("mode", "ours", "theirs", "level"),
         [
@@ -61,7 +67,7 @@ class TestRivals:
         ],
     )
     @pytest.mark.parametrize("order", [(OURS, THEIRS), (THEIRS, OURS)])
-    def test_the_option_decides_in_whatever_order_they_are_found(
+    def test_option_selects_instrumentor_independent_of_order(
         self, folder, caplog, *, mode, ours, theirs, level, order
     ):
         make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
@@ -69,38 +75,42 @@ class TestRivals:
         caplog.set_level(logging.INFO, "llamatelemetry")
         for name in order:
             load(name)
-            load(name)  # a second time, as when init() follows the zero-code path
+            load(name)  # again, as when init() follows the zero-code path
         assert ours_is_active() is ours
         assert calls("throwaway_rival") == ([("instrument", {})] if theirs else [])
-        skipped = [record for record in caplog.records if "is skipped" in record.message]
+        skipped = [
+            record for record in caplog.records if "Not loading instrumentor" in record.message
+        ]
         assert [record.levelno for record in skipped] == ([] if level is None else [level])
         for record in skipped:
             assert f"{THEIRS} ({RIVAL} 1.0)" in record.message
             assert "LLAMATELEMETRY_INSTRUMENTORS=" in record.message
-            assert "=all loads both" in record.message
+            assert "=all to load both" in record.message
 
     @pytest.mark.parametrize("disabled", [OURS, f"requests , {OURS}"])
-    def test_a_rival_is_loaded_when_ours_is_disabled(self, folder, monkeypatch, disabled):
+    def test_competing_instrumentor_is_loaded_when_own_is_disabled(
+        self, folder, monkeypatch, disabled
+    ):
         make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
         monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", disabled)
         prepare("auto")
         load(THEIRS)
         assert calls("throwaway_rival") == [("instrument", {})]
 
-    def test_a_rival_is_loaded_when_the_configuration_file_disables_ours(self, folder):
+    def test_competing_instrumentor_is_loaded_when_file_disables_own(self, folder):
         make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
         prepare("auto", **{OURS: False})
         load(OURS, THEIRS)
         assert not ours_is_active()
         assert calls("throwaway_rival") == [("instrument", {})]
 
-    def test_a_rival_is_loaded_when_ours_fails(self, folder, monkeypatch, caplog):
+    def test_competing_instrumentor_is_loaded_when_own_fails(self, folder, monkeypatch, caplog):
         make_instrumentor(folder, RIVAL, THEIRS, "throwaway_rival")
         make_instrumentor(
             folder, "broken", "llamatelemetry_broken", "throwaway_broken", body="raise OSError"
         )
         monkeypatch.setattr(
-            "llamatelemetry.distro._instrumentors.RIVALS",
+            "llamatelemetry.distro._instrumentors.COMPETING_INSTRUMENTORS",
             {"llamatelemetry_broken": frozenset({THEIRS})},
         )
         guard.set_strict(False)
@@ -109,7 +119,7 @@ class TestRivals:
         assert calls("throwaway_rival") == [("instrument", {})]
         assert "failed while loading the instrumentor llamatelemetry_broken" in caplog.text
 
-    def test_ours_is_loaded_when_theirs_could_not_be(self, folder):
+    def test_own_instrumentor_is_loaded_when_competing_one_cannot_be(self, folder):
         make_instrumentor(
             folder,
             RIVAL,
@@ -131,23 +141,54 @@ class TestRivals:
             ("llamatelemetry_transformers", "transformers"),
         ],
     )
-    def test_the_names_of_rivals(self, ours, theirs):
+    def test_preferred_instrumentor_recognizes_competing_names(self, ours, theirs):
         group = "opentelemetry_instrumentor"
         one, other = EntryPoint(ours, "a:b", group), EntryPoint(theirs, "c:d", group)
-        assert stand_in(other, [one, other], "auto", {}) == one
-        assert stand_in(one, [one, other], "auto", {}) is None
-        assert stand_in(one, [one, other], "theirs", {}) == other
+        assert preferred_instrumentor(other, [one, other], "auto", {}) == one
+        assert preferred_instrumentor(one, [one, other], "auto", {}) is None
+        assert preferred_instrumentor(one, [one, other], "theirs", {}) == other
 
-    def test_instrumentors_of_other_libraries_are_no_rivals(self):
+    def test_instrumentors_of_other_libraries_do_not_compete(self):
         group = "opentelemetry_instrumentor"
         ours = EntryPoint("llamatelemetry_openai", "a:b", group)
         for name in ("openai_agents", "httpx", "requests", "anthropic", "transformers"):
             other = EntryPoint(name, "c:d", group)
-            assert stand_in(other, [ours, other], "auto", {}) is None
+            assert preferred_instrumentor(other, [ours, other], "auto", {}) is None
 
 
 class TestLoading:
-    def test_ours_get_the_configuration_in_force_and_others_do_not(self, folder):
+    def test_load_instrumentors_skips_disabled_and_conflicting_ones(
+        self, folder, monkeypatch, caplog
+    ):
+        make_instrumentor(folder, "a", "good", "throwaway_good")
+        make_instrumentor(folder, "b", "off", "throwaway_off")
+        missing = 'not-installed-anywhere >= 1; extra == "instruments"'
+        make_instrumentor(folder, "c", "missing", "throwaway_missing", requires=[missing])
+        outdated = 'pytest < 1; extra == "instruments"'
+        make_instrumentor(folder, "d", "outdated", "throwaway_outdated", requires=[outdated])
+        make_distribution(
+            folder,
+            "hooks",
+            entry_points={
+                "opentelemetry_pre_instrument": {"before": "throwaway_hooks:before"},
+                "opentelemetry_post_instrument": {"after": "throwaway_hooks:after"},
+            },
+            modules={
+                "throwaway_hooks": "from throwaway_good import CALLS\n"
+                "def before(): CALLS.append('before')\n"
+                "def after(): CALLS.append('after')\n"
+            },
+        )
+        monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "off, httpx2")
+        prepare("auto")
+        load_instrumentors(LlamaTelemetryDistro())
+        assert calls("throwaway_good") == ["before", ("instrument", ANY), "after"]
+        for name in ("throwaway_off", "throwaway_missing", "throwaway_outdated"):
+            assert calls(name) == []
+        assert "Not loading instrumentor outdated: " in caplog.text
+        assert "Not loading instrumentor missing" not in caplog.text
+
+    def test_own_instrumentors_get_active_config_and_others_do_not(self, folder):
         make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
         make_instrumentor(folder, "b", "b", "throwaway_b")
         config = effective_config(provider_name="vllm")
@@ -156,7 +197,7 @@ class TestLoading:
         assert calls("throwaway_a") == [("instrument", {"config": config})]
         assert calls("throwaway_b") == [("instrument", {})]
 
-    def test_without_a_configuration_the_environment_gives_it(self, folder, monkeypatch):
+    def test_instrumentor_gets_config_of_environment_without_setup(self, folder, monkeypatch):
         make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
         monkeypatch.setenv("LLAMATELEMETRY_PROVIDER_NAME", "vllm")
         load("llamatelemetry_a")
@@ -171,7 +212,9 @@ class TestLoading:
             ("raise ImportError('half installed')", "Instrumentor bad (a 1.0) failed to load"),
         ],
     )
-    def test_a_failure_is_logged_once_and_the_others_still_load(self, folder, caplog, body, logged):
+    def test_failure_is_logged_once_and_other_instrumentors_load(
+        self, folder, caplog, body, logged
+    ):
         make_instrumentor(folder, "a", "bad", "throwaway_bad", body=body)
         make_instrumentor(folder, "b", "good", "throwaway_good")
         prepare("auto")
@@ -181,7 +224,7 @@ class TestLoading:
         assert caplog.text.count("failed to load") == (1 if logged else 0)
         assert logged in caplog.text
 
-    def test_undoing_takes_back_what_was_loaded_here_and_nothing_else(self, folder, caplog):
+    def test_uninstrument_all_reverts_only_what_was_loaded(self, folder, caplog):
         make_instrumentor(folder, "a", "by_us", "throwaway_by_us")
         make_instrumentor(folder, "b", "by_the_application", "throwaway_other")
         make_instrumentor(folder, "c", "by_the_file", "throwaway_file")
@@ -200,7 +243,7 @@ class TestLoading:
         instrumentors.uninstrument_all()
         assert len(calls("throwaway_by_us")) == 2
 
-    def test_options_for_one_of_ours_that_was_active_before_are_named(self, folder, caplog):
+    def test_warning_names_ignored_options_when_own_instrumentor_was_active(self, folder, caplog):
         make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
         importlib.import_module("throwaway_a").Instrumentor().instrument()
         environ = {"LLAMATELEMETRY_PROPAGATE": "off"}
@@ -208,9 +251,9 @@ class TestLoading:
         instrumentors.prepare(config)
         load("llamatelemetry_a")
         (warning,) = caplog.records
-        assert warning.message.endswith("not used by it: capture_content")
+        assert warning.message.startswith("Ignored capture_content: ")
 
-    def test_one_that_cannot_be_undone_does_not_keep_the_others(self, folder, caplog):
+    def test_uninstrument_all_continues_when_one_fails(self, folder, caplog):
         make_instrumentor(folder, "a", "good", "throwaway_good")
         make_instrumentor(folder, "b", "bad", "throwaway_bad")
         prepare("auto")
@@ -221,14 +264,14 @@ class TestLoading:
         assert calls("throwaway_good")[-1] == ("uninstrument", {})
         assert "Instrumentor failed to uninstrument" in caplog.text
 
-    def test_reloading_gives_ours_other_options_and_leaves_the_rest(self, folder):
+    def test_reload_own_changes_options_of_own_instrumentors_only(self, folder):
         make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
         make_instrumentor(folder, "b", "b", "throwaway_b")
         make_instrumentor(folder, "c", "llamatelemetry_c", "throwaway_c")
         prepare("auto")
         load("llamatelemetry_a", "b")
         changed = effective_config(capture_content="span_only")
-        instrumentors.reload_ours(changed)
+        instrumentors.reload_own(changed)
         assert calls("throwaway_a")[1:] == [
             ("uninstrument", {}),
             ("instrument", {"config": changed}),
@@ -236,7 +279,7 @@ class TestLoading:
         assert calls("throwaway_b") == [("instrument", {})]
         assert calls("throwaway_c") == []
 
-    def test_with_the_sdk_disabled_nothing_is_loaded(self, folder, monkeypatch):
+    def test_no_instrumentor_is_loaded_when_sdk_is_disabled(self, folder, monkeypatch):
         make_instrumentor(folder, "a", "a", "throwaway_a")
         monkeypatch.setenv("OTEL_SDK_DISABLED", "TRUE")
         load("a")

@@ -1,4 +1,4 @@
-"""The option `sampling`, in each way in which telemetry is switched on, at a real receiver."""
+"""The option `sampling`, for each way to set up telemetry, with a real receiver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 import llamatelemetry
 from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
-from llamatelemetry.otel.sampling import RuleSampler
+from llamatelemetry.otel.sampling.rules import RuleSampler
 from tests.openai_plugin.replies import http
 from tests.otlp_receiver import http_receiver
 from tests.selection import slow_except
@@ -59,10 +59,15 @@ trace.set_tracer_provider(provider)
 SAMPLER = "from llamatelemetry.distro import only_errors\n"
 END = "\ntrace.get_tracer_provider().force_flush()\n"
 
-# Command, program before WORK, variables, the file's own lines.
+# Command, program before WORK, environment variables, lines of the configuration file.
 WAYS = {
-    "our variable": (ZERO_CODE, "", {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"}, None),
-    "OpenTelemetry's variable": (
+    "llamatelemetry variable": (
+        ZERO_CODE,
+        "",
+        {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"},
+        None,
+    ),
+    "OpenTelemetry variable": (
         ZERO_CODE,
         "",
         {**OURS, "OTEL_TRACES_SAMPLER": "only_errors"},
@@ -87,13 +92,13 @@ WAYS = {
         {},
         None,
     ),
-    "file's section": (
+    "section of a file": (
         ZERO_CODE,
         "",
         OURS,
         "distribution: {llamatelemetry: {sampling: only_errors}}",
     ),
-    "file and our variable": (
+    "file and llamatelemetry variable": (
         ZERO_CODE,
         "",
         {**OURS, "LLAMATELEMETRY_SAMPLING": "only_errors"},
@@ -106,21 +111,21 @@ WAYS = {
         OURS,
         "sampler: {parent_based: {root: {llamatelemetry_only_errors: }}}",
     ),
-    "the application's provider and init": (
+    "application provider and init": (
         IN_CODE,
         OWN_PROVIDER.format(arguments="") + INIT.format(options="sampling='only_errors'"),
         {},
         None,
     ),
-    "the application's provider alone": (
+    "application provider alone": (
         IN_CODE,
         SAMPLER + OWN_PROVIDER.format(arguments="only_errors()"),
         {},
         None,
     ),
 }
-# What makes no meter provider has no metrics.
-WITHOUT_METRICS = {"the application's provider alone"}
+# This program sets no meter provider.
+WITHOUT_METRICS = {"application provider alone"}
 
 
 @pytest.fixture
@@ -146,8 +151,8 @@ meter_provider:
     return {"OTEL_CONFIG_FILE": str(path)}
 
 
-@pytest.mark.parametrize("way", slow_except({"our variable", "init"}, WAYS))
-def test_only_errors_in_every_way(way, receiver, tmp_path):
+@pytest.mark.parametrize("way", slow_except({"llamatelemetry variable", "init"}, WAYS))
+def test_only_errors_is_applied_by_every_way_of_setting_it(way, receiver, tmp_path):
     command, before, variables, lines = WAYS[way]
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}
     if lines is not None:
@@ -159,9 +164,9 @@ def test_only_errors_in_every_way(way, receiver, tmp_path):
         text=True,
         timeout=60,
     )
-    # Of the distro that stands beside ours, OpenTelemetry says that it is not taken.
-    said = [line for line in done.stderr.splitlines() if "not loaded" not in line]
-    assert (done.returncode, said) == (0, [])
+    # OpenTelemetry logs that the other installed distro is not loaded.
+    logged = [line for line in done.stderr.splitlines() if "not loaded" not in line]
+    assert (done.returncode, logged) == (0, [])
     assert receiver.spans() == ["child of failed", "failed"]
     if way not in WITHOUT_METRICS:
         assert receiver.metrics() == {
@@ -181,8 +186,8 @@ def test_only_errors_in_every_way(way, receiver, tmp_path):
 
 
 @pytest.fixture
-def initialised(receiver):
-    """`init` for a test, undone after it."""
+def initialized(receiver):
+    """Yield `init` for a test, and shut down after it."""
     yield lambda **options: llamatelemetry.init(otlp_endpoint=receiver.url, **options)
     llamatelemetry.shutdown()
 
@@ -233,10 +238,10 @@ def durations(receiver) -> int:
         ({"sampling": "only_errors,ratio", "sample_rate": 1.0}, ["chat smol", "chat fail"]),
     ],
 )
-def test_a_failed_call_is_an_error_and_metrics_are_of_all_calls(
-    options, expected, initialised, receiver
+def test_sampling_keeps_failed_call_and_metrics_of_all_calls(
+    options, expected, initialized, receiver
 ):
-    initialised(**options)
+    initialized(**options)
     call("smol")
     with pytest.raises(openai.BadRequestError):
         call("fail")
@@ -257,8 +262,8 @@ def span_of(receiver):
     return recorded["llamatelemetry.sampling.rule"].string_value, rate, span.trace_state
 
 
-def test_a_share_is_recorded_on_the_spans_and_handed_on(initialised, receiver):
-    initialised(sampling="ratio", sample_rate=0.5)
+def test_ratio_is_recorded_on_spans_and_propagated(initialized, receiver):
+    initialized(sampling="ratio", sample_rate=0.5)
     tracer = trace.get_tracer("test")
     started = 0
     while True:
@@ -272,7 +277,7 @@ def test_a_share_is_recorded_on_the_spans_and_handed_on(initialised, receiver):
     assert span_of(receiver) == ("ratio", 0.5, "ot=th:8")
 
 
-def test_on_the_applications_own_provider_a_share_is_decided_at_the_end(receiver):
+def test_ratio_is_applied_at_end_on_application_provider(receiver):
     code = (
         OWN_PROVIDER.format(arguments="")
         + INIT.format(options="sampling='ratio', sample_rate=0.0")
@@ -292,9 +297,9 @@ def test_on_the_applications_own_provider_a_share_is_decided_at_the_end(receiver
     assert receiver.spans() == ["after"]
 
 
-def test_processors_of_the_option_see_every_span(initialised, receiver):
+def test_processors_of_option_receive_every_span(initialized, receiver):
     exporter = InMemorySpanExporter()
-    initialised(sampling="only_errors", span_processors=[SimpleSpanProcessor(exporter)])
+    initialized(sampling="only_errors", span_processors=[SimpleSpanProcessor(exporter)])
     trace.get_tracer("test").start_span("fine").end()
     assert llamatelemetry.flush()
     assert receiver.spans() == []
@@ -307,30 +312,30 @@ def test_processors_of_the_option_see_every_span(initialised, receiver):
         (
             {"sample_rate": 0.1},
             (
-                "sample_rate is not used with sampling=parentbased_always_on: "
-                "did you mean sampling=ratio?"
+                "Ignored sample_rate: sampling=parentbased_always_on does not use it. "
+                "Did you mean sampling=ratio?"
             ),
         ),
         (
             {"sampling": "only_errors", "sample_rate": 0.1},
             (
-                "sample_rate is not used with sampling=only_errors: "
-                "did you mean sampling=only_errors,ratio?"
+                "Ignored sample_rate: sampling=only_errors does not use it. "
+                "Did you mean sampling=only_errors,ratio?"
             ),
         ),
         (
             {"sampling": "only_errors", "slow_threshold_s": 1},
             (
-                "slow_threshold_s is not used with sampling=only_errors: "
-                "did you mean sampling=only_errors,only_slow?"
+                "Ignored slow_threshold_s: sampling=only_errors does not use it. "
+                "Did you mean sampling=only_errors,only_slow?"
             ),
         ),
         ({"sampling": "parentbased_traceidratio", "sample_rate": 0.1}, None),
         ({"sampling": "only_slow", "slow_threshold_s": 1}, None),
     ],
 )
-def test_an_option_without_its_rule_is_one_warning(options, warning, initialised, caplog):
-    initialised(**options)
+def test_unused_sampling_option_logs_one_warning(options, warning, initialized, caplog):
+    initialized(**options)
     assert [record.getMessage() for record in caplog.records] == ([warning] if warning else [])
 
 
@@ -343,43 +348,46 @@ def test_an_option_without_its_rule_is_one_warning(options, warning, initialised
         ParentBasedTraceIdRatio(0.5),
     ],
 )
-def test_an_option_that_a_named_sampler_uses_is_no_warning(sampler, caplog):
+def test_option_used_by_named_sampler_logs_no_warning(sampler, caplog):
     provider = TracerProvider(sampler, shutdown_on_exit=False)
     slow = isinstance(sampler, RuleSampler)
     options = {"slow_threshold_s": 1} if slow else {"sample_rate": 0.5}
-    _sampling.sample_at_end(effective_config(environ={}, **options), provider, (), ours=True)
+    _sampling.sample_at_end(effective_config(environ={}, **options), provider, (), is_created=True)
     assert not caplog.records
 
 
-def test_a_sampler_of_the_sdks_cannot_be_given_to_a_provider_that_is_there(caplog):
+def test_sdk_sampler_is_ignored_with_warning_on_existing_provider(caplog):
     config = effective_config(environ={}, sampling="always_off")
     provider = TracerProvider(shutdown_on_exit=False)
-    assert _sampling.sample_at_end(config, provider, (), ours=False) is None
+    assert _sampling.sample_at_end(config, provider, (), is_created=False) is None
     _sampling.replace_sampler(config, provider)
     assert [record.getMessage() for record in caplog.records] == [
-        "Not used, because the application has made its own tracer provider: sampling=always_off",
-        "Not used, because OTEL_CONFIG_FILE is set: sampling=always_off",
+        (
+            "Ignored sampling=always_off: the application set its own tracer provider. "
+            "Pass the sampler to it"
+        ),
+        "Ignored sampling=always_off: OTEL_CONFIG_FILE is set. Set the sampler in that file",
     ]
 
 
-def test_a_provider_that_is_not_the_sdks_keeps_its_traces_with_a_warning(caplog):
+def test_tail_sampling_is_disabled_with_warning_on_other_provider(caplog):
     config = effective_config(environ={}, sampling="only_errors")
     provider = trace.NoOpTracerProvider()
-    assert _sampling.sample_at_end(config, provider, (), ours=False) is None
+    assert _sampling.sample_at_end(config, provider, (), is_created=False) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "every trace is kept" in caplog.text
+    assert "all traces are exported" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("make", "argument", "kept_s"),
     [(_sampling.only_slow, "0.5", 0.5), (_sampling.only_errors_or_slow, None, 7.0)],
 )
-def test_the_argument_of_only_slow_is_in_seconds(make, argument, kept_s, monkeypatch):
+def test_argument_of_only_slow_is_threshold_in_seconds(make, argument, kept_s, monkeypatch):
     monkeypatch.setenv("LLAMATELEMETRY_SLOW_THRESHOLD_S", "7")
     assert make(argument).policy.slow_s == kept_s
 
 
-def test_the_sampler_of_a_provider_that_is_not_global_says_that_it_keeps_everything(caplog):
+def test_tail_sampling_is_disabled_with_warning_when_provider_is_not_global(caplog):
     exporter = InMemorySpanExporter()
     provider = TracerProvider(_sampling.only_errors(), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -387,13 +395,13 @@ def test_the_sampler_of_a_provider_that_is_not_global_says_that_it_keeps_everyth
         provider.get_tracer("test").start_span("fine").end()
     assert len(exporter.get_finished_spans()) == 2
     (record,) = caplog.records
-    assert "is the sampler of a provider that is not the global one" in record.getMessage()
+    assert "is not the sampler of the global tracer provider" in record.getMessage()
 
 
 @pytest.mark.parametrize(("argument", "rate"), [("0.25", 0.25), (None, 0.75)])
-def test_the_argument_of_ratio_is_the_share(argument, rate, monkeypatch):
+def test_argument_of_ratio_is_share_of_traces(argument, rate, monkeypatch):
     monkeypatch.setenv("LLAMATELEMETRY_SAMPLE_RATE", "0.75")
     sampler = _sampling.ratio(argument)
     assert f"RatioSampler{{{rate}}}" in sampler.get_description()
-    with pytest.raises(ValueError, match=r"rate=2\.0 is not accepted"):
+    with pytest.raises(ValueError, match=r"rate must be a number from 0 to 1, got 2\.0"):
         _sampling.ratio("2")

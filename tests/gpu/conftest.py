@@ -15,7 +15,7 @@ from llamatelemetry.genai import guard
 from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.spans import SpanGpu
-from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 from tests.gpu import nvml
 from tests.waiting import wait_for
 

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 from llamatelemetry.genai import Instrumenter, Request, Response, Server, unrecorded
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.gpu.spans import SpanGpu
-from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 from tests.gpu import nvml
 from tests.gpu.conftest import Tracing
 from tests.waiting import wait_for
@@ -168,7 +168,7 @@ def test_failure_is_logged_and_span_is_exported(driver_with):
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     provider.get_tracer("test").start_span("work").end()
     assert len(exporter.get_finished_spans()) == 1
-    assert reported == ["noting the start of a span", "adding attributes to a span"]
+    assert reported == ["registering the start of a span", "adding attributes to a span"]
 
 
 def test_spans_do_not_call_the_driver(driver_with, watch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.otel.trace_graph import TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.graphistry.graphistry_server import Graphistry, serving
 
 EVIL = (
@@ -46,7 +46,7 @@ def a_trace() -> TraceGraph:
         (server, gpus[1], "runs on"),
     ):
         for each in (graph.edge(source, target, kind), target):
-            each.figures.add(100.5, failed=target is pipeline)
-    model.figures.add(50, failed=False, input_tokens=12, output_tokens=7)
+            each.stats.add(100.5, failed=target is pipeline)
+    model.stats.add(50, failed=False, input_tokens=12, output_tokens=7)
     graph.link("GPU-a", "GPU-b", "NVLink")
     return graph

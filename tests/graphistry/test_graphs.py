@@ -18,7 +18,7 @@ from llamatelemetry.graphistry._graphs import (
     trace_graph,
 )
 from llamatelemetry.graphistry._layout import circle, layers
-from llamatelemetry.otel.trace_graph import TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 
 
 def a_topology(gpus: int, reason: str | None = None) -> Topology:

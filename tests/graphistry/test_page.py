@@ -14,7 +14,7 @@ import pytest
 
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
-from llamatelemetry.otel.trace_graph import TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.graphistry.conftest import EVIL
 from tests.graphistry.test_graphs import a_topology
 
@@ -149,7 +149,7 @@ llamatelemetry.shutdown()
         assert "<td>rag</td>" in page
         assert "<td>retrieve</td>" in page
     assert unknown.startswith("KeyError")
-    assert no_id == "ValueError 'no id' is not a trace id of 32 hex digits"
+    assert no_id == "ValueError trace_id must be 32 hexadecimal digits, got 'no id'"
 
 
 def test_importing_it_loads_nothing_heavy():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llamatelemetry.graphistry import GraphistryViz
-from llamatelemetry.otel.trace_graph import TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests import browser
 from tests.graphistry.conftest import EVIL
 from tests.graphistry.test_graphs import a_topology

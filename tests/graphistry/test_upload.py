@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.graphistry import GraphistryViz
-from llamatelemetry.otel.trace_graph import TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.graphistry.conftest import EVIL
 from tests.graphistry.graphistry_server import DATASET, Graphistry
 from tests.graphistry.test_graphs import a_topology

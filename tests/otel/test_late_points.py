@@ -22,7 +22,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from llamatelemetry.otel import late_points
-from llamatelemetry.otel.forking import start_metrics_anew
+from llamatelemetry.otel._sdk_private import reset_metrics_after_fork
 from llamatelemetry.otel.late_points import LatePoints
 from llamatelemetry.otel.points import AttributeSet, record_each
 from tests.otel.test_points import DELTA, timeless
@@ -276,7 +276,7 @@ def test_in_a_child_whose_metrics_start_anew_a_series_begins_with_its_first_poin
     meters.record(1.0)
     child = os.fork()
     if child == 0:
-        start_metrics_anew(meters.provider)
+        reset_metrics_after_fork(meters.provider)
         meters.record(2.0)
         after_ns = time.time_ns()
         time.sleep(0.01)

@@ -32,7 +32,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from llamatelemetry.otel import points
 from llamatelemetry.otel.points import record_each, record_points
-from llamatelemetry.otel.providers._instruments import StableHistogram
+from llamatelemetry.otel.providers._instruments import DelegatingHistogram
 
 CHAT = {"gen_ai.operation.name": "chat", "server.port": 80}
 OTHER = {"gen_ai.operation.name": "chat", "server.port": 81}
@@ -152,7 +152,7 @@ def test_any_makers_histogram_is_recorded_to(provider):
 def test_a_histogram_that_delegates_is_followed_to_the_sdks():
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    histogram = StableHistogram(provider.get_meter("m"), "h")
+    histogram = DelegatingHistogram(provider.get_meter("m"), "h")
     assert points._make_key_of(type(histogram)) is None
     assert points._make_key_of(type(histogram.record.__self__)) is not None
     record_points(histogram, [0.5], CHAT)

@@ -1,9 +1,12 @@
-"""The stable providers against real SDK providers."""
+"""The delegating providers with real SDK providers."""
 
 from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -22,12 +25,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry.otel.providers import (
-    StableLoggerProvider,
-    StableMeterProvider,
-    StableTracerProvider,
-    _followers,
+    DelegatingLoggerProvider,
+    DelegatingMeterProvider,
+    DelegatingTracerProvider,
+    _delegation,
 )
-from llamatelemetry.otel.providers._followers import Followers
+from llamatelemetry.otel.providers._delegation import DelegateRegistry
 
 BUCKETS = [0.1, 1.0, 10.0]
 
@@ -68,14 +71,14 @@ def values(reader: InMemoryMetricReader) -> dict[str, float]:
 
 
 class TestTracing:
-    def test_a_tracer_obtained_before_any_sdk_starts_spans_on_each_later_one(self):
-        stable = StableTracerProvider()
-        tracer = stable.get_tracer("scope", "1", "https://schema", {"a": 1})
+    def test_early_tracer_starts_spans_on_each_later_sdk(self):
+        delegating = DelegatingTracerProvider()
+        tracer = delegating.get_tracer("scope", "1", "https://schema", {"a": 1})
         assert not tracer.start_span("lost").is_recording()
 
         for _ in range(2):
             sdk, exporter = tracing_sdk()
-            stable.attach(sdk)
+            delegating.attach(sdk)
             with tracer.start_as_current_span("outer"):
                 tracer.start_span("inner").end()
             inner, outer = exporter.get_finished_spans()
@@ -84,98 +87,102 @@ class TestTracing:
             assert inner.instrumentation_scope.version == "1"
             assert inner.instrumentation_scope.schema_url == "https://schema"
             assert dict(inner.instrumentation_scope.attributes) == {"a": 1}
-            assert stable.detach() is sdk
+            assert delegating.detach() is sdk
             assert not tracer.start_span("lost").is_recording()
 
-    def test_a_decorator_made_before_the_sdk_makes_spans_after_it(self):
-        stable = StableTracerProvider()
+    def test_early_decorator_starts_spans_after_setup(self):
+        delegating = DelegatingTracerProvider()
 
-        @stable.get_tracer("scope").start_as_current_span("decorated")
+        @delegating.get_tracer("scope").start_as_current_span("decorated")
         def work():
             return trace.get_current_span().is_recording()
 
         sdk, exporter = tracing_sdk()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert work()
         assert work()
         assert names(exporter) == ["decorated", "decorated"]
 
-    def test_starting_a_span_is_the_real_tracers_own_method(self):
-        stable = StableTracerProvider()
+    def test_start_span_is_method_of_underlying_tracer(self):
+        delegating = DelegatingTracerProvider()
         sdk, _ = tracing_sdk()
-        tracer = stable.get_tracer("scope")
-        stable.attach(sdk)
+        tracer = delegating.get_tracer("scope")
+        delegating.attach(sdk)
         assert tracer.start_span == sdk.get_tracer("scope").start_span
 
-    def test_a_span_that_is_open_while_the_sdk_goes_still_reaches_that_sdk(self):
-        stable = StableTracerProvider()
+    def test_open_span_ends_on_detached_sdk(self):
+        delegating = DelegatingTracerProvider()
         sdk, exporter = tracing_sdk()
-        stable.attach(sdk)
-        span = stable.get_tracer("scope").start_span("open")
-        stable.detach()
+        delegating.attach(sdk)
+        span = delegating.get_tracer("scope").start_span("open")
+        delegating.detach()
         span.end()
         assert names(exporter) == ["open"]
 
-    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
-        stable = StableTracerProvider()
+    def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
+        delegating = DelegatingTracerProvider()
         sdk = trace_sdk.TracerProvider(resource=Resource({"service.name": "x"}))
-        stable.attach(sdk)
+        delegating.attach(sdk)
         exporter = InMemorySpanExporter()
-        assert isinstance(stable, trace_sdk.TracerProvider)
-        stable.add_span_processor(SimpleSpanProcessor(exporter))
-        stable.get_tracer("scope").start_span("span").end()
+        assert isinstance(delegating, trace_sdk.TracerProvider)
+        delegating.add_span_processor(SimpleSpanProcessor(exporter))
+        delegating.get_tracer("scope").start_span("span").end()
         assert names(exporter) == ["span"]
-        assert stable.force_flush()
-        assert stable.resource.attributes["service.name"] == "x"
-        assert stable.sampler is sdk.sampler
-        assert stable.id_generator is sdk.id_generator
-        assert stable.get_tracer("scope").resource is sdk.resource
-        stable._update_resource(Resource({"process.pid": 1}))
+        assert delegating.force_flush()
+        assert delegating.resource.attributes["service.name"] == "x"
+        assert delegating.sampler is sdk.sampler
+        assert delegating.id_generator is sdk.id_generator
+        assert delegating.get_tracer("scope").resource is sdk.resource
+        delegating._update_resource(Resource({"process.pid": 1}))
         assert sdk.resource.attributes["process.pid"] == 1
-        stable._set_tracer_configurator(tracer_configurator=trace_sdk._disable_tracer_configurator)
-        assert not stable.get_tracer("scope").start_span("off").is_recording()
-        stable.shutdown()
+        delegating._set_tracer_configurator(
+            tracer_configurator=trace_sdk._disable_tracer_configurator
+        )
+        assert not delegating.get_tracer("scope").start_span("off").is_recording()
+        delegating.shutdown()
 
-    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
-        stable = StableTracerProvider()
-        assert stable.resource == Resource.get_empty()
-        assert stable.force_flush()
-        stable.shutdown()
-        stable._update_resource(Resource({}))
-        stable._set_tracer_configurator(tracer_configurator=None)
-        stable.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
-        assert "No SDK is set up" in caplog.text
-        with pytest.raises(AttributeError, match="'StableTracerProvider' object has no attribute"):
-            _ = stable.sampler
+    def test_delegating_provider_does_nothing_without_sdk(self, caplog):
+        delegating = DelegatingTracerProvider()
+        assert delegating.resource == Resource.get_empty()
+        assert delegating.force_flush()
+        delegating.shutdown()
+        delegating._update_resource(Resource({}))
+        delegating._set_tracer_configurator(tracer_configurator=None)
+        delegating.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+        assert "OpenTelemetry is not set up" in caplog.text
+        with pytest.raises(
+            AttributeError, match="'DelegatingTracerProvider' object has no attribute"
+        ):
+            _ = delegating.sampler
 
-    def test_shutdown_by_the_application_ends_the_sdk_and_leaves_room_for_another(self):
-        stable = StableTracerProvider()
+    def test_another_sdk_can_be_attached_after_shutdown_by_application(self):
+        delegating = DelegatingTracerProvider()
         sdk, first = tracing_sdk()
-        stable.attach(sdk)
-        tracer = stable.get_tracer("scope")
-        stable.shutdown()
-        assert stable.sdk is None
+        delegating.attach(sdk)
+        tracer = delegating.get_tracer("scope")
+        delegating.shutdown()
+        assert delegating.sdk is None
         tracer.start_span("lost").end()
         sdk, second = tracing_sdk()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         tracer.start_span("kept").end()
         assert (names(first), names(second)) == ([], ["kept"])
 
-    def test_tracers_are_cached_and_those_with_attributes_are_not_kept(self):
-        stable = StableTracerProvider()
-        assert stable.get_tracer("scope") is stable.get_tracer("scope")
-        assert stable.get_tracer("scope") is not stable.get_tracer("scope", "1")
-        kept = weakref.ref(stable.get_tracer("scope"))
-        passing = weakref.ref(stable.get_tracer("scope", attributes={"request": 7}))
+    def test_tracers_are_cached_and_kept_only_without_attributes(self):
+        delegating = DelegatingTracerProvider()
+        assert delegating.get_tracer("scope") is delegating.get_tracer("scope")
+        assert delegating.get_tracer("scope") is not delegating.get_tracer("scope", "1")
+        kept = weakref.ref(delegating.get_tracer("scope"))
+        passing = weakref.ref(delegating.get_tracer("scope", attributes={"request": 7}))
         gc.collect()
         assert kept() is not None
         assert passing() is None
 
 
 class TestMetrics:
-    def test_every_instrument_obtained_before_any_sdk_records_on_each_later_one(self):
-        stable = StableMeterProvider()
-        meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
+    def test_early_instruments_record_on_each_later_sdk(self):
+        delegating = DelegatingMeterProvider()
+        meter = delegating.get_meter("scope", "1", "https://schema", {"a": 1})
         counter = meter.create_counter("counter", "1", "c")
         up_down = meter.create_up_down_counter("up_down")
         histogram = meter.create_histogram(
@@ -190,7 +197,7 @@ class TestMetrics:
 
         for _ in range(2):
             sdk, reader = metrics_sdk_provider()
-            stable.attach(sdk)
+            delegating.attach(sdk)
             counter.add(1)
             up_down.add(-2)
             histogram.record(3)
@@ -207,16 +214,16 @@ class TestMetrics:
                 "observed_up_down": 5,
                 "observed_gauge": 6,
             }
-            assert stable.detach() is sdk
+            assert delegating.detach() is sdk
             counter.add(100)
             histogram.record(100)
 
-    def test_scope_unit_and_description_reach_the_sdk(self):
-        stable = StableMeterProvider()
-        meter = stable.get_meter("scope", "1", "https://schema", {"a": 1})
+    def test_scope_unit_and_description_reach_sdk(self):
+        delegating = DelegatingMeterProvider()
+        meter = delegating.get_meter("scope", "1", "https://schema", {"a": 1})
         histogram = meter.create_histogram("h", "s", "text")
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         histogram.record(1)
         scope_metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
         assert scope_metrics.scope.name == "scope"
@@ -227,33 +234,33 @@ class TestMetrics:
         assert (metric.name, metric.unit, metric.description) == ("h", "s", "text")
         assert histogram.unit == "s"
 
-    def test_recording_is_the_real_instruments_own_method(self):
-        stable = StableMeterProvider()
-        histogram = stable.get_meter("scope").create_histogram("h")
+    def test_record_is_method_of_underlying_instrument(self):
+        delegating = DelegatingMeterProvider()
+        histogram = delegating.get_meter("scope").create_histogram("h")
         sdk, _ = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert histogram.record == sdk.get_meter("scope").create_histogram("h").record
 
-    def test_instruments_of_one_name_are_one_also_after_the_sdk_was_replaced(self):
-        stable = StableMeterProvider()
-        first = stable.get_meter("scope").create_counter("Requests")
-        second = stable.get_meter("scope").create_counter("requests")
+    def test_instruments_with_equal_names_are_one_instrument(self):
+        delegating = DelegatingMeterProvider()
+        first = delegating.get_meter("scope").create_counter("Requests")
+        second = delegating.get_meter("scope").create_counter("requests")
         assert first is second
-        stable.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(1)]])
-        stable.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(2)]])
+        delegating.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(1)]])
+        delegating.get_meter("scope").create_observable_gauge("g", [lambda _: [Observation(2)]])
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         first.add(1)
         second.add(1)
         assert values(reader) == {"requests": 2, "g": 1}
 
-    def test_a_synchronous_instrument_nobody_holds_is_let_go(self):
-        stable = StableMeterProvider()
-        gone = weakref.ref(stable.get_meter("scope").create_counter("c"))
+    def test_synchronous_instrument_is_freed_without_references(self):
+        delegating = DelegatingMeterProvider()
+        gone = weakref.ref(delegating.get_meter("scope").create_counter("c"))
         gc.collect()
         assert gone() is None
 
-    def test_a_generator_callback_serves_one_sdk_after_another(self):
+    def test_generator_callback_works_with_several_sdks_in_turn(self):
         def count():
             options = yield
             value = 0
@@ -262,135 +269,135 @@ class TestMetrics:
                 value += 1
                 options = yield [Observation(value)]
 
-        stable = StableMeterProvider()
-        stable.get_meter("scope").create_observable_gauge("g", [count()])
+        delegating = DelegatingMeterProvider()
+        delegating.get_meter("scope").create_observable_gauge("g", [count()])
         seen = []
         for _ in range(2):
             sdk, reader = metrics_sdk_provider()
-            stable.attach(sdk)
+            delegating.attach(sdk)
             seen += [values(reader)["g"], values(reader)["g"]]
         assert seen == [1, 2, 3, 4]
 
-    def test_a_generator_callback_that_ends_observes_nothing_more(self):
+    def test_exhausted_generator_callback_observes_nothing(self):
         def once():
             yield
             yield [Observation(1)]
 
-        stable = StableMeterProvider()
-        stable.get_meter("scope").create_observable_gauge("g", [once()])
+        delegating = DelegatingMeterProvider()
+        delegating.get_meter("scope").create_observable_gauge("g", [once()])
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         assert values(reader) == {"g": 1}
         assert values(reader) == {}
 
-    def test_a_bad_name_is_refused_at_once_with_an_sdk_and_logged_once_without(self, caplog):
-        stable = StableMeterProvider()
-        bad = stable.get_meter("scope").create_counter("no spaces please")
-        good = stable.get_meter("scope").create_counter("good")
+    def test_invalid_instrument_name_raises_with_sdk_and_is_logged_once_without(self, caplog):
+        delegating = DelegatingMeterProvider()
+        bad = delegating.get_meter("scope").create_counter("no spaces please")
+        good = delegating.get_meter("scope").create_counter("good")
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
-        assert caplog.text.count("'no spaces please' cannot be created") == 1
+        delegating.attach(sdk)
+        assert caplog.text.count("Cannot create instrument 'no spaces please'") == 1
         bad.add(1)
         good.add(1)
         assert values(reader) == {"good": 1}
         with pytest.raises(Exception, match="Expected ASCII string"):
-            stable.get_meter("scope").create_counter("nor here")
+            delegating.get_meter("scope").create_counter("nor here")
 
-    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
-        stable = StableMeterProvider()
+    def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
+        delegating = DelegatingMeterProvider()
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
-        assert isinstance(stable, metrics_sdk.MeterProvider)
-        assert stable._sdk_config is sdk._sdk_config
-        assert stable.force_flush()
+        delegating.attach(sdk)
+        assert isinstance(delegating, metrics_sdk.MeterProvider)
+        assert delegating._sdk_config is sdk._sdk_config
+        assert delegating.force_flush()
         more = InMemoryMetricReader()
-        stable.add_metric_reader(more)
-        stable.get_meter("scope").create_counter("c").add(1)
+        delegating.add_metric_reader(more)
+        delegating.get_meter("scope").create_counter("c").add(1)
         assert values(more) == {"c": 1}
-        stable.remove_metric_reader(more)
-        stable._update_resource(Resource({"process.pid": 1}))
+        delegating.remove_metric_reader(more)
+        delegating._update_resource(Resource({"process.pid": 1}))
         assert sdk._sdk_config.resource.attributes["process.pid"] == 1
         from opentelemetry.sdk.metrics._internal import _disable_meter_configurator
 
-        stable._set_meter_configurator(meter_configurator=_disable_meter_configurator)
-        stable.get_meter("scope").create_counter("c").add(1)
+        delegating._set_meter_configurator(meter_configurator=_disable_meter_configurator)
+        delegating.get_meter("scope").create_counter("c").add(1)
         assert values(reader) == {"c": 1}
-        stable.shutdown()
-        assert stable.sdk is None
+        delegating.shutdown()
+        assert delegating.sdk is None
         assert sdk._shutdown
 
-    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
-        stable = StableMeterProvider()
-        assert stable.force_flush()
-        stable.shutdown()
-        stable.remove_metric_reader(InMemoryMetricReader())
-        stable.add_metric_reader(InMemoryMetricReader())
-        assert "No SDK is set up" in caplog.text
-        stable._update_resource(Resource({}))
-        stable._set_meter_configurator(meter_configurator=None)
+    def test_delegating_provider_does_nothing_without_sdk(self, caplog):
+        delegating = DelegatingMeterProvider()
+        assert delegating.force_flush()
+        delegating.shutdown()
+        delegating.remove_metric_reader(InMemoryMetricReader())
+        delegating.add_metric_reader(InMemoryMetricReader())
+        assert "OpenTelemetry is not set up" in caplog.text
+        delegating._update_resource(Resource({}))
+        delegating._set_meter_configurator(meter_configurator=None)
 
 
 class TestLogging:
-    def test_a_logger_obtained_before_any_sdk_emits_on_each_later_one(self):
-        stable = StableLoggerProvider()
-        logger = stable.get_logger("scope", "1", "https://schema", {"a": 1})
+    def test_early_logger_emits_on_each_later_sdk(self):
+        delegating = DelegatingLoggerProvider()
+        logger = delegating.get_logger("scope", "1", "https://schema", {"a": 1})
         assert not logger.enabled()
         logger.emit(body="lost")
         for _ in range(2):
             sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
             exporter = InMemoryLogRecordExporter()
             sdk.add_log_record_processor(SimpleLogRecordProcessor(exporter))
-            stable.attach(sdk)
+            delegating.attach(sdk)
             assert logger.enabled()
             logger.emit(body="kept", severity_number=SeverityNumber.INFO)
             (record,) = exporter.get_finished_logs()
             assert record.log_record.body == "kept"
             assert record.instrumentation_scope.name == "scope"
             assert dict(record.instrumentation_scope.attributes) == {"a": 1}
-            assert stable.detach() is sdk
+            assert delegating.detach() is sdk
             logger.emit(body="lost")
 
-    def test_it_is_an_sdk_provider_and_passes_everything_on(self):
-        stable = StableLoggerProvider()
+    def test_delegating_provider_is_sdk_provider_and_forwards_everything(self):
+        delegating = DelegatingLoggerProvider()
         sdk = logs_sdk.LoggerProvider(shutdown_on_exit=False)
-        stable.attach(sdk)
+        delegating.attach(sdk)
         exporter = InMemoryLogRecordExporter()
-        stable.add_log_record_processor(SimpleLogRecordProcessor(exporter))
-        assert isinstance(stable, logs_sdk.LoggerProvider)
-        assert stable.get_logger("a") is stable.get_logger("a")
-        stable.get_logger("a").emit(body="x")
+        delegating.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        assert isinstance(delegating, logs_sdk.LoggerProvider)
+        assert delegating.get_logger("a") is delegating.get_logger("a")
+        delegating.get_logger("a").emit(body="x")
         assert len(exporter.get_finished_logs()) == 1
-        assert stable.force_flush()
-        assert stable.resource is sdk.resource
-        assert stable.get_logger("a").resource is sdk.resource
-        stable._update_resource(Resource({"process.pid": 1}))
+        assert delegating.force_flush()
+        assert delegating.resource is sdk.resource
+        assert delegating.get_logger("a").resource is sdk.resource
+        delegating._update_resource(Resource({"process.pid": 1}))
         assert sdk.resource.attributes["process.pid"] == 1
         from opentelemetry.sdk._logs._internal import _disable_logger_configurator
 
-        stable._set_logger_configurator(logger_configurator=_disable_logger_configurator)
-        assert not stable.get_logger("a").enabled()
-        stable.shutdown()
-        assert stable.sdk is None
+        delegating._set_logger_configurator(logger_configurator=_disable_logger_configurator)
+        assert not delegating.get_logger("a").enabled()
+        delegating.shutdown()
+        assert delegating.sdk is None
 
-    def test_with_no_sdk_behind_it_answers_and_does_nothing(self, caplog):
-        stable = StableLoggerProvider()
-        assert stable.resource == Resource.get_empty()
-        assert stable.force_flush()
-        stable.shutdown()
-        stable._update_resource(Resource({}))
-        stable._set_logger_configurator(logger_configurator=None)
-        stable.add_log_record_processor(SimpleLogRecordProcessor(InMemoryLogRecordExporter()))
-        assert "No SDK is set up" in caplog.text
+    def test_delegating_provider_does_nothing_without_sdk(self, caplog):
+        delegating = DelegatingLoggerProvider()
+        assert delegating.resource == Resource.get_empty()
+        assert delegating.force_flush()
+        delegating.shutdown()
+        delegating._update_resource(Resource({}))
+        delegating._set_logger_configurator(logger_configurator=None)
+        delegating.add_log_record_processor(SimpleLogRecordProcessor(InMemoryLogRecordExporter()))
+        assert "OpenTelemetry is not set up" in caplog.text
 
 
 class Bound:
-    """A facade that remembers its source, and lets a test step in while it is being bound."""
+    """An object that remembers its source, and calls a function during its next update."""
 
     def __init__(self, source, step_in=None):
         self.source = source
         self.step_in = step_in
 
-    def follow(self, source):
+    def set_delegate(self, source):
         if self.step_in is not None:
             step_in, self.step_in = self.step_in, None
             step_in()
@@ -398,24 +405,24 @@ class Bound:
 
 
 class TestThreads:
-    def test_a_source_that_comes_while_a_facade_is_made_is_not_missed(self):
-        followers = Followers[str, Bound]("old")
+    def test_object_uses_source_that_was_set_during_its_creation(self):
+        followers = DelegateRegistry[str, Bound]("old")
 
         def make(source):
-            followers.follow("new")
+            followers.set_delegate("new")
             return Bound(source)
 
         assert followers.get("key", make, keep=True).source == "new"
 
-    def test_a_source_that_comes_while_a_facade_is_bound_is_the_last_one(self):
-        followers = Followers[str, Bound]("first")
+    def test_object_uses_last_source_when_set_during_update(self):
+        followers = DelegateRegistry[str, Bound]("first")
         facade = followers.get("key", Bound, keep=True)
-        facade.step_in = lambda: followers.follow("last")
-        followers.follow("between")
+        facade.step_in = lambda: followers.set_delegate("last")
+        followers.set_delegate("between")
         assert facade.source == "last"
 
-    def test_after_replacing_the_sdk_under_load_everything_is_on_the_last_one(self):
-        tracers, meters = StableTracerProvider(), StableMeterProvider()
+    def test_all_objects_use_last_sdk_after_concurrent_replacement(self):
+        tracers, meters = DelegatingTracerProvider(), DelegatingMeterProvider()
         last_tracing, last_metrics = tracing_sdk(), metrics_sdk_provider()
         stop = threading.Event()
         made: list = []
@@ -448,24 +455,24 @@ class TestThreads:
             assert tracer.start_span == last_tracing[0].get_tracer(scope).start_span
             assert counter.add == last_metrics[0].get_meter(scope).create_counter("c").add
 
-    def test_a_callback_may_obtain_instruments_while_the_sdk_is_being_replaced(self):
-        stable = StableMeterProvider()
+    def test_callback_can_obtain_instruments_during_replacement(self):
+        delegating = DelegatingMeterProvider()
         observing, replaced = threading.Event(), threading.Event()
 
         def callback(_):
             observing.set()
             replaced.wait(0.2)
-            stable.get_meter("made in a callback").create_counter("c").add(1)
+            delegating.get_meter("made in a callback").create_counter("c").add(1)
             return [Observation(1)]
 
-        stable.get_meter("scope").create_observable_gauge("g", [callback])
+        delegating.get_meter("scope").create_observable_gauge("g", [callback])
         sdk, reader = metrics_sdk_provider()
-        stable.attach(sdk)
+        delegating.attach(sdk)
         collecting = threading.Thread(target=reader.collect)
         collecting.start()
         observing.wait()
         started = time.monotonic()
-        attaching = threading.Thread(target=stable.attach, args=(sdk,))
+        attaching = threading.Thread(target=delegating.attach, args=(sdk,))
         attaching.start()
         for thread in (collecting, attaching):
             thread.join(10)
@@ -473,13 +480,15 @@ class TestThreads:
         assert time.monotonic() - started < 5
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is the point
-    def test_a_child_forked_while_another_thread_holds_the_lock_is_not_stuck(self):
-        stable = StableTracerProvider()
-        with _followers._lock.held():
+    @pytest.mark.filterwarnings(
+        "ignore:.*use of fork:DeprecationWarning"
+    )  # the test forks on purpose
+    def test_forked_child_does_not_block_when_parent_held_lock(self):
+        delegating = DelegatingTracerProvider()
+        with _delegation._lock.held():
             child = os.fork()
             if child == 0:
-                stable.get_tracer("in the child")
+                delegating.get_tracer("in the child")
                 os._exit(0)
             deadline = time.monotonic() + 10
             while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
@@ -487,3 +496,20 @@ class TestThreads:
                     os.kill(child, 9)
                 time.sleep(0.01)
         assert done[1] == 0
+
+
+@pytest.mark.parametrize("name", ["traces", "metrics", "logs"])
+def test_signal_is_unset_until_application_sets_global_provider(name):
+    # The check relies on the module of the proxy class of the API, which has no public name.
+    code = f"""
+        from llamatelemetry.otel.providers import SIGNALS
+        signal = SIGNALS["{name}"]
+        assert signal.is_unset and signal.application_provider is None
+        signal.set_global(signal.no_op())
+        assert not signal.is_unset
+        assert isinstance(signal.application_provider, signal.no_op)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What a worker does: two calls, of which one is a stream that it drops half-read."""
+"""The work of a worker: two calls, one of them a stream that is abandoned."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 def work(_: object = None) -> int:
-    """Gives the id of the process that did it."""
+    """Make the calls. Return the process id."""
     with openai.OpenAI() as client:
         client.chat.completions.create(model="smol", messages=MESSAGES)
         stream = client.chat.completions.create(model="smol", messages=MESSAGES, stream=True)
         next(iter(stream))
         del stream
-        gc.collect()  # the reaper, a thread of ours, ends the call
+        # A thread of llamatelemetry ends the abandoned call.
+        gc.collect()
     return os.getpid()

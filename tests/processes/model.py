@@ -1,4 +1,4 @@
-"""A tiny OpenAI-compatible server on loopback, whose only merit is that it answers at once."""
+"""A minimal OpenAI-compatible server on loopback, which responds at once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def model_server() -> Iterator[str]:
-    """Its base URL for OpenAI clients."""
+    """Start the server, and yield its base URL for OpenAI clients."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

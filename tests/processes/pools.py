@@ -1,4 +1,4 @@
-"""Workers of the standard library: `pools.py KIND START_METHOD` writes who did how much."""
+"""Workers of the standard library: `pools.py KIND START_METHOD` prints the work of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(kind: str, method: str) -> list[int]:
             process.join()
         return [results.get() for _ in processes]
     if kind == "pool":
-        # Not `with`: that ends the workers with a signal, in the middle of whatever they do.
+        # Not `with`, which ends the workers with a signal, also during their work.
         pool = context.Pool(2)
         pids = pool.map(work, range(6), chunksize=1)
         pool.close()

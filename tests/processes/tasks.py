@@ -1,4 +1,4 @@
-"""A Celery application whose broker is a folder."""
+"""A Celery application with a directory as its broker."""
 
 from __future__ import annotations
 

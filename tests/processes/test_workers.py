@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 INSTRUMENT = str(SCRIPTS / "opentelemetry-instrument")
 IN_CODE = {"INIT_IN_CODE": "1"}
-# So soon that it must be threads of the workers that send, and not their end.
+# So short that threads of the workers must export, not the exit of the workers.
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_METRIC_EXPORT_INTERVAL": "300"}
 
 
@@ -43,7 +43,7 @@ def environment(received: Received, model: str, **more: str) -> dict[str, str]:
         "OPENAI_BASE_URL": model,
         "OPENAI_API_KEY": "none",
         "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,
-        # Beside ours in this environment.
+        # Another distro is installed in this environment.
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httpx,httpx2",
         **more,
@@ -57,12 +57,12 @@ def model() -> Iterator[str]:
 
 
 class Seen:
-    """What was received, by the process that sent it."""
+    """The received telemetry, by the process that sent it."""
 
     def __init__(self, received: Received) -> None:
         self.spans: Counter[int] = Counter()
         self.calls: dict[int, int] = {}
-        """By the metric of durations, which is cumulative: the last value counts."""
+        """Count the calls by the last value of the cumulative duration metric."""
         self.identities: set[tuple[int, str]] = set()
         self.span_ids: list[bytes] = []
         for message in list(received.messages["traces"]):
@@ -87,7 +87,7 @@ class Seen:
         return pid
 
     def check(self, made: Counter[int]) -> None:
-        """Each process's calls are there once, and under one identity of its own."""
+        """Check that the calls of each process arrived once, under its own identity."""
         expected = {pid: CALLS * times for pid, times in made.items()}
         assert {pid: n for pid, n in self.spans.items() if n} == expected
         assert self.calls == expected
@@ -97,7 +97,7 @@ class Seen:
 
 
 def arrives(received: Received, made: Counter[int]) -> Seen:
-    """Waits until all calls are there, in both signals, and then a little for any that is not due."""
+    """Wait until all calls arrived in both signals, then a little longer for unexpected ones."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
         seen = Seen(received)
@@ -111,7 +111,7 @@ def arrives(received: Received, made: Counter[int]) -> Seen:
 
 @contextmanager
 def serving(command: list[str], environ: dict[str, str]) -> Iterator[str]:
-    """A server at work; its URL."""
+    """Start a server, and yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -130,7 +130,8 @@ def serving(command: list[str], environ: dict[str, str]) -> Iterator[str]:
     finally:
         process.terminate()
         output, _ = process.communicate(timeout=30)
-        sys.stdout.write(output)  # for whoever reads why a test failed
+        # Shown if the test fails.
+        sys.stdout.write(output)
 
 
 def answers(port: int) -> bool:
@@ -174,7 +175,7 @@ FAST = {"gunicorn --preload"}
 
 
 @pytest.mark.parametrize("server", slow_except(FAST, SERVERS))
-def test_workers_of_a_server(server, model):
+def test_server_workers_export_their_own_telemetry(server, model):
     command, variables = SERVERS[server]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     with (grpc_receiver if grpc else http_receiver)() as received:
@@ -183,7 +184,7 @@ def test_workers_of_a_server(server, model):
             made: Counter[int] = Counter()
             while len(made) < 2 or made.total() < 12:
                 made.update(pool.map(ask, [url] * 4))
-            # One call of each process that has imported the program: the workers, or their parent.
+            # One call per process that imported the program: the workers, or their parent.
             extra = Counter()
             if variables is IN_CODE:
                 extra = extra_calls(command, made)
@@ -191,12 +192,12 @@ def test_workers_of_a_server(server, model):
         if variables is IN_CODE and "--preload" in command:
             (parent,) = seen.spans.keys() - made.keys()
             extra = Counter({parent: 1})
-        # After the end: nothing has come twice.
+        # After the exit, nothing arrived twice.
         Seen(received).check(made + extra)
 
 
 def extra_calls(command: list[str], made: Counter[int]) -> Counter[int]:
-    """The calls at import, by process; those of the parent of the workers under an invented id."""
+    """Return the calls at import by process, those of the workers' parent under an invented id."""
     return Counter({-1: 1}) if "--preload" in command else Counter(dict.fromkeys(made, 1))
 
 
@@ -215,8 +216,8 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", slow_except({"process fork"}, POOLS))
-def test_workers_of_the_standard_library(pool, model):
-    """They end soon, and in a way that runs no atexit handlers: nothing may be left behind."""
+def test_pool_workers_export_their_own_telemetry(pool, model):
+    # The workers exit soon and without `atexit` handlers. Everything must be exported.
     variables = POOLS[pool]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     command = [sys.executable, "pools.py", *pool.partition(",")[0].split()]
@@ -238,8 +239,8 @@ def test_workers_of_the_standard_library(pool, model):
 @pytest.mark.slow
 @pytest.mark.needs("celery")
 @pytest.mark.parametrize("interval", ["300", "60000"])
-def test_workers_of_celery(model, tmp_path, interval):
-    """While they run, by threads of theirs; and what is left when the worker is told to stop."""
+def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval):
+    # Threads export while the workers run, and the rest is exported when the worker stops.
     command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
     quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]
     with http_receiver() as received:

@@ -1,4 +1,4 @@
-"""The applications that gunicorn and uvicorn serve; each answer is the worker's process id."""
+"""The applications for gunicorn and uvicorn. Each response is the worker's process id."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ if os.environ.get("INIT_IN_CODE"):
     import llamatelemetry
 
     llamatelemetry.init()
-    work()  # at import: with --preload in the server itself, before it forks
+    # At import: with --preload, the server runs it before it forks.
+    work()
 
 
 def wsgi(environ, start_response):
     pid = work()
-    time.sleep(0.02)  # so that the other worker gets its share of the requests
+    # The other worker gets its share of the requests.
+    time.sleep(0.02)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(pid).encode()]
 

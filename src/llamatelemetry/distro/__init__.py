@@ -1,23 +1,27 @@
-"""The distro and the configurator, loaded by OpenTelemetry through entry points.
+"""The distro and the configurator, which OpenTelemetry loads through entry points.
 
-Reads what OpenTelemetry offers to distros (`opentelemetry_distro`,
-`opentelemetry_configurator`); what is done with it in code is in `llamatelemetry.lifecycle`.
+It implements OpenTelemetry's extension points for distros (`opentelemetry_distro`,
+`opentelemetry_configurator`). `llamatelemetry.lifecycle` offers the same set-up in code.
 """
 
 from __future__ import annotations
 
-from ._configurator import LlamaTelemetryConfigurator, set_log_level
-from ._distro import LlamaTelemetryDistro
-from ._export_plan import ExportPlan, SignalExport, plan_exports
-from ._instrumentors import (
+from llamatelemetry.distro._configurator import (
+    LlamaTelemetryConfigurator,
+    LlamaTelemetryDistro,
+    set_log_level,
+)
+from llamatelemetry.distro._export_plan import ExportPlan, SignalExport, plan_exports
+from llamatelemetry.distro._instrumentors import (
     INSTRUMENTOR_OPTIONS,
     installed_instrumentors,
     instrumentors,
+    load_instrumentors,
+    preferred_instrumentor,
     skip_message,
-    stand_in,
 )
-from ._sampling import only_errors, only_errors_or_slow, only_slow, ratio
-from ._setup import Setup
+from llamatelemetry.distro._sampling import only_errors, only_errors_or_slow, only_slow, ratio
+from llamatelemetry.distro._setup import Setup
 
 __all__ = [
     "INSTRUMENTOR_OPTIONS",
@@ -28,12 +32,13 @@ __all__ = [
     "SignalExport",
     "installed_instrumentors",
     "instrumentors",
+    "load_instrumentors",
     "only_errors",
     "only_errors_or_slow",
     "only_slow",
     "plan_exports",
+    "preferred_instrumentor",
     "ratio",
     "set_log_level",
     "skip_message",
-    "stand_in",
 ]

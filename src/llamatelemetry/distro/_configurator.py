@@ -1,4 +1,4 @@
-"""The configurator: the one way in which an SDK is set up, for zero code and for `init()`."""
+"""The distro and the configurator: the only way to set up the SDK, without code and by `init()`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import importlib
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any, Self
 
+from opentelemetry.instrumentation.distro import BaseDistro
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_CONFIGURATOR
-from opentelemetry.sdk._configuration import (
-    _OTelSDKConfigurator,  # pyright: ignore[reportPrivateUsage] - made to be subclassed
-)
 from opentelemetry.sdk.environment_variables import OTEL_CONFIG_FILE
 
 from llamatelemetry._optional import required_by
@@ -21,53 +20,72 @@ from llamatelemetry.config import (
     sdk_disabled,
     set_active_config,
 )
+from llamatelemetry.distro._instrumentors import instrumentors
+from llamatelemetry.distro._sdk import setup_from_file, setup_from_options
+from llamatelemetry.distro._setup import Setup
 from llamatelemetry.otel.redaction.rules import with_valid_rules
-
-from ._instrumentors import instrumentors
-from ._setup import Setup, from_file, from_options
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
 NAME = "llamatelemetry"
-"""Of the entry points of the distro and of the configurator."""
+"""Name of the entry points of the distro and of the configurator."""
 
 
-class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
-    """Sets the SDK up by our options and OpenTelemetry's variables, once.
+class LlamaTelemetryConfigurator:
+    """Sets up the SDK by llamatelemetry's options and OpenTelemetry's variables, once.
 
-    Configured again, it only puts new span processors in front. A provider that the
-    application has made stays the global one.
+    There is one instance per process. A second configuration only prepends new span
+    processors. A global provider that the application set stays the global one.
+
+    Attributes:
+        setup: The current set-up, or `None`.
+        disabled: Whether the declarative file disables telemetry.
     """
 
     setup: Setup | None = None
     disabled = False
-    """Whether the declarative file says that there is to be no telemetry."""
-    _chosen_by_us = False
+    _named_itself = False
+    _instance: LlamaTelemetryConfigurator | None = None
 
-    def choose(self) -> None:
-        """Makes OpenTelemetry's loader take this configurator, unless the user names one."""
+    def __new__(cls) -> Self:
+        """Return the instance of this process."""
+        if not isinstance(cls._instance, cls):
+            cls._instance = super().__new__(cls)
+        return cls._instance
+
+    def name_itself(self) -> None:
+        """Select this configurator for OpenTelemetry's loader, unless the user named another one."""
         if OTEL_PYTHON_CONFIGURATOR not in os.environ:
             os.environ[OTEL_PYTHON_CONFIGURATOR] = NAME
-            self._chosen_by_us = True
+            self._named_itself = True
 
     def forget(self) -> None:
-        """Lets the next configuration start from nothing."""
+        """Forget the set-up, so that the next configuration creates another one."""
         self.setup = None
         self.disabled = False
         set_active_config(None)
 
-    def _configure(
+    def configure(
         self,
         config: LlamaTelemetryConfig | None = None,
         auto_instrumentation_version: str | None = None,
         span_processors: Sequence[SpanProcessor] = (),
         **kwargs: Any,
     ) -> None:
-        if self._chosen_by_us:
-            # The loader has read it. A child process may have other packages installed.
+        """Set up the SDK.
+
+        Args:
+            config: Effective options; those of the environment if `None`.
+            auto_instrumentation_version: Version of `opentelemetry-instrument`, recorded on
+                the resource.
+            span_processors: Span processors that run before the exporters.
+            **kwargs: Further arguments of the SDK's own configurator.
+        """
+        if self._named_itself:
+            # OpenTelemetry has read it. A child process may have other packages installed.
             os.environ.pop(OTEL_PYTHON_CONFIGURATOR, None)
-            self._chosen_by_us = False
+            self._named_itself = False
         if sdk_disabled():
             return
         config = with_valid_rules(config or effective_config())
@@ -83,11 +101,8 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         else:
             options = {"auto_instrumentation_version": auto_instrumentation_version, **kwargs}
             instrumentors.prepare(config)
-            self.setup = from_options(self._configure_sdk, config, options)
+            self.setup = setup_from_options(config, options)
         set_active_config(config)
-
-    def _configure_sdk(self, **options: Any) -> None:
-        super()._configure(**options)  # pyright: ignore[reportUnknownMemberType] - it has no types
 
     def _configure_from_file(self, path: str, config: LlamaTelemetryConfig) -> None:
         with required_by(OTEL_CONFIG_FILE, "llamatelemetry[declarative]"):
@@ -95,7 +110,7 @@ class LlamaTelemetryConfigurator(_OTelSDKConfigurator):
         file = declarative.load_config_file(path)
         self.disabled = bool(file.disabled)
         instrumentors.prepare(config, _declared_instrumentors(file))
-        self.setup = from_file(lambda: declarative.configure_sdk(file), config)
+        self.setup = setup_from_file(lambda: declarative.configure_sdk(file), config)
 
 
 def _declared_instrumentors(file: Any) -> dict[str, bool]:
@@ -105,9 +120,25 @@ def _declared_instrumentors(file: Any) -> dict[str, bool]:
 
 
 def set_log_level(config: LlamaTelemetryConfig) -> None:
-    """Applies the option `log_level` to the loggers of this package."""
+    """Apply the option `log_level` to the loggers of this package."""
     logger = logging.getLogger("llamatelemetry")
     given = config.option_value("log_level")
-    # The default does not override what the application has set.
+    # The default does not override a level that the application set.
     if logger.level == logging.NOTSET or (given is not None and given.origin != "default"):
         logger.setLevel(config.log_level)
+
+
+class LlamaTelemetryDistro(BaseDistro):
+    """Selects llamatelemetry's configurator, and prevents double instrumentation of a library."""
+
+    def _configure(self, **kwargs: Any) -> None:  # noqa: ARG002 - the base class passes them
+        # Also with OTEL_SDK_DISABLED: other configurators would still create providers and threads.
+        LlamaTelemetryConfigurator().name_itself()
+
+    def load_instrumentor(self, entry_point: EntryPoint, **kwargs: Any) -> None:
+        """Load an instrumentor, unless another one of the same library is preferred.
+
+        It does not raise, because OpenTelemetry would not load the remaining instrumentors.
+        """
+        if not sdk_disabled() and not LlamaTelemetryConfigurator().disabled:
+            instrumentors.load(entry_point, os.environ, kwargs)

@@ -1,7 +1,7 @@
-"""Where each signal goes: pure reading of the configuration, without the SDK.
+"""Exporters and endpoints of each signal, derived from the configuration without the SDK.
 
-The SDK's own rules are kept where nothing of ours was given; they differ in the default
-protocol, in what a full signal URL as the general endpoint means, and in the exporter `file`.
+Without options of llamatelemetry, the SDK's rules apply, with three differences: the default
+protocol, the meaning of a full signal URL as the general endpoint, and the exporter `file`.
 """
 
 from __future__ import annotations
@@ -21,51 +21,67 @@ _PROTOCOLS = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 
 @dataclass(frozen=True)
 class SignalExport:
-    """The exporters of one signal."""
+    """The exporters of one signal.
+
+    Attributes:
+        exporters: Name of the entry point to the arguments of the exporter. Without an argument,
+            the exporter reads the environment itself.
+    """
 
     exporters: Mapping[str, Mapping[str, Any]]
-    """Name of the entry point to the arguments of the exporter that differ from its own
-    reading of the environment."""
 
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """The exporters of every signal, and what the user should be told about them."""
+    """The exporters of every signal.
+
+    Attributes:
+        signals: The exporters by signal.
+        warnings: Warnings to log, as complete sentences.
+    """
 
     signals: Mapping[str, SignalExport]
     warnings: tuple[str, ...] = ()
 
 
 def plan_exports(config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> ExportPlan:
-    """Resolves exporters, protocols and endpoints.
+    """Resolve exporters, protocols and endpoints.
 
     Args:
-        config: an effective one.
-        environ: for OpenTelemetry's variables of a single signal.
+        config: Effective options.
+        environ: Environment, for OpenTelemetry's variables of a single signal.
     """
     plans = {signal: _Signal(signal, config, environ) for signal in SIGNALS}
     exports = {signal: plan.exports() for signal, plan in plans.items()}
     warnings = [warning for plan in plans.values() for warning in plan.warnings]
-    warnings += _nowhere_warning(config, list(plans.values()))
+    warnings += _unexported_warning(config, list(plans.values()))
     return ExportPlan(exports, tuple(warnings))
 
 
 def is_explicit(config: LlamaTelemetryConfig, name: str) -> bool:
-    """Whether an option was given in code or by a variable of ours, which then wins over OTEL_*."""
+    """Return whether an option was set in code or by LLAMATELEMETRY_*, and so wins over OTEL_*."""
     given = config.option_value(name)
     return given is not None and not given.origin.startswith(("OTEL_", "default"))
 
 
 @dataclass
 class _Signal:
-    """The reading of one signal."""
+    """The plan of one signal.
+
+    Attributes:
+        name: Name of the signal.
+        config: Effective options.
+        environ: Environment.
+        warnings: Warnings to log.
+        is_unexported: Whether the general endpoint is that of another signal, and this signal
+            has none of its own.
+    """
 
     name: str
     config: LlamaTelemetryConfig
     environ: Mapping[str, str]
     warnings: list[str] = field(default_factory=list[str])
-    nowhere: bool = False
-    """The general endpoint is another signal's, and this one has none of its own."""
+    is_unexported: bool = False
 
     def exports(self) -> SignalExport:
         if self.name == "metrics" and not self.config.enable_metrics:
@@ -81,20 +97,20 @@ class _Signal:
         if name != "otlp" and name not in _PROTOCOLS:
             return {name: {}}
         endpoint, is_full = self._endpoint()
-        if self.nowhere:
+        if self.is_unexported:
             return {}
         protocol = _PROTOCOLS.get(name) or self._protocol(endpoint)
         return {_ENTRY_POINTS[protocol]: self._arguments(protocol, endpoint, is_full)}
 
     def _endpoint(self) -> tuple[str | None, bool]:
-        """The endpoint, and whether it is this signal's own rather than a base URL."""
+        """Return the endpoint, and whether it is this signal's own instead of a base URL."""
         own = self.environ.get(f"OTEL_EXPORTER_OTLP_{self.name.upper()}_ENDPOINT") or None
         general = self.config.otlp_endpoint
         signal = _signal_of(general)
-        serves_us = signal in (None, self.name)
-        if own is not None and not (is_explicit(self.config, "otlp_endpoint") and serves_us):
+        is_usable = signal in (None, self.name)
+        if own is not None and not (is_explicit(self.config, "otlp_endpoint") and is_usable):
             return own, True
-        self.nowhere = general is not None and not serves_us
+        self.is_unexported = general is not None and not is_usable
         return general, signal == self.name
 
     def _protocol(self, endpoint: str | None) -> str:
@@ -103,9 +119,7 @@ class _Signal:
         if own and not is_explicit(self.config, "otlp_protocol"):
             if own in (GRPC, HTTP):
                 return own
-            self.warnings.append(
-                f"{variable}={own!r} is not accepted; expected {GRPC} or {HTTP}; it is not used"
-            )
+            self.warnings.append(f"{variable} must be {GRPC} or {HTTP}, got {own!r}. Ignored")
         given = self.config.option_value("otlp_protocol")
         if given is not None and given.origin != "default":
             return str(given.value)
@@ -121,16 +135,17 @@ class _Signal:
 
 
 def _for_exporter(endpoint: str, protocol: str, signal: str) -> str:
-    """The endpoint as the exporter wants it; `signal` when its path is to be added."""
+    """Return the endpoint for the exporter, with the path of a signal unless that is empty."""
     if protocol == GRPC:
         return endpoint
     if "://" not in endpoint:
-        endpoint = f"http://{endpoint}"  # else `requests` refuses it at each export
+        # Without a scheme, `requests` rejects it at each export.
+        endpoint = f"http://{endpoint}"
     return f"{endpoint.rstrip('/')}/v1/{signal}" if signal else endpoint
 
 
 def _signal_of(endpoint: str | None) -> str | None:
-    """The signal whose full URL this is, if it is one."""
+    """Return the signal of a full signal URL, or `None` for a base URL."""
     path = _split(endpoint).path.rstrip("/")
     return next((signal for signal in SIGNALS if path.endswith(f"/v1/{signal}")), None)
 
@@ -147,15 +162,16 @@ def _split(endpoint: str | None):  # noqa: ANN202 - a private type of urllib
     return urlsplit(text if "://" in text else f"//{text}")
 
 
-def _nowhere_warning(config: LlamaTelemetryConfig, plans: list[_Signal]) -> list[str]:
-    left_out = [plan.name for plan in plans if plan.nowhere]
-    if not left_out:
+def _unexported_warning(config: LlamaTelemetryConfig, plans: list[_Signal]) -> list[str]:
+    unexported = [plan.name for plan in plans if plan.is_unexported]
+    if not unexported:
         return []
-    shown = OPTIONS["otlp_endpoint"].shown(config.otlp_endpoint)  # without a password
-    variables = " and ".join(f"OTEL_EXPORTER_OTLP_{name.upper()}_ENDPOINT" for name in left_out)
+    # Without a password.
+    shown = OPTIONS["otlp_endpoint"].shown(config.otlp_endpoint)
+    variables = " and ".join(f"OTEL_EXPORTER_OTLP_{name.upper()}_ENDPOINT" for name in unexported)
     message = (
-        f"The endpoint {shown} takes {_signal_of(config.otlp_endpoint)} only: "
-        f"{' and '.join(left_out)} are not exported. Set {variables}, or give a base URL "
+        f"The endpoint {shown} accepts only {_signal_of(config.otlp_endpoint)}: "
+        f"{' and '.join(unexported)} are not exported. Set {variables}, or use a base URL "
         "without /v1/..."
     )
     return [message]

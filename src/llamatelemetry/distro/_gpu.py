@@ -1,11 +1,11 @@
-"""Wires the GPUs to a set-up: the processor of spans, the metrics, and the thread behind both."""
+"""GPU telemetry of a set-up: the span processor, the metrics, and the thread that reads both."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.genai import guard, unrecorded
-from llamatelemetry.otel.host_election import HostElection
+from llamatelemetry.otel.process.leader_election import LeaderElection
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -19,19 +19,23 @@ if TYPE_CHECKING:
     from llamatelemetry.gpu.spans import SpanGpu
 
 DETECTOR: Final = "llamatelemetry_gpu"
-"""The entry point of the resource detector."""
+"""Entry point of the resource detector."""
 
 _instruments: list[GpuMetrics] = []
-"""The one there is: observable instruments cannot be taken back, so it outlives set-ups."""
+"""At most one: observable instruments cannot be removed, so it outlives set-ups."""
 
 
-class GpuWatch:
-    """What one set-up does about GPUs, by its options. It does nothing until `start`."""
+class GpuTelemetry:
+    """The GPU telemetry of one set-up, by its options. Nothing runs before `start`.
+
+    Attributes:
+        processors: Span processors that add GPU attributes.
+    """
 
     def __init__(self, config: LlamaTelemetryConfig) -> None:
         self._config = config
         self._monitor: GpuMonitor | None = None
-        self._election: HostElection | None = None
+        self._election: LeaderElection | None = None
         self._spans: SpanGpu | None = None
         self.processors: tuple[SpanProcessor, ...] = ()
         if config.gpu_enrichment or config.enable_metrics:
@@ -54,23 +58,24 @@ class GpuWatch:
         )
         if self._config.gpu_enrichment:
             from llamatelemetry.gpu.spans import SpanGpu
-            from llamatelemetry.otel.gpu_enrichment import EnrichingSpanProcessor
+            from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 
             spans = SpanGpu(self._monitor, only_genai=self._config.gpu_enrichment == "genai")
             self._spans = spans
             self.processors = (EnrichingSpanProcessor(spans.started, spans.ending, guard.report),)
 
     def start(self, service_name: str) -> None:
-        """Start to read, in a thread. Without a driver that ends at once.
+        """Start the reading thread. It ends at once without an NVIDIA driver.
 
         Args:
-            service_name: whose processes choose one among them to report for the host.
+            service_name: The resource's `service.name`. One process per host and service
+                reports the metrics.
         """
         if self._monitor is None:
             return
         try:
             if self._config.enable_metrics:
-                self._election = HostElection("gpu-metrics", service_name)
+                self._election = LeaderElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
             unrecorded.watch(self._spans)
             self._monitor.start()
@@ -78,22 +83,22 @@ class GpuWatch:
             guard.report("starting to read the GPUs", error)
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the thread, and let another process report. False when it is not done in time."""
+        """Stop the thread, and release the leadership. Return whether that was in time."""
         if self._monitor is None:
             return True
         unrecorded.watch(None)
         for instruments in _instruments:
             instruments.show(None)
-        # First, so that a reading that is still under way does not stand for it again.
+        # Removed first, so that a running reading does not acquire the leadership again.
         election, self._election = self._election, None
         stopped = self._monitor.stop(timeout_s)
         if election is not None:
-            election.resign()
+            election.release()
         return stopped
 
     def _reports_host(self) -> bool:
         election = self._election
-        return election is not None and election.is_elected()
+        return election is not None and election.is_leader()
 
 
 def _the_instruments() -> GpuMetrics:
@@ -110,11 +115,11 @@ def _record_pass(duration_s: float) -> None:
 
 
 def _shared_folder() -> Path | None:
-    """The folder of this user's lock files, which all its processes on this host find."""
-    election = HostElection("gpu-calls", "")
-    election.is_elected()
+    """Return the directory of this user's lock files, which all processes on this host share."""
+    election = LeaderElection("gpu-calls", "")
+    election.is_leader()
     folder = election.path.parent if election.path else None
-    election.resign()
+    election.release()
     return folder
 
 

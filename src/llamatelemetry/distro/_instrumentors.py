@@ -1,12 +1,15 @@
-"""Loads instrumentors, and chooses where several instrument the same library.
+"""Load instrumentors, and choose one if several instrument the same library.
 
-OpenTelemetry loads all it finds: two instrumentors of one library then make two spans for one
-call, and count its tokens twice.
+OpenTelemetry loads every installed instrumentor. Two instrumentors of one library then create two
+spans for each call and count its tokens twice.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -18,20 +21,17 @@ from opentelemetry.instrumentation.dependencies import (
 from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
 )
-from opentelemetry.util._importlib_metadata import (
-    entry_points,  # pyright: ignore[reportUnknownVariableType] - it has no types
-)
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import guard
 
 GROUP = "opentelemetry_instrumentor"
-RIVALS: Mapping[str, frozenset[str]] = {
+COMPETING_INSTRUMENTORS: Mapping[str, frozenset[str]] = {
     "llamatelemetry_openai": frozenset({"openai", "openai_v2", "genai_openai"}),
     "llamatelemetry_llamacpp": frozenset({"llama_cpp", "llama_cpp_python", "llamacpp"}),
     "llamatelemetry_transformers": frozenset({"transformers", "huggingface_transformers"}),
 }
-"""Entry points of ours to the names under which others instrument the same library."""
+"""llamatelemetry's entry points, and names of other entry points for the same library."""
 
 INSTRUMENTOR_OPTIONS = (
     "phase_spans",
@@ -44,72 +44,112 @@ INSTRUMENTOR_OPTIONS = (
     "llamacpp_allow",
     "llamacpp_deny",
 )
-"""Options that our instrumentors read, when they are loaded."""
+"""Options that llamatelemetry's instrumentors read when they are loaded."""
 
-_OUR_PREFIX = "llamatelemetry_"
+_PREFIX = "llamatelemetry_"
 _logger = logging.getLogger("llamatelemetry.distro")
 
 
-def is_ours(entry_point: EntryPoint) -> bool:
-    """Whether one of our plugins is behind the entry point."""
-    return entry_point.name.startswith(_OUR_PREFIX)
+def is_llamatelemetry(entry_point: EntryPoint) -> bool:
+    """Return whether the entry point belongs to a plugin of llamatelemetry."""
+    return entry_point.name.startswith(_PREFIX)
 
 
-def stand_in(
+def preferred_instrumentor(
     entry_point: EntryPoint,
     installed: Sequence[EntryPoint],
     mode: str,
     environ: Mapping[str, str],
     disabled: frozenset[str] = frozenset(),
 ) -> EntryPoint | None:
-    """The instrumentor that is to be loaded in place of this one; None when this one is.
+    """Return the instrumentor to load instead of this one, or `None` to load this one.
 
     Args:
-        entry_point: the one in question.
-        installed: every instrumentor there is.
-        mode: the option `instrumentors`.
-        environ: for OTEL_PYTHON_DISABLED_INSTRUMENTATIONS.
-        disabled: further names that will not load.
+        entry_point: The instrumentor in question.
+        installed: All installed instrumentors.
+        mode: Value of the option `instrumentors`.
+        environ: Environment, for `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
+        disabled: Names of further instrumentors that are not loaded.
     """
-    if mode == "all" or is_ours(entry_point) != (mode == "theirs"):
+    if mode == "all" or is_llamatelemetry(entry_point) != (mode == "theirs"):
         return None
     return next(
         (
             other
             for other in installed
-            if _are_rivals(entry_point, other) and _can_load(other, environ, disabled)
+            if _are_competing(entry_point, other) and _can_load(other, environ, disabled)
         ),
         None,
     )
 
 
-def skip_message(entry_point: EntryPoint, instead: EntryPoint) -> str:
-    """What is not loaded, why, and how to choose otherwise."""
-    other = "ours" if is_ours(entry_point) else "theirs"
+def skip_message(entry_point: EntryPoint, preferred: EntryPoint) -> str:
+    """Return a message that an instrumentor is not loaded, why, and how to change that."""
+    value = "ours" if is_llamatelemetry(entry_point) else "theirs"
+    skipped = described(entry_point)
     return (
-        f"Instrumentor {described(entry_point)} is skipped: {described(instead)} instruments the "
-        f"same library. LLAMATELEMETRY_INSTRUMENTORS={other} prefers the other one, "
-        "=all loads both"
+        f"Not loading instrumentor {skipped}: {described(preferred)} instruments the same "
+        f"library. Set LLAMATELEMETRY_INSTRUMENTORS={value} to load {entry_point.name} instead, or "
+        "=all to load both (duplicate spans)"
     )
 
 
 def described(entry_point: EntryPoint) -> str:
-    """`name (distribution version)`: several distributions use one and the same name."""
+    """Return `name (distribution version)`, because distributions can share a name."""
     found = entry_point.dist
     origin = f"{found.name} {found.version}" if found else entry_point.value
     return f"{entry_point.name} ({origin})"
 
 
 def installed_instrumentors() -> list[EntryPoint]:
-    """In the order in which OpenTelemetry loads them."""
-    return list(entry_points(group=GROUP))
+    """Return all installed instrumentors, in the order in which OpenTelemetry loads them."""
+    return list(importlib.metadata.entry_points(group=GROUP))
 
 
-def _are_rivals(one: EntryPoint, other: EntryPoint) -> bool:
-    if is_ours(one) == is_ours(other):
+@functools.cache
+def _all_entry_points() -> Any:
+    return importlib.metadata.entry_points()
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """Return the installed entry points of a group, read once per configuration."""
+    return list(_all_entry_points().select(group=group))
+
+
+def load_instrumentors(distro: Any) -> None:
+    """Load all instrumentors, with the checks and in the order of `opentelemetry-instrument`.
+
+    Args:
+        distro: The distro, whose `load_instrumentor` is called for each of them.
+    """
+    variable = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
+    disabled = {name.strip() for name in variable.split(",")}
+    for entry_point in entry_points("opentelemetry_pre_instrument"):
+        entry_point.load()()
+    for entry_point in [] if "*" in disabled else entry_points(GROUP):
+        if entry_point.name in disabled:
+            _logger.debug("Not loading instrumentor %s: disabled", entry_point.name)
+            continue
+        conflict: Any = (
+            get_dist_dependency_conflicts(entry_point.dist) if entry_point.dist else None
+        )
+        if conflict is None:
+            distro.load_instrumentor(entry_point, skip_dep_check=True)
+        else:
+            # An installed library of another version is a problem, a missing library is not.
+            is_installed = conflict.found or getattr(conflict, "found_any", None)
+            level = logging.ERROR if is_installed else logging.DEBUG
+            _logger.log(level, "Not loading instrumentor %s: %s", entry_point.name, conflict)
+    for entry_point in entry_points("opentelemetry_post_instrument"):
+        entry_point.load()()
+
+
+def _are_competing(one: EntryPoint, other: EntryPoint) -> bool:
+    if is_llamatelemetry(one) == is_llamatelemetry(other):
         return False
-    ours, theirs = (one, other) if is_ours(one) else (other, one)
-    return theirs.name.lower().replace("-", "_").replace(".", "_") in RIVALS.get(ours.name, ())
+    own, competing = (one, other) if is_llamatelemetry(one) else (other, one)
+    name = competing.name.lower().replace("-", "_").replace(".", "_")
+    return name in COMPETING_INSTRUMENTORS.get(own.name, ())
 
 
 def _can_load(
@@ -124,64 +164,67 @@ def _can_load(
 
 
 class Instrumentors:
-    """What this process has instrumented, so that it can be undone."""
+    """The instrumentors of this process, so that their patches can be reverted."""
 
     def __init__(self) -> None:
         self._config: LlamaTelemetryConfig | None = None
         self._declared: Mapping[str, bool] = {}
         self._loaded: dict[str, Any] = {}
-        """By the entry point's value: the instrumentor, or None when it did not load."""
+        """Value of the entry point to the instrumentor, or to `None` if it was not loaded."""
         self._skipped: set[str] = set()
 
     def prepare(
         self, config: LlamaTelemetryConfig, declared: Mapping[str, bool] | None = None
     ) -> None:
-        """Says what the next instrumentors are loaded with.
+        """Set the options for the next instrumentors.
 
         Args:
-            config: handed to those of ours.
-            declared: the instrumentors named in a declarative file, and whether it enables
-                them; OpenTelemetry has loaded the enabled ones by then.
+            config: Options for llamatelemetry's instrumentors.
+            declared: The instrumentors named in a declarative file, and whether it enables
+                them. OpenTelemetry has loaded the enabled ones by then.
         """
+        _all_entry_points.cache_clear()
         self._config = config
         self._declared = declared or {}
 
     def load(
         self, entry_point: EntryPoint, environ: Mapping[str, str], options: Mapping[str, Any]
     ) -> None:
-        """Loads it unless another one stands in; no failure comes out of here."""
+        """Load an instrumentor unless another one is preferred. Never raises."""
         if self._declared.get(entry_point.name) is False:
             _logger.debug("%s is disabled in the configuration file", entry_point.name)
             return
         mode = self.config.instrumentors
         disabled = frozenset(name for name, enabled in self._declared.items() if not enabled)
-        instead = stand_in(entry_point, installed_instrumentors(), mode, environ, disabled)
-        # It is loaded now, out of its turn, because only then is it certain that it loads.
-        if instead is None or not self._load(instead, options):
+        installed = entry_points(GROUP)
+        preferred = preferred_instrumentor(entry_point, installed, mode, environ, disabled)
+        # The preferred one is loaded now, before its turn, because only that proves it can be.
+        if preferred is None or not self._load(preferred, options):
             self._load(entry_point, options)
         elif entry_point.value not in self._skipped:
             self._skipped.add(entry_point.value)
-            # Who has chosen in so many words need not be told.
+            # The user chose any other mode explicitly, so log at INFO instead of WARNING.
             level = logging.WARNING if mode == "auto" else logging.INFO
-            _logger.log(level, "%s", skip_message(entry_point, instead))
+            _logger.log(level, "%s", skip_message(entry_point, preferred))
 
     @property
     def config(self) -> LlamaTelemetryConfig:
-        """The configuration in force; from the environment when nobody has given one."""
+        """The active options; those of the environment if none were set."""
         if self._config is None:
             self._config = effective_config()
         return self._config
 
-    def reload_ours(self, config: LlamaTelemetryConfig) -> None:
-        """Instruments with our own instrumentors anew, with other options."""
+    def reload_own(self, config: LlamaTelemetryConfig) -> None:
+        """Instrument again with llamatelemetry's instrumentors and other options."""
         self._config = config
         for entry_point in installed_instrumentors():
-            if is_ours(entry_point) and self._loaded.get(entry_point.value) is not None:
+            is_loaded = self._loaded.get(entry_point.value) is not None
+            if is_llamatelemetry(entry_point) and is_loaded:
                 self._uninstrument(self._loaded.pop(entry_point.value))
                 self._load(entry_point, {"skip_dep_check": True})
 
     def uninstrument_all(self) -> None:
-        """Undoes everything that was loaded here, the last first."""
+        """Revert everything that was loaded here, in reverse order."""
         loaded, self._loaded, self._skipped = self._loaded, {}, set()
         for instrumentor in reversed(loaded.values()):
             if instrumentor is not None:
@@ -194,9 +237,9 @@ class Instrumentors:
             try:
                 self._loaded[entry_point.value] = self._instrumented(entry_point, options)
             except (ModuleNotFoundError, DependencyConflictError) as error:
-                _logger.debug("Instrumentor %s is skipped: %s", entry_point.name, error)
+                _logger.debug("Not loading instrumentor %s: %s", entry_point.name, error)
             except Exception as error:
-                if is_ours(entry_point):
+                if is_llamatelemetry(entry_point):
                     where = f"loading the instrumentor {entry_point.name}"
                     guard.report(where, error, may_quote=False)
                 else:
@@ -208,31 +251,34 @@ class Instrumentors:
         if getattr(instrumentor, "is_instrumented_by_opentelemetry", False):
             if entry_point.name in self._declared:
                 return instrumentor
-            if is_ours(entry_point):
-                self._warn_of_unused(entry_point)
-            return _OTHERS
-        ours = {"config": self.config} if is_ours(entry_point) else {}
-        instrumentor.instrument(**options, **ours)
+            if is_llamatelemetry(entry_point):
+                self._warn_of_ignored_options(entry_point)
+            return _EXTERNAL
+        own = {"config": self.config} if is_llamatelemetry(entry_point) else {}
+        instrumentor.instrument(**options, **own)
         return instrumentor
 
-    def _warn_of_unused(self, entry_point: EntryPoint) -> None:
+    def _warn_of_ignored_options(self, entry_point: EntryPoint) -> None:
         given = {name: self.config.option_value(name) for name in INSTRUMENTOR_OPTIONS}
-        # From the environment it has them already.
+        # It has already read those of the environment.
         in_code = [n for n, g in given.items() if g and g.origin in ("argument", "config")]
         if in_code:
             _logger.warning(
-                "%s was active before: not used by it: %s", entry_point.name, ", ".join(in_code)
+                "Ignored %s: instrumentor %s is already active. Call its uninstrument() before "
+                "llamatelemetry.init()",
+                ", ".join(in_code),
+                entry_point.name,
             )
 
     def _uninstrument(self, instrumentor: Any) -> None:
         try:
-            if instrumentor is not _OTHERS:
+            if instrumentor is not _EXTERNAL:
                 instrumentor.uninstrument()
         except Exception:
             _logger.exception("%s failed to uninstrument", type(instrumentor).__name__)
 
 
-_OTHERS = object()
-"""An instrumentor that is active by somebody else's doing, who alone may undo it."""
+_EXTERNAL = object()
+"""Stands for an instrumentor that the application activated, and so must revert itself."""
 
 instrumentors = Instrumentors()

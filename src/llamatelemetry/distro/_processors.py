@@ -1,15 +1,22 @@
-"""The span processors that options ask for, in the order in which they run."""
+"""The processors that the options ask for: span processors in order, and redaction of the rest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.otel._sdk_private import meter_provider_resource, update_resource
+from llamatelemetry.otel.processor_chains import prepend_processors, remove_processors
+from llamatelemetry.otel.providers import SIGNALS
+from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
+from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor, SecretsSpanProcessor
-from llamatelemetry.otel.session_processor import SessionSpanProcessor
-from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
+from llamatelemetry.otel.span_processors import SessionSpanProcessor
+from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.sdk.trace import SpanProcessor
 
@@ -19,23 +26,101 @@ if TYPE_CHECKING:
 def arrange(
     config: LlamaTelemetryConfig, enriching: Sequence[SpanProcessor] = ()
 ) -> tuple[SpanProcessor, ...]:
-    """Give our processors and the application's, each where it belongs; exporters come after them.
+    """Return llamatelemetry's and the application's span processors in their order.
 
-    1. those that add what is known from the start;
-    2. `enriching`, those that add what is known at the end;
-    3. redaction, or where none is asked for, the removal of keys, passwords and cookies;
-    4. the application's own, in its order;
-    5. those that only look.
+    The exporters run after all of them:
 
-    Redaction acts while a span is ending, before any processor gets the finished span. What adds
-    to the finished span itself has to come before it, to be redacted as well.
+    1. attributes that are known when a span starts;
+    2. `enriching`: attributes that are known when it ends;
+    3. redaction, or without it the removal of keys, passwords and cookies;
+    4. the application's processors, in their order;
+    5. trace graphs.
+
+    Redaction runs while a span is ending, before any processor receives the ended span.
+    Processors that add attributes to the ended span must come before it, so that these are
+    redacted, too.
     """
-    removing = redacting(config) or (SecretsSpanProcessor(),)
-    looking = (TraceGraphProcessor(),) if config.enable_trace_graphs else ()
-    return (SessionSpanProcessor(), *enriching, *removing, *config.span_processors, *looking)
+    redaction = redaction_processors(config) or (SecretsSpanProcessor(),)
+    graphs = (TraceGraphProcessor(),) if config.enable_trace_graphs else ()
+    return (SessionSpanProcessor(), *enriching, *redaction, *config.span_processors, *graphs)
 
 
-def redacting(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
-    """The processor that the options `redact_*` ask for, if they do."""
+def redaction_processors(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
+    """Return the span processor that the options `redact_*` ask for, if any."""
     processor = RedactionSpanProcessor.from_config(config)
     return () if processor is None else (processor,)
+
+
+def log_redaction_processors(
+    span_processors: Sequence[SpanProcessor],
+) -> list[RedactionLogProcessor]:
+    """Return log record processors with the rules of the redacting span processors."""
+    redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
+    return [RedactionLogProcessor.from_rules(each.rules) for each in redacting]
+
+
+class LogAndMetricRedaction:
+    """Applies the rules of redacting span processors to log records and the metrics' resource.
+
+    Args:
+        created: The SDK providers of this set-up, by signal. The others are the application's.
+    """
+
+    def __init__(self, created: Mapping[str, Any]) -> None:
+        self._created = created
+        self._processors: list[RedactionLogProcessor] = []
+        self._redactors: list[Redactor] = []
+        self._redacted: dict[str, Any] = {}
+        if hasattr(os, "register_at_fork"):
+            # The SDK's handler, registered earlier, detects attributes that may differ in the
+            # child again, such as the command line.
+            method = weakref.WeakMethod(self._redact_metrics)
+            os.register_at_fork(after_in_child=lambda: (redact := method()) and redact())
+
+    def add(self, span_processors: Sequence[SpanProcessor], *, logs_done: bool = False) -> None:
+        """Apply the rules of the redacting processors among these.
+
+        Args:
+            span_processors: Span processors of any kind.
+            logs_done: Whether the logger provider already has their log record processors.
+        """
+        redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
+        if not redacting:
+            return
+        provider = self._provider("logs")
+        # Without a provider, no log record can be exported.
+        if provider is not None and not logs_done:
+            processors = log_redaction_processors(redacting)
+            self._processors += processors
+            prepend_processors(provider, processors)
+        self._redactors += [Redactor(each.rules) for each in redacting]
+        self._redact_metrics()
+
+    def remove(self) -> None:
+        """Restore the processors of the application's logger provider."""
+        if "logs" not in self._created:
+            remove_processors(self._provider("logs"), self._processors)
+
+    def _provider(self, signal: str) -> Any:
+        return self._created.get(signal) or SIGNALS[signal].application_provider
+
+    def _redact_metrics(self) -> None:
+        """Redact new attributes of the metrics' resource, for which the SDK has no processors.
+
+        The processors of spans and log records redact their resource themselves.
+        """
+        provider = self._provider("metrics")
+        resource = meter_provider_resource(provider)
+        if resource is None:
+            return
+        changed: dict[str, Any] = {}
+        for name, value in resource.attributes.items():
+            redacted = value
+            if self._redacted.get(name, self) != value:
+                for redactor in self._redactors:
+                    redacted = redactor.start().attribute(name, redacted)
+            if redacted != value:
+                changed[name] = redacted
+        if changed:
+            self._redacted |= changed
+            update_resource(provider, changed)

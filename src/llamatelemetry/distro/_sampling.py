@@ -1,4 +1,4 @@
-"""The option `sampling`, brought to a provider; and the samplers of our entry points."""
+"""The option `sampling` applied to a provider, and the samplers of the entry points."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, effective_config
-from llamatelemetry.otel.providers import StableTracerProvider
-from llamatelemetry.otel.sampling import Policy, RuleSampler, ratio_sampler
-from llamatelemetry.otel.span_processors import put_between
-from llamatelemetry.otel.tail_sampling import TailSampler, count_decisions
-
-from ._export_plan import is_explicit
+from llamatelemetry.distro._export_plan import is_explicit
+from llamatelemetry.otel.processor_chains import install_tail_sampler
+from llamatelemetry.otel.providers import DelegatingTracerProvider
+from llamatelemetry.otel.sampling.rules import Policy, RuleSampler, ratio_sampler
+from llamatelemetry.otel.sampling.tail_sampler import TailSampler, count_decisions
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -24,7 +23,7 @@ _logger = logging.getLogger("llamatelemetry.distro")
 
 
 def sampler_options(config: LlamaTelemetryConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The sampler as an argument of the SDK's configuration, or as its variables."""
+    """Return the sampler as an argument of the SDK's configuration, or as its variables."""
     sampler = _sampler(config)
     if sampler is not None:
         return {"sampler": sampler}, {}
@@ -37,43 +36,47 @@ def sampler_options(config: LlamaTelemetryConfig) -> tuple[dict[str, Any], dict[
 
 
 def sample_at_end(
-    config: LlamaTelemetryConfig, provider: Any, in_front: Sequence[SpanProcessor], *, ours: bool
+    config: LlamaTelemetryConfig,
+    provider: Any,
+    in_front: Sequence[SpanProcessor],
+    *,
+    is_created: bool,
 ) -> TailSampler | None:
-    """Puts a tail sampler in, if the options or the provider's own sampler ask for one.
+    """Install a tail sampler if the options or the provider's own sampler ask for one.
 
     Args:
-        config: an effective one.
-        provider: of the SDK.
-        in_front: processors that see every span.
-        ours: whether its sampler could be chosen. On another's `ratio` is decided at the end too.
+        config: Effective options.
+        provider: Tracer provider.
+        in_front: Processors that receive every span.
+        is_created: Whether llamatelemetry created the provider and its sampler. Otherwise, the
+            tail sampler applies `ratio`, too.
     """
     count_decisions(False)
-    _warn_of_idle_options(config, getattr(provider, "sampler", None))
+    _warn_of_unused_options(config, getattr(provider, "sampler", None))
     rules = _rules(config)
-    if rules is None and not ours and is_explicit(config, "sampling"):
+    if rules is None and not is_created and is_explicit(config, "sampling"):
         _logger.warning(
-            "Not used, because the application has made its own tracer provider: sampling=%s",
+            "Ignored sampling=%s: the application set its own tracer provider. Pass the sampler to it",
             config.sampling,
         )
-    if rules is not None and not (rules == {"ratio"} and ours):
-        return _hold_back(_policy(config), provider, in_front)
+    if rules is not None and not (rules == {"ratio"} and is_created):
+        return _install(_policy(config), provider, in_front)
     named = _rule_sampler(provider)
-    return None if named is None else _hold_back(named.policy, provider, in_front)
+    return None if named is None else _install(named.policy, provider, in_front)
 
 
 def replace_sampler(config: LlamaTelemetryConfig, provider: Any) -> None:
-    """Lets a provider made from a file sample as our options say, if they say anything."""
+    """Apply the sampling options to a tracer provider that a declarative file created."""
     sampler = _sampler(config)
     if sampler is None:
         if is_explicit(config, "sampling"):
             _logger.warning(
-                "Not used, because OTEL_CONFIG_FILE is set: sampling=%s", config.sampling
+                "Ignored sampling=%s: OTEL_CONFIG_FILE is set. Set the sampler in that file",
+                config.sampling,
             )
         return
+    # Called before the provider creates any tracer, each of which copies the reference.
     provider.sampler = sampler
-    # Each tracer has a reference of its own, those behind our stable ones included.
-    for tracer in getattr(provider, "_tracers", {}).values():
-        tracer.sampler = sampler
 
 
 def _rules(config: LlamaTelemetryConfig) -> set[str] | None:
@@ -92,21 +95,21 @@ def _policy(config: LlamaTelemetryConfig) -> Policy:
     return Policy.named(config.sampling, rate=config.sample_rate, slow_s=config.slow_threshold_s)
 
 
-def _hold_back(
+def _install(
     policy: Policy, provider: Any, in_front: Sequence[SpanProcessor] = ()
 ) -> TailSampler | None:
-    gate = TailSampler(policy)
+    tail_sampler = TailSampler(policy)
     try:
-        is_new = put_between(provider, gate, in_front)
+        is_new = install_tail_sampler(provider, tail_sampler, in_front)
     except TypeError as error:
-        _logger.warning("Sampling: every trace is kept: %s", error)
+        _logger.warning("Tail sampling disabled, all traces are exported: %s", error)
         return None
     count_decisions(True)
-    return gate if is_new else None
+    return tail_sampler if is_new else None
 
 
 def _rule_sampler(provider: Any) -> RuleSampler | None:
-    """The provider's sampler if it is one of ours, also as the root of a parent-based one."""
+    """Return the provider's sampler, or the root of a parent-based one, if it is a `RuleSampler`."""
     sampler = getattr(provider, "sampler", None)
     for each in (sampler, *vars(sampler or object).values()):
         if isinstance(each, RuleSampler):
@@ -117,58 +120,69 @@ def _rule_sampler(provider: Any) -> RuleSampler | None:
 _NEEDS = {"sample_rate": "ratio", "slow_threshold_s": "only_slow"}
 
 
-def _warn_of_idle_options(config: LlamaTelemetryConfig, sampler: Sampler | None) -> None:
-    # What a file or a plugin's name has chosen may use them: ours and the SDK's say what they are.
-    in_force = config.sampling + (sampler.get_description().lower() if sampler else "")
+def _warn_of_unused_options(config: LlamaTelemetryConfig, sampler: Sampler | None) -> None:
+    # A sampler that a file or a variable named may use them. Its description shows its rules.
+    effective = config.sampling + (sampler.get_description().lower() if sampler else "")
     for name, rule in _NEEDS.items():
-        if is_explicit(config, name) and rule.removeprefix("only_") not in in_force:
+        if is_explicit(config, name) and rule.removeprefix("only_") not in effective:
             wanted = (_rules(config) or set()) | {rule}
             _logger.warning(
-                "%s is not used with sampling=%s: did you mean sampling=%s?",
+                "Ignored %s: sampling=%s does not use it. Did you mean sampling=%s?",
                 name,
                 config.sampling,
                 ",".join(each for each in SAMPLING_RULES if each in wanted),
             )
 
 
-# ---- entry points: OTEL_TRACES_SAMPLER and declarative files name them, also in plain distros
-
-
+# The functions below are entry points. OTEL_TRACES_SAMPLER and declarative files name them, also
+# with another distro.
 def ratio(argument: str | None = None) -> Sampler:
-    """`llamatelemetry_ratio`. The argument, else the option `sample_rate`, is the share kept."""
+    """Return the sampler `llamatelemetry_ratio`.
+
+    Args:
+        argument: Share of traces to keep, from 0 to 1; the option `sample_rate` if empty.
+    """
     config = effective_config()
     return ratio_sampler(float(argument) if argument else config.sample_rate)
 
 
-def only_errors(argument: str | None = None) -> Sampler:  # noqa: ARG001 - there is nothing to say
-    """`llamatelemetry_only_errors`."""
-    return RuleSampler(Policy(errors=True), _hold_back_globally)
+def only_errors(argument: str | None = None) -> Sampler:  # noqa: ARG001 - the SDK passes it
+    """Return the sampler `llamatelemetry_only_errors`."""
+    return RuleSampler(Policy(errors=True), _install_globally)
 
 
 def only_slow(argument: str | None = None) -> Sampler:
-    """`llamatelemetry_only_slow`. The argument, else `slow_threshold_s`, is in seconds."""
-    return RuleSampler(Policy(slow_s=_seconds(argument)), _hold_back_globally)
+    """Return the sampler `llamatelemetry_only_slow`.
+
+    Args:
+        argument: Threshold in seconds; the option `slow_threshold_s` if empty.
+    """
+    return RuleSampler(Policy(slow_s=_seconds(argument)), _install_globally)
 
 
 def only_errors_or_slow(argument: str | None = None) -> Sampler:
-    """`llamatelemetry_only_errors_or_slow`. The argument is that of `only_slow`."""
-    return RuleSampler(Policy(errors=True, slow_s=_seconds(argument)), _hold_back_globally)
+    """Return the sampler `llamatelemetry_only_errors_or_slow`.
+
+    Args:
+        argument: Threshold in seconds; the option `slow_threshold_s` if empty.
+    """
+    return RuleSampler(Policy(errors=True, slow_s=_seconds(argument)), _install_globally)
 
 
 def _seconds(argument: str | None) -> float:
     return float(argument) if argument else effective_config().slow_threshold_s
 
 
-def _hold_back_globally(sampler: RuleSampler) -> None:
-    """Finds the provider of a sampler that an entry point made, when its first span begins."""
+def _install_globally(sampler: RuleSampler) -> None:
+    """Install the tail sampler for a sampler of an entry point, before its first span."""
     provider: Any = trace.get_tracer_provider()
-    if isinstance(provider, StableTracerProvider):
+    if isinstance(provider, DelegatingTracerProvider):
         provider = provider.sdk
     if _rule_sampler(provider) is sampler:
-        _hold_back(sampler.policy, provider)
+        _install(sampler.policy, provider)
         return
     _logger.warning(
-        "%s is the sampler of a provider that is not the global one: every trace is kept. Make "
-        "the provider global before its first span",
+        "Tail sampling disabled, all traces are exported: %s is not the sampler of the global "
+        "tracer provider. Set its provider as the global one before the first span",
         sampler.get_description(),
     )

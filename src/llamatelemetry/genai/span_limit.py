@@ -23,6 +23,7 @@ from llamatelemetry.genai.limits import (
     limit_parts,
     limit_tools,
 )
+from llamatelemetry.otel._sdk_private import attribute_length_limit
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ _BY_IMPORTANCE: Final = (
 
 def value_max_chars(span: Span) -> int | None:
     """The SDK's limit on the length of a text attribute, where it is known and there is one."""
-    limits = getattr(span, "_limits", None)
-    found = getattr(limits, "max_span_attribute_length", None)
-    return found if isinstance(found, int) else None
+    return attribute_length_limit(span)
 
 
 def fit_on_span(

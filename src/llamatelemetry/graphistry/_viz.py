@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from llamatelemetry.graphistry import _client, _graphs, _page
 from llamatelemetry.graphistry._account import account_from
-from llamatelemetry.otel.trace_graph import kept_graph
+from llamatelemetry.otel.trace_graph.graph import find_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamatelemetry.graphistry._graphs import Graph
-    from llamatelemetry.otel.trace_graph import TraceGraph
+    from llamatelemetry.otel.trace_graph.graph import TraceGraph
 
 Privacy = Literal["private", "organization", "public"]
 
@@ -138,7 +138,7 @@ class GraphistryViz:
             RuntimeError: no trace graphs are kept.
             OSError: the page cannot be written.
         """
-        found = kept_graph(trace) if isinstance(trace, int | str) else trace
+        found = find_graph(trace) if isinstance(trace, int | str) else trace
         return self._show(_graphs.trace_graph(found))
 
     def plot_topology(self, topology: Any) -> str:

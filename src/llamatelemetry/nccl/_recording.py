@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry._logs import get_logger_provider
@@ -11,6 +11,7 @@ from opentelemetry.metrics import get_meter, get_meter_provider
 
 from llamatelemetry import __version__
 from llamatelemetry.genai import guard
+from llamatelemetry.otel._sdk_private import update_resource
 from llamatelemetry.otel.client_metrics import create_histogram
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv import metrics as specs
@@ -54,11 +55,7 @@ def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
     try:
         for provider in (trace.get_tracer_provider(), get_meter_provider(), get_logger_provider()):
             # The SDK has it, ours in front of it too; the API alone has no resource.
-            update: Any = getattr(provider, "_update_resource", None)
-            if update is not None:
-                from opentelemetry.sdk.resources import Resource
-
-                update(Resource(attributes))
+            update_resource(provider, attributes)
     except Exception as error:
         guard.report("describing a process group", error, may_quote=False)
 

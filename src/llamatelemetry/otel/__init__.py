@@ -1,4 +1,4 @@
-"""What plugs into the OpenTelemetry SDK. Importing this package imports none of it."""
+"""Extensions of the OpenTelemetry SDK. Importing this package does not import the SDK."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from llamatelemetry._optional import required_by
 
 if TYPE_CHECKING:
-    from .gen_ai_metrics import GenAIMetrics
-    from .redaction.logs_and_metrics import RedactionLogProcessor
-    from .redaction.spans import RedactionSpanProcessor
+    from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
+    from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
+    from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
 
 __all__ = ["GenAIMetrics", "RedactionLogProcessor", "RedactionSpanProcessor"]
 
 _MODULES = {
     "GenAIMetrics": "llamatelemetry.otel.gen_ai_metrics",
-    "RedactionLogProcessor": "llamatelemetry.otel.redaction.logs_and_metrics",
+    "RedactionLogProcessor": "llamatelemetry.otel.redaction.logs",
     "RedactionSpanProcessor": "llamatelemetry.otel.redaction.spans",
 }
 

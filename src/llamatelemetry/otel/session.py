@@ -1,4 +1,4 @@
-"""Whose conversation and which user a span belongs to, kept in the context. Needs no SDK."""
+"""Session and user of the spans in a context. Works without the SDK."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOTHING: Final[Mapping[str, str]] = {}
 
 
 def with_session(session_id: str, user_id: str | None, context: Context | None = None) -> Context:
-    """Give a context in which `session_attributes` finds these two."""
+    """Return a context in which `session_attributes` finds this session and user."""
     attributes = {names.GEN_AI_CONVERSATION_ID: str(session_id)}
     if user_id is not None:
         attributes[names.USER_ID] = str(user_id)
@@ -26,5 +26,5 @@ def with_session(session_id: str, user_id: str | None, context: Context | None =
 
 
 def session_attributes(context: Context | None = None) -> Mapping[str, str]:
-    """Give the attributes of the session that a context, or the current one, is in."""
+    """Return the attributes of the session of a context, by default of the current one."""
     return cast("Mapping[str, str]", context_api.get_value(_SESSION_KEY, context) or _NOTHING)

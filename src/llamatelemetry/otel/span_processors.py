@@ -1,92 +1,86 @@
-"""Span processors in front of those that a provider already has, and between them."""
+"""Span processors that add attributes: those of the session, and the state of the GPUs."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import (
-    ConcurrentMultiSpanProcessor,
-    SpanProcessor,
-    SynchronousMultiSpanProcessor,
-)
+from opentelemetry.sdk.trace import SpanProcessor
 
-from .tail_sampling import TailSampler
+from llamatelemetry.otel._sdk_private import add_to_ended_span, has_on_ending
+from llamatelemetry.otel.session import session_attributes
 
-_logger = logging.getLogger("llamatelemetry.otel")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.util.types import AttributeValue
 
 
-def put_in_front(provider: Any, processors: Sequence[SpanProcessor]) -> None:
-    """Makes the provider call these first, in this order.
+class SessionSpanProcessor(SpanProcessor):
+    """Adds the attributes of the current session to every span when it starts.
 
-    The SDK can only add at the end, behind the exporters, where a processor that changes spans
-    comes too late. On a provider that is not the SDK's they are added there, with a warning.
+    A conversation id that the span already has stays: it was read from the request.
     """
-    chain = getattr(provider, "_active_span_processor", None)
-    if isinstance(chain, (SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor)):
-        with chain._lock:  # pyright: ignore[reportPrivateUsage] - as add_span_processor does
-            chain._span_processors = (*processors, *chain._span_processors)  # pyright: ignore[reportPrivateUsage]
-        return
-    names = ", ".join(type(each).__name__ for each in processors)
-    add = getattr(provider, "add_span_processor", None)
-    if add is None:
-        _logger.warning("%r takes no span processors: %s not used", provider, names)
-        return
-    for processor in processors:
-        add(processor)
-    _logger.warning("Added behind the processors of %r: %s", provider, names)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Set the attributes of the session that the span does not have."""
+        session = session_attributes(parent_context)
+        if session:
+            present = span.attributes or {}
+            span.set_attributes({k: v for k, v in session.items() if k not in present})
 
 
-def take_out(provider: Any, processors: Sequence[SpanProcessor]) -> None:
-    """Makes the provider not call these any more; unknown ones are passed over."""
-    chain = getattr(provider, "_active_span_processor", None)
-    if isinstance(chain, (SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor)):
-        with chain._lock:  # pyright: ignore[reportPrivateUsage] - as add_span_processor does
-            chain._span_processors = tuple(  # pyright: ignore[reportPrivateUsage]
-                each
-                for each in chain._span_processors  # pyright: ignore[reportPrivateUsage]
-                if not any(each is processor for processor in processors)
-            )
+class EnrichingSpanProcessor(SpanProcessor):
+    """Adds attributes to spans when they end, at any position among the processors.
 
+    The SDK informs all processors that a span is ending before any of them, exporters included,
+    receives the ended span. The processor does not import the GPU code: it gets the attributes
+    from a callable, and reports errors through another one.
 
-def put_between(provider: Any, gate: TailSampler, in_front: Sequence[SpanProcessor]) -> bool:
-    """Makes a tail sampler decide what the provider's processors get, but for those `in_front`.
-
-    What is added to the provider later goes behind the sampler too.
-
-    Returns:
-        False when the provider has one already, which stays.
-
-    Raises:
-        TypeError: the provider is not the SDK's.
+    Args:
+        started: Called with each started span and the context of its parent.
+        ending: Returns the attributes of an ending span; arrays are tuples.
+        report: Called with a description of the failed step and the exception.
+        stop: Called by `shutdown`.
     """
-    chain = getattr(provider, "_active_span_processor", None)
-    if not isinstance(chain, (SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor)):
-        raise TypeError(f"{provider!r} has no chain of span processors as the SDK's have")
-    with chain._lock:  # pyright: ignore[reportPrivateUsage] - as add_span_processor does
-        present: tuple[SpanProcessor, ...] = chain._span_processors  # pyright: ignore[reportPrivateUsage]
-        if any(isinstance(each, TailSampler) for each in present):
-            return False
-        first = tuple(each for each in present if any(each is other for other in in_front))
-        for each in present:
-            if not any(each is other for other in first):
-                gate.add_span_processor(each)
-        chain.add_span_processor = gate.add_span_processor
-        chain._span_processors = (*first, gate)  # pyright: ignore[reportPrivateUsage]
-    return True
 
+    def __init__(
+        self,
+        started: Callable[[Span, Context | None], None],
+        ending: Callable[[Any], Mapping[str, AttributeValue]],
+        report: Callable[[str, Exception], None],
+        stop: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._started = started
+        self._ending = ending
+        self._report = report
+        self._stop = stop
+        self._has_on_ending = has_on_ending()
 
-def take_gate_out(provider: Any, gate: TailSampler) -> None:
-    """Gives the provider's processors every span again."""
-    chain = getattr(provider, "_active_span_processor", None)
-    if not isinstance(chain, (SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor)):
-        return
-    with chain._lock:  # pyright: ignore[reportPrivateUsage] - as add_span_processor does
-        present: tuple[SpanProcessor, ...] = chain._span_processors  # pyright: ignore[reportPrivateUsage]
-        if gate not in present:
-            return
-        place = present.index(gate)
-        vars(chain).pop("add_span_processor", None)
-        chain._span_processors = (*present[:place], *gate.downstream, *present[place + 1 :])  # pyright: ignore[reportPrivateUsage]
-    gate.judge()
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Pass the span on."""
+        try:
+            self._started(span, parent_context)
+        except Exception as error:
+            self._report("registering the start of a span", error)
+
+    def _on_ending(self, span: Span) -> None:
+        self._enrich(span)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Add the attributes here if the SDK does not call `_on_ending`."""
+        if not self._has_on_ending:
+            self._enrich(span)
+
+    def _enrich(self, span: Span | ReadableSpan) -> None:
+        try:
+            attributes = self._ending(span)
+            if attributes:
+                add_to_ended_span(span, attributes)
+        except Exception as error:
+            self._report("adding attributes to a span", error)
+
+    def shutdown(self) -> None:
+        """Stop the source of the attributes."""
+        self._stop()

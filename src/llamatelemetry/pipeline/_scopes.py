@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from opentelemetry import baggage as baggage_api
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import (
-    _RUNTIME_CONTEXT,  # pyright: ignore[reportPrivateUsage] - detach() logs a normal condition
-)
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from llamatelemetry.otel._sdk_private import detach_context
 from llamatelemetry.otel.session import session_attributes, with_session
 
 if TYPE_CHECKING:
@@ -36,8 +33,7 @@ def detach(token: Token[Context]) -> None:
     An abandoned asynchronous generator is closed by another task, in whose context nothing was
     attached.
     """
-    with contextlib.suppress(ValueError):
-        _RUNTIME_CONTEXT.detach(token)
+    detach_context(token)
 
 
 class Scope(Generic[T_co]):

@@ -414,6 +414,9 @@ def test_config_checks_show_sources_and_invalid_values_but_no_secret():
     assert lines["exporter"] == ("info", "console, from LLAMATELEMETRY_EXPORTER")
     assert lines["otlp_headers"] == ("info", f"***, from {HEADERS}")
     assert lines["invalid value"][0] == "warn"
-    assert "LLAMATELEMETRY_GPU_INTERVAL_MS must be integer >= 10, got 'soon'" in lines["invalid value"][1]
+    assert (
+        "LLAMATELEMETRY_GPU_INTERVAL_MS must be integer >= 10, got 'soon'"
+        in lines["invalid value"][1]
+    )
     assert "options at their defaults" in lines["defaults"][1]
     assert "secret" not in str(checks)

@@ -114,9 +114,9 @@ def _skip_reason(
 ) -> str | None:
     """Return why llamatelemetry's distro would skip an instrumentor; `None` if it loads it."""
     # Imported here: a plugin that is installed alone has neither the distro nor the SDK.
-    from llamatelemetry.distro import skip_message, stand_in
+    from llamatelemetry.distro import preferred_instrumentor, skip_message
 
-    instead = stand_in(entry_point, installed, mode, environ, broken)
+    instead = preferred_instrumentor(entry_point, installed, mode, environ, broken)
     return None if instead is None else skip_message(entry_point, instead)
 
 

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 
 from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_CONFIGURATOR,
     OTEL_PYTHON_DISTRO,
-)
-
-# Its parameters have no types.
-from opentelemetry.util._importlib_metadata import (
-    entry_points as otel_entry_points,  # pyright: ignore[reportUnknownVariableType]
 )
 
 from llamatelemetry.cli.doctor.check import Check, is_true, nearest
@@ -70,8 +65,8 @@ class Loading:
 
 
 def installed_entry_points(group: str) -> list[EntryPoint]:
-    """Return the entry points of a group in OpenTelemetry's order, by its own cached function."""
-    return list(otel_entry_points(group=group))
+    """Return the entry points of a group, in the order in which OpenTelemetry loads them."""
+    return list(entry_points(group=group))
 
 
 def what_loads(

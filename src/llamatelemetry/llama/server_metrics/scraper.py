@@ -20,8 +20,8 @@ from opentelemetry.instrumentation.utils import (
 
 from llamatelemetry.genai import guard
 from llamatelemetry.genai.fields import mapping
-from llamatelemetry.otel.deadline import Deadline
-from llamatelemetry.otel.host_election import HostElection
+from llamatelemetry.otel.process.deadline import Deadline
+from llamatelemetry.otel.process.leader_election import LeaderElection
 from llamatelemetry.semconv import attributes as names
 
 from .instruments import Figures, sources
@@ -57,7 +57,7 @@ class ServerMetrics:
         urls: of the servers' `/metrics`.
         service: whose processes elect one; the resource's `service.name`.
         meter_provider: OpenTelemetry's global one when None.
-        directory: for the lock file and the totals; as of `HostElection`.
+        directory: for the lock file and the totals; as of `LeaderElection`.
         is_delta: the increase since the last collection is what is exported. What the server
             has counted before this process came is then no increase of ours: it is left out.
     """
@@ -76,7 +76,7 @@ class ServerMetrics:
         targets = {f"{each.base_url} {each.model or ''}": each for each in found}
         # Processes with other servers do not stand for these.
         office = f"llamacpp-metrics-{_digest(*sorted(targets))}"
-        self._election = HostElection(office, service, directory=directory)
+        self._election = LeaderElection(office, service, directory=directory)
         self._pollers = [Poller(each, self._election, is_delta) for each in targets.values()]
         self._provider = meter_provider
         _running_here.add(self)
@@ -94,7 +94,7 @@ class ServerMetrics:
             poller.end()
         deadline = Deadline(timeout_s)
         ended = [poller.join(deadline.remaining_s) for poller in self._pollers]
-        self._election.resign()
+        self._election.release()
         return all(ended)
 
     def figures(self) -> Iterable[Figures]:
@@ -111,7 +111,7 @@ class ServerMetrics:
 class Poller:
     """Reads one server in a thread, and keeps the totals of its models."""
 
-    def __init__(self, target: Target, election: HostElection, is_delta: bool) -> None:
+    def __init__(self, target: Target, election: LeaderElection, is_delta: bool) -> None:
         self._target = target
         self._election = election
         self._is_delta = is_delta
@@ -175,11 +175,11 @@ class Poller:
                 self._turn()
                 self._end.wait(self._pause_s)
         # Here too: it may have been elected after `stop()` had given up waiting.
-        self._election.resign()
+        self._election.release()
 
     def _turn(self) -> None:
         try:
-            if not self._election.is_elected():
+            if not self._election.is_leader():
                 self._forget()
                 return
             if self._totals is None:

@@ -1,60 +1,78 @@
 """The providers that OpenTelemetry's globals are set to, once per process.
 
-OpenTelemetry lets its global providers be set a single time, while `init()` and `shutdown()`
-may follow each other many times. These providers stay; the SDK's come and go behind them, and
-tracers, meters, instruments and loggers that were obtained from them go on working.
+OpenTelemetry's global providers can be set only once, but `init()` and `shutdown()` may be
+called many times. These providers stay and delegate to a replaceable SDK provider. Tracers,
+meters, instruments and loggers obtained from them keep working.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from opentelemetry import _logs, metrics, trace
-from opentelemetry._logs._internal import ProxyLoggerProvider
-from opentelemetry.metrics._internal import (
-    _ProxyMeterProvider,  # pyright: ignore[reportPrivateUsage] - metrics keep theirs private
-)
 
-from ._logging import StableLoggerProvider
-from ._metrics import StableMeterProvider
-from ._tracing import StableTracerProvider
+from llamatelemetry.otel.providers._metrics import DelegatingMeterProvider
+from llamatelemetry.otel.providers._traces_and_logs import (
+    DelegatingLoggerProvider,
+    DelegatingTracerProvider,
+)
 
 __all__ = [
     "SIGNALS",
+    "DelegatingLoggerProvider",
+    "DelegatingMeterProvider",
+    "DelegatingTracerProvider",
     "Signal",
-    "StableLoggerProvider",
-    "StableMeterProvider",
-    "StableTracerProvider",
 ]
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One signal: its stable provider, and how OpenTelemetry's global is read and set."""
+    """One signal: its delegating provider, and access to OpenTelemetry's global provider.
+
+    Attributes:
+        name: Name of the signal: "traces", "metrics" or "logs".
+        delegating: The delegating provider of this process.
+        get_global: Returns the global provider.
+        set_global: Sets the global provider.
+        api: Module of the API of this signal.
+        no_op: The API's no-op provider class, which an application may set as the global one.
+    """
 
     name: str
-    stable: StableTracerProvider | StableMeterProvider | StableLoggerProvider
+    delegating: DelegatingTracerProvider | DelegatingMeterProvider | DelegatingLoggerProvider
     get_global: Callable[[], Any]
     set_global: Callable[[Any], None]
-    unset: type[object]
-    """What `get_global` returns an instance of as long as nobody has set a provider."""
+    api: ModuleType
+    no_op: type[object]
 
     @property
-    def foreign(self) -> Any | None:
-        """The provider that somebody else has made the global one, if any."""
+    def is_unset(self) -> bool:
+        """Whether no global provider is set. The API then returns a proxy of its own."""
+        # The proxy classes of metrics and logs have no public name. They are the only classes
+        # of the API, beside the no-op ones, that a global provider can be an instance of.
+        provider: object = self.get_global()
+        module = type(provider).__module__
+        return not isinstance(provider, self.no_op) and module.startswith(self.api.__name__)
+
+    @property
+    def application_provider(self) -> Any | None:
+        """The global provider, if the application set it."""
         provider = self.get_global()
-        return None if provider is self.stable or isinstance(provider, self.unset) else provider
+        own = (self.delegating, self.delegating.sdk)
+        return None if self.is_unset or any(provider is each for each in own) else provider
 
     def attach(self, provider: Any) -> None:
-        """Puts an SDK provider behind the stable one, and that one into OpenTelemetry's global.
+        """Delegate to an SDK provider, and make the delegating provider the global one.
 
-        In this order, so that whoever waits for the global finds it working.
+        The order lets another thread that waits for the global find it working.
         """
-        self.stable.attach(provider)
-        if isinstance(self.get_global(), self.unset):
-            self.set_global(self.stable)
+        self.delegating.attach(provider)
+        if self.is_unset:
+            self.set_global(self.delegating)
 
 
 SIGNALS = {
@@ -62,24 +80,27 @@ SIGNALS = {
     for signal in (
         Signal(
             "traces",
-            StableTracerProvider(),
+            DelegatingTracerProvider(),
             trace.get_tracer_provider,
             trace.set_tracer_provider,
-            trace.ProxyTracerProvider,
+            trace,
+            trace.NoOpTracerProvider,
         ),
         Signal(
             "metrics",
-            StableMeterProvider(),
+            DelegatingMeterProvider(),
             metrics.get_meter_provider,
             metrics.set_meter_provider,
-            _ProxyMeterProvider,
+            metrics,
+            metrics.NoOpMeterProvider,
         ),
         Signal(
             "logs",
-            StableLoggerProvider(),
+            DelegatingLoggerProvider(),
             _logs.get_logger_provider,
             _logs.set_logger_provider,
-            ProxyLoggerProvider,
+            _logs,
+            _logs.NoOpLoggerProvider,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Instruments that outlive the SDK meter which made the real ones."""
+"""Instruments that outlive the SDK meter that created the underlying instruments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 from opentelemetry import metrics as metrics_api
 from opentelemetry.metrics import CallbackOptions, CallbackT, Observation
 
-from ._followers import Delegate
+from llamatelemetry.otel.providers._delegation import Delegate
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -20,32 +20,34 @@ _Generator: TypeAlias = Generator[Iterable[Observation], CallbackOptions, None]
 _NO_OP_METER = metrics_api.NoOpMeter("llamatelemetry")
 
 
-class StableInstrument(Delegate):
-    """The part common to all: the real instrument is made anew by each meter."""
+class DelegatingInstrument(Delegate):
+    """Base of all instruments: each meter creates a new underlying instrument."""
 
     create: ClassVar[str]
-    """Name of the meter's method that makes the real instrument."""
+    """Name of the meter's method that creates the underlying instrument."""
     record_methods: ClassVar[tuple[str, ...]] = ()
-    """Methods taken over from the real instrument, so that a measurement costs nothing more."""
+    """Methods copied from the underlying instrument, so that a measurement costs nothing extra."""
 
     def __init__(self, meter: metrics_api.Meter, *arguments: Any, **options: Any) -> None:
-        # Not the base's, which only checks the arguments: the real instrument does.
+        # Skips the API's constructor, which only checks the arguments, as the SDK's does.
         self._arguments = arguments
         self._options = options
-        # Here a bad name is the caller's to see.
-        self._use(self._made_by(meter))
+        # An invalid name raises here, in the caller's thread.
+        self._use(self._create_real(meter))
 
-    def follow(self, source: metrics_api.Meter) -> None:
-        """Records with an instrument of this meter from now on."""
+    def set_delegate(self, source: metrics_api.Meter) -> None:
+        """Record with an instrument of this meter from now on."""
         try:
-            real = self._made_by(source)
+            real = self._create_real(source)
         except Exception:
-            # Accepted while no SDK was there, which checks nothing.
-            _logger.exception("Instrument %r cannot be created", self._arguments[0])
-            real = self._made_by(_NO_OP_METER)
+            # The no-op meter, which checks nothing, accepted the arguments before the set-up.
+            _logger.exception(
+                "Cannot create instrument %r; its measurements are dropped", self._arguments[0]
+            )
+            real = self._create_real(_NO_OP_METER)
         self._use(real)
 
-    def _made_by(self, meter: metrics_api.Meter) -> object:
+    def _create_real(self, meter: metrics_api.Meter) -> object:
         return getattr(meter, self.create)(*self._arguments, **self._options)
 
     def _use(self, real: object) -> None:
@@ -54,8 +56,8 @@ class StableInstrument(Delegate):
             setattr(self, name, getattr(real, name))
 
 
-class StableCounter(StableInstrument, metrics_api.Counter):
-    """A counter; see StableInstrument."""
+class DelegatingCounter(DelegatingInstrument, metrics_api.Counter):
+    """A counter that keeps working when the SDK is replaced."""
 
     create = "create_counter"
     record_methods = ("add",)
@@ -63,11 +65,11 @@ class StableCounter(StableInstrument, metrics_api.Counter):
     def add(
         self, amount: float, attributes: Attributes = None, context: Context | None = None
     ) -> None:
-        """Replaced on each instance by the real counter's method."""
+        """Record with the underlying counter. Each instance overrides this method."""
 
 
-class StableUpDownCounter(StableInstrument, metrics_api.UpDownCounter):
-    """An up-down counter; see StableInstrument."""
+class DelegatingUpDownCounter(DelegatingInstrument, metrics_api.UpDownCounter):
+    """An up-down counter that keeps working when the SDK is replaced."""
 
     create = "create_up_down_counter"
     record_methods = ("add",)
@@ -75,11 +77,11 @@ class StableUpDownCounter(StableInstrument, metrics_api.UpDownCounter):
     def add(
         self, amount: float, attributes: Attributes = None, context: Context | None = None
     ) -> None:
-        """Replaced on each instance by the real counter's method."""
+        """Record with the underlying counter. Each instance overrides this method."""
 
 
-class StableHistogram(StableInstrument, metrics_api.Histogram):
-    """A histogram; see StableInstrument."""
+class DelegatingHistogram(DelegatingInstrument, metrics_api.Histogram):
+    """A histogram that keeps working when the SDK is replaced."""
 
     create = "create_histogram"
     record_methods = ("record",)
@@ -87,11 +89,11 @@ class StableHistogram(StableInstrument, metrics_api.Histogram):
     def record(
         self, amount: float, attributes: Attributes = None, context: Context | None = None
     ) -> None:
-        """Replaced on each instance by the real histogram's method."""
+        """Record with the underlying histogram. Each instance overrides this method."""
 
 
-class StableGauge(StableInstrument, metrics_api._Gauge):
-    """A gauge; see StableInstrument."""
+class DelegatingGauge(DelegatingInstrument, metrics_api.Synchronous):
+    """A gauge that keeps working when the SDK is replaced."""
 
     create = "create_gauge"
     record_methods = ("set",)
@@ -99,32 +101,32 @@ class StableGauge(StableInstrument, metrics_api._Gauge):
     def set(
         self, amount: float, attributes: Attributes = None, context: Context | None = None
     ) -> None:
-        """Replaced on each instance by the real gauge's method."""
+        """Record with the underlying gauge. Each instance overrides this method."""
 
 
-class StableObservableCounter(StableInstrument, metrics_api.ObservableCounter):
-    """An observable counter; see StableInstrument."""
+class DelegatingObservableCounter(DelegatingInstrument, metrics_api.ObservableCounter):
+    """An observable counter that keeps working when the SDK is replaced."""
 
     create = "create_observable_counter"
 
 
-class StableObservableUpDownCounter(StableInstrument, metrics_api.ObservableUpDownCounter):
-    """An observable up-down counter; see StableInstrument."""
+class DelegatingObservableUpDownCounter(DelegatingInstrument, metrics_api.ObservableUpDownCounter):
+    """An observable up-down counter that keeps working when the SDK is replaced."""
 
     create = "create_observable_up_down_counter"
 
 
-class StableObservableGauge(StableInstrument, metrics_api.ObservableGauge):
-    """An observable gauge; see StableInstrument."""
+class DelegatingObservableGauge(DelegatingInstrument, metrics_api.ObservableGauge):
+    """An observable gauge that keeps working when the SDK is replaced."""
 
     create = "create_observable_gauge"
 
 
 def reusable_callbacks(callbacks: Sequence[CallbackT] | None) -> list[Callable[..., Any]]:
-    """The callbacks as functions, which more than one SDK can be given.
+    """Return the callbacks as functions, which several SDKs in turn can call.
 
-    The SDK starts a callback that is a generator when it creates the instrument; a second SDK
-    could not start it again.
+    The SDK starts a generator callback when it creates the instrument. A second SDK could not
+    start it again.
     """
     return [
         _function(cast("_Generator", callback)) if isinstance(callback, Generator) else callback
@@ -133,7 +135,8 @@ def reusable_callbacks(callbacks: Sequence[CallbackT] | None) -> list[Callable[.
 
 
 def _function(generator: _Generator) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    next(generator, None)  # to its first yield, where it waits for the options
+    # Advances to the first `yield`, where the generator waits for the options.
+    next(generator, None)
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
         try:

@@ -1,4 +1,4 @@
-"""The stable meter provider and its meters."""
+"""The delegating meter provider and its meters."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from opentelemetry import metrics as metrics_api
 from opentelemetry.sdk import metrics as metrics_sdk
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from . import _instruments as stable
-from ._followers import Delegate, Followers
-from ._provider import StableProvider
+from llamatelemetry.otel.providers import _instruments as instruments
+from llamatelemetry.otel.providers._delegation import (
+    Delegate,
+    DelegateRegistry,
+    DelegatingProvider,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackT
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.util.types import Attributes
 
-I = TypeVar("I", bound=stable.StableInstrument)  # noqa: E741 - an instrument
+I = TypeVar("I", bound=instruments.DelegatingInstrument)  # noqa: E741 - an instrument
 
 
-class StableMeter(Delegate, metrics_api.Meter):
-    """A meter that outlives the SDK provider which made the real one."""
+class DelegatingMeter(Delegate, metrics_api.Meter):
+    """A meter that outlives the SDK provider that created the underlying meter."""
 
     def __init__(
         self,
@@ -34,28 +37,30 @@ class StableMeter(Delegate, metrics_api.Meter):
     ) -> None:
         super().__init__(name, version=version, schema_url=schema_url)
         self._attributes = attributes
-        self._real = self._made_by(provider)
-        self._followers = Followers[metrics_api.Meter, stable.StableInstrument](self._real)
+        self._real = self._create_real(provider)
+        self._registry = DelegateRegistry[metrics_api.Meter, instruments.DelegatingInstrument](
+            self._real
+        )
 
-    def follow(self, source: metrics_api.MeterProvider) -> None:
-        """Makes the instruments of this meter again on a meter of this provider."""
-        self._real = self._made_by(source)
-        self._followers.follow(self._real)
+    def set_delegate(self, source: metrics_api.MeterProvider) -> None:
+        """Recreate the instruments of this meter on a meter of this provider."""
+        self._real = self._create_real(source)
+        self._registry.set_delegate(self._real)
 
-    def _made_by(self, provider: metrics_api.MeterProvider) -> metrics_api.Meter:
+    def _create_real(self, provider: metrics_api.MeterProvider) -> metrics_api.Meter:
         return provider.get_meter(self.name, self.version, self.schema_url, self._attributes)
 
     def create_counter(
         self, name: str, unit: str = "", description: str = ""
     ) -> metrics_api.Counter:
-        """A counter that goes on working when the SDK is replaced."""
-        return self._synchronous(stable.StableCounter, name, unit, description)
+        """Return a counter that keeps working when the SDK is replaced."""
+        return self._synchronous(instruments.DelegatingCounter, name, unit, description)
 
     def create_up_down_counter(
         self, name: str, unit: str = "", description: str = ""
     ) -> metrics_api.UpDownCounter:
-        """An up-down counter that goes on working when the SDK is replaced."""
-        return self._synchronous(stable.StableUpDownCounter, name, unit, description)
+        """Return an up-down counter that keeps working when the SDK is replaced."""
+        return self._synchronous(instruments.DelegatingUpDownCounter, name, unit, description)
 
     def create_histogram(
         self,
@@ -65,18 +70,18 @@ class StableMeter(Delegate, metrics_api.Meter):
         *,
         explicit_bucket_boundaries_advisory: Sequence[float] | None = None,
     ) -> metrics_api.Histogram:
-        """A histogram that goes on working, with its buckets, when the SDK is replaced."""
+        """Return a histogram that keeps working, with its buckets, when the SDK is replaced."""
         return self._synchronous(
-            stable.StableHistogram,
+            instruments.DelegatingHistogram,
             name,
             unit,
             description,
             explicit_bucket_boundaries_advisory=explicit_bucket_boundaries_advisory,
         )
 
-    def create_gauge(self, name: str, unit: str = "", description: str = "") -> metrics_api._Gauge:
-        """A gauge that goes on working when the SDK is replaced."""
-        return self._synchronous(stable.StableGauge, name, unit, description)
+    def create_gauge(self, name: str, unit: str = "", description: str = "") -> Any:
+        """Return a gauge that keeps working when the SDK is replaced."""
+        return self._synchronous(instruments.DelegatingGauge, name, unit, description)
 
     def create_observable_counter(
         self,
@@ -85,8 +90,10 @@ class StableMeter(Delegate, metrics_api.Meter):
         unit: str = "",
         description: str = "",
     ) -> metrics_api.ObservableCounter:
-        """An observable counter that is observed by whichever SDK is there."""
-        return self._observable(stable.StableObservableCounter, name, callbacks, unit, description)
+        """Return an observable counter that every later SDK observes."""
+        return self._observable(
+            instruments.DelegatingObservableCounter, name, callbacks, unit, description
+        )
 
     def create_observable_up_down_counter(
         self,
@@ -95,9 +102,9 @@ class StableMeter(Delegate, metrics_api.Meter):
         unit: str = "",
         description: str = "",
     ) -> metrics_api.ObservableUpDownCounter:
-        """An observable up-down counter that is observed by whichever SDK is there."""
+        """Return an observable up-down counter that every later SDK observes."""
         return self._observable(
-            stable.StableObservableUpDownCounter, name, callbacks, unit, description
+            instruments.DelegatingObservableUpDownCounter, name, callbacks, unit, description
         )
 
     def create_observable_gauge(
@@ -107,13 +114,15 @@ class StableMeter(Delegate, metrics_api.Meter):
         unit: str = "",
         description: str = "",
     ) -> metrics_api.ObservableGauge:
-        """An observable gauge that is observed by whichever SDK is there."""
-        return self._observable(stable.StableObservableGauge, name, callbacks, unit, description)
+        """Return an observable gauge that every later SDK observes."""
+        return self._observable(
+            instruments.DelegatingObservableGauge, name, callbacks, unit, description
+        )
 
     def _synchronous(self, kind: type[I], name: str, *rest: str, **options: Any) -> I:
-        # Whoever asks again with other buckets gets the SDK's warning, so they are in the key.
+        # The SDK warns about a second instrument with other buckets, so the key has the options.
         return self._instrument(
-            (kind, _folded(name), *rest, repr(options)),
+            (kind, _case_insensitive(name), *rest, repr(options)),
             lambda meter: kind(meter, name, *rest, **options),
             keep=False,
         )
@@ -121,29 +130,29 @@ class StableMeter(Delegate, metrics_api.Meter):
     def _observable(
         self, kind: type[I], name: str, callbacks: Sequence[CallbackT] | None, *rest: str
     ) -> I:
-        # Kept: the application may hold on to nothing but its callback.
+        # Kept, because the application may hold no reference to anything but its callback.
         return self._instrument(
-            (kind, _folded(name), *rest),
-            lambda meter: kind(meter, name, stable.reusable_callbacks(callbacks), *rest),
+            (kind, _case_insensitive(name), *rest),
+            lambda meter: kind(meter, name, instruments.reusable_callbacks(callbacks), *rest),
             keep=True,
         )
 
     def _instrument(
-        self, key: Hashable, make: Callable[[metrics_api.Meter], I], *, keep: bool
+        self, key: Hashable, create: Callable[[metrics_api.Meter], I], *, keep: bool
     ) -> I:
-        # The key holds the kind.
-        return cast("I", self._followers.get(key, make, keep=keep))
+        # The class is part of the key.
+        return cast("I", self._registry.get(key, create, keep=keep))
 
 
-def _folded(name: str) -> str:
-    # Instrument names that differ in case only are one instrument to the SDK.
+def _case_insensitive(name: str) -> str:
+    # The SDK treats instrument names that differ only in case as one instrument.
     return name.strip().lower()
 
 
-class StableMeterProvider(
-    StableProvider[metrics_sdk.MeterProvider, StableMeter], metrics_sdk.MeterProvider
+class DelegatingMeterProvider(
+    DelegatingProvider[metrics_sdk.MeterProvider, DelegatingMeter], metrics_sdk.MeterProvider
 ):
-    """The meter provider that OpenTelemetry's global is set to, once."""
+    """The meter provider that OpenTelemetry's global is set to, once per process."""
 
     def __init__(self) -> None:
         super().__init__(metrics_api.NoOpMeterProvider())
@@ -155,33 +164,29 @@ class StableMeterProvider(
         schema_url: str | None = None,
         attributes: Attributes = None,
     ) -> metrics_api.Meter:
-        """A meter that goes on working when the SDK is replaced."""
+        """Return a meter that keeps working when the SDK is replaced."""
         scope = (name, version, schema_url, attributes)
-        # Kept, because the meter alone knows its observable instruments.
-        return self._followers.get(
-            InstrumentationScope(*scope), lambda source: StableMeter(source, *scope), keep=True
+        # Kept, because only the meter has references to its observable instruments.
+        return self._registry.get(
+            InstrumentationScope(*scope), lambda source: DelegatingMeter(source, *scope), keep=True
         )
 
     def add_metric_reader(self, metric_reader: MetricReader) -> None:
-        """Adds the reader to the SDK behind; it goes when that SDK goes."""
+        """Add the reader to the underlying SDK provider. It is removed with that provider."""
         if real := self._sdk_for(metric_reader):
             real.add_metric_reader(metric_reader)
 
     def remove_metric_reader(self, metric_reader: MetricReader) -> None:
-        """Removes the reader from the SDK behind."""
+        """Remove the reader from the underlying SDK provider."""
         if real := self._real:
             real.remove_metric_reader(metric_reader)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Flushes the SDK behind; nothing behind, nothing to flush."""
+        """Flush the underlying SDK provider. Return `True` if there is none."""
         real = self._real
         return real.force_flush(timeout_millis) if real else True
 
     def shutdown(self, timeout_millis: float = 30_000) -> None:
-        """Shuts the SDK behind down; `init()` can put another one here."""
+        """Shut the underlying SDK provider down. `init()` can attach another one."""
         if real := self.detach():
             real.shutdown(timeout_millis)
-
-    def _set_meter_configurator(self, *, meter_configurator: Any) -> None:
-        if real := self._real:
-            real._set_meter_configurator(meter_configurator=meter_configurator)

@@ -1,4 +1,4 @@
-"""The graph of what really ran, from spans as they come."""
+"""The graph of executed traces, built from spans."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 import llamatelemetry
-from llamatelemetry.otel import trace_graph_processor
-from llamatelemetry.otel.trace_graph import MAX_NODES, TraceGraph
-from llamatelemetry.otel.trace_graph_processor import TraceGraphProcessor
+from llamatelemetry.otel.trace_graph import processor
+from llamatelemetry.otel.trace_graph.graph import MAX_NODES, TraceGraph
+from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 from llamatelemetry.pipeline import PipelineTracer
 
 CALL = {
@@ -53,10 +53,10 @@ def traced() -> Traced:
 
 
 def edges_of(graph: TraceGraph) -> set[tuple[str, str, str, int]]:
-    return {(e.source, e.target, e.kind, e.figures.count) for e in graph.edges}
+    return {(e.source, e.target, e.kind, e.stats.count) for e in graph.edges}
 
 
-def test_what_ran_on_what(traced: Traced) -> None:
+def test_graph_contains_executed_steps_calls_and_servers(traced: Traced) -> None:
     with traced.pipeline.pipeline("rag"):
         with traced.pipeline.stage("answer"):
             traced.call()
@@ -75,8 +75,8 @@ def test_what_ran_on_what(traced: Traced) -> None:
         ("pipeline:rag", "agent:critic", "calls", 1),
         ("agent:critic", "tool:search", "calls", 1),
     }
-    [figures] = [edge.figures for edge in graph.edges if edge.source == "stage:answer"]
-    assert figures.row() == {
+    [stats] = [edge.stats for edge in graph.edges if edge.source == "stage:answer"]
+    assert stats.row() == {
         "count": 2,
         "errors": 1,
         "total_ms": 400.0,
@@ -87,7 +87,7 @@ def test_what_ran_on_what(traced: Traced) -> None:
     }
 
 
-def test_a_call_below_somebody_elses_span_belongs_to_the_stage_above(traced: Traced) -> None:
+def test_call_below_third_party_span_belongs_to_enclosing_stage(traced: Traced) -> None:
     with (
         traced.pipeline.stage("answer"),
         traced.tracer.start_as_current_span("POST", kind=SpanKind.CLIENT),
@@ -96,7 +96,7 @@ def test_a_call_below_somebody_elses_span_belongs_to_the_stage_above(traced: Tra
     assert ("stage:answer", "model:m", "calls", 1) in edges_of(traced.processor.graph())
 
 
-def test_gpus_only_where_the_engine_is_known_to_be_on_them(traced: Traced) -> None:
+def test_graph_contains_gpus_only_of_calls_with_energy(traced: Traced) -> None:
     state = {"llamatelemetry.gpu.ids": ("GPU-1", "GPU-2")}
     traced.call(**state)
     assert not any(node.kind == "gpu" for node in traced.processor.graph().nodes)
@@ -108,7 +108,7 @@ def test_gpus_only_where_the_engine_is_known_to_be_on_them(traced: Traced) -> No
     }
 
 
-def test_phases_are_not_calls(traced: Traced) -> None:
+def test_phase_spans_are_not_counted_as_calls(traced: Traced) -> None:
     traced.call(**{"llamatelemetry.phase": "decode"})
     assert traced.processor.graph().nodes == []
 
@@ -126,13 +126,13 @@ async def test_each_trace_has_its_own_graph(traced: Traced) -> None:
     assert edges_of(traced.processor.graph(f"{second:032x}")) >= {
         ("pipeline:b", "model:m", "calls", 1)
     }
-    with pytest.raises(KeyError, match=r"no trace 0{31}1 among the last"):
+    with pytest.raises(KeyError, match=r"Trace 0{31}1 is not among the last"):
         traced.processor.graph(1)
 
 
-def test_memory_is_bounded(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_graph_processor, "MAX_TRACES", 5)
-    monkeypatch.setattr(trace_graph_processor, "MAX_OPEN_SPANS", 10)
+def test_memory_of_processor_is_bounded(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "MAX_TRACES", 5)
+    monkeypatch.setattr(processor, "MAX_OPEN_SPANS", 10)
     for number in range(MAX_NODES + 100):
         with traced.pipeline.stage(f"stage {number}"):
             pass
@@ -144,7 +144,7 @@ def test_memory_is_bounded(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(traced.processor._open) == 10
 
 
-def test_a_copy_can_be_read_while_spans_end(traced: Traced) -> None:
+def test_copied_graph_is_constant_while_spans_end(traced: Traced) -> None:
     stop = threading.Event()
 
     def work() -> None:
@@ -166,7 +166,7 @@ def test_a_copy_can_be_read_while_spans_end(traced: Traced) -> None:
         worker.join()
 
 
-def test_mermaid(traced: Traced) -> None:
+def test_to_mermaid_escapes_names_and_labels_edges(traced: Traced) -> None:
     with traced.pipeline.stage('a "quoted" <script> #1'):
         traced.call()
     text = traced.processor.graph().to_mermaid()
@@ -178,7 +178,7 @@ def test_mermaid(traced: Traced) -> None:
 
 
 @pytest.mark.needs("pandas")
-def test_frames(traced: Traced) -> None:
+def test_to_dataframes_returns_nodes_and_edges(traced: Traced) -> None:
     traced.call()
     nodes, edges = traced.processor.graph().to_dataframes()
     found = ["model:m", "server:127.0.0.1:8080", "service:library", "slot:127.0.0.1:8080/1"]
@@ -186,13 +186,13 @@ def test_frames(traced: Traced) -> None:
     assert list(edges["count"]) == [1, 1, 1]
 
 
-def test_links_between_gpus_are_drawn_without_arrows() -> None:
+def test_to_mermaid_draws_gpu_links_without_arrows() -> None:
     graph = TraceGraph()
     graph.link("GPU-1", "GPU-2", "NVLink")
     assert 'n0 ---|"NVLink"| n1' in graph.to_mermaid()
 
 
-def test_init_switches_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_graph_is_available_after_init_with_option(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="enable_trace_graphs=True"):
         llamatelemetry.trace_graph()
     llamatelemetry.init(enable_trace_graphs=True, exporter="none")
@@ -207,7 +207,9 @@ def test_init_switches_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
         llamatelemetry.trace_graph()
 
 
-def test_frames_without_pandas_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_dataframes_names_pip_command_when_pandas_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         TraceGraph().to_dataframes()

@@ -1,11 +1,11 @@
-"""Exporters that write OTLP JSON lines: one file for each signal and process.
+"""Exporters that write OTLP JSON lines: one file per signal and process.
 
-`<folder>/{traces,metrics,logs}-<pid>.jsonl`; each line is one export request as the OTLP file
-exporter specification has it: https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/.
-Reading the files is not done here.
+The files are `<directory>/{traces,metrics,logs}-<pid>.jsonl`. Each line is one export request, as
+in https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/. This module does not read
+the files.
 
-The official package for this cannot be installed beside the other OTLP exporters (each pins
-another version of their common part), hence this module.
+The official package for this cannot be installed next to the other OTLP exporters, because each
+pins another version of their common part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.json_format import MessageToDict
-from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk import metrics
@@ -35,6 +34,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llamatelemetry.config import active_config
+from llamatelemetry.otel.export.log_encoder import encode_logs
 from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _TEMPORALITY_VARIABLE = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-# What each preference makes delta; all else is cumulative.
+# Instruments with delta temporality, by preference. All others are cumulative.
 _DELTA_INSTRUMENTS: dict[str, tuple[type, ...]] = {
     "cumulative": (),
     "delta": (metrics.Counter, metrics.ObservableCounter, metrics.Histogram),
@@ -62,33 +62,38 @@ _INSTRUMENTS: tuple[type, ...] = (
 )
 
 
-# Parameters that are marked as unused belong to the SDK's interfaces.
-
-
 class FileSpanExporter(SpanExporter):
-    """Writes spans to `traces-<pid>.jsonl`; `path` is the folder, else option `export_path`."""
+    """Writes spans to `traces-<pid>.jsonl`.
+
+    Args:
+        path: Directory of the file; the option `export_path` if `None`.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._file = _LineFile("traces", path)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Writes one line; FAILURE, never an exception, when that cannot be done."""
+        """Write one line. Return `FAILURE` if that is impossible; never raise."""
         written = self._file.append(lambda: encode_spans(spans))
         return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
-        """Closes the file for good."""
+        """Close the file. Later exports fail."""
         self._file.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
-        """True: every export has reached the file when it returns."""
+        """Return `True`: every export is in the file when it returns."""
         return True
 
 
 class FileMetricExporter(MetricExporter):
-    """Writes metrics to `metrics-<pid>.jsonl`; `path` is the folder, else option `export_path`.
+    """Writes metrics to `metrics-<pid>.jsonl`.
 
-    Sums are cumulative unless OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE says otherwise.
+    Args:
+        path: Directory of the file; the option `export_path` if `None`.
+        preferred_temporality: Temporality by instrument class. The default is cumulative, or
+            the value of `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`.
+        preferred_aggregation: Aggregation by instrument class, as in the SDK's exporters.
     """
 
     def __init__(
@@ -110,36 +115,40 @@ class FileMetricExporter(MetricExporter):
         timeout_millis: float = 10_000,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> MetricExportResult:
-        """Writes one line; FAILURE, never an exception, when that cannot be done."""
+        """Write one line. Return `FAILURE` if that is impossible; never raise."""
         written = self._file.append(lambda: encode_metrics(metrics_data))
         return MetricExportResult.SUCCESS if written else MetricExportResult.FAILURE
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002
-        """Closes the file for good."""
+        """Close the file. Later exports fail."""
         self._file.close()
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002
-        """True: every export has reached the file when it returns."""
+        """Return `True`: every export is in the file when it returns."""
         return True
 
 
 class FileLogExporter(LogRecordExporter):
-    """Writes logs to `logs-<pid>.jsonl`; `path` is the folder, else option `export_path`."""
+    """Writes log records to `logs-<pid>.jsonl`.
+
+    Args:
+        path: Directory of the file; the option `export_path` if `None`.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._file = _LineFile("logs", path)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Writes one line; FAILURE, never an exception, when that cannot be done."""
+        """Write one line. Return `FAILURE` if that is impossible; never raise."""
         written = self._file.append(lambda: encode_logs(batch))
         return LogRecordExportResult.SUCCESS if written else LogRecordExportResult.FAILURE
 
     def shutdown(self) -> None:
-        """Closes the file for good."""
+        """Close the file. Later exports fail."""
         self._file.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
-        """True: every export has reached the file when it returns."""
+        """Return `True`: every export is in the file when it returns."""
         return True
 
 
@@ -147,10 +156,10 @@ def _temporality() -> dict[type, AggregationTemporality]:
     preference = os.environ.get(_TEMPORALITY_VARIABLE, "").strip().lower() or "cumulative"
     if preference not in _DELTA_INSTRUMENTS:
         _logger.warning(
-            "%s=%r is not accepted; expected one of %s; cumulative is used",
+            "%s must be one of %s, got %r. Using cumulative",
             _TEMPORALITY_VARIABLE,
-            preference,
             ", ".join(_DELTA_INSTRUMENTS),
+            preference,
         )
     delta = _DELTA_INSTRUMENTS.get(preference, ())
     return {
@@ -160,13 +169,13 @@ def _temporality() -> dict[type, AggregationTemporality]:
 
 
 class _LineFile:
-    """A file of lines, opened on the first write, one for each process."""
+    """A file of lines, one per process. It is opened by the first write."""
 
     _file_descriptor: int | None = None
 
-    def __init__(self, signal: str, folder: str | os.PathLike[str] | None) -> None:
-        # Absolute now: a program may change its working directory before the first export.
-        self._folder = Path(folder or active_config().export_path).absolute()
+    def __init__(self, signal: str, directory: str | os.PathLike[str] | None) -> None:
+        # Made absolute now, because a program can change its working directory before an export.
+        self._directory = Path(directory or active_config().export_path).absolute()
         self._signal = signal
         self._line_is_torn = False
         self._closed = False
@@ -177,46 +186,46 @@ class _LineFile:
     @property
     def path(self) -> Path:
         """The file of this process."""
-        return self._folder / f"{self._signal}-{os.getpid()}.jsonl"
+        return self._directory / f"{self._signal}-{os.getpid()}.jsonl"
 
     def append(self, encode: Callable[[], Message]) -> bool:
-        """Writes the message as one line; False, with one warning ever, when that failed."""
+        """Write the message as one line. Return whether that succeeded; warn once if not."""
         try:
             line = _json_line(encode())
             with self._lock:
                 return not self._closed and self._write(line)
         except OSError as error:
             self._warn(
-                "cannot write telemetry to %s: %s; free space or give the user write permission, "
-                "or name another folder with LLAMATELEMETRY_EXPORT_PATH. This is said once.",
+                "Cannot write telemetry to %s (%s); it is lost. Free disk space, grant write "
+                "permission or set LLAMATELEMETRY_EXPORT_PATH to another directory. Logged once",
                 self.path,
                 error,
             )
         except Exception as error:
-            # Nothing may be raised into the thread of the SDK.
+            # An exception would end the SDK's export thread.
             shown = strip_message(error)
-            self._warn("cannot encode %s for %s", self._signal, self.path, exc_info=shown)
+            self._warn("Cannot encode %s for %s; lost", self._signal, self.path, exc_info=shown)
         return False
 
     def close(self) -> None:
-        """Closes the file; nothing is written any more."""
+        """Close the file. Later writes fail."""
         with self._lock:
             self._closed = True
             self._close_descriptor()
 
-    def after_fork(self) -> None:
-        """In the child: leaves the parent's file, and its lock, which may have been held."""
+    def detach_after_fork(self) -> None:
+        """Close the parent's file in a forked child, and replace a lock that may be held."""
         self._lock = threading.Lock()
         self._line_is_torn = False
         self._close_descriptor()
 
     def _write(self, line: bytes) -> bool:
         if self._file_descriptor is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self._file_descriptor = os.open(self.path, flags, 0o666)
-        # A single unbuffered write: lines of processes with the same id (containers that share
-        # the folder) do not mix, and a crash loses nothing that was exported.
+        # One unbuffered write. Processes with the same id (containers that share the directory)
+        # then do not mix their lines, and a crash does not lose exported data.
         data = b"\n" + line if self._line_is_torn else line
         written = os.write(self._file_descriptor, data)
         self._line_is_torn = written < len(data)
@@ -245,22 +254,22 @@ _files: weakref.WeakSet[_LineFile] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for file in list(_files):
-        file.after_fork()
+        file.detach_after_fork()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _json_line(message: Message) -> bytes:
     data = MessageToDict(message, use_integers_for_enums=True)
     _ids_to_hex(data)
-    # ASCII only: U+2028 and its like are line breaks to some readers.
+    # ASCII only, because some readers treat U+2028 and similar characters as line breaks.
     return json.dumps(data, separators=(",", ":")).encode() + b"\n"
 
 
 _ID_KEYS = ("traceId", "spanId", "parentSpanId")
-# The way from a request down to what carries ids; attributes, the bulk, are not walked.
+# Keys from a request down to the objects with ids. Attributes, the largest part, are skipped.
 _PATHS_TO_IDS = (
     *("resourceSpans", "scopeSpans", "spans", "links"),
     *("resourceLogs", "scopeLogs", "logRecords"),
@@ -270,13 +279,13 @@ _PATHS_TO_IDS = (
 
 
 def _ids_to_hex(node: dict[str, Any]) -> None:
-    """In OTLP JSON ids are hex, where protobuf's own JSON has base64."""
+    """Convert ids from base64, as protobuf's JSON has them, to hex, as OTLP JSON requires."""
     for key in _ID_KEYS:
         if key in node:
             node[key] = base64.b64decode(node[key]).hex()
     for key in _PATHS_TO_IDS:
         child = node.get(key)
-        # A data point's own "sum" is a number.
+        # In a data point, "sum" is a number.
         if isinstance(child, dict):
             _ids_to_hex(cast("dict[str, Any]", child))
         elif isinstance(child, list):

@@ -1,28 +1,21 @@
-"""Redaction of log records, and of the resource of metrics."""
+"""Redaction of log records."""
 
 from __future__ import annotations
 
 import copy
-import os
-import weakref
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.resources import Resource
 
-from llamatelemetry.otel.log_processors import put_in_front, take_out
-from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.redaction import fail_closed
 from llamatelemetry.otel.redaction.attribute_names import is_content_event
 from llamatelemetry.otel.redaction.processor_base import RedactionProcessor, redact_scope
-from llamatelemetry.otel.redaction.redactor import Redaction, Redactor
-from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
+from llamatelemetry.otel.redaction.redactor import Redaction
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LogRecord
-    from opentelemetry.sdk.trace import SpanProcessor
 
 # These libraries log whole requests and responses at debug level.
 _CONTENT_LOGGERS: Final = frozenset(
@@ -136,66 +129,3 @@ def _drop_text(given: LogRecord) -> LogRecord:
     )
     record.exception = None
     return record
-
-
-class LogAndMetricRedaction:
-    """Applies the rules of redacting span processors to log records and the metrics resource.
-
-    Args:
-        own_providers: Providers created by llamatelemetry, by signal. Providers of other signals
-            are the application's.
-    """
-
-    def __init__(self, own_providers: Mapping[str, Any]) -> None:
-        self._own_providers = own_providers
-        self._processors: list[RedactionLogProcessor] = []
-        self._redactors: list[Redactor] = []
-        self._redacted: dict[str, Any] = {}
-        if hasattr(os, "register_at_fork"):
-            # The SDK's handler runs before this one. It detects resource attributes again that
-            # may differ in the child, such as the command line.
-            redact_again = weakref.WeakMethod(self._redact_metrics_resource)
-            os.register_at_fork(after_in_child=lambda: (method := redact_again()) and method())
-
-    def add(self, span_processors: Sequence[SpanProcessor]) -> None:
-        """Apply the rules of the redacting processors among these."""
-        found = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
-        if not found:
-            return
-        processors = [RedactionLogProcessor.from_rules(each.rules) for each in found]
-        self._processors += processors
-        provider = self._provider("logs")
-        # Without a logger provider, no log record is exported.
-        if provider is not None:
-            put_in_front(provider, processors)
-        self._redactors += [Redactor(each.rules) for each in found]
-        self._redact_metrics_resource()
-
-    def remove(self) -> None:
-        """Remove the log processors from a logger provider that the application created."""
-        if "logs" not in self._own_providers:
-            take_out(self._provider("logs"), self._processors)
-
-    def _provider(self, signal: str) -> Any:
-        return self._own_providers.get(signal) or SIGNALS[signal].foreign
-
-    def _redact_metrics_resource(self) -> None:
-        """Redact new attributes of the metrics resource, because metrics have no processors.
-
-        The processors of spans and log records redact the resource of each item themselves.
-        """
-        provider = self._provider("metrics")
-        resource = getattr(getattr(provider, "_sdk_config", None), "resource", None)
-        if resource is None:
-            return
-        changed: dict[str, Any] = {}
-        for name, value in resource.attributes.items():
-            redacted = value
-            if self._redacted.get(name, self) != value:
-                for redactor in self._redactors:
-                    redacted = redactor.start().attribute(name, redacted)
-            if redacted != value:
-                changed[name] = redacted
-        if changed:
-            self._redacted |= changed
-            provider._update_resource(Resource(changed))

@@ -1,19 +1,19 @@
-"""Which traces are kept: the rules, the samplers of the SDK that carry them, what is recorded.
+"""Sampling rules, the SDK samplers that apply them, and the attributes that record a decision.
 
-A trace is kept when any rule keeps it. `only_errors` and `only_slow` look at finished spans, so
-they need the processor of `llamatelemetry.otel.tail_sampling`; `ratio` alone is decided when
-the trace begins.
+A trace is kept if any rule keeps it. `only_errors` and `only_slow` need ended spans, so they are
+applied by `llamatelemetry.otel.sampling.tail_sampler`. `ratio` alone is decided when the trace
+starts.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     Decision,
@@ -21,13 +21,13 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
     SamplingResult,
 )
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import SpanContext, StatusCode, TraceState, get_current_span
 
 from llamatelemetry.semconv.attributes import ERROR_TYPE, SAMPLING_RATE, SAMPLING_RULE
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Link, SpanKind
     from opentelemetry.util.types import Attributes
 
@@ -36,15 +36,20 @@ SLOW: Final = "slow"
 RATIO: Final = "ratio"
 
 # https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
-# A span is sampled when its randomness, 56 bits, is not below the rejection threshold.
+# A span is sampled if its 56 bits of randomness are not below the rejection threshold.
 _TRACE_STATE_KEY: Final = "ot"
 _DIGITS: Final = 14
 _RANGE: Final = 1 << 56
 _HEX: Final = re.compile(f"[0-9a-f]{{1,{_DIGITS}}}")
 
 
-class Kept(NamedTuple):
-    """Why a trace is kept, and the share of traces like it that are."""
+class KeepDecision(NamedTuple):
+    """The decision to keep a trace.
+
+    Attributes:
+        rule: Name of the rule that keeps it.
+        rate: Share of comparable traces that are kept, from 0 to 1.
+    """
 
     rule: str
     rate: float
@@ -52,23 +57,27 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of tail sampling. A trace is kept when any of them keeps it."""
+    """The rules of tail sampling. A trace is kept if any of them keeps it.
+
+    Attributes:
+        errors: Whether to keep traces with a span that has status ERROR or `error.type`.
+        slow_s: Keep traces with a span, usually the local root, of at least this duration in
+            seconds.
+        rate: Share of the other traces to keep, by trace id, from 0 to 1.
+    """
 
     errors: bool = False
-    """Keep a trace with a span of status ERROR, or with `error.type`."""
     slow_s: float | None = None
-    """Keep a trace with a span, the local root in general, that lasted so many seconds."""
     rate: float | None = None
-    """Keep this share of the other traces, by trace id."""
 
     @classmethod
     def named(cls, rules: str, *, rate: float, slow_s: float) -> Policy:
-        """The policy that a comma-separated value of the option `sampling` stands for.
+        """Return the policy for a value of the option `sampling`.
 
         Args:
-            rules: of `only_errors`, `only_slow` and `ratio`.
-            rate: for `ratio`.
-            slow_s: for `only_slow`.
+            rules: Comma-separated rules: `only_errors`, `only_slow`, `ratio`.
+            rate: Share of traces that `ratio` keeps, from 0 to 1.
+            slow_s: Duration in seconds from which `only_slow` keeps a trace.
         """
         names = rules.split(",")
         return cls(
@@ -81,18 +90,18 @@ class Policy:
         rules = {"only_errors": self.errors, "only_slow": self.slow_s, "ratio": self.rate}
         return ",".join(n for n, given in rules.items() if given is not None and given is not False)
 
-    def of_span(self, span: ReadableSpan) -> Kept | None:
-        """The verdict that one finished span is enough for: it keeps its whole trace."""
+    def of_span(self, span: ReadableSpan) -> KeepDecision | None:
+        """Return the decision to keep the whole trace because of one ended span, if any."""
         if self.errors and _has_failed(span):
-            return Kept(ERROR, 1.0)
+            return KeepDecision(ERROR, 1.0)
         if self.slow_s is not None and _duration_s(span) >= self.slow_s:
-            return Kept(SLOW, 1.0)
+            return KeepDecision(SLOW, 1.0)
         return None
 
-    def at_end(self, context: SpanContext) -> Kept | None:
-        """The verdict on a trace of which no span was enough, from the context of any of them."""
+    def at_end(self, context: SpanContext) -> KeepDecision | None:
+        """Return the decision on a trace that no single span keeps, given the context of a span."""
         if self.rate is not None and is_sampled(context.trace_id, context.trace_state, self.rate):
-            return Kept(RATIO, self.rate)
+            return KeepDecision(RATIO, self.rate)
         return None
 
 
@@ -107,20 +116,20 @@ def _duration_s(span: ReadableSpan) -> float:
 
 
 def is_sampled(trace_id: int, state: TraceState | None, rate: float) -> bool:
-    """Whether a share of `rate` includes this trace: the same answer in every service."""
+    """Return whether a share of `rate` includes this trace. Every service decides the same."""
     given = _number(_entry(state, "rv"))
     return (trace_id % _RANGE if given is None else given) >= _threshold(rate)
 
 
 class RatioSampler(Sampler):
-    """Keeps a share of all traces, and says in their tracestate (`ot=th:...`) which share."""
+    """Keeps a share of all traces, and records that share in their tracestate (`ot=th:...`)."""
 
     def __init__(self, rate: float) -> None:
         if not 0 <= rate <= 1:
-            raise ValueError(f"rate={rate} is not accepted; expected a number from 0 to 1")
+            raise ValueError(f"rate must be a number from 0 to 1, got {rate}")
         self.rate = rate
 
-    def should_sample(  # noqa: D102, PLR0917 - as the SDK has it
+    def should_sample(  # noqa: D102, PLR0917 - the SDK defines it
         self,
         parent_context: Context | None,
         trace_id: int,
@@ -130,7 +139,7 @@ class RatioSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        del name, kind, links  # a share of all traces, whatever they are
+        del name, kind, links
         parent = get_current_span(parent_context).get_span_context()
         state = parent.trace_state if parent.is_valid else trace_state
         if not is_sampled(trace_id, state, self.rate):
@@ -138,12 +147,12 @@ class RatioSampler(Sampler):
         recorded = {**(attributes or {}), SAMPLING_RULE: RATIO, SAMPLING_RATE: self.rate}
         return SamplingResult(Decision.RECORD_AND_SAMPLE, recorded, _with_rate(state, self.rate))
 
-    def get_description(self) -> str:  # noqa: D102 - as the SDK has it
+    def get_description(self) -> str:  # noqa: D102 - the SDK defines it
         return f"RatioSampler{{{self.rate}}}"
 
 
 class _SampledParent(Sampler):
-    """Keeps what has a sampled parent, and says which share the parent's sampler keeps."""
+    """Keeps spans with a sampled parent, and records the share that the parent's sampler keeps."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
         result: Any = ALWAYS_ON.should_sample(*args, **kwargs)
@@ -158,18 +167,20 @@ class _SampledParent(Sampler):
 
 
 def ratio_sampler(rate: float) -> Sampler:
-    """`sampling=ratio`: what the parent says, else the share by trace id."""
-    follow = _SampledParent()
+    """Return the sampler of `sampling=ratio`: the parent's decision, or a share by trace id."""
+    sampled = _SampledParent()
     return ParentBased(
-        RatioSampler(rate), remote_parent_sampled=follow, local_parent_sampled=follow
+        RatioSampler(rate), remote_parent_sampled=sampled, local_parent_sampled=sampled
     )
 
 
 class RuleSampler(ParentBased):
-    """Records every trace, unless its parent says otherwise: a `TailSampler` decides at its end.
+    """Records every trace that its parent does not exclude. A `TailSampler` decides at its end.
 
-    `on_first_use` is called once, before the first span: a sampler made by an entry point knows
-    no provider whose spans it could hold back.
+    Args:
+        policy: Rules that the tail sampler applies.
+        on_first_use: Called with this sampler before its first span. An entry point creates a
+            sampler without a provider, so the tail sampler is installed then.
     """
 
     def __init__(self, policy: Policy, on_first_use: Any = None) -> None:
@@ -177,38 +188,55 @@ class RuleSampler(ParentBased):
         self.policy = policy
         self._on_first_use = on_first_use
 
-    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:  # noqa: D102 - likewise
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:  # noqa: D102 - the SDK defines it
         prepare, self._on_first_use = self._on_first_use, None
         if prepare is not None:
             prepare(self)
         return super().should_sample(*args, **kwargs)
 
-    def get_description(self) -> str:  # noqa: D102 - likewise
+    def get_description(self) -> str:  # noqa: D102 - the SDK defines it
         return f"RuleSampler{{{self.policy}}}"
 
 
-def marked(span: ReadableSpan, kept: Kept) -> ReadableSpan:
-    """A copy of a finished span that says why it was kept, for whoever counts spans."""
-    old: Any = span.attributes
-    # Without the limit on their number, which would throw the first attribute out.
-    attributes = BoundedAttributes(attributes=old, immutable=False)
-    attributes.dropped = span.dropped_attributes
+def with_decision(span: ReadableSpan, decision: KeepDecision) -> ReadableSpan:
+    """Return a copy of an ended span that records why it was kept, for adjusted counts."""
     context = span.context
-    # Of what an earlier sampler has let through. Both go by the same number of the trace.
+    # A trace that an earlier sampler kept: both samplers decide by the same number of the trace.
     before = _rate(context.trace_state if context is not None else None)
-    rate = kept.rate if before is None else min(kept.rate, before)
-    attributes.update({SAMPLING_RULE: kept.rule, SAMPLING_RATE: rate})
-    copied: Any = copy.copy(span)
-    copied._attributes = attributes
-    if kept.rule == RATIO and context is not None:
-        copied._context = SpanContext(
+    rate = decision.rate if before is None else min(decision.rate, before)
+    if decision.rule == RATIO and context is not None:
+        context = SpanContext(
             context.trace_id,
             context.span_id,
             context.is_remote,
             context.trace_flags,
-            _with_rate(context.trace_state, kept.rate),
+            _with_rate(context.trace_state, decision.rate),
         )
-    return copied
+    # Without a limit on their number, which would drop the first attribute.
+    attributes = BoundedAttributes(attributes=span.attributes, immutable=False)
+    attributes.update({SAMPLING_RULE: decision.rule, SAMPLING_RATE: rate})
+    attributes.dropped = span.dropped_attributes
+    return ReadableSpan(
+        span.name,
+        context,
+        span.parent,
+        span.resource,
+        attributes,
+        _bounded(span.events, span.dropped_events),
+        _bounded(span.links, span.dropped_links),
+        span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _bounded(items: Sequence[Any], dropped: int) -> Any:
+    bounded = cast("Any", BoundedList(None))
+    bounded.extend(items)
+    bounded.dropped = dropped
+    return bounded
 
 
 def _threshold(rate: float) -> int:
@@ -216,27 +244,27 @@ def _threshold(rate: float) -> int:
 
 
 def _entry(state: TraceState | None, key: str) -> str | None:
-    """The value of one key in OpenTelemetry's own entry of a tracestate."""
+    """Return the value of a key in OpenTelemetry's entry of a tracestate."""
     entry = state.get(_TRACE_STATE_KEY) if state else None
     pairs = (part.partition(":") for part in (entry or "").split(";"))
     return next((value for name, _, value in pairs if name == key), None)
 
 
 def _number(digits: str | None) -> int | None:
-    """56 bits from hexadecimal digits, of which trailing zeros may be missing."""
+    """Parse a 56-bit number in hexadecimal, without its trailing zeros."""
     if digits is None or not _HEX.fullmatch(digits):
         return None
     return int(digits.ljust(_DIGITS, "0"), 16)
 
 
 def _rate(state: TraceState | None) -> float | None:
-    """The share that an earlier sampler kept; None when none has said so."""
+    """Return the share that an earlier sampler kept, or `None` if it recorded none."""
     threshold = _number(_entry(state, "th"))
     return None if threshold is None else (_RANGE - threshold) / _RANGE
 
 
 def _with_rate(state: TraceState | None, rate: float) -> TraceState:
-    """The tracestate with our threshold, unless an earlier sampler kept a smaller share."""
+    """Return the tracestate with this share, or with the smaller one of an earlier sampler."""
     state = state or TraceState()
     threshold = _threshold(rate)
     before = _number(_entry(state, "th"))

@@ -1,4 +1,4 @@
-"""The files that the exporters write, read back as the OTLP messages they stand for."""
+"""The files of the exporters, parsed as OTLP messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from opentelemetry.sdk.trace.export import (
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from llamatelemetry.otel.file_exporter import (
+from llamatelemetry.otel.export.file_exporter import (
     FileLogExporter,
     FileMetricExporter,
     FileSpanExporter,
@@ -70,7 +70,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def with_base64_ids(node: Any) -> Any:
-    """Undoes, for the protobuf parser, the one thing in which OTLP JSON departs from it."""
+    """Convert hex ids to base64, the only difference of OTLP JSON for the protobuf parser."""
     if isinstance(node, list):
         return [with_base64_ids(item) for item in node]
     if not isinstance(node, dict):
@@ -101,7 +101,7 @@ def as_dict(attributes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def spans(tmp_path):
-    """A tracer whose spans go to a file and to memory, both."""
+    """Yield a tracer with a file exporter and an in-memory exporter."""
     provider = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
     memory = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(FileSpanExporter(tmp_path)))
@@ -110,7 +110,7 @@ def spans(tmp_path):
     provider.shutdown()
 
 
-def test_a_span_in_the_file_is_the_span_that_was_recorded(spans, tmp_path):
+def test_file_contains_recorded_span(spans, tmp_path):
     tracer, memory = spans
     attributes = {
         "gen_ai.request.model": "smol\u2028lm \U0001f999",
@@ -161,7 +161,7 @@ def test_a_span_in_the_file_is_the_span_that_was_recorded(spans, tmp_path):
     assert (read.status.code, read.status.message) == (read.status.STATUS_CODE_ERROR, "it broke")
 
 
-def test_the_json_keeps_the_rules_of_otlp(spans, tmp_path):
+def test_json_follows_otlp_encoding(spans, tmp_path):
     tracer, memory = spans
     tracer.start_span("a", kind=SpanKind.CLIENT, attributes={"n": 3, "traceId": "same"}).end()
     (line,) = read_lines(file_of(tmp_path, "traces"))
@@ -183,7 +183,7 @@ def test_the_json_keeps_the_rules_of_otlp(spans, tmp_path):
     }
 
 
-def test_each_export_is_one_line(tmp_path):
+def test_each_export_writes_one_line(tmp_path):
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(FileSpanExporter(tmp_path)))
     for batch in range(3):
@@ -197,7 +197,7 @@ def test_each_export_is_one_line(tmp_path):
 
 
 def collect(folder: Path, record: Any, views: Any = (), **arguments: Any) -> dict[str, Any]:
-    """Metrics by name as the file has them, after one collection."""
+    """Collect once, and return the metrics of the file by name."""
     reader = PeriodicExportingMetricReader(FileMetricExporter(folder, **arguments), 60_000)
     provider = MeterProvider(
         [reader],
@@ -216,7 +216,7 @@ def collect(folder: Path, record: Any, views: Any = (), **arguments: Any) -> dic
     return {metric.name: metric for metric in by_scope.metrics}
 
 
-def test_metrics_in_the_file_are_those_that_were_recorded(tmp_path):
+def test_file_contains_recorded_metrics(tmp_path):
     provider = TracerProvider(shutdown_on_exit=False)
     span = provider.get_tracer("t").start_span("call")
     context = trace.set_span_in_context(span)
@@ -252,7 +252,7 @@ def test_metrics_in_the_file_are_those_that_were_recorded(tmp_path):
     provider.shutdown()
 
 
-def test_exponential_histograms_are_written_too(tmp_path):
+def test_file_contains_exponential_histograms(tmp_path):
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
     with tracer.start_as_current_span("call") as span:
         found = collect(
@@ -276,7 +276,7 @@ TEMPORALITIES = [
 
 
 @pytest.mark.parametrize(("preference", "counter", "observable_counter"), TEMPORALITIES)
-def test_temporality_follows_the_variable(
+def test_temporality_follows_environment_variable(
     *, preference, counter, observable_counter, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
@@ -295,9 +295,7 @@ def test_temporality_follows_the_variable(
     assert not caplog.records
 
 
-def test_temporality_given_in_code_wins_and_a_bad_variable_is_a_warning(
-    tmp_path, monkeypatch, caplog
-):
+def test_temporality_argument_wins_and_invalid_variable_logs_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "hourly")
     found = collect(
         tmp_path,
@@ -309,7 +307,7 @@ def test_temporality_given_in_code_wins_and_a_bad_variable_is_a_warning(
     assert ["hourly" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_logs_in_the_file_are_those_that_were_emitted(tmp_path):
+def test_file_contains_emitted_log_records(tmp_path):
     provider = LoggerProvider(resource=RESOURCE, shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(FileLogExporter(tmp_path)))
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
@@ -352,7 +350,7 @@ EXPORTERS = [
 
 
 @pytest.mark.parametrize(("exporter_type", "batch", "signal", "result"), EXPORTERS)
-def test_the_folder_comes_from_the_configuration_and_is_made_on_the_first_export(
+def test_directory_is_taken_from_option_and_created_by_first_export(
     *, exporter_type, batch, signal, result, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("LLAMATELEMETRY_EXPORT_PATH", "made/here")
@@ -367,7 +365,7 @@ def test_the_folder_comes_from_the_configuration_and_is_made_on_the_first_export
 
 
 @pytest.mark.parametrize(("exporter_type", "batch", "signal", "result"), EXPORTERS)
-def test_after_shutdown_nothing_is_written(exporter_type, batch, signal, result, tmp_path):
+def test_exporter_writes_nothing_after_shutdown(exporter_type, batch, signal, result, tmp_path):
     exporter = exporter_type(tmp_path)
     open_before = len(list(Path("/dev/fd").iterdir()))
     assert exporter.export(batch) is result.SUCCESS
@@ -378,7 +376,7 @@ def test_after_shutdown_nothing_is_written(exporter_type, batch, signal, result,
     assert len(list(read_lines(file_of(tmp_path, signal)))) == 1
 
 
-def test_a_later_exporter_of_the_same_process_continues_the_file(tmp_path):
+def test_second_exporter_of_process_appends_to_file(tmp_path):
     first, second = FileSpanExporter(tmp_path), FileSpanExporter(tmp_path)
     for exporter in (first, second, first):
         assert exporter.export([]) is SpanExportResult.SUCCESS
@@ -388,7 +386,7 @@ def test_a_later_exporter_of_the_same_process_continues_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(("exporter_type", "batch", "signal", "result"), EXPORTERS)
-def test_a_folder_that_cannot_be_made_is_a_failure_and_one_warning(
+def test_export_fails_with_one_warning_when_directory_cannot_be_created(
     *, exporter_type, batch, signal, result, tmp_path, caplog
 ):
     (tmp_path / "taken").write_text("a file, not a folder")
@@ -402,7 +400,7 @@ def test_a_folder_that_cannot_be_made_is_a_failure_and_one_warning(
     assert "LLAMATELEMETRY_EXPORT_PATH" in message
 
 
-def test_what_cannot_be_encoded_is_a_failure_and_one_warning(tmp_path, caplog):
+def test_export_fails_with_one_warning_when_data_cannot_be_encoded(tmp_path, caplog):
     exporter = FileSpanExporter(tmp_path)
     for _ in range(3):
         assert exporter.export([object()]) is SpanExportResult.FAILURE
@@ -412,7 +410,7 @@ def test_what_cannot_be_encoded_is_a_failure_and_one_warning(tmp_path, caplog):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_a_failure_and_the_next_export_tries_again(tmp_path, caplog):
+def test_export_fails_when_disk_is_full_and_next_export_is_tried(tmp_path, caplog):
     path = file_of(tmp_path, "traces")
     path.symlink_to("/dev/full")
     exporter = FileSpanExporter(tmp_path)
@@ -423,7 +421,7 @@ def test_a_full_disk_is_a_failure_and_the_next_export_tries_again(tmp_path, capl
     exporter.shutdown()
 
 
-def test_a_line_that_was_cut_short_does_not_spoil_the_next(spans, tmp_path, caplog):
+def test_next_line_is_complete_when_previous_line_was_truncated(spans, tmp_path, caplog):
     tracer, _ = spans
     path = file_of(tmp_path, "traces")
     tracer.start_span("whole").end()
@@ -447,14 +445,14 @@ FORKING = """
     import os, sys, threading
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from llamatelemetry.otel.file_exporter import FileSpanExporter
+    from llamatelemetry.otel.export.file_exporter import FileSpanExporter
 
     provider = TracerProvider(shutdown_on_exit=False)
     exporter = FileSpanExporter(sys.argv[1])
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("t")
     tracer.start_span("before").end()
-    exporter._file._lock.acquire()  # as another thread may have it when the process forks
+    exporter._file._lock.acquire()  # another thread can hold it when the process forks
     child = os.fork()
     if child == 0:
         tracer.start_span("in child").end()
@@ -467,7 +465,7 @@ FORKING = """
 """
 
 
-def test_a_forked_child_writes_a_file_of_its_own(tmp_path):
+def test_forked_child_writes_its_own_file(tmp_path):
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(FORKING), str(tmp_path)],
         capture_output=True,
@@ -486,7 +484,7 @@ def test_a_forked_child_writes_a_file_of_its_own(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_threads_that_export_at_once_write_whole_lines(tmp_path):
+def test_concurrent_exports_write_complete_lines(tmp_path):
     exporter = FileSpanExporter(tmp_path)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -1,8 +1,7 @@
-"""TailSampler: holds the spans of a trace back until it is known whether the trace is kept.
+"""TailSampler: buffers the spans of a trace until it is decided whether the trace is kept.
 
-It stands in a provider's chain of span processors behind those that change spans and in front
-of those that export them. Nothing here is a thread: every decision falls in the call that
-brings the last fact for it.
+It runs after the processors that change spans and before the exporters. It has no thread: each
+decision is made in the call that brings the last fact for it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor
 
+from llamatelemetry.otel._sdk_private import call_on_ending
+from llamatelemetry.otel.sampling.rules import KeepDecision, Policy, with_decision
 from llamatelemetry.semconv.attributes import SAMPLING_DECISION
 from llamatelemetry.semconv.metrics import SAMPLING_SPANS, SAMPLING_TRACES
-
-from .sampling import Kept, Policy, marked
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
 MAX_BYTES: Final = 64 * 2**20
-_REMEMBERED: Final = 10_000
+_MAX_REMEMBERED_TRACES: Final = 10_000
 
-# Measured, rounded up: what the SDK's objects take beside the text in them.
+# Measured and rounded up: size of the SDK's objects without the text in them.
 _TRACE_BYTES: Final = 700
 _SPAN_BYTES: Final = 2_500
 _ATTRIBUTE_BYTES: Final = 150
@@ -44,53 +43,55 @@ _logger = logging.getLogger("llamatelemetry.otel")
 
 
 class _Trace:
-    """What is known of a trace that has open spans in this process."""
+    """State of a trace that has open spans in this process."""
 
-    __slots__ = ("bytes", "had_root", "kept", "open", "roots", "spans")
+    __slots__ = ("bytes", "decision", "had_root", "open", "roots", "spans")
 
-    def __init__(self, kept: Kept | None) -> None:
+    def __init__(self, decision: KeepDecision | None) -> None:
         self.open = 0
         self.roots = 0
         self.had_root = False
         self.spans: list[ReadableSpan] = []
         self.bytes = 0
-        self.kept = kept
+        self.decision = decision
 
     def take(self) -> list[ReadableSpan]:
-        """The spans held back, which the trace forgets."""
+        """Remove and return the buffered spans."""
         spans, self.spans, self.bytes = self.spans, [], 0
         return spans
 
 
 class _Outbox:
-    """What was decided under the lock, to be passed on outside it."""
+    """Decisions that were made under the lock, to be carried out without it."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[ReadableSpan, Kept]] = []
+        self.spans: list[tuple[ReadableSpan, KeepDecision]] = []
         self.has_evicted = False
 
-    def add(self, spans: Sequence[ReadableSpan], kept: Kept) -> None:
+    def add(self, spans: Sequence[ReadableSpan], decision: KeepDecision) -> None:
         _counts.spans[KEPT] += len(spans)
-        self.spans += [(span, kept) for span in spans]
+        self.spans += [(span, decision) for span in spans]
 
 
 class TailSampler(SpanProcessor):
-    """Passes the spans of kept traces on to other processors, and no others.
+    """Passes the spans of kept traces to its downstream processors, and drops all others.
 
-    A span that a rule is met by keeps its trace at once: those held back are passed on, those
-    to come pass straight through. Any other trace is judged when none of its spans is open in
-    this process any more, which is when the local root has ended, or the last of its children
-    that outlived it. A child that begins later still follows a trace that was kept, and is
-    judged by itself when it was not.
+    A span that matches a rule keeps its trace at once: its buffered spans are passed on, and
+    later ones pass without buffering. Any other trace is decided when it has no open span in
+    this process any more. That is when the local root has ended, or the last child that
+    outlived it. A child that starts later follows a trace that was kept. If the trace was
+    dropped, the child is decided on its own.
 
     Args:
-        policy: what is kept.
-        max_bytes: of spans held back, estimated. When there are more, the oldest trace is
-            judged by what is known, and a warning says so once.
+        policy: Rules that keep a trace.
+        max_bytes: Limit on the estimated size of buffered spans. Beyond it, the oldest trace is
+            decided early, and a warning is logged once.
     """
 
     def __init__(self, policy: Policy, *, max_bytes: int = MAX_BYTES) -> None:
         self.policy = policy
+        self.downstream: tuple[SpanProcessor, ...] = ()
+        """The processors that receive the spans of kept traces."""
         self._next = SynchronousMultiSpanProcessor()
         self._max_bytes = max_bytes
         self._has_warned = False
@@ -100,29 +101,26 @@ class TailSampler(SpanProcessor):
             os.register_at_fork(after_in_child=lambda: (reset := method()) and reset())
 
     def _reset(self) -> None:
-        # A span may be ended by a finaliser, which can run within our own critical section.
-        # After a fork, what is held back is the parent's to send.
+        # A finalizer can end a span within a critical section of the same thread, so the lock is
+        # reentrant. After a fork, the parent sends the buffered spans.
         self._lock = threading.RLock()
         self._traces: OrderedDict[int, _Trace] = OrderedDict()
-        self._recently_kept: OrderedDict[int, Kept] = OrderedDict()
+        self._recently_kept: OrderedDict[int, KeepDecision] = OrderedDict()
         self._bytes = 0
 
     @property
-    def downstream(self) -> tuple[SpanProcessor, ...]:
-        """The processors that get the spans of kept traces."""
-        return self._next._span_processors  # pyright: ignore[reportPrivateUsage]
-
-    @property
-    def held_bytes(self) -> int:
-        """Estimated size of what is held back."""
+    def buffered_bytes(self) -> int:
+        """Estimated size of the buffered spans, in bytes."""
         return self._bytes
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        """Adds one that gets the spans of kept traces."""
+        """Add a processor that receives the spans of kept traces."""
+        with self._lock:
+            self.downstream = (*self.downstream, span_processor)
         self._next.add_span_processor(span_processor)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Counts the open spans of each trace; the start itself is passed on."""
+        """Count the open spans of each trace, and pass the start on."""
         context = span.get_span_context()
         if context.trace_flags.sampled:
             outbox = _Outbox()
@@ -136,59 +134,63 @@ class TailSampler(SpanProcessor):
         self._next.on_start(span, parent_context)
 
     def _on_ending(self, span: Span) -> None:
-        self._next._on_ending(span)  # pyright: ignore[reportPrivateUsage] - part of the protocol
+        call_on_ending(self._next, span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Passes the span on, holds it back, or lets it and its trace go."""
+        """Buffer the span, or pass it on if its trace is kept."""
         context = span.context
         if context is None or not context.trace_flags.sampled:
             self._next.on_end(span)
             return
-        kept, outbox = self._judged(span), _Outbox()
+        decision, outbox = self._decide(span), _Outbox()
         with self._lock:
-            # Its start was before this processor: a trace of its own, if there is none.
+            # If the span started before this processor was added, it may have a trace of its own.
             trace = self._trace(context.trace_id)
             trace.open = max(0, trace.open - 1)
             if _is_local_root(span):
                 trace.roots = max(0, trace.roots - 1)
                 trace.had_root = True
-            trace.kept = trace.kept or kept
-            self._hold(trace, span)
-            if trace.kept is None and trace.open == 0:
-                trace.kept = self.policy.at_end(context)
-            self._settle(context.trace_id, trace, outbox)
+            trace.decision = trace.decision or decision
+            self._buffer(trace, span)
+            if trace.decision is None and trace.open == 0:
+                trace.decision = self.policy.at_end(context)
+            self._finish(context.trace_id, trace, outbox)
             self._make_room(outbox)
         self._send(outbox)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Judges the traces whose local root has ended, and flushes the processors behind.
+        """Decide the traces with an ended local root, then flush the downstream processors.
 
-        A trace whose root is open stays: nothing is known of it yet.
+        A trace whose root is open stays in the buffer, because nothing is known about it yet.
         """
-        self.judge(with_open_roots=False)
+        self.decide_all(with_open_roots=False)
         return self._next.force_flush(timeout_millis)
 
     def shutdown(self) -> None:
-        """Judges every trace by what is known, and shuts the processors behind down."""
-        self.judge()
+        """Decide every trace, then shut the downstream processors down."""
+        self.decide_all()
         self._next.shutdown()
 
-    def judge(self, *, with_open_roots: bool = True) -> None:
-        """Judges what is held back by what is known, and lets go of it."""
+    def decide_all(self, *, with_open_roots: bool = True) -> None:
+        """Decide the buffered traces by their ended spans, and empty the buffer.
+
+        Args:
+            with_open_roots: Whether to decide traces with an open local root, too.
+        """
         outbox = _Outbox()
         with self._lock:
             for trace in list(self._traces.values()):
                 if with_open_roots or trace.roots == 0:
-                    self._judge_by_what_is_known(trace, outbox, DROPPED)
+                    self._decide_early(trace, outbox, DROPPED)
         self._send(outbox)
 
-    def _judged(self, span: ReadableSpan) -> Kept | None:
+    def _decide(self, span: ReadableSpan) -> KeepDecision | None:
         try:
             return self.policy.of_span(span)
         except Exception:
-            # Somebody else's span, of whatever shape: rather one too many.
-            _logger.debug("sampling: %r could not be judged", span, exc_info=True)
-            return Kept("unknown", 1.0)
+            # An application's span can have any shape. Keep it rather than lose it.
+            _logger.debug("Cannot apply the sampling rules to %r; kept", span, exc_info=True)
+            return KeepDecision("unknown", 1.0)
 
     def _trace(self, trace_id: int) -> _Trace:
         trace = self._traces.get(trace_id)
@@ -197,28 +199,28 @@ class TailSampler(SpanProcessor):
             self._bytes += _TRACE_BYTES
         return trace
 
-    def _hold(self, trace: _Trace, span: ReadableSpan) -> None:
-        # Nothing to estimate for what is decided at once.
-        size = 0 if trace.kept or not trace.open else _size(span)
+    def _buffer(self, trace: _Trace, span: ReadableSpan) -> None:
+        # A trace that is decided at once needs no estimate.
+        size = 0 if trace.decision or not trace.open else _size(span)
         trace.spans.append(span)
         trace.bytes += size
         self._bytes += size
 
-    def _settle(self, trace_id: int, trace: _Trace, outbox: _Outbox) -> None:
-        """Lets go of what has been decided."""
-        if trace.kept is not None:
+    def _finish(self, trace_id: int, trace: _Trace, outbox: _Outbox) -> None:
+        """Apply the decision of a trace, and forget the trace if it has no open span."""
+        if trace.decision is not None:
             self._bytes -= trace.bytes
-            outbox.add(trace.take(), trace.kept)
+            outbox.add(trace.take(), trace.decision)
         if trace.open > 0:
             return
         self._bytes -= trace.bytes + _TRACE_BYTES
         if trace.had_root:
-            _counts.traces[DROPPED if trace.kept is None else KEPT] += 1
+            _counts.traces[DROPPED if trace.decision is None else KEPT] += 1
         _counts.spans[DROPPED] += len(trace.take())
         del self._traces[trace_id]
-        if trace.kept is not None:
-            self._recently_kept[trace_id] = trace.kept
-            if len(self._recently_kept) > _REMEMBERED:
+        if trace.decision is not None:
+            self._recently_kept[trace_id] = trace.decision
+            if len(self._recently_kept) > _MAX_REMEMBERED_TRACES:
                 self._recently_kept.popitem(last=False)
 
     def _make_room(self, outbox: _Outbox) -> None:
@@ -226,44 +228,45 @@ class TailSampler(SpanProcessor):
             trace_id, trace = next(iter(self._traces.items()))
             if trace.spans:
                 outbox.has_evicted = True
-                self._judge_by_what_is_known(trace, outbox, EVICTED)
-                # What is left of it may yet meet a rule.
+                self._decide_early(trace, outbox, EVICTED)
+                # Its later spans may still match a rule.
                 self._traces.move_to_end(trace_id)
             else:
                 del self._traces[trace_id]
                 self._bytes -= _TRACE_BYTES
 
-    def _judge_by_what_is_known(self, trace: _Trace, outbox: _Outbox, otherwise: str) -> None:
+    def _decide_early(self, trace: _Trace, outbox: _Outbox, otherwise: str) -> None:
+        """Decide a trace that has open spans; `otherwise` counts the spans that are not kept."""
         if not trace.spans:
             return
         self._bytes -= trace.bytes
         context = trace.spans[0].context
-        kept = self.policy.at_end(context) if context is not None else None
+        decision = self.policy.at_end(context) if context is not None else None
         spans = trace.take()
-        if kept is None:
+        if decision is None:
             _counts.spans[otherwise] += len(spans)
             return
-        trace.kept = kept
-        outbox.add(spans, kept)
+        trace.decision = decision
+        outbox.add(spans, decision)
 
     def _warn_once(self) -> None:
         if not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                "Sampling holds back more than %d MiB of spans whose traces are not finished: the "
-                "oldest are dropped, unless a rule is met by what follows. The metric %s counts "
+                "The tail sampler buffers more than %d MiB of spans of unfinished traces: the "
+                "oldest are dropped unless their later spans match a rule. The metric %s counts "
                 "them as evicted",
                 self._max_bytes >> 20,
                 SAMPLING_SPANS.name,
             )
 
     def _send(self, outbox: _Outbox) -> None:
-        # Outside our lock: a handler of logs may wait for one that another thread holds while
-        # it ends a span.
+        # Called without the lock: a logging handler may wait for a lock that another thread
+        # holds while it ends a span.
         if outbox.has_evicted:
             self._warn_once()
-        for span, kept in outbox.spans:
-            self._next.on_end(marked(span, kept))
+        for span, decision in outbox.spans:
+            self._next.on_end(with_decision(span, decision))
 
 
 def _is_local_root(span: ReadableSpan) -> bool:
@@ -271,7 +274,7 @@ def _is_local_root(span: ReadableSpan) -> bool:
 
 
 def _size(span: ReadableSpan) -> int:
-    """About how much memory a finished span takes, in bytes."""
+    """Estimate the memory of an ended span, in bytes."""
     size = _SPAN_BYTES + _size_of_values(span.attributes)
     for event in span.events:
         size += _EVENT_BYTES + _size_of_values(event.attributes)
@@ -281,16 +284,17 @@ def _size(span: ReadableSpan) -> int:
 def _size_of_values(attributes: Any) -> int:
     if not attributes:
         return 0
-    # A copy is a plain dict, ten times as fast to walk. Of a sequence the length is near enough.
+    # A copy is a plain dict, ten times as fast to iterate. For a sequence, the length is precise
+    # enough.
     sized = (len(value) for value in attributes.copy().values() if hasattr(value, "__len__"))
     return _ATTRIBUTE_BYTES * len(attributes) + sum(sized)
 
 
 class _Counts:
-    """What all tail samplers of this process have decided.
+    """Decisions of all tail samplers of this process, as two observable counters.
 
-    Observed, not recorded: a measurement takes locks of the SDK, and spans may end in a
-    finaliser, on a thread that holds one of them.
+    Recording a measurement takes locks of the SDK. A finalizer can end a span on a thread that
+    holds one of them. Therefore the counts are observed instead.
     """
 
     def __init__(self) -> None:
@@ -305,7 +309,7 @@ class _Counts:
         self.traces.clear()
 
     def observe(self, meter: metrics.Meter) -> None:
-        """Makes the two instruments."""
+        """Create the two instruments."""
         for spec, counts in ((SAMPLING_SPANS, self.spans), (SAMPLING_TRACES, self.traces)):
             observer = functools.partial(self._observed, counts)
             meter.create_observable_counter(spec.name, [observer], spec.unit, spec.description)
@@ -322,15 +326,16 @@ _counts = _Counts()
 
 
 def count_decisions(shown: bool) -> None:
-    """Whether two metrics of the global meter provider count what tail samplers decide.
+    """Show or hide the two metrics that count the decisions of tail samplers.
 
-    The instruments outlive the SDK, so they are made once, and silent when nothing is sampled.
+    The instruments outlive the SDK, so they are created once, and observe nothing while no tail
+    sampler is installed.
     """
     _counts.is_shown = shown
     if shown:
-        _make_instruments()
+        _create_instruments()
 
 
 @functools.cache
-def _make_instruments() -> None:
+def _create_instruments() -> None:
     _counts.observe(metrics.get_meter("llamatelemetry.sampling"))

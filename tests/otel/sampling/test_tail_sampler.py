@@ -1,4 +1,4 @@
-"""Tail sampling on a real SDK provider: what reaches the exporter behind it."""
+"""Tail sampling on a real SDK provider, judged by the spans that the exporter receives."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from llamatelemetry.otel.sampling import Policy, is_sampled, ratio_sampler
-from llamatelemetry.otel.span_processors import put_between, take_gate_out
-from llamatelemetry.otel.tail_sampling import TailSampler, _counts
+from llamatelemetry.otel.processor_chains import install_tail_sampler, remove_tail_sampler
+from llamatelemetry.otel.sampling.rules import Policy, is_sampled, ratio_sampler
+from llamatelemetry.otel.sampling.tail_sampler import TailSampler, _counts
 
 ERRORS = Policy(errors=True)
 FAILED = {"llamatelemetry.sampling.rule": "error", "llamatelemetry.sampling.rate": 1.0}
 
 
 class Sampled:
-    """A provider whose exporter stands behind a tail sampler."""
+    """A provider with a tail sampler in front of its exporter."""
 
     def __init__(self, policy: Policy = ERRORS, **options) -> None:
         self.exporter = InMemorySpanExporter()
@@ -46,7 +46,7 @@ class Sampled:
         )
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.gate = TailSampler(policy, **options)
-        assert put_between(self.provider, self.gate, ())
+        assert install_tail_sampler(self.provider, self.gate, ())
         self.tracer = self.provider.get_tracer("test")
 
     def start(self, name: str, parent: trace.Span | None = None, **options) -> trace.Span:
@@ -77,7 +77,7 @@ def remote(trace_id: int, state: TraceState | None = None, flags: int = 1) -> tr
 
 
 class TestErrors:
-    def test_a_trace_without_errors_is_dropped_and_one_with_an_error_kept_whole(self):
+    def test_sampler_keeps_whole_trace_with_error_and_drops_others(self):
         sampled = Sampled()
         for failing in (False, True):
             root = sampled.start("root")
@@ -88,9 +88,9 @@ class TestErrors:
             root.end()
         assert sampled.names == ["before", "call", "after", "root"]
         assert len({span.context.trace_id for span in sampled.spans}) == 1
-        assert sampled.gate.held_bytes == 0
+        assert sampled.gate.buffered_bytes == 0
 
-    def test_an_error_lets_what_was_held_back_go_at_once(self):
+    def test_error_passes_buffered_spans_on_at_once(self):
         sampled = Sampled()
         root = sampled.start("root")
         sampled.start("before", root).end()
@@ -105,26 +105,26 @@ class TestErrors:
         [
             (True, lambda span: span.set_status(StatusCode.ERROR)),
             (True, lambda span: span.set_attribute("error.type", "timeout")),
-            # Handled: the operation itself went well.
+            # A handled exception: the operation succeeded.
             (False, lambda span: span.record_exception(ValueError("x"))),
             (False, lambda span: span.set_status(StatusCode.OK)),
         ],
     )
-    def test_an_error_is_a_status_or_an_error_type(self, kept, end):
+    def test_error_rule_matches_error_status_or_error_type(self, kept, end):
         sampled = Sampled()
         root = sampled.start("root")
         end(root)
         root.end()
         assert sampled.names == (["root"] if kept else [])
 
-    def test_what_is_kept_says_why(self):
+    def test_kept_span_records_rule_and_rate(self):
         sampled = Sampled()
         fail(sampled.start("root", attributes={"a": 1}))
         (span,) = sampled.spans
         assert dict(span.attributes) == {"a": 1, **FAILED}
         assert span.context.trace_state == {}
 
-    def test_saying_why_costs_no_other_attribute(self):
+    def test_recording_rule_drops_no_other_attribute(self):
         sampled = Sampled(span_limits=SpanLimits(max_span_attributes=2))
         root = sampled.start("root", attributes={"a": 1, "b": 2, "c": 3})
         fail(root)
@@ -135,7 +135,7 @@ class TestErrors:
 
 class TestSlow:
     @pytest.mark.parametrize(("lasted_s", "kept"), [(1.999, False), (2.0, True), (9.0, True)])
-    def test_a_trace_with_a_span_that_lasted_so_long_is_kept(self, lasted_s, kept):
+    def test_slow_rule_keeps_trace_from_threshold_on(self, lasted_s, kept):
         sampled = Sampled(Policy(slow_s=2.0))
         root = sampled.start("root", start_time=10**18)
         sampled.start("child", root, start_time=10**18).end(10**18 + 1)
@@ -143,7 +143,7 @@ class TestSlow:
         assert sampled.names == (["child", "root"] if kept else [])
         assert {s.attributes["llamatelemetry.sampling.rule"] for s in sampled.spans} <= {"slow"}
 
-    def test_a_child_that_outlives_its_root_makes_the_trace_slow(self):
+    def test_slow_rule_keeps_trace_when_child_outlives_root(self):
         sampled = Sampled(Policy(slow_s=2.0))
         root = sampled.start("root", start_time=10**18)
         child = sampled.start("child", root, start_time=10**18)
@@ -154,7 +154,7 @@ class TestSlow:
 
 
 class TestCombined:
-    def test_a_trace_is_kept_when_any_rule_keeps_it(self):
+    def test_trace_is_kept_when_any_rule_keeps_it(self):
         policy = Policy.named("only_errors,only_slow,ratio", rate=0.25, slow_s=1.0)
         assert policy == Policy(errors=True, slow_s=1.0, rate=0.25)
         sampled = Sampled(policy)
@@ -170,7 +170,7 @@ class TestCombined:
         assert 19 <= rules["ratio"] <= 81  # of 200, 5 sigma
         assert len(sampled.spans) == 2 * len(roots)
 
-    def test_the_weights_of_what_is_kept_add_up_to_what_there_was(self):
+    def test_adjusted_counts_of_kept_traces_estimate_all_traces(self):
         sampled = Sampled(Policy(errors=True, rate=0.5))
         for number in range(1000):
             root = sampled.start("root")
@@ -178,14 +178,14 @@ class TestCombined:
         weight = sum(1 / span.attributes["llamatelemetry.sampling.rate"] for span in sampled.spans)
         assert 850 <= weight <= 1150  # 5 sigma
 
-    def test_a_share_is_in_the_tracestate_as_the_specification_has_it(self):
+    def test_ratio_is_in_tracestate_as_threshold(self):
         sampled = Sampled(Policy(errors=True, rate=0.25))
         state = TraceState([("vendor", "x"), ("ot", "rv:c0000000000000;other:1")])
         sampled.start("root", remote(1, state)).end()
         (span,) = sampled.spans
         assert span.context.trace_state.to_header() == "ot=th:c;rv:c0000000000000;other:1,vendor=x"
 
-    def test_a_smaller_share_of_an_earlier_sampler_stays(self):
+    def test_smaller_ratio_of_earlier_sampler_stays_in_tracestate(self):
         sampled = Sampled(Policy(rate=0.5))
         state = TraceState([("ot", "th:f;rv:ff000000000000")])
         sampled.start("root", remote(1, state)).end()
@@ -193,7 +193,7 @@ class TestCombined:
         assert span.context.trace_state == state
         assert span.attributes["llamatelemetry.sampling.rate"] == 1 / 16
 
-    def test_an_error_counts_for_as_many_as_an_earlier_sampler_let_one_through_of(self):
+    def test_error_rule_records_rate_of_earlier_sampler(self):
         sampled = Sampled()
         fail(sampled.start("root", remote(1, TraceState([("ot", "th:c")]))))
         (span,) = sampled.spans
@@ -202,7 +202,7 @@ class TestCombined:
         assert span.context.trace_state.to_header() == "ot=th:c"
 
 
-class TestShare:
+class TestIsSampled:
     @pytest.mark.parametrize(
         ("randomness", "state", "kept"),
         [
@@ -214,11 +214,11 @@ class TestShare:
             (0xC0000000000000, "rv:nonsense", True),
         ],
     )
-    def test_it_is_decided_by_the_last_56_bits_of_the_trace_id(self, randomness, state, kept):
+    def test_is_sampled_uses_last_56_bits_of_trace_id(self, randomness, state, kept):
         given = TraceState([("ot", state)]) if state else None
         assert is_sampled((123 << 56) + randomness, given, 0.25) is kept
 
-    def test_none_and_all(self):
+    def test_is_sampled_keeps_nothing_at_0_and_everything_at_1(self):
         ids = [random.getrandbits(128) for _ in range(1000)]
         assert not any(is_sampled(each, None, 0.0) for each in ids)
         assert all(is_sampled(each, None, 1.0) for each in ids)
@@ -226,7 +226,7 @@ class TestShare:
 
 class TestRatioSampler:
     def start(self, sampler, parent: trace.Span | None = None):
-        """A root and its child, as far as they are recorded."""
+        """Start a root and its child. Return those that are recorded."""
         exporter = InMemorySpanExporter()
         provider = TracerProvider(sampler, shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -236,7 +236,7 @@ class TestRatioSampler:
         root.end()
         return exporter.get_finished_spans()
 
-    def test_every_span_says_which_share_it_stands_for(self):
+    def test_every_span_records_ratio(self):
         spans = self.start(ratio_sampler(1.0))
         recorded = {"llamatelemetry.sampling.rule": "ratio", "llamatelemetry.sampling.rate": 1.0}
         assert [dict(span.attributes) for span in spans] == [{"a": 1, **recorded}, recorded]
@@ -246,18 +246,18 @@ class TestRatioSampler:
     @pytest.mark.parametrize(
         ("flags", "state", "rates"),
         [
-            (1, None, [None, None]),  # somebody has sampled it, nobody knows how
+            (1, None, [None, None]),  # sampled by an unknown sampler
             (1, TraceState([("ot", "th:e")]), [0.125, 0.125]),
             (0, None, []),
         ],
     )
-    def test_a_parents_decision_is_followed(self, flags, state, rates):
+    def test_ratio_sampler_follows_decision_of_parent(self, flags, state, rates):
         spans = self.start(ratio_sampler(0.0), remote(5, state, flags))
         assert [span.attributes.get("llamatelemetry.sampling.rate") for span in spans] == rates
 
 
 class TestOpenSpans:
-    def test_children_that_outlive_the_root_are_waited_for(self):
+    def test_trace_is_decided_when_last_child_ends(self):
         sampled = Sampled()
         root = sampled.start("root")
         stream = sampled.start("stream", root)
@@ -266,14 +266,14 @@ class TestOpenSpans:
         fail(stream)
         assert sampled.names == ["root", "stream"]
 
-    def test_a_child_that_begins_late_follows_a_kept_trace(self):
+    def test_late_child_is_kept_when_trace_was_kept(self):
         sampled = Sampled()
         root = sampled.start("root")
         fail(root)
         sampled.start("late", root).end()
         assert sampled.names == ["root", "late"]
 
-    def test_a_child_that_begins_late_is_judged_by_itself_when_its_trace_was_dropped(self):
+    def test_late_child_is_decided_on_its_own_when_trace_was_dropped(self):
         sampled = Sampled()
         root = sampled.start("root")
         root.end()
@@ -281,26 +281,26 @@ class TestOpenSpans:
         fail(sampled.start("late failure", root))
         assert sampled.names == ["late failure"]
 
-    def test_a_span_begun_before_the_sampler_was_there(self):
+    def test_span_started_before_sampler_is_decided(self):
         sampled = Sampled()
-        take_gate_out(sampled.provider, sampled.gate)
+        remove_tail_sampler(sampled.provider, sampled.gate)
         one, other = sampled.start("one"), sampled.start("other")
         gate = TailSampler(ERRORS)
-        assert put_between(sampled.provider, gate, ())
+        assert install_tail_sampler(sampled.provider, gate, ())
         one.end()
         fail(other)
         assert sampled.names == ["other"]
-        assert gate.held_bytes == 0
+        assert gate.buffered_bytes == 0
 
-    def test_a_share_holds_for_a_span_begun_before_the_sampler_was_there(self):
+    def test_ratio_applies_to_span_started_before_sampler(self):
         sampled = Sampled()
-        take_gate_out(sampled.provider, sampled.gate)
+        remove_tail_sampler(sampled.provider, sampled.gate)
         span = sampled.start("one")
-        assert put_between(sampled.provider, TailSampler(Policy(rate=1.0)), ())
+        assert install_tail_sampler(sampled.provider, TailSampler(Policy(rate=1.0)), ())
         span.end()
         assert sampled.names == ["one"]
 
-    def test_a_root_that_never_ends_holds_back_nothing_but_its_own(self):
+    def test_root_that_never_ends_blocks_only_its_own_trace(self):
         sampled = Sampled()
         leaked = sampled.start("leaked")
         sampled.start("child", leaked).end()
@@ -309,7 +309,7 @@ class TestOpenSpans:
 
 
 class TestParents:
-    def test_a_span_with_a_remote_parent_is_a_local_root(self):
+    def test_span_with_remote_parent_is_local_root(self):
         sampled = Sampled()
         for number in (1, 2):
             server = sampled.start("server", remote(number))
@@ -319,21 +319,21 @@ class TestParents:
         assert [span.context.trace_id for span in sampled.spans] == [2, 2]
         assert _counts.traces == {"kept": 1, "dropped": 1}
 
-    def test_each_of_two_requests_of_one_trace_is_decided_when_it_ends(self):
+    def test_each_request_of_shared_trace_is_decided_when_it_ends(self):
         sampled = Sampled()
         sampled.start("first", remote(7)).end()
         fail(sampled.start("second", remote(7)))
-        sampled.start("third", remote(7)).end()  # the trace is kept by now
+        sampled.start("third", remote(7)).end()  # the trace is already kept
         assert sampled.names == ["second", "third"]
 
-    def test_a_parent_that_is_not_sampled_is_respected(self):
+    def test_unsampled_parent_drops_span(self):
         sampled = Sampled()
         fail(sampled.start("server", remote(1, flags=0)))
         assert sampled.names == []
 
 
 class TestChain:
-    def test_processors_in_front_see_every_span_and_those_behind_only_kept_ones(self):
+    def test_processors_in_front_receive_every_span_and_downstream_ones_kept_spans(self):
         seen: list[tuple[str, str]] = []
 
         class Watching(SpanProcessor):
@@ -354,19 +354,19 @@ class TestChain:
         provider.add_span_processor(front)
         provider.add_span_processor(back)
         gate = TailSampler(ERRORS)
-        assert put_between(provider, gate, [front])
-        assert not put_between(provider, TailSampler(ERRORS), [front])
+        assert install_tail_sampler(provider, gate, [front])
+        assert not install_tail_sampler(provider, TailSampler(ERRORS), [front])
         provider.add_span_processor(later)
         assert gate.downstream == (back, later)
         provider.get_tracer("test").start_span("fine").end()
         steps = [(n, step) for step in ("start", "ending") for n in ("front", "back", "later")]
         assert seen == [*steps, ("front", "end")]
-        take_gate_out(provider, gate)
+        remove_tail_sampler(provider, gate)
         seen.clear()
         provider.get_tracer("test").start_span("fine").end()
         assert seen == [*steps, *((name, "end") for name in ("front", "back", "later"))]
 
-    def test_a_flush_decides_traces_whose_root_has_ended_and_no_others(self):
+    def test_force_flush_decides_only_traces_whose_root_has_ended(self):
         sampled = Sampled(Policy(rate=1.0))
         done, running = sampled.start("done", remote(1)), sampled.start("running", remote(2))
         straggler = sampled.start("straggler", done)
@@ -379,7 +379,7 @@ class TestChain:
         running.end()
         assert sampled.names == ["done", "straggler", "child", "running"]
 
-    def test_a_shutdown_decides_everything(self):
+    def test_shutdown_decides_every_trace(self):
         sampled = Sampled(Policy(rate=1.0))
         root = sampled.start("root")
         sampled.start("child", root).end()
@@ -387,15 +387,15 @@ class TestChain:
         sampled.provider.shutdown()
         assert sampled.names == ["child"]
 
-    def test_a_provider_that_is_not_the_sdks_is_refused(self):
-        with pytest.raises(TypeError, match="no chain of span processors"):
-            put_between(trace.NoOpTracerProvider(), TailSampler(ERRORS), ())
+    def test_install_raises_when_provider_is_not_the_sdks(self):
+        with pytest.raises(TypeError, match="does not have the span processors of the SDK"):
+            install_tail_sampler(trace.NoOpTracerProvider(), TailSampler(ERRORS), ())
 
 
 class TestBounds:
     @pytest.mark.slow
-    def test_ten_thousand_concurrent_traces(self):
-        """All open at once, 1 % with an error in a child: those whole, and no others."""
+    def test_sampler_decides_10000_concurrent_traces(self):
+        # All traces are open at once, and 1% have an error in a child.
         sampled = Sampled()
         roots = [sampled.start(f"root {number}") for number in range(10_000)]
         for root in roots:
@@ -412,13 +412,13 @@ class TestBounds:
         expected = {roots[number].get_span_context().trace_id for number in failing}
         found = Counter(span.context.trace_id for span in sampled.spans)
         assert found == dict.fromkeys(expected, 3)
-        assert sampled.gate.held_bytes == 0
+        assert sampled.gate.buffered_bytes == 0
         assert _counts.spans == {"kept": 300, "dropped": 19_800}
         assert _counts.traces == {"kept": 100, "dropped": 9_900}
 
     @pytest.mark.slow
-    def test_what_is_held_back_is_bounded(self, caplog):
-        """Far more than fits: the memory stays within the limit, and what is lost is counted."""
+    def test_buffer_is_bounded(self, caplog):
+        # More spans than fit: memory stays within the limit, and lost spans are counted.
         limit = 2 * 2**20
         sampled = Sampled(max_bytes=limit)
         roots = [sampled.start(f"root {number}") for number in range(500)]
@@ -428,27 +428,27 @@ class TestBounds:
         for round_ in range(20):
             for number, root in enumerate(roots):
                 sampled.start("call", root, attributes={"text": f"{round_}{number}" * 100}).end()
-                peak = max(peak, sampled.gate.held_bytes)
+                peak = max(peak, sampled.gate.buffered_bytes)
         used = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         assert peak <= limit
         assert used < 1.5 * limit
         assert _counts.spans["evicted"] > 9_000
         (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-        assert "Sampling holds back more than 2 MiB" in record.getMessage()
-        # What is left of a trace still follows its rules.
+        assert "The tail sampler buffers more than 2 MiB" in record.getMessage()
+        # Later spans of an evicted trace still follow the rules.
         fail(sampled.start("failing", roots[0]))
         roots[0].end()
         assert sampled.names[-2:] == ["failing", "root 0"]
 
-    def test_traces_without_spans_are_bounded_too(self):
+    def test_number_of_traces_without_ended_spans_is_bounded(self):
         sampled = Sampled(max_bytes=100_000)
         leaked = [sampled.start("leaked") for _ in range(1_000)]
-        assert sampled.gate.held_bytes <= 100_000
-        fail(leaked[0])  # forgotten, and judged by itself
+        assert sampled.gate.buffered_bytes <= 100_000
+        fail(leaked[0])  # the trace was forgotten, so the span is decided on its own
         assert sampled.names == ["leaked"]
 
-    def test_a_share_holds_for_what_is_evicted(self):
+    def test_ratio_applies_to_evicted_spans(self):
         sampled = Sampled(Policy(errors=True, rate=1.0), max_bytes=10_000)
         root = sampled.start("root")
         for _ in range(10):
@@ -459,8 +459,8 @@ class TestBounds:
 
 
 class TestConcurrency:
-    def test_threads_and_tasks(self):
-        """Children of one trace end in other threads, roots of many at the same time."""
+    def test_sampler_keeps_right_traces_in_threads_and_tasks(self):
+        # Children of one trace end in other threads, and roots of many traces at the same time.
         sampled = Sampled()
 
         def request(number: int) -> None:
@@ -496,9 +496,9 @@ class TestConcurrency:
         asyncio.run(run())
         sizes = Counter(span.context.trace_id for span in sampled.spans)
         assert Counter(sizes.values()) == {4: 20, 2: 20}
-        assert sampled.gate.held_bytes == 0
+        assert sampled.gate.buffered_bytes == 0
 
-    def test_a_forked_child_does_not_send_what_its_parent_holds_back(self):
+    def test_forked_child_does_not_send_buffered_spans_of_parent(self):
         sampled = Sampled()
         root = sampled.start("root")
         sampled.start("the parent's", root).end()
@@ -514,7 +514,7 @@ class TestConcurrency:
         held.wait(10)
         reading, writing = os.pipe()
         with warnings.catch_warnings():
-            # Python 3.12 warns of a fork with threads; servers do it all the same.
+            # Python 3.12 warns about a fork with threads, but servers do it.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
@@ -531,7 +531,7 @@ class TestConcurrency:
         assert sampled.names == ["the parent's", "root"]
 
 
-def test_decisions_are_counted_in_two_metrics(monkeypatch):
+def test_two_metrics_count_decisions(monkeypatch):
     sampled = Sampled()
     fail(sampled.start("root"))
     for _ in range(3):

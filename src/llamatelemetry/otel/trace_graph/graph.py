@@ -1,8 +1,7 @@
-"""What really ran, as a graph: services, pipelines, stages, models, servers, slots, GPUs.
+"""Graph of executed traces: services, pipelines, stages, models, servers, slots and GPUs.
 
-A node is a thing, an edge what one did with the other, with counts, latency, tokens and errors.
-Names only, never content. Building it needs no SDK; what feeds it is in
-`llamatelemetry.otel.trace_graph_processor`.
+Nodes and edges have counts, latency, tokens and errors. The graph contains names, never message
+content. It does not need the SDK; `llamatelemetry.otel.trace_graph.processor` builds it from spans.
 """
 
 from __future__ import annotations
@@ -24,11 +23,15 @@ EdgeKind = Literal["calls", "runs on", "NVLink", "PCIe"]
 
 MAX_NODES: Final = 1_000
 MAX_EDGES: Final = 5_000
+GRAPHS_DISABLED: Final = (
+    "Trace graphs are disabled. Call llamatelemetry.init(enable_trace_graphs=True) or set "
+    "LLAMATELEMETRY_TRACE_GRAPHS=true"
+)
 
 
 @dataclass(slots=True)
-class Figures:
-    """What is summed up over the times that something ran. Durations in milliseconds."""
+class ExecutionStats:
+    """Totals over all executions of a node or an edge. Durations are in milliseconds."""
 
     count: int = 0
     errors: int = 0
@@ -39,13 +42,13 @@ class Figures:
 
     @property
     def mean_ms(self) -> float | None:
-        """The mean duration, ``None`` before anything ran."""
+        """Mean duration in milliseconds, or `None` without an execution."""
         return self.total_ms / self.count if self.count else None
 
     def add(
         self, duration_ms: float, *, failed: bool, input_tokens: int = 0, output_tokens: int = 0
     ) -> None:
-        """Count one more time."""
+        """Add one execution."""
         self.count += 1
         self.errors += failed
         self.total_ms += duration_ms
@@ -54,36 +57,40 @@ class Figures:
         self.output_tokens += output_tokens
 
     def row(self) -> dict[str, Any]:
-        """Give them by name, the mean among them."""
+        """Return the totals and the mean by name."""
         return {**asdict(self), "mean_ms": self.mean_ms}
 
 
 @dataclass(slots=True)
 class Node:
-    """A thing; ``id`` is its kind and name."""
+    """A node of the graph, such as a model or a server."""
 
     kind: NodeKind
     name: str
-    figures: Figures = field(default_factory=Figures)
+    stats: ExecutionStats = field(default_factory=ExecutionStats)
 
     @property
     def id(self) -> str:
-        """What edges call it."""
+        """Identifier in edges: kind and name."""
         return f"{self.kind}:{self.name}"
 
 
 @dataclass(slots=True)
 class Edge:
-    """What one node did with another."""
+    """A relation between two nodes, with the executions that used it."""
 
     source: str
     target: str
     kind: EdgeKind
-    figures: Figures = field(default_factory=Figures)
+    stats: ExecutionStats = field(default_factory=ExecutionStats)
 
 
 class TraceGraph:
-    """A graph of one trace or of all; what is beyond its bounds is counted in ``dropped``."""
+    """The graph of one trace or of all traces.
+
+    Attributes:
+        dropped: Number of nodes and edges beyond the limits `MAX_NODES` and `MAX_EDGES`.
+    """
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
@@ -92,16 +99,16 @@ class TraceGraph:
 
     @property
     def nodes(self) -> list[Node]:
-        """Give the nodes, in the order of their first appearance."""
+        """The nodes, in the order of their first appearance."""
         return list(self._nodes.values())
 
     @property
     def edges(self) -> list[Edge]:
-        """Give the edges, in the order of their first appearance."""
+        """The edges, in the order of their first appearance."""
         return list(self._edges.values())
 
     def node(self, kind: NodeKind, name: str) -> Node | None:
-        """Give a node, a new one if need be; ``None`` when the graph is full."""
+        """Return a node, and create it if it is new. Return `None` if the graph is full."""
         key = f"{kind}:{name}"
         found = self._nodes.get(key)
         if found is None:
@@ -112,7 +119,7 @@ class TraceGraph:
         return found
 
     def edge(self, source: Node | None, target: Node | None, kind: EdgeKind) -> Edge | None:
-        """Give an edge between two nodes, a new one if need be; ``None`` without one of them."""
+        """Return an edge, and create it if it is new. Return `None` without one of the nodes."""
         if source is None or target is None:
             return None
         key = (source.id, target.id, kind)
@@ -125,15 +132,15 @@ class TraceGraph:
         return found
 
     def link(self, first: str, second: str, kind: Literal["NVLink", "PCIe"]) -> None:
-        """Say how two GPUs, by UUID, are connected."""
+        """Add the connection of two GPUs, given by UUID."""
         self.edge(self.node("gpu", first), self.node("gpu", second), kind)
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Give nodes and edges as plain values."""
+        """Return nodes and edges as dictionaries."""
         return {"nodes": list(self._node_rows()), "edges": list(self._edge_rows())}
 
     def to_dataframes(self) -> tuple[Any, Any]:
-        """Give nodes and edges as pandas frames.
+        """Return nodes and edges as pandas data frames.
 
         Raises:
             ImportError: pandas is not installed.
@@ -146,7 +153,7 @@ class TraceGraph:
         )
 
     def to_mermaid(self) -> str:
-        """Give a Mermaid flowchart, as Markdown pages and wikis draw it."""
+        """Return a Mermaid flowchart, which Markdown pages and wikis can display."""
         numbers = {name: f"n{number}" for number, name in enumerate(self._nodes)}
         lines = ["flowchart LR"]
         for node in self._nodes.values():
@@ -161,59 +168,59 @@ class TraceGraph:
 
     def _node_rows(self) -> Iterator[dict[str, Any]]:
         for node in self._nodes.values():
-            yield {"id": node.id, "kind": node.kind, "name": node.name, **node.figures.row()}
+            yield {"id": node.id, "kind": node.kind, "name": node.name, **node.stats.row()}
 
     def _edge_rows(self) -> Iterator[dict[str, Any]]:
         for edge in self._edges.values():
             ends = {"source": edge.source, "target": edge.target, "kind": edge.kind}
-            yield {**ends, **edge.figures.row()}
+            yield {**ends, **edge.stats.row()}
 
 
-class Keeper(Protocol):
-    """Keeps the graphs of traces, as `TraceGraphProcessor` does."""
+class GraphSource(Protocol):
+    """An object with the graphs of recent traces, such as `TraceGraphProcessor`."""
 
     def graph(self, trace_id: int | str | None = None) -> TraceGraph:
-        """Give the graph of a trace, or of all; ``KeyError`` when it is not kept."""
+        """Return the graph of a trace, or of all traces. Raise `KeyError` for an unknown trace."""
         ...
 
 
-_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+_sources: weakref.WeakSet[GraphSource] = weakref.WeakSet()
 
 
-def kept_by(keeper: Keeper) -> None:
-    """Let `kept_graph` find what a keeper keeps, for as long as somebody else holds it."""
-    _keepers.add(keeper)
+def register_source(source: GraphSource) -> None:
+    """Register a source for `find_graph`, as long as other references keep it alive."""
+    _sources.add(source)
 
 
-def kept_graph(trace_id: int | str) -> TraceGraph:
-    """Give the graph of one of the last traces of this process, whoever keeps it.
+def find_graph(trace_id: int | str) -> TraceGraph:
+    """Return the graph of a recent trace of this process.
+
+    Args:
+        trace_id: Trace id as a number or as 32 hexadecimal digits.
 
     Raises:
-        ValueError: a text that is no trace id.
-        RuntimeError: no graphs are kept.
-        KeyError: the trace is not among the last ones.
+        ValueError: The text is not a trace id.
+        RuntimeError: Trace graphs are disabled.
+        KeyError: The trace is not among the recent ones.
     """
     if isinstance(trace_id, str):
         try:
             int(trace_id, 16)
         except ValueError:
-            raise ValueError(f"{trace_id!r} is not a trace id of 32 hex digits") from None
+            raise ValueError(f"trace_id must be 32 hexadecimal digits, got {trace_id!r}") from None
     missing: KeyError | None = None
-    for keeper in list(_keepers):
+    for source in list(_sources):
         try:
-            return keeper.graph(trace_id)
+            return source.graph(trace_id)
         except KeyError as error:
             missing = error
     if missing is not None:
         raise missing
-    raise RuntimeError(
-        "no trace graphs are kept: call llamatelemetry.init(enable_trace_graphs=True), or set "
-        "LLAMATELEMETRY_TRACE_GRAPHS=true"
-    )
+    raise RuntimeError(GRAPHS_DISABLED)
 
 
-_NODE_COLUMNS: Final = ["id", "kind", "name", *Figures().row()]
-_EDGE_COLUMNS: Final = ["source", "target", "kind", *Figures().row()]
+_NODE_COLUMNS: Final = ["id", "kind", "name", *ExecutionStats().row()]
+_EDGE_COLUMNS: Final = ["source", "target", "kind", *ExecutionStats().row()]
 _SHAPES: Final = {
     "service": ("([", "])"),
     "pipeline": ("[[", "]]"),
@@ -228,19 +235,19 @@ _SHAPES: Final = {
 
 
 def _edge_label(edge: Edge) -> str:
-    figures = edge.figures
-    if not figures.count:
+    stats = edge.stats
+    if not stats.count:
         return edge.kind
-    said: Iterable[str] = (
-        f"{edge.kind} {figures.count}x",
-        f"{figures.mean_ms:.0f} ms",
-        f"{figures.input_tokens}+{figures.output_tokens} tok" * bool(figures.output_tokens),
-        f"{figures.errors} failed" * bool(figures.errors),
+    parts: Iterable[str] = (
+        f"{edge.kind} {stats.count}x",
+        f"{stats.mean_ms:.0f} ms",
+        f"{stats.input_tokens}+{stats.output_tokens} tok" * bool(stats.output_tokens),
+        f"{stats.errors} failed" * bool(stats.errors),
     )
-    return ", ".join(filter(None, said))
+    return ", ".join(filter(None, parts))
 
 
 def _escaped(label: str) -> str:
-    """Mermaid knows HTML entities, written with a hash sign."""
+    # Mermaid supports HTML entities, written with a hash sign.
     escaped = label.replace("#", "#35;").replace('"', "#quot;")
     return escaped.replace("<", "#lt;").replace(">", "#gt;").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Builds the graphs of what really ran from spans as they start and end, in bounded memory."""
+"""Span processor that builds the graphs of executed traces, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from llamatelemetry.otel.trace_graph import NodeKind, TraceGraph, kept_by
+from llamatelemetry.otel.trace_graph.graph import NodeKind, TraceGraph, register_source
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
-    from llamatelemetry.otel.trace_graph import Node
+    from llamatelemetry.otel.trace_graph.graph import Node
 
 MAX_TRACES: Final = 256
 MAX_OPEN_SPANS: Final = 20_000
@@ -34,34 +34,42 @@ _GPU_IDS: Final = "llamatelemetry.gpu.ids"
 
 
 class _Step(NamedTuple):
-    """A node that is not in any graph yet."""
+    """Kind and name of a node that is not in any graph yet."""
 
     kind: NodeKind
     name: str
 
 
 class _Open(NamedTuple):
-    """A span that has not ended: what it is below, and what is below it belongs to."""
+    """An open span.
 
-    above: _Step
+    Attributes:
+        parent: The step that the span belongs to.
+        step: The step that its children belong to.
+    """
+
+    parent: _Step
     step: _Step
 
 
 class TraceGraphProcessor(SpanProcessor):
-    """Keeps a graph of each of the last traces, and one of all."""
+    """Keeps a graph for each of the last `MAX_TRACES` traces, and one for all traces."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[int, int], _Open] = OrderedDict()
         self._graphs: OrderedDict[int, TraceGraph] = OrderedDict()
         self._all = TraceGraph()
-        kept_by(self)
+        register_source(self)
 
     def graph(self, trace_id: int | str | None = None) -> TraceGraph:
-        """Give a copy of the graph of a trace, by its id as a number or in hex, or of that of all.
+        """Return a copy of the graph of a trace.
+
+        Args:
+            trace_id: Trace id as a number or in hexadecimal; all traces if `None`.
 
         Raises:
-            KeyError: the trace is not among the last ones.
+            KeyError: The trace is not among the recent ones.
         """
         with self._lock:
             if trace_id is None:
@@ -71,36 +79,37 @@ class TraceGraphProcessor(SpanProcessor):
             if graph is not None:
                 return copy.deepcopy(graph)
         raise KeyError(
-            f"no trace {number:032x} among the last {MAX_TRACES} that this process took part in"
+            f"Trace {number:032x} is not among the last {MAX_TRACES} traces of this process"
         )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
-        """Remember where the span is."""
+        """Remember the parent and the step of the span."""
         context, parent = span.get_span_context(), span.parent
         with self._lock:
-            around = None
+            enclosing = None
             if parent is not None and not parent.is_remote:
-                around = self._open.get((parent.trace_id, parent.span_id))
-            above = around.step if around is not None else _service(span)
-            step = _step_of(span.attributes or {}) or above
-            self._open[context.trace_id, context.span_id] = _Open(above, step)
-            if len(self._open) > MAX_OPEN_SPANS:  # spans that nobody ends
+                enclosing = self._open.get((parent.trace_id, parent.span_id))
+            parent_step = enclosing.step if enclosing is not None else _service(span)
+            step = _step_of(span.attributes or {}) or parent_step
+            self._open[context.trace_id, context.span_id] = _Open(parent_step, step)
+            # Some spans are never ended.
+            if len(self._open) > MAX_OPEN_SPANS:
                 self._open.popitem(last=False)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Count what the span was."""
+        """Add the ended span to its graphs."""
         context = span.get_span_context()
         if context is None:
             return
         with self._lock:
-            known = self._open.pop((context.trace_id, context.span_id), None)
-            if known is None:
+            opened = self._open.pop((context.trace_id, context.span_id), None)
+            if opened is None:
                 return
             for graph in (self._all, self._graph_of(context.trace_id)):
-                if known.step is not known.above:
-                    _add_step(graph, known, span)
+                if opened.step is not opened.parent:
+                    _add_step(graph, opened, span)
                 elif _is_call(span.attributes or {}):
-                    _add_call(graph, known.above, span)
+                    _add_call(graph, opened.parent, span)
 
     def _graph_of(self, trace_id: int) -> TraceGraph:
         graph = self._graphs.get(trace_id)
@@ -141,26 +150,28 @@ def _failed(span: ReadableSpan) -> bool:
     return span.status.status_code is StatusCode.ERROR
 
 
-def _add_step(graph: TraceGraph, known: _Open, span: ReadableSpan) -> None:
-    node, above = graph.node(*known.step), graph.node(*known.above)
-    edge = graph.edge(above, node, "calls")
+def _add_step(graph: TraceGraph, opened: _Open, span: ReadableSpan) -> None:
+    node, parent = graph.node(*opened.step), graph.node(*opened.parent)
+    edge = graph.edge(parent, node, "calls")
     for each in (node, edge):
         if each is not None:
-            each.figures.add(_duration_ms(span), failed=_failed(span))
+            each.stats.add(_duration_ms(span), failed=_failed(span))
 
 
-def _add_call(graph: TraceGraph, above: _Step, span: ReadableSpan) -> None:
+def _add_call(graph: TraceGraph, parent: _Step, span: ReadableSpan) -> None:
     found: Mapping[str, Any] = span.attributes or {}
     model_name = found.get(names.GEN_AI_RESPONSE_MODEL) or found.get(names.GEN_AI_REQUEST_MODEL)
     model = graph.node("model", str(model_name or "unknown"))
-    places = _places(graph, found)
-    server = places[0] if places and places[0].kind == "server" else None
-    edges = [graph.edge(graph.node(*above), model, "calls")]
+    locations = _locations(graph, found)
+    server = locations[0] if locations and locations[0].kind == "server" else None
+    edges = [graph.edge(graph.node(*parent), model, "calls")]
     if server is not None:
         edges.append(graph.edge(model, server, "runs on"))
-    edges += [graph.edge(server or model, each, "runs on") for each in places if each is not server]
-    figures = [each.figures for each in (model, *places, *edges) if each is not None]
-    for each in figures:
+    edges += [
+        graph.edge(server or model, each, "runs on") for each in locations if each is not server
+    ]
+    stats = [each.stats for each in (model, *locations, *edges) if each is not None]
+    for each in stats:
         each.add(
             _duration_ms(span),
             failed=_failed(span),
@@ -169,20 +180,20 @@ def _add_call(graph: TraceGraph, above: _Step, span: ReadableSpan) -> None:
         )
 
 
-def _places(graph: TraceGraph, found: Mapping[str, Any]) -> list[Node]:
-    """Where a call ran: its server, the slot of it, the GPUs; as far as that is known."""
-    places: list[Node | None] = []
+def _locations(graph: TraceGraph, found: Mapping[str, Any]) -> list[Node]:
+    """Return the nodes where a call ran: server, slot and GPUs, as far as they are known."""
+    locations: list[Node | None] = []
     address, port = found.get(names.SERVER_ADDRESS), found.get(names.SERVER_PORT)
     server = address if port is None else f"{address}:{port}"
     if address is not None:
-        places.append(graph.node("server", str(server)))
+        locations.append(graph.node("server", str(server)))
         if names.SLOT in found:
-            places.append(graph.node("slot", f"{server}/{found[names.SLOT]}"))
-    # Energy tells that the engine is on these GPUs; their state alone is on every span.
+            locations.append(graph.node("slot", f"{server}/{found[names.SLOT]}"))
+    # Energy attributes prove that the engine uses these GPUs. Every span has their state.
     if "llamatelemetry.gpu.energy" in found:
         ids: Sequence[str] = found.get(_GPU_IDS, ())
-        places += [graph.node("gpu", gpu) for gpu in ids]
-    return [place for place in places if place is not None]
+        locations += [graph.node("gpu", gpu) for gpu in ids]
+    return [each for each in locations if each is not None]
 
 
 def _tokens(found: Mapping[str, Any], name: str) -> int:

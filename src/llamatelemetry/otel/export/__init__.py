@@ -1,0 +1,1 @@
+"""Exporters of llamatelemetry, and monitoring of the exporters of the SDK."""

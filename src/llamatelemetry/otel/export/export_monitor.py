@@ -1,0 +1,81 @@
+"""Detection of failed exports: the SDK discards the results of its exporters.
+
+`force_flush` of the SDK's batch processors returns `True` even if the collector rejected
+everything. `flush()` promises more, so it monitors the exporters of the providers that the
+distro creates.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from llamatelemetry.otel._sdk_private import exporters_of
+
+
+class ExportMonitor:
+    """Remembers failed exports, and shuts exporters down early if nothing can be sent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exporters: list[Any] = []
+        self._failed = False
+
+    def monitor(self, provider: object) -> None:
+        """Monitor every exporter of an SDK provider.
+
+        The wrappers are set on the exporter objects, so that their classes stay the same.
+        """
+        for exporter in exporters_of(provider):
+            exporter.export = self._monitored(exporter.export)
+            # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
+            # log a warning about a second one.
+            exporter.shutdown = _once(exporter.shutdown)
+            self._exporters.append(exporter)
+
+    def reset_after_fork(self) -> None:
+        """Reset in a forked child: forget failures, and replace a lock that may be held."""
+        self._lock = threading.Lock()
+        self._failed = False
+
+    def take_failure(self) -> bool:
+        """Return whether an export has failed since the last call."""
+        with self._lock:
+            failed, self._failed = self._failed, False
+        return failed
+
+    def shutdown_exporters(self) -> None:
+        """Shut the exporters down. This ends running retries; nothing more is sent."""
+        for exporter in self._exporters:
+            exporter.shutdown()
+
+    def _monitored(self, export: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(export)
+        def monitored(*args: Any, **kwargs: Any) -> Any:
+            succeeded = False
+            try:
+                result = export(*args, **kwargs)
+                # Each signal has an enum of its own, with this member name in common. An exporter
+                # that returns nothing has not reported a failure.
+                succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
+                return result
+            finally:
+                if not succeeded:
+                    with self._lock:
+                        self._failed = True
+
+        return monitored
+
+
+def _once(shutdown: Callable[..., Any]) -> Callable[..., Any]:
+    lock, calls = threading.Lock(), iter((True,))
+
+    @functools.wraps(shutdown)
+    def first_only(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            first = next(calls, False)
+        return shutdown(*args, **kwargs) if first else None
+
+    return first_only

@@ -1,0 +1,1 @@
+"""Processes and time: fork handling, leader election, deadlines."""

@@ -1,0 +1,1 @@
+"""Sampling of traces: rules, head samplers and the tail sampler."""
