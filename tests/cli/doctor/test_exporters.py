@@ -122,7 +122,7 @@ def test_llamatelemetry_plans_return_warnings_of_the_configurator():
     environ = {ENDPOINT: "http://c:4318/v1/traces"}
     [check] = llamatelemetry_plans(resolve(environ)[0], environ)[1]
     assert check.status == "warn"
-    assert "takes traces only: metrics and logs are not exported" in check.detail
+    assert "accepts only traces: metrics and logs are not exported" in check.detail
 
 
 @pytest.mark.parametrize(
