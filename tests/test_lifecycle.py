@@ -22,7 +22,7 @@ import llamatelemetry
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.config import config_in_use
 from llamatelemetry.distro import LlamaTelemetryConfigurator
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from tests.otlp_receiver import grpc_receiver, http_receiver
 from tests.throwaway import (
     make_distribution,
@@ -391,7 +391,7 @@ class TestAgain:
     def test_what_the_sdk_refuses_is_logged_and_does_not_reach_the_application(
         self, monkeypatch, caplog
     ):
-        guard.set_strict(False)
+        internal_errors.set_strict(False)
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", "no_such_exporter")
         init()
         assert "failed while setting up OpenTelemetry" in caplog.text
@@ -415,7 +415,7 @@ class TestAgain:
                 "    export = force_flush = shutdown = None\n"
             },
         )
-        guard.set_strict(False)
+        internal_errors.set_strict(False)
         monkeypatch.setenv("OTEL_METRICS_EXPORTER", "broken")
         init(otlp_endpoint=receiver.url)
         assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
@@ -479,11 +479,11 @@ class TestFlush:
             f"""
             import atexit, sys
             from llamatelemetry import init
-            from llamatelemetry.genai import reaper
+            from llamatelemetry.genai import abandoned_calls as reaper
             from opentelemetry import trace
             init(otlp_endpoint="{receiver.url}")
             class Abandoned:
-                def reap(self):
+                def finalize(self):
                     trace.get_tracer("t").start_span("abandoned").end()
             reaper.reaper.put(Abandoned())
             """

@@ -22,7 +22,7 @@ from llamatelemetry.config import (
     sdk_disabled,
     use_config,
 )
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.redaction.options import checked
 
@@ -132,7 +132,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
             instrumentors.uninstrument_all()
         # A collector that does not answer must leave some time for the rest.
         flushed = flush(timeout_s * 0.8)
-        reaped = genai.stop_reaper(deadline.remaining_s)
+        reaped = genai.stop_finalizer(deadline.remaining_s)
         setup = _setup()
         stopped = setup is None or setup.stop(deadline, at_once=not flushed)
         _forget_setup()
@@ -199,7 +199,7 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
     except MissingPackageError as error:
         _logger.warning("OpenTelemetry is not set up. %s", error)
     except Exception as error:
-        guard.report("setting up OpenTelemetry", error, may_quote=False)
+        internal_errors.log_once("setting up OpenTelemetry", error, may_quote=False)
 
 
 def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:

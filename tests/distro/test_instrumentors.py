@@ -16,7 +16,7 @@ from llamatelemetry.distro import (
     instrumentors,
     stand_in,
 )
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from tests.throwaway import make_instrumentor, throwaway_path  # noqa: F401 - a fixture
 
 OURS, THEIRS = "llamatelemetry_openai", "openai"
@@ -103,7 +103,7 @@ class TestRivals:
             "llamatelemetry.distro._instrumentors.RIVALS",
             {"llamatelemetry_broken": frozenset({THEIRS})},
         )
-        guard.set_strict(False)
+        internal_errors.set_strict(False)
         prepare("auto")
         load(THEIRS, "llamatelemetry_broken")
         assert calls("throwaway_rival") == [("instrument", {})]

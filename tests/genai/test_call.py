@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import Response, Usage, recording
+from llamatelemetry.genai import Response, Usage, spans
 from llamatelemetry.genai import call as call_module
 from tests.genai.conftest import COMMON, DURATION, SCOPE, TIMINGS, VERSION, chat
 
@@ -204,7 +204,7 @@ def test_a_failure_of_ours_still_ends_the_span(start, recorder, monkeypatch):
     def broken(*_args: Any) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(recording, "record_span", broken)
+    monkeypatch.setattr(spans, "record_span", broken)
     call = start()
     with pytest.raises(RuntimeError, match="ours"):  # strict under test
         call.finish(Response())
@@ -220,7 +220,7 @@ def test_a_step_of_the_wall_clock_does_not_stretch_a_call(start, recorder, monke
     call = start()
     monkeypatch.setattr(call_module, "time_ns", lambda: time.time_ns() + step_s * 10**9)
     time.sleep(0.01)
-    call.begin_attempt()
+    call.start_attempt()
     call.finish(Response(timings=TIMINGS))
     span = recorder.call()
     assert 0.01 <= (span.end_time - span.start_time) / 1e9 < 5

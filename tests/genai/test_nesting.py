@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from llamatelemetry.genai import Response, Usage, current_call, recording
+from llamatelemetry.genai import Response, Usage, current_call, spans
 from tests.genai.conftest import DURATION, OTHER_SERVER, TIMINGS, chat
 
 
@@ -21,8 +21,8 @@ def test_a_span_that_is_not_sampled_costs_no_attributes_and_still_gives_metrics(
 ):
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     computed = []
-    monkeypatch.setattr(recording, "record_span", lambda *args: computed.append(args))
-    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: computed.append(args))
+    monkeypatch.setattr(spans, "record_span", lambda *args: computed.append(args))
+    monkeypatch.setattr(spans, "record_phase_spans", lambda *args: computed.append(args))
     call = make_instrumenter(tracer_provider=provider).start(chat())
     call.finish(Response(usage=Usage(input_tokens=2), timings=TIMINGS))
     assert computed == []

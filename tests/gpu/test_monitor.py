@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu import background
 from llamatelemetry.gpu.reader import GpuState
 from tests.gpu import nvml
@@ -182,7 +182,7 @@ def test_a_fork_waits_for_a_reading_that_is_under_way_but_not_for_ever(driver_wi
 
 
 def test_a_reading_that_fails_in_our_own_code_is_reported_and_is_not_the_last(monkeypatch, caplog):
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     monkeypatch.setattr(background, "_AFTER_FAILURE_S", 0.01)
     passes = []
 

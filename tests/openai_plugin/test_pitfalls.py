@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -195,7 +195,7 @@ async def test_a_request_that_fails_goes_out_once(
         seen.append(request)
         return replies.error_reply(400)
 
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     broken = {"tracer_provider": TracerProvider(sampler=BrokenSampler())}
     OpenAIInstrumentor().instrument(**(recorder.providers if telemetry == "good" else broken))
     try:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import Histogram, Sum
 
 from llamatelemetry.genai import Usage
 from llamatelemetry.otel import client_metrics as module
-from llamatelemetry.otel.client_metrics import Measured, client_metrics
+from llamatelemetry.otel.client_metrics import CallMeasurement, client_metrics
 from llamatelemetry.otel.points import AttributeSet, record_each
 from tests.recorder import Recorder
 from tests.semconv.test_metric_specs import DURATION, TOKENS
@@ -84,9 +84,9 @@ def record(
     base = {**BASE, "gen_ai.operation.name": operation}
     if stream:
         record_each(metrics.first_chunk_points(0.25, AttributeSet(base)))
-        metrics.record_chunk_gaps((0.5,), base)
+        metrics.record_chunk_intervals((0.5,), base)
     attributes = {**PRICED, "gen_ai.operation.name": operation}
-    call = Measured(operation, 1.5, tokens, attributes, error_type)
+    call = CallMeasurement(operation, 1.5, tokens, attributes, error_type)
     record_each([*metrics.token_points(call), *metrics.duration_points(call)])
     return exported(recorder)
 
@@ -287,7 +287,7 @@ def test_the_exemplars_of_a_call_lead_to_its_span(recorder, names):
     context = trace.set_span_in_context(span)
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
     record_each(metrics.first_chunk_points(0.25, AttributeSet(BASE)), context)
-    call = Measured("chat", 1.5, USAGE, PRICED)
+    call = CallMeasurement("chat", 1.5, USAGE, PRICED)
     record_each([*metrics.token_points(call), *metrics.duration_points(call)], context)
     led_to = {
         exemplar.span_id
@@ -303,6 +303,6 @@ def test_the_exemplars_of_a_call_lead_to_its_span(recorder, names):
 def test_the_attributes_given_are_not_changed(recorder, names):
     attributes = dict(PRICED)
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
-    call = Measured("chat", 1.5, USAGE, attributes, "timeout")
+    call = CallMeasurement("chat", 1.5, USAGE, attributes, "timeout")
     record_each([*metrics.token_points(call), *metrics.duration_points(call)])
     assert attributes == PRICED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai import guard, unrecorded
+from llamatelemetry.genai import dropped_spans, internal_errors
 from llamatelemetry.otel.host_election import HostElection
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class GpuWatch:
             try:
                 self._prepare()
             except Exception as error:
-                guard.report("preparing to read the GPUs", error)
+                internal_errors.log_once("preparing to read the GPUs", error)
 
     def _prepare(self) -> None:
         from llamatelemetry.gpu.monitor import GpuMonitor
@@ -58,7 +58,9 @@ class GpuWatch:
 
             spans = SpanGpu(self._monitor, only_genai=self._config.gpu_enrichment == "genai")
             self._spans = spans
-            self.processors = (EnrichingSpanProcessor(spans.started, spans.ending, guard.report),)
+            self.processors = (
+                EnrichingSpanProcessor(spans.started, spans.ending, internal_errors.log_once),
+            )
 
     def start(self, service_name: str) -> None:
         """Start to read, in a thread. Without a driver that ends at once.
@@ -72,16 +74,16 @@ class GpuWatch:
             if self._config.enable_metrics:
                 self._election = HostElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
-            unrecorded.watch(self._spans)
+            dropped_spans.watch(self._spans)
             self._monitor.start()
         except Exception as error:
-            guard.report("starting to read the GPUs", error)
+            internal_errors.log_once("starting to read the GPUs", error)
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the thread, and let another process report. False when it is not done in time."""
         if self._monitor is None:
             return True
-        unrecorded.watch(None)
+        dropped_spans.watch(None)
         for instruments in _instruments:
             instruments.show(None)
         # First, so that a reading that is still under way does not stand for it again.

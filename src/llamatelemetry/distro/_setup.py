@@ -14,7 +14,7 @@ from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry import __version__, genai
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.deadline import Deadline, run_side_by_side
 from llamatelemetry.otel.export_watch import ExportWatch
 from llamatelemetry.otel.forking import start_metrics_anew
@@ -137,7 +137,7 @@ class Setup:
             reading.start()
             self._server_metrics = reading
         except Exception as error:
-            guard.report("starting to read servers' metrics", error)
+            internal_errors.log_once("starting to read servers' metrics", error)
 
     def sample(self) -> None:
         """Lets a tail sampler decide what the exporters get, if one is asked for."""

@@ -7,7 +7,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.forking import WorkerEnd
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _go_on() -> None:
         setup.go_on_in_child()
         _worker_end.expect()
     except Exception as error:
-        guard.report("setting up a forked process", error)
+        internal_errors.log_once("setting up a forked process", error)
 
 
 def _send_the_rest() -> None:
@@ -54,7 +54,7 @@ def _send_the_rest() -> None:
     try:
         setup.send_the_rest()
     except Exception as error:
-        guard.report("sending what a worker has left", error)
+        internal_errors.log_once("sending what a worker has left", error)
 
 
 _worker_end = WorkerEnd(_send_the_rest)

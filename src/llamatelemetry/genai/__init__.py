@@ -6,11 +6,11 @@ reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWa
 
 from __future__ import annotations
 
+from llamatelemetry.genai.abandoned_calls import finalizer as _reaper
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
 from llamatelemetry.genai.configured import plugin_instrumenter
 from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
 from llamatelemetry.genai.patching import PatchPoint, PatchTable
-from llamatelemetry.genai.reaper import reaper as _reaper
 from llamatelemetry.genai.streams import AsyncIteratorTap, IteratorTap, StreamWatch
 from llamatelemetry.genai.wire import read_parameters, read_response
 
@@ -33,7 +33,7 @@ __all__ = [
     "plugin_instrumenter",
     "read_parameters",
     "read_response",
-    "stop_reaper",
+    "stop_finalizer",
 ]
 
 
@@ -42,6 +42,6 @@ def flush_pending(timeout_s: float) -> bool:
     return _reaper.flush(timeout_s)
 
 
-def stop_reaper(timeout_s: float) -> bool:
+def stop_finalizer(timeout_s: float) -> bool:
     """Stop the thread that ends abandoned calls; it starts again with the next stream."""
     return _reaper.stop(timeout_s)

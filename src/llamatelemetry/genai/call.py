@@ -21,22 +21,22 @@ from opentelemetry.metrics import get_meter
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
-from llamatelemetry.genai import guard, metric_points, recording
+from llamatelemetry.genai import internal_errors, metrics, spans
+from llamatelemetry.genai.abandoned_calls import finalizer
 from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
+from llamatelemetry.genai.external_spans import find_external_span
 from llamatelemetry.genai.model import Request, Response
-from llamatelemetry.genai.ownership import (
+from llamatelemetry.genai.propagation import Propagation
+from llamatelemetry.genai.servers import KnownServers, known_servers
+from llamatelemetry.genai.span_target import (
     CALL_KEY,
-    OuterCall,
-    OuterSpan,
-    Owner,
-    OwnSpan,
+    EnclosingCallTarget,
+    ExternalSpanTarget,
+    OwnSpanTarget,
+    SpanTarget,
     is_within,
 )
-from llamatelemetry.genai.propagation import Propagation
-from llamatelemetry.genai.reaper import reaper
-from llamatelemetry.genai.rivals import foreign_span
-from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.otel.late_points import LatePoints
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
+    from llamatelemetry.genai.abandoned_calls import Finalizable
     from llamatelemetry.genai.completion_hook import CompletionHook
-    from llamatelemetry.genai.reaper import Reapable
     from llamatelemetry.otel.points import AttributeSet
 
 
@@ -88,8 +88,8 @@ class Instrumenter:
         self.points = LatePoints(
             meter,
             self.metrics.server_request_duration,
-            partial(metric_points.all_points, self.metrics),
-            partial(metric_points.layout_of, self.metrics),
+            partial(metrics.all_points, self.metrics),
+            partial(metrics.layout_of, self.metrics),
         )
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
@@ -121,22 +121,22 @@ class Instrumenter:
             request.server, request.provider
         )
         context = context_api.get_current()
-        owner: Owner | None = OwnSpan(self, kind, context)
+        owner: SpanTarget | None = OwnSpanTarget(self, kind, context)
         if context:  # in an empty one nothing is switched off, or further out
             owner = self._owner_within_context(request, owner)
         return None if owner is None else Call(self, request, owner, started_ns)
 
-    def _owner_within_context(self, request: Request, own: OwnSpan) -> Owner | None:
+    def _owner_within_context(self, request: Request, own: OwnSpanTarget) -> SpanTarget | None:
         """Give whose span a call is recorded on where there may be others; ``None`` for no call."""
         if not is_instrumentation_enabled():
             return None
         outer = _current_call_of(request)
         if outer is not None:
-            return None if outer.instrumenter.scope == self.scope else OuterCall(outer)
-        foreign = foreign_span(request)
-        return own if foreign is None else OuterSpan(self, foreign)
+            return None if outer.instrumenter.scope == self.scope else EnclosingCallTarget(outer)
+        foreign = find_external_span(request)
+        return own if foreign is None else ExternalSpanTarget(self, foreign)
 
-    def outer_call(self, request: Request) -> Call | None:
+    def enclosing_call(self, request: Request) -> Call | None:
         """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
         if request.task is not None:
             self._find_operation(request, request.task)
@@ -184,7 +184,7 @@ class Call:
         self,
         instrumenter: Instrumenter,
         request: Request,
-        owner: Owner,
+        owner: SpanTarget,
         started_ns: int | None = None,
     ) -> None:
         self.instrumenter = instrumenter  # what the call was made with
@@ -237,9 +237,9 @@ class Call:
         return self._owner.span
 
     @property
-    def record_chunk_gap(self) -> Callable[[Sequence[float], AttributeSet], None]:
+    def record_chunk_intervals(self) -> Callable[[Sequence[float], AttributeSet], None]:
         """What records the seconds between chunks of a stream, for `ChunkGaps`."""
-        return self._owner.record_chunk_gaps
+        return self._owner.record_chunk_intervals
 
     def activate(self) -> Token[Context]:
         """Make the call's span current; give the result to `deactivate` when the library's work is done."""
@@ -249,29 +249,29 @@ class Call:
         """Make the span that was current before `activate` current again."""
         context_api.detach(token)
 
-    def begin_attempt(self, at_ns: int | None = None) -> None:
+    def start_attempt(self, at_ns: int | None = None) -> None:
         """Note that the request goes out, now or at ``at_ns``: the first time or as a retry."""
         self.attempts += 1
         self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
 
-    def note_sent(self, at_ns: int) -> None:
+    def mark_sent(self, at_ns: int) -> None:
         """Note when the request of this attempt left, built and connected: the queue counts from there."""
         self._attempt_ns = at_ns
         self._headers_ns = None
 
-    def note_headers(self, at_ns: int | None = None) -> None:
+    def mark_headers_received(self, at_ns: int | None = None) -> None:
         """Note that response headers have come, now or at ``at_ns``. On a stream they end the queue."""
         self._headers_ns = at_ns or perf_counter_ns()
 
-    def note_provider(self, provider: str) -> None:
+    def set_provider(self, provider: str) -> None:
         """Note what the reply has proved about its server; later calls to it start with it."""
         if self.request.server is not None:
             self.instrumenter.servers.remember(self.request.server, provider)
         self.request.provider = self.instrumenter.config.provider_name or provider
-        self._owner.note_provider(provider)
+        self._owner.set_provider(provider)
 
-    def take_in(self, inner: Call, response: Response) -> None:
+    def merge_response(self, inner: Call, response: Response) -> None:
         """Take in what a layer further in has learned of the same reply, before this call ends."""
         self._below = response
         if self.attempts == 0:
@@ -290,7 +290,7 @@ class Call:
         """End the call with an error, and with what had come before it."""
         self._end(response or Response(), error, ended_ns)
 
-    def abandon(self, waiting: Reapable | None = None) -> None:
+    def abandon(self, waiting: Finalizable | None = None) -> None:
         """Leave the ending to the reaper: for finalisers, where nothing may be recorded.
 
         Args:
@@ -298,9 +298,9 @@ class Call:
         """
         if self._open:
             self._abandoned_ns = perf_counter_ns()
-            reaper.put(waiting or self)
+            finalizer.put(waiting or self)
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         """End an abandoned call that has had no reply, at the time it was abandoned."""
         self.fail(GeneratorExit())
 
@@ -316,22 +316,22 @@ class Call:
             if self._below is not None:
                 response.complete(self._below)
             if response.timings is not None:
-                self.note_provider(response.timings.provider)
+                self.set_provider(response.timings.provider)
                 correct_undercount(response, self.request)
             if self.served_model is not None:
                 response.model = self.served_model
             self._owner.record(self, self._outcome(response, error, ended_ns))
         except Exception as failure:
-            guard.report("recording a call", failure)
+            internal_errors.log_once("recording a call", failure)
         finally:
             self._owner.close(self._started_wall_ns + ended_ns - self._started_ns)
 
     def _outcome(
         self, response: Response, error: BaseException | None, ended_ns: int
-    ) -> recording.Outcome:
+    ) -> spans.Outcome:
         started_ns, attempt_ns = self._started_ns, self._attempt_ns
         wall_ns = self._started_wall_ns - started_ns
-        outcome = recording.Outcome(
+        outcome = spans.Outcome(
             request=self.request,
             response=response,
             error=response.error if error is None else describe_error(error),
@@ -352,9 +352,9 @@ class Call:
             if first_token_ns is not None:
                 outcome.first_token_attempt_s = (first_token_ns - attempt_ns) / 1e9
         if response.timings is not None:
-            outcome.phases = recording.phases_of(outcome, response.timings)
+            outcome.phases = spans.phases_of(outcome, response.timings)
         return outcome
 
     def chunk_attributes(self, response_model: str | None) -> AttributeSet:
         """The metric attributes of a stream's chunks, once its first chunk has named the model."""
-        return metric_points.metric_attributes(self.request, response_model)
+        return metrics.metric_attributes(self.request, response_model)

@@ -78,7 +78,7 @@ class SpanGpu:
         if ledger.begin(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
-    def unrecorded_began(
+    def on_dropped_span_start(
         self, span: trace.Span, request: Request, kind: SpanKind, scope: str
     ) -> None:
         """Note a call whose span no processor sees: it uses the GPUs like any other."""
@@ -92,7 +92,7 @@ class SpanGpu:
         if engine is not None and self._monitor.ledger.begin(span, engine, time.monotonic()):
             self._monitor.read_soon()
 
-    def unrecorded_ended(self, span: trace.Span) -> None:
+    def on_dropped_span_end(self, span: trace.Span) -> None:
         """Note its end."""
         self._monitor.ledger.end(span, time.monotonic())
 

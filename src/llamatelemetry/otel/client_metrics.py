@@ -56,7 +56,7 @@ class TokenCounts(Protocol):
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Measured:
+class CallMeasurement:
     """One call, as far as token and duration metrics go.
 
     ``attributes`` are those of every metric of the call but ``error.type``, which only some
@@ -80,7 +80,7 @@ class Measured:
 class ClientMetrics(Protocol):
     """The instruments of one set of names, and the points that a call has in them."""
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+    def record_chunk_intervals(self, seconds: Sequence[float], attributes: Attributes) -> None:
         """Record the times between the chunks of a stream, a point for each."""
         ...
 
@@ -88,11 +88,11 @@ class ClientMetrics(Protocol):
         """The seconds to a stream's first chunk."""
         ...
 
-    def duration_points(self, call: Measured) -> list[Point]:
+    def duration_points(self, call: CallMeasurement) -> list[Point]:
         """How long a call took."""
         ...
 
-    def token_points(self, call: Measured) -> list[Point]:
+    def token_points(self, call: CallMeasurement) -> list[Point]:
         """The tokens of a call that has ended, well or badly."""
         ...
 
@@ -106,7 +106,7 @@ class V141Metrics:
         self.time_to_first_chunk = create_histogram(meter, specs.CLIENT_TIME_TO_FIRST_CHUNK)
         self.time_per_output_chunk = create_histogram(meter, specs.CLIENT_TIME_PER_OUTPUT_CHUNK)
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+    def record_chunk_intervals(self, seconds: Sequence[float], attributes: Attributes) -> None:
         """Record the times between the chunks of a stream."""
         record_points(self.time_per_output_chunk, seconds, attributes)
 
@@ -114,11 +114,11 @@ class V141Metrics:
         """The seconds to a stream's first chunk."""
         return [(self.time_to_first_chunk, seconds, attributes)]
 
-    def duration_points(self, call: Measured) -> list[Point]:
+    def duration_points(self, call: CallMeasurement) -> list[Point]:
         """How long a call took."""
         return [(self.operation_duration, call.duration_s, call.with_error())]
 
-    def token_points(self, call: Measured) -> list[Point]:
+    def token_points(self, call: CallMeasurement) -> list[Point]:
         """One point per known token count, marked ``input`` or ``output``."""
         given = attribute_set(call.attributes)
         return [
@@ -157,7 +157,7 @@ class LatestMetrics:
         self.cache_write_usage = _create_counter(meter, specs.USAGE_CACHE_WRITE_TOKENS)
         self.reasoning_usage = _create_counter(meter, specs.USAGE_REASONING_TOKENS)
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+    def record_chunk_intervals(self, seconds: Sequence[float], attributes: Attributes) -> None:
         """Record the times between the chunks of a stream."""
         record_points(self.time_per_output_chunk, seconds, attributes)
 
@@ -165,7 +165,7 @@ class LatestMetrics:
         """The seconds to a stream's first chunk."""
         return [(self.time_to_first_chunk, seconds, attributes)]
 
-    def duration_points(self, call: Measured) -> list[Point]:
+    def duration_points(self, call: CallMeasurement) -> list[Point]:
         """How long a call took, for the histogram of its kind of operation."""
         if call.operation in _INFERENCE:
             histogram = self.inference_duration
@@ -175,7 +175,7 @@ class LatestMetrics:
             histogram = self.operation_duration
         return [] if histogram is None else [(histogram, call.duration_s, call.with_error())]
 
-    def token_points(self, call: Measured) -> list[Point]:
+    def token_points(self, call: CallMeasurement) -> list[Point]:
         """Usage and, per operation, its distribution.
 
         Every inference counts, failed ones included: where no usage came, the conventions
@@ -199,7 +199,7 @@ class LatestMetrics:
                     points.append((histogram, count, attributes))
         return points
 
-    def _counted(self, call: Measured, unknown: int | None) -> Iterator[Point]:
+    def _counted(self, call: CallMeasurement, unknown: int | None) -> Iterator[Point]:
         tokens, given = call.tokens, attribute_set(call.attributes)
         # A provider that reports usage but not this part of it has said nothing of the part.
         no_usage = tokens.input_tokens is None and tokens.output_tokens is None
@@ -224,10 +224,10 @@ class BothMetrics:
         self.v1_41 = V141Metrics(meter)
         self.latest = LatestMetrics(meter, other_operations=False)
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
+    def record_chunk_intervals(self, seconds: Sequence[float], attributes: Attributes) -> None:
         """Record the times between the chunks of a stream."""
-        self.v1_41.record_chunk_gaps(seconds, attributes)
-        self.latest.record_chunk_gaps(seconds, attributes)
+        self.v1_41.record_chunk_intervals(seconds, attributes)
+        self.latest.record_chunk_intervals(seconds, attributes)
 
     def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
         """The seconds to a stream's first chunk."""
@@ -236,11 +236,11 @@ class BothMetrics:
             *self.latest.first_chunk_points(seconds, attributes),
         ]
 
-    def duration_points(self, call: Measured) -> list[Point]:
+    def duration_points(self, call: CallMeasurement) -> list[Point]:
         """How long a call took."""
         return [*self.v1_41.duration_points(call), *self.latest.duration_points(call)]
 
-    def token_points(self, call: Measured) -> list[Point]:
+    def token_points(self, call: CallMeasurement) -> list[Point]:
         """The tokens of a call."""
         return [*self.v1_41.token_points(call), *self.latest.token_points(call)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamatelemetry.otel.client_metrics import (
+    CallMeasurement,
     ClientMetrics,
-    Measured,
     MetricNames,
     client_metrics,
     create_histogram,
@@ -65,7 +65,9 @@ class GenAIMetrics:
         """
         tokens = _Tokens(input_tokens, output_tokens)
         known = _attributes(gen_ai_system, operation, model, attributes)
-        record_each(self.client.token_points(Measured(operation, 0.0, tokens, known, unknown=None)))
+        record_each(
+            self.client.token_points(CallMeasurement(operation, 0.0, tokens, known, unknown=None))
+        )
 
     def record_operation_duration(
         self,
@@ -82,7 +84,9 @@ class GenAIMetrics:
         ``gen_ai.client.inference.duration`` or ``gen_ai.client.embeddings.duration``.
         """
         known = _attributes(gen_ai_system, operation, model, attributes)
-        record_each(self.client.duration_points(Measured(operation, duration_s, _Tokens(), known)))
+        record_each(
+            self.client.duration_points(CallMeasurement(operation, duration_s, _Tokens(), known))
+        )
 
     def record_server_duration(
         self,

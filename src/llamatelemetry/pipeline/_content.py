@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.limits import compact_json, limit_parts
 from llamatelemetry.genai.parts import plain_json
 from llamatelemetry.pipeline._instruments import content_max_chars
@@ -31,7 +31,7 @@ def record_arguments(
             given = {"args": list(args), **kwargs}
         span.set_attribute(names.GEN_AI_TOOL_CALL_ARGUMENTS, _json(given, max_chars))
     except Exception as error:
-        guard.report("recording the arguments of a tool", error)
+        internal_errors.log_once("recording the arguments of a tool", error)
 
 
 def record_result(span: Span, result: Any) -> None:
@@ -42,7 +42,7 @@ def record_result(span: Span, result: Any) -> None:
     try:
         span.set_attribute(names.GEN_AI_TOOL_CALL_RESULT, _json(result, max_chars))
     except Exception as error:
-        guard.report("recording the result of a tool", error)
+        internal_errors.log_once("recording the result of a tool", error)
 
 
 def _json(value: Any, max_chars: int) -> str:

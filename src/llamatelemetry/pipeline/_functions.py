@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from wrapt import FunctionWrapper
 
-from llamatelemetry.genai.reaper import reaper
+from llamatelemetry.genai.abandoned_calls import finalizer
 from llamatelemetry.pipeline._content import record_arguments, record_result
 from llamatelemetry.pipeline._kinds import TOOL
 from llamatelemetry.pipeline._scopes import detach
@@ -122,7 +122,7 @@ class _Call:
 def _generator(
     start: Callable[[], Work], generator: Generator[Any, Any, Any]
 ) -> Generator[Any, Any, Any]:
-    reaper.start()  # a finaliser must not have to
+    finalizer.start()  # a finaliser must not have to
     work = start()
     step: Callable[[Any], Any] = generator.send
     value: Any = None
@@ -153,7 +153,7 @@ def _generator(
 async def _async_generator(
     start: Callable[[], Work], generator: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
-    reaper.start()  # a finaliser must not have to
+    finalizer.start()  # a finaliser must not have to
     work = start()
     step: Callable[[Any], Any] = generator.asend
     value: Any = None

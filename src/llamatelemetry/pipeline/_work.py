@@ -13,10 +13,10 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.abandoned_calls import finalizer
 from llamatelemetry.genai.agents import AgentRun, current_agent, with_agent
 from llamatelemetry.genai.errors import describe_error
-from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.otel.session import session_attributes
 from llamatelemetry.pipeline._instruments import content_max_chars
 from llamatelemetry.pipeline._kinds import AGENT, TOOL
@@ -82,7 +82,7 @@ class Work:
         try:
             self._start(attributes)
         except Exception as error:
-            guard.report("starting a span of a pipeline", error)
+            internal_errors.log_once("starting a span of a pipeline", error)
 
     def _start(self, attributes: Mapping[str, AttributeValue | None]) -> None:
         known: dict[str, AttributeValue | None] = {
@@ -123,7 +123,7 @@ class Work:
                 _record_error(self.span, failure)
             self._record_metrics(duration_ns / 1e9, failure)
         except Exception as ours:
-            guard.report("recording the end of a pipeline's span", ours)
+            internal_errors.log_once("recording the end of a pipeline's span", ours)
         finally:
             # By the monotonic clock: a clock step must not stretch it.
             self.span.end(self._started_wall_ns + duration_ns)
@@ -135,9 +135,9 @@ class Work:
         """
         if self._started_ns is not None:
             self._ended_ns = perf_counter_ns()
-            reaper.put(self)
+            finalizer.put(self)
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         """End what was abandoned."""
         self.finish()
 

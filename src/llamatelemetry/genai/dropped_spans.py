@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 class Watcher(Protocol):
     """Told of the beginning and the end of each such call; it raises nothing."""
 
-    def unrecorded_began(self, span: Span, request: Request, kind: SpanKind, scope: str) -> None:
+    def on_dropped_span_start(
+        self, span: Span, request: Request, kind: SpanKind, scope: str
+    ) -> None:
         """The call of an instrumentation begins; ``span`` stands for it, and records nothing."""
         ...
 
-    def unrecorded_ended(self, span: Span) -> None:
+    def on_dropped_span_end(self, span: Span) -> None:
         """The call has ended."""
         ...
 

@@ -23,7 +23,7 @@ _BATCH: Final = 64
 _BATCH_NS: Final = 1_000_000_000
 
 
-class ChunkGaps:
+class ChunkIntervals:
     """The gaps of one stream.
 
     Args:

@@ -31,7 +31,7 @@ _OPENINFERENCE_OPERATIONS: Final = {"LLM": CHAT, "EMBEDDING": EMBEDDINGS}
 _INFERENCE: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
 
-class ForeignSpan(NamedTuple):
+class ExternalSpan(NamedTuple):
     """The span of another instrumentation that a request is recorded on.
 
     ``has_metrics`` says whether the other records the tokens and the duration of the call.
@@ -41,18 +41,18 @@ class ForeignSpan(NamedTuple):
     has_metrics: bool
 
 
-def foreign_span(request: Request) -> ForeignSpan | None:
+def find_external_span(request: Request) -> ExternalSpan | None:
     """Give the open span of another instrumentation that is this request's, if there is one."""
     span = trace.get_current_span()
     if span.is_recording():
         attributes = cast("Mapping[str, Any] | None", getattr(span, "attributes", None))
         if attributes and _is_recorded_on(span, attributes, request):
             # OpenInference has no metrics; all others do.
-            return ForeignSpan(span, has_metrics=_OPENINFERENCE_KIND not in attributes)
+            return ExternalSpan(span, has_metrics=_OPENINFERENCE_KIND not in attributes)
         return None
     # A call that is not sampled says nothing of itself, and its metrics are recorded all the same.
     if isinstance(span, trace.NonRecordingSpan) and _is_below_util_genai(span, request):
-        return ForeignSpan(span, has_metrics=True)
+        return ExternalSpan(span, has_metrics=True)
     return None
 
 

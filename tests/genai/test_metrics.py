@@ -13,10 +13,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from llamatelemetry.genai.errors import ErrorInfo
-from llamatelemetry.genai.metric_points import all_points, layout_of, series_of
+from llamatelemetry.genai.metrics import all_points, layout_of, series_of
 from llamatelemetry.genai.model import Request, Response, Server, Usage
 from llamatelemetry.genai.phases import Phases
-from llamatelemetry.genai.recording import Outcome
+from llamatelemetry.genai.spans import Outcome
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.otel.late_points import LatePoints
 from llamatelemetry.otel.points import record_each

@@ -13,13 +13,13 @@ import queue
 import threading
 from typing import Protocol, TypeGuard
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 
-class Reapable(Protocol):
+class Finalizable(Protocol):
     """A call that can be ended by the reaper."""
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         """End with what is known."""
         ...
 
@@ -27,7 +27,7 @@ class Reapable(Protocol):
 _STOP = object()
 
 
-class Reaper:
+class AbandonedCallFinalizer:
     """A queue and the daemon thread that empties it; the thread starts on first need."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Reaper:
                 )
                 self._thread.start()
 
-    def put(self, call: Reapable) -> None:
+    def put(self, call: Finalizable) -> None:
         """Hand over a call. Safe in a finaliser and in a signal handler."""
         self._queue.put(call)
 
@@ -68,9 +68,9 @@ class Reaper:
                 item.set()
                 continue
             try:
-                item.reap()  # type: ignore[attr-defined]
+                item.finalize()  # type: ignore[attr-defined]
             except Exception as error:
-                guard.report("ending an abandoned call", error)
+                internal_errors.log_once("ending an abandoned call", error)
             del item  # not kept alive until the next one comes
 
     def flush(self, timeout_s: float) -> bool:
@@ -98,4 +98,4 @@ def _runs(thread: threading.Thread | None) -> TypeGuard[threading.Thread]:
     return thread is not None and thread.is_alive()
 
 
-reaper = Reaper()
+finalizer = AbandonedCallFinalizer()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import Status, StatusCode
 
-from llamatelemetry.genai.identity import identities
-from llamatelemetry.genai.metric_points import metric_attributes
+from llamatelemetry.genai.metrics import metric_attributes
 from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.otel.span_attributes import set_attributes
 from llamatelemetry.semconv import attributes as names
@@ -103,7 +103,7 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
-    if known_servers.has_descriptions or identities.are_there:  # of most nothing is known
+    if known_servers.has_descriptions or server_metadata_cache.has_any:  # of most nothing is known
         attributes.update(_server_attributes(outcome))
     attributes.update(response.attributes)
     if request.provider not in OPENAI_PROVIDERS:
@@ -142,7 +142,7 @@ def _server_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     started_here = known_servers.description_of(request.server)
     # To embeddings and rankings llama.cpp answers under the name it was asked by.
     model = None if response.timings is None else response.model
-    asked = identities.attributes_of(request.server, model, response.system_fingerprint)
+    asked = server_metadata_cache.attributes_of(request.server, model, response.system_fingerprint)
     return {**started_here, **asked}
 
 

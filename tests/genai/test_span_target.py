@@ -21,7 +21,7 @@ from llamatelemetry.genai import (
     StreamWatch,
     Usage,
     current_call,
-    recording,
+    spans,
 )
 from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
@@ -65,7 +65,7 @@ def run(instrumenter: Instrumenter, response: Response, **changes: Any) -> Call:
     call = instrumenter.start(chat(**changes))
     assert call is not None
     token = call.activate()
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.07)  # as long as the timings say, and some more
     call.deactivate(token)
     call.finish(response)
@@ -236,7 +236,7 @@ def test_their_span_may_end_before_the_stream_whose_phases_it_still_gets(
 ):
     with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         call = instrumenter.start(chat(stream=True))
-        call.begin_attempt()
+        call.start_attempt()
     call.finish(answered(timings=TIMINGS))
     outer, *phases = recorder.spans()
     assert dict(outer.attributes) == SMOL
@@ -371,7 +371,7 @@ def test_a_task_started_below_util_genai_is_not_swallowed_once_the_owner_has_end
 
 def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder, monkeypatch):
     phases = []
-    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: phases.append(args))
+    monkeypatch.setattr(spans, "record_phase_spans", lambda *args: phases.append(args))
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     handler = handler_for(recorder, tracer_provider=provider)
     instrumenter = Instrumenter(
@@ -409,7 +409,7 @@ def test_a_plugin_further_in_completes_the_outer_call(start, below, recorder):
     """The outer one has seen no reply: the application reads it raw."""
     outer = start()
     token = outer.activate()
-    outer.begin_attempt()
+    outer.start_attempt()
     run(below, answered(timings=TIMINGS))
     assert current_call() is outer
     outer.deactivate(token)
@@ -444,9 +444,9 @@ def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder)
     token = outer.activate()
     inner = below.start(chat(stream=True))
     time.sleep(0.05)  # what was before the request went out is no queue
-    inner.begin_attempt()
+    inner.start_attempt()
     time.sleep(0.02)
-    inner.note_headers()
+    inner.mark_headers_received()
     watch = StreamWatch(inner)
     watch.chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
     watch.finished()
@@ -464,7 +464,7 @@ def test_what_the_headers_prove_further_in_is_known_to_the_outer_call(start, bel
     outer = start()
     token = outer.activate()
     inner = below.start(chat())
-    inner.note_provider("llama_cpp")
+    inner.set_provider("llama_cpp")
     inner.finish(Response())
     outer.deactivate(token)
     outer.finish(Response())

@@ -53,7 +53,7 @@ def test_a_provider_given_in_the_configuration_stands_against_everything(
     instrumenter = make_instrumenter(provider_name="my_gateway")
     call = instrumenter.start(chat(parameters={"openai.api.type": "chat_completions"}))
     assert call.request.provider == "my_gateway"
-    call.note_provider("llama_cpp")
+    call.set_provider("llama_cpp")
     call.finish(Response(timings=TIMINGS))
     span = recorder.call()
     assert span.attributes["gen_ai.provider.name"] == "my_gateway"
@@ -65,14 +65,14 @@ def test_a_provider_given_in_the_configuration_stands_against_everything(
 
 
 def finish_with_phases(call: Any, **changes: Any) -> None:
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.1)
     call.finish(Response(timings=TIMINGS, **changes))
 
 
 def test_the_phases_follow_one_another_from_the_last_attempt(start, recorder):
     call = start()
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.03)  # the first attempt came to nothing
     finish_with_phases(call)
     span = recorder.call()
@@ -144,9 +144,9 @@ def test_the_call_span_sums_its_phases_up(start, recorder):
 
 def test_on_a_stream_the_headers_end_the_queue_and_the_client_saw_the_first_token(start, recorder):
     call = start(stream=True)
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.02)
-    call.note_headers()
+    call.mark_headers_received()
     call.first_chunk_ns = time.perf_counter_ns()
     time.sleep(0.02)
     call.first_token_ns = time.perf_counter_ns()
@@ -165,17 +165,17 @@ def test_on_a_stream_the_headers_end_the_queue_and_the_client_saw_the_first_toke
 
 def test_a_retry_takes_back_the_headers_of_the_attempt_before(start, recorder):
     call = start(stream=True)
-    call.begin_attempt()
-    call.note_headers()
-    call.begin_attempt()
+    call.start_attempt()
+    call.mark_headers_received()
+    call.start_attempt()
     call.finish(Response(timings=TIMINGS))
     assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
 
 
 def test_headers_of_a_plain_reply_say_nothing_of_the_queue(start, recorder):
     call = start()
-    call.begin_attempt()
-    call.note_headers()
+    call.start_attempt()
+    call.mark_headers_received()
     call.finish(Response(timings=TIMINGS))
     assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
-from llamatelemetry.genai import metric_points, recording, unrecorded
+from llamatelemetry.genai import dropped_spans, metrics, spans
 from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.otel.points import record_each
 from llamatelemetry.semconv import attributes as names
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.call import Call, Instrumenter
     from llamatelemetry.genai.content import CallContent
+    from llamatelemetry.genai.external_spans import ExternalSpan
     from llamatelemetry.genai.model import Request
-    from llamatelemetry.genai.rivals import ForeignSpan
     from llamatelemetry.otel.points import AttributeSet
 
     GapRecorder = Callable[[Sequence[float], AttributeSet], None]
@@ -38,7 +38,7 @@ _GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
 
-class Owner(Protocol):
+class SpanTarget(Protocol):
     """Where what is learned of a call goes."""
 
     @property
@@ -52,7 +52,7 @@ class Owner(Protocol):
         ...
 
     @property
-    def record_chunk_gaps(self) -> GapRecorder:
+    def record_chunk_intervals(self) -> GapRecorder:
         """What records the seconds between chunks."""
         ...
 
@@ -64,11 +64,11 @@ class Owner(Protocol):
         """Give the context for the library's own work."""
         ...
 
-    def note_provider(self, provider: str) -> None:
+    def set_provider(self, provider: str) -> None:
         """The reply has proved its provider."""
         ...
 
-    def record(self, call: Call, outcome: recording.Outcome) -> None:
+    def record(self, call: Call, outcome: spans.Outcome) -> None:
         """Record a call that has ended."""
         ...
 
@@ -77,7 +77,7 @@ class Owner(Protocol):
         ...
 
 
-class OwnSpan:
+class OwnSpanTarget:
     """A span opened for the call: everything is recorded, and nobody else records it.
 
     Args:
@@ -97,9 +97,9 @@ class OwnSpan:
         self._provider = ""  # that the span has been started with
 
     @property
-    def record_chunk_gaps(self) -> GapRecorder:
+    def record_chunk_intervals(self) -> GapRecorder:
         """What records the seconds between chunks."""
-        return self._instrumenter.metrics.client.record_chunk_gaps
+        return self._instrumenter.metrics.client.record_chunk_intervals
 
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Start the span."""
@@ -113,13 +113,13 @@ class OwnSpan:
             f"{title} {request.model}" if request.model else title,
             self._context,
             kind=self._kind,
-            attributes=recording.sampling_attributes(request),
+            attributes=spans.sampling_attributes(request),
             start_time=started_wall_ns,
         )
         self._context = trace.set_span_in_context(self.span, self._context)
-        watcher = unrecorded.State.watcher
-        if watcher is not None and unrecorded.is_dropped(self.span):
-            watcher.unrecorded_began(self.span, request, self._kind, self._instrumenter.scope)
+        watcher = dropped_spans.State.watcher
+        if watcher is not None and dropped_spans.is_dropped(self.span):
+            watcher.on_dropped_span_start(self.span, request, self._kind, self._instrumenter.scope)
         if self._instrumenter.content is not None:
             self.content = self._instrumenter.content.start(request, self.span)
 
@@ -127,33 +127,33 @@ class OwnSpan:
         """Give a context with the span and the call in it."""
         return context_api.set_value(CALL_KEY, call, self._context)
 
-    def note_provider(self, provider: str) -> None:
+    def set_provider(self, provider: str) -> None:
         """Nothing: the provider is recorded from the request."""
 
-    def record(self, call: Call, outcome: recording.Outcome) -> None:  # noqa: ARG002 - as Owner
+    def record(self, call: Call, outcome: spans.Outcome) -> None:  # noqa: ARG002 - as Owner
         """Write the metrics and, unless the span is not recorded, attributes and phases."""
         instrumenter, context, span = self._instrumenter, self._context, self.span
-        series = metric_points.series_of(outcome)
+        series = metrics.series_of(outcome)
         instrumenter.points.record(outcome, series, span.get_span_context(), context)
         if span.is_recording():
-            recording.record_span(span, outcome)
+            spans.record_span(span, outcome)
             if self._provider != outcome.request.provider:  # the reply has proved another
                 span.set_attribute(names.GEN_AI_PROVIDER_NAME, outcome.request.provider)
             if instrumenter.config.phase_spans and outcome.phases is not None:
-                recording.record_phase_spans(instrumenter.tracer, context, outcome)
+                spans.record_phase_spans(instrumenter.tracer, context, outcome)
         if self.content is not None:
             span.set_attributes(self.content.finish(outcome, context))
         outcome.response.read_content = None  # the whole reply; its points may have to wait
 
     def close(self, ended_wall_ns: int) -> None:
         """End the span."""
-        watcher = unrecorded.State.watcher
-        if watcher is not None and unrecorded.is_dropped(self.span):
-            watcher.unrecorded_ended(self.span)
+        watcher = dropped_spans.State.watcher
+        if watcher is not None and dropped_spans.is_dropped(self.span):
+            watcher.on_dropped_span_end(self.span)
         self.span.end(ended_wall_ns)
 
 
-class OuterSpan:
+class ExternalSpanTarget:
     """The open span of another instrumentation: it is enriched, and left to its owner to end.
 
     Args:
@@ -164,16 +164,20 @@ class OuterSpan:
     __slots__ = ("_has_metrics", "_instrumenter", "_proved", "_recorded", "span")
     content: None = None  # it is the other's to record, and to hand to hooks
 
-    def __init__(self, instrumenter: Instrumenter, foreign: ForeignSpan) -> None:
+    def __init__(self, instrumenter: Instrumenter, foreign: ExternalSpan) -> None:
         self._instrumenter = instrumenter
         self.span, self._has_metrics = foreign
         self._proved = False
         self._recorded = self.span.is_recording()
 
     @property
-    def record_chunk_gaps(self) -> GapRecorder:
+    def record_chunk_intervals(self) -> GapRecorder:
         """What records the seconds between chunks."""
-        return _ignore if self._has_metrics else self._instrumenter.metrics.client.record_chunk_gaps
+        return (
+            _ignore
+            if self._has_metrics
+            else self._instrumenter.metrics.client.record_chunk_intervals
+        )
 
     def open(self, call: Call, started_wall_ns: int) -> None:
         """Nothing: it is open."""
@@ -182,27 +186,27 @@ class OuterSpan:
         """Give a context with the span and the call in it."""
         return context_api.set_value(CALL_KEY, call, trace.set_span_in_context(self.span))
 
-    def note_provider(self, provider: str) -> None:  # noqa: ARG002 - as Owner
+    def set_provider(self, provider: str) -> None:  # noqa: ARG002 - as Owner
         """Remember that the span's own idea of its provider may be corrected."""
         self._proved = True
 
-    def record(self, call: Call, outcome: recording.Outcome) -> None:  # noqa: ARG002 - as Owner
+    def record(self, call: Call, outcome: spans.Outcome) -> None:  # noqa: ARG002 - as Owner
         """Add the engine's timings, and the metrics that nobody else records."""
         instrumenter = self._instrumenter
         context = trace.set_span_in_context(self.span)
-        points = metric_points.server_points if self._has_metrics else metric_points.all_points
+        points = metrics.server_points if self._has_metrics else metrics.all_points
         record_each(points(instrumenter.metrics, outcome), context)
         # Its owner may have ended it by now, as with a stream that was dropped.
         if self.span.is_recording():
-            recording.enrich_span(self.span, outcome, provider_proved=self._proved)
+            spans.enrich_span(self.span, outcome, provider_proved=self._proved)
         if self._recorded and instrumenter.config.phase_spans:
-            recording.record_phase_spans(instrumenter.tracer, context, outcome)
+            spans.record_phase_spans(instrumenter.tracer, context, outcome)
 
     def close(self, ended_wall_ns: int) -> None:
         """Nothing: its owner ends it."""
 
 
-class OuterCall:
+class EnclosingCallTarget:
     """A call of ours further out, made by another plugin: it takes in what is learned here."""
 
     __slots__ = ("_outer",)
@@ -217,7 +221,7 @@ class OuterCall:
         return self._outer.span
 
     @property
-    def record_chunk_gaps(self) -> GapRecorder:
+    def record_chunk_intervals(self) -> GapRecorder:
         """Nothing: the outer call sees the chunks too."""
         return _ignore
 
@@ -228,13 +232,13 @@ class OuterCall:
         """Give the context as it is: the outer call stays the current one."""
         return context_api.get_current()
 
-    def note_provider(self, provider: str) -> None:
+    def set_provider(self, provider: str) -> None:
         """Tell the outer call."""
-        self._outer.note_provider(provider)
+        self._outer.set_provider(provider)
 
-    def record(self, call: Call, outcome: recording.Outcome) -> None:
+    def record(self, call: Call, outcome: spans.Outcome) -> None:
         """Hand over what was learned; the outer call records it when it ends itself."""
-        self._outer.take_in(call, outcome.response)
+        self._outer.merge_response(call, outcome.response)
 
     def close(self, ended_wall_ns: int) -> None:
         """Nothing: the outer call ends itself."""

@@ -27,10 +27,10 @@ from llamatelemetry.genai import (
     Response,
     StreamWatch,
     flush_pending,
-    guard,
-    stop_reaper,
+    internal_errors,
+    stop_finalizer,
 )
-from llamatelemetry.genai.reaper import Reaper
+from llamatelemetry.genai.abandoned_calls import AbandonedCallFinalizer
 from tests.genai.conftest import chat
 
 ROOT = Path(__file__).parents[2]
@@ -43,16 +43,16 @@ class Item:
         self.action = action
         self.ended: list[str] = []
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         self.action()
         self.ended.append(threading.current_thread().name)
 
 
 @pytest.fixture
-def reaper() -> Iterator[Reaper]:
-    reaper = Reaper()
-    yield reaper
-    assert reaper.stop(5)
+def finalizer() -> Iterator[AbandonedCallFinalizer]:
+    finalizer = AbandonedCallFinalizer()
+    yield finalizer
+    assert finalizer.stop(5)
 
 
 def reaper_threads() -> list[threading.Thread]:
@@ -60,15 +60,15 @@ def reaper_threads() -> list[threading.Thread]:
 
 
 def test_the_thread_is_one_daemon_that_starts_on_first_need():
-    assert stop_reaper(5)
+    assert stop_finalizer(5)
     assert reaper_threads() == []
-    reaper = Reaper()
+    finalizer = AbandonedCallFinalizer()
     assert reaper_threads() == []
     together = threading.Barrier(10)
 
     def start() -> None:
         together.wait(5)
-        reaper.start()
+        finalizer.start()
 
     starters = [threading.Thread(target=start) for _ in range(10)]
     for starter in starters:
@@ -76,123 +76,123 @@ def test_the_thread_is_one_daemon_that_starts_on_first_need():
     for starter in starters:
         starter.join(5)
     assert [thread.daemon for thread in reaper_threads()] == [True]
-    assert reaper.stop(5)
+    assert finalizer.stop(5)
     assert reaper_threads() == []
 
 
-def test_what_is_handed_over_ends_in_that_thread_in_its_order(reaper):
+def test_what_is_handed_over_ends_in_that_thread_in_its_order(finalizer):
     order: list[int] = []
     items = [Item(lambda number=number: order.append(number)) for number in range(100)]
-    reaper.start()
+    finalizer.start()
     for item in items:
-        reaper.put(item)
-    assert reaper.flush(5)
+        finalizer.put(item)
+    assert finalizer.flush(5)
     assert order == list(range(100))
     assert {name for item in items for name in item.ended} == {"llamatelemetry-reaper"}
 
 
-def test_flushing_nothing_starts_no_thread(reaper):
-    assert stop_reaper(5)
-    assert reaper.flush(0)
+def test_flushing_nothing_starts_no_thread(finalizer):
+    assert stop_finalizer(5)
+    assert finalizer.flush(0)
     assert reaper_threads() == []
 
 
-def test_flushing_ends_also_what_came_before_the_thread(reaper):
+def test_flushing_ends_also_what_came_before_the_thread(finalizer):
     item = Item()
-    reaper.put(item)
+    finalizer.put(item)
     assert item.ended == []
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
     assert len(item.ended) == 1
 
 
-def test_flushing_gives_up_when_its_time_is_over(reaper):
+def test_flushing_gives_up_when_its_time_is_over(finalizer):
     go = threading.Event()
     last = Item()
-    reaper.put(Item(lambda: go.wait(10)))
-    reaper.put(last)
+    finalizer.put(Item(lambda: go.wait(10)))
+    finalizer.put(last)
     began = time.monotonic()
-    assert reaper.flush(0.05) is False
+    assert finalizer.flush(0.05) is False
     assert time.monotonic() - began < 5
     go.set()
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
     assert len(last.ended) == 1
 
 
-def test_a_failure_is_reported_and_the_next_one_still_ends(reaper, caplog):
-    guard.set_strict(False)
+def test_a_failure_is_reported_and_the_next_one_still_ends(finalizer, caplog):
+    internal_errors.set_strict(False)
 
     def fail() -> None:
         raise ValueError("odd")
 
     last = Item()
-    reaper.start()
-    reaper.put(Item(fail))
-    reaper.put(last)
-    assert reaper.flush(5)
+    finalizer.start()
+    finalizer.put(Item(fail))
+    finalizer.put(last)
+    assert finalizer.flush(5)
     assert len(last.ended) == 1
     assert "ending an abandoned call" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_has_died_is_replaced(reaper):
+def test_a_thread_that_has_died_is_replaced(finalizer):
     def die() -> None:
         raise KeyboardInterrupt
 
-    reaper.start()
-    reaper.put(Item(die))
+    finalizer.start()
+    finalizer.put(Item(die))
     for thread in reaper_threads():
         thread.join(0.5)
     last = Item()
-    reaper.put(last)
-    assert reaper.flush(5)
+    finalizer.put(last)
+    assert finalizer.flush(5)
     assert len(last.ended) == 1
 
 
-def test_what_has_ended_is_not_kept_alive(reaper):
-    reaper.start()
+def test_what_has_ended_is_not_kept_alive(finalizer):
+    finalizer.start()
     item = Item()
     gone = weakref.ref(item)
-    reaper.put(item)
-    assert reaper.flush(5)
+    finalizer.put(item)
+    assert finalizer.flush(5)
     del item
     assert gone() is None
 
 
-def test_stopping_ends_what_was_handed_over_and_starting_again_works(reaper):
+def test_stopping_ends_what_was_handed_over_and_starting_again_works(finalizer):
     for _ in range(3):
         items = [Item() for _ in range(20)]
-        reaper.start()
+        finalizer.start()
         for item in items:
-            reaper.put(item)
-        assert reaper.stop(5)
+            finalizer.put(item)
+        assert finalizer.stop(5)
         assert all(item.ended for item in items)
-    assert reaper.stop(5)  # what does not run is stopped
+    assert finalizer.stop(5)  # what does not run is stopped
 
 
-def test_stopping_gives_up_when_its_time_is_over(reaper):
+def test_stopping_gives_up_when_its_time_is_over(finalizer):
     go = threading.Event()
-    reaper.start()
-    reaper.put(Item(lambda: go.wait(10)))
-    assert reaper.stop(0.05) is False
+    finalizer.start()
+    finalizer.put(Item(lambda: go.wait(10)))
+    assert finalizer.stop(0.05) is False
     go.set()
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
 
 
-def test_stopping_and_starting_from_many_threads_loses_nothing(reaper):
+def test_stopping_and_starting_from_many_threads_loses_nothing(finalizer):
     items = [Item() for _ in range(400)]
 
     def work(mine: list[Item]) -> None:
         for item in mine:
-            reaper.start()
-            reaper.put(item)
-            assert reaper.stop(5)
+            finalizer.start()
+            finalizer.put(item)
+            assert finalizer.stop(5)
 
     workers = [threading.Thread(target=work, args=(items[n::8],)) for n in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(30)
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
     assert all(len(item.ended) == 1 for item in items)
 
 
@@ -322,9 +322,9 @@ def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter,
 PROGRAM = textwrap.dedent("""
     import gc, json, os, threading, time
     from llamatelemetry.genai import (
-        Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_reaper
+        Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_finalizer
     )
-    from llamatelemetry.genai.reaper import reaper
+    from llamatelemetry.genai.abandoned_calls import reaper
     from tests.genai.conftest import chat
     from tests.recorder import Recorder
 
@@ -339,14 +339,14 @@ PROGRAM = textwrap.dedent("""
         return tap
 
     class Blocking:
-        def reap(self):
+        def finalize(self):
             go.wait(20)
 
     go = threading.Event()
     queued, open_in_both, finished_in_both = stream("queued"), stream("open"), stream("read")
     reaper.put(Blocking())
     del queued  # handed over, and still waiting when the process forks
-    stopping = threading.Thread(target=stop_reaper, args=(20,))
+    stopping = threading.Thread(target=stop_finalizer, args=(20,))
     stopping.start()  # waits for the blocked item, and holds the reaper's lock
     while not reaper._lock.locked():
         time.sleep(0.01)
@@ -361,7 +361,7 @@ PROGRAM = textwrap.dedent("""
             own = stream("child")
             del own
             flushed = flush_pending(10)
-            stopped = stop_reaper(10)
+            stopped = stop_finalizer(10)
         except BaseException as error:
             flushed = stopped = repr(error)
         told = [flushed, stopped, [span.name for span in recorder.spans()]]
@@ -375,7 +375,7 @@ PROGRAM = textwrap.dedent("""
     stopping.join()
     del open_in_both
     list(finished_in_both)
-    in_parent = [flush_pending(10), stop_reaper(10), [span.name for span in recorder.spans()]]
+    in_parent = [flush_pending(10), stop_finalizer(10), [span.name for span in recorder.spans()]]
     print(json.dumps({"child": in_child, "parent": in_parent}))
 """)
 

@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from llamatelemetry.genai.gaps import ChunkGaps
+from llamatelemetry.genai.chunk_intervals import ChunkIntervals
 from llamatelemetry.otel.points import AttributeSet
 
 SECOND_NS = 1_000_000_000
@@ -18,7 +18,7 @@ class Recorded:
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
         self.asked = 0
-        self.gaps = ChunkGaps(self.record, self.attributes)
+        self.gaps = ChunkIntervals(self.record, self.attributes)
 
     def record(self, seconds, attributes):
         assert attributes == {"gen_ai.response.model": "smol"}

@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.identity import Identity, ServerIdentities, fetch_identity, read_props
 from llamatelemetry.genai.model import Server
+from llamatelemetry.genai.server_metadata import (
+    ServerMetadata,
+    ServerMetadataCache,
+    fetch_server_metadata,
+    parse_props,
+)
 from tests.servers import LlamaServer
 
 PROPS = {
@@ -88,24 +93,24 @@ def wait() -> None:
 
 
 def test_the_properties_of_a_server() -> None:
-    assert read_props(PROPS) == Identity(
+    assert parse_props(PROPS) == ServerMetadata(
         ATTRIBUTES, frozenset({"smol", "tiny", "Smol-135M.Q4_1.gguf"})
     )
 
 
 def test_the_properties_of_a_router_are_not_those_of_a_model() -> None:
-    identity = read_props(ROUTER)
+    identity = parse_props(ROUTER)
     assert identity.is_router
     assert identity.attributes == {"llamatelemetry.server.build": "b11549-abc"}
 
 
 @pytest.mark.parametrize("props", [{}, {"total_slots": "two", "model_path": 7}, [], None])
 def test_what_is_not_told_is_absent(props: Any) -> None:
-    assert read_props(props) == Identity({})
+    assert parse_props(props) == ServerMetadata({})
 
 
 def test_a_real_server(llama_server: LlamaServer) -> None:
-    identity = fetch_identity(llama_server.origin, {})
+    identity = fetch_server_metadata(llama_server.origin, {})
     assert identity is not None
     assert identity.attributes["llamatelemetry.server.quantization"] == "Q4_1"
     assert identity.attributes["llamatelemetry.server.slots"] == 2
@@ -116,34 +121,36 @@ def test_a_real_server(llama_server: LlamaServer) -> None:
 @pytest.mark.clock
 def test_a_server_is_asked_once_and_off_the_callers_path() -> None:
     with serving(lambda _: (time.sleep(0.2), (200, PROPS))[1]) as asked:
-        identities = ServerIdentities()
+        server_metadata_cache = ServerMetadataCache()
         started = time.perf_counter()
         for _ in range(50):
-            identities.ask(asked.server, f"{asked.origin}/prefix", {}, "smol")
-            assert identities.attributes_of(asked.server, "smol") == {}
+            server_metadata_cache.ask(asked.server, f"{asked.origin}/prefix", {}, "smol")
+            assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
         assert time.perf_counter() - started < 0.15
         wait()
         for _ in range(50):
-            identities.ask(asked.server, f"{asked.origin}/prefix", {}, "smol")
+            server_metadata_cache.ask(asked.server, f"{asked.origin}/prefix", {}, "smol")
         wait()
     assert asked.paths == ["/prefix/props"]
-    assert identities.attributes_of(asked.server, "smol") == ATTRIBUTES
-    assert identities.attributes_of(asked.server, None) == ATTRIBUTES
-    assert identities.attributes_of(Server("other", 1, "http://other:1"), "smol") == {}
-    assert identities.attributes_of(None, "smol") == {}
+    assert server_metadata_cache.attributes_of(asked.server, "smol") == ATTRIBUTES
+    assert server_metadata_cache.attributes_of(asked.server, None) == ATTRIBUTES
+    assert server_metadata_cache.attributes_of(Server("other", 1, "http://other:1"), "smol") == {}
+    assert server_metadata_cache.attributes_of(None, "smol") == {}
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else() -> None:
     with serving(lambda _: (200, PROPS)) as other:
         elsewhere = {"Location": f"{other.origin}/props"}
         with serving(lambda _: (302, b""), **elsewhere) as asked:
-            identities = ServerIdentities()
-            identities.ask(asked.server, asked.origin, {"authorization": "Bearer sk"}, None)
+            server_metadata_cache = ServerMetadataCache()
+            server_metadata_cache.ask(
+                asked.server, asked.origin, {"authorization": "Bearer sk"}, None
+            )
             wait()
     assert asked.headers[0]["authorization"] == "Bearer sk"
     assert other.paths == []
-    assert identities.attributes_of(asked.server, "smol") == {}
-    assert "sk" not in repr(vars(identities))
+    assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
+    assert "sk" not in repr(vars(server_metadata_cache))
 
 
 @pytest.mark.parametrize(
@@ -153,20 +160,20 @@ def test_the_key_goes_to_the_server_and_nowhere_else() -> None:
 )
 def test_a_server_that_does_not_tell_stays_unknown_and_is_not_pestered(answer: Any) -> None:
     with serving(lambda _: answer) as asked:
-        identities = ServerIdentities()
+        server_metadata_cache = ServerMetadataCache()
         for _ in range(3):
-            identities.ask(asked.server, asked.origin, {}, None)
+            server_metadata_cache.ask(asked.server, asked.origin, {}, None)
             wait()
     assert len(asked.paths) == 1
-    assert identities.attributes_of(asked.server, "smol") == {}
+    assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
 
 
 def test_a_server_that_is_gone_is_no_error() -> None:
-    identities = ServerIdentities()
+    server_metadata_cache = ServerMetadataCache()
     server = Server("127.0.0.1", 9, "http://127.0.0.1:9")
-    identities.ask(server, server.origin, {}, None)
+    server_metadata_cache.ask(server, server.origin, {}, None)
     wait()
-    assert identities.attributes_of(server, "smol") == {}
+    assert server_metadata_cache.attributes_of(server, "smol") == {}
 
 
 def test_a_router_is_asked_about_a_model_without_waking_it() -> None:
@@ -174,16 +181,16 @@ def test_a_router_is_asked_about_a_model_without_waking_it() -> None:
         return 200, ROUTER if path == "/props" else PROPS
 
     with serving(answer) as asked:
-        identities = ServerIdentities()
+        server_metadata_cache = ServerMetadataCache()
         for _ in range(3):
-            identities.ask(asked.server, asked.origin, {}, "a/smol:Q4")
+            server_metadata_cache.ask(asked.server, asked.origin, {}, "a/smol:Q4")
             wait()
     assert asked.paths == ["/props", "/props?model=a%2Fsmol%3AQ4&autoload=false"]
-    assert identities.attributes_of(asked.server, "a/smol:Q4") == ATTRIBUTES
+    assert server_metadata_cache.attributes_of(asked.server, "a/smol:Q4") == ATTRIBUTES
     # Of another model, and of a reply that names none, the router's build is all that is known.
     build = {"llamatelemetry.server.build": "b11549-abc"}
-    assert identities.attributes_of(asked.server, "other") == build
-    assert identities.attributes_of(asked.server, None) == build
+    assert server_metadata_cache.attributes_of(asked.server, "other") == build
+    assert server_metadata_cache.attributes_of(asked.server, None) == build
 
 
 @pytest.mark.parametrize(
@@ -195,46 +202,48 @@ def test_a_server_that_became_another_is_asked_again(
     reply: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("llamatelemetry.genai.identity.monotonic", lambda: now[0])
+    monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
     props = dict(PROPS)
     with serving(lambda _: (200, props)) as asked:
-        identities = ServerIdentities()
-        identities.ask(asked.server, asked.origin, {}, None)
+        server_metadata_cache = ServerMetadataCache()
+        server_metadata_cache.ask(asked.server, asked.origin, {}, None)
         wait()
         now[0] += 120
-        assert identities.attributes_of(asked.server, **reply) == {}
+        assert server_metadata_cache.attributes_of(asked.server, **reply) == {}
         props.update(model_alias="another", build_info="b12000-def")
-        identities.ask(asked.server, asked.origin, {}, None)
+        server_metadata_cache.ask(asked.server, asked.origin, {}, None)
         wait()
         # One that goes on contradicting itself is asked every half minute.
         for _ in range(3):
-            assert identities.attributes_of(asked.server, "a third") == {}
-            identities.ask(asked.server, asked.origin, {}, None)
+            assert server_metadata_cache.attributes_of(asked.server, "a third") == {}
+            server_metadata_cache.ask(asked.server, asked.origin, {}, None)
             wait()
     assert len(asked.paths) == 2
 
 
 def test_what_is_known_is_renewed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("llamatelemetry.genai.identity.monotonic", lambda: now[0])
+    monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
     with serving(lambda _: (200, PROPS)) as asked:
-        identities = ServerIdentities()
+        server_metadata_cache = ServerMetadataCache()
         for seconds in (0, 599, 2):
             now[0] += seconds
-            identities.ask(asked.server, asked.origin, {}, None)
+            server_metadata_cache.ask(asked.server, asked.origin, {}, None)
             wait()
-            assert identities.attributes_of(asked.server, "smol") == ATTRIBUTES
+            assert server_metadata_cache.attributes_of(asked.server, "smol") == ATTRIBUTES
     assert len(asked.paths) == 2
 
 
 def test_what_is_known_does_not_grow_without_end() -> None:
-    identities = ServerIdentities()
+    server_metadata_cache = ServerMetadataCache()
     for number in range(2000):
-        identities.learn(Server("a", number, f"http://a:{number}"), Identity({}))
-    assert len(identities._found) <= 256
+        server_metadata_cache.learn(Server("a", number, f"http://a:{number}"), ServerMetadata({}))
+    assert len(server_metadata_cache._found) <= 256
 
 
 def test_a_socket_is_not_asked() -> None:
-    identities = ServerIdentities()
-    identities.ask(Server("/run/llama.sock", None, "unix:/run/llama.sock"), "unix:/run", {}, None)
+    server_metadata_cache = ServerMetadataCache()
+    server_metadata_cache.ask(
+        Server("/run/llama.sock", None, "unix:/run/llama.sock"), "unix:/run", {}, None
+    )
     assert not any(thread.name == "llamatelemetry-identity" for thread in threading.enumerate())

@@ -6,9 +6,9 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.servers import is_run_by_openai
-from llamatelemetry.otel.client_metrics import Measured, V141Metrics
+from llamatelemetry.otel.client_metrics import CallMeasurement, V141Metrics
 from llamatelemetry.otel.late_points import Layout
 from llamatelemetry.otel.points import AttributeSet, record_each
 from llamatelemetry.semconv import attributes as names
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
 
     from llamatelemetry.genai.model import Request, Response
-    from llamatelemetry.genai.recording import Outcome
+    from llamatelemetry.genai.spans import Outcome
     from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
     from llamatelemetry.otel.points import Point
 
@@ -123,7 +123,7 @@ def all_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
     try:
         return [*client_points(metrics, outcome), *server_points(metrics, outcome)]
     except Exception as error:  # here it may be a collection that asks, and there are other calls
-        guard.report("measuring a call", error)
+        internal_errors.log_once("measuring a call", error)
         return []
 
 
@@ -133,7 +133,7 @@ def client_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
     if request.operation is None:
         return []  # each GenAI metric is one of a named operation
     client, attributes = metrics.client, metric_attributes(request, response.model)
-    call = Measured(
+    call = CallMeasurement(
         operation=request.operation,
         duration_s=outcome.duration_s,
         tokens=response.usage,

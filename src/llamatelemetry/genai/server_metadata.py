@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.fields import count, get, mapping, model_name, text
 from llamatelemetry.semconv import attributes as names
 
@@ -40,7 +40,7 @@ _SERVERS_AT_MOST: Final = 256
 _FETCHES_AT_MOST: Final = 4
 
 
-class Identity(NamedTuple):
+class ServerMetadata(NamedTuple):
     """What one server has said of itself.
 
     ``models`` are the names under which its replies may come; for a router, whose replies come
@@ -52,15 +52,15 @@ class Identity(NamedTuple):
     is_router: bool = False
 
 
-_UNKNOWN: Final = Identity({})
+_UNKNOWN: Final = ServerMetadata({})
 
 
-class ServerIdentities:
+class ServerMetadataCache:
     """The identities of the servers that this process talks to."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Identity] = {}
-        self.are_there = False  # whether `attributes_of` may know of any server
+        self._found: dict[str, ServerMetadata] = {}
+        self.has_any = False  # whether `attributes_of` may know of any server
         self._due: dict[str, float] = {}
         self._fetching: set[str] = set()
         if hasattr(os, "register_at_fork"):
@@ -96,15 +96,15 @@ class ServerIdentities:
         self._due[key] = self._due.get(key, 0.0) - _REFRESH_S + _RETRY_S
         return {}
 
-    def learn(self, server: Server, identity: Identity, model: str | None = None) -> None:
+    def learn(self, server: Server, identity: ServerMetadata, model: str | None = None) -> None:
         """Note what a server is; ``model`` is one of a router's."""
-        self.are_there = True
+        self.has_any = True
         if len(self._found) >= _SERVERS_AT_MOST:
             self._found.clear()
         if model is None:
             self._found[server.origin] = identity
         else:  # it was asked for by this name, whatever else it is called
-            self._found[_key_of_model(server.origin, model)] = Identity(identity.attributes)
+            self._found[_key_of_model(server.origin, model)] = ServerMetadata(identity.attributes)
 
     def ask(
         self, server: Server, base_url: str, headers: Mapping[str, str], model: str | None
@@ -142,12 +142,12 @@ class ServerIdentities:
         def run() -> None:
             try:
                 with suppress_instrumentation(), suppress_http_instrumentation():
-                    found = fetch_identity(base_url, headers, model)
+                    found = fetch_server_metadata(base_url, headers, model)
                 if found is not None:
                     self.learn(server, found, model)
                     self._due[key] = monotonic() + _REFRESH_S
             except Exception as error:
-                guard.report("asking a server what it is", error)
+                internal_errors.log_once("asking a server what it is", error)
             finally:
                 self._fetching.discard(key)
 
@@ -157,7 +157,7 @@ class ServerIdentities:
     def forget(self) -> None:
         """Forget everything that was learned."""
         self._found.clear()
-        self.are_there = False
+        self.has_any = False
         self._due.clear()
 
 
@@ -165,16 +165,16 @@ def _key_of_model(origin: str, model: str | None) -> str:
     return f"{origin} {model}"
 
 
-identities: Final = ServerIdentities()
+server_metadata_cache: Final = ServerMetadataCache()
 
 
-def read_props(props: Any) -> Identity:
+def parse_props(props: Any) -> ServerMetadata:
     """Read a reply of ``GET /props``."""
     build = text(get(props, "build_info"))
     attributes: dict[str, AttributeValue] = {} if build is None else {names.SERVER_BUILD: build}
     if get(props, "role") == "router":
         # Its other fields are there for the shape: the model is called "none".
-        return Identity(attributes, is_router=True)
+        return ServerMetadata(attributes, is_router=True)
     aliases = (text(get(props, "model_alias")) or "").split(",")
     file = model_name(get(props, "model_path"))
     told = {
@@ -185,16 +185,16 @@ def read_props(props: Any) -> Identity:
     }
     attributes.update({name: value for name, value in told.items() if value})
     known = (file, *(model_name(alias.strip()) for alias in aliases))
-    return Identity(attributes, frozenset(name for name in known if name))
+    return ServerMetadata(attributes, frozenset(name for name in known if name))
 
 
 def _slot_settings(props: Any) -> Mapping[str, Any]:
     return mapping(get(props, "default_generation_settings"))
 
 
-def fetch_identity(
+def fetch_server_metadata(
     base_url: str, headers: Mapping[str, str], model: str | None = None
-) -> Identity | None:
+) -> ServerMetadata | None:
     """Ask a server for its properties; ``None`` when it does not tell.
 
     With ``model`` a router passes the question on to that model, unless that would load it.
@@ -204,7 +204,7 @@ def fetch_identity(
         props = _get_json(f"{base_url}/props{query}", headers)
     except (OSError, ValueError, RecursionError):
         return None
-    return read_props(props) if isinstance(props, dict) else None
+    return parse_props(props) if isinstance(props, dict) else None
 
 
 def _get_json(url: str, headers: Mapping[str, str]) -> Any:
