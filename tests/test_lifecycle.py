@@ -479,13 +479,13 @@ class TestFlush:
             f"""
             import atexit, sys
             from llamatelemetry import init
-            from llamatelemetry.genai import abandoned_calls as reaper
+            from llamatelemetry.genai import abandoned_calls
             from opentelemetry import trace
             init(otlp_endpoint="{receiver.url}")
             class Abandoned:
                 def finalize(self):
                     trace.get_tracer("t").start_span("abandoned").end()
-            reaper.reaper.put(Abandoned())
+            abandoned_calls.finalizer.put(Abandoned())
             """
         )
         assert (done.returncode, done.stderr) == (0, "")

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, metrics, spans
+from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans
+from llamatelemetry.genai.model import Outcome
 from llamatelemetry.genai.parts import text_part
+from llamatelemetry.genai.phases import phases_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
 from llamatelemetry_instrumentation_transformers._generation import Generation
@@ -190,7 +192,7 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             continue
         ended_ns = each.steps.times_ns[-1]
         took_s = (ended_ns - each.started_ns) / 1e9
-        outcome = spans.Outcome(
+        outcome = Outcome(
             request=call.request,
             response=Response(model=call.request.model, timings=each.timings),
             error=None,
@@ -200,7 +202,7 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             ended_wall_ns=each.wall_ns(ended_ns),
             resend_count=0,
         )
-        outcome.phases = spans.phases_of(outcome, each.timings)
-        metrics.record_server_metrics(instrumenter.metrics, outcome, context)
+        outcome.phases = phases_of(outcome, each.timings)
+        instrumenter.metrics.record(outcome, call.span, client=False)
         if instrumenter.config.phase_spans and call.span.is_recording():
             spans.record_phase_spans(instrumenter.tracer, context, outcome)

@@ -55,15 +55,15 @@ def finalizer() -> Iterator[AbandonedCallFinalizer]:
     assert finalizer.stop(5)
 
 
-def reaper_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "llamatelemetry-reaper"]
+def finalizer_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "llamatelemetry-finalizer"]
 
 
 def test_the_thread_is_one_daemon_that_starts_on_first_need():
     assert stop_finalizer(5)
-    assert reaper_threads() == []
+    assert finalizer_threads() == []
     finalizer = AbandonedCallFinalizer()
-    assert reaper_threads() == []
+    assert finalizer_threads() == []
     together = threading.Barrier(10)
 
     def start() -> None:
@@ -75,9 +75,9 @@ def test_the_thread_is_one_daemon_that_starts_on_first_need():
         starter.start()
     for starter in starters:
         starter.join(5)
-    assert [thread.daemon for thread in reaper_threads()] == [True]
+    assert [thread.daemon for thread in finalizer_threads()] == [True]
     assert finalizer.stop(5)
-    assert reaper_threads() == []
+    assert finalizer_threads() == []
 
 
 def test_what_is_handed_over_ends_in_that_thread_in_its_order(finalizer):
@@ -88,13 +88,13 @@ def test_what_is_handed_over_ends_in_that_thread_in_its_order(finalizer):
         finalizer.put(item)
     assert finalizer.flush(5)
     assert order == list(range(100))
-    assert {name for item in items for name in item.ended} == {"llamatelemetry-reaper"}
+    assert {name for item in items for name in item.ended} == {"llamatelemetry-finalizer"}
 
 
 def test_flushing_nothing_starts_no_thread(finalizer):
     assert stop_finalizer(5)
     assert finalizer.flush(0)
-    assert reaper_threads() == []
+    assert finalizer_threads() == []
 
 
 def test_flushing_ends_also_what_came_before_the_thread(finalizer):
@@ -140,7 +140,7 @@ def test_a_thread_that_has_died_is_replaced(finalizer):
 
     finalizer.start()
     finalizer.put(Item(die))
-    for thread in reaper_threads():
+    for thread in finalizer_threads():
         thread.join(0.5)
     last = Item()
     finalizer.put(last)
@@ -324,7 +324,7 @@ PROGRAM = textwrap.dedent("""
     from llamatelemetry.genai import (
         Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_finalizer
     )
-    from llamatelemetry.genai.abandoned_calls import reaper
+    from llamatelemetry.genai.abandoned_calls import finalizer
     from tests.genai.conftest import chat
     from tests.recorder import Recorder
 
@@ -344,11 +344,11 @@ PROGRAM = textwrap.dedent("""
 
     go = threading.Event()
     queued, open_in_both, finished_in_both = stream("queued"), stream("open"), stream("read")
-    reaper.put(Blocking())
+    finalizer.put(Blocking())
     del queued  # handed over, and still waiting when the process forks
     stopping = threading.Thread(target=stop_finalizer, args=(20,))
-    stopping.start()  # waits for the blocked item, and holds the reaper's lock
-    while not reaper._lock.locked():
+    stopping.start()  # waits for the blocked item, and holds the finalizer's lock
+    while not finalizer._lock.locked():
         time.sleep(0.01)
 
     reading, writing = os.pipe()

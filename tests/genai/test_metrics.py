@@ -1,9 +1,8 @@
-"""Points of calls that wait, of which only the values are kept, are those of each call by itself."""
+"""Deferred metrics of calls are those of recording each call at once."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,21 +11,18 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from llamatelemetry.genai import metrics as module
 from llamatelemetry.genai.errors import ErrorInfo
-from llamatelemetry.genai.metrics import all_points, layout_of, series_of
-from llamatelemetry.genai.model import Request, Response, Server, Usage
-from llamatelemetry.genai.phases import Phases
-from llamatelemetry.genai.spans import Outcome
-from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-from llamatelemetry.otel.late_points import LatePoints
-from llamatelemetry.otel.points import record_each
-from tests.otel.test_points import timeless
+from llamatelemetry.genai.metrics import CallMetrics
+from llamatelemetry.genai.model import Outcome, Phases, Request, Response, Server, Usage
+from llamatelemetry.otel.client_metrics import record_measurements
+from tests.genai.test_deferred_metrics import without_times
 
 URL = "https://api.openai.com:443"
 SERVERS = [
     None,
     Server("api.openai.com", 443, URL, "openai"),
-    Server("api.openai.com", 443, URL),  # by a client that is for nobody in particular
+    Server("api.openai.com", 443, URL),  # By a client that is not bound to a provider.
     Server("127.0.0.1", 8080, "http://127.0.0.1:8080"),
 ]
 
@@ -81,7 +77,7 @@ def varied(part: str, field: str, value: Any) -> Outcome:
     return replace(FULL, **{part: replace(getattr(FULL, part), **{field: value})})
 
 
-KINDS = {
+VARIANTS = {
     f"{part}.{field}={value}": varied(part, field, value)
     for part, fields in VARIATIONS.items()
     for field, values in fields.items()
@@ -89,27 +85,25 @@ KINDS = {
 }
 
 
-def collected(calls: list[tuple[Outcome, bool]], names: str, *, is_late: bool) -> Any:
+def collected(calls: list[tuple[Outcome, bool]], names: str, *, is_deferred: bool) -> Any:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    meter = provider.get_meter("m")
-    metrics = GenAIMetrics(meter, names=names)
-    late: LatePoints[Outcome] = LatePoints(
-        meter,
-        metrics.server_request_duration,
-        partial(all_points, metrics),
-        partial(layout_of, metrics),
-    )
+    metrics = CallMetrics(provider.get_meter("m"), names)
     for number, (outcome, sampled) in enumerate(calls, 1):
-        span = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(sampled))
-        context = trace.set_span_in_context(NonRecordingSpan(span))
-        if is_late:
-            late.record(outcome, series_of(outcome), span, context)
+        span = NonRecordingSpan(
+            SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(sampled))
+        )
+        if is_deferred:
+            metrics.record(outcome, span)
         else:
-            record_each(all_points(metrics, outcome), context)
+            record_measurements(metrics.measurements(outcome), trace.set_span_in_context(span))
     data = reader.get_metrics_data()
     provider.shutdown()
-    found = [] if data is None else timeless(data.to_json())["resource_metrics"][0]["scope_metrics"]
+    found = (
+        []
+        if data is None
+        else without_times(data.to_json())["resource_metrics"][0]["scope_metrics"]
+    )
     points = {
         metric["name"]: metric["data"]["data_points"] for one in found for metric in one["metrics"]
     }
@@ -117,35 +111,59 @@ def collected(calls: list[tuple[Outcome, bool]], names: str, *, is_late: bool) -
         point.sort(key=lambda each: sorted(map(str, each["attributes"].items())))
         for each in point:
             if "bucket_counts" not in each:
-                del each["exemplars"]  # of a sum, the SDK keeps some that it draws by lot
+                del each["exemplars"]  # The SDK keeps a random sample of them for a sum.
     return points
 
 
 @pytest.mark.parametrize("names", ["v1.41", "latest", "both"])
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_calls_that_wait_have_the_points_of_each_by_itself(names, kind):
-    turns = [FULL, kind, kind, FULL, FULL, kind, FULL]
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_deferred_calls_have_the_metrics_of_calls_recorded_at_once(names, variant):
+    turns = [FULL, variant, variant, FULL, FULL, variant, FULL]
     calls = [
         (replace(outcome, duration_s=outcome.duration_s + number), number % 3 > 0)
         for number, outcome in enumerate(turns)
     ]
-    by_itself = collected(calls, names, is_late=False)
-    assert by_itself
-    assert collected(calls, names, is_late=True) == by_itself
+    at_once = collected(calls, names, is_deferred=False)
+    assert at_once
+    assert collected(calls, names, is_deferred=True) == at_once
 
 
-def test_of_a_series_that_has_begun_the_values_are_kept_and_not_the_call():
-    metrics = GenAIMetrics(MeterProvider().get_meter("m"))
-    outcome = replace(FULL, first_chunk_s=None, phases=None)
-    layout = layout_of(metrics, outcome)
-    assert layout is not None
-    assert sorted(layout.read(outcome)) == [0.7, 5, 21]
-    assert [histogram for histogram, _ in layout.places].count(metrics.client.token_usage) == 2
-    assert layout_of(GenAIMetrics(MeterProvider().get_meter("m"), names="latest"), outcome) is None
+def test_only_engine_metrics_are_recorded_when_client_is_false():
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    metrics = CallMetrics(provider.get_meter("m"), "v1.41")
+    for _ in range(3):
+        metrics.record(FULL, trace.INVALID_SPAN, client=False)
+    (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    found = {metric.name: metric.data.data_points[0].count for metric in scope.metrics}
+    assert found == {
+        "gen_ai.server.time_to_first_token": 3,
+        "gen_ai.server.time_per_output_token": 3,
+        "gen_ai.server.request.duration": 3,
+    }
+    provider.shutdown()
 
 
-def test_a_server_that_signs_each_reply_anew_has_one_series():
-    by_reply = [
+def test_queued_measurements_do_not_change_with_the_call():
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    metrics = CallMetrics(provider.get_meter("m"), "v1.41")
+    calls = [replace(FULL, request=replace(FULL.request)) for _ in range(3)]
+    for outcome in calls:
+        metrics.record(outcome, trace.INVALID_SPAN)
+    for outcome in calls:
+        outcome.request.provider = "another"
+        outcome.duration_s = 100.0
+    (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    (duration,) = [m for m in scope.metrics if m.name == "gen_ai.client.operation.duration"]
+    (point,) = duration.data.data_points
+    assert point.sum == pytest.approx(3 * FULL.duration_s)
+    assert point.attributes["gen_ai.provider.name"] == "openai"
+    provider.shutdown()
+
+
+def test_fingerprint_starts_a_series_for_openai_servers_only():
+    by_response = [
         replace(
             FULL,
             request=replace(FULL.request, server=SERVERS[3]),
@@ -153,6 +171,6 @@ def test_a_server_that_signs_each_reply_anew_has_one_series():
         )
         for fingerprint in ("fp-1", "fp-2")
     ]
-    assert len({series_of(outcome) for outcome in by_reply}) == 1
-    of_openai = [replace(outcome, request=FULL.request) for outcome in by_reply]
-    assert len({series_of(outcome) for outcome in of_openai}) == 2
+    assert len({module._series_of(outcome, True) for outcome in by_response}) == 1
+    of_openai = [replace(outcome, request=FULL.request) for outcome in by_response]
+    assert len({module._series_of(outcome, True) for outcome in of_openai}) == 2

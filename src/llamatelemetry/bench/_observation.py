@@ -18,7 +18,8 @@ from llamatelemetry.genai import Request, Response, StreamWatch, read_response
 from llamatelemetry.genai.errors import ErrorInfo, describe_error
 from llamatelemetry.genai.fields import get, items, text
 from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.model import Phases
+from llamatelemetry.genai.phases import measure_phases
 
 if TYPE_CHECKING:
     from contextvars import Token

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai import dropped_spans, internal_errors
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.otel.host_election import HostElection
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class GpuWatch:
             if self._config.enable_metrics:
                 self._election = HostElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
-            dropped_spans.watch(self._spans)
+            DroppedSpans.observer = self._spans
             self._monitor.start()
         except Exception as error:
             internal_errors.log_once("starting to read the GPUs", error)
@@ -83,7 +84,7 @@ class GpuWatch:
         """Stop the thread, and let another process report. False when it is not done in time."""
         if self._monitor is None:
             return True
-        dropped_spans.watch(None)
+        DroppedSpans.observer = None
         for instruments in _instruments:
             instruments.show(None)
         # First, so that a reading that is still under way does not stand for it again.

@@ -50,7 +50,7 @@ class AbandonedCallFinalizer:
         with self._lock:
             if not _runs(self._thread):
                 self._thread = threading.Thread(
-                    target=self._run, name="llamatelemetry-reaper", daemon=True
+                    target=self._run, name="llamatelemetry-finalizer", daemon=True
                 )
                 self._thread.start()
 

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.genai.completion_hook import GuardedHook
-    from llamatelemetry.genai.model import Request, Response
-    from llamatelemetry.genai.spans import Outcome
+    from llamatelemetry.genai.model import Outcome, Request, Response
 
 EVENT_NAME: Final = "gen_ai.client.inference.operation.details"
 

@@ -1,72 +1,155 @@
-"""The points of the GenAI metrics that a call has: what the client measured, and the engine."""
+"""The GenAI metrics of a call: what the client measured, and what the engine measured."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.servers import is_run_by_openai
-from llamatelemetry.otel.client_metrics import CallMeasurement, V141Metrics
-from llamatelemetry.otel.late_points import Layout
-from llamatelemetry.otel.points import AttributeSet, record_each
+from llamatelemetry.genai.deferred_metrics import DeferredRecorder, When, record_now
+from llamatelemetry.genai.spans import call_attributes
+from llamatelemetry.otel.client_metrics import CallMeasurement, V141Metrics, write_of
+from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import FETCH_RESPONSE, OPENAI_PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from opentelemetry.context import Context
-    from opentelemetry.metrics import Histogram
+    from opentelemetry.metrics import Histogram, Meter
+    from opentelemetry.trace import Span
 
-    from llamatelemetry.genai.model import Request, Response
-    from llamatelemetry.genai.spans import Outcome
-    from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-    from llamatelemetry.otel.points import Point
+    from llamatelemetry.genai.deferred_metrics import Target
+    from llamatelemetry.genai.model import Outcome, Request, Response
+    from llamatelemetry.otel.client_metrics import Attributes, Measurement
+
+
+class _SeriesLayout(NamedTuple):
+    """Where every call of a series is recorded, and where its values are in an `Outcome`."""
+
+    targets: Sequence[Target]
+    read: Callable[[Outcome], Sequence[float]]
+
+
+_NEW: Final = object()
+
+
+class CallMetrics:
+    """Records the metrics of calls on one meter.
+
+    Args:
+        meter: Meter that creates the instruments.
+        names: Metric names of the client metrics: `v1.41`, `latest` or `both`.
+
+    Attributes:
+        instruments: The instruments.
+    """
+
+    def __init__(self, meter: Meter, names: str) -> None:
+        self.instruments = GenAIMetrics(meter, names=names)
+        self._recorder = DeferredRecorder(meter, self.instruments.server_request_duration)
+
+    def record(self, outcome: Outcome, span: Span, *, client: bool = True) -> None:
+        """Record the measurements of a call, at the latest when metrics are collected.
+
+        Args:
+            outcome: The call. It may change afterwards.
+            span: The span that exemplars point to.
+            client: Whether the client's measurements are recorded and not only the engine's.
+        """
+        try:
+            recorder = self._recorder
+            when = recorder.when()
+            if when is When.NEVER:
+                return
+            series = _series_of(outcome, client)
+            layout = recorder.series.get(series, _NEW)
+            if layout is not None and layout is not _NEW:
+                recorder.put(layout.targets, layout.read(outcome), span.get_span_context())
+                return
+            measurements = self.measurements(outcome, client=client)
+            targets = [(write_of(instrument), given) for instrument, _, given in measurements]
+            values = [value for _, value, _ in measurements]
+            if layout is None:
+                recorder.put(targets, values, span.get_span_context())
+                return
+            record_now(targets, values, span.get_span_context())
+            if when is When.AT_COLLECTION:
+                fields = self._fields_of(measurements)
+                layout = None if fields is None else _SeriesLayout(targets, _reader(fields))
+                recorder.start_series(series, layout)
+        except Exception as error:
+            internal_errors.log_once("recording the metrics of a call", error)
+
+    def record_chunk_intervals(
+        self, seconds: Sequence[float], attributes: Attributes, span: Span
+    ) -> None:
+        """Record intervals between chunks of a stream, at the latest at the next collection.
+
+        Args:
+            seconds: The intervals, oldest first.
+            attributes: The attributes of their measurements, which must not change afterwards.
+            span: The span that exemplars point to.
+        """
+        recorder = self._recorder
+        when = recorder.when()
+        if when is When.NEVER:
+            return
+        parent, series = span.get_span_context(), tuple(attributes.items())
+        for histogram in self.instruments.client.chunk_histograms:
+            target, values = (histogram.record, attributes), seconds
+            if when is When.NOW:
+                record_now([target] * len(values), values, parent)
+                continue
+            if (histogram, series) not in recorder.series:
+                record_now([target], values[:1], parent)
+                recorder.start_series((histogram, series), None)
+                values = values[1:]
+            if values:
+                recorder.put([target] * len(values), values, parent)
+
+    def measurements(self, outcome: Outcome, *, client: bool = True) -> list[Measurement]:
+        """Return the measurements of a call; chunk intervals are recorded during the stream."""
+        server = _server_measurements(self.instruments, outcome)
+        return [*_client_measurements(self.instruments, outcome), *server] if client else server
+
+    def _fields_of(self, measurements: Sequence[Measurement]) -> list[str] | None:
+        """Return the fields of `Outcome` that hold the values.
+
+        `None` if calls of the same series have different measurements. Under the newest names
+        they do: their counters are split by the modalities in the usage.
+        """
+        instruments, client = self.instruments, self.instruments.client
+        if not isinstance(client, V141Metrics):
+            return None
+        field_by_instrument: dict[object, str] = {
+            client.operation_duration: "duration_s",
+            client.time_to_first_chunk: "first_chunk_s",
+            instruments.server_time_to_first_token: "phases.time_to_first_token_s",
+            instruments.server_time_per_output_token: "phases.time_per_output_token_s",
+            instruments.server_request_duration: "phases.request_s",
+        }
+        return [
+            field_by_instrument.get(instrument)
+            or f"response.usage.{attributes[names.GEN_AI_TOKEN_TYPE]}_tokens"
+            for instrument, _, attributes in measurements
+        ]
 
 
 def measures_chunks(request: Request) -> bool:
-    """Whether the chunks of a stream tell how fast a model is.
+    """Return whether the chunks of a stream show the speed of a model.
 
-    A response that is fetched was made earlier, and the metrics are of named operations only.
+    A fetched response was generated earlier. Metrics exist for named operations only.
     """
     return request.operation is not None and request.operation != FETCH_RESPONSE
 
 
-def metric_attributes(request: Request, response_model: str | None) -> AttributeSet:
-    """The attributes that every GenAI metric of a call carries: few, and of low cardinality."""
-    server = request.server
-    where = (None, None) if server is None else (server.address, server.port)
-    return _metric_attributes(
-        request.provider, request.operation, request.model, response_model, where
-    )
-
-
-@lru_cache(maxsize=512)  # the calls of a program differ little in these
-def _metric_attributes(
-    provider: str,
-    operation: str | None,
-    request_model: str | None,
-    response_model: str | None,
-    where: tuple[str | None, int | None],
-) -> AttributeSet:
-    known = (
-        (names.GEN_AI_PROVIDER_NAME, provider),
-        (names.GEN_AI_OPERATION_NAME, operation),
-        (names.GEN_AI_REQUEST_MODEL, request_model),
-        (names.GEN_AI_RESPONSE_MODEL, response_model),
-        (names.SERVER_ADDRESS, where[0]),
-        (names.SERVER_PORT, where[1]),
-    )
-    return AttributeSet({name: value for name, value in known if value is not None})
-
-
-def series_of(outcome: Outcome) -> Hashable:
-    """Give what tells apart the series of metrics that a call has points in."""
+def _series_of(outcome: Outcome, client: bool) -> Hashable:
+    """Return a key of the time series that a call has measurements in."""
     request, response, phases = outcome.request, outcome.response, outcome.phases
     server = request.server
     return (
+        client,
         request.provider,
         request.operation,
         request.model,
@@ -88,101 +171,67 @@ def series_of(outcome: Outcome) -> Hashable:
     )
 
 
-def layout_of(metrics: GenAIMetrics, outcome: Outcome) -> Layout | None:
-    """Give where the points of a call and of all others of its series go.
-
-    ``None`` where it goes nowhere, and under the newest names: of their counters, the modalities
-    that a usage tells of decide which there are.
-    """
-    client, points = metrics.client, all_points(metrics, outcome)
-    if not points or not isinstance(client, V141Metrics):
-        return None
-    field_by_instrument: dict[object, str] = {
-        client.operation_duration: "duration_s",
-        client.time_to_first_chunk: "first_chunk_s",
-        metrics.server_time_to_first_token: "phases.time_to_first_token_s",
-        metrics.server_time_per_output_token: "phases.time_per_output_token_s",
-        metrics.server_request_duration: "phases.request_s",
-    }
-    fields = [
-        field_by_instrument.get(instrument)
-        or f"response.usage.{attributes[names.GEN_AI_TOKEN_TYPE]}_tokens"
-        for instrument, _, attributes in points
-    ]
-    places = tuple((instrument, attributes) for instrument, _, attributes in points)
-    return Layout(places, _reader(fields))
-
-
 def _reader(fields: Sequence[str]) -> Callable[[Outcome], Sequence[Any]]:
+    if not fields:
+        return lambda _: ()
     read = attrgetter(*fields)
     return read if len(fields) > 1 else lambda outcome: (read(outcome),)
 
 
-def all_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
-    """Give the points of a call: what the client measured, and the engine."""
-    try:
-        return [*client_points(metrics, outcome), *server_points(metrics, outcome)]
-    except Exception as error:  # here it may be a collection that asks, and there are other calls
-        internal_errors.log_once("measuring a call", error)
-        return []
-
-
-def client_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
-    """Give the points of what the client measured. Chunk gaps are recorded as the chunks pass."""
+def _client_measurements(metrics: GenAIMetrics, outcome: Outcome) -> list[Measurement]:
     request, response = outcome.request, outcome.response
     if request.operation is None:
-        return []  # each GenAI metric is one of a named operation
-    client, attributes = metrics.client, metric_attributes(request, response.model)
+        return []  # Every GenAI metric belongs to a named operation.
+    client, attributes = metrics.client, call_attributes(request, response.model)
     call = CallMeasurement(
         operation=request.operation,
         duration_s=outcome.duration_s,
         tokens=response.usage,
-        attributes=_openai_attributes(attributes, request, response),
+        attributes=_with_openai_attributes(attributes, request, response),
         error_type=None if outcome.error is None else outcome.error.type,
     )
-    points = [*client.token_points(call), *client.duration_points(call)]
+    found = [*client.token_measurements(call), *client.duration_measurements(call)]
     if outcome.first_chunk_s is not None:
-        points += client.first_chunk_points(outcome.first_chunk_s, attributes)
-    return points
+        found += client.first_chunk_measurements(outcome.first_chunk_s, attributes)
+    return found
 
 
-def _openai_attributes(
-    attributes: AttributeSet, request: Request, response: Response
-) -> AttributeSet:
+def _with_openai_attributes(
+    attributes: Attributes, request: Request, response: Response
+) -> Attributes:
     if request.provider not in OPENAI_PROVIDERS:
         return attributes
-    if response.service_tier is not None:
-        attributes = attributes.plus(names.OPENAI_RESPONSE_SERVICE_TIER, response.service_tier)
     fingerprint = _fingerprint(request, response)
+    known = dict(attributes)
+    if response.service_tier is not None:
+        known[names.OPENAI_RESPONSE_SERVICE_TIER] = response.service_tier
     if fingerprint is not None:
-        attributes = attributes.plus(names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT, fingerprint)
-    return attributes
+        known[names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT] = fingerprint
+    return known
 
 
 def _fingerprint(request: Request, response: Response) -> str | None:
-    # A server of one's own has one per build, or per reply: there would be a series for each.
-    return response.system_fingerprint if is_run_by_openai(request.server) else None
+    # A self-hosted server has one per build, or per response, which would be a series each.
+    server = request.server
+    if server is None or server.provider not in OPENAI_PROVIDERS:
+        return None
+    return response.system_fingerprint
 
 
-def server_points(metrics: GenAIMetrics, outcome: Outcome) -> list[Point]:
-    """Give the points of what the engine measured of a call, when it said so."""
+def _server_measurements(metrics: GenAIMetrics, outcome: Outcome) -> list[Measurement]:
+    """Return what the engine reported about a call."""
     phases = outcome.phases
-    # With several choices the timings are those of the first alone: true, but not the request's.
+    # With several choices the timings cover the first alone, which is not the whole request.
     if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:
         return []
-    attributes = metric_attributes(outcome.request, outcome.response.model)
+    attributes = call_attributes(outcome.request, outcome.response.model)
     measured: list[tuple[Histogram, float | None]] = []
-    if outcome.error is None:  # the conventions want these two of good replies only
+    if outcome.error is None:  # The conventions want these two for successful calls only.
         measured = [
             (metrics.server_time_to_first_token, phases.time_to_first_token_s),
             (metrics.server_time_per_output_token, phases.time_per_output_token_s),
         ]
     else:
-        attributes = attributes.plus(names.ERROR_TYPE, outcome.error.type)
+        attributes[names.ERROR_TYPE] = outcome.error.type
     measured.append((metrics.server_request_duration, phases.request_s))
     return [(histogram, value, attributes) for histogram, value in measured if value is not None]
-
-
-def record_server_metrics(metrics: GenAIMetrics, outcome: Outcome, context: Context) -> None:
-    """Record `server_points`, with exemplars that lead to the span in ``context``."""
-    record_each(server_points(metrics, outcome), context)

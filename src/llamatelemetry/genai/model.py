@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.errors import ErrorInfo
 
+
+QueueSource = Literal["header", "remainder"]
 
 # Making one by ``dict[str, AttributeValue]()`` takes ten times as long.
 _no_attributes = cast("Callable[[], dict[str, AttributeValue]]", dict)
@@ -153,6 +155,72 @@ class Response:
         _fill(self.usage, other.usage)
         self.attributes = {**other.attributes, **self.attributes}
         _fill(self, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Phases of one call in the engine, in seconds; `None` is unknown.
+
+    Attributes:
+        prefill_s: Prompt evaluation.
+        decode_s: Generation of the tokens after the first.
+        queue_s: Wait before the prefill.
+        queue_source: Where the queue time comes from: response headers or the remainder.
+        time_per_output_token_s: Decode time divided by the output tokens less one, because the
+            first token comes from the last prompt batch. In a batch of sequences it is the time
+            that one sequence waits for its next token.
+    """
+
+    prefill_s: float
+    decode_s: float
+    queue_s: float | None
+    queue_source: QueueSource | None
+    time_per_output_token_s: float | None
+
+    @property
+    def time_to_first_token_s(self) -> float | None:
+        """Queue and prefill: the engine's time to the first token."""
+        return None if self.queue_s is None else self.queue_s + self.prefill_s
+
+    @property
+    def request_s(self) -> float | None:
+        """Queue, prefill and decode: the time that the engine had the request."""
+        return None if self.queue_s is None else self.queue_s + self.prefill_s + self.decode_s
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A call that has ended. Times are in seconds, except `*_ns`; `None` is unknown.
+
+    Attributes:
+        request: The request.
+        response: The response, or the part of it that arrived.
+        error: Why the call failed.
+        duration_s: Duration of the call.
+        attempt_s: From sending the last attempt to the end.
+        attempt_wall_ns: When the last attempt was sent, in nanoseconds since the epoch.
+        ended_wall_ns: When the call ended, in nanoseconds since the epoch.
+        resend_count: Number of retries.
+        headers_s: From sending the last attempt to its response headers, of a stream.
+        first_chunk_s: From the start to the first chunk.
+        first_token_s: From the start to the first token.
+        first_token_attempt_s: From sending the last attempt to the first token, of a stream.
+        phases: The engine's phases.
+    """
+
+    request: Request
+    response: Response
+    error: ErrorInfo | None
+    duration_s: float
+    attempt_s: float
+    attempt_wall_ns: int
+    ended_wall_ns: int
+    resend_count: int
+    headers_s: float | None = None
+    first_chunk_s: float | None = None
+    first_token_s: float | None = None
+    first_token_attempt_s: float | None = None
+    phases: Phases | None = None
 
 
 def _fill(target: Response | Usage, source: Response | Usage) -> None:

@@ -63,25 +63,25 @@ class KnownServers:
     """Providers by origin, as their replies proved them. Shared by the plugins of a process."""
 
     def __init__(self) -> None:
-        self._providers: dict[str, str] = {}
+        self.providers: dict[str, str] = {}
         self._descriptions: dict[str, Mapping[str, AttributeValue]] = {}
         self.has_descriptions = False  # whether `description_of` knows of any server
         self._lock = threading.Lock()
 
     def remember(self, server: Server, provider: str) -> None:
         """Note what a reply has proved about the server it came from."""
-        if self._providers.get(server.origin) == provider:
+        if self.providers.get(server.origin) == provider:
             return
         with self._lock:
-            if server.origin not in self._providers and len(self._providers) >= _REMEMBERED_AT_MOST:
-                self._providers.pop(next(iter(self._providers)))
-            self._providers[server.origin] = provider
+            if server.origin not in self.providers and len(self.providers) >= _REMEMBERED_AT_MOST:
+                self.providers.pop(next(iter(self.providers)))
+            self.providers[server.origin] = provider
 
     def provider_of(self, server: Server | None, default: str) -> str:
         """Give the provider of a server: as learned, else as its URL tells, else the default."""
         if server is None:
             return default
-        return self._providers.get(server.origin) or server.provider or default
+        return self.providers.get(server.origin) or server.provider or default
 
     def describe(self, server: Server, attributes: Mapping[str, AttributeValue]) -> None:
         """Note what a managed server is; every call to it gets these. Empty: it is gone."""
@@ -101,7 +101,7 @@ class KnownServers:
     def forget(self) -> None:
         """Forget everything that was learned."""
         with self._lock:
-            self._providers.clear()
+            self.providers.clear()
             self._descriptions.clear()
             self.has_descriptions = False
 

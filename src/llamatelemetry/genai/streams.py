@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.folding import Fold
-    from llamatelemetry.otel.points import AttributeSet
+    from llamatelemetry.otel.client_metrics import Attributes
 
 
 class StreamWatch:
@@ -106,7 +106,7 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
-    def _gap_attributes(self) -> AttributeSet:
+    def _gap_attributes(self) -> Attributes:
         return self._call.chunk_attributes(model_name(self._fold.model))
 
     def _response(self) -> Response:
