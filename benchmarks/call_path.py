@@ -48,7 +48,9 @@ class CallPath:
         self.moves: list[Move] = []
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
-        if event != "call":
+        """Handle an event of `sys.setprofile`."""
+        # The methods that `dataclass` generates have no file.
+        if event != "call" or frame.f_code.co_filename == "<string>":
             return
         module = _module_of(frame)
         if module is None:
@@ -104,7 +106,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="List modules and moves")
     verbose = parser.parse_args().verbose
     path = plain_call_path()
-    print(f"modules: {len(path.modules)}, moves between them: {len(path.moves)}")
+    print(f"modules {len(path.modules)}, moves {len(path.moves)}")
     if verbose:
         for module, calls in path.modules.most_common():
             print(f"{calls:>4} calls  {module}")

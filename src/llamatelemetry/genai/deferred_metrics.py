@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 from opentelemetry.context import Context
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import AttributeValue
 
     Attributes = Mapping[str, AttributeValue]
@@ -60,6 +60,18 @@ class When(Enum):
     AT_COLLECTION = auto()
 
 
+class SeriesLayout(NamedTuple):
+    """What all measurements of one kind of call have in common.
+
+    Attributes:
+        targets: What each value is recorded with.
+        read: Returns the values of a call.
+    """
+
+    targets: Sequence[Target]
+    read: Callable[[Any], Sequence[float]]
+
+
 class DeferredRecorder:
     """Records the measurements of one meter, at the latest when its metrics are collected.
 
@@ -68,8 +80,8 @@ class DeferredRecorder:
         histogram: One of these instruments. It shows which SDK is behind the meter.
 
     Attributes:
-        series: The series that have started under the present SDK, with a value that belongs
-            to the user of the recorder.
+        series: The series that have started under the present SDK, with their layouts as far
+            as these are known.
     """
 
     def __init__(self, meter: Meter, histogram: Histogram) -> None:
@@ -79,7 +91,7 @@ class DeferredRecorder:
         self._provider: object = None
         self._is_proxy = False
         self._when = When.NEVER
-        self.series: dict[Hashable, Any] = {}
+        self.series: dict[Hashable, SeriesLayout | None] = {}
         _queue.recorders.add(self)
 
     def when(self) -> When:
@@ -97,15 +109,28 @@ class DeferredRecorder:
                 self._when = _when(provider)
         return self._when
 
-    def start_series(self, series: Hashable, value: object) -> None:
-        """Store that the first measurement of a series is recorded."""
+    def start_series(self, series: Hashable, layout: SeriesLayout | None) -> None:
+        """Store that the first measurement of a series is recorded, and the layout of the rest."""
         if len(self.series) >= _SERIES_AT_MOST:
             self.series.clear()
-        self.series[series] = value
+        self.series[series] = layout
 
     def forget_series(self) -> None:
         """Let every series start again: in a forked child its metrics may start from zero."""
         self.series = {}
+
+    def put_call(self, series: Hashable, call: object, span: Span) -> bool:
+        """Queue the measurements of a call if the layout of its series is known.
+
+        Returns:
+            Whether nothing is left to do.
+        """
+        when = self.when()
+        layout = self.series.get(series)
+        if when is When.AT_COLLECTION and layout is not None:
+            self.put(layout.targets, layout.read(call), span.get_span_context())
+            return True
+        return when is When.NEVER
 
     def put(self, targets: Sequence[Target], values: Sequence[float], span: SpanContext) -> None:
         """Queue measurements.

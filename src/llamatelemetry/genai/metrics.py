@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.deferred_metrics import DeferredRecorder, When, record_now
+from llamatelemetry.genai.deferred_metrics import DeferredRecorder, SeriesLayout, When, record_now
 from llamatelemetry.genai.spans import call_attributes
 from llamatelemetry.otel.client_metrics import CallMeasurement, V141Metrics, write_of
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
@@ -19,19 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.trace import Span
 
-    from llamatelemetry.genai.deferred_metrics import Target
     from llamatelemetry.genai.model import Outcome, Request, Response
     from llamatelemetry.otel.client_metrics import Attributes, Measurement
-
-
-class _SeriesLayout(NamedTuple):
-    """Where every call of a series is recorded, and where its values are in an `Outcome`."""
-
-    targets: Sequence[Target]
-    read: Callable[[Outcome], Sequence[float]]
-
-
-_NEW: Final = object()
 
 
 class CallMetrics:
@@ -58,28 +47,27 @@ class CallMetrics:
             client: Whether the client's measurements are recorded and not only the engine's.
         """
         try:
-            recorder = self._recorder
-            when = recorder.when()
-            if when is When.NEVER:
-                return
             series = _series_of(outcome, client)
-            layout = recorder.series.get(series, _NEW)
-            if layout is not None and layout is not _NEW:
-                recorder.put(layout.targets, layout.read(outcome), span.get_span_context())
-                return
-            measurements = self.measurements(outcome, client=client)
-            targets = [(write_of(instrument), given) for instrument, _, given in measurements]
-            values = [value for _, value, _ in measurements]
-            if layout is None:
-                recorder.put(targets, values, span.get_span_context())
-                return
-            record_now(targets, values, span.get_span_context())
-            if when is When.AT_COLLECTION:
-                fields = self._fields_of(measurements)
-                layout = None if fields is None else _SeriesLayout(targets, _reader(fields))
-                recorder.start_series(series, layout)
+            if not self._recorder.put_call(series, outcome, span):
+                self._record_new(series, outcome, span, client)
         except Exception as error:
             internal_errors.log_once("recording the metrics of a call", error)
+
+    def _record_new(self, series: Hashable, outcome: Outcome, span: Span, client: bool) -> None:
+        """Record the first call of a series, or one whose measurements have no fixed layout."""
+        recorder, parent = self._recorder, span.get_span_context()
+        measurements = self.measurements(outcome, client=client)
+        targets = [(write_of(instrument), given) for instrument, _, given in measurements]
+        values = [value for _, value, _ in measurements]
+        is_deferred = recorder.when() is When.AT_COLLECTION
+        if is_deferred and series in recorder.series:
+            recorder.put(targets, values, parent)
+            return
+        record_now(targets, values, parent)
+        if is_deferred:
+            fields = self._fields_of(measurements)
+            layout = None if fields is None else SeriesLayout(targets, _reader(fields))
+            recorder.start_series(series, layout)
 
     def record_chunk_intervals(
         self, seconds: Sequence[float], attributes: Attributes, span: Span

@@ -16,13 +16,15 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from llamatelemetry.genai.headers import NAME, entries_of
+from llamatelemetry.genai.headers import NAME, has_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import SpanContext
+
+    from llamatelemetry.genai.headers import Entry
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -46,7 +48,7 @@ class Propagation:
 
     def inject(
         self,
-        headers: MutableMapping[str, str],
+        headers: Any,
         http_client: Any,
         url: Any,
         span: SpanContext | None = None,
@@ -59,7 +61,7 @@ class Propagation:
             url: where to, as that client has it.
             span: which one; the current one when ``None``.
         """
-        entries = entries_of(headers)
+        entries: list[Entry] | None = headers._list if has_list(headers.__class__) else None
         if self._mode == "off" or (
             TRACEPARENT in headers if entries is None else _TRACEPARENT in map(NAME, entries)
         ):

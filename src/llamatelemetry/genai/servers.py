@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai.fields import get, items
-from llamatelemetry.genai.headers import NAME, VALUE, entries_of
+from llamatelemetry.genai.headers import NAME, VALUE, has_list
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.headers import Entry
 
 _NOTHING: Final[Mapping[str, AttributeValue]] = MappingProxyType({})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -166,7 +168,7 @@ def is_run_by_openai(server: Server | None) -> bool:
 
 def provider_from_headers(headers: Any) -> str | None:
     """Give the provider that response headers prove: llama.cpp signs every reply with ``Server``."""
-    entries = entries_of(headers)
+    entries: list[Entry] | None = headers._list if has_list(headers.__class__) else None
     if entries is None:
         is_llama_cpp = headers.get("server") == "llama.cpp"
     elif b"llama.cpp" not in map(VALUE, entries):  # so it is of most

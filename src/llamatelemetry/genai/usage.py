@@ -58,6 +58,7 @@ _BESIDE_THE_TOTALS: Final = (
     ("cache_read_input_tokens", "cache_read_tokens"),
     ("cache_creation_input_tokens", "cache_write_tokens"),
 )
+_CERTAIN_COUNT: Final = 2**31
 _ALL_BESIDE: Final = frozenset(dict(_BESIDE_THE_TOTALS))
 _DETAILS: Final = {
     **dict.fromkeys(
@@ -104,7 +105,9 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
         total = _TOTALS.get(field)
         if total is not None:
             if getattr(into, total) is None:
-                setattr(into, total, count(value))
+                # Fast path: most counts are small integers.
+                is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
+                setattr(into, total, value if is_count else count(value))
         elif field in _DETAILS:
             _take_details(fields_of(value), _DETAILS[field], into)
     if not _ALL_BESIDE.isdisjoint(fields):
