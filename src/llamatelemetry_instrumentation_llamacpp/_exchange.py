@@ -290,4 +290,4 @@ class Exchange:
                 if isinstance(value := self.request.headers.get(name), str)
             }
             base_url = self._server.origin + self._match.prefix
-            server_metadata_cache.ask(self._server, base_url, headers, call.request.model)
+            server_metadata_cache.fetch(self._server, base_url, headers, call.request.model)

@@ -88,7 +88,7 @@ def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterato
 def wait() -> None:
     """Until nobody is asked any more."""
     for thread in threading.enumerate():
-        if thread.name == "llamatelemetry-identity":
+        if thread.name == "llamatelemetry-metadata":
             thread.join(5)
 
 
@@ -124,12 +124,12 @@ def test_a_server_is_asked_once_and_off_the_callers_path() -> None:
         server_metadata_cache = ServerMetadataCache()
         started = time.perf_counter()
         for _ in range(50):
-            server_metadata_cache.ask(asked.server, f"{asked.origin}/prefix", {}, "smol")
+            server_metadata_cache.fetch(asked.server, f"{asked.origin}/prefix", {}, "smol")
             assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
         assert time.perf_counter() - started < 0.15
         wait()
         for _ in range(50):
-            server_metadata_cache.ask(asked.server, f"{asked.origin}/prefix", {}, "smol")
+            server_metadata_cache.fetch(asked.server, f"{asked.origin}/prefix", {}, "smol")
         wait()
     assert asked.paths == ["/prefix/props"]
     assert server_metadata_cache.attributes_of(asked.server, "smol") == ATTRIBUTES
@@ -143,7 +143,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else() -> None:
         elsewhere = {"Location": f"{other.origin}/props"}
         with serving(lambda _: (302, b""), **elsewhere) as asked:
             server_metadata_cache = ServerMetadataCache()
-            server_metadata_cache.ask(
+            server_metadata_cache.fetch(
                 asked.server, asked.origin, {"authorization": "Bearer sk"}, None
             )
             wait()
@@ -162,7 +162,7 @@ def test_a_server_that_does_not_tell_stays_unknown_and_is_not_pestered(answer: A
     with serving(lambda _: answer) as asked:
         server_metadata_cache = ServerMetadataCache()
         for _ in range(3):
-            server_metadata_cache.ask(asked.server, asked.origin, {}, None)
+            server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
             wait()
     assert len(asked.paths) == 1
     assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
@@ -171,7 +171,7 @@ def test_a_server_that_does_not_tell_stays_unknown_and_is_not_pestered(answer: A
 def test_a_server_that_is_gone_is_no_error() -> None:
     server_metadata_cache = ServerMetadataCache()
     server = Server("127.0.0.1", 9, "http://127.0.0.1:9")
-    server_metadata_cache.ask(server, server.origin, {}, None)
+    server_metadata_cache.fetch(server, server.origin, {}, None)
     wait()
     assert server_metadata_cache.attributes_of(server, "smol") == {}
 
@@ -183,7 +183,7 @@ def test_a_router_is_asked_about_a_model_without_waking_it() -> None:
     with serving(answer) as asked:
         server_metadata_cache = ServerMetadataCache()
         for _ in range(3):
-            server_metadata_cache.ask(asked.server, asked.origin, {}, "a/smol:Q4")
+            server_metadata_cache.fetch(asked.server, asked.origin, {}, "a/smol:Q4")
             wait()
     assert asked.paths == ["/props", "/props?model=a%2Fsmol%3AQ4&autoload=false"]
     assert server_metadata_cache.attributes_of(asked.server, "a/smol:Q4") == ATTRIBUTES
@@ -206,17 +206,17 @@ def test_a_server_that_became_another_is_asked_again(
     props = dict(PROPS)
     with serving(lambda _: (200, props)) as asked:
         server_metadata_cache = ServerMetadataCache()
-        server_metadata_cache.ask(asked.server, asked.origin, {}, None)
+        server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
         wait()
         now[0] += 120
         assert server_metadata_cache.attributes_of(asked.server, **reply) == {}
         props.update(model_alias="another", build_info="b12000-def")
-        server_metadata_cache.ask(asked.server, asked.origin, {}, None)
+        server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
         wait()
         # One that goes on contradicting itself is asked every half minute.
         for _ in range(3):
             assert server_metadata_cache.attributes_of(asked.server, "a third") == {}
-            server_metadata_cache.ask(asked.server, asked.origin, {}, None)
+            server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
             wait()
     assert len(asked.paths) == 2
 
@@ -228,7 +228,7 @@ def test_what_is_known_is_renewed_now_and_then(monkeypatch: pytest.MonkeyPatch) 
         server_metadata_cache = ServerMetadataCache()
         for seconds in (0, 599, 2):
             now[0] += seconds
-            server_metadata_cache.ask(asked.server, asked.origin, {}, None)
+            server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
             wait()
             assert server_metadata_cache.attributes_of(asked.server, "smol") == ATTRIBUTES
     assert len(asked.paths) == 2
@@ -237,13 +237,13 @@ def test_what_is_known_is_renewed_now_and_then(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_known_does_not_grow_without_end() -> None:
     server_metadata_cache = ServerMetadataCache()
     for number in range(2000):
-        server_metadata_cache.learn(Server("a", number, f"http://a:{number}"), ServerMetadata({}))
+        server_metadata_cache.cache(Server("a", number, f"http://a:{number}"), ServerMetadata({}))
     assert len(server_metadata_cache._found) <= 256
 
 
 def test_a_socket_is_not_asked() -> None:
     server_metadata_cache = ServerMetadataCache()
-    server_metadata_cache.ask(
+    server_metadata_cache.fetch(
         Server("/run/llama.sock", None, "unix:/run/llama.sock"), "unix:/run", {}, None
     )
-    assert not any(thread.name == "llamatelemetry-identity" for thread in threading.enumerate())
+    assert not any(thread.name == "llamatelemetry-metadata" for thread in threading.enumerate())

@@ -63,7 +63,7 @@ class Seen:
         self.spans: Counter[int] = Counter()
         self.calls: dict[int, int] = {}
         """By the metric of durations, which is cumulative: the last value counts."""
-        self.server_metadata_cache: set[tuple[int, str]] = set()
+        self.identities: set[tuple[int, str]] = set()
         self.span_ids: list[bytes] = []
         for message in list(received.messages["traces"]):
             for resource in message.resource_spans:
@@ -83,7 +83,7 @@ class Seen:
     def _identity(self, group) -> int:
         found = {each.key: each.value for each in group.resource.attributes}
         pid = found["process.pid"].int_value
-        self.server_metadata_cache.add((pid, found["service.instance.id"].string_value))
+        self.identities.add((pid, found["service.instance.id"].string_value))
         return pid
 
     def check(self, made: Counter[int]) -> None:
@@ -92,8 +92,8 @@ class Seen:
         assert {pid: n for pid, n in self.spans.items() if n} == expected
         assert self.calls == expected
         assert len(set(self.span_ids)) == len(self.span_ids)
-        pids, instances = zip(*self.server_metadata_cache, strict=True)
-        assert len(set(pids)) == len(set(instances)) == len(self.server_metadata_cache)
+        pids, instances = zip(*self.identities, strict=True)
+        assert len(set(pids)) == len(set(instances)) == len(self.identities)
 
 
 def arrives(received: Received, made: Counter[int]) -> Seen:

@@ -1,9 +1,9 @@
-"""Ending calls that cannot end where they are: a daemon thread does it a moment later.
+"""Ends abandoned calls in a daemon thread.
 
-A stream that the application drops is found by the garbage collector, which may run at any
-point of any thread, the SDK's own metric collection included. Recording a metric there can
-wait for a lock that the same thread holds. So a finaliser only puts the call into a queue
-(`queue.SimpleQueue.put` is safe to call from one) and this thread ends it.
+The garbage collector finds a stream that the application has abandoned. It may run at any point
+of any thread, even during the SDK's collection of metrics. Recording there could wait for a lock
+that the same thread holds. A finalizer (`__del__`) therefore only queues the call, and this
+thread ends it. `queue.SimpleQueue.put` is safe to call in a finalizer.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from llamatelemetry.genai import internal_errors
 
 
 class Finalizable(Protocol):
-    """A call that can be ended by the reaper."""
+    """A call that the finalizer thread can end."""
 
     def finalize(self) -> None:
-        """End with what is known."""
+        """End the call with the part of its response that arrived."""
         ...
 
 
@@ -28,7 +28,7 @@ _STOP = object()
 
 
 class AbandonedCallFinalizer:
-    """A queue and the daemon thread that empties it; the thread starts on first need."""
+    """A queue of abandoned calls and the daemon thread that ends them."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -38,24 +38,24 @@ class AbandonedCallFinalizer:
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        # The parent ends its own calls; the child has no thread and must not end them again.
+        # The parent ends its own calls. The child has no thread and must not end them again.
         self._queue = queue.SimpleQueue()
         self._thread = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the thread unless it runs: before a call can be abandoned, never in a finaliser."""
-        if _runs(self._thread):
+        """Start the thread unless it runs. Call this before a call can be abandoned, not in `__del__`."""
+        if _is_running(self._thread):
             return
         with self._lock:
-            if not _runs(self._thread):
+            if not _is_running(self._thread):
                 self._thread = threading.Thread(
                     target=self._run, name="llamatelemetry-finalizer", daemon=True
                 )
                 self._thread.start()
 
     def put(self, call: Finalizable) -> None:
-        """Hand over a call. Safe in a finaliser and in a signal handler."""
+        """Queue a call. This is safe in `__del__` and in a signal handler."""
         self._queue.put(call)
 
     def _run(self) -> None:
@@ -71,10 +71,10 @@ class AbandonedCallFinalizer:
                 item.finalize()  # type: ignore[attr-defined]
             except Exception as error:
                 internal_errors.log_once("ending an abandoned call", error)
-            del item  # not kept alive until the next one comes
+            del item  # The thread must not keep it alive until the next one arrives.
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything handed over so far has ended. False when the time ran out."""
+        """End all calls queued so far. Return whether that took no longer than `timeout_s`."""
         if self._thread is None and self._queue.empty():
             return True
         self.start()
@@ -83,18 +83,22 @@ class AbandonedCallFinalizer:
         return reached.wait(timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
-        """End what was handed over and stop the thread. `start` works again afterwards."""
-        # The lock is held to the end: a thread started meanwhile could take this one's signal.
+        """End the queued calls and stop the thread. `start` works again afterwards.
+
+        Returns:
+            Whether the thread has stopped within the time.
+        """
+        # Hold the lock to the end: a thread started meanwhile could take this one's signal.
         with self._lock:
             thread, self._thread = self._thread, None
-            if not _runs(thread):
+            if not _is_running(thread):
                 return True
             self._queue.put(_STOP)
             thread.join(timeout_s)
             return not thread.is_alive()
 
 
-def _runs(thread: threading.Thread | None) -> TypeGuard[threading.Thread]:
+def _is_running(thread: threading.Thread | None) -> TypeGuard[threading.Thread]:
     return thread is not None and thread.is_alive()
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Instrumenter:
-    """What a plugin creates calls with: a tracer, the metrics and the configuration.
+    """Creates the calls of a plugin. Holds its tracer, metrics and configuration.
 
     Args:
         scope: Instrumentation scope, the name of the plugin's package.
@@ -105,7 +105,7 @@ class Instrumenter:
         another instrumentation, no span is opened and the call is recorded on that one's span.
 
         Args:
-            request: What is known of the request.
+            request: The request, as far as it is known.
             kind: Kind of the span, if the call opens one.
             started_ns: Start by `perf_counter_ns`, if it lies in the past.
         """
@@ -172,28 +172,10 @@ class Call:
     """
 
     __slots__ = (
-        "_abandoned_ns",
-        "_attempt_ns",
-        "_content",
-        "_context",
-        "_headers_ns",
-        "_nested",
-        "_open",
-        "_pid",
-        "_started_ns",
-        "_started_provider",
-        "_started_wall_ns",
-        "_target",
-        "attempts",
-        "content_max_chars",
-        "first_chunk_ns",
-        "first_token_ns",
-        "http_response",
-        "instrumenter",
-        "recording",
-        "request",
-        "served_model",
-        "span",
+        *("instrumenter", "request", "span", "recording", "content_max_chars", "attempts"),
+        *("first_chunk_ns", "first_token_ns", "http_response", "served_model"),
+        *("_target", "_context", "_content", "_nested", "_open", "_pid", "_started_provider"),
+        *("_started_ns", "_started_wall_ns", "_attempt_ns", "_headers_ns", "_abandoned_ns"),
     )
 
     def __init__(
@@ -307,7 +289,7 @@ class Call:
         return spans.call_attributes(self.request, response_model)
 
     def merge_response(self, nested: Call, response: Response) -> None:
-        """Merge what a nested call has learned of the same response, before this call ends."""
+        """Merge a nested call's view of the same response, before this call ends."""
         self._nested = response
         if self.attempts == 0:
             self._attempt_ns = nested._attempt_ns

@@ -7,6 +7,7 @@ that the metrics show a slow stream while it runs.
 
 from __future__ import annotations
 
+from array import array
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -53,5 +54,6 @@ class ChunkIntervals:
             return
         if self._known is None:
             self._known = self._attributes()
-        intervals_s = [(later - earlier) / 1e9 for earlier, later in pairwise(times_ns)]
+        # An array takes a quarter of a list's memory while the batch is queued.
+        intervals_s = array("d", [(end - start) / 1e9 for start, end in pairwise(times_ns)])
         self._record(intervals_s, self._known)

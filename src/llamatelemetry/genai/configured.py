@@ -1,6 +1,7 @@
-"""Where an instrumenter comes from: a plugin's from what ``instrument()`` is given.
+"""Instrumenters of plugins, and of objects that an application creates itself.
 
-That of what an application makes itself follows ``init()``, whichever of the two is first.
+A plugin's instrumenter has the arguments of `instrument()`. That of an application's object
+follows the configuration of `init()`, even if the object was created first.
 """
 
 from __future__ import annotations
@@ -13,38 +14,39 @@ from llamatelemetry.genai.call import Instrumenter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_OF_A_PLUGIN: Final = (
+_PLUGIN_ARGUMENTS: Final = (
     *("tracer_provider", "meter_provider", "logger_provider"),
     *("completion_hook", "config"),
 )
 
 
 def plugin_instrumenter(scope: str, version: str, arguments: Mapping[str, Any]) -> Instrumenter:
-    """Make the instrumenter of a plugin from the keyword arguments of its ``instrument()``.
+    """Create the instrumenter of a plugin from the keyword arguments of its `instrument()`.
 
-    Others than these five are left alone: OpenTelemetry's loader gives all instrumentors the
-    same ones.
+    Other arguments than these five are ignored, because OpenTelemetry's loader passes the same
+    arguments to all instrumentors.
 
-    ====================  =====================================================================
-    ``tracer_provider``   OpenTelemetry's global one when not given
-    ``meter_provider``    likewise
-    ``logger_provider``   likewise; for the events that hold content
-    ``completion_hook``   run with the content of each call, whether or not content is captured;
-                          that of OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK when not given
-    ``config``            options; read from the environment when not given
-    ====================  =====================================================================
+    | Argument | Meaning |
+    |---|---|
+    | `tracer_provider` | Tracer provider; the global one by default |
+    | `meter_provider` | Meter provider; the global one by default |
+    | `logger_provider` | Logger provider for the events with content; the global one by default |
+    | `completion_hook` | Hook that runs with each call's content, even if none is captured |
+    | `config` | Options; read from the environment by default |
+
+    The default hook is that of `OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK`.
     """
-    ours = {name: arguments[name] for name in _OF_A_PLUGIN if name in arguments}
-    return Instrumenter(scope, version, **ours)
+    known = {name: arguments[name] for name in _PLUGIN_ARGUMENTS if name in arguments}
+    return Instrumenter(scope, version, **known)
 
 
 class ConfiguredInstrumenter:
-    """Gives the instrumenter of the configuration in force. A plugin is handed its own instead.
+    """Holds the instrumenter of the effective configuration. Plugins have their own instead.
 
     Args:
-        scope: instrumentation scope, the name of the package.
-        version: its version.
-        own: options that count here whatever the configuration says.
+        scope: Instrumentation scope, the name of the package.
+        version: Version of the package.
+        own: Options that override the configuration.
     """
 
     __slots__ = ("_in_use", "_instrumenter", "_own", "_scope", "_version")
@@ -54,16 +56,16 @@ class ConfiguredInstrumenter:
         self._version = version
         self._own = own
         self._in_use = config_in_use()
-        self._instrumenter = self._make()
+        self._instrumenter = self._create()
 
-    def _make(self) -> Instrumenter:
+    def _create(self) -> Instrumenter:
         config = effective_config(self._in_use, **self._own)
         return Instrumenter(self._scope, self._version, config=config)
 
     def get(self) -> Instrumenter:
-        """Give the instrumenter to use now."""
+        """Return the instrumenter of the configuration that is effective now."""
         in_use = config_in_use()
         if in_use is not self._in_use:
             self._in_use = in_use
-            self._instrumenter = self._make()
+            self._instrumenter = self._create()
         return self._instrumenter

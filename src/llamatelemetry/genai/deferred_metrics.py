@@ -29,7 +29,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
     from opentelemetry.trace import Span, SpanContext
@@ -97,11 +97,11 @@ class DeferredRecorder:
     def when(self) -> When:
         """Return when measurements are recorded. Resets `series` when the SDK has changed."""
         # The instruments of our own providers have the `record` of the SDK's present instrument.
-        source = getattr(self._histogram.record, "__self__", None)
+        source: object = getattr(self._histogram.record, "__self__", None)
         if source is not self._source:
             self._source, self._provider, self.series = source, None, {}
             self._when = _when(source)
-            self._is_proxy = _is_of_api(type(source)) and not isinstance(source, NoOpHistogram)
+            self._is_proxy = _is_of_api(source) and not isinstance(source, NoOpHistogram)
         if self._is_proxy:  # The instrument was created before a global provider was set.
             provider = get_meter_provider()
             if provider is not self._provider:
@@ -116,7 +116,7 @@ class DeferredRecorder:
         self.series[series] = layout
 
     def forget_series(self) -> None:
-        """Let every series start again: in a forked child its metrics may start from zero."""
+        """Forget the started series: the metrics of a forked child may start from zero."""
         self.series = {}
 
     def put_call(self, series: Hashable, call: object, span: Span) -> bool:
@@ -132,7 +132,7 @@ class DeferredRecorder:
             return True
         return when is When.NEVER
 
-    def put(self, targets: Sequence[Target], values: Sequence[float], span: SpanContext) -> None:
+    def put(self, targets: Iterable[Target], values: Sequence[float], span: SpanContext) -> None:
         """Queue measurements.
 
         Args:
@@ -146,7 +146,7 @@ class DeferredRecorder:
             queue.start_draining()
 
 
-def record_now(targets: Sequence[Target], values: Sequence[float], span: SpanContext) -> None:
+def record_now(targets: Iterable[Target], values: Sequence[float], span: SpanContext) -> None:
     """Record measurements on this thread; see `DeferredRecorder.put`."""
     try:
         # Never an empty context: the SDK would take the current one of this thread instead.
@@ -175,7 +175,7 @@ class _Queue:
     def __init__(self) -> None:
         # Appending to a deque and popping from it are atomic: callers take no lock, which a
         # garbage collection or a signal handler in the same thread could not take again.
-        self.batches: deque[tuple[Sequence[Target], Sequence[float], SpanContext]] = deque()
+        self.batches: deque[tuple[Iterable[Target], Sequence[float], SpanContext]] = deque()
         self.recorders: WeakSet[DeferredRecorder] = WeakSet()
         self.thread: threading.Thread | None = None
         self._reset()
@@ -248,15 +248,14 @@ def _record_at_collection(_: CallbackOptions) -> Sequence[Observation]:
 
 def _when(source: object) -> When:
     """Return when measurements of an instrument, or of a provider's instruments, are recorded."""
-    kind = type(source)
-    if any(base.__module__.startswith("opentelemetry.sdk.") for base in kind.__mro__):
+    if any(base.__module__.startswith("opentelemetry.sdk.") for base in type(source).__mro__):
         return When.AT_COLLECTION
-    return When.NEVER if _is_of_api(kind) else When.NOW
+    return When.NEVER if _is_of_api(source) else When.NOW
 
 
-def _is_of_api(kind: type[Any]) -> bool:
-    """Return whether a class is one of the API, whose instruments record nothing by themselves."""
-    return f"{kind.__module__}.".startswith("opentelemetry.metrics.")
+def _is_of_api(source: object) -> bool:
+    """Return whether an object's class belongs to the API, so that it records nothing by itself."""
+    return f"{type(source).__module__}.".startswith("opentelemetry.metrics.")
 
 
 _queue: Final = _Queue()

@@ -26,7 +26,7 @@ def log_once(where: str, error: Exception, *, may_quote: bool = True) -> None:
     Call it in an `except Exception` clause. Under `set_strict` the error is raised again.
 
     Args:
-        where: What was being done, for a reader of the log, such as "reading the response".
+        where: The failed activity, such as "reading the response".
         error: The error. Its type, module and line are logged.
         may_quote: Whether the error message may quote content of a call, as the errors of
             parsers do. The message is then left out of the log.

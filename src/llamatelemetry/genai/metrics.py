@@ -1,7 +1,8 @@
-"""The GenAI metrics of a call: what the client measured, and what the engine measured."""
+"""The GenAI metrics of a call: the client's measurements and the engine's."""
 
 from __future__ import annotations
 
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ class CallMetrics:
             internal_errors.log_once("recording the metrics of a call", error)
 
     def _record_new(self, series: Hashable, outcome: Outcome, span: Span, client: bool) -> None:
-        """Record the first call of a series, or one whose measurements have no fixed layout."""
+        """Record the first call of a series, or a call without a fixed layout."""
         recorder, parent = self._recorder, span.get_span_context()
         measurements = self.measurements(outcome, client=client)
         targets = [(write_of(instrument), given) for instrument, _, given in measurements]
@@ -87,14 +88,14 @@ class CallMetrics:
         for histogram in self.instruments.client.chunk_histograms:
             target, values = (histogram.record, attributes), seconds
             if when is When.NOW:
-                record_now([target] * len(values), values, parent)
+                record_now(repeat(target, len(values)), values, parent)
                 continue
             if (histogram, series) not in recorder.series:
                 record_now([target], values[:1], parent)
                 recorder.start_series((histogram, series), None)
                 values = values[1:]
             if values:
-                recorder.put([target] * len(values), values, parent)
+                recorder.put(repeat(target, len(values)), values, parent)
 
     def measurements(self, outcome: Outcome, *, client: bool = True) -> list[Measurement]:
         """Return the measurements of a call; chunk intervals are recorded during the stream."""
@@ -207,7 +208,7 @@ def _fingerprint(request: Request, response: Response) -> str | None:
 
 
 def _server_measurements(metrics: GenAIMetrics, outcome: Outcome) -> list[Measurement]:
-    """Return what the engine reported about a call."""
+    """Return the measurements that the engine reported."""
     phases = outcome.phases
     # With several choices the timings cover the first alone, which is not the whole request.
     if phases is None or outcome.request.choice_count != 1 or outcome.request.operation is None:

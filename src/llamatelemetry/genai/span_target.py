@@ -1,7 +1,7 @@
 """Calls that are recorded on a span which is already open, instead of on one of their own.
 
 A request to a model passes through layers, and several of them may be instrumented: a framework,
-the client, HTTP. It is one span all the same. The outermost layer opens it and records the
+the client, HTTP. It is still recorded as one span. The outermost layer opens it and records the
 metrics of tokens and duration. A nested layer adds what only it can know, above all the
 engine's timings. Spans of workflows, agents and tools are parents, never targets.
 """
@@ -60,7 +60,7 @@ class SpanTarget(Protocol):
 
 
 class ExternalSpanTarget:
-    """The open span of another instrumentation, which enriches it and leaves its end to its owner.
+    """The open span of another instrumentation. It is enriched here and ended by its owner.
 
     Args:
         instrumenter: Instrumenter of the call.
@@ -104,7 +104,7 @@ class ExternalSpanTarget:
 
 
 class EnclosingCallTarget:
-    """The open call of another plugin of llamatelemetry, which merges what is learned here."""
+    """The open call of another plugin of llamatelemetry, which merges the response of this one."""
 
     __slots__ = ("_enclosing",)
 

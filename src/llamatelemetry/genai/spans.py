@@ -1,4 +1,4 @@
-"""Attributes of a call's span, its phases as child spans, and observers of dropped spans."""
+"""Attributes of a call's span, its phases as child spans, and the observer of dropped spans."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class DroppedSpanObserver(Protocol):
     """Observes calls whose spans are dropped by the sampler; it raises nothing.
 
-    The SDK shows no span processor a span that its sampler drops, although the engine does the
-    work. Code that divides what the engine used among calls must count these calls too.
+    Span processors never see a span that the sampler drops, although the engine does its work.
+    Code that divides the energy of an engine among its calls must count these calls too.
     """
 
     def on_dropped_span_start(
