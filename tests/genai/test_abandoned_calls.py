@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Item:
-    """Something to end: it runs ``action``, then notes that it has ended."""
+    """Something to end: it runs `action` and stores the time."""
 
     def __init__(self, action: Callable[[], Any] = lambda: None) -> None:
         self.action = action
@@ -59,7 +59,7 @@ def finalizer_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "llamatelemetry-finalizer"]
 
 
-def test_the_thread_is_one_daemon_that_starts_on_first_need():
+def test_finalizer_starts_one_daemon_thread_on_first_use():
     assert stop_finalizer(5)
     assert finalizer_threads() == []
     finalizer = AbandonedCallFinalizer()
@@ -80,7 +80,7 @@ def test_the_thread_is_one_daemon_that_starts_on_first_need():
     assert finalizer_threads() == []
 
 
-def test_what_is_handed_over_ends_in_that_thread_in_its_order(finalizer):
+def test_finalizer_ends_calls_in_order_in_its_thread(finalizer):
     order: list[int] = []
     items = [Item(lambda number=number: order.append(number)) for number in range(100)]
     finalizer.start()
@@ -91,13 +91,13 @@ def test_what_is_handed_over_ends_in_that_thread_in_its_order(finalizer):
     assert {name for item in items for name in item.ended} == {"llamatelemetry-finalizer"}
 
 
-def test_flushing_nothing_starts_no_thread(finalizer):
+def test_flush_starts_no_thread_when_queue_is_empty(finalizer):
     assert stop_finalizer(5)
     assert finalizer.flush(0)
     assert finalizer_threads() == []
 
 
-def test_flushing_ends_also_what_came_before_the_thread(finalizer):
+def test_flush_ends_calls_queued_before_thread_started(finalizer):
     item = Item()
     finalizer.put(item)
     assert item.ended == []
@@ -105,7 +105,7 @@ def test_flushing_ends_also_what_came_before_the_thread(finalizer):
     assert len(item.ended) == 1
 
 
-def test_flushing_gives_up_when_its_time_is_over(finalizer):
+def test_flush_returns_false_after_timeout(finalizer):
     go = threading.Event()
     last = Item()
     finalizer.put(Item(lambda: go.wait(10)))
@@ -118,7 +118,7 @@ def test_flushing_gives_up_when_its_time_is_over(finalizer):
     assert len(last.ended) == 1
 
 
-def test_a_failure_is_reported_and_the_next_one_still_ends(finalizer, caplog):
+def test_failing_call_is_logged_and_next_call_ends(finalizer, caplog):
     internal_errors.set_strict(False)
 
     def fail() -> None:
@@ -134,7 +134,7 @@ def test_a_failure_is_reported_and_the_next_one_still_ends(finalizer, caplog):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_has_died_is_replaced(finalizer):
+def test_dead_thread_is_replaced(finalizer):
     def die() -> None:
         raise KeyboardInterrupt
 
@@ -148,7 +148,7 @@ def test_a_thread_that_has_died_is_replaced(finalizer):
     assert len(last.ended) == 1
 
 
-def test_what_has_ended_is_not_kept_alive(finalizer):
+def test_finalizer_keeps_no_reference_to_ended_call(finalizer):
     finalizer.start()
     item = Item()
     gone = weakref.ref(item)
@@ -158,7 +158,7 @@ def test_what_has_ended_is_not_kept_alive(finalizer):
     assert gone() is None
 
 
-def test_stopping_ends_what_was_handed_over_and_starting_again_works(finalizer):
+def test_stop_ends_queued_calls_and_start_works_again(finalizer):
     for _ in range(3):
         items = [Item() for _ in range(20)]
         finalizer.start()
@@ -169,7 +169,7 @@ def test_stopping_ends_what_was_handed_over_and_starting_again_works(finalizer):
     assert finalizer.stop(5)  # what does not run is stopped
 
 
-def test_stopping_gives_up_when_its_time_is_over(finalizer):
+def test_stop_returns_false_after_timeout(finalizer):
     go = threading.Event()
     finalizer.start()
     finalizer.put(Item(lambda: go.wait(10)))
@@ -178,7 +178,7 @@ def test_stopping_gives_up_when_its_time_is_over(finalizer):
     assert finalizer.flush(5)
 
 
-def test_stopping_and_starting_from_many_threads_loses_nothing(finalizer):
+def test_stop_and_start_from_many_threads_lose_no_call(finalizer):
     items = [Item() for _ in range(400)]
 
     def work(mine: list[Item]) -> None:
@@ -196,10 +196,7 @@ def test_stopping_and_starting_from_many_threads_loses_nothing(finalizer):
     assert all(len(item.ended) == 1 for item in items)
 
 
-# --- calls ---------------------------------------------------------------------------------
-
-
-def test_a_call_that_was_dropped_before_its_reply_ends_at_that_moment(start, recorder):
+def test_call_abandoned_before_response_ends_at_that_time(start, recorder):
     call = start()
     time.sleep(0.01)
     call.abandon(call)
@@ -210,7 +207,7 @@ def test_a_call_that_was_dropped_before_its_reply_ends_at_that_moment(start, rec
     assert span.start_time + 10_000_000 <= span.end_time <= dropped_ns
 
 
-def test_a_call_that_has_ended_is_not_handed_over(start, recorder):
+def test_ended_call_is_not_queued(start, recorder):
     call = start()
     call.finish(Response(id="r"))
     call.abandon(call)
@@ -235,7 +232,7 @@ def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
     Holder(tap)
 
 
-def test_a_stream_collected_while_metrics_are_collected_does_not_hang(instrumenter, recorder):
+def test_garbage_collection_during_metric_collection_does_not_hang(instrumenter, recorder):
     collected = []
 
     def collect_garbage(_options: CallbackOptions) -> Iterator[Observation]:
@@ -269,7 +266,7 @@ class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
         return super().collect(point_attributes)
 
 
-def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(make_instrumenter):
+def test_garbage_collection_under_sdk_locks_does_not_hang(make_instrumenter):
     reader = InMemoryMetricReader()
     view = View(
         instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: CollectingReservoir
@@ -289,7 +286,7 @@ def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(make_ins
     assert flush_pending(5)
 
 
-def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter, recorder):
+def test_garbage_collection_during_span_export_does_not_hang(instrumenter, recorder):
     class Collecting:
         def on_start(self, *_args: Any, **_kwargs: Any) -> None: ...
         def _on_ending(self, _span: Any) -> None: ...
@@ -315,8 +312,6 @@ def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter,
         gc.enable()
     assert len(recorder.calls()) == 1
 
-
-# --- fork ----------------------------------------------------------------------------------
 
 # In a process of its own: forking one with threads, as pytest's is, warns.
 PROGRAM = textwrap.dedent("""
@@ -381,7 +376,7 @@ PROGRAM = textwrap.dedent("""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_ends_its_own_calls_and_not_its_parents():
+def test_forked_child_ends_own_calls_and_not_those_of_parent():
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
         cwd=ROOT,

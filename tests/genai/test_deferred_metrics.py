@@ -219,7 +219,7 @@ def test_collection_of_another_provider_records_the_queue(meters):
 
 
 def test_second_recorder_of_the_same_meter_is_collected_too(meters):
-    """The SDK ignores the callback of an instrument that is created again."""
+    """Although the SDK ignores the callback of an instrument that is created again."""
     again = Meters(provider=meters.provider)
     again.readers = meters.readers
     again.record(1.0)
@@ -250,7 +250,7 @@ def test_series_are_forgotten_when_there_are_too_many(meters, monkeypatch):
 
 
 def test_exemplars_have_the_spans_of_their_calls(meters):
-    """Also if the collection itself runs inside another span, and for a call without a span."""
+    """Even if the collection runs inside another span, and for a call without a span."""
     meters.record(0.001, CHAT, span(1))
     meters.record(7.0, CHAT, span(2))
     meters.record(700.0, CHAT, span(3))
@@ -269,7 +269,7 @@ def test_nothing_is_queued_when_no_sdk_is_installed(provider):
 
 
 def test_instruments_of_other_providers_are_recorded_to_at_once():
-    """Nothing is known about when such a provider runs the callbacks of its instruments."""
+    """Because it is unknown when such a provider runs the callbacks of its instruments."""
 
     class OtherHistogram:
         def record(self, value: float, attributes: Any, context: Any) -> None: ...

@@ -1,4 +1,4 @@
-"""What a server is, asked for off the request's path; against real servers on this machine."""
+"""What a server is, queried for off the request's path; against real servers on this machine."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ ROUTER = {
 }
 
 
-class Asked:
-    """A server that keeps what it was asked."""
+class QueriedServer:
+    """A server that keeps what it was queried."""
 
     def __init__(self, port: int) -> None:
         self.paths: list[str] = []
@@ -57,11 +57,11 @@ class Asked:
 
 
 @contextmanager
-def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterator[Asked]:
+def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterator[QueriedServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.paths.append(self.path)
-            asked.headers.append({name.lower(): value for name, value in self.headers.items()})
+            queried.paths.append(self.path)
+            queried.headers.append({name.lower(): value for name, value in self.headers.items()})
             status, body = answer(self.path)
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
@@ -71,14 +71,14 @@ def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterato
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on the test's output."""
+            """Keep the output of the test clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    asked = Asked(server.server_address[1])
+    queried = QueriedServer(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield asked
+        yield queried
     finally:
         server.shutdown()
         thread.join()
@@ -86,30 +86,30 @@ def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterato
 
 
 def wait() -> None:
-    """Until nobody is asked any more."""
+    """Wait until no metadata is being fetched."""
     for thread in threading.enumerate():
         if thread.name == "llamatelemetry-metadata":
             thread.join(5)
 
 
-def test_the_properties_of_a_server() -> None:
+def test_parse_props_returns_attributes_of_server() -> None:
     assert parse_props(PROPS) == ServerMetadata(
         ATTRIBUTES, frozenset({"smol", "tiny", "Smol-135M.Q4_1.gguf"})
     )
 
 
-def test_the_properties_of_a_router_are_not_those_of_a_model() -> None:
+def test_parse_props_of_router_has_no_model_attributes() -> None:
     identity = parse_props(ROUTER)
     assert identity.is_router
     assert identity.attributes == {"llamatelemetry.server.build": "b11549-abc"}
 
 
 @pytest.mark.parametrize("props", [{}, {"total_slots": "two", "model_path": 7}, [], None])
-def test_what_is_not_told_is_absent(props: Any) -> None:
+def test_parse_props_omits_missing_values(props: Any) -> None:
     assert parse_props(props) == ServerMetadata({})
 
 
-def test_a_real_server(llama_server: LlamaServer) -> None:
+def test_metadata_of_real_server(llama_server: LlamaServer) -> None:
     identity = fetch_server_metadata(llama_server.origin, {})
     assert identity is not None
     assert identity.attributes["llamatelemetry.server.quantization"] == "Q4_1"
@@ -119,37 +119,37 @@ def test_a_real_server(llama_server: LlamaServer) -> None:
 
 
 @pytest.mark.clock
-def test_a_server_is_asked_once_and_off_the_callers_path() -> None:
-    with serving(lambda _: (time.sleep(0.2), (200, PROPS))[1]) as asked:
+def test_fetch_queries_server_once_in_background() -> None:
+    with serving(lambda _: (time.sleep(0.2), (200, PROPS))[1]) as queried:
         server_metadata_cache = ServerMetadataCache()
         started = time.perf_counter()
         for _ in range(50):
-            server_metadata_cache.fetch(asked.server, f"{asked.origin}/prefix", {}, "smol")
-            assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
+            server_metadata_cache.fetch(queried.server, f"{queried.origin}/prefix", {}, "smol")
+            assert server_metadata_cache.attributes_of(queried.server, "smol") == {}
         assert time.perf_counter() - started < 0.15
         wait()
         for _ in range(50):
-            server_metadata_cache.fetch(asked.server, f"{asked.origin}/prefix", {}, "smol")
+            server_metadata_cache.fetch(queried.server, f"{queried.origin}/prefix", {}, "smol")
         wait()
-    assert asked.paths == ["/prefix/props"]
-    assert server_metadata_cache.attributes_of(asked.server, "smol") == ATTRIBUTES
-    assert server_metadata_cache.attributes_of(asked.server, None) == ATTRIBUTES
+    assert queried.paths == ["/prefix/props"]
+    assert server_metadata_cache.attributes_of(queried.server, "smol") == ATTRIBUTES
+    assert server_metadata_cache.attributes_of(queried.server, None) == ATTRIBUTES
     assert server_metadata_cache.attributes_of(Server("other", 1, "http://other:1"), "smol") == {}
     assert server_metadata_cache.attributes_of(None, "smol") == {}
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else() -> None:
+def test_api_key_is_not_sent_to_redirect_target() -> None:
     with serving(lambda _: (200, PROPS)) as other:
         elsewhere = {"Location": f"{other.origin}/props"}
-        with serving(lambda _: (302, b""), **elsewhere) as asked:
+        with serving(lambda _: (302, b""), **elsewhere) as queried:
             server_metadata_cache = ServerMetadataCache()
             server_metadata_cache.fetch(
-                asked.server, asked.origin, {"authorization": "Bearer sk"}, None
+                queried.server, queried.origin, {"authorization": "Bearer sk"}, None
             )
             wait()
-    assert asked.headers[0]["authorization"] == "Bearer sk"
+    assert queried.headers[0]["authorization"] == "Bearer sk"
     assert other.paths == []
-    assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
+    assert server_metadata_cache.attributes_of(queried.server, "smol") == {}
     assert "sk" not in repr(vars(server_metadata_cache))
 
 
@@ -158,17 +158,17 @@ def test_the_key_goes_to_the_server_and_nowhere_else() -> None:
     [(401, {"error": {}}), (503, {}), (200, b"<html>"), (200, [1]), (200, b"[" * 100_000)],
     ids=["refused", "loading", "no-json", "a-list", "nested"],
 )
-def test_a_server_that_does_not_tell_stays_unknown_and_is_not_pestered(answer: Any) -> None:
-    with serving(lambda _: answer) as asked:
+def test_server_without_metadata_is_not_queried_again_soon(answer: Any) -> None:
+    with serving(lambda _: answer) as queried:
         server_metadata_cache = ServerMetadataCache()
         for _ in range(3):
-            server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
+            server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
             wait()
-    assert len(asked.paths) == 1
-    assert server_metadata_cache.attributes_of(asked.server, "smol") == {}
+    assert len(queried.paths) == 1
+    assert server_metadata_cache.attributes_of(queried.server, "smol") == {}
 
 
-def test_a_server_that_is_gone_is_no_error() -> None:
+def test_unreachable_server_is_not_an_error() -> None:
     server_metadata_cache = ServerMetadataCache()
     server = Server("127.0.0.1", 9, "http://127.0.0.1:9")
     server_metadata_cache.fetch(server, server.origin, {}, None)
@@ -176,21 +176,21 @@ def test_a_server_that_is_gone_is_no_error() -> None:
     assert server_metadata_cache.attributes_of(server, "smol") == {}
 
 
-def test_a_router_is_asked_about_a_model_without_waking_it() -> None:
+def test_router_is_queried_for_model_without_loading_it() -> None:
     def answer(path: str) -> tuple[int, Any]:
         return 200, ROUTER if path == "/props" else PROPS
 
-    with serving(answer) as asked:
+    with serving(answer) as queried:
         server_metadata_cache = ServerMetadataCache()
         for _ in range(3):
-            server_metadata_cache.fetch(asked.server, asked.origin, {}, "a/smol:Q4")
+            server_metadata_cache.fetch(queried.server, queried.origin, {}, "a/smol:Q4")
             wait()
-    assert asked.paths == ["/props", "/props?model=a%2Fsmol%3AQ4&autoload=false"]
-    assert server_metadata_cache.attributes_of(asked.server, "a/smol:Q4") == ATTRIBUTES
+    assert queried.paths == ["/props", "/props?model=a%2Fsmol%3AQ4&autoload=false"]
+    assert server_metadata_cache.attributes_of(queried.server, "a/smol:Q4") == ATTRIBUTES
     # Of another model, and of a reply that names none, the router's build is all that is known.
     build = {"llamatelemetry.server.build": "b11549-abc"}
-    assert server_metadata_cache.attributes_of(asked.server, "other") == build
-    assert server_metadata_cache.attributes_of(asked.server, None) == build
+    assert server_metadata_cache.attributes_of(queried.server, "other") == build
+    assert server_metadata_cache.attributes_of(queried.server, None) == build
 
 
 @pytest.mark.parametrize(
@@ -198,50 +198,50 @@ def test_a_router_is_asked_about_a_model_without_waking_it() -> None:
     [{"model": "another"}, {"model": "smol", "build": "b12000-def"}],
     ids=["model", "build"],
 )
-def test_a_server_that_became_another_is_asked_again(
+def test_changed_server_is_queried_again(
     reply: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
     props = dict(PROPS)
-    with serving(lambda _: (200, props)) as asked:
+    with serving(lambda _: (200, props)) as queried:
         server_metadata_cache = ServerMetadataCache()
-        server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
+        server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
         wait()
         now[0] += 120
-        assert server_metadata_cache.attributes_of(asked.server, **reply) == {}
+        assert server_metadata_cache.attributes_of(queried.server, **reply) == {}
         props.update(model_alias="another", build_info="b12000-def")
-        server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
+        server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
         wait()
-        # One that goes on contradicting itself is asked every half minute.
+        # One that goes on contradicting itself is queried every half minute.
         for _ in range(3):
-            assert server_metadata_cache.attributes_of(asked.server, "a third") == {}
-            server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
+            assert server_metadata_cache.attributes_of(queried.server, "a third") == {}
+            server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
             wait()
-    assert len(asked.paths) == 2
+    assert len(queried.paths) == 2
 
 
-def test_what_is_known_is_renewed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_is_refreshed_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
-    with serving(lambda _: (200, PROPS)) as asked:
+    with serving(lambda _: (200, PROPS)) as queried:
         server_metadata_cache = ServerMetadataCache()
         for seconds in (0, 599, 2):
             now[0] += seconds
-            server_metadata_cache.fetch(asked.server, asked.origin, {}, None)
+            server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
             wait()
-            assert server_metadata_cache.attributes_of(asked.server, "smol") == ATTRIBUTES
-    assert len(asked.paths) == 2
+            assert server_metadata_cache.attributes_of(queried.server, "smol") == ATTRIBUTES
+    assert len(queried.paths) == 2
 
 
-def test_what_is_known_does_not_grow_without_end() -> None:
+def test_number_of_cached_servers_is_bounded() -> None:
     server_metadata_cache = ServerMetadataCache()
     for number in range(2000):
         server_metadata_cache.cache(Server("a", number, f"http://a:{number}"), ServerMetadata({}))
     assert len(server_metadata_cache._found) <= 256
 
 
-def test_a_socket_is_not_asked() -> None:
+def test_unix_socket_is_not_queried() -> None:
     server_metadata_cache = ServerMetadataCache()
     server_metadata_cache.fetch(
         Server("/run/llama.sock", None, "unix:/run/llama.sock"), "unix:/run", {}, None

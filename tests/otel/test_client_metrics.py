@@ -46,7 +46,7 @@ USAGE = Usage(
 
 @dataclass
 class Exported:
-    """One metric as an exporter sees it. Of a histogram, ``values`` are its sums."""
+    """One metric as an exporter sees it. The values of a histogram are its sums."""
 
     kind: str
     unit: str
