@@ -101,7 +101,7 @@ def plain_call_path() -> CallPath:
 
 
 def main() -> int:
-    """Print the counts, and with `--verbose` what they are made of."""
+    """Print the counts, and with `--verbose` the modules and moves."""
     parser = argparse.ArgumentParser(description="Count the modules and moves of a plain call.")
     parser.add_argument("--verbose", action="store_true", help="List modules and moves")
     verbose = parser.parse_args().verbose
