@@ -1,17 +1,16 @@
-"""What each instrumentation of the openai client adds to a call and to a streamed chunk.
+"""CPU time that each instrumentation of the openai client adds to a call and to a streamed chunk.
 
-Each contender runs in an environment of its own under build/bench, made on the first run; they
-take turns, as `_contenders.py` says. Spans and metrics are on; what is exported is dropped. The
-figures are microseconds of CPU of the calling thread, medians over the rounds; what one adds is
-the difference to the bare client's turns of the same round, a moment before or after: what a busy
-neighbour takes away, of caches above all, it takes from all of a round. Where things lie in a
-process's memory makes it some microseconds faster or slower, for good: so each contender has
-several, and its figure is their mean. The last lines are the ratio of what we add to what the
-best of the others adds. ``by hand`` is no contender: it makes the same span, with the same
-attributes, and the same points with what OpenTelemetry offers to programs, and nothing else.
+Each contender runs in its own environment under build/bench, which the first run creates. All
+contenders take short turns in every round (`_contenders.py`). Spans and metrics are on, and
+exports are dropped. The results are microseconds of CPU of the calling thread, medians over the
+rounds. The added time is the difference to the bare client in the same round, because other load
+on the machine slows all turns of a round alike. The memory layout makes each process a few
+microseconds faster or slower, so each contender has several processes, and its result is their
+mean. The last lines are the ratios to the best other instrumentation. `by hand` is not an
+instrumentation: it creates the same span, attributes and measurements with OpenTelemetry alone.
 
-Importing and instrumenting is the CPU of a fresh process beyond what OpenTelemetry's API and SDK
-take, the least of several.
+The start is the CPU time of a fresh process for importing and instrumenting, without that of
+OpenTelemetry's API and SDK. It is the minimum of several processes.
 
     python benchmarks/compare_openai.py [ROUNDS]
 """
@@ -42,15 +41,14 @@ CONTENDERS = {
     "openinference": [OPENAI, SDK, "openinference-instrumentation-openai == 0.1.66"],
 }
 OTHERS = ("official", "openinference")
-# What a worker is asked for: a piece of work, and how often. What is done for some dozens of
-# calls at a time is done in each turn.
+# The command to a worker: a kind of work, and how often.
 WORK = {"call": "call 32", "chunk": "chunk 1"}
 STARTS = 7
 PROCESSES = 3
 
 
 def added(workers: list[Worker], bare: list[float], work: str) -> float:
-    """The median difference to the bare client, over the rounds; the mean of a contender's processes."""
+    """Return the median added time over the rounds, as the mean of a contender's processes."""
     return statistics.mean(
         statistics.median(
             with_it - without for with_it, without in zip(worker.figures[work], bare, strict=True)
@@ -60,7 +58,7 @@ def added(workers: list[Worker], bare: list[float], work: str) -> float:
 
 
 def by_round(workers: list[Worker], work: str) -> list[float]:
-    """What a piece of work took in each round, the mean of a contender's processes."""
+    """Return the time of each round, as the mean of a contender's processes."""
     return [
         statistics.mean(took)
         for took in zip(*(worker.figures[work] for worker in workers), strict=True)
@@ -68,8 +66,8 @@ def by_round(workers: list[Worker], work: str) -> list[float]:
 
 
 def start(name: str, python: Path) -> tuple[float, bool]:
-    """The milliseconds that importing and instrumenting takes, and whether it imports openai."""
-    # Compiled, as an installed package is.
+    """Return the start in milliseconds, and whether it imports openai."""
+    # Installed packages have compiled files, so allow them here too.
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     answers = [
         subprocess.run(
@@ -107,7 +105,7 @@ def main() -> int:
         print(row)
     for work in WORK:
         best = min(adds[name][work] for name in OTHERS)
-        print(f"ours over the best other, per {work}: {adds['llamatelemetry'][work] / best:.2f}")
+        print(f"llamatelemetry / best other, per {work}: {adds['llamatelemetry'][work] / best:.2f}")
     for worker in everyone:
         worker.close()
     return 0

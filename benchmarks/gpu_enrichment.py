@@ -16,7 +16,7 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu import GpuDetails, GpuDevice, GpuState
 from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.spans import SpanGpu
@@ -64,7 +64,7 @@ def provider_with(monitor: GpuMonitor | None) -> TracerProvider:
     provider = TracerProvider(shutdown_on_exit=False)
     if monitor is not None:
         spans = SpanGpu(monitor, only_genai=False)
-        processor = EnrichingSpanProcessor(spans.started, spans.ending, guard.report)
+        processor = EnrichingSpanProcessor(spans.started, spans.ending, internal_errors.log_once)
         provider.add_span_processor(processor)
     return provider
 

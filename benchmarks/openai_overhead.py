@@ -1,9 +1,10 @@
-"""CPU that the OpenAI plugin adds to a plain call and to a streamed chunk.
+"""CPU time that the OpenAI plugin adds to a plain call and to a streamed chunk.
 
-The client talks to an in-process mock transport, so nothing but Python is measured. Bare and
-instrumented calls alternate in small blocks in one run; the figures are medians of the blocks'
-differences, in microseconds of CPU time of this thread, with spans and metrics on (a batch
-processor that drops what it gets). Run it on an idle machine: ``make bench``.
+The client uses an in-process mock transport, so only Python code is measured. Bare and
+instrumented calls alternate in small blocks. The results are medians of the differences between
+blocks, in microseconds of CPU time of this thread. Spans and metrics are on, and exports are
+dropped. Metrics that another thread records later are not included. Run it on an idle machine:
+`make bench`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _HEAD = {"id": "chatcmpl-1", "created": 1, "model": "smol", "system_fingerprint"
 
 
 def plain_body(timings: dict[str, Any] | None) -> bytes:
-    """A chat completion, with or without what llama.cpp adds."""
+    """Return a chat completion, with the timings of llama.cpp if they are given."""
     message = {"role": "assistant", "content": "Hi"}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
     reply: dict[str, Any] = {
@@ -43,7 +44,7 @@ def plain_body(timings: dict[str, Any] | None) -> bytes:
 
 
 def stream_body() -> bytes:
-    """A chat stream of `CHUNKS` chunks."""
+    """Return a chat stream of `CHUNKS` chunks."""
     chunk = {
         **_HEAD,
         "object": "chat.completion.chunk",
@@ -54,7 +55,7 @@ def stream_body() -> bytes:
 
 
 def client(body: bytes, content_type: str) -> openai.OpenAI:
-    """A client whose server is a function."""
+    """Return a client with a mock transport."""
 
     def handler(_: Any) -> Any:
         return httpx2.Response(200, content=body, headers={"content-type": content_type})
@@ -65,9 +66,9 @@ def client(body: bytes, content_type: str) -> openai.OpenAI:
 
 def main() -> int:
     """Print the table."""
-    given = providers()
+    sdk = providers()
 
-    def ask(target: openai.OpenAI) -> Callable[[], None]:
+    def plain(target: openai.OpenAI) -> Callable[[], None]:
         def work() -> None:
             target.chat.completions.create(
                 model="smol", messages=[{"role": "user", "content": "Hi"}]
@@ -84,10 +85,10 @@ def main() -> int:
         return work
 
     cases = [
-        ("plain call", ask(client(plain_body(None), "application/json")), CALLS_PER_BLOCK, 1),
+        ("plain call", plain(client(plain_body(None), "application/json")), CALLS_PER_BLOCK, 1),
         (
             "plain call, llama.cpp timings",
-            ask(client(plain_body(_TIMINGS), "application/json")),
+            plain(client(plain_body(_TIMINGS), "application/json")),
             CALLS_PER_BLOCK,
             1,
         ),
@@ -101,7 +102,7 @@ def main() -> int:
     print(f"{'':<34}{'bare us':>10}{'added us':>10}{'ratio':>8}")
     for name, work, times, parts in cases:
         block(work, 3)
-        bare, added = compare(OpenAIInstrumentor(), given, work, times=times, blocks=BLOCKS)
+        bare, added = compare(OpenAIInstrumentor(), sdk, work, times=times, blocks=BLOCKS)
         print(f"{name:<34}{bare / parts:>10.1f}{added / parts:>10.1f}{(bare + added) / bare:>8.2f}")
     return 0
 

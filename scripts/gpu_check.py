@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu import NvmlReader, NvmlSession, detect_cuda
 from llamatelemetry.gpu.metrics import GpuMetrics
 from llamatelemetry.gpu.monitor.monitor import GpuMonitor
@@ -132,7 +132,9 @@ def watching() -> Iterator[tuple[GpuMonitor, TracerProvider, InMemorySpanExporte
     monitor = GpuMonitor(NvmlReader(), reports_host=lambda: True)
     spans = SpanGpu(monitor, only_genai=False)
     provider, exporter = TracerProvider(), InMemorySpanExporter()
-    provider.add_span_processor(EnrichingSpanProcessor(spans.started, spans.ending, guard.report))
+    provider.add_span_processor(
+        EnrichingSpanProcessor(spans.started, spans.ending, internal_errors.log_once)
+    )
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monitor.start()
     time.sleep(3)

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import flush_pending, guard
+from llamatelemetry.genai import flush_pending, internal_errors
 from llamatelemetry.genai.servers import known_servers
 
 
@@ -112,9 +112,9 @@ def recorder() -> Iterator[Recorder]:
 @pytest.fixture(autouse=True)
 def our_errors_surface() -> Iterator[None]:
     """An error of ours fails the test; a test about the guard itself switches this off."""
-    guard.set_strict(True)
+    internal_errors.set_strict(True)
     yield
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ import llamatelemetry
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.config import active_config
 from llamatelemetry.distro import LlamaTelemetryConfigurator
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from tests.otlp_receiver import grpc_receiver, http_receiver
 from tests.throwaway import (
     make_distribution,
@@ -389,7 +389,7 @@ class TestSecondInit:
         assert LlamaTelemetryConfigurator().setup is None
 
     def test_init_logs_error_of_sdk_and_does_not_raise(self, monkeypatch, caplog):
-        guard.set_strict(False)
+        internal_errors.set_strict(False)
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", "no_such_exporter")
         init()
         assert "failed while setting up OpenTelemetry" in caplog.text
@@ -413,7 +413,7 @@ class TestSecondInit:
                 "    export = force_flush = shutdown = None\n"
             },
         )
-        guard.set_strict(False)
+        internal_errors.set_strict(False)
         monkeypatch.setenv("OTEL_METRICS_EXPORTER", "broken")
         init(otlp_endpoint=receiver.url)
         assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
@@ -479,13 +479,13 @@ class TestFlush:
             f"""
             import atexit, sys
             from llamatelemetry import init
-            from llamatelemetry.genai import reaper
+            from llamatelemetry.genai import abandoned_calls
             from opentelemetry import trace
             init(otlp_endpoint="{receiver.url}")
             class Abandoned:
-                def reap(self):
+                def finalize(self):
                     trace.get_tracer("t").start_span("abandoned").end()
-            reaper.reaper.put(Abandoned())
+            abandoned_calls.finalizer.put(Abandoned())
             """
         )
         assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,7 @@ from llamatelemetry.config import (
     sdk_disabled,
     set_active_config,
 )
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers
 from llamatelemetry.otel.redaction.rules import with_valid_rules
 from llamatelemetry.otel.trace_graph.graph import GRAPHS_DISABLED
@@ -131,7 +131,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
             instrumentors.uninstrument_all()
         # Leaves some time for the other steps if a collector does not respond.
         flushed = flush(timeout_s * 0.8)
-        finalized = genai.stop_reaper(deadline.remaining_s)
+        finalized = genai.stop_finalizer(deadline.remaining_s)
         setup = _setup()
         stopped = setup is None or setup.stop(deadline, at_once=not flushed)
         _forget_setup()
@@ -195,7 +195,7 @@ def _set_up(config: LlamaTelemetryConfig) -> None:
     except MissingPackageError as error:
         _logger.warning("OpenTelemetry is not set up, nothing is recorded. %s", error)
     except Exception as error:
-        guard.report("setting up OpenTelemetry", error, may_quote=False)
+        internal_errors.log_once("setting up OpenTelemetry", error, may_quote=False)
 
 
 def _attach(setup: Setup, wanted: LlamaTelemetryConfig, names: set[str]) -> LlamaTelemetryConfig:

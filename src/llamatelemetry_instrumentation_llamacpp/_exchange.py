@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import context as context_api
 
-from llamatelemetry.genai import Call, Instrumenter, Request, Response, Server, current_call, guard
+from llamatelemetry.genai import (
+    Call,
+    Instrumenter,
+    Request,
+    Response,
+    Server,
+    current_call,
+    internal_errors,
+)
 from llamatelemetry.genai.bodies import parse_body
 from llamatelemetry.genai.byte_streams import (
     BodyBytesWatch,
@@ -23,7 +31,7 @@ from llamatelemetry.genai.byte_streams import (
     decoder,
 )
 from llamatelemetry.genai.fields import mapping
-from llamatelemetry.genai.identity import identities
+from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry_instrumentation_llamacpp._replies import Reply, read_capture, read_content
 from llamatelemetry_instrumentation_llamacpp._routes import Match, read_request
@@ -68,7 +76,7 @@ def begin(dialect: Dialect, owner: Owner, sent: Sent) -> Exchange | None:
         exchange = Exchange(dialect, owner.instrumenter, sent)
         exchange.open(is_known=verdict is True)
     except Exception as error:
-        guard.report("starting a call over HTTP", error)
+        internal_errors.log_once("starting a call over HTTP", error)
         return None
     return exchange
 
@@ -101,7 +109,7 @@ class Exchange:
         if is_known:
             call = self._call = self._start()
             if call is not None:
-                call.begin_attempt()
+                call.start_attempt()
                 token = call.activate()
         else:
             self._context = context_api.get_current()
@@ -112,13 +120,13 @@ class Exchange:
                     self._instrumenter, self.client, self.request
                 )
             except Exception as error:
-                guard.report("propagating the trace", error)
+                internal_errors.log_once("propagating the trace", error)
 
     def sent_again(self) -> None:
         """The request goes out once more, as after a redirect: what came before is no queue."""
         self._sent_ns = perf_counter_ns()
         if self._call is not None:
-            self._call.begin_attempt()
+            self._call.start_attempt()
 
     def _close(self) -> None:
         """The library has done its work."""
@@ -132,7 +140,7 @@ class Exchange:
                 self._dialect.restore(self.request, self._headers)
             _sending.reset(sending)
         except Exception as error:
-            guard.report("finishing a request over HTTP", error)
+            internal_errors.log_once("finishing a request over HTTP", error)
 
     def failed(self, error: BaseException) -> None:
         """The library has raised."""
@@ -152,7 +160,7 @@ class Exchange:
                 route.operation, PROVIDER_LLAMA_CPP, server=self._server, task=route.task
             )
             # What an outer call of another plugin is of, it knows; and it reads the reply.
-            self._is_read_outside = instrumenter.outer_call(request) is not None
+            self._is_read_outside = instrumenter.enclosing_call(request) is not None
             if self._is_read_outside:
                 return instrumenter.start(request, started_ns=started_ns)
         request = read_request(route, self._body(), self._server)
@@ -180,7 +188,7 @@ class Exchange:
             elif self._context is not None:
                 self._look_for_proof(reply)
         except Exception as error:
-            guard.report("reading a reply over HTTP", error)
+            internal_errors.log_once("reading a reply over HTTP", error)
             if self._call is not None:
                 self._call.finish(Response())
 
@@ -191,7 +199,7 @@ class Exchange:
             call = self._start_late(self._context)
         self._context = None
         if call is not None:
-            call.note_provider(PROVIDER_LLAMA_CPP)
+            call.set_provider(PROVIDER_LLAMA_CPP)
         return call
 
     def _start_late(self, context: Context) -> Call | None:
@@ -201,7 +209,7 @@ class Exchange:
         finally:
             context_api.detach(token)
         if call is not None:
-            call.begin_attempt(self._sent_ns)
+            call.start_attempt(self._sent_ns)
         self._call = call
         return call
 
@@ -227,7 +235,7 @@ class Exchange:
             if call is None:
                 return None
             call.request.stream = True
-            call.note_headers(at_ns)
+            call.mark_headers_received(at_ns)
             if is_networked:
                 self._get_acquainted(call)
             return self._event_watch(call, "")
@@ -238,11 +246,11 @@ class Exchange:
         redirected_s = self._dialect.redirected_s(reply.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)
-            call.begin_attempt(self._sent_ns)
+            call.start_attempt(self._sent_ns)
         if is_llama_cpps and reply.status < 300 and self._dialect.is_networked(reply.response):
             self._get_acquainted(call)
         if self._is_read_outside:
-            call.note_headers(reply.at_ns)
+            call.mark_headers_received(reply.at_ns)
             call.finish(Response())
             return
         is_event_stream = reply.is_event_stream
@@ -250,10 +258,10 @@ class Exchange:
         if reply.content is not None:
             headers_ns = self._dialect.headers_ns(reply.response, self._sent_ns)
             if headers_ns is not None:
-                call.note_headers(headers_ns)
+                call.mark_headers_received(headers_ns)
             call.finish(read_content(self._match, reply, call.request, call.content_max_chars))
             return
-        call.note_headers(reply.at_ns)
+        call.mark_headers_received(reply.at_ns)
         encoding = reply.encoding
         told = "" if self._dialect.tells_decoded else encoding
         watch = (
@@ -282,4 +290,4 @@ class Exchange:
                 if isinstance(value := self.request.headers.get(name), str)
             }
             base_url = self._server.origin + self._match.prefix
-            identities.ask(self._server, base_url, headers, call.request.model)
+            server_metadata_cache.fetch(self._server, base_url, headers, call.request.model)

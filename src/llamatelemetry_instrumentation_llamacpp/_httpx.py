@@ -10,7 +10,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, PatchPoint, guard
+from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, PatchPoint, internal_errors
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry_instrumentation_llamacpp._exchange import Exchange, Sent, begin
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
@@ -95,7 +95,7 @@ class _Sends:
             url = request.url
             server = _describe_server(url.scheme, url.host, url.port, _socket(client))
         except Exception as error:
-            guard.report("reading a URL", error)
+            internal_errors.log_once("reading a URL", error)
             return None
         return begin(self._dialect, self._owner, Sent(client, request, server, match))
 

@@ -14,7 +14,14 @@ from weakref import WeakKeyDictionary, ref
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Call, IteratorTap, PatchPoint, Response, StreamWatch, guard
+from llamatelemetry.genai import (
+    Call,
+    IteratorTap,
+    PatchPoint,
+    Response,
+    StreamWatch,
+    internal_errors,
+)
 from llamatelemetry.genai.fields import mapping, model_name
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.model import EngineTimings
@@ -197,7 +204,7 @@ class _Method:
             run = _runs[llama] = _Run(call, llama)
             return run
         except Exception as error:
-            guard.report("starting a call of llama_cpp", error)
+            internal_errors.log_once("starting a call of llama_cpp", error)
             return None
 
     def _answered(self, run: _Run, result: Any) -> Any:
@@ -211,7 +218,7 @@ class _Method:
                 run.complete(response)
             run.call.finish(response)
         except Exception as error:
-            guard.report("reading a reply of llama_cpp", error)
+            internal_errors.log_once("reading a reply of llama_cpp", error)
             run.call.finish(Response())
         return cast("Any", result)
 
@@ -234,7 +241,7 @@ def _generate(wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords
         run.generating(args[0] if args else kwargs["tokens"])
         return _TokenTap(tokens, run)
     except Exception as error:
-        guard.report("watching llama_cpp generate", error)
+        internal_errors.log_once("watching llama_cpp generate", error)
         return tokens
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Call, PatchPoint, Request, Response, StreamWatch, guard
+from llamatelemetry.genai import Call, PatchPoint, Request, Response, StreamWatch, internal_errors
 from llamatelemetry.genai.bodies import parse_body
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import get, mapping
@@ -90,7 +90,7 @@ class _Handler:
             call = self._owner.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
-            call.begin_attempt()
+            call.start_attempt()
             callback = args[1] if len(args) > 1 else kwargs.get("callback")
             if callback is None:
                 return _Running(call, args, kwargs, None)
@@ -99,7 +99,7 @@ class _Handler:
                 return _Running(call, (args[0], told.callback, *args[2:]), kwargs, told)
             return _Running(call, args, {**kwargs, "callback": told.callback}, told)
         except Exception as error:
-            guard.report("starting a call of xllamacpp", error)
+            internal_errors.log_once("starting a call of xllamacpp", error)
             return None
 
     def _failed(self, running: _Running, error: BaseException) -> None:
@@ -115,7 +115,7 @@ class _Handler:
         try:
             response = _read_reply(self._route, result, running.call.request)
         except Exception as error:
-            guard.report("reading a reply of xllamacpp", error)
+            internal_errors.log_once("reading a reply of xllamacpp", error)
             response = Response()
         running.call.finish(response)
 
@@ -141,7 +141,7 @@ class _Told:
             else:
                 self._watch.chunk(reply)
         except Exception as error:
-            guard.report("reading a chunk of xllamacpp", error)
+            internal_errors.log_once("reading a chunk of xllamacpp", error)
         return self._callback(told)
 
     def finished(self) -> None:

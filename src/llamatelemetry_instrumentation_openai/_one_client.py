@@ -13,7 +13,7 @@ import wrapt
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, active_config, sdk_disabled
-from llamatelemetry.genai import Instrumenter, guard
+from llamatelemetry.genai import Instrumenter, internal_errors
 from llamatelemetry_instrumentation_openai._patches import patch_points
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _Wrapping:
             if _STATE not in _members(made):
                 _Wrapping(made, self.instrumenter).apply()
         except Exception as error:
-            guard.report("following a copy of an openai client", error)
+            internal_errors.log_once("following a copy of an openai client", error)
         return made
 
 

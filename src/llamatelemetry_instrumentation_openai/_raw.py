@@ -11,7 +11,13 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, StreamWatch, guard
+from llamatelemetry.genai import (
+    AsyncIteratorTap,
+    IteratorTap,
+    Response,
+    StreamWatch,
+    internal_errors,
+)
 from llamatelemetry.genai.bodies import BodyCapture, parse_body
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.sse import EventReader
@@ -173,7 +179,7 @@ class RawReply:
                 else:
                     self._watch.chunk(event)
         except Exception as error:
-            guard.report("reading a raw response", error)
+            internal_errors.log_once("reading a raw response", error)
 
 
 def _is_event_stream(http: Any) -> bool:

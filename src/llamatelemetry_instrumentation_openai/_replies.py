@@ -6,7 +6,13 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, Response, StreamWatch, guard
+from llamatelemetry.genai import (
+    AsyncIteratorTap,
+    IteratorTap,
+    Response,
+    StreamWatch,
+    internal_errors,
+)
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.genai.servers import provider_from_headers
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
@@ -34,7 +40,7 @@ def deliver(call: Call, route: Route, result: Any, *, is_async: bool) -> None:
             else:
                 RawReply(call, route, result, http, is_async=is_async)
     except Exception as error:
-        guard.report("reading an openai reply", error)
+        internal_errors.log_once("reading an openai reply", error)
         call.finish(Response())
 
 
@@ -53,7 +59,7 @@ def read_failed(call: Call, route: Route, error: BaseException) -> Response:
             return Response()
         return read_content(route, http.content)
     except Exception as failure:
-        guard.report("reading an openai reply", failure)
+        internal_errors.log_once("reading an openai reply", failure)
         return Response()
 
 
@@ -61,7 +67,7 @@ def note_signature(call: Call, http: Any) -> None:
     """Note what the headers of an HTTP response tell about its server."""
     provider = provider_from_headers(http.headers)
     if provider is not None:
-        call.note_provider(provider)
+        call.set_provider(provider)
     elif call.request.provider == PROVIDER_AZURE_OPENAI:
         # The body has the deployment's name, this the model that is behind it.
         call.served_model = model_name(http.headers.get("x-ms-served-model"))

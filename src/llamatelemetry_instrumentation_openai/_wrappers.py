@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import Call, current_call, guard
+from llamatelemetry.genai import Call, current_call, internal_errors
 from llamatelemetry.genai.servers import provider_from_models
 from llamatelemetry_instrumentation_openai._replies import deliver, note_signature, read_failed
 from llamatelemetry_instrumentation_openai._requests import (
@@ -83,7 +83,7 @@ class Wrappers:
         """The client is about to send a request: the first one of the call, or a retry."""
         call = current_call()
         if call is not None:
-            call.begin_attempt()
+            call.start_attempt()
             try:
                 # Built for this attempt from a copy of what the caller gave.
                 request = args[0] if args else kwargs["request"]
@@ -91,7 +91,7 @@ class Wrappers:
                     request.headers, client._client, request.url, call.span.get_span_context()
                 )
             except Exception as error:
-                guard.report("passing the trace context on", error)
+                internal_errors.log_once("passing the trace context on", error)
         return wrapped(*args, **kwargs)
 
     def response(
@@ -100,12 +100,12 @@ class Wrappers:
         """A good response has come; of a stream, its headers."""
         call = current_call()
         if call is not None:
-            call.note_headers()
+            call.mark_headers_received()
             try:
                 call.http_response = kwargs["response"]
                 note_signature(call, kwargs["response"])
             except Exception as error:
-                guard.report("reading response headers", error)
+                internal_errors.log_once("reading response headers", error)
         return wrapped(*args, **kwargs)
 
     def _begin(self, client: Any, route: Route, options: Any, kwargs: _Keywords) -> Call | None:
@@ -119,7 +119,7 @@ class Wrappers:
                 request.parameters = read_parameters(route, options, body)
             return call
         except Exception as error:
-            guard.report("starting a call of the openai client", error)
+            internal_errors.log_once("starting a call of the openai client", error)
             return None
 
     def _learn(self, client: Any, models: Any) -> Any:
@@ -130,7 +130,7 @@ class Wrappers:
             if provider is not None and server is not None:
                 self._owner.instrumenter.servers.remember(server, provider)
         except Exception as error:
-            guard.report("reading a list of models", error)
+            internal_errors.log_once("reading a list of models", error)
         return models
 
 
@@ -138,5 +138,5 @@ def _route(options: Any) -> Route | None:
     try:
         return find_route(options.method, options.url)
     except Exception as error:
-        guard.report("reading a request of the openai client", error)
+        internal_errors.log_once("reading a request of the openai client", error)
         return None

@@ -10,7 +10,7 @@ from functools import cache
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, cast
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from llamatelemetry_instrumentation_transformers._generation import Generation
@@ -36,7 +36,7 @@ def _list_type(base: Any) -> Any:
                 generation.criteria_asked(input_ids, now_ns)
                 generation.criteria_answered(is_done)
             except Exception as error:
-                guard.report("watching a generation", error)
+                internal_errors.log_once("watching a generation", error)
             return is_done
 
         def __reduce_ex__(self, protocol: Any) -> Any:

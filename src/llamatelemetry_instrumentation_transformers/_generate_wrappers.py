@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Content, Request, guard
+from llamatelemetry.genai import Content, Request, internal_errors
 from llamatelemetry.genai.fields import integer
 from llamatelemetry.genai.parts import text_part
 from llamatelemetry.semconv import attributes as names
@@ -99,7 +99,7 @@ class GenerateWrappers:
             generation.configured(args[0] if args else kwargs["generation_config"], criteria)
             return observed(criteria, generation)
         except Exception as error:
-            guard.report("reading the settings of a generation", error)
+            internal_errors.log_once("reading the settings of a generation", error)
             return criteria
 
     def step_has_ended(
@@ -112,7 +112,7 @@ class GenerateWrappers:
             try:
                 generation.loop_goes_on()
             except Exception as error:
-                guard.report("timing a step of a generation", error)
+                internal_errors.log_once("timing a step of a generation", error)
         return result
 
     def _begin(self, model: Any, given: _Keywords) -> Recorded | None:
@@ -121,7 +121,7 @@ class GenerateWrappers:
             call = self._owner.instrumenter.start(request, SpanKind.INTERNAL)
             return None if call is None else Recorded(self._owner, call, model)
         except Exception as error:
-            guard.report("starting a call of generate", error)
+            internal_errors.log_once("starting a call of generate", error)
             return None
 
 
@@ -156,7 +156,7 @@ class _Run:
         try:
             self._generation = recorded.generate(model, given)
         except Exception as error:
-            guard.report("starting to watch a generation", error)
+            internal_errors.log_once("starting to watch a generation", error)
 
     def enter(self) -> None:
         """The library is about to work."""
@@ -176,7 +176,7 @@ class _Run:
             try:
                 self._generation.returned(result, self._given, self._wanted_tokenizer())
             except Exception as error:
-                guard.report("reading the result of a generation", error)
+                internal_errors.log_once("reading the result of a generation", error)
         if self._is_own:
             self._recorded.finish()
 
@@ -193,7 +193,7 @@ class _Run:
             try:
                 self._generation.failed(self._given)
             except Exception as failure:
-                guard.report("reading what a generation left", failure)
+                internal_errors.log_once("reading what a generation left", failure)
         if self._is_own:
             self._recorded.fail(error)
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.genai import Call, Content, Response, Usage, guard, metric_points, recording
+from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans
+from llamatelemetry.genai.model import Outcome
 from llamatelemetry.genai.parts import text_part
+from llamatelemetry.genai.phases import phases_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
 from llamatelemetry_instrumentation_transformers._generation import Generation
@@ -44,7 +46,7 @@ class Recorded:
             if call.recording:
                 self.attributes = describe(model)
         except Exception as error:  # the call is open by now, and has to be ended
-            guard.report("describing a model", error)
+            internal_errors.log_once("describing a model", error)
 
     @property
     def wants_content(self) -> bool:
@@ -60,7 +62,7 @@ class Recorded:
         if call.request.stream:
             generation.steps.stream_to(call)
         if not self.generations:
-            call.begin_attempt(generation.started_ns)
+            call.start_attempt(generation.started_ns)
         self.generations.append(generation)
         return generation
 
@@ -84,7 +86,7 @@ class Recorded:
                     generation.record_events(self.call.span)
             return response
         except Exception as error:
-            guard.report("reading what a model of transformers did", error)
+            internal_errors.log_once("reading what a model of transformers did", error)
             return Response()
 
     def _read(self) -> Response:
@@ -190,7 +192,7 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             continue
         ended_ns = each.steps.times_ns[-1]
         took_s = (ended_ns - each.started_ns) / 1e9
-        outcome = recording.Outcome(
+        outcome = Outcome(
             request=call.request,
             response=Response(model=call.request.model, timings=each.timings),
             error=None,
@@ -200,7 +202,7 @@ def _record_several(call: Call, generations: Sequence[Generation]) -> None:
             ended_wall_ns=each.wall_ns(ended_ns),
             resend_count=0,
         )
-        outcome.phases = recording.phases_of(outcome, each.timings)
-        metric_points.record_server_metrics(instrumenter.metrics, outcome, context)
+        outcome.phases = phases_of(outcome, each.timings)
+        instrumenter.metrics.record(outcome, call.span, client=False)
         if instrumenter.config.phase_spans and call.span.is_recording():
-            recording.record_phase_spans(instrumenter.tracer, context, outcome)
+            spans.record_phase_spans(instrumenter.tracer, context, outcome)

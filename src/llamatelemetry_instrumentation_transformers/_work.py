@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Request, guard
+from llamatelemetry.genai import Request, internal_errors
 from llamatelemetry.genai.fields import get, items, text
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
@@ -81,7 +81,7 @@ class Work:
             request.read_content = inputs_reader(self._pipeline, inputs, self._kwargs)
             self._start(request)
         except Exception as error:
-            guard.report("starting a call of a pipeline", error)
+            internal_errors.log_once("starting a call of a pipeline", error)
 
     def _start(self, request: Request) -> None:
         call = self._owner.instrumenter.start(
@@ -123,7 +123,7 @@ class Work:
                 first = next(iter(outputs.values())) if hasattr(outputs, "values") else outputs[0]
                 recorded.attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = first.shape[-1]
         except Exception as error:
-            guard.report("counting the tokens of a pipeline", error)
+            internal_errors.log_once("counting the tokens of a pipeline", error)
 
     def finish(self, result: Any) -> None:
         """It is done. ``result`` is what the caller gets."""
@@ -134,7 +134,7 @@ class Work:
             if recorded.wants_content:
                 recorded.texts = _texts(result)
         except Exception as error:
-            guard.report("reading the result of a pipeline", error)
+            internal_errors.log_once("reading the result of a pipeline", error)
         recorded.finish()
 
     def fail(self, error: BaseException) -> None:

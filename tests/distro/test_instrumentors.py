@@ -18,7 +18,7 @@ from llamatelemetry.distro import (
     load_instrumentors,
     preferred_instrumentor,
 )
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from tests.throwaway import (
     make_distribution,
     make_instrumentor,
@@ -113,7 +113,7 @@ class TestCompetingInstrumentors:
             "llamatelemetry.distro._instrumentors.COMPETING_INSTRUMENTORS",
             {"llamatelemetry_broken": frozenset({THEIRS})},
         )
-        guard.set_strict(False)
+        internal_errors.set_strict(False)
         prepare("auto")
         load(THEIRS, "llamatelemetry_broken")
         assert calls("throwaway_rival") == [("instrument", {})]

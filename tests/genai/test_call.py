@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import Response, Usage, recording
+from llamatelemetry.genai import Response, Usage, internal_errors, metrics, spans
 from llamatelemetry.genai import call as call_module
 from tests.genai.conftest import COMMON, DURATION, SCOPE, TIMINGS, VERSION, chat
 
-# --- the span ------------------------------------------------------------------------------
 
-
-def test_a_call_is_a_client_span_named_after_operation_and_model(start, recorder):
+def test_call_records_client_span_named_after_operation_and_model(start, recorder):
     start().finish(Response())
     span = recorder.call()
     assert span.name == "chat smol"
@@ -30,7 +28,7 @@ def test_a_call_is_a_client_span_named_after_operation_and_model(start, recorder
     assert dict(span.attributes) == COMMON
 
 
-def test_without_a_model_the_span_is_named_after_the_operation(start, recorder):
+def test_span_is_named_after_operation_when_model_is_unknown(start, recorder):
     start(model=None, server=None).finish(Response())
     assert recorder.call().name == "chat"
     assert dict(recorder.call().attributes) == {
@@ -39,13 +37,13 @@ def test_without_a_model_the_span_is_named_after_the_operation(start, recorder):
     }
 
 
-def test_an_engine_in_this_process_makes_internal_spans(instrumenter, recorder):
+def test_in_process_engine_records_internal_span(instrumenter, recorder):
     call = instrumenter.start(chat(), SpanKind.INTERNAL)
     call.finish(Response())
     assert [span.kind for span in recorder.spans()] == [SpanKind.INTERNAL]
 
 
-def test_everything_a_reply_says_is_on_the_span(start, recorder):
+def test_span_has_all_response_attributes(start, recorder):
     call = start(parameters={"gen_ai.request.seed": 5, "openai.api.type": "chat_completions"})
     call.finish(
         Response(
@@ -104,17 +102,14 @@ class DecidingSampler(Sampler):
         return "deciding"
 
 
-def test_a_sampler_sees_what_it_may_want_to_decide_by(make_instrumenter):
+def test_sampler_receives_start_attributes(make_instrumenter):
     sampler = DecidingSampler()
     provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     make_instrumenter(tracer_provider=provider).start(chat()).finish(Response())
     assert sampler.asked == [("chat smol", SpanKind.CLIENT, COMMON)]
 
 
-# --- ended exactly once --------------------------------------------------------------------
-
-
-def test_twenty_threads_that_race_to_end_a_call_end_it_once(start, recorder):
+def test_call_ends_once_when_twenty_threads_end_it(start, recorder):
     for _ in range(10):
         call, together = start(), threading.Barrier(20)
 
@@ -136,7 +131,7 @@ def test_twenty_threads_that_race_to_end_a_call_end_it_once(start, recorder):
     assert (recorder.tokens("input"), recorder.tokens("output")) == (10, 10)
 
 
-def test_the_first_ending_counts(start, recorder):
+def test_second_end_of_call_is_ignored(start, recorder):
     call = start()
     assert not call.ended
     call.finish(Response(id="first"))
@@ -147,7 +142,7 @@ def test_the_first_ending_counts(start, recorder):
     assert recorder.call().status.status_code is StatusCode.UNSET
 
 
-def test_the_metrics_are_those_of_the_span(start, recorder):
+def test_metrics_agree_with_span(start, recorder):
     call = start()
     time.sleep(0.02)
     call.finish(Response(model="q4", usage=Usage(input_tokens=11, output_tokens=3)))
@@ -166,15 +161,12 @@ def test_the_metrics_are_those_of_the_span(start, recorder):
     assert set(recorder.metrics()) == {DURATION, "gen_ai.client.token.usage"}
 
 
-# --- errors --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "error",
     [ValueError("x"), KeyboardInterrupt(), SystemExit(1), asyncio.CancelledError()],
     ids=lambda error: type(error).__name__,
 )
-def test_an_error_of_any_kind_ends_the_span_with_its_kind(start, recorder, error):
+def test_fail_ends_span_with_error_type(start, recorder, error):
     start().fail(error, Response(usage=Usage(input_tokens=2)))
     span = recorder.call()
     kind = span.attributes["error.type"]
@@ -188,7 +180,7 @@ def test_an_error_of_any_kind_ends_the_span_with_its_kind(start, recorder, error
     assert "error.type" not in recorder.points("gen_ai.client.token.usage")[0].attributes
 
 
-def test_a_status_of_the_server_is_on_the_span_and_not_on_the_metric(start, recorder):
+def test_http_status_is_on_span_and_not_on_metric(start, recorder):
     error = ValueError()
     error.status_code = 503  # type: ignore[attr-defined]
     start().fail(error)
@@ -200,27 +192,66 @@ def test_a_status_of_the_server_is_on_the_span_and_not_on_the_metric(start, reco
     assert dict(recorder.points(DURATION)[0].attributes) == {**COMMON, "error.type": "503"}
 
 
-def test_a_failure_of_ours_still_ends_the_span(start, recorder, monkeypatch):
+def test_internal_error_still_ends_span(start, recorder, monkeypatch):
     def broken(*_args: Any) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(recording, "record_span", broken)
+    monkeypatch.setattr(spans, "record_span", broken)
     call = start()
-    with pytest.raises(RuntimeError, match="ours"):  # strict under test
+    with pytest.raises(RuntimeError, match="ours"):  # Internal errors are raised in tests.
         call.finish(Response())
     assert recorder.call().end_time is not None
 
 
-# --- clock and exemplars -------------------------------------------------------------------
+def test_failure_of_span_leaves_metrics_complete(start, recorder, monkeypatch, caplog):
+    def fail(*_args: Any) -> None:
+        raise RuntimeError("ours")
+
+    internal_errors.set_strict(False)
+    monkeypatch.setattr(spans, "record_span", fail)
+    start().finish(Response(usage=Usage(21, 5), timings=TIMINGS))
+    assert set(recorder.metrics()) == {
+        *("gen_ai.client.operation.duration", "gen_ai.client.token.usage"),
+        *("gen_ai.server.request.duration", "gen_ai.server.time_to_first_token"),
+        "gen_ai.server.time_per_output_token",
+    }
+    assert "failed while recording a call (RuntimeError at tests.genai.test_call:" in caplog.text
+
+
+def test_failure_of_metrics_leaves_span_complete(start, recorder, monkeypatch, caplog):
+    def fail(*_args: Any) -> None:
+        raise RuntimeError("ours")
+
+    start().finish(Response(id="1", usage=Usage(21, 5)))
+    complete = dict(recorder.call().attributes)
+    internal_errors.set_strict(False)
+    monkeypatch.setattr(metrics, "_series_of", fail)
+    start().finish(Response(id="1", usage=Usage(21, 5)))
+    assert dict(recorder.calls()[1].attributes) == complete
+    assert "failed while recording the metrics of a call (RuntimeError at" in caplog.text
+
+
+def test_failing_span_processor_leaves_metrics_complete(make_instrumenter, recorder, caplog):
+    class Failing(SpanProcessor):
+        def on_end(self, span: Any) -> None:
+            raise RuntimeError("a processor's")
+
+    internal_errors.set_strict(False)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Failing())
+    call = make_instrumenter(tracer_provider=provider).start(chat())
+    call.finish(Response(usage=Usage(21, 5)))
+    assert len(recorder.points(DURATION)) == 1
+    assert "failed while ending a span (RuntimeError at" in caplog.text
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
-def test_a_step_of_the_wall_clock_does_not_stretch_a_call(start, recorder, monkeypatch, step_s):
+def test_wall_clock_step_leaves_duration_unchanged(start, recorder, monkeypatch, step_s):
     began_ns = time.time_ns()
     call = start()
     monkeypatch.setattr(call_module, "time_ns", lambda: time.time_ns() + step_s * 10**9)
     time.sleep(0.01)
-    call.begin_attempt()
+    call.start_attempt()
     call.finish(Response(timings=TIMINGS))
     span = recorder.call()
     assert 0.01 <= (span.end_time - span.start_time) / 1e9 < 5
@@ -230,7 +261,7 @@ def test_a_step_of_the_wall_clock_does_not_stretch_a_call(start, recorder, monke
     assert all(abs(p.start_time - span.start_time) / 1e9 < 5 for p in phases.values())
 
 
-def test_the_exemplars_of_a_duration_lead_to_the_span(start, recorder):
+def test_duration_exemplars_point_to_span(start, recorder):
     tracer = trace.get_tracer("app", tracer_provider=recorder.tracer_provider)
     with tracer.start_as_current_span("request"):
         start().finish(Response(usage=Usage(input_tokens=5), timings=TIMINGS))
@@ -249,7 +280,7 @@ def test_the_exemplars_of_a_duration_lead_to_the_span(start, recorder):
     assert "gen_ai.server.request.duration" in led_to
 
 
-def test_a_call_can_be_ended_at_a_time_that_has_passed(start, recorder):
+def test_call_can_end_at_a_past_time(start, recorder):
     call = start()
     ended_ns = time.perf_counter_ns()
     time.sleep(0.2)

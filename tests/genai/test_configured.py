@@ -7,7 +7,7 @@ from llamatelemetry.genai import Request, Response, plugin_instrumenter
 from tests.recorder import Recorder
 
 
-def test_a_plugin_is_told_by_the_arguments_of_instrument_and_others_in_them_are_for_others(
+def test_plugin_instrumenter_uses_its_arguments_and_ignores_others(
     recorder: Recorder,
 ) -> None:
     given = {
@@ -26,6 +26,6 @@ def test_a_plugin_is_told_by_the_arguments_of_instrument_and_others_in_them_are_
     assert recorder.points("gen_ai.client.inference.duration")
 
 
-def test_without_arguments_the_environment_counts(monkeypatch) -> None:
+def test_plugin_instrumenter_reads_environment_when_arguments_are_missing(monkeypatch) -> None:
     monkeypatch.setenv("LLAMATELEMETRY_METRIC_NAMES", "latest")
     assert plugin_instrumenter("plugin", "1", {}).config.metric_names == "latest"

@@ -27,7 +27,7 @@ def status_error(kind: type[openai.APIStatusError], status: int, body: Any) -> B
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """The error as it arrives: raised, from another one if given."""
+    """Return the error as an application gets it: raised, with an optional cause."""
     try:
         raise error from cause
     except BaseException as caught:
@@ -94,15 +94,13 @@ OPENAI = {
         ),
     ],
 )
-def test_an_answer_with_an_error_has_the_servers_own_code_or_the_status(
-    kind, status, body, expected
-):
+def test_error_response_has_error_code_of_server_or_status(kind, status, body, expected):
     found = describe_error(status_error(kind, status, body))
     assert found == expected
     assert SECRET not in found.description
 
 
-def test_an_error_inside_a_stream_has_a_code_and_no_status():
+def test_error_inside_stream_has_code_and_no_status():
     body = {"code": 500, "message": SECRET, "type": "server_error"}
     assert describe_error(openai.APIError(SECRET, REQUEST, body=body)) == ErrorInfo(
         "server_error", "openai.APIError: server_error"
@@ -112,7 +110,7 @@ def test_an_error_inside_a_stream_has_a_code_and_no_status():
     )
 
 
-def test_a_good_status_is_not_what_went_wrong():
+def test_successful_status_is_not_error_type():
     response = httpx2.Response(200, request=REQUEST, text=SECRET)
     error = openai.APIResponseValidationError(response, body=SECRET)
     assert describe_error(error) == ErrorInfo(
@@ -197,7 +195,7 @@ CONNECTION: dict[str, tuple[BaseException, str, str]] = {
 
 
 @pytest.mark.parametrize(("error", "kind", "description"), CONNECTION.values(), ids=CONNECTION)
-def test_a_connection_error_names_its_cause(error, kind, description):
+def test_connection_error_description_names_cause(error, kind, description):
     assert describe_error(error) == ErrorInfo(kind, description)
 
 
@@ -244,14 +242,14 @@ class OurError(Exception):
         (ExceptionGroup(SECRET, [ValueError(SECRET)]), "ExceptionGroup"),
     ],
 )
-def test_any_other_error_is_its_class_and_no_more(error, name):
+def test_other_error_is_described_by_class_only(error, name):
     if isinstance(error, type):
         completion = openai.types.chat.ChatCompletion.model_construct(usage=None, id=SECRET)
         error = error(completion=completion)
     assert describe_error(error) == ErrorInfo(name, name)
 
 
-def test_a_chain_of_causes_may_run_in_a_circle():
+def test_circular_causes_are_followed_once():
     first, second = ValueError(SECRET), KeyError(SECRET)
     first.__cause__, second.__cause__ = second, first
     assert describe_error(first) == ErrorInfo("ValueError", "ValueError")
@@ -263,7 +261,7 @@ def test_a_chain_of_causes_may_run_in_a_circle():
     assert describe_error(alone) == ErrorInfo("OSError", "OSError: Input/output error")
 
 
-def test_a_context_that_was_suppressed_is_not_a_cause():
+def test_suppressed_context_is_not_a_cause():
     error = ValueError(SECRET)
     error.__context__ = REFUSED
     assert "refused" in describe_error(error).description
@@ -271,7 +269,7 @@ def test_a_context_that_was_suppressed_is_not_a_cause():
     assert describe_error(error) == ErrorInfo("ValueError", "ValueError")
 
 
-def test_a_long_text_is_cut():
+def test_long_description_is_truncated():
     found = describe_error(httpx2.ConnectError("x" * 1000))
     assert len(found.description) == 200
 
@@ -280,13 +278,13 @@ def test_a_long_text_is_cut():
     ("status", "expected"),
     [(True, None), ("404", None), (404.0, None), (None, None), (404, 404)],
 )
-def test_a_status_is_a_whole_number_or_nothing(status, expected):
+def test_status_is_integer_or_none(status, expected):
     error = OurError(SECRET)
     error.status_code = status  # type: ignore[attr-defined]
     assert describe_error(error).status_code == expected
 
 
-def test_an_exception_whose_properties_raise_is_described_by_its_class():
+def test_exception_with_raising_properties_is_described_by_class():
     class HostileError(Exception):
         @property
         def status_code(self) -> int:

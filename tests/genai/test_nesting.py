@@ -12,17 +12,17 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from llamatelemetry.genai import Response, Usage, current_call, recording
+from llamatelemetry.genai import Response, Usage, current_call, spans
 from tests.genai.conftest import DURATION, OTHER_SERVER, TIMINGS, chat
 
 
-def test_a_span_that_is_not_sampled_costs_no_attributes_and_still_gives_metrics(
+def test_unsampled_span_gets_no_attributes_but_metrics_are_recorded(
     make_instrumenter, recorder, monkeypatch
 ):
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     computed = []
-    monkeypatch.setattr(recording, "record_span", lambda *args: computed.append(args))
-    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: computed.append(args))
+    monkeypatch.setattr(spans, "record_span", lambda *args: computed.append(args))
+    monkeypatch.setattr(spans, "record_phase_spans", lambda *args: computed.append(args))
     call = make_instrumenter(tracer_provider=provider).start(chat())
     call.finish(Response(usage=Usage(input_tokens=2), timings=TIMINGS))
     assert computed == []
@@ -31,7 +31,7 @@ def test_a_span_that_is_not_sampled_costs_no_attributes_and_still_gives_metrics(
     assert recorder.points("gen_ai.server.request.duration")[0].count == 1
 
 
-def test_without_any_sdk_a_call_costs_nothing_and_breaks_nothing(make_instrumenter):
+def test_call_works_when_no_sdk_is_installed(make_instrumenter):
     instrumenter = make_instrumenter(
         tracer_provider=trace.NoOpTracerProvider(), meter_provider=None
     )
@@ -42,7 +42,7 @@ def test_without_any_sdk_a_call_costs_nothing_and_breaks_nothing(make_instrument
     assert call.ended
 
 
-def test_suppressed_instrumentation_makes_no_call(instrumenter):
+def test_start_returns_none_when_instrumentation_is_suppressed(instrumenter):
     with suppress_instrumentation():
         assert instrumenter.start(chat()) is None
     assert instrumenter.start(chat()) is not None
@@ -58,9 +58,7 @@ def test_suppressed_instrumentation_makes_no_call(instrumenter):
         ({"server": None}, False),
     ],
 )
-def test_a_call_inside_a_call_is_the_same_one_if_operation_and_server_are(
-    start, instrumenter, inner, is_same
-):
+def test_nested_call_of_same_operation_and_server_gets_no_span(start, instrumenter, inner, is_same):
     outer = start()
     token = outer.activate()
     try:
@@ -70,7 +68,7 @@ def test_a_call_inside_a_call_is_the_same_one_if_operation_and_server_are(
     assert (call is None) is is_same
 
 
-def test_an_inner_call_of_its_own_is_a_child(start, instrumenter, recorder):
+def test_nested_call_of_another_request_gets_child_span(start, instrumenter, recorder):
     outer = start()
     token = outer.activate()
     inner = instrumenter.start(chat(operation="embeddings"))
@@ -81,7 +79,7 @@ def test_an_inner_call_of_its_own_is_a_child(start, instrumenter, recorder):
     assert child.parent.span_id == parent.context.span_id
 
 
-def test_a_library_wrapped_twice_is_one_call(make_instrumenter):
+def test_library_wrapped_twice_records_one_call(make_instrumenter):
     first, second = make_instrumenter(), make_instrumenter()
     call = first.start(chat())
     token = call.activate()
@@ -92,7 +90,7 @@ def test_a_library_wrapped_twice_is_one_call(make_instrumenter):
     assert second.start(chat()) is not None
 
 
-def test_the_current_call_is_none_once_it_has_ended(start):
+def test_current_call_returns_none_after_call_has_ended(start):
     call = start()
     token = call.activate()
     call.finish(Response())
@@ -100,9 +98,7 @@ def test_the_current_call_is_none_once_it_has_ended(start):
     call.deactivate(token)
 
 
-def test_a_task_that_outlives_the_call_it_was_started_in_makes_calls_of_its_own(
-    start, instrumenter, recorder
-):
+def test_task_that_outlives_its_call_records_own_calls(start, instrumenter, recorder):
     async def background(go: asyncio.Event) -> None:
         await go.wait()
         call = instrumenter.start(chat())
@@ -124,9 +120,7 @@ def test_a_task_that_outlives_the_call_it_was_started_in_makes_calls_of_its_own(
     assert len(recorder.calls()) == 2
 
 
-def test_a_worker_thread_with_the_context_of_an_ended_call_makes_calls_of_its_own(
-    start, instrumenter
-):
+def test_thread_with_context_of_ended_call_records_own_calls(start, instrumenter):
     call = start()
     token = call.activate()
     context = contextvars.copy_context()
@@ -141,7 +135,7 @@ def test_a_worker_thread_with_the_context_of_an_ended_call_makes_calls_of_its_ow
     assert started[0] is not None
 
 
-def test_concurrent_calls_of_one_thread_do_not_see_each_other(instrumenter, recorder):
+def test_concurrent_tasks_record_separate_calls(instrumenter, recorder):
     async def one() -> None:
         call = instrumenter.start(chat())
         assert call is not None

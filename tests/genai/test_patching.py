@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import wrapt
 
-from llamatelemetry.genai import PatchPoint, PatchTable, guard
+from llamatelemetry.genai import PatchPoint, PatchTable, internal_errors
 from tests.genai.library import POINTS, SOURCE
 
 # --- applying ------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_bound_method_that_somebody_keeps_is_switched_off_and_on(library):
 
 @pytest.fixture
 def log(caplog):
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     caplog.set_level(logging.DEBUG, logger="llamatelemetry")
     return caplog
 

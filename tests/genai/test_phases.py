@@ -19,7 +19,7 @@ def timings(prefill_ms: float, decode_ms: float, predicted_tokens: int = 6) -> E
     )
 
 
-def test_on_a_stream_the_queue_ends_with_the_headers():
+def test_stream_queue_ends_with_headers():
     # Sent at 0, headers at 1.5 s, then 250 ms of prompt and 5 later tokens in 1 s.
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.8, headers_s=1.5)
     assert phases == Phases(
@@ -33,7 +33,7 @@ def test_on_a_stream_the_queue_ends_with_the_headers():
     assert phases.request_s == 2.75
 
 
-def test_on_a_plain_reply_the_queue_is_what_remains():
+def test_plain_response_queue_is_the_remainder():
     # 2 s on the wire, of which 0.25 s prompt and 1 s decode.
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.0, headers_s=None)
     assert phases == Phases(
@@ -47,26 +47,26 @@ def test_on_a_plain_reply_the_queue_is_what_remains():
     assert phases.request_s == 2.0
 
 
-def test_a_remainder_below_zero_is_no_queue():
+def test_negative_remainder_is_zero_queue():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=1.2499, headers_s=None)
     assert phases.queue_s == 0.0
     assert phases.queue_source == "remainder"
     assert phases.time_to_first_token_s == 0.25
 
 
-def test_headers_at_once_are_a_queue_of_zero_and_not_an_unknown_one():
+def test_immediate_headers_are_zero_queue():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=5.0, headers_s=0.0)
     assert (phases.queue_s, phases.queue_source) == (0.0, "header")
 
 
-def test_several_choices_leave_no_remainder_to_read_a_queue_from():
+def test_several_choices_leave_queue_unknown():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=None, choice_count=2)
     assert phases == Phases(0.25, 1.0, None, None, 0.2)
     assert phases.time_to_first_token_s is None
     assert phases.request_s is None
 
 
-def test_several_choices_on_a_stream_still_have_the_headers():
+def test_several_choices_of_stream_have_queue_by_headers():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=0.5, choice_count=2)
     assert (phases.queue_s, phases.queue_source) == (0.5, "header")
 
@@ -74,13 +74,13 @@ def test_several_choices_on_a_stream_still_have_the_headers():
 @pytest.mark.parametrize(
     ("predicted_tokens", "per_token_s"), [(0, None), (1, None), (2, 0.9), (4, 0.3), (10, 0.1)]
 )
-def test_the_first_token_comes_with_the_prompt_and_is_not_counted(predicted_tokens, per_token_s):
+def test_time_per_output_token_excludes_first_token(predicted_tokens, per_token_s):
     # The engine reports next to nothing for a single token: no later one, no rate.
     found = measure_phases(timings(10.0, 900.0, predicted_tokens), attempt_s=1.0, headers_s=None)
     assert found.time_per_output_token_s == pytest.approx(per_token_s)
 
 
-def test_the_figures_of_a_real_server_give_its_own_time_per_token():
+def test_time_per_output_token_agrees_with_real_server():
     # llama.cpp itself said predicted_per_token_ms 1149.5164.
     phases = measure_phases(timings(0.0, 5747.582), attempt_s=6.0, headers_s=None)
     assert phases.time_per_output_token_s == pytest.approx(1.1495164)
@@ -97,7 +97,7 @@ SECONDS = st.floats(0, 1e6)
     headers_s=st.none() | SECONDS,
     choice_count=st.integers(1, 4),
 )
-def test_no_phase_is_negative_and_they_add_up(
+def test_phases_are_not_negative_and_add_up(
     *, prefill_ms, decode_ms, tokens, attempt_s, headers_s, choice_count
 ):
     phases = measure_phases(

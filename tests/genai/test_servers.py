@@ -26,7 +26,7 @@ from llamatelemetry.genai.servers import (
         (("http", "", 8080), None),
     ],
 )  # fmt: skip
-def test_a_server_is_described_by_its_url(url, expected):
+def test_server_of_returns_server_of_url(url, expected):
     assert server_of(*url) == expected
 
 
@@ -61,7 +61,7 @@ def test_a_server_is_described_by_its_url(url, expected):
         ("us-south.ml.cloud.ibm.com", "ibm.watsonx.ai"),
     ],
 )
-def test_a_provider_is_known_by_its_host_name(host, provider):
+def test_provider_of_recognizes_host_name(host, provider):
     server = server_of("https", host, None)
     assert KnownServers().provider_of(server, "the default") == provider
 
@@ -74,12 +74,12 @@ def test_a_provider_is_known_by_its_host_name(host, provider):
         ("/", "azure.ai.inference"),
     ],
 )
-def test_one_host_of_azure_serves_two_providers_which_the_path_tells_apart(path, provider):
+def test_azure_host_has_provider_by_path(path, provider):
     server = server_of("https", "mine.services.ai.azure.com", None, path=path)
     assert KnownServers().provider_of(server, "the default") == provider
 
 
-def test_what_the_client_is_for_is_stronger_than_the_name():
+def test_provider_of_client_overrides_host_name():
     server = server_of("https", "api.openai.com", None, provider="azure.ai.openai")
     assert KnownServers().provider_of(server, "the default") == "azure.ai.openai"
     assert server == server_of("https", "api.openai.com", None)
@@ -93,7 +93,7 @@ def test_what_the_client_is_for_is_stronger_than_the_name():
         (("http+unix", "%2frun%2fllm.sock", None), None, "/run/llm.sock"),
     ],
 )
-def test_a_unix_socket_is_an_address_without_a_port(url, socket, address):
+def test_unix_socket_has_address_and_no_port(url, socket, address):
     assert server_of(*url, socket=socket) == Server(address, None, f"unix:{address}")
 
 
@@ -109,15 +109,15 @@ def test_a_unix_socket_is_an_address_without_a_port(url, socket, address):
         (None, None),
     ],
 )
-def test_llama_cpp_owns_the_models_it_lists(models, provider):
+def test_provider_from_models_recognizes_llama_cpp_owner(models, provider):
     assert provider_from_models(models) == provider
 
 
-def test_without_a_server_there_is_only_the_default():
+def test_provider_of_returns_default_when_server_is_unknown():
     assert KnownServers().provider_of(None, "openai") == "openai"
 
 
-def test_what_a_reply_has_proved_is_stronger_than_the_name_and_can_be_forgotten():
+def test_proved_provider_overrides_host_name_until_forgotten():
     known, server = KnownServers(), server_of("https", "api.openai.com", None)
     assert server is not None
     known.remember(server, "llama_cpp")
@@ -130,7 +130,7 @@ def test_what_a_reply_has_proved_is_stronger_than_the_name_and_can_be_forgotten(
     assert known.provider_of(server, "x") == "openai"
 
 
-def test_ever_new_origins_do_not_grow_the_memory():
+def test_number_of_remembered_servers_is_bounded():
     known = KnownServers()
     servers = [server_of("http", "localhost", port) for port in range(1, 3000)]
     for server in servers:
@@ -141,7 +141,7 @@ def test_ever_new_origins_do_not_grow_the_memory():
     assert known.provider_of(servers[-1], "x") == "llama_cpp"
 
 
-def test_a_server_that_changes_does_not_push_another_out():
+def test_changed_provider_evicts_no_other_server():
     known = KnownServers()
     servers = [server_of("http", "localhost", port) for port in range(1, 1025)]
     for server in servers:
@@ -161,5 +161,5 @@ def test_a_server_that_changes_does_not_push_another_out():
         ({}, None),
     ],
 )
-def test_llama_cpp_signs_its_replies(headers, provider):
+def test_provider_from_headers_recognizes_llama_cpp(headers, provider):
     assert provider_from_headers(httpx2.Headers(headers)) == provider

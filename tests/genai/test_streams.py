@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import StatusCode
 
-from llamatelemetry.genai import AsyncIteratorTap, Call, IteratorTap, StreamWatch, guard
+from llamatelemetry.genai import AsyncIteratorTap, Call, IteratorTap, StreamWatch, internal_errors
 from tests.recorder import Recorder
 
 ROLE: dict[str, Any] = {
@@ -213,7 +213,7 @@ def test_a_stream_that_is_told_of_several_endings_ends_once(harness, recorder):
     harness.watch.failed(BreakingError())
     harness.watch.closed()
     harness.watch.abandoned()
-    harness.watch.reap()
+    harness.watch.finalize()
     assert harness.take(tap, 1) == []  # an exhausted iterator stays exhausted
     assert read_whole(recorder) == WHOLE
     assert harness.cleaned_up == ["once"]
@@ -347,7 +347,7 @@ def test_the_gaps_of_a_stream_whose_first_chunk_is_empty_still_name_the_model(st
 def test_a_chunk_that_cannot_be_read_reaches_the_application_all_the_same(
     harness, recorder, monkeypatch, caplog
 ):
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     caplog.set_level(logging.DEBUG, logger="llamatelemetry")
 
     def broken(_self: Any, _chunk: Any) -> bool:
@@ -361,7 +361,7 @@ def test_a_chunk_that_cannot_be_read_reaches_the_application_all_the_same(
 
 
 def test_a_clean_up_that_fails_does_not_reach_the_application(harness, recorder, caplog):
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
 
     def broken() -> None:
         raise ValueError("ours")

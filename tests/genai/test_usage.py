@@ -84,11 +84,11 @@ def known(usage: Any, timings: EngineTimings | None = None) -> dict[str, int]:
         (7, {}),
     ],
 )
-def test_a_usage_object_is_read_however_it_is_spelled(usage, expected):
+def test_read_usage_parses_every_spelling(usage, expected):
     assert known(usage) == expected
 
 
-def test_timings_give_what_the_usage_does_not():
+def test_read_usage_fills_missing_counts_from_timings():
     whole = {"input_tokens": 21, "output_tokens": 6, "cache_read_tokens": 16}
     assert known(None, TIMINGS) == whole
     assert known({"prompt_tokens": 30}, TIMINGS) == {**whole, "input_tokens": 30}
@@ -106,16 +106,16 @@ USAGE = {"prompt_tokens": 21}
         {"choices": [{"usage": USAGE}]},
     ],
 )
-def test_usage_is_found_where_servers_put_it(reply):
+def test_find_usage_finds_every_location(reply):
     assert find_usage(reply) == USAGE
 
 
 @pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": 3}, {"x_groq": {}}, None, "x"])
-def test_no_usage_is_no_usage(reply):
+def test_find_usage_returns_none_when_missing(reply):
     assert find_usage(reply) is None
 
 
 @given(reply=REPLIES)
-def test_anything_in_place_of_usage_gives_counts_or_nothing(reply):
+def test_read_usage_accepts_any_value(reply):
     for usage in (reply, find_usage(reply)):
         assert all(type(value) is int and value >= 0 for value in known(usage).values())

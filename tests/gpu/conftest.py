@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.spans import SpanGpu
@@ -69,7 +69,7 @@ class Tracing:
         # Added after the exporter, to show that the order does not matter.
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.provider.add_span_processor(
-            EnrichingSpanProcessor(spans.started, spans.ending, guard.report)
+            EnrichingSpanProcessor(spans.started, spans.ending, internal_errors.log_once)
         )
 
     def tracer(self, scope: str = "test"):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu.monitor import background
 from llamatelemetry.gpu.reader import GpuState
 from tests.gpu import nvml
@@ -180,7 +180,7 @@ def test_fork_waits_for_running_pass_with_a_time_limit(driver_with, watch):
 
 
 def test_internal_error_is_logged_and_reading_continues(monkeypatch, caplog):
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     monkeypatch.setattr(background, "_AFTER_FAILURE_S", 0.01)
     passes = []
 

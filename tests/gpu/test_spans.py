@@ -13,8 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from llamatelemetry.genai import Instrumenter, Request, Response, Server, unrecorded
+from llamatelemetry.genai import Instrumenter, Request, Response, Server
 from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 from tests.gpu import nvml
@@ -336,7 +337,7 @@ def test_unsampled_call_still_gets_its_share(driver_with, watch, monkeypatch):
     driver_with(with_server())
     monitor = watch(pids_of=pids_of)
     tracing = Tracing(monitor)
-    monkeypatch.setattr(unrecorded.State, "watcher", SpanGpu(monitor, only_genai=False))
+    monkeypatch.setattr(DroppedSpans, "observer", SpanGpu(monitor, only_genai=False))
     dropped = Instrumenter(
         "test", "1", tracer_provider=TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
     ).start(Request("chat", provider="llama_cpp", server=Server("127.0.0.1", 8080, ORIGIN)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai.identity import identities
+from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.recorder import Recorder
 
@@ -46,10 +46,10 @@ def let_servers_be_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 @pytest.fixture(autouse=True)
 def no_identity_is_remembered() -> Iterator[None]:
-    identities.forget()
+    server_metadata_cache.forget()
     yield
     let_servers_be_known()
-    identities.forget()
+    server_metadata_cache.forget()
 
 
 @pytest.fixture

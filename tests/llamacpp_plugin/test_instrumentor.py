@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
@@ -152,7 +152,7 @@ class BrokenSampler(Sampler):
 def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     LlamaCppInstrumentor().instrument(tracer_provider=TracerProvider(sampler=BrokenSampler()))
     try:
         with mock(httpx2) as client:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.identity import identities
+from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
@@ -246,7 +246,7 @@ def test_without_a_network_nobody_is_asked_what_he_is(
     library: str, instrumented: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(identities, "ask", lambda *args: asked.append(args))
+    monkeypatch.setattr(server_metadata_cache, "ask", lambda *args: asked.append(args))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     assert asked == []

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import content as content_module
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.openai_plugin.content import (
@@ -101,7 +101,7 @@ def test_nothing_that_was_said_is_anywhere_when_content_is_not_captured(
 ) -> None:
     if emit is not None:
         monkeypatch.setenv(EMIT, emit)
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     caplog.set_level(logging.DEBUG, "llamatelemetry")
     instrument()
     talk_in_secret()

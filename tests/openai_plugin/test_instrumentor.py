@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -109,7 +109,7 @@ class BrokenSampler(Sampler):
 def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     OpenAIInstrumentor().instrument(tracer_provider=TracerProvider(sampler=BrokenSampler()))
     try:
         ask()

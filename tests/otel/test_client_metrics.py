@@ -12,8 +12,11 @@ from opentelemetry.sdk.metrics.export import Histogram, Sum
 
 from llamatelemetry.genai import Usage
 from llamatelemetry.otel import client_metrics as module
-from llamatelemetry.otel.client_metrics import Measured, client_metrics
-from llamatelemetry.otel.points import AttributeSet, record_each
+from llamatelemetry.otel.client_metrics import (
+    CallMeasurement,
+    client_metrics,
+    record_measurements,
+)
 from tests.recorder import Recorder
 from tests.semconv.test_metric_specs import DURATION, TOKENS
 
@@ -43,7 +46,7 @@ USAGE = Usage(
 
 @dataclass
 class Exported:
-    """One metric as an exporter sees it. Of a histogram, ``values`` are its sums."""
+    """One metric as an exporter sees it. The values of a histogram are its sums."""
 
     kind: str
     unit: str
@@ -79,15 +82,15 @@ def record(
     error_type: str | None = None,
     stream: bool = True,
 ) -> dict[str, Exported]:
-    """Record one call as an instrumentation does, and give what comes out."""
+    """Record one call as an instrumentation does, and return the exported metrics."""
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
     base = {**BASE, "gen_ai.operation.name": operation}
     if stream:
-        record_each(metrics.first_chunk_points(0.25, AttributeSet(base)))
-        metrics.record_chunk_gaps((0.5,), base)
+        record_measurements(metrics.first_chunk_measurements(0.25, base))
+        record_measurements((each, 0.5, base) for each in metrics.chunk_histograms)
     attributes = {**PRICED, "gen_ai.operation.name": operation}
-    call = Measured(operation, 1.5, tokens, attributes, error_type)
-    record_each([*metrics.token_points(call), *metrics.duration_points(call)])
+    call = CallMeasurement(operation, 1.5, tokens, attributes, error_type)
+    record_measurements([*metrics.token_measurements(call), *metrics.duration_measurements(call)])
     return exported(recorder)
 
 
@@ -145,11 +148,11 @@ LATEST = {
     ("names", "expected"),
     [("v1.41", V1_41), ("latest", LATEST), ("both", {**V1_41, **LATEST})],
 )
-def test_an_inference_is_all_of_these_and_nothing_else(recorder, names, expected):
+def test_inference_records_exactly_the_metrics_of_its_names(recorder, names, expected):
     assert record(recorder, names) == expected
 
 
-def test_embeddings_have_metrics_of_their_own_under_the_latest_names(recorder):
+def test_embeddings_have_separate_metrics_under_latest_names(recorder):
     usage = Usage(input_tokens=21)
     found = record(recorder, "both", operation="embeddings", tokens=usage, stream=False)
     attributes = {**PRICED, "gen_ai.operation.name": "embeddings"}
@@ -169,21 +172,21 @@ def test_embeddings_have_metrics_of_their_own_under_the_latest_names(recorder):
     }
 
 
-def test_embeddings_without_usage_are_a_duration_alone(recorder):
+def test_embeddings_record_only_duration_when_usage_is_unknown(recorder):
     found = record(recorder, "latest", operation="embeddings", tokens=Usage(), stream=False)
     assert list(found) == ["gen_ai.client.embeddings.duration"]
 
 
 @pytest.mark.parametrize("names", ["v1.41", "latest", "both"])
 @pytest.mark.parametrize("operation", ["retrieval", "fetch_response", "moderation"])
-def test_any_other_operation_is_one_duration_under_the_old_name(recorder, names, operation):
+def test_other_operation_records_one_duration_under_v1_41_name(recorder, names, operation):
     found = record(recorder, names, operation=operation, tokens=Usage(), stream=False)
     assert list(found) == ["gen_ai.client.operation.duration"]
     (point,) = found["gen_ai.client.operation.duration"].points
     assert point == (1.5, {**PRICED, "gen_ai.operation.name": operation})
 
 
-def test_an_unknown_count_is_no_point_in_v1_41(recorder):
+def test_v1_41_skips_unknown_token_counts(recorder):
     found = record(recorder, "v1.41", tokens=Usage(output_tokens=0))
     assert [
         (value, attributes["gen_ai.token.type"])
@@ -199,7 +202,7 @@ PER_OPERATION = {f"gen_ai.client.inference.operation.{kind}_tokens" for kind in 
 
 
 @pytest.mark.parametrize("operation", ["chat", "text_completion", "generate_content"])
-def test_without_usage_an_inference_counts_zero_of_unknown_modality(recorder, operation):
+def test_latest_counts_zero_of_unknown_modality_when_inference_has_no_usage(recorder, operation):
     found = record(recorder, "latest", operation=operation, tokens=Usage())
     named = {"gen_ai.operation.name": operation}
     assert {name: found[name].points for name in COUNTERS | PER_OPERATION} == {
@@ -208,7 +211,7 @@ def test_without_usage_an_inference_counts_zero_of_unknown_modality(recorder, op
     }
 
 
-def test_of_a_reported_usage_a_part_that_is_not_in_it_is_not_counted(recorder):
+def test_latest_skips_parts_missing_from_reported_usage(recorder):
     found = record(recorder, "latest", tokens=Usage(input_tokens=21, output_tokens=8))
     assert COUNTERS & set(found) == {
         "gen_ai.client.inference.usage.input_tokens",
@@ -216,7 +219,7 @@ def test_of_a_reported_usage_a_part_that_is_not_in_it_is_not_counted(recorder):
     }
 
 
-def test_a_failed_inference_is_counted_with_its_error_on_the_histograms_alone(recorder):
+def test_latest_puts_error_type_of_failed_inference_on_histograms_only(recorder):
     found = record(recorder, "latest", tokens=Usage(), error_type="timeout")
     assert {name: metric.points for name, metric in found.items()} == {
         **{key: [(0, UNKNOWN)] for key in COUNTERS},
@@ -227,7 +230,7 @@ def test_a_failed_inference_is_counted_with_its_error_on_the_histograms_alone(re
     }
 
 
-def test_one_switch_takes_failed_calls_out_of_the_token_histograms(recorder, monkeypatch):
+def test_constant_removes_failed_calls_from_token_histograms(recorder, monkeypatch):
     monkeypatch.setattr(module, "_HISTOGRAMS_OF_FAILED_CALLS", False)
     found = record(recorder, "latest", tokens=Usage(), error_type="timeout")
     assert not PER_OPERATION & set(found)
@@ -236,7 +239,7 @@ def test_one_switch_takes_failed_calls_out_of_the_token_histograms(recorder, mon
     assert set(again) >= PER_OPERATION
 
 
-def test_an_error_is_on_the_duration_and_not_on_the_tokens_of_v1_41(recorder):
+def test_v1_41_puts_error_type_on_duration_and_not_on_tokens(recorder):
     found = record(recorder, "v1.41", error_type="timeout")
     assert found["gen_ai.client.operation.duration"].points == [(1.5, FAILED)]
     assert found["gen_ai.client.token.usage"] == V1_41["gen_ai.client.token.usage"]
@@ -252,7 +255,7 @@ def test_an_error_is_on_the_duration_and_not_on_the_tokens_of_v1_41(recorder):
         ({"text_input_tokens": 22}, {"unknown": 21}),  # more than all there is
     ],
 )
-def test_input_is_divided_by_modality_as_far_as_the_provider_divides_it(recorder, split, points):
+def test_latest_splits_input_tokens_by_reported_modality(recorder, split, points):
     usage = Usage(input_tokens=21, output_tokens=8, **split)
     found = record(recorder, "latest", tokens=usage)
     counter = found["gen_ai.client.inference.usage.input_tokens"]
@@ -262,7 +265,7 @@ def test_input_is_divided_by_modality_as_far_as_the_provider_divides_it(recorder
 
 
 @pytest.mark.parametrize("kind", ["output", "cache_read.input"])
-def test_output_and_what_was_cached_are_divided_by_modality_too(recorder, kind):
+def test_latest_splits_output_and_cached_tokens_by_modality(recorder, kind):
     usage = Usage(
         input_tokens=10,
         output_tokens=8,
@@ -281,14 +284,16 @@ def test_output_and_what_was_cached_are_divided_by_modality_too(recorder, kind):
 
 
 @pytest.mark.parametrize("names", ["v1.41", "latest", "both"])
-def test_the_exemplars_of_a_call_lead_to_its_span(recorder, names):
+def test_exemplars_point_to_span_of_call(recorder, names):
     tracer = trace.get_tracer("test", tracer_provider=recorder.tracer_provider)
     span = tracer.start_span("call")
     context = trace.set_span_in_context(span)
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
-    record_each(metrics.first_chunk_points(0.25, AttributeSet(BASE)), context)
-    call = Measured("chat", 1.5, USAGE, PRICED)
-    record_each([*metrics.token_points(call), *metrics.duration_points(call)], context)
+    record_measurements(metrics.first_chunk_measurements(0.25, BASE), context)
+    call = CallMeasurement("chat", 1.5, USAGE, PRICED)
+    record_measurements(
+        [*metrics.token_measurements(call), *metrics.duration_measurements(call)], context
+    )
     led_to = {
         exemplar.span_id
         for metric in recorder.metrics().values()
@@ -300,9 +305,9 @@ def test_the_exemplars_of_a_call_lead_to_its_span(recorder, names):
 
 
 @pytest.mark.parametrize("names", ["v1.41", "latest", "both"])
-def test_the_attributes_given_are_not_changed(recorder, names):
+def test_measurements_leave_given_attributes_unchanged(recorder, names):
     attributes = dict(PRICED)
     metrics = client_metrics(get_meter("test", "1", recorder.meter_provider), names)
-    call = Measured("chat", 1.5, USAGE, attributes, "timeout")
-    record_each([*metrics.token_points(call), *metrics.duration_points(call)])
+    call = CallMeasurement("chat", 1.5, USAGE, attributes, "timeout")
+    record_measurements([*metrics.token_measurements(call), *metrics.duration_measurements(call)])
     assert attributes == PRICED

@@ -36,7 +36,7 @@ def metrics(recorder):
     return metrics_on(recorder)
 
 
-def test_the_engines_instruments_are_public_and_have_its_names(metrics, recorder):
+def test_server_instruments_match_conventions(metrics, recorder):
     metrics.server_request_duration.record(0.5)
     metrics.server_time_to_first_token.record(0.5)
     metrics.server_time_per_output_token.record(0.5)
@@ -55,7 +55,7 @@ def test_the_engines_instruments_are_public_and_have_its_names(metrics, recorder
     }
 
 
-def test_tokens_are_two_points_told_apart_by_their_type(metrics, recorder):
+def test_record_token_usage_records_input_and_output_types(metrics, recorder):
     metrics.record_token_usage(11, 300, **COMMON, server_address="localhost", server_port=8080)
     base = {**RECORDED, "server.address": "localhost", "server.port": 8080}
     points = recorder.points("gen_ai.client.token.usage")
@@ -78,14 +78,16 @@ def test_tokens_are_two_points_told_apart_by_their_type(metrics, recorder):
         ((0, 0), {"input": 0, "output": 0}),
     ],
 )
-def test_an_unknown_token_count_is_no_point_and_zero_is_one(metrics, recorder, counts, recorded):
+def test_record_token_usage_skips_unknown_counts_and_records_zero(
+    metrics, recorder, counts, recorded
+):
     metrics.record_token_usage(*counts, **COMMON)
     points = recorder.points("gen_ai.client.token.usage")
     assert {p.attributes["gen_ai.token.type"]: p.sum for p in points} == recorded
 
 
 @pytest.mark.parametrize(("method", "name"), DURATIONS.items())
-def test_a_duration_goes_to_its_own_histogram_with_all_its_attributes(
+def test_duration_methods_record_to_their_histogram_with_all_attributes(
     metrics, recorder, method, name
 ):
     getattr(metrics, method)(
@@ -112,7 +114,7 @@ def test_a_duration_goes_to_its_own_histogram_with_all_its_attributes(
 
 
 @pytest.mark.parametrize("method", [*DURATIONS, "record_token_usage"])
-def test_a_model_that_is_not_known_is_left_out(metrics, recorder, method):
+def test_duration_methods_omit_unknown_model(metrics, recorder, method):
     values = (1, None) if method == "record_token_usage" else (1.0,)
     getattr(metrics, method)(*values, gen_ai_system="openai", operation="chat", model=None)
     (metric,) = recorder.metrics().values()
@@ -123,7 +125,7 @@ def test_a_model_that_is_not_known_is_left_out(metrics, recorder, method):
 
 
 @pytest.mark.parametrize("method", [*DURATIONS, "record_token_usage"])
-def test_system_operation_and_model_are_wanted_by_name(method):
+def test_record_methods_require_system_operation_and_model_keywords(method):
     parameters = inspect.signature(getattr(GenAIMetrics, method)).parameters
     wanted = {
         name
@@ -133,14 +135,14 @@ def test_system_operation_and_model_are_wanted_by_name(method):
     assert wanted == {"gen_ai_system", "operation", "model"}
 
 
-def test_the_names_are_those_of_v1_41_unless_others_are_asked_for(recorder):
+def test_names_default_to_v1_41(recorder):
     meter = get_meter("test", "1", recorder.meter_provider)
     for names in ({}, {"names": "v1.41"}):
         GenAIMetrics(meter, **names).record_operation_duration(1.0, **COMMON)
     assert list(recorder.metrics()) == ["gen_ai.client.operation.duration"]
 
 
-def test_recorded_by_hand_under_the_latest_names_an_unknown_count_is_no_point(recorder):
+def test_record_token_usage_skips_unknown_counts_under_latest_names(recorder):
     metrics = GenAIMetrics(get_meter("test", "1", recorder.meter_provider), names="latest")
     metrics.record_operation_duration(1.0, **COMMON)
     metrics.record_token_usage(5, None, **COMMON)
@@ -157,12 +159,12 @@ def test_recorded_by_hand_under_the_latest_names_an_unknown_count_is_no_point(re
     )
 
 
-def test_names_that_do_not_exist_are_refused_with_those_that_do(recorder):
-    with pytest.raises(ValueError, match=r"names='v2'.*v1\.41, latest, both"):
+def test_unknown_names_raise_value_error_with_accepted_names(recorder):
+    with pytest.raises(ValueError, match=r"one of v1\.41, latest, both, got 'v2'"):
         GenAIMetrics(get_meter("test", "1", recorder.meter_provider), names="v2")
 
 
-def test_two_instances_on_two_meters_know_nothing_of_each_other():
+def test_instances_on_two_meters_are_independent():
     first, second = Recorder(), Recorder()
     metrics_on(first).record_operation_duration(1.0, **COMMON)
     metrics_on(second).record_operation_duration(2.0, **COMMON)
@@ -172,7 +174,7 @@ def test_two_instances_on_two_meters_know_nothing_of_each_other():
     assert [(p.count, p.sum) for p in second.points(name)] == [(2, 6.0)]
 
 
-def test_an_instance_made_after_a_shutdown_records_again():
+def test_instance_created_after_shutdown_records():
     before, after = Recorder(), Recorder()
     metrics_on(before).record_ttft(0.1, **COMMON)
     before.meter_provider.shutdown()

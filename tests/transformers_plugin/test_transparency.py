@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.pipelines.pt_utils import PipelineIterator
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from llamatelemetry_instrumentation_transformers._generation import Generation
 from tests.recorder import Recorder
@@ -245,7 +245,7 @@ def test_the_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
 def test_an_error_of_ours_reaches_nobody(
     instrumented: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     model = llama()
     model.num_parameters = lambda: 1 / 0  # what describes the model breaks
     torch.manual_seed(7)

@@ -18,7 +18,8 @@ from llamatelemetry.genai import Request, Response, StreamWatch, read_response
 from llamatelemetry.genai.errors import ErrorInfo, describe_error
 from llamatelemetry.genai.fields import get, items, text
 from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.model import Phases
+from llamatelemetry.genai.phases import measure_phases
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -139,7 +140,7 @@ class Observation:
         self._call = self._instrumenter.start(self._request, kind)
         if self._call is not None:
             self._token = self._call.activate()
-            self._call.begin_attempt()
+            self._call.start_attempt()
             if self._request.stream:
                 self._watch = StreamWatch(self._call, self._fold)
         self._watching = watcher.set(self)
@@ -150,7 +151,7 @@ class Observation:
         """The request, built and connected, is going out: from here on the server has it."""
         self._leaves_ns, self._headers_ns = perf_counter_ns(), None
         if self._call is not None:
-            self._call.note_sent(self._leaves_ns)
+            self._call.mark_sent(self._leaves_ns)
 
     def headers(self) -> None:
         """Response headers have come: with llama.cpp a slot has taken the request.
@@ -161,7 +162,7 @@ class Observation:
             return
         self._headers_ns = perf_counter_ns()
         if self._call is not None:
-            self._call.note_headers(self._headers_ns)
+            self._call.mark_headers_received(self._headers_ns)
 
     def chunk(self, chunk: Any) -> None:
         """A chunk of a stream has come."""

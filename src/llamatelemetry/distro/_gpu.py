@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai import guard, unrecorded
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.otel.process.leader_election import LeaderElection
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class GpuTelemetry:
             try:
                 self._prepare()
             except Exception as error:
-                guard.report("preparing to read the GPUs", error)
+                internal_errors.log_once("preparing to read the GPUs", error)
 
     def _prepare(self) -> None:
         from llamatelemetry.gpu import NvmlReader
@@ -62,7 +63,9 @@ class GpuTelemetry:
 
             spans = SpanGpu(self._monitor, only_genai=self._config.gpu_enrichment == "genai")
             self._spans = spans
-            self.processors = (EnrichingSpanProcessor(spans.started, spans.ending, guard.report),)
+            self.processors = (
+                EnrichingSpanProcessor(spans.started, spans.ending, internal_errors.log_once),
+            )
 
     def start(self, service_name: str) -> None:
         """Start the reading thread. It ends at once without an NVIDIA driver.
@@ -77,16 +80,16 @@ class GpuTelemetry:
             if self._config.enable_metrics:
                 self._election = LeaderElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
-            unrecorded.watch(self._spans)
+            DroppedSpans.observer = self._spans
             self._monitor.start()
         except Exception as error:
-            guard.report("starting to read the GPUs", error)
+            internal_errors.log_once("starting to read the GPUs", error)
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the thread, and release the leadership. Return whether that was in time."""
         if self._monitor is None:
             return True
-        unrecorded.watch(None)
+        DroppedSpans.observer = None
         for instruments in _instruments:
             instruments.show(None)
         # Removed first, so that a running reading does not acquire the leadership again.

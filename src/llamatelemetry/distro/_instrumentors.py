@@ -23,7 +23,7 @@ from opentelemetry.instrumentation.environment_variables import (
 )
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 GROUP = "opentelemetry_instrumentor"
 COMPETING_INSTRUMENTORS: Mapping[str, frozenset[str]] = {
@@ -241,7 +241,7 @@ class Instrumentors:
             except Exception as error:
                 if is_llamatelemetry(entry_point):
                     where = f"loading the instrumentor {entry_point.name}"
-                    guard.report(where, error, may_quote=False)
+                    internal_errors.log_once(where, error, may_quote=False)
                 else:
                     _logger.exception("Instrumentor %s failed to load", described(entry_point))
         return self._loaded[entry_point.value] is not None

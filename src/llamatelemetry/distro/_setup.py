@@ -16,7 +16,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.distro._gpu import GpuTelemetry
 from llamatelemetry.distro._processors import LogAndMetricRedaction, redaction_processors
 from llamatelemetry.distro._sampling import sample_at_end
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel._sdk_private import (
     meter_provider_resource,
     reset_metrics_after_fork,
@@ -169,7 +169,7 @@ class Setup:
             server_metrics.start()
             self._server_metrics = server_metrics
         except Exception as error:
-            guard.report("starting to read servers' metrics", error)
+            internal_errors.log_once("starting to read servers' metrics", error)
 
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
@@ -256,7 +256,7 @@ def _reinitialize_after_fork() -> None:
             setup.reinitialize_after_fork()
             _worker_exit.register()
         except Exception as error:
-            guard.report("setting up a forked process", error)
+            internal_errors.log_once("setting up a forked process", error)
 
 
 def _flush_at_exit() -> None:
@@ -265,7 +265,7 @@ def _flush_at_exit() -> None:
         try:
             setup.flush_at_exit()
         except Exception as error:
-            guard.report("flushing the telemetry of a worker that ends", error)
+            internal_errors.log_once("flushing the telemetry of a worker that ends", error)
 
 
 _worker_exit = WorkerExitHook(_flush_at_exit)

@@ -6,11 +6,14 @@ reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWa
 
 from __future__ import annotations
 
+from time import monotonic
+
+from llamatelemetry.genai.abandoned_calls import finalizer as _finalizer
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
 from llamatelemetry.genai.configured import plugin_instrumenter
+from llamatelemetry.genai.deferred_metrics import wait_for_thread
 from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
 from llamatelemetry.genai.patching import PatchPoint, PatchTable
-from llamatelemetry.genai.reaper import reaper as _reaper
 from llamatelemetry.genai.streams import AsyncIteratorTap, IteratorTap, StreamWatch
 from llamatelemetry.genai.wire import read_parameters, read_response
 
@@ -33,15 +36,20 @@ __all__ = [
     "plugin_instrumenter",
     "read_parameters",
     "read_response",
-    "stop_reaper",
+    "stop_finalizer",
 ]
 
 
 def flush_pending(timeout_s: float) -> bool:
-    """End the calls whose streams were abandoned. False when that took longer than ``timeout_s``."""
-    return _reaper.flush(timeout_s)
+    """End the calls whose streams were abandoned. Return whether `timeout_s` was enough."""
+    return _finalizer.flush(timeout_s)
 
 
-def stop_reaper(timeout_s: float) -> bool:
-    """Stop the thread that ends abandoned calls; it starts again with the next stream."""
-    return _reaper.stop(timeout_s)
+def stop_finalizer(timeout_s: float) -> bool:
+    """Stop the threads that end abandoned calls and record metrics. Return whether they stopped.
+
+    They start again when they are needed.
+    """
+    deadline_s = monotonic() + timeout_s
+    stopped = _finalizer.stop(timeout_s)
+    return wait_for_thread(max(0.0, deadline_s - monotonic())) and stopped

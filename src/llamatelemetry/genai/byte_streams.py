@@ -11,7 +11,7 @@ import zlib
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.bodies import BodyCapture
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import get
@@ -81,7 +81,7 @@ class EventBytesWatch(StreamWatch):
                 else:
                     self._read(payload)
         except Exception as error:
-            guard.report("reading the bytes of a stream", error)
+            internal_errors.log_once("reading the bytes of a stream", error)
 
     def catch_up(self, passed: bytes, first_ns: int | None) -> None:
         """Take in the last of what passed before it was known that this call is to be watched.
@@ -161,13 +161,13 @@ class BodyBytesWatch(StreamWatch):
             if self._decode is not None:
                 self._capture.feed(self._decode(chunk))
         except Exception as error:
-            guard.report("reading the bytes of a reply", error)
+            internal_errors.log_once("reading the bytes of a reply", error)
 
     def _response(self) -> Response:
         try:
             return self._read_body(self._capture)
         except Exception as error:
-            guard.report("reading a reply", error)
+            internal_errors.log_once("reading a reply", error)
             return Response()
 
 
@@ -220,7 +220,7 @@ class UnprovenWatch:
                 watch.catch_up(lines, self._first_ns if self._chunks > 1 else None)
             self._proven = watch
         except Exception as error:
-            guard.report("starting a call late", error)
+            internal_errors.log_once("starting a call late", error)
 
     def finished(self) -> None:
         """The stream was read to its end."""

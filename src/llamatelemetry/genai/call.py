@@ -1,18 +1,17 @@
-"""The life of one GenAI call: one span, opened once and ended exactly once, and its metrics.
+"""The lifecycle of one GenAI call: one span, opened once and ended exactly once, and its metrics.
 
-A plugin reads a request, starts a `Call` through its `Instrumenter`, runs the library's own work
-under `Call.activate`, and hands over what came of it. Which span that is written to, and what of
-it, is the business of `ownership`; a plugin need not know. Whatever fails in here is reported by
-`guard` and never reaches the application.
+A plugin parses a request, starts a `Call` through its `Instrumenter`, runs the library's own
+work under `Call.activate`, and ends the call with the response or the error. A call inside
+another one is recorded on that one's span (`span_target`), which a plugin need not know. Errors
+in this code are logged by `internal_errors` and never reach the application.
 """
 
 from __future__ import annotations
 
 from contextvars import Token
-from functools import partial
 from os import getpid
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -21,52 +20,53 @@ from opentelemetry.metrics import get_meter
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, active_config
-from llamatelemetry.genai import guard, metric_points, recording
+from llamatelemetry.genai import internal_errors, spans
+from llamatelemetry.genai.abandoned_calls import finalizer
+from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
-from llamatelemetry.genai.model import Request, Response
-from llamatelemetry.genai.ownership import (
+from llamatelemetry.genai.external_spans import find_external_span
+from llamatelemetry.genai.metrics import CallMetrics
+from llamatelemetry.genai.model import Outcome, Request, Response
+from llamatelemetry.genai.phases import phases_of
+from llamatelemetry.genai.propagation import Propagation
+from llamatelemetry.genai.servers import KnownServers, known_servers
+from llamatelemetry.genai.span_target import (
     CALL_KEY,
-    OuterCall,
-    OuterSpan,
-    Owner,
-    OwnSpan,
+    EnclosingCallTarget,
+    ExternalSpanTarget,
+    SpanTarget,
     is_within,
 )
-from llamatelemetry.genai.propagation import Propagation
-from llamatelemetry.genai.reaper import reaper
-from llamatelemetry.genai.rivals import foreign_span
-from llamatelemetry.genai.servers import KnownServers, known_servers
 from llamatelemetry.genai.usage import correct_undercount
-from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
-from llamatelemetry.otel.late_points import LatePoints
-from llamatelemetry.semconv.operations import operation_of_task
+from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
+    from llamatelemetry.genai.abandoned_calls import Finalizable
     from llamatelemetry.genai.completion_hook import CompletionHook
-    from llamatelemetry.genai.reaper import Reapable
-    from llamatelemetry.otel.points import AttributeSet
+    from llamatelemetry.genai.content import CallContent
+    from llamatelemetry.otel.client_metrics import Attributes
 
 
 class Instrumenter:
-    """What a plugin holds to make calls: a tracer, the histograms, and the configuration.
+    """Creates the calls of a plugin. Holds its tracer, metrics and configuration.
 
     Args:
-        scope: instrumentation scope, the name of the plugin's package.
-        version: its version.
-        config: options; those of `active_config` when ``None``.
-        tracer_provider: OpenTelemetry's global one when ``None``.
-        meter_provider: likewise.
-        logger_provider: likewise; for the events that hold content.
-        completion_hook: run with the content of each call; the one that the environment names
-            when ``None``.
+        scope: Instrumentation scope, the name of the plugin's package.
+        version: Version of the plugin.
+        config: Options; those of `active_config` if `None`.
+        tracer_provider: Tracer provider; the global one if `None`.
+        meter_provider: Meter provider; the global one if `None`.
+        logger_provider: Logger provider for the events with content; the global one if `None`.
+        completion_hook: Hook that runs with the content of each call; the one named in the
+            environment if `None`.
     """
 
     def __init__(
@@ -84,13 +84,7 @@ class Instrumenter:
         self.config = active_config(config)
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
         meter = get_meter(scope, version, meter_provider)
-        self.metrics = GenAIMetrics(meter, names=self.config.metric_names)
-        self.points = LatePoints(
-            meter,
-            self.metrics.server_request_duration,
-            partial(metric_points.all_points, self.metrics),
-            partial(metric_points.layout_of, self.metrics),
-        )
+        self.metrics = CallMetrics(meter, self.config.metric_names)
         self.propagation = Propagation(self.config.propagate)
         self.servers: KnownServers = known_servers
         self.content = content_recorder(
@@ -104,43 +98,44 @@ class Instrumenter:
         *,
         started_ns: int | None = None,
     ) -> Call | None:
-        """Open a call, or give ``None`` when this request is not to be recorded as one.
+        """Start a call. Return `None` if this request must not be recorded as a call.
 
-        That is so when instrumentation is suppressed, and where this plugin is at work on the
-        same request already: a library wrapped twice. Inside a call of another plugin, or of
-        somebody else's instrumentation, it opens none of its own but adds to that one.
+        That is so if instrumentation is suppressed, and if this plugin already records the same
+        request, because its library is wrapped twice. Inside a call of another plugin, or of
+        another instrumentation, no span is opened and the call is recorded on that one's span.
 
         Args:
-            request: what is known of it.
-            kind: of the span, if it gets one of its own.
-            started_ns: by `perf_counter_ns`, when it is found out only now that it is a call.
+            request: The request, as far as it is known.
+            kind: Kind of the span, if the call opens one.
+            started_ns: Start by `perf_counter_ns`, if it lies in the past.
         """
         if request.task is not None:
             self._find_operation(request, request.task)
-        request.provider = self.config.provider_name or self.servers.provider_of(
-            request.server, request.provider
+        server = request.server
+        request.provider = self.config.provider_name or (
+            request.provider
+            if server is None
+            else self.servers.providers.get(server.origin) or server.provider or request.provider
         )
-        context = context_api.get_current()
-        owner: Owner | None = OwnSpan(self, kind, context)
-        if context:  # in an empty one nothing is switched off, or further out
-            owner = self._owner_within_context(request, owner)
-        return None if owner is None else Call(self, request, owner, started_ns)
+        target: SpanTarget | None = None
+        if context_api.get_current():  # In an empty context nothing is suppressed or open.
+            if not is_instrumentation_enabled():
+                return None
+            enclosing = _enclosing_call(request)
+            if enclosing is not None:
+                if enclosing.instrumenter.scope == self.scope:
+                    return None
+                target = EnclosingCallTarget(enclosing)
+            else:
+                external = find_external_span(request)
+                target = None if external is None else ExternalSpanTarget(self, external)
+        return Call(self, request, kind, target, started_ns)
 
-    def _owner_within_context(self, request: Request, own: OwnSpan) -> Owner | None:
-        """Give whose span a call is recorded on where there may be others; ``None`` for no call."""
-        if not is_instrumentation_enabled():
-            return None
-        outer = _current_call_of(request)
-        if outer is not None:
-            return None if outer.instrumenter.scope == self.scope else OuterCall(outer)
-        foreign = foreign_span(request)
-        return own if foreign is None else OuterSpan(self, foreign)
-
-    def outer_call(self, request: Request) -> Call | None:
-        """Give the open call of ours, perhaps another plugin's, that this request is already part of."""
+    def enclosing_call(self, request: Request) -> Call | None:
+        """Return the open call, of any plugin, that this request is already part of."""
         if request.task is not None:
             self._find_operation(request, request.task)
-        return _current_call_of(request)
+        return _enclosing_call(request)
 
     def _find_operation(self, request: Request, task: str) -> None:
         strict = self.config.strict_operation_names is not False
@@ -148,54 +143,56 @@ class Instrumenter:
 
 
 def current_call() -> Call | None:
-    """Give the open call whose library work is running in this context."""
+    """Return the open call whose library work is running in this context."""
     call = context_api.get_current().get(CALL_KEY)
     return call if isinstance(call, Call) and call._open else None  # type: ignore[reportPrivateUsage]
 
 
-def _current_call_of(request: Request) -> Call | None:
-    outer = current_call()
-    return outer if outer is not None and is_within(outer, request) else None
+def _enclosing_call(request: Request) -> Call | None:
+    call = current_call()
+    return call if call is not None and is_within(call, request) else None
 
 
 class Call:
-    """One call, from just before the library sends it until its reply or stream has ended."""
+    """One call, from just before the library sends it until its response or stream has ended.
+
+    Attributes:
+        instrumenter: Instrumenter that started the call.
+        request: The request.
+        span: The span that the call is recorded on.
+        recording: Whether the span or an event will have attributes. If not, what only they
+            show need not be parsed.
+        content_max_chars: Length limit of each text of the response; `None` if its content is
+            not recorded.
+        attempts: How often the request was sent.
+        first_chunk_ns: Arrival of the first chunk, by `perf_counter_ns`.
+        first_token_ns: Arrival of the first token, by `perf_counter_ns`.
+        http_response: Set by a plugin: the HTTP response, which outlives a failure to parse it.
+        served_model: Set by a plugin: the model, if only the response headers name it.
+    """
 
     __slots__ = (
-        "_abandoned_ns",
-        "_attempt_ns",
-        "_below",
-        "_headers_ns",
-        "_open",
-        "_owner",
-        "_pid",
-        "_started_ns",
-        "_started_wall_ns",
-        "attempts",
-        "first_chunk_ns",
-        "first_token_ns",
-        "http_response",
-        "instrumenter",
-        "request",
-        "served_model",
+        *("instrumenter", "request", "span", "recording", "content_max_chars", "attempts"),
+        *("first_chunk_ns", "first_token_ns", "http_response", "served_model"),
+        *("_target", "_context", "_content", "_nested", "_open", "_pid", "_started_provider"),
+        *("_started_ns", "_started_wall_ns", "_attempt_ns", "_headers_ns", "_abandoned_ns"),
     )
 
     def __init__(
         self,
         instrumenter: Instrumenter,
         request: Request,
-        owner: Owner,
+        kind: SpanKind,
+        target: SpanTarget | None,
         started_ns: int | None = None,
     ) -> None:
-        self.instrumenter = instrumenter  # what the call was made with
-        self._owner = owner
-        self._below: Response | None = None
+        self.instrumenter = instrumenter
         self.request = request
+        self._target = target  # `None` if the call has a span of its own.
+        self._nested: Response | None = None
         self.attempts = 0
         self.first_chunk_ns: int | None = None
         self.first_token_ns: int | None = None
-        # For a plugin to keep what the library shows it on the way: the HTTP response, which
-        # outlives a failure to parse it, and a model that only the headers name.
         self.http_response: Any = None
         self.served_model: str | None = None
         self._headers_ns: int | None = None
@@ -211,97 +208,117 @@ class Call:
         if started_ns is not None:
             self._started_wall_ns -= self._started_ns - started_ns
             self._started_ns = self._attempt_ns = started_ns
-        owner.open(self, self._started_wall_ns)
-        request.read_content = None  # it holds the whole request
+        self._started_provider = request.provider
+        self._content: CallContent | None = None
+        if target is None:
+            self._context = context_api.get_current()
+            self._open_span(kind)
+        else:
+            self.span = target.span
+        content = self._content
+        self.recording = self.span.is_recording() or (content is not None and content.emits)
+        self.content_max_chars = None if content is None else content.max_chars
+        request.read_content = None  # It refers to the whole request.
+
+    def _open_span(self, kind: SpanKind) -> None:
+        instrumenter, request = self.instrumenter, self.request
+        agent = current_agent(self._context) if self._context else None
+        if agent is not None and request.operation in INFERENCE_OPERATIONS:
+            agent.count_inference_call()
+        title = request.operation or request.task or "call"
+        self.span: Span = instrumenter.tracer.start_span(
+            f"{title} {request.model}" if request.model else title,
+            self._context,
+            kind=kind,
+            attributes=spans.start_attributes(request),
+            start_time=self._started_wall_ns,
+        )
+        self._context = trace.set_span_in_context(self.span, self._context)
+        observer = spans.DroppedSpans.observer
+        if observer is not None and spans.is_dropped(self.span):
+            observer.on_dropped_span_start(self.span, request, kind, instrumenter.scope)
+        if instrumenter.content is not None:
+            self._content = instrumenter.content.start(request, self.span)
 
     @property
     def ended(self) -> bool:
         """Whether the call has ended."""
         return not self._open
 
-    @property
-    def recording(self) -> bool:
-        """Whether span or event will show attributes: what only they show need not be read otherwise."""
-        content = self._owner.content
-        return self._owner.span.is_recording() or (content is not None and content.emits)
-
-    @property
-    def content_max_chars(self) -> int | None:
-        """Up to where each text of the reply is wanted; ``None`` when its content is not wanted."""
-        content = self._owner.content
-        return None if content is None else content.max_chars
-
-    @property
-    def span(self) -> Span:
-        """The span that the call is recorded on."""
-        return self._owner.span
-
-    @property
-    def record_chunk_gap(self) -> Callable[[Sequence[float], AttributeSet], None]:
-        """What records the seconds between chunks of a stream, for `ChunkGaps`."""
-        return self._owner.record_chunk_gaps
-
     def activate(self) -> Token[Context]:
-        """Make the call's span current; give the result to `deactivate` when the library's work is done."""
-        return context_api.attach(self._owner.context(self))
+        """Make the call's span current. Pass the result to `deactivate` after the library's work."""
+        if self._target is not None:
+            return context_api.attach(self._target.context(self))
+        return context_api.attach(context_api.set_value(CALL_KEY, self, self._context))
 
-    def deactivate(self, token: Token[Context]) -> None:
-        """Make the span that was current before `activate` current again."""
-        context_api.detach(token)
+    # Make the span that was current before `activate` current again.
+    deactivate: Final = staticmethod(context_api.detach)
 
-    def begin_attempt(self, at_ns: int | None = None) -> None:
-        """Note that the request goes out, now or at ``at_ns``: the first time or as a retry."""
+    def start_attempt(self, at_ns: int | None = None) -> None:
+        """Mark that the request is sent, now or at `at_ns`: the first time or as a retry."""
         self.attempts += 1
         self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
 
-    def note_sent(self, at_ns: int) -> None:
-        """Note when the request of this attempt left, built and connected: the queue counts from there."""
+    def mark_sent(self, at_ns: int) -> None:
+        """Mark when the request of this attempt was on the wire. The queue is measured from there."""
         self._attempt_ns = at_ns
         self._headers_ns = None
 
-    def note_headers(self, at_ns: int | None = None) -> None:
-        """Note that response headers have come, now or at ``at_ns``. On a stream they end the queue."""
+    def mark_headers_received(self, at_ns: int | None = None) -> None:
+        """Mark the arrival of response headers, now or at `at_ns`. In a stream they end the queue."""
         self._headers_ns = at_ns or perf_counter_ns()
 
-    def note_provider(self, provider: str) -> None:
-        """Note what the reply has proved about its server; later calls to it start with it."""
+    def set_provider(self, provider: str) -> None:
+        """Set the provider that the response has proved. Later calls to its server start with it."""
         if self.request.server is not None:
             self.instrumenter.servers.remember(self.request.server, provider)
         self.request.provider = self.instrumenter.config.provider_name or provider
-        self._owner.note_provider(provider)
+        if self._target is not None:
+            self._target.set_provider(provider)
 
-    def take_in(self, inner: Call, response: Response) -> None:
-        """Take in what a layer further in has learned of the same reply, before this call ends."""
-        self._below = response
+    def record_chunk_intervals(self, seconds: Sequence[float], attributes: Attributes) -> None:
+        """Record the seconds between chunks of a stream, for `ChunkIntervals`."""
+        if self._target is not None:
+            self._target.record_chunk_intervals(seconds, attributes)
+        else:
+            self.instrumenter.metrics.record_chunk_intervals(seconds, attributes, self.span)
+
+    def chunk_attributes(self, response_model: str | None) -> Attributes:
+        """Return the metric attributes of a stream's chunks, once a chunk has named the model."""
+        return spans.call_attributes(self.request, response_model)
+
+    def merge_response(self, nested: Call, response: Response) -> None:
+        """Merge a nested call's view of the same response, before this call ends."""
+        self._nested = response
         if self.attempts == 0:
-            self._attempt_ns = inner._attempt_ns
-        self._headers_ns = self._headers_ns or inner._headers_ns
-        self.first_chunk_ns = self.first_chunk_ns or inner.first_chunk_ns
-        self.first_token_ns = self.first_token_ns or inner.first_token_ns
+            self._attempt_ns = nested._attempt_ns
+        self._headers_ns = self._headers_ns or nested._headers_ns
+        self.first_chunk_ns = self.first_chunk_ns or nested.first_chunk_ns
+        self.first_token_ns = self.first_token_ns or nested.first_token_ns
 
     def finish(self, response: Response, *, ended_ns: int | None = None) -> None:
-        """End the call with its reply, or with what had come of it when it was broken off."""
+        """End the call with its response, or with the part that arrived before it was closed."""
         self._end(response, None, ended_ns)
 
     def fail(
         self, error: BaseException, response: Response | None = None, *, ended_ns: int | None = None
     ) -> None:
-        """End the call with an error, and with what had come before it."""
+        """End the call with an error, and with the response that arrived before it."""
         self._end(response or Response(), error, ended_ns)
 
-    def abandon(self, waiting: Reapable | None = None) -> None:
-        """Leave the ending to the reaper: for finalisers, where nothing may be recorded.
+    def abandon(self, waiting: Finalizable | None = None) -> None:
+        """Queue the call for the finalizer thread: for `__del__`, where nothing may be recorded.
 
         Args:
-            waiting: what ends the call, if not the call itself.
+            waiting: What ends the call, if not the call itself.
         """
         if self._open:
             self._abandoned_ns = perf_counter_ns()
-            reaper.put(waiting or self)
+            finalizer.put(waiting or self)
 
-    def reap(self) -> None:
-        """End an abandoned call that has had no reply, at the time it was abandoned."""
+    def finalize(self) -> None:
+        """End an abandoned call without a response, at the time it was abandoned."""
         self.fail(GeneratorExit())
 
     def _end(self, response: Response, error: BaseException | None, ended_ns: int | None) -> None:
@@ -312,26 +329,52 @@ class Call:
         except IndexError:
             return
         ended_ns = ended_ns or self._abandoned_ns or perf_counter_ns()
+        outcome: Outcome | None = None
         try:
-            if self._below is not None:
-                response.complete(self._below)
+            if self._nested is not None:
+                response.complete(self._nested)
             if response.timings is not None:
-                self.note_provider(response.timings.provider)
+                self.set_provider(response.timings.provider)
                 correct_undercount(response, self.request)
             if self.served_model is not None:
                 response.model = self.served_model
-            self._owner.record(self, self._outcome(response, error, ended_ns))
+            outcome = self._outcome(response, error, ended_ns)
+            if self._target is not None:
+                self._target.record(self, outcome)
+            else:
+                self._record_span(outcome)
         except Exception as failure:
-            guard.report("recording a call", failure)
+            internal_errors.log_once("recording a call", failure)
         finally:
-            self._owner.close(self._started_wall_ns + ended_ns - self._started_ns)
+            if self._target is None:
+                self._end_span(self._started_wall_ns + ended_ns - self._started_ns, outcome)
 
-    def _outcome(
-        self, response: Response, error: BaseException | None, ended_ns: int
-    ) -> recording.Outcome:
+    def _record_span(self, outcome: Outcome) -> None:
+        """Record attributes and phases, unless the span is dropped, and the content."""
+        instrumenter, span, context = self.instrumenter, self.span, self._context
+        if span.is_recording():
+            spans.record_span(span, outcome, self._started_provider)
+            if outcome.phases is not None and instrumenter.config.phase_spans:
+                spans.record_phase_spans(instrumenter.tracer, context, outcome)
+        if self._content is not None:
+            span.set_attributes(self._content.finish(outcome, context))
+
+    def _end_span(self, ended_wall_ns: int, outcome: Outcome | None) -> None:
+        try:
+            observer = spans.DroppedSpans.observer
+            if observer is not None and spans.is_dropped(self.span):
+                observer.on_dropped_span_end(self.span)
+            self.span.end(ended_wall_ns)
+        except Exception as failure:
+            internal_errors.log_once("ending a span", failure)
+        finally:
+            if outcome is not None:  # The metrics guard themselves, and the span is complete.
+                self.instrumenter.metrics.record(outcome, self.span)
+
+    def _outcome(self, response: Response, error: BaseException | None, ended_ns: int) -> Outcome:
         started_ns, attempt_ns = self._started_ns, self._attempt_ns
         wall_ns = self._started_wall_ns - started_ns
-        outcome = recording.Outcome(
+        outcome = Outcome(
             request=self.request,
             response=response,
             error=response.error if error is None else describe_error(error),
@@ -352,9 +395,5 @@ class Call:
             if first_token_ns is not None:
                 outcome.first_token_attempt_s = (first_token_ns - attempt_ns) / 1e9
         if response.timings is not None:
-            outcome.phases = recording.phases_of(outcome, response.timings)
+            outcome.phases = phases_of(outcome, response.timings)
         return outcome
-
-    def chunk_attributes(self, response_model: str | None) -> AttributeSet:
-        """The metric attributes of a stream's chunks, once its first chunk has named the model."""
-        return metric_points.metric_attributes(self.request, response_model)

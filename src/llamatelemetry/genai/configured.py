@@ -1,6 +1,7 @@
-"""Where an instrumenter comes from: a plugin's from what ``instrument()`` is given.
+"""Instrumenters of plugins, and of objects that an application creates itself.
 
-That of what an application makes itself follows ``init()``, whichever of the two is first.
+A plugin's instrumenter has the arguments of `instrument()`. That of an application's object
+follows the configuration of `init()`, even if the object was created first.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from llamatelemetry.genai.call import Instrumenter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_OF_A_PLUGIN: Final = (
+_PLUGIN_ARGUMENTS: Final = (
     *("tracer_provider", "meter_provider", "logger_provider"),
     *("completion_hook", "config"),
 )
 
 
 def plugin_instrumenter(scope: str, version: str, arguments: Mapping[str, Any]) -> Instrumenter:
-    """Make the instrumenter of a plugin from the keyword arguments of its ``instrument()``.
+    """Create the instrumenter of a plugin from the keyword arguments of its `instrument()`.
 
-    Others than these five are left alone: OpenTelemetry's loader gives all instrumentors the
-    same ones.
+    Other arguments than these five are ignored, because OpenTelemetry's loader passes the same
+    arguments to all instrumentors.
 
     ====================  =====================================================================
     ``tracer_provider``   OpenTelemetry's global one when not given
@@ -34,8 +35,8 @@ def plugin_instrumenter(scope: str, version: str, arguments: Mapping[str, Any]) 
     ``config``            options; those of `active_config` when not given
     ====================  =====================================================================
     """
-    ours = {name: arguments[name] for name in _OF_A_PLUGIN if name in arguments}
-    return Instrumenter(scope, version, **ours)
+    known = {name: arguments[name] for name in _PLUGIN_ARGUMENTS if name in arguments}
+    return Instrumenter(scope, version, **known)
 
 
 class ConfiguredInstrumenter(FromActiveConfig[Instrumenter]):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry._logs import LogRecord
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.recording import event_attributes
 from llamatelemetry.genai.span_limit import fit_on_span, value_max_chars
+from llamatelemetry.genai.spans import event_attributes
 from llamatelemetry.semconv import INFERENCE_OPERATIONS
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.genai.completion_hook import GuardedHook
-    from llamatelemetry.genai.model import Request, Response
-    from llamatelemetry.genai.recording import Outcome
+    from llamatelemetry.genai.model import Outcome, Request, Response
 
 EVENT_NAME: Final = "gen_ai.client.inference.operation.details"
 
@@ -170,5 +169,5 @@ def _read(read: Callable[[], Content], doing: str) -> Content:
     try:
         return read()
     except Exception as error:
-        guard.report(doing, error)
+        internal_errors.log_once(doing, error)
         return Content()

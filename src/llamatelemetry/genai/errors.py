@@ -1,4 +1,4 @@
-"""What a span may say of an error: its kind, its HTTP status, and words that hold no content."""
+"""Descriptions of errors for spans: type, HTTP status, and a message without content."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from llamatelemetry.genai.fields import get, integer, mapping
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A server's error code or type that can serve as error.type: a short token, not a sentence.
+# A server's error code or type is used as error.type if it is a short token, not a sentence.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{1,63}")
 _MESSAGE_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """``type`` is of low cardinality; ``description`` says more and never quotes a request or reply."""
+    """An error without content of the call.
+
+    Attributes:
+        type: Value of `error.type`, of low cardinality.
+        description: A longer text, which never quotes a request or a response.
+        status_code: HTTP status.
+    """
 
     type: str
     description: str
@@ -26,16 +32,16 @@ class ErrorInfo:
 
 
 def describe_error(error: BaseException) -> ErrorInfo:
-    """Read the kind of an error: the server's own code or type, else the HTTP status, else the class.
+    """Describe an exception by the server's error code or type, the HTTP status, or its class.
 
-    The text of an error is taken over only where it speaks of the connection. A server's
-    message, a validation error or the application's own exception may quote a prompt.
+    The message of an exception is included only if it is about the connection. The message of
+    a server, of a validation error or of an application's exception may quote a prompt.
     """
     name = _qualified_name(type(error))
     status = integer(_attribute(error, "status_code"))
     code = _server_code(error)
     if status is not None:
-        # A good status is not what went wrong: openai's APIResponseValidationError has one.
+        # A successful status is not the error: openai's APIResponseValidationError has one.
         kind = code or (str(status) if status >= 400 else name)
         return ErrorInfo(kind, f"{name}: HTTP {status}" + (f" {code}" if code else ""), status)
     if code is not None:
@@ -44,9 +50,10 @@ def describe_error(error: BaseException) -> ErrorInfo:
 
 
 def describe_reported_error(error: Any) -> ErrorInfo | None:
-    """Read an error that a server tells of inside a good reply or a stream; ``None`` when there is none.
+    """Describe an error inside a 2xx response or a stream. Return `None` if there is none.
 
-    ``error`` is what stands under ``error``, or an ``error`` event: an object with ``code`` or ``type``.
+    Args:
+        error: The value of `error`, or an `error` event: an object with `code` or `type`.
     """
     if not error:
         return None
@@ -55,9 +62,11 @@ def describe_reported_error(error: Any) -> ErrorInfo | None:
 
 
 def describe_status(status: int, body: Any) -> ErrorInfo:
-    """Read a reply whose HTTP status is an error, where nobody has made an exception of it.
+    """Describe a response with an error status that no library raised as an exception.
 
-    ``body`` is its JSON, or ``None``; llama.cpp's ``{"error": {"type": ...}}`` gives the kind.
+    Args:
+        status: HTTP status.
+        body: The JSON body, or `None`. llama.cpp sends `{"error": {"type": ...}}`.
     """
     code = _code_of(mapping(get(body, "error")) or body)
     return ErrorInfo(code or str(status), f"HTTP {status}" + (f" {code}" if code else ""), status)
@@ -66,7 +75,7 @@ def describe_status(status: int, body: Any) -> ErrorInfo:
 def _attribute(error: BaseException, name: str) -> Any:
     try:
         return getattr(error, name, None)
-    except Exception:  # a property of somebody's exception class
+    except Exception:  # A property of the exception's class may raise anything.
         return None
 
 
@@ -84,18 +93,22 @@ def _code_of(error: Any) -> str | None:
 
 
 def _connection_text(error: BaseException) -> str | None:
-    """``openai.APIConnectionError: Connection error. (httpx2.ConnectError: Connection refused)``."""
+    """Return the messages of a connection error and its cause, or `None` for other errors.
+
+    For example `openai.APIConnectionError: Connection error. (httpx2.ConnectError: Connection
+    refused)`.
+    """
     first, *causes = _causes(error)
-    speaking = [cause for cause in causes if _connection_words(cause) is not None]
-    if _connection_words(first) is None and not speaking:
+    known = [cause for cause in causes if _connection_message(cause) is not None]
+    if _connection_message(first) is None and not known:
         return None
-    told = [_told(link) for link in (first, *(speaking or causes)[:1])]
-    return " ".join([told[0], *(f"({cause})" for cause in told[1:])])[:_MESSAGE_LIMIT]
+    texts = [_message_of(link) for link in (first, *(known or causes)[:1])]
+    return " ".join([texts[0], *(f"({cause})" for cause in texts[1:])])[:_MESSAGE_LIMIT]
 
 
-def _told(error: BaseException) -> str:
-    name, words = _qualified_name(type(error)), _connection_words(error)
-    return f"{name}: {words}" if words else name
+def _message_of(error: BaseException) -> str:
+    name, message = _qualified_name(type(error)), _connection_message(error)
+    return f"{name}: {message}" if message else name
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -107,27 +120,28 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-# Not requests and urllib3: their texts quote the URL, key in the query included. What they
-# were raised from says as much.
+# Without requests and urllib3: their messages quote the URL, with a key in its query. The
+# exceptions that caused theirs contain the same information.
 _CONNECTION_PACKAGES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "openai"})
-_OWN_WORDS = frozenset({"Connection error.", "Request timed out."})  # what openai says itself
+_OPENAI_MESSAGES = frozenset({"Connection error.", "Request timed out."})
 _CONNECTION_NAMES = ("ConnectionError", "ConnectError", "Timeout", "TimeoutError")
 
 
-def _connection_words(error: BaseException) -> str | None:
-    """What an error says of the connection, ``None`` when it may be about something else."""
+def _connection_message(error: BaseException) -> str | None:
+    """Return the message of a connection error, or `None` if it may be about something else."""
     if isinstance(error, OSError):
-        return error.strerror  # what the system said: no file name, no text of a program's own
+        return error.strerror  # The system's message has no file name and no text of a program.
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     if package in _CONNECTION_PACKAGES and kind.__name__.endswith(_CONNECTION_NAMES):
-        words = str(error)
-        return words if words in _OWN_WORDS or _is_raised_by_library(error) else None
+        message = str(error)
+        is_safe = message in _OPENAI_MESSAGES or _is_raised_by_library(error)
+        return message if is_safe else None
     return None
 
 
 def _is_raised_by_library(error: BaseException) -> bool:
-    """False of one that a transport of somebody's own raises, which may quote URL and key."""
+    """Return whether an HTTP library raised it. A custom transport's message may quote a key."""
     link = error.__traceback__
     if link is None:
         return True
@@ -137,7 +151,7 @@ def _is_raised_by_library(error: BaseException) -> bool:
 
 
 def _qualified_name(kind: type[BaseException]) -> str:
-    # openai's own classes live in openai._exceptions and are known as openai.X.
+    # The classes of openai are defined in openai._exceptions and exported as openai.X.
     module = kind.__module__
     if module in {"builtins", "__main__"}:
         return kind.__qualname__

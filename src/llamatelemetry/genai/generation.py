@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai.gaps import ChunkGaps
+from llamatelemetry.genai.chunk_intervals import ChunkIntervals
 from llamatelemetry.genai.model import EngineTimings
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class Steps:
         self.started_ns = started_ns
         self.times_ns: list[int] = []
         self.tokens: list[int] = []
-        self._gaps: ChunkGaps | None = None
+        self._gaps: ChunkIntervals | None = None
 
     def stream_to(self, call: Call) -> None:
         """Record the gaps between the steps as those of a call's stream."""
-        self._gaps = ChunkGaps(
-            call.record_chunk_gap, lambda: call.chunk_attributes(call.request.model)
+        self._gaps = ChunkIntervals(
+            call.record_chunk_intervals, lambda: call.chunk_attributes(call.request.model)
         )
 
     def add(self, at_ns: int, tokens: int) -> None:

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    # Name as sent, name in lower case, value.
     Entry = tuple[bytes, bytes, bytes]
 
 NAME: Final = itemgetter(1)
@@ -20,20 +21,16 @@ NAME: Final = itemgetter(1)
 VALUE: Final = itemgetter(2)
 
 
-def entries_of(headers: Any) -> list[Entry] | None:
-    """Give the list that headers are kept in: name as sent, name in lower case, value.
-
-    ``None`` where there is none that is known: then they are to be asked in public.
-    """
-    entries: list[Entry] | None = headers._list if _is_kept_as_list(headers.__class__) else None
-    return entries
-
-
 @lru_cache(maxsize=16)
-def _is_kept_as_list(kind: Any) -> bool:
+def has_list(kind: Any) -> bool:
+    """Return whether headers of a class keep their entries in `_list`, as `Entry` describes.
+
+    If not, only their public interface may be used. (Read `headers._list` in the caller: a
+    function for it would take as long as the rest.)
+    """
     if not kind.__module__.startswith("httpx"):
         return False
     try:
-        return kind({"Name": "value"})._list == [(b"Name", b"name", b"value")]
-    except Exception:  # whatever it is by now: it is asked in public
+        return bool(kind({"Name": "value"})._list == [(b"Name", b"name", b"value")])
+    except Exception:  # Whatever it has become, the public interface is used.
         return False

@@ -1,9 +1,9 @@
-"""Requests and responses of GenAI calls as plain data, whatever library made them."""
+"""Requests, responses and results of GenAI calls as plain data, independent of any library."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -15,16 +15,21 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
 
 
-# Making one by ``dict[str, AttributeValue]()`` takes ten times as long.
+QueueSource = Literal["header", "remainder"]
+
+# Calling `dict[str, AttributeValue]` would take ten times as long.
 _no_attributes = cast("Callable[[], dict[str, AttributeValue]]", dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a request goes: a host, or a Unix socket, which has no port.
+    """The server of a request: a host, or a Unix socket, which has no port.
 
-    ``origin`` (scheme, host, port) is what is remembered about it; ``provider`` is what the
-    client or the host name tells before any reply has.
+    Attributes:
+        address: Host name, address, or path of the socket.
+        port: Port; `None` for a socket.
+        origin: Scheme, host and port: the key for everything remembered about the server.
+        provider: Provider by the client or the host name, before a response has proved one.
     """
 
     address: str
@@ -35,10 +40,10 @@ class Server:
 
 @dataclass(slots=True)
 class Content:
-    """Messages, instructions and tools in the conventions' schema, whole: nothing is cut yet.
+    """Messages, instructions and tools in the conventions' schema, without length limits.
 
     Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.parts.BlobData`.
-    A request fills all but ``outputs``, a reply mostly ``outputs`` alone.
+    A request fills all fields but `outputs`, a response mostly `outputs` alone.
     """
 
     inputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -49,15 +54,22 @@ class Content:
 
 @dataclass(slots=True)
 class Request:
-    """What is known before a call is sent.
+    """A request, as far as it is known before it is sent.
 
-    ``operation`` is the value of ``gen_ai.operation.name``. Work that has no operation of its
-    own gives a ``task`` instead ("transcription"), and `Instrumenter.start` finds the operation,
-    which may be none. ``parameters`` are further span attributes (temperature, seed, ...) under
-    their conventional names. ``choice_count`` is how many answers were asked for, to all prompts.
-    ``has_queue`` is false of an engine that serves one caller at a time, inside his process.
-    ``read_content`` reads the messages, and is run only when somebody wants them; an operation
-    without one, such as embeddings, has no content and makes no event.
+    Attributes:
+        operation: Value of `gen_ai.operation.name`.
+        provider: Value of `gen_ai.provider.name`.
+        model: Requested model.
+        server: Server of the request.
+        stream: Whether a stream was requested.
+        choice_count: Number of requested choices, for all prompts together.
+        parameters: Further span attributes (temperature, seed, ...) by conventional name.
+        task: Task, such as "transcription", if the work has no operation of its own.
+            `Instrumenter.start` derives the operation from it, which may be `None`.
+        has_queue: Whether the engine can make a request wait. An in-process engine that serves
+            one caller at a time cannot.
+        read_content: Parses the messages. It is called only if content is recorded. An operation
+            without it, such as embeddings, has no content and no event.
     """
 
     operation: str | None
@@ -73,16 +85,16 @@ class Request:
 
     @property
     def title(self) -> str:
-        """What the call is, in one word: its operation, else its task."""
+        """The operation, or the task if there is no operation."""
         return self.operation or self.task or "call"
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of a call; ``None`` is unknown.
+    """Token counts of a call; `None` is unknown.
 
-    Cached tokens are part of the input, reasoning of the output; so are the tokens of each
-    modality, and its cached tokens are part of both.
+    Cached tokens are part of the input, reasoning tokens of the output. The tokens of each
+    modality are part of them too. A modality's cached tokens are part of both.
     """
 
     input_tokens: int | None = None
@@ -103,14 +115,23 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class EngineTimings:
-    """What an engine measured of one call, as llama.cpp reports it in ``timings``. Milliseconds, tokens.
+    """Timings that an engine measured for one call, as llama.cpp reports them in `timings`.
 
-    ``prompt_tokens`` were evaluated in ``prefill_ms``; ``cached_tokens`` came from the prompt
-    cache and cost nothing. ``decode_ms`` spans the ``predicted_tokens`` after the first, which
-    comes out of the last prompt batch. Queueing is in none of them. ``decoded_tokens`` are those
-    of one sequence that ``decode_ms`` went by for, where they are not ``predicted_tokens`` less
-    one: in a batch, and where a step gives several tokens. ``provider`` is whose engine it was.
-    Sound and pictures that a model is given as such are no tokens: ``None``.
+    None of them contains the queue.
+
+    Attributes:
+        prompt_tokens: Tokens that were evaluated in `prefill_ms`; `None` for audio and image
+            input that is not tokenized.
+        prefill_ms: Prompt evaluation, in milliseconds.
+        predicted_tokens: Output tokens.
+        decode_ms: Milliseconds for the output tokens after the first, which comes from the last
+            prompt batch.
+        cached_tokens: Tokens from the prompt cache, which were not evaluated.
+        drafted_tokens: Tokens that a draft model proposed.
+        accepted_tokens: Proposed tokens that the model accepted.
+        decoded_tokens: Tokens of one sequence that were generated in `decode_ms`, if they are
+            not `predicted_tokens` less one: in a batch, and if a step returns several tokens.
+        provider: Provider of the engine.
     """
 
     prompt_tokens: int | None
@@ -126,12 +147,22 @@ class EngineTimings:
 
 @dataclass(slots=True)
 class Response:
-    """What a reply said, plain or folded from a stream; ``None`` and empty are unknown.
+    """A response, plain or accumulated from a stream. `None` and empty values are unknown.
 
-    ``status`` is where a response that can be fetched later stands. ``error`` is a failure that
-    a good reply tells of: the call failed, though nothing was raised. ``attributes`` are further
-    attributes of the span, for what only one kind of server tells. ``read_content`` reads the
-    messages, and is run only when somebody wants them.
+    Attributes:
+        id: Identifier of the response.
+        model: Model that answered.
+        finish_reasons: Finish reason of each choice.
+        usage: Token counts.
+        timings: The engine's timings.
+        service_tier: Service tier that was used.
+        system_fingerprint: Fingerprint of the server's configuration.
+        status: Status of a response that can be fetched later.
+        conversation_id: Identifier of the conversation.
+        compacted: Whether the conversation was compacted.
+        error: Error inside a 2xx response: the call failed, although nothing was raised.
+        attributes: Further span attributes, which only one kind of server provides.
+        read_content: Parses the messages. It is called only if content is recorded.
     """
 
     id: str | None = None
@@ -149,14 +180,80 @@ class Response:
     read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
 
     def complete(self, other: Response) -> None:
-        """Fill in what is not known here from another reading of the same reply."""
+        """Fill unknown fields from another view of the same response."""
         _fill(self.usage, other.usage)
         self.attributes = {**other.attributes, **self.attributes}
         _fill(self, other)
 
 
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Phases of one call in the engine, in seconds; `None` is unknown.
+
+    Attributes:
+        prefill_s: Prompt evaluation.
+        decode_s: Generation of the tokens after the first.
+        queue_s: Wait before the prefill.
+        queue_source: Where the queue time comes from: response headers or the remainder.
+        time_per_output_token_s: Decode time divided by the output tokens less one, because the
+            first token comes from the last prompt batch. In a batch of sequences it is the time
+            that one sequence waits for its next token.
+    """
+
+    prefill_s: float
+    decode_s: float
+    queue_s: float | None
+    queue_source: QueueSource | None
+    time_per_output_token_s: float | None
+
+    @property
+    def time_to_first_token_s(self) -> float | None:
+        """Queue and prefill: the engine's time to the first token."""
+        return None if self.queue_s is None else self.queue_s + self.prefill_s
+
+    @property
+    def request_s(self) -> float | None:
+        """Queue, prefill and decode: the time that the engine had the request."""
+        return None if self.queue_s is None else self.queue_s + self.prefill_s + self.decode_s
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A call that has ended. Times are in seconds, except `*_ns`; `None` is unknown.
+
+    Attributes:
+        request: The request.
+        response: The response, or the part of it that arrived.
+        error: Why the call failed.
+        duration_s: Duration of the call.
+        attempt_s: From sending the last attempt to the end.
+        attempt_wall_ns: When the last attempt was sent, in nanoseconds since the epoch.
+        ended_wall_ns: When the call ended, in nanoseconds since the epoch.
+        resend_count: Number of retries.
+        headers_s: From sending the last attempt to its response headers, of a stream.
+        first_chunk_s: From the start to the first chunk.
+        first_token_s: From the start to the first token.
+        first_token_attempt_s: From sending the last attempt to the first token, of a stream.
+        phases: The engine's phases.
+    """
+
+    request: Request
+    response: Response
+    error: ErrorInfo | None
+    duration_s: float
+    attempt_s: float
+    attempt_wall_ns: int
+    ended_wall_ns: int
+    resend_count: int
+    headers_s: float | None = None
+    first_chunk_s: float | None = None
+    first_token_s: float | None = None
+    first_token_attempt_s: float | None = None
+    phases: Phases | None = None
+
+
 def _fill(target: Response | Usage, source: Response | Usage) -> None:
     for known in fields(source):
         value = getattr(target, known.name)
-        if value is None or value is False or value == ():  # 0 is known
+        if value is None or value is False or value == ():  # But 0 is a known value.
             setattr(target, known.name, getattr(source, known.name))

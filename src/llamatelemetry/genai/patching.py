@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import wrapt
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -106,7 +106,7 @@ class _Patch:
         except Exception as error:
             # An exception here would fail the application's own import.
             if not (point.optional and isinstance(error, AttributeError)):
-                guard.report(f"patching {point.module}.{point.path}", error)
+                internal_errors.log_once(f"patching {point.module}.{point.path}", error)
 
     def _make_link(self, original: Any) -> Any:
         switch = _Switch(is_on=True)

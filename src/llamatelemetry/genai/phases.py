@@ -1,47 +1,32 @@
 """Queue, prefill and decode of one call: the engine's own timings on the client's clock.
 
-llama.cpp reports prefill and decode, never the wait before them. On a stream it sends the
-response headers at the moment a slot takes the request, so the wait is the time from sending
-to the headers. On a plain reply the wait is what remains of the time on the wire after
-prefill and decode. Either way it is counted from the last attempt, so that a client's retries
-and the pauses between them are not taken for the server's queue.
+llama.cpp reports prefill and decode, but not the wait before them. On a stream it sends the
+response headers when a slot takes the request, so the queue is the time from sending to the
+headers. On a plain response the queue is the rest of the time on the wire, without prefill and
+decode. Both count from the last attempt, so that retries and the pauses between them are not
+taken for the server's queue.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from llamatelemetry.genai.model import Phases
 
 if TYPE_CHECKING:
-    from llamatelemetry.genai.model import EngineTimings
-
-QueueSource = Literal["header", "remainder"]
+    from llamatelemetry.genai.model import EngineTimings, Outcome, QueueSource
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
-    """The engine's phases of one call, in seconds. ``None`` is unknown.
-
-    ``time_per_output_token_s`` is decode over the output tokens less one: the first token
-    comes out of the prompt's last batch, so decode has produced one fewer. In a batch it is
-    what one sequence waits for its next token.
-    """
-
-    prefill_s: float
-    decode_s: float
-    queue_s: float | None
-    queue_source: QueueSource | None
-    time_per_output_token_s: float | None
-
-    @property
-    def time_to_first_token_s(self) -> float | None:
-        """Queue and prefill: what the engine took to the first token."""
-        return None if self.queue_s is None else self.queue_s + self.prefill_s
-
-    @property
-    def request_s(self) -> float | None:
-        """Queue, prefill and decode: how long the engine had the request."""
-        return None if self.queue_s is None else self.queue_s + self.prefill_s + self.decode_s
+def phases_of(outcome: Outcome, timings: EngineTimings) -> Phases:
+    """Return the phases of a call that has ended."""
+    return measure_phases(
+        timings,
+        attempt_s=outcome.attempt_s,
+        headers_s=outcome.headers_s,
+        choice_count=outcome.request.choice_count,
+        first_token_s=outcome.first_token_attempt_s,
+        has_queue=outcome.request.has_queue,
+    )
 
 
 def measure_phases(
@@ -53,19 +38,19 @@ def measure_phases(
     first_token_s: float | None = None,
     has_queue: bool = True,
 ) -> Phases:
-    """Work the phases out of the engine's timings and the client's clock.
+    """Return the phases by the engine's timings and the client's clock.
 
     Args:
-        timings: as the engine reported them.
-        attempt_s: seconds from sending the last attempt to the end of its reply.
-        headers_s: seconds from sending the last attempt to its response headers, on a stream.
-        choice_count: answers asked for. llama.cpp times only the first of several, which
-            leaves no remainder to read a queue from.
-        first_token_s: seconds from sending the last attempt to the first token, on a stream:
-            without headers the remainder of this is nearer to the queue than that of the whole,
-            in which the application takes its time over each chunk.
-        has_queue: whether the engine can make a request wait. One that serves a single caller
-            in its own process cannot.
+        timings: Timings that the engine reported.
+        attempt_s: Seconds from sending the last attempt to the end of its response.
+        headers_s: Seconds from sending the last attempt to its response headers, on a stream.
+        choice_count: Number of requested choices. llama.cpp times only the first of several,
+            so that no queue can be derived from the remainder.
+        first_token_s: Seconds from sending the last attempt to the first token, on a stream.
+            Without headers, its remainder is closer to the queue than that of the whole call,
+            which includes the application's own time between chunks.
+        has_queue: Whether the engine can make a request wait. An in-process engine with a
+            single caller cannot.
     """
     prefill_s = timings.prefill_ms / 1000
     decode_s = timings.decode_ms / 1000
@@ -78,7 +63,7 @@ def measure_phases(
     elif first_token_s is not None and choice_count == 1:
         queue_s, source = max(0.0, first_token_s - prefill_s), "remainder"
     elif choice_count == 1:
-        # The clocks differ by microseconds: a remainder below zero is no queue at all.
+        # The clocks differ by microseconds: a negative remainder means no queue.
         queue_s, source = max(0.0, attempt_s - prefill_s - decode_s), "remainder"
     later_tokens = (timings.predicted_tokens or 0) - 1
     if timings.decoded_tokens is not None:

@@ -1,7 +1,7 @@
-"""``traceparent`` in outgoing requests, so that what a server records joins the caller's trace.
+"""Propagation of the trace context to inference servers, in the header `traceparent`.
 
-Only that header and ``tracestate`` are ever written: baggage is the application's own, and a
-request to a model may leave the company. A header that is there already is left alone.
+Only that header and `tracestate` are written. Baggage is not: it belongs to the application, and
+a request to a model may leave the company. An existing header is never replaced.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from llamatelemetry.genai.headers import NAME, entries_of
+from llamatelemetry.genai.headers import NAME, has_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import SpanContext
+
+    from llamatelemetry.genai.headers import Entry
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -35,10 +37,10 @@ _APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 
 
 class Propagation:
-    """What the option ``propagate`` asks for.
+    """Writes the trace context by the option `propagate`.
 
-    ``auto`` leaves the header to OpenTelemetry's HTTP instrumentation where that sends the
-    request, and writes none when OTEL_PROPAGATORS asks for other headers or for none.
+    In the mode `auto`, OpenTelemetry's HTTP instrumentation writes the header if it is active.
+    No header is written if `OTEL_PROPAGATORS` does not contain the W3C format.
     """
 
     def __init__(self, mode: str) -> None:
@@ -46,31 +48,31 @@ class Propagation:
 
     def inject(
         self,
-        headers: MutableMapping[str, str],
+        headers: Any,
         http_client: Any,
         url: Any,
         span: SpanContext | None = None,
     ) -> None:
-        """Write a span into the headers of a request that is about to be sent.
+        """Write the context of a span into the headers of a request before it is sent.
 
         Args:
-            headers: those of the request itself, made for this attempt; names in any case.
-            http_client: the httpx or httpx2 client, or the session of requests, that sends it.
-            url: where to, as that client has it.
-            span: which one; the current one when ``None``.
+            headers: Headers of the request, a case-insensitive mapping of this attempt.
+            http_client: The client of httpx or httpx2, or the session of requests, that sends it.
+            url: URL of the request, in the type of that client.
+            span: Context of the span; that of the current one if `None`.
         """
-        entries = entries_of(headers)
+        entries: list[Entry] | None = headers._list if has_list(headers.__class__) else None
         if self._mode == "off" or (
             TRACEPARENT in headers if entries is None else _TRACEPARENT in map(NAME, entries)
         ):
             return
         if self._mode == "auto":
             propagator = get_global_textmap()
-            if propagator is not _Wanted.propagator:
-                _Wanted.look_at(propagator)
-            if not _Wanted.answer or _is_left_to_http(http_client, url):
+            if propagator is not _W3CPropagation.propagator:
+                _W3CPropagation.check(propagator)
+            if not _W3CPropagation.is_enabled or _is_left_to_http(http_client, url):
                 return
-        # A tuple: a property of it takes as long as all of this.
+        # Unpacked as a tuple, because one property access takes as long as this whole line.
         trace_id, span_id, _, flags, state, is_valid = (
             span or trace.get_current_span().get_span_context()
         )
@@ -85,34 +87,35 @@ class Propagation:
             headers[TRACESTATE] = state.to_header()
 
 
-class _Wanted:
-    """What was found out of the propagator that was the global one when last looked at."""
+class _W3CPropagation:
+    """Whether the global propagator writes `traceparent`, as it was when it was last seen."""
 
     propagator: Any = None
-    answer = True
+    is_enabled = True
 
     @classmethod
-    def look_at(cls, propagator: TextMapPropagator) -> None:
-        cls.answer = TRACEPARENT in propagator.fields
+    def check(cls, propagator: TextMapPropagator) -> None:
+        cls.is_enabled = TRACEPARENT in propagator.fields
         cls.propagator = propagator
 
 
 def _is_left_to_http(http_client: Any, url: Any) -> bool:
-    """Say whether an HTTP instrumentation of OpenTelemetry's will write the header itself.
+    """Return whether an HTTP instrumentation of OpenTelemetry will write the header itself.
 
-    It wraps the transport's method: in the transport's class, for all clients; or in the
-    transport, for one client. Or it is the transport. Of requests it wraps ``Session.send``.
+    It wraps a method in the transport's class, for all clients, or in the transport, for one
+    client. Or it replaces the transport. For requests it wraps `Session.send`.
     """
-    find = getattr(http_client, "_transport_for_url", None)  # private: it may go one day
+    # This method is private, so it may be missing one day.
+    find = getattr(http_client, "_transport_for_url", None)
     if find is None:
         is_left = hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
         return is_left and is_http_instrumentation_enabled()
     transport: Any = find(url)
-    handling = _handling(_type_of(transport))
+    handling = _transport_methods(_type_of(transport))
     if handling is not None:
         members, methods, plain = handling
         own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
-        # In most programs nothing is wrapped: these are the functions that were there before.
+        # Fast path: in most programs nothing is wrapped, and the functions are the same.
         if all(map(is_, map(getitem, members, methods), plain)) and _HANDLERS.isdisjoint(own):
             return False
         found = [*map(getitem, members, methods), *(own.get(name) for name in _HANDLERS)]
@@ -121,23 +124,23 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     return is_http_instrumentation_enabled()
 
 
-class _Handling(NamedTuple):
-    """The methods that a request may pass through in a transport of a kind: where they are found."""
+class _TransportMethods(NamedTuple):
+    """Where a transport class has the methods that a request may pass through."""
 
     members: tuple[Mapping[str, Any], ...]
     methods: tuple[str, ...]
-    plain: tuple[Any, ...]  # those of them that are not wrapped in anything
+    plain: tuple[Any, ...]  # The functions; `None` for one that is wrapped.
 
 
 @lru_cache(maxsize=64)
-def _handling(kind: type[Any]) -> _Handling | None:
-    """Give the methods of a transport of a kind; ``None`` for a transport of OpenTelemetry's own."""
-    if _is_opentelemetrys(kind):
+def _transport_methods(kind: type[Any]) -> _TransportMethods | None:
+    """Return the methods of a transport class; `None` for one of OpenTelemetry's own."""
+    if _is_from_opentelemetry(kind):
         return None
     every = (vars(base) for base in kind.__mro__)
     found = [(members, name) for members in every for name in _HANDLERS if name in members]
     functions = (members[name] for members, name in found)
-    return _Handling(
+    return _TransportMethods(
         tuple(members for members, _ in found),
         tuple(name for _, name in found),
         tuple(each if type(each) is FunctionType else None for each in functions),
@@ -147,11 +150,11 @@ def _handling(kind: type[Any]) -> _Handling | None:
 def _is_wrapped_by_opentelemetry(function: Any) -> bool:
     while function is not None:
         wrapper: Any = getattr(function, "_self_wrapper", None)
-        if wrapper is not None and _is_opentelemetrys(getattr(wrapper, "func", wrapper)):
+        if wrapper is not None and _is_from_opentelemetry(getattr(wrapper, "func", wrapper)):
             return True
         function = getattr(function, "__wrapped__", None)
     return False
 
 
-def _is_opentelemetrys(thing: Any) -> bool:
+def _is_from_opentelemetry(thing: Any) -> bool:
     return str(getattr(thing, "__module__", "")).startswith("opentelemetry.instrumentation.")

@@ -1,4 +1,4 @@
-"""What is known about the servers that requests go to: by host name, or learned from replies."""
+"""Servers that requests are sent to: their provider by host name, or as responses proved it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai.fields import get, items
-from llamatelemetry.genai.headers import NAME, VALUE, entries_of
+from llamatelemetry.genai.headers import NAME, VALUE, has_list
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
-    OPENAI_PROVIDERS,
     PROVIDER_AZURE_OPENAI,
     PROVIDER_LLAMA_CPP,
     PROVIDER_OPENAI,
@@ -23,10 +22,12 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.headers import Entry
+
 _NOTHING: Final[Mapping[str, AttributeValue]] = MappingProxyType({})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-# A host, or a domain that hosts are under.
+# A host, or the parent domain of hosts.
 _PROVIDER_BY_DOMAIN: Final = {
     "api.openai.com": PROVIDER_OPENAI,
     "openai.azure.com": PROVIDER_AZURE_OPENAI,
@@ -49,42 +50,47 @@ _PROVIDER_BY_DOMAIN: Final = {
     "aiplatform.googleapis.com": "gcp.vertex_ai",
     "ml.cloud.ibm.com": "ibm.watsonx.ai",
 }
-# Clouds that put the region or the service into the middle of the name.
+# Cloud hosts with the region or the service in the middle of the name.
 _PROVIDER_BY_PATTERN: Final = (
     (re.compile(r"-aiplatform\.googleapis\.com$"), "gcp.vertex_ai"),
     (re.compile(r"(^|\.)bedrock[a-z-]*\..*\.(amazonaws\.com(\.cn)?|api\.aws)$"), "aws.bedrock"),
 )
 
-# Enough for any real fleet; a program that talks to ever new origins does not grow us.
+# More than any real fleet has. It bounds the memory if a program keeps using new origins.
 _REMEMBERED_AT_MOST: Final = 1024
 
 
 class KnownServers:
-    """Providers by origin, as their replies proved them. Shared by the plugins of a process."""
+    """Servers of this process by origin, shared by its plugins.
+
+    Attributes:
+        providers: Providers that responses have proved, by origin.
+        has_descriptions: Whether `description_of` returns attributes for any server.
+    """
 
     def __init__(self) -> None:
-        self._providers: dict[str, str] = {}
+        self.providers: dict[str, str] = {}
         self._descriptions: dict[str, Mapping[str, AttributeValue]] = {}
-        self.has_descriptions = False  # whether `description_of` knows of any server
+        self.has_descriptions = False
         self._lock = threading.Lock()
 
     def remember(self, server: Server, provider: str) -> None:
-        """Note what a reply has proved about the server it came from."""
-        if self._providers.get(server.origin) == provider:
+        """Store the provider that a response of a server has proved."""
+        if self.providers.get(server.origin) == provider:
             return
         with self._lock:
-            if server.origin not in self._providers and len(self._providers) >= _REMEMBERED_AT_MOST:
-                self._providers.pop(next(iter(self._providers)))
-            self._providers[server.origin] = provider
+            if server.origin not in self.providers and len(self.providers) >= _REMEMBERED_AT_MOST:
+                self.providers.pop(next(iter(self.providers)))
+            self.providers[server.origin] = provider
 
     def provider_of(self, server: Server | None, default: str) -> str:
-        """Give the provider of a server: as learned, else as its URL tells, else the default."""
+        """Return the provider of a server: the proved one, that of its URL, or the default."""
         if server is None:
             return default
-        return self._providers.get(server.origin) or server.provider or default
+        return self.providers.get(server.origin) or server.provider or default
 
     def describe(self, server: Server, attributes: Mapping[str, AttributeValue]) -> None:
-        """Note what a managed server is; every call to it gets these. Empty: it is gone."""
+        """Set the attributes of every call to a managed server. Empty attributes remove it."""
         with self._lock:
             if attributes:
                 self._descriptions[server.origin] = attributes
@@ -93,15 +99,15 @@ class KnownServers:
             self.has_descriptions = bool(self._descriptions)
 
     def description_of(self, server: Server | None) -> Mapping[str, AttributeValue]:
-        """Give the attributes that calls to a server get besides their own."""
+        """Return the additional attributes of calls to a server."""
         if server is None or not self._descriptions:
             return _NOTHING
         return self._descriptions.get(server.origin, _NOTHING)
 
     def forget(self) -> None:
-        """Forget everything that was learned."""
+        """Forget all providers and descriptions."""
         with self._lock:
-            self._providers.clear()
+            self.providers.clear()
             self._descriptions.clear()
             self.has_descriptions = False
 
@@ -118,15 +124,15 @@ def server_of(
     socket: str | None = None,
     provider: str | None = None,
 ) -> Server | None:
-    """Describe a URL's server; ``None`` without a host.
+    """Return the server of a URL, or `None` if the URL has no host.
 
     Args:
-        scheme: of the URL; it gives the port where the URL has none.
-        host: name or address; with ``http+unix`` the quoted path of a socket.
-        port: as the URL has it.
-        path: of the base URL, where one host serves several providers.
-        socket: path of the Unix socket that is connected to, whatever the URL says.
-        provider: what the client is known to be for; else the host name tells.
+        scheme: Scheme of the URL, which implies the port if the URL has none.
+        host: Name or address; with `http+unix` the quoted path of a socket.
+        port: Port of the URL.
+        path: Path of the base URL, for a host that serves several providers.
+        socket: Path of the Unix socket that is connected to instead of the URL's host.
+        provider: Provider that the client is made for; that of the host name if `None`.
     """
     if socket is None and scheme.endswith("+unix"):
         socket = unquote(host)
@@ -141,7 +147,7 @@ def server_of(
 
 
 def provider_of_host(host: str, path: str = "") -> str | None:
-    """Give the provider that is known to be behind a host name; the path matters with Azure alone."""
+    """Return the provider of a known host name. The path matters only for Azure."""
     labels = host.lower().rstrip(".").split(".")
     for start in range(len(labels) - 1):
         provider = _PROVIDER_BY_DOMAIN.get(".".join(labels[start:]))
@@ -155,21 +161,17 @@ def provider_of_host(host: str, path: str = "") -> str | None:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Return whether a host name is of the loopback interface, with or without brackets."""
+    """Return whether a host name belongs to the loopback interface, with or without brackets."""
     return bool(host) and (host.startswith("127.") or host in {"localhost", "::1", "[::1]"})
 
 
-def is_run_by_openai(server: Server | None) -> bool:
-    """Say whether a server is OpenAI's own, or Azure's; any other that speaks the protocol is not."""
-    return server is not None and server.provider in OPENAI_PROVIDERS
-
-
 def provider_from_headers(headers: Any) -> str | None:
-    """Give the provider that response headers prove: llama.cpp signs every reply with ``Server``."""
-    entries = entries_of(headers)
+    """Return the provider that response headers prove: llama.cpp sends its name in `Server`."""
+    entries: list[Entry] | None = headers._list if has_list(headers.__class__) else None
     if entries is None:
         is_llama_cpp = headers.get("server") == "llama.cpp"
-    elif b"llama.cpp" not in map(VALUE, entries):  # so it is of most
+    elif b"llama.cpp" not in map(VALUE, entries):
+        # Fast path: most responses do not have this value in any header.
         is_llama_cpp = False
     else:
         named = [VALUE(entry) for entry in entries if NAME(entry) == b"server"]
@@ -178,7 +180,7 @@ def provider_from_headers(headers: Any) -> str | None:
 
 
 def provider_from_models(reply: Any) -> str | None:
-    """Give the provider that a list of models proves: who owns the first is enough."""
+    """Return the provider that a list of models proves by the owner of the first one."""
     models = items(get(reply, "data"))
     owner = get(models[0], "owned_by") if models else None
     return PROVIDER_LLAMA_CPP if owner == "llamacpp" else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.abandoned_calls import finalizer
+from llamatelemetry.genai.chunk_intervals import ChunkIntervals
 from llamatelemetry.genai.fields import model_name
 from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.gaps import ChunkGaps
-from llamatelemetry.genai.metric_points import measures_chunks
+from llamatelemetry.genai.metrics import measures_chunks
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.reaper import reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.folding import Fold
-    from llamatelemetry.otel.points import AttributeSet
+    from llamatelemetry.otel.client_metrics import Attributes
 
 
 class StreamWatch:
@@ -49,11 +49,11 @@ class StreamWatch:
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._gaps = (
-            ChunkGaps(call.record_chunk_gap, self._gap_attributes)
+            ChunkIntervals(call.record_chunk_intervals, self._gap_attributes)
             if measures_chunks(call.request)
             else None
         )
-        reaper.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
+        finalizer.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
 
     def chunk(self, chunk: Any) -> None:
         """A chunk has come."""
@@ -68,7 +68,7 @@ class StreamWatch:
                 if call.first_chunk_ns is None:
                     call.first_chunk_ns = now_ns
         except Exception as error:
-            guard.report("reading a chunk", error)
+            internal_errors.log_once("reading a chunk", error)
 
     def bytes_came(self) -> None:
         """Bytes have come that are no chunks: the call was alive at this time."""
@@ -96,7 +96,7 @@ class StreamWatch:
         """The stream was dropped unread. Runs in a finaliser."""
         self._call.abandon(self)
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         """End an abandoned stream's call, at the time of its last chunk."""
         self._call.finish(self._response(), ended_ns=self._last_ns or None)
         self._clean_up()
@@ -106,7 +106,7 @@ class StreamWatch:
         """Whether the stream's call has ended."""
         return self._call.ended
 
-    def _gap_attributes(self) -> AttributeSet:
+    def _gap_attributes(self) -> Attributes:
         return self._call.chunk_attributes(model_name(self._fold.model))
 
     def _response(self) -> Response:
@@ -117,7 +117,7 @@ class StreamWatch:
             response.error = response.error or self._error
             return response
         except Exception as error:
-            guard.report("reading a stream's reply", error)
+            internal_errors.log_once("reading a stream's reply", error)
             return Response()
 
     def _clean_up(self) -> None:
@@ -126,7 +126,7 @@ class StreamWatch:
             try:
                 on_end()
             except Exception as error:
-                guard.report("cleaning up after a stream", error)
+                internal_errors.log_once("cleaning up after a stream", error)
 
 
 class Watch(Protocol):

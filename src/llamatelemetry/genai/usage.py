@@ -1,17 +1,15 @@
-"""Reading token counts: every spelling of ``usage`` that OpenAI's APIs and compatible servers have.
+"""Parsing of token counts: every spelling of `usage` in OpenAI's APIs and compatible servers.
 
-=====================  =====================================================================
-server, API            what is its own
-=====================  =====================================================================
-OpenAI chat            ``prompt_tokens``, ``completion_tokens``, details of each
-OpenAI Responses       ``input_tokens``, ``output_tokens``, details of each; images likewise
-OpenAI transcription   ``input_token_details``; or ``seconds`` and no tokens at all
-DeepSeek               ``prompt_cache_hit_tokens`` beside ``prompt_tokens``
-Moonshot               streams: ``usage`` in the last choice instead of the chunk
-Groq                   streams: ``x_groq.usage`` in the last chunk
-Anthropic, LiteLLM     ``cache_read_input_tokens``, ``cache_creation_input_tokens``
-llama.cpp              streams: no ``usage`` unless asked for, but always ``timings``
-=====================  =====================================================================
+| Server or API | Difference |
+|---|---|
+| OpenAI chat | `prompt_tokens`, `completion_tokens`, details of each |
+| OpenAI Responses, images | `input_tokens`, `output_tokens`, details of each |
+| OpenAI transcription | `input_token_details`; or `seconds` and no tokens |
+| DeepSeek | `prompt_cache_hit_tokens` next to `prompt_tokens` |
+| Moonshot | streams: `usage` in the last choice instead of the chunk |
+| Groq | streams: `x_groq.usage` in the last chunk |
+| Anthropic, LiteLLM | `cache_read_input_tokens`, `cache_creation_input_tokens` |
+| llama.cpp | streams: no `usage` unless requested, but always `timings` |
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.model import EngineTimings, Request, Response
 
 
-# Which count goes where. Of several spellings of one count the first in the reply is taken.
+# Field of the response to field of `Usage`. Of several spellings, the first one counts.
 _TOTALS: Final = {
     "prompt_tokens": "input_tokens",
     "input_tokens": "input_tokens",
@@ -53,12 +51,13 @@ _OUTPUT: Final = (
     ("image_tokens", "image_output_tokens"),
     ("audio_tokens", "audio_output_tokens"),
 )
-_BESIDE_THE_TOTALS: Final = (
+_BESIDE_TOTALS: Final = (
     ("prompt_cache_hit_tokens", "cache_read_tokens"),
     ("cache_read_input_tokens", "cache_read_tokens"),
     ("cache_creation_input_tokens", "cache_write_tokens"),
 )
-_ALL_BESIDE: Final = frozenset(dict(_BESIDE_THE_TOTALS))
+_CERTAIN_COUNT: Final = 2**31
+_BESIDE_NAMES: Final = frozenset(dict(_BESIDE_TOTALS))
 _DETAILS: Final = {
     **dict.fromkeys(
         ("prompt_tokens_details", "input_tokens_details", "input_token_details"), _INPUT
@@ -70,7 +69,7 @@ _DETAILS: Final = {
 
 
 def find_usage(reply: Any) -> Any:
-    """Give the usage object of a reply or of a stream's last chunk, wherever the server put it."""
+    """Return the usage object of a response or of a stream's last chunk, wherever it is."""
     fields = fields_of(reply)
     usage = fields.get("usage")
     if usage is not None:
@@ -83,7 +82,7 @@ def find_usage(reply: Any) -> Any:
 
 
 def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
-    """Read the token counts of a usage object; ``timings`` give those that it does not."""
+    """Parse the token counts of a usage object. `timings` supply the missing ones."""
     read = Usage()
     if usage is not None:
         _read_counts(fields_of(usage), read)
@@ -104,23 +103,27 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
         total = _TOTALS.get(field)
         if total is not None:
             if getattr(into, total) is None:
-                setattr(into, total, count(value))
+                # Fast path: most counts are small integers.
+                is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
+                setattr(into, total, value if is_count else count(value))
         elif field in _DETAILS:
-            _take_details(fields_of(value), _DETAILS[field], into)
-    if not _ALL_BESIDE.isdisjoint(fields):
-        _take(fields, _BESIDE_THE_TOTALS, into)
+            _read_details(fields_of(value), _DETAILS[field], into)
+    if not _BESIDE_NAMES.isdisjoint(fields):
+        _read_fields(fields, _BESIDE_TOTALS, into)
 
 
-def _take_details(
+def _read_details(
     fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage
 ) -> None:
-    _take(fields, spellings, into)
+    _read_fields(fields, spellings, into)
     cached = fields.get("cached_tokens_details")
     if cached is not None:
-        _take(fields_of(cached), _CACHED, into)
+        _read_fields(fields_of(cached), _CACHED, into)
 
 
-def _take(fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage) -> None:
+def _read_fields(
+    fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage
+) -> None:
     for field, name in spellings:
         value = fields.get(field)
         if value is not None and getattr(into, name) is None:
@@ -128,10 +131,10 @@ def _take(fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], int
 
 
 def correct_undercount(response: Response, request: Request) -> None:
-    """Take back counts that are of one answer where there were several.
+    """Remove counts that cover only one of several choices or prompts.
 
-    llama.cpp counts and times the first of several answers only, and of several prompts the
-    first: plain replies give no way to know the rest. (A stream does; so does a native reply.)
+    llama.cpp counts and times only the first of several choices, and only the first of several
+    prompts. A plain response does not contain the rest. A stream and a native response do.
     """
     timings, usage = response.timings, response.usage
     if timings is None or request.choice_count <= 1:

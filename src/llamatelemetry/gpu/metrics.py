@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from opentelemetry.metrics import Observation, get_meter
 
 from llamatelemetry import __version__
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu.reader import GpuDetails, GpuDevice, GpuState
 from llamatelemetry.semconv import gpu as names
 from llamatelemetry.semconv.attributes import ERROR_TYPE
@@ -90,7 +90,7 @@ class GpuMetrics:
             try:
                 return list(observe(monitor.snapshot))
             except Exception as error:
-                guard.report(f"observing {spec.name}", error)
+                internal_errors.log_once(f"observing {spec.name}", error)
                 return []
 
         create(spec.name, [callback], spec.unit, spec.description)

@@ -78,7 +78,7 @@ class SpanGpu:
         if ledger.start(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
-    def unrecorded_began(
+    def on_dropped_span_start(
         self, span: trace.Span, request: Request, kind: SpanKind, scope: str
     ) -> None:
         """Start measuring a call whose span is not recorded, because it uses the GPUs as well."""
@@ -92,7 +92,7 @@ class SpanGpu:
         if engine is not None and self._monitor.ledger.start(span, engine, time.monotonic()):
             self._monitor.read_soon()
 
-    def unrecorded_ended(self, span: trace.Span) -> None:
+    def on_dropped_span_end(self, span: trace.Span) -> None:
         """Finish measuring a call whose span is not recorded."""
         self._monitor.ledger.finish(span, time.monotonic())
 

@@ -23,7 +23,7 @@ from llamatelemetry.genai import (
     Request,
     Response,
     StreamWatch,
-    guard,
+    internal_errors,
     read_parameters,
     read_response,
 )
@@ -95,10 +95,10 @@ class TracedEngine:
             )
             call = self._instrumenter.get().start(request, SpanKind.INTERNAL)
         except Exception as error:
-            guard.report("starting a call of an engine", error)
+            internal_errors.log_once("starting a call of an engine", error)
             return None
         if call is not None:
-            call.begin_attempt()
+            call.start_attempt()
         return call
 
 
@@ -153,7 +153,7 @@ def _read(result: Any) -> Response:
         is_completion = isinstance(result, dict) or hasattr(result, "choices")
         return read_response(result) if is_completion else Response()
     except Exception as error:
-        guard.report("reading the reply of an engine", error)
+        internal_errors.log_once("reading the reply of an engine", error)
         return Response()
 
 

@@ -17,7 +17,7 @@ from llamatelemetry.genai import (
     Request,
     Response,
     StreamWatch,
-    guard,
+    internal_errors,
     read_parameters,
 )
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
@@ -145,16 +145,16 @@ class Connection:
                 call.request.parameters = read_parameters(body)
             return call
         except Exception as error:
-            guard.report("starting a call of the llama.cpp client", error)
+            internal_errors.log_once("starting a call of the llama.cpp client", error)
             return None
 
-    def begin_attempt(self, call: Call, request: Any) -> None:
+    def start_attempt(self, call: Call, request: Any) -> None:
         """The request goes out: the first time, or again to a server that was loading."""
         try:
-            call.begin_attempt()
+            call.start_attempt()
             call.instrumenter.propagation.inject(request.headers, self.http, request.url)
         except Exception as error:
-            guard.report("passing the trace context on", error)
+            internal_errors.log_once("passing the trace context on", error)
 
 
 def _import_httpx2() -> ModuleType:
@@ -208,7 +208,7 @@ def _read(inference: Inference, reply: Any) -> Response:
     try:
         return inference.read(reply)
     except Exception as error:
-        guard.report("reading a reply of llama.cpp", error)
+        internal_errors.log_once("reading a reply of llama.cpp", error)
         return Response()
 
 
@@ -252,7 +252,7 @@ def _attempts(
     while True:
         response = yield from _answered(connection, exchange, call)
         if call is not None:
-            call.note_headers()
+            call.mark_headers_received()
         if response.is_success:
             return response
         error = read_error(response.status_code, response.content)
@@ -272,7 +272,7 @@ def _answered(
         watch = ReuseWatch()
         watch.listen(request, is_async=connection.is_async)
         if call is not None:
-            connection.begin_attempt(call, request)
+            connection.start_attempt(call, request)
         try:
             return (yield Send(request, exchange.stream))
         except httpx2.ConnectError as error:

@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
-from llamatelemetry.genai.identity import read_props
+from llamatelemetry.genai.server_metadata import parse_props
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -93,7 +93,7 @@ def describe(
 ) -> dict[str, AttributeValue]:
     """What a server is: by its config, its ``/props`` and its log. Unknown things are left out."""
     facts: dict[str, Any] = {
-        **read_props(props).attributes,
+        **parse_props(props).attributes,
         names.SERVER_MODEL_FILE: None if config.is_router else config.model_file.name,
         names.SERVER_GPU_LAYERS: report.gpu_layers,
     }

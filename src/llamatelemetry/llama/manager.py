@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry.llama import server_pids
 from llamatelemetry.llama._endings import explain_exit
@@ -255,7 +255,7 @@ class ServerManager:
         try:
             return describe(self._config, self._props(), self._report)
         except Exception as error:
-            guard.report("describing a server", error)
+            internal_errors.log_once("describing a server", error)
             return {}
 
     def _introduce(self, description: Mapping[str, AttributeValue]) -> None:

@@ -10,7 +10,7 @@ from opentelemetry._logs import get_logger_provider
 from opentelemetry.metrics import get_meter, get_meter_provider
 
 from llamatelemetry import __version__
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel._sdk_private import update_resource
 from llamatelemetry.otel.client_metrics import create_histogram
 from llamatelemetry.semconv import attributes as names
@@ -57,7 +57,7 @@ def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
             # The SDK has it, ours in front of it too; the API alone has no resource.
             update_resource(provider, attributes)
     except Exception as error:
-        guard.report("describing a process group", error, may_quote=False)
+        internal_errors.log_once("describing a process group", error, may_quote=False)
 
 
 def record_results(results: CollectiveResults) -> None:
@@ -72,7 +72,7 @@ def record_results(results: CollectiveResults) -> None:
         if results.busbw is not None:
             instruments.bus_bandwidth.set(results.busbw * _GIGA, attributes)
     except Exception as error:
-        guard.report("recording a collective", error, may_quote=False)
+        internal_errors.log_once("recording a collective", error, may_quote=False)
 
 
 def record_failure(
@@ -84,7 +84,7 @@ def record_failure(
         shown = {**attributes, ERROR_TYPE: type(error).__name__}
         _instruments().duration.record(after_s, shown)
     except Exception as failure:
-        guard.report("recording a collective", failure, may_quote=False)
+        internal_errors.log_once("recording a collective", failure, may_quote=False)
 
 
 def _attributes(

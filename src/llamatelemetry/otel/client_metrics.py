@@ -1,14 +1,13 @@
-"""What a client measures of its GenAI calls, under the metric names of v1.41, the newest, or both.
+"""Client metrics of GenAI calls, under the metric names of v1.41, the newest names, or both.
 
-An instrumentation holds one `ClientMetrics` and need not know which names are in force.
+An instrumentation holds one `ClientMetrics` and does not depend on the names in use.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast, get_args
 
-from llamatelemetry.otel.points import attribute_set, record_points
 from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import (
     ERROR_TYPE,
@@ -18,26 +17,30 @@ from llamatelemetry.semconv.attributes import (
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import Counter, Histogram, Meter
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.otel.points import AttributeSet, Point
-
     Attributes = Mapping[str, AttributeValue]
+    Measurement = tuple[Counter | Histogram, float, Attributes]
+    Write = Callable[[float, Attributes, Context | None], None]
 
 MetricNames = Literal["v1.41", "latest", "both"]
 
 _INFERENCE: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
-# The newest text wants the token histograms of failed calls too, with their error.type; a
-# proposal wants them of successful calls only. Should it be merged, this is all there is to change.
+# The newest text of the conventions also wants the token histograms of failed calls, with their
+# error.type. A proposal wants them of successful calls only; it would change this constant alone.
 _HISTOGRAMS_OF_FAILED_CALLS: Final = True
 
 
 class TokenCounts(Protocol):
-    """The tokens of a call. ``None`` is unknown; cached ones are input, reasoning is output."""
+    """Token counts of a call.
+
+    `None` is unknown. Cached tokens are part of the input, reasoning tokens of the output.
+    """
 
     input_tokens: int | None
     output_tokens: int | None
@@ -56,12 +59,17 @@ class TokenCounts(Protocol):
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Measured:
-    """One call, as far as token and duration metrics go.
+class CallMeasurement:
+    """Duration and token counts of one call.
 
-    ``attributes`` are those of every metric of the call but ``error.type``, which only some
-    carry. ``unknown`` is recorded of an inference where no count came: the newest conventions
-    want a 0.
+    Attributes:
+        operation: Value of `gen_ai.operation.name`.
+        duration_s: Duration of the call in seconds.
+        tokens: Token counts.
+        attributes: Attributes of every metric of the call, without `error.type`.
+        error_type: Value of `error.type`, which only some metrics carry.
+        unknown: Value recorded for an inference without a token count. The newest conventions
+            want a 0; `None` records nothing.
     """
 
     operation: str
@@ -71,34 +79,36 @@ class Measured:
     error_type: str | None = None
     unknown: int | None = 0
 
-    def with_error(self) -> AttributeSet:
-        """The attributes, with ``error.type`` when the call failed."""
-        given = attribute_set(self.attributes)
-        return given if self.error_type is None else given.plus(ERROR_TYPE, self.error_type)
+    def with_error(self) -> Attributes:
+        """Return the attributes, with `error.type` if the call failed."""
+        if self.error_type is None:
+            return self.attributes
+        return {**self.attributes, ERROR_TYPE: self.error_type}
 
 
 class ClientMetrics(Protocol):
-    """The instruments of one set of names, and the points that a call has in them."""
+    """The instruments of one set of metric names, and the measurements of a call for them."""
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
-        """Record the times between the chunks of a stream, a point for each."""
+    @property
+    def chunk_histograms(self) -> tuple[Histogram, ...]:
+        """The histograms of the seconds between two chunks of a stream."""
         ...
 
-    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
-        """The seconds to a stream's first chunk."""
+    def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
+        """Return the measurements of the time to a stream's first chunk."""
         ...
 
-    def duration_points(self, call: Measured) -> list[Point]:
-        """How long a call took."""
+    def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurements of a call's duration."""
         ...
 
-    def token_points(self, call: Measured) -> list[Point]:
-        """The tokens of a call that has ended, well or badly."""
+    def token_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurements of a call's token counts."""
         ...
 
 
 class V141Metrics:
-    """The names of v1.41: one set for all operations, tokens told apart by ``gen_ai.token.type``."""
+    """Metric names of v1.41: one set for all operations, tokens split by `gen_ai.token.type`."""
 
     def __init__(self, meter: Meter) -> None:
         self.token_usage = create_histogram(meter, specs.CLIENT_TOKEN_USAGE)
@@ -106,23 +116,23 @@ class V141Metrics:
         self.time_to_first_chunk = create_histogram(meter, specs.CLIENT_TIME_TO_FIRST_CHUNK)
         self.time_per_output_chunk = create_histogram(meter, specs.CLIENT_TIME_PER_OUTPUT_CHUNK)
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
-        """Record the times between the chunks of a stream."""
-        record_points(self.time_per_output_chunk, seconds, attributes)
+    @property
+    def chunk_histograms(self) -> tuple[Histogram, ...]:
+        """The histogram of the seconds between two chunks of a stream."""
+        return (self.time_per_output_chunk,)
 
-    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
-        """The seconds to a stream's first chunk."""
+    def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
+        """Return the measurements of the time to a stream's first chunk."""
         return [(self.time_to_first_chunk, seconds, attributes)]
 
-    def duration_points(self, call: Measured) -> list[Point]:
-        """How long a call took."""
+    def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurements of a call's duration."""
         return [(self.operation_duration, call.duration_s, call.with_error())]
 
-    def token_points(self, call: Measured) -> list[Point]:
-        """One point per known token count, marked ``input`` or ``output``."""
-        given = attribute_set(call.attributes)
+    def token_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return one measurement per known token count, of type `input` or `output`."""
         return [
-            (self.token_usage, count, given.plus(GEN_AI_TOKEN_TYPE, kind))
+            (self.token_usage, count, {**call.attributes, GEN_AI_TOKEN_TYPE: kind})
             for kind, count in (
                 ("input", call.tokens.input_tokens),
                 ("output", call.tokens.output_tokens),
@@ -132,12 +142,12 @@ class V141Metrics:
 
 
 class LatestMetrics:
-    """The newest names: inference, embeddings and everything else apart, tokens as counters.
+    """Newest metric names: separate ones for inference and embeddings, tokens as counters.
 
     Args:
-        meter: where the instruments are made.
-        other_operations: whether durations of operations that are neither inference nor
-            embeddings are recorded; they have the name that v1.41 has for all.
+        meter: Meter that creates the instruments.
+        other_operations: Whether the durations of all other operations are recorded, under
+            the name that v1.41 has for every operation.
     """
 
     def __init__(self, meter: Meter, *, other_operations: bool = True) -> None:
@@ -157,16 +167,17 @@ class LatestMetrics:
         self.cache_write_usage = _create_counter(meter, specs.USAGE_CACHE_WRITE_TOKENS)
         self.reasoning_usage = _create_counter(meter, specs.USAGE_REASONING_TOKENS)
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
-        """Record the times between the chunks of a stream."""
-        record_points(self.time_per_output_chunk, seconds, attributes)
+    @property
+    def chunk_histograms(self) -> tuple[Histogram, ...]:
+        """The histogram of the seconds between two chunks of a stream."""
+        return (self.time_per_output_chunk,)
 
-    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
-        """The seconds to a stream's first chunk."""
+    def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
+        """Return the measurements of the time to a stream's first chunk."""
         return [(self.time_to_first_chunk, seconds, attributes)]
 
-    def duration_points(self, call: Measured) -> list[Point]:
-        """How long a call took, for the histogram of its kind of operation."""
+    def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurement of a call's duration, in the histogram of its operation."""
         if call.operation in _INFERENCE:
             histogram = self.inference_duration
         elif call.operation == EMBEDDINGS:
@@ -175,20 +186,19 @@ class LatestMetrics:
             histogram = self.operation_duration
         return [] if histogram is None else [(histogram, call.duration_s, call.with_error())]
 
-    def token_points(self, call: Measured) -> list[Point]:
-        """Usage and, per operation, its distribution.
+    def token_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurements of usage and, per operation, of its distribution.
 
-        Every inference counts, failed ones included: where no usage came, the conventions
-        want a 0 of unknown modality. Elsewhere an unknown count is no point.
+        They include failed inferences. For an inference without usage, the conventions want a
+        0 of unknown modality. Other operations without a count have no measurement.
         """
         tokens = call.tokens
         if call.operation == EMBEDDINGS:
             if tokens.input_tokens is None:
                 return []
-            attributes = attribute_set(call.attributes)
-            return [(self.embeddings_input_tokens, tokens.input_tokens, attributes)]
+            return [(self.embeddings_input_tokens, tokens.input_tokens, call.attributes)]
         unknown = call.unknown if call.operation in _INFERENCE else None
-        points = [*self._counted(call, unknown)]
+        found = [*self._usage(call, unknown)]
         if call.error_type is None or _HISTOGRAMS_OF_FAILED_CALLS:
             attributes = call.with_error()
             for histogram, count in (
@@ -196,12 +206,12 @@ class LatestMetrics:
                 (self.output_tokens, _or(tokens.output_tokens, unknown)),
             ):
                 if count is not None:
-                    points.append((histogram, count, attributes))
-        return points
+                    found.append((histogram, count, attributes))
+        return found
 
-    def _counted(self, call: Measured, unknown: int | None) -> Iterator[Point]:
-        tokens, given = call.tokens, attribute_set(call.attributes)
-        # A provider that reports usage but not this part of it has said nothing of the part.
+    def _usage(self, call: CallMeasurement, unknown: int | None) -> Iterator[Measurement]:
+        tokens = call.tokens
+        # If a provider reports usage without this part, the part is unknown and not 0.
         no_usage = tokens.input_tokens is None and tokens.output_tokens is None
         part = unknown if no_usage else None
         for counter, count, split in (
@@ -214,35 +224,35 @@ class LatestMetrics:
             if count is None:
                 continue
             for modality, share in _shares(count, split):
-                yield counter, share, given.plus(GEN_AI_TOKEN_MODALITY, modality)
+                yield counter, share, {**call.attributes, GEN_AI_TOKEN_MODALITY: modality}
 
 
 class BothMetrics:
-    """Both sets of names, so that dashboards can be moved from one to the other."""
+    """Both sets of metric names, for moving dashboards from one to the other."""
 
     def __init__(self, meter: Meter) -> None:
         self.v1_41 = V141Metrics(meter)
         self.latest = LatestMetrics(meter, other_operations=False)
 
-    def record_chunk_gaps(self, seconds: Sequence[float], attributes: Attributes) -> None:
-        """Record the times between the chunks of a stream."""
-        self.v1_41.record_chunk_gaps(seconds, attributes)
-        self.latest.record_chunk_gaps(seconds, attributes)
+    @property
+    def chunk_histograms(self) -> tuple[Histogram, ...]:
+        """The histograms of the seconds between two chunks of a stream."""
+        return (*self.v1_41.chunk_histograms, *self.latest.chunk_histograms)
 
-    def first_chunk_points(self, seconds: float, attributes: AttributeSet) -> list[Point]:
-        """The seconds to a stream's first chunk."""
+    def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
+        """Return the measurements of the time to a stream's first chunk."""
         return [
-            *self.v1_41.first_chunk_points(seconds, attributes),
-            *self.latest.first_chunk_points(seconds, attributes),
+            *self.v1_41.first_chunk_measurements(seconds, attributes),
+            *self.latest.first_chunk_measurements(seconds, attributes),
         ]
 
-    def duration_points(self, call: Measured) -> list[Point]:
-        """How long a call took."""
-        return [*self.v1_41.duration_points(call), *self.latest.duration_points(call)]
+    def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurements of a call's duration."""
+        return [*self.v1_41.duration_measurements(call), *self.latest.duration_measurements(call)]
 
-    def token_points(self, call: Measured) -> list[Point]:
-        """The tokens of a call."""
-        return [*self.v1_41.token_points(call), *self.latest.token_points(call)]
+    def token_measurements(self, call: CallMeasurement) -> list[Measurement]:
+        """Return the measurements of a call's token counts."""
+        return [*self.v1_41.token_measurements(call), *self.latest.token_measurements(call)]
 
 
 _BY_NAME: Final[Mapping[str, Callable[[Meter], ClientMetrics]]] = {
@@ -253,25 +263,39 @@ _BY_NAME: Final[Mapping[str, Callable[[Meter], ClientMetrics]]] = {
 
 
 def client_metrics(meter: Meter, names: str) -> ClientMetrics:
-    """Make the instruments of one set of names.
+    """Create the instruments of one set of metric names.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: The names are unknown.
     """
     if names not in _BY_NAME:
         accepted = ", ".join(get_args(MetricNames))
-        raise ValueError(f"names={names!r} is not accepted; expected one of {accepted}")
+        raise ValueError(f"names must be one of {accepted}, got {names!r}")
     return _BY_NAME[names](meter)
 
 
 def create_histogram(meter: Meter, spec: specs.HistogramSpec) -> Histogram:
-    """Make a histogram with the conventions' buckets."""
+    """Create a histogram with the buckets of the conventions."""
     return meter.create_histogram(
         spec.name,
         unit=spec.unit,
         description=spec.description,
         explicit_bucket_boundaries_advisory=list(spec.boundaries),
     )
+
+
+def write_of(instrument: Counter | Histogram) -> Write:
+    """Return the method that records a measurement: `record` or `add`."""
+    write: Write | None = getattr(instrument, "record", None)
+    return cast("Counter", instrument).add if write is None else write
+
+
+def record_measurements(
+    measurements: Iterable[Measurement], context: Context | None = None
+) -> None:
+    """Record measurements now, with exemplars of the span in `context`, by default the current."""
+    for instrument, value, attributes in measurements:
+        write_of(instrument)(value, attributes, context)
 
 
 def _create_counter(meter: Meter, spec: specs.CounterSpec) -> Counter:
@@ -310,10 +334,10 @@ def _cache_split(tokens: TokenCounts) -> _Split:
 
 
 def _shares(total: int, split: _Split) -> Iterator[tuple[str, int]]:
-    """Divide a count by modality; what the provider has not told apart is ``unknown``."""
+    """Split a count by modality. The part without a modality is `unknown`."""
     known = [(modality, count) for modality, count in split if count]
     rest = total - sum(count for _, count in known)
-    if rest < 0:  # it contradicts itself: only the total is billed
+    if rest < 0:  # The report contradicts itself, and only the total is billed.
         known, rest = [], total
     yield from known
     if rest or not known:

@@ -1,17 +1,17 @@
-"""The GenAI metrics, for instrumentations and for people who record by hand."""
+"""The GenAI metrics, for instrumentations and for applications that record them by hand."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from llamatelemetry.otel.client_metrics import (
+    CallMeasurement,
     ClientMetrics,
-    Measured,
     MetricNames,
     client_metrics,
     create_histogram,
+    record_measurements,
 )
-from llamatelemetry.otel.points import AttributeSet, record_each
 from llamatelemetry.semconv import attribute_name, set_gen_ai_attrs
 from llamatelemetry.semconv import metrics as specs
 
@@ -27,17 +27,17 @@ __all__ = ["GenAIMetrics", "MetricNames"]
 class GenAIMetrics:
     """The instruments of the GenAI conventions on one meter, with their units and buckets.
 
-    An instrumentation that has the attributes of a call at hand records the points that `client`
-    makes of it, and to the ``server_*`` histograms. The ``record_*`` methods build them: ``attributes`` takes
-    the short names of `llamatelemetry.semconv.attribute_name`, such as
-    ``server_address="127.0.0.1"`` or ``error_type="timeout"``, and full names.
+    An instrumentation that has the attributes of a call records the measurements that `client`
+    returns for it, and to the `server_*` histograms. An application calls the `record_*`
+    methods. Their `attributes` are short names of `llamatelemetry.semconv.attribute_name`, such
+    as `server_address="127.0.0.1"` or `error_type="timeout"`, or full names.
 
     Args:
-        meter: where the instruments are created; they live and die with it.
-        names: of which conventions the client's metrics are: ``v1.41``, ``latest`` or ``both``.
+        meter: Meter that creates the instruments.
+        names: Metric names of the client metrics: `v1.41`, `latest` or `both`.
 
     Raises:
-        ValueError: there are no such names.
+        ValueError: The names are unknown.
     """
 
     def __init__(self, meter: Meter, *, names: MetricNames | str = "v1.41") -> None:
@@ -58,14 +58,15 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record the tokens of one call; ``None`` is not recorded.
+        """Record the token counts of one call. `None` is not recorded.
 
-        They go to ``gen_ai.client.token.usage`` ({token}), or under the latest names to the
-        ``gen_ai.client.inference.usage.*`` counters and the histograms per operation.
+        The metric is `gen_ai.client.token.usage` ({token}). Under the latest names it is the
+        `gen_ai.client.inference.usage.*` counters and the histograms per operation.
         """
         tokens = _Tokens(input_tokens, output_tokens)
         known = _attributes(gen_ai_system, operation, model, attributes)
-        record_each(self.client.token_points(Measured(operation, 0.0, tokens, known, unknown=None)))
+        call = CallMeasurement(operation, 0.0, tokens, known, unknown=None)
+        record_measurements(self.client.token_measurements(call))
 
     def record_operation_duration(
         self,
@@ -76,13 +77,14 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record what the client waited, in seconds.
+        """Record the duration of one call as the client measured it, in seconds.
 
-        It goes to ``gen_ai.client.operation.duration``, or under the latest names to
-        ``gen_ai.client.inference.duration`` or ``gen_ai.client.embeddings.duration``.
+        The metric is `gen_ai.client.operation.duration`. Under the latest names it is
+        `gen_ai.client.inference.duration` or `gen_ai.client.embeddings.duration`.
         """
         known = _attributes(gen_ai_system, operation, model, attributes)
-        record_each(self.client.duration_points(Measured(operation, duration_s, _Tokens(), known)))
+        call = CallMeasurement(operation, duration_s, _Tokens(), known)
+        record_measurements(self.client.duration_measurements(call))
 
     def record_server_duration(
         self,
@@ -93,7 +95,7 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record what the engine itself measured, in seconds, to ``gen_ai.server.request.duration``."""
+        """Record the duration that the engine measured, in seconds: `gen_ai.server.request.duration`."""
         self.server_request_duration.record(
             duration_s,
             _attributes(gen_ai_system, operation, model, attributes),
@@ -108,7 +110,7 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record the engine's queue and prefill, in seconds, to ``gen_ai.server.time_to_first_token``."""
+        """Record the engine's queue and prefill, in seconds: `gen_ai.server.time_to_first_token`."""
         self.server_time_to_first_token.record(
             ttft_s,
             _attributes(gen_ai_system, operation, model, attributes),
@@ -123,7 +125,7 @@ class GenAIMetrics:
         model: str | None,
         **attributes: AttributeValue | None,
     ) -> None:
-        """Record the engine's seconds per later token to ``gen_ai.server.time_per_output_token``."""
+        """Record the engine's seconds per later token: `gen_ai.server.time_per_output_token`."""
         self.server_time_per_output_token.record(
             tpot_s,
             _attributes(gen_ai_system, operation, model, attributes),
@@ -131,7 +133,7 @@ class GenAIMetrics:
 
 
 class _Tokens:
-    """What is known of tokens recorded by hand."""
+    """Token counts recorded by hand."""
 
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
@@ -153,7 +155,7 @@ class _Tokens:
 
 def _attributes(
     system: str, operation: str, model: str | None, more: Mapping[str, AttributeValue | None]
-) -> AttributeSet:
+) -> dict[str, AttributeValue]:
     known = set_gen_ai_attrs(system=system, operation=operation, model=model)
     known.update({attribute_name(name): value for name, value in more.items() if value is not None})
-    return AttributeSet(known)
+    return known

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from wrapt import FunctionWrapper
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.abandoned_calls import finalizer
 from llamatelemetry.genai.limits import compact_json, limit_parts
 from llamatelemetry.genai.parts import plain_json
-from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.pipeline._instruments import TOOL, content_max_chars
 from llamatelemetry.pipeline._scopes import OperationScope, detach
 from llamatelemetry.semconv import attributes as names
@@ -113,7 +113,7 @@ def _generator(
     start: Callable[[], OperationSpan], generator: Generator[Any, Any, Any]
 ) -> Generator[Any, Any, Any]:
     # A finalizer must not start a thread.
-    reaper.start()
+    finalizer.start()
     operation = start()
     step: Callable[[Any], Any] = generator.send
     value: Any = None
@@ -145,7 +145,7 @@ async def _async_generator(
     start: Callable[[], OperationSpan], generator: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
     # A finalizer must not start a thread.
-    reaper.start()
+    finalizer.start()
     operation = start()
     step: Callable[[Any], Any] = generator.asend
     value: Any = None
@@ -185,7 +185,7 @@ def _record_arguments(
             given = {"args": list(args), **kwargs}
         span.set_attribute(names.GEN_AI_TOOL_CALL_ARGUMENTS, _json(given, max_chars))
     except Exception as error:
-        guard.report("recording the arguments of a tool", error)
+        internal_errors.log_once("recording the arguments of a tool", error)
 
 
 def _record_result(span: Span, result: Any) -> None:
@@ -196,7 +196,7 @@ def _record_result(span: Span, result: Any) -> None:
     try:
         span.set_attribute(names.GEN_AI_TOOL_CALL_RESULT, _json(result, max_chars))
     except Exception as error:
-        guard.report("recording the result of a tool", error)
+        internal_errors.log_once("recording the result of a tool", error)
 
 
 def _json(value: Any, max_chars: int) -> str:

@@ -13,10 +13,10 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.abandoned_calls import finalizer
 from llamatelemetry.genai.agents import AgentRun, current_agent, with_agent
 from llamatelemetry.genai.errors import describe_error
-from llamatelemetry.genai.reaper import reaper
 from llamatelemetry.otel.session import session_attributes
 from llamatelemetry.pipeline._instruments import AGENT, TOOL, content_max_chars
 from llamatelemetry.semconv import attributes as names
@@ -82,7 +82,7 @@ class OperationSpan:
         try:
             self._start(attributes)
         except Exception as error:
-            guard.report("starting a span of a pipeline", error)
+            internal_errors.log_once("starting a span of a pipeline", error)
 
     def _start(self, attributes: Mapping[str, AttributeValue | None]) -> None:
         known: dict[str, AttributeValue | None] = {
@@ -125,7 +125,7 @@ class OperationSpan:
                 _record_error(self.span, failure)
             self._record_metrics(duration_ns / 1e9, failure)
         except Exception as internal_error:
-            guard.report("recording the end of a pipeline's span", internal_error)
+            internal_errors.log_once("recording the end of a pipeline's span", internal_error)
         finally:
             # From the monotonic clock, so that a clock step does not change the duration.
             self.span.end(self._started_wall_ns + duration_ns)
@@ -137,9 +137,9 @@ class OperationSpan:
         """
         if self._started_ns is not None:
             self._ended_ns = perf_counter_ns()
-            reaper.put(self)
+            finalizer.put(self)
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         """Record the end of an abandoned operation."""
         self.finish()
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry import __version__
-from llamatelemetry.genai import Call, Content, Request, Response, Usage, guard, read_parameters
+from llamatelemetry.genai import (
+    Call,
+    Content,
+    Request,
+    Response,
+    Usage,
+    internal_errors,
+    read_parameters,
+)
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
 from llamatelemetry.genai.messages import read_chat_request, read_choices, read_completion_request
 from llamatelemetry.semconv import attributes as names
@@ -59,7 +67,7 @@ class Recording:
                 request.read_content = lambda: _content(given)
             return RecordedCall(self._instrumenter.get().start(request, SpanKind.INTERNAL))
         except Exception as error:
-            guard.report("starting a call of TransformersBackend", error)
+            internal_errors.log_once("starting a call of TransformersBackend", error)
             return RecordedCall(None)
 
 
@@ -110,13 +118,13 @@ class RecordedCall:
             return Response()
         try:
             run.steps.end()
-            call.begin_attempt(run.steps.started_ns)
+            call.start_attempt(run.steps.started_ns)
             if run.steps.times_ns:
                 call.first_token_ns = run.steps.times_ns[0]
                 call.first_chunk_ns = call.first_token_ns if call.request.stream else None
             return _response(run, call.request.model)
         except Exception as error:
-            guard.report("reading what TransformersBackend did", error)
+            internal_errors.log_once("reading what TransformersBackend did", error)
             return Response()
 
 

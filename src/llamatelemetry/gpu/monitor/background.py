@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ class BackgroundLoop:
         try:
             return self._run_pass()
         except Exception as error:
-            guard.report("reading the GPUs", error)
+            internal_errors.log_once("reading the GPUs", error)
             return _AFTER_FAILURE_S
 
     def before_fork(self) -> bool:

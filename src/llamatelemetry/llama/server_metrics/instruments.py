@@ -17,7 +17,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
 from llamatelemetry import __version__
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -184,7 +184,7 @@ class Sources:
                     for value, attributes in read(figures)
                 ]
             except Exception as error:
-                guard.report("reporting a server's metrics", error)
+                internal_errors.log_once("reporting a server's metrics", error)
                 return []
 
         create(_PREFIX + spec.name, [callback], spec.unit, spec.description)

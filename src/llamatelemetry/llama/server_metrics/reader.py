@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from llamatelemetry.genai.fields import count, get, items, mapping, model_name, text
-from llamatelemetry.genai.identity import read_props
+from llamatelemetry.genai.server_metadata import parse_props
 from llamatelemetry.genai.servers import is_loopback
 from llamatelemetry.llama._endpoints import read_metrics
 
@@ -83,7 +83,7 @@ class ServerReader:
         props = self._get_json("/props")
         if not isinstance(props, dict):
             raise NotReadError("/props is not llama.cpp's", is_refusal=True)
-        is_router = read_props(props).is_router
+        is_router = parse_props(props).is_router
         found = self._read_router() if is_router else self._read_single(props)
         self._last = {r.model: r for r in found.awake} | {
             name: reading for name, reading in self._last.items() if name in found.asleep

@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.fields import mapping
 from llamatelemetry.otel.process.deadline import Deadline
 from llamatelemetry.otel.process.leader_election import LeaderElection
@@ -192,7 +192,7 @@ class Poller:
             self._not_read(str(error), is_refusal=error.is_refusal)
         except Exception as error:
             self._not_read("its answer could not be read", is_refusal=True)
-            guard.report("reading a server's metrics", error)
+            internal_errors.log_once("reading a server's metrics", error)
 
     def _take(self, readings: Readings, totals: dict[str | None, ModelTotals]) -> None:
         self._slept |= readings.asleep

@@ -1,20 +1,16 @@
-"""What a call that has ended writes on its span, and its phases as child spans."""
+"""Attributes of a call's span, its phases as child spans, and the observer of dropped spans."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from operator import attrgetter, is_not
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Status, StatusCode
 
-from llamatelemetry.genai.identity import identities
-from llamatelemetry.genai.metric_points import metric_attributes
-from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers
-from llamatelemetry.otel.span_attributes import set_attributes
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,
@@ -26,62 +22,85 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, SpanKind, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import EngineTimings, Request, Response
+    from llamatelemetry.genai.model import Outcome, Phases, Request, Response
 
 
-@dataclass(slots=True)
-class Outcome:
-    """All that is known of a call when it ends. Times in seconds; ``None`` is unknown."""
+class DroppedSpanObserver(Protocol):
+    """Observes calls whose spans are dropped by the sampler; it raises nothing.
 
-    request: Request
-    response: Response
-    error: ErrorInfo | None
-    duration_s: float
-    attempt_s: float
-    attempt_wall_ns: int
-    ended_wall_ns: int
-    resend_count: int
-    headers_s: float | None = None
-    first_chunk_s: float | None = None
-    first_token_s: float | None = None
-    first_token_attempt_s: float | None = None
-    phases: Phases | None = None
+    Span processors never see a span that the sampler drops, although the engine does its work.
+    Code that divides the energy of an engine among its calls must count these calls too.
+    """
+
+    def on_dropped_span_start(
+        self, span: Span, request: Request, kind: SpanKind, scope: str
+    ) -> None:
+        """Handle the start of a call. `span` stands for the dropped one and records nothing."""
+        ...
+
+    def on_dropped_span_end(self, span: Span) -> None:
+        """Handle the end of the call."""
+        ...
 
 
-def phases_of(outcome: Outcome, timings: EngineTimings) -> Phases:
-    """Find the phases of a call of which everything else is known."""
-    return measure_phases(
-        timings,
-        attempt_s=outcome.attempt_s,
-        headers_s=outcome.headers_s,
-        choice_count=outcome.request.choice_count,
-        first_token_s=outcome.first_token_attempt_s,
-        has_queue=outcome.request.has_queue,
+class DroppedSpans:
+    """Holds the observer of dropped spans; `None` if there is none."""
+
+    observer: DroppedSpanObserver | None = None
+
+
+def is_dropped(span: Span) -> bool:
+    """Return whether a span was dropped by a sampler, so that no span processor sees it."""
+    # `is_recording()` is also false for a span that has ended. Without an SDK, all calls have
+    # one invalid span.
+    return isinstance(span, NonRecordingSpan) and span.get_span_context().is_valid
+
+
+def call_attributes(request: Request, response_model: str | None) -> dict[str, AttributeValue]:
+    """Return the attributes that spans and metrics of a call share: few, of low cardinality."""
+    server = request.server
+    known = (
+        (names.GEN_AI_PROVIDER_NAME, request.provider),
+        (names.GEN_AI_OPERATION_NAME, request.operation),
+        (names.GEN_AI_REQUEST_MODEL, request.model),
+        (names.GEN_AI_RESPONSE_MODEL, response_model),
+        (names.SERVER_ADDRESS, None if server is None else server.address),
+        (names.SERVER_PORT, None if server is None else server.port),
     )
+    return {name: value for name, value in known if value is not None}
 
 
-def sampling_attributes(request: Request) -> dict[str, AttributeValue]:
-    """The attributes a span starts with: those that a sampler may want to decide by."""
-    attributes = dict(metric_attributes(request, None))
+def start_attributes(request: Request) -> dict[str, AttributeValue]:
+    """Return the attributes that a span starts with, which a sampler may decide by."""
+    attributes = call_attributes(request, None)
     if request.task is not None:
         attributes[names.TASK] = request.task
     return attributes
 
 
-def record_span(span: Span, outcome: Outcome) -> None:
-    """Set the attributes of the call's span, and its status when the call failed."""
-    set_attributes(span, _span_attributes(outcome))
+def record_span(span: Span, outcome: Outcome, started_provider: str) -> None:
+    """Set the attributes of a call's span, and its status if the call failed.
+
+    Args:
+        span: The span.
+        outcome: The call.
+        started_provider: The provider that the span was started with.
+    """
+    attributes = _span_attributes(outcome)
+    if outcome.request.provider != started_provider:  # The response has proved another one.
+        attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
+    span.set_attributes(attributes)
     if outcome.error is not None:
         span.set_status(Status(StatusCode.ERROR, outcome.error.description))
 
 
 def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    """The attributes of an event about the call: all that its span has, content apart."""
-    return {**sampling_attributes(outcome.request), **_span_attributes(outcome)}
+    """Return the attributes of an event about the call: those of its span, without content."""
+    return {**start_attributes(outcome.request), **_span_attributes(outcome)}
 
 
 def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
@@ -103,15 +122,16 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
-    if known_servers.has_descriptions or identities.are_there:  # of most nothing is known
+    # Fast path: nothing is known of most servers.
+    if known_servers.has_descriptions or server_metadata_cache.has_any:
         attributes.update(_server_attributes(outcome))
     attributes.update(response.attributes)
     if request.provider not in OPENAI_PROVIDERS:
-        _drop_openais(attributes)
+        _drop_openai_attributes(attributes)
     return attributes
 
 
-def _drop_openais(attributes: dict[str, AttributeValue]) -> None:
+def _drop_openai_attributes(attributes: dict[str, AttributeValue]) -> None:
     for name in [name for name in attributes if name.startswith("openai.")]:
         del attributes[name]
 
@@ -122,28 +142,30 @@ def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | 
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
-    """Add to another instrumentation's span what only the engine knows.
+    """Add the engine's figures to another instrumentation's span.
 
-    Its provider is corrected if it says ``openai``, as most do of any server that speaks that
-    protocol, and the reply has proved otherwise.
+    Its provider is corrected if it is `openai`, which most instrumentations record for any
+    server with that protocol, and the response has proved another one.
     """
     attributes = {**_server_attributes(outcome), **outcome.response.attributes}
     if outcome.phases is not None:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
-    theirs: Mapping[str, Any] = getattr(span, "attributes", None) or {}
-    if provider_proved and theirs.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
+    present: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    if provider_proved and present.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
         attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
     span.set_attributes(attributes)
 
 
 def _server_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
-    """What the server is, where that is known."""
+    """Return the attributes of the server, as far as they are known."""
     request, response = outcome.request, outcome.response
-    started_here = known_servers.description_of(request.server)
-    # To embeddings and rankings llama.cpp answers under the name it was asked by.
+    managed = known_servers.description_of(request.server)
+    # Responses of llama.cpp to embeddings and rerank requests repeat the requested model name.
     model = None if response.timings is None else response.model
-    asked = identities.attributes_of(request.server, model, response.system_fingerprint)
-    return {**started_here, **asked}
+    fetched = server_metadata_cache.attributes_of(
+        request.server, model, response.system_fingerprint
+    )
+    return {**managed, **fetched}
 
 
 def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
@@ -174,13 +196,13 @@ _ATTRIBUTE_BY_FIELD: Final = {
     "usage.audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
 }
 _ATTRIBUTES: Final = tuple(_ATTRIBUTE_BY_FIELD.values())
-# Without a loop of Python's: every call passes here, and most fields are not known.
+# Not a Python loop, because every call passes here and most fields are unknown.
 _values_of: Final[Callable[[Response], tuple[Any, ...]]] = attrgetter(*_ATTRIBUTE_BY_FIELD)
 _is_known: Final[Callable[[Any], bool]] = partial(is_not, None)
 
 
 def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
-    """What the client sees of the phases of a stream without ``timings``: broken off, or Anthropic's."""
+    """Yield what the client measures of a stream without `timings`: closed early, or Anthropic's."""
     if outcome.first_token_s is not None:
         yield names.TTFT_MS, outcome.first_token_s * 1000
     if outcome.headers_s is not None and outcome.first_chunk_s is not None:
@@ -194,7 +216,7 @@ def _phase_attributes(
     yield from _queue_attributes(phases)
     yield from _prefill_attributes(outcome, phases)
     yield from _decode_attributes(outcome, phases)
-    # What the client saw comes first; the server's own figure stands in where it saw nothing.
+    # The client's measurement if there is one, otherwise the server's figure.
     first_token_s = (
         outcome.first_token_s if outcome.first_token_s is not None else phases.time_to_first_token_s
     )
@@ -233,10 +255,10 @@ def _decode_attributes(
 
 
 def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> None:
-    """Write queue, prefill and decode as children of the span in ``context``, at the times they really had.
+    """Record queue, prefill and decode as children of the span in `context`, at their real times.
 
-    They follow one another from the moment the last attempt was sent. Without a known queue
-    there is no moment to place the others at, and so no children.
+    They follow one another from the moment the last attempt was sent. If the queue time is
+    unknown, so is the start of the others, and nothing is recorded.
     """
     phases = outcome.phases
     if phases is None or phases.queue_s is None:

@@ -1,4 +1,4 @@
-"""Errors of ours: told once, never raised into the application."""
+"""Internal errors are logged once and never raised into the application."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import threading
 
 import pytest
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 
 
 @pytest.fixture(autouse=True)
-def as_in_production():
-    guard.set_strict(False)  # and forget what was reported; `our_errors_surface` restores
+def production_mode():
+    # This also forgets what was logged. The fixture `our_errors_surface` restores strictness.
+    internal_errors.set_strict(False)
 
 
 @pytest.fixture
@@ -25,29 +26,31 @@ def fail(where: str, error: Exception) -> None:
     try:
         raise error
     except Exception as caught:
-        guard.report(where, caught)
+        internal_errors.log_once(where, caught)
 
 
-def test_the_first_failure_is_a_warning_with_its_traceback(log):
+def test_log_once_warns_with_traceback_on_first_failure(log):
     fail("reading a reply", ValueError("odd"))
     (record,) = log.records
     assert record.levelno == logging.WARNING
     assert record.name == "llamatelemetry"
     assert "llamatelemetry failed while reading a reply" in record.getMessage()
     assert "the application is not affected" in record.getMessage()
+    line = fail.__code__.co_firstlineno + 2
+    assert f"(ValueError at {__name__}:{line})" in record.getMessage()
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ValueError)
     assert record.exc_info[2] is not None
 
 
-def test_further_failures_of_the_kind_are_told_at_debug_level(log):
+def test_log_once_logs_repeated_failures_at_debug_level(log):
     for _ in range(3):
         fail("reading a reply", ValueError("odd"))
     assert [r.levelno for r in log.records] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
     assert all(r.exc_info for r in log.records)
 
 
-def test_another_place_or_another_error_is_another_kind(log):
+def test_log_once_distinguishes_places_and_error_types(log):
     fail("reading a reply", ValueError("odd"))
     fail("reading a request", ValueError("odd"))
     fail("reading a reply", KeyError("odd"))
@@ -55,7 +58,7 @@ def test_another_place_or_another_error_is_another_kind(log):
     assert [r.levelno for r in log.records] == [logging.WARNING] * 3 + [logging.DEBUG]
 
 
-def test_many_threads_that_fail_at_once_make_one_warning(log):
+def test_log_once_warns_once_when_many_threads_fail(log):
     together = threading.Barrier(16)
 
     def run() -> None:
@@ -70,8 +73,8 @@ def test_many_threads_that_fail_at_once_make_one_warning(log):
     assert sorted(r.levelno for r in log.records) == [logging.DEBUG] * 15 + [logging.WARNING]
 
 
-def test_a_test_suite_gets_the_error_itself(log):
-    guard.set_strict(True)
+def test_log_once_raises_error_in_strict_mode(log):
+    internal_errors.set_strict(True)
     error = ValueError("odd")
     with pytest.raises(ValueError, match="odd") as raised:
         fail("reading a reply", error)
@@ -79,8 +82,8 @@ def test_a_test_suite_gets_the_error_itself(log):
     assert log.records == []
 
 
-def test_leaving_strictness_forgets_what_was_reported(log):
+def test_set_strict_forgets_logged_errors(log):
     fail("reading a reply", ValueError("odd"))
-    guard.set_strict(False)
+    internal_errors.set_strict(False)
     fail("reading a reply", ValueError("odd"))
     assert [r.levelno for r in log.records] == [logging.WARNING, logging.WARNING]

@@ -29,10 +29,8 @@ from tests.genai.conftest import (
 from tests.genai.strategies import REPLIES
 from tests.recorder import Recorder
 
-# --- providers -----------------------------------------------------------------------------
 
-
-def test_timings_prove_a_llama_cpp_server_and_the_next_call_knows(start, recorder):
+def test_timings_prove_llama_cpp_for_this_and_later_calls(start, recorder):
     start(parameters={"openai.api.type": "chat_completions"}).finish(
         Response(timings=TIMINGS, system_fingerprint="b1")
     )
@@ -47,32 +45,27 @@ def test_timings_prove_a_llama_cpp_server_and_the_next_call_knows(start, recorde
     assert start(server=OTHER_SERVER).request.provider == "openai"
 
 
-def test_a_provider_given_in_the_configuration_stands_against_everything(
-    make_instrumenter, recorder
-):
+def test_configured_provider_overrides_proved_provider(make_instrumenter, recorder):
     instrumenter = make_instrumenter(provider_name="my_gateway")
     call = instrumenter.start(chat(parameters={"openai.api.type": "chat_completions"}))
     assert call.request.provider == "my_gateway"
-    call.note_provider("llama_cpp")
+    call.set_provider("llama_cpp")
     call.finish(Response(timings=TIMINGS))
     span = recorder.call()
     assert span.attributes["gen_ai.provider.name"] == "my_gateway"
     assert "openai.api.type" not in span.attributes
-    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"  # learned all the same
-
-
-# --- phases --------------------------------------------------------------------------------
+    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"  # The cache has it.
 
 
 def finish_with_phases(call: Any, **changes: Any) -> None:
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.1)
     call.finish(Response(timings=TIMINGS, **changes))
 
 
-def test_the_phases_follow_one_another_from_the_last_attempt(start, recorder):
+def test_phase_spans_follow_one_another_from_last_attempt(start, recorder):
     call = start()
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.03)  # the first attempt came to nothing
     finish_with_phases(call)
     span = recorder.call()
@@ -109,7 +102,7 @@ def test_the_phases_follow_one_another_from_the_last_attempt(start, recorder):
     }
 
 
-def test_the_call_span_sums_its_phases_up(start, recorder):
+def test_call_span_has_phase_attributes(start, recorder):
     call = start()
     finish_with_phases(call, usage=Usage(input_tokens=10, output_tokens=5))
     attributes = dict(recorder.call().attributes)
@@ -142,11 +135,11 @@ def test_the_call_span_sums_its_phases_up(start, recorder):
         assert dict(point.attributes) == {**COMMON, "gen_ai.provider.name": "llama_cpp"}
 
 
-def test_on_a_stream_the_headers_end_the_queue_and_the_client_saw_the_first_token(start, recorder):
+def test_stream_queue_ends_with_headers_and_ttft_is_measured_by_client(start, recorder):
     call = start(stream=True)
-    call.begin_attempt()
+    call.start_attempt()
     time.sleep(0.02)
-    call.note_headers()
+    call.mark_headers_received()
     call.first_chunk_ns = time.perf_counter_ns()
     time.sleep(0.02)
     call.first_token_ns = time.perf_counter_ns()
@@ -163,24 +156,24 @@ def test_on_a_stream_the_headers_end_the_queue_and_the_client_saw_the_first_toke
     assert (point.sum, point.count) == (first_chunk_s, 1)
 
 
-def test_a_retry_takes_back_the_headers_of_the_attempt_before(start, recorder):
+def test_retry_discards_headers_of_previous_attempt(start, recorder):
     call = start(stream=True)
-    call.begin_attempt()
-    call.note_headers()
-    call.begin_attempt()
+    call.start_attempt()
+    call.mark_headers_received()
+    call.start_attempt()
     call.finish(Response(timings=TIMINGS))
     assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
 
 
-def test_headers_of_a_plain_reply_say_nothing_of_the_queue(start, recorder):
+def test_headers_of_plain_response_leave_queue_unchanged(start, recorder):
     call = start()
-    call.begin_attempt()
-    call.note_headers()
+    call.start_attempt()
+    call.mark_headers_received()
     call.finish(Response(timings=TIMINGS))
     assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
 
 
-def test_of_several_choices_no_queue_no_children_and_no_server_metrics(start, recorder):
+def test_several_choices_record_no_queue_phase_spans_or_server_metrics(start, recorder):
     start(choice_count=2).finish(Response(timings=TIMINGS))
     span = recorder.call()
     assert "llamatelemetry.queue_duration" not in span.attributes
@@ -190,23 +183,20 @@ def test_of_several_choices_no_queue_no_children_and_no_server_metrics(start, re
     assert set(recorder.metrics()) == {DURATION}
 
 
-def test_phase_spans_can_be_switched_off(make_instrumenter, recorder):
+def test_phase_spans_can_be_disabled(make_instrumenter, recorder):
     make_instrumenter(phase_spans=False).start(chat()).finish(Response(timings=TIMINGS))
     assert recorder.phases(recorder.call()) == {}
     assert recorder.call().attributes["gen_ai.prefill_ms"] == 20.0
 
 
-def test_a_call_without_timings_has_no_phases(start, recorder):
+def test_call_without_timings_has_no_phases(start, recorder):
     start().finish(Response(usage=Usage(input_tokens=1)))
     assert recorder.phases(recorder.call()) == {}
 
 
-# --- whatever a server says ----------------------------------------------------------------
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reply=REPLIES)
-def test_any_reply_ends_in_telemetry_that_otlp_can_carry(reply, caplog):
+def test_any_response_is_exportable_as_otlp(reply, caplog):
     recorder = Recorder()
     instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
     caplog.clear()
@@ -220,6 +210,6 @@ def test_any_reply_ends_in_telemetry_that_otlp_can_carry(reply, caplog):
     assert len(recorder.calls()) == 1
 
 
-def test_an_odd_context_value_under_our_key_is_not_a_call(monkeypatch):
+def test_current_call_ignores_other_values_under_its_context_key(monkeypatch):
     monkeypatch.setattr(call_module.context_api, "get_value", lambda *_: SimpleNamespace())
     assert current_call() is None

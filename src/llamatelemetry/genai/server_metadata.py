@@ -1,9 +1,9 @@
-"""What a llama.cpp server is: its build, model, quantisation, context and slots, for the spans of its calls.
+"""Metadata of llama.cpp servers for the spans of their calls: build, model, quantization, context.
 
-It is asked for once per server, in a thread of its own, after a reply has proved that the server
-is llama.cpp: never on a request's path, never of another server. The first calls therefore go
-without. ``GET /props`` needs no slot and wakes no model; a router is asked about a model only as
-long as that is loaded.
+The metadata is fetched once per server in a thread of its own, never during a request. A
+response must have proved before that the server is llama.cpp. The first calls therefore have no
+such attributes. `GET /props` needs no slot and wakes no model. A router is queried for a model
+only while that model is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-from llamatelemetry.genai import guard
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.fields import count, get, mapping, model_name, text
 from llamatelemetry.semconv import attributes as names
 
@@ -31,20 +31,22 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.model import Server
 
-# A server whose slots are all taken can keep even this question waiting.
+# A server whose slots are all in use can delay even this request.
 _TIMEOUT_S: Final = 10.0
-_LARGEST_REPLY: Final = 4 * 1024 * 1024  # chat templates make it long
+_LARGEST_RESPONSE: Final = 4 * 1024 * 1024  # It contains the chat template.
 _REFRESH_S: Final = 600.0
 _RETRY_S: Final = 30.0
 _SERVERS_AT_MOST: Final = 256
 _FETCHES_AT_MOST: Final = 4
 
 
-class Identity(NamedTuple):
-    """What one server has said of itself.
+class ServerMetadata(NamedTuple):
+    """Metadata of one server.
 
-    ``models`` are the names under which its replies may come; for a router, whose replies come
-    from any model, it is empty, and ``attributes`` are those of the router alone.
+    Attributes:
+        attributes: Span attributes; for a router those of the router itself.
+        models: Model names that its responses may have; empty for a router.
+        is_router: Whether the server routes requests to several models.
     """
 
     attributes: Mapping[str, AttributeValue]
@@ -52,31 +54,31 @@ class Identity(NamedTuple):
     is_router: bool = False
 
 
-_UNKNOWN: Final = Identity({})
+_UNKNOWN: Final = ServerMetadata({})
 
 
-class ServerIdentities:
-    """The identities of the servers that this process talks to."""
+class ServerMetadataCache:
+    """Metadata of the servers that this process uses."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Identity] = {}
-        self.are_there = False  # whether `attributes_of` may know of any server
+        self._found: dict[str, ServerMetadata] = {}
+        self.has_any = False  # Whether `attributes_of` returns attributes for any server.
         self._due: dict[str, float] = {}
         self._fetching: set[str] = set()
         if hasattr(os, "register_at_fork"):
-            # The threads stay in the parent.
+            # The threads run in the parent only.
             os.register_at_fork(after_in_child=self._fetching.clear)
 
     def attributes_of(
         self, server: Server | None, model: str | None, build: str | None = None
     ) -> Mapping[str, AttributeValue]:
-        """Give the attributes for a call's span; none while nothing is known for certain.
+        """Return the attributes of a call's span. Empty while they are not certain.
 
         Args:
-            server: that the call went to.
-            model: that its reply named. One that the server did not have when it was asked
-                has been loaded since: the server is asked again.
-            build: that its reply named; likewise.
+            server: Server of the call.
+            model: Model in its response. If it is not in the metadata, it has been loaded
+                since, and the metadata is fetched again.
+            build: Build in its response. If it differs, the metadata is fetched again.
         """
         if server is None or server.origin not in self._found:
             return {}
@@ -96,26 +98,26 @@ class ServerIdentities:
         self._due[key] = self._due.get(key, 0.0) - _REFRESH_S + _RETRY_S
         return {}
 
-    def learn(self, server: Server, identity: Identity, model: str | None = None) -> None:
-        """Note what a server is; ``model`` is one of a router's."""
-        self.are_there = True
+    def cache(self, server: Server, identity: ServerMetadata, model: str | None = None) -> None:
+        """Store the metadata of a server, or of one `model` of a router."""
+        self.has_any = True
         if len(self._found) >= _SERVERS_AT_MOST:
             self._found.clear()
         if model is None:
             self._found[server.origin] = identity
-        else:  # it was asked for by this name, whatever else it is called
-            self._found[_key_of_model(server.origin, model)] = Identity(identity.attributes)
+        else:  # The model may have other names, but calls request it by this one.
+            self._found[_key_of_model(server.origin, model)] = ServerMetadata(identity.attributes)
 
-    def ask(
+    def fetch(
         self, server: Server, base_url: str, headers: Mapping[str, str], model: str | None
     ) -> None:
-        """See to it that a server that is llama.cpp gets known, soon. Costs nothing once it is.
+        """Fetch the metadata of a llama.cpp server in the background, unless it is cached.
 
         Args:
-            server: which one.
-            base_url: what its paths begin with: the origin, and a prefix if it has one.
-            headers: with which it lets us in; kept for this one question.
-            model: that was asked for, in case it is a router.
+            server: The server.
+            base_url: Origin, and the prefix of its paths if it has one.
+            headers: Headers with the credentials, which are kept for this request only.
+            model: Requested model, in case the server is a router.
         """
         if self._is_due(server.origin):
             self._fetch_later(server, base_url, headers, None)
@@ -142,22 +144,22 @@ class ServerIdentities:
         def run() -> None:
             try:
                 with suppress_instrumentation(), suppress_http_instrumentation():
-                    found = fetch_identity(base_url, headers, model)
+                    found = fetch_server_metadata(base_url, headers, model)
                 if found is not None:
-                    self.learn(server, found, model)
+                    self.cache(server, found, model)
                     self._due[key] = monotonic() + _REFRESH_S
             except Exception as error:
-                guard.report("asking a server what it is", error)
+                internal_errors.log_once("fetching the metadata of a server", error)
             finally:
                 self._fetching.discard(key)
 
         self._fetching.add(key)
-        threading.Thread(target=run, name="llamatelemetry-identity", daemon=True).start()
+        threading.Thread(target=run, name="llamatelemetry-metadata", daemon=True).start()
 
     def forget(self) -> None:
-        """Forget everything that was learned."""
+        """Forget all metadata."""
         self._found.clear()
-        self.are_there = False
+        self.has_any = False
         self._due.clear()
 
 
@@ -165,57 +167,57 @@ def _key_of_model(origin: str, model: str | None) -> str:
     return f"{origin} {model}"
 
 
-identities: Final = ServerIdentities()
+server_metadata_cache: Final = ServerMetadataCache()
 
 
-def read_props(props: Any) -> Identity:
-    """Read a reply of ``GET /props``."""
+def parse_props(props: Any) -> ServerMetadata:
+    """Parse a response of `GET /props`."""
     build = text(get(props, "build_info"))
     attributes: dict[str, AttributeValue] = {} if build is None else {names.SERVER_BUILD: build}
     if get(props, "role") == "router":
-        # Its other fields are there for the shape: the model is called "none".
-        return Identity(attributes, is_router=True)
+        # A router fills its other fields with placeholders: its model is called "none".
+        return ServerMetadata(attributes, is_router=True)
     aliases = (text(get(props, "model_alias")) or "").split(",")
     file = model_name(get(props, "model_path"))
-    told = {
+    found = {
         names.SERVER_MODEL_FILE: file,
         names.SERVER_QUANTIZATION: text(get(props, "model_ftype")),
         names.SERVER_CONTEXT_LENGTH: count(_slot_settings(props).get("n_ctx")),
         names.SERVER_SLOTS: count(get(props, "total_slots")),
     }
-    attributes.update({name: value for name, value in told.items() if value})
+    attributes.update({name: value for name, value in found.items() if value})
     known = (file, *(model_name(alias.strip()) for alias in aliases))
-    return Identity(attributes, frozenset(name for name in known if name))
+    return ServerMetadata(attributes, frozenset(name for name in known if name))
 
 
 def _slot_settings(props: Any) -> Mapping[str, Any]:
     return mapping(get(props, "default_generation_settings"))
 
 
-def fetch_identity(
+def fetch_server_metadata(
     base_url: str, headers: Mapping[str, str], model: str | None = None
-) -> Identity | None:
-    """Ask a server for its properties; ``None`` when it does not tell.
+) -> ServerMetadata | None:
+    """Fetch the metadata of a server. Return `None` if it does not provide any.
 
-    With ``model`` a router passes the question on to that model, unless that would load it.
+    With `model`, a router forwards the request to that model, unless that would load it.
     """
     query = "" if model is None else f"?model={quote(model, safe='')}&autoload=false"
     try:
         props = _get_json(f"{base_url}/props{query}", headers)
     except (OSError, ValueError, RecursionError):
         return None
-    return read_props(props) if isinstance(props, dict) else None
+    return parse_props(props) if isinstance(props, dict) else None
 
 
 def _get_json(url: str, headers: Mapping[str, str]) -> Any:
-    # In here: http.client and what it brings takes longer to import than all else of ours.
+    # Imported here, because `http.client` takes longer to import than the rest of this package.
     import urllib.request
 
     class NoRedirect(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-            """Not followed: the key in the headers is for this server only."""
+            """Do not follow redirects: the key in the headers is for this server only."""
 
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - http by `ask`
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - `fetch` accepts http only
     opener = urllib.request.build_opener(NoRedirect)
-    with opener.open(request, timeout=_TIMEOUT_S) as reply:
-        return json.loads(reply.read(_LARGEST_REPLY))
+    with opener.open(request, timeout=_TIMEOUT_S) as response:
+        return json.loads(response.read(_LARGEST_RESPONSE))

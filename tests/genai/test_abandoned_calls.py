@@ -27,179 +27,176 @@ from llamatelemetry.genai import (
     Response,
     StreamWatch,
     flush_pending,
-    guard,
-    stop_reaper,
+    internal_errors,
+    stop_finalizer,
 )
-from llamatelemetry.genai.reaper import Reaper
+from llamatelemetry.genai.abandoned_calls import AbandonedCallFinalizer
 from tests.genai.conftest import chat
 
 ROOT = Path(__file__).parents[2]
 
 
 class Item:
-    """Something to end: it runs ``action``, then notes that it has ended."""
+    """Something to end: it runs `action` and stores the time."""
 
     def __init__(self, action: Callable[[], Any] = lambda: None) -> None:
         self.action = action
         self.ended: list[str] = []
 
-    def reap(self) -> None:
+    def finalize(self) -> None:
         self.action()
         self.ended.append(threading.current_thread().name)
 
 
 @pytest.fixture
-def reaper() -> Iterator[Reaper]:
-    reaper = Reaper()
-    yield reaper
-    assert reaper.stop(5)
+def finalizer() -> Iterator[AbandonedCallFinalizer]:
+    finalizer = AbandonedCallFinalizer()
+    yield finalizer
+    assert finalizer.stop(5)
 
 
-def reaper_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "llamatelemetry-reaper"]
+def finalizer_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "llamatelemetry-finalizer"]
 
 
-def test_the_thread_is_one_daemon_that_starts_on_first_need():
-    assert stop_reaper(5)
-    assert reaper_threads() == []
-    reaper = Reaper()
-    assert reaper_threads() == []
+def test_finalizer_starts_one_daemon_thread_on_first_use():
+    assert stop_finalizer(5)
+    assert finalizer_threads() == []
+    finalizer = AbandonedCallFinalizer()
+    assert finalizer_threads() == []
     together = threading.Barrier(10)
 
     def start() -> None:
         together.wait(5)
-        reaper.start()
+        finalizer.start()
 
     starters = [threading.Thread(target=start) for _ in range(10)]
     for starter in starters:
         starter.start()
     for starter in starters:
         starter.join(5)
-    assert [thread.daemon for thread in reaper_threads()] == [True]
-    assert reaper.stop(5)
-    assert reaper_threads() == []
+    assert [thread.daemon for thread in finalizer_threads()] == [True]
+    assert finalizer.stop(5)
+    assert finalizer_threads() == []
 
 
-def test_what_is_handed_over_ends_in_that_thread_in_its_order(reaper):
+def test_finalizer_ends_calls_in_order_in_its_thread(finalizer):
     order: list[int] = []
     items = [Item(lambda number=number: order.append(number)) for number in range(100)]
-    reaper.start()
+    finalizer.start()
     for item in items:
-        reaper.put(item)
-    assert reaper.flush(5)
+        finalizer.put(item)
+    assert finalizer.flush(5)
     assert order == list(range(100))
-    assert {name for item in items for name in item.ended} == {"llamatelemetry-reaper"}
+    assert {name for item in items for name in item.ended} == {"llamatelemetry-finalizer"}
 
 
-def test_flushing_nothing_starts_no_thread(reaper):
-    assert stop_reaper(5)
-    assert reaper.flush(0)
-    assert reaper_threads() == []
+def test_flush_starts_no_thread_when_queue_is_empty(finalizer):
+    assert stop_finalizer(5)
+    assert finalizer.flush(0)
+    assert finalizer_threads() == []
 
 
-def test_flushing_ends_also_what_came_before_the_thread(reaper):
+def test_flush_ends_calls_queued_before_thread_started(finalizer):
     item = Item()
-    reaper.put(item)
+    finalizer.put(item)
     assert item.ended == []
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
     assert len(item.ended) == 1
 
 
-def test_flushing_gives_up_when_its_time_is_over(reaper):
+def test_flush_returns_false_after_timeout(finalizer):
     go = threading.Event()
     last = Item()
-    reaper.put(Item(lambda: go.wait(10)))
-    reaper.put(last)
+    finalizer.put(Item(lambda: go.wait(10)))
+    finalizer.put(last)
     began = time.monotonic()
-    assert reaper.flush(0.05) is False
+    assert finalizer.flush(0.05) is False
     assert time.monotonic() - began < 5
     go.set()
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
     assert len(last.ended) == 1
 
 
-def test_a_failure_is_reported_and_the_next_one_still_ends(reaper, caplog):
-    guard.set_strict(False)
+def test_failing_call_is_logged_and_next_call_ends(finalizer, caplog):
+    internal_errors.set_strict(False)
 
     def fail() -> None:
         raise ValueError("odd")
 
     last = Item()
-    reaper.start()
-    reaper.put(Item(fail))
-    reaper.put(last)
-    assert reaper.flush(5)
+    finalizer.start()
+    finalizer.put(Item(fail))
+    finalizer.put(last)
+    assert finalizer.flush(5)
     assert len(last.ended) == 1
     assert "ending an abandoned call" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_has_died_is_replaced(reaper):
+def test_dead_thread_is_replaced(finalizer):
     def die() -> None:
         raise KeyboardInterrupt
 
-    reaper.start()
-    reaper.put(Item(die))
-    for thread in reaper_threads():
+    finalizer.start()
+    finalizer.put(Item(die))
+    for thread in finalizer_threads():
         thread.join(0.5)
     last = Item()
-    reaper.put(last)
-    assert reaper.flush(5)
+    finalizer.put(last)
+    assert finalizer.flush(5)
     assert len(last.ended) == 1
 
 
-def test_what_has_ended_is_not_kept_alive(reaper):
-    reaper.start()
+def test_finalizer_keeps_no_reference_to_ended_call(finalizer):
+    finalizer.start()
     item = Item()
     gone = weakref.ref(item)
-    reaper.put(item)
-    assert reaper.flush(5)
+    finalizer.put(item)
+    assert finalizer.flush(5)
     del item
     assert gone() is None
 
 
-def test_stopping_ends_what_was_handed_over_and_starting_again_works(reaper):
+def test_stop_ends_queued_calls_and_start_works_again(finalizer):
     for _ in range(3):
         items = [Item() for _ in range(20)]
-        reaper.start()
+        finalizer.start()
         for item in items:
-            reaper.put(item)
-        assert reaper.stop(5)
+            finalizer.put(item)
+        assert finalizer.stop(5)
         assert all(item.ended for item in items)
-    assert reaper.stop(5)  # what does not run is stopped
+    assert finalizer.stop(5)  # what does not run is stopped
 
 
-def test_stopping_gives_up_when_its_time_is_over(reaper):
+def test_stop_returns_false_after_timeout(finalizer):
     go = threading.Event()
-    reaper.start()
-    reaper.put(Item(lambda: go.wait(10)))
-    assert reaper.stop(0.05) is False
+    finalizer.start()
+    finalizer.put(Item(lambda: go.wait(10)))
+    assert finalizer.stop(0.05) is False
     go.set()
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
 
 
-def test_stopping_and_starting_from_many_threads_loses_nothing(reaper):
+def test_stop_and_start_from_many_threads_lose_no_call(finalizer):
     items = [Item() for _ in range(400)]
 
     def work(mine: list[Item]) -> None:
         for item in mine:
-            reaper.start()
-            reaper.put(item)
-            assert reaper.stop(5)
+            finalizer.start()
+            finalizer.put(item)
+            assert finalizer.stop(5)
 
     workers = [threading.Thread(target=work, args=(items[n::8],)) for n in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(30)
-    assert reaper.flush(5)
+    assert finalizer.flush(5)
     assert all(len(item.ended) == 1 for item in items)
 
 
-# --- calls ---------------------------------------------------------------------------------
-
-
-def test_a_call_that_was_dropped_before_its_reply_ends_at_that_moment(start, recorder):
+def test_call_abandoned_before_response_ends_at_that_time(start, recorder):
     call = start()
     time.sleep(0.01)
     call.abandon(call)
@@ -210,7 +207,7 @@ def test_a_call_that_was_dropped_before_its_reply_ends_at_that_moment(start, rec
     assert span.start_time + 10_000_000 <= span.end_time <= dropped_ns
 
 
-def test_a_call_that_has_ended_is_not_handed_over(start, recorder):
+def test_ended_call_is_not_queued(start, recorder):
     call = start()
     call.finish(Response(id="r"))
     call.abandon(call)
@@ -235,7 +232,7 @@ def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
     Holder(tap)
 
 
-def test_a_stream_collected_while_metrics_are_collected_does_not_hang(instrumenter, recorder):
+def test_garbage_collection_during_metric_collection_does_not_hang(instrumenter, recorder):
     collected = []
 
     def collect_garbage(_options: CallbackOptions) -> Iterator[Observation]:
@@ -269,7 +266,7 @@ class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
         return super().collect(point_attributes)
 
 
-def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(make_instrumenter):
+def test_garbage_collection_under_sdk_locks_does_not_hang(make_instrumenter):
     reader = InMemoryMetricReader()
     view = View(
         instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: CollectingReservoir
@@ -289,7 +286,7 @@ def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(make_ins
     assert flush_pending(5)
 
 
-def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter, recorder):
+def test_garbage_collection_during_span_export_does_not_hang(instrumenter, recorder):
     class Collecting:
         def on_start(self, *_args: Any, **_kwargs: Any) -> None: ...
         def _on_ending(self, _span: Any) -> None: ...
@@ -316,15 +313,13 @@ def test_a_stream_collected_while_a_span_is_exported_does_not_hang(instrumenter,
     assert len(recorder.calls()) == 1
 
 
-# --- fork ----------------------------------------------------------------------------------
-
 # In a process of its own: forking one with threads, as pytest's is, warns.
 PROGRAM = textwrap.dedent("""
     import gc, json, os, threading, time
     from llamatelemetry.genai import (
-        Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_reaper
+        Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_finalizer
     )
-    from llamatelemetry.genai.reaper import reaper
+    from llamatelemetry.genai.abandoned_calls import finalizer
     from tests.genai.conftest import chat
     from tests.recorder import Recorder
 
@@ -339,16 +334,16 @@ PROGRAM = textwrap.dedent("""
         return tap
 
     class Blocking:
-        def reap(self):
+        def finalize(self):
             go.wait(20)
 
     go = threading.Event()
     queued, open_in_both, finished_in_both = stream("queued"), stream("open"), stream("read")
-    reaper.put(Blocking())
+    finalizer.put(Blocking())
     del queued  # handed over, and still waiting when the process forks
-    stopping = threading.Thread(target=stop_reaper, args=(20,))
-    stopping.start()  # waits for the blocked item, and holds the reaper's lock
-    while not reaper._lock.locked():
+    stopping = threading.Thread(target=stop_finalizer, args=(20,))
+    stopping.start()  # waits for the blocked item, and holds the finalizer's lock
+    while not finalizer._lock.locked():
         time.sleep(0.01)
 
     reading, writing = os.pipe()
@@ -361,7 +356,7 @@ PROGRAM = textwrap.dedent("""
             own = stream("child")
             del own
             flushed = flush_pending(10)
-            stopped = stop_reaper(10)
+            stopped = stop_finalizer(10)
         except BaseException as error:
             flushed = stopped = repr(error)
         told = [flushed, stopped, [span.name for span in recorder.spans()]]
@@ -375,13 +370,13 @@ PROGRAM = textwrap.dedent("""
     stopping.join()
     del open_in_both
     list(finished_in_both)
-    in_parent = [flush_pending(10), stop_reaper(10), [span.name for span in recorder.spans()]]
+    in_parent = [flush_pending(10), stop_finalizer(10), [span.name for span in recorder.spans()]]
     print(json.dumps({"child": in_child, "parent": in_parent}))
 """)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_ends_its_own_calls_and_not_its_parents():
+def test_forked_child_ends_own_calls_and_not_those_of_parent():
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
         cwd=ROOT,

@@ -1,7 +1,7 @@
-"""Reading whether somebody else's instrumentation has recorded a request already, and on which span.
+"""Detection of spans that another instrumentation has opened for the same request.
 
-OpenTelemetry's own instrumentations (util-genai), OpenLLMetry, OpenInference and the frameworks
-that bring their own open a span around the client's call: it is the current one then.
+OpenTelemetry's own instrumentations (util-genai), OpenLLMetry, OpenInference and frameworks
+with built-in instrumentation open a span around the client's call, so it is the current one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.model import Request
 
-# util-genai puts one of these into the context below each of its calls.
+# util-genai sets one of these keys in the context of each of its calls.
 _UTIL_GENAI_INFERENCE: Final = "opentelemetry.genai.client.inference.context"
 _UTIL_GENAI_EMBEDDING: Final = "opentelemetry.genai.client.embedding.context"
 
@@ -31,28 +31,30 @@ _OPENINFERENCE_OPERATIONS: Final = {"LLM": CHAT, "EMBEDDING": EMBEDDINGS}
 _INFERENCE: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
 
-class ForeignSpan(NamedTuple):
+class ExternalSpan(NamedTuple):
     """The span of another instrumentation that a request is recorded on.
 
-    ``has_metrics`` says whether the other records the tokens and the duration of the call.
+    Attributes:
+        span: The span.
+        has_metrics: Whether the other instrumentation records tokens and duration of the call.
     """
 
     span: Span
     has_metrics: bool
 
 
-def foreign_span(request: Request) -> ForeignSpan | None:
-    """Give the open span of another instrumentation that is this request's, if there is one."""
+def find_external_span(request: Request) -> ExternalSpan | None:
+    """Return the open span that another instrumentation has opened for this request, if any."""
     span = trace.get_current_span()
     if span.is_recording():
         attributes = cast("Mapping[str, Any] | None", getattr(span, "attributes", None))
         if attributes and _is_recorded_on(span, attributes, request):
-            # OpenInference has no metrics; all others do.
-            return ForeignSpan(span, has_metrics=_OPENINFERENCE_KIND not in attributes)
+            # All other instrumentations than OpenInference have metrics.
+            return ExternalSpan(span, has_metrics=_OPENINFERENCE_KIND not in attributes)
         return None
-    # A call that is not sampled says nothing of itself, and its metrics are recorded all the same.
+    # The span of a call that is not sampled has no attributes, but its metrics are recorded.
     if isinstance(span, trace.NonRecordingSpan) and _is_below_util_genai(span, request):
-        return ForeignSpan(span, has_metrics=True)
+        return ExternalSpan(span, has_metrics=True)
     return None
 
 
@@ -66,10 +68,10 @@ def _is_below_util_genai(span: Span, request: Request) -> bool:
 
 
 def _is_recorded_on(span: Span, attributes: Mapping[str, Any], request: Request) -> bool:
-    """Say whether a span is that of the request itself.
+    """Return whether a span is that of the request itself.
 
-    It stays current in tasks that its owner has started, so that it takes more than being
-    current: what both know of operation, model and server has to agree.
+    A span stays current in tasks that its owner has started. Operation, model and server must
+    therefore agree, as far as both sides know them.
     """
     return (
         _agree_on_operation(_operation_on(span, attributes, request), request.operation)
@@ -82,8 +84,8 @@ def _operation_on(span: Span, attributes: Mapping[str, Any], request: Request) -
     kind = getattr(span, "kind", None)
     if _OPENINFERENCE_KIND in attributes:
         return _OPENINFERENCE_OPERATIONS.get(attributes[_OPENINFERENCE_KIND])
-    # Some frameworks leave their inference spans at the default kind. So do engines in this
-    # process, inside which there is no request: there the model has to be the same, and known.
+    # Inference spans of some frameworks and of in-process engines have the default kind. There
+    # may be no request inside them, so both sides must know the model.
     if kind is SpanKind.CLIENT or (
         kind is SpanKind.INTERNAL
         and _model_on(attributes) is not None
@@ -93,10 +95,10 @@ def _operation_on(span: Span, attributes: Mapping[str, Any], request: Request) -
     return None
 
 
-def _agree_on_operation(theirs: Any, ours: str | None) -> bool:
-    if ours is None:
+def _agree_on_operation(external: Any, requested: str | None) -> bool:
+    if requested is None:
         return False
-    return theirs == ours or (theirs in _INFERENCE and ours in _INFERENCE)
+    return external == requested or (external in _INFERENCE and requested in _INFERENCE)
 
 
 def _agree_on_server(attributes: Mapping[str, Any], request: Request) -> bool:
@@ -107,8 +109,8 @@ def _agree_on_server(attributes: Mapping[str, Any], request: Request) -> bool:
     )
 
 
-def _agree(theirs: Any, ours: Any) -> bool:
-    return theirs is None or ours is None or theirs == ours
+def _agree(external: Any, requested: Any) -> bool:
+    return external is None or requested is None or external == requested
 
 
 def _model_on(attributes: Mapping[str, Any]) -> str | None:
@@ -116,5 +118,5 @@ def _model_on(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _last_part(model: str | None) -> str | None:
-    """``gpt-4o`` for ``openai/gpt-4o``: routers put a provider in front of the model's name."""
+    """Return the model without the provider that routers add: `gpt-4o` for `openai/gpt-4o`."""
     return None if model is None else model.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""One span per call: whoever is outermost owns it, whoever is further in adds to it."""
+"""A call has one span: the outermost instrumentation opens it, nested ones add to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llamatelemetry.genai import (
     StreamWatch,
     Usage,
     current_call,
-    recording,
+    spans,
 )
 from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
@@ -55,24 +55,22 @@ def answered(**more: Any) -> Response:
 
 
 @pytest.fixture
-def theirs(recorder: Recorder) -> trace.Tracer:
-    """The tracer of another instrumentation, which writes to the same place."""
+def other_tracer(recorder: Recorder) -> trace.Tracer:
+    """Return the tracer of another instrumentation, with the same exporter."""
     return trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
 
 
 def run(instrumenter: Instrumenter, response: Response, **changes: Any) -> Call:
-    """One call, as a plugin makes it."""
+    """Make one call as a plugin does."""
     call = instrumenter.start(chat(**changes))
     assert call is not None
     token = call.activate()
-    call.begin_attempt()
-    time.sleep(0.07)  # as long as the timings say, and some more
+    call.start_attempt()
+    time.sleep(0.07)  # Longer than the timings.
     call.deactivate(token)
     call.finish(response)
     return call
 
-
-# --- inside somebody else's call -----------------------------------------------------------
 
 CHAT = {"gen_ai.operation.name": "chat"}
 SMOL = {**CHAT, "gen_ai.request.model": "smol"}
@@ -112,11 +110,11 @@ CLIENT, INTERNAL = SpanKind.CLIENT, SpanKind.INTERNAL
         ((INTERNAL, {"openinference.span.kind": "TOOL"}), False),
     ],
 )
-def test_a_span_is_this_calls_own_only_if_operation_model_and_server_agree(
-    instrumenter, recorder, theirs, outer, is_this_call
+def test_external_span_is_used_only_when_operation_model_and_server_agree(
+    instrumenter, recorder, other_tracer, outer, is_this_call
 ):
     kind, attributes = outer
-    with theirs.start_as_current_span("outer", kind=kind, attributes=attributes):
+    with other_tracer.start_as_current_span("outer", kind=kind, attributes=attributes):
         run(instrumenter, answered())
     names = [span.name for span in recorder.spans()]
     assert names == (["outer"] if is_this_call else ["chat smol", "outer"])
@@ -131,21 +129,19 @@ def test_a_span_is_this_calls_own_only_if_operation_model_and_server_agree(
         (("fetch_response", "chat"), False),
     ],
 )
-def test_an_operation_of_another_sort_is_another_call(
-    instrumenter, recorder, theirs, operations, is_this_call
+def test_external_span_of_another_operation_is_a_parent(
+    instrumenter, recorder, other_tracer, operations, is_this_call
 ):
     outer, inner = operations
     attributes = {"gen_ai.operation.name": outer}
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
         run(instrumenter, Response(), operation=inner)
     assert (len(recorder.spans()) == 1) is is_this_call
 
 
-def test_somebody_elses_span_gets_the_engines_timings_and_nothing_they_know_themselves(
-    instrumenter, recorder, theirs
-):
+def test_external_span_gets_engine_timings_and_nothing_else(instrumenter, recorder, other_tracer):
     attributes = {**SMOL, "gen_ai.provider.name": "ollama"}
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=attributes) as outer:
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=attributes) as outer:
         call = run(instrumenter, answered(timings=TIMINGS), parameters={"gen_ai.request.seed": 5})
         assert outer.is_recording()
     assert call.ended
@@ -161,44 +157,40 @@ def test_somebody_elses_span_gets_the_engines_timings_and_nothing_they_know_them
     assert prefill.end_time - prefill.start_time == 20_000_000
 
 
-def test_somebody_elses_span_tells_of_the_server_what_ours_would(instrumenter, recorder, theirs):
+def test_external_span_gets_server_attributes(instrumenter, recorder, other_tracer):
     known_servers.describe(LOCAL, {"llamatelemetry.server.build": "b1"})
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         run(instrumenter, answered())
     (span,) = recorder.spans()
     assert dict(span.attributes) == {**SMOL, "llamatelemetry.server.build": "b1"}
 
 
-def test_inside_somebody_elses_call_only_the_engines_metrics_are_recorded(
-    instrumenter, recorder, theirs
-):
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+def test_call_on_external_span_records_only_engine_metrics(instrumenter, recorder, other_tracer):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         run(instrumenter, answered(timings=TIMINGS))
     assert set(recorder.metrics()) == SERVER_METRICS
     (point,) = recorder.points("gen_ai.server.request.duration")
     assert point.attributes["gen_ai.provider.name"] == "llama_cpp"
 
 
-def test_openinference_measures_nothing_so_that_everything_is_measured_here(
-    instrumenter, recorder, theirs
-):
+def test_call_on_openinference_span_records_all_metrics(instrumenter, recorder, other_tracer):
     attributes = {"openinference.span.kind": "LLM"}
-    with theirs.start_as_current_span("ChatCompletion", attributes=attributes):
+    with other_tracer.start_as_current_span("ChatCompletion", attributes=attributes):
         run(instrumenter, answered(timings=TIMINGS))
     assert set(recorder.metrics()) == SERVER_METRICS | CLIENT_METRICS
     assert recorder.tokens("input") == 10
 
 
-def test_without_timings_somebody_elses_span_stays_as_it_is(instrumenter, recorder, theirs):
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+def test_external_span_is_unchanged_when_timings_are_missing(instrumenter, recorder, other_tracer):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         run(instrumenter, answered())
     (span,) = recorder.spans()
     assert dict(span.attributes) == SMOL
     assert recorder.metrics() == {}
 
 
-def test_an_error_is_theirs_to_record(instrumenter, recorder, theirs):
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+def test_error_is_left_to_owner_of_external_span(instrumenter, recorder, other_tracer):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         call = instrumenter.start(chat())
         call.fail(TimeoutError())
     (span,) = recorder.spans()
@@ -219,24 +211,24 @@ def test_an_error_is_theirs_to_record(instrumenter, recorder, theirs):
         (("openai", False, "my_gateway"), "openai"),
     ],
 )
-def test_their_provider_is_corrected_when_it_says_openai_and_the_reply_proves_another(
-    make_instrumenter, recorder, theirs, told_proved_configured, expected
+def test_openai_provider_of_external_span_is_corrected_when_response_proves_another(
+    make_instrumenter, recorder, other_tracer, told_proved_configured, expected
 ):
     told, proved, configured = told_proved_configured
     attributes = {**SMOL, "gen_ai.provider.name": told} if told else SMOL
     instrumenter = make_instrumenter(provider_name=configured)
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
         run(instrumenter, answered(timings=TIMINGS if proved else None))
     (span,) = [span for span in recorder.spans() if span.name == "outer"]
     assert span.attributes.get("gen_ai.provider.name") == expected
 
 
-def test_their_span_may_end_before_the_stream_whose_phases_it_still_gets(
-    instrumenter, recorder, theirs, caplog
+def test_phases_are_recorded_when_external_span_ended_before_stream(
+    instrumenter, recorder, other_tracer, caplog
 ):
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         call = instrumenter.start(chat(stream=True))
-        call.begin_attempt()
+        call.start_attempt()
     call.finish(answered(timings=TIMINGS))
     outer, *phases = recorder.spans()
     assert dict(outer.attributes) == SMOL
@@ -245,16 +237,14 @@ def test_their_span_may_end_before_the_stream_whose_phases_it_still_gets(
     assert caplog.records == []  # the SDK warns of a span that is written to after its end
 
 
-def test_a_task_started_in_somebody_elses_call_makes_calls_of_its_own_once_that_has_ended(
-    instrumenter, recorder, theirs
-):
+def test_task_records_own_calls_when_external_span_has_ended(instrumenter, recorder, other_tracer):
     async def background(go: asyncio.Event) -> None:
         await go.wait()
         run(instrumenter, answered())
 
     async def main() -> None:
         go = asyncio.Event()
-        with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
             task = asyncio.create_task(background(go))
             await asyncio.sleep(0)
         go.set()
@@ -265,26 +255,21 @@ def test_a_task_started_in_somebody_elses_call_makes_calls_of_its_own_once_that_
     assert set(recorder.metrics()) == CLIENT_METRICS
 
 
-def test_a_stream_inside_somebody_elses_call_leaves_the_chunks_to_them(
-    instrumenter, recorder, theirs
-):
+def test_chunk_metrics_are_left_to_owner_of_external_span(instrumenter, recorder, other_tracer):
     chunk = {"model": "smol-q4", "choices": [{"index": 0, "delta": {"content": "a"}}]}
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         watch = StreamWatch(instrumenter.start(chat(stream=True)))
         for _ in range(3):
             watch.chunk(chunk)
         watch.finished()
     assert recorder.metrics() == {}
-    with theirs.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
+    with other_tracer.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
         watch = StreamWatch(instrumenter.start(chat(stream=True)))
         for _ in range(3):
             watch.chunk(chunk)
         watch.finished()
     (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert gaps.count == 2
-
-
-# --- under opentelemetry-util-genai --------------------------------------------------------
 
 
 @pytest.fixture
@@ -296,7 +281,7 @@ def handler_for(recorder: Recorder, **providers: Any) -> TelemetryHandler:
     return TelemetryHandler(**{**recorder.providers, **providers})
 
 
-def test_a_framework_on_util_genai_keeps_its_one_span(handler, instrumenter, recorder):
+def test_call_below_util_genai_gets_no_span(handler, instrumenter, recorder):
     with handler.inference("openai", request_model="smol") as outer:
         run(instrumenter, answered(timings=TIMINGS))
         outer.input_tokens, outer.output_tokens = 10, 5
@@ -310,7 +295,7 @@ def test_a_framework_on_util_genai_keeps_its_one_span(handler, instrumenter, rec
     )
 
 
-def test_embeddings_under_util_genai_are_one_span_too(handler, instrumenter, recorder):
+def test_embeddings_below_util_genai_get_no_span(handler, instrumenter, recorder):
     with handler.embedding("openai", request_model="smol"):
         run(instrumenter, Response(), operation="embeddings")
     assert len(recorder.calls()) == 1
@@ -319,7 +304,7 @@ def test_embeddings_under_util_genai_are_one_span_too(handler, instrumenter, rec
 @pytest.mark.parametrize(
     "inner", [{"model": "other"}, {"server": OTHER_SERVER}, {"operation": "embeddings"}]
 )
-def test_another_call_below_util_genai_is_not_swallowed(handler, instrumenter, recorder, inner):
+def test_different_call_below_util_genai_gets_own_span(handler, instrumenter, recorder, inner):
     with handler.inference(
         "openai", request_model="smol", server_address=LOCAL.address, server_port=LOCAL.port
     ):
@@ -336,7 +321,7 @@ def test_another_call_below_util_genai_is_not_swallowed(handler, instrumenter, r
         lambda handler: handler.tool(name="it"),
     ],
 )
-def test_workflows_agents_and_tools_are_parents(handler, instrumenter, recorder, start_outer):
+def test_workflow_agent_and_tool_spans_are_parents(handler, instrumenter, recorder, start_outer):
     with start_outer(handler):
         run(instrumenter, answered(timings=TIMINGS))
     *_, call, outer = recorder.spans()
@@ -346,10 +331,10 @@ def test_workflows_agents_and_tools_are_parents(handler, instrumenter, recorder,
     assert "gen_ai.prefill_ms" not in outer.attributes
 
 
-def test_a_task_started_below_util_genai_is_not_swallowed_once_the_owner_has_ended(
+def test_task_below_util_genai_records_own_calls_when_owner_has_ended(
     handler, instrumenter, recorder
 ):
-    """Its key stays in the task's context for ever; its own library drops all these calls."""
+    """util-genai itself drops these calls, because its key stays in the context of the task."""
 
     async def background(go: asyncio.Event) -> None:
         await go.wait()
@@ -364,14 +349,14 @@ def test_a_task_started_below_util_genai_is_not_swallowed_once_the_owner_has_end
         await task
 
     asyncio.run(main())
-    theirs, ours = recorder.calls()
-    assert (theirs.name, ours.name) == ("chat smol", "chat smol")
+    other_tracer, ours = recorder.calls()
+    assert (other_tracer.name, ours.name) == ("chat smol", "chat smol")
     assert ours.instrumentation_scope.name == SCOPE
 
 
-def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder, monkeypatch):
+def test_unsampled_util_genai_call_is_counted_once(recorder, monkeypatch):
     phases = []
-    monkeypatch.setattr(recording, "record_phase_spans", lambda *args: phases.append(args))
+    monkeypatch.setattr(spans, "record_phase_spans", lambda *args: phases.append(args))
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     handler = handler_for(recorder, tracer_provider=provider)
     instrumenter = Instrumenter(
@@ -385,7 +370,7 @@ def test_what_util_genai_does_not_sample_is_not_counted_twice(recorder, monkeypa
     assert phases == []
 
 
-def test_a_call_that_is_not_sampled_with_nobody_outside_is_counted(recorder):
+def test_unsampled_call_without_external_span_is_counted(recorder):
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     instrumenter = Instrumenter(
         SCOPE, VERSION, tracer_provider=provider, meter_provider=recorder.meter_provider
@@ -396,20 +381,17 @@ def test_a_call_that_is_not_sampled_with_nobody_outside_is_counted(recorder):
     assert set(recorder.metrics()) == CLIENT_METRICS
 
 
-# --- inside a call of another plugin of ours -----------------------------------------------
-
-
 @pytest.fixture
 def below(recorder: Recorder) -> Instrumenter:
-    """What a plugin further in holds, such as the one that sees HTTP."""
+    """Return the instrumenter of a nested plugin, such as the one for HTTP."""
     return Instrumenter("plugin-below", VERSION, **recorder.providers)
 
 
-def test_a_plugin_further_in_completes_the_outer_call(start, below, recorder):
-    """The outer one has seen no reply: the application reads it raw."""
+def test_nested_plugin_completes_enclosing_call(start, below, recorder):
+    """Without a response of the outer call, because the application reads it raw."""
     outer = start()
     token = outer.activate()
-    outer.begin_attempt()
+    outer.start_attempt()
     run(below, answered(timings=TIMINGS))
     assert current_call() is outer
     outer.deactivate(token)
@@ -424,7 +406,7 @@ def test_a_plugin_further_in_completes_the_outer_call(start, below, recorder):
     assert counts == {key: {1} for key in CLIENT_METRICS | SERVER_METRICS}
 
 
-def test_what_the_outer_call_knows_itself_stands(start, below, recorder):
+def test_enclosing_call_keeps_its_own_values(start, below, recorder):
     outer = start()
     token = outer.activate()
     run(below, Response(id="inner", model="inner", usage=Usage(1, 1, cache_read_tokens=1)))
@@ -439,14 +421,14 @@ def test_what_the_outer_call_knows_itself_stands(start, below, recorder):
     assert attributes["gen_ai.usage.cache_read.input_tokens"] == 1
 
 
-def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder):
+def test_enclosing_call_merges_times_of_nested_call(start, below, recorder):
     outer = start(stream=True)
     token = outer.activate()
     inner = below.start(chat(stream=True))
-    time.sleep(0.05)  # what was before the request went out is no queue
-    inner.begin_attempt()
+    time.sleep(0.05)  # The time before the request is sent does not count as queue.
+    inner.start_attempt()
     time.sleep(0.02)
-    inner.note_headers()
+    inner.mark_headers_received()
     watch = StreamWatch(inner)
     watch.chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
     watch.finished()
@@ -460,18 +442,18 @@ def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder)
     assert "http.request.resend_count" not in attributes
 
 
-def test_what_the_headers_prove_further_in_is_known_to_the_outer_call(start, below, recorder):
+def test_enclosing_call_gets_provider_proved_by_nested_headers(start, below, recorder):
     outer = start()
     token = outer.activate()
     inner = below.start(chat())
-    inner.note_provider("llama_cpp")
+    inner.set_provider("llama_cpp")
     inner.finish(Response())
     outer.deactivate(token)
     outer.finish(Response())
     assert recorder.call().attributes["gen_ai.provider.name"] == "llama_cpp"
 
 
-def test_the_chunks_of_a_stream_are_measured_once(start, below, recorder):
+def test_chunks_are_measured_once_when_calls_are_nested(start, below, recorder):
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
     outer = start(stream=True)
     token = outer.activate()
@@ -486,7 +468,7 @@ def test_the_chunks_of_a_stream_are_measured_once(start, below, recorder):
     assert gaps.count == 3
 
 
-def test_the_last_attempt_of_several_is_the_one_that_counts(start, below, recorder):
+def test_phases_count_from_last_attempt(start, below, recorder):
     outer = start()
     token = outer.activate()
     failed = below.start(chat())
@@ -499,7 +481,7 @@ def test_the_last_attempt_of_several_is_the_one_that_counts(start, below, record
     assert span.status.is_unset
 
 
-def test_a_layer_that_ends_after_the_outer_call_changes_nothing(start, below, recorder):
+def test_nested_call_ending_after_enclosing_call_changes_nothing(start, below, recorder):
     outer = start()
     token = outer.activate()
     inner = below.start(chat())
@@ -510,9 +492,9 @@ def test_a_layer_that_ends_after_the_outer_call_changes_nothing(start, below, re
     assert set(recorder.metrics()) == CLIENT_METRICS
 
 
-def test_three_layers_are_one_span(theirs, instrumenter, below, recorder):
-    """A framework, the client, and HTTP."""
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+def test_three_nested_layers_record_one_span(other_tracer, instrumenter, below, recorder):
+    """Such as a framework, the client, and HTTP."""
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         call = instrumenter.start(chat())
         token = call.activate()
         run(below, answered(timings=TIMINGS))
@@ -525,7 +507,7 @@ def test_three_layers_are_one_span(theirs, instrumenter, below, recorder):
 
 
 @pytest.mark.parametrize("inner", [{"server": OTHER_SERVER}, {"operation": "embeddings"}])
-def test_another_request_inside_our_call_is_a_call_of_its_own(start, below, recorder, inner):
+def test_different_request_inside_call_gets_own_span(start, below, recorder, inner):
     outer = start()
     token = outer.activate()
     run(below, answered(), **inner)
@@ -535,9 +517,9 @@ def test_another_request_inside_our_call_is_a_call_of_its_own(start, below, reco
     assert child.parent.span_id == parent.context.span_id
 
 
-def test_what_is_not_asked_for_is_not_written_on_somebody_elses_span(recorder, theirs):
+def test_external_span_gets_no_phase_spans_when_disabled(recorder, other_tracer):
     config = LlamaTelemetryConfig(phase_spans=False)
     instrumenter = Instrumenter(SCOPE, VERSION, config=config, **recorder.providers)
-    with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         run(instrumenter, answered(timings=TIMINGS))
     assert [span.name for span in recorder.spans()] == ["outer"]

@@ -1,0 +1,65 @@
+"""Errors in llamatelemetry's own code: logged once here, never raised into the application."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from llamatelemetry.otel.redaction.fail_closed import strip_message
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_logger = logging.getLogger("llamatelemetry")
+_lock = threading.Lock()
+_reported: set[tuple[str, type[BaseException]]] = set()
+
+
+class _Mode:
+    strict = False
+
+
+def log_once(where: str, error: Exception, *, may_quote: bool = True) -> None:
+    """Log an internal error: the first time as a warning with its traceback, then at debug level.
+
+    Call it in an `except Exception` clause. Under `set_strict` the error is raised again.
+
+    Args:
+        where: The failed activity, such as "reading the response".
+        error: The error. Its type, module and line are logged.
+        may_quote: Whether the error message may quote content of a call, as the errors of
+            parsers do. The message is then left out of the log.
+    """
+    if _Mode.strict:
+        raise error
+    key = (where, type(error))
+    with _lock:
+        first = key not in _reported
+        _reported.add(key)
+    level = logging.WARNING if first else logging.DEBUG
+    _logger.log(
+        level,
+        "llamatelemetry failed while %s (%s at %s); the application is not affected. "
+        "Further failures of this kind are logged at debug level",
+        where,
+        type(error).__name__,
+        _location(error.__traceback__),
+        exc_info=strip_message(error) if may_quote else error,
+    )
+
+
+def _location(traceback: TracebackType | None) -> str:
+    """Return the module and line that raised, such as `llamatelemetry.genai.call:120`."""
+    if traceback is None:
+        return "an unknown line"
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_globals.get('__name__')}:{traceback.tb_lineno}"
+
+
+def set_strict(strict: bool) -> None:
+    """Raise internal errors instead of logging them: for test suites, so that bugs surface."""
+    _Mode.strict = strict
+    with _lock:
+        _reported.clear()

@@ -1,0 +1,21 @@
+"""A plain call passes through few modules; `benchmarks/call_path.py` prints which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "call_path.py"
+MODULES = 15
+MOVES = 37
+
+
+def test_plain_call_stays_within_its_limits_of_modules_and_moves():
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--verbose"], capture_output=True, text=True, check=True
+    )
+    summary, *details = done.stdout.splitlines()
+    modules, moves = (int(part.split()[1]) for part in summary.split(", "))
+    assert (modules <= MODULES, moves <= MOVES) == (True, True), done.stdout
+    assert len(details) == modules + moves
