@@ -1,7 +1,7 @@
-"""A llama-server of any age: its ``--help``, its arguments, its ways of failing; not its answers.
+"""A fake llama-server with the `--help`, arguments and failures of new and old builds.
 
-`make_server` writes the program, a Python script of its own. What it is to do wrong comes in the
-variable FAKE, as JSON; what it was started with goes to the file named by FAKE_RECORD.
+`make_server` writes the program, a Python script. The variable FAKE has its faults as JSON. The
+program appends its arguments and environment to the file named by FAKE_RECORD.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ OLD = [
     Option("-md,   --model-draft", "FNAME", "draft model for speculative decoding"),
     Option("-lv,   --verbosity, --log-verbosity", "N", "Set the verbosity threshold."),
 ]
-# Of early 2024, when each name had its own placeholder.
+# The help of early 2024, when each name had its own placeholder.
 ANCIENT_HELP = """\
 usage: ./server [options]
 
@@ -165,7 +165,8 @@ def log(text):
 
 for line in fault.get("log", ()):
     log(line)
-if "helper" in fault:  # as a router starts its models, or a script the program
+# As a router starts its models, or a wrapper script the program.
+if "helper" in fault:
     if not os.fork():
         if fault["helper"] == "runs away":
             os.setsid()
@@ -196,7 +197,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05)
         elif "first_request_kills" in fault:
             os.kill(os.getpid(), fault["first_request_kills"])
-            time.sleep(600)  # another thread may be the one that gets the signal
+            # Another thread may handle the signal.
+            time.sleep(600)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))

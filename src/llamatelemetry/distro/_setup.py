@@ -34,7 +34,7 @@ from ._workers import follow_forks
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from llamatelemetry.llama.server_metrics import ServerMetrics
+    from llamatelemetry.server_metrics import ServerMetrics
     from llamatelemetry.otel.tail_sampling import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.distro")
@@ -126,7 +126,7 @@ class Setup:
         """Starts what reads the metrics of llama.cpp servers, if any are named."""
         if not self.config.llamacpp_metrics_url or not self.config.enable_metrics:
             return
-        from llamatelemetry.llama.server_metrics import ServerMetrics
+        from llamatelemetry.server_metrics import ServerMetrics
 
         try:
             reading = ServerMetrics(

@@ -1,0 +1,7 @@
+"""Fixtures of the server metrics tests."""
+
+from __future__ import annotations
+
+from tests.llama.programs import program
+
+__all__ = ["program"]
