@@ -118,14 +118,16 @@ def render_help(options: list[Option]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_server(folder: Path, options: list[Option] = NEW, *, name: str = "llama-server") -> Path:
+def make_server(
+    directory: Path, options: list[Option] = NEW, *, name: str = "llama-server"
+) -> Path:
     takes_value = {
         each: bool(option.hint)
         for option in options
         if "has been removed" not in option.text
         for each in option.names.replace(",", " ").split()
     }
-    path = folder / name
+    path = directory / name
     settings = {"help": render_help(options), "takes_value": takes_value}
     write_program(path, f"SETTINGS = {settings!r}\n{_PROGRAM}", "-IS")
     return path

@@ -14,14 +14,14 @@ from tests.probes import llama_server_program
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """The llama-server program, for tests of its router and its log."""
+    """Return the llama-server program, for tests of its router and its log."""
     require("llama-server")
     return llama_server_program()
 
 
 @pytest.fixture(scope="session")
 def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with the argument parser of llama-server and the server of xllamacpp."""
+    """Create a program with the argument parser of llama-server and the server of xllamacpp."""
     require("xllamacpp")
     path = tmp_path_factory.mktemp("real") / "llama-server"
     write_program(path, Path(__file__).with_name("real_cli.py").read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def any_program(request: pytest.FixtureRequest) -> Path:
-    """The llama-server program, or `real_cli` if it cannot be used."""
+    """Return the llama-server program, or `real_cli` if it cannot be used."""
     if unavailable("llama-server"):
         note_stand_in(request.node, "llama-server", "xllamacpp")
         return request.getfixturevalue("real_cli")

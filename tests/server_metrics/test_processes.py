@@ -53,8 +53,8 @@ SHORT = """
 class Exported:
     """The exported metrics by process."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
     def last(self, name: str) -> dict[int, float]:
         """Return the newest value of a metric from each process that reported it."""
@@ -62,10 +62,10 @@ class Exported:
         return {pid: values[-1] for pid, values in found.items() if values}
 
     def values(self, name: str, pid: int) -> list[float]:
-        return self._values(self._folder / f"metrics-{pid}.jsonl", name)
+        return self._values(self._directory / f"metrics-{pid}.jsonl", name)
 
     def _files(self) -> Iterator[tuple[int, Path]]:
-        for file in self._folder.glob("metrics-*.jsonl"):
+        for file in self._directory.glob("metrics-*.jsonl"):
             yield int(file.stem.removeprefix("metrics-")), file
 
     @staticmethod

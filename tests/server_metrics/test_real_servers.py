@@ -59,8 +59,8 @@ class RealServer:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            timings = json.load(reply)["timings"]
+        with urllib.request.urlopen(request, timeout=60) as response:
+            timings = json.load(response)["timings"]
         of_model = self.served.setdefault(self._model, {"prompt": 0, "cached": 0, "predicted": 0})
         of_model["prompt"] += timings["prompt_n"]
         of_model["cached"] += timings["cache_n"]
@@ -137,7 +137,7 @@ def test_totals_equal_served_tokens_after_restart_and_model_change(server, readi
 
 @pytest.mark.slow
 def test_restart_between_scrapes_is_detected_by_process_start(server, reading):
-    """More tokens are served after the restart than before, so that no counter decreases."""
+    # More tokens are served after the restart than before, so that no counter decreases.
     server.chat(2)
     wait_for(lambda: reading.totals() == server.served)
     server.stop()
@@ -218,11 +218,11 @@ def test_all_metrics_of_real_server_are_reported(server, reading, recorder):
 
 @pytest.mark.slow
 def test_scraping_does_not_load_models_of_router(program, recorder, tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
+    directory = tmp_path / "models"
+    directory.mkdir()
     for name in ("one", "two"):
-        make_llama(folder / f"{name}.gguf", chat_template="{{ messages[0].content }}")
-    config = ServerConfig(folder, port=0, n_ctx=256, threads=1, n_gpu_layers=0, metrics=True)
+        make_llama(directory / f"{name}.gguf", chat_template="{{ messages[0].content }}")
+    config = ServerConfig(directory, port=0, n_ctx=256, threads=1, n_gpu_layers=0, metrics=True)
     with ServerManager(config, binary=program) as router, LlamaCppClient(router.url) as client:
         reading = ServerMetrics(
             [f"{router.url}/metrics"],
@@ -237,8 +237,8 @@ def test_scraping_does_not_load_models_of_router(program, recorder, tmp_path):
             assert Reported(recorder).totals() == {}
             hi = [{"role": "user", "content": "Hi"}]
             # Random weights generate arbitrary bytes, and the server rejects invalid text.
-            answer = client.chat(hi, max_tokens=3, model="one", grammar="root ::= [a-z]+")
-            served = answer.timings
+            response = client.chat(hi, max_tokens=3, model="one", grammar="root ::= [a-z]+")
+            served = response.timings
             wait_for(lambda: Reported(recorder).totals().get("one", {}).get("predicted"))
             totals = Reported(recorder).totals()
             assert set(totals) == {"one"}

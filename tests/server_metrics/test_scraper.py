@@ -51,7 +51,7 @@ class ScriptedModel:
         default_factory=lambda: [{"n_ctx": 512, "is_processing": False, "n_prompt_tokens": 5}]
     )
 
-    def answer(self, path: str) -> Reply:
+    def respond(self, path: str) -> Reply:
         if path == "/props":
             asleep = self.sleeping and self.props_sleeping
             return Reply(body={"model_alias": self.name, "is_sleeping": asleep})
@@ -75,20 +75,20 @@ class Scripted:
         self.fault: Reply | None = None
         self.loopback: Loopback
 
-    def answer(self, asked: Asked) -> Reply:
+    def respond(self, asked: Asked) -> Reply:
         if self.fault is not None:
             return self.fault
         url = urlsplit(asked.path)
         query = parse_qs(url.query)
         if not self.router:
-            return next(iter(self.models.values())).answer(url.path)
+            return next(iter(self.models.values())).respond(url.path)
         if "model" in query:
             if query.get("autoload") != ["false"]:
                 raise AssertionError(f"{asked.path} would load a model")
             model = self.models[query["model"][0]]
             if model.status not in ("loaded", "sleeping"):
                 return Reply(400, {"error": {"message": "model is not loaded"}})
-            return model.answer(url.path)
+            return model.respond(url.path)
         if url.path == "/props":
             return Reply(body={"role": "router", "model_alias": "none", "is_sleeping": False})
         assert url.path == "/models", asked.path
@@ -109,7 +109,7 @@ def serve() -> Iterator[Callable[..., Scripted]]:
 
     def start(*models: ScriptedModel, router: bool = False) -> Scripted:
         server = Scripted(*models, router=router)
-        context = loopback(server.answer)
+        context = loopback(server.respond)
         server.loopback = context.__enter__()
         open_servers.append(context)
         return server
@@ -129,7 +129,7 @@ class TestOneServer:
         assert samples(server.reader().scrape()) == {"smol": 7}
 
     def test_scrape_names_model_without_alias_by_file_name(self, serve):
-        server = serve(ScriptedModel("/models/of/somebody/smol.gguf"))
+        server = serve(ScriptedModel("/models/of/a-user/smol.gguf"))
         assert samples(server.reader().scrape()) == {"smol.gguf": 7}
 
     def test_scrape_sends_only_props_to_sleeping_model(self, serve):
@@ -139,7 +139,7 @@ class TestOneServer:
         assert server.paths == ["/props"]
 
     def test_scrape_requests_slots_only_after_activity(self, serve):
-        """Each request to /slots counts as use and delays the sleep of an idle model."""
+        # Each request to /slots counts as use and delays the sleep of an idle model.
         model = ScriptedModel("smol", {"prompt_tokens_total": 7, "requests_processing": 0})
         server = serve(model)
         reader = server.reader()
@@ -179,9 +179,9 @@ class TestOneServer:
     def test_scrape_works_without_slots_endpoint(self, serve, monkeypatch):
         model = ScriptedModel("smol")
         server = serve(model)
-        answer = model.answer
+        original = model.respond
         monkeypatch.setattr(
-            model, "answer", lambda path: Reply(501) if path == "/slots" else answer(path)
+            model, "respond", lambda path: Reply(501) if path == "/slots" else original(path)
         )
         (reading,) = server.reader().scrape().awake
         assert (reading.slots, reading.samples) == (None, {"prompt_tokens_total": 7})
@@ -221,9 +221,9 @@ class TestOneServer:
     def test_scrape_names_flag_when_metrics_are_off(self, serve, monkeypatch):
         model = ScriptedModel("smol")
         server = serve(model)
-        answer = model.answer
+        original = model.respond
         monkeypatch.setattr(
-            model, "answer", lambda path: Reply(501) if path == "/metrics" else answer(path)
+            model, "respond", lambda path: Reply(501) if path == "/metrics" else original(path)
         )
         with pytest.raises(ScrapeError, match="start the server with --metrics"):
             server.reader().scrape()
@@ -263,7 +263,7 @@ class TestRouter:
         ]
 
     def test_scrape_never_loads_model(self, serve):
-        """A model may be unloaded after the list was returned."""
+        # A model may be unloaded after the list was returned.
         server = serve(ScriptedModel("one"), ScriptedModel("a b/c?d&e"), router=True)
         assert samples(server.reader().scrape()) == {"one": 7, "a b/c?d&e": 7}
         of_models = [path for path in server.paths if "?" in path]
@@ -273,7 +273,7 @@ class TestRouter:
     def test_scrape_continues_when_model_was_unloaded(self, serve, monkeypatch):
         gone = ScriptedModel("gone")
         server = serve(gone, ScriptedModel("here"), router=True)
-        monkeypatch.setattr(gone, "answer", lambda _path: Reply(400))
+        monkeypatch.setattr(gone, "respond", lambda _path: Reply(400))
         assert samples(server.reader().scrape()) == {"here": 7}
 
     def test_scrape_is_limited_to_model_of_url(self, serve):
@@ -582,7 +582,7 @@ class TestReporting:
 
     @pytest.mark.slow
     def test_second_process_takes_over_when_first_stops(self, serve, start, recorder, tmp_path):
-        """Both run in one process here, but still exclude each other."""
+        # Both run in one process here, but still exclude each other.
         model = ScriptedModel("smol")
         server = serve(model)
         first = start(server)
@@ -625,7 +625,7 @@ class TestReporting:
 
 @pytest.mark.slow
 def test_delta_increases_cover_only_scraped_time(serve, tmp_path):
-    """With delta temporality the first data point must not contain counts from before the start."""
+    # With delta temporality the first data point must not contain counts from before the start.
     model = ScriptedModel("smol", {"prompt_tokens_total": 7})
     server = serve(model)
     increases: list[float] = []

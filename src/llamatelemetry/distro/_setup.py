@@ -34,8 +34,8 @@ from ._workers import follow_forks
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from llamatelemetry.server_metrics import ServerMetrics
     from llamatelemetry.otel.tail_sampling import TailSampler
+    from llamatelemetry.server_metrics import ServerMetrics
 
 _logger = logging.getLogger("llamatelemetry.distro")
 

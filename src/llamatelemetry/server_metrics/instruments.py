@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 from weakref import WeakSet
 
 from opentelemetry import metrics
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.server_metrics.reader import SlotUsage
+    from llamatelemetry.server_metrics.scraper import ServerMetrics
 
 # The instrumentation scope is part of the telemetry: it keeps the earlier name of this package.
 SCOPE: Final = "llamatelemetry.llama.server_metrics"
@@ -36,7 +37,7 @@ _POSITION: Final = re.compile(r'position="(\d+)"')
 
 
 @dataclass(frozen=True)
-class InstrumentSpec:
+class Spec:
     """One instrument. `source` is the name in `/metrics` without `llamacpp:`, if it has one."""
 
     name: str
@@ -46,83 +47,79 @@ class InstrumentSpec:
 
 
 COUNTERS: Final = (
-    InstrumentSpec(
+    Spec(
         "prompt_tokens",
         "{token}",
         "Prompt tokens processed, without cached tokens.",
         "prompt_tokens_total",
     ),
-    InstrumentSpec(
+    Spec(
         "cached_tokens",
         "{token}",
         "Prompt tokens taken from the cache.",
         "prompt_tokens_cached_total",
     ),
-    InstrumentSpec("prompt_time", "s", "Time spent processing prompts.", "prompt_seconds_total"),
-    InstrumentSpec(
+    Spec("prompt_time", "s", "Time spent processing prompts.", "prompt_seconds_total"),
+    Spec(
         "predicted_tokens",
         "{token}",
         "Tokens generated, counted when a request ends.",
         "tokens_predicted_total",
     ),
-    InstrumentSpec(
-        "predicted_time", "s", "Time spent generating tokens.", "tokens_predicted_seconds_total"
-    ),
-    InstrumentSpec("decode_calls", "{call}", "Calls of llama_decode().", "n_decode_total"),
-    InstrumentSpec(
+    Spec("predicted_time", "s", "Time spent generating tokens.", "tokens_predicted_seconds_total"),
+    Spec("decode_calls", "{call}", "Calls of llama_decode().", "n_decode_total"),
+    Spec(
         "drafts",
         "{draft}",
         "Drafts of speculative decoding that were verified.",
         "spec_decode_num_drafts_total",
     ),
-    InstrumentSpec(
+    Spec(
         "drafted_tokens",
         "{token}",
         "Tokens drafted by speculative decoding.",
         "spec_decode_num_draft_tokens_total",
     ),
-    InstrumentSpec(
+    Spec(
         "accepted_tokens",
         "{token}",
         "Drafted tokens that the model accepted.",
         "spec_decode_num_accepted_tokens_total",
     ),
 )
-ACCEPTED_PER_POSITION: Final = InstrumentSpec(
+ACCEPTED_PER_POSITION: Final = Spec(
     "accepted_tokens_per_position",
     "{token}",
     "Drafted tokens that the model accepted, by their position in the draft.",
     "spec_decode_num_accepted_tokens_per_pos_total",
 )
 UP_DOWN_COUNTERS: Final = (
-    InstrumentSpec(
+    Spec(
         "requests_processing", "{request}", "Requests that a slot processes.", "requests_processing"
     ),
-    InstrumentSpec(
-        "requests_deferred", "{request}", "Requests that wait for a slot.", "requests_deferred"
-    ),
+    Spec("requests_deferred", "{request}", "Requests that wait for a slot.", "requests_deferred"),
 )
 GAUGES: Final = (
-    InstrumentSpec(
+    Spec(
         "longest_sequence",
         "{token}",
         "Longest sequence of prompt and output tokens since the server's start.",
         "n_tokens_max",
     ),
-    InstrumentSpec(
+    Spec(
         "busy_slots_per_decode",
         "{slot}",
         "Slots busy per call of llama_decode(), mean since the server's start.",
         "n_busy_slots_per_decode",
     ),
 )
-SLOTS: Final = InstrumentSpec("slots", "{slot}", "Slots by state.")
-KV_USAGE: Final = InstrumentSpec(
+SLOTS: Final = Spec("slots", "{slot}", "Slots by state.")
+KV_USAGE: Final = Spec(
     "kv_cache.estimated_usage",
     "{token}",
     "Estimated number of tokens in the KV cache of the slots.",
 )
-KV_UTILIZATION: Final = InstrumentSpec(
+KV_UTILIZATION: Final = Spec(
     "kv_cache.estimated_utilization",
     "1",
     "Estimated fraction of the slots' context that is in use.",
@@ -131,14 +128,7 @@ KV_UTILIZATION: Final = InstrumentSpec(
 
 @dataclass(frozen=True)
 class ModelSample:
-    """The current metrics of one model of one server.
-
-    Attributes:
-        attributes: Attributes of all metrics.
-        totals: Totals of the counters, by the server's name.
-        gauges: Samples by the server's name; `None` if the model is asleep or gone.
-        slots: State of the slots; `None` if unknown.
-    """
+    """Current metrics of one model, by the server's names. A sleeping model has no gauges."""
 
     attributes: Mapping[str, AttributeValue]
     totals: Mapping[str, float]
@@ -146,29 +136,21 @@ class ModelSample:
     slots: SlotUsage | None = None
 
 
-class SampleSource(Protocol):
-    """A source of samples."""
-
-    def model_samples(self) -> Iterable[ModelSample]:
-        """Return the current samples. Called while metrics are collected, so it must not block."""
-        ...
-
-
 class SampleSources:
     """The active sources. Instruments are created once per provider, and outlive the sources."""
 
     def __init__(self) -> None:
-        self._active: WeakSet[SampleSource] = WeakSet()
+        self._active: WeakSet[ServerMetrics] = WeakSet()
         self._providers: WeakSet[MeterProvider] = WeakSet()
 
-    def add(self, source: SampleSource, provider: MeterProvider) -> None:
+    def add(self, source: ServerMetrics, provider: MeterProvider) -> None:
         """Report the samples of a source through the instruments of a provider."""
         self._active.add(source)
         if provider not in self._providers:
             self._providers.add(provider)
             self._create(metrics.get_meter(SCOPE, __version__, provider))
 
-    def remove(self, source: SampleSource) -> None:
+    def remove(self, source: ServerMetrics) -> None:
         """Stop reporting the samples of a source."""
         self._active.discard(source)
 
@@ -186,7 +168,7 @@ class SampleSources:
         self._observe(meter.create_observable_up_down_counter, KV_USAGE, _kv_usage)
         self._observe(meter.create_observable_gauge, KV_UTILIZATION, _kv_utilization)
 
-    def _observe(self, create: Callable[..., object], spec: InstrumentSpec, read: _Read) -> None:
+    def _observe(self, create: Callable[..., object], spec: Spec, read: _Read) -> None:
         def callback(_options: CallbackOptions) -> list[Observation]:
             try:
                 return [

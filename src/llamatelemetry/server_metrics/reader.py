@@ -46,14 +46,7 @@ class ScrapeError(Exception):
 
 @dataclass(frozen=True)
 class SlotUsage:
-    """State of the slots of a model.
-
-    Attributes:
-        total: Number of slots.
-        busy: Number of slots that process a request.
-        tokens: Number of tokens in the KV cache of all slots, idle ones included.
-        capacity: Context size of all slots in tokens.
-    """
+    """Slots of a model. `tokens` is the number in the KV cache of all slots, idle ones included."""
 
     total: int
     busy: int
@@ -63,14 +56,7 @@ class SlotUsage:
 
 @dataclass(frozen=True)
 class ModelScrape:
-    """One scrape of a model.
-
-    Attributes:
-        model: Model name; `None` if unknown.
-        process_start: Opaque value that differs between server processes; `None` if unknown.
-        samples: Samples by name, without `llamacpp:` and with their labels.
-        slots: State of the slots; `None` if the server does not expose it.
-    """
+    """One scrape of a model. `samples` have their labels in the name, and no prefix `llamacpp:`."""
 
     model: str | None
     process_start: str | None
@@ -80,12 +66,7 @@ class ModelScrape:
 
 @dataclass(frozen=True)
 class ServerScrape:
-    """One scrape of a server.
-
-    Attributes:
-        awake: Scrapes of the models that are awake.
-        asleep: Names of the models that are loaded but asleep.
-    """
+    """One scrape of a server: its models that are awake, and the names of those that sleep."""
 
     awake: tuple[ModelScrape, ...]
     asleep: frozenset[str | None]

@@ -77,9 +77,9 @@ def use_client(url: str) -> dict[str, Any]:
 async def use_async_client(url: str) -> dict[str, Any]:
     """Call `chat` of the asynchronous client."""
     async with AsyncLlamaCppClient(url) as client:
-        reply = await client.chat(HELLO, max_tokens=4)
+        response = await client.chat(HELLO, max_tokens=4)
         chunks = [chunk async for chunk in await client.chat(HELLO, max_tokens=4, stream=True)]
-    return {"async": [reply.usage.completion_tokens, chunks[-1].timings.predicted_n]}
+    return {"async": [response.usage.completion_tokens, chunks[-1].timings.predicted_n]}
 
 
 def use_openai(url: str, model: str) -> dict[str, Any]:

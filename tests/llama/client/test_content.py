@@ -57,7 +57,7 @@ def chat_reply(**message: Any) -> dict[str, Any]:
     return {"model": "m", "choices": [{"finish_reason": "stop", "message": message}]}
 
 
-def answer(asked: Asked) -> Reply:
+def respond(asked: Asked) -> Reply:
     """Respond as llama.cpp does, with the canary in all texts."""
     texts = [CANARY, " ans", "wer"]
     is_stream = asked.body.get("stream")
@@ -113,7 +113,7 @@ def test_content_is_not_recorded_by_default(kind, recorded):
         details = {"message": CANARY, "type": "invalid_request_error", "param": CANARY}
         return Reply(400, {"error": details})
 
-    with loopback(answer) as server, Driver(kind, server.url) as driver:
+    with loopback(respond) as server, Driver(kind, server.url) as driver:
         for call in CALLS:
             make(driver, call)
         driver("embed", CANARY)
@@ -144,7 +144,7 @@ def test_content_is_recorded_on_span_or_in_event_by_mode(kind, call, mode, recor
             }
         ],
     }
-    with captured(mode), loopback(answer) as server, Driver(kind, server.url) as driver:
+    with captured(mode), loopback(respond) as server, Driver(kind, server.url) as driver:
         make(driver, call)
     assert on_span(recorded) == ({} if mode == "event_only" else expected)
     if mode == "span_only":
@@ -164,14 +164,14 @@ def test_content_is_recorded_on_span_or_in_event_by_mode(kind, call, mode, recor
 def test_content_includes_tools_and_tool_calls(kind, stream, recorded):
     function = REPLY["choices"][0]["message"]["tool_calls"][0]["function"]
     call = {"index": 0, "id": "call_1", "type": "function", "function": {**function}}
-    begun, rest = {**call, "function": {"name": "weather", "arguments": '{"ci'}}, 'ty":"Paris"}'
+    first, rest = {**call, "function": {"name": "weather", "arguments": '{"ci'}}, 'ty":"Paris"}'
     chunks = [
-        chunk({"tool_calls": [begun]}),
+        chunk({"tool_calls": [first]}),
         chunk({"tool_calls": [{"index": 0, "function": {"arguments": rest}}]}),
         chunk({}, "tool_calls"),
     ]
-    reply = Reply(pieces=sse(*chunks)) if stream else Reply(body=REPLY)
-    with captured(), loopback(lambda _: reply) as server, Driver(kind, server.url) as driver:
+    response = Reply(pieces=sse(*chunks)) if stream else Reply(body=REPLY)
+    with captured(), loopback(lambda _: response) as server, Driver(kind, server.url) as driver:
         driver("chat", MESSAGES, tools=TOOLS, stream=stream)
     assert on_span(recorded) == EXPECTED
     assert in_event(recorded) == EXPECTED
@@ -183,8 +183,8 @@ def test_content_has_reasoning_part_before_text_part(kind, stream, recorded):
     message = {"reasoning_content": "Hm. Well.", "content": "Yes."}
     deltas = [{"reasoning_content": "Hm. "}, {"reasoning_content": "Well."}, {"content": "Yes."}]
     chunks = [*map(chunk, deltas), chunk({}, "stop")]
-    reply = Reply(pieces=sse(*chunks)) if stream else Reply(body=chat_reply(**message))
-    with captured(), loopback(lambda _: reply) as server, Driver(kind, server.url) as driver:
+    response = Reply(pieces=sse(*chunks)) if stream else Reply(body=chat_reply(**message))
+    with captured(), loopback(lambda _: response) as server, Driver(kind, server.url) as driver:
         driver("chat", PROMPT, stream=stream)
     (message,) = on_span(recorded)["gen_ai.output.messages"]
     assert message["parts"] == [
@@ -204,7 +204,7 @@ def test_content_has_image_part_without_bytes_beyond_limit(kind, recorded):
     messages = [{"role": "user", "content": parts}]
     with (
         captured(content_max_chars=100),
-        loopback(answer) as server,
+        loopback(respond) as server,
         Driver(kind, server.url) as driver,
     ):
         driver("chat", messages)
@@ -221,7 +221,7 @@ def test_content_has_image_part_without_bytes_beyond_limit(kind, recorded):
 def test_content_is_truncated_with_ellipsis(kind, call, recorded):
     with (
         captured(content_max_chars=5),
-        loopback(answer) as server,
+        loopback(respond) as server,
         Driver(kind, server.url) as driver,
     ):
         make(driver, call)
@@ -232,7 +232,7 @@ def test_content_is_truncated_with_ellipsis(kind, call, recorded):
 
 @both
 def test_content_of_stream_closed_early_has_received_text(kind, recorded):
-    with captured(), loopback(answer) as server, Driver(kind, server.url) as driver:
+    with captured(), loopback(respond) as server, Driver(kind, server.url) as driver:
         stream = driver.run(driver.client.chat(PROMPT, stream=True))
         driver.take(stream, 3)
     (message,) = on_span(recorded)["gen_ai.output.messages"]
@@ -254,7 +254,7 @@ def test_content_of_failed_call_has_input_messages(kind, recorded):
 
 @both
 def test_embeddings_and_reranking_record_no_content(kind, recorded):
-    with captured(), loopback(answer) as server, Driver(kind, server.url) as driver:
+    with captured(), loopback(respond) as server, Driver(kind, server.url) as driver:
         driver("embed", CANARY)
         driver("rerank", CANARY, [CANARY])
     assert len(recorded.calls()) == 2
@@ -264,7 +264,7 @@ def test_embeddings_and_reranking_record_no_content(kind, recorded):
 
 def test_content_is_read_before_application_changes_messages(recorded):
     messages: list[Any] = [dict(PROMPT[0])]
-    with captured(), loopback(answer) as server, Driver("sync", server.url) as driver:
+    with captured(), loopback(respond) as server, Driver("sync", server.url) as driver:
         stream = driver.client.chat(iter(messages), stream=True)
         messages[0]["content"] = "changed"
         driver.listed(stream)
@@ -281,7 +281,7 @@ def test_completion_hook_gets_content_that_is_not_recorded(kind, recorded, monke
     monkeypatch.setenv(HOOK, "recording")
     load_completion_hook.cache_clear()
     try:
-        with loopback(answer) as server, Driver(kind, server.url) as driver:
+        with loopback(respond) as server, Driver(kind, server.url) as driver:
             make(driver, "chat streamed")
         hook: Any = load_completion_hook("recording")
     finally:
@@ -304,7 +304,7 @@ def test_content_is_not_parsed_when_span_is_not_sampled(recorded, monkeypatch):
     not_sampled = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", not_sampled)
     for mode, expected in (("no_content", 0), ("span_only", 0), ("event_only", 4)):
-        with captured(mode), loopback(answer) as server, Driver("sync", server.url) as driver:
+        with captured(mode), loopback(respond) as server, Driver("sync", server.url) as driver:
             make(driver, "chat")
             make(driver, "complete streamed")
         assert len(read) == expected, mode

@@ -156,7 +156,7 @@ def test_call_times_out_when_server_hangs(kind, server, script, recorded):
 
 @both
 @pytest.mark.parametrize(
-    ("reply", "error_type", "message"),
+    ("response", "error_type", "message"),
     [
         (Reply(502, b"<html>Bad gateway</html>"), "http_error", "<html>Bad gateway</html>"),
         (Reply(500, b""), "http_error", "no reason given"),
@@ -167,16 +167,16 @@ def test_call_times_out_when_server_hangs(kind, server, script, recorded):
     ],
 )
 def test_call_raises_for_unexpected_response(  # noqa: PLR0917 - a row
-    kind, script, recorded, reply, error_type, message
+    kind, script, recorded, response, error_type, message
 ):
-    script.replies = [reply]
+    script.replies = [response]
     with (
         loopback(script) as server,
         Driver(kind, server.url) as driver,
         pytest.raises(LlamaServerError, match=message) as caught,
     ):
         driver("chat", HELLO)
-    assert (caught.value.status, caught.value.type) == (reply.status, error_type)
+    assert (caught.value.status, caught.value.type) == (response.status, error_type)
     assert recorded.call().status.is_ok is False
 
 
@@ -343,9 +343,9 @@ def test_request_has_traceparent_of_span(kind, server, recorded):
     assert "traceparent" not in props.headers
 
 
-@pytest.mark.parametrize("reply", [Reply(body=RESPONSE), Reply(500)])
-async def test_call_restores_current_span(server, script, recorded, reply):
-    script.replies = [reply]
+@pytest.mark.parametrize("response", [Reply(body=RESPONSE), Reply(500)])
+async def test_call_restores_current_span(server, script, recorded, response):
+    script.replies = [response]
     outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
     with trace.use_span(outer), LlamaCppClient(server.url) as client:
         for _ in range(2):

@@ -25,7 +25,7 @@ CHUNK = {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"content": 
 RESPONSE = {"id": "1", "model": "m", "choices": [{"finish_reason": "stop", "message": {}}]}
 
 
-def answer(asked: Asked) -> Reply:
+def respond(asked: Asked) -> Reply:
     return Reply(pieces=sse(CHUNK, CHUNK)) if asked.body.get("stream") else Reply(body=RESPONSE)
 
 
@@ -52,7 +52,7 @@ def test_concurrent_calls_leave_no_connection_and_no_open_span(count, recorded):
             assert all(connection.is_idle() for connection in pool.connections)
             assert len(pool.connections) <= 100
 
-    with loopback(answer) as server:
+    with loopback(respond) as server:
         sockets = open_sockets()
         asyncio.run(call_concurrently(server.url))
         # A call that is cancelled before it starts has no span.
@@ -93,7 +93,7 @@ async def _until(condition: object) -> bool:
 @pytest.mark.slow
 @pytest.mark.needs("xllamacpp")
 def test_real_server_answers_1000_concurrent_calls(recorded, tmp_path):
-    """The server has fewer slots than callers, so that spans have a queue duration."""
+    # The server has fewer slots than callers, so that spans have a queue duration.
     config = ServerConfig(
         make_llama(tmp_path / "tiny.gguf"), port=0, n_ctx=1024, n_parallel=8, threads=1
     )

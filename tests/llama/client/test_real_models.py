@@ -53,7 +53,7 @@ def serve(model: Path, **fields: Any) -> ServerManager:
 
 @pytest.fixture(scope="module")
 def tool_server() -> Iterator[str]:
-    """Server with tools, reasoning and an API key."""
+    """Start a server with tools, reasoning and an API key."""
     template = str(Path(__file__).with_name("tool_server.jinja"))
     with serve(find_demo_model(), chat_template=template, api_key=KEY) as server:
         yield server.url
@@ -72,12 +72,12 @@ def captured() -> Iterator[None]:
     use_config(None)
 
 
-def message_of(reply: Any, stream: bool) -> dict[str, Any]:
+def message_of(response: Any, stream: bool) -> dict[str, Any]:
     """Return the message of a response, or the accumulated chunks of a stream."""
     if not stream:
-        return reply.choices[0].message
+        return response.choices[0].message
     whole: dict[str, Any] = {}
-    for chunk in reply:
+    for chunk in response:
         for name, piece in chunk.choices[0].delta.items() if chunk.choices else ():
             if isinstance(piece, str) and name != "role":
                 whole[name] = whole.get(name, "") + piece
@@ -94,9 +94,9 @@ def message_of(reply: Any, stream: bool) -> dict[str, Any]:
 @pytest.mark.usefixtures("captured")
 def test_model_calls_tool_and_gets_result(ask, stream, recorded):
     asked = [PROMPT, TOOL_CALL_PREFIX]
-    reply = ask("chat", asked, 64, 0.0, tools=TOOLS, tool_choice="required", stream=stream)
-    answer = message_of(reply, stream)
-    (call,) = answer["tool_calls"]
+    response = ask("chat", asked, 64, 0.0, tools=TOOLS, tool_choice="required", stream=stream)
+    message = message_of(response, stream)
+    (call,) = message["tool_calls"]
     assert call["function"]["name"] == "weather"
     assert json.loads(call["function"]["arguments"])["city"] in {"Paris", "Rome"}
     attributes = recorded.call().attributes
@@ -130,8 +130,8 @@ def test_model_calls_tool_and_gets_result(ask, stream, recorded):
 @both_modes
 @pytest.mark.usefixtures("captured")
 def test_reasoning_precedes_text_and_counts_as_output(ask, stream, recorded):
-    reply = ask("chat", [PROMPT], 32, 0.0, grammar=REASONING_GRAMMAR, stream=stream)
-    message = message_of(reply, stream)
+    response = ask("chat", [PROMPT], 32, 0.0, grammar=REASONING_GRAMMAR, stream=stream)
+    message = message_of(response, stream)
     assert (message["reasoning_content"].strip(), message["content"]) == ("Hm. Well.", "Yes.")
     (output,) = on_span(recorded)["gen_ai.output.messages"]
     assert [part["type"] for part in output["parts"]] == ["reasoning", "text"]
@@ -145,9 +145,9 @@ def test_reasoning_precedes_text_and_counts_as_output(ask, stream, recorded):
 
 @both
 def test_reasoning_stays_in_text_when_format_is_none(ask):
-    reply = ask("chat", [PROMPT], 32, 0.0, grammar=REASONING_GRAMMAR, reasoning_format="none")
-    assert reply.choices[0].message.content.startswith("<think>")
-    assert reply.choices[0].message.reasoning_content is None
+    response = ask("chat", [PROMPT], 32, 0.0, grammar=REASONING_GRAMMAR, reasoning_format="none")
+    assert response.choices[0].message.content.startswith("<think>")
+    assert response.choices[0].message.reasoning_content is None
 
 
 @both
@@ -163,15 +163,15 @@ def test_image_raises_server_error_without_vision_model(ask, stream, recorded):
 
 @both
 def test_log_probabilities_are_returned_in_both_formats(ask):
-    reply = ask("chat", [PROMPT], 2, 0.0, logprobs=True, top_logprobs=3)
-    assert [len(token.top_logprobs) for token in reply.choices[0].logprobs.content] == [3, 3]
-    reply = ask("complete", "Hi", n_predict=2, n_probs=3, temperature=0.0)
-    assert [len(token.top_logprobs) for token in reply.completion_probabilities] == [3, 3]
+    response = ask("chat", [PROMPT], 2, 0.0, logprobs=True, top_logprobs=3)
+    assert [len(token.top_logprobs) for token in response.choices[0].logprobs.content] == [3, 3]
+    response = ask("complete", "Hi", n_predict=2, n_probs=3, temperature=0.0)
+    assert [len(token.top_logprobs) for token in response.completion_probabilities] == [3, 3]
 
 
 @both
 def test_sampling_parameters_apply_per_request(ask, recorded):
-    reply = ask(
+    response = ask(
         "complete",
         "Hi",
         n_predict=2,
@@ -184,7 +184,7 @@ def test_sampling_parameters_apply_per_request(ask, recorded):
         samplers=["top_k", "temperature"],
         stop=["never"],
     )
-    used = reply.generation_settings
+    used = response.generation_settings
     assert (used.top_k, used.top_p, used.min_p, used.seed) == (3, 0.5, 0.125, 7)
     assert (used.repeat_penalty, used.temperature) == (1.5, 0.5)
     assert used.samplers == ["top_k", "temperature"]
@@ -248,14 +248,14 @@ def test_infill_returns_text_between_prefix_and_suffix(kind, recorded, tmp_path,
         serve(make_llama(tmp_path / "filler.gguf", fills_in=True)) as server,
         Driver(kind, server.url) as driver,
     ):
-        reply = driver("infill", "def f(", "return 1", stream=stream, **letters)
-    text = "".join(event.content for event in reply) if stream else reply.content
+        response = driver("infill", "def f(", "return 1", stream=stream, **letters)
+    text = "".join(event.content for event in response) if stream else response.content
     assert len(text) >= 1
     span = recorded.calls()[-1]
     assert span.name == "text_completion"
     assert span.attributes["llamatelemetry.task"] == "infill"
     assert span.attributes["gen_ai.response.model"] == "filler"
-    last = reply[-1] if stream else reply
+    last = response[-1] if stream else response
     assert span.attributes["gen_ai.usage.input_tokens"] == last.tokens_evaluated > 14
     assert span.attributes["gen_ai.usage.output_tokens"] == last.tokens_predicted == 4
     assert set(recorded.phases(span)) == {"queue", "prefill", "decode"}
@@ -268,15 +268,15 @@ def test_rerank_returns_scores_of_documents(kind, recorded, tmp_path):
         serve(make_reranker(tmp_path / "scorer.gguf"), reranking=True) as server,
         Driver(kind, server.url) as driver,
     ):
-        reply = driver("rerank", "what is it", documents)
+        response = driver("rerank", "what is it", documents)
         best = driver("rerank", "what is it", documents, top_n=1)
-    assert {result.index for result in reply.results} == {0, 1, 2}
-    assert len({result.relevance_score for result in reply.results}) == 3
-    assert [result.index for result in best.results] == [reply.results[0].index]
+    assert {result.index for result in response.results} == {0, 1, 2}
+    assert len({result.relevance_score for result in response.results}) == 3
+    assert [result.index for result in best.results] == [response.results[0].index]
     span = recorded.calls()[0]
     attributes = dict(span.attributes)
     assert span.name == "retrieval"
     assert attributes["llamatelemetry.task"] == "rerank"
-    assert attributes["gen_ai.usage.input_tokens"] == reply.usage.prompt_tokens > 0
+    assert attributes["gen_ai.usage.input_tokens"] == response.usage.prompt_tokens > 0
     assert attributes["gen_ai.response.model"] == "scorer"
     assert attributes["llamatelemetry.server.model_file"] == "scorer.gguf"

@@ -34,14 +34,14 @@ COMMAND = [sys.executable, "-m", "llamatelemetry.llama.embedded"]
 
 @pytest.fixture
 def without_packages(tmp_path: Path) -> dict[str, str]:
-    """Environment in which, with `-S`, only llamatelemetry itself can be imported."""
+    """Return an environment that, with `-S`, can import nothing but llamatelemetry."""
     (tmp_path / "llamatelemetry").symlink_to(Path(llamatelemetry.__file__).parent)
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[str]]:
-    """The child process, started from the command line."""
+    """Start the child process from the command line."""
     require("xllamacpp")
     require("ps")
     with subprocess.Popen(
@@ -58,27 +58,27 @@ def child() -> Iterator[subprocess.Popen[str]]:
 class TestServer:
     def test_metrics_match_usage_of_responses(self, llama_server: LlamaServer):
         before = llama_server.metrics()
-        answer = chat(llama_server.origin)
+        response = chat(llama_server.origin)
         after = llama_server.metrics()
         counted = {name: after[name] - before[name] for name in after}
-        assert counted["tokens_predicted_total"] == answer["usage"]["completion_tokens"] == 4
+        assert counted["tokens_predicted_total"] == response["usage"]["completion_tokens"] == 4
         assert (
             counted["prompt_tokens_total"] + counted["prompt_tokens_cached_total"]
-            == answer["usage"]["prompt_tokens"]
+            == response["usage"]["prompt_tokens"]
         )
 
     def test_props_has_slots_and_alias(self, llama_server: LlamaServer):
-        with urllib.request.urlopen(f"{llama_server.origin}/props") as answer:
-            props = json.load(answer)
+        with urllib.request.urlopen(f"{llama_server.origin}/props") as response:
+            props = json.load(response)
         assert (props["total_slots"], props["model_alias"]) == (2, llama_server.model)
 
     def test_server_serves_embeddings_and_chat(self, llama_server: LlamaServer):
-        answer = post(f"{llama_server.url}/embeddings", {"input": ["sun", "moon"]})
-        assert [len(item["embedding"]) for item in answer["data"]] == [576, 576]
+        response = post(f"{llama_server.url}/embeddings", {"input": ["sun", "moon"]})
+        assert [len(item["embedding"]) for item in response["data"]] == [576, 576]
 
     def test_slots_endpoint_is_off_by_default(self, llama_server: LlamaServer):
-        with urllib.request.urlopen(f"{llama_server.origin}/slots") as answer:
-            assert len(json.load(answer)) == 2
+        with urllib.request.urlopen(f"{llama_server.origin}/slots") as response:
+            assert len(json.load(response)) == 2
         with (
             EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())) as server,
             pytest.raises(urllib.error.HTTPError) as refused,
@@ -127,7 +127,7 @@ class TestProgram:
         assert (output, child.returncode) == ("", -signal.SIGINT)
 
     def test_child_keeps_ignoring_sigint_and_exits_on_sigterm(self):
-        """SIGINT is ignored under `nohup` and in the background of a script."""
+        # SIGINT is ignored under `nohup` and in the background of a script.
         command = [*COMMAND, "--model", str(find_demo_model())]
         with subprocess.Popen(
             with_signals(command, ignored=[signal.SIGINT]),
@@ -247,11 +247,11 @@ class TestApiKey:
                 chat(server.url)
             with refused.value:
                 assert refused.value.code == 401
-            answer = chat(server.url, Authorization="Bearer second-key")
+            response = chat(server.url, Authorization="Bearer second-key")
             arguments = subprocess.run(
                 ["ps", "-ww", "-o", "args=", "-p", str(server.pid)], capture_output=True, text=True
             ).stdout
-        assert answer["usage"]["completion_tokens"] == 4
+        assert response["usage"]["completion_tokens"] == 4
         assert "keys" in arguments
         assert "second-key" not in arguments
 

@@ -44,11 +44,11 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def dying_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install an xllamacpp that crashes on import, as a wheel for another CPU may."""
-    folder = tmp_path / "wheel"
-    folder.mkdir()
+    directory = tmp_path / "wheel"
+    directory.mkdir()
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
-    (folder / "xllamacpp.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    (directory / "xllamacpp.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(directory))
 
 
 def failure(model: Path, binary: object, **env: str) -> ServerManagerError:
@@ -57,8 +57,8 @@ def failure(model: Path, binary: object, **env: str) -> ServerManagerError:
     return raised.value
 
 
-def script(folder: Path, code: str) -> Path:
-    path = folder / "llama-server"
+def script(directory: Path, code: str) -> Path:
+    path = directory / "llama-server"
     path.write_text(code)
     path.chmod(0o755)
     return path
@@ -87,9 +87,9 @@ def test_error_explains_signal_that_ended_loading_server(model, tmp_path, number
 
 
 def test_error_explains_exit_status_of_wrapper_script(model, tmp_path):
-    folder = tmp_path / "inner"
-    folder.mkdir()
-    inner = make_server(folder)
+    directory = tmp_path / "inner"
+    directory.mkdir()
+    inner = make_server(directory)
     wrapper = script(tmp_path, f'#!/bin/sh\n"{inner}" "$@"\nexit $?\n')
     error = failure(model, wrapper, **faults(kills_itself=signal.SIGILL))
     assert f"exited with status 132 {EARLY}: it was built for another CPU\n" in str(error)
@@ -154,7 +154,7 @@ def test_span_has_cause_without_path(model, tmp_path, recorded: Recorder):
 
 
 class TestHelp:
-    """Errors of `--help`, with which each program is run first."""
+    """Errors of running `--help`, the first call of each program."""
 
     def test_error_explains_sigill_of_help(self, model, tmp_path):
         binary = script(tmp_path, "#!/bin/sh\nkill -ILL $$\n")

@@ -90,8 +90,8 @@ class TestRunning:
         with server as entered:
             assert entered is server
             assert server.is_healthy()
-            with urllib.request.urlopen(f"{server.url}/props") as answer:
-                assert json.load(answer)["total_slots"] == 2
+            with urllib.request.urlopen(f"{server.url}/props") as response:
+                assert json.load(response)["total_slots"] == 2
             pid = server.pid
             assert not is_gone(pid)
         assert is_gone(pid)
@@ -291,7 +291,7 @@ class TestFailures:
         assert first.is_healthy()
 
     def test_start_ignores_health_response_of_other_server_on_port(self, manager):
-        """The other server takes the port after the check, and before the managed server does."""
+        # The other server takes the port after the check, and before the managed server does.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         others: list[ServerManager] = []
@@ -361,7 +361,7 @@ class TestFailures:
         assert "terminated by SIGKILL" in caplog.text
 
     def test_server_started_by_thread_with_blocked_signals_handles_sigterm(self, manager, caplog):
-        """Programs that handle signals in one thread block them in the others."""
+        # Programs that handle signals in one thread block them in the others.
         blocked = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
@@ -478,11 +478,11 @@ class TestBinary:
     def test_find_binary_prefers_argument_to_variable_to_path(
         self, manager, tmp_path: Path, monkeypatch
     ):
-        folders = [tmp_path / name for name in ("argument", "variable", "path")]
+        directories = [tmp_path / name for name in ("argument", "variable", "path")]
         programs = []
-        for folder in folders:
-            folder.mkdir()
-            programs.append(make_server(folder, NEW))
+        for directory in directories:
+            directory.mkdir()
+            programs.append(make_server(directory, NEW))
         record = tmp_path / "record"
 
         def started(binary: object) -> str:
@@ -490,9 +490,9 @@ class TestBinary:
             manager(binary=binary, env={"FAKE_RECORD": str(record)}).start().stop()
             return json.loads(record.read_text())["argv"][0].removesuffix(".py")
 
-        monkeypatch.setenv("PATH", f"{folders[2]}:{os.environ['PATH']}")
+        monkeypatch.setenv("PATH", f"{directories[2]}:{os.environ['PATH']}")
         assert started(None) == str(programs[2])
-        monkeypatch.setenv("LLAMA_SERVER_PATH", str(folders[1]))
+        monkeypatch.setenv("LLAMA_SERVER_PATH", str(directories[1]))
         assert started(None) == str(programs[1])
         assert started(str(programs[0])) == str(programs[0])
 
@@ -580,7 +580,7 @@ class TestParent:
         wait_until_gone(pid, 20)
 
     def test_server_started_by_thread_outlives_thread_and_ends_with_process(self, model, program):
-        """The parent-death signal of Linux would end the server with the thread."""
+        # The parent-death signal of Linux would end the server with the thread.
         pid, parent = self.start_parent(
             model,
             program,

@@ -34,9 +34,9 @@ def embedded(model: Path | None = None, **fields) -> ServerManager:
 
 def test_server_answers_with_model_name_without_path():
     with embedded(embeddings=True, n_parallel=2) as server:
-        answer = chat(server.url)
-        assert answer["model"] == "SmolLM2-135M-Instruct.Q4_1"
-        assert answer["usage"]["completion_tokens"] == 4
+        response = chat(server.url)
+        assert response["model"] == "SmolLM2-135M-Instruct.Q4_1"
+        assert response["usage"]["completion_tokens"] == 4
         vectors = post(f"{server.url}/v1/embeddings", {"input": ["sun", "moon"]})["data"]
         assert len(vectors) == 2
         with urllib.request.urlopen(f"{server.url}/props") as props:
@@ -140,9 +140,9 @@ def test_embedded_server_applies_options_without_flags():
         draft_model=find_demo_model(),
         alias="tuned",
     ) as server:
-        answer = chat(server.url, max_tokens=12)
-        assert answer["model"] == "tuned"
-        assert answer["timings"]["draft_n"] > 0
+        response = chat(server.url, max_tokens=12)
+        assert response["model"] == "tuned"
+        assert response["timings"]["draft_n"] > 0
         log = "\n".join(server.logs())
         with urllib.request.urlopen(f"{server.url}/props") as props:
             assert json.load(props)["chat_template"] == template
@@ -163,7 +163,7 @@ def test_embedded_server_rejects_unsupported_options():
 
 
 def test_real_parser_accepts_every_flag(real_cli: Path):
-    """Set each field: a flag that the parser does not know ends the server."""
+    # Set each field: a flag that the parser does not know ends the server.
     config = ServerConfig(
         find_demo_model(),
         **SMALL,
@@ -186,9 +186,9 @@ def test_real_parser_accepts_every_flag(real_cli: Path):
         extra_args=["--no-ui"],
     )
     with ServerManager(config, binary=real_cli) as server:
-        answer = chat(server.url, max_tokens=12, Authorization="Bearer sk-right")
-        assert answer["model"] == "spelled"
-        assert answer["timings"]["draft_n"] > 0
+        response = chat(server.url, max_tokens=12, Authorization="Bearer sk-right")
+        assert response["model"] == "spelled"
+        assert response["timings"]["draft_n"] > 0
         log = "\n".join(server.logs())
     assert re.search(r"CPU +model buffer size", log), log
 

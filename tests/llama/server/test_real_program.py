@@ -60,15 +60,15 @@ def serve(any_program: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
+    directory = tmp_path / "models"
+    directory.mkdir()
     for name in ("one", "two"):
-        make_llama(folder / f"{name}.gguf", chat_template=TEMPLATE)
-    return folder
+        make_llama(directory / f"{name}.gguf", chat_template=TEMPLATE)
+    return directory
 
 
 def test_program_accepts_flag_of_every_field(serve):
-    """An unknown flag would end the program."""
+    # An unknown flag would end the program.
     server = serve(
         n_gpu_layers=0,
         flash_attn=True,
@@ -89,8 +89,8 @@ def test_program_accepts_flag_of_every_field(serve):
         extra_args=["--no-warmup", "--slots"],
     ).start()
     with LlamaCppClient(server.url, api_key="sk-right") as client:
-        answer = client.chat(HELLO, 12)
-        assert answer.model == "spelled"
+        response = client.chat(HELLO, 12)
+        assert response.model == "spelled"
         assert len(client.embed(["sun", "moon"]).data) == 2
         assert len(client.slots()) == 2
         assert "predicted_tokens_seconds" in client.metrics()

@@ -67,12 +67,7 @@ def parse_error_response(status: int, content: bytes) -> LlamaServerError:
 
 
 def parse_error_object(body: Any, status: int | None = None) -> LlamaServerError:
-    """Return the error in a JSON object with a member `error`.
-
-    Args:
-        body: The JSON object.
-        status: HTTP status; the code in the object if `None`.
-    """
+    """Return the error in a JSON object. Without an HTTP status, the code in the object is used."""
     details = mapping(body["error"])
     code = status or integer(details.get("code")) or 500
     message = str(details.get("message") or body["error"])

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# Fields with other names than their flags, which are those of llama-server.
+_FLAGS = {"model_path": "--model", "draft_model": "--spec-draft-model"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,41 +59,16 @@ class EmbeddedOptions:
 
     def arguments(self) -> list[str]:
         """Return the command line that `parse_arguments` parses into these options."""
-        valued = {
-            "--model": self.model_path,
-            "--alias": self.alias,
-            "--host": self.host,
-            "--port": self.port,
-            "--ctx-size": self.ctx_size,
-            "--parallel": self.parallel,
-            "--threads": self.threads,
-            "--api-key-file": self.api_key_file,
-            "--n-gpu-layers": self.n_gpu_layers,
-            "--batch-size": self.batch_size,
-            "--ubatch-size": self.ubatch_size,
-            "--flash-attn": self.flash_attn,
-            "--tensor-split": self.tensor_split,
-            "--split-mode": self.split_mode,
-            "--main-gpu": self.main_gpu,
-            "--cache-type-k": self.cache_type_k,
-            "--cache-type-v": self.cache_type_v,
-            "--load-mode": self.load_mode,
-            "--pooling": self.pooling,
-            "--chat-template": self.chat_template,
-            "--spec-draft-model": self.draft_model,
-            "--verbosity": self.verbosity,
-        }
-        flags = {
-            "--embeddings": self.embeddings,
-            "--metrics": self.metrics,
-            "--slots": self.slots,
-            "--warmup": self.warmup,
-            "--api-key-env": self.api_key_env,
-            "--reranking": self.reranking,
-        }
-        # As `--name=value`, because a separate value may start with a dash.
-        given = [f"{name}={value}" for name, value in valued.items() if value is not None]
-        return given + [name for name, is_set in flags.items() if is_set]
+        arguments: list[str] = []
+        for field in fields(self):
+            name = _FLAGS.get(field.name) or f"--{field.name.replace('_', '-')}"
+            value = getattr(self, field.name)
+            if value is True:
+                arguments.append(name)
+            elif value is not None and value is not False:
+                # As `--name=value`, because a separate value may start with a dash.
+                arguments.append(f"{name}={value}")
+        return arguments
 
 
 def embedded_command() -> list[str]:
@@ -114,22 +93,17 @@ def _parser() -> argparse.ArgumentParser:
         'listens, it prints one line of JSON to stdout: {"url": ..., "pid": ...}.',
         epilog="Example: python -m llamatelemetry.llama.embedded --model model.gguf --metrics",
         allow_abbrev=False,
+        # The defaults are those of EmbeddedOptions.
+        argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
     add("--model", dest="model_path", type=Path, required=True, help="GGUF file to serve")
     add("--alias", help="model name in responses (default: the file name)")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=_port, default=0, help="0 (the default) picks a free port")
-    add(
-        "--ctx-size",
-        type=_size,
-        default=2048,
-        help="context size in tokens, shared by the slots; 0 uses the model's",
-    )
-    add("--parallel", type=_count, default=2, help="number of slots (default: %(default)s)")
-    add(
-        "--threads", type=_count, default=1, help="number of compute threads (default: %(default)s)"
-    )
+    add("--host", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=_port, help="port to listen on; 0 (the default) picks a free one")
+    add("--ctx-size", type=_size, help="tokens of context, shared by the slots; 0: the model's")
+    add("--parallel", type=_count, help="number of slots (default: 2)")
+    add("--threads", type=_count, help="number of compute threads (default: 1)")
     add("--embeddings", action="store_true", help="also serve embeddings (mean pooling)")
     add("--metrics", action="store_true", help="serve /metrics")
     add("--slots", action="store_true", help="serve /slots")
@@ -137,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key-file", type=Path, help="file with accepted API keys, one a line")
     add("--api-key-env", action="store_true", help="read the accepted API key from LLAMA_API_KEY")
     _add_tuning(parser)
-    add("--watch-stdin", action="store_true", help="exit when stdin closes")
+    add("--watch-stdin", action="store_true", default=False, help="exit when stdin closes")
     return parser
 
 

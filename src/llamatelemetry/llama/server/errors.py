@@ -179,12 +179,9 @@ def describe_exit(code: int) -> str:
 
 
 def explain_exit(code: int | None, log: Sequence[str] = (), *, embedded: bool) -> Explanation:
-    """Explain an exit code, using the last log lines.
+    """Explain an exit code, negative for a signal, using the last log lines.
 
-    Args:
-        code: Exit status, negative for a signal; `None` if unknown.
-        log: Last lines that the process logged.
-        embedded: Whether the process is the embedded server, which has other remedies.
+    The remedies for the embedded server differ.
     """
     if code in _LOADER_CODES:
         text = "\n".join(log)

@@ -48,11 +48,7 @@ def server_flags(
 ) -> list[str]:
     """Return the arguments of a server for a configuration, without the API key.
 
-    Args:
-        config: Options of the server.
-        port: Port to listen on.
-        server_help: Parsed `--help` of the server.
-        binary: Name of the program, for error messages.
+    `binary` is the program's name for error messages.
 
     Raises:
         UnsupportedOptionError: The server has no flag for an option.

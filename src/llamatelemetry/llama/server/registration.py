@@ -32,13 +32,7 @@ class Registration:
         description: Mapping[str, AttributeValue],
         pid: Callable[[], int | None],
     ) -> None:
-        """Register the server under each host name that calls to it may use.
-
-        Args:
-            address: Address of the server.
-            description: Attributes for the spans of calls to the server.
-            pid: Returns the server's process id, or `None` once it has exited.
-        """
+        """Register the server under each host name that calls to it may use."""
         hosts = filter(None, (address.host, _LOOPBACK.get(address.host)))
         found = (server_of(address.scheme, host, address.port) for host in hosts)
         self._servers: list[Server] = [server for server in found if server is not None]
@@ -57,13 +51,7 @@ class Registration:
 def describe_server(
     config: ServerConfig, props: Mapping[str, Any], report: LoadReport
 ) -> dict[str, AttributeValue]:
-    """Return the attributes of a server; unknown ones are left out.
-
-    Args:
-        config: Configuration of the server.
-        props: Response of its `/props` endpoint.
-        report: Memory and GPU layers from its log.
-    """
+    """Return the attributes of a server; unknown ones are left out."""
     found: dict[str, Any] = {
         **read_props(props).attributes,
         names.SERVER_MODEL_FILE: None if config.is_router else config.model_file.name,
