@@ -6,82 +6,31 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-import tracemalloc
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry.llama import (
     PortTakenError,
     ServerConfig,
     ServerCrashedError,
     ServerManager,
     ServerManagerError,
-    ServerNotFoundError,
     StartupTimeoutError,
     UnsupportedOptionError,
 )
-from llamatelemetry.llama.server.address import Address
-from llamatelemetry.llama.server.binary import Binary
-from llamatelemetry.llama.server.launch import Launch
-from llamatelemetry.llama.server.log import ServerLog
-from tests.children import with_signals
 from tests.llama.fake_server import NEW, OLD, faults, make_server
-from tests.llama.processes import is_gone, wait_until_gone
-from tests.recorder import Recorder
+from tests.llama.processes import is_gone
+from tests.llama.server.conftest import PS, processes_of
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.needs("ps")
-PS = shutil.which("ps")  # some tests change PATH
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(b"GGUF and general.pooling_type")
-    return path
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    return make_server(tmp_path, NEW)
-
-
-@pytest.fixture
-def manager(model: Path, program: Path) -> Iterator[Callable[..., ServerManager]]:
-    """Create managers; check at the end that no process or thread of them is left."""
-    made: list[ServerManager] = []
-    threads = set(threading.enumerate())
-
-    def make(*, binary: object = program, fault: dict | None = None, **fields) -> ServerManager:
-        env = {**faults(**(fault or {})), **fields.pop("env", {})}
-        config = ServerConfig(model, **{"port": 0, **fields}, env=env)
-        made.append(ServerManager(config, binary=binary))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.stop()
-    assert processes_of(program) == []
-    assert set(threading.enumerate()) <= threads
-
-
-def processes_of(program: Path) -> list[int]:
-    listed = subprocess.run([PS, "-ww", "-eo", "pid=,args="], capture_output=True, text=True).stdout
-    lines = [line.split(None, 1) for line in listed.splitlines()]
-    return [int(pid) for pid, command in lines if str(program) in command]
 
 
 class TestRunning:
@@ -148,9 +97,9 @@ class TestRunning:
         text = (tmp_path / "server.log").read_text()
         assert text.count("ümlaut\ntwo\n") == 2
 
-    def test_start_runs_router_for_directory(self, program, model: Path):
+    def test_start_runs_router_for_directory(self, fake_program, model: Path):
         config = ServerConfig(model.parent, port=0)
-        with ServerManager(config, binary=program) as server:
+        with ServerManager(config, binary=fake_program) as server:
             assert server.is_healthy()
 
     def test_url_includes_api_prefix(self, manager):
@@ -171,14 +120,14 @@ class TestRunning:
     def test_url_uses_loopback_for_wildcard_host(self, manager):
         assert manager(host="0.0.0.0").start().url.startswith("http://127.0.0.1:")
 
-    def test_start_accepts_wrapper_that_starts_server(self, manager, program, tmp_path: Path):
+    def test_start_accepts_wrapper_that_starts_server(self, manager, fake_program, tmp_path: Path):
         wrapper = tmp_path / "wrapper"
-        wrapper.write_text(f'#!/bin/sh\n"{program}" "$@"\nexit $?\n')
+        wrapper.write_text(f'#!/bin/sh\n"{fake_program}" "$@"\nexit $?\n')
         wrapper.chmod(0o755)
         server = manager(binary=wrapper).start()
         assert server.is_healthy()
         server.stop()
-        assert processes_of(program) == []
+        assert processes_of(fake_program) == []
 
 
 class TestSecrets:
@@ -252,14 +201,14 @@ class TestFailures:
         with pytest.raises(ServerCrashedError, match="error: invalid argument: --no-such"):
             manager(extra_args=["--no-such"]).start()
 
-    def test_start_kills_server_and_raises_when_startup_times_out(self, manager, program):
+    def test_start_kills_server_and_raises_when_startup_times_out(self, manager, fake_program):
         server = manager(fault={"load_s": 600}, startup_timeout_s=0.5)
         with pytest.raises(StartupTimeoutError, match=r"not ready after 0\.5 s") as raised:
             server.start()
         assert raised.value.log_lines == ("srv    load_model: loading model",)
-        assert processes_of(program) == []
+        assert processes_of(fake_program) == []
 
-    def test_start_ends_server_when_interrupted(self, manager, program):
+    def test_start_ends_server_when_interrupted(self, manager, fake_program):
         server = manager(fault={"load_s": 600})
 
         def interrupt(_line: str) -> None:
@@ -267,7 +216,7 @@ class TestFailures:
 
         with pytest.raises(KeyboardInterrupt):
             server.start(interrupt)
-        assert processes_of(program) == []
+        assert processes_of(fake_program) == []
 
     def test_start_raises_when_other_thread_stops_server(self, manager):
         server = manager(fault={"load_s": 600})
@@ -390,29 +339,29 @@ class TestFailures:
         server.stop(timeout_s=0.3)
         assert is_gone(pid)
 
-    def test_child_processes_of_server_end_with_it(self, manager, program):
+    def test_child_processes_of_server_end_with_it(self, manager, fake_program):
         server = manager(fault={"helper": True}).start()
-        assert len(processes_of(program)) >= 2
+        assert len(processes_of(fake_program)) >= 2
         os.kill(server.pid, signal.SIGKILL)
-        wait_for(lambda: processes_of(program) == [])
+        wait_for(lambda: processes_of(fake_program) == [])
 
     @pytest.mark.slow
-    def test_stop_does_not_wait_for_detached_child_process(self, model, program):
+    def test_stop_does_not_wait_for_detached_child_process(self, model, fake_program):
         config = ServerConfig(model, port=0, env=faults(helper="runs away"))
-        server = ServerManager(config, binary=program).start()
+        server = ServerManager(config, binary=fake_program).start()
         started = time.monotonic()
         server.stop()
         assert time.monotonic() - started < 8
-        (stray,) = processes_of(program)
+        (stray,) = processes_of(fake_program)
         os.kill(stray, signal.SIGKILL)
 
-    def test_server_is_killed_when_watchdog_is_killed(self, manager, program, caplog):
+    def test_server_is_killed_when_watchdog_is_killed(self, manager, fake_program, caplog):
         server = manager().start()
-        (watchdog,) = set(processes_of(program)) - {server.pid}
+        (watchdog,) = set(processes_of(fake_program)) - {server.pid}
         os.kill(watchdog, signal.SIGKILL)
         wait_for(lambda: caplog.records)
         assert "was lost together with its watchdog" in caplog.text
-        wait_for(lambda: processes_of(program) == [])
+        wait_for(lambda: processes_of(fake_program) == [])
 
     @pytest.mark.parametrize(("size", "line"), [(3_000_000, 200), (3_000_000, 3_000_000)])
     def test_server_stays_healthy_when_it_logs_megabytes(self, manager, size: int, line: int):
@@ -433,263 +382,3 @@ class TestFailures:
             "GGML_ASSERT failed: the last words",
         )
         assert (tmp_path / "server.log").stat().st_size > 100_000_000
-
-
-class TestLog:
-    def test_log_limits_memory_of_line_without_end(self):
-        log = ServerLog()
-        tracemalloc.start()
-        try:
-            for _ in range(200):
-                log.feed(b"x" * 65536)
-            taken, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert taken < 1_000_000
-        log.close()
-        assert log.lines() == ["x" * 8192]
-
-    def test_log_truncates_long_lines(self):
-        log = ServerLog()
-        log.feed(b"x" * 60000 + b"\nnext")
-        log.close()
-        assert list(map(len, log.lines())) == [8192, 4]
-
-    def test_log_joins_line_fed_in_parts(self):
-        log = ServerLog()
-        for part in ("one\ntw", "o\n", "ü"):
-            log.feed(part.encode()[:-1])
-            log.feed(part.encode()[-1:])
-        log.close()
-        assert log.lines() == ["one", "two", "ü"]
-
-    def test_shown_flags_omit_secrets_and_directories(self):
-        flags = ("--hf-token", "hf_1", "--api-key-file=/a/b", "-m", "/home/me/m.gguf", "-ngl", "-1")
-        launch = Launch(("x",), {}, flags, Address("127.0.0.1", 1), Binary(None, ""))
-        assert launch.shown_flags() == [
-            "--hf-token ***",
-            "--api-key-file ***",
-            "-m m.gguf",
-            "-ngl -1",
-        ]
-
-
-class TestBinary:
-    def test_find_binary_prefers_argument_to_variable_to_path(
-        self, manager, tmp_path: Path, monkeypatch
-    ):
-        directories = [tmp_path / name for name in ("argument", "variable", "path")]
-        programs = []
-        for directory in directories:
-            directory.mkdir()
-            programs.append(make_server(directory, NEW))
-        record = tmp_path / "record"
-
-        def started(binary: object) -> str:
-            record.unlink(missing_ok=True)
-            manager(binary=binary, env={"FAKE_RECORD": str(record)}).start().stop()
-            return json.loads(record.read_text())["argv"][0].removesuffix(".py")
-
-        monkeypatch.setenv("PATH", f"{directories[2]}:{os.environ['PATH']}")
-        assert started(None) == str(programs[2])
-        monkeypatch.setenv("LLAMA_SERVER_PATH", str(directories[1]))
-        assert started(None) == str(programs[1])
-        assert started(str(programs[0])) == str(programs[0])
-
-    def test_find_binary_raises_when_named_program_is_missing(self, manager, tmp_path, monkeypatch):
-        with pytest.raises(ServerNotFoundError, match="binary: program not found: '/no/such'"):
-            manager(binary="/no/such").start()
-        plain = tmp_path / "plain"
-        plain.touch()
-        monkeypatch.setenv("LLAMA_SERVER_PATH", str(plain))
-        with pytest.raises(ServerNotFoundError, match=r"LLAMA_SERVER_PATH: .* is not executable"):
-            manager(binary=None).start()
-
-    def test_find_binary_names_install_command_when_no_server_is_installed(
-        self, manager, monkeypatch, tmp_path
-    ):
-        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-        with pytest.raises(ServerNotFoundError, match=r"pip install xllamacpp==") as raised:
-            manager(binary=None).start()
-        assert "LLAMA_SERVER_PATH" in str(raised.value)
-
-
-class TestParent:
-    """Programs that use a manager and exit in different ways."""
-
-    START = (
-        "import os, signal, sys, time\n"
-        "from llamatelemetry import ServerConfig, ServerManager\n"
-        "server = ServerManager(ServerConfig({model!r}, port=0), binary={program!r}).start()\n"
-        "print(server.pid, flush=True)\n"
-    )
-
-    def start_parent(
-        self, model: Path, program: Path, code: str
-    ) -> tuple[int, subprocess.Popen[str]]:
-        source = self.START.format(model=str(model), program=str(program)) + code
-        parent = subprocess.Popen(
-            with_signals([sys.executable, "-c", source]),
-            stdout=subprocess.PIPE,
-            text=True,
-            stderr=subprocess.PIPE,
-        )
-        return int(parent.stdout.readline()), parent
-
-    @pytest.mark.parametrize(
-        "code",
-        [
-            "",
-            "sys.exit(3)",
-            "os._exit(0)",
-            "raise SystemError",
-            "os.kill(os.getpid(), signal.SIGKILL)",
-            "os.kill(os.getpid(), signal.SIGTERM)",
-        ],
-    )
-    def test_server_ends_with_its_parent_process(self, model, program, code):
-        pid, parent = self.start_parent(model, program, code)
-        parent.communicate(timeout=20)
-        wait_until_gone(pid)
-        wait_for(lambda: processes_of(program) == [])
-
-    def test_loading_server_ends_when_parent_is_killed(self, model, program, monkeypatch):
-        monkeypatch.setenv("FAKE", json.dumps({"load_s": 600}))
-        source = (
-            "from llamatelemetry import ServerConfig, ServerManager\n"
-            f"server = ServerManager(ServerConfig({str(model)!r}, port=0), binary={str(program)!r})\n"
-            "server.start(lambda line: print(server.pid, flush=True))\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True
-        ) as parent:
-            pid = int(parent.stdout.readline())
-            assert not is_gone(pid)
-            parent.kill()
-        wait_until_gone(pid)
-        wait_for(lambda: processes_of(program) == [])
-
-    @pytest.mark.slow
-    def test_server_that_ignores_sigterm_is_killed_when_parent_exits(
-        self, model, program, monkeypatch
-    ):
-        monkeypatch.setenv("FAKE", json.dumps({"ignores_term": True}))
-        pid, parent = self.start_parent(model, program, "os._exit(0)")
-        parent.communicate(timeout=20)
-        wait_until_gone(pid, 20)
-
-    def test_server_started_by_thread_outlives_thread_and_ends_with_process(self, model, program):
-        # The parent-death signal of Linux would end the server with the thread.
-        pid, parent = self.start_parent(
-            model,
-            program,
-            "import threading\n"
-            "server.stop()\n"
-            "thread = threading.Thread(target=server.start)\n"
-            "thread.start(); thread.join()\n"
-            "print(server.pid, server.is_healthy(), flush=True)\n"
-            "time.sleep(600)\n",
-        )
-        pid, healthy = parent.stdout.readline().split()
-        time.sleep(0.3)
-        assert healthy == "True"
-        assert not is_gone(int(pid))
-        parent.kill()
-        parent.communicate()
-        wait_until_gone(int(pid))
-
-    def test_forked_child_neither_stops_server_nor_keeps_it_alive(self, model, program):
-        pid, parent = self.start_parent(
-            model,
-            program,
-            "child = os.fork()\n"
-            "if not child:\n"
-            "    healthy = server.is_healthy(); server.logs(); server.stop()\n"
-            "    print(healthy, flush=True); sys.stdout.close(); os.close(1); os.close(2)\n"
-            "    time.sleep(20); os._exit(0)\n"
-            "time.sleep(600)\n",
-        )
-        assert parent.stdout.readline() == "True\n"
-        time.sleep(0.3)
-        assert not is_gone(pid)
-        parent.kill()
-        parent.communicate()
-        wait_until_gone(pid)
-
-
-class TestTelemetry:
-    @pytest.fixture(autouse=True)
-    def global_provider(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trace, "_TRACER_PROVIDER", recorder.tracer_provider)
-
-    def test_start_records_span(self, manager, recorder: Recorder, model: Path):
-        server = manager(
-            api_key="sk-hidden",
-            n_parallel=2,
-            chat_template="{{ private }}",
-            extra_args=["--api-prefix", "/llm"],
-        ).start()
-        (span,) = recorder.spans()
-        assert (span.name, span.kind) == ("llama_server start", SpanKind.INTERNAL)
-        attributes = dict(span.attributes)
-        assert 0 < attributes.pop("llamatelemetry.server.load_duration") < 30
-        port = attributes["server.port"]
-        assert f":{port}/" in server.url
-        assert attributes == {
-            "gen_ai.provider.name": "llama_cpp",
-            "server.address": "127.0.0.1",
-            "server.port": port,
-            "llamatelemetry.server.binary": "llama-server",
-            "llamatelemetry.server.build": "b4242-abcdef",
-            "llamatelemetry.server.context_length": 4096,
-            "llamatelemetry.server.flags": (
-                "--model tiny.gguf",
-                "--alias tiny",
-                "--host 127.0.0.1",
-                f"--port {port}",
-                "--ctx-size 4096",
-                "--parallel 2",
-                "--n-gpu-layers all",
-                "--metrics",
-                "--jinja",
-                "--chat-template ...",
-                "--verbosity 4",
-                "--api-prefix llm",
-            ),
-            "llamatelemetry.server.gpu_layers": 31,
-            "llamatelemetry.server.memory.devices": ("CUDA0", "CUDA_Host"),
-            "llamatelemetry.server.memory.model": (96573850, 0),
-            "llamatelemetry.server.memory.context": (11796480, 0),
-            "llamatelemetry.server.memory.compute": (15728640, 1048576),
-            "llamatelemetry.server.model_alias": "tiny",
-            "llamatelemetry.server.model_file": "tiny.gguf",
-            "llamatelemetry.server.model_size": model.stat().st_size,
-            "llamatelemetry.server.slots": 2,
-        }
-        assert span.status.status_code is StatusCode.UNSET
-
-    def test_failed_start_records_error_without_log(self, manager, recorder: Recorder):
-        with pytest.raises(ServerCrashedError):
-            manager(fault={"dies": "a secret of the log"}).start()
-        (span,) = recorder.spans()
-        assert span.status.status_code is StatusCode.ERROR
-        assert span.status.description == (
-            "the llama.cpp server exited with status 1 before it was ready"
-        )
-        assert span.attributes["error.type"] == "ServerCrashedError"
-
-    def test_span_has_total_size_of_split_model(self, tmp_path, program, recorder):
-        for number in (1, 2):
-            path = tmp_path / f"big-0000{number}-of-00002.gguf"
-            path.write_bytes(b"GGUF" + bytes(96))
-        config = ServerConfig(tmp_path / "big-00001-of-00002.gguf", port=0)
-        with ServerManager(config, binary=program):
-            pass
-        (span,) = recorder.spans()
-        assert span.attributes["llamatelemetry.server.model_size"] == 200
-
-    def test_started_server_is_registered_as_llama_cpp(self, manager):
-        port = int(manager().start().url.rpartition(":")[2])
-        for host in ("127.0.0.1", "localhost"):
-            assert known_servers.provider_of(server_of("http", host, port), "openai") == "llama_cpp"
