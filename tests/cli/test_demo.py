@@ -223,7 +223,7 @@ class TestWheelForAnotherCpu:
         process = run_demo("--model", model, "--output", tmp_path / "new", PYTHONPATH=str(wheel))
         assert process.returncode == 1
         assert process.stderr.startswith(
-            f"error: the llama.cpp server was ended by SIGILL{when}: it was built for another CPU\n"
+            f"error: the llama.cpp server was terminated by SIGILL{when}: it was built for another CPU\n"
         )
         assert "--base-url" in process.stderr
         assert "Traceback" not in process.stdout + process.stderr

@@ -37,7 +37,7 @@ from llamatelemetry.genai.deferred_metrics import (
     record_now,
     wait_for_thread,
 )
-from llamatelemetry.otel.forking import start_metrics_anew
+from llamatelemetry.otel._sdk_private import reset_metrics_after_fork
 from llamatelemetry.otel.providers._metrics import StableMeterProvider
 
 CHAT = {"gen_ai.operation.name": "chat"}
@@ -496,7 +496,7 @@ def test_forked_child_with_reset_metrics_starts_its_series_again(meters):
     meters.record(1.0)
     child = os.fork()
     if child == 0:
-        start_metrics_anew(meters.provider)
+        reset_metrics_after_fork(meters.provider)
         meters.record(2.0)
         after_ns = time.time_ns()
         time.sleep(0.01)

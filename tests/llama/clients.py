@@ -1,4 +1,4 @@
-"""Both kinds of client behind one face, so that one table of tests drives them."""
+"""One interface for the synchronous and the asynchronous client, for parametrized tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
 
 
 class Driver:
-    """Makes calls of a client, whichever kind it is: a result is a result."""
+    """A synchronous or asynchronous client with synchronous calls."""
 
     def __init__(self, kind: str, url: str, **options: Any) -> None:
         self._runner = asyncio.Runner()
@@ -27,7 +27,7 @@ class Driver:
         self._runner.close()
 
     def run(self, result: Any) -> Any:
-        """What a call gives, awaited if it has to be."""
+        """Return the result of a call; await it if it is awaitable."""
         if not inspect.isawaitable(result):
             return result
 
@@ -37,7 +37,7 @@ class Driver:
         return self._runner.run(wait())
 
     def __call__(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """``driver("chat", messages)``; streams come as lists."""
+        """Call a method: `driver("chat", messages)`. Return streams as lists."""
         call = self.client
         for part in name.split("."):
             call = getattr(call, part)
@@ -54,12 +54,12 @@ class Driver:
         return self._runner.run(read(stream))
 
     def busy_connections(self) -> int:
-        """How many connections are held by something: idle ones only wait for the next call."""
+        """Return the number of connections that are not idle."""
         pool = self.client._connection.http._transport._pool
         return sum(not connection.is_idle() for connection in pool.connections)
 
     def take(self, stream: Any, count: int) -> list[Any]:
-        """The first chunks, and then the stream is closed."""
+        """Return the first chunks and close the stream."""
         if not self.is_async:
             with stream:
                 return [next(stream) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Clients of llama.cpp, recording to memory through OpenTelemetry's global providers."""
+"""Fixtures of the llama.cpp tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["any_program", "program", "real_cli"]
 
 @pytest.fixture
 def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """What is made by then records here: our clients take no providers of their own."""
+    """Record with OpenTelemetry's global providers: the clients accept no others."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
     monkeypatch.setattr("opentelemetry._logs._internal._LOGGER_PROVIDER", recorder.logger_provider)

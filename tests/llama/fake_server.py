@@ -1,7 +1,7 @@
-"""A llama-server of any age: its ``--help``, its arguments, its ways of failing; not its answers.
+"""A fake llama-server with the `--help`, arguments and failures of new and old builds.
 
-`make_server` writes the program, a Python script of its own. What it is to do wrong comes in the
-variable FAKE, as JSON; what it was started with goes to the file named by FAKE_RECORD.
+`make_server` writes the program, a Python script. The variable FAKE has its faults as JSON. The
+program appends its arguments and environment to the file named by FAKE_RECORD.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ OLD = [
     Option("-md,   --model-draft", "FNAME", "draft model for speculative decoding"),
     Option("-lv,   --verbosity, --log-verbosity", "N", "Set the verbosity threshold."),
 ]
-# Of early 2024, when each name had its own placeholder.
+# The help of early 2024, when each name had its own placeholder.
 ANCIENT_HELP = """\
 usage: ./server [options]
 
@@ -118,14 +118,16 @@ def render_help(options: list[Option]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_server(folder: Path, options: list[Option] = NEW, *, name: str = "llama-server") -> Path:
+def make_server(
+    directory: Path, options: list[Option] = NEW, *, name: str = "llama-server"
+) -> Path:
     takes_value = {
         each: bool(option.hint)
         for option in options
         if "has been removed" not in option.text
         for each in option.names.replace(",", " ").split()
     }
-    path = folder / name
+    path = directory / name
     settings = {"help": render_help(options), "takes_value": takes_value}
     write_program(path, f"SETTINGS = {settings!r}\n{_PROGRAM}", "-IS")
     return path
@@ -165,7 +167,8 @@ def log(text):
 
 for line in fault.get("log", ()):
     log(line)
-if "helper" in fault:  # as a router starts its models, or a script the program
+# As a router starts its models, or a wrapper script the program.
+if "helper" in fault:
     if not os.fork():
         if fault["helper"] == "runs away":
             os.setsid()
@@ -196,7 +199,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05)
         elif "first_request_kills" in fault:
             os.kill(os.getpid(), fault["first_request_kills"])
-            time.sleep(600)  # another thread may be the one that gets the signal
+            # Another thread may handle the signal.
+            time.sleep(600)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))

@@ -1,4 +1,4 @@
-"""A loopback server that says what a test tells it to: for the errors a real one cannot be made to have."""
+"""A scripted loopback server, for errors that a real server does not produce on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REASONS = {200: "OK"}
 
 @dataclass
 class Asked:
-    """What has come in."""
+    """A received request."""
 
     method: str
     path: str
@@ -27,10 +27,12 @@ class Asked:
 
 @dataclass
 class Reply:
-    """What goes out: JSON, bytes, or pieces of a stream.
+    """A response: JSON, bytes, or the chunks of a stream.
 
-    A cut one ends with the connection, and if it is reset, with an error of the connection; of
-    a silent one there is nothing but that end.
+    Attributes:
+        cut: Whether the connection closes before the end of the response.
+        silent: Whether the connection closes without a response.
+        reset: Whether the connection is reset before the end of the response.
     """
 
     status: int = 200
@@ -54,13 +56,13 @@ class Loopback:
 
 
 def sse(*events: Any) -> list[bytes]:
-    """Each event as the piece of a stream that it is sent in."""
+    """Return each event as one chunk of a stream."""
     return [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
 
 
 @contextmanager
 def loopback(answer: Callable[[Asked], Reply]) -> Iterator[Loopback]:
-    """Serve on a free port, from a thread with its own event loop."""
+    """Serve on a free port, on a thread with its own event loop."""
     loop = asyncio.new_event_loop()
     asked: list[Asked] = []
     connections: set[asyncio.StreamWriter] = set()
@@ -73,7 +75,8 @@ def loopback(answer: Callable[[Asked], Reply]) -> Iterator[Loopback]:
                 if not await _write(writer, answer(request)):
                     break
         except (ConnectionError, asyncio.CancelledError):
-            pass  # the client has gone, or the test is over
+            # The client has closed the connection, or the test has ended.
+            pass
         finally:
             connections.discard(writer)
             writer.close()

@@ -1,4 +1,4 @@
-"""A llama-server program: a real one, or llama.cpp with the real argument parser in its place."""
+"""A llama-server program, or its replacement with the real argument parser."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tests.probes import llama_server_program
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """The llama-server program, for what nothing else does: its router, its own words."""
+    """Return the llama-server program, for tests of its router and its log."""
     require("llama-server")
     return llama_server_program()
 
 
 @pytest.fixture(scope="session")
 def real_cli(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with llama-server's own argument parser and the server of xllamacpp."""
+    """Create a program with the argument parser of llama-server and the server of xllamacpp."""
     require("xllamacpp")
     path = tmp_path_factory.mktemp("real") / "llama-server"
     write_program(path, Path(__file__).with_name("real_cli.py").read_text(encoding="utf-8"))
     if subprocess.run([path, "--help"], capture_output=True).returncode == 77:
-        pytest.fail("xllamacpp is laid out in another way than real_cli.py expects")
+        pytest.fail("real_cli.py does not support the memory layout of this xllamacpp")
     return path
 
 
 @pytest.fixture
 def any_program(request: pytest.FixtureRequest) -> Path:
-    """The llama-server program or, where it cannot be used, `real_cli`."""
+    """Return the llama-server program, or `real_cli` if it cannot be used."""
     if unavailable("llama-server"):
         note_stand_in(request.node, "llama-server", "xllamacpp")
         return request.getfixturevalue("real_cli")

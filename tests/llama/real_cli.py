@@ -1,8 +1,8 @@
-"""llama-server with its real argument parser, from the wheel: what a build of llama.cpp would be.
+"""A replacement of llama-server with its real argument parser, from the xllamacpp wheel.
 
-The wheel exports the parser that llama-server itself uses; the parameters it fills lie inline in
-the object that Python sees. That holds for the pinned version alone, so it is checked first: exit
-status 77 when it does not hold.
+The wheel exports the parser of llama-server. The parameters that it fills are stored inline in the
+Python object. This layout is certain for the pinned version only, so it is checked first: the exit
+status is 77 if the check fails.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""GGUF models of some ten thousand random weights, made in a moment: for what no small real model does.
+"""GGUF models with some ten thousand random weights, created in milliseconds.
 
-llama.cpp loads and runs them as any other. What they say means nothing.
+They have features that no small real model has. llama.cpp loads and runs them as any other model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MIDDLE = ("<fim_pre>", "<fim_suf>", "<fim_mid>")
 
 
 def make_llama(path: Path, *, fills_in: bool = False, chat_template: str | None = None) -> Path:
-    """A llama whose tokens are bytes; one that fills in knows where the gap of a text is."""
+    """Write a llama model with bytes as tokens; with `fills_in` it supports infill."""
     special = ["<unk>", "<s>", "</s>", *(_MIDDLE if fills_in else ())]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [TokenType.UNKNOWN, *[TokenType.CONTROL] * (len(special) - 1), *[TokenType.BYTE] * 256]
@@ -52,7 +52,7 @@ def make_llama(path: Path, *, fills_in: bool = False, chat_template: str | None 
 
 
 def make_reranker(path: Path) -> Path:
-    """A BERT that scores pairs of texts; its words are letters."""
+    """Write a BERT model for reranking, with letters as tokens."""
     letters = [*string.ascii_lowercase, *string.digits]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokens = [*special, *(f"\u2581{letter}" for letter in letters), *letters]

@@ -105,7 +105,7 @@ def make_target(client: Any) -> Target:
     Raises:
         TypeError: it is nothing that can be asked.
     """
-    from llamatelemetry.llama.client import AsyncLlamaCppClient, LlamaCppClient
+    from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
 
     if isinstance(client, (LlamaCppClient, AsyncLlamaCppClient)):
         return LlamaTarget(client.as_async())

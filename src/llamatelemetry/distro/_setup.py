@@ -42,8 +42,8 @@ from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from llamatelemetry.llama.server_metrics import ServerMetrics
     from llamatelemetry.otel.sampling.tail_sampler import TailSampler
+    from llamatelemetry.server_metrics import ServerMetrics
 
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 
@@ -158,7 +158,7 @@ class Setup:
         """Start scraping the metrics of the llama.cpp servers that the options name."""
         if not self.config.llamacpp_metrics_url or not self.config.enable_metrics:
             return
-        from llamatelemetry.llama.server_metrics import ServerMetrics
+        from llamatelemetry.server_metrics import ServerMetrics
 
         try:
             server_metrics = ServerMetrics(

@@ -27,7 +27,7 @@ def create_engine(backend: str, **options: Any) -> InferenceEngine:
         ImportError: what the backend needs is not installed.
     """
     if normalize_provider(backend) == PROVIDER_LLAMA_CPP:
-        from llamatelemetry.llama.client import LlamaCppClient
+        from llamatelemetry.llama import LlamaCppClient
 
         return LlamaCppClient(**options)
     if backend == "transformers":

@@ -1,6 +1,8 @@
-"""llama.cpp: its server and its clients.
+"""llama.cpp: clients of its server, and managed servers.
 
-Importing this package loads nothing; its names are loaded on first use (PEP 562).
+Names are loaded on first use (PEP 562). The child process of the embedded server is a module below
+this package: with plain imports each start would load both clients and OpenTelemetry, which costs
+0.15 s of CPU time and 8 MB of memory.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._errors import LlamaServerError, ServerLoadingError
-    from ._responses import ChatResponse
-    from ._streams import AsyncChatStream, ChatStream
-    from .client import AsyncLlamaCppClient, LlamaCppClient
-    from .config import ServerConfig
-    from .launch_errors import (
+    from llamatelemetry.llama.client.clients import AsyncLlamaCppClient, LlamaCppClient
+    from llamatelemetry.llama.client.errors import LlamaServerError, ServerLoadingError
+    from llamatelemetry.llama.client.responses import ChatResponse
+    from llamatelemetry.llama.client.streams import AsyncChatStream, ChatStream
+    from llamatelemetry.llama.server.config import ServerConfig
+    from llamatelemetry.llama.server.errors import (
         PortTakenError,
         ServerCrashedError,
         ServerManagerError,
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
         StartupTimeoutError,
         UnsupportedOptionError,
     )
-    from .manager import ServerManager
-    from .wrap import unwrap_openai_client, wrap_openai_client
+    from llamatelemetry.llama.server.manager import ServerManager
+    from llamatelemetry.llama.wrap import unwrap_openai_client, wrap_openai_client
 
 __all__ = [
     "AsyncChatStream",
@@ -46,31 +48,28 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AsyncChatStream": "llamatelemetry.llama._streams",
-    "AsyncLlamaCppClient": "llamatelemetry.llama.client",
-    "ChatResponse": "llamatelemetry.llama._responses",
-    "ChatStream": "llamatelemetry.llama._streams",
-    "LlamaCppClient": "llamatelemetry.llama.client",
-    "LlamaServerError": "llamatelemetry.llama._errors",
-    "PortTakenError": "llamatelemetry.llama.launch_errors",
-    "ServerConfig": "llamatelemetry.llama.config",
-    "ServerCrashedError": "llamatelemetry.llama.launch_errors",
-    "ServerLoadingError": "llamatelemetry.llama._errors",
-    "ServerManager": "llamatelemetry.llama.manager",
-    "ServerManagerError": "llamatelemetry.llama.launch_errors",
-    "ServerNotFoundError": "llamatelemetry.llama.launch_errors",
-    "StartupTimeoutError": "llamatelemetry.llama.launch_errors",
-    "UnsupportedOptionError": "llamatelemetry.llama.launch_errors",
-    "unwrap_openai_client": "llamatelemetry.llama.wrap",
-    "wrap_openai_client": "llamatelemetry.llama.wrap",
+    "AsyncChatStream": "client.streams",
+    "AsyncLlamaCppClient": "client.clients",
+    "ChatResponse": "client.responses",
+    "ChatStream": "client.streams",
+    "LlamaCppClient": "client.clients",
+    "LlamaServerError": "client.errors",
+    "ServerConfig": "server.config",
+    "ServerLoadingError": "client.errors",
+    "ServerManager": "server.manager",
+    "unwrap_openai_client": "wrap",
+    "wrap_openai_client": "wrap",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
-    globals()[name] = value  # the next time without this function
+    # All names without an entry are errors of the server manager.
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'server.errors')}")
+    value = getattr(module, name)
+    # Cache the name, so that this function is not called again.
+    globals()[name] = value
     return value
 
 

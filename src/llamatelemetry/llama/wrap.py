@@ -1,4 +1,4 @@
-"""Tracing one client of the openai library, without instrumenting the library."""
+"""Instrument one client of the openai library, without instrumenting the library."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ ClientT = TypeVar("ClientT")
 
 
 def wrap_openai_client(client: ClientT, strict_operation_names: bool = True) -> ClientT:
-    """Record every call of this one client, to whatever server it talks; give the client back.
+    """Record every call of one client, to any server. Return the client.
 
-    Copies that are made of it by ``copy()`` or ``with_options()`` are recorded too. A client that
-    is wrapped twice, or while the plugin is active, makes one span per call all the same.
+    Copies of the client by `copy()` or `with_options()` are recorded, too. A client that is wrapped
+    twice, or while the plugin is active, still creates one span per call.
 
     Args:
-        client: an ``OpenAI`` or ``AsyncOpenAI``, or an Azure one.
-        strict_operation_names: record only well-known operation names.
+        client: `OpenAI` or `AsyncOpenAI` client, or its Azure version.
+        strict_operation_names: Whether to record only well-known operation names.
 
     Raises:
-        ImportError: ``llamatelemetry-instrumentation-openai`` is not installed.
-        TypeError: it is no client of the openai library.
+        ImportError: `llamatelemetry-instrumentation-openai` is not installed.
+        TypeError: The object is not a client of the openai library.
     """
-    # Strict is the default, which the configuration may change; not strict was asked for here.
+    # True is the default, which the configuration may override; False is explicit.
     own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
     _plugin().instrument_client(client, config=active_config(**own))
     return client
 
 
 def unwrap_openai_client(client: ClientT) -> ClientT:
-    """Undo `wrap_openai_client`; give the client back. One that is not wrapped stays as it is.
+    """Stop recording the calls of a wrapped client. Return the client.
+
+    A client that is not wrapped is returned unchanged.
 
     Raises:
-        ImportError: ``llamatelemetry-instrumentation-openai`` is not installed.
+        ImportError: `llamatelemetry-instrumentation-openai` is not installed.
     """
     _plugin().uninstrument_client(client)
     return client

@@ -1,0 +1,339 @@
+"""Synchronous and asynchronous clients of a llama.cpp server: every inference call is a span.
+
+`endpoints` defines the requests and `conversation` the protocol, once for both clients. This module
+has the public methods of each client, and performs the actions of a conversation with or without
+`await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    overload,
+)
+
+from llamatelemetry.llama.client import endpoints
+from llamatelemetry.llama.client.chat import Chat
+from llamatelemetry.llama.client.connection import Connection
+from llamatelemetry.llama.client.conversation import (
+    Send,
+    Wait,
+    converse,
+    converse_streaming,
+    wait_until_ready,
+)
+from llamatelemetry.llama.client.responses import ChatResponse
+from llamatelemetry.llama.client.streams import AsyncChatStream, ChatStream
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from llamatelemetry.llama.client.endpoints import Exchange
+
+P = ParamSpec("P")
+T = TypeVar("T")
+ResponseT = TypeVar("ResponseT")
+StreamT = TypeVar("StreamT")
+
+
+Actions = Generator[Send | Wait, Any, T]
+
+
+def _run(connection: Connection, actions: Actions[T]) -> T:
+    """Perform the actions of a conversation. Return its result."""
+    try:
+        action = next(actions)
+        while True:
+            try:
+                outcome = _perform(connection, action)
+            except BaseException as error:
+                action = actions.throw(error)
+            else:
+                action = actions.send(outcome)
+    except StopIteration as done:
+        return done.value
+
+
+def _perform(connection: Connection, action: Send | Wait) -> Any:
+    if isinstance(action, Wait):
+        return time.sleep(action.seconds)
+    response = connection.http.send(action.request, stream=action.stream)
+    if action.stream and not response.is_success:
+        response.read()
+    return response
+
+
+def _open(connection: Connection, exchange: Exchange[Any]) -> Any:
+    if not exchange.stream:
+        return _run(connection, converse(connection, exchange))
+    return ChatStream(*_run(connection, converse_streaming(connection, exchange)))
+
+
+async def _run_async(connection: Connection, actions: Actions[T]) -> T:
+    try:
+        action = next(actions)
+        while True:
+            try:
+                outcome = await _perform_async(connection, action)
+            except BaseException as error:
+                action = actions.throw(error)
+            else:
+                action = actions.send(outcome)
+    except StopIteration as done:
+        return done.value
+
+
+async def _perform_async(connection: Connection, action: Send | Wait) -> Any:
+    if isinstance(action, Wait):
+        return await asyncio.sleep(action.seconds)
+    response = await connection.http.send(action.request, stream=action.stream)
+    if action.stream and not response.is_success:
+        await response.aread()
+    return response
+
+
+async def _open_async(connection: Connection, exchange: Exchange[Any]) -> Any:
+    if not exchange.stream:
+        return await _run_async(connection, converse(connection, exchange))
+    return AsyncChatStream(*await _run_async(connection, converse_streaming(connection, exchange)))
+
+
+def _method(build: Callable[..., Any]) -> Any:
+    """Create a method from a function that returns an exchange, with its signature and docstring."""
+
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return self._open(build(*args, **kwargs))
+
+    signature = inspect.signature(build)
+    client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    result = str(signature.return_annotation).removeprefix("Exchange[").removesuffix("]")
+    method.__name__ = build.__name__
+    method.__doc__ = build.__doc__
+    method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[client, *signature.parameters.values()], return_annotation=result
+    )
+    return method
+
+
+def _call(build: Callable[P, Exchange[T]]) -> Callable[Concatenate[LlamaCppClient, P], T]:
+    return _method(build)
+
+
+def _call_async(
+    build: Callable[P, Exchange[T]],
+) -> Callable[Concatenate[AsyncLlamaCppClient, P], Coroutine[Any, Any, T]]:
+    return _method(build)
+
+
+class _Client(Generic[ResponseT, StreamT]):
+    """The common part of the two clients."""
+
+    # Read by `llamatelemetry.inference.traced_engine`.
+    records_its_calls = True
+    _open_with: ClassVar[Callable[[Connection, Exchange[Any]], Any]]
+    _is_async: ClassVar[bool]
+
+    chat: Chat[ResponseT, StreamT]
+    """Chat completions: `client.chat(messages)`; see `Chat.__call__`."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeout_s: float = 600.0,
+        load_wait_s: float = 0.0,
+        strict_operation_names: bool = True,
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "api_key": api_key,
+            "model": model,
+            "timeout_s": timeout_s,
+            "load_wait_s": load_wait_s,
+            "strict_operation_names": strict_operation_names,
+        }
+        self._connection = Connection(base_url, is_async=self._is_async, **self._settings)
+        # Performs an exchange, or returns the coroutine that does. It is not a bound method: a
+        # cycle between `chat` and its client would keep the connections open.
+        self._open = partial(type(self)._open_with, self._connection)
+        self.chat = Chat(self._open)
+
+    @overload
+    def complete(
+        self, prompt: Any, *, stream: Literal[False] = ..., **sampling: Any
+    ) -> ResponseT: ...
+    @overload
+    def complete(self, prompt: Any, *, stream: Literal[True], **sampling: Any) -> StreamT: ...
+    def complete(
+        self, prompt: Any, *, stream: bool = False, **sampling: Any
+    ) -> ResponseT | StreamT:
+        """Request a continuation of a text from the native `/completion`: `response.content`.
+
+        Args:
+            prompt: A text, its tokens, or a list of texts or token lists.
+            stream: Whether to return an iterator over events.
+            sampling: Other parameters of the server: `n_predict`, `temperature`, `top_k`,
+                `grammar`, `json_schema`, ...
+        """
+        return self._open(endpoints.complete(prompt, stream, sampling))
+
+    @overload
+    def infill(
+        self, prefix: str, suffix: str, *, stream: Literal[False] = ..., **sampling: Any
+    ) -> ResponseT: ...
+    @overload
+    def infill(
+        self, prefix: str, suffix: str, *, stream: Literal[True], **sampling: Any
+    ) -> StreamT: ...
+    def infill(
+        self, prefix: str, suffix: str, *, stream: bool = False, **sampling: Any
+    ) -> ResponseT | StreamT:
+        """Generate the text between two texts: `response.content`.
+
+        Args:
+            prefix: Text before the gap.
+            suffix: Text after the gap.
+            stream: Whether to return an iterator over events.
+            sampling: Parameters as for `complete`, and `input_extra`, `prompt`.
+        """
+        return self._open(endpoints.infill(prefix, suffix, stream, sampling))
+
+    @property
+    def base_url(self) -> str:
+        """Base URL of the server, without `/v1`."""
+        return self._connection.base_url
+
+    @property
+    def model_name(self) -> str:
+        """Model name of the client or of its first response; empty if both are unknown."""
+        return self._connection.model or self._connection.response_model or ""
+
+    def as_async(self) -> AsyncLlamaCppClient:
+        """Return an asynchronous client of the same server, with the same settings."""
+        return AsyncLlamaCppClient(self.base_url, **self._settings)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r})"
+
+
+class LlamaCppClient(_Client[ChatResponse, ChatStream]):
+    """A client of one llama.cpp server.
+
+    Each method raises `LlamaServerError` if the server responds with an error, and
+    `ServerLoadingError` if it is still loading its model after `load_wait_s`.
+
+    Example:
+        with LlamaCppClient("http://127.0.0.1:8080") as client:
+            response = client.chat([{"role": "user", "content": "Hello"}])
+            print(response.choices[0].message.content)
+
+    Args:
+        base_url: Base URL of the server, with or without `/v1`.
+        api_key: API key of the server, if it has one.
+        model: Model name for requests; only a router needs it.
+        timeout_s: Read timeout: maximum time in seconds until the next byte of a response.
+        load_wait_s: How many seconds to retry while the server loads its model.
+        strict_operation_names: Whether to record only well-known operation names.
+    """
+
+    _open_with = staticmethod(_open)
+    _is_async = False
+
+    generate = _call(endpoints.generate)
+    embed = _call(endpoints.embed)
+    rerank = _call(endpoints.rerank)
+    tokenize = _call(endpoints.tokenize)
+    detokenize = _call(endpoints.detokenize)
+    apply_template = _call(endpoints.apply_template)
+    models = _call(endpoints.models)
+    props = _call(endpoints.props)
+    slots = _call(endpoints.slots)
+    metrics = _call(endpoints.metrics)
+    health = _call(endpoints.health)
+
+    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Wait until the server runs and has loaded its model.
+
+        Raises:
+            ServerLoadingError: The server is still loading after `timeout_s`.
+            TimeoutError: No server responded within `timeout_s`.
+        """
+        _run(self._connection, wait_until_ready(self._connection, timeout_s))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncLlamaCppClient(
+    _Client[Coroutine[Any, Any, ChatResponse], Coroutine[Any, Any, AsyncChatStream]]
+):
+    """The asynchronous version of `LlamaCppClient`: its methods are coroutines.
+
+    Example:
+        async with AsyncLlamaCppClient("http://127.0.0.1:8080") as client:
+            response = await client.chat([{"role": "user", "content": "Hello"}])
+            async for chunk in await client.chat(messages, stream=True):
+                print(chunk.choices[0].delta.content or "", end="")
+    """
+
+    _open_with = staticmethod(_open_async)
+    _is_async = True
+
+    generate = _call_async(endpoints.generate)
+    embed = _call_async(endpoints.embed)
+    rerank = _call_async(endpoints.rerank)
+    tokenize = _call_async(endpoints.tokenize)
+    detokenize = _call_async(endpoints.detokenize)
+    apply_template = _call_async(endpoints.apply_template)
+    models = _call_async(endpoints.models)
+    props = _call_async(endpoints.props)
+    slots = _call_async(endpoints.slots)
+    metrics = _call_async(endpoints.metrics)
+    health = _call_async(endpoints.health)
+
+    async def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Wait until the server runs and has loaded its model, as `LlamaCppClient.wait_until_ready`."""
+        await _run_async(self._connection, wait_until_ready(self._connection, timeout_s))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connection.http.aclose()
+
+    aclose = close
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

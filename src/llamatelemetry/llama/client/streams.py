@@ -1,0 +1,160 @@
+"""Streaming responses of a llama.cpp server: parsing of chunks, and the iterators of both clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from llamatelemetry.genai import AsyncIteratorTap, IteratorTap
+from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.llama.client.errors import parse_error_object
+from llamatelemetry.llama.client.responses import ChatResponse, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+    from types import TracebackType
+
+    from llamatelemetry.genai import StreamWatch
+
+
+class _ChunkParser:
+    """Incremental parser of the chunks of one stream."""
+
+    def __init__(self) -> None:
+        self._reader = EventReader()
+
+    def feed(self, data: bytes) -> Iterator[ChatResponse]:
+        """Parse bytes; return the chunks that are complete now.
+
+        Raises:
+            LlamaServerError: The server sent an error event, which ends a stream.
+        """
+        for payload in self._reader.payloads(data):
+            try:
+                chunk = parse_json(payload)
+            except ValueError:
+                continue
+            if chunk.get("error"):
+                raise parse_error_object(chunk)
+            yield chunk
+
+    def end(self) -> Iterator[ChatResponse]:
+        """Return the chunk of an unfinished event at the end of the stream."""
+        return self.feed(b"\n\n")
+
+
+def _chunks(response: Any) -> Generator[ChatResponse, None, None]:
+    parser = _ChunkParser()
+    try:
+        for data in response.iter_bytes():
+            yield from parser.feed(data)
+        yield from parser.end()
+    finally:
+        response.close()
+
+
+async def _chunks_async(response: Any) -> AsyncGenerator[ChatResponse, None]:
+    parser = _ChunkParser()
+    try:
+        async for data in response.aiter_bytes():
+            for chunk in parser.feed(data):
+                yield chunk
+        for chunk in parser.end():
+            yield chunk
+    finally:
+        await response.aclose()
+
+
+class ChatStream:
+    """Iterator over the chunks of a response, and context manager that closes the stream.
+
+    Close a stream that you do not read to its end: the server then stops generating.
+    """
+
+    def __init__(self, response: Any, watch: StreamWatch | None) -> None:
+        self._source = _chunks(response)
+        self._response = response
+        self._watch = watch
+        self._chunks: Iterator[ChatResponse] = (
+            self._source if watch is None else IteratorTap(self._source, watch)
+        )
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ChatResponse:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Close the stream. The server stops generating."""
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
+        try:
+            self._source.close()
+            # Closing a generator that was never started does not close the response.
+            self._response.close()
+        finally:
+            _finish(self._watch, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._close(error)
+
+
+class AsyncChatStream:
+    """The asynchronous version of `ChatStream`."""
+
+    def __init__(self, response: Any, watch: StreamWatch | None) -> None:
+        self._source = _chunks_async(response)
+        self._response = response
+        self._watch = watch
+        self._chunks: AsyncIterator[ChatResponse] = (
+            self._source if watch is None else AsyncIteratorTap(self._source, watch)
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatResponse:
+        return await anext(self._chunks)
+
+    async def close(self) -> None:
+        """Close the stream. The server stops generating."""
+        await self._close(None)
+
+    aclose = close
+
+    async def _close(self, error: BaseException | None) -> None:
+        try:
+            await self._source.aclose()
+            # Closing a generator that was never started does not close the response.
+            await self._response.aclose()
+        finally:
+            _finish(self._watch, error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self._close(error)
+
+
+def _finish(watch: StreamWatch | None, error: BaseException | None) -> None:
+    if watch is None:
+        return
+    if error is None:
+        watch.closed()
+    else:
+        watch.failed(error)

@@ -1,0 +1,1 @@
+"""Managed llama.cpp servers. The public names are those of `llamatelemetry.llama`."""

@@ -1,0 +1,233 @@
+"""Scrape a server without waking a sleeping model or keeping a model from falling asleep.
+
+`GET /props` and `GET /models` do not use a model, and report whether it is loaded and awake. Only
+then are more requests sent. In current builds `GET /metrics` does not count as use of the model,
+either. `GET /slots` does, so it is sent only if counters have changed or requests are running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlsplit
+
+from llamatelemetry.genai.fields import count, get, items, mapping, model_name, text
+from llamatelemetry.genai.prometheus import parse_metrics
+from llamatelemetry.genai.server_metadata import parse_props
+from llamatelemetry.genai.servers import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from llamatelemetry.server_metrics.target import ScrapeTarget
+
+_TIMEOUT_S: Final = 10.0
+_MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
+_MAX_MODELS: Final = 64
+
+# An opaque value in spite of its name: not a Unix time, but different for each server process.
+_PROCESS_START_HEADER: Final = "Process-Start-Time-Unix"
+
+
+class ScrapeError(Exception):
+    """The server cannot be scraped.
+
+    Attributes:
+        needs_action: Whether the server responds, but the user has to change something.
+    """
+
+    def __init__(self, reason: str, *, needs_action: bool = False) -> None:
+        super().__init__(reason)
+        self.needs_action = needs_action
+
+
+@dataclass(frozen=True)
+class SlotUsage:
+    """Slots of a model. `tokens` is the number in the KV cache of all slots, idle ones included."""
+
+    total: int
+    busy: int
+    tokens: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class ModelScrape:
+    """One scrape of a model. `samples` have their labels in the name, and no prefix `llamacpp:`."""
+
+    model: str | None
+    process_start: str | None
+    samples: Mapping[str, float]
+    slots: SlotUsage | None
+
+
+@dataclass(frozen=True)
+class ServerScrape:
+    """One scrape of a server: its models that are awake, and the names of those that sleep."""
+
+    awake: tuple[ModelScrape, ...]
+    asleep: frozenset[str | None]
+
+
+class ServerReader:
+    """Scraper of one server. It reuses the state of the slots while nothing has changed."""
+
+    def __init__(self, target: ScrapeTarget) -> None:
+        self._target = target
+        self._last: dict[str | None, ModelScrape] = {}
+
+    def scrape(self) -> ServerScrape:
+        """Scrape the server once.
+
+        Raises:
+            ScrapeError: The server cannot be scraped, for example while it loads a model.
+        """
+        props = self._get_json("/props")
+        if not isinstance(props, dict):
+            raise ScrapeError("/props is not llama.cpp's", needs_action=True)
+        is_router = parse_props(props).is_router
+        scrape = self._scrape_router() if is_router else self._scrape_single(props)
+        self._last = {each.model: each for each in scrape.awake} | {
+            name: each for name, each in self._last.items() if name in scrape.asleep
+        }
+        return scrape
+
+    def _scrape_single(self, props: Any) -> ServerScrape:
+        name = _name(props)
+        if get(props, "is_sleeping") is True:
+            return ServerScrape((), frozenset({name}))
+        return ServerScrape((self._scrape_model(name),), frozenset())
+
+    def _scrape_router(self) -> ServerScrape:
+        awake: list[ModelScrape] = []
+        asleep: set[str | None] = set()
+        for model, status in self._routed_models():
+            # The model may be unloaded at any moment. Go on with the others.
+            with contextlib.suppress(ScrapeError):
+                if status == "sleeping" or self._is_asleep(model):
+                    asleep.add(model_name(model))
+                else:
+                    awake.append(self._scrape_model(model_name(model), routed=model))
+        return ServerScrape(tuple(awake), frozenset(asleep))
+
+    def _routed_models(self) -> Iterator[tuple[str, str]]:
+        """Yield the loaded models of a router, with their status. No other model is loaded by this."""
+        listed = items(get(self._get_json("/models"), "data"))
+        for entry in listed[:_MAX_MODELS]:
+            name, status = text(get(entry, "id")), get(get(entry, "status"), "value")
+            is_wanted = name is not None and self._target.model in (None, name)
+            if name is not None and is_wanted and status in ("loaded", "sleeping"):
+                yield name, status
+
+    def _is_asleep(self, model: str) -> bool:
+        return get(self._get_json("/props", model), "is_sleeping") is True
+
+    def _scrape_model(self, name: str | None, routed: str | None = None) -> ModelScrape:
+        """Scrape one model. `routed` is its name in requests to a router."""
+        response = self._get("/metrics", routed)
+        found = parse_metrics(response.body.decode(errors="replace"))
+        samples = {key: value for key, value in found.items() if math.isfinite(value)}
+        last, start = self._last.get(name), response.process_start
+        if last is not None and last.process_start == start and _is_idle(last.samples, samples):
+            slots = last.slots
+        else:
+            slots = self._scrape_slots(routed)
+        return ModelScrape(name, start, samples, slots)
+
+    def _scrape_slots(self, routed: str | None) -> SlotUsage | None:
+        try:
+            return parse_slots(self._get_json("/slots", routed))
+        except ScrapeError as error:
+            # The server runs with --no-slots.
+            if error.needs_action:
+                return None
+            raise
+
+    def _get_json(self, path: str, model: str | None = None) -> Any:
+        try:
+            return json.loads(self._get(path, model).body)
+        except (ValueError, RecursionError):
+            raise ScrapeError(f"{path} is not JSON", needs_action=True) from None
+
+    def _get(self, path: str, model: str | None = None) -> _HttpResponse:
+        # Without autoload=false a router loads the model only to report its metrics.
+        query = "" if model is None else f"?model={quote(model, safe='')}&autoload=false"
+        return _get(f"{self._target.base_url}{path}{query}", self._target.headers, path)
+
+
+def _name(props: Any) -> str | None:
+    alias = (text(get(props, "model_alias")) or "").split(",")[0].strip()
+    return model_name(alias) or model_name(get(props, "model_path"))
+
+
+def _is_idle(before: Mapping[str, float], now: Mapping[str, float]) -> bool:
+    """Return whether no request ran between two scrapes, and none is running."""
+    has_requests = now.get("requests_processing", 1) or now.get("requests_deferred")
+    return not has_requests and all(
+        now.get(name) == value for name, value in before.items() if "_total" in name
+    )
+
+
+def parse_slots(body: Any) -> SlotUsage | None:
+    """Parse the response of `GET /slots`, without the prompts and texts in it.
+
+    The tokens of a slot stay in the KV cache after its request has ended, until another request
+    replaces them. `n_prompt_tokens` is their number, generated tokens included.
+    """
+    slots = [mapping(slot) for slot in items(body)]
+    sizes = [count(slot.get("n_ctx")) for slot in slots]
+    if not slots or None in sizes:
+        return None
+    return SlotUsage(
+        total=len(slots),
+        busy=sum(slot.get("is_processing") is True for slot in slots),
+        tokens=sum(count(slot.get("n_prompt_tokens")) or 0 for slot in slots),
+        capacity=sum(size for size in sizes if size is not None),
+    )
+
+
+@dataclass(frozen=True)
+class _HttpResponse:
+    body: bytes
+    process_start: str | None
+
+
+def _get(url: str, headers: Mapping[str, str], path: str) -> _HttpResponse:
+    # Imported here, so that processes that never scrape do not import it.
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+            """Do not follow redirects: the key in the headers is for this server only."""
+
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the option accepts http(s) only
+    # A proxy from the environment would look for a loopback server on its own machine.
+    direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname) else []
+    opener = urllib.request.build_opener(NoRedirect, *direct)
+    try:
+        with opener.open(request, timeout=_TIMEOUT_S) as response:
+            process_start = response.headers.get(_PROCESS_START_HEADER)
+            return _HttpResponse(response.read(_MAX_RESPONSE_BYTES), process_start)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _status_error(path, error.code) from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ScrapeError(f"{path}: {reason}") from None
+
+
+_ADVICE: Final = {
+    401: "set LLAMA_API_KEY to the server's key",
+    501: "start the server with --metrics",
+}
+
+
+def _status_error(path: str, status: int) -> ScrapeError:
+    advice = f": {_ADVICE[status]}" if status in _ADVICE else ""
+    # 503 means that the server loads its model; 502 and 504 come from a proxy without a server.
+    return ScrapeError(f"{path}: HTTP {status}{advice}", needs_action=status < 502)

@@ -1,0 +1,79 @@
+"""The server to scrape: its URL, credentials and attributes."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from llamatelemetry.genai.servers import server_of
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.util.types import AttributeValue
+
+_METRICS_PATH = "/metrics"
+
+
+@dataclass(frozen=True)
+class ScrapeTarget:
+    """A server to scrape.
+
+    Attributes:
+        base_url: URL of the server without credentials, so that it can be logged.
+        attributes: Attributes of all its metrics.
+        headers: Authorization header, if any.
+        model: Only model of a router to scrape; all loaded models if `None`.
+    """
+
+    base_url: str
+    attributes: Mapping[str, AttributeValue]
+    headers: Mapping[str, str] = field(repr=False)
+    model: str | None = None
+
+
+def parse_target(url: str, api_key: str | None = None) -> ScrapeTarget:
+    """Parse the URL of a server's `/metrics`, or its base URL.
+
+    Args:
+        url: URL; with `?model=...` for one model of a router, with `user:password@` for a proxy
+            with basic authentication.
+        api_key: API key of the server. It is not sent if the URL has a password.
+    """
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/").removesuffix(_METRICS_PATH)
+    host = parts.netloc.rpartition("@")[2]
+    server = server_of(parts.scheme, parts.hostname or "", parts.port)
+    attributes: dict[str, AttributeValue] = {names.GEN_AI_PROVIDER_NAME: PROVIDER_LLAMA_CPP}
+    if server is not None:
+        attributes[names.SERVER_ADDRESS] = server.address
+        if server.port is not None:
+            attributes[names.SERVER_PORT] = server.port
+    if path:
+        # One host may have several servers with different paths.
+        attributes[names.URL_PATH] = path
+    return ScrapeTarget(
+        base_url=f"{parts.scheme}://{host}{path}",
+        attributes=attributes,
+        headers=_authorization(parts.username, parts.password, api_key),
+        model=next(iter(parse_qs(parts.query).get("model", ())), None),
+    )
+
+
+def _authorization(
+    user: str | None, password: str | None, api_key: str | None
+) -> Mapping[str, str]:
+    if user or password:
+        pair = f"{unquote(user or '')}:{unquote(password or '')}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def api_key_from_environment() -> str | None:
+    """Return the API key in `LLAMA_API_KEY`, the variable that the server reads, too."""
+    return os.environ.get("LLAMA_API_KEY", "").strip() or None
