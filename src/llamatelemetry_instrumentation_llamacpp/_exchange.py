@@ -229,7 +229,7 @@ class Exchange:
             call.request.stream = True
             call.note_headers(at_ns)
             if is_networked:
-                self._get_acquainted(call)
+                self._request_props(call)
             return self._event_watch(call, "")
 
         return UnprovenWatch(prove)
@@ -240,7 +240,7 @@ class Exchange:
             self._sent_ns += round(redirected_s * 1e9)
             call.begin_attempt(self._sent_ns)
         if is_llama_cpps and reply.status < 300 and self._dialect.is_networked(reply.response):
-            self._get_acquainted(call)
+            self._request_props(call)
         if self._is_read_outside:
             call.note_headers(reply.at_ns)
             call.finish(Response())
@@ -274,8 +274,9 @@ class Exchange:
             call, lambda body: read_capture(match, status, body, request), decoder(encoding)
         )
 
-    def _get_acquainted(self, call: Call) -> None:
-        if self._server is not None:
+    def _request_props(self, call: Call) -> None:
+        # A request that the application did not make, with its credentials: only on request.
+        if self._server is not None and self._instrumenter.config.llamacpp_props:
             headers = {
                 name: value
                 for name in _CREDENTIALS

@@ -9,11 +9,10 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
-import wrapt
-
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, sdk_disabled
 from llamatelemetry.genai import Instrumenter, guard
+from llamatelemetry.genai.patching import Switch, link
 from llamatelemetry_instrumentation_openai._patches import patch_points
 
 if TYPE_CHECKING:
@@ -87,12 +86,12 @@ class _Wrapping:
         self._client = client
         self.instrumenter = instrumenter
         self._links: dict[str, Any] = {}
-        self._enabled = False
+        self._switch = Switch(is_on=False)
 
     def apply(self) -> None:
         """Put the wrappers in."""
         class_name = _class_name(self._client)
-        self._enabled = True
+        self._switch.is_on = True
         _members(self._client)[_STATE] = self
         for point in patch_points(self):
             owner, _, name = point.path.partition(".")
@@ -103,7 +102,7 @@ class _Wrapping:
 
     def revert(self) -> None:
         """Take the wrappers out; one that somebody has wrapped stays there, switched off."""
-        self._enabled = False
+        self._switch.is_on = False
         present = _members(self._client)
         present.pop(_STATE, None)
         for name, link in self._links.items():
@@ -114,8 +113,8 @@ class _Wrapping:
         present = _members(self._client)
         # What stands in the instance already is somebody else's wrapper, and is kept.
         original = present[name] if name in present else _without_plugin(self._client, name)
-        self._links[name] = present[name] = wrapt.FunctionWrapper(
-            original, wrapper, enabled=lambda: self._enabled
+        self._links[name] = present[name] = link(
+            original, wrapper, self._switch, self._client, name
         )
 
     def _follow(

@@ -40,7 +40,6 @@ def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
             wrapper(name),
             optional="._" in path,
             deferred=True,
-            method=True,
         )
         for path, name in (
             ("OpenAI.request", "sync"),

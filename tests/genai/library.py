@@ -60,9 +60,8 @@ library_numbers = itertools.count()
 class Library:
     """A module of its own for each test, importable and not imported yet."""
 
-    def __init__(self, name: str, *, as_methods: bool = False) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._as_methods = as_methods
         self.seen: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = []
 
     def load(self) -> ModuleType:
@@ -73,8 +72,7 @@ class Library:
             self.seen.append((path, instance, args, kwargs))
             return wrapped(*args, **kwargs)
 
-        is_method = self._as_methods and "." in path
-        return PatchPoint(self.name, path, wrapper, optional=optional, method=is_method)
+        return PatchPoint(self.name, path, wrapper, optional=optional)
 
     def table(self, *paths: str) -> PatchTable:
         return PatchTable([self.point(path) for path in paths])

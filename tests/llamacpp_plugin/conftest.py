@@ -15,40 +15,40 @@ from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.recorder import Recorder
 
 
-def let_servers_be_known() -> None:
-    """Wait until no server is being asked what it is."""
+def wait_for_props() -> None:
+    """Wait until every `GET /props` that the plugin sends has been answered."""
     for thread in threading.enumerate():
         if thread.name == "llamatelemetry-identity":
             thread.join(15)
 
 
 @pytest.fixture
-def let_servers_be_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Servers are asked what they are once this has been called, and have then answered.
+def let_props_be_requested(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Hold back every `GET /props` of the plugin until the returned function is called.
 
-    Otherwise a server may have said so before the call that made it known is over.
+    Without that, the server may answer before the call that triggered the request has ended.
     """
-    may_ask = threading.Event()
-    ask = urllib.request.OpenerDirector.open
+    is_allowed = threading.Event()
+    open_url = urllib.request.OpenerDirector.open
 
-    def ask_when_allowed(*args: Any, **options: Any) -> Any:
-        assert may_ask.wait(30)
-        return ask(*args, **options)
+    def open_when_allowed(*args: Any, **options: Any) -> Any:
+        assert is_allowed.wait(30)
+        return open_url(*args, **options)
 
-    def let_servers_be_asked() -> None:
-        may_ask.set()
-        let_servers_be_known()
+    def let_props_be_requested() -> None:
+        is_allowed.set()
+        wait_for_props()
 
-    monkeypatch.setattr(urllib.request.OpenerDirector, "open", ask_when_allowed)
-    yield let_servers_be_asked
-    let_servers_be_asked()
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", open_when_allowed)
+    yield let_props_be_requested
+    let_props_be_requested()
 
 
 @pytest.fixture(autouse=True)
-def no_identity_is_remembered() -> Iterator[None]:
+def forget_server_facts() -> Iterator[None]:
     identities.forget()
     yield
-    let_servers_be_known()
+    wait_for_props()
     identities.forget()
 
 

@@ -40,11 +40,14 @@ def chunked(
 class Scripted:
     """A running server. Each connection gets the answer that is next, the last one for ever."""
 
-    def __init__(self, answers: Sequence[Sequence[bytes]]) -> None:
+    def __init__(self, answers: Sequence[Sequence[bytes]], props: bytes | None = None) -> None:
         self._answers = list(answers)
+        self._props = props
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._threads: list[threading.Thread] = []
         self.requests: list[bytes] = []
+        self.other_requests: list[bytes] = []
+        self.request_lines: list[str] = []
         port = self._socket.getsockname()[1]
         self.origin = f"http://127.0.0.1:{port}"
         self._acceptor = threading.Thread(target=self._accept)
@@ -65,9 +68,13 @@ class Scripted:
             connection.settimeout(10)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             request = _read_request(connection)
+            self.request_lines.append(request.partition(b"\r\n")[0].decode())
             if not request.startswith(b"POST"):
-                # Such as the question what the server is: not part of the script.
-                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                self.other_requests.append(request)
+                not_found = [head("404 Not Found", "Content-Length: 0")]
+                connection.sendall(
+                    b"".join(not_found if self._props is None else plain(self._props))
+                )
                 return
             self.requests.append(request)
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -86,9 +93,9 @@ class Scripted:
 
 
 @contextmanager
-def scripted(*answers: Sequence[bytes]) -> Iterator[Scripted]:
+def scripted(*answers: Sequence[bytes], props: bytes | None = None) -> Iterator[Scripted]:
     """Run one for as long as the block."""
-    server = Scripted(answers)
+    server = Scripted(answers, props)
     try:
         yield server
     finally:

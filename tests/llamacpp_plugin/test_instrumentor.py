@@ -82,9 +82,7 @@ def test_instrumenting_imports_none_of_the_libraries() -> None:
         "import sys; from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor as I; "
         "I().instrument(); names = {n.split('.')[0] for n in sys.modules}; "
         "assert not names & {'httpx', 'httpx2', 'requests', 'llama_cpp', 'xllamacpp'}, names; "
-        "import httpx2; assert 'wrapt' in type(vars(httpx2.Client)['send']).__module__ or True; "
-        "from wrapt import FunctionWrapper; "
-        "assert isinstance(vars(httpx2.Client)['send'], FunctionWrapper)"
+        "import httpx2; assert hasattr(httpx2.Client.send, '_self_wrapper')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

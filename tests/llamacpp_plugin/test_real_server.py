@@ -193,9 +193,10 @@ def mixed(count: int) -> list[str]:
 
 @pytest.fixture(params=slow_except([True], [False, True]), ids=["alone", "with-openai-plugin"])
 def active(
-    request: pytest.FixtureRequest, instrumented: Recorder
+    request: pytest.FixtureRequest, instrument: Callable[..., Recorder]
 ) -> Iterator[tuple[Recorder, bool]]:
-    """This plugin, and both of them."""
+    """The llama.cpp plugin alone, and together with the openai plugin."""
+    instrumented = instrument(llamacpp_props=True)
     if request.param:
         OpenAIInstrumentor().instrument(**instrumented.providers)
     yield instrumented, request.param
@@ -238,7 +239,7 @@ def test_each_of_many_calls_is_one_span_and_tokens_equal_the_servers_counters(
     of_openai = sum("openai" in name for name in names) if with_openai else 0
     assert scopes["llamatelemetry_instrumentation_openai"] == of_openai
     assert scopes["llamatelemetry_instrumentation_llamacpp"] == count - of_openai
-    # What the server is was found out meanwhile, and is on the calls of both.
+    # The facts from `GET /props` arrived meanwhile and are on the calls of both plugins.
     assert sum("llamatelemetry.server.slots" in span.attributes for span in calls) > count / 4
     _check_phases(recorder, calls)
 
@@ -392,14 +393,17 @@ async def test_langchain(
         assert span.attributes["gen_ai.prefill_ms"] > 0  # which LangChain itself drops
 
 
-def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
-    instrumented: Recorder, llama_server: LlamaServer, let_servers_be_asked: Callable[[], None]
+def test_server_facts_stay_recorded_when_response_has_another_model_name(
+    instrument: Callable[..., Recorder],
+    llama_server: LlamaServer,
+    let_props_be_requested: Callable[[], None],
 ) -> None:
-    """To embeddings it answers with the name it was asked by."""
+    """llama.cpp answers embeddings with the model name of the request."""
+    instrumented = instrument(llamacpp_props=True)
     with httpx.Client(**OPTIONS) as client:
         for _ in range(3):
             client.post(f"{llama_server.origin}{CHAT}", json=chat_body("Hi"))
-            let_servers_be_asked()
+            let_props_be_requested()
             body = {"model": "anything", "input": "Hi"}
             client.post(f"{llama_server.origin}/v1/embeddings", json=body)
     first, *others = instrumented.calls()
@@ -411,12 +415,13 @@ def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_what_the_server_is_goes_onto_the_span_of_another_instrumentation_too(
-    instrumented: Recorder,
+def test_server_facts_are_added_to_span_of_another_instrumentation(
+    instrument: Callable[..., Recorder],
     llama_server: LlamaServer,
-    let_servers_be_asked: Callable[[], None],
+    let_props_be_requested: Callable[[], None],
     stream: bool,
 ) -> None:
+    instrumented = instrument(llamacpp_props=True)
     tracer = trace.get_tracer("another", tracer_provider=instrumented.tracer_provider)
     theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
     with httpx.Client(**OPTIONS) as client:
@@ -424,7 +429,7 @@ def test_what_the_server_is_goes_onto_the_span_of_another_instrumentation_too(
             with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=theirs):
                 body = {**chat_body("Hi"), "stream": stream}
                 client.post(f"{llama_server.origin}{CHAT}", json=body)
-            let_servers_be_asked()
+            let_props_be_requested()
     first, second = instrumented.calls()
     assert {span.instrumentation_scope.name for span in (first, second)} == {"another"}
     assert "llamatelemetry.server.slots" not in first.attributes

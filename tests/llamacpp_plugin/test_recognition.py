@@ -242,9 +242,10 @@ def test_a_vendors_host_is_not_even_looked_at(library: str, instrumented: Record
 
 
 @both
-def test_without_a_network_nobody_is_asked_what_he_is(
-    library: str, instrumented: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_plugin_requests_no_props_of_mock_transport(
+    library: str, instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    instrumented = instrument(llamacpp_props=True)
     asked: list[Any] = []
     monkeypatch.setattr(identities, "ask", lambda *args: asked.append(args))
     with mock(library, Server="llama.cpp") as client:
