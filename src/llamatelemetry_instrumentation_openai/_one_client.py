@@ -113,9 +113,11 @@ class _Wrapping:
         present = _members(self._client)
         # What stands in the instance already is somebody else's wrapper, and is kept.
         original = present[name] if name in present else _without_plugin(self._client, name)
-        self._links[name] = present[name] = link(
-            original, wrapper, self._switch, self._client, name
-        )
+        # `with_options` is another name of `copy`: as in the library, both are one function.
+        made = self._links.get(getattr(original, "__name__", name))
+        if made is None:
+            made = link(original, wrapper, self._switch, self._client, name)
+        self._links[name] = present[name] = made
 
     def _follow(
         self,

@@ -36,6 +36,10 @@ class Client(Base):
         await asyncio.sleep(0)
         return ("async", x)
 
+    def generated(self, x):
+        yield "generated"
+        yield x
+
     class Inner:
         def method(self, x):
             return ("inner", x)
@@ -51,6 +55,7 @@ POINTS: dict[str, tuple[Callable[[ModuleType], Any], tuple[str, int]]] = {
     "Client.of_class": (lambda m: m.Client.of_class(1), ("Client", 1)),
     "Client.of_none": (lambda m: m.Client.of_none(1), ("static", 1)),
     "Client.async_own": (lambda m: asyncio.run(m.Client().async_own(1)), ("async", 1)),
+    "Client.generated": (lambda m: tuple(m.Client().generated(1)), ("generated", 1)),
     "Client.Inner.method": (lambda m: m.Client.Inner().method(1), ("inner", 1)),
     "function": (lambda m: m.function(1), ("function", 1)),
 }

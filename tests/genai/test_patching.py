@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import logging
+import operator
+import pickle
 import sys
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -117,6 +121,37 @@ def test_a_coroutine_function_stays_one_and_keeps_its_name(library):
     assert client.own.__name__ == "own"
     assert client.own.__qualname__ == "Client.own"
     assert inspect.signature(client.async_own) == before
+
+
+@pytest.mark.parametrize("path", POINTS)
+def test_patched_function_can_be_pickled_and_copied(library, path):
+    library.table(path).apply()
+    function = operator.attrgetter(path)(library.load())
+    assert copy.copy(function) == function
+    assert copy.deepcopy(function) == function
+    data = pickle.dumps(function)
+    assert b"llamatelemetry" not in data
+    assert pickle.loads(data) == function
+
+
+@pytest.mark.parametrize("name", ["own", "inherited", "async_own", "generated"])
+def test_patched_bound_method_can_be_pickled_and_copied(library, name):
+    library.table(f"Client.{name}").apply()
+    client = library.load().Client()
+    method = getattr(client, name)
+    assert copy.copy(method) == method
+    for other in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        assert other.__self__ is not client
+        assert type(other.__self__) is type(client)
+        assert other.__name__ == name
+    assert isinstance(method, types.MethodType)
+
+
+def test_generator_function_stays_one(library):
+    library.table("Client.generated").apply()
+    client = library.load().Client
+    assert inspect.isgeneratorfunction(client.generated)
+    assert inspect.isgenerator(client().generated(1))
 
 
 # --- reverting -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor, _llama_cpp
 from tests.components import require
+from tests.llamacpp_plugin.conftest import make_embedded_server
 from tests.recorder import Recorder
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]
@@ -28,16 +29,8 @@ def xllamacpp() -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(xllamacpp: Any) -> Iterator[Any]:
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(find_demo_model())
-    parameters.n_ctx = 1024
-    parameters.n_parallel = 2
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.warmup = False
-    parameters.embedding = True
-    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    return xllamacpp.Server(parameters)
+def server(xllamacpp: Any) -> Any:
+    return make_embedded_server()
 
 
 def engine_spans(recorder: Recorder) -> list[ReadableSpan]:

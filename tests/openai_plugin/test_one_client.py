@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import inspect
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,6 +165,23 @@ def test_a_client_that_was_wrapped_while_the_plugin_was_there_outlives_it(
     plugin.uninstrument()
     calls(client)
     assert len(recorded.calls()) == 1
+
+
+@both
+def test_methods_of_wrapped_client_are_copied_and_compared_like_original(make, server):
+    client, bare = new(make, server), new(make, server)
+    wrap_openai_client(client)
+    for name in ("request", "copy", "with_options", "_prepare_request"):
+        method, original = getattr(client, name), getattr(bare, name)
+        assert type(method) is type(original) is types.MethodType
+        assert method.__self__ is client
+        assert method == getattr(client, name)
+        assert copy.copy(method) == method
+        assert inspect.signature(method) == inspect.signature(original)
+        assert inspect.iscoroutinefunction(method) == inspect.iscoroutinefunction(original)
+        assert method.__reduce__()[0] is getattr
+    for each in (client, bare):
+        asyncio.run(each.close()) if make is openai.AsyncOpenAI else each.close()
 
 
 @both

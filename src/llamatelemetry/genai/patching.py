@@ -201,18 +201,23 @@ _BoundFunctionWrapper: Any = wrapt.BoundFunctionWrapper
 
 class _BoundLink(_BoundFunctionWrapper):
     def __reduce_ex__(self, protocol: Any) -> Any:
-        instance = self._self_instance
-        if instance is None:  # A static method, or a method that was taken from its class.
+        # A static method has no `__self__`, nor has a method that was taken from its class.
+        instance = getattr(self.__wrapped__, "__self__", None)
+        if instance is None:
             return self._self_parent.__reduce_ex__(protocol)
         return getattr, (instance, self.__name__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
     def __copy__(self) -> Any:
         return self
 
     def __deepcopy__(self, memo: Any) -> Any:
-        if not isinstance(self.__wrapped__, MethodType):
+        bound = self.__wrapped__
+        if not isinstance(bound, MethodType):
             return self
-        return getattr(copy.deepcopy(self._self_instance, memo), self.__name__)
+        return getattr(copy.deepcopy(bound.__self__, memo), self.__name__)
 
 
 class _Link(_FunctionWrapper):
@@ -242,6 +247,9 @@ class _Link(_FunctionWrapper):
                 (owner, self._self_attribute),
             )
         )
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
     def __copy__(self) -> Any:
         return self
