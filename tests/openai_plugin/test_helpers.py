@@ -252,6 +252,7 @@ async def test_a_helper_that_takes_a_stream_up_again_fetches_it(
     span = instrumented.call()
     assert span.name == "fetch_response"
     assert (span.attributes or {})["gen_ai.response.id"] == "resp_1"
+    assert "gen_ai.request.stream" not in (span.attributes or {})
 
 
 def test_a_transcription_as_text_is_a_text(instrumented: Recorder) -> None:

@@ -221,7 +221,9 @@ def test_names_of_ones_own_are_asked_for_per_client(server, recorded):
 
 
 def test_a_client_of_another_library_is_refused():
-    with pytest.raises(TypeError, match=r"openai\.OpenAI or openai\.AsyncOpenAI is wanted"):
+    with pytest.raises(
+        TypeError, match=r"client must be an openai\.OpenAI or openai\.AsyncOpenAI, got"
+    ):
         wrap_openai_client(object())
 
 

@@ -25,7 +25,9 @@ from tests.openai_plugin import replies
 from tests.openai_plugin.operations import (
     CASES,
     IGNORE_DEPRECATED,
+    OPERATIONS,
     STREAMS,
+    VERSION,
     Caller,
     Operation,
     shown,
@@ -518,3 +520,18 @@ def test_any_split_of_a_stream_into_bytes_reads_alike(
     instrumented.clear_spans()
     assert found["gen_ai.usage.output_tokens"] == 5
     assert found["gen_ai.response.finish_reasons"] == ("stop",)
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("way", [parse, over_lines])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.skipif(VERSION < (1, 88), reason="this client cannot fetch a response as a stream")
+async def test_fetched_raw_stream_is_not_recorded_as_streaming_request(
+    instrumented: Recorder, face: Any, way: Way, is_async: bool
+) -> None:
+    operation = next(each for each in OPERATIONS if each.name == "fetch_response")
+    caller = Caller(is_async, handler(operation, stream=True))
+    await face(caller, operation, True, way)
+    attributes = instrumented.call().attributes or {}
+    assert attributes["gen_ai.response.status"] == "completed"
+    assert "gen_ai.request.stream" not in attributes

@@ -3,8 +3,8 @@
 One `PatchTable` per plugin applies and reverts all of them. A module that is not imported yet is
 patched on import, so that instrumenting a library never imports it.
 
-Reverting restores the original function if our wrapper is still the outermost one. If another
-package has wrapped ours, our wrapper stays in the chain, disabled, and the other one keeps
+Reverting restores the original function if the plugin's wrapper is still the outermost one. If
+another package has wrapped it again, it stays in the chain, disabled, and the other wrapper keeps
 working.
 """
 
@@ -65,7 +65,7 @@ class PatchTable:
                 patch.apply()
 
     def revert(self) -> None:
-        """Undo `apply`, also for modules that are not imported yet."""
+        """Restore every original function, also for modules that are not imported yet."""
         with self._lock:
             for patch in self._patches:
                 patch.revert()
@@ -113,7 +113,7 @@ class _Patch:
                 return  # An earlier revert left it in the chain; the switch has enabled it again.
             if self._link is None or self._link.__wrapped__ is not original:
                 switch = Switch(is_on=True)
-                self._link = link(original, point.make_wrapper(), switch, owner, name)
+                self._link = make_link(original, point.make_wrapper(), switch, owner, name)
                 # An older link may be hidden in a closure: only the newest one is ever enabled.
                 self._switch.is_on = False
                 self._switch = switch
@@ -131,7 +131,7 @@ class _Patch:
         try:
             owner, name, outermost = wrapt.resolve_path(self._module, self._point.path)
         except AttributeError:
-            return  # The function was removed from the library, and our link with it.
+            return  # The function was removed from the library, and the link with it.
         if outermost is not self._link:
             return
         if self._inherited:
@@ -140,12 +140,12 @@ class _Patch:
             setattr(owner, name, self._link.__wrapped__)
 
 
-def link(original: Any, wrapper: Wrapper, switch: Switch, owner: Any, name: str) -> Any:
+def make_link(original: Any, wrapper: Wrapper, switch: Switch, owner: Any, name: str) -> Any:
     """Return a callable that passes calls of `original` to `wrapper`.
 
     To callers it looks like the original: it has the same name and signature, and it can be
-    pickled and copied where the original can. What is pickled refers to the library alone, so a
-    process without llamatelemetry can load it.
+    pickled and copied where the original can. A pickle refers to the library alone, so a process
+    without llamatelemetry can load it.
 
     Args:
         original: Function, method or descriptor to wrap. A bound method stays one.
@@ -194,12 +194,7 @@ def _function_link(original: Any, wrapper: Wrapper, switch: Switch) -> Any:
     return made
 
 
-# wrapt's type parameters describe the wrapped function, which can be any here.
-_FunctionWrapper: Any = wrapt.FunctionWrapper
-_BoundFunctionWrapper: Any = wrapt.BoundFunctionWrapper
-
-
-class _BoundLink(_BoundFunctionWrapper):
+class _BoundLink(wrapt.BoundFunctionWrapper[Any, Any]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A static method has no `__self__`, nor has a method that was taken from its class.
         instance = getattr(self.__wrapped__, "__self__", None)
@@ -220,7 +215,7 @@ class _BoundLink(_BoundFunctionWrapper):
         return getattr(copy.deepcopy(bound.__self__, memo), self.__name__)
 
 
-class _Link(_FunctionWrapper):
+class _Link(wrapt.FunctionWrapper[Any, Any]):
     """A wrapper for functions that a plain function cannot represent.
 
     These are class methods, static methods, generator functions, functions of extension modules,
