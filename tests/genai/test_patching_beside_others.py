@@ -21,7 +21,7 @@ def theirs(seen: list[str]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
+def test_revert_disables_link_below_foreign_wrapper(library, path):
     module, seen = library.load(), []
     table = library.table(path)
     table.apply()
@@ -34,7 +34,7 @@ def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_under_another_wrapper_applying_again_does_not_double(library, path):
+def test_reapply_below_foreign_wrapper_wraps_once(library, path):
     module, seen = library.load(), []
     table = library.table(path)
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_under_another_wrapper_applying_again_does_not_double(library, path):
         table.revert()
 
 
-def test_under_a_wrapper_made_with_functools_applying_again_does_not_double(library):
+def test_reapply_below_functools_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
@@ -63,7 +63,7 @@ def test_under_a_wrapper_made_with_functools_applying_again_does_not_double(libr
     assert library.call("Client.own") == 1
 
 
-def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library):
+def test_reapply_below_hiding_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
@@ -81,7 +81,7 @@ def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library)
     assert library.call("Client.own") == 0
 
 
-def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
+def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     before = library.dicts()
     module, seen = library.load(), []
     table = library.table("Client.own")
@@ -97,7 +97,7 @@ def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
     assert library.dicts() == before
 
 
-def test_when_theirs_is_taken_off_after_applying_again_ours_is_on(library):
+def test_link_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
     before = library.dicts()
     module, seen = library.load(), []
     table = library.table("Client.own")
@@ -112,7 +112,7 @@ def test_when_theirs_is_taken_off_after_applying_again_ours_is_on(library):
     assert library.dicts() == before
 
 
-def test_theirs_below_ours_survives_our_revert(library):
+def test_revert_keeps_foreign_wrapper_below(library):
     module, seen = library.load(), []
     wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
     before = library.dicts()

@@ -62,7 +62,7 @@ def ask(caller: str, path: str) -> None:
 
 @cases
 @pytest.mark.parametrize("caller", CALLERS)
-def test_nothing_that_is_said_is_recorded(instrumented: Recorder, caller: str, path: str) -> None:
+def test_content_is_not_recorded_by_default(instrumented: Recorder, caller: str, path: str) -> None:
     ask(caller, path)
     for span in instrumented.spans():
         assert SAID not in span.to_json()
@@ -71,7 +71,7 @@ def test_nothing_that_is_said_is_recorded(instrumented: Recorder, caller: str, p
 
 @cases
 @pytest.mark.parametrize("caller", CALLERS)
-def test_it_is_when_it_is_asked_for(
+def test_content_is_recorded_when_capture_is_on(
     instrument: Callable[..., Recorder], caller: str, path: str
 ) -> None:
     recorder = instrument(capture_content="span_only")

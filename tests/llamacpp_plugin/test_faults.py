@@ -116,7 +116,7 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("caller", "fault", "known"), MATRIX)
-def test_the_program_sees_what_it_sees_without_us(
+def test_application_gets_same_result_as_uninstrumented(
     instrument: Callable[..., Recorder], caller: str, fault: str, known: bool
 ) -> None:
     if fault == "length-too-long" and "requests" in caller and URLLIB3 < 2:
@@ -156,7 +156,7 @@ def _is_encoded(seen: Seen) -> bool:
 
 
 @pytest.mark.parametrize("caller", STREAMED)
-def test_a_stream_that_is_closed_early_is_a_normal_end(instrumented: Recorder, caller: str) -> None:
+def test_stream_closed_early_ends_call_without_error(instrumented: Recorder, caller: str) -> None:
     answer = chunked([*EVENTS, *[b": ping" + b"." * 600 + b"\n\n"] * 40])
     seen = outcome(STREAMED[caller], [answer], chunks=2)
     assert seen.error is None
@@ -169,7 +169,7 @@ def test_a_stream_that_is_closed_early_is_a_normal_end(instrumented: Recorder, c
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
-def test_a_redirect_that_keeps_the_request_is_one_call(
+def test_redirected_request_is_one_call(
     instrument: Callable[..., Recorder], caller: str, status: str
 ) -> None:
     moved = [head(status, "Location: /elsewhere/v1/chat/completions", "Content-Length: 0")]
@@ -184,7 +184,7 @@ def test_a_redirect_that_keeps_the_request_is_one_call(
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("caller", CALLERS)
-def test_a_redirect_without_end_fails_as_it_does_without_us(
+def test_endless_redirect_fails_as_uninstrumented(
     instrument: Callable[..., Recorder], caller: str, known: bool
 ) -> None:
     moved = [head("307 Moved", "Location: /v1/chat/completions", "Content-Length: 0")]
@@ -197,7 +197,7 @@ def test_a_redirect_without_end_fails_as_it_does_without_us(
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_through_a_proxy_the_server_is_the_one_that_was_meant(
+def test_server_behind_http_proxy_is_recorded_instead_of_proxy(
     instrument: Callable[..., Recorder], caller: str
 ) -> None:
     def ask() -> Seen:
@@ -216,7 +216,7 @@ def test_through_a_proxy_the_server_is_the_one_that_was_meant(
 
 
 @pytest.mark.parametrize("caller", PLAIN)
-def test_nobody_at_the_port_is_a_failed_call_if_it_was_to_be_llama_cpp(
+def test_refused_connection_is_recorded_for_allowed_server_only(
     instrument: Callable[..., Recorder], caller: str
 ) -> None:
     ask = Ask("http://127.0.0.1:9/v1/chat/completions", BODY)

@@ -88,7 +88,7 @@ def without_ids(told: list[Any]) -> list[Any]:
         ("handle_chat_completions", "chat", CHAT),
     ],
 )
-def test_a_plain_call(
+def test_plain_xllamacpp_call_is_recorded(
     instrumented: Recorder, server: Any, method: str, operation: str, body: dict[str, Any]
 ) -> None:
     reply = getattr(server, method)(dict(body))
@@ -108,7 +108,7 @@ def test_a_plain_call(
 
 
 @forms
-def test_a_stream_tells_its_callback_what_it_tells_it_without_us(
+def test_callback_gets_same_chunks_as_uninstrumented(
     instrument: Callable[..., Recorder], server: Any, form: Callable[[dict[str, Any]], Any]
 ) -> None:
     body = {**CHAT, "stream": True, "temperature": 0}
@@ -127,7 +127,7 @@ def test_a_stream_tells_its_callback_what_it_tells_it_without_us(
 
 
 @forms
-def test_a_plain_reply_through_a_callback(
+def test_plain_response_through_callback_is_recorded(
     instrumented: Recorder, server: Any, form: Callable[[dict[str, Any]], Any]
 ) -> None:
     told: list[Any] = []
@@ -137,9 +137,7 @@ def test_a_plain_reply_through_a_callback(
     assert "gen_ai.request.stream" not in only(instrumented).attributes
 
 
-def test_a_callback_that_has_had_enough_stops_the_stream(
-    instrumented: Recorder, server: Any
-) -> None:
+def test_callback_can_stop_stream(instrumented: Recorder, server: Any) -> None:
     told: list[Any] = []
 
     def enough(chunk: Any) -> bool:
@@ -153,14 +151,14 @@ def test_a_callback_that_has_had_enough_stops_the_stream(
     assert span.attributes["gen_ai.response.id"] == told[0]["id"]
 
 
-def test_embeddings(instrumented: Recorder, server: Any) -> None:
+def test_xllamacpp_embeddings_are_recorded(instrumented: Recorder, server: Any) -> None:
     reply = server.handle_embeddings({"input": ["one", "two words"]})
     span = only(instrumented)
     assert span.name == "embeddings"
     assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
 
 
-def test_an_error_that_is_returned_is_one(instrumented: Recorder, server: Any) -> None:
+def test_returned_error_fails_call(instrumented: Recorder, server: Any) -> None:
     assert "error" in server.handle_rerank({"query": "a", "documents": ["b"]})
     span = only(instrumented)
     assert span.name == "retrieval"
@@ -169,7 +167,7 @@ def test_an_error_that_is_returned_is_one(instrumented: Recorder, server: Any) -
     assert span.attributes["error.type"] == "not_supported_error"
 
 
-def test_an_error_that_is_raised_is_the_same_and_one(instrumented: Recorder, server: Any) -> None:
+def test_raised_error_fails_call_and_is_passed_on(instrumented: Recorder, server: Any) -> None:
     with pytest.raises(ValueError, match="Expected 'messages' to be an array"):
         server.handle_chat_completions({"messages": 3})
     assert only(instrumented).attributes["error.type"] == "ValueError"
@@ -177,7 +175,7 @@ def test_an_error_that_is_raised_is_the_same_and_one(instrumented: Recorder, ser
         server.handle_chat_completions()
 
 
-def test_the_extension_class_is_restored(
+def test_uninstrument_restores_extension_class(
     xllamacpp: Any, instrument: Callable[..., Recorder]
 ) -> None:
     before = dict(vars(xllamacpp.Server))
@@ -188,7 +186,7 @@ def test_the_extension_class_is_restored(
     assert dict(vars(xllamacpp.Server)) == before
 
 
-def test_a_call_is_the_child_of_what_goes_on_around_it(instrumented: Recorder, server: Any) -> None:
+def test_xllamacpp_call_is_child_of_current_span(instrumented: Recorder, server: Any) -> None:
     tracer = trace.get_tracer("app", tracer_provider=instrumented.tracer_provider)
     with tracer.start_as_current_span("pipeline") as pipeline:
         server.handle_chat_completions(dict(CHAT))
@@ -229,7 +227,7 @@ def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan
 
 @slow
 @pytest.mark.parametrize("method", ["create_completion", "__call__"])
-def test_llama_completes(instrumented: Recorder, llama: Any, method: str) -> None:
+def test_llama_completion_is_recorded(instrumented: Recorder, llama: Any, method: str) -> None:
     reply = getattr(llama, method)("The quick brown fox", max_tokens=6)
     span = check_llama(instrumented, "text_completion", 6)
     assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
@@ -237,7 +235,7 @@ def test_llama_completes(instrumented: Recorder, llama: Any, method: str) -> Non
 
 
 @slow
-def test_a_chat_with_llama_is_one_call_though_a_completion_is_inside(
+def test_llama_chat_is_one_call_despite_inner_completion(
     instrumented: Recorder, llama: Any
 ) -> None:
     reply = llama.create_chat_completion(MESSAGES, max_tokens=6)
@@ -247,7 +245,7 @@ def test_a_chat_with_llama_is_one_call_though_a_completion_is_inside(
 
 @slow
 @pytest.mark.parametrize("text", ["Say hi.", "Count to three in words and then stop."])
-def test_a_stream_of_llamas_is_counted_as_the_plain_reply_is(
+def test_llama_stream_has_token_counts_of_plain_response(
     instrumented: Recorder, llama: Any, text: str
 ) -> None:
     ask: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "temperature": 0}
@@ -264,7 +262,7 @@ def test_a_stream_of_llamas_is_counted_as_the_plain_reply_is(
 
 @slow
 @pytest.mark.parametrize("how", ["closed", "dropped"])
-def test_a_stream_of_llamas_that_is_left_early(
+def test_llama_stream_left_early_records_tokens_so_far(
     instrumented: Recorder, llama: Any, how: str
 ) -> None:
     stream = llama("Once upon a time", max_tokens=60, stream=True)
@@ -284,7 +282,7 @@ def test_a_stream_of_llamas_that_is_left_early(
 
 
 @slow
-def test_an_error_of_llamas(instrumented: Recorder, llama: Any) -> None:
+def test_llama_error_fails_call(instrumented: Recorder, llama: Any) -> None:
     with pytest.raises(ValueError, match="exceed context window"):
         llama("Hi " * 1000)
     span = only(instrumented)
@@ -292,7 +290,7 @@ def test_an_error_of_llamas(instrumented: Recorder, llama: Any) -> None:
 
 
 @slow
-def test_a_llama_is_let_go(instrumented: Recorder, llama: Any) -> None:
+def test_recorded_llama_is_not_kept_alive(instrumented: Recorder, llama: Any) -> None:
     llama("Hi", max_tokens=1)
     run = _llama_cpp._runs[llama]
     assert run._llama() is llama
@@ -300,7 +298,7 @@ def test_a_llama_is_let_go(instrumented: Recorder, llama: Any) -> None:
 
 
 @slow
-def test_llama_embeds(instrumented: Recorder, llama: Any) -> None:
+def test_llama_embeddings_are_recorded(instrumented: Recorder, llama: Any) -> None:
     require("llama_cpp")
     llama_cpp = importlib.import_module("llama_cpp")
     path = str(find_demo_model())

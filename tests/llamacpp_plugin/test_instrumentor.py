@@ -50,7 +50,7 @@ def mock(library: Any, **headers: str) -> Any:
     return client
 
 
-def test_any_one_of_the_libraries_is_enough() -> None:
+def test_instrument_succeeds_when_any_library_is_installed() -> None:
     """llama-cpp-python need not be installed; the base class would refuse for that."""
     plugin = LlamaCppInstrumentor()
     plugin.instrument()
@@ -58,7 +58,7 @@ def test_any_one_of_the_libraries_is_enough() -> None:
     plugin.uninstrument()
 
 
-def test_uninstrument_restores_the_libraries_exactly(instrument: Callable[..., Recorder]) -> None:
+def test_uninstrument_restores_original_functions(instrument: Callable[..., Recorder]) -> None:
     before = [dict(vars(kind)) for kind in KINDS]
     instrument()
     assert all(
@@ -68,7 +68,7 @@ def test_uninstrument_restores_the_libraries_exactly(instrument: Callable[..., R
     assert [dict(vars(kind)) for kind in KINDS] == before
 
 
-def test_a_disabled_sdk_leaves_the_libraries_unpatched(
+def test_instrument_patches_nothing_when_sdk_is_disabled(
     instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [dict(vars(kind)) for kind in KINDS]
@@ -77,7 +77,7 @@ def test_a_disabled_sdk_leaves_the_libraries_unpatched(
     assert [dict(vars(kind)) for kind in KINDS] == before
 
 
-def test_instrumenting_imports_none_of_the_libraries() -> None:
+def test_instrument_imports_no_http_library() -> None:
     program = (
         "import sys; from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor as I; "
         "I().instrument(); names = {n.split('.')[0] for n in sys.modules}; "
@@ -87,7 +87,7 @@ def test_instrumenting_imports_none_of_the_libraries() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_patched_method_looks_like_the_original(instrumented: Recorder) -> None:
+def test_patched_method_has_signature_of_original(instrumented: Recorder) -> None:
     assert inspect.iscoroutinefunction(httpx2.AsyncClient.send)
     assert not inspect.iscoroutinefunction(httpx2.Client.send)
     assert list(inspect.signature(requests.Session.send).parameters) == [
@@ -98,7 +98,7 @@ def test_a_patched_method_looks_like_the_original(instrumented: Recorder) -> Non
 
 
 @both
-def test_a_client_made_before_instrumenting_is_seen(
+def test_client_created_before_instrumenting_is_recorded(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     with mock(library) as client:
@@ -108,7 +108,7 @@ def test_a_client_made_before_instrumenting_is_seen(
 
 
 @both
-def test_under_somebody_elses_wrapper_our_link_stays_switched_off(
+def test_uninstrument_disables_wrapper_below_foreign_wrapper(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     seen: list[str] = []
@@ -147,7 +147,7 @@ class BrokenSampler(Sampler):
         return "broken"
 
 
-def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
+def test_failing_telemetry_logs_warning_and_call_succeeds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     guard.set_strict(False)
@@ -165,7 +165,7 @@ def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
-def test_traceparent_goes_to_a_server_that_is_known_and_is_not_seen_on_the_request(
+def test_known_server_gets_traceparent_and_request_is_not_modified(
     instrument: Callable[..., Recorder], caller: str, mode: str
 ) -> None:
     recorder = instrument(propagate=mode, llamacpp_allow=("127.0.0.1",))
@@ -183,9 +183,7 @@ def test_traceparent_goes_to_a_server_that_is_known_and_is_not_seen_on_the_reque
 
 
 @pytest.mark.parametrize("caller", ["httpx2", "requests"])
-def test_a_traceparent_that_is_there_is_left_alone(
-    instrument: Callable[..., Recorder], caller: str
-) -> None:
+def test_existing_traceparent_is_kept(instrument: Callable[..., Recorder], caller: str) -> None:
     instrument(llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
         headers = {"traceparent": "mine"}
@@ -194,7 +192,7 @@ def test_a_traceparent_that_is_there_is_left_alone(
 
 
 @both
-def test_the_request_of_the_program_keeps_its_headers(
+def test_headers_of_request_object_are_not_modified(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     instrument(llamacpp_allow=("llama.test",))
@@ -207,7 +205,7 @@ def test_the_request_of_the_program_keeps_its_headers(
     assert first.request is second.request is request
 
 
-def test_with_opentelemetrys_own_instrumentation_of_requests_the_header_is_its(
+def test_plugin_writes_no_traceparent_when_requests_is_instrumented(
     instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it patches ``Session.send``, without it being installed here."""
@@ -239,7 +237,7 @@ def test_with_opentelemetrys_own_instrumentation_of_requests_the_header_is_its(
         ("GET /", SpanKind.SERVER, {}),
     ],
 )
-def test_inside_a_pipeline_an_agent_or_a_tool_it_is_a_child(
+def test_call_is_child_of_pipeline_agent_tool_or_server_span(
     instrument: Any, caller: str, known: bool, around: tuple[str, Any, Any]
 ) -> None:
     name, kind, attributes = around
@@ -258,7 +256,7 @@ def test_inside_a_pipeline_an_agent_or_a_tool_it_is_a_child(
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("caller", CALLERS)
-def test_inside_the_span_of_another_instrumentation_it_adds_to_that(
+def test_engine_timings_are_added_to_span_of_other_instrumentation(
     instrument: Callable[..., Recorder], caller: str, known: bool
 ) -> None:
     recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
@@ -323,7 +321,7 @@ def collect_by_hand() -> Iterator[Callable[[Any], None]]:
 
 
 @both
-def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
+def test_abandoned_stream_ends_call(
     library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:
     client = stream_of(library)
@@ -339,9 +337,7 @@ def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
 
 
 @both
-def test_a_stream_that_is_closed_is_ended_at_once_whoever_still_holds_it(
-    library: Any, instrumented: Recorder
-) -> None:
+def test_closed_stream_ends_call_at_once(library: Any, instrumented: Recorder) -> None:
     client = stream_of(library)
     response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
     chunks = response.iter_raw()
@@ -354,7 +350,9 @@ def test_a_stream_that_is_closed_is_ended_at_once_whoever_still_holds_it(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_an_asynchronous_one_too(library: str, instrumented: Recorder) -> None:
+async def test_closed_asynchronous_stream_ends_call_at_once(
+    library: str, instrumented: Recorder
+) -> None:
     http: Any = importlib.import_module(library)
 
     class Endless(http.AsyncByteStream):
@@ -376,7 +374,7 @@ async def test_an_asynchronous_one_too(library: str, instrumented: Recorder) -> 
         await chunks.aclose()
 
 
-def test_one_of_requests_too(instrumented: Recorder) -> None:
+def test_closed_requests_stream_ends_call_at_once(instrumented: Recorder) -> None:
     with (
         scripted(chunked([*EVENTS, *[b": ping\n\n"] * 20])) as server,
         requests.Session() as session,
@@ -392,7 +390,7 @@ def test_one_of_requests_too(instrumented: Recorder) -> None:
 
 
 @both
-def test_a_response_that_is_dropped_unread_is_ended_too(
+def test_abandoned_unread_response_ends_call(
     library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:
     client = stream_of(library)
@@ -404,7 +402,7 @@ def test_a_response_that_is_dropped_unread_is_ended_too(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_a_cancelled_call_is_ended_and_the_task_is_cancelled(
+async def test_cancelled_task_ends_call_and_stays_cancelled(
     library: str, instrument: Callable[..., Recorder]
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
@@ -426,7 +424,7 @@ async def test_a_cancelled_call_is_ended_and_the_task_is_cancelled(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_an_application_that_is_called_without_a_network(
+async def test_call_through_asgi_transport_is_recorded(
     library: str, instrumented: Recorder
 ) -> None:
     """As a test of a web application calls it."""
@@ -449,7 +447,7 @@ async def test_an_application_that_is_called_without_a_network(
 
 
 @both
-def test_a_request_that_is_streamed_is_not_read(
+def test_streamed_request_body_is_not_read(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
@@ -464,7 +462,7 @@ def test_a_request_that_is_streamed_is_not_read(
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"model": 7, "stream": "x"}']
 )
-def test_a_request_that_is_no_chat_is_sent_all_the_same(
+def test_invalid_request_body_is_sent_unchanged(
     library: Any, instrument: Callable[..., Recorder], content: bytes
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))

@@ -90,7 +90,9 @@ print(json.dumps(dict(span.attributes)))
 
 
 @pytest.mark.parametrize("version", NAMES)
-def test_a_stream_is_counted_and_timed(tmp_path: Path, version: str) -> None:
+def test_stream_has_token_counts_and_timings_with_each_binding_version(
+    tmp_path: Path, version: str
+) -> None:
     package = tmp_path / "llama_cpp"
     package.mkdir()
     (package / "llama.py").write_text(LLAMA)

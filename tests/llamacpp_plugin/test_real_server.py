@@ -206,7 +206,7 @@ def active(
 
 @pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
-def test_each_of_many_calls_is_one_span_and_tokens_equal_the_servers_counters(
+def test_mixed_calls_have_one_span_each_and_tokens_equal_server_counters(
     active: tuple[Recorder, bool], llama_server: LlamaServer, count: int
 ) -> None:
     recorder, with_openai = active
@@ -274,7 +274,7 @@ def duration_s(span: ReadableSpan) -> float:
 
 @pytest.mark.clock
 @pytest.mark.parametrize("stream", slow_except([True], [False, True]), ids=["plain", "stream"])
-async def test_queues_match_the_order_of_service(
+async def test_queue_durations_match_order_of_service(
     instrumented: Recorder, llama_server: LlamaServer, stream: bool
 ) -> None:
     """By the recorded queues, a call is taken up at the moment a slot becomes free for it."""
@@ -303,7 +303,7 @@ async def test_queues_match_the_order_of_service(
         assert began == pytest.approx(ended[-SLOTS], abs=0.08)
 
 
-def test_errors_of_the_server_are_told_in_its_words(
+def test_server_errors_are_recorded_with_type_and_context_size(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
     with httpx2.Client(**OPTIONS) as client:
@@ -326,7 +326,9 @@ def test_errors_of_the_server_are_told_in_its_words(
     assert infill.attributes["llamatelemetry.task"] == "infill"
 
 
-def test_progress_and_role_are_no_tokens(instrumented: Recorder, llama_server: LlamaServer) -> None:
+def test_progress_and_role_chunks_are_not_counted_as_tokens(
+    instrumented: Recorder, llama_server: LlamaServer
+) -> None:
     body = chat_body("Count. " * 60, return_progress=True, stream=True)
     with httpx.Client(**OPTIONS) as client:
         for _ in range(2):
@@ -347,7 +349,7 @@ def test_progress_and_role_are_no_tokens(instrumented: Recorder, llama_server: L
         assert first_token_s >= attributes["gen_ai.prefill_ms"] / 1e3
 
 
-def test_several_plain_answers_of_which_one_is_counted(
+def test_several_choices_record_no_output_tokens_or_queue(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
     with httpx.Client(**OPTIONS) as client:
@@ -362,7 +364,7 @@ def test_several_plain_answers_of_which_one_is_counted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_openai", [False, True])
-async def test_langchain(
+async def test_langchain_calls_are_recorded_with_engine_timings(
     instrumented: Recorder, llama_server: LlamaServer, with_openai: bool
 ) -> None:
     require("langchain_openai")

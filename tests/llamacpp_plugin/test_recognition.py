@@ -54,7 +54,9 @@ def mock(library: str, answer: Callable[[Any], Any] | None = None, **headers: st
         ("/any/prefix/completion", "text_completion", "/any/prefix"),
     ],
 )
-def test_a_path_is_told_by_its_end(path: str, operation: str, prefix: str) -> None:
+def test_match_path_finds_endpoint_behind_any_prefix(
+    path: str, operation: str, prefix: str
+) -> None:
     match = match_path(path)
     assert match is not None
     assert (match.route.operation or match.route.task) == operation
@@ -85,12 +87,12 @@ def test_a_path_is_told_by_its_end(path: str, operation: str, prefix: str) -> No
         "/v1/chat/completions/",
     ],
 )
-def test_what_runs_no_model_is_no_call(path: str) -> None:
+def test_match_path_ignores_endpoints_that_run_no_model(path: str) -> None:
     assert match_path(path) is None
 
 
 @both
-def test_requests_to_such_a_path_are_passed_on(library: str, instrument: Any) -> None:
+def test_requests_to_other_endpoints_are_not_recorded(library: str, instrument: Any) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/tokenize", json={"content": "Hi"})
@@ -99,7 +101,7 @@ def test_requests_to_such_a_path_are_passed_on(library: str, instrument: Any) ->
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_the_first_call_to_a_server_is_one_span_with_its_true_start(
+def test_first_call_to_unknown_server_has_actual_start_time(
     instrumented: Recorder, caller: str
 ) -> None:
     """Only the reply tells; what was before it is in the span all the same."""
@@ -117,7 +119,7 @@ def test_the_first_call_to_a_server_is_one_span_with_its_true_start(
 
 
 @pytest.mark.parametrize("caller", STREAMED)
-def test_behind_a_proxy_that_hides_the_name_timings_are_the_proof(
+def test_timings_in_stream_identify_llama_cpp_without_server_header(
     instrumented: Recorder, caller: str
 ) -> None:
     answer = chunked([*EVENTS, b"data: [DONE]\n\n"], server="Server: nginx\r\n")
@@ -145,7 +147,7 @@ def test_behind_a_proxy_that_hides_the_name_timings_are_the_proof(
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 200])
 @pytest.mark.parametrize("caller", ["httpx-stream", "requests-stream"])
-def test_timings_prove_it_wherever_the_stream_is_cut(
+def test_timings_identify_llama_cpp_for_any_split_of_stream(
     instrumented: Recorder, caller: str, cut: int
 ) -> None:
     body = b"".join(EVENTS)
@@ -156,7 +158,7 @@ def test_timings_prove_it_wherever_the_stream_is_cut(
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_in_a_plain_reply_too(instrumented: Recorder, caller: str) -> None:
+def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, caller: str) -> None:
     with scripted(plain(CHAT, server="Server: nginx\r\n")) as server:
         CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
     # A plain reply that is read as a stream is not looked at, to cost others nothing.
@@ -179,7 +181,9 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("caller", CALLERS)
-def test_another_server_leaves_no_trace(instrumented: Recorder, caller: str, other: str) -> None:
+def test_call_to_other_server_records_nothing(
+    instrumented: Recorder, caller: str, other: str
+) -> None:
     with scripted(OTHERS[other]) as server:
         CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
         assert b"traceparent" not in server.requests[0]
@@ -188,9 +192,7 @@ def test_another_server_leaves_no_trace(instrumented: Recorder, caller: str, oth
 
 
 @both
-def test_of_a_thousand_calls_to_other_hosts_nothing_is_left(
-    library: str, instrumented: Recorder
-) -> None:
+def test_thousand_calls_to_other_hosts_record_nothing(library: str, instrumented: Recorder) -> None:
     with mock(library) as client:
         for number in range(1000):
             client.post(f"http://host{number % 50}.test/v1/chat/completions", json=BODY)
@@ -199,7 +201,7 @@ def test_of_a_thousand_calls_to_other_hosts_nothing_is_left(
 
 
 @both
-def test_a_denied_server_is_never_taken_for_it(library: str, instrument: Any) -> None:
+def test_denied_server_is_not_recorded(library: str, instrument: Any) -> None:
     recorder = instrument(llamacpp_deny=("http://llama.test",), llamacpp_allow=("llama.test",))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
@@ -225,7 +227,7 @@ def test_a_denied_server_is_never_taken_for_it(library: str, instrument: Any) ->
         ("", "http://gpu1:80", False),
     ],
 )
-def test_an_entry_of_the_lists_is_an_origin_or_a_host(entry: str, url: str, matches: bool) -> None:
+def test_allow_and_deny_entries_match_origin_or_host(entry: str, url: str, matches: bool) -> None:
     scheme, _, rest = url.partition("://")
     host, _, port = rest.rpartition(":")
     server = server_of(scheme, host.strip("[]"), int(port))
@@ -235,7 +237,7 @@ def test_an_entry_of_the_lists_is_an_origin_or_a_host(entry: str, url: str, matc
 
 
 @both
-def test_a_vendors_host_is_not_even_looked_at(library: str, instrumented: Recorder) -> None:
+def test_host_of_known_provider_is_not_recorded(library: str, instrumented: Recorder) -> None:
     with mock(library, Server="llama.cpp") as client:
         client.post("https://api.openai.com/v1/chat/completions", json=BODY)
     assert instrumented.spans() == []
@@ -255,7 +257,7 @@ def test_plugin_requests_no_props_of_mock_transport(
 
 
 @both
-def test_what_was_learned_lasts_beyond_the_plugin(library: str, instrument: Any) -> None:
+def test_identified_server_stays_known_after_uninstrument(library: str, instrument: Any) -> None:
     recorder = instrument()
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)

@@ -164,7 +164,7 @@ def wait_for_all(recorder: Recorder, streams: int) -> list[ReadableSpan]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_thousand_streams_dropped_during_metric_collection_all_end(
+def test_calls_end_when_thousand_streams_are_dropped_during_metric_collection(
     exporter: CollectingExporter, recorder: Recorder, is_async: bool
 ) -> None:
     streams = (

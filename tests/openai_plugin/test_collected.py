@@ -96,7 +96,7 @@ def dropped_raw_half_parsed() -> Holder:
     ],
     ids=lambda drop: drop.__name__,
 )
-def test_a_stream_collected_while_the_sdk_holds_its_locks_does_not_hang(
+def test_garbage_collected_stream_does_not_deadlock_with_sdk_locks(
     recorder: Recorder, drop: Callable[[], Holder]
 ) -> None:
     reader = InMemoryMetricReader()

@@ -92,7 +92,7 @@ def all_that_was_recorded(recorder: Recorder, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("emit", [None, "true"])
-def test_nothing_that_was_said_is_anywhere_when_content_is_not_captured(
+def test_telemetry_has_no_content_when_capture_is_off(
     instrument: Callable[..., None],
     recorder: Recorder,
     caplog: pytest.LogCaptureFixture,
@@ -110,7 +110,7 @@ def test_nothing_that_was_said_is_anywhere_when_content_is_not_captured(
     assert SECRET not in all_that_was_recorded(recorder, caplog)
 
 
-def test_the_canary_would_be_found(
+def test_canary_is_found_when_content_is_captured(
     instrument: Callable[..., None], recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     instrument(capture_content="span_only")
@@ -120,7 +120,7 @@ def test_the_canary_would_be_found(
     assert told == [True] * 7 + [False]  # the last are the embeddings
 
 
-def test_nothing_is_read_of_a_call_that_nobody_records(
+def test_content_is_not_parsed_when_call_is_not_recorded(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -146,7 +146,7 @@ def test_nothing_is_read_of_a_call_that_nobody_records(
         assert len(read) == expected, mode
 
 
-def test_an_event_that_nobody_receives_is_not_made(
+def test_event_is_not_created_without_logger_provider(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a logger provider, `event_only` costs what `no_content` does."""
@@ -164,7 +164,7 @@ def test_an_event_that_nobody_receives_is_not_made(
     assert read == []
 
 
-def test_odd_content_never_reaches_the_application_as_an_error(
+def test_unexpected_content_raises_no_error_into_application(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     """What our guard would swallow is raised in tests: there is nothing for it to swallow."""

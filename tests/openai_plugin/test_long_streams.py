@@ -62,7 +62,7 @@ def memory_of_reading() -> tuple[int, int]:
     ("capture", "of_content"),
     [("no_content", 0), ("span_only", 150_000)],
 )
-def test_memory_does_not_grow_with_the_stream(
+def test_memory_is_independent_of_stream_length(
     recorder: Recorder, capture: str, of_content: int
 ) -> None:
     """The library by itself holds some 6 kB at the end, and never more than 40."""
@@ -104,7 +104,7 @@ def own_cpu_of_each_item() -> list[float]:
     return own
 
 
-def test_no_item_stalls_because_of_us(recorder: Recorder) -> None:
+def test_instrumentation_does_not_stall_stream_items(recorder: Recorder) -> None:
     """The figures are in `benchmarks/`; this is the bound that no machine should come near."""
     OpenAIInstrumentor().instrument(**recorder.providers)
     gc.disable()

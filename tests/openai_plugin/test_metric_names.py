@@ -56,7 +56,7 @@ def stream(**options: Any) -> None:
 @pytest.mark.parametrize(
     ("names", "expected"), [("v1.41", V1_41), ("latest", LATEST), ("both", V1_41 | LATEST)]
 )
-def test_the_option_chooses_the_names_and_the_engines_stay(instrument, recorder, names, expected):
+def test_metric_names_option_renames_client_metrics_only(instrument, recorder, names, expected):
     instrument(metric_names=names)
     stream()
     assert set(recorder.metrics()) == expected | SERVER
@@ -75,7 +75,7 @@ def test_the_option_chooses_the_names_and_the_engines_stay(instrument, recorder,
         ("http", V1_41),
     ],
 )
-def test_opentelemetrys_variable_chooses_them_too(
+def test_semconv_stability_variable_selects_metric_names(
     instrument, recorder, monkeypatch, opted_in, expected
 ):
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opted_in)
@@ -84,7 +84,7 @@ def test_opentelemetrys_variable_chooses_them_too(
     assert set(recorder.metrics()) == expected | SERVER
 
 
-def test_a_failed_call_is_counted_as_a_use_of_no_tokens(instrument, recorder):
+def test_failed_call_records_zero_tokens(instrument, recorder):
     instrument(metric_names="latest")
     client = replies.client(lambda _: replies.error_reply(429, type="tokens"))
     with pytest.raises(Exception, match="429"):
@@ -114,7 +114,7 @@ REPLIED = {"service_tier": "flex", "system_fingerprint": "fp_44709d6fcb"}
         ("https://api.groq.com/openai/v1", {}),
     ],
 )
-def test_tier_and_fingerprint_are_on_the_durations_and_tokens_of_openai(
+def test_openai_metrics_have_service_tier_and_fingerprint(
     instrument, recorder, names, base_url, expected
 ):
     instrument(metric_names=names)
@@ -130,7 +130,7 @@ def test_tier_and_fingerprint_are_on_the_durations_and_tokens_of_openai(
     assert len(found) == len(V1_41 if names == "v1.41" else LATEST)
 
 
-def test_neither_is_on_the_metrics_of_a_llama_cpp_server(instrument, recorder):
+def test_llama_cpp_metrics_have_no_service_tier_or_fingerprint(instrument, recorder):
     instrument()
     reply = replies.chat(**REPLIED, timings=replies.TIMINGS)
     client = replies.client(lambda _: replies.json_reply(reply))

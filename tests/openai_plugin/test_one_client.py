@@ -91,7 +91,7 @@ def new(make: Any, server: Loopback) -> Any:
 
 @both
 @pytest.mark.parametrize("streamed", [False, True])
-def test_only_the_wrapped_client_is_recorded(make, streamed, server, recorded):
+def test_only_wrapped_client_is_recorded(make, streamed, server, recorded):
     wrapped, other = new(make, server), new(make, server)
     assert wrap_openai_client(wrapped) is wrapped
     assert type(wrapped) is make
@@ -104,7 +104,7 @@ def test_only_the_wrapped_client_is_recorded(make, streamed, server, recorded):
 
 
 @both
-def test_resources_that_were_taken_before_are_recorded(make, server, recorded):
+def test_resource_obtained_before_wrapping_is_recorded(make, server, recorded):
     client = new(make, server)
     resource = client.chat.completions
     wrap_openai_client(client)
@@ -115,7 +115,7 @@ def test_resources_that_were_taken_before_are_recorded(make, server, recorded):
 
 @both
 @pytest.mark.parametrize("how", ["copy", "with_options"])
-def test_copies_are_followed_and_copies_of_copies(make, how, server, recorded):
+def test_copies_of_wrapped_client_are_recorded(make, how, server, recorded):
     client = wrap_openai_client(new(make, server))
     first = getattr(client, how)(timeout=5)
     second = getattr(first, how)(timeout=6)
@@ -126,7 +126,7 @@ def test_copies_are_followed_and_copies_of_copies(make, how, server, recorded):
 
 
 @both
-def test_wrapping_twice_makes_one_span(make, server, recorded):
+def test_wrapping_twice_records_one_span(make, server, recorded):
     client = new(make, server)
     before = set(vars(client))
     calls(wrap_openai_client(wrap_openai_client(client)))
@@ -137,7 +137,7 @@ def test_wrapping_twice_makes_one_span(make, server, recorded):
 
 @both
 @pytest.mark.parametrize("streamed", [False, True])
-def test_beside_the_plugin_there_is_one_span_and_one_attempt(
+def test_wrapped_client_records_one_span_and_attempt_when_plugin_is_active(
     make, streamed, server, recorded, plugin
 ):
     client = wrap_openai_client(new(make, server))
@@ -147,7 +147,9 @@ def test_beside_the_plugin_there_is_one_span_and_one_attempt(
 
 
 @both
-def test_the_plugin_may_come_later_and_go_again(make, server, recorded, recorder):
+def test_wrapped_client_is_recorded_before_and_after_plugin_is_active(
+    make, server, recorded, recorder
+):
     first, second = (wrap_openai_client(new(make, server)) for _ in range(2))
     OpenAIInstrumentor().instrument(**recorder.providers)
     calls(first)
@@ -158,7 +160,7 @@ def test_the_plugin_may_come_later_and_go_again(make, server, recorded, recorder
 
 
 @both
-def test_a_client_that_was_wrapped_while_the_plugin_was_there_outlives_it(
+def test_client_wrapped_during_plugin_is_recorded_after_uninstrument(
     make, server, recorded, plugin
 ):
     client = wrap_openai_client(new(make, server))
@@ -185,7 +187,7 @@ def test_methods_of_wrapped_client_are_copied_and_compared_like_original(make, s
 
 
 @both
-def test_unwrapping_leaves_nothing_behind(make, server, recorded):
+def test_unwrapping_restores_client(make, server, recorded):
     client = new(make, server)
     before = set(vars(client))
     assert unwrap_openai_client(wrap_openai_client(client)) is client
@@ -195,7 +197,7 @@ def test_unwrapping_leaves_nothing_behind(make, server, recorded):
     assert recorded.calls() == []
 
 
-def test_a_wrapper_of_somebody_elses_stays_and_ours_is_switched_off(server, recorded):
+def test_unwrapping_keeps_foreign_wrapper_and_disables_own(server, recorded):
     client = wrap_openai_client(new(openai.OpenAI, server))
     ours, seen = client.request, []
 
@@ -210,7 +212,7 @@ def test_a_wrapper_of_somebody_elses_stays_and_ours_is_switched_off(server, reco
     assert recorded.calls() == []
 
 
-def test_names_of_ones_own_are_asked_for_per_client(server, recorded):
+def test_strict_operation_names_are_set_per_client(server, recorded):
     strict = wrap_openai_client(new(openai.OpenAI, server))
     loose = wrap_openai_client(new(openai.OpenAI, server), strict_operation_names=False)
     for client in (strict, loose):
@@ -220,14 +222,14 @@ def test_names_of_ones_own_are_asked_for_per_client(server, recorded):
     assert names == [None, "moderation"]
 
 
-def test_a_client_of_another_library_is_refused():
+def test_wrapping_rejects_client_of_other_library():
     with pytest.raises(
         TypeError, match=r"client must be an openai\.OpenAI or openai\.AsyncOpenAI, got"
     ):
         wrap_openai_client(object())
 
 
-def test_with_the_sdk_disabled_the_client_is_left_alone(monkeypatch, server):
+def test_wrapping_changes_nothing_when_sdk_is_disabled(monkeypatch, server):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     client = new(openai.OpenAI, server)
     before = set(vars(client))
@@ -236,7 +238,7 @@ def test_with_the_sdk_disabled_the_client_is_left_alone(monkeypatch, server):
     client.close()
 
 
-def test_without_the_plugin_the_error_says_what_to_install(monkeypatch):
+def test_wrapping_names_missing_package_when_plugin_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "llamatelemetry_instrumentation_openai", None)
     with pytest.raises(ImportError, match="pip install llamatelemetry-instrumentation-openai"):
         wrap_openai_client(object())

@@ -121,7 +121,7 @@ def streaming_response(client: Any) -> None:
 
 
 @pytest.mark.parametrize("use", [plain, stream, raw, raw_stream, streaming_response])
-def test_a_request_names_the_span_of_its_call(instrument, recorder, server, use):
+def test_request_has_traceparent_of_call_span(instrument, recorder, server, use):
     instrument()
     with make_client(server) as client:
         use(client)
@@ -130,14 +130,14 @@ def test_a_request_names_the_span_of_its_call(instrument, recorder, server, use)
         assert named_by(server)[0] == id_of(our_span(recorder))
 
 
-async def test_an_asynchronous_request_names_the_span_of_its_call(instrument, recorder, server):
+async def test_asynchronous_request_has_traceparent_of_call_span(instrument, recorder, server):
     instrument()
     async with openai.AsyncOpenAI(base_url=server.url, api_key="k") as client:
         await client.chat.completions.create(model="smol", messages=replies.MESSAGES)
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_each_attempt_carries_one_header(instrument, recorder, server):
+def test_each_attempt_has_one_traceparent(instrument, recorder, server):
     instrument()
     server.statuses = [500, 500]
     with make_client(server, max_retries=2) as client:
@@ -148,9 +148,7 @@ def test_each_attempt_carries_one_header(instrument, recorder, server):
     assert {found[0].split("-")[2] for found in headers} == {id_of(our_span(recorder))}
 
 
-def test_the_trace_goes_on_and_its_state_with_it_and_baggage_stays_at_home(
-    instrument, recorder, server
-):
+def test_tracestate_is_propagated_but_baggage_is_not(instrument, recorder, server):
     instrument()
     remote = SpanContext(
         trace_id=0x1234, span_id=0x5678, is_remote=True, trace_flags=TraceFlags(1),
@@ -169,14 +167,14 @@ def test_the_trace_goes_on_and_its_state_with_it_and_baggage_stays_at_home(
     assert server.sent("baggage") == []
 
 
-def test_a_call_that_is_not_sampled_says_so(instrument, server):
+def test_traceparent_of_unsampled_call_has_unsampled_flag(instrument, server):
     instrument(tracer_provider=TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False))
     with make_client(server) as client:
         ask(client)
     assert not named_by(server)[1]
 
 
-def test_without_a_tracer_of_its_own_the_callers_context_is_passed_on(instrument, server):
+def test_callers_context_is_propagated_without_tracer_provider(instrument, server):
     instrument(tracer_provider=trace.NoOpTracerProvider())
     span = NonRecordingSpan(SpanContext(0x1234, 0x5678, is_remote=True, trace_flags=TraceFlags(1)))
     with trace.use_span(span), make_client(server) as client:
@@ -184,14 +182,14 @@ def test_without_a_tracer_of_its_own_the_callers_context_is_passed_on(instrument
     assert server.sent("traceparent") == [f"00-{0x1234:032x}-{0x5678:016x}-01"]
 
 
-def test_without_any_context_there_is_no_header(instrument, server):
+def test_request_has_no_traceparent_without_context(instrument, server):
     instrument(tracer_provider=trace.NoOpTracerProvider())
     with make_client(server) as client:
         ask(client)
     assert server.sent("traceparent") == []
 
 
-def test_under_somebody_elses_call_the_request_names_their_span(instrument, recorder, server):
+def test_request_has_traceparent_of_enclosing_foreign_call(instrument, recorder, server):
     instrument()
     tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
     attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "smol"}
@@ -210,7 +208,7 @@ THEIRS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
 @pytest.mark.parametrize("where", ["extra_headers", "default_headers"])
-def test_a_header_that_is_there_is_left_alone(instrument, server, mode, where):
+def test_existing_traceparent_is_kept(instrument, server, mode, where):
     instrument(mode)
     given = {"Traceparent": THEIRS, "Tracestate": "a=b"}
     of_client = {"default_headers": given} if where == "default_headers" else {}
@@ -222,7 +220,7 @@ def test_a_header_that_is_there_is_left_alone(instrument, server, mode, where):
     assert given == {"Traceparent": THEIRS, "Tracestate": "a=b"}
 
 
-def test_a_trace_state_that_is_there_is_left_alone_too(instrument, server):
+def test_existing_tracestate_is_kept(instrument, server):
     instrument()
     remote = SpanContext(0x1234, 0x5678, True, TraceFlags(1), TraceState([("vendor", "x")]))
     with trace.use_span(NonRecordingSpan(remote)), make_client(server) as client:
@@ -231,7 +229,7 @@ def test_a_trace_state_that_is_there_is_left_alone_too(instrument, server):
     assert len(server.sent("traceparent")) == 1
 
 
-def test_nothing_of_the_callers_is_changed(instrument, server):
+def test_headers_of_caller_are_not_modified(instrument, server):
     instrument()
     default, extra = {"x-a": "1"}, {"x-b": "2"}
     with make_client(server, default_headers=default) as client:
@@ -246,21 +244,21 @@ def test_nothing_of_the_callers_is_changed(instrument, server):
 # --- when nothing is written ---------------------------------------------------------------
 
 
-def test_off_is_off(instrument, server):
+def test_request_has_no_traceparent_when_propagate_is_off(instrument, server):
     instrument("off")
     with make_client(server) as client:
         ask(client)
     assert server.sent("traceparent") == []
 
 
-def test_suppressed_instrumentation_writes_nothing(instrument, server):
+def test_request_has_no_traceparent_when_instrumentation_is_suppressed(instrument, server):
     instrument()
     with suppress_instrumentation(), make_client(server) as client:
         ask(client)
     assert server.sent("traceparent") == []
 
 
-def test_a_request_that_is_no_call_of_a_model_is_left_alone(instrument, server):
+def test_request_to_other_endpoint_has_no_traceparent(instrument, server):
     instrument()
     with make_client(server) as client:
         client.models.list()
@@ -268,9 +266,7 @@ def test_a_request_that_is_no_call_of_a_model_is_left_alone(instrument, server):
 
 
 @pytest.mark.parametrize(("mode", "is_there"), [("auto", False), ("on", True)])
-def test_propagators_that_leave_trace_context_out_are_heeded_unless_it_is_on(
-    instrument, server, mode, is_there
-):
+def test_propagators_without_tracecontext_turn_auto_off(instrument, server, mode, is_there):
     """OTEL_PROPAGATORS=none, or b3."""
     instrument(mode)
     before = propagate.get_global_textmap()
@@ -333,7 +329,7 @@ def legacy(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
     ],
 )
 @pytest.mark.usefixtures("instrument_http")
-def test_the_http_span_is_named_and_nothing_is_written_before_it(instrument, recorder, mode, way):
+def test_http_instrumentation_writes_the_only_traceparent(instrument, recorder, mode, way):
     instrument(mode)
     there_before: list[bool] = []
 
@@ -349,7 +345,7 @@ def test_the_http_span_is_named_and_nothing_is_written_before_it(instrument, rec
     assert http_span(recorder).parent.span_id == our_span(recorder).context.span_id
 
 
-async def test_the_http_span_of_an_asynchronous_client_is_named(
+async def test_asynchronous_http_instrumentation_writes_the_only_traceparent(
     instrument, instrument_http, recorder, server
 ):
     instrument()
@@ -359,7 +355,7 @@ async def test_the_http_span_of_an_asynchronous_client_is_named(
     assert named_by(server) == (id_of(http_span(recorder)), True)
 
 
-def test_the_instrumentation_of_the_other_http_library_counts_for_nothing(
+def test_instrumentation_of_other_http_library_is_ignored(
     instrument, instrument_http, recorder, server
 ):
     """openai 3 moved from httpx to httpx2; programs that instrument httpx lost their header."""
@@ -370,9 +366,7 @@ def test_the_instrumentation_of_the_other_http_library_counts_for_nothing(
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_a_single_client_that_is_instrumented_counts_and_its_neighbour_does_not(
-    instrument, recorder, server
-):
+def test_single_instrumented_http_client_writes_traceparent_itself(instrument, recorder, server):
     instrument()
     with make_client(server) as client, make_client(server) as neighbour:
         THE_RIGHT_ONE.instrument_client(client._client, tracer_provider=recorder.tracer_provider)
@@ -384,7 +378,7 @@ def test_a_single_client_that_is_instrumented_counts_and_its_neighbour_does_not(
         assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_a_transport_that_the_http_instrumentation_does_not_reach_gets_the_header(
+def test_plugin_writes_traceparent_for_uninstrumented_transport(
     instrument, instrument_http, recorder
 ):
     instrument()
@@ -399,7 +393,7 @@ def test_a_transport_that_the_http_instrumentation_does_not_reach_gets_the_heade
     assert seen[0].split("-")[2] == id_of(our_span(recorder))
 
 
-def test_http_instrumentation_that_is_suppressed_writes_none_so_that_it_is_written_here(
+def test_plugin_writes_traceparent_when_http_instrumentation_is_suppressed(
     instrument, instrument_http, recorder, server
 ):
     instrument()
@@ -409,7 +403,7 @@ def test_http_instrumentation_that_is_suppressed_writes_none_so_that_it_is_writt
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_http_instrumentation_that_was_undone_is_gone(
+def test_plugin_writes_traceparent_after_http_instrumentation_was_removed(
     instrument, instrument_http, recorder, server
 ):
     instrument()

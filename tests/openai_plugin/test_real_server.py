@@ -72,7 +72,7 @@ def phases_s(span: ReadableSpan) -> float:
     )
 
 
-async def test_tokens_equal_the_servers_own_counters(
+async def test_recorded_tokens_equal_counters_of_real_server(
     instrumented: Recorder,
     llama_server: LlamaServer,
     client: openai.OpenAI,
@@ -123,7 +123,7 @@ async def test_tokens_equal_the_servers_own_counters(
 
 
 @pytest.mark.clock
-async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
+async def test_phases_of_stream_add_up_to_duration(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
 ) -> None:
     """With three times as many calls as slots."""
@@ -152,7 +152,7 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
 
 @pytest.mark.slow
 @pytest.mark.clock
-async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
+async def test_queue_of_plain_calls_matches_order_of_service(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
 ) -> None:
     """By the recorded queues, a call is taken up at the moment a slot becomes free for it."""
@@ -183,9 +183,7 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_the_queue_counts_from_the_last_attempt(
-    instrumented: Recorder, llama_server: LlamaServer
-) -> None:
+def test_queue_starts_at_last_attempt(instrumented: Recorder, llama_server: LlamaServer) -> None:
     """Two attempts fail and are waited for; the server never knew, and was idle."""
     failures = [replies.error_reply(503), replies.error_reply(503)]
     transport = replies.http.HTTPTransport()
@@ -218,7 +216,7 @@ def test_the_queue_counts_from_the_last_attempt(
 
 @pytest.mark.needs("xllamacpp")
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_a_server_killed_in_the_middle_of_a_call(instrumented: Recorder, stream: bool) -> None:
+def test_call_fails_when_server_is_killed(instrumented: Recorder, stream: bool) -> None:
     options = EmbeddedOptions(model_path=find_demo_model(), alias="smol")
     # Before openai 3 what happens in the middle of a stream is the HTTP client's own error.
     wrapped = not stream or replies.OPENAI >= (3, 0)

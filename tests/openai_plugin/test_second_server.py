@@ -65,7 +65,7 @@ def truth(reply: Any, usage: Any = None) -> tuple[Any, ...]:
     return reply.id, reply.model, reasons, usage.prompt_tokens, usage.completion_tokens
 
 
-async def test_spans_and_metrics_are_those_of_the_replies_and_of_the_servers_counters(
+async def test_telemetry_of_second_engine_equals_responses_and_server_counters(
     instrumented: Recorder, katan: Katan, client: openai.OpenAI
 ) -> None:
     """Plain, streamed, raw, unread, a tool call, JSON, Azure; sync, async, concurrent; errors."""
@@ -124,7 +124,7 @@ async def test_spans_and_metrics_are_those_of_the_replies_and_of_the_servers_cou
 
 
 @pytest.mark.clock
-def test_the_times_of_a_stream_are_the_servers(
+def test_stream_times_match_times_of_second_engine(
     instrumented: Recorder, client: openai.OpenAI
 ) -> None:
     chunks = list(client.chat.completions.create(**asked("How long?", stream=True)))

@@ -121,7 +121,7 @@ PLAIN = {
 @pytest.mark.parametrize("way", PLAIN, ids=lambda way: way.__name__)
 @settings(**COMMON)
 @given(data=st.data(), mode=MODES, reply=REPLIES, status=STATUSES, cuts=CUTS)
-def test_any_json_in_place_of_a_reply(
+def test_any_json_response_is_passed_on_unchanged(
     *, way: Any, data: st.DataObject, mode: Mode, reply: Any, status: int, cuts: Any
 ) -> None:
     operation = data.draw(st.sampled_from(PLAIN[way]), "operation")
@@ -144,9 +144,7 @@ async def send(witness: Witness, body: dict[str, Any], one_shot: bool) -> None:
 
 @settings(**COMMON)
 @given(body=REQUESTS, mode=MODES, one_shot=st.booleans())
-def test_any_request_leaves_as_it_is_sent_without_us(
-    *, body: dict[str, Any], mode: Mode, one_shot: bool
-) -> None:
+def test_any_request_is_sent_unchanged(*, body: dict[str, Any], mode: Mode, one_shot: bool) -> None:
     """The witness notes the bytes. What cannot be sent, being no JSON, is a failed call all the same."""
     served = Served((json.dumps(replies.chat()).encode(),))
     same_with_and_without(served, partial(send, body=body, one_shot=one_shot), **mode)
@@ -224,7 +222,7 @@ def see_a_stream(way: Any, operation: Operation, served: Served, mode: Mode) -> 
 )
 @example(operation=STREAMED[0], mode=SYNC, body=GOOD, cuts=None, breaks=False)
 @example(operation=STREAMED[0], mode=ASYNC, body=GOOD, cuts=(), breaks=False)
-def test_any_event_stream_in_any_pieces(
+def test_any_event_stream_is_passed_on_unchanged_in_any_chunks(
     *, way: Any, operation: Operation, mode: Mode, body: bytes, cuts: Any, breaks: bool
 ) -> None:
     served = Served(pieces(body, cuts), "text/event-stream", breaks=breaks)
@@ -246,7 +244,7 @@ async def helped(witness: Witness, operation: Operation) -> None:
 @pytest.mark.parametrize("operation", HELPED, ids=lambda operation: operation.name)
 @settings(**COMMON)
 @given(mode=MODES, data=st.data(), cuts=CUTS, breaks=st.booleans())
-def test_any_event_stream_through_the_stream_helpers(
+def test_stream_helpers_pass_on_any_event_stream_unchanged(
     *, operation: Operation, mode: Mode, data: st.DataObject, cuts: Any, breaks: bool
 ) -> None:
     # Beside any stream, good ones with an event left out: the helpers give up at the first odd one.
