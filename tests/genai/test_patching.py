@@ -1,4 +1,4 @@
-"""Patch tables on real modules: when they wrap, what they leave behind, what is missing."""
+"""Patch tables on real modules: applying, reverting and missing functions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ import wrapt
 
 from llamatelemetry.genai import PatchPoint, PatchTable, guard
 from tests.genai.library import POINTS, SOURCE
-
-# --- applying ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", POINTS)
@@ -83,7 +81,7 @@ def test_two_tables_wrap_same_point(library):
     first.apply()
     second.apply()
     assert library.call("Client.own") == 2
-    first.revert()  # not the outermost
+    first.revert()  # Not the outermost wrapper.
     assert library.call("Client.own") == 1
     second.revert()
     assert library.call("Client.own") == 0
@@ -154,9 +152,6 @@ def test_generator_function_keeps_kind(library):
     assert inspect.isgenerator(client().generated(1))
 
 
-# --- reverting -----------------------------------------------------------------------------
-
-
 def test_revert_restores_every_object_and_removes_inherited_wrappers(library):
     before = library.dicts()
     table = library.table(*POINTS)
@@ -166,7 +161,7 @@ def test_revert_restores_every_object_and_removes_inherited_wrappers(library):
     after = library.dicts()
     assert after == before
     for owner, members in before.items():
-        assert list(after[owner]) == list(members)  # in the same order
+        assert list(after[owner]) == list(members)  # In the same order.
         assert all(after[owner][name] is value for name, value in members.items())
 
 
@@ -225,9 +220,6 @@ def test_kept_bound_method_follows_revert_and_apply(library):
     table.apply()
     assert own(1) == ("own", 1)
     assert len(library.seen) == 1
-
-
-# --- what is missing -----------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Patch tables that share a function with somebody else's wrapper."""
+"""Patch tables that share a function with another package's wrapper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import wrapt
 
 
 def theirs(seen: list[str]) -> Callable[..., Any]:
-    """Another instrumentation's wrapper, made with wrapt as ours is."""
+    """Return the wrapper of another instrumentation that uses wrapt."""
 
     def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         seen.append("theirs")
@@ -69,7 +69,7 @@ def test_reapply_below_hiding_wrapper_wraps_once(library):
     table.apply()
     ours = client.own
 
-    def their_own(self: Any, x: int) -> Any:  # no __wrapped__ to find ours by
+    def their_own(self: Any, x: int) -> Any:  # It lacks `__wrapped__`.
         return ours(self, x)
 
     client.own = their_own
@@ -89,7 +89,7 @@ def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     ours = vars(module.Client)["own"]
     wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
     table.revert()
-    module.Client.own = ours  # they put back what they had found
+    module.Client.own = ours  # The other package restores what it had found.
     assert library.call("Client.own") == 0
     table.apply()
     assert library.call("Client.own") == 1
@@ -106,7 +106,7 @@ def test_link_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
     wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
     table.revert()
     table.apply()
-    module.Client.own = ours  # they put back what they had found
+    module.Client.own = ours  # The other package restores what it had found.
     assert library.call("Client.own") == 1
     table.revert()
     assert library.dicts() == before

@@ -79,7 +79,7 @@ class Point(NamedTuple):
         return f"{self.module}:{self.path.partition('.')[0]}"
 
     def in_library(self) -> Any:
-        """The function as it is stored in its class."""
+        """Return the function as it is stored in its class."""
         return wrapt.resolve_path(importlib.import_module(self.module), self.path)[2]
 
     def on_class(self) -> Any:
@@ -91,7 +91,7 @@ class Point(NamedTuple):
 
 
 def points() -> list[Point]:
-    """All patch points, read from the plugins' own tables."""
+    """Return all patch points from the plugins' own tables."""
     found: list[Point] = []
     for instrumentor in INSTRUMENTORS:
         module = instrumentor.__module__
@@ -134,7 +134,7 @@ def pickled(value: Any) -> bytes | str:
 
 
 def outcome(operation: Callable[[], Any]) -> str:
-    """What an operation returns or raises, without addresses in memory."""
+    """Return the result or the exception of an operation, without memory addresses."""
     try:
         found = repr(operation())
     except Exception as error:
@@ -143,7 +143,7 @@ def outcome(operation: Callable[[], Any]) -> str:
 
 
 def facts(function: Any) -> dict[str, Any]:
-    """What a program can learn about a function or bound method without calling it."""
+    """Return all that an application can learn about a function without calling it."""
     kinds = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
     return {
         "name": function.__name__,

@@ -1,4 +1,4 @@
-"""Every way in which a program can send a request, each told as what the program saw."""
+"""Functions that send a request with each client library, and return all that the application observes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import requests
 
 @dataclass
 class Seen:
-    """What the program saw: compared as a whole with what it sees without us."""
+    """The observations of the application, compared with those without instrumentation."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request to make; ``chunks`` is after how many pieces the program has had enough."""
+    """A request. The application stops reading after `chunks` chunks."""
 
     url: str
     body: dict[str, Any]
@@ -146,7 +146,7 @@ def _requests_stream(ask: Ask) -> Seen:
 
 
 def _requests_raw(ask: Ask) -> Seen:
-    """As clients do that bring their own reader of events."""
+    """Read the undecoded body, as clients with their own event parser do."""
     seen = Seen()
     proxies = {"http": ask.proxy} if ask.proxy else None
     with (

@@ -1,4 +1,4 @@
-"""The llama.cpp plugin, recording to memory."""
+"""Fixtures that turn the llama.cpp plugin on and record to memory."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def forget_server_facts() -> Iterator[None]:
 
 @pytest.fixture
 def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
-    """Switch the plugin on for this test; arguments are options."""
+    """Return a function that turns the plugin on, with options."""
     plugin = LlamaCppInstrumentor()
 
     def instrument(**options: Any) -> Recorder:
@@ -84,5 +84,5 @@ def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
 
 @pytest.fixture
 def instrumented(instrument: Callable[..., Recorder]) -> Recorder:
-    """A recorder to which the plugin, active for this test, writes."""
+    """Turn the plugin on for this test and return its recorder."""
     return instrument()

@@ -1,4 +1,4 @@
-"""A server that answers byte for byte what a test has written down, faults included."""
+"""A server that sends exactly the bytes of a test, including invalid responses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ LLAMA = "Server: llama.cpp\r\n"
 
 
 def head(status: str = "200 OK", *headers: str, server: str = LLAMA) -> bytes:
-    """The head of a reply, after which the connection is closed."""
+    """Return the head of a response. The connection is closed after the response."""
     lines = "".join(f"{line}\r\n" for line in headers)
     return f"HTTP/1.1 {status}\r\n{server}{lines}Connection: close\r\n\r\n".encode()
 
 
 def plain(body: bytes, *headers: str, status: str = "200 OK", server: str = LLAMA) -> list[bytes]:
-    """A reply whose length is told."""
+    """Return a plain response with a content length."""
     if not any(line.lower().startswith("content-length") for line in headers):
         headers = (*headers, f"Content-Length: {len(body)}")
     return [head(status, "Content-Type: application/json", *headers, server=server), body]
@@ -27,7 +27,7 @@ def plain(body: bytes, *headers: str, status: str = "200 OK", server: str = LLAM
 def chunked(
     pieces: Sequence[bytes], *headers: str, server: str = LLAMA, is_ended: bool = True
 ) -> list[bytes]:
-    """A stream of server-sent events in HTTP chunks."""
+    """Return a stream of server-sent events in HTTP chunks."""
     kinds = ("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
     chunks = [f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces]
     return [
@@ -38,7 +38,7 @@ def chunked(
 
 
 class Scripted:
-    """A running server. Each connection gets the answer that is next, the last one for ever."""
+    """A running server. Each connection gets the next response; the last one is repeated."""
 
     def __init__(self, answers: Sequence[Sequence[bytes]], props: bytes | None = None) -> None:
         self._answers = list(answers)
@@ -83,7 +83,7 @@ class Scripted:
                     connection.sendall(piece)
                     time.sleep(0.002)
             except OSError:
-                pass  # the client has gone
+                pass  # The client has closed the connection.
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -94,7 +94,7 @@ class Scripted:
 
 @contextmanager
 def scripted(*answers: Sequence[bytes], props: bytes | None = None) -> Iterator[Scripted]:
-    """Run one for as long as the block."""
+    """Run a server inside the `with` block."""
     server = Scripted(answers, props)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""What is said is recorded only when it is asked for, whichever route it was said on."""
+"""Content is recorded only if capture is on, for every endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a server does, the program sees what it sees without us, and one span tells of it."""
+"""Faulty responses: the application gets the same result as without the plugin, and one span."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _in_pieces(data: bytes, size: int = 40) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What a server does; the output tokens that the span can know; whether the call fails."""
+    """A response, the output tokens that can be recorded, and whether the call fails."""
 
     answer: Sequence[bytes]
     tokens: int | None = 5
@@ -87,7 +87,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def outcome(call: Callable[[Ask], Seen], answers: Sequence[Sequence[bytes]], **ask: Any) -> Seen:
-    """What a program sees; the port, which is another one each time, is left out."""
+    """Return the observations of an application, without the port, which differs each time."""
     with scripted(*answers) as server:
         url = ask.pop("url", f"{server.origin}/v1/chat/completions")
         seen = call(Ask(url, BODY, **ask))
@@ -97,7 +97,7 @@ def outcome(call: Callable[[Ask], Seen], answers: Sequence[Sequence[bytes]], **a
         return seen
 
 
-# Each fault by each kind of reading; all of the some seven hundred with the slow tests.
+# Each fault with each way of reading. The about 700 combinations run with the slow tests.
 URLLIB3 = int(version("urllib3").partition(".")[0])
 QUICK = {("httpx-stream", True), ("httpx2-async-stream", False), ("requests", False)}
 QUICK |= {("httpx2", True), ("requests-stream", True), ("requests-raw", False)}
@@ -131,7 +131,7 @@ def test_application_gets_same_result_as_uninstrumented(
     if not known and (
         bare.headers.get("server") != "llama.cpp" or (caller in PLAIN and bare.error is not None)
     ):
-        assert spans == []  # nothing has proved what it is, or the library gave nothing out
+        assert spans == []  # Nothing identified the server, or the library returned no response.
         return
     (span,) = spans
     assert span.name == "chat smol"
@@ -145,7 +145,7 @@ def _check(span: Any, fault: Fault, bare: Seen, caller: str) -> None:
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes["error.type"]
     else:
-        # Where the client does not notice, it was no error: a length that was too short, a raw read.
+        # Faults that the client does not detect are not errors: a short length, an undecoded read.
         assert span.status.status_code is StatusCode.UNSET
     if bare.error is None and not (caller == "requests-raw" and _is_encoded(bare)):
         assert span.attributes.get("gen_ai.usage.output_tokens") == fault.tokens

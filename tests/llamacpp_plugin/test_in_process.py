@@ -1,4 +1,4 @@
-"""llama.cpp in this process: the real bindings with a real model."""
+"""The real in-process bindings of llama.cpp with a real model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server(xllamacpp: Any) -> Any:
 
 
 def engine_spans(recorder: Recorder) -> list[ReadableSpan]:
-    """The spans of calls: those that are no phases of another one."""
+    """Return the spans of calls, without phase spans."""
     return [span for span in recorder.spans() if "llamatelemetry.phase" not in span.attributes]
 
 
@@ -181,7 +181,9 @@ def test_uninstrument_restores_extension_class(
     before = dict(vars(xllamacpp.Server))
     instrument()
     assert vars(xllamacpp.Server)["handle_completions"] is not before["handle_completions"]
-    assert xllamacpp.Server.handle_completions["dict"] is not None  # chosen by type, still
+    assert (
+        xllamacpp.Server.handle_completions["dict"] is not None
+    )  # Subscripting selects a specialization of the Cython function.
     LlamaCppInstrumentor().uninstrument()
     assert dict(vars(xllamacpp.Server)) == before
 
@@ -195,9 +197,6 @@ def test_xllamacpp_call_is_child_of_current_span(instrumented: Recorder, server:
     assert call.parent.span_id == pipeline.get_span_context().span_id
 
 
-# --- llama-cpp-python: where it is installed --------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def llama() -> Any:
     require("llama_cpp")
@@ -206,7 +205,7 @@ def llama() -> Any:
     return llama_cpp.Llama(path, n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
 
 
-slow = pytest.mark.slow  # its source build takes minutes: it is not among what the tests install
+slow = pytest.mark.slow  # The tests do not install it, because its source build takes minutes.
 
 
 def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan:
@@ -216,7 +215,7 @@ def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan
     assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
     assert span.attributes["gen_ai.usage.output_tokens"] == output
     assert span.attributes["llamatelemetry.server.context_length"] == 512
-    assert "llamatelemetry.queue_duration" not in span.attributes  # it serves one caller
+    assert "llamatelemetry.queue_duration" not in span.attributes  # It serves one caller at a time.
     prompt = span.attributes["llamatelemetry.prompt_tokens"]
     cached = span.attributes["llamatelemetry.cached_tokens"]
     assert prompt + cached == span.attributes["gen_ai.usage.input_tokens"]
@@ -256,7 +255,7 @@ def test_llama_stream_has_token_counts_of_plain_response(
     span = only(instrumented)
     assert span.attributes["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
     assert span.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
-    assert span.attributes["llamatelemetry.prompt_tokens"] == 1  # the rest was in the cache
+    assert span.attributes["llamatelemetry.prompt_tokens"] == 1  # The other tokens were cached.
     assert span.attributes["gen_ai.request.stream"] is True
 
 
@@ -270,13 +269,13 @@ def test_llama_stream_left_early_records_tokens_so_far(
     next(stream)
     if how == "closed":
         stream.close()
-        only(instrumented)  # at once, whoever still holds it
+        only(instrumented)  # At once, although the stream is still referenced.
         assert list(stream) == []
     del stream
     span = only(instrumented)
     assert span.status.status_code is StatusCode.UNSET
     assert span.attributes["gen_ai.usage.output_tokens"] == 2
-    # The next one is a call of its own.
+    # The next call is recorded separately.
     llama("Once upon a time", max_tokens=2)
     assert len(engine_spans(instrumented)) == 2
 

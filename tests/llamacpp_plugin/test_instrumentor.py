@@ -1,4 +1,4 @@
-"""Switching the plugin on and off, what it propagates, and what it is inside of."""
+"""Turning the plugin on and off, propagation, and enclosing spans."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mock(library: Any, **headers: str) -> Any:
 
 
 def test_instrument_succeeds_when_any_library_is_installed() -> None:
-    """llama-cpp-python need not be installed; the base class would refuse for that."""
+    """llama-cpp-python is missing here, and the base class would require it."""
     plugin = LlamaCppInstrumentor()
     plugin.instrument()
     assert plugin.is_instrumented_by_opentelemetry
@@ -138,7 +138,7 @@ def test_suppressed_instrumentation_records_nothing(instrumented: Recorder) -> N
 
 
 class BrokenSampler(Sampler):
-    """A sampler that somebody configured and that fails."""
+    """A configured sampler that raises."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no sampling today")
@@ -160,7 +160,7 @@ def test_failing_telemetry_logs_warning_and_call_succeeds(
         LlamaCppInstrumentor().uninstrument()
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert {record.name for record in warnings} == {"llamatelemetry"}
-    assert 1 <= len(warnings) <= 2  # one for a reply that proved it, one for a server that is known
+    assert 1 <= len(warnings) <= 2  # One for the identifying response, one for the known server.
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -208,7 +208,7 @@ def test_headers_of_request_object_are_not_modified(
 def test_plugin_writes_no_traceparent_when_requests_is_instrumented(
     instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it patches ``Session.send``, without it being installed here."""
+    """The wrapper here has the marker of OpenTelemetry's instrumentation."""
     original = requests.Session.send
 
     @functools.wraps(original)
@@ -278,12 +278,9 @@ def test_engine_timings_are_added_to_span_of_other_instrumentation(
     assert span.attributes["gen_ai.prefill_ms"] == 2.0
     assert span.attributes["llamatelemetry.accepted_tokens"] == 3
     assert span.attributes["llamatelemetry.drafted_tokens"] == 4
-    # Tokens and duration are the other's to count; what the engine measured is counted here.
+    # The other instrumentation records tokens and duration, the plugin records engine metrics.
     assert recorder.points("gen_ai.client.token.usage") == []
     assert len(recorder.points("gen_ai.server.request.duration")) == 1
-
-
-# --- streams that nobody finishes --------------------------------------------------------------
 
 
 def stream_of(library: Any) -> Any:
@@ -308,13 +305,13 @@ def has_cycles(library: Any) -> bool:
     return reference() is not None
 
 
-# While nothing is instrumented.
+# Evaluated before anything is instrumented.
 CYCLES = {library: has_cycles(library) for library in (httpx, httpx2)}
 
 
 @pytest.fixture
 def collect_by_hand() -> Iterator[Callable[[Any], None]]:
-    """Collect garbage where the library's own responses need it: we add no reference cycle."""
+    """Collect garbage only for libraries with reference cycles: the plugin must not add one."""
     gc.disable()
     yield lambda library: gc.collect() if CYCLES[library] else None  # type: ignore[misc]
     gc.enable()
@@ -427,7 +424,7 @@ async def test_cancelled_task_ends_call_and_stays_cancelled(
 async def test_call_through_asgi_transport_is_recorded(
     library: str, instrumented: Recorder
 ) -> None:
-    """As a test of a web application calls it."""
+    """Tests of web applications use this transport."""
     http: Any = importlib.import_module(library)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:

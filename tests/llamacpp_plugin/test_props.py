@@ -53,7 +53,7 @@ def call_with(name: str, server: Scripted) -> None:
 def both_plugins(
     instrument: Callable[..., Recorder], recorder: Recorder
 ) -> Iterator[Callable[..., Recorder]]:
-    """Switch this plugin and the openai plugin on; arguments are options."""
+    """Turn the openai plugin on. Return a function that turns this plugin on, with options."""
     OpenAIInstrumentor().instrument(**recorder.providers)
     yield instrument
     OpenAIInstrumentor().uninstrument()
@@ -93,7 +93,9 @@ def test_plugin_requests_props_once_when_option_is_on(
         *["POST /v1/chat/completions HTTP/1.1"] * 3,
     ]
     (request,) = server.other_requests
-    assert b"authorization: bearer k" in request.lower()  # of the application's own request
+    assert (
+        b"authorization: bearer k" in request.lower()
+    )  # The credentials of the application's own request.
     assert b"traceparent" not in request.lower()
     _, *later = recorder.calls()
     for span in later:

@@ -1,4 +1,4 @@
-"""What is taken for llama.cpp, and that nothing else is touched."""
+"""Identification of llama.cpp servers. Other servers are not affected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ both = pytest.mark.parametrize("library", ["httpx", "httpx2"])
 
 
 def mock(library: str, answer: Callable[[Any], Any] | None = None, **headers: str) -> Any:
-    """A client whose server is a function; by default one that says nothing of itself."""
+    """Return a client with a mock transport. By default its responses do not identify the server."""
     http = importlib.import_module(library)
     reply = answer or (lambda _: http.Response(200, json=replies.chat(), headers=headers))
     return http.Client(transport=http.MockTransport(reply))
@@ -104,7 +104,7 @@ def test_requests_to_other_endpoints_are_not_recorded(library: str, instrument: 
 def test_first_call_to_unknown_server_has_actual_start_time(
     instrumented: Recorder, caller: str
 ) -> None:
-    """Only the reply tells; what was before it is in the span all the same."""
+    """The response identifies the server, and the span includes the time before it."""
     with scripted(plain(CHAT), plain(CHAT)) as server:
         for _ in range(2):
             CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
@@ -114,7 +114,7 @@ def test_first_call_to_unknown_server_has_actual_start_time(
         assert first.attributes[name] == second.attributes[name]
     for span in (first, second):
         assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
-        # Two pieces with a pause of 2 ms in between; what is written afterwards has no length.
+        # There is a pause of 2 ms between two parts. A span without it would have no duration.
         assert (span.end_time - span.start_time) > 1.5e6
 
 
@@ -135,11 +135,11 @@ def test_timings_in_stream_identify_llama_cpp_without_server_header(
         assert span.attributes["gen_ai.prefill_ms"] == 2.0
         assert span.attributes["llamatelemetry.queue_source"] == "header"
         first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
-        # Three more pieces of 2 ms come after the first chunk.
+        # Three more parts of 2 ms follow the first chunk.
         assert 0 < first_chunk_s < (span.end_time - span.start_time) / 1e9 - 0.005
-    if caller != "requests-raw":  # which reads until there are 512 bytes
-        # When the first token came is not known of a stream that has proved itself at its end:
-        # what is left is the server's own figure.
+    if caller != "requests-raw":  # It reads 512 bytes at a time.
+        # A stream that identifies its server only at the end has no time of the first token.
+        # The server's own time is recorded instead.
         server_s = first.attributes["gen_ai.server.time_to_first_token"]
         assert first.attributes["gen_ai.ttft_ms"] == pytest.approx(server_s * 1000)
         assert second.attributes["gen_ai.ttft_ms"] != pytest.approx(server_s * 1000)
@@ -161,7 +161,7 @@ def test_timings_identify_llama_cpp_for_any_split_of_stream(
 def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, caller: str) -> None:
     with scripted(plain(CHAT, server="Server: nginx\r\n")) as server:
         CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
-    # A plain reply that is read as a stream is not looked at, to cost others nothing.
+    # A plain response that is read as a stream is not parsed, to save other servers the cost.
     assert len(instrumented.calls()) == (0 if caller in STREAMED else 1)
 
 
@@ -263,7 +263,7 @@ def test_identified_server_stays_known_after_uninstrument(library: str, instrume
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     LlamaCppInstrumentor().uninstrument()
     instrument()
-    with mock(library) as client:  # this one does not sign
+    with mock(library) as client:  # These responses do not identify the server.
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     assert len(recorder.calls()) == 2
     known_servers.forget()

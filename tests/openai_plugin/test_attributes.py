@@ -1,4 +1,4 @@
-"""The whole attribute set of the span of each operation, types included."""
+"""The complete span attributes of each operation, with their types."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ _FAILED = {"status": "failed", "error": {"code": "server_error", "message": "SEC
 @needs_responses
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_call_fails_when_response_has_status_failed(instrumented: Recorder, stream: bool) -> None:
-    """Nothing is raised: the reply itself says that it is none."""
+    """The client raises nothing; only the status in the response is `failed`."""
     events = [*replies.response_events()[:-1]]
     events.append({"type": "response.failed", "response": replies.response(**_FAILED)})
     client = replies.client(
@@ -347,7 +347,7 @@ def test_fetch_response_succeeds_when_fetched_response_has_failed(instrumented: 
 
 @needs_responses
 def test_error_event_of_responses_api_fails_call(instrumented: Recorder) -> None:
-    """The client hands it on like any other event."""
+    """The client passes the event on like any other event."""
     error = {
         "type": "error",
         "code": "rate_limit_exceeded",

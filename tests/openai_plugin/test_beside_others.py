@@ -1,4 +1,4 @@
-"""Somebody else's wrapper around the method that ours is around too."""
+"""Another package's wrapper around the method that the plugin wraps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def proxied(recorder: Recorder) -> Iterator[Recorder]:
-    """Further in, somebody puts a proxy around every result, as OpenInference does with streams."""
+    """Wrap each result in a proxy below the plugin, as OpenInference does with streams."""
 
     def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         return wrapt.ObjectProxy(wrapped(*args, **kwargs))

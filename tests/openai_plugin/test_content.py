@@ -1,4 +1,4 @@
-"""Content on spans, in events and for hooks, by every setting."""
+"""Content on spans, in events and for completion hooks, with every setting."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ from tests.openai_plugin.content import (
 )
 from tests.recorder import Recorder
 from tests.servers import LlamaServer
-
-# --- where content goes -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("emit", [None, "true", "false"])
@@ -147,7 +145,7 @@ def test_text_completion_records_prompts_and_completions(
 def test_messages_of_custom_types_are_recorded_as_sent(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
-    """A reply's message goes back into the history; an iterator reaches the server whole."""
+    """The message of a response is reused as history, and an iterator is sent completely."""
     instrument(capture_content="span_only")
     bodies: list[Any] = []
 
@@ -194,8 +192,6 @@ def test_content_of_unparsed_raw_response_is_recorded(
     client.chat.completions.with_raw_response.create(model="smol", messages=MESSAGES, tools=TOOLS)
     assert on_span(recorder) == EXPECTED
 
-
-# --- streams ------------------------------------------------------------------------------
 
 CHUNKS = [
     replies.chunk({"role": "assistant", "content": None}),
@@ -282,9 +278,6 @@ def test_content_of_real_stream_equals_text_read_by_application(
     assert message["parts"] == [{"type": "text", "content": text}]
 
 
-# --- hooks --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sampled", [True, False])
 def test_completion_hook_runs_for_every_capture_mode_and_sampler(
     recorder: Recorder, sampled: bool
@@ -304,7 +297,7 @@ def test_completion_hook_runs_for_every_capture_mode_and_sampler(
     assert plain_call["outputs"][0].parts[0].arguments == {"city": "Paris"}
     assert plain_call["tool_definitions"][0].name == "weather"
     assert plain_call["log_record"] is None
-    assert plain_call["span"].is_recording() is False  # by now
+    assert plain_call["span"].is_recording() is False  # The hook has run before the call returns.
     assert streamed["outputs"][0].parts[1].content == "Hi"
     assert [len(span.attributes or {}) > 0 for span in recorder.calls()] == [True, True] * sampled
     assert all(name not in (span.attributes or {}) for span in recorder.calls() for name in CONTENT)

@@ -1,4 +1,4 @@
-"""Content of the Responses API, of operations that have none, and of calls inside other calls."""
+"""Content of the Responses API, of operations without content, and of nested calls."""
 
 from __future__ import annotations
 
@@ -147,9 +147,6 @@ def test_event_of_unsampled_call_has_request_parameters(recorder: Recorder) -> N
     assert told["gen_ai.usage.input_tokens"] == 21
 
 
-# --- calls inside calls -------------------------------------------------------------------
-
-
 def test_content_is_left_to_enclosing_call_of_other_instrumentation(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
@@ -189,7 +186,7 @@ def test_content_is_recorded_once_when_two_plugins_record_call(recorder: Recorde
     assert inner.content_max_chars is None
     inner.finish(Response(read_content=lambda: said("further in")))
     outer.deactivate(token)
-    # The outer plugin could not read the reply, or did: what it has seen itself comes first.
+    # The values of the enclosing plugin take precedence, if it could parse the response.
     outer.finish(Response())
     assert on_span(recorder) == {"gen_ai.output.messages": said("further in").outputs}
     assert in_event(recorder) == {"gen_ai.output.messages": said("further in").outputs}

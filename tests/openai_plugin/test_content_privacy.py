@@ -1,4 +1,4 @@
-"""Nothing of what was said is read, kept or recorded unless somebody asked."""
+"""Content is not parsed, kept or recorded unless an option turns it on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET = "c4n4ry-7f3a"
 
 
 def talk_in_secret() -> None:
-    """Every way for content to go: prompt, reply, arguments, results, errors, streams, odd shapes."""
+    """Send secrets in every place: prompts, responses, arguments, results, errors and streams."""
     said = replies.chat(
         choices=[
             {
@@ -117,7 +117,7 @@ def test_canary_is_found_when_content_is_captured(
     talk_in_secret()
     assert SECRET in all_that_was_recorded(recorder, caplog)
     told = [SECRET in span.to_json() for span in recorder.calls()]
-    assert told == [True] * 7 + [False]  # the last are the embeddings
+    assert told == [True] * 7 + [False]  # The last call is the embeddings.
 
 
 def test_content_is_not_parsed_when_call_is_not_recorded(
@@ -149,7 +149,7 @@ def test_content_is_not_parsed_when_call_is_not_recorded(
 def test_event_is_not_created_without_logger_provider(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a logger provider, `event_only` costs what `no_content` does."""
+    """Without a logger provider, `event_only` costs as much as `no_content`."""
     read: list[str] = []
     monkeypatch.setattr(content_module, "_read", lambda _read_it, doing: read.append(doing))
     providers = {**recorder.providers, "logger_provider": None}
@@ -167,7 +167,7 @@ def test_event_is_not_created_without_logger_provider(
 def test_unexpected_content_raises_no_error_into_application(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
-    """What our guard would swallow is raised in tests: there is nothing for it to swallow."""
+    """Internal errors are raised in tests instead of logged, and none is raised."""
     instrument(Recording(), capture_content="span_and_event")
     odd: Any = {
         "choices": [

@@ -1,4 +1,4 @@
-"""``parse`` and the stream helpers: what the client makes of an answer after it has come."""
+"""`parse` and the stream helpers, which process a response after the HTTP call."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def manager(client: Any, api: str) -> Any:
 
 
 async def use(client: Any, api: str, *, stop_after: int | None = None) -> list[Any]:
-    """Read a helper's events, all or so many, and what it adds them up to."""
+    """Read all events of a helper, or the first ones, and its final result."""
     events: list[Any] = []
     entered = manager(client, api)
     if hasattr(entered, "__aenter__"):

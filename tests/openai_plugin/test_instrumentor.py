@@ -1,4 +1,4 @@
-"""Switching the plugin on and off, deferred patching, and living with other wrappers."""
+"""Turning the plugin on and off, deferred patching, and other packages' wrappers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_instrument_does_not_import_openai() -> None:
 
 
 class BrokenSampler(Sampler):
-    """A sampler that somebody configured and that fails."""
+    """A configured sampler that raises."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no sampling today")

@@ -1,4 +1,4 @@
-"""Under which names a call of the client is measured, and what OpenAI's own replies add."""
+"""Metric names by option, and the attributes that only OpenAI's responses add."""
 
 from __future__ import annotations
 
@@ -96,8 +96,6 @@ def test_failed_call_records_zero_tokens(instrument, recorder):
     assert duration.attributes["error.type"] == "tokens"
 
 
-# --- what OpenAI's replies add -------------------------------------------------------------
-
 TIER, FINGERPRINT = "openai.response.service_tier", "openai.response.system_fingerprint"
 REPLIED = {"service_tier": "flex", "system_fingerprint": "fp_44709d6fcb"}
 
@@ -108,9 +106,9 @@ REPLIED = {"service_tier": "flex", "system_fingerprint": "fp_44709d6fcb"}
     [
         ("https://api.openai.com/v1", {TIER: "flex", FINGERPRINT: "fp_44709d6fcb"}),
         ("https://corp.openai.azure.com/v1", {TIER: "flex", FINGERPRINT: "fp_44709d6fcb"}),
-        # one's own server: a fingerprint per build would be a series per build
+        # A self-hosted server would get one time series for each build.
         ("http://vllm.internal:8000/v1", {TIER: "flex"}),
-        # another provider: the openai.* attributes would contradict its name
+        # The openai.* attributes would contradict the name of another provider.
         ("https://api.groq.com/openai/v1", {}),
     ],
 )

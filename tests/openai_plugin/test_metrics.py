@@ -1,4 +1,4 @@
-"""Name, type, unit, buckets and attributes of every metric that a call records."""
+"""Name, type, unit, buckets and attributes of every metric of a call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CALL = {
 
 @pytest.fixture
 def stream(instrumented: Recorder) -> Recorder:
-    """One streamed call to a server that is known to be llama.cpp, with timings."""
+    """Make one streamed call with timings to a known llama.cpp server."""
     body = replies.sse(replies.chat_chunks(timings=replies.TIMINGS))
     client = replies.client(lambda _: replies.stream_reply(body, server="llama.cpp"))
     list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))

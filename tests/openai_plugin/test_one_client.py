@@ -1,4 +1,4 @@
-"""Instrumenting one client: that one, what is copied from it, and nothing else."""
+"""Instrumentation of one client and its copies only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def plugin(recorder) -> Iterator[OpenAIInstrumentor]:
 
 
 def calls(*clients: Any, streamed: bool = False) -> None:
-    """One call of each client, read to its end; and the clients are closed."""
+    """Make one complete call with each client and close the clients."""
 
     async def one_async(client: openai.AsyncOpenAI) -> None:
         reply = await client.chat.completions.create(model="m", messages=HELLO, stream=streamed)
@@ -132,7 +132,7 @@ def test_wrapping_twice_records_one_span(make, server, recorded):
     calls(wrap_openai_client(wrap_openai_client(client)))
     assert len(recorded.calls()) == 1
     unwrap_openai_client(client)
-    assert set(vars(client)) - before <= {"chat"}  # the resource, which newer clients make late
+    assert set(vars(client)) - before <= {"chat"}  # Newer clients create the resource on first use.
 
 
 @both

@@ -1,4 +1,4 @@
-"""Operation x client x delivery x outcome: one span each, and the caller sees what it sees without us."""
+"""Every operation, client, delivery and outcome has one span and does not change for the caller."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = IGNORE_DEPRECATED
 
 @pytest.fixture(autouse=True)
 def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever happens to a call, neither we nor OpenTelemetry write it into the program's log."""
+    """Check that neither llamatelemetry nor OpenTelemetry logs anything."""
     yield
     told = [
         record.getMessage()
@@ -44,7 +44,7 @@ def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def tokens(recorder: Recorder) -> tuple[int | None, int | None]:
-    """What the token metric has of input and output, where it has a point."""
+    """Return the input and output tokens of the token metric."""
     found = recorder.points("gen_ai.client.token.usage")
     kinds = {point.attributes["gen_ai.token.type"]: int(point.sum) for point in found}
     return kinds.get("input"), kinds.get("output")
@@ -145,7 +145,7 @@ async def test_invalid_response_has_same_result_as_uninstrumented(
         reply = replies.http.Response(200, text=body, headers={"content-type": "application/json"})
         try:
             return shown(*await Caller(is_async, lambda _: reply).run(operation, False))
-        except Exception as error:  # whatever the client makes of it
+        except Exception as error:  # The client may raise any error.
             return type(error), str(error)
 
     seen = await outcome()
@@ -156,7 +156,7 @@ async def test_invalid_response_has_same_result_as_uninstrumented(
 
 
 class DyingStream(replies.http.SyncByteStream, replies.http.AsyncByteStream):
-    """A body whose connection is lost after its first bytes."""
+    """A body with a connection that is lost after the first bytes."""
 
     def __init__(self, head: bytes) -> None:
         self.head = head
@@ -192,7 +192,7 @@ async def test_call_fails_when_server_closes_connection_during_stream(
             else:
                 for _ in chunks:
                     seen += 1
-        except Exception as error:  # differs by version of openai
+        except Exception as error:  # The type differs between versions of openai.
             return seen, error
         raise AssertionError("the stream should have broken")
 
@@ -277,7 +277,7 @@ async def test_exception_in_with_block_is_recorded_without_message(
 async def test_exception_handled_before_stream_is_not_recorded(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
-    """As in a fallback: another model failed, and this stream is the answer to that."""
+    """The stream is a fallback, started while the error of another model is handled."""
     caller = Caller(is_async, lambda _: operation.reply(True))
     try:
         raise KeyError("the other model")
@@ -301,7 +301,7 @@ async def test_abandoned_stream_ends_call_when_garbage_collected(
     await caller.next(chunks)
     assert instrumented.calls() == []
     del chunks
-    for _ in range(3):  # the loop closes an async generator before the collector can have it
+    for _ in range(3):  # The event loop closes an async generator before it is collected.
         gc.collect()
         await asyncio.sleep(0.01)
     span = instrumented.call()

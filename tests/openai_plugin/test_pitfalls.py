@@ -1,6 +1,6 @@
-"""What instrumentations of this kind get wrong, and the test that fails when the defect is put back.
+"""Known defects of similar instrumentations, and the test that detects each of them.
 
-Most have their test where their subject is, and `ELSEWHERE` says which; the others are here.
+`ELSEWHERE` names the tests in other files. The remaining tests are here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from tests.recorder import Recorder
 
 TESTS = Path(__file__).parents[1]
 ELSEWHERE = {
-    # ---- tracing
     "what is read of a reply raises into the application": (
         "openai_plugin/test_transparency.py::test_any_json_response_is_passed_on_unchanged",
         "openai_plugin/test_transparency.py::test_any_event_stream_is_passed_on_unchanged_in_any_chunks",
@@ -73,7 +72,6 @@ ELSEWHERE = {
     "a dropped stream, found while metrics are collected, stops the process": (
         "openai_plugin/test_abandoned_streams.py::test_calls_end_when_thousand_streams_are_dropped_during_metric_collection",
     ),
-    # ---- metrics
     "histograms of seconds have the buckets of milliseconds, or are missing": (
         "openai_plugin/test_metrics.py::test_streamed_call_records_each_histogram",
     ),
@@ -98,11 +96,8 @@ def test_each_listed_defect_has_a_test(defect: str) -> None:
         assert name in names, place
 
 
-# ---- what the tests below ask
-
-
 def slowly(parts: list[bytes]) -> Any:
-    """A body with a pause before each part."""
+    """Return a body with a pause before each part."""
 
     class Body(replies.http.SyncByteStream, replies.http.AsyncByteStream):
         def __iter__(self) -> Any:
@@ -135,14 +130,11 @@ async def read(stream: Any) -> None:
         pass
 
 
-# ---- tracing
-
-
 @ASYNC
 async def test_stream_span_ends_when_stream_was_read(
     instrumented: Recorder, is_async: bool
 ) -> None:
-    """Not when it is handed over, and that of an asynchronous call not before it is awaited."""
+    """It does not end when the stream is returned."""
     parts = each(*replies.chat_chunks(usage=replies.USAGE))
     stream = await ask(lambda _: slowly(parts), is_async, stream=True)
     assert instrumented.spans() == []
@@ -175,7 +167,7 @@ async def test_missing_usage_is_absent_instead_of_zero(
 
 
 class BrokenSampler(Sampler):
-    """What an application may have configured."""
+    """A sampler that drops every span."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no sampling today")
@@ -245,9 +237,6 @@ async def test_metrics_have_model_file_name_without_directory(instrumented: Reco
             assert point.attributes["gen_ai.request.model"] == "smol.gguf"
 
 
-# ---- metrics
-
-
 async def test_instrumenting_again_uses_new_meter_provider() -> None:
     for _ in range(3):
         recorder = Recorder()
@@ -267,10 +256,12 @@ async def test_instrumenting_again_uses_new_meter_provider() -> None:
 async def test_server_time_to_first_token_includes_queue(
     instrumented: Recorder, stream: bool
 ) -> None:
-    """`prompt_ms` is 2; what the client saw, tokens on their way included, is told apart from it."""
+    """`prompt_ms` is 2. The time at the client, with the network, is a separate attribute."""
 
     def answer(_: Any) -> Any:
-        time.sleep(PAUSE_S)  # in the queue: llama.cpp sends the headers when it begins
+        time.sleep(
+            PAUSE_S
+        )  # The queue: llama.cpp sends the headers when it starts to process the request.
         if stream:
             return slowly(each(*replies.chat_chunks(timings=replies.TIMINGS)))
         return replies.json_reply(replies.chat(timings=replies.TIMINGS))
@@ -284,7 +275,9 @@ async def test_server_time_to_first_token_includes_queue(
     assert point.sum == pytest.approx(engine_s)
     assert span.attributes["gen_ai.prefill_ms"] == 2.0
     queue_s = span.attributes["llamatelemetry.queue_duration"]
-    assert queue_s >= PAUSE_S - 0.006  # of a plain call it is what prefill and decode leave
+    assert (
+        queue_s >= PAUSE_S - 0.006
+    )  # The queue of a plain call is the time outside prefill and decode.
     assert engine_s == pytest.approx(queue_s + 0.002)
     if stream:
         assert span.attributes["gen_ai.ttft_ms"] / 1000 >= engine_s + PAUSE_S

@@ -1,4 +1,4 @@
-"""Which trace context a request carries to its server, beside every HTTP instrumentation."""
+"""The trace context in requests, with and without HTTP instrumentations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.openai_plugin import replies
 from tests.openai_plugin.loopback import Loopback, loopback_server
 from tests.recorder import Recorder
 
-# The instrumentor of the HTTP library that this openai sends with, and the other one.
+# The instrumentor of the HTTP library that this version of openai uses, and the other one.
 USES_HTTPX2 = replies.http.__name__ == "httpx2"
 THE_RIGHT_ONE, THE_OTHER = (
     (HTTPX2ClientInstrumentor, HTTPXClientInstrumentor)
@@ -68,7 +68,7 @@ def ask(client: openai.OpenAI, **more: Any) -> Any:
 
 
 def named_by(server: Loopback) -> tuple[str, bool]:
-    """Span id and sampled flag of the one ``traceparent`` of the one request."""
+    """Return the span id and the sampled flag of the only `traceparent` of the only request."""
     (header,) = server.sent("traceparent")
     version, _trace_id, span_id, flags = header.split("-")
     assert version == "00"
@@ -87,9 +87,6 @@ def our_span(recorder: Recorder) -> ReadableSpan:
 def http_span(recorder: Recorder) -> ReadableSpan:
     (span,) = [span for span in recorder.spans() if span.name == "POST"]
     return span
-
-
-# --- without an HTTP instrumentation -------------------------------------------------------
 
 
 def plain(client: Any) -> None:
@@ -126,7 +123,7 @@ def test_request_has_traceparent_of_call_span(instrument, recorder, server, use)
     with make_client(server) as client:
         use(client)
     assert named_by(server)[1]
-    if use is not raw_stream:  # it is the streams' business to end that one
+    if use is not raw_stream:  # That call is ended by its stream.
         assert named_by(server)[0] == id_of(our_span(recorder))
 
 
@@ -201,8 +198,6 @@ def test_request_has_traceparent_of_enclosing_foreign_call(instrument, recorder,
     assert named_by(server) == (id_of(span), True)
 
 
-# --- what the caller has given -------------------------------------------------------------
-
 THEIRS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -241,9 +236,6 @@ def test_headers_of_caller_are_not_modified(instrument, server):
     assert len(server.sent("traceparent")) == 1
 
 
-# --- when nothing is written ---------------------------------------------------------------
-
-
 def test_request_has_no_traceparent_when_propagate_is_off(instrument, server):
     instrument("off")
     with make_client(server) as client:
@@ -267,7 +259,7 @@ def test_request_to_other_endpoint_has_no_traceparent(instrument, server):
 
 @pytest.mark.parametrize(("mode", "is_there"), [("auto", False), ("on", True)])
 def test_propagators_without_tracecontext_turn_auto_off(instrument, server, mode, is_there):
-    """OTEL_PROPAGATORS=none, or b3."""
+    """`OTEL_PROPAGATORS` is `none` or `b3`."""
     instrument(mode)
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(CompositePropagator([]))
@@ -277,9 +269,6 @@ def test_propagators_without_tracecontext_turn_auto_off(instrument, server, mode
     finally:
         propagate.set_global_textmap(before)
     assert bool(server.sent("traceparent")) is is_there
-
-
-# --- beside OpenTelemetry's HTTP instrumentation --------------------------------------------
 
 
 def instrumented_for_all(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
@@ -309,7 +298,7 @@ def with_a_transport_of_ones_own(client: openai.OpenAI, **options: Any) -> opena
 
 
 def legacy(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
-    """openai 3 takes a client of httpx too."""
+    """Use a client of httpx, which openai 3 accepts as well."""
     HTTPXClientInstrumentor().instrument(**options)
     return client.with_options(http_client=httpx.Client())
 
@@ -358,7 +347,7 @@ async def test_asynchronous_http_instrumentation_writes_the_only_traceparent(
 def test_instrumentation_of_other_http_library_is_ignored(
     instrument, instrument_http, recorder, server
 ):
-    """openai 3 moved from httpx to httpx2; programs that instrument httpx lost their header."""
+    """openai 3 uses httpx2, so the instrumentation of httpx writes no header."""
     instrument()
     instrument_http(THE_OTHER)
     with make_client(server) as client:

@@ -1,7 +1,7 @@
-"""Servers that speak the protocol, each in its own accent, and how they are told apart.
+"""Servers with variants of the protocol, and how the provider is detected.
 
-The replies have the shapes that each server's documentation shows; the types of the client
-that is installed must take them.
+The responses have the formats in each server's documentation. The types of the installed client
+must accept them.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def test_stream_of_several_choices_has_finish_reason_for_each(instrumented: Reco
     list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True, n=3))
     found = instrumented.call().attributes or {}
     assert found["gen_ai.request.choice.count"] == 3
-    # The second was expected to say why it stopped, and did not.
+    # The second choice has no finish reason.
     assert found["gen_ai.response.finish_reasons"] == ("stop", "error", "length")
 
 
@@ -268,9 +268,6 @@ def test_vllm_embeddings_record_response_id(instrumented: Recorder) -> None:
     CreateEmbeddingResponse.model_validate(reply)
     replies.client(lambda _: replies.json_reply(reply)).embeddings.create(model="e", input="a")
     assert (instrumented.call().attributes or {})["gen_ai.response.id"] == "embd-1"
-
-
-# --- providers --------------------------------------------------------------------------------
 
 
 def azure(handler: replies.Handler, **options: Any) -> openai.AzureOpenAI:
@@ -423,7 +420,7 @@ def test_server_and_provider_are_parsed_from_url(
 
 @contextlib.contextmanager
 def serving_on(path: Path) -> Iterator[None]:
-    """A server on a Unix socket that answers one chat."""
+    """Serve one chat on a Unix socket."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -508,7 +505,7 @@ def test_unexpected_models_list_is_returned_unchanged(instrumented: Recorder, bo
         client = replies.client(lambda _: replies.json_reply(body))
         try:
             return repr(client.models.list())
-        except Exception as error:  # whatever the client makes of it
+        except Exception as error:  # The client may raise any error.
             return repr(error)
 
     seen = outcome()
@@ -519,7 +516,7 @@ def test_unexpected_models_list_is_returned_unchanged(instrumented: Recorder, bo
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 async def test_error_response_identifies_provider(instrumented: Recorder, is_async: bool) -> None:
-    """As llama.cpp does while it is still loading its model."""
+    """llama.cpp returns such an error while it loads its model."""
     error = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 
     def handler(_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Raw responses: the caller gets what it gets without us, and the call ends when its body does."""
+"""Raw responses do not change for the caller, and the call ends with the body."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def nothing(_raw: Any) -> None:
 
 
 WAYS = [parse, read, text, read_http, over_bytes, over_small_chunks, over_lines, over_text]
-# Each way of reading with one operation of each kind; with the others, the two that differ most.
+# One operation of each kind is read in every way, the others in the two that differ most.
 READ_IN_ALL_WAYS = {"chat", "responses", "speech"}
 
 
@@ -141,7 +141,7 @@ CLIENT = openai.OpenAI(api_key="x")
 
 
 def has_face(operation: Operation) -> bool:
-    """Older clients have no raw face of some methods."""
+    """Return whether the installed client has the raw variant of the method."""
     try:
         operation.bound(CLIENT, "with_streaming_response")
         operation.bound(CLIENT, "with_raw_response")
@@ -219,7 +219,7 @@ async def test_closing_unread_body_ends_call(
 async def test_response_with_preloaded_content_is_recorded(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, way: Way
 ) -> None:
-    """As test doubles of HTTP do: nothing is left to be read when the caller gets it."""
+    """HTTP test doubles return responses that have been read already."""
     caller = Caller(is_async, lambda _: operation.reply(stream))
     await with_streaming_response(caller, operation, stream, way)
     check_tokens(instrumented.call(), operation)
@@ -249,7 +249,7 @@ async def test_interrupted_raw_body_fails_call(
 
     async def outcome() -> tuple[type[BaseException], str]:
         caller = Caller(is_async, breaking)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - which one differs by version
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the type differs between versions
             await with_streaming_response(caller, operation, stream, over_bytes)
         return type(caught.value), str(caught.value)
 
@@ -394,7 +394,7 @@ def test_compressed_raw_body_is_recorded(instrumented: Recorder) -> None:
 def test_long_arrays_of_raw_response_are_not_parsed_again(
     instrumented: Recorder, what: str, is_read: bool
 ) -> None:
-    """It is not even looked at: here it would not parse."""
+    """The array here is invalid, so parsing it would fail."""
     usage = json.dumps(replies.IMAGE_USAGE if what == "images" else {"prompt_tokens": 7})
     body = b'{"data":[%s],"usage":%s}' % (b"[0.5 0.5]" * 100_000, usage.encode())
     client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50_000)))
@@ -458,7 +458,7 @@ async def test_error_event_in_raw_stream_fails_call(instrumented: Recorder, way:
 
 def test_raw_stream_is_parsed_into_custom_type(instrumented: Recorder) -> None:
     class Mine(openai.Stream[openai.types.Completion]):
-        """A stream of the caller's."""
+        """A stream class of the caller."""
 
     body = replies.sse([*replies.chat_chunks(usage=replies.USAGE)])
     client = replies.client(lambda _: replies.parts_reply(body, media="text/event-stream"))

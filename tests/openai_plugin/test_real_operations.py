@@ -1,4 +1,4 @@
-"""The Responses API and raw responses against a real llama.cpp server, whose counters are the truth."""
+"""The Responses API and raw responses, compared with the counters of a real llama.cpp server."""
 
 from __future__ import annotations
 

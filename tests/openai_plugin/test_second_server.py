@@ -1,4 +1,4 @@
-"""The plugin against a second real server of the protocol: its replies and its counters are the truth."""
+"""The plugin compared with the responses and counters of a second real server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.openai_plugin.katan import (
 )
 from tests.recorder import Recorder
 
-# The server is installed on first use, from a package index.
+# The server is installed from a package index on first use.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TOOL = {
     "type": "function",
@@ -50,7 +50,7 @@ def asked(text: str, **options: Any) -> dict[str, Any]:
 
 
 def said(span: ReadableSpan) -> tuple[Any, ...]:
-    """What a span says of its reply."""
+    """Return the recorded fields of the response."""
     names = (
         *("response.id", "response.model", "response.finish_reasons"),
         *("usage.input_tokens", "usage.output_tokens"),
@@ -59,7 +59,7 @@ def said(span: ReadableSpan) -> tuple[Any, ...]:
 
 
 def truth(reply: Any, usage: Any = None) -> tuple[Any, ...]:
-    """The same of the reply itself, or of the last chunk with choices of a stream."""
+    """Return the same fields of the response, or of the last chunk with choices."""
     reasons = tuple(choice.finish_reason for choice in reply.choices)
     usage = usage or reply.usage
     return reply.id, reply.model, reasons, usage.prompt_tokens, usage.completion_tokens
@@ -68,7 +68,7 @@ def truth(reply: Any, usage: Any = None) -> tuple[Any, ...]:
 async def test_telemetry_of_second_engine_equals_responses_and_server_counters(
     instrumented: Recorder, katan: Katan, client: openai.OpenAI
 ) -> None:
-    """Plain, streamed, raw, unread, a tool call, JSON, Azure; sync, async, concurrent; errors."""
+    """Run plain, streamed and raw calls, tool calls, JSON, Azure, asynchronous calls and errors."""
     before = katan.counted()
     create, expected = client.chat.completions.create, []
 
@@ -131,7 +131,7 @@ def test_stream_times_match_times_of_second_engine(
     span = instrumented.call()
     first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
     duration_s = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-    # Before the stream it waits once, in front of it again, then before each chunk of content.
+    # The server waits twice before the stream and then before each chunk of content.
     assert first_chunk_s >= 2 * TIME_TO_FIRST_TOKEN_S
     assert duration_s >= first_chunk_s + (len(chunks) - 2) * BETWEEN_CHUNKS_S
     (gaps,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")

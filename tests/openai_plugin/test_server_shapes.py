@@ -1,4 +1,4 @@
-"""What a span says of replies in the shapes of OpenAI, Azure, vLLM, Ollama and DeepSeek."""
+"""Spans of responses in the formats of OpenAI, Azure, vLLM, Ollama and DeepSeek."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALL = {"gen_ai.operation.name": "chat"}
 
 
 def client_of(shape: Shape, is_async: bool, answer: replies.Handler) -> Any:
-    """A client as the server's documentation has it made."""
+    """Create a client as the server's documentation describes."""
     transport = replies.http.MockTransport(answer)
     http = (replies.http.AsyncClient if is_async else replies.http.Client)(transport=transport)
     common = {"api_key": "secret", "max_retries": 0, "http_client": http}
@@ -40,7 +40,7 @@ async def ask(shape: Shape, is_async: bool, answer: replies.Handler, **options: 
 
 
 def departures(model: type[pydantic.BaseModel], values: Iterable[Any]) -> set[tuple[str, ...]]:
-    """Where values are not what openai's type says, without the positions in lists."""
+    """Return the fields that violate openai's types, without positions in lists."""
     found: set[tuple[str, ...]] = set()
     for value in values:
         try:

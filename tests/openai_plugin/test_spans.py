@@ -1,4 +1,4 @@
-"""The whole attribute set of each kind of span, types included."""
+"""The complete attributes of each kind of span, with their types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 
 def pop_positive(attributes: dict[str, Any], *names: str) -> None:
-    """Take out figures that differ from run to run; they are positive floats."""
+    """Remove values that differ between runs, and check that they are positive floats."""
     for name in names:
         value = attributes.pop(name)
         assert type(value) is float, name
@@ -39,7 +39,7 @@ def test_chat_call_records_request_response_and_usage(instrumented: Recorder) ->
         seed=7,
         stop=["\n", "END"],
         response_format={"type": "json_object"},
-        # As arguments only newer clients have the last three.
+        # Only newer clients accept the last three as arguments.
         extra_body={
             "top_k": 40,
             "max_completion_tokens": 32,
@@ -188,7 +188,7 @@ def test_timings_in_plain_response_are_recorded_as_phases(instrumented: Recorder
 
 def test_phase_spans_are_children_with_actual_times(instrumented: Recorder) -> None:
     def answer(_: object) -> Any:
-        time.sleep(0.02)  # longer than prefill and decode together: the rest was queue
+        time.sleep(0.02)  # Longer than prefill and decode together: the remainder is the queue.
         return replies.json_reply(replies.chat(timings=replies.TIMINGS))
 
     replies.client(answer).chat.completions.create(model="smol", messages=replies.MESSAGES)
