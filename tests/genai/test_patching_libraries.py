@@ -242,7 +242,7 @@ def test_subclass_can_override_patched_method(point: Point) -> None:
         assert inspect.signature(getattr(base, name)) == inspect.signature(point.on_class())
 
 
-WITHOUT_US = """
+BARE_LOADER = """
 import importlib.abc, pickle, sys
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -254,10 +254,10 @@ for data in pickle.load(open(sys.argv[1], "rb")):
 """
 
 
-def loaded_without_us(path: Path, functions: list[Any]) -> list[str]:
+def load_in_bare_process(path: Path, functions: list[Any]) -> list[str]:
     """Unpickle the functions in a process that cannot import llamatelemetry or wrapt."""
     path.write_bytes(pickle.dumps([pickle.dumps(function) for function in functions]))
-    command = [sys.executable, "-c", WITHOUT_US, str(path)]
+    command = [sys.executable, "-c", BARE_LOADER, str(path)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
@@ -265,7 +265,7 @@ def test_pickled_functions_load_in_process_without_llamatelemetry(tmp_path: Path
     with instrumented():
         functions = [p.on_class() for p in POINTS if p.module.startswith(("openai", "http", "req"))]
         functions.append(requests.Session().send)
-        assert loaded_without_us(tmp_path / "pickles", functions) == [
+        assert load_in_bare_process(tmp_path / "pickles", functions) == [
             function.__name__ for function in functions
         ]
 
@@ -276,7 +276,7 @@ def test_pickled_model_methods_load_in_process_without_llamatelemetry(tmp_path: 
     with instrumented():
         model = _model()
         functions = [model.generate, type(model).generate, model._get_logits_processor]
-        assert loaded_without_us(tmp_path / "pickles", functions) == [
+        assert load_in_bare_process(tmp_path / "pickles", functions) == [
             "generate",
             "generate",
             "_get_logits_processor",

@@ -37,7 +37,7 @@ def chunked(
     ]
 
 
-class Scripted:
+class ScriptedHttpServer:
     """A running server. Each connection gets the next response; the last one is repeated."""
 
     def __init__(self, answers: Sequence[Sequence[bytes]], props: bytes | None = None) -> None:
@@ -93,9 +93,9 @@ class Scripted:
 
 
 @contextmanager
-def scripted(*answers: Sequence[bytes], props: bytes | None = None) -> Iterator[Scripted]:
+def scripted(*answers: Sequence[bytes], props: bytes | None = None) -> Iterator[ScriptedHttpServer]:
     """Run a server inside the `with` block."""
-    server = Scripted(answers, props)
+    server = ScriptedHttpServer(answers, props)
     try:
         yield server
     finally:

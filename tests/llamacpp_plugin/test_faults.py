@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, PLAIN, STREAMED, Ask, Seen
+from tests.llamacpp_plugin.callers import CALLERS, PLAIN, STREAMED, CallerRequest, Observation
 from tests.llamacpp_plugin.scripted import chunked, head, plain, scripted
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -86,11 +86,13 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def outcome(call: Callable[[Ask], Seen], answers: Sequence[Sequence[bytes]], **ask: Any) -> Seen:
+def outcome(
+    call: Callable[[CallerRequest], Observation], answers: Sequence[Sequence[bytes]], **request: Any
+) -> Observation:
     """Return the observations of an application, without the port, which differs each time."""
     with scripted(*answers) as server:
-        url = ask.pop("url", f"{server.origin}/v1/chat/completions")
-        seen = call(Ask(url, BODY, **ask))
+        url = request.pop("url", f"{server.origin}/v1/chat/completions")
+        seen = call(CallerRequest(url, BODY, **request))
         if seen.error is not None:
             seen.error = seen.error.replace(server.origin.rpartition(":")[2], "PORT")
             seen.error = seen.error.partition(" object at 0x")[0]
@@ -138,7 +140,7 @@ def test_application_gets_same_result_as_uninstrumented(
     _check(span, FAULTS[fault], bare, caller)
 
 
-def _check(span: Any, fault: Fault, bare: Seen, caller: str) -> None:
+def _check(span: Any, fault: Fault, bare: Observation, caller: str) -> None:
     is_decoded_above_us = "Decod" in (bare.error or "") and "httpx" in caller and caller in STREAMED
     if (bare.error is not None or (bare.status or 0) >= 400) and not is_decoded_above_us:
         assert fault.fails
@@ -151,7 +153,7 @@ def _check(span: Any, fault: Fault, bare: Seen, caller: str) -> None:
         assert span.attributes.get("gen_ai.usage.output_tokens") == fault.tokens
 
 
-def _is_encoded(seen: Seen) -> bool:
+def _is_encoded(seen: Observation) -> bool:
     return "content-encoding" in seen.headers
 
 
@@ -200,16 +202,16 @@ def test_endless_redirect_fails_as_uninstrumented(
 def test_server_behind_http_proxy_is_recorded_instead_of_proxy(
     instrument: Callable[..., Recorder], caller: str
 ) -> None:
-    def ask() -> Seen:
+    def send_through_proxy() -> Observation:
         with scripted(plain(CHAT)) as proxy:
             url = "http://llama.example:8080/v1/chat/completions"
-            seen = CALLERS[caller](Ask(url, BODY, proxy=proxy.origin))
+            seen = CALLERS[caller](CallerRequest(url, BODY, proxy=proxy.origin))
             assert proxy.requests[0].startswith(f"POST {url}".encode())
             return seen
 
-    bare = ask()
+    bare = send_through_proxy()
     recorder = instrument()
-    assert ask() == bare
+    assert send_through_proxy() == bare
     span = recorder.call()
     assert span.attributes["server.address"] == "llama.example"
     assert span.attributes["server.port"] == 8080
@@ -219,12 +221,12 @@ def test_server_behind_http_proxy_is_recorded_instead_of_proxy(
 def test_refused_connection_is_recorded_for_allowed_server_only(
     instrument: Callable[..., Recorder], caller: str
 ) -> None:
-    ask = Ask("http://127.0.0.1:9/v1/chat/completions", BODY)
-    bare = PLAIN[caller](ask)
+    request = CallerRequest("http://127.0.0.1:9/v1/chat/completions", BODY)
+    bare = PLAIN[caller](request)
     recorder = instrument()
-    seen = PLAIN[caller](ask)
+    seen = PLAIN[caller](request)
     assert recorder.calls() == []
     LlamaCppInstrumentor().uninstrument()
     instrument(llamacpp_allow=("127.0.0.1:9",))
-    assert PLAIN[caller](ask).status is bare.status is seen.status is None
+    assert PLAIN[caller](request).status is bare.status is seen.status is None
     assert recorder.call().status.status_code is StatusCode.ERROR

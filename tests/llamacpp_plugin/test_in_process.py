@@ -70,14 +70,14 @@ def as_bytes(body: dict[str, Any]) -> Any:
 forms = pytest.mark.parametrize("form", [as_dict, as_text, as_bytes])
 
 
-def parsed(told: list[Any]) -> list[Any]:
-    return [json.loads(item) if isinstance(item, (str, bytes)) else item for item in told]
+def parsed(received: list[Any]) -> list[Any]:
+    return [json.loads(item) if isinstance(item, (str, bytes)) else item for item in received]
 
 
-def without_ids(told: list[Any]) -> list[Any]:
+def without_ids(received: list[Any]) -> list[Any]:
     return [
         {name: value for name, value in item.items() if name in {"object", "choices", "model"}}
-        for item in parsed(told)
+        for item in parsed(received)
     ]
 
 
@@ -115,10 +115,10 @@ def test_callback_gets_same_chunks_as_uninstrumented(
     bare: list[Any] = []
     assert server.handle_chat_completions(form(body), bare.append) is None
     recorder = instrument()
-    told: list[Any] = []
-    assert server.handle_chat_completions(form(body), callback=told.append) is None
-    assert [type(item) for item in told] == [type(item) for item in bare]
-    assert without_ids(told) == without_ids(bare)
+    received: list[Any] = []
+    assert server.handle_chat_completions(form(body), callback=received.append) is None
+    assert [type(item) for item in received] == [type(item) for item in bare]
+    assert without_ids(received) == without_ids(bare)
     span = only(recorder)
     assert span.attributes["gen_ai.request.stream"] is True
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
@@ -130,25 +130,25 @@ def test_callback_gets_same_chunks_as_uninstrumented(
 def test_plain_response_through_callback_is_recorded(
     instrumented: Recorder, server: Any, form: Callable[[dict[str, Any]], Any]
 ) -> None:
-    told: list[Any] = []
-    server.handle_chat_completions(form(CHAT), told.append)
-    (reply,) = parsed(told)
+    received: list[Any] = []
+    server.handle_chat_completions(form(CHAT), received.append)
+    (reply,) = parsed(received)
     assert only(instrumented).attributes["gen_ai.response.id"] == reply["id"]
     assert "gen_ai.request.stream" not in only(instrumented).attributes
 
 
 def test_callback_can_stop_stream(instrumented: Recorder, server: Any) -> None:
-    told: list[Any] = []
+    received: list[Any] = []
 
-    def enough(chunk: Any) -> bool:
-        told.append(chunk)
-        return len(told) == 3
+    def stop_after_three(chunk: Any) -> bool:
+        received.append(chunk)
+        return len(received) == 3
 
-    server.handle_chat_completions({**CHAT, "max_tokens": 200, "stream": True}, enough)
-    assert len(told) == 3
+    server.handle_chat_completions({**CHAT, "max_tokens": 200, "stream": True}, stop_after_three)
+    assert len(received) == 3
     span = only(instrumented)
     assert span.status.status_code is StatusCode.UNSET
-    assert span.attributes["gen_ai.response.id"] == told[0]["id"]
+    assert span.attributes["gen_ai.response.id"] == received[0]["id"]
 
 
 def test_xllamacpp_embeddings_are_recorded(instrumented: Recorder, server: Any) -> None:

@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.genai import guard
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.openai_plugin import replies
@@ -113,18 +113,18 @@ def test_uninstrument_disables_wrapper_below_foreign_wrapper(
 ) -> None:
     seen: list[str] = []
 
-    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
+    def other_wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("other")
         return wrapped(*args, **kwargs)
 
     original = vars(library.Client)["send"]
     recorder = instrument()
-    wrapt.wrap_function_wrapper(f"{library.__name__}._client", "Client.send", theirs)
+    wrapt.wrap_function_wrapper(f"{library.__name__}._client", "Client.send", other_wrapper)
     try:
         LlamaCppInstrumentor().uninstrument()
         with mock(library) as client:
             client.post(URL, json=BODY)
-        assert seen == ["theirs"]
+        assert seen == ["other"]
         assert recorder.spans() == []
     finally:
         library.Client.send = original
@@ -170,7 +170,7 @@ def test_known_server_gets_traceparent_and_request_is_not_modified(
 ) -> None:
     recorder = instrument(propagate=mode, llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     (sent,) = server.requests
     if mode == "off":
         assert b"traceparent" not in sent.lower()
@@ -187,7 +187,7 @@ def test_existing_traceparent_is_kept(instrument: Callable[..., Recorder], calle
     instrument(llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
         headers = {"traceparent": "mine"}
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY, headers))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY, headers))
     assert server.requests[0].lower().count(b"traceparent") == 1
 
 
@@ -219,7 +219,7 @@ def test_plugin_writes_no_traceparent_when_requests_is_instrumented(
     monkeypatch.setattr(requests.Session, "send", send)
     recorder = instrument(llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
-        CALLERS["requests"](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS["requests"](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     assert b"traceparent" not in server.requests[0]
     recorder.call()
     LlamaCppInstrumentor().uninstrument()
@@ -247,7 +247,7 @@ def test_call_is_child_of_pipeline_agent_tool_or_server_span(
         scripted(plain(CHAT)) as server,
         tracer.start_as_current_span(name, kind=kind, attributes=attributes) as outer,
     ):
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     (call,) = [span for span in recorder.calls() if span.name == "chat smol"]
     assert call.parent is not None
     assert call.parent.span_id == outer.get_span_context().span_id
@@ -261,7 +261,7 @@ def test_engine_timings_are_added_to_span_of_other_instrumentation(
 ) -> None:
     recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
     tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
-    theirs = {
+    attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "smol",
         "gen_ai.provider.name": "openai",
@@ -269,9 +269,9 @@ def test_engine_timings_are_added_to_span_of_other_instrumentation(
     answer = chunked(EVENTS) if caller in STREAMED else plain(CHAT)
     with (
         scripted(answer) as server,
-        tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=theirs),
+        tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=attributes),
     ):
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     span = recorder.call()
     assert span.instrumentation_scope.name == "another"
     assert span.attributes["gen_ai.provider.name"] == "llama_cpp"

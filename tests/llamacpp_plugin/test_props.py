@@ -10,9 +10,9 @@ import openai
 import pytest
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.conftest import wait_for_props
-from tests.llamacpp_plugin.scripted import Scripted, chunked, plain, scripted
+from tests.llamacpp_plugin.scripted import ScriptedHttpServer, chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -36,17 +36,17 @@ FACTS = {
 }
 
 
-def call_with_openai(server: Scripted) -> None:
+def call_with_openai(server: ScriptedHttpServer) -> None:
     with openai.OpenAI(base_url=f"{server.origin}/v1", api_key="k", max_retries=0) as client:
         client.chat.completions.create(model="smol", messages=replies.MESSAGES)
 
 
-def call_with(name: str, server: Scripted) -> None:
+def call_with(name: str, server: ScriptedHttpServer) -> None:
     if name == "openai":
         call_with_openai(server)
     else:
         headers = {"Authorization": "Bearer k"}
-        CALLERS[name](Ask(f"{server.origin}/v1/chat/completions", BODY, headers))
+        CALLERS[name](CallerRequest(f"{server.origin}/v1/chat/completions", BODY, headers))
 
 
 @pytest.fixture

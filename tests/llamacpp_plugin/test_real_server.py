@@ -280,16 +280,16 @@ async def test_queue_durations_match_order_of_service(
     url = f"{llama_server.origin}/completion"
     async with httpx2.AsyncClient(**OPTIONS) as client:
 
-        async def ask(n: int) -> None:
+        async def send_request(n: int) -> None:
             body = completion_body(f"The number {n} is", n_predict=30, ignore_eos=True)
             async with client.stream("POST", url, json={**body, "stream": stream}) as reply:
                 await reply.aread()
 
         await asyncio.gather(
-            *(ask(n) for n in range(SLOTS))
+            *(send_request(n) for n in range(SLOTS))
         )  # Now the client is connected and the server is known.
         instrumented.clear_spans()
-        await asyncio.gather(*(ask(n) for n in range(3 * SLOTS)))
+        await asyncio.gather(*(send_request(n) for n in range(3 * SLOTS)))
 
     served = []
     for span in instrumented.calls():
@@ -426,10 +426,10 @@ def test_server_facts_are_added_to_span_of_another_instrumentation(
 ) -> None:
     instrumented = instrument(llamacpp_props=True)
     tracer = trace.get_tracer("another", tracer_provider=instrumented.tracer_provider)
-    theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
     with httpx.Client(**OPTIONS) as client:
         for _ in range(2):
-            with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=theirs):
+            with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=attributes):
                 body = {**chat_body("Hi"), "stream": stream}
                 client.post(f"{llama_server.origin}{CHAT}", json=body)
             let_props_be_requested()

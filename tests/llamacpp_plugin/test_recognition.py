@@ -14,7 +14,7 @@ from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.openai_plugin import replies
@@ -107,7 +107,7 @@ def test_first_call_to_unknown_server_has_actual_start_time(
     """The response identifies the server, and the span includes the time before it."""
     with scripted(plain(CHAT), plain(CHAT)) as server:
         for _ in range(2):
-            CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+            CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     first, second = instrumented.calls()
     assert first.name == second.name == "chat smol"
     for name in ("gen_ai.provider.name", "gen_ai.usage.output_tokens", "server.port"):
@@ -124,9 +124,9 @@ def test_timings_in_stream_identify_llama_cpp_without_server_header(
 ) -> None:
     answer = chunked([*EVENTS, b"data: [DONE]\n\n"], server="Server: nginx\r\n")
     with scripted(answer) as server:
-        ask = Ask(f"{server.origin}/v1/chat/completions", BODY)
-        CALLERS[caller](ask)
-        CALLERS[caller](ask)
+        request = CallerRequest(f"{server.origin}/v1/chat/completions", BODY)
+        CALLERS[caller](request)
+        CALLERS[caller](request)
     first, second = instrumented.calls()
     for span in (first, second):
         assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
@@ -153,14 +153,14 @@ def test_timings_identify_llama_cpp_for_any_split_of_stream(
     body = b"".join(EVENTS)
     pieces = [body[at : at + cut] for at in range(0, len(body), cut)]
     with scripted(chunked(pieces, server="Server: nginx\r\n")) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, caller: str) -> None:
     with scripted(plain(CHAT, server="Server: nginx\r\n")) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     # A plain response that is read as a stream is not parsed, to save other servers the cost.
     assert len(instrumented.calls()) == (0 if caller in STREAMED else 1)
 
@@ -185,7 +185,7 @@ def test_call_to_other_server_records_nothing(
     instrumented: Recorder, caller: str, other: str
 ) -> None:
     with scripted(OTHERS[other]) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
         assert b"traceparent" not in server.requests[0]
     assert instrumented.spans() == []
     assert instrumented.metrics() == {}

@@ -34,11 +34,11 @@ def loopback_server() -> Iterator[Loopback]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             loopback.requests.append(self.headers)
             if loopback.statuses:
                 self._answer(loopback.statuses.pop(0), b"{}")
-            elif asked.get("stream"):
+            elif body.get("stream"):
                 self._answer(200, replies.sse(replies.chat_chunks()), "text/event-stream")
             else:
                 self._answer(200, json.dumps(replies.chat()).encode())

@@ -250,17 +250,17 @@ _SUMMARY = {"type": "compaction", "id": "cmp_1", "encrypted_content": "SECRET"}
 @needs_responses
 @pytest.mark.parametrize("where", ["input", "output", "stream"])
 def test_span_marks_compacted_conversation(instrumented: Recorder, where: str) -> None:
-    asked: list[Any] = [{"role": "user", "content": "Hi"}]
+    requested: list[Any] = [{"role": "user", "content": "Hi"}]
     if where == "stream":
         item = {"type": "response.output_item.done", "output_index": 0, "item": _SUMMARY}
         events = [*replies.response_events()[:2], {**item, "sequence_number": 2}]
         client = replies.client(lambda _: replies.stream_reply(replies.sse(events, done=False)))
-        list(client.responses.create(model="smol", input=asked, stream=True))
+        list(client.responses.create(model="smol", input=requested, stream=True))
     else:
         output = [_SUMMARY] if where == "output" else []
         client = replies.client(lambda _: replies.json_reply(replies.response(output=output)))
         client.responses.create(
-            model="smol", input=[_SUMMARY, *asked] if where == "input" else asked
+            model="smol", input=[_SUMMARY, *requested] if where == "input" else requested
         )
     span = instrumented.call()
     assert (span.attributes or {})["gen_ai.conversation.compacted"] is True
@@ -366,15 +366,15 @@ def test_error_event_of_responses_api_fails_call(instrumented: Recorder) -> None
 
 @pytest.mark.skipif(VERSION < (1, 88), reason="this client fetches no streams")
 def test_resumed_stream_records_its_cursor(instrumented: Recorder) -> None:
-    asked: list[Any] = []
+    requested: list[Any] = []
 
     def handler(request: Any) -> Any:
-        asked.append(request.url.params)
+        requested.append(request.url.params)
         return replies.stream_reply(replies.sse(replies.response_events(), done=False))
 
     client = replies.client(handler)
     list(client.responses.retrieve("resp_1", stream=True, starting_after=3))
-    assert asked[0]["starting_after"] == "3"
+    assert requested[0]["starting_after"] == "3"
     found = dict(instrumented.call().attributes or {})
     assert found["gen_ai.request.stream_cursor"] == "3"
     assert set(instrumented.metrics()) == {"gen_ai.client.operation.duration"}

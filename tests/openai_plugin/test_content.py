@@ -89,9 +89,9 @@ def test_event_has_attributes_and_trace_of_span(
     assert record.log_record.span_id == span.context.span_id
     assert record.instrumentation_scope is not None
     assert record.instrumentation_scope.name == "llamatelemetry_instrumentation_openai"
-    told = {name: value for name, value in of(record).items() if name not in CONTENT}
-    assert told == dict(span.attributes or {})
-    assert told["gen_ai.response.finish_reasons"] == ("tool_calls",)
+    on_event = {name: value for name, value in of(record).items() if name not in CONTENT}
+    assert on_event == dict(span.attributes or {})
+    assert on_event["gen_ai.response.finish_reasons"] == ("tool_calls",)
 
 
 def test_event_of_failed_call_has_input_messages(

@@ -90,8 +90,8 @@ def test_fetched_response_records_output_and_no_event(
         list(responses(replies.stream_reply(body)).retrieve("resp_1", stream=True))
     else:
         responses(replies.json_reply(replies.response(**more))).retrieve("resp_1")
-    told = {name: value for name, value in EXPECTED.items() if name != "gen_ai.input.messages"}
-    assert on_span(recorder) == told
+    recorded = {name: value for name, value in EXPECTED.items() if name != "gen_ai.input.messages"}
+    assert on_span(recorder) == recorded
     assert recorder.events() == []
 
 
@@ -142,9 +142,9 @@ def test_event_of_unsampled_call_has_request_parameters(recorder: Recorder) -> N
         ask(temperature=0.5)
     finally:
         OpenAIInstrumentor().uninstrument()
-    told = of(event(recorder))
-    assert told["gen_ai.request.temperature"] == 0.5
-    assert told["gen_ai.usage.input_tokens"] == 21
+    recorded = of(event(recorder))
+    assert recorded["gen_ai.request.temperature"] == 0.5
+    assert recorded["gen_ai.usage.input_tokens"] == 21
 
 
 def test_content_is_left_to_enclosing_call_of_other_instrumentation(
@@ -153,8 +153,10 @@ def test_content_is_left_to_enclosing_call_of_other_instrumentation(
     hook = Recording()
     instrument(hook, capture_content="span_and_event")
     tracer = recorder.tracer_provider.get_tracer("their.framework")
-    theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
-    with tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=theirs):
+    other_attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
+    with tracer.start_as_current_span(
+        "chat smol", kind=SpanKind.CLIENT, attributes=other_attributes
+    ):
         ask()
     (span,) = recorder.calls()
     assert not set(span.attributes or {}) & set(CONTENT)

@@ -116,8 +116,8 @@ def test_canary_is_found_when_content_is_captured(
     instrument(capture_content="span_only")
     talk_in_secret()
     assert SECRET in all_that_was_recorded(recorder, caplog)
-    told = [SECRET in span.to_json() for span in recorder.calls()]
-    assert told == [True] * 7 + [False]  # The last call is the embeddings.
+    has_secret = [SECRET in span.to_json() for span in recorder.calls()]
+    assert has_secret == [True] * 7 + [False]  # The last call is the embeddings.
 
 
 def test_content_is_not_parsed_when_call_is_not_recorded(

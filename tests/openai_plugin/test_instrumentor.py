@@ -37,20 +37,20 @@ def test_uninstrument_restores_original_functions(recorder: Recorder) -> None:
 def test_uninstrument_disables_wrapper_below_foreign_wrapper(recorder: Recorder) -> None:
     seen: list[str] = []
 
-    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
+    def other_wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("other")
         return wrapped(*args, **kwargs)
 
     OpenAIInstrumentor().instrument(**recorder.providers)
-    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", theirs)
+    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", other_wrapper)
     try:
         OpenAIInstrumentor().uninstrument()
         ask()
-        assert seen == ["theirs"]
+        assert seen == ["other"]
         assert recorder.spans() == []
         OpenAIInstrumentor().instrument(**recorder.providers)
         ask()
-        assert seen == ["theirs", "theirs"]
+        assert seen == ["other", "other"]
         recorder.call()
     finally:
         OpenAIInstrumentor().uninstrument()

@@ -199,13 +199,13 @@ def test_unwrapping_restores_client(make, server, recorded):
 
 def test_unwrapping_keeps_foreign_wrapper_and_disables_own(server, recorded):
     client = wrap_openai_client(new(openai.OpenAI, server))
-    ours, seen = client.request, []
+    own, seen = client.request, []
 
-    def theirs(*args: Any, **kwargs: Any) -> Any:
+    def other_wrapper(*args: Any, **kwargs: Any) -> Any:
         seen.append(args)
-        return ours(*args, **kwargs)
+        return own(*args, **kwargs)
 
-    client.request = theirs
+    client.request = other_wrapper
     unwrap_openai_client(client)
     calls(client)
     assert len(seen) == 1

@@ -34,13 +34,13 @@ pytestmark = IGNORE_DEPRECATED
 def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Check that neither llamatelemetry nor OpenTelemetry logs anything."""
     yield
-    told = [
+    logged = [
         record.getMessage()
         for record in caplog.get_records("call")
         if record.levelno > logging.DEBUG
         and record.name.startswith(("llamatelemetry", "opentelemetry"))
     ]
-    assert told == []
+    assert logged == []
 
 
 def tokens(recorder: Recorder) -> tuple[int | None, int | None]:

@@ -1,6 +1,6 @@
 """Known defects of similar instrumentations, and the test that detects each of them.
 
-`ELSEWHERE` names the tests in other files. The remaining tests are here.
+`TESTS_BY_DEFECT` names the tests in other files. The remaining tests are here.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from tests.openai_plugin import replies
 from tests.recorder import Recorder
 
 TESTS = Path(__file__).parents[1]
-ELSEWHERE = {
-    "what is read of a reply raises into the application": (
+TESTS_BY_DEFECT = {
+    "parsing a response raises into the application": (
         "openai_plugin/test_transparency.py::test_any_json_response_is_passed_on_unchanged",
         "openai_plugin/test_transparency.py::test_any_event_stream_is_passed_on_unchanged_in_any_chunks",
         "openai_plugin/test_content_privacy.py::test_unexpected_content_raises_no_error_into_application",
     ),
-    "messages given as an iterator are drained before they are sent": (
+    "a messages iterator is consumed before it is sent": (
         "openai_plugin/test_transparency.py::test_any_request_is_sent_unchanged",
         "openai_plugin/test_outcomes.py::test_messages_iterator_is_sent_complete",
     ),
-    "every server is called openai, and has no address": (
+    "every server has the provider openai and no address": (
         "openai_plugin/test_server_shapes.py::test_plain_response_of_server_shape_is_recorded",
         "openai_plugin/test_providers.py::test_server_and_provider_are_parsed_from_url",
         "openai_plugin/test_spans.py::test_server_header_identifies_llama_cpp_on_first_response",
     ),
-    "a stream that is closed early is an error, or says nothing of what had come": (
+    "a stream closed early is an error, or has no partial response": (
         "openai_plugin/test_outcomes.py::test_stream_closed_early_succeeds_with_partial_response",
         "openai_plugin/test_outcomes.py::test_abandoned_stream_ends_call_when_garbage_collected",
-        "openai_plugin/test_raw.py::test_raw_stream_closed_early_records_partial_response",
+        "openai_plugin/test_raw_responses.py::test_raw_stream_closed_early_records_partial_response",
     ),
-    "a stream has no tokens unless its usage was asked for": (
+    "a stream without requested usage has no tokens": (
         "openai_plugin/test_spans.py::test_stream_without_usage_records_tokens_from_timings",
     ),
     "one call makes several spans": (
@@ -51,34 +51,34 @@ ELSEWHERE = {
         "openai_plugin/test_propagation.py::test_http_instrumentation_writes_the_only_traceparent",
         "genai/test_nesting.py::test_a_call_inside_a_call_is_the_same_one_if_operation_and_server_are",
     ),
-    "phases have no length": (
+    "phase spans have no duration": (
         "openai_plugin/test_spans.py::test_phase_spans_are_children_with_actual_times",
     ),
-    "retries are not seen, and an error is a class without a status": (
+    "retries are not counted, and errors have no status code": (
         "openai_plugin/test_outcomes.py::test_retries_are_counted_on_one_span",
         "openai_plugin/test_outcomes.py::test_failed_call_has_one_span_with_error_type",
     ),
-    "content is read for spans that nobody records": (
+    "content is parsed for spans that are not recorded": (
         "openai_plugin/test_content_privacy.py::test_content_is_not_parsed_when_call_is_not_recorded",
     ),
-    "raw responses break, or are seen as empty": (
-        "openai_plugin/test_raw.py::test_usage_of_raw_response_is_recorded_for_every_way_of_reading",
+    "raw responses fail or are recorded as empty": (
+        "openai_plugin/test_raw_responses.py::test_usage_of_raw_response_is_recorded_for_every_way_of_reading",
         "openai_plugin/test_transparency.py::test_any_json_response_is_passed_on_unchanged",
     ),
-    "uninstrumenting takes off somebody else's wrapper": (
+    "uninstrumenting removes another package's wrapper": (
         "openai_plugin/test_instrumentor.py::test_uninstrument_disables_wrapper_below_foreign_wrapper",
-        "genai/test_patching_beside_others.py::test_revert_disables_link_below_foreign_wrapper",
+        "genai/test_patching_foreign_wrappers.py::test_revert_disables_link_below_foreign_wrapper",
     ),
-    "a dropped stream, found while metrics are collected, stops the process": (
+    "an abandoned stream that is found during metric collection deadlocks": (
         "openai_plugin/test_abandoned_streams.py::test_calls_end_when_thousand_streams_are_dropped_during_metric_collection",
     ),
-    "histograms of seconds have the buckets of milliseconds, or are missing": (
+    "histograms of seconds are missing or have buckets of milliseconds": (
         "openai_plugin/test_metrics.py::test_streamed_call_records_each_histogram",
     ),
-    "input tokens without those from the cache": (
+    "input tokens do not include cached tokens": (
         "openai_plugin/test_spans.py::test_stream_without_usage_records_tokens_from_timings",
     ),
-    "a metric has a series for each build of a server": (
+    "metrics have a time series for each build of a server": (
         "openai_plugin/test_metric_names.py::test_llama_cpp_metrics_have_no_service_tier_or_fingerprint",
         "openai_plugin/test_metric_names.py::test_openai_metrics_have_service_tier_and_fingerprint",
     ),
@@ -87,9 +87,9 @@ ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"]
 PAUSE_S = 0.03
 
 
-@pytest.mark.parametrize("defect", ELSEWHERE)
+@pytest.mark.parametrize("defect", TESTS_BY_DEFECT)
 def test_each_listed_defect_has_a_test(defect: str) -> None:
-    for place in ELSEWHERE[defect]:
+    for place in TESTS_BY_DEFECT[defect]:
         file, _, name = place.partition("::")
         module = ast.parse((TESTS / file).read_text())
         names = {getattr(node, "name", None) for node in module.body}

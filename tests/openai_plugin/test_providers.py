@@ -307,14 +307,14 @@ ENDPOINT = "https://mine.openai.azure.com"
 def test_azure_client_has_azure_provider_for_any_url(
     instrumented: Recorder, options: dict[str, Any], url: str, address: str
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def handler(request: Any) -> Any:
-        asked.append(str(request.url).partition("?")[0])
+        requested.append(str(request.url).partition("?")[0])
         return replies.json_reply(PLAIN["azure"][0])
 
     azure(handler, **options).chat.completions.create(model="smol", messages=replies.MESSAGES)
-    assert asked == [url]
+    assert requested == [url]
     assert dict(instrumented.call().attributes or {}) == {
         **CHAT,
         "gen_ai.provider.name": "azure.ai.openai",

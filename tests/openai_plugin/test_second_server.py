@@ -45,11 +45,11 @@ def client(katan: Katan) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def asked(text: str, **options: Any) -> dict[str, Any]:
+def chat_request(text: str, **options: Any) -> dict[str, Any]:
     return {"model": Katan.model, "messages": [{"role": "user", "content": text}], **options}
 
 
-def said(span: ReadableSpan) -> tuple[Any, ...]:
+def recorded_fields(span: ReadableSpan) -> tuple[Any, ...]:
     """Return the recorded fields of the response."""
     names = (
         *("response.id", "response.model", "response.finish_reasons"),
@@ -58,7 +58,7 @@ def said(span: ReadableSpan) -> tuple[Any, ...]:
     return tuple((span.attributes or {}).get(f"gen_ai.{name}") for name in names)
 
 
-def truth(reply: Any, usage: Any = None) -> tuple[Any, ...]:
+def response_fields(reply: Any, usage: Any = None) -> tuple[Any, ...]:
     """Return the same fields of the response, or of the last chunk with choices."""
     reasons = tuple(choice.finish_reason for choice in reply.choices)
     usage = usage or reply.usage
@@ -72,34 +72,38 @@ async def test_telemetry_of_second_engine_equals_responses_and_server_counters(
     before = katan.counted()
     create, expected = client.chat.completions.create, []
 
-    expected.append(truth(create(**asked("one two three"))))
-    expected.append(truth(list(create(**asked("Hi there", stream=True)))[-1]))
-    expected.append(truth(create(**asked("the weather", tools=[TOOL]))))
-    expected.append(truth(create(**asked("as JSON", response_format={"type": "json_object"}))))
-    raw = client.chat.completions.with_raw_response.create(**asked("raw"))
-    expected.append(truth(raw.parse()))
-    raw = client.chat.completions.with_raw_response.create(**asked("raw stream", stream=True))
-    expected.append(truth(list(raw.parse())[-1]))
-    with client.chat.completions.with_streaming_response.create(**asked("unread")) as unread:
-        expected.append(truth(unread.parse()))
+    expected.append(response_fields(create(**chat_request("one two three"))))
+    expected.append(response_fields(list(create(**chat_request("Hi there", stream=True)))[-1]))
+    expected.append(response_fields(create(**chat_request("the weather", tools=[TOOL]))))
+    expected.append(
+        response_fields(create(**chat_request("as JSON", response_format={"type": "json_object"})))
+    )
+    raw = client.chat.completions.with_raw_response.create(**chat_request("raw"))
+    expected.append(response_fields(raw.parse()))
+    raw = client.chat.completions.with_raw_response.create(
+        **chat_request("raw stream", stream=True)
+    )
+    expected.append(response_fields(list(raw.parse())[-1]))
+    with client.chat.completions.with_streaming_response.create(**chat_request("unread")) as unread:
+        expected.append(response_fields(unread.parse()))
     azure: Any = openai.AzureOpenAI(
         azure_endpoint=katan.origin, api_key="any", api_version="2024-10-21"
     )
     with azure:
-        expected.append(truth(azure.chat.completions.create(**asked("on Azure"))))
-        streamed = list(azure.chat.completions.create(**asked("on Azure", stream=True)))
+        expected.append(response_fields(azure.chat.completions.create(**chat_request("on Azure"))))
+        streamed = list(azure.chat.completions.create(**chat_request("on Azure", stream=True)))
         named = [chunk for chunk in streamed if chunk.choices]
         usages = [chunk.usage for chunk in streamed if chunk.usage]
-        expected.append(truth(named[-1], usages[-1]))
+        expected.append(response_fields(named[-1], usages[-1]))
     async with openai.AsyncOpenAI(base_url=katan.url, api_key="any") as many:
 
         async def stream(n: int) -> Any:
-            chunks = await many.chat.completions.create(**asked(f"stream {n}", stream=True))
+            chunks = await many.chat.completions.create(**chat_request(f"stream {n}", stream=True))
             return [chunk async for chunk in chunks][-1]
 
-        plain = (many.chat.completions.create(**asked(f"plain {n}")) for n in range(4))
+        plain = (many.chat.completions.create(**chat_request(f"plain {n}")) for n in range(4))
         replies = await asyncio.gather(*plain, *(stream(n) for n in range(4)))
-        expected += [truth(reply) for reply in replies]
+        expected += [response_fields(reply) for reply in replies]
     with pytest.raises(openai.BadRequestError):
         create(model=Katan.model, messages=[])
     with pytest.raises(openai.NotFoundError):
@@ -107,7 +111,7 @@ async def test_telemetry_of_second_engine_equals_responses_and_server_counters(
 
     good = [span for span in instrumented.calls() if span.status.status_code is StatusCode.UNSET]
     bad = [span for span in instrumented.calls() if span.status.status_code is StatusCode.ERROR]
-    assert sorted(map(said, good)) == sorted(expected)
+    assert sorted(map(recorded_fields, good)) == sorted(expected)
     assert [span.attributes["error.type"] for span in bad] == ["invalid_request_error", "404"]
     moved = {name: count - before[name] for name, count in katan.counted().items()}
     assert moved == {
@@ -127,7 +131,7 @@ async def test_telemetry_of_second_engine_equals_responses_and_server_counters(
 def test_stream_times_match_times_of_second_engine(
     instrumented: Recorder, client: openai.OpenAI
 ) -> None:
-    chunks = list(client.chat.completions.create(**asked("How long?", stream=True)))
+    chunks = list(client.chat.completions.create(**chat_request("How long?", stream=True)))
     span = instrumented.call()
     first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
     duration_s = ((span.end_time or 0) - (span.start_time or 0)) / 1e9

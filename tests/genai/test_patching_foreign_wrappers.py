@@ -10,11 +10,11 @@ import pytest
 import wrapt
 
 
-def theirs(seen: list[str]) -> Callable[..., Any]:
+def other_wrapper(seen: list[str]) -> Callable[..., Any]:
     """Return the wrapper of another instrumentation that uses wrapt."""
 
     def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
+        seen.append("other")
         return wrapped(*args, **kwargs)
 
     return wrapper
@@ -25,7 +25,7 @@ def test_revert_disables_link_below_foreign_wrapper(library, path):
     module, seen = library.load(), []
     table = library.table(path)
     table.apply()
-    wrapt.wrap_function_wrapper(module, path, theirs(seen))
+    wrapt.wrap_function_wrapper(module, path, other_wrapper(seen))
     outermost = wrapt.resolve_path(module, path)[2]
     assert (library.call(path), len(seen)) == (1, 1)
     table.revert()
@@ -40,7 +40,7 @@ def test_reapply_below_foreign_wrapper_wraps_once(library, path):
     for _ in range(3):
         table.apply()
         if not seen:
-            wrapt.wrap_function_wrapper(module, path, theirs(seen))
+            wrapt.wrap_function_wrapper(module, path, other_wrapper(seen))
         seen.clear()
         assert (library.call(path), len(seen)) == (1, 1)
         table.revert()
@@ -50,13 +50,13 @@ def test_reapply_below_functools_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
-    ours = client.own
+    plugin_link = client.own
 
-    @functools.wraps(ours)
-    def their_own(self: Any, x: int) -> Any:
-        return ours(self, x)
+    @functools.wraps(plugin_link)
+    def other_own(self: Any, x: int) -> Any:
+        return plugin_link(self, x)
 
-    client.own = their_own
+    client.own = other_own
     table.revert()
     assert library.call("Client.own") == 0
     table.apply()
@@ -67,12 +67,12 @@ def test_reapply_below_hiding_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
-    ours = client.own
+    plugin_link = client.own
 
-    def their_own(self: Any, x: int) -> Any:  # It lacks `__wrapped__`.
-        return ours(self, x)
+    def other_own(self: Any, x: int) -> Any:  # It lacks `__wrapped__`.
+        return plugin_link(self, x)
 
-    client.own = their_own
+    client.own = other_own
     table.revert()
     assert library.call("Client.own") == 0
     table.apply()
@@ -86,10 +86,10 @@ def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     module, seen = library.load(), []
     table = library.table("Client.own")
     table.apply()
-    ours = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    plugin_link = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
     table.revert()
-    module.Client.own = ours  # The other package restores what it had found.
+    module.Client.own = plugin_link  # The other package restores what it had found.
     assert library.call("Client.own") == 0
     table.apply()
     assert library.call("Client.own") == 1
@@ -102,11 +102,11 @@ def test_link_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
     module, seen = library.load(), []
     table = library.table("Client.own")
     table.apply()
-    ours = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    plugin_link = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
     table.revert()
     table.apply()
-    module.Client.own = ours  # The other package restores what it had found.
+    module.Client.own = plugin_link  # The other package restores what it had found.
     assert library.call("Client.own") == 1
     table.revert()
     assert library.dicts() == before
@@ -114,11 +114,11 @@ def test_link_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
 
 def test_revert_keeps_foreign_wrapper_below(library):
     module, seen = library.load(), []
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
     before = library.dicts()
     table = library.table("Client.own")
     table.apply()
     table.revert()
     assert library.dicts() == before
     assert library.call("Client.own") == 0
-    assert seen == ["theirs"]
+    assert seen == ["other"]

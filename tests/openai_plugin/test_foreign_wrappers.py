@@ -18,10 +18,10 @@ from tests.recorder import Recorder
 def proxied(recorder: Recorder) -> Iterator[Recorder]:
     """Wrap each result in a proxy below the plugin, as OpenInference does with streams."""
 
-    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    def other_wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         return wrapt.ObjectProxy(wrapped(*args, **kwargs))
 
-    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", theirs)
+    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", other_wrapper)
     OpenAIInstrumentor().instrument(**recorder.providers)
     yield recorder
     OpenAIInstrumentor().uninstrument()
