@@ -144,6 +144,7 @@ CASES = {
             ("http://c:1/metrics", "http://c:2/metrics"),
         ),
     ),
+    "llamacpp_props": Case(False, True, False, ("LLAMATELEMETRY_LLAMACPP_PROPS", "true", True)),
     "log_level": Case("WARNING", "DEBUG", "INFO", ("LLAMATELEMETRY_LOG_LEVEL", "error", "ERROR")),
     "span_processors": Case((), (FIRST,), (SECOND,)),
 }

@@ -1,13 +1,13 @@
-"""OpenTelemetry instrumentation of llama.cpp: its server over HTTP, and the bindings in this process.
+"""OpenTelemetry instrumentation of llama.cpp: HTTP servers and in-process bindings.
 
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 
     LlamaCppInstrumentor().instrument()
 
-Requests through httpx, httpx2 and requests are recorded when they go to a llama.cpp server, by
-whatever client they are made; all others are left alone. Under ``opentelemetry-instrument``
-nothing has to be called. Neither importing this package nor instrumenting imports any of these
-libraries: they are patched when the program imports them.
+Requests through httpx, httpx2 and requests are recorded if they go to a llama.cpp server,
+independent of the library that builds them. All other requests are passed on unchanged.
+`opentelemetry-instrument` instruments by itself. Neither importing this package nor instrumenting
+imports any of the libraries: they are patched when the application imports them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LlamaCppInstrumentor", "__version__"]
 
-# The same as the `instruments-any` extra, which is what OpenTelemetry's loader reads.
+# Keep equal to the `instruments-any` extra, which OpenTelemetry's loader reads.
 _INSTRUMENTS_ANY = (
     "httpx >= 0.24",
     "httpx2 >= 2",
@@ -44,20 +44,20 @@ _INSTRUMENTS_ANY = (
 
 
 class LlamaCppInstrumentor(BaseInstrumentor):
-    """Records every call to llama.cpp that this process makes: one span, and metrics."""
+    """Records one span and its metrics for each call that this process makes to llama.cpp."""
 
     _table: PatchTable | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The libraries of which any one suffices."""
+        """Return the supported libraries. Any one of them is sufficient."""
         return _INSTRUMENTS_ANY
 
     def _check_dependency_conflicts(self) -> DependencyConflict | None:
-        # The base class would demand all of them.
+        # The base class requires all of them.
         return get_dependency_conflicts((), self.instrumentation_dependencies())
 
     def _instrument(self, **kwargs: Any) -> None:
-        """Patch the libraries, now or when they are imported; takes what `plugin_instrumenter` takes."""
+        """Patch the libraries now or on import. Accepts the arguments of `plugin_instrumenter`."""
         if sdk_disabled():
             return
         self.instrumenter = plugin_instrumenter(__name__, __version__, kwargs)

@@ -1,7 +1,7 @@
-"""What is wrapped in httpx and httpx2, which differ in name only.
+"""Patch points of httpx and httpx2, which have the same API.
 
-``Client.send`` and ``AsyncClient.send`` are above authentication, redirects and every
-transport, and above OpenTelemetry's own instrumentation, whose span becomes a child.
+`Client.send` and `AsyncClient.send` are above authentication, redirects and every transport. They
+are also above OpenTelemetry's own instrumentation, so that its span becomes a child.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, PatchPoint, internal_errors
 from llamatelemetry.genai.servers import server_of
-from llamatelemetry_instrumentation_llamacpp._exchange import Exchange, Sent, begin
+from llamatelemetry_instrumentation_llamacpp._http_call import (
+    HttpCall,
+    OutgoingRequest,
+    start_http_call,
+)
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 
 if TYPE_CHECKING:
@@ -21,123 +25,112 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai import Instrumenter, Server
     from llamatelemetry.genai.streams import Watch
-    from llamatelemetry_instrumentation_llamacpp._owner import Owner
-    from llamatelemetry_instrumentation_llamacpp._routes import Match
+    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
+    from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
     _Arguments = tuple[Any, ...]
     _Keywords = Mapping[str, Any]
 
 
-def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
-    """The patch table, for whichever of the two is there."""
+def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+    """Return the patch table of both libraries."""
     points: list[PatchPoint] = []
     for package in ("httpx", "httpx2"):
-        sends = _Sends(owner, HttpxDialect(package))
+        wrappers = _SendWrappers(state, HttpxAdapter(package))
         module = f"{package}._client"
-        points.append(PatchPoint(module, "Client.send", sends.sync))
-        points.append(PatchPoint(module, "AsyncClient.send", sends.maybe_asynchronous))
+        points.append(PatchPoint(module, "Client.send", wrappers.send))
+        points.append(PatchPoint(module, "AsyncClient.send", wrappers.send_async))
     return tuple(points)
 
 
-class _Sends:
-    """The wrappers of ``send``. What ``owner`` holds is looked up per call: it changes."""
+class _SendWrappers:
+    """The wrappers of `send`. Instrumenting again changes `state`, which is read at each call."""
 
-    def __init__(self, owner: Owner, dialect: HttpxDialect) -> None:
-        self._owner = owner
-        self._dialect = dialect
+    def __init__(self, state: InstrumentorState, adapter: HttpxAdapter) -> None:
+        self._state = state
+        self._adapter = adapter
 
-    def sync(
+    def send(
         self, wrapped: Callable[..., Any], client: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        """Wrap ``Client.send``."""
-        exchange = self._begin(client, args, kwargs)
-        if exchange is None:
+        """Wrap `Client.send`."""
+        http_call = self._start(client, args, kwargs)
+        if http_call is None:
             return wrapped(*args, **kwargs)
         try:
             response = wrapped(*args, **kwargs)
         except BaseException as error:
-            exchange.failed(error)
+            http_call.on_error(error)
             raise
-        exchange.answered(response)
+        http_call.on_response(response)
         return response
 
-    async def _asynchronous(
+    async def send_async(
         self, wrapped: Callable[..., Any], client: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        exchange = self._begin(client, args, kwargs)
-        if exchange is None:
+        """Wrap `AsyncClient.send`."""
+        http_call = self._start(client, args, kwargs)
+        if http_call is None:
             return await wrapped(*args, **kwargs)
         try:
             response = await wrapped(*args, **kwargs)
         except GeneratorExit:
-            exchange.destroyed()
+            http_call.on_destroyed()
             raise
         except BaseException as error:
-            exchange.failed(error)
+            http_call.on_error(error)
             raise
-        exchange.answered(response)
+        http_call.on_response(response)
         return response
 
-    def maybe_asynchronous(
-        self, wrapped: Callable[..., Any], client: Any, args: _Arguments, kwargs: _Keywords
-    ) -> Any:
-        """Wrap ``AsyncClient.send``. What is nothing to us is spared a coroutine around its own."""
-        if _match(args, kwargs) is None:
-            return wrapped(*args, **kwargs)
-        return self._asynchronous(wrapped, client, args, kwargs)
-
-    def _begin(self, client: Any, args: _Arguments, kwargs: _Keywords) -> Exchange | None:
-        match = _match(args, kwargs)
+    def _start(self, client: Any, args: _Arguments, kwargs: _Keywords) -> HttpCall | None:
+        request: Any = args[0] if args else kwargs.get("request")
+        match = _match(request)
         if match is None:
             return None
-        request = _request(args, kwargs)
         try:
             url = request.url
-            server = _describe_server(url.scheme, url.host, url.port, _socket(client))
+            server = _server_of(url.scheme, url.host, url.port, _socket(client))
         except Exception as error:
             internal_errors.log_once("reading a URL", error)
             return None
-        return begin(self._dialect, self._owner, Sent(client, request, server, match))
+        outgoing = OutgoingRequest(client, request, server, match)
+        return start_http_call(self._adapter, self._state, outgoing)
 
 
-def _request(args: _Arguments, kwargs: _Keywords) -> Any:
-    return args[0] if args else kwargs.get("request")
-
-
-def _match(args: _Arguments, kwargs: _Keywords) -> Match | None:
+def _match(request: Any) -> RouteMatch | None:
     try:
-        request = _request(args, kwargs)
         if request.method != "POST":
             return None
         path: bytes = request.url.raw_path
         return match_path(path.partition(b"?")[0].decode("ascii"))
-    except Exception:  # no request: the client will say so
+    except Exception:  # Not a request: the client raises its own error.
         return None
 
 
 @lru_cache(maxsize=1024)
-def _describe_server(scheme: str, host: str, port: int | None, socket: str | None) -> Server | None:
+def _server_of(scheme: str, host: str, port: int | None, socket: str | None) -> Server | None:
     return server_of(scheme, host, port, socket=socket)
 
 
 def _socket(client: Any) -> str | None:
-    """The Unix socket that the client connects to instead of the URL's host."""
+    """Return the path of the Unix socket that the client uses, if any."""
     try:
         return client._transport._pool._uds
-    except AttributeError:  # somebody's own transport
+    except AttributeError:  # A custom transport.
         return None
 
 
-class HttpxDialect:
-    """httpx or httpx2."""
+class HttpxAdapter:
+    """The adapter of httpx or httpx2."""
 
-    tells_decoded = False
+    observes_decoded = False
 
     def __init__(self, package: str) -> None:
         self._package = package
 
     def request_body(self, request: Any) -> bytes | None:
-        # Only of a body that is in memory; one that is streamed has none, and is not read for us.
+        # A request with a streamed body does not have this attribute.
         return getattr(request, "_content", None)
 
     def propagate(self, instrumenter: Instrumenter, client: Any, request: Any) -> Any:
@@ -152,8 +145,8 @@ class HttpxDialect:
     def restore(self, request: Any, headers: Any) -> None:
         request.headers = headers
 
-    def is_part_of(self, _client: Any, request: Any, outer: Exchange) -> bool:
-        # A transport that sends the request with a client of its own: a cache, a retry.
+    def is_part_of(self, _client: Any, request: Any, outer: HttpCall) -> bool:
+        # A transport may send the request with a client of its own, to cache or retry it.
         return getattr(outer.request, "url", None) == request.url
 
     def content(self, response: Any) -> bytes | None:
@@ -170,19 +163,19 @@ class HttpxDialect:
     def is_networked(self, response: Any) -> bool:
         return "network_stream" in response.extensions
 
-    def tap(self, response: Any, watch: Watch, _encoding: str) -> None:
+    def observe_body(self, response: Any, watch: Watch, _encoding: str) -> None:
         stream = response.stream
-        sync_kind, async_kind = _tapped_kinds(self._package)
+        sync_kind, async_kind = _observed_kinds(self._package)
         kind = async_kind if hasattr(stream, "__aiter__") else sync_kind
         response.stream = kind(stream, watch)
 
 
 @lru_cache(maxsize=8)
-def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
-    """Make the streams that are tapped, of the kinds that the library demands."""
+def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
+    """Create the observed stream classes, derived from the library's own base classes."""
     library: ModuleType = sys.modules[package]
 
-    class TappedStream(_Tapped, library.SyncByteStream):
+    class ObservedStream(_ObservedStream, library.SyncByteStream):
         def __iter__(self) -> Any:
             return IteratorTap(iter(self._source), self._watch)
 
@@ -190,7 +183,7 @@ def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
             self._watch.closed()
             self._source.close()
 
-    class TappedAsyncStream(_Tapped, library.AsyncByteStream):
+    class ObservedAsyncStream(_ObservedStream, library.AsyncByteStream):
         def __aiter__(self) -> Any:
             return _AsyncBytesTap(self._source.__aiter__(), self._watch)
 
@@ -198,14 +191,14 @@ def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
             self._watch.closed()
             await self._source.aclose()
 
-    return TappedStream, TappedAsyncStream
+    return ObservedStream, ObservedAsyncStream
 
 
-class _Tapped:
-    """A stream of bytes that tells a watch what passes; all else is the stream's own."""
+class _ObservedStream:
+    """A byte stream that passes its bytes to an observer. All other attributes are the source's."""
 
     def __init__(self, source: Any, watch: Watch) -> None:
-        self._watch = watch  # first: `__del__` runs also when the next line fails
+        self._watch = watch  # Set first: `__del__` also runs if the next line fails.
         self._source = source
 
     def __getattr__(self, name: str) -> Any:
@@ -216,18 +209,18 @@ class _Tapped:
 
 
 class _AsyncBytesTap(AsyncIteratorTap):
-    """The tap as httpx2 wants it: an asynchronous generator, which it closes."""
+    """An asynchronous iterator with the methods of a generator, because httpx2 closes it."""
 
     async def aclose(self) -> None:
-        """Close the source, where it can be closed."""
+        """Close the source if it can be closed."""
         close = getattr(self._source, "aclose", None)
         if close is not None:
             await close()
 
     async def asend(self, value: Any) -> Any:
-        """As an asynchronous generator; nobody sends."""
+        """Send a value to the source."""
         return await self._source.asend(value)
 
     async def athrow(self, *error: Any) -> Any:
-        """As an asynchronous generator; nobody throws."""
+        """Throw an exception into the source."""
         return await self._source.athrow(*error)

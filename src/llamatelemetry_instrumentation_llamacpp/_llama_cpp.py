@@ -1,8 +1,8 @@
-"""What is wrapped in llama-cpp-python: ``Llama``, a model in this process that serves one caller.
+"""Patch points of llama-cpp-python: `Llama`, an in-process model that serves one caller at a time.
 
-Its replies count tokens but time nothing, and its streams do not even count. Both are taken
-from ``Llama.generate``, which every completion runs through: it is given the prompt's tokens,
-yields the answer's, and llama.cpp's own counters tell how long it evaluated each.
+Its responses have token counts but no timings, and its streams have neither. Both are taken from
+`Llama.generate`, which every completion uses: its argument is the tokens of the prompt, and it
+yields those of the output. llama.cpp's performance counters have the time of each evaluation.
 """
 
 from __future__ import annotations
@@ -26,20 +26,24 @@ from llamatelemetry.genai.fields import mapping, model_name
 from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.genai.model import EngineTimings
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry_instrumentation_llamacpp._routes import Route, match_path, read_request
+from llamatelemetry_instrumentation_llamacpp._routes import (
+    LlamaCppRoute,
+    match_path,
+    parse_request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from llamatelemetry.genai import Request
-    from llamatelemetry_instrumentation_llamacpp._owner import Owner
+    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
 
     _Wrapped = Callable[..., Any]
     _Arguments = tuple[Any, ...]
     _Keywords = Mapping[str, Any]
 
 _MODULE = "llama_cpp.llama"
-# The method, the path at which a server does the same, and its first parameter.
+# Each method, the path of the same endpoint of a server, and the method's first parameter.
 _METHODS = (
     ("create_completion", "/v1/completions", "prompt"),
     ("create_chat_completion", "/v1/chat/completions", "messages"),
@@ -47,19 +51,19 @@ _METHODS = (
 )
 
 
-def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
-    """The patch table. What ``owner`` holds is looked up per call: it changes with re-instrumenting."""
-    points = [PatchPoint(_MODULE, "Llama.generate", _generate, optional=True)]
+def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+    """Return the patch table. Instrumenting again changes `state`, which is read at each call."""
+    points = [PatchPoint(_MODULE, "Llama.generate", _wrap_generate, optional=True)]
     for method, path, first in _METHODS:
         match = match_path(path)
         if match is not None:
-            wrapper = _Method(owner, match.route, first)
+            wrapper = _CreateWrapper(state, match.route, first)
             points.append(PatchPoint(_MODULE, f"Llama.{method}", wrapper))
     return tuple(points)
 
 
 class _Counters(NamedTuple):
-    """llama.cpp's counters of a context; it counts a batch of one token as decoding."""
+    """llama.cpp's performance counters of a context. A batch of one token counts as decoding."""
 
     evaluated_tokens: int
     elapsed_ms: float
@@ -68,34 +72,34 @@ class _Counters(NamedTuple):
 def _read_counters(llama: Any) -> _Counters | None:
     try:
         library: Any = sys.modules["llama_cpp"]
-        # The second is its name before version 0.3.
+        # `llama_get_timings` is the name before version 0.3.
         read = getattr(library, "llama_perf_context", None) or library.llama_get_timings
-        told = read(llama._ctx.ctx)
-        # The counts are never below 1, also where nothing was evaluated.
-        prompt: int = told.n_p_eval if told.t_p_eval_ms else 0
-        decoded: int = told.n_eval if told.t_eval_ms else 0
-        return _Counters(prompt + decoded, told.t_p_eval_ms + told.t_eval_ms)
-    except Exception:  # an older or newer binding: no timings
+        counters = read(llama._ctx.ctx)
+        # The counts are at least 1, even if nothing was evaluated.
+        prompt: int = counters.n_p_eval if counters.t_p_eval_ms else 0
+        decoded: int = counters.n_eval if counters.t_eval_ms else 0
+        return _Counters(prompt + decoded, counters.t_p_eval_ms + counters.t_eval_ms)
+    except Exception:  # An unsupported version of the binding: record no timings.
         return None
 
 
-def _ends_an_answer(llama: Any, token: Any) -> bool:
+def _is_end_token(llama: Any, token: Any) -> bool:
     try:
         library: Any = sys.modules["llama_cpp"]
         is_end = getattr(library, "llama_vocab_is_eog", None)
-        if is_end is None:  # before version 0.3.7 the model itself has the vocabulary
+        if is_end is None:  # Before version 0.3.7 the function took the model.
             return bool(library.llama_token_is_eog(llama._model.model, token))
         return bool(is_end(llama._model.vocab, token))
     except Exception:
         return False
 
 
-class _Run:
-    """One call, while ``Llama`` works on it."""
+class _LlamaRun:
+    """The token counts and counters of one call."""
 
     def __init__(self, call: Call, llama: Any) -> None:
         self.call = call
-        self._llama = ref(llama)  # the run may be kept as long as that: see _runs
+        self._llama = ref(llama)  # Weak: `_runs` keeps the run as long as the model exists.
         self.is_in_call = True
         self.generations = 0
         self.input_tokens = 0
@@ -104,14 +108,14 @@ class _Run:
         self._at_first: _Counters | None = None
         self._last_token: Any = None
 
-    def generating(self, tokens: Any) -> None:
-        """It is about to evaluate a prompt."""
+    def on_prompt(self, tokens: Any) -> None:
+        """Record the tokens of a prompt, before their evaluation."""
         self.generations += 1
         self.input_tokens = len(tokens)
         self._before = _read_counters(self._llama())
 
-    def generated(self, token: Any) -> None:
-        """A token has come."""
+    def on_token(self, token: Any) -> None:
+        """Record a generated token."""
         self.output_tokens += 1
         self._last_token = token
         if self.output_tokens == 1:
@@ -119,15 +123,16 @@ class _Run:
             self._at_first = _read_counters(self._llama())
 
     def complete(self, response: Response) -> Response:
-        """Fill in what the reply does not say."""
+        """Add the token counts and timings to a response."""
         if self.generations != 1:
-            return response  # a chat format that asks the model several times
+            return response  # Some chat formats run the model several times.
         usage = response.usage
         usage.input_tokens = self.input_tokens if usage.input_tokens is None else usage.input_tokens
         if usage.output_tokens is None:
-            # As the library counts where it does: without the token that ends the answer.
-            ends = _ends_an_answer(self._llama(), self._last_token)
-            usage.output_tokens = self.output_tokens - ends
+            # The library's own counts leave out the token that ends the output.
+            usage.output_tokens = self.output_tokens - _is_end_token(
+                self._llama(), self._last_token
+            )
         before, first, after = self._before, self._at_first, _read_counters(self._llama())
         if before is None or first is None or after is None:
             return response
@@ -143,40 +148,40 @@ class _Run:
         return response
 
 
-_runs: Final[WeakKeyDictionary[Any, _Run]] = WeakKeyDictionary()
+_runs: Final[WeakKeyDictionary[Any, _LlamaRun]] = WeakKeyDictionary()
 
 
-class _Fold(ChunkFold):
-    """The chunks of a stream, and the counts that are not in them."""
+class _LlamaChunkFold(ChunkFold):
+    """Accumulates the chunks of a stream, and adds the counts that are not in them."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _LlamaRun) -> None:
         super().__init__(run.call.content_max_chars)
         self._run = run
 
     def response(self) -> Response:
-        """Give what the chunks so far add up to."""
+        """Return the response that the chunks so far amount to."""
         return self._run.complete(super().response())
 
 
-class _StreamTap(IteratorTap):
-    """The tap of a generator, which can be closed."""
+class _GeneratorTap(IteratorTap):
+    """A stream wrapper with the `close` of a generator."""
 
     def close(self) -> None:
-        """The application has had enough."""
+        """Close the generator. The stream ends here."""
         self._watch.closed()
         self._source.close()
 
 
-class _Method:
-    """The wrapper of one ``create_*`` method."""
+class _CreateWrapper:
+    """The wrapper of one `create_*` method."""
 
-    def __init__(self, owner: Owner, route: Route, first: str) -> None:
-        self._owner = owner
+    def __init__(self, state: InstrumentorState, route: LlamaCppRoute, first: str) -> None:
+        self._state = state
         self._route = route
         self._first = first
 
     def __call__(self, wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-        run = self._begin(llama, args, kwargs)
+        run = self._start(llama, args, kwargs)
         if run is None:
             return wrapped(*args, **kwargs)
         token = run.call.activate()
@@ -189,42 +194,42 @@ class _Method:
         finally:
             run.is_in_call = False
         run.call.deactivate(token)
-        return self._answered(run, result)
+        return self._record(run, result)
 
-    def _begin(self, llama: Any, args: _Arguments, kwargs: _Keywords) -> _Run | None:
+    def _start(self, llama: Any, args: _Arguments, kwargs: _Keywords) -> _LlamaRun | None:
         try:
             running = _runs.get(llama)
             if running is not None and running.is_in_call and not running.call.ended:
-                return None  # a chat is a completion inside
+                return None  # A chat calls `create_completion`.
             body = {self._first: args[0], **kwargs} if args else kwargs
-            request = _read_request(self._route, body, llama)
-            call = self._owner.instrumenter.start(request, SpanKind.INTERNAL)
+            request = _parse_request(self._route, body, llama)
+            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
-            run = _runs[llama] = _Run(call, llama)
+            run = _runs[llama] = _LlamaRun(call, llama)
             return run
         except Exception as error:
             internal_errors.log_once("starting a call of llama_cpp", error)
             return None
 
-    def _answered(self, run: _Run, result: Any) -> Any:
+    def _record(self, run: _LlamaRun, result: Any) -> Any:
         try:
             if not isinstance(result, dict):
                 run.call.request.stream = True
-                return _StreamTap(result, StreamWatch(run.call, _Fold(run)))
-            reply = mapping(result)
-            response = self._route.read_reply(reply, run.call.request)
-            if "choices" in reply:
+                return _GeneratorTap(result, StreamWatch(run.call, _LlamaChunkFold(run)))
+            body = mapping(result)
+            response = self._route.parse_response(body, run.call.request)
+            if "choices" in body:
                 run.complete(response)
             run.call.finish(response)
         except Exception as error:
-            internal_errors.log_once("reading a reply of llama_cpp", error)
+            internal_errors.log_once("reading a response of llama_cpp", error)
             run.call.finish(Response())
         return cast("Any", result)
 
 
-def _read_request(route: Route, body: Mapping[str, Any], llama: Any) -> Request:
-    request = read_request(route, body, None)
+def _parse_request(route: LlamaCppRoute, body: Mapping[str, Any], llama: Any) -> Request:
+    request = parse_request(route, body, None)
     request.model = request.model or model_name(llama.model_path)
     request.has_queue = False
     request.parameters[names.SERVER_MODEL_FILE] = model_name(llama.model_path) or ""
@@ -232,39 +237,39 @@ def _read_request(route: Route, body: Mapping[str, Any], llama: Any) -> Request:
     return request
 
 
-def _generate(wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+def _wrap_generate(wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     tokens = wrapped(*args, **kwargs)
     run = _runs.get(llama)
     if run is None or run.call.ended:
         return tokens
     try:
-        run.generating(args[0] if args else kwargs["tokens"])
-        return _TokenTap(tokens, run)
+        run.on_prompt(args[0] if args else kwargs["tokens"])
+        return _TokenIterator(tokens, run)
     except Exception as error:
-        internal_errors.log_once("watching llama_cpp generate", error)
+        internal_errors.log_once("observing Llama.generate", error)
         return tokens
 
 
-class _TokenTap:
-    """The generator of an answer's tokens, which tells the run what passes."""
+class _TokenIterator:
+    """The generator of the output tokens, which records each token."""
 
-    def __init__(self, source: Any, run: _Run) -> None:
+    def __init__(self, source: Any, run: _LlamaRun) -> None:
         self._source = source
         self._run = run
         self._next = source.__next__
 
-    def __iter__(self) -> _TokenTap:
+    def __iter__(self) -> _TokenIterator:
         return self
 
     def __next__(self) -> Any:
         token = self._next()
-        self._run.generated(token)
+        self._run.on_token(token)
         return token
 
     def send(self, value: Any) -> Any:
-        """As a generator: the tokens that are to be taken as generated."""
+        """Send tokens to the generator, which continues after them."""
         token = self._source.send(value)
-        self._run.generated(token)
+        self._run.on_token(token)
         return token
 
     def __getattr__(self, name: str) -> Any:

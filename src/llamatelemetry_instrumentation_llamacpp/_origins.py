@@ -1,8 +1,8 @@
-"""Telling whether a server is llama.cpp before it has answered."""
+"""Whether a server is llama.cpp, before it has responded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from llamatelemetry.genai.servers import known_servers
@@ -11,27 +11,41 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llamatelemetry.genai import Server
+    from llamatelemetry.genai import Instrumenter, Server
 
-_REMEMBERED_AT_MOST: Final = 1024
+_MAX_CACHED: Final = 1024
+
+
+class InstrumentorState(Protocol):
+    """The part of the instrumentor that the wrappers use. Instrumenting again replaces both."""
+
+    @property
+    def instrumenter(self) -> Instrumenter:
+        """Starts the calls."""
+        ...
+
+    @property
+    def origins(self) -> Origins:
+        """Which servers are llama.cpp."""
+        ...
 
 
 class Origins:
-    """What is known of servers: by the options, by their host name, by earlier replies.
+    """Which servers are llama.cpp, by the options, by host name and by earlier responses.
 
-    ======================================  ===============
-    server                                  `is_llama_cpp`
-    ======================================  ===============
-    in the option ``llamacpp_deny``         ``False``
-    in the option ``llamacpp_allow``        ``True``
-    ``api.openai.com`` and the like         ``False``
-    has answered as llama.cpp before        ``True``
-    any other                               ``None``
-    ======================================  ===============
+    The first matching row decides:
+
+    | Server | `is_llama_cpp` |
+    |---|---|
+    | in the option `llamacpp_deny` | `False` |
+    | in the option `llamacpp_allow` | `True` |
+    | identified as llama.cpp by an earlier response | `True` |
+    | host of a known provider, such as `api.openai.com` | `False` |
+    | any other | `None` |
 
     Args:
-        allow: origins (``http://gpu1:8080``), or hosts with or without a port.
-        deny: likewise; it goes first.
+        allow: Origins such as `http://gpu1:8080`, or hosts with or without a port.
+        deny: Origins or hosts that are never llama.cpp. They take precedence over `allow`.
     """
 
     def __init__(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> None:
@@ -40,7 +54,7 @@ class Origins:
         self._configured: dict[str, bool | None] = {}
 
     def is_llama_cpp(self, server: Server) -> bool | None:
-        """Say whether it is; ``None`` when only its reply can tell."""
+        """Return whether the server is llama.cpp, or `None` if only its response can show it."""
         try:
             configured = self._configured[server.origin]
         except KeyError:
@@ -57,7 +71,7 @@ class Origins:
             found = False
         elif _is_in(server, self._allow):
             found = True
-        if len(self._configured) >= _REMEMBERED_AT_MOST:
+        if len(self._configured) >= _MAX_CACHED:
             self._configured.clear()
         self._configured[server.origin] = found
         return found
@@ -73,7 +87,7 @@ def _parse(entry: str) -> _Entry:
     known = scheme.lower() if separator else None
     try:
         port = parts.port
-    except ValueError:  # no number
+    except ValueError:  # The port is not a number.
         port = None
     return known, (parts.hostname or "").lower(), port or _DEFAULT_PORTS.get(known or "")
 

@@ -1,4 +1,4 @@
-"""What is wrapped in requests: ``Session.send``, which sees redirects by calling itself."""
+"""Patch point of requests: `Session.send`, which calls itself for each redirect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import wrapt
 
 from llamatelemetry.genai import IteratorTap, PatchPoint
 from llamatelemetry.genai.servers import server_of
-from llamatelemetry_instrumentation_llamacpp._exchange import Exchange, Sent, begin
+from llamatelemetry_instrumentation_llamacpp._http_call import (
+    HttpCall,
+    OutgoingRequest,
+    start_http_call,
+)
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 
 if TYPE_CHECKING:
@@ -18,46 +22,46 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai import Instrumenter, Server
     from llamatelemetry.genai.streams import Watch
-    from llamatelemetry_instrumentation_llamacpp._owner import Owner
-    from llamatelemetry_instrumentation_llamacpp._routes import Match
+    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
+    from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 
-def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
-    """The patch table. What ``owner`` holds is looked up per call: it changes with re-instrumenting."""
+def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+    """Return the patch table. Instrumenting again changes `state`, which is read at each call."""
 
     def send(
         wrapped: Callable[..., Any], session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         request = args[0] if args else kwargs.get("request")
-        exchange = _begin(owner, session, request)
-        if exchange is None:
+        http_call = _start(state, session, request)
+        if http_call is None:
             return wrapped(*args, **kwargs)
         try:
             response = wrapped(*args, **kwargs)
         except BaseException as error:
-            exchange.failed(error)
+            http_call.on_error(error)
             raise
-        exchange.answered(response)
+        http_call.on_response(response)
         return response
 
     return (PatchPoint("requests.sessions", "Session.send", send),)
 
 
-def _begin(owner: Owner, session: Any, request: Any) -> Exchange | None:
+def _start(state: InstrumentorState, session: Any, request: Any) -> HttpCall | None:
     try:
         if request.method != "POST":
             return None
         found = _match_url(request.url)
-    except Exception:  # no prepared request: the session will say so
+    except Exception:  # Not a prepared request: the session raises its own error.
         return None
     if found is None:
         return None
     match, server = found
-    return begin(DIALECT, owner, Sent(session, request, server, match))
+    return start_http_call(ADAPTER, state, OutgoingRequest(session, request, server, match))
 
 
 @lru_cache(maxsize=1024)
-def _match_url(url: str) -> tuple[Match, Server | None] | None:
+def _match_url(url: str) -> tuple[RouteMatch, Server | None] | None:
     parts = urlsplit(url)
     match = match_path(parts.path)
     if match is None:
@@ -65,11 +69,11 @@ def _match_url(url: str) -> tuple[Match, Server | None] | None:
     return match, server_of(parts.scheme, parts.hostname or "", parts.port)
 
 
-class _RequestsDialect:
-    tells_decoded = True
+class _RequestsAdapter:
+    observes_decoded = True
 
     def request_body(self, request: Any) -> bytes | str | None:
-        # A file or an iterator is being streamed, and not read for us.
+        # A file or an iterator would be consumed by reading it.
         return request.body if isinstance(request.body, (bytes, str)) else None
 
     def propagate(self, instrumenter: Instrumenter, client: Any, request: Any) -> Any:
@@ -84,11 +88,11 @@ class _RequestsDialect:
     def restore(self, request: Any, headers: Any) -> None:
         request.headers = headers
 
-    def is_part_of(self, client: Any, _request: Any, outer: Exchange) -> bool:
+    def is_part_of(self, client: Any, _request: Any, outer: HttpCall) -> bool:
         return client is outer.client
 
     def content(self, response: Any) -> bytes | None:
-        # `False` until it is read; `None` after reading nothing.
+        # `False` before the body is read; `None` if the body is empty.
         content = response._content
         return None if content is False else content or b""
 
@@ -96,34 +100,34 @@ class _RequestsDialect:
         return sent_ns + int(response.elapsed.total_seconds() * 1e9)
 
     def redirected_s(self, _response: Any) -> float:
-        return 0.0  # each redirect is told as it is sent
+        return 0.0  # `Session.send` is called for each redirect.
 
     def is_networked(self, _response: Any) -> bool:
         return True
 
-    def tap(self, response: Any, watch: Watch, encoding: str) -> None:
+    def observe_body(self, response: Any, watch: Watch, encoding: str) -> None:
         if hasattr(response.raw, "stream"):
-            response.raw = _TappedBody(response.raw, watch, encoding)
-        else:  # no urllib3: somebody's adapter, with a file for a body
+            response.raw = _ObservedBody(response.raw, watch, encoding)
+        else:  # A custom transport adapter, which does not use urllib3.
             watch.closed()
 
 
-DIALECT: Final = _RequestsDialect()
+ADAPTER: Final = _RequestsAdapter()
 
 
-# Its type parameters are not those of what it is a proxy of.
+# The type parameters of wrapt's class do not describe the wrapped object.
 _ObjectProxy: Any = wrapt.ObjectProxy
 
 
-class _TappedBody(_ObjectProxy):
-    """urllib3's response, which tells a watch what is read from it.
+class _ObservedBody(_ObjectProxy):
+    """A response of urllib3 that passes its bytes to an observer.
 
-    requests reads by ``stream``, which decodes; the application may also read by any other
-    method, and by those that are not told of here the end is known, and nothing else.
+    requests reads with `stream`, which decodes. The application may use any other method. If that
+    method is not overridden here, only the end of the body is observed.
     """
 
     def __init__(self, source: Any, watch: Watch, encoding: str) -> None:
-        super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
+        super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - the base class is `Any`
         self._self_watch = watch
         self._self_is_encoded = bool(encoding)
 
@@ -131,31 +135,31 @@ class _TappedBody(_ObjectProxy):
         """Iterate over the body."""
         source: Any = self.__wrapped__.stream(*args, **kwargs)
         decode: Any = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        return self._told(source, decode)
+        return self._observe(source, decode)
 
     def read_chunked(self, *args: Any, **kwargs: Any) -> Any:
-        """Iterate over the body as it was cut by the server."""
+        """Iterate over the chunks of the body as the server sent them."""
         source: Any = self.__wrapped__.read_chunked(*args, **kwargs)
         decode: Any = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        return self._told(source, decode)
+        return self._observe(source, decode)
 
     def __iter__(self) -> Any:
-        return self._told(iter(self.__wrapped__), decode=True)
+        return self._observe(iter(self.__wrapped__), decode=True)
 
-    def _told(self, source: Any, decode: Any) -> Any:
+    def _observe(self, source: Any, decode: Any) -> Any:
         if self._self_is_encoded and not decode:
             return source
         return IteratorTap(source, self._self_watch)
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
-        """Read some of the body, or all."""
+        """Read a part of the body, or all of it."""
         data = self._read(self.__wrapped__.read, args, kwargs)
         if (args[0] if args else kwargs.get("amt")) is None:
             self._self_watch.finished()
         return data
 
     def read1(self, *args: Any, **kwargs: Any) -> Any:
-        """Read what is there of the body."""
+        """Read the available part of the body."""
         return self._read(self.__wrapped__.read1, args, kwargs)
 
     def _read(
@@ -173,12 +177,12 @@ class _TappedBody(_ObjectProxy):
         return data
 
     def close(self) -> None:
-        """The application has had enough."""
+        """Close the body. The stream ends here."""
         self._self_watch.closed()
         self.__wrapped__.close()
 
     def release_conn(self) -> None:
-        """Likewise; requests calls it after ``close``."""
+        """Release the connection, as requests does after `close`."""
         self._self_watch.closed()
         self.__wrapped__.release_conn()
 

@@ -1,8 +1,8 @@
-"""Which paths are inference, and how what passes on each of them is read.
+"""Inference endpoints of llama.cpp, and how to parse the requests and responses of each.
 
-llama-server has its own paths beside OpenAI's and Anthropic's, and ``--api-prefix`` or a proxy
-puts any prefix in front: paths are told by their end. Helpers that run no model
-(``/tokenize``, ``/apply-template``, ``/props``, ...) are none.
+llama-server has its own paths in addition to those of OpenAI and Anthropic. `--api-prefix` or a
+proxy may add any prefix, so paths are matched by their end. Endpoints that do not run a model,
+such as `/tokenize`, `/apply-template` and `/props`, are not included.
 """
 
 from __future__ import annotations
@@ -46,21 +46,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class LlamaCppRoute:
     """One endpoint.
 
     Attributes:
-        operation: its operation; or else
-        task: what it does that has no operation of its own.
-        fixed: attributes that every call of it has.
-        read_parameters: reads the JSON body of a request.
-        read_content: reads the messages in the JSON body of a request; ``None`` where there
-            are none, or where they are not read.
-        read_reply: reads the JSON of a plain reply.
-        fold: makes what folds a stream of it, keeping so many characters of what is said.
-        is_typed: whether the events of a stream have a ``type``.
-        bulk: the top-level array that can make a reply long, and
-        is_bulk_wanted: whether anything is read out of it.
+        operation: Operation name; `None` if the conventions define none for this endpoint.
+        task: Task of an endpoint without an operation.
+        fixed: Attributes of every call.
+        read_parameters: Parses the parameters in the JSON body of a request.
+        read_content: Parses the messages in the JSON body of a request; `None` if their content
+            is not recorded.
+        parse_response: Parses the JSON of a plain response.
+        fold: Creates the accumulator for a stream, with the number of characters to keep of each
+            text.
+        is_typed: Whether the events of a stream have a `type`.
+        bulk: Top-level array that can make a response long.
+        is_bulk_wanted: Whether anything in that array is recorded.
     """
 
     operation: str | None = None
@@ -68,33 +69,33 @@ class Route:
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
-    read_reply: Callable[[Any, Request], Response] = lambda reply, _: read_response(reply)
+    parse_response: Callable[[Any, Request], Response] = lambda body, _: read_response(body)
     fold: Callable[[Request, int | None], Fold] = lambda _, max_chars: ChunkFold(max_chars)
     is_typed: bool = False
     bulk: str = "choices"
     is_bulk_wanted: bool = True
 
 
-class Match(NamedTuple):
-    """An endpoint, and what stands in front of its path."""
+class RouteMatch(NamedTuple):
+    """An endpoint and the prefix of its path."""
 
-    route: Route
+    route: LlamaCppRoute
     prefix: str
 
 
-def _answers_per_prompt(request: Request) -> int:
+def _choice_count(request: Request) -> int:
     return count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
 
 
-def _read_native(reply: Any, request: Request) -> Response:
-    # The path alone does not tell: some proxies serve OpenAI's format without its /v1.
-    if isinstance(reply, dict) and get(reply, "choices") is not None:
-        return read_response(reply)
-    return read_native(reply, _answers_per_prompt(request))
+def _parse_native(body: Any, request: Request) -> Response:
+    # The path does not determine the format: some proxies serve OpenAI's without `/v1`.
+    if isinstance(body, dict) and get(body, "choices") is not None:
+        return read_response(body)
+    return read_native(body, _choice_count(request))
 
 
-class _CompletionFold:
-    """Native or OpenAI's, whichever comes."""
+class _CompletionAccumulator:
+    """Accumulates a stream in llama.cpp's native format or in OpenAI's."""
 
     __slots__ = ("_content_max_chars", "_fold", "_request")
 
@@ -104,61 +105,63 @@ class _CompletionFold:
         self._fold: Fold | None = None
 
     def add(self, event: Any) -> bool:
-        """Take in one event; say whether it carries a token."""
+        """Add one event. Return whether it has a token."""
         if self._fold is None:
             if get(event, "choices") is not None:
                 self._fold = ChunkFold(self._content_max_chars)
             else:
-                answers = _answers_per_prompt(self._request)
-                self._fold = NativeFold(answers, self._content_max_chars)
+                choices = _choice_count(self._request)
+                self._fold = NativeFold(choices, self._content_max_chars)
         return self._fold.add(event)
 
     @property
     def model(self) -> Any:
-        """The model that has been named so far, if any."""
+        """The model that the events have named so far, if any."""
         return None if self._fold is None else self._fold.model
 
     def response(self) -> Response:
-        """Give what the events so far add up to."""
+        """Return the response that the events so far amount to."""
         return (self._fold or ChunkFold()).response()
 
 
-_NATIVE: Final = Route(
+_NATIVE: Final = LlamaCppRoute(
     TEXT_COMPLETION,
     read_content=read_completion_request,
-    read_reply=_read_native,
-    fold=_CompletionFold,
+    parse_response=_parse_native,
+    fold=_CompletionAccumulator,
 )
-_EMBEDDINGS: Final = Route(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
-_RERANK: Final = Route(task="rerank", bulk="results", is_bulk_wanted=False)
+_EMBEDDINGS: Final = LlamaCppRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
+_RERANK: Final = LlamaCppRoute(task="rerank", bulk="results", is_bulk_wanted=False)
 
-_ROUTES: Final[Mapping[str, Route]] = {
+_ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
     "/completion": _NATIVE,
     "/completions": _NATIVE,
     "/v1/completions": _NATIVE,
-    "/chat/completions": Route(CHAT, read_content=read_chat_request),
-    "/infill": Route(task="infill", read_reply=_read_native, fold=_CompletionFold),
+    "/chat/completions": LlamaCppRoute(CHAT, read_content=read_chat_request),
+    "/infill": LlamaCppRoute(
+        task="infill", parse_response=_parse_native, fold=_CompletionAccumulator
+    ),
     "/embedding": _EMBEDDINGS,
     "/embeddings": _EMBEDDINGS,
     "/rerank": _RERANK,
     "/reranking": _RERANK,
-    "/responses": Route(
+    "/responses": LlamaCppRoute(
         CHAT,
         read_parameters=read_responses_parameters,
-        read_reply=lambda reply, _: read_responses_reply(reply),
+        parse_response=lambda body, _: read_responses_reply(body),
         read_content=read_responses_request,
         fold=lambda _, max_chars: ResponsesFold(max_chars),
         is_typed=True,
         bulk="output",
     ),
-    "/messages": Route(
+    "/messages": LlamaCppRoute(
         CHAT,
-        read_reply=lambda reply, _: read_messages_reply(reply),
+        parse_response=lambda body, _: read_messages_reply(body),
         fold=lambda _request, _max_chars: MessagesFold(),
         is_typed=True,
         bulk="content",
     ),
-    "/audio/transcriptions": Route(
+    "/audio/transcriptions": LlamaCppRoute(
         task="transcription",
         fixed={names.GEN_AI_OUTPUT_TYPE: "text"},
         fold=lambda _request, _max_chars: MediaFold(),
@@ -169,8 +172,8 @@ _LAST_PARTS: Final = frozenset(path.rpartition("/")[2] for path in _ROUTES)
 
 
 @lru_cache(maxsize=1024)
-def match_path(path: str) -> Match | None:
-    """Give the endpoint that a path ends with; the query is no part of the path."""
+def match_path(path: str) -> RouteMatch | None:
+    """Return the endpoint that a path without a query ends with, or `None`."""
     if path.rpartition("/")[2] not in _LAST_PARTS:
         return None
     for parts in (2, 1):
@@ -179,16 +182,16 @@ def match_path(path: str) -> Match | None:
             start = path.rfind("/", 0, start)
         route = _ROUTES.get(path[start:]) if start >= 0 else None
         if route is not None:
-            return Match(route, path[:start].removesuffix("/v1"))
+            return RouteMatch(route, path[:start].removesuffix("/v1"))
     return None
 
 
-def read_request(route: Route, body: Mapping[str, Any], server: Server | None) -> Request:
-    """Read a request: its JSON body, or an empty one where that is not at hand."""
+def parse_request(route: LlamaCppRoute, body: Mapping[str, Any], server: Server | None) -> Request:
+    """Parse the JSON body of a request. Pass an empty body if it is not available."""
     parameters = {**route.fixed, **route.read_parameters(body)}
-    answers = count(body.get("n_cmpl"))
-    if answers is not None and answers > 1:
-        parameters[names.GEN_AI_REQUEST_CHOICE_COUNT] = answers
+    choices = count(body.get("n_cmpl"))
+    if choices is not None and choices > 1:
+        parameters[names.GEN_AI_REQUEST_CHOICE_COUNT] = choices
     return Request(
         operation=route.operation,
         provider=PROVIDER_LLAMA_CPP,

@@ -1,14 +1,13 @@
-"""What is wrapped in xllamacpp: llama.cpp's own server, called in this process instead of over HTTP.
+"""Patch points of xllamacpp: llama.cpp's own server, called inside this process.
 
-Its ``Server`` is a class of an extension module, whose methods can be replaced all the same. A
-request is a dict, or JSON as text or bytes; a reply comes as the result or through a callback,
-as what the request was.
+`Server` is a class of an extension module, but its methods can be replaced. A request is a dict, or
+JSON as text or bytes. The response has the same type; it is the result, or it is passed to a
+callback.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
@@ -16,15 +15,19 @@ from llamatelemetry.genai import Call, PatchPoint, Request, Response, StreamWatc
 from llamatelemetry.genai.bodies import parse_body
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.fields import get, mapping
-from llamatelemetry_instrumentation_llamacpp._routes import Route, match_path, read_request
+from llamatelemetry_instrumentation_llamacpp._routes import (
+    LlamaCppRoute,
+    match_path,
+    parse_request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_llamacpp._owner import Owner
+    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
 
 _MODULE = "xllamacpp.xllamacpp"
-# The method, and the path at which the server over HTTP does the same.
+# Each method, and the path of the same endpoint over HTTP.
 _METHODS = (
     ("handle_completions", "/v1/completions"),
     ("handle_chat_completions", "/v1/chat/completions"),
@@ -33,32 +36,31 @@ _METHODS = (
 )
 
 
-def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
-    """The patch table. What ``owner`` holds is looked up per call: it changes with re-instrumenting."""
+def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+    """Return the patch table. Instrumenting again changes `state`, which is read at each call."""
     points: list[PatchPoint] = []
     for method, path in _METHODS:
         match = match_path(path)
         if match is not None:
-            wrapper = _Handler(owner, match.route)
+            wrapper = _HandleWrapper(state, match.route)
             points.append(PatchPoint(_MODULE, f"Server.{method}", wrapper, optional=True))
     return tuple(points)
 
 
-@dataclass(slots=True)
-class _Running:
-    """A call, and what it is made with in place of what the application gave."""
+class _ServerCall(NamedTuple):
+    """A call, and the arguments that replace those of the application."""
 
     call: Call
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    told: _Told | None
+    recorder: CallbackRecorder | None
 
 
-class _Handler:
-    """The wrapper of one ``handle_*`` method."""
+class _HandleWrapper:
+    """The wrapper of one `handle_*` method."""
 
-    def __init__(self, owner: Owner, route: Route) -> None:
-        self._owner = owner
+    def __init__(self, state: InstrumentorState, route: LlamaCppRoute) -> None:
+        self._state = state
         self._route = route
 
     def __call__(
@@ -68,91 +70,88 @@ class _Handler:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        running = self._begin(args, kwargs)
-        if running is None:
+        started = self._start(args, kwargs)
+        if started is None:
             return wrapped(*args, **kwargs)
-        call = running.call
+        call, args, kwargs, recorder = started
         token = call.activate()
         try:
-            result = wrapped(*running.args, **running.kwargs)
+            result = wrapped(*args, **kwargs)
         except BaseException as error:
             call.deactivate(token)
-            self._failed(running, error)
+            if recorder is None:
+                call.fail(error)
+            else:
+                recorder.on_error(error)
             raise
         call.deactivate(token)
-        self._answered(running, result)
+        if recorder is None:
+            self._record(call, result)
+        else:
+            recorder.on_return()
         return result
 
-    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Running | None:
+    def _start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _ServerCall | None:
         try:
             prompt = args[0] if args else kwargs.get("prompt")
-            request = read_request(self._route, _body(prompt), None)
-            call = self._owner.instrumenter.start(request, SpanKind.INTERNAL)
+            request = parse_request(self._route, mapping(_parse(prompt)), None)
+            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
             call.start_attempt()
             callback = args[1] if len(args) > 1 else kwargs.get("callback")
             if callback is None:
-                return _Running(call, args, kwargs, None)
-            told = _Told(call, self._route, callback)
+                return _ServerCall(call, args, kwargs, None)
+            recorder = CallbackRecorder(call, self._route, callback)
             if len(args) > 1:
-                return _Running(call, (args[0], told.callback, *args[2:]), kwargs, told)
-            return _Running(call, args, {**kwargs, "callback": told.callback}, told)
+                return _ServerCall(call, (args[0], recorder.callback, *args[2:]), kwargs, recorder)
+            return _ServerCall(call, args, {**kwargs, "callback": recorder.callback}, recorder)
         except Exception as error:
             internal_errors.log_once("starting a call of xllamacpp", error)
             return None
 
-    def _failed(self, running: _Running, error: BaseException) -> None:
-        if running.told is None:
-            running.call.fail(error)
-        else:
-            running.told.failed(error)
-
-    def _answered(self, running: _Running, result: Any) -> None:
-        if running.told is not None:
-            running.told.finished()
-            return
+    def _record(self, call: Call, result: Any) -> None:
         try:
-            response = _read_reply(self._route, result, running.call.request)
+            response = _parse_response(self._route, result, call.request)
         except Exception as error:
-            internal_errors.log_once("reading a reply of xllamacpp", error)
+            internal_errors.log_once("reading a response of xllamacpp", error)
             response = Response()
-        running.call.finish(response)
+        call.finish(response)
 
 
-class _Told:
-    """What a callback is told: the chunks of a stream, or one plain reply."""
+class CallbackRecorder:
+    """Records the values that a callback receives: the chunks of a stream, or a plain response."""
 
-    def __init__(self, call: Call, route: Route, callback: Callable[[Any], Any]) -> None:
+    def __init__(self, call: Call, route: LlamaCppRoute, callback: Callable[[Any], Any]) -> None:
         self._call = call
         self._route = route
         self._callback = callback
         self._watch = StreamWatch(call, route.fold(call.request, call.content_max_chars))
-        self._reply: Any = None
+        self._body: Any = None
 
-    def callback(self, told: Any) -> Any:
-        """Stand in for the application's callback, which stops the stream by what it returns."""
+    def callback(self, value: Any) -> Any:
+        """Record a value and call the application's callback, which can stop the stream."""
         try:
-            reply = _parse(told)
+            body = _parse(value)
             if not self._call.request.stream:
-                self._reply = reply
-            elif get(reply, "error") is not None:
-                self._watch.reported(describe_reported_error(get(reply, "error")))
+                self._body = body
+            elif get(body, "error") is not None:
+                self._watch.reported(describe_reported_error(get(body, "error")))
             else:
-                self._watch.chunk(reply)
+                self._watch.chunk(body)
         except Exception as error:
             internal_errors.log_once("reading a chunk of xllamacpp", error)
-        return self._callback(told)
+        return self._callback(value)
 
-    def finished(self) -> None:
-        """The method has returned."""
+    def on_return(self) -> None:
+        """End the call after the method has returned."""
         if self._call.request.stream:
             self._watch.finished()
         else:
-            self._call.finish(_read_reply(self._route, self._reply, self._call.request))
+            self._call.finish(_parse_response(self._route, self._body, self._call.request))
 
-    def failed(self, error: BaseException) -> None:
-        """The method has raised."""
+    def on_error(self, error: BaseException) -> None:
+        """End the call after the method has raised."""
         self._watch.failed(error)
 
 
@@ -162,13 +161,9 @@ def _parse(value: Any) -> Any:
     return parse_body(value, "") if isinstance(value, bytes) else value
 
 
-def _body(prompt: Any) -> Mapping[str, Any]:
-    return mapping(_parse(prompt))
-
-
-def _read_reply(route: Route, reply: Any, request: Request) -> Response:
-    parsed = _parse(reply)
-    if parsed is None:
+def _parse_response(route: LlamaCppRoute, value: Any, request: Request) -> Response:
+    body = _parse(value)
+    if body is None:
         return Response()
-    error = describe_reported_error(get(parsed, "error"))
-    return route.read_reply(parsed, request) if error is None else Response(error=error)
+    error = describe_reported_error(get(body, "error"))
+    return route.parse_response(body, request) if error is None else Response(error=error)

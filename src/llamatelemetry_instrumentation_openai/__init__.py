@@ -1,11 +1,11 @@
-"""OpenTelemetry instrumentation of the openai client, whatever server it talks to.
+"""OpenTelemetry instrumentation of the `openai` client, for every server that it can talk to.
 
     from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
     OpenAIInstrumentor().instrument()
 
-Under ``opentelemetry-instrument`` nothing has to be called. Importing this package does not
-import openai, and neither does instrumenting: the client is patched when the program imports it.
+`opentelemetry-instrument` does this by itself. Neither importing this package nor instrumenting
+imports `openai`: the client is patched when the application imports it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from llamatelemetry import __version__
 from llamatelemetry.config import sdk_disabled
 from llamatelemetry.genai import PatchTable, plugin_instrumenter
-from llamatelemetry_instrumentation_openai._one_client import (
+from llamatelemetry_instrumentation_openai._patches import (
     instrument_client,
+    patch_points,
     uninstrument_client,
 )
-from llamatelemetry_instrumentation_openai._patches import patch_points
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,16 +32,16 @@ __all__ = ["OpenAIInstrumentor", "__version__", "instrument_client", "uninstrume
 
 
 class OpenAIInstrumentor(BaseInstrumentor):
-    """Records every call that an openai client of this process makes: one span, and metrics."""
+    """Records one span and its metrics for each call of every `openai` client in this process."""
 
     _table: PatchTable | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The versions of openai that this package instruments."""
+        """Return the supported versions of `openai`."""
         return ("openai >= 1.26.0, < 4",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        """Patch the client, now or when it is imported; takes what `plugin_instrumenter` takes."""
+        """Patch the client now or on import. Accepts the arguments of `plugin_instrumenter`."""
         if sdk_disabled():
             return
         self.instrumenter = plugin_instrumenter(__name__, __version__, kwargs)

@@ -1,4 +1,4 @@
-"""Reading an openai request: where it goes, for which model, and with which parameters."""
+"""Requests of the `openai` client: server, model and parameters."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry_instrumentation_openai._routes import Route
+    from llamatelemetry_instrumentation_openai._routes import OpenAIRoute
 
-# Clients of the library that are for one provider, wherever their requests go.
+# These clients belong to one provider, independent of the URL.
 _PROVIDER_BY_CLASS: Final = {
     "AzureOpenAI": PROVIDER_AZURE_OPENAI,
     "AsyncAzureOpenAI": PROVIDER_AZURE_OPENAI,
@@ -32,42 +32,46 @@ _PROVIDER_BY_CLASS: Final = {
 _DEPLOYMENT: Final = re.compile(r"/deployments/([^/]+)")
 
 
-def read_request(client: Any, route: Route, body: Mapping[str, Any], stream: bool) -> Request:
-    """Read what a call starts with. Its parameters are left to `read_parameters`.
+def parse_request(
+    client: Any, route: OpenAIRoute, body: Mapping[str, Any], *, is_stream: bool
+) -> Request:
+    """Return the request that a call starts with. `read_parameters` adds the parameters.
 
     Args:
-        client: the openai client.
-        route: the endpoint of the request.
-        body: its JSON, by `read_body`.
-        stream: whether a stream was asked for.
+        client: Client of the `openai` library.
+        route: Endpoint of the request.
+        body: JSON body, from `read_body`.
+        is_stream: Whether the application requested a stream.
     """
+    is_fetch = route is FETCH
     return Request(
         operation=route.operation,
         task=route.task,
         provider=PROVIDER_OPENAI,
-        # The model of a fetched response is no part of the request for it.
-        model=None if route is FETCH else model_name(body.get("model")) or _deployment(client),
+        # A request that fetches a response by its id does not name a model.
+        model=None if is_fetch else model_name(body.get("model")) or _deployment(client),
         server=server_of_client(client),
-        stream=stream,
+        # Nor is it an inference request: `stream` only selects how the stored response is sent.
+        stream=is_stream and not is_fetch,
         choice_count=read_choice_count(body),
         read_content=None if route.read_content is None else partial(route.read_content, body),
     )
 
 
 def read_body(options: Any) -> Mapping[str, Any]:
-    """Give the JSON that will be sent: the client merges ``extra_body`` over the rest in the same way.
+    """Return the JSON body of a request. `extra_body` is merged as the client merges it.
 
     Args:
-        options: the request's ``FinalRequestOptions``.
+        options: `FinalRequestOptions` of the request.
     """
     body, extra = mapping(options.json_data), options.extra_json
     return {**body, **mapping(extra)} if extra else body
 
 
 def read_parameters(
-    route: Route, options: Any, body: Mapping[str, Any]
+    route: OpenAIRoute, options: Any, body: Mapping[str, Any]
 ) -> dict[str, AttributeValue]:
-    """Give the parameters of a request as attributes."""
+    """Return the span attributes for the parameters of a request."""
     found = {**route.fixed, **route.read_parameters(body)}
     response_id = fetched_response_id(options.url) if route is FETCH else None
     if response_id is not None:
@@ -79,22 +83,22 @@ def read_parameters(
 
 
 def _deployment(client: Any) -> str | None:
-    """An Azure client that is bound to one deployment has it in its URL, and needs no model."""
+    """Return the deployment in the URL of an Azure client, which then needs no model."""
     found = _DEPLOYMENT.search(client.base_url.path)
     return None if found is None else found[1]
 
 
-# By the identity of what a client keeps its URL in: an object of its own, and another one when
-# its URL is set. (A URL is hashed by being written out, and in openai 3 reading it takes as long.)
-_described: Final[dict[int, tuple[Any, type[Any], Server | None]]] = {}
-_DESCRIBED_AT_MOST: Final = 256
+# Keyed by the identity of the URL object that a client stores, which changes when the URL is set.
+# Hashing a URL formats it first, and in openai 3 even reading `base_url` takes as long.
+_servers: Final[dict[int, tuple[Any, type[Any], Server | None]]] = {}
+_SERVERS_AT_MOST: Final = 256
 
 
 def server_of_client(client: Any) -> Server | None:
-    """Describe the server that a client's requests go to."""
+    """Return the server of a client, or `None` if its URL has no host."""
     identity: Any = client.__dict__.get("_base_url")
     kind: type[Any] = client.__class__
-    known = _described.get(id(identity))
+    known = _servers.get(id(identity))
     if known is not None and known[0] is identity and known[1] is kind and identity is not None:
         return known[2]
     url = client.base_url
@@ -106,17 +110,17 @@ def server_of_client(client: Any) -> Server | None:
         socket=_socket(client),
         provider=_provider_of_class(kind),
     )
-    if len(_described) >= _DESCRIBED_AT_MOST:
-        _described.clear()
-    _described[id(identity)] = (identity, kind, server)
+    if len(_servers) >= _SERVERS_AT_MOST:
+        _servers.clear()
+    _servers[id(identity)] = (identity, kind, server)
     return server
 
 
 def _socket(client: Any) -> str | None:
-    """The Unix socket that the HTTP client connects to instead of the URL's host."""
+    """Return the path of the Unix socket that the HTTP client uses, if any."""
     try:
         return client._client._transport._pool._uds
-    except AttributeError:  # somebody's own transport
+    except AttributeError:  # A custom transport.
         return None
 
 

@@ -1,4 +1,4 @@
-"""Which of the client's endpoints are calls of a model, and how each one is read."""
+"""Endpoints of the `openai` client that call a model, and how to parse each of them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class OpenAIRoute:
     """One endpoint.
 
     Attributes:
-        operation: its operation; or else
-        task: what it does that has no operation of its own.
-        fixed: attributes that every call of it has.
-        read_parameters: reads the JSON body of a request.
-        read_content: reads the messages in the JSON body of a request; ``None`` where the
-            conventions know no content.
-        read_reply: reads a model or JSON of a reply.
-        fold: makes what folds a stream of it; told up to where each text is kept, if any is.
-        bulk: the top-level array that can make a reply long, and
-        is_bulk_wanted: whether anything is read out of it.
-        is_json: whether its plain replies are JSON.
+        operation: Operation name; `None` if the conventions define none for this endpoint.
+        task: Task of an endpoint without an operation.
+        fixed: Attributes of every call.
+        read_parameters: Parses the parameters in the JSON body of a request.
+        read_content: Parses the messages in the JSON body of a request; `None` if the
+            conventions define no content for this endpoint.
+        parse_response: Parses a plain response, as a model or as JSON.
+        fold: Creates the accumulator for a stream, with the number of characters to keep of each
+            text.
+        bulk: Top-level array that can make a response long.
+        is_bulk_wanted: Whether anything in that array is recorded.
+        is_json: Whether plain responses are JSON.
     """
 
     operation: str | None = None
@@ -53,26 +54,18 @@ class Route:
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
     read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
-    read_reply: Callable[[Any], Response] = read_response
+    parse_response: Callable[[Any], Response] = read_response
     fold: Callable[[int | None], Fold] = ChunkFold
     bulk: str = "choices"
     is_bulk_wanted: bool = True
     is_json: bool = True
 
 
-def _nothing_sent(_body: Mapping[str, Any]) -> Content:
-    return Content()
-
-
-def _read_nothing(_reply: Any) -> Response:
-    return Response()
-
-
-def _media(task: str, output_type: str, *, is_json: bool = True) -> Route:
-    return Route(
+def _media(task: str, output_type: str, *, is_json: bool = True) -> OpenAIRoute:
+    return OpenAIRoute(
         task=task,
         fixed={names.GEN_AI_OUTPUT_TYPE: output_type},
-        read_reply=read_response if is_json else _read_nothing,
+        parse_response=read_response if is_json else lambda _: Response(),
         fold=MediaFold,
         bulk="data",
         is_bulk_wanted=False,
@@ -81,35 +74,35 @@ def _media(task: str, output_type: str, *, is_json: bool = True) -> Route:
 
 
 _RESPONSES_API: Final = {names.OPENAI_API_TYPE: "responses"}
-_RESPONSES: Final = Route(
+_RESPONSES: Final = OpenAIRoute(
     CHAT,
     fixed=_RESPONSES_API,
     read_parameters=read_responses_parameters,
     read_content=read_responses_request,
-    read_reply=read_responses_reply,
+    parse_response=read_responses_reply,
     fold=ResponsesFold,
     bulk="output",
 )
-FETCH: Final = Route(
+FETCH: Final = OpenAIRoute(
     FETCH_RESPONSE,
     fixed=_RESPONSES_API,
-    read_content=_nothing_sent,
-    read_reply=read_fetched_response,
+    read_content=lambda _: Content(),
+    parse_response=read_fetched_response,
     fold=partial(ResponsesFold, fetched=True),
     bulk="output",
 )
-# No call of a model; but a reply from which a server can be known.
-MODELS: Final = Route()
+# Not a call of a model, but the response identifies some servers.
+MODELS: Final = OpenAIRoute()
 
-# By method and the exact URL as the resources pass it; Azure rewrites it later.
-ROUTES: Final[Mapping[tuple[str, str], Route]] = {
-    ("post", "/chat/completions"): Route(
+# Keyed by the method and the exact URL that the resources pass. Azure rewrites the URL later.
+ROUTES: Final[Mapping[tuple[str, str], OpenAIRoute]] = {
+    ("post", "/chat/completions"): OpenAIRoute(
         CHAT,
         fixed={names.OPENAI_API_TYPE: "chat_completions"},
         read_content=read_chat_request,
     ),
-    ("post", "/completions"): Route(TEXT_COMPLETION, read_content=read_completion_request),
-    ("post", "/embeddings"): Route(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
+    ("post", "/completions"): OpenAIRoute(TEXT_COMPLETION, read_content=read_completion_request),
+    ("post", "/embeddings"): OpenAIRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
     ("post", "/responses"): _RESPONSES,
     ("post", "/responses?beta=true"): _RESPONSES,
     ("post", "/images/generations"): _media("image_generation", "image"),
@@ -118,13 +111,13 @@ ROUTES: Final[Mapping[tuple[str, str], Route]] = {
     ("post", "/audio/speech"): _media("speech", "speech", is_json=False),
     ("post", "/audio/transcriptions"): _media("transcription", "text"),
     ("post", "/audio/translations"): _media("speech_translation", "text"),
-    ("post", "/moderations"): Route(task="moderation", bulk="results", is_bulk_wanted=False),
+    ("post", "/moderations"): OpenAIRoute(task="moderation", bulk="results", is_bulk_wanted=False),
     ("get", "/models"): MODELS,
 }
 
 
-def find_route(method: str, url: str) -> Route | None:
-    """Give the endpoint of a request, or ``None`` when it is none of a model."""
+def find_route(method: str, url: str) -> OpenAIRoute | None:
+    """Return the endpoint of a request, or `None` if it does not call a model."""
     route = ROUTES.get((method, url))
     if route is None and method == "get" and fetched_response_id(url) is not None:
         return FETCH
@@ -132,7 +125,7 @@ def find_route(method: str, url: str) -> Route | None:
 
 
 def fetched_response_id(url: str) -> str | None:
-    """Give the id in ``/responses/{id}``; what is below a response has none."""
+    """Return the id in `/responses/{id}`, or `None` for any other path."""
     if not url.startswith("/responses/"):
         return None
     response_id = url.removeprefix("/responses/").removesuffix("?beta=true")

@@ -1,4 +1,4 @@
-"""What the wrappers do that `_patches` puts into the openai client."""
+"""The wrappers that `_patches` puts into the `openai` client."""
 
 from __future__ import annotations
 
@@ -6,115 +6,121 @@ from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import Call, current_call, internal_errors
 from llamatelemetry.genai.servers import provider_from_models
-from llamatelemetry_instrumentation_openai._replies import deliver, note_signature, read_failed
 from llamatelemetry_instrumentation_openai._requests import (
+    parse_request,
     read_body,
     read_parameters,
-    read_request,
     server_of_client,
+)
+from llamatelemetry_instrumentation_openai._responses import (
+    parse_failed_call,
+    record_headers,
+    record_result,
 )
 from llamatelemetry_instrumentation_openai._routes import MODELS, find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_openai._patches import Owner
-    from llamatelemetry_instrumentation_openai._routes import Route
+    from llamatelemetry_instrumentation_openai._patches import InstrumentorState
+    from llamatelemetry_instrumentation_openai._routes import OpenAIRoute
 
     _Keywords = Mapping[str, Any]
 
 
 class Wrappers:
-    """The wrappers, as methods: of ``request``, and of the hooks that run inside of it."""
+    """The wrappers of `request` and of the hooks that run inside it, as methods."""
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+    def __init__(self, state: InstrumentorState) -> None:
+        self._state = state
 
-    def sync(
+    def request(
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
-        """Wrap ``OpenAI.request``."""
+        """Wrap `OpenAI.request`."""
         options = args[1] if len(args) > 1 else kwargs.get("options")
         route = _route(options)
-        call = None if route is None else self._begin(client, route, options, kwargs)
+        is_stream = bool(kwargs.get("stream"))
+        call = None if route is None else self._start(client, route, options, is_stream)
         if route is None or call is None:
             result = wrapped(*args, **kwargs)
-            return self._learn(client, result) if route is MODELS else result
+            return self._remember_provider(client, result) if route is MODELS else result
         token = call.activate()
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
             call.deactivate(token)
-            call.fail(error, read_failed(call, route, error))
+            call.fail(error, parse_failed_call(call, route, error, is_stream=is_stream))
             raise
         call.deactivate(token)
-        deliver(call, route, result, is_async=False)
+        record_result(call, route, result, is_stream=is_stream, is_async=False)
         return result
 
-    async def asynchronous(
+    async def request_async(
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
-        """Wrap ``AsyncOpenAI.request``."""
+        """Wrap `AsyncOpenAI.request`."""
         options = args[1] if len(args) > 1 else kwargs.get("options")
         route = _route(options)
-        call = None if route is None else self._begin(client, route, options, kwargs)
+        is_stream = bool(kwargs.get("stream"))
+        call = None if route is None else self._start(client, route, options, is_stream)
         if route is None or call is None:
             result = await wrapped(*args, **kwargs)
-            return self._learn(client, result) if route is MODELS else result
+            return self._remember_provider(client, result) if route is MODELS else result
         token = call.activate()
         try:
             result = await wrapped(*args, **kwargs)
         except GeneratorExit:
-            # The coroutine is being destroyed, in whatever context the collector runs in:
-            # nothing may be recorded here, and the context is not this one's to restore.
+            # The coroutine is being destroyed, perhaps by the garbage collector in a foreign
+            # context. Nothing may be recorded here, and that context must not be changed.
             call.abandon()
             raise
         except BaseException as error:
             call.deactivate(token)
-            call.fail(error, read_failed(call, route, error))
+            call.fail(error, parse_failed_call(call, route, error, is_stream=is_stream))
             raise
         call.deactivate(token)
-        deliver(call, route, result, is_async=True)
+        record_result(call, route, result, is_stream=is_stream, is_async=True)
         return result
 
-    def attempt(
+    def prepare_attempt(
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
-        """The client is about to send a request: the first one of the call, or a retry."""
+        """Wrap `_prepare_request`, which runs before the first attempt and before each retry."""
         call = current_call()
         if call is not None:
             call.start_attempt()
             try:
-                # Built for this attempt from a copy of what the caller gave.
+                # The client builds this request for one attempt, from a copy of the arguments.
                 request = args[0] if args else kwargs["request"]
                 call.instrumenter.propagation.inject(
                     request.headers, client._client, request.url, call.span.get_span_context()
                 )
             except Exception as error:
-                internal_errors.log_once("passing the trace context on", error)
+                internal_errors.log_once("propagating the trace context", error)
         return wrapped(*args, **kwargs)
 
-    def response(
+    def process_response(
         self, wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
-        """A good response has come; of a stream, its headers."""
+        """Wrap `_process_response`, which gets a successful response; of a stream, its headers."""
         call = current_call()
         if call is not None:
             call.mark_headers_received()
             try:
                 call.http_response = kwargs["response"]
-                note_signature(call, kwargs["response"])
+                record_headers(call, kwargs["response"])
             except Exception as error:
                 internal_errors.log_once("reading response headers", error)
         return wrapped(*args, **kwargs)
 
-    def _begin(self, client: Any, route: Route, options: Any, kwargs: _Keywords) -> Call | None:
+    def _start(self, client: Any, route: OpenAIRoute, options: Any, is_stream: bool) -> Call | None:
         if route is MODELS:
             return None
         try:
             body = read_body(options)
-            request = read_request(client, route, body, bool(kwargs.get("stream")))
-            call = self._owner.instrumenter.start(request)
+            request = parse_request(client, route, body, is_stream=is_stream)
+            call = self._state.instrumenter.start(request)
             if call is not None and call.recording:
                 request.parameters = read_parameters(route, options, body)
             return call
@@ -122,19 +128,19 @@ class Wrappers:
             internal_errors.log_once("starting a call of the openai client", error)
             return None
 
-    def _learn(self, client: Any, models: Any) -> Any:
-        """Note whose server it is that has given a list of models, and pass the list on."""
+    def _remember_provider(self, client: Any, models: Any) -> Any:
+        """Detect the engine of the server that returned a list of models. Return that list."""
         try:
             provider = provider_from_models(models)
             server = None if provider is None else server_of_client(client)
             if provider is not None and server is not None:
-                self._owner.instrumenter.servers.remember(server, provider)
+                self._state.instrumenter.servers.remember(server, provider)
         except Exception as error:
             internal_errors.log_once("reading a list of models", error)
         return models
 
 
-def _route(options: Any) -> Route | None:
+def _route(options: Any) -> OpenAIRoute | None:
     try:
         return find_route(options.method, options.url)
     except Exception as error:

@@ -23,7 +23,7 @@ from llamatelemetry.llama import LlamaServerError, unwrap_openai_client, wrap_op
 from tests.canary.words import at, poisoned
 from tests.llama.clients import Driver
 from tests.llama.loopback import Asked, Reply, loopback
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_content import ROUTES
 from tests.openai_plugin import operations, replies
@@ -294,14 +294,18 @@ def http_to_llama_cpp() -> None:
             )
             with scripted(answer, failure) as server:
                 url = server.origin.replace("://", f"://me:{at('http.password')}@")
-                asked = Ask(
+                asked = CallerRequest(
                     f"{url}{path}?api_key={at('http.query')}",
                     {**secret[0], "stream": streamed, "grammar": at("http.grammar")},
                     {"Authorization": f"Bearer {at('http.header')}", "Cookie": at("http.cookie")},
                 )
                 call(asked)
                 call(asked)
-            call(Ask(f"http://me:{at('http.dead')}@127.0.0.1:1{path}?key={at('http.dead')}", {}))
+            call(
+                CallerRequest(
+                    f"http://me:{at('http.dead')}@127.0.0.1:1{path}?key={at('http.dead')}", {}
+                )
+            )
 
 
 def llama_client() -> None:

@@ -71,12 +71,10 @@ def start(instrumenter: Instrumenter) -> Callable[..., Call]:
     return start
 
 
-@pytest.fixture(params=[False, True], ids=["", "as-methods"])
-def library(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Library]:
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     name = f"patched_library_{next(library_numbers)}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
-    yield Library(name, as_methods=request.param)
+    yield Library(name)
     sys.modules.pop(name, None)

@@ -1,4 +1,4 @@
-"""A library to patch: a real module, new for each test."""
+"""A library to patch: a real module, created for each test."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class Client(Base):
         await asyncio.sleep(0)
         return ("async", x)
 
+    def generated(self, x):
+        yield "generated"
+        yield x
+
     class Inner:
         def method(self, x):
             return ("inner", x)
@@ -44,13 +48,14 @@ def function(x):
     return ("function", x)
 """
 
-# How each point is called on the module, and what the library itself answers.
+# How each point is called on the module, and the result of the library itself.
 POINTS: dict[str, tuple[Callable[[ModuleType], Any], tuple[str, int]]] = {
     "Client.own": (lambda m: m.Client().own(1), ("own", 1)),
     "Client.inherited": (lambda m: m.Client().inherited(1), ("inherited", 1)),
     "Client.of_class": (lambda m: m.Client.of_class(1), ("Client", 1)),
     "Client.of_none": (lambda m: m.Client.of_none(1), ("static", 1)),
     "Client.async_own": (lambda m: asyncio.run(m.Client().async_own(1)), ("async", 1)),
+    "Client.generated": (lambda m: tuple(m.Client().generated(1)), ("generated", 1)),
     "Client.Inner.method": (lambda m: m.Client.Inner().method(1), ("inner", 1)),
     "function": (lambda m: m.function(1), ("function", 1)),
 }
@@ -58,11 +63,10 @@ library_numbers = itertools.count()
 
 
 class Library:
-    """A module of its own for each test, importable and not imported yet."""
+    """A module for one test, importable and not imported yet."""
 
-    def __init__(self, name: str, *, as_methods: bool = False) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._as_methods = as_methods
         self.seen: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = []
 
     def load(self) -> ModuleType:
@@ -73,21 +77,20 @@ class Library:
             self.seen.append((path, instance, args, kwargs))
             return wrapped(*args, **kwargs)
 
-        is_method = self._as_methods and "." in path
-        return PatchPoint(self.name, path, wrapper, optional=optional, method=is_method)
+        return PatchPoint(self.name, path, wrapper, optional=optional)
 
     def table(self, *paths: str) -> PatchTable:
         return PatchTable([self.point(path) for path in paths])
 
     def call(self, path: str) -> int:
-        """Call a point as an application would; how many of our wrappers saw it."""
+        """Call a point as an application does. Return the number of wrappers that saw the call."""
         before = len(self.seen)
         call, expected = POINTS[path]
         assert call(self.load()) == expected
         return len(self.seen) - before
 
     def dicts(self) -> dict[str, Any]:
-        """What the module's classes and the module itself hold, object by object."""
+        """Return the attributes of the module and its classes, object by object."""
         module = self.load()
         return {
             "module": dict(vars(module)),

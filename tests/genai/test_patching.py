@@ -1,12 +1,16 @@
-"""Patch tables on real modules: when they wrap, what they leave behind, what is missing."""
+"""Patch tables on real modules: applying, reverting and missing functions."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import logging
+import operator
+import pickle
 import sys
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -15,24 +19,22 @@ import wrapt
 from llamatelemetry.genai import PatchPoint, PatchTable, internal_errors
 from tests.genai.library import POINTS, SOURCE
 
-# --- applying ------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("path", POINTS)
-def test_a_point_is_wrapped_in_a_module_that_is_loaded(library, path):
+def test_apply_wraps_point_of_loaded_module(library, path):
     library.load()
     library.table(path).apply()
     assert library.call(path) == 1
 
 
 @pytest.mark.parametrize("path", POINTS)
-def test_a_point_is_wrapped_when_its_module_is_loaded_and_not_before(library, path):
+def test_apply_wraps_point_when_module_is_imported_later(library, path):
     library.table(path).apply()
     assert library.name not in sys.modules
     assert library.call(path) == 1
 
 
-def test_the_wrapper_gets_what_wrapt_gives(library):
+def test_wrapper_gets_instance_and_arguments(library):
     library.table("Client.own", "Client.of_class", "Client.of_none", "function").apply()
     module = library.load()
     client = module.Client()
@@ -48,7 +50,7 @@ def test_the_wrapper_gets_what_wrapt_gives(library):
     ]
 
 
-def test_a_deferred_wrapper_is_made_when_the_library_is_there_and_not_before(library):
+def test_deferred_wrapper_is_created_when_module_is_imported(library):
     made = []
 
     def make() -> Any:
@@ -65,7 +67,7 @@ def test_a_deferred_wrapper_is_made_when_the_library_is_there_and_not_before(lib
 
 
 @pytest.mark.parametrize("path", POINTS)
-def test_applying_twice_wraps_once(library, path):
+def test_apply_wraps_once_when_called_twice(library, path):
     table = library.table(path)
     table.apply()
     table.apply()
@@ -74,18 +76,18 @@ def test_applying_twice_wraps_once(library, path):
     assert library.call(path) == 1
 
 
-def test_two_tables_on_the_same_point_both_see_the_call(library):
+def test_two_tables_wrap_same_point(library):
     first, second = library.table("Client.own"), library.table("Client.own")
     first.apply()
     second.apply()
     assert library.call("Client.own") == 2
-    first.revert()  # not the outermost
+    first.revert()  # Not the outermost wrapper.
     assert library.call("Client.own") == 1
     second.revert()
     assert library.call("Client.own") == 0
 
 
-def test_a_subclass_and_a_client_made_before_are_covered(library):
+def test_apply_covers_subclasses_and_existing_instances(library):
     module = library.load()
     early = module.Client()
     library.table("Client.own").apply()
@@ -99,7 +101,7 @@ def test_a_subclass_and_a_client_made_before_are_covered(library):
     assert library.seen[0][1] is early
 
 
-def test_the_base_of_an_inherited_method_is_left_alone(library):
+def test_apply_does_not_patch_base_of_inherited_method(library):
     library.table("Client.inherited").apply()
     module = library.load()
     module.Base().inherited(1)
@@ -107,7 +109,7 @@ def test_the_base_of_an_inherited_method_is_left_alone(library):
     assert "inherited" in vars(module.Client)
 
 
-def test_a_coroutine_function_stays_one_and_keeps_its_name(library):
+def test_coroutine_function_keeps_kind_name_and_signature(library):
     before = inspect.signature(library.load().Client.async_own)
     library.table("Client.async_own", "Client.own").apply()
     client = library.load().Client
@@ -119,10 +121,38 @@ def test_a_coroutine_function_stays_one_and_keeps_its_name(library):
     assert inspect.signature(client.async_own) == before
 
 
-# --- reverting -----------------------------------------------------------------------------
+@pytest.mark.parametrize("path", POINTS)
+def test_patched_function_can_be_pickled_and_copied(library, path):
+    library.table(path).apply()
+    function = operator.attrgetter(path)(library.load())
+    assert copy.copy(function) == function
+    assert copy.deepcopy(function) == function
+    data = pickle.dumps(function)
+    assert b"llamatelemetry" not in data
+    assert pickle.loads(data) == function
 
 
-def test_reverting_restores_every_object_and_removes_what_was_inherited(library):
+@pytest.mark.parametrize("name", ["own", "inherited", "async_own", "generated"])
+def test_patched_bound_method_can_be_pickled_and_copied(library, name):
+    library.table(f"Client.{name}").apply()
+    client = library.load().Client()
+    method = getattr(client, name)
+    assert copy.copy(method) == method
+    for other in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        assert other.__self__ is not client
+        assert type(other.__self__) is type(client)
+        assert other.__name__ == name
+    assert isinstance(method, types.MethodType)
+
+
+def test_generator_function_keeps_kind(library):
+    library.table("Client.generated").apply()
+    client = library.load().Client
+    assert inspect.isgeneratorfunction(client.generated)
+    assert inspect.isgenerator(client().generated(1))
+
+
+def test_revert_restores_every_object_and_removes_inherited_wrappers(library):
     before = library.dicts()
     table = library.table(*POINTS)
     table.apply()
@@ -131,12 +161,12 @@ def test_reverting_restores_every_object_and_removes_what_was_inherited(library)
     after = library.dicts()
     assert after == before
     for owner, members in before.items():
-        assert list(after[owner]) == list(members)  # in the same order
+        assert list(after[owner]) == list(members)  # In the same order.
         assert all(after[owner][name] is value for name, value in members.items())
 
 
 @pytest.mark.parametrize("path", POINTS)
-def test_reverting_and_applying_again_any_number_of_times(library, path):
+def test_apply_and_revert_can_be_repeated(library, path):
     before = library.dicts()
     table = library.table(path)
     for _ in range(3):
@@ -147,7 +177,7 @@ def test_reverting_and_applying_again_any_number_of_times(library, path):
         assert library.dicts() == before
 
 
-def test_reverting_before_the_import_leaves_nothing_to_happen(library):
+def test_revert_before_import_cancels_patching(library):
     table = library.table(*POINTS)
     table.apply()
     table.revert()
@@ -155,7 +185,7 @@ def test_reverting_before_the_import_leaves_nothing_to_happen(library):
     assert "inherited" not in vars(library.load().Client)
 
 
-def test_applying_after_a_revert_before_the_import(library):
+def test_apply_after_revert_wraps_point_on_import(library):
     table = library.table("Client.own")
     table.apply()
     table.revert()
@@ -163,7 +193,7 @@ def test_applying_after_a_revert_before_the_import(library):
     assert library.call("Client.own") == 1
 
 
-def test_applying_after_the_import_of_a_module_that_was_reverted_before_it(library):
+def test_apply_wraps_module_imported_after_revert(library):
     table = library.table("Client.own")
     table.apply()
     table.revert()
@@ -172,7 +202,7 @@ def test_applying_after_the_import_of_a_module_that_was_reverted_before_it(libra
     assert library.call("Client.own") == 1
 
 
-def test_reverting_what_was_never_applied_does_nothing(library):
+def test_revert_does_nothing_when_not_applied(library):
     table = library.table(*POINTS)
     table.revert()
     before = library.dicts()
@@ -180,7 +210,7 @@ def test_reverting_what_was_never_applied_does_nothing(library):
     assert library.dicts() == before
 
 
-def test_a_bound_method_that_somebody_keeps_is_switched_off_and_on(library):
+def test_kept_bound_method_follows_revert_and_apply(library):
     table = library.table("Client.own")
     table.apply()
     own = library.load().Client().own
@@ -192,9 +222,6 @@ def test_a_bound_method_that_somebody_keeps_is_switched_off_and_on(library):
     assert len(library.seen) == 1
 
 
-# --- what is missing -----------------------------------------------------------------------
-
-
 @pytest.fixture
 def log(caplog):
     internal_errors.set_strict(False)
@@ -203,7 +230,7 @@ def log(caplog):
 
 
 @pytest.mark.parametrize("path", ["Client.missing", "Missing.own", "missing"])
-def test_a_missing_point_is_one_warning_and_the_import_goes_on(library, log, path):
+def test_missing_point_logs_one_warning_and_import_succeeds(library, log, path):
     library.table(path, "Client.own").apply()
     assert library.call("Client.own") == 1
     (record,) = log.records
@@ -212,7 +239,7 @@ def test_a_missing_point_is_one_warning_and_the_import_goes_on(library, log, pat
 
 
 @pytest.mark.parametrize("path", ["Client.missing", "Missing.own", "missing"])
-def test_a_missing_optional_point_is_nobodys_business(library, log, path):
+def test_missing_optional_point_logs_nothing(library, log, path):
     table = PatchTable([library.point(path, optional=True), library.point("Client.own")])
     table.apply()
     assert library.call("Client.own") == 1
@@ -221,14 +248,14 @@ def test_a_missing_optional_point_is_nobodys_business(library, log, path):
     assert log.records == []
 
 
-def test_an_owner_that_takes_no_wrapper_is_told_even_when_optional(library, log):
+def test_optional_point_logs_warning_when_owner_rejects_wrapper(library, log):
     table = PatchTable([library.point("Client.limit.real", optional=True)])
     table.apply()
     library.load()
     assert [record.levelno for record in log.records] == [logging.WARNING]
 
 
-def test_a_point_that_has_gone_missing_does_not_keep_the_others_from_being_reverted(library, log):
+def test_revert_restores_other_points_when_one_was_deleted(library, log):
     table = library.table("Client.own", "function")
     table.apply()
     module = library.load()
@@ -239,7 +266,7 @@ def test_a_point_that_has_gone_missing_does_not_keep_the_others_from_being_rever
     assert library.seen == []
 
 
-def test_an_import_that_fails_is_the_applications_and_can_be_tried_again(tmp_path, library):
+def test_failed_import_raises_and_can_be_repeated(tmp_path, library):
     path = tmp_path / f"{library.name}.py"
     path.write_text("raise RuntimeError('broken')")
     library.table("Client.own").apply()
@@ -250,7 +277,7 @@ def test_an_import_that_fails_is_the_applications_and_can_be_tried_again(tmp_pat
     assert library.call("Client.own") == 1
 
 
-def test_tables_are_applied_and_reverted_by_many_threads(library):
+def test_apply_and_revert_are_thread_safe(library):
     before = library.dicts()
     table = library.table(*POINTS)
 

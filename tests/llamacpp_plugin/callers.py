@@ -1,4 +1,4 @@
-"""Every way in which a program can send a request, each told as what the program saw."""
+"""Functions that send a request with each client library, and return all that the application observes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import requests
 
 
 @dataclass
-class Seen:
-    """What the program saw: compared as a whole with what it sees without us."""
+class Observation:
+    """The observations of the application, compared with those without instrumentation."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -25,21 +25,21 @@ class Seen:
     error: str | None = None
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
+    def record_error(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             self.error = f"{type(error).__module__}.{type(error).__name__}: {error}"
 
-    def meet(self, response: Any) -> None:
+    def record_response(self, response: Any) -> None:
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self.hops = len(response.history)
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A request to make; ``chunks`` is after how many pieces the program has had enough."""
+class CallerRequest:
+    """A request. The application stops reading after `chunks` chunks."""
 
     url: str
     body: dict[str, Any]
@@ -48,132 +48,140 @@ class Ask:
     proxy: str | None = None
 
 
-def _options(library: Any, ask: Ask) -> dict[str, Any]:
+def _options(library: Any, request: CallerRequest) -> dict[str, Any]:
     # httpx renamed the argument in 0.26.
     name = "proxy" if "proxy" in inspect.signature(library.Client).parameters else "proxies"
-    return {"follow_redirects": True, name: ask.proxy}
+    return {"follow_redirects": True, name: request.proxy}
 
 
-def _httpx(library: Any) -> Callable[[Ask], Seen]:
-    def call(ask: Ask) -> Seen:
-        seen = Seen()
-        with seen.watch(), library.Client(**_options(library, ask)) as client:
-            response = client.post(ask.url, json=ask.body, headers=ask.headers)
-            seen.meet(response)
+def _httpx(library: Any) -> Callable[[CallerRequest], Observation]:
+    def call(request: CallerRequest) -> Observation:
+        seen = Observation()
+        with seen.record_error(), library.Client(**_options(library, request)) as client:
+            response = client.post(request.url, json=request.body, headers=request.headers)
+            seen.record_response(response)
             seen.body = response.content
         return seen
 
     return call
 
 
-def _httpx_stream(library: Any) -> Callable[[Ask], Seen]:
-    def call(ask: Ask) -> Seen:
-        seen = Seen()
+def _httpx_stream(library: Any) -> Callable[[CallerRequest], Observation]:
+    def call(request: CallerRequest) -> Observation:
+        seen = Observation()
         with (
-            seen.watch(),
-            library.Client(**_options(library, ask)) as client,
-            client.stream("POST", ask.url, json=ask.body, headers=ask.headers) as response,
+            seen.record_error(),
+            library.Client(**_options(library, request)) as client,
+            client.stream(
+                "POST", request.url, json=request.body, headers=request.headers
+            ) as response,
         ):
-            seen.meet(response)
+            seen.record_response(response)
             for number, chunk in enumerate(response.iter_bytes(), 1):
                 seen.body += chunk
-                if number == ask.chunks:
+                if number == request.chunks:
                     break
         return seen
 
     return call
 
 
-def _httpx_async(library: Any) -> Callable[[Ask], Seen]:
-    async def call(ask: Ask) -> Seen:
-        seen = Seen()
-        with seen.watch():
-            async with library.AsyncClient(**_options(library, ask)) as client:
-                response = await client.post(ask.url, json=ask.body, headers=ask.headers)
-                seen.meet(response)
+def _httpx_async(library: Any) -> Callable[[CallerRequest], Observation]:
+    async def call(request: CallerRequest) -> Observation:
+        seen = Observation()
+        with seen.record_error():
+            async with library.AsyncClient(**_options(library, request)) as client:
+                response = await client.post(
+                    request.url, json=request.body, headers=request.headers
+                )
+                seen.record_response(response)
                 seen.body = response.content
         return seen
 
-    return lambda ask: asyncio.run(call(ask))
+    return lambda request: asyncio.run(call(request))
 
 
-def _httpx_async_stream(library: Any) -> Callable[[Ask], Seen]:
-    async def call(ask: Ask) -> Seen:
-        seen = Seen()
-        with seen.watch():
+def _httpx_async_stream(library: Any) -> Callable[[CallerRequest], Observation]:
+    async def call(request: CallerRequest) -> Observation:
+        seen = Observation()
+        with seen.record_error():
             async with (
-                library.AsyncClient(**_options(library, ask)) as client,
-                client.stream("POST", ask.url, json=ask.body, headers=ask.headers) as response,
+                library.AsyncClient(**_options(library, request)) as client,
+                client.stream(
+                    "POST", request.url, json=request.body, headers=request.headers
+                ) as response,
             ):
-                seen.meet(response)
+                seen.record_response(response)
                 number = 0
                 async for chunk in response.aiter_bytes():
                     seen.body += chunk
                     number += 1
-                    if number == ask.chunks:
+                    if number == request.chunks:
                         break
         return seen
 
-    return lambda ask: asyncio.run(call(ask))
+    return lambda request: asyncio.run(call(request))
 
 
-def _requests(ask: Ask) -> Seen:
-    seen = Seen()
-    with seen.watch(), requests.Session() as session:
-        proxies = {"http": ask.proxy} if ask.proxy else None
-        response = session.post(ask.url, json=ask.body, headers=ask.headers, proxies=proxies)
-        seen.meet(response)
+def _requests(request: CallerRequest) -> Observation:
+    seen = Observation()
+    with seen.record_error(), requests.Session() as session:
+        proxies = {"http": request.proxy} if request.proxy else None
+        response = session.post(
+            request.url, json=request.body, headers=request.headers, proxies=proxies
+        )
+        seen.record_response(response)
         seen.body = response.content
     return seen
 
 
-def _requests_stream(ask: Ask) -> Seen:
-    seen = Seen()
-    proxies = {"http": ask.proxy} if ask.proxy else None
+def _requests_stream(request: CallerRequest) -> Observation:
+    seen = Observation()
+    proxies = {"http": request.proxy} if request.proxy else None
     with (
-        seen.watch(),
+        seen.record_error(),
         requests.Session() as session,
         session.post(
-            ask.url, json=ask.body, headers=ask.headers, proxies=proxies, stream=True
+            request.url, json=request.body, headers=request.headers, proxies=proxies, stream=True
         ) as response,
     ):
-        seen.meet(response)
+        seen.record_response(response)
         for number, chunk in enumerate(response.iter_content(None), 1):
             seen.body += chunk
-            if number == ask.chunks:
+            if number == request.chunks:
                 break
     return seen
 
 
-def _requests_raw(ask: Ask) -> Seen:
-    """As clients do that bring their own reader of events."""
-    seen = Seen()
-    proxies = {"http": ask.proxy} if ask.proxy else None
+def _requests_raw(request: CallerRequest) -> Observation:
+    """Read the undecoded body, as clients with their own event parser do."""
+    seen = Observation()
+    proxies = {"http": request.proxy} if request.proxy else None
     with (
-        seen.watch(),
+        seen.record_error(),
         requests.Session() as session,
         session.post(
-            ask.url, json=ask.body, headers=ask.headers, proxies=proxies, stream=True
+            request.url, json=request.body, headers=request.headers, proxies=proxies, stream=True
         ) as response,
     ):
-        seen.meet(response)
+        seen.record_response(response)
         number = 0
         while chunk := response.raw.read(512):
             seen.body += chunk
             number += 1
-            if number == ask.chunks:
+            if number == request.chunks:
                 break
     return seen
 
 
-PLAIN: dict[str, Callable[[Ask], Seen]] = {
+PLAIN: dict[str, Callable[[CallerRequest], Observation]] = {
     "httpx": _httpx(httpx),
     "httpx-async": _httpx_async(httpx),
     "httpx2": _httpx(httpx2),
     "httpx2-async": _httpx_async(httpx2),
     "requests": _requests,
 }
-STREAMED: dict[str, Callable[[Ask], Seen]] = {
+STREAMED: dict[str, Callable[[CallerRequest], Observation]] = {
     "httpx-stream": _httpx_stream(httpx),
     "httpx-async-stream": _httpx_async_stream(httpx),
     "httpx2-stream": _httpx_stream(httpx2),

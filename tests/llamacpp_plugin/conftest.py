@@ -1,7 +1,8 @@
-"""The llama.cpp plugin, recording to memory."""
+"""Fixtures that turn the llama.cpp plugin on and record to memory."""
 
 from __future__ import annotations
 
+import importlib
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -11,50 +12,65 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.server_metadata import server_metadata_cache
+from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.recorder import Recorder
 
 
-def let_servers_be_known() -> None:
-    """Wait until no server is being asked what it is."""
+def wait_for_props() -> None:
+    """Wait until every `GET /props` that the plugin sends has been answered."""
     for thread in threading.enumerate():
         if thread.name == "llamatelemetry-identity":
             thread.join(15)
 
 
+def make_embedded_server() -> Any:
+    """Start llama.cpp's server in this process, with the demo model and two slots."""
+    xllamacpp = importlib.import_module("xllamacpp")
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(find_demo_model())
+    parameters.n_ctx = 1024
+    parameters.n_parallel = 2
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    parameters.warmup = False
+    parameters.embedding = True
+    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    return xllamacpp.Server(parameters)
+
+
 @pytest.fixture
-def let_servers_be_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Servers are asked what they are once this has been called, and have then answered.
+def let_props_be_requested(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Hold back every `GET /props` of the plugin until the returned function is called.
 
-    Otherwise a server may have said so before the call that made it known is over.
+    Without that, the server may answer before the call that triggered the request has ended.
     """
-    may_ask = threading.Event()
-    ask = urllib.request.OpenerDirector.open
+    is_allowed = threading.Event()
+    open_url = urllib.request.OpenerDirector.open
 
-    def ask_when_allowed(*args: Any, **options: Any) -> Any:
-        assert may_ask.wait(30)
-        return ask(*args, **options)
+    def open_when_allowed(*args: Any, **options: Any) -> Any:
+        assert is_allowed.wait(30)
+        return open_url(*args, **options)
 
-    def let_servers_be_asked() -> None:
-        may_ask.set()
-        let_servers_be_known()
+    def let_props_be_requested() -> None:
+        is_allowed.set()
+        wait_for_props()
 
-    monkeypatch.setattr(urllib.request.OpenerDirector, "open", ask_when_allowed)
-    yield let_servers_be_asked
-    let_servers_be_asked()
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", open_when_allowed)
+    yield let_props_be_requested
+    let_props_be_requested()
 
 
 @pytest.fixture(autouse=True)
-def no_identity_is_remembered() -> Iterator[None]:
+def forget_server_facts() -> Iterator[None]:
     server_metadata_cache.forget()
     yield
-    let_servers_be_known()
+    wait_for_props()
     server_metadata_cache.forget()
 
 
 @pytest.fixture
 def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
-    """Switch the plugin on for this test; arguments are options."""
+    """Return a function that turns the plugin on, with options."""
     plugin = LlamaCppInstrumentor()
 
     def instrument(**options: Any) -> Recorder:
@@ -68,5 +84,5 @@ def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
 
 @pytest.fixture
 def instrumented(instrument: Callable[..., Recorder]) -> Recorder:
-    """A recorder to which the plugin, active for this test, writes."""
+    """Turn the plugin on for this test and return its recorder."""
     return instrument()

@@ -1,4 +1,4 @@
-"""A server that answers byte for byte what a test has written down, faults included."""
+"""A server that sends exactly the bytes of a test, including invalid responses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ LLAMA = "Server: llama.cpp\r\n"
 
 
 def head(status: str = "200 OK", *headers: str, server: str = LLAMA) -> bytes:
-    """The head of a reply, after which the connection is closed."""
+    """Return the head of a response. The connection is closed after the response."""
     lines = "".join(f"{line}\r\n" for line in headers)
     return f"HTTP/1.1 {status}\r\n{server}{lines}Connection: close\r\n\r\n".encode()
 
 
 def plain(body: bytes, *headers: str, status: str = "200 OK", server: str = LLAMA) -> list[bytes]:
-    """A reply whose length is told."""
+    """Return a plain response with a content length."""
     if not any(line.lower().startswith("content-length") for line in headers):
         headers = (*headers, f"Content-Length: {len(body)}")
     return [head(status, "Content-Type: application/json", *headers, server=server), body]
@@ -27,7 +27,7 @@ def plain(body: bytes, *headers: str, status: str = "200 OK", server: str = LLAM
 def chunked(
     pieces: Sequence[bytes], *headers: str, server: str = LLAMA, is_ended: bool = True
 ) -> list[bytes]:
-    """A stream of server-sent events in HTTP chunks."""
+    """Return a stream of server-sent events in HTTP chunks."""
     kinds = ("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
     chunks = [f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces]
     return [
@@ -37,14 +37,17 @@ def chunked(
     ]
 
 
-class Scripted:
-    """A running server. Each connection gets the answer that is next, the last one for ever."""
+class ScriptedHttpServer:
+    """A running server. Each connection gets the next response; the last one is repeated."""
 
-    def __init__(self, answers: Sequence[Sequence[bytes]]) -> None:
+    def __init__(self, answers: Sequence[Sequence[bytes]], props: bytes | None = None) -> None:
         self._answers = list(answers)
+        self._props = props
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._threads: list[threading.Thread] = []
         self.requests: list[bytes] = []
+        self.other_requests: list[bytes] = []
+        self.request_lines: list[str] = []
         port = self._socket.getsockname()[1]
         self.origin = f"http://127.0.0.1:{port}"
         self._acceptor = threading.Thread(target=self._accept)
@@ -65,9 +68,13 @@ class Scripted:
             connection.settimeout(10)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             request = _read_request(connection)
+            self.request_lines.append(request.partition(b"\r\n")[0].decode())
             if not request.startswith(b"POST"):
-                # Such as the question what the server is: not part of the script.
-                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                self.other_requests.append(request)
+                not_found = [head("404 Not Found", "Content-Length: 0")]
+                connection.sendall(
+                    b"".join(not_found if self._props is None else plain(self._props))
+                )
                 return
             self.requests.append(request)
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -76,7 +83,7 @@ class Scripted:
                     connection.sendall(piece)
                     time.sleep(0.002)
             except OSError:
-                pass  # the client has gone
+                pass  # The client has closed the connection.
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -86,9 +93,9 @@ class Scripted:
 
 
 @contextmanager
-def scripted(*answers: Sequence[bytes]) -> Iterator[Scripted]:
-    """Run one for as long as the block."""
-    server = Scripted(answers)
+def scripted(*answers: Sequence[bytes], props: bytes | None = None) -> Iterator[ScriptedHttpServer]:
+    """Run a server inside the `with` block."""
+    server = ScriptedHttpServer(answers, props)
     try:
         yield server
     finally:

@@ -1,4 +1,4 @@
-"""What is said is recorded only when it is asked for, whichever route it was said on."""
+"""Content is recorded only if capture is on, for every endpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -52,18 +52,18 @@ ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
 cases = pytest.mark.parametrize("path", ROUTES)
 
 
-def ask(caller: str, path: str) -> None:
+def send_request(caller: str, path: str) -> None:
     body, reply, stream = ROUTES[path]
     streamed = caller in STREAMED
     answer = chunked(stream) if streamed else plain(json.dumps(reply).encode())
     with scripted(answer) as server:
-        CALLERS[caller](Ask(f"{server.origin}{path}", {**body, "stream": streamed}))
+        CALLERS[caller](CallerRequest(f"{server.origin}{path}", {**body, "stream": streamed}))
 
 
 @cases
 @pytest.mark.parametrize("caller", CALLERS)
-def test_nothing_that_is_said_is_recorded(instrumented: Recorder, caller: str, path: str) -> None:
-    ask(caller, path)
+def test_content_is_not_recorded_by_default(instrumented: Recorder, caller: str, path: str) -> None:
+    send_request(caller, path)
     for span in instrumented.spans():
         assert SAID not in span.to_json()
     instrumented.call()
@@ -71,11 +71,11 @@ def test_nothing_that_is_said_is_recorded(instrumented: Recorder, caller: str, p
 
 @cases
 @pytest.mark.parametrize("caller", CALLERS)
-def test_it_is_when_it_is_asked_for(
+def test_content_is_recorded_when_capture_is_on(
     instrument: Callable[..., Recorder], caller: str, path: str
 ) -> None:
     recorder = instrument(capture_content="span_only")
-    ask(caller, path)
+    send_request(caller, path)
     attributes = recorder.call().attributes
     (question,) = json.loads(attributes["gen_ai.input.messages"])
     (answer,) = json.loads(attributes["gen_ai.output.messages"])

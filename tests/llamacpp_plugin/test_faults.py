@@ -1,4 +1,4 @@
-"""Whatever a server does, the program sees what it sees without us, and one span tells of it."""
+"""Faulty responses: the application gets the same result as without the plugin, and one span."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, PLAIN, STREAMED, Ask, Seen
+from tests.llamacpp_plugin.callers import CALLERS, PLAIN, STREAMED, CallerRequest, Observation
 from tests.llamacpp_plugin.scripted import chunked, head, plain, scripted
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -38,7 +38,7 @@ def _in_pieces(data: bytes, size: int = 40) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What a server does; the output tokens that the span can know; whether the call fails."""
+    """A response, the output tokens that can be recorded, and whether the call fails."""
 
     answer: Sequence[bytes]
     tokens: int | None = 5
@@ -86,18 +86,20 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def outcome(call: Callable[[Ask], Seen], answers: Sequence[Sequence[bytes]], **ask: Any) -> Seen:
-    """What a program sees; the port, which is another one each time, is left out."""
+def outcome(
+    call: Callable[[CallerRequest], Observation], answers: Sequence[Sequence[bytes]], **request: Any
+) -> Observation:
+    """Return the observations of an application, without the port, which differs each time."""
     with scripted(*answers) as server:
-        url = ask.pop("url", f"{server.origin}/v1/chat/completions")
-        seen = call(Ask(url, BODY, **ask))
+        url = request.pop("url", f"{server.origin}/v1/chat/completions")
+        seen = call(CallerRequest(url, BODY, **request))
         if seen.error is not None:
             seen.error = seen.error.replace(server.origin.rpartition(":")[2], "PORT")
             seen.error = seen.error.partition(" object at 0x")[0]
         return seen
 
 
-# Each fault by each kind of reading; all of the some seven hundred with the slow tests.
+# Each fault with each way of reading. The about 700 combinations run with the slow tests.
 URLLIB3 = int(version("urllib3").partition(".")[0])
 QUICK = {("httpx-stream", True), ("httpx2-async-stream", False), ("requests", False)}
 QUICK |= {("httpx2", True), ("requests-stream", True), ("requests-raw", False)}
@@ -116,7 +118,7 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("caller", "fault", "known"), MATRIX)
-def test_the_program_sees_what_it_sees_without_us(
+def test_application_gets_same_result_as_uninstrumented(
     instrument: Callable[..., Recorder], caller: str, fault: str, known: bool
 ) -> None:
     if fault == "length-too-long" and "requests" in caller and URLLIB3 < 2:
@@ -131,32 +133,32 @@ def test_the_program_sees_what_it_sees_without_us(
     if not known and (
         bare.headers.get("server") != "llama.cpp" or (caller in PLAIN and bare.error is not None)
     ):
-        assert spans == []  # nothing has proved what it is, or the library gave nothing out
+        assert spans == []  # Nothing identified the server, or the library returned no response.
         return
     (span,) = spans
     assert span.name == "chat smol"
     _check(span, FAULTS[fault], bare, caller)
 
 
-def _check(span: Any, fault: Fault, bare: Seen, caller: str) -> None:
+def _check(span: Any, fault: Fault, bare: Observation, caller: str) -> None:
     is_decoded_above_us = "Decod" in (bare.error or "") and "httpx" in caller and caller in STREAMED
     if (bare.error is not None or (bare.status or 0) >= 400) and not is_decoded_above_us:
         assert fault.fails
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes["error.type"]
     else:
-        # Where the client does not notice, it was no error: a length that was too short, a raw read.
+        # Faults that the client does not detect are not errors: a short length, an undecoded read.
         assert span.status.status_code is StatusCode.UNSET
     if bare.error is None and not (caller == "requests-raw" and _is_encoded(bare)):
         assert span.attributes.get("gen_ai.usage.output_tokens") == fault.tokens
 
 
-def _is_encoded(seen: Seen) -> bool:
+def _is_encoded(seen: Observation) -> bool:
     return "content-encoding" in seen.headers
 
 
 @pytest.mark.parametrize("caller", STREAMED)
-def test_a_stream_that_is_closed_early_is_a_normal_end(instrumented: Recorder, caller: str) -> None:
+def test_stream_closed_early_ends_call_without_error(instrumented: Recorder, caller: str) -> None:
     answer = chunked([*EVENTS, *[b": ping" + b"." * 600 + b"\n\n"] * 40])
     seen = outcome(STREAMED[caller], [answer], chunks=2)
     assert seen.error is None
@@ -169,7 +171,7 @@ def test_a_stream_that_is_closed_early_is_a_normal_end(instrumented: Recorder, c
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
-def test_a_redirect_that_keeps_the_request_is_one_call(
+def test_redirected_request_is_one_call(
     instrument: Callable[..., Recorder], caller: str, status: str
 ) -> None:
     moved = [head(status, "Location: /elsewhere/v1/chat/completions", "Content-Length: 0")]
@@ -184,7 +186,7 @@ def test_a_redirect_that_keeps_the_request_is_one_call(
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("caller", CALLERS)
-def test_a_redirect_without_end_fails_as_it_does_without_us(
+def test_endless_redirect_fails_as_uninstrumented(
     instrument: Callable[..., Recorder], caller: str, known: bool
 ) -> None:
     moved = [head("307 Moved", "Location: /v1/chat/completions", "Content-Length: 0")]
@@ -197,34 +199,34 @@ def test_a_redirect_without_end_fails_as_it_does_without_us(
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_through_a_proxy_the_server_is_the_one_that_was_meant(
+def test_server_behind_http_proxy_is_recorded_instead_of_proxy(
     instrument: Callable[..., Recorder], caller: str
 ) -> None:
-    def ask() -> Seen:
+    def send_through_proxy() -> Observation:
         with scripted(plain(CHAT)) as proxy:
             url = "http://llama.example:8080/v1/chat/completions"
-            seen = CALLERS[caller](Ask(url, BODY, proxy=proxy.origin))
+            seen = CALLERS[caller](CallerRequest(url, BODY, proxy=proxy.origin))
             assert proxy.requests[0].startswith(f"POST {url}".encode())
             return seen
 
-    bare = ask()
+    bare = send_through_proxy()
     recorder = instrument()
-    assert ask() == bare
+    assert send_through_proxy() == bare
     span = recorder.call()
     assert span.attributes["server.address"] == "llama.example"
     assert span.attributes["server.port"] == 8080
 
 
 @pytest.mark.parametrize("caller", PLAIN)
-def test_nobody_at_the_port_is_a_failed_call_if_it_was_to_be_llama_cpp(
+def test_refused_connection_is_recorded_for_allowed_server_only(
     instrument: Callable[..., Recorder], caller: str
 ) -> None:
-    ask = Ask("http://127.0.0.1:9/v1/chat/completions", BODY)
-    bare = PLAIN[caller](ask)
+    request = CallerRequest("http://127.0.0.1:9/v1/chat/completions", BODY)
+    bare = PLAIN[caller](request)
     recorder = instrument()
-    seen = PLAIN[caller](ask)
+    seen = PLAIN[caller](request)
     assert recorder.calls() == []
     LlamaCppInstrumentor().uninstrument()
     instrument(llamacpp_allow=("127.0.0.1:9",))
-    assert PLAIN[caller](ask).status is bare.status is seen.status is None
+    assert PLAIN[caller](request).status is bare.status is seen.status is None
     assert recorder.call().status.status_code is StatusCode.ERROR

@@ -1,10 +1,10 @@
-"""llama.cpp in this process: the real bindings with a real model."""
+"""The real in-process bindings of llama.cpp with a real model."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor, _llama_cpp
 from tests.components import require
+from tests.llamacpp_plugin.conftest import make_embedded_server
 from tests.recorder import Recorder
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]
@@ -28,20 +29,12 @@ def xllamacpp() -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(xllamacpp: Any) -> Iterator[Any]:
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(find_demo_model())
-    parameters.n_ctx = 1024
-    parameters.n_parallel = 2
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.warmup = False
-    parameters.embedding = True
-    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    return xllamacpp.Server(parameters)
+def server(xllamacpp: Any) -> Any:
+    return make_embedded_server()
 
 
 def engine_spans(recorder: Recorder) -> list[ReadableSpan]:
-    """The spans of calls: those that are no phases of another one."""
+    """Return the spans of calls, without phase spans."""
     return [span for span in recorder.spans() if "llamatelemetry.phase" not in span.attributes]
 
 
@@ -77,14 +70,14 @@ def as_bytes(body: dict[str, Any]) -> Any:
 forms = pytest.mark.parametrize("form", [as_dict, as_text, as_bytes])
 
 
-def parsed(told: list[Any]) -> list[Any]:
-    return [json.loads(item) if isinstance(item, (str, bytes)) else item for item in told]
+def parsed(received: list[Any]) -> list[Any]:
+    return [json.loads(item) if isinstance(item, (str, bytes)) else item for item in received]
 
 
-def without_ids(told: list[Any]) -> list[Any]:
+def without_ids(received: list[Any]) -> list[Any]:
     return [
         {name: value for name, value in item.items() if name in {"object", "choices", "model"}}
-        for item in parsed(told)
+        for item in parsed(received)
     ]
 
 
@@ -95,7 +88,7 @@ def without_ids(told: list[Any]) -> list[Any]:
         ("handle_chat_completions", "chat", CHAT),
     ],
 )
-def test_a_plain_call(
+def test_plain_xllamacpp_call_is_recorded(
     instrumented: Recorder, server: Any, method: str, operation: str, body: dict[str, Any]
 ) -> None:
     reply = getattr(server, method)(dict(body))
@@ -115,17 +108,17 @@ def test_a_plain_call(
 
 
 @forms
-def test_a_stream_tells_its_callback_what_it_tells_it_without_us(
+def test_callback_gets_same_chunks_as_uninstrumented(
     instrument: Callable[..., Recorder], server: Any, form: Callable[[dict[str, Any]], Any]
 ) -> None:
     body = {**CHAT, "stream": True, "temperature": 0}
     bare: list[Any] = []
     assert server.handle_chat_completions(form(body), bare.append) is None
     recorder = instrument()
-    told: list[Any] = []
-    assert server.handle_chat_completions(form(body), callback=told.append) is None
-    assert [type(item) for item in told] == [type(item) for item in bare]
-    assert without_ids(told) == without_ids(bare)
+    received: list[Any] = []
+    assert server.handle_chat_completions(form(body), callback=received.append) is None
+    assert [type(item) for item in received] == [type(item) for item in bare]
+    assert without_ids(received) == without_ids(bare)
     span = only(recorder)
     assert span.attributes["gen_ai.request.stream"] is True
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
@@ -134,40 +127,38 @@ def test_a_stream_tells_its_callback_what_it_tells_it_without_us(
 
 
 @forms
-def test_a_plain_reply_through_a_callback(
+def test_plain_response_through_callback_is_recorded(
     instrumented: Recorder, server: Any, form: Callable[[dict[str, Any]], Any]
 ) -> None:
-    told: list[Any] = []
-    server.handle_chat_completions(form(CHAT), told.append)
-    (reply,) = parsed(told)
+    received: list[Any] = []
+    server.handle_chat_completions(form(CHAT), received.append)
+    (reply,) = parsed(received)
     assert only(instrumented).attributes["gen_ai.response.id"] == reply["id"]
     assert "gen_ai.request.stream" not in only(instrumented).attributes
 
 
-def test_a_callback_that_has_had_enough_stops_the_stream(
-    instrumented: Recorder, server: Any
-) -> None:
-    told: list[Any] = []
+def test_callback_can_stop_stream(instrumented: Recorder, server: Any) -> None:
+    received: list[Any] = []
 
-    def enough(chunk: Any) -> bool:
-        told.append(chunk)
-        return len(told) == 3
+    def stop_after_three(chunk: Any) -> bool:
+        received.append(chunk)
+        return len(received) == 3
 
-    server.handle_chat_completions({**CHAT, "max_tokens": 200, "stream": True}, enough)
-    assert len(told) == 3
+    server.handle_chat_completions({**CHAT, "max_tokens": 200, "stream": True}, stop_after_three)
+    assert len(received) == 3
     span = only(instrumented)
     assert span.status.status_code is StatusCode.UNSET
-    assert span.attributes["gen_ai.response.id"] == told[0]["id"]
+    assert span.attributes["gen_ai.response.id"] == received[0]["id"]
 
 
-def test_embeddings(instrumented: Recorder, server: Any) -> None:
+def test_xllamacpp_embeddings_are_recorded(instrumented: Recorder, server: Any) -> None:
     reply = server.handle_embeddings({"input": ["one", "two words"]})
     span = only(instrumented)
     assert span.name == "embeddings"
     assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
 
 
-def test_an_error_that_is_returned_is_one(instrumented: Recorder, server: Any) -> None:
+def test_returned_error_fails_call(instrumented: Recorder, server: Any) -> None:
     assert "error" in server.handle_rerank({"query": "a", "documents": ["b"]})
     span = only(instrumented)
     assert span.name == "retrieval"
@@ -176,7 +167,7 @@ def test_an_error_that_is_returned_is_one(instrumented: Recorder, server: Any) -
     assert span.attributes["error.type"] == "not_supported_error"
 
 
-def test_an_error_that_is_raised_is_the_same_and_one(instrumented: Recorder, server: Any) -> None:
+def test_raised_error_fails_call_and_is_passed_on(instrumented: Recorder, server: Any) -> None:
     with pytest.raises(ValueError, match="Expected 'messages' to be an array"):
         server.handle_chat_completions({"messages": 3})
     assert only(instrumented).attributes["error.type"] == "ValueError"
@@ -184,27 +175,26 @@ def test_an_error_that_is_raised_is_the_same_and_one(instrumented: Recorder, ser
         server.handle_chat_completions()
 
 
-def test_the_extension_class_is_restored(
+def test_uninstrument_restores_extension_class(
     xllamacpp: Any, instrument: Callable[..., Recorder]
 ) -> None:
     before = dict(vars(xllamacpp.Server))
     instrument()
     assert vars(xllamacpp.Server)["handle_completions"] is not before["handle_completions"]
-    assert xllamacpp.Server.handle_completions["dict"] is not None  # chosen by type, still
+    assert (
+        xllamacpp.Server.handle_completions["dict"] is not None
+    )  # Subscripting selects a specialization of the Cython function.
     LlamaCppInstrumentor().uninstrument()
     assert dict(vars(xllamacpp.Server)) == before
 
 
-def test_a_call_is_the_child_of_what_goes_on_around_it(instrumented: Recorder, server: Any) -> None:
+def test_xllamacpp_call_is_child_of_current_span(instrumented: Recorder, server: Any) -> None:
     tracer = trace.get_tracer("app", tracer_provider=instrumented.tracer_provider)
     with tracer.start_as_current_span("pipeline") as pipeline:
         server.handle_chat_completions(dict(CHAT))
     call, _ = engine_spans(instrumented)
     assert call.parent is not None
     assert call.parent.span_id == pipeline.get_span_context().span_id
-
-
-# --- llama-cpp-python: where it is installed --------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +205,7 @@ def llama() -> Any:
     return llama_cpp.Llama(path, n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
 
 
-slow = pytest.mark.slow  # its source build takes minutes: it is not among what the tests install
+slow = pytest.mark.slow  # The tests do not install it, because its source build takes minutes.
 
 
 def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan:
@@ -225,7 +215,7 @@ def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan
     assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
     assert span.attributes["gen_ai.usage.output_tokens"] == output
     assert span.attributes["llamatelemetry.server.context_length"] == 512
-    assert "llamatelemetry.queue_duration" not in span.attributes  # it serves one caller
+    assert "llamatelemetry.queue_duration" not in span.attributes  # It serves one caller at a time.
     prompt = span.attributes["llamatelemetry.prompt_tokens"]
     cached = span.attributes["llamatelemetry.cached_tokens"]
     assert prompt + cached == span.attributes["gen_ai.usage.input_tokens"]
@@ -236,7 +226,7 @@ def check_llama(recorder: Recorder, operation: str, output: int) -> ReadableSpan
 
 @slow
 @pytest.mark.parametrize("method", ["create_completion", "__call__"])
-def test_llama_completes(instrumented: Recorder, llama: Any, method: str) -> None:
+def test_llama_completion_is_recorded(instrumented: Recorder, llama: Any, method: str) -> None:
     reply = getattr(llama, method)("The quick brown fox", max_tokens=6)
     span = check_llama(instrumented, "text_completion", 6)
     assert span.attributes["gen_ai.usage.input_tokens"] == reply["usage"]["prompt_tokens"]
@@ -244,7 +234,7 @@ def test_llama_completes(instrumented: Recorder, llama: Any, method: str) -> Non
 
 
 @slow
-def test_a_chat_with_llama_is_one_call_though_a_completion_is_inside(
+def test_llama_chat_is_one_call_despite_inner_completion(
     instrumented: Recorder, llama: Any
 ) -> None:
     reply = llama.create_chat_completion(MESSAGES, max_tokens=6)
@@ -254,7 +244,7 @@ def test_a_chat_with_llama_is_one_call_though_a_completion_is_inside(
 
 @slow
 @pytest.mark.parametrize("text", ["Say hi.", "Count to three in words and then stop."])
-def test_a_stream_of_llamas_is_counted_as_the_plain_reply_is(
+def test_llama_stream_has_token_counts_of_plain_response(
     instrumented: Recorder, llama: Any, text: str
 ) -> None:
     ask: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "temperature": 0}
@@ -265,13 +255,13 @@ def test_a_stream_of_llamas_is_counted_as_the_plain_reply_is(
     span = only(instrumented)
     assert span.attributes["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
     assert span.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
-    assert span.attributes["llamatelemetry.prompt_tokens"] == 1  # the rest was in the cache
+    assert span.attributes["llamatelemetry.prompt_tokens"] == 1  # The other tokens were cached.
     assert span.attributes["gen_ai.request.stream"] is True
 
 
 @slow
 @pytest.mark.parametrize("how", ["closed", "dropped"])
-def test_a_stream_of_llamas_that_is_left_early(
+def test_llama_stream_left_early_records_tokens_so_far(
     instrumented: Recorder, llama: Any, how: str
 ) -> None:
     stream = llama("Once upon a time", max_tokens=60, stream=True)
@@ -279,19 +269,19 @@ def test_a_stream_of_llamas_that_is_left_early(
     next(stream)
     if how == "closed":
         stream.close()
-        only(instrumented)  # at once, whoever still holds it
+        only(instrumented)  # At once, although the stream is still referenced.
         assert list(stream) == []
     del stream
     span = only(instrumented)
     assert span.status.status_code is StatusCode.UNSET
     assert span.attributes["gen_ai.usage.output_tokens"] == 2
-    # The next one is a call of its own.
+    # The next call is recorded separately.
     llama("Once upon a time", max_tokens=2)
     assert len(engine_spans(instrumented)) == 2
 
 
 @slow
-def test_an_error_of_llamas(instrumented: Recorder, llama: Any) -> None:
+def test_llama_error_fails_call(instrumented: Recorder, llama: Any) -> None:
     with pytest.raises(ValueError, match="exceed context window"):
         llama("Hi " * 1000)
     span = only(instrumented)
@@ -299,7 +289,7 @@ def test_an_error_of_llamas(instrumented: Recorder, llama: Any) -> None:
 
 
 @slow
-def test_a_llama_is_let_go(instrumented: Recorder, llama: Any) -> None:
+def test_recorded_llama_is_not_kept_alive(instrumented: Recorder, llama: Any) -> None:
     llama("Hi", max_tokens=1)
     run = _llama_cpp._runs[llama]
     assert run._llama() is llama
@@ -307,7 +297,7 @@ def test_a_llama_is_let_go(instrumented: Recorder, llama: Any) -> None:
 
 
 @slow
-def test_llama_embeds(instrumented: Recorder, llama: Any) -> None:
+def test_llama_embeddings_are_recorded(instrumented: Recorder, llama: Any) -> None:
     require("llama_cpp")
     llama_cpp = importlib.import_module("llama_cpp")
     path = str(find_demo_model())

@@ -1,4 +1,4 @@
-"""Switching the plugin on and off, what it propagates, and what it is inside of."""
+"""Turning the plugin on and off, propagation, and enclosing spans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.openai_plugin import replies
@@ -50,15 +50,15 @@ def mock(library: Any, **headers: str) -> Any:
     return client
 
 
-def test_any_one_of_the_libraries_is_enough() -> None:
-    """llama-cpp-python need not be installed; the base class would refuse for that."""
+def test_instrument_succeeds_when_any_library_is_installed() -> None:
+    """llama-cpp-python is missing here, and the base class would require it."""
     plugin = LlamaCppInstrumentor()
     plugin.instrument()
     assert plugin.is_instrumented_by_opentelemetry
     plugin.uninstrument()
 
 
-def test_uninstrument_restores_the_libraries_exactly(instrument: Callable[..., Recorder]) -> None:
+def test_uninstrument_restores_original_functions(instrument: Callable[..., Recorder]) -> None:
     before = [dict(vars(kind)) for kind in KINDS]
     instrument()
     assert all(
@@ -68,7 +68,7 @@ def test_uninstrument_restores_the_libraries_exactly(instrument: Callable[..., R
     assert [dict(vars(kind)) for kind in KINDS] == before
 
 
-def test_a_disabled_sdk_leaves_the_libraries_unpatched(
+def test_instrument_patches_nothing_when_sdk_is_disabled(
     instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [dict(vars(kind)) for kind in KINDS]
@@ -77,19 +77,17 @@ def test_a_disabled_sdk_leaves_the_libraries_unpatched(
     assert [dict(vars(kind)) for kind in KINDS] == before
 
 
-def test_instrumenting_imports_none_of_the_libraries() -> None:
+def test_instrument_imports_no_http_library() -> None:
     program = (
         "import sys; from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor as I; "
         "I().instrument(); names = {n.split('.')[0] for n in sys.modules}; "
         "assert not names & {'httpx', 'httpx2', 'requests', 'llama_cpp', 'xllamacpp'}, names; "
-        "import httpx2; assert 'wrapt' in type(vars(httpx2.Client)['send']).__module__ or True; "
-        "from wrapt import FunctionWrapper; "
-        "assert isinstance(vars(httpx2.Client)['send'], FunctionWrapper)"
+        "import httpx2; assert hasattr(httpx2.Client.send, '_self_wrapper')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_patched_method_looks_like_the_original(instrumented: Recorder) -> None:
+def test_patched_method_has_signature_of_original(instrumented: Recorder) -> None:
     assert inspect.iscoroutinefunction(httpx2.AsyncClient.send)
     assert not inspect.iscoroutinefunction(httpx2.Client.send)
     assert list(inspect.signature(requests.Session.send).parameters) == [
@@ -100,7 +98,7 @@ def test_a_patched_method_looks_like_the_original(instrumented: Recorder) -> Non
 
 
 @both
-def test_a_client_made_before_instrumenting_is_seen(
+def test_client_created_before_instrumenting_is_recorded(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     with mock(library) as client:
@@ -110,23 +108,23 @@ def test_a_client_made_before_instrumenting_is_seen(
 
 
 @both
-def test_under_somebody_elses_wrapper_our_link_stays_switched_off(
+def test_uninstrument_disables_wrapper_below_foreign_wrapper(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     seen: list[str] = []
 
-    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
+    def other_wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("other")
         return wrapped(*args, **kwargs)
 
     original = vars(library.Client)["send"]
     recorder = instrument()
-    wrapt.wrap_function_wrapper(f"{library.__name__}._client", "Client.send", theirs)
+    wrapt.wrap_function_wrapper(f"{library.__name__}._client", "Client.send", other_wrapper)
     try:
         LlamaCppInstrumentor().uninstrument()
         with mock(library) as client:
             client.post(URL, json=BODY)
-        assert seen == ["theirs"]
+        assert seen == ["other"]
         assert recorder.spans() == []
     finally:
         library.Client.send = original
@@ -140,7 +138,7 @@ def test_suppressed_instrumentation_records_nothing(instrumented: Recorder) -> N
 
 
 class BrokenSampler(Sampler):
-    """A sampler that somebody configured and that fails."""
+    """A configured sampler that raises."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no sampling today")
@@ -149,7 +147,7 @@ class BrokenSampler(Sampler):
         return "broken"
 
 
-def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
+def test_failing_telemetry_logs_warning_and_call_succeeds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     internal_errors.set_strict(False)
@@ -162,17 +160,17 @@ def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
         LlamaCppInstrumentor().uninstrument()
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert {record.name for record in warnings} == {"llamatelemetry"}
-    assert 1 <= len(warnings) <= 2  # one for a reply that proved it, one for a server that is known
+    assert 1 <= len(warnings) <= 2  # One for the identifying response, one for the known server.
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
-def test_traceparent_goes_to_a_server_that_is_known_and_is_not_seen_on_the_request(
+def test_known_server_gets_traceparent_and_request_is_not_modified(
     instrument: Callable[..., Recorder], caller: str, mode: str
 ) -> None:
     recorder = instrument(propagate=mode, llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     (sent,) = server.requests
     if mode == "off":
         assert b"traceparent" not in sent.lower()
@@ -185,18 +183,16 @@ def test_traceparent_goes_to_a_server_that_is_known_and_is_not_seen_on_the_reque
 
 
 @pytest.mark.parametrize("caller", ["httpx2", "requests"])
-def test_a_traceparent_that_is_there_is_left_alone(
-    instrument: Callable[..., Recorder], caller: str
-) -> None:
+def test_existing_traceparent_is_kept(instrument: Callable[..., Recorder], caller: str) -> None:
     instrument(llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
         headers = {"traceparent": "mine"}
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY, headers))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY, headers))
     assert server.requests[0].lower().count(b"traceparent") == 1
 
 
 @both
-def test_the_request_of_the_program_keeps_its_headers(
+def test_headers_of_request_object_are_not_modified(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     instrument(llamacpp_allow=("llama.test",))
@@ -209,10 +205,10 @@ def test_the_request_of_the_program_keeps_its_headers(
     assert first.request is second.request is request
 
 
-def test_with_opentelemetrys_own_instrumentation_of_requests_the_header_is_its(
+def test_plugin_writes_no_traceparent_when_requests_is_instrumented(
     instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it patches ``Session.send``, without it being installed here."""
+    """The wrapper here has the marker of OpenTelemetry's instrumentation."""
     original = requests.Session.send
 
     @functools.wraps(original)
@@ -223,7 +219,7 @@ def test_with_opentelemetrys_own_instrumentation_of_requests_the_header_is_its(
     monkeypatch.setattr(requests.Session, "send", send)
     recorder = instrument(llamacpp_allow=("127.0.0.1",))
     with scripted(plain(CHAT)) as server:
-        CALLERS["requests"](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS["requests"](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     assert b"traceparent" not in server.requests[0]
     recorder.call()
     LlamaCppInstrumentor().uninstrument()
@@ -241,7 +237,7 @@ def test_with_opentelemetrys_own_instrumentation_of_requests_the_header_is_its(
         ("GET /", SpanKind.SERVER, {}),
     ],
 )
-def test_inside_a_pipeline_an_agent_or_a_tool_it_is_a_child(
+def test_call_is_child_of_pipeline_agent_tool_or_server_span(
     instrument: Any, caller: str, known: bool, around: tuple[str, Any, Any]
 ) -> None:
     name, kind, attributes = around
@@ -251,7 +247,7 @@ def test_inside_a_pipeline_an_agent_or_a_tool_it_is_a_child(
         scripted(plain(CHAT)) as server,
         tracer.start_as_current_span(name, kind=kind, attributes=attributes) as outer,
     ):
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     (call,) = [span for span in recorder.calls() if span.name == "chat smol"]
     assert call.parent is not None
     assert call.parent.span_id == outer.get_span_context().span_id
@@ -260,12 +256,12 @@ def test_inside_a_pipeline_an_agent_or_a_tool_it_is_a_child(
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("caller", CALLERS)
-def test_inside_the_span_of_another_instrumentation_it_adds_to_that(
+def test_engine_timings_are_added_to_span_of_other_instrumentation(
     instrument: Callable[..., Recorder], caller: str, known: bool
 ) -> None:
     recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
     tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
-    theirs = {
+    attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "smol",
         "gen_ai.provider.name": "openai",
@@ -273,21 +269,18 @@ def test_inside_the_span_of_another_instrumentation_it_adds_to_that(
     answer = chunked(EVENTS) if caller in STREAMED else plain(CHAT)
     with (
         scripted(answer) as server,
-        tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=theirs),
+        tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=attributes),
     ):
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     span = recorder.call()
     assert span.instrumentation_scope.name == "another"
     assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
     assert span.attributes["gen_ai.prefill_ms"] == 2.0
     assert span.attributes["llamatelemetry.accepted_tokens"] == 3
     assert span.attributes["llamatelemetry.drafted_tokens"] == 4
-    # Tokens and duration are the other's to count; what the engine measured is counted here.
+    # The other instrumentation records tokens and duration, the plugin records engine metrics.
     assert recorder.points("gen_ai.client.token.usage") == []
     assert len(recorder.points("gen_ai.server.request.duration")) == 1
-
-
-# --- streams that nobody finishes --------------------------------------------------------------
 
 
 def stream_of(library: Any) -> Any:
@@ -312,20 +305,20 @@ def has_cycles(library: Any) -> bool:
     return reference() is not None
 
 
-# While nothing is instrumented.
+# Evaluated before anything is instrumented.
 CYCLES = {library: has_cycles(library) for library in (httpx, httpx2)}
 
 
 @pytest.fixture
 def collect_by_hand() -> Iterator[Callable[[Any], None]]:
-    """Collect garbage where the library's own responses need it: we add no reference cycle."""
+    """Collect garbage only for libraries with reference cycles: the plugin must not add one."""
     gc.disable()
     yield lambda library: gc.collect() if CYCLES[library] else None  # type: ignore[misc]
     gc.enable()
 
 
 @both
-def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
+def test_abandoned_stream_ends_call(
     library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:
     client = stream_of(library)
@@ -341,9 +334,7 @@ def test_a_stream_that_is_dropped_is_ended_by_the_reaper(
 
 
 @both
-def test_a_stream_that_is_closed_is_ended_at_once_whoever_still_holds_it(
-    library: Any, instrumented: Recorder
-) -> None:
+def test_closed_stream_ends_call_at_once(library: Any, instrumented: Recorder) -> None:
     client = stream_of(library)
     response = client.send(client.build_request("POST", URL, json=BODY), stream=True)
     chunks = response.iter_raw()
@@ -356,7 +347,9 @@ def test_a_stream_that_is_closed_is_ended_at_once_whoever_still_holds_it(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_an_asynchronous_one_too(library: str, instrumented: Recorder) -> None:
+async def test_closed_asynchronous_stream_ends_call_at_once(
+    library: str, instrumented: Recorder
+) -> None:
     http: Any = importlib.import_module(library)
 
     class Endless(http.AsyncByteStream):
@@ -378,7 +371,7 @@ async def test_an_asynchronous_one_too(library: str, instrumented: Recorder) -> 
         await chunks.aclose()
 
 
-def test_one_of_requests_too(instrumented: Recorder) -> None:
+def test_closed_requests_stream_ends_call_at_once(instrumented: Recorder) -> None:
     with (
         scripted(chunked([*EVENTS, *[b": ping\n\n"] * 20])) as server,
         requests.Session() as session,
@@ -394,7 +387,7 @@ def test_one_of_requests_too(instrumented: Recorder) -> None:
 
 
 @both
-def test_a_response_that_is_dropped_unread_is_ended_too(
+def test_abandoned_unread_response_ends_call(
     library: Any, instrumented: Recorder, collect_by_hand: Callable[[Any], None]
 ) -> None:
     client = stream_of(library)
@@ -406,7 +399,7 @@ def test_a_response_that_is_dropped_unread_is_ended_too(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_a_cancelled_call_is_ended_and_the_task_is_cancelled(
+async def test_cancelled_task_ends_call_and_stays_cancelled(
     library: str, instrument: Callable[..., Recorder]
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
@@ -428,10 +421,10 @@ async def test_a_cancelled_call_is_ended_and_the_task_is_cancelled(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_an_application_that_is_called_without_a_network(
+async def test_call_through_asgi_transport_is_recorded(
     library: str, instrumented: Recorder
 ) -> None:
-    """As a test of a web application calls it."""
+    """Tests of web applications use this transport."""
     http: Any = importlib.import_module(library)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -451,7 +444,7 @@ async def test_an_application_that_is_called_without_a_network(
 
 
 @both
-def test_a_request_that_is_streamed_is_not_read(
+def test_streamed_request_body_is_not_read(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
@@ -466,7 +459,7 @@ def test_a_request_that_is_streamed_is_not_read(
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"model": 7, "stream": "x"}']
 )
-def test_a_request_that_is_no_chat_is_sent_all_the_same(
+def test_invalid_request_body_is_sent_unchanged(
     library: Any, instrument: Callable[..., Recorder], content: bytes
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))

@@ -1,7 +1,7 @@
-"""Names of llama.cpp's functions in llama-cpp-python, from the oldest supported version to the newest.
+"""The names of llama.cpp's functions in the supported versions of llama-cpp-python.
 
-The library has no wheels and takes minutes to build. These stand-ins have the names and arguments
-of its sources.
+The library has no wheels and takes minutes to build. These substitutes have the names and
+arguments of its source code.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def is_end(owner):
 
     return is_end
 """
-# From version 0.3.7 on `llama_token_is_eog` takes the vocabulary, and is deprecated.
+# From version 0.3.7 on, `llama_token_is_eog` takes the vocabulary and is deprecated.
 NAMES = {
     "0.2.80": ("llama_get_timings = counters_of", "llama_token_is_eog = is_end('model')"),
     "0.3.2": ("llama_perf_context = counters_of", "llama_token_is_eog = is_end('model')"),
@@ -90,7 +90,9 @@ print(json.dumps(dict(span.attributes)))
 
 
 @pytest.mark.parametrize("version", NAMES)
-def test_a_stream_is_counted_and_timed(tmp_path: Path, version: str) -> None:
+def test_stream_has_token_counts_and_timings_with_each_binding_version(
+    tmp_path: Path, version: str
+) -> None:
     package = tmp_path / "llama_cpp"
     package.mkdir()
     (package / "llama.py").write_text(LLAMA)
@@ -106,7 +108,7 @@ def test_a_stream_is_counted_and_timed(tmp_path: Path, version: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     attributes = json.loads(done.stdout)
-    # The end-of-generation token is not part of the answer.
+    # The end-of-generation token is not counted as output.
     assert attributes["gen_ai.usage.output_tokens"] == 2
     assert attributes["gen_ai.usage.input_tokens"] == 3
     assert attributes["llamatelemetry.prompt_tokens"] == 3

@@ -1,4 +1,4 @@
-"""Every client at once against a real llama.cpp server, whose counters and order of service are the truth."""
+"""All clients at once, compared with the counters and the order of service of a real server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.selection import slow_except
 from tests.servers import SLOTS, LlamaServer
 
 CONCURRENCY = 3 * SLOTS
-# The server drops connections that are idle while others wait: none is kept.
+# The server drops idle connections while others wait, so no connection is kept.
 OPTIONS: Any = {"timeout": 120, "headers": {"Connection": "close"}}
 
 
@@ -44,7 +44,7 @@ def completion_body(text: str, **more: Any) -> dict[str, Any]:
 
 
 class Clients:
-    """One client of each kind, shared by all threads or tasks."""
+    """One client of each kind, shared by all threads and tasks."""
 
     def __init__(self, server: LlamaServer, exits: ExitStack) -> None:
         self.origin = server.origin
@@ -71,7 +71,7 @@ class Clients:
         return reply.json()
 
     def stream(self, client: Any, path: str, body: dict[str, Any]) -> int:
-        """Read raw server-sent events, as a script does; give how many there were."""
+        """Read raw server-sent events, as a script does. Return their number."""
         url, body = f"{self.origin}{path}", {**body, "stream": True}
         if client is self.requests:
             with client.post(url, json=body, stream=True) as reply:
@@ -137,7 +137,7 @@ ASYNC: dict[str, Work] = {
     "async-httpx2": lambda c, t: c.post_async(c.async_httpx2, TEXT, completion_body(t)),
     "async-httpx2-stream": lambda c, t: c.stream_async(c.async_httpx2, TEXT, completion_body(t)),
 }
-# Nothing of this runs a model.
+# None of these endpoints runs a model.
 HELPERS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/tokenize", {"content": "Hi"}),
     ("POST", "/detokenize", {"tokens": [1, 2]}),
@@ -152,7 +152,7 @@ HELPERS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 async def run_all(clients: Clients, names: list[str]) -> None:
-    """All at once, but never more than the concurrency allows."""
+    """Run all calls at once, limited by the concurrency."""
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(CONCURRENCY // 2)
 
@@ -184,7 +184,7 @@ def _help(clients: Clients, method: str, path: str, body: dict[str, Any]) -> Non
 
 def mixed(count: int) -> list[str]:
     kinds = [*SYNC, *ASYNC]
-    if not hasattr(openai.OpenAI, "responses"):  # openai before 1.66
+    if not hasattr(openai.OpenAI, "responses"):  # Missing in openai before 1.66.
         kinds.remove("openai-responses")
     names = (kinds * (count // len(kinds) + 1))[:count]
     random.Random(7).shuffle(names)
@@ -193,9 +193,10 @@ def mixed(count: int) -> list[str]:
 
 @pytest.fixture(params=slow_except([True], [False, True]), ids=["alone", "with-openai-plugin"])
 def active(
-    request: pytest.FixtureRequest, instrumented: Recorder
+    request: pytest.FixtureRequest, instrument: Callable[..., Recorder]
 ) -> Iterator[tuple[Recorder, bool]]:
-    """This plugin, and both of them."""
+    """Turn the llama.cpp plugin on, alone or together with the openai plugin."""
+    instrumented = instrument(llamacpp_props=True)
     if request.param:
         OpenAIInstrumentor().instrument(**instrumented.providers)
     yield instrumented, request.param
@@ -205,7 +206,7 @@ def active(
 
 @pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
-def test_each_of_many_calls_is_one_span_and_tokens_equal_the_servers_counters(
+def test_mixed_calls_have_one_span_each_and_tokens_equal_server_counters(
     active: tuple[Recorder, bool], llama_server: LlamaServer, count: int
 ) -> None:
     recorder, with_openai = active
@@ -233,24 +234,23 @@ def test_each_of_many_calls_is_one_span_and_tokens_equal_the_servers_counters(
     assert cached == moved["prompt_tokens_cached_total"]
     assert {span.attributes["gen_ai.provider.name"] for span in calls} == {"llama_cpp"}
     assert {span.status.status_code.name for span in calls} == {"UNSET"}
-    # Who opened the span is who saw the call first.
+    # The plugin that first sees the call opens the span.
     scopes = Counter(span.instrumentation_scope.name for span in calls)
     of_openai = sum("openai" in name for name in names) if with_openai else 0
     assert scopes["llamatelemetry_instrumentation_openai"] == of_openai
     assert scopes["llamatelemetry_instrumentation_llamacpp"] == count - of_openai
-    # What the server is was found out meanwhile, and is on the calls of both.
+    # The facts from `GET /props` arrived meanwhile and are on the calls of both plugins.
     assert sum("llamatelemetry.server.slots" in span.attributes for span in calls) > count / 4
     _check_phases(recorder, calls)
 
 
-# The formats in which llama.cpp gives no timings of a plain reply.
 def _check_phases(recorder: Recorder, calls: list[ReadableSpan]) -> None:
     timed = [span for span in calls if "gen_ai.prefill_ms" in span.attributes]
     assert len(timed) > len(calls) / 2
     for span in timed:
         stream = "gen_ai.request.stream" in span.attributes
         queued_s = span.attributes.get("llamatelemetry.queue_duration")
-        if queued_s is None:  # of several plain answers there is no remainder to tell it by
+        if queued_s is None:  # Several plain choices have no remainder that shows the queue.
             continue
         assert span.attributes["llamatelemetry.queue_source"] == (
             "header" if stream else "remainder"
@@ -260,7 +260,7 @@ def _check_phases(recorder: Recorder, calls: list[ReadableSpan]) -> None:
             + span.attributes["gen_ai.prefill_ms"] / 1e3
             + span.attributes["gen_ai.decode_ms"] / 1e3
         )
-        # Headers that a busy client reads late have waited for the client, not for a slot.
+        # A busy client may read headers late, which is not time in the queue.
         assert total_s <= duration_s(span) + 0.2
         assert set(recorder.phases(span)) == {"queue", "prefill", "decode"}
 
@@ -273,21 +273,23 @@ def duration_s(span: ReadableSpan) -> float:
 
 @pytest.mark.clock
 @pytest.mark.parametrize("stream", slow_except([True], [False, True]), ids=["plain", "stream"])
-async def test_queues_match_the_order_of_service(
+async def test_queue_durations_match_order_of_service(
     instrumented: Recorder, llama_server: LlamaServer, stream: bool
 ) -> None:
-    """By the recorded queues, a call is taken up at the moment a slot becomes free for it."""
+    """The end of each recorded queue is the time at which a slot becomes free."""
     url = f"{llama_server.origin}/completion"
     async with httpx2.AsyncClient(**OPTIONS) as client:
 
-        async def ask(n: int) -> None:
+        async def send_request(n: int) -> None:
             body = completion_body(f"The number {n} is", n_predict=30, ignore_eos=True)
             async with client.stream("POST", url, json={**body, "stream": stream}) as reply:
                 await reply.aread()
 
-        await asyncio.gather(*(ask(n) for n in range(SLOTS)))  # connected, and known
+        await asyncio.gather(
+            *(send_request(n) for n in range(SLOTS))
+        )  # Now the client is connected and the server is known.
         instrumented.clear_spans()
-        await asyncio.gather(*(ask(n) for n in range(3 * SLOTS)))
+        await asyncio.gather(*(send_request(n) for n in range(3 * SLOTS)))
 
     served = []
     for span in instrumented.calls():
@@ -302,7 +304,7 @@ async def test_queues_match_the_order_of_service(
         assert began == pytest.approx(ended[-SLOTS], abs=0.08)
 
 
-def test_errors_of_the_server_are_told_in_its_words(
+def test_server_errors_are_recorded_with_type_and_context_size(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
     with httpx2.Client(**OPTIONS) as client:
@@ -325,7 +327,9 @@ def test_errors_of_the_server_are_told_in_its_words(
     assert infill.attributes["llamatelemetry.task"] == "infill"
 
 
-def test_progress_and_role_are_no_tokens(instrumented: Recorder, llama_server: LlamaServer) -> None:
+def test_progress_and_role_chunks_are_not_counted_as_tokens(
+    instrumented: Recorder, llama_server: LlamaServer
+) -> None:
     body = chat_body("Count. " * 60, return_progress=True, stream=True)
     with httpx.Client(**OPTIONS) as client:
         for _ in range(2):
@@ -341,12 +345,12 @@ def test_progress_and_role_are_no_tokens(instrumented: Recorder, llama_server: L
         attributes = span.attributes
         first_chunk_s = attributes["gen_ai.response.time_to_first_chunk"]
         first_token_s = attributes["gen_ai.ttft_ms"] / 1e3
-        # The first chunk is progress; the first token comes when the prompt has been evaluated.
+        # The first chunk is progress. The first token arrives after the evaluation of the prompt.
         assert first_token_s - first_chunk_s > 0.5 * attributes["gen_ai.prefill_ms"] / 1e3
         assert first_token_s >= attributes["gen_ai.prefill_ms"] / 1e3
 
 
-def test_several_plain_answers_of_which_one_is_counted(
+def test_several_choices_record_no_output_tokens_or_queue(
     instrumented: Recorder, llama_server: LlamaServer
 ) -> None:
     with httpx.Client(**OPTIONS) as client:
@@ -361,7 +365,7 @@ def test_several_plain_answers_of_which_one_is_counted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_openai", [False, True])
-async def test_langchain(
+async def test_langchain_calls_are_recorded_with_engine_timings(
     instrumented: Recorder, llama_server: LlamaServer, with_openai: bool
 ) -> None:
     require("langchain_openai")
@@ -377,7 +381,7 @@ async def test_langchain(
                 model="smol",
                 max_tokens=5,
                 max_retries=0,
-                http_async_client=http,  # its own is kept beyond the loop it belongs to
+                http_async_client=http,  # LangChain's own client outlives its event loop.
             )
             assert model.invoke("Hi").content
             assert list(model.stream("Hi"))
@@ -389,17 +393,20 @@ async def test_langchain(
     for span in instrumented.calls():
         assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
         assert span.attributes["gen_ai.usage.output_tokens"] == 5
-        assert span.attributes["gen_ai.prefill_ms"] > 0  # which LangChain itself drops
+        assert span.attributes["gen_ai.prefill_ms"] > 0  # LangChain itself drops the timings.
 
 
-def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
-    instrumented: Recorder, llama_server: LlamaServer, let_servers_be_asked: Callable[[], None]
+def test_server_facts_stay_recorded_when_response_has_another_model_name(
+    instrument: Callable[..., Recorder],
+    llama_server: LlamaServer,
+    let_props_be_requested: Callable[[], None],
 ) -> None:
-    """To embeddings it answers with the name it was asked by."""
+    """llama.cpp returns embeddings with the model name of the request."""
+    instrumented = instrument(llamacpp_props=True)
     with httpx.Client(**OPTIONS) as client:
         for _ in range(3):
             client.post(f"{llama_server.origin}{CHAT}", json=chat_body("Hi"))
-            let_servers_be_asked()
+            let_props_be_requested()
             body = {"model": "anything", "input": "Hi"}
             client.post(f"{llama_server.origin}/v1/embeddings", json=body)
     first, *others = instrumented.calls()
@@ -411,20 +418,21 @@ def test_what_the_server_is_stays_known_whatever_a_reply_calls_the_model(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_what_the_server_is_goes_onto_the_span_of_another_instrumentation_too(
-    instrumented: Recorder,
+def test_server_facts_are_added_to_span_of_another_instrumentation(
+    instrument: Callable[..., Recorder],
     llama_server: LlamaServer,
-    let_servers_be_asked: Callable[[], None],
+    let_props_be_requested: Callable[[], None],
     stream: bool,
 ) -> None:
+    instrumented = instrument(llamacpp_props=True)
     tracer = trace.get_tracer("another", tracer_provider=instrumented.tracer_provider)
-    theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
     with httpx.Client(**OPTIONS) as client:
         for _ in range(2):
-            with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=theirs):
+            with tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=attributes):
                 body = {**chat_body("Hi"), "stream": stream}
                 client.post(f"{llama_server.origin}{CHAT}", json=body)
-            let_servers_be_asked()
+            let_props_be_requested()
     first, second = instrumented.calls()
     assert {span.instrumentation_scope.name for span in (first, second)} == {"another"}
     assert "llamatelemetry.server.slots" not in first.attributes

@@ -1,4 +1,4 @@
-"""What is taken for llama.cpp, and that nothing else is touched."""
+"""Identification of llama.cpp servers. Other servers are not affected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamatelemetry.genai.servers import known_servers, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, Ask
+from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.openai_plugin import replies
@@ -24,7 +24,7 @@ both = pytest.mark.parametrize("library", ["httpx", "httpx2"])
 
 
 def mock(library: str, answer: Callable[[Any], Any] | None = None, **headers: str) -> Any:
-    """A client whose server is a function; by default one that says nothing of itself."""
+    """Return a client with a mock transport. By default its responses do not identify the server."""
     http = importlib.import_module(library)
     reply = answer or (lambda _: http.Response(200, json=replies.chat(), headers=headers))
     return http.Client(transport=http.MockTransport(reply))
@@ -54,7 +54,9 @@ def mock(library: str, answer: Callable[[Any], Any] | None = None, **headers: st
         ("/any/prefix/completion", "text_completion", "/any/prefix"),
     ],
 )
-def test_a_path_is_told_by_its_end(path: str, operation: str, prefix: str) -> None:
+def test_match_path_finds_endpoint_behind_any_prefix(
+    path: str, operation: str, prefix: str
+) -> None:
     match = match_path(path)
     assert match is not None
     assert (match.route.operation or match.route.task) == operation
@@ -85,12 +87,12 @@ def test_a_path_is_told_by_its_end(path: str, operation: str, prefix: str) -> No
         "/v1/chat/completions/",
     ],
 )
-def test_what_runs_no_model_is_no_call(path: str) -> None:
+def test_match_path_ignores_endpoints_that_run_no_model(path: str) -> None:
     assert match_path(path) is None
 
 
 @both
-def test_requests_to_such_a_path_are_passed_on(library: str, instrument: Any) -> None:
+def test_requests_to_other_endpoints_are_not_recorded(library: str, instrument: Any) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/tokenize", json={"content": "Hi"})
@@ -99,32 +101,32 @@ def test_requests_to_such_a_path_are_passed_on(library: str, instrument: Any) ->
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_the_first_call_to_a_server_is_one_span_with_its_true_start(
+def test_first_call_to_unknown_server_has_actual_start_time(
     instrumented: Recorder, caller: str
 ) -> None:
-    """Only the reply tells; what was before it is in the span all the same."""
+    """The response identifies the server, and the span includes the time before it."""
     with scripted(plain(CHAT), plain(CHAT)) as server:
         for _ in range(2):
-            CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+            CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     first, second = instrumented.calls()
     assert first.name == second.name == "chat smol"
     for name in ("gen_ai.provider.name", "gen_ai.usage.output_tokens", "server.port"):
         assert first.attributes[name] == second.attributes[name]
     for span in (first, second):
         assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
-        # Two pieces with a pause of 2 ms in between; what is written afterwards has no length.
+        # There is a pause of 2 ms between two parts. A span without it would have no duration.
         assert (span.end_time - span.start_time) > 1.5e6
 
 
 @pytest.mark.parametrize("caller", STREAMED)
-def test_behind_a_proxy_that_hides_the_name_timings_are_the_proof(
+def test_timings_in_stream_identify_llama_cpp_without_server_header(
     instrumented: Recorder, caller: str
 ) -> None:
     answer = chunked([*EVENTS, b"data: [DONE]\n\n"], server="Server: nginx\r\n")
     with scripted(answer) as server:
-        ask = Ask(f"{server.origin}/v1/chat/completions", BODY)
-        CALLERS[caller](ask)
-        CALLERS[caller](ask)
+        request = CallerRequest(f"{server.origin}/v1/chat/completions", BODY)
+        CALLERS[caller](request)
+        CALLERS[caller](request)
     first, second = instrumented.calls()
     for span in (first, second):
         assert span.attributes["gen_ai.provider.name"] == "llama_cpp"
@@ -133,11 +135,11 @@ def test_behind_a_proxy_that_hides_the_name_timings_are_the_proof(
         assert span.attributes["gen_ai.prefill_ms"] == 2.0
         assert span.attributes["llamatelemetry.queue_source"] == "header"
         first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
-        # Three more pieces of 2 ms come after the first chunk.
+        # Three more parts of 2 ms follow the first chunk.
         assert 0 < first_chunk_s < (span.end_time - span.start_time) / 1e9 - 0.005
-    if caller != "requests-raw":  # which reads until there are 512 bytes
-        # When the first token came is not known of a stream that has proved itself at its end:
-        # what is left is the server's own figure.
+    if caller != "requests-raw":  # It reads 512 bytes at a time.
+        # A stream that identifies its server only at the end has no time of the first token.
+        # The server's own time is recorded instead.
         server_s = first.attributes["gen_ai.server.time_to_first_token"]
         assert first.attributes["gen_ai.ttft_ms"] == pytest.approx(server_s * 1000)
         assert second.attributes["gen_ai.ttft_ms"] != pytest.approx(server_s * 1000)
@@ -145,21 +147,21 @@ def test_behind_a_proxy_that_hides_the_name_timings_are_the_proof(
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 200])
 @pytest.mark.parametrize("caller", ["httpx-stream", "requests-stream"])
-def test_timings_prove_it_wherever_the_stream_is_cut(
+def test_timings_identify_llama_cpp_for_any_split_of_stream(
     instrumented: Recorder, caller: str, cut: int
 ) -> None:
     body = b"".join(EVENTS)
     pieces = [body[at : at + cut] for at in range(0, len(body), cut)]
     with scripted(chunked(pieces, server="Server: nginx\r\n")) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_in_a_plain_reply_too(instrumented: Recorder, caller: str) -> None:
+def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, caller: str) -> None:
     with scripted(plain(CHAT, server="Server: nginx\r\n")) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
-    # A plain reply that is read as a stream is not looked at, to cost others nothing.
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
+    # A plain response that is read as a stream is not parsed, to save other servers the cost.
     assert len(instrumented.calls()) == (0 if caller in STREAMED else 1)
 
 
@@ -179,18 +181,18 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("caller", CALLERS)
-def test_another_server_leaves_no_trace(instrumented: Recorder, caller: str, other: str) -> None:
+def test_call_to_other_server_records_nothing(
+    instrumented: Recorder, caller: str, other: str
+) -> None:
     with scripted(OTHERS[other]) as server:
-        CALLERS[caller](Ask(f"{server.origin}/v1/chat/completions", BODY))
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
         assert b"traceparent" not in server.requests[0]
     assert instrumented.spans() == []
     assert instrumented.metrics() == {}
 
 
 @both
-def test_of_a_thousand_calls_to_other_hosts_nothing_is_left(
-    library: str, instrumented: Recorder
-) -> None:
+def test_thousand_calls_to_other_hosts_record_nothing(library: str, instrumented: Recorder) -> None:
     with mock(library) as client:
         for number in range(1000):
             client.post(f"http://host{number % 50}.test/v1/chat/completions", json=BODY)
@@ -199,7 +201,7 @@ def test_of_a_thousand_calls_to_other_hosts_nothing_is_left(
 
 
 @both
-def test_a_denied_server_is_never_taken_for_it(library: str, instrument: Any) -> None:
+def test_denied_server_is_not_recorded(library: str, instrument: Any) -> None:
     recorder = instrument(llamacpp_deny=("http://llama.test",), llamacpp_allow=("llama.test",))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
@@ -225,7 +227,7 @@ def test_a_denied_server_is_never_taken_for_it(library: str, instrument: Any) ->
         ("", "http://gpu1:80", False),
     ],
 )
-def test_an_entry_of_the_lists_is_an_origin_or_a_host(entry: str, url: str, matches: bool) -> None:
+def test_allow_and_deny_entries_match_origin_or_host(entry: str, url: str, matches: bool) -> None:
     scheme, _, rest = url.partition("://")
     host, _, port = rest.rpartition(":")
     server = server_of(scheme, host.strip("[]"), int(port))
@@ -235,16 +237,17 @@ def test_an_entry_of_the_lists_is_an_origin_or_a_host(entry: str, url: str, matc
 
 
 @both
-def test_a_vendors_host_is_not_even_looked_at(library: str, instrumented: Recorder) -> None:
+def test_host_of_known_provider_is_not_recorded(library: str, instrumented: Recorder) -> None:
     with mock(library, Server="llama.cpp") as client:
         client.post("https://api.openai.com/v1/chat/completions", json=BODY)
     assert instrumented.spans() == []
 
 
 @both
-def test_without_a_network_nobody_is_asked_what_he_is(
-    library: str, instrumented: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_plugin_requests_no_props_of_mock_transport(
+    library: str, instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    instrumented = instrument(llamacpp_props=True)
     asked: list[Any] = []
     monkeypatch.setattr(server_metadata_cache, "ask", lambda *args: asked.append(args))
     with mock(library, Server="llama.cpp") as client:
@@ -254,13 +257,13 @@ def test_without_a_network_nobody_is_asked_what_he_is(
 
 
 @both
-def test_what_was_learned_lasts_beyond_the_plugin(library: str, instrument: Any) -> None:
+def test_identified_server_stays_known_after_uninstrument(library: str, instrument: Any) -> None:
     recorder = instrument()
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     LlamaCppInstrumentor().uninstrument()
     instrument()
-    with mock(library) as client:  # this one does not sign
+    with mock(library) as client:  # These responses do not identify the server.
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     assert len(recorder.calls()) == 2
     known_servers.forget()

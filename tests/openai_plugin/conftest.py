@@ -1,4 +1,4 @@
-"""The OpenAI plugin, recording to memory."""
+"""Fixtures that turn the openai plugin on and record to memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def instrumented(recorder: Recorder) -> Iterator[Recorder]:
-    """A recorder to which the plugin, active for this test, writes."""
+    """Turn the plugin on for this test and return its recorder."""
     OpenAIInstrumentor().instrument(**recorder.providers)
     yield recorder
     if OpenAIInstrumentor().is_instrumented_by_opentelemetry:
@@ -23,7 +23,7 @@ def instrumented(recorder: Recorder) -> Iterator[Recorder]:
 
 @pytest.fixture
 def instrument(recorder: Recorder) -> Iterator[Callable[..., None]]:
-    """Switch the plugin on for this test; arguments are the instrumentor's, or options."""
+    """Return a function that turns the plugin on, with arguments of the instrumentor or options."""
 
     def instrument(completion_hook: Any = None, **options: Any) -> None:
         OpenAIInstrumentor().instrument(

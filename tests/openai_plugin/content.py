@@ -1,4 +1,4 @@
-"""What tests of content share: a call that says something, and where to find what was recorded."""
+"""Helpers of the content tests: a call with a tool, its expected content, and readers of telemetry."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def stream(chunks: list[dict[str, Any]]) -> Any:
 
 
 def on_span(recorder: Recorder) -> dict[str, Any]:
-    """The content of the one call's span, decoded and held against its schemas."""
+    """Return the content on the span of the only call, decoded and validated."""
     found = {}
     for name in CONTENT:
         text = (recorder.call().attributes or {}).get(name)
@@ -105,7 +105,7 @@ def on_span(recorder: Recorder) -> dict[str, Any]:
 
 
 def in_event(recorder: Recorder) -> dict[str, Any]:
-    """The content of the one event, which is structured."""
+    """Return the content of the only event, validated."""
     found = {name: of(event(recorder)).get(name) for name in CONTENT}
     found = {name: plain(value) for name, value in found.items() if value is not None}
     for name, value in found.items():
@@ -123,7 +123,7 @@ def of(record: ReadableLogRecord) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The SDK keeps sequences as tuples."""
+    """Convert the tuples of the SDK to lists."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if hasattr(value, "items"):

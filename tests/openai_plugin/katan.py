@@ -1,4 +1,4 @@
-"""llm-katan, a server of OpenAI's and Azure's protocols that is not llama.cpp, in a process of its own."""
+"""llm-katan in a child process: a server with the protocols of OpenAI and Azure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ REQUIREMENT = "llm-katan == 0.22.0"
 TIME_TO_FIRST_TOKEN_S = 0.03
 BETWEEN_CHUNKS_S = 0.005
 
-# Its web framework is no dependency of ours: it gets an environment of its own, kept while the
-# requirement stays the same.
+# llm-katan needs a web framework that the tests do not install otherwise. It therefore gets a
+# virtual environment of its own, which is kept until the requirement changes.
 _NAME = hashlib.sha256(REQUIREMENT.encode()).hexdigest()[:8]
 _ENVIRONMENT = Path(__file__).parents[2] / "build" / f"llm-katan-{_NAME}"
 
 
 class Katan:
-    """A running server with the echo backend: it answers with what it was asked."""
+    """A running server with the echo backend, which returns the prompt."""
 
     model = "echo-1"
 
@@ -36,7 +36,7 @@ class Katan:
         self.url = f"{origin}/v1"
 
     def counted(self) -> dict[str, int]:
-        """What its `/metrics` count: requests, prompt tokens and completion tokens."""
+        """Return the counters in `/metrics`: requests, prompt tokens and completion tokens."""
         with urllib.request.urlopen(f"{self.origin}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         found = (line.partition("{") for line in lines if line.startswith("llm_katan_"))
@@ -49,7 +49,7 @@ class Katan:
 
 @contextmanager
 def katan_server() -> Iterator[Katan]:
-    """Run one for as long as the block; installed first where it has not been yet."""
+    """Install the server if necessary, and run it inside the `with` block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

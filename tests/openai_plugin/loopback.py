@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks the protocol and keeps the headers it was sent."""
+"""A real HTTP server with the protocol of OpenAI that keeps the request headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.openai_plugin import replies
 
 
 class Loopback:
-    """What arrived, and where to send to. ``statuses`` are answered first, then all is well."""
+    """The URL and the requests of the server. It returns the status codes in `statuses` first."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/v1"
@@ -21,24 +21,24 @@ class Loopback:
         self.statuses: list[int] = []
 
     def sent(self, name: str) -> list[str]:
-        """All values of a header of the one request that arrived."""
+        """Return all values of a header of the only request."""
         (headers,) = self.requests
         return headers.get_all(name, [])
 
 
 @contextmanager
 def loopback_server() -> Iterator[Loopback]:
-    """Run one for as long as the block."""
+    """Run a server inside the `with` block."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             loopback.requests.append(self.headers)
             if loopback.statuses:
                 self._answer(loopback.statuses.pop(0), b"{}")
-            elif asked.get("stream"):
+            elif body.get("stream"):
                 self._answer(200, replies.sse(replies.chat_chunks()), "text/event-stream")
             else:
                 self._answer(200, json.dumps(replies.chat()).encode())
@@ -56,7 +56,7 @@ def loopback_server() -> Iterator[Loopback]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on the test's output."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

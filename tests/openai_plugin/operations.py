@@ -1,4 +1,4 @@
-"""Every operation of the client: how it is asked for, and the replies that servers give to it."""
+"""Every operation of the client: its arguments and the responses of servers to it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Operation:
     """One method of the client.
 
     Attributes:
-        name: of the case.
-        path: attributes that lead from a client to the resource with the method.
-        arguments: of the method.
-        method: its name.
-        body: of a good plain reply: JSON, or bytes that are none.
-        events: of a good stream, where the method streams.
-        span_name: of the call.
-        since: the version of openai that has it; streams of it may have come later.
-        tokens: what the good replies say was used, input and output.
+        name: Name of the test case.
+        path: Attributes from a client to the resource with the method.
+        arguments: Arguments of the method.
+        method: Name of the method.
+        body: Body of a successful plain response, as JSON or as bytes of another type.
+        events: Events of a successful stream; `None` if the method does not stream.
+        span_name: Span name of the call.
+        since: First version of openai with this method. `streams_since` applies to its streams.
+        tokens: Input and output tokens in the successful responses.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Operation:
 
     @property
     def is_named(self) -> bool:
-        """Whether its spans name an operation; metrics are of named operations only."""
+        """Whether its spans have an operation name, without which no metrics are recorded."""
         return self.name != "moderation"
 
     @property
     def is_measured(self) -> bool:
-        """Whether its streams tell how fast a model is."""
+        """Whether its streams are timed."""
         return self.name != "fetch_response"
 
     def call(self, client: Any, **options: Any) -> Any:
-        """Call the method of a client, or of one of its raw faces by ``face=``."""
+        """Call the method of a client. `face` names one of its raw variants."""
         return self.bound(client, options.pop("face", None))(**self.sent(), **options)
 
     def bound(self, client: Any, face: str | None = None) -> Any:
@@ -73,7 +73,7 @@ class Operation:
         return getattr(resource, self.method)
 
     def sent(self) -> dict[str, Any]:
-        """The arguments, with files that have not been read."""
+        """Return the arguments, with new files."""
         return {
             name: value() if callable(value) and not isinstance(value, type) else value
             for name, value in self.arguments.items()
@@ -90,11 +90,11 @@ class Operation:
     @property
     def stream(self) -> bytes:
         assert self.events is not None
-        # Only the older endpoints end with [DONE]; the client takes either.
+        # Only the older endpoints end with [DONE]. The client accepts both.
         return replies.sse(self.events(), done="/" not in self.name)
 
     def reply(self, stream: bool) -> Any:
-        """A good reply, whole."""
+        """Return a complete successful response."""
         if stream:
             return replies.stream_reply(self.stream)
         return replies.http.Response(200, content=self.plain, headers={"content-type": self.media})
@@ -262,13 +262,13 @@ ALL = [
         response_model="mod-v1",
     ),
 ]
-# Newer clients deprecate image variations and audio translations; servers have them.
+# Newer clients deprecate image variations and audio translations, but servers still have them.
 IGNORE_DEPRECATED = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 OPERATIONS = [operation for operation in ALL if operation.since <= VERSION]
 
 
 def streams(operation: Operation) -> bool:
-    """Whether the installed client streams it."""
+    """Return whether the installed client can stream this operation."""
     return operation.events is not None and operation.streams_since <= VERSION
 
 
@@ -283,7 +283,7 @@ STREAMS = [case for case in CASES if case.values[2]]
 
 
 class Caller:
-    """A program that uses a sync or an async client in the same way, so that one test serves both."""
+    """An application that uses a sync or an async client in the same way, so that one test covers both."""
 
     def __init__(self, is_async: bool, handler: replies.Handler, **options: Any) -> None:
         self.is_async = is_async
@@ -314,6 +314,6 @@ class Caller:
 
 
 def shown(answer: Any) -> tuple[type[Any], Any]:
-    """An answer in a form that equals another one of the same kind and content."""
+    """Return a form of the result that equals any other result of the same type and content."""
     content = getattr(answer, "content", None)
     return type(answer), content if isinstance(content, bytes) else answer

@@ -1,4 +1,4 @@
-"""Replies in the shapes that servers give, and clients whose transport hands them out."""
+"""Responses in the formats of servers, and clients with a transport that returns them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import openai
 
 OPENAI = tuple(int(part) for part in openai.__version__.split(".")[:2])
-# openai 3 runs on httpx2, earlier ones on httpx; the two have the same classes.
+# openai 3 uses httpx2, earlier versions use httpx. Both have the same classes.
 http: Any = importlib.import_module("httpx2" if OPENAI >= (3, 0) else "httpx")
 
 BASE_URL = "http://llm.test:8080/v1"
@@ -119,7 +119,7 @@ def error_reply(status: int, **error: Any) -> Any:
 
 
 def known_to(method: Callable[..., Any], **parameters: Any) -> dict[str, Any]:
-    """Parameters for a call of `method`: those that this version of it has not got, as extra body."""
+    """Return keyword arguments. Parameters that this version of `method` lacks go into `extra_body`."""
     known = inspect.signature(method).parameters
     extra = {name: value for name, value in parameters.items() if name not in known}
     given = {name: value for name, value in parameters.items() if name in known}
@@ -150,7 +150,7 @@ RESPONSES_USAGE = {
 
 
 def response(**more: Any) -> dict[str, Any]:
-    """A response of the Responses API."""
+    """Return a response of the Responses API."""
     text = {"type": "output_text", "text": '{"greeting": "Hi"}', "annotations": []}
     return {
         "id": "resp_1",
@@ -177,7 +177,7 @@ def response(**more: Any) -> dict[str, Any]:
 
 
 def response_events(**last: Any) -> list[dict[str, Any]]:
-    """The events of a streamed response; ``last`` goes into the response of the last one."""
+    """Return the events of a streamed response. `last` is merged into the last event's response."""
     begun = response(status="in_progress", output=[], usage=None)
     item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
     where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
@@ -214,7 +214,7 @@ def images(**more: Any) -> dict[str, Any]:
 
 
 def image_events(kind: str) -> list[dict[str, Any]]:
-    """``kind`` is ``image_generation`` or ``image_edit``."""
+    """Return the events of a streamed image. `kind` is `image_generation` or `image_edit`."""
     image = {
         "b64_json": "aGk=",
         "background": "opaque",
@@ -256,9 +256,9 @@ def moderation(**more: Any) -> dict[str, Any]:
 
 
 class Parts(http.SyncByteStream, http.AsyncByteStream):
-    """A body that comes in parts, as over a network; a response with it has not been read.
+    """A body that arrives in parts, as over a network. A response with it is unread.
 
-    An exception among the parts is raised at its place.
+    An exception among the parts is raised at its position.
     """
 
     def __init__(self, *parts: bytes | BaseException) -> None:
@@ -291,5 +291,5 @@ def split(body: bytes, size: int) -> list[bytes]:
 def parts_reply(
     *parts: bytes | BaseException, media: str = "application/json", **headers: str
 ) -> Any:
-    """A reply whose body has still to be read."""
+    """Return a response with an unread body."""
     return http.Response(200, stream=Parts(*parts), headers={"content-type": media, **headers})

@@ -1,6 +1,6 @@
-"""Replies in the shapes of five servers, written from their public documentation, and what a span says.
+"""Responses in the formats of five servers, from their public documentation, and the expected spans.
 
-| server | documentation |
+| Server | Documentation |
 |---|---|
 | OpenAI | platform.openai.com/docs/api-reference/chat |
 | Azure | learn.microsoft.com/azure/ai-foundry/openai: reference, content filtering, content streaming |
@@ -21,19 +21,19 @@ from tests.openai_plugin import replies
 
 @dataclass(frozen=True)
 class Shape:
-    """What one server answers, plain and streamed, to the same question.
+    """The responses of one server to the same request, plain and streamed.
 
     Attributes:
-        base_url: where the server is.
-        model: as it is asked for.
-        request: further parameters.
-        reply: the JSON of the plain reply.
-        events: the JSON of the stream's events.
-        attributes: of both spans, beside those that each call or each stream has.
-        refusal: status and JSON of an error that the server documents.
-        error_type: what the span calls that error.
-        off_schema: where the server departs from the types of openai, as pydantic names it.
-        padding: what may come before the JSON of a plain reply, and between the events.
+        base_url: Base URL of the server.
+        model: Model in the request.
+        request: Further parameters.
+        reply: JSON of the plain response.
+        events: JSON of the stream's events.
+        attributes: Attributes of both spans, except those that every call or every stream has.
+        refusal: Status and JSON of an error that the server documents.
+        error_type: Recorded `error.type` of that error.
+        off_schema: Deviations of the server from the types of openai, as pydantic names them.
+        padding: Bytes that may come before the JSON of a plain response and between events.
     """
 
     name: str
@@ -63,7 +63,7 @@ def _chunks(head: dict[str, Any], *choices: dict[str, Any]) -> list[dict[str, An
     return [head | {"choices": [{"index": 0, **choice}]} for choice in choices]
 
 
-# ---- OpenAI: usage in a last chunk without choices, padding against guessing from sizes
+# OpenAI: usage in a last chunk without choices, and padding that hides the sizes of chunks.
 
 _OPENAI_USAGE = {
     "prompt_tokens": 2006,
@@ -160,7 +160,7 @@ OPENAI = Shape(
     error_type="insufficient_quota",
 )
 
-# ---- Azure: a first chunk of filter results with empty names, filter results everywhere
+# Azure: a first chunk with filter results and empty names, and filter results everywhere.
 
 _SAFE = {
     kind: {"filtered": False, "severity": "safe"}
@@ -281,7 +281,7 @@ AZURE = Shape(
     error_type="content_filter",
 )
 
-# ---- vLLM: usage in each chunk, reasoning beside the content, a code that is a number
+# vLLM: usage in each chunk, reasoning in addition to content, and a numeric error code.
 
 _VLLM_USAGE = {
     "prompt_tokens": 41,
@@ -401,7 +401,7 @@ VLLM = Shape(
     error_type="NotFoundError",
 )
 
-# ---- Ollama: the role in each chunk, a whole tool call in one, no details of usage
+# Ollama: the role in each chunk, a complete tool call in one chunk, and no usage details.
 
 _OLLAMA_HEAD = {
     "id": "chatcmpl-923",
@@ -474,7 +474,7 @@ OLLAMA = Shape(
     error_type="not_found_error",
 )
 
-# ---- DeepSeek: keep-alives before reply and events, cache hits and misses, a reason of its own
+# DeepSeek: keep-alives before response and events, cache hits and misses, and an own finish reason.
 
 _DEEPSEEK_USAGE = {
     "prompt_tokens": 30,
@@ -532,7 +532,7 @@ DEEPSEEK = Shape(
                 "finish_reason": None,
             },
         ),
-        # The last choice and the usage come together.
+        # The last choice and the usage are in one chunk.
         *_chunks(
             _DEEPSEEK_HEAD | {"usage": _DEEPSEEK_USAGE},
             {

@@ -1,4 +1,4 @@
-"""Bodies of event streams, good and bad, as bytes."""
+"""Hypothesis strategies for valid and invalid event streams, as bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.genai.strategies import REPLIES, TIMINGS
 from tests.openai_plugin import replies
 
-# Two, three and four bytes in UTF-8; a zero-width joiner; line ends that are not the format's own.
+# Characters of two, three and four bytes in UTF-8, a zero-width joiner, and other line separators.
 _CONTENT = st.text(st.sampled_from('aé漢🦙\u200d\u2028\x85\n \\"'), max_size=4)
 _ODD_CHOICES = st.sampled_from(
     [
@@ -96,7 +96,7 @@ _EVENTS: st.SearchStrategy[list[bytes]] = st.one_of(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """A whole stream: any line end, any events, perhaps no [DONE], perhaps something after it."""
+    """Generate streams with any line ends and events, with or without [DONE] and data after it."""
     line_end = draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]))
     events = draw(st.lists(_EVENTS, max_size=6))
     ends = [[b"data: [DONE]"]] if draw(st.booleans()) else []
@@ -108,7 +108,7 @@ def bodies(draw: st.DrawFn) -> bytes:
     return mark + (body if draw(st.booleans()) else body.rstrip(b"\r\n"))
 
 
-# Byte by byte, in one piece, or cut anywhere, also twice at the same place.
+# Split into bytes, not split, or split at any position, also twice at the same one.
 CUTS = st.one_of(
     st.just(None),
     st.just(()),

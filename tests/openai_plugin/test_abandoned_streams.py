@@ -1,4 +1,4 @@
-"""Streams that the application drops, found by the garbage collector at the worst of moments."""
+"""Abandoned streams that the garbage collector finds while the SDK holds its locks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BODY = replies.sse(replies.chat_chunks(usage=replies.USAGE))
 
 
 class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
-    """Collects garbage where the SDK holds the lock that a new series needs; not each time, it is slow."""
+    """Collects garbage while the SDK holds the lock of a new time series. Not each time: it is slow."""
 
     times = 0
 
@@ -46,7 +46,7 @@ class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
 
 
 class CollectingExporter(MetricExporter):
-    """Collects garbage while it exports, and keeps what it got last."""
+    """Collects garbage during an export, and keeps the last export."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class CollectingExporter(MetricExporter):
     def shutdown(self, *_: Any, **__: Any) -> None: ...
 
     def count(self, name: str) -> int:
-        """How many points a histogram has had, over all its series."""
+        """Return the number of measurements of a histogram, over all its time series."""
         return sum(
             point.count
             for resource in (self.last.resource_metrics if self.last else ())
@@ -78,14 +78,14 @@ class CollectingExporter(MetricExporter):
 
 
 def collect_in_callback(_options: CallbackOptions) -> Iterator[Observation]:
-    """An instrument of the application, which the SDK asks while it collects."""
+    """Collect garbage in the callback of an observable instrument, during metric collection."""
     gc.collect()
     yield Observation(1)
 
 
 @pytest.fixture
 def exporter(recorder: Recorder) -> Iterator[CollectingExporter]:
-    """The plugin records to a reader that exports all the time; nothing else finds garbage."""
+    """Turn the plugin on with a reader that exports continuously. Only the test collects garbage."""
     exporter = CollectingExporter()
     view = View(
         instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: CollectingReservoir
@@ -100,13 +100,13 @@ def exporter(recorder: Recorder) -> Iterator[CollectingExporter]:
     )
     provider.get_meter("app").create_observable_gauge("app.gauge", [collect_in_callback])
     gc.collect()
-    gc.freeze()  # what is there already need not be looked through a hundred times
+    gc.freeze()  # Existing objects need not be examined at each of a hundred collections.
     gc.disable()
     yield exporter
     gc.enable()
     gc.unfreeze()
     gc.collect()
-    gc.freeze()  # as it is for all tests
+    gc.freeze()  # The default of the test suite.
     OpenAIInstrumentor().uninstrument()
     provider.shutdown(timeout_millis=5_000)
 
@@ -118,17 +118,17 @@ def ask(client: Any, n: int) -> Any:
 
 
 def numbers(exporter: CollectingExporter) -> Iterator[int]:
-    """Of the streams; an even number of them."""
+    """Yield the numbers of the streams, an even number of them."""
     for n in range(STREAMS_AT_MOST):
         if n >= STREAMS:
             if n % 2 == 0 and exporter.exports >= EXPORTS:
                 return
-            time.sleep(0.01)  # it is the exporter's turn
+            time.sleep(0.01)  # Let the exporter's thread run.
         yield n
 
 
 def abandon_streams(exporter: CollectingExporter) -> int:
-    """Half of them unread, half after the first chunk; give how many there were."""
+    """Abandon half of the streams unread and half after the first chunk. Return their number."""
     client = replies.client(lambda _: replies.stream_reply(BODY))
     n = -1
     for n in numbers(exporter):
@@ -147,12 +147,14 @@ async def abandon_async_streams(exporter: CollectingExporter) -> int:
             await anext(stream)
         del stream
         if not n % 10:
-            await asyncio.sleep(0.001)  # the loop closes what the collector has found
+            await asyncio.sleep(
+                0.001
+            )  # The event loop closes the generators that the collector has found.
     return n + 1
 
 
 def wait_for_all(recorder: Recorder, streams: int) -> list[ReadableSpan]:
-    """Find the rest: a collection does nothing while another thread is at one."""
+    """Collect until all calls have ended. A collection does nothing while another thread collects."""
     deadline = time.monotonic() + 20
     while True:
         gc.collect()
@@ -164,7 +166,7 @@ def wait_for_all(recorder: Recorder, streams: int) -> list[ReadableSpan]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_thousand_streams_dropped_during_metric_collection_all_end(
+def test_calls_end_when_thousand_streams_are_dropped_during_metric_collection(
     exporter: CollectingExporter, recorder: Recorder, is_async: bool
 ) -> None:
     streams = (

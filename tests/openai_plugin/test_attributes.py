@@ -1,4 +1,4 @@
-"""The whole attribute set of the span of each operation, types included."""
+"""The complete span attributes of each operation, with their types."""
 
 from __future__ import annotations
 
@@ -128,17 +128,16 @@ EXPECTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)
-async def test_the_span_of_an_operation_has_these_attributes_and_no_others(
+async def test_span_has_exactly_the_attributes_of_its_operation(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     await Caller(is_async, lambda _: operation.reply(stream)).run(operation, stream)
     span = instrumented.call()
     found = dict(span.attributes or {})
     expected = dict(EXPECTED[operation.name])
-    if stream:
+    if stream and operation.is_measured:
         expected["gen_ai.request.stream"] = True
-        if operation.is_measured:
-            assert found.pop("gen_ai.response.time_to_first_chunk") > 0
+        assert found.pop("gen_ai.response.time_to_first_chunk") > 0
     assert found == expected
     assert {name: type(value) for name, value in found.items()} == {
         name: type(value) for name, value in expected.items()
@@ -148,7 +147,7 @@ async def test_the_span_of_an_operation_has_these_attributes_and_no_others(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-async def test_without_strict_names_an_operation_has_its_own(
+async def test_span_has_own_operation_name_when_strict_names_are_off(
     recorder: Recorder, operation: Operation
 ) -> None:
     config = LlamaTelemetryConfig(strict_operation_names=False)
@@ -167,7 +166,7 @@ async def test_without_strict_names_an_operation_has_its_own(
     assert duration.attributes["gen_ai.operation.name"] == name
 
 
-def test_moderation_records_no_metric_because_metrics_are_of_named_operations(
+def test_moderation_records_no_metric_without_operation_name(
     instrumented: Recorder,
 ) -> None:
     replies.client(lambda _: replies.json_reply(replies.moderation())).moderations.create(
@@ -181,7 +180,7 @@ needs_responses = pytest.mark.skipif(VERSION < (1, 66), reason="this client has 
 
 
 @needs_responses
-def test_fetching_a_response_records_how_long_it_took_and_no_tokens(instrumented: Recorder) -> None:
+def test_fetch_response_records_duration_but_no_tokens(instrumented: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.response()))
     client.responses.retrieve("resp_1")
     assert set(instrumented.metrics()) == {"gen_ai.client.operation.duration"}
@@ -197,7 +196,7 @@ def test_fetching_a_response_records_how_long_it_took_and_no_tokens(instrumented
 
 
 @needs_responses
-def test_what_is_asked_of_the_responses_api_is_on_the_span(instrumented: Recorder) -> None:
+def test_span_records_request_parameters_of_responses_api(instrumented: Recorder) -> None:
     reply = replies.response(
         model="/models/smol.gguf",
         service_tier="flex",
@@ -250,18 +249,18 @@ _SUMMARY = {"type": "compaction", "id": "cmp_1", "encrypted_content": "SECRET"}
 
 @needs_responses
 @pytest.mark.parametrize("where", ["input", "output", "stream"])
-def test_a_conversation_that_was_summed_up_is_marked(instrumented: Recorder, where: str) -> None:
-    asked: list[Any] = [{"role": "user", "content": "Hi"}]
+def test_span_marks_compacted_conversation(instrumented: Recorder, where: str) -> None:
+    requested: list[Any] = [{"role": "user", "content": "Hi"}]
     if where == "stream":
         item = {"type": "response.output_item.done", "output_index": 0, "item": _SUMMARY}
         events = [*replies.response_events()[:2], {**item, "sequence_number": 2}]
         client = replies.client(lambda _: replies.stream_reply(replies.sse(events, done=False)))
-        list(client.responses.create(model="smol", input=asked, stream=True))
+        list(client.responses.create(model="smol", input=requested, stream=True))
     else:
         output = [_SUMMARY] if where == "output" else []
         client = replies.client(lambda _: replies.json_reply(replies.response(output=output)))
         client.responses.create(
-            model="smol", input=[_SUMMARY, *asked] if where == "input" else asked
+            model="smol", input=[_SUMMARY, *requested] if where == "input" else requested
         )
     span = instrumented.call()
     assert (span.attributes or {})["gen_ai.conversation.compacted"] is True
@@ -289,7 +288,7 @@ _CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_the_finish_reason_of_a_response_comes_of_its_status(
+def test_finish_reason_is_derived_from_response_status(
     instrumented: Recorder, reply: dict[str, Any], reasons: Any, stream: bool
 ) -> None:
     body = replies.sse(replies.response_events(**reply), done=False)
@@ -311,8 +310,8 @@ _FAILED = {"status": "failed", "error": {"code": "server_error", "message": "SEC
 
 @needs_responses
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_a_response_that_failed_is_a_failed_call(instrumented: Recorder, stream: bool) -> None:
-    """Nothing is raised: the reply itself says that it is none."""
+def test_call_fails_when_response_has_status_failed(instrumented: Recorder, stream: bool) -> None:
+    """The client raises nothing; only the status in the response is `failed`."""
     events = [*replies.response_events()[:-1]]
     events.append({"type": "response.failed", "response": replies.response(**_FAILED)})
     client = replies.client(
@@ -337,7 +336,7 @@ def test_a_response_that_failed_is_a_failed_call(instrumented: Recorder, stream:
 
 
 @needs_responses
-def test_fetching_a_response_that_failed_is_a_good_fetch(instrumented: Recorder) -> None:
+def test_fetch_response_succeeds_when_fetched_response_has_failed(instrumented: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.response(**_FAILED)))
     client.responses.retrieve("resp_1")
     span = instrumented.call()
@@ -347,8 +346,8 @@ def test_fetching_a_response_that_failed_is_a_good_fetch(instrumented: Recorder)
 
 
 @needs_responses
-def test_an_error_event_of_the_responses_api_fails_the_call(instrumented: Recorder) -> None:
-    """The client hands it on like any other event."""
+def test_error_event_of_responses_api_fails_call(instrumented: Recorder) -> None:
+    """The client passes the event on like any other event."""
     error = {
         "type": "error",
         "code": "rate_limit_exceeded",
@@ -366,23 +365,23 @@ def test_an_error_event_of_the_responses_api_fails_the_call(instrumented: Record
 
 
 @pytest.mark.skipif(VERSION < (1, 88), reason="this client fetches no streams")
-def test_a_stream_that_is_resumed_tells_from_where(instrumented: Recorder) -> None:
-    asked: list[Any] = []
+def test_resumed_stream_records_its_cursor(instrumented: Recorder) -> None:
+    requested: list[Any] = []
 
     def handler(request: Any) -> Any:
-        asked.append(request.url.params)
+        requested.append(request.url.params)
         return replies.stream_reply(replies.sse(replies.response_events(), done=False))
 
     client = replies.client(handler)
     list(client.responses.retrieve("resp_1", stream=True, starting_after=3))
-    assert asked[0]["starting_after"] == "3"
+    assert requested[0]["starting_after"] == "3"
     found = dict(instrumented.call().attributes or {})
     assert found["gen_ai.request.stream_cursor"] == "3"
     assert set(instrumented.metrics()) == {"gen_ai.client.operation.duration"}
 
 
 @needs_responses
-def test_the_id_of_a_response_that_cannot_be_fetched_is_known(instrumented: Recorder) -> None:
+def test_fetch_response_records_requested_id_when_it_fails(instrumented: Recorder) -> None:
     client = replies.client(lambda _: replies.error_reply(404, type="not_found_error"))
     with pytest.raises(Exception, match="SECRET"):
         client.responses.retrieve("resp_1")
@@ -393,7 +392,7 @@ def test_the_id_of_a_response_that_cannot_be_fetched_is_known(instrumented: Reco
 
 
 @needs_responses
-def test_what_is_below_a_response_is_left_alone(instrumented: Recorder) -> None:
+def test_subresources_of_a_response_are_not_recorded(instrumented: Recorder) -> None:
     items = {"object": "list", "data": [], "has_more": False}
     client = replies.client(lambda _: replies.json_reply(items))
     list(client.responses.input_items.list("resp_1"))
@@ -422,7 +421,7 @@ def test_what_is_below_a_response_is_left_alone(instrumented: Recorder) -> None:
     ],
     ids=json.dumps,
 )
-def test_parameters_given_as_extra_body_count_like_others(
+def test_parameters_in_extra_body_are_recorded(
     instrumented: Recorder, body: dict[str, Any], found: dict[str, Any]
 ) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()))
@@ -430,7 +429,7 @@ def test_parameters_given_as_extra_body_count_like_others(
     assert dict(instrumented.call().attributes or {}) == {**CHAT, **found}
 
 
-def test_a_model_given_as_extra_body_is_the_one_that_is_asked(instrumented: Recorder) -> None:
+def test_model_in_extra_body_is_recorded_as_request_model(instrumented: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()))
     client.chat.completions.create(
         model="smol", messages=replies.MESSAGES, extra_body={"model": "other"}

@@ -1,4 +1,4 @@
-"""Content on spans, in events and for hooks, by every setting."""
+"""Content on spans, in events and for completion hooks, with every setting."""
 
 from __future__ import annotations
 
@@ -37,15 +37,13 @@ from tests.openai_plugin.content import (
 from tests.recorder import Recorder
 from tests.servers import LlamaServer
 
-# --- where content goes -------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("emit", [None, "true", "false"])
 @pytest.mark.parametrize(
     "setting",
     ["NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT", "event_only", "true"],
 )
-def test_content_goes_where_the_variables_say(
+def test_content_is_recorded_on_span_or_event_by_variables(
     instrument: Callable[..., None],
     recorder: Recorder,
     monkeypatch: pytest.MonkeyPatch,
@@ -66,7 +64,7 @@ def test_content_goes_where_the_variables_say(
         assert recorder.events() == []
 
 
-def test_content_on_a_span_is_compact_json_in_the_letters_it_was_written_in(
+def test_content_on_span_is_compact_json_without_escapes(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -76,7 +74,7 @@ def test_content_on_a_span_is_compact_json_in_the_letters_it_was_written_in(
     )
 
 
-def test_the_event_has_all_that_the_span_has_and_is_part_of_its_trace(
+def test_event_has_attributes_and_trace_of_span(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="event_only")
@@ -91,12 +89,12 @@ def test_the_event_has_all_that_the_span_has_and_is_part_of_its_trace(
     assert record.log_record.span_id == span.context.span_id
     assert record.instrumentation_scope is not None
     assert record.instrumentation_scope.name == "llamatelemetry_instrumentation_openai"
-    told = {name: value for name, value in of(record).items() if name not in CONTENT}
-    assert told == dict(span.attributes or {})
-    assert told["gen_ai.response.finish_reasons"] == ("tool_calls",)
+    on_event = {name: value for name, value in of(record).items() if name not in CONTENT}
+    assert on_event == dict(span.attributes or {})
+    assert on_event["gen_ai.response.finish_reasons"] == ("tool_calls",)
 
 
-def test_an_event_tells_of_a_failed_call_what_was_asked(
+def test_event_of_failed_call_has_input_messages(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="event_only")
@@ -109,7 +107,7 @@ def test_an_event_tells_of_a_failed_call_what_was_asked(
     assert of(event(recorder))["error.type"] == "rate_limit_exceeded"
 
 
-def test_embeddings_have_no_content_and_no_event(
+def test_embeddings_record_no_content_and_no_event(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     hook = Recording()
@@ -122,7 +120,7 @@ def test_embeddings_have_no_content_and_no_event(
     assert hook.calls == []
 
 
-def test_text_completions_have_prompts_and_texts(
+def test_text_completion_records_prompts_and_completions(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -144,10 +142,10 @@ def test_text_completions_have_prompts_and_texts(
     }
 
 
-def test_messages_of_the_applications_own_types_are_read_as_they_are_sent(
+def test_messages_of_custom_types_are_recorded_as_sent(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
-    """A reply's message goes back into the history; an iterator reaches the server whole."""
+    """The message of a response is reused as history, and an iterator is sent completely."""
     instrument(capture_content="span_only")
     bodies: list[Any] = []
 
@@ -176,7 +174,7 @@ def test_messages_of_the_applications_own_types_are_read_as_they_are_sent(
     ]
 
 
-def test_what_extra_body_says_is_what_is_recorded(
+def test_content_in_extra_body_is_recorded(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -186,7 +184,7 @@ def test_what_extra_body_says_is_what_is_recorded(
     ]
 
 
-def test_a_raw_response_is_read_without_being_parsed(
+def test_content_of_unparsed_raw_response_is_recorded(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -194,8 +192,6 @@ def test_a_raw_response_is_read_without_being_parsed(
     client.chat.completions.with_raw_response.create(model="smol", messages=MESSAGES, tools=TOOLS)
     assert on_span(recorder) == EXPECTED
 
-
-# --- streams ------------------------------------------------------------------------------
 
 CHUNKS = [
     replies.chunk({"role": "assistant", "content": None}),
@@ -207,7 +203,7 @@ CHUNKS = [
 SAID = [{"type": "reasoning", "content": "Hm."}, {"type": "text", "content": "Hi"}]
 
 
-def test_a_stream_is_recorded_like_a_plain_reply(
+def test_content_of_stream_equals_content_of_plain_response(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_and_event")
@@ -220,7 +216,7 @@ def test_a_stream_is_recorded_like_a_plain_reply(
     assert in_event(recorder) == expected
 
 
-def test_an_asynchronous_stream_is_recorded_too(
+def test_content_of_asynchronous_stream_is_recorded(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -239,7 +235,7 @@ def test_an_asynchronous_stream_is_recorded_too(
     ]
 
 
-def test_a_stream_that_is_closed_early_is_recorded_as_far_as_it_came(
+def test_content_of_stream_closed_early_is_recorded_up_to_close(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -257,7 +253,7 @@ def test_a_stream_that_is_closed_early_is_recorded_as_far_as_it_came(
     ]
 
 
-def test_a_stream_is_cut_to_the_limit_and_says_so(
+def test_content_of_stream_is_truncated_and_marked(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only", content_max_chars=10)
@@ -268,7 +264,7 @@ def test_a_stream_is_cut_to_the_limit_and_says_so(
     ]
 
 
-def test_what_a_real_server_streams_is_recorded_as_the_application_reads_it(
+def test_content_of_real_stream_equals_text_read_by_application(
     instrument: Callable[..., None], recorder: Recorder, llama_server: LlamaServer
 ) -> None:
     instrument(capture_content="span_only")
@@ -282,11 +278,10 @@ def test_what_a_real_server_streams_is_recorded_as_the_application_reads_it(
     assert message["parts"] == [{"type": "text", "content": text}]
 
 
-# --- hooks --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sampled", [True, False])
-def test_a_hook_runs_whatever_is_captured_or_sampled(recorder: Recorder, sampled: bool) -> None:
+def test_completion_hook_runs_for_every_capture_mode_and_sampler(
+    recorder: Recorder, sampled: bool
+) -> None:
     hook = Recording()
     providers = dict(recorder.providers)
     if not sampled:
@@ -302,13 +297,13 @@ def test_a_hook_runs_whatever_is_captured_or_sampled(recorder: Recorder, sampled
     assert plain_call["outputs"][0].parts[0].arguments == {"city": "Paris"}
     assert plain_call["tool_definitions"][0].name == "weather"
     assert plain_call["log_record"] is None
-    assert plain_call["span"].is_recording() is False  # by now
+    assert plain_call["span"].is_recording() is False  # The hook has run before the call returns.
     assert streamed["outputs"][0].parts[1].content == "Hi"
     assert [len(span.attributes or {}) > 0 for span in recorder.calls()] == [True, True] * sampled
     assert all(name not in (span.attributes or {}) for span in recorder.calls() for name in CONTENT)
 
 
-def test_a_hook_gets_what_is_cut_elsewhere_whole(
+def test_completion_hook_gets_untruncated_content(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     hook = Recording()
@@ -322,7 +317,7 @@ def test_a_hook_gets_what_is_cut_elsewhere_whole(
     ]
 
 
-def test_what_a_hook_changes_is_what_is_recorded(
+def test_changes_of_completion_hook_are_recorded(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     class Masking:
@@ -341,7 +336,7 @@ def test_what_a_hook_changes_is_what_is_recorded(
     assert of(event(recorder))["gen_ai.operation.name"] == "chat"
 
 
-def test_a_hook_that_raises_costs_neither_the_call_nor_its_content(
+def test_failing_completion_hook_affects_neither_call_nor_content(
     instrument: Callable[..., None], recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
@@ -354,7 +349,7 @@ def test_a_hook_that_raises_costs_neither_the_call_nor_its_content(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_the_variable_names_a_hook(
+def test_environment_variable_selects_completion_hook(
     instrument: Callable[..., None], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(HOOK, "upload")

@@ -1,4 +1,4 @@
-"""Content of the Responses API, of operations that have none, and of calls inside other calls."""
+"""Content of the Responses API, of operations without content, and of nested calls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def responses(reply: Any) -> Any:
 
 
 @needs_responses
-def test_a_response_has_its_instructions_apart_from_its_messages(
+def test_response_records_instructions_separately_from_messages(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_and_event")
@@ -55,7 +55,7 @@ def test_a_response_has_its_instructions_apart_from_its_messages(
 
 
 @needs_responses
-def test_a_streamed_response_is_recorded_like_a_plain_one(
+def test_content_of_streamed_response_equals_content_of_plain_one(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -65,7 +65,7 @@ def test_a_streamed_response_is_recorded_like_a_plain_one(
 
 
 @needs_responses
-def test_a_streamed_response_that_is_closed_early_is_recorded_as_far_as_it_came(
+def test_content_of_response_stream_closed_early_is_recorded_up_to_close(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
@@ -80,7 +80,7 @@ def test_a_streamed_response_that_is_closed_early_is_recorded_as_far_as_it_came(
 
 @needs_responses
 @pytest.mark.parametrize("streamed", [False, True] if FETCHES_STREAMS else [False])
-def test_a_fetched_response_tells_what_it_was_asked_and_makes_no_event(
+def test_fetched_response_records_output_and_no_event(
     instrument: Callable[..., None], recorder: Recorder, streamed: bool
 ) -> None:
     instrument(capture_content="span_and_event")
@@ -90,14 +90,14 @@ def test_a_fetched_response_tells_what_it_was_asked_and_makes_no_event(
         list(responses(replies.stream_reply(body)).retrieve("resp_1", stream=True))
     else:
         responses(replies.json_reply(replies.response(**more))).retrieve("resp_1")
-    told = {name: value for name, value in EXPECTED.items() if name != "gen_ai.input.messages"}
-    assert on_span(recorder) == told
+    recorded = {name: value for name, value in EXPECTED.items() if name != "gen_ai.input.messages"}
+    assert on_span(recorder) == recorded
     assert recorder.events() == []
 
 
 @needs_responses
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_unread_raw_response_is_recorded_when_it_is_read(
+def test_content_of_raw_response_is_recorded_when_read(
     instrument: Callable[..., None], recorder: Recorder, streamed: bool
 ) -> None:
     instrument(capture_content="span_only")
@@ -115,7 +115,7 @@ def test_an_unread_raw_response_is_recorded_when_it_is_read(
 
 @IGNORE_DEPRECATED
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_only_operations_that_talk_have_content(
+def test_only_text_operations_record_content(
     instrument: Callable[..., None], recorder: Recorder, operation: Operation
 ) -> None:
     hook = Recording()
@@ -130,7 +130,7 @@ def test_only_operations_that_talk_have_content(
     assert len(hook.calls) == (talks or is_fetched)
 
 
-def test_the_event_of_an_unsampled_call_has_its_parameters(recorder: Recorder) -> None:
+def test_event_of_unsampled_call_has_request_parameters(recorder: Recorder) -> None:
     providers = {
         **recorder.providers,
         "tracer_provider": TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False),
@@ -142,22 +142,21 @@ def test_the_event_of_an_unsampled_call_has_its_parameters(recorder: Recorder) -
         ask(temperature=0.5)
     finally:
         OpenAIInstrumentor().uninstrument()
-    told = of(event(recorder))
-    assert told["gen_ai.request.temperature"] == 0.5
-    assert told["gen_ai.usage.input_tokens"] == 21
+    recorded = of(event(recorder))
+    assert recorded["gen_ai.request.temperature"] == 0.5
+    assert recorded["gen_ai.usage.input_tokens"] == 21
 
 
-# --- calls inside calls -------------------------------------------------------------------
-
-
-def test_inside_somebody_elses_call_content_is_theirs(
+def test_content_is_left_to_enclosing_call_of_other_instrumentation(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     hook = Recording()
     instrument(hook, capture_content="span_and_event")
     tracer = recorder.tracer_provider.get_tracer("their.framework")
-    theirs = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
-    with tracer.start_as_current_span("chat smol", kind=SpanKind.CLIENT, attributes=theirs):
+    other_attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
+    with tracer.start_as_current_span(
+        "chat smol", kind=SpanKind.CLIENT, attributes=other_attributes
+    ):
         ask()
     (span,) = recorder.calls()
     assert not set(span.attributes or {}) & set(CONTENT)
@@ -165,7 +164,7 @@ def test_inside_somebody_elses_call_content_is_theirs(
     assert hook.calls == []
 
 
-def test_a_call_that_two_plugins_see_has_one_content(recorder: Recorder) -> None:
+def test_content_is_recorded_once_when_two_plugins_record_call(recorder: Recorder) -> None:
     hooks = Recording(), Recording()
     config = LlamaTelemetryConfig(capture_content="span_and_event")
     outer_plugin, inner_plugin = (
@@ -189,7 +188,7 @@ def test_a_call_that_two_plugins_see_has_one_content(recorder: Recorder) -> None
     assert inner.content_max_chars is None
     inner.finish(Response(read_content=lambda: said("further in")))
     outer.deactivate(token)
-    # The outer plugin could not read the reply, or did: what it has seen itself comes first.
+    # The values of the enclosing plugin take precedence, if it could parse the response.
     outer.finish(Response())
     assert on_span(recorder) == {"gen_ai.output.messages": said("further in").outputs}
     assert in_event(recorder) == {"gen_ai.output.messages": said("further in").outputs}

@@ -1,4 +1,4 @@
-"""Nothing of what was said is read, kept or recorded unless somebody asked."""
+"""Content is not parsed, kept or recorded unless an option turns it on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET = "c4n4ry-7f3a"
 
 
 def talk_in_secret() -> None:
-    """Every way for content to go: prompt, reply, arguments, results, errors, streams, odd shapes."""
+    """Send secrets in every place: prompts, responses, arguments, results, errors and streams."""
     said = replies.chat(
         choices=[
             {
@@ -92,7 +92,7 @@ def all_that_was_recorded(recorder: Recorder, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("emit", [None, "true"])
-def test_nothing_that_was_said_is_anywhere_when_content_is_not_captured(
+def test_telemetry_has_no_content_when_capture_is_off(
     instrument: Callable[..., None],
     recorder: Recorder,
     caplog: pytest.LogCaptureFixture,
@@ -110,17 +110,17 @@ def test_nothing_that_was_said_is_anywhere_when_content_is_not_captured(
     assert SECRET not in all_that_was_recorded(recorder, caplog)
 
 
-def test_the_canary_would_be_found(
+def test_canary_is_found_when_content_is_captured(
     instrument: Callable[..., None], recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     instrument(capture_content="span_only")
     talk_in_secret()
     assert SECRET in all_that_was_recorded(recorder, caplog)
-    told = [SECRET in span.to_json() for span in recorder.calls()]
-    assert told == [True] * 7 + [False]  # the last are the embeddings
+    has_secret = [SECRET in span.to_json() for span in recorder.calls()]
+    assert has_secret == [True] * 7 + [False]  # The last call is the embeddings.
 
 
-def test_nothing_is_read_of_a_call_that_nobody_records(
+def test_content_is_not_parsed_when_call_is_not_recorded(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -146,10 +146,10 @@ def test_nothing_is_read_of_a_call_that_nobody_records(
         assert len(read) == expected, mode
 
 
-def test_an_event_that_nobody_receives_is_not_made(
+def test_event_is_not_created_without_logger_provider(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a logger provider, `event_only` costs what `no_content` does."""
+    """Without a logger provider, `event_only` costs as much as `no_content`."""
     read: list[str] = []
     monkeypatch.setattr(content_module, "_read", lambda _read_it, doing: read.append(doing))
     providers = {**recorder.providers, "logger_provider": None}
@@ -164,10 +164,10 @@ def test_an_event_that_nobody_receives_is_not_made(
     assert read == []
 
 
-def test_odd_content_never_reaches_the_application_as_an_error(
+def test_unexpected_content_raises_no_error_into_application(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
-    """What our guard would swallow is raised in tests: there is nothing for it to swallow."""
+    """Internal errors are raised in tests instead of logged, and none is raised."""
     instrument(Recording(), capture_content="span_and_event")
     odd: Any = {
         "choices": [

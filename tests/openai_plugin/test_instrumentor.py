@@ -1,4 +1,4 @@
-"""Switching the plugin on and off, deferred patching, and living with other wrappers."""
+"""Turning the plugin on and off, deferred patching, and other packages' wrappers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ask(client: openai.OpenAI | None = None) -> None:
     client.chat.completions.create(model="smol", messages=replies.MESSAGES)
 
 
-def test_uninstrument_restores_the_library_exactly(recorder: Recorder) -> None:
+def test_uninstrument_restores_original_functions(recorder: Recorder) -> None:
     before = [dict(vars(kind)) for kind in (openai.OpenAI, openai.AsyncOpenAI)]
     OpenAIInstrumentor().instrument(**recorder.providers)
     assert "request" in vars(openai.OpenAI)
@@ -34,30 +34,30 @@ def test_uninstrument_restores_the_library_exactly(recorder: Recorder) -> None:
     assert recorder.spans() == []
 
 
-def test_under_somebody_elses_wrapper_our_link_stays_switched_off(recorder: Recorder) -> None:
+def test_uninstrument_disables_wrapper_below_foreign_wrapper(recorder: Recorder) -> None:
     seen: list[str] = []
 
-    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
+    def other_wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append("other")
         return wrapped(*args, **kwargs)
 
     OpenAIInstrumentor().instrument(**recorder.providers)
-    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", theirs)
+    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", other_wrapper)
     try:
         OpenAIInstrumentor().uninstrument()
         ask()
-        assert seen == ["theirs"]
+        assert seen == ["other"]
         assert recorder.spans() == []
         OpenAIInstrumentor().instrument(**recorder.providers)
         ask()
-        assert seen == ["theirs", "theirs"]
+        assert seen == ["other", "other"]
         recorder.call()
     finally:
         OpenAIInstrumentor().uninstrument()
         del openai.OpenAI.request
 
 
-def test_a_client_made_before_instrumenting_is_seen(recorder: Recorder) -> None:
+def test_client_created_before_instrumenting_is_recorded(recorder: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()))
     completions = client.chat.completions
     OpenAIInstrumentor().instrument(**recorder.providers)
@@ -75,7 +75,7 @@ def test_suppressed_instrumentation_records_nothing(instrumented: Recorder) -> N
     assert instrumented.metrics() == {}
 
 
-def test_a_disabled_sdk_leaves_the_library_unpatched(
+def test_instrument_patches_nothing_when_sdk_is_disabled(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -86,7 +86,7 @@ def test_a_disabled_sdk_leaves_the_library_unpatched(
         OpenAIInstrumentor().uninstrument()
 
 
-def test_instrumenting_imports_no_openai() -> None:
+def test_instrument_does_not_import_openai() -> None:
     program = (
         "import sys; from llamatelemetry_instrumentation_openai import OpenAIInstrumentor as I; "
         "I().instrument(); assert not any(n.split('.')[0] == 'openai' for n in sys.modules); "
@@ -97,7 +97,7 @@ def test_instrumenting_imports_no_openai() -> None:
 
 
 class BrokenSampler(Sampler):
-    """A sampler that somebody configured and that fails."""
+    """A configured sampler that raises."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no sampling today")
@@ -106,7 +106,7 @@ class BrokenSampler(Sampler):
         return "broken"
 
 
-def test_telemetry_that_fails_is_one_warning_and_the_call_goes_through(
+def test_failing_telemetry_logs_one_warning_and_call_succeeds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     internal_errors.set_strict(False)

@@ -1,4 +1,4 @@
-"""A stream of 10,000 chunks: what the plugin adds to its memory, and to the time of its last items."""
+"""The memory and CPU time that the plugin adds to a stream of 10,000 chunks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ END = replies.sse([replies.chunk({}, "stop", usage=replies.USAGE)])
 
 
 class Endless(replies.http.SyncByteStream):
-    """A body that is never in memory as a whole."""
+    """A body that is generated while it is read."""
 
     def __iter__(self) -> Any:
         for _ in range(CHUNKS - 1):
@@ -39,7 +39,7 @@ def open_stream() -> Any:
 
 
 def memory_of_reading() -> tuple[int, int]:
-    """Bytes that are still held before the last item, and the most there ever were, since the 100th."""
+    """Return the bytes allocated since the 100th item: before the last item, and at the peak."""
     stream = open_stream()
     for _ in range(100):
         next(stream)
@@ -62,10 +62,10 @@ def memory_of_reading() -> tuple[int, int]:
     ("capture", "of_content"),
     [("no_content", 0), ("span_only", 150_000)],
 )
-def test_memory_does_not_grow_with_the_stream(
+def test_memory_is_independent_of_stream_length(
     recorder: Recorder, capture: str, of_content: int
 ) -> None:
-    """The library by itself holds some 6 kB at the end, and never more than 40."""
+    """The library alone holds about 6 kB at the end and at most 40 kB."""
     config = LlamaTelemetryConfig(capture_content=capture)
     OpenAIInstrumentor().instrument(**recorder.providers, config=config)
     try:
@@ -73,12 +73,12 @@ def test_memory_does_not_grow_with_the_stream(
     finally:
         OpenAIInstrumentor().uninstrument()
     recorder.call()
-    assert held < of_content + 50_000  # 5 bytes a chunk
-    assert most < of_content + 500_000  # span, metrics and their export
+    assert held < of_content + 50_000  # 5 bytes per chunk.
+    assert most < of_content + 500_000  # The span, the metrics and their export.
 
 
 def own_cpu_of_each_item() -> list[float]:
-    """Milliseconds of this thread's CPU that each `next` takes beyond the library's own."""
+    """Return the CPU milliseconds of this thread that each `next` adds to the library's own."""
     inner_ns = 0
 
     def timed(original: Any) -> Any:
@@ -97,19 +97,19 @@ def own_cpu_of_each_item() -> list[float]:
     assert type(tap) is IteratorTap
     tap._next = timed(tap._next)
     own: list[float] = []
-    for _ in range(CHUNKS + 1):  # and the end
+    for _ in range(CHUNKS + 1):  # One more for the end of the stream.
         started = time.thread_time_ns()
         next(stream, None)
         own.append((time.thread_time_ns() - started - inner_ns) / 1e6)
     return own
 
 
-def test_no_item_stalls_because_of_us(recorder: Recorder) -> None:
-    """The figures are in `benchmarks/`; this is the bound that no machine should come near."""
+def test_instrumentation_does_not_stall_stream_items(recorder: Recorder) -> None:
+    """`benchmarks/` has the measured costs. This bound is far above them."""
     OpenAIInstrumentor().instrument(**recorder.providers)
     gc.disable()
     try:
-        # The better of two: what the machine does beside it is not ours.
+        # The better of two runs, because other processes may slow one of them down.
         stalls = [max(own_cpu_of_each_item()[-100:]) for _ in range(2)]
     finally:
         gc.enable()

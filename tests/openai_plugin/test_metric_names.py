@@ -1,4 +1,4 @@
-"""Under which names a call of the client is measured, and what OpenAI's own replies add."""
+"""Metric names by option, and the attributes that only OpenAI's responses add."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def stream(**options: Any) -> None:
 @pytest.mark.parametrize(
     ("names", "expected"), [("v1.41", V1_41), ("latest", LATEST), ("both", V1_41 | LATEST)]
 )
-def test_the_option_chooses_the_names_and_the_engines_stay(instrument, recorder, names, expected):
+def test_metric_names_option_renames_client_metrics_only(instrument, recorder, names, expected):
     instrument(metric_names=names)
     stream()
     assert set(recorder.metrics()) == expected | SERVER
@@ -75,7 +75,7 @@ def test_the_option_chooses_the_names_and_the_engines_stay(instrument, recorder,
         ("http", V1_41),
     ],
 )
-def test_opentelemetrys_variable_chooses_them_too(
+def test_semconv_stability_variable_selects_metric_names(
     instrument, recorder, monkeypatch, opted_in, expected
 ):
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opted_in)
@@ -84,7 +84,7 @@ def test_opentelemetrys_variable_chooses_them_too(
     assert set(recorder.metrics()) == expected | SERVER
 
 
-def test_a_failed_call_is_counted_as_a_use_of_no_tokens(instrument, recorder):
+def test_failed_call_records_zero_tokens(instrument, recorder):
     instrument(metric_names="latest")
     client = replies.client(lambda _: replies.error_reply(429, type="tokens"))
     with pytest.raises(Exception, match="429"):
@@ -96,8 +96,6 @@ def test_a_failed_call_is_counted_as_a_use_of_no_tokens(instrument, recorder):
     assert duration.attributes["error.type"] == "tokens"
 
 
-# --- what OpenAI's replies add -------------------------------------------------------------
-
 TIER, FINGERPRINT = "openai.response.service_tier", "openai.response.system_fingerprint"
 REPLIED = {"service_tier": "flex", "system_fingerprint": "fp_44709d6fcb"}
 
@@ -108,13 +106,13 @@ REPLIED = {"service_tier": "flex", "system_fingerprint": "fp_44709d6fcb"}
     [
         ("https://api.openai.com/v1", {TIER: "flex", FINGERPRINT: "fp_44709d6fcb"}),
         ("https://corp.openai.azure.com/v1", {TIER: "flex", FINGERPRINT: "fp_44709d6fcb"}),
-        # one's own server: a fingerprint per build would be a series per build
+        # A self-hosted server would get one time series for each build.
         ("http://vllm.internal:8000/v1", {TIER: "flex"}),
-        # another provider: the openai.* attributes would contradict its name
+        # The openai.* attributes would contradict the name of another provider.
         ("https://api.groq.com/openai/v1", {}),
     ],
 )
-def test_tier_and_fingerprint_are_on_the_durations_and_tokens_of_openai(
+def test_openai_metrics_have_service_tier_and_fingerprint(
     instrument, recorder, names, base_url, expected
 ):
     instrument(metric_names=names)
@@ -130,7 +128,7 @@ def test_tier_and_fingerprint_are_on_the_durations_and_tokens_of_openai(
     assert len(found) == len(V1_41 if names == "v1.41" else LATEST)
 
 
-def test_neither_is_on_the_metrics_of_a_llama_cpp_server(instrument, recorder):
+def test_llama_cpp_metrics_have_no_service_tier_or_fingerprint(instrument, recorder):
     instrument()
     reply = replies.chat(**REPLIED, timings=replies.TIMINGS)
     client = replies.client(lambda _: replies.json_reply(reply))

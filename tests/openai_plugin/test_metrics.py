@@ -1,4 +1,4 @@
-"""Name, type, unit, buckets and attributes of every metric that a call records."""
+"""Name, type, unit, buckets and attributes of every metric of a call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CALL = {
 
 @pytest.fixture
 def stream(instrumented: Recorder) -> Recorder:
-    """One streamed call to a server that is known to be llama.cpp, with timings."""
+    """Make one streamed call with timings to a known llama.cpp server."""
     body = replies.sse(replies.chat_chunks(timings=replies.TIMINGS))
     client = replies.client(lambda _: replies.stream_reply(body, server="llama.cpp"))
     list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))
@@ -66,7 +66,7 @@ def stream(instrumented: Recorder) -> Recorder:
         ("gen_ai.server.time_per_output_token", "s", PER_TOKEN, [1]),
     ],
 )
-def test_a_streamed_call_records_each_histogram(
+def test_streamed_call_records_each_histogram(
     stream: Recorder, name: str, unit: str, boundaries: tuple[float, ...], counts: list[int]
 ) -> None:
     metric = stream.metrics()[name]
@@ -83,11 +83,11 @@ def test_a_streamed_call_records_each_histogram(
         assert attributes == CALL
 
 
-def test_a_streamed_call_records_no_other_metric(stream: Recorder) -> None:
+def test_streamed_call_records_no_other_metric(stream: Recorder) -> None:
     assert len(stream.metrics()) == 7
 
 
-def test_the_values_are_those_of_the_reply(stream: Recorder) -> None:
+def test_metric_values_equal_values_in_response(stream: Recorder) -> None:
     assert stream.tokens("input") == 21
     assert stream.tokens("output") == 5
     (per_token,) = stream.points("gen_ai.server.time_per_output_token")
@@ -97,7 +97,7 @@ def test_the_values_are_those_of_the_reply(stream: Recorder) -> None:
     assert request.sum == pytest.approx(first_token.sum + 0.004)
 
 
-def test_a_plain_call_records_nothing_of_chunks(instrumented: Recorder) -> None:
+def test_plain_call_records_no_chunk_metrics(instrumented: Recorder) -> None:
     replies.client(lambda _: replies.json_reply(replies.chat())).chat.completions.create(
         model="smol", messages=replies.MESSAGES
     )
@@ -107,7 +107,7 @@ def test_a_plain_call_records_nothing_of_chunks(instrumented: Recorder) -> None:
     }
 
 
-def test_a_point_leads_to_the_trace_of_its_call(instrumented: Recorder) -> None:
+def test_data_point_has_exemplar_with_trace_of_call(instrumented: Recorder) -> None:
     replies.client(lambda _: replies.json_reply(replies.chat())).chat.completions.create(
         model="smol", messages=replies.MESSAGES
     )
@@ -116,7 +116,7 @@ def test_a_point_leads_to_the_trace_of_its_call(instrumented: Recorder) -> None:
     assert exemplar.span_id == instrumented.call().context.span_id
 
 
-def test_with_several_choices_the_first_ones_timings_are_not_the_servers_metrics(
+def test_server_metrics_are_left_out_for_several_choices(
     instrumented: Recorder,
 ) -> None:
     reply = replies.chat(timings=replies.TIMINGS)

@@ -1,9 +1,12 @@
-"""Instrumenting one client: that one, what is copied from it, and nothing else."""
+"""Instrumentation of one client and its copies only."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import inspect
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +63,7 @@ def plugin(recorder) -> Iterator[OpenAIInstrumentor]:
 
 
 def calls(*clients: Any, streamed: bool = False) -> None:
-    """One call of each client, read to its end; and the clients are closed."""
+    """Make one complete call with each client and close the clients."""
 
     async def one_async(client: openai.AsyncOpenAI) -> None:
         reply = await client.chat.completions.create(model="m", messages=HELLO, stream=streamed)
@@ -88,7 +91,7 @@ def new(make: Any, server: Loopback) -> Any:
 
 @both
 @pytest.mark.parametrize("streamed", [False, True])
-def test_only_the_wrapped_client_is_recorded(make, streamed, server, recorded):
+def test_only_wrapped_client_is_recorded(make, streamed, server, recorded):
     wrapped, other = new(make, server), new(make, server)
     assert wrap_openai_client(wrapped) is wrapped
     assert type(wrapped) is make
@@ -101,7 +104,7 @@ def test_only_the_wrapped_client_is_recorded(make, streamed, server, recorded):
 
 
 @both
-def test_resources_that_were_taken_before_are_recorded(make, server, recorded):
+def test_resource_obtained_before_wrapping_is_recorded(make, server, recorded):
     client = new(make, server)
     resource = client.chat.completions
     wrap_openai_client(client)
@@ -112,7 +115,7 @@ def test_resources_that_were_taken_before_are_recorded(make, server, recorded):
 
 @both
 @pytest.mark.parametrize("how", ["copy", "with_options"])
-def test_copies_are_followed_and_copies_of_copies(make, how, server, recorded):
+def test_copies_of_wrapped_client_are_recorded(make, how, server, recorded):
     client = wrap_openai_client(new(make, server))
     first = getattr(client, how)(timeout=5)
     second = getattr(first, how)(timeout=6)
@@ -123,18 +126,18 @@ def test_copies_are_followed_and_copies_of_copies(make, how, server, recorded):
 
 
 @both
-def test_wrapping_twice_makes_one_span(make, server, recorded):
+def test_wrapping_twice_records_one_span(make, server, recorded):
     client = new(make, server)
     before = set(vars(client))
     calls(wrap_openai_client(wrap_openai_client(client)))
     assert len(recorded.calls()) == 1
     unwrap_openai_client(client)
-    assert set(vars(client)) - before <= {"chat"}  # the resource, which newer clients make late
+    assert set(vars(client)) - before <= {"chat"}  # Newer clients create the resource on first use.
 
 
 @both
 @pytest.mark.parametrize("streamed", [False, True])
-def test_beside_the_plugin_there_is_one_span_and_one_attempt(
+def test_wrapped_client_records_one_span_and_attempt_when_plugin_is_active(
     make, streamed, server, recorded, plugin
 ):
     client = wrap_openai_client(new(make, server))
@@ -144,7 +147,9 @@ def test_beside_the_plugin_there_is_one_span_and_one_attempt(
 
 
 @both
-def test_the_plugin_may_come_later_and_go_again(make, server, recorded, recorder):
+def test_wrapped_client_is_recorded_before_and_after_plugin_is_active(
+    make, server, recorded, recorder
+):
     first, second = (wrap_openai_client(new(make, server)) for _ in range(2))
     OpenAIInstrumentor().instrument(**recorder.providers)
     calls(first)
@@ -155,7 +160,7 @@ def test_the_plugin_may_come_later_and_go_again(make, server, recorded, recorder
 
 
 @both
-def test_a_client_that_was_wrapped_while_the_plugin_was_there_outlives_it(
+def test_client_wrapped_during_plugin_is_recorded_after_uninstrument(
     make, server, recorded, plugin
 ):
     client = wrap_openai_client(new(make, server))
@@ -165,7 +170,24 @@ def test_a_client_that_was_wrapped_while_the_plugin_was_there_outlives_it(
 
 
 @both
-def test_unwrapping_leaves_nothing_behind(make, server, recorded):
+def test_methods_of_wrapped_client_are_copied_and_compared_like_original(make, server):
+    client, bare = new(make, server), new(make, server)
+    wrap_openai_client(client)
+    for name in ("request", "copy", "with_options", "_prepare_request"):
+        method, original = getattr(client, name), getattr(bare, name)
+        assert type(method) is type(original) is types.MethodType
+        assert method.__self__ is client
+        assert method == getattr(client, name)
+        assert copy.copy(method) == method
+        assert inspect.signature(method) == inspect.signature(original)
+        assert inspect.iscoroutinefunction(method) == inspect.iscoroutinefunction(original)
+        assert method.__reduce__()[0] is getattr
+    for each in (client, bare):
+        asyncio.run(each.close()) if make is openai.AsyncOpenAI else each.close()
+
+
+@both
+def test_unwrapping_restores_client(make, server, recorded):
     client = new(make, server)
     before = set(vars(client))
     assert unwrap_openai_client(wrap_openai_client(client)) is client
@@ -175,22 +197,22 @@ def test_unwrapping_leaves_nothing_behind(make, server, recorded):
     assert recorded.calls() == []
 
 
-def test_a_wrapper_of_somebody_elses_stays_and_ours_is_switched_off(server, recorded):
+def test_unwrapping_keeps_foreign_wrapper_and_disables_own(server, recorded):
     client = wrap_openai_client(new(openai.OpenAI, server))
-    ours, seen = client.request, []
+    own, seen = client.request, []
 
-    def theirs(*args: Any, **kwargs: Any) -> Any:
+    def other_wrapper(*args: Any, **kwargs: Any) -> Any:
         seen.append(args)
-        return ours(*args, **kwargs)
+        return own(*args, **kwargs)
 
-    client.request = theirs
+    client.request = other_wrapper
     unwrap_openai_client(client)
     calls(client)
     assert len(seen) == 1
     assert recorded.calls() == []
 
 
-def test_names_of_ones_own_are_asked_for_per_client(server, recorded):
+def test_strict_operation_names_are_set_per_client(server, recorded):
     strict = wrap_openai_client(new(openai.OpenAI, server))
     loose = wrap_openai_client(new(openai.OpenAI, server), strict_operation_names=False)
     for client in (strict, loose):
@@ -200,12 +222,14 @@ def test_names_of_ones_own_are_asked_for_per_client(server, recorded):
     assert names == [None, "moderation"]
 
 
-def test_a_client_of_another_library_is_refused():
-    with pytest.raises(TypeError, match=r"openai\.OpenAI or openai\.AsyncOpenAI is wanted"):
+def test_wrapping_rejects_client_of_other_library():
+    with pytest.raises(
+        TypeError, match=r"client must be an openai\.OpenAI or openai\.AsyncOpenAI, got"
+    ):
         wrap_openai_client(object())
 
 
-def test_with_the_sdk_disabled_the_client_is_left_alone(monkeypatch, server):
+def test_wrapping_changes_nothing_when_sdk_is_disabled(monkeypatch, server):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     client = new(openai.OpenAI, server)
     before = set(vars(client))
@@ -214,7 +238,7 @@ def test_with_the_sdk_disabled_the_client_is_left_alone(monkeypatch, server):
     client.close()
 
 
-def test_without_the_plugin_the_error_says_what_to_install(monkeypatch):
+def test_wrapping_names_missing_package_when_plugin_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "llamatelemetry_instrumentation_openai", None)
     with pytest.raises(ImportError, match="pip install llamatelemetry-instrumentation-openai"):
         wrap_openai_client(object())

@@ -1,4 +1,4 @@
-"""Operation x client x delivery x outcome: one span each, and the caller sees what it sees without us."""
+"""Every operation, client, delivery and outcome has one span and does not change for the caller."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ pytestmark = IGNORE_DEPRECATED
 
 @pytest.fixture(autouse=True)
 def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever happens to a call, neither we nor OpenTelemetry write it into the program's log."""
+    """Check that neither llamatelemetry nor OpenTelemetry logs anything."""
     yield
-    told = [
+    logged = [
         record.getMessage()
         for record in caplog.get_records("call")
         if record.levelno > logging.DEBUG
         and record.name.startswith(("llamatelemetry", "opentelemetry"))
     ]
-    assert told == []
+    assert logged == []
 
 
 def tokens(recorder: Recorder) -> tuple[int | None, int | None]:
-    """What the token metric has of input and output, where it has a point."""
+    """Return the input and output tokens of the token metric."""
     found = recorder.points("gen_ai.client.token.usage")
     kinds = {point.attributes["gen_ai.token.type"]: int(point.sum) for point in found}
     return kinds.get("input"), kinds.get("output")
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)
-async def test_a_good_call_is_one_span_without_status(
+async def test_successful_call_has_one_span_without_status(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     def good(_: Any) -> Any:
@@ -64,7 +64,7 @@ async def test_a_good_call_is_one_span_without_status(
     span = instrumented.call()
     assert span.name == operation.span_name
     assert span.status.status_code is StatusCode.UNSET
-    assert ("gen_ai.request.stream" in span.attributes) is stream
+    assert ("gen_ai.request.stream" in span.attributes) is (stream and operation.is_measured)
     assert span.attributes.get("gen_ai.usage.input_tokens") == operation.tokens[0]
     assert span.attributes.get("gen_ai.usage.output_tokens") == operation.tokens[1]
     assert tokens(instrumented) == operation.tokens
@@ -109,7 +109,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.error_type)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), CASES)
-async def test_a_failed_call_is_one_span_with_the_kind_of_error(
+async def test_failed_call_has_one_span_with_error_type(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, failure: Failure
 ) -> None:
     handler, error = failure.handler, failure.error
@@ -138,14 +138,14 @@ async def test_a_failed_call_is_one_span_with_the_kind_of_error(
 @pytest.mark.parametrize(
     "body", ["", "no json", "[]", "null", '"text"', "{", '{"choices": null, "usage": 3}']
 )
-async def test_garbage_in_place_of_a_reply_gives_what_it_gives_without_us(
+async def test_invalid_response_has_same_result_as_uninstrumented(
     instrumented: Recorder, operation: Operation, is_async: bool, body: str
 ) -> None:
     async def outcome() -> Any:
         reply = replies.http.Response(200, text=body, headers={"content-type": "application/json"})
         try:
             return shown(*await Caller(is_async, lambda _: reply).run(operation, False))
-        except Exception as error:  # whatever the client makes of it
+        except Exception as error:  # The client may raise any error.
             return type(error), str(error)
 
     seen = await outcome()
@@ -156,7 +156,7 @@ async def test_garbage_in_place_of_a_reply_gives_what_it_gives_without_us(
 
 
 class DyingStream(replies.http.SyncByteStream, replies.http.AsyncByteStream):
-    """A body whose connection is lost after its first bytes."""
+    """A body with a connection that is lost after the first bytes."""
 
     def __init__(self, head: bytes) -> None:
         self.head = head
@@ -171,7 +171,7 @@ class DyingStream(replies.http.SyncByteStream, replies.http.AsyncByteStream):
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
-async def test_a_server_that_dies_in_the_middle_of_a_stream(
+async def test_call_fails_when_server_closes_connection_during_stream(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     assert operation.events is not None
@@ -192,7 +192,7 @@ async def test_a_server_that_dies_in_the_middle_of_a_stream(
             else:
                 for _ in chunks:
                     seen += 1
-        except Exception as error:  # differs by version of openai
+        except Exception as error:  # The type differs between versions of openai.
             return seen, error
         raise AssertionError("the stream should have broken")
 
@@ -212,7 +212,7 @@ async def test_a_server_that_dies_in_the_middle_of_a_stream(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
-async def test_an_error_event_in_a_stream_fails_the_call(
+async def test_error_event_in_stream_fails_call(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     assert operation.events is not None
@@ -227,7 +227,7 @@ async def test_an_error_event_in_a_stream_fails_the_call(
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
 @pytest.mark.parametrize("way", ["close", "with"])
-async def test_a_stream_closed_early_is_a_normal_end_with_what_had_come(
+async def test_stream_closed_early_succeeds_with_partial_response(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, way: str
 ) -> None:
     caller = Caller(is_async, lambda _: operation.reply(True))
@@ -253,7 +253,7 @@ async def test_a_stream_closed_early_is_a_normal_end_with_what_had_come(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
-async def test_an_exception_of_the_caller_inside_the_with_block_is_named_but_not_quoted(
+async def test_exception_in_with_block_is_recorded_without_message(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     caller = Caller(is_async, lambda _: operation.reply(True))
@@ -274,10 +274,10 @@ async def test_an_exception_of_the_caller_inside_the_with_block_is_named_but_not
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
-async def test_an_exception_that_the_caller_was_handling_already_is_not_the_streams(
+async def test_exception_handled_before_stream_is_not_recorded(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
-    """As in a fallback: another model failed, and this stream is the answer to that."""
+    """The stream is a fallback, started while the error of another model is handled."""
     caller = Caller(is_async, lambda _: operation.reply(True))
     try:
         raise KeyError("the other model")
@@ -293,7 +293,7 @@ async def test_an_exception_that_the_caller_was_handling_already_is_not_the_stre
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
-async def test_a_stream_dropped_unread_ends_when_it_is_collected(
+async def test_abandoned_stream_ends_call_when_garbage_collected(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     caller = Caller(is_async, lambda _: operation.reply(True))
@@ -301,7 +301,7 @@ async def test_a_stream_dropped_unread_ends_when_it_is_collected(
     await caller.next(chunks)
     assert instrumented.calls() == []
     del chunks
-    for _ in range(3):  # the loop closes an async generator before the collector can have it
+    for _ in range(3):  # The event loop closes an async generator before it is collected.
         gc.collect()
         await asyncio.sleep(0.01)
     span = instrumented.call()
@@ -311,7 +311,7 @@ async def test_a_stream_dropped_unread_ends_when_it_is_collected(
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-async def test_a_cancelled_call_ends_its_span(
+async def test_cancelled_call_ends_span(
     instrumented: Recorder, operation: Operation, stream: bool
 ) -> None:
     if stream and not streams(operation):
@@ -332,7 +332,7 @@ async def test_a_cancelled_call_ends_its_span(
     assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
 
 
-async def test_a_task_cancelled_between_chunks_ends_its_span(instrumented: Recorder) -> None:
+async def test_task_cancelled_between_chunks_ends_span(instrumented: Recorder) -> None:
     class Endless(replies.http.AsyncByteStream):
         async def __aiter__(self) -> Any:
             yield replies.sse(replies.chat_chunks()[:2], done=False)
@@ -361,7 +361,7 @@ async def test_a_task_cancelled_between_chunks_ends_its_span(instrumented: Recor
     assert instrumented.call().attributes["error.type"] == "asyncio.exceptions.CancelledError"
 
 
-def test_a_raw_response_stays_raw_and_is_read_from_its_bytes(instrumented: Recorder) -> None:
+def test_raw_response_keeps_type_and_is_recorded(instrumented: Recorder) -> None:
     reply = replies.chat(timings=replies.TIMINGS)
     client = replies.client(lambda _: replies.json_reply(reply))
     raw = client.chat.completions.with_raw_response.create(model="smol", messages=replies.MESSAGES)
@@ -369,7 +369,7 @@ def test_a_raw_response_stays_raw_and_is_read_from_its_bytes(instrumented: Recor
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
-def test_retries_are_one_span_that_counts_them(instrumented: Recorder) -> None:
+def test_retries_are_counted_on_one_span(instrumented: Recorder) -> None:
     answers = [
         replies.error_reply(500),
         replies.error_reply(503),
@@ -381,13 +381,13 @@ def test_retries_are_one_span_that_counts_them(instrumented: Recorder) -> None:
     assert instrumented.call().attributes["http.request.resend_count"] == 2
 
 
-def test_other_endpoints_are_left_alone(instrumented: Recorder) -> None:
+def test_other_endpoints_are_not_recorded(instrumented: Recorder) -> None:
     models = {"object": "list", "data": []}
     replies.client(lambda _: replies.json_reply(models)).models.list()
     assert instrumented.spans() == []
 
 
-def test_messages_given_as_an_iterator_reach_the_server_intact(instrumented: Recorder) -> None:
+def test_messages_iterator_is_sent_complete(instrumented: Recorder) -> None:
     sent: list[Any] = []
 
     def handler(request: Any) -> Any:

@@ -1,6 +1,6 @@
-"""What instrumentations of this kind get wrong, and the test that fails when the defect is put back.
+"""Known defects of similar instrumentations, and the test that detects each of them.
 
-Most have their test where their subject is, and `ELSEWHERE` says which; the others are here.
+`TESTS_BY_DEFECT` names the tests in other files. The remaining tests are here.
 """
 
 from __future__ import annotations
@@ -22,87 +22,82 @@ from tests.openai_plugin import replies
 from tests.recorder import Recorder
 
 TESTS = Path(__file__).parents[1]
-ELSEWHERE = {
-    # ---- tracing
-    "what is read of a reply raises into the application": (
-        "openai_plugin/test_transparency.py::test_any_json_in_place_of_a_reply",
-        "openai_plugin/test_transparency.py::test_any_event_stream_in_any_pieces",
-        "openai_plugin/test_content_privacy.py::test_odd_content_never_reaches_the_application_as_an_error",
+TESTS_BY_DEFECT = {
+    "parsing a response raises into the application": (
+        "openai_plugin/test_transparency.py::test_any_json_response_is_passed_on_unchanged",
+        "openai_plugin/test_transparency.py::test_any_event_stream_is_passed_on_unchanged_in_any_chunks",
+        "openai_plugin/test_content_privacy.py::test_unexpected_content_raises_no_error_into_application",
     ),
-    "messages given as an iterator are drained before they are sent": (
-        "openai_plugin/test_transparency.py::test_any_request_leaves_as_it_is_sent_without_us",
-        "openai_plugin/test_outcomes.py::test_messages_given_as_an_iterator_reach_the_server_intact",
+    "a messages iterator is consumed before it is sent": (
+        "openai_plugin/test_transparency.py::test_any_request_is_sent_unchanged",
+        "openai_plugin/test_outcomes.py::test_messages_iterator_is_sent_complete",
     ),
-    "every server is called openai, and has no address": (
-        "openai_plugin/test_server_shapes.py::test_a_plain_reply",
-        "openai_plugin/test_providers.py::test_the_server_and_its_provider_are_read_from_the_url",
-        "openai_plugin/test_spans.py::test_a_server_that_signs_as_llama_cpp_is_known_from_its_first_reply",
+    "every server has the provider openai and no address": (
+        "openai_plugin/test_server_shapes.py::test_plain_response_of_server_shape_is_recorded",
+        "openai_plugin/test_providers.py::test_server_and_provider_are_parsed_from_url",
+        "openai_plugin/test_spans.py::test_server_header_identifies_llama_cpp_on_first_response",
     ),
-    "a stream that is closed early is an error, or says nothing of what had come": (
-        "openai_plugin/test_outcomes.py::test_a_stream_closed_early_is_a_normal_end_with_what_had_come",
-        "openai_plugin/test_outcomes.py::test_a_stream_dropped_unread_ends_when_it_is_collected",
-        "openai_plugin/test_raw.py::test_a_raw_stream_closed_early_has_what_had_come",
+    "a stream closed early is an error, or has no partial response": (
+        "openai_plugin/test_outcomes.py::test_stream_closed_early_succeeds_with_partial_response",
+        "openai_plugin/test_outcomes.py::test_abandoned_stream_ends_call_when_garbage_collected",
+        "openai_plugin/test_raw_responses.py::test_raw_stream_closed_early_records_partial_response",
     ),
-    "a stream has no tokens unless its usage was asked for": (
-        "openai_plugin/test_spans.py::test_a_stream_without_usage_takes_its_tokens_from_the_timings",
+    "a stream without requested usage has no tokens": (
+        "openai_plugin/test_spans.py::test_stream_without_usage_records_tokens_from_timings",
     ),
     "one call makes several spans": (
-        "openai_plugin/test_one_client.py::test_beside_the_plugin_there_is_one_span_and_one_attempt",
-        "openai_plugin/test_one_client.py::test_wrapping_twice_makes_one_span",
-        "openai_plugin/test_propagation.py::test_the_http_span_is_named_and_nothing_is_written_before_it",
+        "openai_plugin/test_one_client.py::test_wrapped_client_records_one_span_and_attempt_when_plugin_is_active",
+        "openai_plugin/test_one_client.py::test_wrapping_twice_records_one_span",
+        "openai_plugin/test_propagation.py::test_http_instrumentation_writes_the_only_traceparent",
         "genai/test_nesting.py::test_nested_call_of_same_operation_and_server_gets_no_span",
     ),
-    "phases have no length": (
-        "openai_plugin/test_spans.py::test_queue_prefill_and_decode_are_children_at_their_true_times",
+    "phase spans have no duration": (
+        "openai_plugin/test_spans.py::test_phase_spans_are_children_with_actual_times",
     ),
-    "retries are not seen, and an error is a class without a status": (
-        "openai_plugin/test_outcomes.py::test_retries_are_one_span_that_counts_them",
-        "openai_plugin/test_outcomes.py::test_a_failed_call_is_one_span_with_the_kind_of_error",
+    "retries are not counted, and errors have no status code": (
+        "openai_plugin/test_outcomes.py::test_retries_are_counted_on_one_span",
+        "openai_plugin/test_outcomes.py::test_failed_call_has_one_span_with_error_type",
     ),
-    "content is read for spans that nobody records": (
-        "openai_plugin/test_content_privacy.py::test_nothing_is_read_of_a_call_that_nobody_records",
+    "content is parsed for spans that are not recorded": (
+        "openai_plugin/test_content_privacy.py::test_content_is_not_parsed_when_call_is_not_recorded",
     ),
-    "raw responses break, or are seen as empty": (
-        "openai_plugin/test_raw.py::test_however_a_raw_response_is_read_its_usage_is_recorded",
-        "openai_plugin/test_transparency.py::test_any_json_in_place_of_a_reply",
+    "raw responses fail or are recorded as empty": (
+        "openai_plugin/test_raw_responses.py::test_usage_of_raw_response_is_recorded_for_every_way_of_reading",
+        "openai_plugin/test_transparency.py::test_any_json_response_is_passed_on_unchanged",
     ),
-    "uninstrumenting takes off somebody else's wrapper": (
-        "openai_plugin/test_instrumentor.py::test_under_somebody_elses_wrapper_our_link_stays_switched_off",
-        "genai/test_patching_beside_others.py::test_under_another_wrapper_ours_goes_off_and_theirs_works_on",
+    "uninstrumenting removes another package's wrapper": (
+        "openai_plugin/test_instrumentor.py::test_uninstrument_disables_wrapper_below_foreign_wrapper",
+        "genai/test_patching_foreign_wrappers.py::test_revert_disables_link_below_foreign_wrapper",
     ),
-    "a dropped stream, found while metrics are collected, stops the process": (
-        "openai_plugin/test_abandoned_streams.py::test_a_thousand_streams_dropped_during_metric_collection_all_end",
+    "an abandoned stream that is found during metric collection deadlocks": (
+        "openai_plugin/test_abandoned_streams.py::test_calls_end_when_thousand_streams_are_dropped_during_metric_collection",
     ),
-    # ---- metrics
-    "histograms of seconds have the buckets of milliseconds, or are missing": (
-        "openai_plugin/test_metrics.py::test_a_streamed_call_records_each_histogram",
+    "histograms of seconds are missing or have buckets of milliseconds": (
+        "openai_plugin/test_metrics.py::test_streamed_call_records_each_histogram",
     ),
-    "input tokens without those from the cache": (
-        "openai_plugin/test_spans.py::test_a_stream_without_usage_takes_its_tokens_from_the_timings",
+    "input tokens do not include cached tokens": (
+        "openai_plugin/test_spans.py::test_stream_without_usage_records_tokens_from_timings",
     ),
-    "a metric has a series for each build of a server": (
-        "openai_plugin/test_metric_names.py::test_neither_is_on_the_metrics_of_a_llama_cpp_server",
-        "openai_plugin/test_metric_names.py::test_tier_and_fingerprint_are_on_the_durations_and_tokens_of_openai",
+    "metrics have a time series for each build of a server": (
+        "openai_plugin/test_metric_names.py::test_llama_cpp_metrics_have_no_service_tier_or_fingerprint",
+        "openai_plugin/test_metric_names.py::test_openai_metrics_have_service_tier_and_fingerprint",
     ),
 }
 ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 PAUSE_S = 0.03
 
 
-@pytest.mark.parametrize("defect", ELSEWHERE)
-def test_a_defect_has_its_test_elsewhere(defect: str) -> None:
-    for place in ELSEWHERE[defect]:
+@pytest.mark.parametrize("defect", TESTS_BY_DEFECT)
+def test_each_listed_defect_has_a_test(defect: str) -> None:
+    for place in TESTS_BY_DEFECT[defect]:
         file, _, name = place.partition("::")
         module = ast.parse((TESTS / file).read_text())
         names = {getattr(node, "name", None) for node in module.body}
         assert name in names, place
 
 
-# ---- what the tests below ask
-
-
 def slowly(parts: list[bytes]) -> Any:
-    """A body with a pause before each part."""
+    """Return a body with a pause before each part."""
 
     class Body(replies.http.SyncByteStream, replies.http.AsyncByteStream):
         def __iter__(self) -> Any:
@@ -135,14 +130,11 @@ async def read(stream: Any) -> None:
         pass
 
 
-# ---- tracing
-
-
 @ASYNC
-async def test_the_span_of_a_stream_ends_when_it_has_been_read(
+async def test_stream_span_ends_when_stream_was_read(
     instrumented: Recorder, is_async: bool
 ) -> None:
-    """Not when it is handed over, and that of an asynchronous call not before it is awaited."""
+    """It does not end when the stream is returned."""
     parts = each(*replies.chat_chunks(usage=replies.USAGE))
     stream = await ask(lambda _: slowly(parts), is_async, stream=True)
     assert instrumented.spans() == []
@@ -156,7 +148,7 @@ async def test_the_span_of_a_stream_ends_when_it_has_been_read(
 
 @ASYNC
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-async def test_what_a_reply_does_not_say_is_absent_and_not_0(
+async def test_missing_usage_is_absent_instead_of_zero(
     instrumented: Recorder, is_async: bool, stream: bool
 ) -> None:
     def answer(_: Any) -> Any:
@@ -175,7 +167,7 @@ async def test_what_a_reply_does_not_say_is_absent_and_not_0(
 
 
 class BrokenSampler(Sampler):
-    """What an application may have configured."""
+    """A sampler that drops every span."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no sampling today")
@@ -186,7 +178,7 @@ class BrokenSampler(Sampler):
 
 @ASYNC
 @pytest.mark.parametrize("telemetry", ["good", "broken"])
-async def test_a_request_that_fails_goes_out_once(
+async def test_failed_request_is_sent_once(
     recorder: Recorder, is_async: bool, telemetry: str
 ) -> None:
     seen: list[Any] = []
@@ -217,7 +209,7 @@ async def test_a_request_that_fails_goes_out_once(
     ],
     ids=lambda delta: next(iter(delta)),
 )
-async def test_roles_pings_progress_and_empty_deltas_are_not_the_first_token(
+async def test_first_token_ignores_roles_pings_progress_and_empty_deltas(
     instrumented: Recorder, is_async: bool, first: dict[str, Any]
 ) -> None:
     before = [
@@ -233,7 +225,7 @@ async def test_roles_pings_progress_and_empty_deltas_are_not_the_first_token(
     assert span.attributes["gen_ai.ttft_ms"] / 1000 >= first_chunk_s + len(before) * PAUSE_S
 
 
-async def test_a_model_file_has_no_folder_in_any_series(instrumented: Recorder) -> None:
+async def test_metrics_have_model_file_name_without_directory(instrumented: Recorder) -> None:
     path = "/srv/models/private/smol.gguf"
     body = replies.sse([chunk | {"model": path} for chunk in replies.chat_chunks()])
     client = replies.client(lambda _: replies.stream_reply(body))
@@ -245,10 +237,7 @@ async def test_a_model_file_has_no_folder_in_any_series(instrumented: Recorder) 
             assert point.attributes["gen_ai.request.model"] == "smol.gguf"
 
 
-# ---- metrics
-
-
-async def test_each_time_it_is_instrumented_the_plugin_records_to_the_meters_it_is_given() -> None:
+async def test_instrumenting_again_uses_new_meter_provider() -> None:
     for _ in range(3):
         recorder = Recorder()
         OpenAIInstrumentor().instrument(**recorder.providers)
@@ -264,13 +253,15 @@ async def test_each_time_it_is_instrumented_the_plugin_records_to_the_meters_it_
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-async def test_the_servers_time_to_the_first_token_includes_its_queue(
+async def test_server_time_to_first_token_includes_queue(
     instrumented: Recorder, stream: bool
 ) -> None:
-    """`prompt_ms` is 2; what the client saw, tokens on their way included, is told apart from it."""
+    """`prompt_ms` is 2. The time at the client, with the network, is a separate attribute."""
 
     def answer(_: Any) -> Any:
-        time.sleep(PAUSE_S)  # in the queue: llama.cpp sends the headers when it begins
+        time.sleep(
+            PAUSE_S
+        )  # The queue: llama.cpp sends the headers when it starts to process the request.
         if stream:
             return slowly(each(*replies.chat_chunks(timings=replies.TIMINGS)))
         return replies.json_reply(replies.chat(timings=replies.TIMINGS))
@@ -284,7 +275,9 @@ async def test_the_servers_time_to_the_first_token_includes_its_queue(
     assert point.sum == pytest.approx(engine_s)
     assert span.attributes["gen_ai.prefill_ms"] == 2.0
     queue_s = span.attributes["llamatelemetry.queue_duration"]
-    assert queue_s >= PAUSE_S - 0.006  # of a plain call it is what prefill and decode leave
+    assert (
+        queue_s >= PAUSE_S - 0.006
+    )  # The queue of a plain call is the time outside prefill and decode.
     assert engine_s == pytest.approx(queue_s + 0.002)
     if stream:
         assert span.attributes["gen_ai.ttft_ms"] / 1000 >= engine_s + PAUSE_S

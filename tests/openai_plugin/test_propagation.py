@@ -1,4 +1,4 @@
-"""Which trace context a request carries to its server, beside every HTTP instrumentation."""
+"""The trace context in requests, with and without HTTP instrumentations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.openai_plugin import replies
 from tests.openai_plugin.loopback import Loopback, loopback_server
 from tests.recorder import Recorder
 
-# The instrumentor of the HTTP library that this openai sends with, and the other one.
+# The instrumentor of the HTTP library that this version of openai uses, and the other one.
 USES_HTTPX2 = replies.http.__name__ == "httpx2"
 THE_RIGHT_ONE, THE_OTHER = (
     (HTTPX2ClientInstrumentor, HTTPXClientInstrumentor)
@@ -68,7 +68,7 @@ def ask(client: openai.OpenAI, **more: Any) -> Any:
 
 
 def named_by(server: Loopback) -> tuple[str, bool]:
-    """Span id and sampled flag of the one ``traceparent`` of the one request."""
+    """Return the span id and the sampled flag of the only `traceparent` of the only request."""
     (header,) = server.sent("traceparent")
     version, _trace_id, span_id, flags = header.split("-")
     assert version == "00"
@@ -87,9 +87,6 @@ def our_span(recorder: Recorder) -> ReadableSpan:
 def http_span(recorder: Recorder) -> ReadableSpan:
     (span,) = [span for span in recorder.spans() if span.name == "POST"]
     return span
-
-
-# --- without an HTTP instrumentation -------------------------------------------------------
 
 
 def plain(client: Any) -> None:
@@ -121,23 +118,23 @@ def streaming_response(client: Any) -> None:
 
 
 @pytest.mark.parametrize("use", [plain, stream, raw, raw_stream, streaming_response])
-def test_a_request_names_the_span_of_its_call(instrument, recorder, server, use):
+def test_request_has_traceparent_of_call_span(instrument, recorder, server, use):
     instrument()
     with make_client(server) as client:
         use(client)
     assert named_by(server)[1]
-    if use is not raw_stream:  # it is the streams' business to end that one
+    if use is not raw_stream:  # That call is ended by its stream.
         assert named_by(server)[0] == id_of(our_span(recorder))
 
 
-async def test_an_asynchronous_request_names_the_span_of_its_call(instrument, recorder, server):
+async def test_asynchronous_request_has_traceparent_of_call_span(instrument, recorder, server):
     instrument()
     async with openai.AsyncOpenAI(base_url=server.url, api_key="k") as client:
         await client.chat.completions.create(model="smol", messages=replies.MESSAGES)
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_each_attempt_carries_one_header(instrument, recorder, server):
+def test_each_attempt_has_one_traceparent(instrument, recorder, server):
     instrument()
     server.statuses = [500, 500]
     with make_client(server, max_retries=2) as client:
@@ -148,9 +145,7 @@ def test_each_attempt_carries_one_header(instrument, recorder, server):
     assert {found[0].split("-")[2] for found in headers} == {id_of(our_span(recorder))}
 
 
-def test_the_trace_goes_on_and_its_state_with_it_and_baggage_stays_at_home(
-    instrument, recorder, server
-):
+def test_tracestate_is_propagated_but_baggage_is_not(instrument, recorder, server):
     instrument()
     remote = SpanContext(
         trace_id=0x1234, span_id=0x5678, is_remote=True, trace_flags=TraceFlags(1),
@@ -169,14 +164,14 @@ def test_the_trace_goes_on_and_its_state_with_it_and_baggage_stays_at_home(
     assert server.sent("baggage") == []
 
 
-def test_a_call_that_is_not_sampled_says_so(instrument, server):
+def test_traceparent_of_unsampled_call_has_unsampled_flag(instrument, server):
     instrument(tracer_provider=TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False))
     with make_client(server) as client:
         ask(client)
     assert not named_by(server)[1]
 
 
-def test_without_a_tracer_of_its_own_the_callers_context_is_passed_on(instrument, server):
+def test_callers_context_is_propagated_without_tracer_provider(instrument, server):
     instrument(tracer_provider=trace.NoOpTracerProvider())
     span = NonRecordingSpan(SpanContext(0x1234, 0x5678, is_remote=True, trace_flags=TraceFlags(1)))
     with trace.use_span(span), make_client(server) as client:
@@ -184,14 +179,14 @@ def test_without_a_tracer_of_its_own_the_callers_context_is_passed_on(instrument
     assert server.sent("traceparent") == [f"00-{0x1234:032x}-{0x5678:016x}-01"]
 
 
-def test_without_any_context_there_is_no_header(instrument, server):
+def test_request_has_no_traceparent_without_context(instrument, server):
     instrument(tracer_provider=trace.NoOpTracerProvider())
     with make_client(server) as client:
         ask(client)
     assert server.sent("traceparent") == []
 
 
-def test_under_somebody_elses_call_the_request_names_their_span(instrument, recorder, server):
+def test_request_has_traceparent_of_enclosing_foreign_call(instrument, recorder, server):
     instrument()
     tracer = trace.get_tracer("another", tracer_provider=recorder.tracer_provider)
     attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "smol"}
@@ -203,14 +198,12 @@ def test_under_somebody_elses_call_the_request_names_their_span(instrument, reco
     assert named_by(server) == (id_of(span), True)
 
 
-# --- what the caller has given -------------------------------------------------------------
-
 THEIRS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
 @pytest.mark.parametrize("where", ["extra_headers", "default_headers"])
-def test_a_header_that_is_there_is_left_alone(instrument, server, mode, where):
+def test_existing_traceparent_is_kept(instrument, server, mode, where):
     instrument(mode)
     given = {"Traceparent": THEIRS, "Tracestate": "a=b"}
     of_client = {"default_headers": given} if where == "default_headers" else {}
@@ -222,7 +215,7 @@ def test_a_header_that_is_there_is_left_alone(instrument, server, mode, where):
     assert given == {"Traceparent": THEIRS, "Tracestate": "a=b"}
 
 
-def test_a_trace_state_that_is_there_is_left_alone_too(instrument, server):
+def test_existing_tracestate_is_kept(instrument, server):
     instrument()
     remote = SpanContext(0x1234, 0x5678, True, TraceFlags(1), TraceState([("vendor", "x")]))
     with trace.use_span(NonRecordingSpan(remote)), make_client(server) as client:
@@ -231,7 +224,7 @@ def test_a_trace_state_that_is_there_is_left_alone_too(instrument, server):
     assert len(server.sent("traceparent")) == 1
 
 
-def test_nothing_of_the_callers_is_changed(instrument, server):
+def test_headers_of_caller_are_not_modified(instrument, server):
     instrument()
     default, extra = {"x-a": "1"}, {"x-b": "2"}
     with make_client(server, default_headers=default) as client:
@@ -243,24 +236,21 @@ def test_nothing_of_the_callers_is_changed(instrument, server):
     assert len(server.sent("traceparent")) == 1
 
 
-# --- when nothing is written ---------------------------------------------------------------
-
-
-def test_off_is_off(instrument, server):
+def test_request_has_no_traceparent_when_propagate_is_off(instrument, server):
     instrument("off")
     with make_client(server) as client:
         ask(client)
     assert server.sent("traceparent") == []
 
 
-def test_suppressed_instrumentation_writes_nothing(instrument, server):
+def test_request_has_no_traceparent_when_instrumentation_is_suppressed(instrument, server):
     instrument()
     with suppress_instrumentation(), make_client(server) as client:
         ask(client)
     assert server.sent("traceparent") == []
 
 
-def test_a_request_that_is_no_call_of_a_model_is_left_alone(instrument, server):
+def test_request_to_other_endpoint_has_no_traceparent(instrument, server):
     instrument()
     with make_client(server) as client:
         client.models.list()
@@ -268,10 +258,8 @@ def test_a_request_that_is_no_call_of_a_model_is_left_alone(instrument, server):
 
 
 @pytest.mark.parametrize(("mode", "is_there"), [("auto", False), ("on", True)])
-def test_propagators_that_leave_trace_context_out_are_heeded_unless_it_is_on(
-    instrument, server, mode, is_there
-):
-    """OTEL_PROPAGATORS=none, or b3."""
+def test_propagators_without_tracecontext_turn_auto_off(instrument, server, mode, is_there):
+    """`OTEL_PROPAGATORS` is `none` or `b3`."""
     instrument(mode)
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(CompositePropagator([]))
@@ -281,9 +269,6 @@ def test_propagators_that_leave_trace_context_out_are_heeded_unless_it_is_on(
     finally:
         propagate.set_global_textmap(before)
     assert bool(server.sent("traceparent")) is is_there
-
-
-# --- beside OpenTelemetry's HTTP instrumentation --------------------------------------------
 
 
 def instrumented_for_all(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
@@ -313,7 +298,7 @@ def with_a_transport_of_ones_own(client: openai.OpenAI, **options: Any) -> opena
 
 
 def legacy(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
-    """openai 3 takes a client of httpx too."""
+    """Use a client of httpx, which openai 3 accepts as well."""
     HTTPXClientInstrumentor().instrument(**options)
     return client.with_options(http_client=httpx.Client())
 
@@ -333,7 +318,7 @@ def legacy(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
     ],
 )
 @pytest.mark.usefixtures("instrument_http")
-def test_the_http_span_is_named_and_nothing_is_written_before_it(instrument, recorder, mode, way):
+def test_http_instrumentation_writes_the_only_traceparent(instrument, recorder, mode, way):
     instrument(mode)
     there_before: list[bool] = []
 
@@ -349,7 +334,7 @@ def test_the_http_span_is_named_and_nothing_is_written_before_it(instrument, rec
     assert http_span(recorder).parent.span_id == our_span(recorder).context.span_id
 
 
-async def test_the_http_span_of_an_asynchronous_client_is_named(
+async def test_asynchronous_http_instrumentation_writes_the_only_traceparent(
     instrument, instrument_http, recorder, server
 ):
     instrument()
@@ -359,10 +344,10 @@ async def test_the_http_span_of_an_asynchronous_client_is_named(
     assert named_by(server) == (id_of(http_span(recorder)), True)
 
 
-def test_the_instrumentation_of_the_other_http_library_counts_for_nothing(
+def test_instrumentation_of_other_http_library_is_ignored(
     instrument, instrument_http, recorder, server
 ):
-    """openai 3 moved from httpx to httpx2; programs that instrument httpx lost their header."""
+    """openai 3 uses httpx2, so the instrumentation of httpx writes no header."""
     instrument()
     instrument_http(THE_OTHER)
     with make_client(server) as client:
@@ -370,9 +355,7 @@ def test_the_instrumentation_of_the_other_http_library_counts_for_nothing(
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_a_single_client_that_is_instrumented_counts_and_its_neighbour_does_not(
-    instrument, recorder, server
-):
+def test_single_instrumented_http_client_writes_traceparent_itself(instrument, recorder, server):
     instrument()
     with make_client(server) as client, make_client(server) as neighbour:
         THE_RIGHT_ONE.instrument_client(client._client, tracer_provider=recorder.tracer_provider)
@@ -384,7 +367,7 @@ def test_a_single_client_that_is_instrumented_counts_and_its_neighbour_does_not(
         assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_a_transport_that_the_http_instrumentation_does_not_reach_gets_the_header(
+def test_plugin_writes_traceparent_for_uninstrumented_transport(
     instrument, instrument_http, recorder
 ):
     instrument()
@@ -399,7 +382,7 @@ def test_a_transport_that_the_http_instrumentation_does_not_reach_gets_the_heade
     assert seen[0].split("-")[2] == id_of(our_span(recorder))
 
 
-def test_http_instrumentation_that_is_suppressed_writes_none_so_that_it_is_written_here(
+def test_plugin_writes_traceparent_when_http_instrumentation_is_suppressed(
     instrument, instrument_http, recorder, server
 ):
     instrument()
@@ -409,7 +392,7 @@ def test_http_instrumentation_that_is_suppressed_writes_none_so_that_it_is_writt
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
-def test_http_instrumentation_that_was_undone_is_gone(
+def test_plugin_writes_traceparent_after_http_instrumentation_was_removed(
     instrument, instrument_http, recorder, server
 ):
     instrument()

@@ -1,7 +1,7 @@
-"""Servers that speak the protocol, each in its own accent, and how they are told apart.
+"""Servers with variants of the protocol, and how the provider is detected.
 
-The replies have the shapes that each server's documentation shows; the types of the client
-that is installed must take them.
+The responses have the formats in each server's documentation. The types of the installed client
+must accept them.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ CHAT = {
 
 
 @pytest.mark.parametrize("server", PLAIN)
-def test_a_plain_reply_of_a_server_is_read_whole(instrumented: Recorder, server: str) -> None:
+def test_plain_response_of_provider_is_fully_recorded(instrumented: Recorder, server: str) -> None:
     reply, found = PLAIN[server]
     ChatCompletion.model_validate(reply)
     client = replies.client(lambda _: replies.json_reply(reply))
@@ -232,7 +232,7 @@ def test_a_plain_reply_of_a_server_is_read_whole(instrumented: Recorder, server:
 
 
 @pytest.mark.parametrize("server", STREAMED)
-def test_a_stream_of_a_server_is_read_whole(instrumented: Recorder, server: str) -> None:
+def test_stream_of_provider_is_fully_recorded(instrumented: Recorder, server: str) -> None:
     chunks, found = STREAMED[server]
     for chunk in chunks:
         ChatCompletionChunk.model_validate({**chunk, "object": "chat.completion.chunk"})
@@ -243,7 +243,7 @@ def test_a_stream_of_a_server_is_read_whole(instrumented: Recorder, server: str)
     assert seen == {**CHAT, "gen_ai.request.stream": True, **found}
 
 
-def test_a_stream_of_several_choices_has_a_reason_for_each(instrumented: Recorder) -> None:
+def test_stream_of_several_choices_has_finish_reason_for_each(instrumented: Recorder) -> None:
     def of(index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "finish_reason": reason}
         return {**replies.chunk({}), "choices": [choice]}
@@ -259,18 +259,15 @@ def test_a_stream_of_several_choices_has_a_reason_for_each(instrumented: Recorde
     list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True, n=3))
     found = instrumented.call().attributes or {}
     assert found["gen_ai.request.choice.count"] == 3
-    # The second was expected to say why it stopped, and did not.
+    # The second choice has no finish reason.
     assert found["gen_ai.response.finish_reasons"] == ("stop", "error", "length")
 
 
-def test_the_embeddings_of_vllm_have_an_id(instrumented: Recorder) -> None:
+def test_vllm_embeddings_record_response_id(instrumented: Recorder) -> None:
     reply = replies.embeddings(id="embd-1", created=1)
     CreateEmbeddingResponse.model_validate(reply)
     replies.client(lambda _: replies.json_reply(reply)).embeddings.create(model="e", input="a")
     assert (instrumented.call().attributes or {})["gen_ai.response.id"] == "embd-1"
-
-
-# --- providers --------------------------------------------------------------------------------
 
 
 def azure(handler: replies.Handler, **options: Any) -> openai.AzureOpenAI:
@@ -307,17 +304,17 @@ ENDPOINT = "https://mine.openai.azure.com"
         ),
     ],
 )
-def test_an_azure_client_is_one_wherever_it_goes(
+def test_azure_client_has_azure_provider_for_any_url(
     instrumented: Recorder, options: dict[str, Any], url: str, address: str
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def handler(request: Any) -> Any:
-        asked.append(str(request.url).partition("?")[0])
+        requested.append(str(request.url).partition("?")[0])
         return replies.json_reply(PLAIN["azure"][0])
 
     azure(handler, **options).chat.completions.create(model="smol", messages=replies.MESSAGES)
-    assert asked == [url]
+    assert requested == [url]
     assert dict(instrumented.call().attributes or {}) == {
         **CHAT,
         "gen_ai.provider.name": "azure.ai.openai",
@@ -327,7 +324,7 @@ def test_an_azure_client_is_one_wherever_it_goes(
     }
 
 
-async def test_the_asynchronous_azure_client_is_one_too(instrumented: Recorder) -> None:
+async def test_asynchronous_azure_client_has_azure_provider(instrumented: Recorder) -> None:
     client = openai.AsyncAzureOpenAI(
         azure_endpoint=ENDPOINT,
         api_version="2026-01-01",
@@ -350,7 +347,7 @@ async def test_the_asynchronous_azure_client_is_one_too(instrumented: Recorder) 
     assert gaps.attributes["gen_ai.response.model"] == "smol-v1"
 
 
-def test_a_deployment_in_the_url_is_the_model_where_the_body_has_none(
+def test_azure_deployment_is_model_when_body_has_none(
     instrumented: Recorder,
 ) -> None:
     client = azure(
@@ -363,7 +360,7 @@ def test_a_deployment_in_the_url_is_the_model_where_the_body_has_none(
 
 
 @pytest.mark.skipif(VERSION < (1, 66), reason="this client has no responses")
-def test_the_deployment_of_a_client_is_not_the_model_of_what_it_fetches(
+def test_fetch_response_has_no_model_of_azure_deployment(
     instrumented: Recorder,
 ) -> None:
     client = azure(
@@ -377,7 +374,7 @@ def test_the_deployment_of_a_client_is_not_the_model_of_what_it_fetches(
     assert "gen_ai.request.model" not in (span.attributes or {})
 
 
-def test_azure_names_the_model_behind_a_deployment_in_a_header(instrumented: Recorder) -> None:
+def test_azure_header_names_served_model(instrumented: Recorder) -> None:
     reply = replies.chat(model="my-deployment")
     client = azure(
         lambda _: replies.json_reply(reply, **{"x-ms-served-model": "gpt-6-2026-01-01"}),
@@ -407,7 +404,7 @@ def test_azure_names_the_model_behind_a_deployment_in_a_header(instrumented: Rec
         ("http+unix://%2Frun%2Fllm.sock/v1", "openai", "/run/llm.sock", None),
     ],
 )
-def test_the_server_and_its_provider_are_read_from_the_url(
+def test_server_and_provider_are_parsed_from_url(
     instrumented: Recorder, url: str, provider: str, address: str | None, port: int | None
 ) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()), base_url=url)
@@ -423,7 +420,7 @@ def test_the_server_and_its_provider_are_read_from_the_url(
 
 @contextlib.contextmanager
 def serving_on(path: Path) -> Iterator[None]:
-    """A server on a Unix socket that answers one chat."""
+    """Serve one chat on a Unix socket."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -444,9 +441,7 @@ def serving_on(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def test_a_client_that_connects_to_a_unix_socket_names_the_socket(
-    instrumented: Recorder, tmp_path: Path
-) -> None:
+def test_unix_socket_is_recorded_as_server_address(instrumented: Recorder, tmp_path: Path) -> None:
     path = tmp_path / "llm.sock"
     transport = replies.http.HTTPTransport(uds=str(path))
     with (
@@ -468,7 +463,7 @@ def test_a_client_that_connects_to_a_unix_socket_names_the_socket(
     }
 
 
-def test_a_provider_that_is_configured_is_never_overruled(recorder: Recorder) -> None:
+def test_configured_provider_name_takes_precedence(recorder: Recorder) -> None:
     config = LlamaTelemetryConfig(provider_name="ours")
     OpenAIInstrumentor().instrument(**recorder.providers, config=config)
     try:
@@ -484,7 +479,7 @@ def test_a_provider_that_is_configured_is_never_overruled(recorder: Recorder) ->
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize(("owner", "provider"), [("llamacpp", "llama_cpp"), ("vllm", "openai")])
-async def test_a_list_of_models_seen_in_passing_tells_whose_server_it_is(
+async def test_models_list_identifies_provider(
     instrumented: Recorder, is_async: bool, owner: str, provider: str
 ) -> None:
     models = {"object": "list", "data": [{"id": "smol", "object": "model", "owned_by": owner}]}
@@ -505,12 +500,12 @@ async def test_a_list_of_models_seen_in_passing_tells_whose_server_it_is(
 
 
 @pytest.mark.parametrize("body", [None, [], {"data": None}, {"data": [3]}, {"data": "x"}])
-def test_an_odd_list_of_models_is_what_it_is_without_us(instrumented: Recorder, body: Any) -> None:
+def test_unexpected_models_list_is_returned_unchanged(instrumented: Recorder, body: Any) -> None:
     def outcome() -> str:
         client = replies.client(lambda _: replies.json_reply(body))
         try:
             return repr(client.models.list())
-        except Exception as error:  # whatever the client makes of it
+        except Exception as error:  # The client may raise any error.
             return repr(error)
 
     seen = outcome()
@@ -520,8 +515,8 @@ def test_an_odd_list_of_models_is_what_it_is_without_us(instrumented: Recorder, 
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-async def test_a_server_signs_its_errors_too(instrumented: Recorder, is_async: bool) -> None:
-    """As llama.cpp does while it is still loading its model."""
+async def test_error_response_identifies_provider(instrumented: Recorder, is_async: bool) -> None:
+    """llama.cpp returns such an error while it loads its model."""
     error = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 
     def handler(_: Any) -> Any:
@@ -540,7 +535,7 @@ async def test_a_server_signs_its_errors_too(instrumented: Recorder, is_async: b
     assert found["error.type"] == "unavailable_error"
 
 
-def test_no_attribute_of_openai_goes_with_another_provider(instrumented: Recorder) -> None:
+def test_openai_attributes_are_left_out_for_other_providers(instrumented: Recorder) -> None:
     reply = replies.chat(system_fingerprint="b1", service_tier="default")
     client = replies.client(lambda _: replies.json_reply(reply, server="llama.cpp"))
     client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""The Responses API and raw responses against a real llama.cpp server, whose counters are the truth."""
+"""The Responses API and raw responses, compared with the counters of a real llama.cpp server."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def tokens(span: ReadableSpan) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("way", ways(), ids=lambda way: way.__name__)
-def test_the_tokens_are_those_the_server_counts(
+def test_recorded_tokens_equal_server_counters(
     instrumented: Recorder,
     client: openai.OpenAI,
     llama_server: LlamaServer,
@@ -107,7 +107,7 @@ def test_the_tokens_are_those_the_server_counts(
     [way for way in ways() if "stream" in way.__name__ or "lines" in way.__name__],
     ids=lambda way: way.__name__,
 )
-def test_a_stream_however_it_is_read_shows_the_engines_phases(
+def test_stream_records_phases_for_every_way_of_reading(
     instrumented: Recorder, client: openai.OpenAI, way: Callable[[openai.OpenAI], None]
 ) -> None:
     way(client)
@@ -120,7 +120,7 @@ def test_a_stream_however_it_is_read_shows_the_engines_phases(
     assert list(instrumented.phases(span)) == ["queue", "prefill", "decode"]
 
 
-def test_a_long_raw_reply_of_embeddings_tells_its_tokens(
+def test_long_raw_embeddings_response_records_tokens(
     instrumented: Recorder, client: openai.OpenAI
 ) -> None:
     raw = client.embeddings.with_raw_response.create(

@@ -1,4 +1,4 @@
-"""The plugin against a real llama.cpp server: its own counters and its order of service are the truth."""
+"""The plugin compared with the counters and the order of service of a real llama.cpp server."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def messages(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
-# openai 1 takes up a connection that llama.cpp closes after a stream, with or without us, and
-# would try again; here each attempt counts, so it gets a connection each.
+# openai 1 reuses a connection that llama.cpp closes after a stream, and then retries. The tests
+# count attempts, so each call gets a new connection.
 KEPT = 0 if replies.OPENAI < (2, 0) else None
 LIMITS = replies.http.Limits(max_keepalive_connections=KEPT)
 
@@ -38,7 +38,7 @@ def client(llama_server: LlamaServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=llama_server.url, api_key="none", max_retries=0, http_client=http_client
     ) as client:
-        client.models.list()  # connected: what a first request pays is not what is measured
+        client.models.list()  # Connect first, because the cost of a new connection is not measured.
         yield client
 
 
@@ -72,13 +72,13 @@ def phases_s(span: ReadableSpan) -> float:
     )
 
 
-async def test_tokens_equal_the_servers_own_counters(
+async def test_recorded_tokens_equal_counters_of_real_server(
     instrumented: Recorder,
     llama_server: LlamaServer,
     client: openai.OpenAI,
     async_client: openai.AsyncOpenAI,
 ) -> None:
-    """Plain, streamed with and without usage, async, concurrent, completions, embeddings, an error."""
+    """Run plain, streamed, asynchronous and concurrent calls, completions, embeddings and an error."""
     before = llama_server.metrics()
 
     def chat(text: str, **options: Any) -> Any:
@@ -87,7 +87,7 @@ async def test_tokens_equal_the_servers_own_counters(
         )
 
     chat("Name a colour.")
-    chat("Name a colour.")  # the second time mostly from the prompt cache
+    chat("Name a colour.")  # The second time most tokens come from the prompt cache.
     list(chat("Name a river.", stream=True))
     list(chat("Name a mountain.", stream=True, stream_options={"include_usage": True}))
     client.completions.create(model="smol", prompt="Once upon a time", max_tokens=6)
@@ -123,10 +123,10 @@ async def test_tokens_equal_the_servers_own_counters(
 
 
 @pytest.mark.clock
-async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
+async def test_phases_of_stream_add_up_to_duration(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
 ) -> None:
-    """With three times as many calls as slots."""
+    """There are three times as many calls as slots."""
 
     async def ask(n: int) -> None:
         text = f"Tell me a story about the number {n} and its friends. " * 5
@@ -143,7 +143,7 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
         assert span.attributes["llamatelemetry.queue_source"] == "header"
         assert phases_s(span) == pytest.approx(duration_s(span), rel=0.05, abs=0.005)
     queues = sorted(span.attributes["llamatelemetry.queue_duration"] for span in calls)
-    # Two found a free slot; the others waited for at least one whole call before them.
+    # Two calls found a free slot. The others waited for at least one complete call.
     shortest = min(
         duration_s(span) - span.attributes["llamatelemetry.queue_duration"] for span in calls
     )
@@ -152,10 +152,10 @@ async def test_on_streams_queue_prefill_and_decode_make_up_the_call(
 
 @pytest.mark.slow
 @pytest.mark.clock
-async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
+async def test_queue_of_plain_calls_matches_order_of_service(
     instrumented: Recorder, async_client: openai.AsyncOpenAI
 ) -> None:
-    """By the recorded queues, a call is taken up at the moment a slot becomes free for it."""
+    """The end of each recorded queue is the time at which a slot becomes free."""
 
     async def ask(n: int) -> None:
         await async_client.chat.completions.create(
@@ -165,7 +165,7 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
             extra_body={"ignore_eos": True},
         )
 
-    await ask(0)  # the common part of the prompts is in the cache now: prefill is short
+    await ask(0)  # The common prefix of the prompts is cached now, so prefill is short.
     instrumented.clear_spans()
     await asyncio.gather(*(ask(n) for n in range(3 * SLOTS)))
 
@@ -183,10 +183,8 @@ async def test_on_plain_calls_the_queue_agrees_with_the_order_of_service(
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_the_queue_counts_from_the_last_attempt(
-    instrumented: Recorder, llama_server: LlamaServer
-) -> None:
-    """Two attempts fail and are waited for; the server never knew, and was idle."""
+def test_queue_starts_at_last_attempt(instrumented: Recorder, llama_server: LlamaServer) -> None:
+    """Two attempts fail before they reach the server, which is idle."""
     failures = [replies.error_reply(503), replies.error_reply(503)]
     transport = replies.http.HTTPTransport()
 
@@ -210,7 +208,7 @@ def test_the_queue_counts_from_the_last_attempt(
         client.chat.completions.create(model="smol", messages=messages("Say hi."), max_tokens=8)
     span = instrumented.call()
     assert span.attributes["http.request.resend_count"] == 2
-    assert duration_s(span) > 0.9  # two slow failures and the client's pauses
+    assert duration_s(span) > 0.9  # Two slow failures and the client's pauses.
     assert span.attributes["llamatelemetry.queue_duration"] < 0.1
     queue = instrumented.phases(span)["queue"]
     assert (queue.start_time or 0) - (span.start_time or 0) > 0.8e9
@@ -218,9 +216,9 @@ def test_the_queue_counts_from_the_last_attempt(
 
 @pytest.mark.needs("xllamacpp")
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_a_server_killed_in_the_middle_of_a_call(instrumented: Recorder, stream: bool) -> None:
+def test_call_fails_when_server_is_killed(instrumented: Recorder, stream: bool) -> None:
     options = EmbeddedOptions(model_path=find_demo_model(), alias="smol")
-    # Before openai 3 what happens in the middle of a stream is the HTTP client's own error.
+    # Before openai 3, errors inside a stream are those of the HTTP client.
     wrapped = not stream or replies.OPENAI >= (3, 0)
     expected = openai.APIConnectionError if wrapped else replies.http.RemoteProtocolError
     with EmbeddedServer(options) as server:
@@ -239,7 +237,7 @@ def test_a_server_killed_in_the_middle_of_a_call(instrumented: Recorder, stream:
             for _ in reply if stream else ():
                 pass
 
-        # What a client's first call pays comes before the span and would use the time up.
+        # The setup cost of a client's first call is outside the span and would exceed the timeout.
         client.completions.create(model="smol", prompt="Hi", max_tokens=1)
         instrumented.clear_spans()
         with client, pytest.raises(expected) as seen:

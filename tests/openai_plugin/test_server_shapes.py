@@ -1,4 +1,4 @@
-"""What a span says of replies in the shapes of OpenAI, Azure, vLLM, Ollama and DeepSeek."""
+"""Spans of responses in the formats of OpenAI, Azure, vLLM, Ollama and DeepSeek."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALL = {"gen_ai.operation.name": "chat"}
 
 
 def client_of(shape: Shape, is_async: bool, answer: replies.Handler) -> Any:
-    """A client as the server's documentation has it made."""
+    """Create a client as the server's documentation describes."""
     transport = replies.http.MockTransport(answer)
     http = (replies.http.AsyncClient if is_async else replies.http.Client)(transport=transport)
     common = {"api_key": "secret", "max_retries": 0, "http_client": http}
@@ -40,7 +40,7 @@ async def ask(shape: Shape, is_async: bool, answer: replies.Handler, **options: 
 
 
 def departures(model: type[pydantic.BaseModel], values: Iterable[Any]) -> set[tuple[str, ...]]:
-    """Where values are not what openai's type says, without the positions in lists."""
+    """Return the fields that violate openai's types, without positions in lists."""
     found: set[tuple[str, ...]] = set()
     for value in values:
         try:
@@ -52,7 +52,7 @@ def departures(model: type[pydantic.BaseModel], values: Iterable[Any]) -> set[tu
 
 
 @EVERY_SHAPE
-def test_a_shape_is_valid_by_openais_own_types_but_where_the_server_is_known_not_to_be(
+def test_server_shape_matches_openai_types_except_known_deviations(
     shape: Shape,
 ) -> None:
     found = departures(ChatCompletion, [shape.reply]) | departures(
@@ -63,7 +63,9 @@ def test_a_shape_is_valid_by_openais_own_types_but_where_the_server_is_known_not
 
 @SIDES
 @EVERY_SHAPE
-async def test_a_plain_reply(instrumented: Recorder, shape: Shape, is_async: bool) -> None:
+async def test_plain_response_of_server_shape_is_recorded(
+    instrumented: Recorder, shape: Shape, is_async: bool
+) -> None:
     reply = await ask(
         shape,
         is_async,
@@ -81,7 +83,9 @@ async def test_a_plain_reply(instrumented: Recorder, shape: Shape, is_async: boo
 
 @SIDES
 @EVERY_SHAPE
-async def test_a_stream(instrumented: Recorder, shape: Shape, is_async: bool) -> None:
+async def test_stream_of_server_shape_is_recorded(
+    instrumented: Recorder, shape: Shape, is_async: bool
+) -> None:
     stream = await ask(shape, is_async, lambda _: replies.stream_reply(shape.stream), stream=True)
     chunks = [chunk async for chunk in stream] if is_async else list(stream)
     assert len(chunks) == len(shape.events)
@@ -96,7 +100,7 @@ async def test_a_stream(instrumented: Recorder, shape: Shape, is_async: bool) ->
 
 
 @EVERY_SHAPE
-async def test_an_error(instrumented: Recorder, shape: Shape) -> None:
+async def test_error_of_server_shape_is_recorded(instrumented: Recorder, shape: Shape) -> None:
     status, body = shape.refusal
     with pytest.raises(openai.APIStatusError):
         await ask(shape, False, lambda _: replies.json_reply(body, status))

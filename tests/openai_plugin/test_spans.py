@@ -1,4 +1,4 @@
-"""The whole attribute set of each kind of span, types included."""
+"""The complete attributes of each kind of span, with their types."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 
 def pop_positive(attributes: dict[str, Any], *names: str) -> None:
-    """Take out figures that differ from run to run; they are positive floats."""
+    """Remove values that differ between runs, and check that they are positive floats."""
     for name in names:
         value = attributes.pop(name)
         assert type(value) is float, name
         assert value > 0, name
 
 
-def test_a_chat_call_to_openai_records_request_response_and_usage(instrumented: Recorder) -> None:
+def test_chat_call_records_request_response_and_usage(instrumented: Recorder) -> None:
     reply = replies.chat(service_tier="default", system_fingerprint="fp_1")
     create = replies.client(lambda _: replies.json_reply(reply)).chat.completions.create
     parameters = replies.known_to(
@@ -39,7 +39,7 @@ def test_a_chat_call_to_openai_records_request_response_and_usage(instrumented: 
         seed=7,
         stop=["\n", "END"],
         response_format={"type": "json_object"},
-        # As arguments only newer clients have the last three.
+        # Only newer clients accept the last three as arguments.
         extra_body={
             "top_k": 40,
             "max_completion_tokens": 32,
@@ -84,7 +84,7 @@ def test_a_chat_call_to_openai_records_request_response_and_usage(instrumented: 
     }
 
 
-def test_a_chat_stream_adds_the_times_of_its_chunks(instrumented: Recorder) -> None:
+def test_chat_stream_records_chunk_times(instrumented: Recorder) -> None:
     body = replies.sse(
         [*replies.chat_chunks(), replies.chat_chunks()[0] | {"choices": [], "usage": replies.USAGE}]
     )
@@ -111,7 +111,7 @@ def test_a_chat_stream_adds_the_times_of_its_chunks(instrumented: Recorder) -> N
     }
 
 
-def test_a_text_completion_is_an_operation_of_its_own(instrumented: Recorder) -> None:
+def test_text_completion_has_own_operation_name(instrumented: Recorder) -> None:
     replies.client(lambda _: replies.json_reply(replies.completion())).completions.create(
         model="smol", prompt="Hi", max_tokens=4, n=1
     )
@@ -151,7 +151,7 @@ def test_embeddings_record_input_tokens_dimensions_and_formats(instrumented: Rec
     }
 
 
-def test_timings_in_a_plain_reply_give_the_phases_of_the_engine(instrumented: Recorder) -> None:
+def test_timings_in_plain_response_are_recorded_as_phases(instrumented: Recorder) -> None:
     reply = replies.chat(timings=replies.TIMINGS)
     replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
         model="smol", messages=replies.MESSAGES
@@ -186,9 +186,9 @@ def test_timings_in_a_plain_reply_give_the_phases_of_the_engine(instrumented: Re
     }
 
 
-def test_queue_prefill_and_decode_are_children_at_their_true_times(instrumented: Recorder) -> None:
+def test_phase_spans_are_children_with_actual_times(instrumented: Recorder) -> None:
     def answer(_: object) -> Any:
-        time.sleep(0.02)  # longer than prefill and decode together: the rest was queue
+        time.sleep(0.02)  # Longer than prefill and decode together: the remainder is the queue.
         return replies.json_reply(replies.chat(timings=replies.TIMINGS))
 
     replies.client(answer).chat.completions.create(model="smol", messages=replies.MESSAGES)
@@ -225,7 +225,7 @@ def test_queue_prefill_and_decode_are_children_at_their_true_times(instrumented:
     }
 
 
-def test_a_stream_without_usage_takes_its_tokens_from_the_timings(instrumented: Recorder) -> None:
+def test_stream_without_usage_records_tokens_from_timings(instrumented: Recorder) -> None:
     body = replies.sse(replies.chat_chunks(timings=replies.TIMINGS))
     list(
         replies.client(lambda _: replies.stream_reply(body)).chat.completions.create(
@@ -265,7 +265,7 @@ def test_a_stream_without_usage_takes_its_tokens_from_the_timings(instrumented: 
     }
 
 
-def test_a_server_that_signs_as_llama_cpp_is_known_from_its_first_reply(
+def test_server_header_identifies_llama_cpp_on_first_response(
     instrumented: Recorder,
 ) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.embeddings(), server="llama.cpp"))
@@ -273,7 +273,7 @@ def test_a_server_that_signs_as_llama_cpp_is_known_from_its_first_reply(
     assert instrumented.call().attributes["gen_ai.provider.name"] == "llama_cpp"
 
 
-def test_a_model_file_is_recorded_without_its_folder(instrumented: Recorder) -> None:
+def test_model_file_is_recorded_without_directory(instrumented: Recorder) -> None:
     reply = replies.chat(model="/srv/models/private/smol.gguf")
     replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
         model="/srv/models/private/smol.gguf", messages=replies.MESSAGES

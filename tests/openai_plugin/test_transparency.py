@@ -1,4 +1,4 @@
-"""Whatever a server sends: the application gets what it gets without the plugin, and one span is made."""
+"""Property tests: for any response, the application gets the same result and one span is recorded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ HELPED = [operation for operation in STREAMED if operation.name in {"chat", "res
 
 
 def has_face(operation: Operation, face: str) -> bool:
-    """Whether the installed client has that operation raw."""
+    """Return whether the installed client has the raw variant of the operation."""
     try:
         operation.bound(replies.client(lambda _: None), face)
     except AttributeError:
@@ -72,15 +72,12 @@ RAW = [each for each in OPERATIONS if has_face(each, "with_raw_response")]
 UNREAD = [each for each in OPERATIONS if has_face(each, "with_streaming_response")]
 
 
-# ---- plain replies
-
-
 async def create(witness: Witness, operation: Operation) -> None:
     witness.note(await witness.result(operation.call(witness.client)))
 
 
 async def raw(witness: Witness, operation: Operation) -> None:
-    """The body is read; parsing is up to the application, and may fail there."""
+    """Read the body and parse it, which may fail."""
     reply = await witness.result(operation.call(witness.client, face="with_raw_response"))
     witness.note(type(reply), reply.text, dict(reply.headers))
     witness.note(await witness.result(reply.parse()))
@@ -92,7 +89,7 @@ async def raw_unparsed(witness: Witness, operation: Operation) -> None:
 
 
 async def unread(witness: Witness, operation: Operation) -> None:
-    """The body is not read before the application asks for it."""
+    """Parse an unread body."""
     call = operation.call(witness.client, face="with_streaming_response")
     async with witness.entered(call) as reply:
         witness.note(type(reply), dict(reply.headers))
@@ -121,7 +118,7 @@ PLAIN = {
 @pytest.mark.parametrize("way", PLAIN, ids=lambda way: way.__name__)
 @settings(**COMMON)
 @given(data=st.data(), mode=MODES, reply=REPLIES, status=STATUSES, cuts=CUTS)
-def test_any_json_in_place_of_a_reply(
+def test_any_json_response_is_passed_on_unchanged(
     *, way: Any, data: st.DataObject, mode: Mode, reply: Any, status: int, cuts: Any
 ) -> None:
     operation = data.draw(st.sampled_from(PLAIN[way]), "operation")
@@ -130,11 +127,8 @@ def test_any_json_in_place_of_a_reply(
     assert span.name == operation.span_name
 
 
-# ---- any request
-
-
 async def send(witness: Witness, body: dict[str, Any], one_shot: bool) -> None:
-    """Messages and tools may be iterators, which can be read once."""
+    """Send messages and tools, optionally as iterators that can be read once."""
     options = {
         name: iter(value) if one_shot and isinstance(value, list) else value
         for name, value in body.items()
@@ -144,15 +138,10 @@ async def send(witness: Witness, body: dict[str, Any], one_shot: bool) -> None:
 
 @settings(**COMMON)
 @given(body=REQUESTS, mode=MODES, one_shot=st.booleans())
-def test_any_request_leaves_as_it_is_sent_without_us(
-    *, body: dict[str, Any], mode: Mode, one_shot: bool
-) -> None:
-    """The witness notes the bytes. What cannot be sent, being no JSON, is a failed call all the same."""
+def test_any_request_is_sent_unchanged(*, body: dict[str, Any], mode: Mode, one_shot: bool) -> None:
+    """The witness compares the sent bytes. A body that cannot be serialized is a failed call."""
     served = Served((json.dumps(replies.chat()).encode(),))
     same_with_and_without(served, partial(send, body=body, one_shot=one_shot), **mode)
-
-
-# ---- streams
 
 
 async def drained(witness: Witness, operation: Operation) -> None:
@@ -224,14 +213,11 @@ def see_a_stream(way: Any, operation: Operation, served: Served, mode: Mode) -> 
 )
 @example(operation=STREAMED[0], mode=SYNC, body=GOOD, cuts=None, breaks=False)
 @example(operation=STREAMED[0], mode=ASYNC, body=GOOD, cuts=(), breaks=False)
-def test_any_event_stream_in_any_pieces(
+def test_any_event_stream_is_passed_on_unchanged_in_any_chunks(
     *, way: Any, operation: Operation, mode: Mode, body: bytes, cuts: Any, breaks: bool
 ) -> None:
     served = Served(pieces(body, cuts), "text/event-stream", breaks=breaks)
     see_a_stream(way, operation, served, mode)
-
-
-# ---- the stream helpers, which put the events together again
 
 
 async def helped(witness: Witness, operation: Operation) -> None:
@@ -246,10 +232,10 @@ async def helped(witness: Witness, operation: Operation) -> None:
 @pytest.mark.parametrize("operation", HELPED, ids=lambda operation: operation.name)
 @settings(**COMMON)
 @given(mode=MODES, data=st.data(), cuts=CUTS, breaks=st.booleans())
-def test_any_event_stream_through_the_stream_helpers(
+def test_stream_helpers_pass_on_any_event_stream_unchanged(
     *, operation: Operation, mode: Mode, data: st.DataObject, cuts: Any, breaks: bool
 ) -> None:
-    # Beside any stream, good ones with an event left out: the helpers give up at the first odd one.
+    # Include valid streams without one or two events: helpers stop at the first unexpected event.
     events = (operation.events or list)()
     left_out = data.draw(st.sets(st.integers(0, len(events)), max_size=2), "left out")
     kept = [event for position, event in enumerate(events) if position not in left_out]

@@ -1,7 +1,7 @@
-"""An application that notes down everything it can see, run with the plugin and without it.
+"""An application that records all that it observes, run with and without the plugin.
 
-What it sees has to be the same both times: values and their types, exceptions with their causes,
-the bytes that left, the state of the response, the current span.
+Its observations must be equal: values and types, exceptions with their causes, the sent bytes, the
+state of the response and the current span.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
 
-# What propagation adds to a request on purpose.
+# The headers that propagation adds to a request.
 _ADDED_HEADERS = {"traceparent", "tracestate"}
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a server sends: a body in the pieces that the network delivers, and perhaps no end."""
+    """The response of a server: a body in chunks, which may be interrupted."""
 
     pieces: tuple[bytes, ...]
     media: str = "application/json"
@@ -45,13 +45,13 @@ class Served:
 
 
 class Witness:
-    """A program with a sync or an async client, written once for both, and its notes."""
+    """An application with a sync or an async client, and its observations."""
 
     def __init__(self, served: Served, is_async: bool) -> None:
         def answer(request: Any) -> Any:
             self._note_request(request)
             self._response = served.answer()
-            self._body = self._response.stream  # the client puts its own in its place
+            self._body = self._response.stream  # The client replaces it.
             return self._response
 
         make: Any = replies.async_client if is_async else replies.client
@@ -68,19 +68,19 @@ class Witness:
         headers = dict(request.headers)
         for added in _ADDED_HEADERS:
             headers.pop(added, None)
-        # Between the parts of a form stands what is different each time.
+        # The boundary of a multipart form is random.
         media, _, boundary = headers["content-type"].partition("; boundary=")
         content = request.content.replace(boundary.encode(), b"") if boundary else request.content
         self.notes.append((request.method, str(request.url), {**headers, "content-type": media}))
         self.notes.append(content)
 
     def note(self, *values: Any) -> None:
-        """Note values as the application sees them, and whether a span is current here."""
+        """Record values, and whether a span is current."""
         current = trace.get_current_span().get_span_context().is_valid
         self.notes.append((tuple(map(_shown, values)), current))
 
     def note_response(self) -> None:
-        """Note the state that the HTTP response was left in."""
+        """Record the final state of the HTTP response."""
         response = self._response
         state = (response.is_closed, response.is_stream_consumed, response.num_bytes_downloaded)
         self.note(sorted(vars(response)), self._body.closed, *state)
@@ -95,7 +95,7 @@ class Witness:
             link = link.__cause__ or link.__context__
 
     async def result(self, value: Any) -> Any:
-        """Give the result of a call, awaited where the client is async."""
+        """Return the result of a call, awaited if the client is asynchronous."""
         return await value if inspect.isawaitable(value) else value
 
     @contextlib.asynccontextmanager
@@ -109,7 +109,7 @@ class Witness:
                 yield value
 
     async def read(self, stream: Any, at_most: int | None = None) -> None:
-        """Note the items of a stream, how it ends, and that it then has ended."""
+        """Record the items of a stream, how it ends, and that it stays ended."""
         is_async = hasattr(stream, "__aiter__")
         items = aiter(stream) if is_async else iter(stream)
         count = 0
@@ -119,14 +119,16 @@ class Witness:
                 count += 1
         except (StopIteration, StopAsyncIteration):
             self.note("end")
-        except Exception as error:  # whatever the client makes of it
+        except Exception as error:  # The client may raise any error.
             self.note_error(error)
         if count != at_most:
             self.note(await anext(items, "ended") if is_async else next(items, "ended"))
 
 
 def _shown(value: Any) -> tuple[type[Any], str]:
-    content = getattr(value, "content", None)  # speech, whose own picture has its address
+    content = getattr(
+        value, "content", None
+    )  # The representation of binary content has its address.
     return type(value), repr(content if isinstance(content, bytes) else value)
 
 
@@ -134,25 +136,25 @@ Ask = Callable[[Witness], Awaitable[None]]
 
 
 def testimony(served: Served, ask: Ask, is_async: bool) -> list[Any]:
-    """Run a program and give its notes; what it does not catch is the last of them."""
+    """Run an application and return its observations. The last one may be an uncaught exception."""
 
     async def run() -> list[Any]:
         witness = Witness(served, is_async)
         try:
             await ask(witness)
-        except Exception as error:  # whatever the client makes of it
+        except Exception as error:  # The client may raise any error.
             witness.note_error(error)
         if witness.answered:
             witness.note_response()
         return witness.notes
 
-    # In a context of its own: one that were left changed would change the next run alike.
+    # A separate context: a change that remains would affect the next run in the same way.
     drive = asyncio.run if is_async else _without_a_loop
     return contextvars.copy_context().run(drive, run())
 
 
 def _without_a_loop(program: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that never waits, outside any event loop as a sync program is."""
+    """Run a coroutine that never waits, without an event loop, as in a synchronous program."""
     try:
         program.send(None)
     except StopIteration as done:
@@ -163,7 +165,7 @@ def _without_a_loop(program: Coroutine[Any, Any, Any]) -> Any:
 def same_with_and_without(
     served: Served, ask: Ask, *, is_async: bool, capture: bool
 ) -> ReadableSpan:
-    """See that the plugin changes nothing that an application sees; give the one span it makes."""
+    """Check that the plugin changes no observation. Return the only span."""
     known_servers.forget()
     recorder = Recorder()
     config = LlamaTelemetryConfig(capture_content="span_and_event" if capture else "no_content")
@@ -178,6 +180,6 @@ def same_with_and_without(
 
 
 def pieces(body: bytes, cuts: Iterable[int] | None) -> tuple[bytes, ...]:
-    """Cut a body where the network does, or at each byte; the same cut twice makes an empty piece."""
+    """Split a body at the given positions, or into bytes. A repeated position gives an empty chunk."""
     inside = range(1, len(body)) if cuts is None else (cut % (len(body) + 1) for cut in cuts)
     return tuple(body[start:end] for start, end in pairwise([0, *sorted(inside), len(body)]))

@@ -257,6 +257,13 @@ class LlamaTelemetryConfig:
         default=(),
         doc="URLs of `/metrics` of llama.cpp servers to scrape",
     )
+    llamacpp_props: bool = option(
+        BOOLEAN,
+        "LLAMACPP_PROPS",
+        default=False,
+        doc="Send a `GET /props` to each llama.cpp server that the application calls, with the "
+        "credentials of that call, to record the server's build, model file, context and slots",
+    )
     log_level: str = option(
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", aliases={"warn": "WARNING"}),
         "LOG_LEVEL",

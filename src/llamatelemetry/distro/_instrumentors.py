@@ -43,6 +43,7 @@ INSTRUMENTOR_OPTIONS = (
     "propagate",
     "llamacpp_allow",
     "llamacpp_deny",
+    "llamacpp_props",
 )
 """Options that llamatelemetry's instrumentors read when they are loaded."""
 

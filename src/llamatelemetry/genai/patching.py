@@ -1,17 +1,20 @@
-"""Patch points as data: one table per plugin drives both applying and reverting.
+"""Patch points: the functions of a library that a plugin wraps, listed as data.
 
-Patching is deferred: a module that is not imported yet is patched when it is, so that
-instrumenting a library never imports it. Reverting restores the library exactly when our
-wrapper is the outermost; where somebody has wrapped ours, our link stays in the chain,
-switched off, and theirs goes on working.
+One `PatchTable` per plugin applies and reverts all of them. A module that is not imported yet is
+patched on import, so that instrumenting a library never imports it.
+
+Reverting restores the original function if the plugin's wrapper is still the outermost one. If
+another package has wrapped it again, it stays in the chain, disabled, and the other wrapper keeps
+working.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from functools import wraps
-from inspect import iscoroutinefunction
-from types import FunctionType, MethodType
+from inspect import isasyncgenfunction, isclass, iscoroutinefunction, isgeneratorfunction
+from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import wrapt
@@ -20,7 +23,6 @@ from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from types import ModuleType
 
     Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 class PatchPoint(NamedTuple):
     """One function to wrap.
 
-    ``module`` is where its owner is defined, ``path`` the dotted way to it: ``OpenAI.request``.
-    ``wrapper`` takes ``(wrapped, instance, args, kwargs)``; or it is ``deferred``, takes
-    nothing, and gives the wrapper, whose code is then imported no earlier than the library. An
-    ``optional`` point may be missing in some versions of the library without anything being wrong.
-    A ``method`` is wrapped in a function rather than in wrapt's object if it is a plain one:
-    that takes a tenth of the time, and is worth it where a call passes several.
+    Attributes:
+        module: Module that defines the class or function, such as `openai._client`.
+        path: Dotted path inside the module, such as `OpenAI.request`.
+        wrapper: Function that is called with `(wrapped, instance, args, kwargs)`. The wrapper of
+            a coroutine function may itself be a coroutine function or return an awaitable.
+        optional: Whether the function may be missing in supported versions of the library.
+        deferred: Whether `wrapper` takes no arguments and returns the wrapper. The wrapper's
+            code can then be imported together with the library instead of at start-up.
     """
 
     module: str
@@ -41,10 +45,9 @@ class PatchPoint(NamedTuple):
     wrapper: Wrapper | Callable[[], Wrapper]
     optional: bool = False
     deferred: bool = False
-    method: bool = False
 
     def make_wrapper(self) -> Wrapper:
-        """Give what takes ``(wrapped, instance, args, kwargs)``."""
+        """Return the function that takes `(wrapped, instance, args, kwargs)`."""
         return cast("Wrapper", self.wrapper() if self.deferred else self.wrapper)  # type: ignore[call-arg]
 
 
@@ -56,25 +59,34 @@ class PatchTable:
         self._lock = threading.RLock()
 
     def apply(self) -> None:
-        """Wrap every point now, or as soon as its module is imported. Applying twice does nothing."""
+        """Wrap every point now, or when its module is imported. Does nothing if applied already."""
         with self._lock:
             for patch in self._patches:
                 patch.apply()
 
     def revert(self) -> None:
-        """Undo `apply`: also for modules that are still to be imported."""
+        """Restore every original function, also for modules that are not imported yet."""
         with self._lock:
             for patch in self._patches:
                 patch.revert()
 
 
+class Switch:
+    """Whether a link is enabled. A link that cannot be removed is disabled instead."""
+
+    __slots__ = ("is_on",)
+
+    def __init__(self, *, is_on: bool) -> None:
+        self.is_on = is_on
+
+
 class _Patch:
     def __init__(self, point: PatchPoint) -> None:
         self._point = point
-        self._switch = _Switch(is_on=False)  # of the newest link
+        self._switch = Switch(is_on=False)  # of the newest link
         self._hooked = False
         self._module: ModuleType | None = None
-        self._link: Any = None  # our wrapper, in the library while applied
+        self._link: Any = None
         self._inherited = False
 
     def apply(self) -> None:
@@ -82,7 +94,7 @@ class _Patch:
             return
         self._switch.is_on = True
         if not self._hooked:
-            # Fires at once if the module is there. wrapt cannot take a hook back: it stays.
+            # Runs at once if the module is imported already. wrapt cannot remove an import hook.
             self._hooked = True
             wrapt.register_post_import_hook(self._on_import, self._point.module)
         elif self._module is not None:
@@ -98,27 +110,19 @@ class _Patch:
         try:
             owner, name, original = wrapt.resolve_path(module, point.path)
             if _is_linked(self._link, original):
-                return  # left in the chain by an earlier revert, and switched on again
+                return  # An earlier revert left it in the chain; the switch has enabled it again.
             if self._link is None or self._link.__wrapped__ is not original:
-                self._link = self._make_link(original)
+                switch = Switch(is_on=True)
+                self._link = make_link(original, point.make_wrapper(), switch, owner, name)
+                # An older link may be hidden in a closure: only the newest one is ever enabled.
+                self._switch.is_on = False
+                self._switch = switch
             self._inherited = name not in vars(owner)
             setattr(owner, name, self._link)
         except Exception as error:
             # An exception here would fail the application's own import.
             if not (point.optional and isinstance(error, AttributeError)):
                 internal_errors.log_once(f"patching {point.module}.{point.path}", error)
-
-    def _make_link(self, original: Any) -> Any:
-        switch = _Switch(is_on=True)
-        wrapper = self._point.make_wrapper()
-        if self._point.method and type(original) is FunctionType:
-            link = _method(original, wrapper, switch)
-        else:
-            link = wrapt.FunctionWrapper(original, wrapper, enabled=lambda: switch.is_on)
-        # An older link may be hidden in somebody's closure: only the newest is ever on.
-        self._switch.is_on = False
-        self._switch = switch
-        return link
 
     def revert(self) -> None:
         self._switch.is_on = False
@@ -127,7 +131,7 @@ class _Patch:
         try:
             owner, name, outermost = wrapt.resolve_path(self._module, self._point.path)
         except AttributeError:
-            return  # somebody has removed the function, and our link with it
+            return  # The function was removed from the library, and the link with it.
         if outermost is not self._link:
             return
         if self._inherited:
@@ -136,37 +140,124 @@ class _Patch:
             setattr(owner, name, self._link.__wrapped__)
 
 
-class _Switch:
-    """Whether a link does anything: one that cannot be taken out is switched off."""
+def make_link(original: Any, wrapper: Wrapper, switch: Switch, owner: Any, name: str) -> Any:
+    """Return a callable that passes calls of `original` to `wrapper`.
 
-    __slots__ = ("is_on",)
+    To callers it looks like the original: it has the same name and signature, and it can be
+    pickled and copied where the original can. A pickle refers to the library alone, so a process
+    without llamatelemetry can load it.
 
-    def __init__(self, *, is_on: bool) -> None:
-        self.is_on = is_on
+    Args:
+        original: Function, method or descriptor to wrap. A bound method stays one.
+        wrapper: Function that is called with `(wrapped, instance, args, kwargs)`.
+        switch: Enables the wrapper.
+        owner: Module, class or instance that the result is stored in.
+        name: Attribute of `owner` that the result is stored in.
+    """
+    if type(original) is MethodType and _is_plain(original.__func__):
+        return MethodType(_function_link(original.__func__, wrapper, switch), original.__self__)
+    if not (isclass(owner) and _is_plain(original)):
+        return _Link(original, wrapper, switch, owner, name)
+    function = _function_link(original, wrapper, switch)
+    if name not in vars(owner):
+        # pickle finds functions by these names, and under the base class it is the original.
+        function.__module__, function.__qualname__ = (
+            owner.__module__,
+            f"{owner.__qualname__}.{name}",
+        )
+    return function
 
 
-def _method(original: Any, wrapper: Wrapper, switch: _Switch) -> Any:
-    """Wrap a method that is a plain function in another one."""
+def _is_plain(function: Any) -> bool:
+    """Return whether a function or coroutine function in Python can represent the function."""
+    is_generator = isgeneratorfunction(function) or isasyncgenfunction(function)
+    return type(function) is FunctionType and not is_generator
+
+
+def _function_link(original: Any, wrapper: Wrapper, switch: Switch) -> Any:
+    """Wrap a method in a function, which takes a tenth of the time of wrapt's object."""
 
     @wraps(original)
-    def link(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def function(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not switch.is_on:
             return original(self, *args, **kwargs)
         return wrapper(MethodType(original, self), self, args, kwargs)
 
     @wraps(original)
-    async def async_link(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def coroutine_function(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not switch.is_on:
             return await original(self, *args, **kwargs)
         return await wrapper(MethodType(original, self), self, args, kwargs)
 
-    made: Any = async_link if iscoroutinefunction(original) else link
-    made._self_wrapper = wrapper  # where wrapt has it, for those who look who has wrapped
+    made: Any = coroutine_function if iscoroutinefunction(original) else function
+    made._self_wrapper = wrapper  # The name that wrapt uses; it identifies instrumentations.
     return made
 
 
+class _BoundLink(wrapt.BoundFunctionWrapper[Any, Any]):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A static method has no `__self__`, nor has a method that was taken from its class.
+        instance = getattr(self.__wrapped__, "__self__", None)
+        if instance is None:
+            return self._self_parent.__reduce_ex__(protocol)
+        return getattr, (instance, self.__name__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        bound = self.__wrapped__
+        if not isinstance(bound, MethodType):
+            return self
+        return getattr(copy.deepcopy(bound.__self__, memo), self.__name__)
+
+
+class _Link(wrapt.FunctionWrapper[Any, Any]):
+    """A wrapper for functions that a plain function cannot represent.
+
+    These are class methods, static methods, generator functions, functions of extension modules,
+    functions of a module and other packages' wrappers. wrapt's proxies cannot be pickled or
+    copied by themselves.
+    """
+
+    __bound_function_wrapper__ = _BoundLink
+
+    def __init__(
+        self, original: Any, wrapper: Wrapper, switch: Switch, owner: Any, name: str
+    ) -> None:
+        super().__init__(original, wrapper, enabled=lambda: switch.is_on)
+        self._self_container = owner
+        self._self_attribute = name
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        owner = self._self_container
+        return (
+            self._self_attribute
+            if isinstance(owner, ModuleType)
+            else (
+                getattr,
+                (owner, self._self_attribute),
+            )
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        owner = self._self_container
+        if isclass(owner) or isinstance(owner, ModuleType):
+            return self
+        return getattr(copy.deepcopy(owner, memo), self._self_attribute)
+
+
 def _is_linked(link: Any, outermost: Any) -> bool:
-    """Say whether ``link`` is somewhere in the chain of wrappers that starts at ``outermost``."""
+    """Return whether `link` is in the chain of wrappers that starts at `outermost`."""
     seen = 0
     while link is not None and outermost is not None and seen < 100:
         if outermost is link:

@@ -1,4 +1,4 @@
-"""Raw responses: the caller gets what it gets without us, and the call ends when its body does."""
+"""Raw responses do not change for the caller, and the call ends with the body."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tests.openai_plugin import replies
 from tests.openai_plugin.operations import (
     CASES,
     IGNORE_DEPRECATED,
+    OPERATIONS,
     STREAMS,
+    VERSION,
     Caller,
     Operation,
     shown,
@@ -104,7 +106,7 @@ async def nothing(_raw: Any) -> None:
 
 
 WAYS = [parse, read, text, read_http, over_bytes, over_small_chunks, over_lines, over_text]
-# Each way of reading with one operation of each kind; with the others, the two that differ most.
+# One operation of each kind is read in every way, the others in the two that differ most.
 READ_IN_ALL_WAYS = {"chat", "responses", "speech"}
 
 
@@ -139,7 +141,7 @@ CLIENT = openai.OpenAI(api_key="x")
 
 
 def has_face(operation: Operation) -> bool:
-    """Older clients have no raw face of some methods."""
+    """Return whether the installed client has the raw variant of the method."""
     try:
         operation.bound(CLIENT, "with_streaming_response")
         operation.bound(CLIENT, "with_raw_response")
@@ -171,7 +173,7 @@ READINGS = [
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream", "reading"), READINGS)
-async def test_however_a_raw_response_is_read_its_usage_is_recorded(
+async def test_usage_of_raw_response_is_recorded_for_every_way_of_reading(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, reading: Any
 ) -> None:
     face, way = reading
@@ -190,7 +192,7 @@ async def test_however_a_raw_response_is_read_its_usage_is_recorded(
 
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
-async def test_bytes_as_they_came_over_the_wire_tell_nothing_but_the_end(
+async def test_reading_undecoded_bytes_records_only_the_end(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, face: Any
 ) -> None:
     caller = Caller(is_async, handler(operation, stream))
@@ -202,7 +204,7 @@ async def test_bytes_as_they_came_over_the_wire_tell_nothing_but_the_end(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
-async def test_a_body_that_is_not_read_ends_the_call_when_it_is_closed(
+async def test_closing_unread_body_ends_call(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     caller = Caller(is_async, handler(operation, stream))
@@ -214,10 +216,10 @@ async def test_a_body_that_is_not_read_ends_the_call_when_it_is_closed(
 
 @pytest.mark.parametrize("way", [parse, read, over_lines], ids=lambda way: way.__name__)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
-async def test_a_transport_that_gives_its_content_at_once(
+async def test_response_with_preloaded_content_is_recorded(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, way: Way
 ) -> None:
-    """As test doubles of HTTP do: nothing is left to be read when the caller gets it."""
+    """HTTP test doubles return responses that have been read already."""
     caller = Caller(is_async, lambda _: operation.reply(stream))
     await with_streaming_response(caller, operation, stream, way)
     check_tokens(instrumented.call(), operation)
@@ -225,7 +227,7 @@ async def test_a_transport_that_gives_its_content_at_once(
 
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
-async def test_a_stream_whose_bytes_break_off_fails_the_call(
+async def test_interrupted_raw_stream_fails_call(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, face: Any
 ) -> None:
     parts = [operation.stream[:3], replies.http.ReadError("connection lost")]
@@ -236,7 +238,7 @@ async def test_a_stream_whose_bytes_break_off_fails_the_call(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
-async def test_a_body_that_breaks_off_fails_the_call(
+async def test_interrupted_raw_body_fails_call(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     head = (operation.stream if stream else operation.plain)[:3]
@@ -247,7 +249,7 @@ async def test_a_body_that_breaks_off_fails_the_call(
 
     async def outcome() -> tuple[type[BaseException], str]:
         caller = Caller(is_async, breaking)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - which one differs by version
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the type differs between versions
             await with_streaming_response(caller, operation, stream, over_bytes)
         return type(caught.value), str(caught.value)
 
@@ -260,7 +262,7 @@ async def test_a_body_that_breaks_off_fails_the_call(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
-async def test_an_exception_of_the_caller_inside_the_with_block(
+async def test_exception_in_with_block_of_raw_response_fails_call(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     async def fail(_raw: Any) -> None:
@@ -276,7 +278,7 @@ async def test_an_exception_of_the_caller_inside_the_with_block(
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
 @pytest.mark.parametrize("is_parsed", [False, True], ids=["unparsed", "parsed"])
-async def test_a_raw_stream_that_is_dropped_ends_when_it_is_collected(
+async def test_abandoned_raw_stream_ends_call_when_garbage_collected(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, is_parsed: bool
 ) -> None:
     caller = Caller(is_async, handler(operation, stream))
@@ -294,7 +296,7 @@ async def test_a_raw_stream_that_is_dropped_ends_when_it_is_collected(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
-async def test_a_raw_stream_closed_early_has_what_had_come(
+async def test_raw_stream_closed_early_records_partial_response(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     async def read_one(raw: Any) -> None:
@@ -310,7 +312,7 @@ async def test_a_raw_stream_closed_early_has_what_had_come(
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_CASES)
-async def test_nothing_of_ours_is_left_behind(
+async def test_hooks_are_removed_from_raw_response_when_call_ends(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     kept: list[Any] = []
@@ -327,7 +329,7 @@ async def test_nothing_of_ours_is_left_behind(
     instrumented.call()
 
 
-async def test_a_cancelled_read_ends_the_call(instrumented: Recorder) -> None:
+async def test_cancelled_read_of_raw_response_ends_call(instrumented: Recorder) -> None:
     class Endless(replies.http.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b'{"id"'
@@ -356,7 +358,7 @@ async def test_a_cancelled_read_ends_the_call(instrumented: Recorder) -> None:
     assert found["error.type"] == "asyncio.exceptions.CancelledError"
 
 
-def test_the_time_of_the_call_is_that_of_its_last_byte(instrumented: Recorder) -> None:
+def test_call_ends_at_last_byte_of_raw_response(instrumented: Recorder) -> None:
     class Slow(replies.http.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             for part in replies.split(json.dumps(replies.chat()).encode(), 100):
@@ -376,7 +378,7 @@ def test_the_time_of_the_call_is_that_of_its_last_byte(instrumented: Recorder) -
     assert begun < span.end_time <= read_ns + 1_000_000
 
 
-def test_a_compressed_body_is_read(instrumented: Recorder) -> None:
+def test_compressed_raw_body_is_recorded(instrumented: Recorder) -> None:
     body = gzip.compress(json.dumps(replies.chat()).encode())
     reply = {"content-encoding": "gzip"}
     client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50), **reply))
@@ -389,10 +391,10 @@ def test_a_compressed_body_is_read(instrumented: Recorder) -> None:
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "iterated"])
 @pytest.mark.parametrize("what", ["embeddings", "images"])
-def test_what_makes_a_raw_reply_long_is_not_parsed_a_second_time(
+def test_long_arrays_of_raw_response_are_not_parsed_again(
     instrumented: Recorder, what: str, is_read: bool
 ) -> None:
-    """It is not even looked at: here it would not parse."""
+    """The array here is invalid, so parsing it would fail."""
     usage = json.dumps(replies.IMAGE_USAGE if what == "images" else {"prompt_tokens": 7})
     body = b'{"data":[%s],"usage":%s}' % (b"[0.5 0.5]" * 100_000, usage.encode())
     client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50_000)))
@@ -411,7 +413,7 @@ def test_what_makes_a_raw_reply_long_is_not_parsed_a_second_time(
     assert found["gen_ai.usage.input_tokens"] == (50 if what == "images" else 7)
 
 
-def test_speech_goes_to_a_file_as_it_comes(instrumented: Recorder, tmp_path: Path) -> None:
+def test_speech_is_streamed_to_file(instrumented: Recorder, tmp_path: Path) -> None:
     client = replies.client(lambda _: replies.parts_reply(b"ID3", b"sound", media="audio/mpeg"))
     with client.audio.speech.with_streaming_response.create(
         model="voice", voice="alloy", input="Hi"
@@ -421,7 +423,7 @@ def test_speech_goes_to_a_file_as_it_comes(instrumented: Recorder, tmp_path: Pat
     assert instrumented.call().name == "generate_content voice"
 
 
-def test_speech_as_events_tells_its_tokens(instrumented: Recorder) -> None:
+def test_speech_events_record_tokens(instrumented: Recorder) -> None:
     usage = {"input_tokens": 4, "output_tokens": 80, "total_tokens": 84}
     events = [
         {"type": "speech.audio.delta", "audio": "aGk="},
@@ -439,9 +441,7 @@ def test_speech_as_events_tells_its_tokens(instrumented: Recorder) -> None:
 
 
 @pytest.mark.parametrize("way", [over_lines, parse], ids=lambda way: way.__name__)
-async def test_an_error_inside_a_raw_stream_fails_the_call(
-    instrumented: Recorder, way: Way
-) -> None:
+async def test_error_event_in_raw_stream_fails_call(instrumented: Recorder, way: Way) -> None:
     error = {"error": {"code": 500, "message": "TOP SECRET", "type": "server_error"}}
     body = replies.sse([replies.chat_chunks()[0], error], done=False)
     client = replies.client(lambda _: replies.parts_reply(body, media="text/event-stream"))
@@ -456,9 +456,9 @@ async def test_an_error_inside_a_raw_stream_fails_the_call(
     assert "SECRET" not in span.to_json()
 
 
-def test_a_raw_stream_can_be_parsed_into_a_type_of_the_callers(instrumented: Recorder) -> None:
+def test_raw_stream_is_parsed_into_custom_type(instrumented: Recorder) -> None:
     class Mine(openai.Stream[openai.types.Completion]):
-        """A stream of the caller's."""
+        """A stream class of the caller."""
 
     body = replies.sse([*replies.chat_chunks(usage=replies.USAGE)])
     client = replies.client(lambda _: replies.parts_reply(body, media="text/event-stream"))
@@ -473,7 +473,7 @@ def test_a_raw_stream_can_be_parsed_into_a_type_of_the_callers(instrumented: Rec
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), RAW_STREAMS)
-async def test_parsing_a_raw_stream_again_counts_nothing_twice(
+async def test_parsing_raw_stream_twice_counts_tokens_once(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     raw = await Caller(is_async, handler(operation, stream)).create(
@@ -487,7 +487,7 @@ async def test_parsing_a_raw_stream_again_counts_nothing_twice(
     assert [point.count for point in gaps] == ([len(seen) - 1] if operation.is_measured else [])
 
 
-def test_an_http_response_asked_for_by_a_post_of_the_callers(instrumented: Recorder) -> None:
+def test_post_with_http_response_type_is_recorded(instrumented: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()))
     reply = client.post(
         "/chat/completions", cast_to=replies.http.Response, body={"model": "smol", "messages": []}
@@ -498,7 +498,7 @@ def test_an_http_response_asked_for_by_a_post_of_the_callers(instrumented: Recor
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 60), min_size=1, max_size=12), crlf=st.booleans())
-def test_any_split_of_a_stream_into_bytes_reads_alike(
+def test_raw_stream_is_recorded_alike_for_any_split_into_bytes(
     instrumented: Recorder, cuts: list[int], crlf: bool
 ) -> None:
     body = replies.sse(replies.chat_chunks(usage=replies.USAGE))
@@ -518,3 +518,18 @@ def test_any_split_of_a_stream_into_bytes_reads_alike(
     instrumented.clear_spans()
     assert found["gen_ai.usage.output_tokens"] == 5
     assert found["gen_ai.response.finish_reasons"] == ("stop",)
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("way", [parse, over_lines])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.skipif(VERSION < (1, 88), reason="this client cannot fetch a response as a stream")
+async def test_fetched_raw_stream_is_not_recorded_as_streaming_request(
+    instrumented: Recorder, face: Any, way: Way, is_async: bool
+) -> None:
+    operation = next(each for each in OPERATIONS if each.name == "fetch_response")
+    caller = Caller(is_async, handler(operation, stream=True))
+    await face(caller, operation, True, way)
+    attributes = instrumented.call().attributes or {}
+    assert attributes["gen_ai.response.status"] == "completed"
+    assert "gen_ai.request.stream" not in attributes

@@ -1,10 +1,11 @@
-"""Calls of an openai client in one process, and what every instrumentation made of each, as JSON.
+"""Calls of an openai client in one process, and the spans and metrics of each, as JSON.
 
-    python -m tests.rivals.probe ours opentelemetry.instrumentation.genai.openai
-    opentelemetry-instrument python -m tests.rivals.probe
+    python -m tests.interop.probe plugin opentelemetry.instrumentation.genai.openai
+    opentelemetry-instrument python -m tests.interop.probe
 
-The first instruments in the order given and prints what was recorded; the second only makes the
-calls. It runs where the rivals are installed: nothing here may need more than they and we bring.
+The first command instruments in the given order and prints the recorded telemetry. The second one
+only makes the calls. The module runs in an environment with the other instrumentations, and may
+only import their dependencies and those of llamatelemetry.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.openai_plugin import replies
 
-OURS = "llamatelemetry_instrumentation_openai"
-ASKED: dict[str, Any] = {"model": "smol", "messages": replies.MESSAGES}
+PLUGIN = "llamatelemetry_instrumentation_openai"
+CHAT_REQUEST: dict[str, Any] = {"model": "smol", "messages": replies.MESSAGES}
 
 
-def answer(request: Any) -> Any:
-    """What a llama.cpp server says, with its timings; of a model called ``busy`` that it is."""
+def respond(request: Any) -> Any:
+    """Respond as a llama.cpp server with timings. The model `busy` is rate-limited."""
     body = request.read().replace(b" ", b"")
     if b'"model":"busy"' in body:
         return replies.error_reply(429, type="rate_limit")
@@ -47,20 +48,20 @@ def answer(request: Any) -> Any:
 
 
 def chat(client: openai.OpenAI) -> None:
-    client.chat.completions.create(**ASKED)
+    client.chat.completions.create(**CHAT_REQUEST)
 
 
 def stream(client: openai.OpenAI) -> None:
-    assert len(list(client.chat.completions.create(**ASKED, stream=True))) == 4
+    assert len(list(client.chat.completions.create(**CHAT_REQUEST, stream=True))) == 4
 
 
 def closed_stream(client: openai.OpenAI) -> None:
-    with client.chat.completions.create(**ASKED, stream=True) as chunks:
+    with client.chat.completions.create(**CHAT_REQUEST, stream=True) as chunks:
         next(iter(chunks))
 
 
 def raw(client: openai.OpenAI) -> None:
-    reply = client.chat.completions.with_raw_response.create(**ASKED).parse()
+    reply = client.chat.completions.with_raw_response.create(**CHAT_REQUEST).parse()
     assert reply.choices[0].message.content == "Hi"
 
 
@@ -78,29 +79,29 @@ def embeddings(client: openai.OpenAI) -> None:
 
 def error(client: openai.OpenAI) -> None:
     try:
-        client.chat.completions.create(**{**ASKED, "model": "busy"})
+        client.chat.completions.create(**{**CHAT_REQUEST, "model": "busy"})
     except openai.RateLimitError:
         return
-    raise AssertionError("the error was swallowed")
+    raise AssertionError("no error was raised")
 
 
 def async_chat(_client: openai.OpenAI) -> None:
     async def run() -> None:
-        await replies.async_client(answer).chat.completions.create(**ASKED)
+        await replies.async_client(respond).chat.completions.create(**CHAT_REQUEST)
 
     asyncio.run(run())
 
 
 def async_stream(_client: openai.OpenAI) -> None:
     async def run() -> None:
-        client = replies.async_client(answer)
-        chunks = await client.chat.completions.create(**ASKED, stream=True)
+        client = replies.async_client(respond)
+        chunks = await client.chat.completions.create(**CHAT_REQUEST, stream=True)
         assert len([chunk async for chunk in chunks]) == 4
 
     asyncio.run(run())
 
 
-USES: tuple[Callable[[openai.OpenAI], None], ...] = (
+CALLS: tuple[Callable[[openai.OpenAI], None], ...] = (
     chat,
     stream,
     closed_stream,
@@ -114,8 +115,8 @@ USES: tuple[Callable[[openai.OpenAI], None], ...] = (
 )
 
 
-def told(span: ReadableSpan) -> dict[str, Any]:
-    """A span as JSON can hold it."""
+def span_to_json(span: ReadableSpan) -> dict[str, Any]:
+    """Return the fields of a span that the tests compare."""
     return {
         "name": span.name,
         "kind": span.kind.name,
@@ -126,8 +127,8 @@ def told(span: ReadableSpan) -> dict[str, Any]:
     }
 
 
-def counts(reader: InMemoryMetricReader) -> dict[str, dict[str, int]]:
-    """By scope and metric, how often something was recorded."""
+def measurement_counts(reader: InMemoryMetricReader) -> dict[str, dict[str, int]]:
+    """Return the number of measurements, by scope and metric."""
     found: dict[str, dict[str, int]] = {}
     data = reader.get_metrics_data()
     for resource in data.resource_metrics if data else ():
@@ -140,24 +141,24 @@ def counts(reader: InMemoryMetricReader) -> dict[str, dict[str, int]]:
 
 
 def record(modules: list[str]) -> dict[str, Any]:
-    """Instrument in this order, and give what each use leaves behind."""
+    """Instrument in the given order. Return the spans and metrics of each call."""
     exporter = InMemorySpanExporter()
     reader = InMemoryMetricReader(
-        dict.fromkeys((Histogram, Counter), AggregationTemporality.DELTA)  # since the last use
+        dict.fromkeys((Histogram, Counter), AggregationTemporality.DELTA)  # since the last call
     )
     tracer_provider, meter_provider = TracerProvider(), MeterProvider([reader])
     tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
     for module in modules:
-        instrumentor = importlib.import_module(OURS if module == "ours" else module)
+        instrumentor = importlib.import_module(PLUGIN if module == "plugin" else module)
         instrumentor.OpenAIInstrumentor().instrument(
             tracer_provider=tracer_provider, meter_provider=meter_provider
         )
     results = {}
-    for use in USES:
+    for call in CALLS:
         exporter.clear()
-        use(replies.client(answer))
-        spans = [told(span) for span in exporter.get_finished_spans()]
-        results[use.__name__] = {"spans": spans, "metrics": counts(reader)}
+        call(replies.client(respond))
+        spans = [span_to_json(span) for span in exporter.get_finished_spans()]
+        results[call.__name__] = {"spans": spans, "metrics": measurement_counts(reader)}
     return results
 
 
@@ -165,5 +166,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.stdout.write(json.dumps(record(sys.argv[1:])))
     else:
-        for each in USES:
-            each(replies.client(answer))
+        for each in CALLS:
+            each(replies.client(respond))

@@ -1,4 +1,4 @@
-"""Patch tables that share a function with somebody else's wrapper."""
+"""Patch tables that share a function with another package's wrapper."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 import wrapt
 
 
-def theirs(seen: list[str]) -> Callable[..., Any]:
-    """Another instrumentation's wrapper, made with wrapt as ours is."""
+def other_wrapper(seen: list[str]) -> Callable[..., Any]:
+    """Return the wrapper of another instrumentation that uses wrapt."""
 
     def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("theirs")
+        seen.append("other")
         return wrapped(*args, **kwargs)
 
     return wrapper
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
+def test_revert_disables_link_below_foreign_wrapper(library, path):
     module, seen = library.load(), []
     table = library.table(path)
     table.apply()
-    wrapt.wrap_function_wrapper(module, path, theirs(seen))
+    wrapt.wrap_function_wrapper(module, path, other_wrapper(seen))
     outermost = wrapt.resolve_path(module, path)[2]
     assert (library.call(path), len(seen)) == (1, 1)
     table.revert()
@@ -34,45 +34,45 @@ def test_under_another_wrapper_ours_goes_off_and_theirs_works_on(library, path):
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_under_another_wrapper_applying_again_does_not_double(library, path):
+def test_reapply_below_foreign_wrapper_wraps_once(library, path):
     module, seen = library.load(), []
     table = library.table(path)
     for _ in range(3):
         table.apply()
         if not seen:
-            wrapt.wrap_function_wrapper(module, path, theirs(seen))
+            wrapt.wrap_function_wrapper(module, path, other_wrapper(seen))
         seen.clear()
         assert (library.call(path), len(seen)) == (1, 1)
         table.revert()
 
 
-def test_under_a_wrapper_made_with_functools_applying_again_does_not_double(library):
+def test_reapply_below_functools_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
-    ours = client.own
+    plugin_link = client.own
 
-    @functools.wraps(ours)
-    def their_own(self: Any, x: int) -> Any:
-        return ours(self, x)
+    @functools.wraps(plugin_link)
+    def other_own(self: Any, x: int) -> Any:
+        return plugin_link(self, x)
 
-    client.own = their_own
+    client.own = other_own
     table.revert()
     assert library.call("Client.own") == 0
     table.apply()
     assert library.call("Client.own") == 1
 
 
-def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library):
+def test_reapply_below_hiding_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
-    ours = client.own
+    plugin_link = client.own
 
-    def their_own(self: Any, x: int) -> Any:  # no __wrapped__ to find ours by
-        return ours(self, x)
+    def other_own(self: Any, x: int) -> Any:  # It lacks `__wrapped__`.
+        return plugin_link(self, x)
 
-    client.own = their_own
+    client.own = other_own
     table.revert()
     assert library.call("Client.own") == 0
     table.apply()
@@ -81,15 +81,15 @@ def test_under_a_wrapper_that_hides_ours_applying_again_does_not_double(library)
     assert library.call("Client.own") == 0
 
 
-def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
+def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     before = library.dicts()
     module, seen = library.load(), []
     table = library.table("Client.own")
     table.apply()
-    ours = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    plugin_link = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
     table.revert()
-    module.Client.own = ours  # they put back what they had found
+    module.Client.own = plugin_link  # The other package restores what it had found.
     assert library.call("Client.own") == 0
     table.apply()
     assert library.call("Client.own") == 1
@@ -97,28 +97,28 @@ def test_when_theirs_is_taken_off_ours_can_be_reverted_exactly(library):
     assert library.dicts() == before
 
 
-def test_when_theirs_is_taken_off_after_applying_again_ours_is_on(library):
+def test_link_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
     before = library.dicts()
     module, seen = library.load(), []
     table = library.table("Client.own")
     table.apply()
-    ours = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    plugin_link = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
     table.revert()
     table.apply()
-    module.Client.own = ours  # they put back what they had found
+    module.Client.own = plugin_link  # The other package restores what it had found.
     assert library.call("Client.own") == 1
     table.revert()
     assert library.dicts() == before
 
 
-def test_theirs_below_ours_survives_our_revert(library):
+def test_revert_keeps_foreign_wrapper_below(library):
     module, seen = library.load(), []
-    wrapt.wrap_function_wrapper(module, "Client.own", theirs(seen))
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
     before = library.dicts()
     table = library.table("Client.own")
     table.apply()
     table.revert()
     assert library.dicts() == before
     assert library.call("Client.own") == 0
-    assert seen == ["theirs"]
+    assert seen == ["other"]

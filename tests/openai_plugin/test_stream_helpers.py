@@ -1,4 +1,4 @@
-"""``parse`` and the stream helpers: what the client makes of an answer after it has come."""
+"""`parse` and the stream helpers, which process a response after the HTTP call."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SIDES = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"]
     ],
     ids=["cut off", "does not fit"],
 )
-async def test_an_answer_that_parse_refuses_has_been_paid_for(
+async def test_usage_of_chat_is_recorded_when_parse_raises(
     instrumented: Recorder, is_async: bool, reply: Any, error: type[Exception], error_type: str
 ) -> None:
     async def outcome() -> tuple[type[BaseException], str]:
@@ -87,7 +87,7 @@ async def test_an_answer_that_parse_refuses_has_been_paid_for(
 
 
 @SIDES
-async def test_a_response_that_parse_refuses_has_been_paid_for(
+async def test_usage_of_response_is_recorded_when_parse_raises(
     instrumented: Recorder, is_async: bool
 ) -> None:
     output = replies.response()["output"]
@@ -102,7 +102,7 @@ async def test_a_response_that_parse_refuses_has_been_paid_for(
 
 
 @SIDES
-async def test_a_reply_that_the_client_refuses_has_been_paid_for(
+async def test_usage_is_recorded_when_client_rejects_response(
     instrumented: Recorder, is_async: bool
 ) -> None:
     reply = replies.chat(choices=None)
@@ -140,7 +140,7 @@ def manager(client: Any, api: str) -> Any:
 
 
 async def use(client: Any, api: str, *, stop_after: int | None = None) -> list[Any]:
-    """Read a helper's events, all or so many, and what it adds them up to."""
+    """Read all events of a helper, or the first ones, and its final result."""
     events: list[Any] = []
     entered = manager(client, api)
     if hasattr(entered, "__aenter__"):
@@ -164,7 +164,7 @@ async def use(client: Any, api: str, *, stop_after: int | None = None) -> list[A
 
 @SIDES
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_a_stream_helper_gives_what_it_gives_without_us(
+async def test_stream_helper_returns_same_events_as_uninstrumented(
     instrumented: Recorder, is_async: bool, api: str
 ) -> None:
     def handler(_: Any) -> Any:
@@ -206,7 +206,7 @@ async def test_a_stream_helper_gives_what_it_gives_without_us(
 
 @SIDES
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_a_stream_helper_left_early_is_a_normal_end(
+async def test_call_succeeds_when_stream_helper_is_closed_early(
     instrumented: Recorder, is_async: bool, api: str
 ) -> None:
     parts = replies.split(stream_body(api), 50)
@@ -219,7 +219,7 @@ async def test_a_stream_helper_left_early_is_a_normal_end(
 
 
 @SIDES
-async def test_a_stream_helper_that_cannot_parse_the_answer_fails_the_call(
+async def test_call_fails_when_stream_helper_cannot_parse_output(
     instrumented: Recorder, is_async: bool
 ) -> None:
     chunks = [
@@ -236,7 +236,7 @@ async def test_a_stream_helper_that_cannot_parse_the_answer_fails_the_call(
 
 @SIDES
 @pytest.mark.skipif(VERSION < (1, 99), reason="this client cannot take a stream up again")
-async def test_a_helper_that_takes_a_stream_up_again_fetches_it(
+async def test_stream_helper_with_response_id_is_fetch_response(
     instrumented: Recorder, is_async: bool
 ) -> None:
     body = replies.sse(replies.response_events(), done=False)
@@ -252,9 +252,10 @@ async def test_a_helper_that_takes_a_stream_up_again_fetches_it(
     span = instrumented.call()
     assert span.name == "fetch_response"
     assert (span.attributes or {})["gen_ai.response.id"] == "resp_1"
+    assert "gen_ai.request.stream" not in (span.attributes or {})
 
 
-def test_a_transcription_as_text_is_a_text(instrumented: Recorder) -> None:
+def test_transcription_as_text_returns_str(instrumented: Recorder) -> None:
     client = replies.client(
         lambda _: replies.http.Response(200, text="Hi", headers={"content-type": "text/plain"})
     )
@@ -267,7 +268,7 @@ def test_a_transcription_as_text_is_a_text(instrumented: Recorder) -> None:
 
 
 @pytest.mark.skipif(not hasattr(openai.resources.beta, "Responses"), reason="has no beta of it")
-def test_the_beta_of_the_responses_api_is_it(instrumented: Recorder) -> None:
+def test_beta_responses_api_is_recorded_like_responses_api(instrumented: Recorder) -> None:
     client: Any = replies.client(lambda _: replies.json_reply(replies.response()))
     client.beta.responses.create(model="smol", input="Hi")
     client.beta.responses.retrieve("resp_1")

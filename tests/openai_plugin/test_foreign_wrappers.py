@@ -1,4 +1,4 @@
-"""Somebody else's wrapper around the method that ours is around too."""
+"""Another package's wrapper around the method that the plugin wraps."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def proxied(recorder: Recorder) -> Iterator[Recorder]:
-    """Further in, somebody puts a proxy around every result, as OpenInference does with streams."""
+    """Wrap each result in a proxy below the plugin, as OpenInference does with streams."""
 
-    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    def other_wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         return wrapt.ObjectProxy(wrapped(*args, **kwargs))
 
-    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", theirs)
+    wrapt.wrap_function_wrapper("openai._client", "OpenAI.request", other_wrapper)
     OpenAIInstrumentor().instrument(**recorder.providers)
     yield recorder
     OpenAIInstrumentor().uninstrument()
     del openai.OpenAI.request
 
 
-def test_a_stream_in_a_proxy_is_watched_to_its_end(proxied: Recorder) -> None:
+def test_stream_in_object_proxy_is_recorded(proxied: Recorder) -> None:
     body = replies.sse(replies.chat_chunks(usage=replies.USAGE, timings=replies.TIMINGS))
     client = replies.client(lambda _: replies.stream_reply(body))
     stream = client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True)
@@ -40,13 +40,13 @@ def test_a_stream_in_a_proxy_is_watched_to_its_end(proxied: Recorder) -> None:
     assert "gen_ai.response.time_to_first_chunk" in attributes
 
 
-def test_a_reply_in_a_proxy_is_read(proxied: Recorder) -> None:
+def test_response_in_object_proxy_is_recorded(proxied: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()))
     client.chat.completions.create(model="smol", messages=replies.MESSAGES)
     assert proxied.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
-def test_a_raw_reply_in_a_proxy_is_read(proxied: Recorder) -> None:
+def test_raw_response_in_object_proxy_is_recorded(proxied: Recorder) -> None:
     client = replies.client(lambda _: replies.json_reply(replies.chat()))
     raw = client.chat.completions.with_raw_response.create(model="smol", messages=replies.MESSAGES)
     assert raw.parse().id == "chatcmpl-1"

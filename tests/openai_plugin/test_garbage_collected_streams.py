@@ -1,4 +1,4 @@
-"""Streams that only the garbage collector finds, while the SDK holds its locks."""
+"""Streams in reference cycles, collected while the SDK holds its locks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _models = itertools.count()
 
 
 class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
-    """Collects garbage where the SDK holds the lock that a new series needs."""
+    """Collects garbage while the SDK holds the lock of a new time series."""
 
     def collect(self, point_attributes: Any) -> Any:
         gc.collect()
@@ -30,7 +30,7 @@ class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
 
 
 class Holder:
-    """What keeps a stream in a reference cycle, so that only the collector can find it."""
+    """A reference cycle with a stream, which only the garbage collector can free."""
 
     def __init__(self, *held: Any) -> None:
         self.held = held
@@ -38,7 +38,7 @@ class Holder:
 
 
 def ask(**options: Any) -> Any:
-    """A stream whose body is still on its way, for a model that has no series of metrics yet."""
+    """Return an unread stream of a model without time series."""
     body = replies.sse(replies.chat_chunks(usage=replies.USAGE))
     client = replies.client(
         lambda _: replies.parts_reply(*replies.split(body, 90), media="text/event-stream")
@@ -96,12 +96,12 @@ def dropped_raw_half_parsed() -> Holder:
     ],
     ids=lambda drop: drop.__name__,
 )
-def test_garbage_collection_under_sdk_locks_does_not_hang(
+def test_garbage_collected_stream_does_not_deadlock_with_sdk_locks(
     recorder: Recorder, drop: Callable[[], Holder]
 ) -> None:
     reader = InMemoryMetricReader()
     view = View(
-        instrument_name="gen_ai.client.operation.duration",  # which every call records to
+        instrument_name="gen_ai.client.operation.duration",  # Every call records to this metric.
         exemplar_reservoir_factory=lambda _: CollectingReservoir,
     )
     provider = MeterProvider([reader], views=[view], shutdown_on_exit=False)
@@ -110,7 +110,7 @@ def test_garbage_collection_under_sdk_locks_does_not_hang(
     )
     gc.disable()
     try:
-        list(ask())  # so that there is something to collect
+        list(ask())  # The first call creates the time series that are collected.
         drop()
         collection = threading.Thread(target=reader.get_metrics_data, daemon=True)
         collection.start()

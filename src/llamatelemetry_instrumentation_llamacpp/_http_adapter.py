@@ -1,0 +1,139 @@
+"""The interface of an HTTP client library to this plugin, and the parsing of its responses."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llamatelemetry.genai import Request, Response
+from llamatelemetry.genai.bodies import BodyCapture
+from llamatelemetry.genai.errors import describe_status
+from llamatelemetry.genai.fields import count, get
+from llamatelemetry.genai.servers import provider_from_headers
+from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from llamatelemetry.genai import Instrumenter
+    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry_instrumentation_llamacpp._http_call import HttpCall
+    from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
+
+
+class HttpClientAdapter(Protocol):
+    """Access to the requests and responses of one HTTP client library."""
+
+    def request_body(self, request: Any, /) -> bytes | str | None:
+        """Return the body if it is in memory. A streamed body is not read."""
+        ...
+
+    def propagate(self, instrumenter: Instrumenter, client: Any, request: Any, /) -> Any:
+        """Write the trace context into a copy of the headers. Return the argument of `restore`."""
+        ...
+
+    def restore(self, request: Any, headers: Any, /) -> None:
+        """Put the original headers back into the request."""
+        ...
+
+    def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
+        """Return whether the request belongs to an outer one, such as a redirect or a cache."""
+        ...
+
+    def content(self, response: Any, /) -> bytes | None:
+        """Return the decoded body if it has been read."""
+        ...
+
+    def headers_ns(self, response: Any, sent_ns: int, /) -> int | None:
+        """Return the time when the headers arrived, or `None` if the library does not record it."""
+        ...
+
+    def redirected_s(self, response: Any, /) -> float:
+        """Return the seconds that were spent on redirects before the last request."""
+        ...
+
+    def is_networked(self, response: Any, /) -> bool:
+        """Return whether the response came over a network, unlike in an application's tests."""
+        ...
+
+    def observe_body(self, response: Any, watch: Watch, encoding: str, /) -> None:
+        """Pass the bytes of the body to `watch` while the application reads them."""
+        ...
+
+    @property
+    def observes_decoded(self) -> bool:
+        """Whether the bytes that `observe_body` passes on are decompressed."""
+        ...
+
+
+class HttpResponse:
+    """The status, headers and body of a response.
+
+    Each header is looked up on demand: a lookup in httpx takes a microsecond, which responses of
+    other servers need not pay.
+    """
+
+    __slots__ = ("_headers", "at_ns", "content", "response", "status")
+
+    def __init__(self, adapter: HttpClientAdapter, response: Any) -> None:
+        self.at_ns = perf_counter_ns()
+        self.response = response
+        self.status: int = response.status_code
+        self._headers = response.headers
+        self.content = adapter.content(response)
+
+    @property
+    def is_llama_cpp(self) -> bool:
+        """Whether the headers prove that the server is llama.cpp."""
+        return provider_from_headers(self._headers) is not None
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events."""
+        content_type: str = self._headers.get("content-type", "")
+        return content_type.startswith("text/event-stream")
+
+    @property
+    def encoding(self) -> str:
+        """The content encoding; empty if the body is not compressed."""
+        return self._headers.get("content-encoding", "")
+
+
+def parse_content(
+    match: RouteMatch, http: HttpResponse, request: Request, content_max_chars: int | None
+) -> Response:
+    """Parse a response with a complete body."""
+    content = http.content or b""
+    if http.is_event_stream and http.status < 300:
+        fold = match.route.fold(request, content_max_chars)
+        for event in EventReader().feed(content):
+            fold.add(event)
+        return fold.response()
+    capture = BodyCapture()
+    capture.feed(content)
+    return parse_capture(match, http.status, capture, request)
+
+
+def parse_capture(
+    match: RouteMatch, status: int, capture: BodyCapture, request: Request
+) -> Response:
+    """Parse a body that was reduced to its recorded parts."""
+    route = match.route
+    if not route.is_bulk_wanted and capture.body()[:1] == b"[":
+        return Response()  # A bare array of vectors has no other fields.
+    body = capture.parse(route.bulk, is_bulk_wanted=route.is_bulk_wanted)
+    if status >= 400:
+        return _parse_error(status, body)
+    return Response() if body is None else route.parse_response(body, request)
+
+
+def _parse_error(status: int, body: Any) -> Response:
+    response = Response(error=describe_status(status, body))
+    error = get(body, "error")
+    for name, field in (
+        (names.ERROR_PROMPT_TOKENS, "n_prompt_tokens"),
+        (names.ERROR_CONTEXT_SIZE, "n_ctx"),
+    ):
+        value = count(get(error, field))
+        if value is not None:
+            response.attributes[name] = value
+    return response

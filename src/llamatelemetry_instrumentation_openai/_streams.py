@@ -1,0 +1,291 @@
+"""Streams and unread raw responses: the call ends when the application has read or closed them."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llamatelemetry.genai import (
+    AsyncIteratorTap,
+    IteratorTap,
+    Response,
+    StreamWatch,
+    internal_errors,
+)
+from llamatelemetry.genai.bodies import BodyCapture
+from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.sse import EventReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from llamatelemetry.genai import Call
+    from llamatelemetry_instrumentation_openai._routes import OpenAIRoute
+
+
+def observe_stream(call: Call, route: OpenAIRoute, stream: Any, *, is_async: bool) -> None:
+    """Observe a `Stream` or `AsyncStream` in place. Its type and methods do not change."""
+    source: Any = stream._iterator
+
+    def on_close(error: BaseException | None) -> None:
+        if not _is_running(source):
+            _end(watch, error)
+
+    hook = CloseHook(stream.response, on_close, is_async=is_async)
+    watch = StreamWatch(call, route.fold(call.content_max_chars), on_end=hook.remove)
+    stream._iterator = (AsyncIteratorTap if is_async else IteratorTap)(source, watch)
+
+
+class CloseHook:
+    """Replaces `close` or `aclose` of one HTTP response, until `remove`.
+
+    `Stream.close`, the end of a `with` block, the stream helpers and raw responses have only the
+    method of the HTTP response in common.
+
+    Args:
+        response: HTTP response.
+        on_close: Called before each close, with the exception that causes it: one that leaves a
+            `with` block of the application, or the `GeneratorExit` of an iterator. `None` stands
+            for any other reason.
+        is_async: Whether the response belongs to an asynchronous client.
+    """
+
+    def __init__(
+        self, response: Any, on_close: Callable[[BaseException | None], None], *, is_async: bool
+    ) -> None:
+        self._response = response
+        self._name = "aclose" if is_async else "close"
+        original = getattr(response, self._name)
+        # An exception that was being handled before the stream existed does not end the stream.
+        ambient = sys.exception()
+
+        def close() -> Any:
+            on_close(_cause(ambient))
+            return original()
+
+        async def aclose() -> Any:
+            on_close(_cause(ambient))
+            return await original()
+
+        response.__dict__[self._name] = aclose if is_async else close
+
+    def remove(self) -> None:
+        """Restore the original method."""
+        self._response.__dict__.pop(self._name, None)
+
+
+def _cause(ambient: BaseException | None) -> BaseException | None:
+    error = sys.exception()
+    if error is None or error is ambient:
+        return None
+    if isinstance(error, GeneratorExit):
+        return error
+    frame = inspect.currentframe()
+    for _ in range(8):
+        frame = frame.f_back if frame is not None else None
+        if frame is not None and frame.f_code.co_name in {"__exit__", "__aexit__"}:
+            return error
+    return None
+
+
+def _is_running(generator: Any) -> bool:
+    """Return whether the generator is executing.
+
+    If it is, the client closes the response from inside its own iterator.
+    """
+    return bool(getattr(generator, "gi_running", False) or getattr(generator, "ag_running", False))
+
+
+def _end(watch: StreamWatch, error: BaseException | None) -> None:
+    """End a closed stream. `error` is the cause that `CloseHook` found."""
+    if error is None:
+        watch.closed()
+    elif isinstance(error, GeneratorExit):
+        # The garbage collector may have raised it, in any thread and inside any code.
+        watch.abandoned()
+    else:
+        watch.failed(error)
+
+
+class RawResponseObserver:
+    """Ends the call of a raw response when its body was read or is closed.
+
+    The application may parse the body, read it, iterate over its bytes or lines, write it to a
+    file, or close the response at any point. All of these use `iter_bytes` and `close` of the
+    HTTP response, or `aiter_bytes` and `aclose`. Both are replaced in the instance until the call
+    has ended. A raw stream that is parsed is observed like any other stream.
+
+    Args:
+        call: Call to end.
+        route: Endpoint of the call.
+        raw: Object that the application received: one with `parse`, or the HTTP response itself.
+        http: HTTP response.
+        is_stream: Whether the application requested a stream.
+        is_async: Whether the response belongs to an asynchronous client.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        route: OpenAIRoute,
+        raw: Any,
+        http: Any,
+        *,
+        is_stream: bool,
+        is_async: bool,
+    ) -> None:
+        self._raw = raw
+        self._http = http
+        self._is_async = is_async
+        # Speech can arrive as server-sent events although the client regards it as a plain body.
+        content_type = str(http.headers.get("content-type", ""))
+        self._is_stream = is_stream or content_type.startswith("text/event-stream")
+        self._body = _BodyAccumulator(route)
+        self._events = EventReader()
+        fold = route.fold(call.content_max_chars) if self._is_stream else self._body
+        self._watch = StreamWatch(call, fold, on_end=self._remove)
+        self._is_reading = False
+        self._is_iterated = False
+        self._parsed_source: Any = None
+        self._bytes_name = "aiter_bytes" if is_async else "iter_bytes"
+        self._original_bytes: Callable[..., Any] = getattr(http, self._bytes_name)
+        self._close_hook = CloseHook(http, self._on_close, is_async=is_async)
+        http.__dict__[self._bytes_name] = self._iter_bytes
+        if self._is_stream and hasattr(raw, "parse"):
+            self._replace_parse(raw.parse)
+
+    def __del__(self) -> None:
+        watch = self.__dict__.get("_watch")  # Missing if `__init__` has failed.
+        if watch is not None:
+            watch.abandoned()
+
+    def _remove(self) -> None:
+        self._close_hook.remove()
+        self._http.__dict__.pop(self._bytes_name, None)
+        self._raw.__dict__.pop("parse", None)
+
+    def _on_close(self, error: BaseException | None) -> None:
+        if self._is_reading or _is_running(self._parsed_source):
+            return  # Closed from inside an iterator, which reports how the stream ends.
+        if error is None:
+            self._finish()
+        else:
+            _end(self._watch, error)
+
+    def _finish(self) -> None:
+        if not self._is_iterated and self._parsed_source is None:
+            # The response may come from a transport that has read its content already.
+            content = self._http.__dict__.get("_content")
+            if content:
+                self._on_bytes(content)
+        self._watch.finished()
+
+    def _replace_parse(self, original: Callable[..., Any]) -> None:
+        def parse(*args: Any, **kwargs: Any) -> Any:
+            stream = original(*args, **kwargs)
+            self._observe_parsed(stream)
+            return stream
+
+        async def parse_async(*args: Any, **kwargs: Any) -> Any:
+            stream = await original(*args, **kwargs)
+            self._observe_parsed(stream)
+            return stream
+
+        is_coroutine = inspect.iscoroutinefunction(original)
+        self._raw.__dict__["parse"] = parse_async if is_coroutine else parse
+
+    def _observe_parsed(self, stream: Any) -> None:
+        source: Any = getattr(stream, "_iterator", None)
+        if source is None or self._parsed_source is not None or self._is_iterated:
+            return
+        self._parsed_source = source
+        stream._iterator = (AsyncIteratorTap if self._is_async else IteratorTap)(
+            source, self._watch
+        )
+
+    def _iter_bytes(self, *args: Any, **kwargs: Any) -> Any:
+        source = self._original_bytes(*args, **kwargs)
+        if self._is_iterated or self._parsed_source is not None:
+            return source
+        self._is_iterated = True
+        return self._observe_async(source) if self._is_async else self._observe(source)
+
+    def _observe(self, source: Iterator[bytes]) -> Iterator[bytes]:
+        while True:
+            self._is_reading = True
+            try:
+                data = next(source)
+            except StopIteration:
+                self._finish()
+                return
+            except BaseException as error:
+                self._watch.failed(error)
+                raise
+            finally:
+                self._is_reading = False
+            self._on_bytes(data)
+            yield data
+
+    async def _observe_async(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        while True:
+            self._is_reading = True
+            try:
+                data = await anext(source)
+            except StopAsyncIteration:
+                self._finish()
+                return
+            except GeneratorExit:
+                # The coroutine is being destroyed, perhaps by the garbage collector.
+                self._watch.abandoned()
+                raise
+            except BaseException as error:
+                self._watch.failed(error)
+                raise
+            finally:
+                self._is_reading = False
+            self._on_bytes(data)
+            yield data
+
+    def _on_bytes(self, data: bytes) -> None:
+        try:
+            if not self._is_stream:
+                self._body.feed(data)
+                self._watch.bytes_came()
+                return
+            for event in self._events.feed(data):
+                error = event.get("error")
+                if error and "type" not in event:
+                    self._watch.reported(describe_reported_error(error))
+                else:
+                    self._watch.chunk(event)
+        except Exception as error:
+            internal_errors.log_once("reading a raw response", error)
+
+
+class _BodyAccumulator:
+    """A plain body, accumulated like the chunks of a stream."""
+
+    def __init__(self, route: OpenAIRoute) -> None:
+        self._route = route
+        self._capture = BodyCapture()
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes of the body, if it is JSON."""
+        if self._route.is_json:
+            self._capture.feed(data)
+
+    def add(self, _chunk: Any) -> bool:
+        """Return `False`: a plain body has no chunks."""
+        return False
+
+    @property
+    def model(self) -> Any:
+        """The model, which is unknown before the end of the body."""
+        return None
+
+    def response(self) -> Response:
+        """Return the parsed body."""
+        route = self._route
+        body = self._capture.parse(route.bulk, is_bulk_wanted=route.is_bulk_wanted)
+        return Response() if body is None else route.parse_response(body)

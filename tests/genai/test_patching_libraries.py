@@ -1,0 +1,305 @@
+"""Every patch point of the three plugins, compared with the unpatched library."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.util
+import inspect
+import multiprocessing
+import pickle
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import requests
+import wrapt
+
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+from tests.llamacpp_plugin.conftest import make_embedded_server
+from tests.llamacpp_plugin.scripted import plain, scripted
+from tests.llamacpp_plugin.test_faults import BODY, CHAT
+
+INSTRUMENTORS: tuple[Any, ...] = (
+    OpenAIInstrumentor,
+    LlamaCppInstrumentor,
+    TransformersInstrumentor,
+)
+
+
+def _openai(name: str) -> Any:
+    return getattr(importlib.import_module("openai"), name)(api_key="k")
+
+
+def _model() -> Any:
+    from tests.transformers_plugin.models import llama
+
+    return llama()
+
+
+def _pipeline() -> Any:
+    from tests.transformers_plugin.models import make_pipeline
+
+    return make_pipeline("text-classification", None)
+
+
+# An instance to bind each method to. llama-cpp-python is missing: it takes minutes to build.
+INSTANCES: dict[str, Callable[[], Any]] = {
+    "openai._client:OpenAI": lambda: _openai("OpenAI"),
+    "openai._client:AsyncOpenAI": lambda: _openai("AsyncOpenAI"),
+    "httpx._client:Client": lambda: importlib.import_module("httpx").Client(),
+    "httpx._client:AsyncClient": lambda: importlib.import_module("httpx").AsyncClient(),
+    "httpx2._client:Client": lambda: importlib.import_module("httpx2").Client(),
+    "httpx2._client:AsyncClient": lambda: importlib.import_module("httpx2").AsyncClient(),
+    "requests.sessions:Session": requests.Session,
+    "xllamacpp.xllamacpp:Server": make_embedded_server,
+    "transformers.generation.utils:GenerationMixin": _model,
+    "transformers.pipelines.base:Pipeline": _pipeline,
+}
+COMPONENTS = {"xllamacpp": "xllamacpp", "transformers": "transformers", "llama_cpp": "llama_cpp"}
+
+
+class Point(NamedTuple):
+    """A patch point of a plugin."""
+
+    module: str
+    path: str
+
+    @property
+    def kind(self) -> str:
+        return f"{self.module}:{self.path.partition('.')[0]}"
+
+    def in_library(self) -> Any:
+        """Return the function as it is stored in its class."""
+        return wrapt.resolve_path(importlib.import_module(self.module), self.path)[2]
+
+    def on_class(self) -> Any:
+        kind, _, name = self.path.partition(".")
+        return getattr(getattr(importlib.import_module(self.module), kind), name)
+
+    def bound(self, instance: Any) -> Any:
+        return getattr(instance, self.path.partition(".")[2])
+
+
+def points() -> list[Point]:
+    """Return all patch points from the plugins' own tables."""
+    found: list[Point] = []
+    for instrumentor in INSTRUMENTORS:
+        module = instrumentor.__module__
+        for name in ("_patches", "_httpx", "_requests", "_llama_cpp", "_xllamacpp"):
+            if importlib.util.find_spec(f"{module}.{name}") is None:
+                continue
+            library = importlib.import_module(f"{module}.{name}")
+            if hasattr(library, "patch_points"):
+                found += [Point(each.module, each.path) for each in library.patch_points(None)]
+    return found
+
+
+def _parameter(point: Point) -> Any:
+    component = COMPONENTS.get(point.module.partition(".")[0])
+    marks = () if component is None else (pytest.mark.needs(component),)
+    return pytest.param(point, id=f"{point.module.partition('.')[0]}-{point.path}", marks=marks)
+
+
+POINTS = points()
+each_point = pytest.mark.parametrize("point", [_parameter(point) for point in POINTS])
+
+
+@contextmanager
+def instrumented() -> Iterator[None]:
+    for instrumentor in INSTRUMENTORS:
+        instrumentor().instrument()
+    try:
+        yield
+    finally:
+        for instrumentor in INSTRUMENTORS:
+            instrumentor().uninstrument()
+
+
+def pickled(value: Any) -> bytes | str:
+    # The types of errors differ between functions in Python and in extension modules.
+    try:
+        return pickle.dumps(value)
+    except (TypeError, pickle.PicklingError):
+        return "cannot be pickled"
+
+
+def outcome(operation: Callable[[], Any]) -> str:
+    """Return the result or the exception of an operation, without memory addresses."""
+    try:
+        found = repr(operation())
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    return re.sub(r"0x[0-9a-f]+", "0x", found)
+
+
+def facts(function: Any) -> dict[str, Any]:
+    """Return all that an application can learn about a function without calling it."""
+    kinds = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+    return {
+        "name": function.__name__,
+        "doc": function.__doc__,
+        "annotations": getattr(function, "__annotations__", None),
+        "signature": inspect.signature(function),
+        "autospec": outcome(lambda: inspect.signature(mock.create_autospec(function))),
+        "source": outcome(lambda: inspect.getsource(function)),
+        "is coroutine function": inspect.iscoroutinefunction(function),
+        "is generator function": inspect.isgeneratorfunction(function),
+        "is a": [kind.__name__ for kind in kinds if isinstance(function, kind)],
+        "is callable": callable(function),
+    }
+
+
+def names(function: Any) -> dict[str, Any]:
+    return {
+        "qualified name": function.__qualname__,
+        "module": function.__module__,
+        "text": outcome(lambda: function),
+    }
+
+
+@each_point
+def test_patched_function_looks_like_original(point: Point) -> None:
+    bare, bare_names = facts(point.on_class()), names(point.on_class())
+    is_inherited = "." in point.path and point.path != point.on_class().__qualname__
+    with instrumented():
+        assert hasattr(point.in_library(), "_self_wrapper")
+        patched = point.on_class()
+        assert facts(patched) == bare
+        if is_inherited:
+            # pickle finds a function by these names; under the old ones it is the original.
+            assert patched.__qualname__ == point.path
+        else:
+            assert names(patched) == bare_names
+    assert facts(point.on_class()) == bare
+    assert names(point.on_class()) == bare_names
+
+
+@each_point
+def test_patched_function_is_pickled_and_copied_by_reference(point: Point) -> None:
+    original = point.on_class()
+    with instrumented():
+        patched = point.on_class()
+        assert copy.copy(patched) is patched
+        assert copy.deepcopy(patched) is patched
+        data = pickle.dumps(patched)
+        assert pickle.loads(data) == patched
+        partial = pickle.loads(pickle.dumps(functools.partial(patched, 1)))
+        assert partial.func == patched
+    assert b"llamatelemetry" not in data
+    assert pickle.loads(data) == original
+
+
+def bound_facts(point: Point, instance: Any) -> dict[str, Any]:
+    method = point.bound(instance)
+    return {
+        **facts(method),
+        "qualified name": method.__qualname__.rpartition(".")[2],
+        "self": method.__self__ is instance,
+        "equal": method == point.bound(instance),
+        "hash": hash(method) == hash(point.bound(instance)),
+        "in a set": len({method, point.bound(instance)}),
+        "pickled": pickled(method),
+        "copied": outcome(lambda: copy.copy(method) == method),
+        "deep-copied": outcome(lambda: copy.deepcopy(method).__name__),
+        "deep-copied self": outcome(lambda: copy.deepcopy(method).__self__ is instance),
+        "partial": pickled(functools.partial(method, 1)),
+    }
+
+
+# Copies of openai's clients fail, and their `__del__` cannot cope with half a client.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "point", [_parameter(point) for point in POINTS if not point.module.startswith("llama_cpp")]
+)
+def test_patched_bound_method_behaves_like_original(point: Point) -> None:
+    instance = INSTANCES[point.kind]()
+    bare = bound_facts(point, instance)
+    with instrumented():
+        assert bound_facts(point, instance) == bare
+
+
+@each_point
+def test_subclass_can_override_patched_method(point: Point) -> None:
+    with instrumented():
+        base = type(point.path, (getattr(sys.modules[point.module], point.path.split(".")[0]),), {})
+        name = point.path.partition(".")[2]
+
+        def override(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return getattr(super(subclass, self), name)
+
+        subclass: Any = type("Subclass", (base,), {name: override})
+        assert vars(subclass)[name] is override
+        assert inspect.signature(getattr(base, name)) == inspect.signature(point.on_class())
+
+
+BARE_LOADER = """
+import importlib.abc, pickle, sys
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("llamatelemetry", "wrapt")):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+for data in pickle.load(open(sys.argv[1], "rb")):
+    print(pickle.loads(data).__name__)
+"""
+
+
+def load_in_bare_process(path: Path, functions: list[Any]) -> list[str]:
+    """Unpickle the functions in a process that cannot import llamatelemetry or wrapt."""
+    path.write_bytes(pickle.dumps([pickle.dumps(function) for function in functions]))
+    command = [sys.executable, "-c", BARE_LOADER, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_pickled_functions_load_in_process_without_llamatelemetry(tmp_path: Path) -> None:
+    with instrumented():
+        functions = [p.on_class() for p in POINTS if p.module.startswith(("openai", "http", "req"))]
+        functions.append(requests.Session().send)
+        assert load_in_bare_process(tmp_path / "pickles", functions) == [
+            function.__name__ for function in functions
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.needs("transformers")
+def test_pickled_model_methods_load_in_process_without_llamatelemetry(tmp_path: Path) -> None:
+    with instrumented():
+        model = _model()
+        functions = [model.generate, type(model).generate, model._get_logits_processor]
+        assert load_in_bare_process(tmp_path / "pickles", functions) == [
+            "generate",
+            "generate",
+            "_get_logits_processor",
+        ]
+
+
+def test_spawned_process_runs_patched_bound_method() -> None:
+    with instrumented(), scripted(plain(CHAT)) as server:
+        session = requests.Session()
+        url = f"{server.origin}/v1/chat/completions"
+        request = session.prepare_request(requests.Request("POST", url, json=BODY))
+        process = multiprocessing.get_context("spawn").Process(target=session.send, args=(request,))
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+    assert len(server.requests) == 1
+
+
+def test_copied_method_is_still_patched_and_bound_to_copy() -> None:
+    session = requests.Session()
+    with instrumented():
+        assert copy.copy(session.send) == session.send
+        method = copy.deepcopy(session.send)
+        assert method.__self__ is not session
+        assert method.__func__ is requests.Session.send
+        assert hasattr(method.__func__, "_self_wrapper")
