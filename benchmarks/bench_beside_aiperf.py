@@ -24,8 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamatelemetry.bench import BenchmarkProfile, BenchmarkResults, BenchmarkRunner
-from llamatelemetry.bench.synthetic import synthetic_prompts
+from llamatelemetry.bench import (
+    BenchmarkProfile,
+    BenchmarkResults,
+    BenchmarkRunner,
+    synthetic_prompts,
+)
 from llamatelemetry.llama import LlamaCppClient
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 

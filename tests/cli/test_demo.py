@@ -23,7 +23,7 @@ import llamatelemetry
 from llamatelemetry.cli import _demo_program
 from llamatelemetry.cli._demo_program import Target, find_program, program_environment
 from llamatelemetry.cli.demo import _problems
-from llamatelemetry.local.calls import Call
+from llamatelemetry.local.calls import RecordedCall
 from tests.calls import a_call
 from tests.children import with_signals
 from tests.components import require
@@ -360,7 +360,7 @@ class TestInterrupted:
 OK = a_call(model="m", duration_ms=1.0)
 
 
-def failed(status: int) -> Call:
+def failed(status: int) -> RecordedCall:
     return replace(OK, error=f"error_{status}", http_status=status)
 
 
@@ -383,7 +383,7 @@ THEIRS = Target("http://theirs/v1", is_ours=False)
     ],
 )  # fmt: skip
 def test_a_problem_is_a_call_that_is_missing_or_failed_not_on_purpose(
-    calls: list[Call], status: int, target: Target, problems: list[str]
+    calls: list[RecordedCall], status: int, target: Target, problems: list[str]
 ):
     assert list(_problems(calls, status, target)) == problems
 

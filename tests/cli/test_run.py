@@ -129,7 +129,7 @@ def test_a_store_that_is_something_else_is_refused_before_anything_runs(tmp_path
     (tmp_path / "text").write_text("mine" * 100)
     done = run("--output", "text", "--", "sh", "-c", "echo ran", cwd=tmp_path)
     assert done.returncode == 2
-    assert "no SQLite file" in done.stderr
+    assert "is not an SQLite file" in done.stderr
     assert done.stdout == ""
     assert (tmp_path / "text").read_text() == "mine" * 100
 

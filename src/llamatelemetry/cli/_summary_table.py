@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from llamatelemetry.local.summary import Line, Quantiles, Summary
+    from llamatelemetry.local.calls import Quantiles, Summary, SummaryLine
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
     header: str
-    cell: Callable[[Line], str]
-    is_known: Callable[[Line], bool] = lambda _: True
+    cell: Callable[[SummaryLine], str]
+    is_known: Callable[[SummaryLine], bool] = lambda _: True
     justify: Literal["left", "right"] = "right"
 
 
@@ -36,7 +36,7 @@ def _median(quantiles: Quantiles | None) -> str:
     return decimal(None if quantiles is None else quantiles.p50)
 
 
-def _times(header: str, of: Callable[[Line], Quantiles | None], *, pairs: bool) -> _Column:
+def _times(header: str, of: Callable[[SummaryLine], Quantiles | None], *, pairs: bool) -> _Column:
     show = _pair if pairs else _median
     return _Column(f"{header}\nms", lambda line: show(of(line)), lambda line: of(line) is not None)
 

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from llamatelemetry.local.otlp_lines import MetricTotal, merged
+from llamatelemetry.local.recording import MetricTotal
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from llamatelemetry.local.calls import Call
+    from llamatelemetry.local.calls import RecordedCall
 
 _UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMED = "»"
@@ -27,7 +27,7 @@ _STREAMED = "»"
 @dataclass(frozen=True, slots=True)
 class _Column:
     header: str
-    cell: Callable[[Call], str]
+    cell: Callable[[RecordedCall], str]
     justify: Literal["left", "right"] = "right"
 
 
@@ -43,11 +43,11 @@ def decimal(value: float | None) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
-def _operation(call: Call) -> str:
+def _operation(call: RecordedCall) -> str:
     return f"{call.operation} {_STREAMED}" if call.streamed else call.operation
 
 
-def _error(call: Call) -> str:
+def _error(call: RecordedCall) -> str:
     if call.error is None:
         return ""
     status = "" if call.http_status is None else str(call.http_status)
@@ -75,7 +75,7 @@ _COLUMNS = (
 _LAYOUTS: tuple[tuple[_Column, ...], ...] = ((), (_MODEL,), (_MODEL, _ERROR))
 
 
-def print_calls(console: Console, calls: Sequence[Call]) -> None:
+def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
     """Print one line for each call, with as many columns as the terminal has room for."""
     below, gap = next(
         (
@@ -92,7 +92,7 @@ def print_calls(console: Console, calls: Sequence[Call]) -> None:
         console.print(Text(line, "dim"))
 
 
-def _calls_table(calls: Sequence[Call], below: Sequence[_Column], gap: int) -> Table:
+def _calls_table(calls: Sequence[RecordedCall], below: Sequence[_Column], gap: int) -> Table:
     columns = [column for column in _COLUMNS if column not in below]
     table = plain_table("Calls", gap)
     table.add_column("#", justify="right", style="dim")
@@ -104,7 +104,7 @@ def _calls_table(calls: Sequence[Call], below: Sequence[_Column], gap: int) -> T
     return table
 
 
-def _notes(calls: Sequence[Call], below: Sequence[_Column]) -> Iterator[str]:
+def _notes(calls: Sequence[RecordedCall], below: Sequence[_Column]) -> Iterator[str]:
     if any(call.streamed for call in calls):
         yield f"{_STREAMED} streamed   {_UNKNOWN} not known"
     if _MODEL in below:
@@ -139,7 +139,7 @@ def _by_label(totals: Iterable[MetricTotal]) -> dict[str, MetricTotal]:
         token_type = total.attributes.get(names.GEN_AI_TOKEN_TYPE)
         label = f"{total.name}, {token_type}" if token_type else total.name
         before = labelled.get(label)
-        labelled[label] = total if before is None else merged(before, total)
+        labelled[label] = total if before is None else before + total
     return labelled
 
 
