@@ -51,7 +51,7 @@ class MetricComparison:
         ratio: Candidate divided by baseline, with a 95% interval.
         p_value: p-value of the significance test.
         p_adjusted: p-value after Holm's correction for the number of compared metrics.
-        superiority: Probability that a value of the candidate is larger; 0.5 is no difference.
+        superiority: Probability that a value of the candidate is larger; 0.5 means no difference.
         detectable: Smallest slowdown, as a fraction, that is detected with a power of 80%.
         verdict: `slower` and `faster` need significance and a relevant difference. `equal`
             needs an interval that excludes any relevant difference.

@@ -1,1 +1,1 @@
-"""Load generation: how many requests to send, when to send them, and with which prompts."""
+"""Load generation: prompts, number of requests, arrival times, and the driver that sends them."""

@@ -262,7 +262,7 @@ def _synthetic_prompt(length_of: Callable[[str], int], target: int, rng: random.
 
 
 def _pad_with_fillers(length_of: Callable[[str], int], words: list[str], target: int) -> str:
-    """Reach a length that whole words cannot: drop words, then append one-token fillers."""
+    """Drop words, then append one-token fillers, for a length that whole words cannot reach."""
     while len(words) > 1 and length_of(" ".join(words)) > target:
         words.pop()
     text = " ".join(words)

@@ -184,7 +184,7 @@ def _trace_id(span: Span) -> str | None:
 
 @contextmanager
 def _without_full_collections() -> Generator[None]:
-    """Avoid full garbage collections during a measurement; younger generations are collected."""
+    """Disable collections of the oldest generation, which would disturb the measurement."""
     thresholds = gc.get_threshold()
     gc.set_threshold(thresholds[0], thresholds[1], 1_000_000)
     try:

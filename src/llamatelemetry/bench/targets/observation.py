@@ -44,7 +44,7 @@ class RequestPosition(NamedTuple):
 
     Attributes:
         run: Number of the run.
-        index: Index of the request within the run.
+        request_index: Index of the request within the run.
         prompt: Position of the conversation in the list of prompts.
         turn: Turn of the conversation.
         due_ns: Scheduled time, by `perf_counter_ns`.
@@ -52,7 +52,7 @@ class RequestPosition(NamedTuple):
     """
 
     run: int
-    index: int
+    request_index: int
     prompt: int
     turn: int
     due_ns: int
@@ -226,7 +226,7 @@ class Observation:
         self._call.span.set_attributes(
             {
                 RUN: position.run,
-                INDEX: position.index,
+                INDEX: position.request_index,
                 PROMPT: position.prompt,
                 TURN: position.turn,
                 LAG: (self._sent_ns - position.due_ns) / 1e9,
@@ -255,7 +255,7 @@ class Observation:
         phases = self._phases(response, first_ns, ended_ns)
         return RequestRecord(
             run=position.run,
-            index=position.index,
+            index=position.request_index,
             prompt=position.prompt,
             turn=position.turn,
             due_s=(position.due_ns - position.started_ns) / 1e9,
