@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.analysis.comparison import Comparison
 
 SCHEMA: Final = "llamatelemetry.bench/1"
+_COLUMNS: Final = (*(each.name for each in fields(RequestRecord)), "tpot_s", "remainder_s")
 PAIR: Final = "pair"
 """Name of the setting whose value two interleaved benchmarks share."""
 
@@ -148,12 +149,12 @@ class BenchmarkResults:
 
     def to_csv(self) -> str:
         """Return CSV with one row per request. Only the JSON format contains token times."""
-        names = [each.name for each in fields(RequestRecord) if each.name != "token_times_s"]
         output = io.StringIO()
         writer = csv.writer(output, lineterminator="\n")
-        writer.writerow([*names, "tpot_s", "remainder_s"])
+        names = [name for name in _COLUMNS if name != "token_times_s"]
+        writer.writerow(names)
         for record in self.requests:
-            values = [getattr(record, name) for name in [*names, "tpot_s", "remainder_s"]]
+            values = [getattr(record, name) for name in names]
             writer.writerow([round(v, 9) if isinstance(v, float) else v for v in values])
         return output.getvalue()
 
@@ -184,14 +185,7 @@ class BenchmarkResults:
         """
         with required_by("to_dataframe()", "pandas"):
             pandas: Any = importlib.import_module("pandas")
-        rows = [
-            {
-                **{each.name: getattr(record, each.name) for each in fields(record)},
-                "tpot_s": record.tpot_s,
-                "remainder_s": record.remainder_s,
-            }
-            for record in self.requests
-        ]
+        rows = [{name: getattr(record, name) for name in _COLUMNS} for record in self.requests]
         return pandas.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:

@@ -21,7 +21,7 @@ from llamatelemetry.bench.load.schedule import (
     Ramp,
     arrival_times,
 )
-from llamatelemetry.bench.load.session import Series, Session
+from llamatelemetry.bench.load.session import Session
 from llamatelemetry.bench.machine import GpuMeter, describe_machine, fingerprint
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.bench.report.terminal import progress_bar
@@ -44,7 +44,12 @@ class _ActiveBenchmark(NamedTuple):
     load: Load
     facts: ServerFacts
     gpus: Sequence[str]
-    series: Series
+    session: Session
+    plan: Callable[[int], Plan]
+
+    def run(self, number: int) -> bool:
+        """Make a run. Return `False` if Ctrl-C ended it."""
+        return self.session.run(self.plan(number))
 
 
 class BenchmarkRunner:
@@ -162,15 +167,15 @@ class BenchmarkRunner:
             self._opened(model_name, conversations, self._load, advance) as own,
             other._opened(
                 other_model_name or model_name, conversations, other._load, advance
-            ) as beside,
+            ) as paired,
         ):
             for number in range(repeats):
-                order = (own, beside) if number % 2 == 0 else (beside, own)
-                if not all(each.series.run(number) for each in order):
+                order = (own, paired) if number % 2 == 0 else (paired, own)
+                if not all(each.run(number) for each in order):
                     break
-            if not (own.series.runs and beside.series.runs):
+            if not (own.session.runs and paired.session.runs):
                 raise KeyboardInterrupt
-            return self._results(own, pair), other._results(beside, pair)
+            return self._results(own, pair), other._results(paired, pair)
 
     run_beside = run_interleaved
     """Former name of `run_interleaved()`."""
@@ -219,7 +224,7 @@ class BenchmarkRunner:
             self._opened(model, conversations, load, advance) as active,
         ):
             for run in range(repeats):
-                if not active.series.run(run):
+                if not active.run(run):
                     break
             return self._results(active)
 
@@ -236,19 +241,20 @@ class BenchmarkRunner:
         with LoopThread() as loop, GpuMeter(target.server) as gpus:
             try:
                 session = Session(loop, target, self._instrumenter.get(), advance, gpus)
-                warnings = setup_warnings(target.facts, load)
+                session.warnings = setup_warnings(target.facts, load)
                 session.warm_up(self._warm_up_plan(target, model, conversations, load))
                 plan = partial(self._plan, model, conversations, load)
-                series = Series(session, plan, warnings)
-                yield _ActiveBenchmark(model, conversations, load, target.facts, gpus.names, series)
+                yield _ActiveBenchmark(
+                    model, conversations, load, target.facts, gpus.names, session, plan
+                )
             finally:
                 loop.run(target.close())
 
     def _results(self, active: _ActiveBenchmark, pair: str | None = None) -> BenchmarkResults:
-        series, load, facts = active.series, active.load, active.facts
+        session, load, facts = active.session, active.load, active.facts
         exact = facts.ignores_eos
         found = validity_warnings(
-            series.records, load, is_cold=self._is_cold, wants_exact=not exact
+            session.records, load, is_cold=self._is_cold, wants_exact=not exact
         )
         return BenchmarkResults(
             model=active.model,
@@ -257,10 +263,10 @@ class BenchmarkRunner:
                 facts, active.conversations, load, active.gpus, self._conditions(active.model)
             ),
             environment=describe_machine(),
-            requests=sorted(series.records, key=lambda record: (record.run, record.index)),
-            runs=series.runs,
+            requests=sorted(session.records, key=lambda record: (record.run, record.index)),
+            runs=session.runs,
             slo=self._slo,
-            warnings=list(dict.fromkeys([*series.warnings, *found])),
+            warnings=list(dict.fromkeys([*session.warnings, *found])),
         )
 
     def _plan(

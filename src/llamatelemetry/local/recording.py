@@ -202,14 +202,15 @@ def read_metric_totals(paths: Iterable[Path]) -> list[MetricTotal]:
     A cumulative data point repeats its start time and replaces the previous one. A delta data
     point has a new start time and is added, as is a cumulative one after a restart.
     """
-    latest: dict[tuple[str, str, str, str], MetricTotal] = {}
-    for path, request in _requests(paths):
-        for metric in _metrics(request):
-            data: Any = metric.get("histogram") or metric.get("sum") or {}
-            for point in data.get("dataPoints", ()):
-                total = _metric_total(metric, point)
-                start = str(point.get("startTimeUnixNano", ""))
-                latest[str(path), total.name, _key(total.attributes), start] = total
+    latest: dict[tuple[Path, str, str, int], MetricTotal] = {}
+    for path in paths:
+        for point in _read_lines([path]):
+            if isinstance(point, MetricPoint) and point.kind in {"histogram", "sum"}:
+                value = point.sum if point.kind == "histogram" else point.value
+                total = MetricTotal(
+                    point.name, point.unit, point.attributes, point.count, float(value or 0)
+                )
+                latest[path, point.name, _key(point.attributes), point.start_ns] = total
     added: dict[tuple[str, str], MetricTotal] = {}
     for total in latest.values():
         key = (total.name, _key(total.attributes))
@@ -219,21 +220,3 @@ def read_metric_totals(paths: Iterable[Path]) -> list[MetricTotal]:
 
 def _key(attributes: Mapping[str, object]) -> str:
     return json.dumps(dict(attributes), sort_keys=True)
-
-
-def _metrics(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for resource in request.get("resourceMetrics", ()):
-        for scope in resource.get("scopeMetrics", ()):
-            yield from scope.get("metrics", ())
-
-
-def _metric_total(metric: Mapping[str, Any], point: Mapping[str, Any]) -> MetricTotal:
-    is_histogram = "histogram" in metric
-    value = point.get("sum", 0) if is_histogram else point.get("asInt", point.get("asDouble", 0))
-    return MetricTotal(
-        name=str(metric["name"]),
-        unit=str(metric.get("unit", "")),
-        attributes=_attributes(point),
-        count=int(point.get("count", 0)) if is_histogram else None,
-        total=float(value),
-    )

@@ -7,7 +7,7 @@ import contextvars
 import secrets
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -62,34 +62,32 @@ class Plan:
     keep_prompts: bool = False
 
 
-@dataclass(slots=True)
-class Progress:
-    """The requests of a run that have finished."""
-
-    records: list[RequestRecord] = field(default_factory=list["RequestRecord"])
-    started_ns: int = 0
-    on_record: Callable[[RequestRecord], None] = lambda _record: None
-
-    def add(self, record: RequestRecord) -> None:
-        """Add a finished request."""
-        self.records.append(record)
-        self.on_record(record)
-
-
 class Driver:
-    """Runs the conversations of a plan against a target."""
+    """Runs the conversations of a plan against a target.
 
-    def __init__(self, target: BenchmarkTarget, plan: Plan, instrumenter: Instrumenter) -> None:
+    Attributes:
+        records: Finished requests, also after a cancellation.
+    """
+
+    def __init__(
+        self,
+        target: BenchmarkTarget,
+        plan: Plan,
+        instrumenter: Instrumenter,
+        on_record: Callable[[RequestRecord], None] = lambda _record: None,
+    ) -> None:
         self._target = target
         self._plan = plan
         self._instrumenter = instrumenter
         limit = plan.load.max_in_flight
         self._in_flight = None if limit is None else asyncio.Semaphore(limit)
-        self.progress = Progress()
+        self._on_record = on_record
+        self._started_ns = 0
+        self.records: list[RequestRecord] = []
 
     async def run(self) -> None:
-        """Run all conversations. `progress` keeps the results, also after a cancellation."""
-        self.progress.started_ns = perf_counter_ns()
+        """Run all conversations."""
+        self._started_ns = perf_counter_ns()
         if self._plan.load.is_open:
             await self._run_open_load()
         else:
@@ -110,7 +108,7 @@ class Driver:
     async def _run_open_load(self) -> None:
         async with asyncio.TaskGroup() as group:
             for scheduled in self._plan.schedule:
-                due_ns = self.progress.started_ns + round(scheduled.due_s * 1e9)
+                due_ns = self._started_ns + round(scheduled.due_s * 1e9)
                 await _sleep_until(due_ns)
                 group.create_task(self._run_conversation(scheduled, due_ns))
 
@@ -125,7 +123,7 @@ class Driver:
                 scheduled.prompt,
                 turn,
                 due_ns,
-                self.progress.started_ns,
+                self._started_ns,
             )
             is_last = turn + 1 == scheduled.turns
             observation = await self._send(position, history, conversation, keep_text=not is_last)
@@ -163,7 +161,8 @@ class Driver:
             if plan.keep_prompts:
                 text = _text_of(history[-1])
                 observation.record = replace(observation.record, prompt_text=text)
-            self.progress.add(observation.record)
+            self.records.append(observation.record)
+            self._on_record(observation.record)
         return observation
 
     async def _observe(self, request: BenchRequest, observation: Observation) -> None:

@@ -1,11 +1,11 @@
-"""Runs against an open target: the warm-up, one run, and the series of runs of a benchmark."""
+"""A session with an open target: the warm-up and the runs of a benchmark."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -31,17 +31,14 @@ class BenchmarkError(RuntimeError):
     """The benchmark cannot start because every warm-up request failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunMeasurement:
-    """One run, its requests and the warnings about it."""
-
-    run: RunRecord
-    records: Sequence[RequestRecord]
-    warnings: Sequence[str]
-
-
 class Session:
-    """Opens a target and makes runs against it. The caller closes the target."""
+    """Opens a target and makes runs against it. The caller closes the target.
+
+    Attributes:
+        records: Requests of all runs so far.
+        runs: Finished runs.
+        warnings: Warnings about the runs.
+    """
 
     def __init__(
         self,
@@ -56,6 +53,9 @@ class Session:
         self._instrumenter = instrumenter
         self._on_record = on_record
         self._gpus = gpus
+        self.records: list[RequestRecord] = []
+        self.runs: list[RunRecord] = []
+        self.warnings: list[str] = []
         with suppress_instrumentation():
             loop.run(target.open())
         gpus.measure_idle()
@@ -69,20 +69,28 @@ class Session:
         driver = Driver(self._target, plan, self._instrumenter)
         with suppress_instrumentation():
             self._loop.run(driver.run())
-        records = driver.progress.records
-        if not any(record.ok for record in records):
-            kinds = ", ".join(sorted({str(record.error) for record in records}))
-            raise BenchmarkError(f"all {len(records)} warm-up requests failed: {kinds}")
+        if not any(record.ok for record in driver.records):
+            kinds = ", ".join(sorted({str(record.error) for record in driver.records}))
+            raise BenchmarkError(f"all {len(driver.records)} warm-up requests failed: {kinds}")
 
-    def run(self, plan: Plan) -> RunMeasurement:
-        """Make one run. Ctrl-C ends it early and keeps the requests measured until then.
+    def run(self, plan: Plan) -> bool:
+        """Make one run. Return `False` if Ctrl-C ended it; the requests until then are kept.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed before any request finished.
+            KeyboardInterrupt: Ctrl-C was pressed before any request of the session finished.
         """
+        try:
+            self._run(plan)
+        except KeyboardInterrupt:
+            if not self.runs:
+                raise
+            self.runs[-1] = replace(self.runs[-1], interrupted=True)
+            self.warnings.append(f"Interrupted after {len(self.runs)} runs")
+        return not self.runs[-1].interrupted
+
+    def _run(self, plan: Plan) -> None:
         before = self._counters()
-        driver = Driver(self._target, plan, self._instrumenter)
-        driver.progress.on_record = self._on_record
+        driver = Driver(self._target, plan, self._instrumenter, self._on_record)
         interrupted = False
         with self._span(plan) as span, _without_full_collections():
             self._gpus.start()
@@ -94,7 +102,7 @@ class Session:
             warnings = clock_warnings(clocks, engine_in_process=not self._target.has_queue)
             cpu_share = clocks.cpu_share
             warnings += self._gpus.finish()
-        records = driver.progress.records
+        records = driver.records
         if not records:
             raise KeyboardInterrupt
         try:
@@ -113,7 +121,9 @@ class Session:
             gpu_idle_w=self._gpus.idle_w,
             client_cpu_share=round(cpu_share, 3),
         )
-        return RunMeasurement(run, records, [*warnings, *shortfall_warnings(run, records)])
+        self.records += records
+        self.runs.append(run)
+        self.warnings += [*warnings, *shortfall_warnings(run, records)]
 
     def _counters(self) -> dict[str, float]:
         with suppress_instrumentation():
@@ -131,42 +141,6 @@ class Session:
         name = f"benchmark {plan.model}".rstrip()
         with self._instrumenter.tracer.start_as_current_span(name, attributes=attributes) as span:
             yield span
-
-
-class Series:
-    """The finished runs of one benchmark.
-
-    Args:
-        session: Session with an open, warmed-up target.
-        plan: Function that returns the plan of a run, given its number.
-        warnings: Warnings from before the first run.
-    """
-
-    def __init__(self, session: Session, plan: Callable[[int], Plan], warnings: list[str]) -> None:
-        self._session = session
-        self._plan = plan
-        self.records: list[RequestRecord] = []
-        self.runs: list[RunRecord] = []
-        self.warnings = warnings
-
-    def run(self, number: int) -> bool:
-        """Make a run. Return `False` if Ctrl-C ended it; the requests until then are kept.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C was pressed before any request of the series finished.
-        """
-        try:
-            measured = self._session.run(self._plan(number))
-        except KeyboardInterrupt:
-            if not self.runs:
-                raise
-            self.runs[-1] = replace(self.runs[-1], interrupted=True)
-            self.warnings.append(f"Interrupted after {len(self.runs)} runs")
-            return False
-        self.records += measured.records
-        self.runs.append(measured.run)
-        self.warnings += measured.warnings
-        return not measured.run.interrupted
 
 
 def _difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -55,14 +55,18 @@ class LlamaTarget:
             seed=request.seed,
             **_llama_options(request),
         )
-        observation.on_headers()
-        async with stream:
-            async for chunk in stream:
-                observation.on_chunk(chunk)
+        await _observe_stream(stream, observation)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+async def _observe_stream(stream: Any, observation: Observation) -> None:
+    observation.on_headers()
+    async with stream:
+        async for chunk in stream:
+            observation.on_chunk(chunk)
 
 
 def _llama_options(request: BenchRequest) -> dict[str, Any]:
@@ -241,10 +245,7 @@ class AsyncOpenAITarget(_OpenAI):
     async def send(self, request: BenchRequest, observation: Observation) -> None:
         """Stream one response."""
         stream = await self._client.chat.completions.create(**self._options(request))
-        observation.on_headers()
-        async with stream:
-            async for chunk in stream:
-                observation.on_chunk(chunk)
+        await _observe_stream(stream, observation)
 
     async def close(self) -> None:
         """Close what `open()` opened."""

@@ -9,10 +9,12 @@ at which the client's own call starts and returns.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from llamatelemetry.bench.targets.observation import Observation
 
 # The start of sending the body, not its end: when the client notices the end, the server may
 # already have been processing for a while.
@@ -20,21 +22,10 @@ _SENT: Final = "send_request_body.started"
 _HEADERS: Final = "receive_response_headers.complete"
 
 
-class HttpObserver(Protocol):
-    """Receives the HTTP events of a request."""
-
-    def on_request_sent(self) -> None:
-        """Handle the start of sending the request body."""
-        ...
-
-    def on_headers(self) -> None:
-        """Handle received response headers."""
-        ...
-
-
-current_observer: Final[ContextVar[HttpObserver | None]] = ContextVar(
-    "llamatelemetry_bench_observer", default=None
+current_observation: Final[ContextVar[Observation | None]] = ContextVar(
+    "llamatelemetry_bench_observation", default=None
 )
+"""Observation of the request that is sent in this context."""
 
 
 def observe_openai(client: Any, *, is_async: bool) -> None:
@@ -61,17 +52,17 @@ def observe_llama(client: Any) -> None:
 
 
 def observe_request(request: Any, *, is_async: bool) -> None:
-    """Report the events of a request to the observer of the current context, if there is one."""
-    observer = current_observer.get()
-    if observer is None:
+    """Report the events of a request to the observation of the current context, if there is one."""
+    observation = current_observation.get()
+    if observation is None:
         return
     original: Callable[[str, Any], Any] | None = request.extensions.get("trace")
 
     def trace(event: str, info: Any) -> Any:
         if event.endswith(_SENT):
-            observer.on_request_sent()
+            observation.on_request_sent()
         elif event.endswith(_HEADERS):
-            observer.on_headers()
+            observation.on_headers()
         return None if original is None else original(event, info)
 
     async def trace_async(event: str, info: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.bench.records import RequestRecord
-from llamatelemetry.bench.targets.http_timing import HttpObserver, current_observer
+from llamatelemetry.bench.targets.http_timing import current_observation
 from llamatelemetry.genai import Request, Response, StreamWatch, read_response
 from llamatelemetry.genai.errors import ErrorInfo, describe_error
 from llamatelemetry.genai.fields import get, items, text
@@ -139,7 +139,7 @@ class Observation:
         self._call: Call | None = None
         self._stream: StreamWatch | None = None
         self._context_token: Token[Context] | None = None
-        self._observer_token: Token[HttpObserver | None] | None = None
+        self._observation_token: Token[Observation | None] | None = None
         self._request_sent_ns: int | None = None
         self._headers_ns: int | None = None
         self._complete_response: Any = None
@@ -157,7 +157,7 @@ class Observation:
             self._call.begin_attempt()
             if self._request.stream:
                 self._stream = StreamWatch(self._call, self._accumulator)
-        self._observer_token = current_observer.set(self)
+        self._observation_token = current_observation.set(self)
         self._sent_ns = perf_counter_ns()
         return self
 
@@ -197,10 +197,10 @@ class Observation:
         _traceback: TracebackType | None,
     ) -> bool:
         ended_ns = perf_counter_ns()
-        if self._observer_token is not None:
+        if self._observation_token is not None:
             # An event loop that is destroyed exits its coroutines in another context.
             with suppress(ValueError):
-                current_observer.reset(self._observer_token)
+                current_observation.reset(self._observation_token)
         if self._call is not None and self._context_token is not None:
             self._call.deactivate(self._context_token)
         response = self._response()
