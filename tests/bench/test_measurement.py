@@ -80,13 +80,12 @@ def measure(
     runner = BenchmarkRunner(made, BenchmarkProfile.QUICK, progress=False, **options)
     before = len(server.truths())
     results = runner.run("scripted", [script.text() for script in scripts])
-    truths = {
-        truth.id: truth for truth in server.truths()[before:]
-    }  # keeps the last request of each id, so not the warm-up
+    # Keeps the last request of each id, so not the warm-up.
+    truths = {truth.id: truth for truth in server.truths()[before:]}
     return results, [truths[scripts[record.prompt].id] for record in results.requests]
 
 
-def assert_true(reported: float, true: float, what: str = "") -> None:
+def assert_close(reported: float, true: float, what: str = "") -> None:
     """Assert equality within 1 ms or 1%, whichever is larger."""
     assert reported == pytest.approx(true, rel=0.01, abs=0.001), what
 
@@ -128,9 +127,9 @@ def test_metrics_match_server_clock_within_1_percent(server, name, client):
     for metric, values in true_metrics(scripts, truths).items():
         figure = results.figures[metric]
         assert figure.count == len(values), metric
-        assert_true(figure.mean.value, float(np.mean(values)), f"mean of {metric}")
+        assert_close(figure.mean.value, float(np.mean(values)), f"mean of {metric}")
         for q, estimate in figure.quantiles.items():
-            assert_true(estimate.value, float(np.quantile(values, q)), f"{q} of {metric}")
+            assert_close(estimate.value, float(np.quantile(values, q)), f"{q} of {metric}")
 
 
 @pytest.mark.clock
@@ -155,7 +154,7 @@ def test_least_disturbed_request_matches_server_clock(server, name, client):
     results, truths = measure(server, scripts, client, **SPREAD)
     for metric, values in true_metrics(scripts, truths).items():
         if metric in {"itl", "prefill", "decode"}:
-            assert_true(results.figures[metric].quantiles[0.5].value, float(np.median(values)))
+            assert_close(results.figures[metric].quantiles[0.5].value, float(np.median(values)))
             continue
         reported = [getattr(record, f"{metric}_s") for record in results.requests]
         errors = [mine - true for mine, true in zip(reported, values, strict=True)]

@@ -68,10 +68,8 @@ def test_load_restores_saved_results(tmp_path):
     before = results()
     after = BenchmarkResults.load(before.save(tmp_path / "a.json"))
     one, other = before.to_dict(), after.to_dict()
-    del (
-        one["summary"],
-        other["summary"],
-    )  # computed from times that are saved in nanosecond resolution
+    # Computed from times that are saved in nanosecond resolution.
+    del one["summary"], other["summary"]
     assert other == one
     assert after.summary() == before.summary()
 

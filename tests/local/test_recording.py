@@ -155,7 +155,7 @@ CHAT = {
 }
 
 
-class TestCalls:
+class TestCallsFromSpans:
     def test_call_contains_values_of_span(self, spans: Spans):
         span = spans.tracer.start_span(
             "chat", kind=SpanKind.CLIENT, attributes={**CHAT, **ENGINE}, start_time=0

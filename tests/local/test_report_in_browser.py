@@ -11,7 +11,7 @@ from tests.local.test_report import EVIL, call, sample_recording, span
 
 pytestmark = browser.MARKS
 
-USE = """
+HELPERS = """
   const press = (id, key) =>
     $(id).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const texts = (id) =>
@@ -20,8 +20,8 @@ USE = """
 """
 
 
-def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
-    return browser.said_in(tmp_path, page, USE % use, height=1600)
+def in_browser(tmp_path: Path, page: str, script: str) -> dict[str, Any]:
+    return browser.said_in(tmp_path, page, HELPERS % script, height=1600)
 
 
 def test_page_is_usable_by_keyboard_and_shows_prompts_as_text(tmp_path: Path) -> None:
