@@ -171,7 +171,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table(
         title="Candidate compared with baseline (medians)",
         header=(
-            *("Metric", "Baseline", "Candidate", "Ratio", "Ratio 95% CI", "p-value"),
+            *("Metric", "Baseline", "Candidate", "Ratio", "Ratio 95% CI", "p-value (Holm)"),
             *("Detectable", "Verdict"),
         ),
         rows=tuple(_comparison_row(metric) for metric in comparison.metrics),
