@@ -39,8 +39,8 @@ OPTIONAL = {
 # Who may import one of them at the top of a module, because nothing else imports that module.
 ALLOWED_AT_TOP = {
     "rich": ("llamatelemetry.cli",),
-    "numpy": ("llamatelemetry.bench._intervals",),
-    "scipy": ("llamatelemetry.bench._intervals",),
+    "numpy": ("llamatelemetry.bench.analysis.intervals",),
+    "scipy": ("llamatelemetry.bench.analysis.intervals",),
     "typer": ("llamatelemetry.cli",),
 }
 # Everything a plugin installed by itself can reach: it brings the API, not the SDK.

@@ -1,4 +1,4 @@
-"""Benchmarks that record to memory, and a server with scripted delays."""
+"""Fixtures: an in-memory recorder, a scripted server, and realtime priority."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """What is made by then records here: a runner takes no providers of its own."""
+    """Recorder behind the global providers, because a runner accepts no providers."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
     return recorder
@@ -27,13 +27,13 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServe
 
 
 @pytest.fixture(scope="module")
-def first_in_the_line() -> Iterator[None]:
-    """Where that is allowed, other programs wait for these tests and their servers.
+def realtime_priority() -> Iterator[None]:
+    """Run these tests and their servers with realtime priority, where permitted.
 
-    A nice value would not do: Linux weighs it against the programs of the same session alone
-    (``sched_autogroup_enabled``). What is started from here inherits the policy.
+    A nice value is not enough: Linux applies it only within a session
+    (`sched_autogroup_enabled`). Child processes inherit the policy.
     """
-    if not hasattr(os, "sched_setscheduler"):  # Linux alone has it
+    if not hasattr(os, "sched_setscheduler"):  # available on Linux only
         yield
         return
     before = os.sched_getscheduler(0), os.sched_getparam(0)

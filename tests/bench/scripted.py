@@ -1,7 +1,7 @@
-"""A server whose every delay is written in the prompt, and which keeps the truth about them.
+"""A server that takes its delays from the prompt and logs its own timestamps.
 
-A prompt is a `Script` as JSON. The server, in a process of its own, notes when it did what on the
-system's monotonic clock, which is the one that the client under test reads, too.
+A prompt is a `Script` as JSON. The server runs in a process of its own. It logs timestamps of the
+system's monotonic clock, which the client under test reads as well.
 
     python scripted.py TRUTH-FILE [--owner NAME] [--slots N] [--serial] [--pace X] [--drift X --since NS]
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 @dataclass
 class Script:
-    """What to do with a request; seconds."""
+    """Delays in seconds, and faults, for one request."""
 
     id: int = 0
     queue_s: float = 0.0
@@ -48,7 +48,7 @@ class Script:
 
 @dataclass
 class Truth:
-    """What the server did, by its clock."""
+    """Timestamps of one request, by the server's clock."""
 
     id: int
     received_ns: int
@@ -76,13 +76,13 @@ class Truth:
 
 @dataclass
 class ScriptedServer:
-    """A running one."""
+    """A running scripted server."""
 
     url: str
     _truth: Path
 
     def truths(self) -> list[Truth]:
-        """What it did so far, in the order in which the requests came."""
+        """Return the log so far, in the order of arrival."""
         lines = self._truth.read_text().splitlines()
         return sorted((Truth(**json.loads(line)) for line in lines), key=lambda t: t.received_ns)
 
@@ -99,9 +99,6 @@ def scripted_server(folder: Path, *arguments: str) -> Iterator[ScriptedServer]:
             yield ScriptedServer(f"http://127.0.0.1:{port}", truth)
         finally:
             process.kill()
-
-
-# --- the server ---------------------------------------------------------------------------
 
 
 class _Served:
@@ -148,7 +145,7 @@ class _Served:
             await _plain(writer, 404, "{}")
 
     def slowed(self, script: Script) -> Script:
-        """What this server makes of a script: it has a pace of its own, and its machine drifts."""
+        """Return the script with delays scaled by the pace and drift of this server."""
         running_s = (perf_counter_ns() - self.options.since) / 1e9
         factor = self.options.pace * (1 + self.options.drift * running_s)
         return replace(
@@ -193,7 +190,7 @@ class _Served:
         self.truth.flush()
 
     async def tokens(self, script: Script, writer: asyncio.StreamWriter) -> Any:
-        if script.noise:  # nothing of it is a token
+        if script.noise:  # chunks without tokens
             await _event(writer, _choice({"role": "assistant", "content": None}))
             await _chunk(writer, b":\n\n")
             await _event(writer, _choice({"content": ""}))
@@ -266,10 +263,19 @@ async def _main() -> None:
     parser.add_argument("--owner", default="llamacpp")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--serial", action="store_true")
-    parser.add_argument("--pace", type=float, default=1.0, help="all delays, times this")
-    parser.add_argument("--drift", type=float, default=0.0, help="share they grow by each second")
-    parser.add_argument("--since", type=int, default=0, help="from here on")
-    parser.add_argument("--metrics-answers", type=float, default=math.inf, help="then it hangs")
+    parser.add_argument("--pace", type=float, default=1.0, help="factor of all delays")
+    parser.add_argument(
+        "--drift", type=float, default=0.0, help="growth of all delays per second, as a fraction"
+    )
+    parser.add_argument(
+        "--since", type=int, default=0, help="start of the drift, in ns of perf_counter"
+    )
+    parser.add_argument(
+        "--metrics-answers",
+        type=float,
+        default=math.inf,
+        help="number of /metrics responses before it hangs",
+    )
     served = _Served(parser.parse_args())
     server = await asyncio.start_server(served.connection, "127.0.0.1", 0, backlog=512)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")

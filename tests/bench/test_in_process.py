@@ -1,4 +1,4 @@
-"""A benchmark of a real model in this process: no server, and an engine that is timed from inside."""
+"""Benchmarks of a real Transformers model in this process, without a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.bench import BenchmarkProfile, BenchmarkResults, BenchmarkRunner
-from llamatelemetry.bench._environment import Clocks, warnings_of_clocks
+from llamatelemetry.bench.analysis.validity import clock_warnings
+from llamatelemetry.bench.machine import Clocks
 from llamatelemetry.transformers import TransformersBackend
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.recorder import Recorder
@@ -35,29 +36,29 @@ def plugin(request: pytest.FixtureRequest, recorded: Recorder) -> Iterator[None]
 
 
 @dataclass
-class Passes:
-    """What the model itself did: for each generation, how long each pass through it took."""
+class ForwardPasses:
+    """Forward passes of the model: the duration of each pass, per generation."""
 
     generations: list[list[float]] = field(default_factory=list)
-    _began_s: float = 0.0
+    _started_s: float = 0.0
 
-    def watch(self, model: Any) -> None:
+    def observe(self, model: Any) -> None:
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after)
 
     def _before(self, _model: Any, _args: Any, given: dict[str, Any]) -> None:
-        if given["input_ids"].shape[1] > 1:  # the prompt; what follows comes one by one
+        if given["input_ids"].shape[1] > 1:  # a prompt; later passes have one token
             self.generations.append([])
-        self._began_s = perf_counter()
+        self._started_s = perf_counter()
 
     def _after(self, *_: Any) -> None:
-        self.generations[-1].append(perf_counter() - self._began_s)
+        self.generations[-1].append(perf_counter() - self._started_s)
 
 
 def measure(backend: TransformersBackend) -> tuple[BenchmarkResults, list[list[float]]]:
-    """The results, and the model's own passes in each of the measured requests."""
-    passes = Passes()
-    passes.watch(backend.model)
+    """Return the results, and the model's forward passes of each measured request."""
+    passes = ForwardPasses()
+    passes.observe(backend.model)
     runner = BenchmarkRunner(backend, BenchmarkProfile.QUICK, max_tokens=TOKENS, progress=False)
     results = runner.run("tiny-llama", PROMPTS)
     assert len(passes.generations) == WARM_UP + RUNS
@@ -65,7 +66,7 @@ def measure(backend: TransformersBackend) -> tuple[BenchmarkResults, list[list[f
 
 
 @pytest.mark.usefixtures("plugin")
-def test_the_engines_figures_are_those_of_its_spans(recorded: Recorder, folder: Any) -> None:
+def test_engine_metrics_match_attributes_of_spans(recorded: Recorder, folder: Any) -> None:
     results, _ = measure(TransformersBackend(folder, device="cpu"))
     calls = {
         f"{span.context.span_id:016x}": span
@@ -76,9 +77,9 @@ def test_the_engines_figures_are_those_of_its_spans(recorded: Recorder, folder: 
     for record in results.requests:
         span = calls[record.span_id]
         phases = recorded.phases(span)
-        lasted_s = {name: (s.end_time - s.start_time) / 1e9 for name, s in phases.items()}
-        told_s = {"prefill": record.prefill_s, "decode": record.decode_s}
-        assert lasted_s == pytest.approx(told_s, abs=2e-9)  # a span begins and ends on whole ns
+        span_s = {name: (s.end_time - s.start_time) / 1e9 for name, s in phases.items()}
+        record_s = {"prefill": record.prefill_s, "decode": record.decode_s}
+        assert span_s == pytest.approx(record_s, abs=2e-9)  # spans have a resolution of 1 ns
         assert span.kind is SpanKind.INTERNAL
         assert span.attributes["gen_ai.provider.name"] == "huggingface"
         assert span.attributes["gen_ai.prefill_ms"] == pytest.approx(record.prefill_s * 1000)
@@ -90,7 +91,7 @@ def test_the_engines_figures_are_those_of_its_spans(recorded: Recorder, folder: 
 
 
 @pytest.mark.usefixtures("plugin")
-def test_they_hold_what_the_model_did_and_are_held_by_what_the_caller_saw(folder: Any) -> None:
+def test_engine_phases_lie_between_forward_passes_and_client_latency(folder: Any) -> None:
     results, passes = measure(TransformersBackend(folder, device="cpu"))
     for record, (first_s, *others_s) in zip(results.requests, passes, strict=True):
         assert record.prefill_s >= first_s
@@ -100,13 +101,13 @@ def test_they_hold_what_the_model_did_and_are_held_by_what_the_caller_saw(folder
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize("stops", [False, True], ids=["to the last token", "stopped early"])
-def test_tokens_are_counted_as_the_model_made_them(folder: Any, stops: bool) -> None:
-    said = TransformersBackend(folder, device="cpu").chat(
+@pytest.mark.parametrize("stops", [False, True], ids=["max tokens", "stop sequence"])
+def test_token_counts_match_forward_passes_of_the_model(folder: Any, stops: bool) -> None:
+    reply = TransformersBackend(folder, device="cpu").chat(
         [{"role": "user", "content": PROMPTS[0]}], TOKENS, 0.0
     )["choices"][0]["message"]["content"]
     backend = TransformersBackend(
-        folder, device="cpu", stop_sequences=[said[8:11]] if stops else None
+        folder, device="cpu", stop_sequences=[reply[8:11]] if stops else None
     )
     results, passes = measure(backend)
     assert [record.output_tokens for record in results.requests] == [len(each) for each in passes]
@@ -126,14 +127,14 @@ def test_tokens_are_counted_as_the_model_made_them(folder: Any, stops: bool) -> 
     assert [record.input_tokens for record in results.requests] == sizes * (RUNS // 2)
 
 
-def test_that_this_program_is_busy_is_held_against_it_unless_the_engine_is_part_of_it() -> None:
+def test_clock_warnings_report_busy_client_unless_engine_is_in_process() -> None:
     clocks = Clocks()
-    clocks._cpu_s -= 3600  # an hour's work, in a moment
-    assert warnings_of_clocks(clocks, engine_is_here=True) == []
-    (warning,) = warnings_of_clocks(clocks, engine_is_here=False)
-    assert "of a core" in warning
+    clocks._cpu_s -= 3600  # as if this process had used an hour of CPU time just now
+    assert clock_warnings(clocks, engine_in_process=True) == []
+    (warning,) = clock_warnings(clocks, engine_in_process=False)
+    assert "of a CPU core" in warning
 
 
-def test_a_model_that_computes_is_no_reason_to_doubt_its_figures(folder: Any) -> None:
+def test_in_process_model_causes_no_busy_client_warning(folder: Any) -> None:
     results, _ = measure(TransformersBackend(folder, device="cpu"))
-    assert not any("of a core" in warning for warning in results.warnings)
+    assert not any("of a CPU core" in warning for warning in results.warnings)

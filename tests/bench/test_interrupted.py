@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle: what was measured by then is kept."""
+"""Ctrl-C during a benchmark: the requests measured until then are kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ url, kind, prompt = sys.argv[1:]
 client = LlamaCppClient(url) if kind != "threads" else openai.OpenAI(base_url=url + "/v1", api_key="x")
 profile = BenchmarkProfile.QUICK if kind == "quick" else BenchmarkProfile.STANDARD
 runner = BenchmarkRunner(client, profile, concurrency=4)
-print("begins", flush=True)
+print("started", flush=True)
 results = runner.run("scripted", [prompt])
 print(len(results.requests), results.runs[0].planned, results.runs[0].interrupted, flush=True)
 print(results.warnings[-1] if results.warnings else "", flush=True)
@@ -39,14 +39,14 @@ from llamatelemetry.llama import LlamaCppClient
 
 url, kind, prompt = sys.argv[1:]
 runner = BenchmarkRunner(LlamaCppClient(url), BenchmarkProfile.QUICK, concurrency=5)
-print("begins", flush=True)
+print("started", flush=True)
 if kind == "repeats":
     found = [runner.run("scripted", [prompt], repeats=3)]
 else:
-    found = runner.run_beside(runner, "scripted", [prompt], repeats=3)
+    found = runner.run_interleaved(runner, "scripted", [prompt], repeats=3)
 print([len(results.requests) >= 10 for results in found], flush=True)
 print(any(results.runs[-1].interrupted for results in found), flush=True)
-print(any("interrupted" in text for results in found for text in results.warnings), flush=True)
+print(any("Interrupted" in text for results in found for text in results.warnings), flush=True)
 """
 
 
@@ -59,7 +59,7 @@ def interrupted(
     *,
     ignored: Sequence[signal.Signals] = (),
 ):
-    """What a program said that got Ctrl-C after so many requests, and its error output."""
+    """Return the output lines and stderr of a program that gets SIGINT after some requests."""
     before = len(server.truths())
     with subprocess.Popen(
         with_signals(
@@ -70,11 +70,11 @@ def interrupted(
         text=True,
     ) as process:
         try:
-            assert process.stdout.readline() == "begins\n"
+            assert process.stdout.readline() == "started\n"
             while len(server.truths()) < before + requests:
                 assert process.poll() is None
                 time.sleep(0.05)
-            time.sleep(0.1)  # the program has taken in the last of them, too
+            time.sleep(0.1)  # time for the program to process the last of them
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         finally:
@@ -84,22 +84,22 @@ def interrupted(
 
 
 @pytest.mark.parametrize("kind", slow_except({"async"}, ["async", "threads"]))
-def test_an_interrupted_benchmark_keeps_what_was_measured(scripted, kind):
+def test_interrupted_run_keeps_measured_requests(scripted, kind):
     warm_up, some = 10, 6
     out, err = interrupted(PROGRAM, scripted, kind, Script(0, first_s=0.3), warm_up + some)
     counted, warning, all_good = out
     measured, planned, was_interrupted = counted.split()
     assert 4 <= int(measured) < 50
     assert (planned, was_interrupted) == ("50", "True")
-    assert warning == f"interrupted: {measured} of 50 requests were measured"
+    assert warning == f"Interrupted: {measured} of 50 requests were measured"
     assert all_good == "True"
     assert err == ""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "benchmarks"), [("repeats", 1), ("in turns", 2)])
-def test_the_runs_before_an_interrupted_one_are_kept(scripted, kind, benchmarks):
-    """It comes when the next run has begun, and not one of its requests has ended."""
+@pytest.mark.parametrize(("kind", "benchmarks"), [("repeats", 1), ("interleaved", 2)])
+def test_interrupted_series_keeps_earlier_runs(scripted, kind, benchmarks):
+    """Ctrl-C arrives after the next run has started, before any of its requests ends."""
     warm_up, run = 4, 10
     out, err = interrupted(
         REPEATED, scripted, kind, Script(0, first_s=0.6), benchmarks * (warm_up + run)
@@ -109,17 +109,17 @@ def test_the_runs_before_an_interrupted_one_are_kept(scripted, kind, benchmarks)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_after_its_last_request_is_kept(tmp_path):
-    """The server no longer answers what is asked of it between the runs."""
+def test_run_is_kept_when_interrupted_while_reading_counters(tmp_path):
+    """The server stops responding to `/metrics`, which is read between the runs."""
     warm_up, run = 4, 10
     with scripted_server(tmp_path, "--metrics-answers", "2") as server:
         out, err = interrupted(PROGRAM, server, "quick", Script(0), warm_up + run)
-    assert out == ["10 10 True", "interrupted: 10 of 10 requests were measured", "True"]
+    assert out == ["10 10 True", "Interrupted: 10 of 10 requests were measured", "True"]
     assert err == ""
 
 
-def test_where_ctrl_c_is_ignored_the_benchmark_goes_on(scripted):
-    """As under `nohup`, and in the background of a script."""
+def test_benchmark_continues_when_sigint_is_ignored(scripted):
+    """SIGINT is ignored under `nohup` and in a background job of a script."""
     warm_up, some = 4, 2
     out, err = interrupted(
         PROGRAM, scripted, "quick", Script(0, first_s=0.3), warm_up + some, ignored=[signal.SIGINT]

@@ -1,4 +1,4 @@
-"""Every figure against the truth of a server that keeps it, within the 1 ms or 1 % that are promised."""
+"""Every metric compared with the clock of a scripted server, within 1 ms or 1%."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.bench.scripted import Script, ScriptedServer, Truth, scripted_server
 from tests.selection import slow_except
 
 _rng = random.Random(7)
-# First tokens take some tenths of a second, as they do: an HTTP library needs 2 to 4 ms for a
-# request on a slow machine, which its caller waits for and the server does not see.
+# First tokens take tenths of a second, as with a real model. On a slow machine an HTTP library
+# needs 2 to 4 ms for a request: part of the client's latency, but not visible to the server.
 SCRIPTS = {
     "fixed": [Script(i, queue_s=0.4, first_s=0.3, gaps_s=[0.02] * 5) for i in range(10)],
     "jittered": [
@@ -49,14 +49,14 @@ SCRIPTS = {
     ],
 }
 SPREAD = {"rate": 12, "arrival": "constant"}
-# A real clock on a machine that others share: what holds up a few requests for some milliseconds is
-# not in our hands. A measurement that is wrong is wrong each time.
-disturbed = pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
+# Other processes on the machine can delay a few requests by milliseconds, so a failure is retried.
+# A wrong measurement fails every time.
+retry_disturbed = pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def undisturbed(first_in_the_line):
-    """Times are what these tests are about."""
+def prioritized(realtime_priority):
+    """Run the tests of this file with realtime priority, because they compare times."""
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +75,22 @@ CLIENTS = {
 def measure(
     server: ScriptedServer, scripts: Sequence[Script], client: str = "llama.cpp client", **options
 ) -> tuple[BenchmarkResults, list[Truth]]:
-    """The results, and the truth about each of their requests."""
+    """Return the results, and the server's log of each of their requests."""
     made = CLIENTS[client](server)
     runner = BenchmarkRunner(made, BenchmarkProfile.QUICK, progress=False, **options)
     before = len(server.truths())
     results = runner.run("scripted", [script.text() for script in scripts])
-    truths = {truth.id: truth for truth in server.truths()[before:]}  # the last: no warm-up
+    # Keeps the last request of each id, so not the warm-up.
+    truths = {truth.id: truth for truth in server.truths()[before:]}
     return results, [truths[scripts[record.prompt].id] for record in results.requests]
 
 
-def assert_true(reported: float, true: float, what: str = "") -> None:
-    """Within 1 ms or 1 %, whichever is more."""
+def assert_close(reported: float, true: float, what: str = "") -> None:
+    """Assert equality within 1 ms or 1%, whichever is larger."""
     assert reported == pytest.approx(true, rel=0.01, abs=0.001), what
 
 
-def true_figures(all_scripts: Sequence[Script], truths: Sequence[Truth]) -> dict[str, list[float]]:
+def true_metrics(all_scripts: Sequence[Script], truths: Sequence[Truth]) -> dict[str, list[float]]:
     scripts = [all_scripts[truth.id] for truth in truths]
     return {
         "ttft": [truth.ttft_s for truth in truths],
@@ -106,7 +107,7 @@ def true_figures(all_scripts: Sequence[Script], truths: Sequence[Truth]) -> dict
 
 
 def slower(script: Script) -> Script:
-    """Of seconds, as from a real model: what HTTP takes is less than 1 % of it."""
+    """Return a script with delays of seconds, of which HTTP overhead is less than 1%."""
     return replace(
         script,
         queue_s=2.5 * script.queue_s,
@@ -116,23 +117,23 @@ def slower(script: Script) -> Script:
 
 
 @pytest.mark.clock
-@pytest.mark.slow  # on a machine that has something else to do, 1 ms is not to be had
-@disturbed
+@pytest.mark.slow  # a busy machine does not reach 1 ms
+@retry_disturbed
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_reported_figure_is_true(server, name, client):
+def test_metrics_match_server_clock_within_1_percent(server, name, client):
     scripts = [slower(script) for script in SCRIPTS[name]]
     results, truths = measure(server, scripts, client, rate=2, arrival="constant")
-    for metric, values in true_figures(scripts, truths).items():
+    for metric, values in true_metrics(scripts, truths).items():
         figure = results.figures[metric]
         assert figure.count == len(values), metric
-        assert_true(figure.mean.value, float(np.mean(values)), f"mean of {metric}")
+        assert_close(figure.mean.value, float(np.mean(values)), f"mean of {metric}")
         for q, estimate in figure.quantiles.items():
-            assert_true(estimate.value, float(np.quantile(values, q)), f"{q} of {metric}")
+            assert_close(estimate.value, float(np.quantile(values, q)), f"{q} of {metric}")
 
 
 @pytest.mark.clock
-@disturbed
+@retry_disturbed
 @pytest.mark.parametrize(
     ("name", "client"),
     [
@@ -142,43 +143,42 @@ def test_every_reported_figure_is_true(server, name, client):
         *slow_except([], [("jittered", "OpenAI"), ("jittered", "AsyncOpenAI")]),
     ],
 )
-def test_every_request_is_measured_as_it_was(server, name, client):
-    """The same on a busy machine, where a process may have to wait whenever it has work.
+def test_least_disturbed_request_matches_server_clock(server, name, client):
+    """On a busy machine a process may have to wait for the CPU, which only increases latencies.
 
-    That only ever adds to a latency; the request that had to wait least shows what the
-    measurement itself adds.
+    The least delayed request shows the error of the measurement itself.
     """
     scripts = SCRIPTS[name]
-    if client == "AsyncOpenAI":  # which builds a request and connects in 4 to 6 ms
+    if client == "AsyncOpenAI":  # needs 4 to 6 ms to build a request and connect
         scripts = [replace(script, first_s=script.first_s + 0.4) for script in scripts]
     results, truths = measure(server, scripts, client, **SPREAD)
-    for metric, values in true_figures(scripts, truths).items():
+    for metric, values in true_metrics(scripts, truths).items():
         if metric in {"itl", "prefill", "decode"}:
-            assert_true(results.figures[metric].quantiles[0.5].value, float(np.median(values)))
+            assert_close(results.figures[metric].quantiles[0.5].value, float(np.median(values)))
             continue
         reported = [getattr(record, f"{metric}_s") for record in results.requests]
         errors = [mine - true for mine, true in zip(reported, values, strict=True)]
-        # What a client takes to build its request and to connect is in no queue.
+        # Queue time excludes the time in which a client builds its request and connects.
         share = 0.005 if metric == "queue" else 0.01
         within = [max(0.001, share * true) for true in values]
-        if metric != "tpot":  # which can lose at its beginning what it gains at its end
+        if metric != "tpot":  # its start and end errors can cancel out
             assert min(errors) > -0.001, metric
         assert any(abs(e) <= w for e, w in zip(errors, within, strict=True)), (metric, errors)
 
 
 @pytest.mark.parametrize(
-    ("openai_client", "http_client", "takes_its_time"),
+    ("openai_client", "http_client", "slow_hook"),
     [
         (openai.OpenAI, openai.DefaultHttpxClient, lambda _: time.sleep(0.3)),
         (openai.AsyncOpenAI, openai.DefaultAsyncHttpxClient, lambda _: asyncio.sleep(0.3)),
     ],
     ids=["OpenAI", "AsyncOpenAI"],
 )
-def test_what_the_client_does_before_a_request_leaves_is_no_queue(
-    server, openai_client, http_client, takes_its_time
+def test_queue_time_excludes_client_work_before_sending(
+    server, openai_client, http_client, slow_hook
 ):
-    """As one that has to fetch a token first; its user waits for it all the same."""
-    http = http_client(event_hooks={"request": [takes_its_time]})
+    """A client may fetch an access token first: part of the latency, not of the queue time."""
+    http = http_client(event_hooks={"request": [slow_hook]})
     client = openai_client(base_url=f"{server.url}/v1", api_key="none", http_client=http)
     runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, concurrency=10, progress=False)
     results = runner.run("scripted", [Script(0, queue_s=0.1).text()])
@@ -188,8 +188,8 @@ def test_what_the_client_does_before_a_request_leaves_is_no_queue(
         assert record.remainder_s > 0.25
 
 
-def test_figures_are_made_of_the_requests_as_the_definitions_say():
-    """Exactly: there is no clock in this one."""
+def test_metrics_follow_their_definitions():
+    """The expected values are exact, because the records are constructed."""
     requests = [
         RequestRecord(
             index=number,
@@ -237,42 +237,42 @@ def test_figures_are_made_of_the_requests_as_the_definitions_say():
 
 
 @pytest.mark.clock
-def test_what_is_left_over_is_what_no_phase_explains(server):
+def test_remainder_is_latency_outside_all_phases(server):
     scripts = [Script(i, queue_s=0.02, first_s=0.02, gaps_s=[0.01]) for i in range(10)]
     results, _ = measure(server, scripts)
     for record in results.requests:
         explained = record.lag_s + record.queue_s + record.prefill_s + record.decode_s
         assert record.remainder_s == pytest.approx(record.e2e_s - explained)
-    # The queue ends with the headers, which come when the script's is over: nothing is left but
-    # the way here, and what the server's pauses were longer than its script says.
+    # The queue ends with the headers, so the remainder is only network time and the inaccuracy
+    # of the server's sleeps.
     assert min(record.remainder_s for record in results.requests) < 0.01
 
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_throughput_is_that_of_whole_replies_over_the_time_they_took(server):
+def test_throughput_is_responses_divided_by_duration(server):
     scripts = [Script(i, first_s=0.1, gaps_s=[0.05] * 3) for i in range(10)]
     results, truths = measure(server, scripts)
     run, totals = results.runs[0], results.totals
-    took_s = (truths[-1].ended_ns - truths[0].received_ns) / 1e9
-    assert run.duration_s == pytest.approx(took_s, rel=0.02)
+    elapsed_s = (truths[-1].ended_ns - truths[0].received_ns) / 1e9
+    assert run.duration_s == pytest.approx(elapsed_s, rel=0.02)
     assert totals.request_rate == pytest.approx(10 / run.duration_s)
     assert totals.output_rate == pytest.approx(40 / run.duration_s)
     assert totals.input_rate == pytest.approx(70 / run.duration_s)
 
 
-def test_reasoning_counts_for_the_first_token_but_not_for_the_first_of_the_answer(server):
+def test_reasoning_counts_for_ttft_but_not_for_ttfo(server):
     scripts = [Script(i, first_s=0.05, gaps_s=[0.05] * 4, reasoning=3) for i in range(10)]
     results, truths = measure(server, scripts)
     for record, truth in zip(results.requests, truths, strict=True):
-        # Between two tokens, whatever else the machine does.
+        # TTFO lies between two tokens, independent of other load on the machine.
         assert record.token_times_s[0] == pytest.approx(record.ttft_s - record.lag_s)
         assert record.token_times_s[3] == pytest.approx(record.ttfo_s - record.lag_s)
         assert record.ttfo_s > (truth.token_ns[3] - truth.received_ns) / 1e9
     assert results.figures["ttfo"].count == 10
 
 
-def test_without_reasoning_the_first_token_of_the_answer_is_not_told_twice(server):
+def test_results_omit_ttfo_without_reasoning(server):
     results, _ = measure(server, [Script(0)])
     assert "ttfo" not in results.figures
 
@@ -285,7 +285,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_failure_is_counted_by_its_kind_and_is_in_no_latency(server, kind):
+def test_failure_is_counted_by_type_and_excluded_from_latencies(server, kind):
     faulty, status = FAULTS[kind]
     good = Script(0, first_s=0.01, gaps_s=[0.01])
     results, _ = _run_any(server, [good, faulty])
@@ -299,7 +299,7 @@ def test_a_failure_is_counted_by_its_kind_and_is_in_no_latency(server, kind):
     assert "5 of 10 requests failed" in " ".join(results.warnings)
 
 
-def test_a_connection_that_breaks_is_a_failure(server):
+def test_connection_reset_is_counted_as_failure(server):
     broken = Script(1, fault="reset")
     results, _ = _run_any(server, [Script(0), broken])
     assert sum(results.totals.failures.values()) == 5
@@ -311,17 +311,17 @@ def _run_any(server: ScriptedServer, scripts: Sequence[Script]):
     return runner.run("scripted", [script.text() for script in scripts]), None
 
 
-def test_the_openai_client_does_not_try_again_what_has_failed(server):
+def test_openai_client_does_not_retry_failed_requests(server):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=5)
     runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, progress=False)
     results = runner.run("scripted", [Script(0).text(), Script(1, status=503, queue_s=0.02).text()])
     failed = [record for record in results.requests if not record.ok]
     assert len(failed) == 5
-    # One attempt; the library pauses for half a second before another.
+    # The library would wait for 0.5 s before a second attempt.
     assert max(record.e2e_s for record in failed) < 0.5
 
 
-def test_what_is_sent_keeps_the_cache_out_and_the_replies_whole(server):
+def test_request_bypasses_prompt_cache_and_ignores_eos(server):
     _, (truth, *_) = measure(server, [Script(0)], max_tokens=17, seed=3)
     sent = {name: value for name, value in truth.body.items() if name != "messages"}
     assert sent == {
@@ -335,7 +335,7 @@ def test_what_is_sent_keeps_the_cache_out_and_the_replies_whole(server):
     }
 
 
-def test_with_a_warm_cache_every_prompt_was_there_before_it_is_measured(server):
+def test_warm_up_sends_every_prompt_when_cache_is_warm(server):
     before = len(server.truths())
     scripts = [Script(i) for i in range(10)]
     _, (truth, *_) = measure(server, scripts, cache="warm")
@@ -346,37 +346,37 @@ def test_with_a_warm_cache_every_prompt_was_there_before_it_is_measured(server):
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory):
-    """One of which nothing is known."""
-    folder = tmp_path_factory.mktemp("other")
-    with scripted_server(folder, "--owner", "somebody") as other:
-        yield other
+def unknown_server(tmp_path_factory: pytest.TempPathFactory):
+    """A server of unknown kind."""
+    folder = tmp_path_factory.mktemp("unknown")
+    with scripted_server(folder, "--owner", "unknown") as server:
+        yield server
 
 
 @pytest.mark.parametrize("client", ["OpenAI", "AsyncOpenAI"])
-def test_no_two_prompts_begin_alike(other, client):
-    _, truths = measure(other, [Script(i, timings=False) for i in range(10)], client)
-    begins = {truth.body["messages"][0]["content"][:10] for truth in truths}
-    assert len(begins) == 10
+def test_prompts_get_unique_prefixes_when_server_has_no_cache_switch(unknown_server, client):
+    _, truths = measure(unknown_server, [Script(i, timings=False) for i in range(10)], client)
+    prefixes = {truth.body["messages"][0]["content"][:10] for truth in truths}
+    assert len(prefixes) == 10
     assert "cache_prompt" not in truths[0].body
     assert truths[0].body["stream_options"] == {"include_usage": True}
 
 
-def test_a_warm_cache_is_left_to_do_its_work(other):
+def test_prompts_get_no_prefix_when_cache_is_warm(unknown_server):
     scripts = [Script(i, timings=False) for i in range(10)]
-    _, (truth, *_) = measure(other, scripts, "OpenAI", cache="warm")
+    _, (truth, *_) = measure(unknown_server, scripts, "OpenAI", cache="warm")
     assert truth.body["messages"][0]["content"] == scripts[0].text()
 
 
-def test_what_only_llama_cpp_tells_is_not_made_up(other):
-    results, _ = measure(other, [Script(0, timings=False)], "OpenAI")
+def test_results_omit_engine_metrics_of_unknown_server(unknown_server):
+    results, _ = measure(unknown_server, [Script(0, timings=False)], "OpenAI")
     assert set(results.figures) == {"ttft", "e2e", "lag"}
     assert results.requests[0].queue_s is None
     assert results.requests[0].output_tokens == 1
     assert results.runs[0].engine == {}
 
 
-def test_the_truth_of_a_record_is_in_its_own_words():
+def test_request_record_derives_tpot_and_end():
     record = RequestRecord(
         index=0, prompt=0, due_s=1.0, lag_s=0.5, e2e_s=2.0, ttft_s=1.0, output_tokens=5
     )
@@ -386,7 +386,7 @@ def test_the_truth_of_a_record_is_in_its_own_words():
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [(None, None), (1, None), (2, 1.0)])
-def test_time_per_output_token_needs_two_of_them(tokens, expected):
+def test_tpot_needs_two_output_tokens(tokens, expected):
     record = RequestRecord(
         index=0, prompt=0, due_s=0, lag_s=0, e2e_s=2.0, ttft_s=1.0, output_tokens=tokens
     )

@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: it draws, it asks nobody for anything, it says no error."""
+"""The HTML report in a real browser: it draws its plots, without requests or errors."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def pages():
 
 
 @pytest.mark.parametrize("name", ["results", "client only", "sweep"])
-def test_the_page_draws_in_a_browser(tmp_path, name):
+def test_report_page_draws_plots_in_browser(tmp_path, name):
     document = browser.drawn(tmp_path, pages()[name], budget_ms=5000)
     body = document[: document.index("<script ")]
     plots = re.findall(r'id="plot-\d+".*?</svg></div>', body, re.DOTALL)
     drawn = [len(re.findall(r'class="series" d="M', plot)) for plot in plots]
-    # TTFT, TPOT and E2E; TTFT, E2E and what failed; the phases; the tokens.
+    # Curves of TTFT, TPOT, E2E; marks of TTFT, E2E, failed; bars per phase; chunk rate.
     assert drawn == {"results": [3, 3, 5, 1], "client only": [3, 2, 2, 1], "sweep": [3]}[name]
     assert "<img" not in body
     assert "alert('x')&lt;/script&gt;" in body or name != "results"

@@ -1,4 +1,4 @@
-"""What can be asked: files, lists, and synthetic prompts of exact lengths."""
+"""Prompts from files and lists, and synthetic prompts of exact lengths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llamatelemetry.bench import Conversation, load_prompts, synthetic_prompts
-from llamatelemetry.bench.prompts import as_conversations
+from llamatelemetry.bench.load.prompts import as_conversations
 
 SHAREGPT = [
     {
@@ -26,7 +26,7 @@ BOTH = Conversation.of_texts("Hello", "And then?")
 
 
 @pytest.mark.parametrize(("multi_turn", "expected"), [(False, FIRST), (True, BOTH)])
-def test_sharegpt_gives_what_the_person_said(tmp_path, multi_turn, expected):
+def test_load_prompts_reads_user_turns_of_sharegpt(tmp_path, multi_turn, expected):
     path = tmp_path / "sharegpt.json"
     path.write_text(json.dumps(SHAREGPT))
     assert load_prompts(path, multi_turn=multi_turn) == [expected]
@@ -51,21 +51,21 @@ def test_sharegpt_gives_what_the_person_said(tmp_path, multi_turn, expected):
         ),
     ],
 )
-def test_files_of_many_kinds_are_read(tmp_path, text, expected):
+def test_load_prompts_reads_text_and_json_formats(tmp_path, text, expected):
     path = tmp_path / "prompts.jsonl"
     path.write_text(text)
     assert load_prompts(path) == expected
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"other": 1}', "[null, {}]"])
-def test_a_file_without_prompts_is_refused(tmp_path, text):
+def test_load_prompts_rejects_file_without_prompts(tmp_path, text):
     path = tmp_path / "prompts.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="no prompts"):
+    with pytest.raises(ValueError, match="found no prompts"):
         load_prompts(path)
 
 
-def test_prompts_are_texts_messages_or_conversations():
+def test_as_conversations_accepts_texts_messages_and_conversations():
     messages = [{"role": "user", "content": "Hello"}]
     assert as_conversations("Hello") == as_conversations(["Hello"]) == [FIRST]
     assert as_conversations([messages, FIRST]) == [FIRST, FIRST]
@@ -81,34 +81,34 @@ def test_prompts_are_texts_messages_or_conversations():
         ([["a"]], TypeError),
     ],
 )
-def test_anything_else_is_refused(prompts, error):
+def test_as_conversations_rejects_other_values(prompts, error):
     with pytest.raises(error):
         as_conversations(prompts)
 
 
-def words(text: str) -> int:
-    """A tokenizer with a template of three tokens."""
+def count_words(text: str) -> int:
+    """Count tokens as a tokenizer would with one token per word and a template of three."""
     return len(text.split()) + 3
 
 
 @pytest.mark.parametrize("length", [4, 5, 64, 1000])
-def test_synthetic_prompts_have_their_length(length):
-    prompts = synthetic_prompts(words, 5, length)
-    assert [words(prompt) for prompt in prompts] == [length] * 5
-    assert synthetic_prompts(words, 5, length) == prompts
+def test_synthetic_prompts_have_exact_length(length):
+    prompts = synthetic_prompts(count_words, 5, length)
+    assert [count_words(prompt) for prompt in prompts] == [length] * 5
+    assert synthetic_prompts(count_words, 5, length) == prompts
 
 
-def test_a_tokenizer_that_cuts_words_is_met_all_the_same():
-    def pieces(text: str) -> int:
+def test_synthetic_prompts_have_exact_length_when_words_are_split():
+    def count_subwords(text: str) -> int:
         return sum((len(word) + 2) // 3 for word in text.split())
 
-    assert [pieces(p) for p in synthetic_prompts(pieces, 5, 50)] == [50] * 5
+    assert [count_subwords(p) for p in synthetic_prompts(count_subwords, 5, 50)] == [50] * 5
 
 
-def test_a_length_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="not possible"):
-        synthetic_prompts(words, 1, 3)
-    with pytest.raises(ValueError, match="exactly 50"):
+def test_synthetic_prompts_reject_impossible_lengths():
+    with pytest.raises(ValueError, match="input_tokens must be at least 4"):
+        synthetic_prompts(count_words, 1, 3)
+    with pytest.raises(ValueError, match="exactly 50 tokens"):
         synthetic_prompts(lambda text: 2 * len(text.split()) + 1, 1, 50)
-    with pytest.raises(ValueError, match="over 0"):
-        synthetic_prompts(words, 0, 3)
+    with pytest.raises(ValueError, match="greater than 0"):
+        synthetic_prompts(count_words, 0, 3)

@@ -1,4 +1,4 @@
-"""Against a real llama.cpp server and a real model."""
+"""Benchmarks of a real llama.cpp server with a real model."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ def run(client, prompts, profile=BenchmarkProfile.QUICK, **options) -> Benchmark
 
 
 def assert_agrees_with_the_engine(results: BenchmarkResults) -> None:
-    """What was read from the replies adds up to what the server's own counters counted."""
-    (told,) = (run.engine for run in results.runs)
+    """Assert that the records add up to the server's own counters."""
+    (counters,) = (run.engine for run in results.runs)
     requests = results.requests
-    assert told["prompt_tokens_total"] == sum(each.prefilled_tokens for each in requests)
-    assert told["tokens_predicted_total"] == sum(each.decoded_tokens for each in requests)
-    assert told["prompt_tokens_cached_total"] == sum(each.cached_tokens for each in requests)
-    # Of requests that are worked on at once the server counts the common time once, and tells it
-    # to each of them.
-    several = results.settings["concurrency"] > 1
+    assert counters["prompt_tokens_total"] == sum(each.prefilled_tokens for each in requests)
+    assert counters["tokens_predicted_total"] == sum(each.decoded_tokens for each in requests)
+    assert counters["prompt_tokens_cached_total"] == sum(each.cached_tokens for each in requests)
+    # Requests in one batch share its time: the server counts it once, but reports it for each.
+    is_concurrent = results.settings["concurrency"] > 1
     for counter, phase in (
         ("prompt_seconds_total", "prefill_s"),
         ("tokens_predicted_seconds_total", "decode_s"),
     ):
-        read = sum(getattr(each, phase) for each in requests)
-        assert told[counter] <= read + 0.001 * len(requests)
-        assert several or told[counter] == pytest.approx(read, abs=0.001 * len(requests))
+        total_s = sum(getattr(each, phase) for each in requests)
+        assert counters[counter] <= total_s + 0.001 * len(requests)
+        assert is_concurrent or counters[counter] == pytest.approx(
+            total_s, abs=0.001 * len(requests)
+        )
 
 
-def test_a_quick_benchmark_of_prompts_and_replies_of_exact_lengths(client):
+def test_quick_benchmark_has_exact_prompt_and_response_lengths(client):
     prompts = synthetic_prompts(client, 10, 48)
     results = run(client, prompts, max_tokens=6, concurrency=SLOTS)
     assert results.totals.failures == {}
@@ -63,12 +64,12 @@ def test_a_quick_benchmark_of_prompts_and_replies_of_exact_lengths(client):
 
 
 @pytest.mark.slow
-def test_a_cold_cache_is_cold_and_a_warm_one_is_warm(client):
+def test_cache_option_controls_prompt_cache_of_server(client):
     prompt = synthetic_prompts(client, 1, 48, seed=5)
     cold = run(client, prompt, max_tokens=1)
     warm = run(client, prompt, max_tokens=1, cache="warm")
     assert {record.cached_tokens for record in cold.requests} == {0}
-    # The last token of a prompt is always evaluated: the first of the reply comes from it.
+    # llama.cpp always evaluates the last prompt token, which yields the first output token.
     assert {record.cached_tokens for record in warm.requests} == {47}
     assert not any("cache" in warning for warning in [*cold.warnings, *warm.warnings])
     assert_agrees_with_the_engine(warm)
@@ -76,7 +77,7 @@ def test_a_cold_cache_is_cold_and_a_warm_one_is_warm(client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
-def test_the_openai_client_measures_the_same(llama_server, kind):
+def test_openai_client_measures_engine_metrics(llama_server, kind):
     client = getattr(openai, kind)(base_url=llama_server.url, api_key="none")
     results = run(client, ["Why is the sky blue?"], max_tokens=4, concurrency=SLOTS)
     assert results.totals.failures == {}
@@ -86,23 +87,23 @@ def test_the_openai_client_measures_the_same(llama_server, kind):
     assert_agrees_with_the_engine(results)
 
 
-def test_turns_of_a_conversation_find_the_earlier_ones_in_a_warm_cache(client):
-    talk = Conversation.of_texts("Name a colour.", "Another one.")
-    results = run(client, [talk], max_tokens=4, cache="warm")
+def test_conversation_turns_reuse_warm_prompt_cache(client):
+    conversation = Conversation.of_texts("Name a color.", "Another one.")
+    results = run(client, [conversation], max_tokens=4, cache="warm")
     second = [record for record in results.requests if record.turn == 1]
     assert len(second) == 5
     assert all(record.cached_tokens > 0 for record in second)
     assert all(record.input_tokens > results.requests[0].input_tokens for record in second)
 
 
-def test_a_prompt_longer_than_the_context_is_a_failure_of_that_kind(client):
+def test_prompt_longer_than_context_is_counted_by_error_type(client):
     results = run(client, ["Hello", "word " * 3000], max_tokens=2)
     assert results.totals.failures == {"exceed_context_size_error": 5}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_standard_profile_from_end_to_end(client, tmp_path):
+def test_standard_profile_runs_end_to_end(client, tmp_path):
     prompts = synthetic_prompts(client, 50, 64)
     results = run(client, prompts, BenchmarkProfile.STANDARD, max_tokens=16, concurrency=SLOTS)
     assert len(results.requests) == 50

@@ -1,4 +1,4 @@
-"""What is kept of a benchmark, in which forms, and what a comparison says of two."""
+"""Export and import of results, comparisons, SLOs, sweeps and the HTML page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llamatelemetry.bench import (
     RunRecord,
     SweepResults,
 )
-from llamatelemetry.bench.slo import read_slo
+from llamatelemetry.bench.analysis.metrics import parse_slo
 from llamatelemetry.bench.sweep import SweepPoint
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & {{ 7*7 }}"
@@ -53,7 +53,7 @@ def record(index, *, slower=1.0, seed=0, **changes):
 def results(*, n=60, slower=1.0, seed=0, **changes):
     made = BenchmarkResults(
         model="a model",
-        settings={"load_text": "1 at a time", "seed": 0},
+        settings={"load_text": "concurrency 1", "seed": 0},
         fingerprint={"server.build": "b1", "max_tokens": 8},
         environment={"python": "3"},
         requests=[record(index, slower=slower, seed=seed) for index in range(n)],
@@ -64,16 +64,17 @@ def results(*, n=60, slower=1.0, seed=0, **changes):
     return replace(made, **changes)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path):
+def test_load_restores_saved_results(tmp_path):
     before = results()
     after = BenchmarkResults.load(before.save(tmp_path / "a.json"))
     one, other = before.to_dict(), after.to_dict()
-    del one["summary"], other["summary"]  # made anew; times are kept to the nanosecond
+    # Computed from times that are saved in nanosecond resolution.
+    del one["summary"], other["summary"]
     assert other == one
     assert after.summary() == before.summary()
 
 
-def test_the_json_names_its_schema_and_has_the_figures(tmp_path):
+def test_json_contains_schema_and_summary(tmp_path):
     data = json.loads(results().to_json())
     assert data["schema"] == "llamatelemetry.bench/1"
     assert data["summary"]["figures"]["ttft"]["p50"]["value"] == pytest.approx(0.5, rel=0.1)
@@ -81,7 +82,7 @@ def test_the_json_names_its_schema_and_has_the_figures(tmp_path):
     assert data["requests"][0]["ttft_s"] == results().requests[0].ttft_s
 
 
-def test_a_later_version_s_members_are_passed_over_and_a_later_schema_is_refused(tmp_path):
+def test_load_ignores_unknown_fields_and_rejects_unknown_schema(tmp_path):
     data = results().to_dict()
     data["requests"][0]["brand_new"] = 1
     path = tmp_path / "a.json"
@@ -93,14 +94,14 @@ def test_a_later_version_s_members_are_passed_over_and_a_later_schema_is_refused
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "not json"])
-def test_what_is_no_benchmark_is_refused(tmp_path, content):
+def test_load_rejects_other_files(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="holds no benchmark"):
+    with pytest.raises(ValueError, match="must be the JSON of a benchmark"):
         BenchmarkResults.load(path)
 
 
-def test_the_csv_has_a_line_for_each_request():
+def test_csv_has_one_row_per_request():
     rows = list(csv.DictReader(io.StringIO(results(n=3).to_csv())))
     assert [row["index"] for row in rows] == ["0", "1", "2"]
     first = results(n=3).requests[0]
@@ -108,42 +109,42 @@ def test_the_csv_has_a_line_for_each_request():
     assert rows[0]["error"] == ""
 
 
-def test_the_data_frame_has_a_row_for_each_request():
+def test_dataframe_has_one_row_per_request():
     frame = results(n=3).to_dataframe()
     assert list(frame["index"]) == [0, 1, 2]
     assert frame["remainder_s"].iloc[0] == pytest.approx(results(n=3).requests[0].remainder_s)
 
 
-def test_the_markdown_is_a_table_that_nothing_breaks():
+def test_markdown_table_escapes_markup():
     lines = results(model="a|b<i>*c*").to_markdown().splitlines()
-    assert lines[0] == "**a\\|b\\<i>\\*c\\*: 1 at a time, times in ms**"
+    assert lines[0] == "**a\\|b\\<i>\\*c\\*: concurrency 1**"
     assert lines[2].count("|") == lines[3].count("|") == lines[4].count("|") == 9
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".md", ".html"])
-def test_the_suffix_of_a_file_says_what_is_written(tmp_path, suffix):
+def test_save_selects_format_by_suffix(tmp_path, suffix):
     path = results(n=3).save(tmp_path / f"a{suffix}")
-    begins = {".json": "{", ".csv": "run,", ".md": "**a", ".html": "<!DOCTYPE"}
-    assert path.read_text().startswith(begins[suffix])
+    prefixes = {".json": "{", ".csv": "run,", ".md": "**a", ".html": "<!DOCTYPE"}
+    assert path.read_text().startswith(prefixes[suffix])
 
 
-def test_the_summary_flags_what_too_few_requests_cannot_tell():
+def test_summary_flags_percentiles_of_too_few_requests():
     (ttft,) = [line for line in results(n=10).summary().splitlines() if line.startswith("TTFT")]
     assert [cell.endswith("?") for cell in ttft.split()[-3:]] == [True, True, True]
     (ttft,) = [line for line in results(n=60).summary().splitlines() if line.startswith("TTFT")]
     assert [cell.endswith("?") for cell in ttft.split()[-3:]] == [False, False, True]
 
 
-def test_failures_and_objectives_are_in_the_summary():
+def test_summary_contains_failures_slo_attainment_and_warnings():
     failed = [record(i, error="timeout", ttft_s=None) for i in range(60, 70)]
     text = results(requests=[*results().requests, *failed]).summary()
     assert "failures: timeout 10" in text
-    assert "success 85.7%" in text
-    assert "within objectives" in text
-    assert "warning: something was odd" in text
+    assert "Success rate 85.7%" in text
+    assert "SLO attainment" in text
+    assert "Warning: something was odd" in text
 
 
-def test_energy_is_told_by_token_where_it_was_measured():
+def test_totals_contain_energy_per_token_when_measured():
     run = RunRecord(
         started_unix_s=0, duration_s=30.0, planned=60, gpu_energy_j=9000.0, gpu_idle_w=100.0
     )
@@ -153,10 +154,7 @@ def test_energy_is_told_by_token_where_it_was_measured():
     assert results().totals.energy_per_token_j is None
 
 
-# --- comparison ---------------------------------------------------------------------------
-
-
-def test_what_is_slower_is_found_and_makes_the_exit_status():
+def test_compare_reports_slower_candidate_and_exit_code():
     comparison = results(slower=1.2, seed=1).compare(results())
     assert comparison["ttft"].verdict == "slower"
     assert comparison["ttft"].ratio.value == pytest.approx(1.2, rel=0.05)
@@ -165,20 +163,20 @@ def test_what_is_slower_is_found_and_makes_the_exit_status():
     assert "slower in ttft" in comparison.summary()
 
 
-def test_what_is_faster_is_no_failure():
+def test_compare_returns_exit_code_0_for_faster_candidate():
     comparison = results(slower=0.8, seed=1).compare(results())
     assert comparison["e2e"].verdict == "faster"
     assert comparison.exit_code == 0
 
 
-def test_a_difference_that_does_not_matter_is_none():
+def test_compare_reports_irrelevant_difference_as_equal():
     comparison = results(n=2000, slower=1.02, seed=1).compare(results(n=2000))
     assert comparison["e2e"].p_adjusted < 0.05
     assert comparison["e2e"].verdict == "equal"
     assert comparison.exit_code == 0
 
 
-def test_more_failures_are_worse_even_where_nothing_is_slower():
+def test_compare_reports_higher_failure_rate():
     broken = [
         replace(each, error="500") if each.index % 3 == 0 else each for each in results().requests
     ]
@@ -189,7 +187,7 @@ def test_more_failures_are_worse_even_where_nothing_is_slower():
     assert results().compare(results(requests=broken)).exit_code == 0
 
 
-def test_other_conditions_are_refused_by_name_unless_they_are_allowed():
+def test_compare_rejects_different_conditions_unless_allowed():
     other = results(fingerprint={"server.build": "b2", "max_tokens": 8, "gpus": ["x"]})
     with pytest.raises(FingerprintMismatchError, match=r"gpus: None and \['x'\]") as raised:
         other.compare(results(), allow=["server.build"])
@@ -199,7 +197,7 @@ def test_other_conditions_are_refused_by_name_unless_they_are_allowed():
     assert set(other.compare(results(), force=True).differences) == {"server.build", "gpus"}
 
 
-def test_repeated_runs_are_compared_by_run():
+def test_compare_uses_runs_when_both_sides_have_several():
     def repeated(slower, seed):
         runs = [
             replace(record(i, slower=slower, seed=seed * 10 + run), run=run)
@@ -211,41 +209,38 @@ def test_repeated_runs_are_compared_by_run():
     comparison = repeated(1.3, 2).compare(repeated(1.0, 1))
     assert all(metric.by_runs for metric in comparison.metrics)
     assert comparison["ttft"].verdict == "slower"
-    assert "One run was compared" not in comparison.summary()
+    assert "Only one run per side" not in comparison.summary()
 
 
-def test_holm_s_correction_is_that_of_the_book():
-    from llamatelemetry.bench.comparison import _holm
+def test_holm_correction_matches_textbook_example():
+    from llamatelemetry.bench.analysis.comparison import _holm
 
     assert _holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_what_is_not_known_of_both_cannot_be_compared():
+def test_compare_rejects_unknown_metrics_and_omits_metrics_without_values():
     bare = [replace(each, ttft_s=None) for each in results().requests]
     comparison = results(requests=bare).compare(results())
     assert [metric.name for metric in comparison.metrics] == ["e2e"]
-    with pytest.raises(ValueError, match="accepted: ttft"):
+    with pytest.raises(ValueError, match="must be among ttft"):
         results().compare(results(), metrics=["speed"])
-
-
-# --- objectives ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "given",
     ["ttft=500ms,tpot=50ms", {"ttft": 0.5, "tpot": "50ms"}, {"ttft_s": "0.5s", "tpot_s": 0.05}],
 )
-def test_objectives_are_read_in_every_spelling(given):
-    assert read_slo(given) == pytest.approx({"ttft": 0.5, "tpot": 0.05})
+def test_parse_slo_accepts_texts_and_seconds(given):
+    assert parse_slo(given) == pytest.approx({"ttft": 0.5, "tpot": 0.05})
 
 
 @pytest.mark.parametrize("given", ["ttft", "speed=1s", "ttft=fast", "ttft=-1s", {"ttft": 0}])
-def test_an_objective_that_is_none_is_refused(given):
-    with pytest.raises(ValueError, match=r"accepted|expected"):
-        read_slo(given)
+def test_parse_slo_rejects_invalid_values(given):
+    with pytest.raises(ValueError, match=r"must be"):
+        parse_slo(given)
 
 
-def test_goodput_is_of_requests_that_met_all_objectives():
+def test_goodput_counts_requests_that_meet_all_slos():
     requests = [
         record(0, ttft_s=0.1),
         record(1, ttft_s=0.9),
@@ -257,13 +252,10 @@ def test_goodput_is_of_requests_that_met_all_objectives():
     assert totals.goodput_rate == pytest.approx(1 / 30)
 
 
-def test_a_reply_of_one_token_is_not_held_to_a_time_per_token():
+def test_response_of_one_token_meets_tpot_slo():
     one, unknown = record(0, output_tokens=1), record(1, output_tokens=None)
     made = results(requests=[one, unknown], slo={"tpot": 0.01})
     assert made.totals.goodput.value == 0.5
-
-
-# --- sweeps -------------------------------------------------------------------------------
 
 
 def sweep_of(throughputs):
@@ -282,25 +274,22 @@ def sweep_of(throughputs):
         ({1: 10, 2: 20, 4: 40}, None),
     ],
 )
-def test_the_knee_is_the_last_load_that_was_worth_its_step(throughputs, knee):
+def test_knee_is_last_load_with_sufficient_gain(throughputs, knee):
     sweep = sweep_of(throughputs)
     assert sweep.knee == knee
-    assert f"knee: {knee or 'none'}" in sweep.summary()
+    assert f"Knee: {knee or 'none'}" in sweep.summary()
 
 
-def test_a_sweep_is_kept_in_every_form(tmp_path):
+def test_sweep_saves_json_markdown_and_html(tmp_path):
     sweep = sweep_of({1: 10, 2: 19})
     data = json.loads(sweep.save(tmp_path / "s.json").read_text())
     assert (data["schema"], data["parameter"]) == ("llamatelemetry.bench.sweep/1", "concurrency")
     assert [point["level"] for point in data["points"]] == [1, 2]
-    assert "| concurrency |" in sweep.save(tmp_path / "s.md").read_text()
+    assert "| Concurrency |" in sweep.save(tmp_path / "s.md").read_text()
     assert "Latency against throughput" in sweep.save(tmp_path / "s.html").read_text()
 
 
-# --- the page -----------------------------------------------------------------------------
-
-
-def test_nothing_in_the_page_is_taken_for_markup():
+def test_html_page_escapes_markup():
     requests = [record(0, prompt_text=EVIL, error=EVIL), record(1)]
     page = results(model=EVIL, warnings=[EVIL], requests=requests).to_html()
     assert "<img src=x" not in page
@@ -308,7 +297,7 @@ def test_nothing_in_the_page_is_taken_for_markup():
     assert "{{ 7*7 }}" in page
 
 
-def test_the_page_fetches_nothing():
+def test_html_page_loads_no_external_resources():
     page = results().to_html()
     head = page[: page.index("<script ")]
     assert "default-src 'none'" in head
@@ -316,7 +305,7 @@ def test_the_page_fetches_nothing():
     assert "https:" not in head
 
 
-def test_prompts_are_in_no_form_unless_they_were_recorded():
+def test_exports_omit_prompts_unless_recorded():
     made = results(n=2)
     assert "prompt_text" not in json.loads(made.to_json())["requests"][0]
-    assert ">prompt<" not in made.to_html()
+    assert ">Prompt<" not in made.to_html()

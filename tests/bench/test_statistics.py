@@ -1,6 +1,6 @@
-"""How often an interval holds the truth, and how often a comparison is wrong or blind.
+"""Coverage of the intervals, and false-alarm rate and power of comparisons.
 
-The rows marked slow are the claims themselves: 2,000 trials each. Those of every day have fewer
+Tests marked `long` verify the documented rates with 2,000 trials each. The others use fewer
 trials, or formulas instead of trials.
 """
 
@@ -13,11 +13,11 @@ import pytest
 from scipy import stats
 
 from llamatelemetry.bench import BenchmarkResults, RequestRecord, RunRecord
-from llamatelemetry.bench import _statistics as statistics
-from llamatelemetry.bench.figures import METRIC_BY_NAME, figure
+from llamatelemetry.bench.analysis import statistics
+from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME, summarize_metric
 
 TRIALS = 2000
-# Latencies: evenly spread, skewed as they are, and worse than that.
+# Latencies that are symmetric, skewed as in practice, and skewed more than in practice.
 DISTRIBUTIONS = {
     "normal": stats.norm(10, 1),
     "lognormal": stats.lognorm(0.3),
@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
 
 
 def covered(trials, interval, truth) -> float:
-    """How many of so many intervals hold the truth."""
+    """Return the fraction of intervals that contain the true value."""
     found = (interval() for _ in range(trials))
     return (
         sum(
@@ -38,7 +38,7 @@ def covered(trials, interval, truth) -> float:
 
 
 def assert_covers(share: float, trials: int) -> None:
-    """93 to 97 %, and with fewer than 2,000 trials what chance adds to that."""
+    """Assert 93% to 97%, plus the sampling error of fewer than 2,000 trials."""
     slack = 0.0 if trials >= TRIALS else 3 * (0.95 * 0.05 / trials) ** 0.5
     assert 0.93 - slack <= share <= 0.97 + slack
 
@@ -62,7 +62,7 @@ SUPPORTED = [(10, 0.5), (50, 0.5), (50, 0.9), (60, 0.95), (200, 0.95), (400, 0.9
 
 
 @pytest.mark.parametrize(("n", "q"), SUPPORTED)
-def test_intervals_of_quantiles_hold_the_truth(n, q):
+def test_quantile_intervals_have_95_percent_coverage(n, q):
     assert_covers(coverage_of_quantile("lognormal", n, q, 500), 500)
 
 
@@ -70,12 +70,12 @@ def test_intervals_of_quantiles_hold_the_truth(n, q):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("n", "q"), SUPPORTED)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_intervals_of_quantiles_hold_the_truth_in_2000_trials(name, n, q):
+def test_quantile_intervals_have_95_percent_coverage_in_2000_trials(name, n, q):
     assert_covers(coverage_of_quantile(name, n, q, TRIALS), TRIALS)
 
 
 @pytest.mark.parametrize("n", [10, 50])
-def test_intervals_of_means_hold_the_truth(n):
+def test_mean_intervals_have_95_percent_coverage(n):
     assert_covers(coverage_of_mean("lognormal", n, 300), 300)
 
 
@@ -83,12 +83,12 @@ def test_intervals_of_means_hold_the_truth(n):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("n", [10, 50, 200])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_intervals_of_means_hold_the_truth_in_2000_trials(name, n):
+def test_mean_intervals_have_95_percent_coverage_in_2000_trials(name, n):
     assert_covers(coverage_of_mean(name, n, TRIALS), TRIALS)
 
 
-def test_percentiles_of_a_bootstrap_would_not():
-    """Why it is the bootstrap-t: the usual kind is wrong three times as often as it says."""
+def test_percentile_bootstrap_has_less_than_90_percent_coverage():
+    """The common percentile bootstrap misses three times as often as it claims."""
     law, rng = DISTRIBUTIONS["exponential"], np.random.default_rng(3)
 
     def interval():
@@ -100,7 +100,7 @@ def test_percentiles_of_a_bootstrap_would_not():
 
 
 def runs_of(rng, runs, requests=50):
-    """Runs that differ from one another by 10 %, and their requests by 30 %."""
+    """Yield runs whose means differ by 10% and whose requests differ by 30%."""
     for _ in range(runs):
         yield np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.3, requests))
 
@@ -114,27 +114,27 @@ def coverage_over_runs(runs, trials):
             for run, values in enumerate(runs_of(rng, runs))
             for i, value in enumerate(values)
         ]
-        return figure(records, METRIC_BY_NAME["e2e"], 0).mean
+        return summarize_metric(records, METRIC_BY_NAME["e2e"], 0).mean
 
     return covered(trials, interval, float(np.exp((0.1**2 + 0.3**2) / 2)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", [3, 10])
-def test_intervals_over_runs_hold_what_a_next_run_would_show(runs):
+def test_intervals_over_runs_have_95_percent_coverage(runs):
     assert_covers(coverage_over_runs(runs, 200), 200)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("runs", [3, 5, 10, 20])
-def test_intervals_over_runs_hold_it_in_2000_trials(runs):
+def test_intervals_over_runs_have_95_percent_coverage_in_2000_trials(runs):
     assert_covers(coverage_over_runs(runs, TRIALS), TRIALS)
 
 
 @pytest.mark.parametrize("n", [10, 50, 200])
-def test_intervals_of_shares_hold_the_truth(n):
-    """By the binomial distribution itself; it goes up and down with the share, so over many."""
+def test_proportion_intervals_have_95_percent_coverage(n):
+    """Computed exactly; coverage oscillates with the proportion, so it is averaged over many."""
     counts = np.arange(n + 1)
     intervals = [statistics.proportion(int(count), n) for count in counts]
 
@@ -148,14 +148,14 @@ def test_intervals_of_shares_hold_the_truth(n):
 @pytest.mark.parametrize(
     ("quantile", "needed"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299), (0.05, 59)]
 )
-def test_a_quantile_needs_so_many_values(quantile, needed):
+def test_quantile_is_supported_from_minimum_sample_size(quantile, needed):
     assert statistics.needed_for(quantile) == needed
     values = np.arange(float(needed))
     assert statistics.quantile(values, quantile).supported
     assert not statistics.quantile(values[1:], quantile).supported
 
 
-def test_an_end_that_cannot_be_told_is_left_open():
+def test_quantile_interval_has_open_end_when_sample_cannot_bound_it():
     estimate = statistics.quantile(np.arange(60.0), 0.95)
     assert estimate.high is None
     assert estimate.low is not None
@@ -163,14 +163,14 @@ def test_an_end_that_cannot_be_told_is_left_open():
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 2.0], [3.0] * 20])
-def test_where_there_is_no_spread_to_see_no_interval_is_claimed(values):
+def test_ratio_has_no_interval_without_spread(values):
     estimate = statistics.ratio(values, [1.0] * len(values))
     assert estimate.value == pytest.approx(np.mean(values))
     assert (estimate.low, estimate.high) == (None, None)
 
 
-def test_the_gaps_of_a_reply_count_as_one():
-    """Twenty replies, each at its own pace: their gaps are not some hundred independent values."""
+def test_itl_interval_treats_intervals_of_one_response_as_correlated():
+    """Twenty responses with 49 intervals each are not 980 independent values."""
     rng = np.random.default_rng(5)
     paces = rng.lognormal(0, 0.3, 20)
     records = [
@@ -184,17 +184,14 @@ def test_the_gaps_of_a_reply_count_as_one():
         )
         for i, pace in enumerate(paces)
     ]
-    found = figure(records, METRIC_BY_NAME["itl"], 0)
+    found = summarize_metric(records, METRIC_BY_NAME["itl"], 0)
     assert found.count == 20 * 49
     width = found.mean.high - found.mean.low
     assert width == pytest.approx(2 * 2.1 * paces.std(ddof=1) / 20**0.5, rel=0.3)
 
 
-# --- comparisons --------------------------------------------------------------------------
-
-
 def results_of(rng, n, *, slower=1.0, spread=0.2, runs=1, between=0.0):
-    """A benchmark whose three latencies go together, as they do."""
+    """Return a benchmark whose three latencies are correlated, as in practice."""
     records = []
     for run in range(runs):
         factor = slower * np.exp(rng.normal(0, between))
@@ -213,8 +210,8 @@ def results_of(rng, n, *, slower=1.0, spread=0.2, runs=1, between=0.0):
                     output_tokens=11,
                 )
             )
-    told = [RunRecord(started_unix_s=0, duration_s=1, planned=n) for _ in range(runs)]
-    return BenchmarkResults("m", {}, {"model": "m"}, {}, records, told)
+    run_records = [RunRecord(started_unix_s=0, duration_s=1, planned=n) for _ in range(runs)]
+    return BenchmarkResults("m", {}, {"model": "m"}, {}, records, run_records)
 
 
 def share_of_alarms(trials, **options):
@@ -228,12 +225,12 @@ def share_of_alarms(trials, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 10, "runs": 4, "between": 0.1}], ids=str)
-def test_two_benchmarks_of_the_same_thing_are_rarely_told_apart(options):
+def test_equal_benchmarks_rarely_differ(options):
     assert share_of_alarms(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
 
 
-def in_turns(rng, n, runs, *, slower=1.0, drift=0.0):
-    """The baseline and the candidate, on a machine that gets slower from each run to the next."""
+def interleaved(rng, n, runs, *, slower=1.0, drift=0.0):
+    """Return a baseline and a candidate on a machine that slows down from run to run."""
     found = []
     for own, pace in ((0, 1.0), (1, slower)):
         records = []
@@ -245,17 +242,17 @@ def in_turns(rng, n, runs, *, slower=1.0, drift=0.0):
     return found
 
 
-def share_of_alarms_in_turns(trials, **options):
+def share_of_interleaved_alarms(trials, **options):
     rng = np.random.default_rng(10)
     alarms = 0
     for _ in range(trials):
-        baseline, candidate = in_turns(rng, **options)
+        baseline, candidate = interleaved(rng, **options)
         verdicts = {metric.verdict for metric in candidate.compare(baseline).metrics}
         alarms += bool(verdicts & {"slower", "faster"})
     return alarms / trials
 
 
-IN_TURNS = [
+INTERLEAVED = [
     {"n": 10, "runs": 6},
     {"n": 10, "runs": 6, "drift": 0.05},
     {"n": 10, "runs": 5, "drift": 0.05},
@@ -263,31 +260,31 @@ IN_TURNS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", IN_TURNS[1:2], ids=str)
-def test_nor_are_they_in_turns_while_the_machine_drifts(options):
-    assert share_of_alarms_in_turns(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
+@pytest.mark.parametrize("options", INTERLEAVED[1:2], ids=str)
+def test_interleaved_benchmarks_rarely_differ_when_machine_drifts(options):
+    assert share_of_interleaved_alarms(50, **options) <= 0.05 + 3 * (0.05 * 0.95 / 50) ** 0.5
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("options", IN_TURNS, ids=str)
-def test_false_alarms_in_turns_are_at_most_5_percent_of_2000(options):
-    assert share_of_alarms_in_turns(TRIALS, **options) <= 0.05
+@pytest.mark.parametrize("options", INTERLEAVED, ids=str)
+def test_interleaved_false_alarms_are_at_most_5_percent_of_2000(options):
+    assert share_of_interleaved_alarms(TRIALS, **options) <= 0.05
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_what_is_told_to_be_detectable_in_turns_is_found_in_four_of_five_cases():
+def test_interleaved_detectable_slowdown_is_found_with_80_percent_power():
     rng = np.random.default_rng(11)
     options = {"n": 10, "runs": 6, "drift": 0.05}
-    told = []
+    reported = []
     for _ in range(200):
-        baseline, candidate = in_turns(rng, **options)
-        told.append(candidate.compare(baseline)["e2e"].detectable)
-    slower_by = float(np.median(told))
+        baseline, candidate = interleaved(rng, **options)
+        reported.append(candidate.compare(baseline)["e2e"].detectable)
+    slower_by = float(np.median(reported))
     found = 0
     for _ in range(1000):
-        baseline, candidate = in_turns(rng, slower=1 + slower_by, **options)
+        baseline, candidate = interleaved(rng, slower=1 + slower_by, **options)
         found += candidate.compare(baseline)["e2e"].verdict == "slower"
     assert found / 1000 >= 0.8
 
@@ -314,15 +311,15 @@ def share_found(trials, slower_by, **options):
 
 def detectable(**options):
     rng = np.random.default_rng(9)
-    told = [
+    reported = [
         results_of(rng, **options).compare(results_of(rng, **options))["e2e"].detectable
         for _ in range(20)
     ]
-    return float(np.median(told))
+    return float(np.median(reported))
 
 
 @pytest.mark.slow
-def test_what_is_told_to_be_detectable_is_found_in_four_of_five_cases():
+def test_detectable_slowdown_is_found_with_80_percent_power():
     options = {"n": 50}
     assert share_found(40, detectable(**options), **options) >= 0.8 - 3 * (0.16 / 40) ** 0.5
 
@@ -330,5 +327,5 @@ def test_what_is_told_to_be_detectable_is_found_in_four_of_five_cases():
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 200}], ids=str)
-def test_the_power_is_what_it_is_told_to_be(options):
+def test_detectable_slowdown_is_found_with_80_percent_power_in_1000_trials(options):
     assert share_found(1000, detectable(**options), **options) >= 0.8

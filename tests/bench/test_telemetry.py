@@ -1,4 +1,4 @@
-"""A run is one trace, with one span for each request, whatever else records calls."""
+"""Spans and metrics of a benchmark, with and without other instrumentation."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def run(client, scripts, **options):
 @pytest.mark.slow
 @pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("client", CLIENTS)
-def test_one_trace_for_a_run_and_one_span_for_a_request(recorded, scripted, client):
+def test_run_records_one_trace_with_one_span_per_request(recorded, scripted, client):
     results = run(CLIENTS[client](scripted.url), [Script(0, first_s=0.01, gaps_s=[0.01])])
     (root,) = [span for span in recorded.spans() if span.parent is None]
     assert (root.name, root.kind) == ("benchmark scripted", SpanKind.INTERNAL)
     calls = recorded.calls()
-    assert len(calls) == 10  # none of the warm-up, none of the questions about the server
+    assert len(calls) == 10  # no warm-up requests and no requests for server properties
     assert {span.parent.span_id for span in calls} == {root.context.span_id}
     assert {span.context.trace_id for span in recorded.spans()} == {root.context.trace_id}
     assert results.runs[0].trace_id == f"{root.context.trace_id:032x}"
-    told = {record.span_id: record.index for record in results.requests}
-    assert told == {
+    by_span_id = {record.span_id: record.index for record in results.requests}
+    assert by_span_id == {
         f"{span.context.span_id:016x}": span.attributes["llamatelemetry.bench.index"]
         for span in calls
     }
@@ -62,7 +62,7 @@ def test_one_trace_for_a_run_and_one_span_for_a_request(recorded, scripted, clie
 
 @pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("client", CLIENTS)
-def test_the_span_says_what_the_record_says(recorded, scripted, client):
+def test_span_attributes_match_request_record(recorded, scripted, client):
     results = run(CLIENTS[client](scripted.url), [Script(0, first_s=0.02, gaps_s=[0.01] * 3)])
     spans = {f"{span.context.span_id:016x}": span for span in recorded.calls()}
     for record in results.requests:
@@ -77,7 +77,7 @@ def test_the_span_says_what_the_record_says(recorded, scripted, client):
 
 
 @pytest.mark.parametrize("client", ["llama.cpp client", "OpenAI", "AsyncOpenAI"])
-def test_the_queue_of_the_span_is_that_of_the_record(recorded, scripted, client):
+def test_span_queue_duration_matches_request_record(recorded, scripted, client):
     results = run(CLIENTS[client](scripted.url), [Script(0, queue_s=0.02)])
     queues = {
         f"{span.context.span_id:016x}": span.attributes["llamatelemetry.queue_duration"]
@@ -94,32 +94,32 @@ def test_metrics_count_each_measured_request_once(recorded, scripted):
     assert recorded.tokens("output") == 20
 
 
-def test_a_failed_request_is_a_failed_span(recorded, scripted):
+def test_failed_request_sets_span_status_to_error(recorded, scripted):
     run(CLIENTS["llama.cpp client"](scripted.url), [Script(0), Script(1, status=500)])
     failed = [span for span in recorded.calls() if span.status.status_code is StatusCode.ERROR]
     assert [span.attributes["error.type"] for span in failed] == ["scripted_error"] * 5
 
 
-def test_prompts_are_in_no_span_and_no_result(recorded, scripted):
+def test_spans_and_results_omit_prompts_by_default(recorded, scripted):
     results = run(CLIENTS["llama.cpp client"](scripted.url), [Script(471_147_114_711_471_147)])
-    told = [span.to_json() for span in recorded.spans()] + [results.to_json()]
-    assert not any("471147114711471147" in text for text in told)
+    exported = [span.to_json() for span in recorded.spans()] + [results.to_json()]
+    assert not any("471147114711471147" in text for text in exported)
 
 
-def test_prompts_are_kept_when_that_is_asked_for(scripted):
+def test_results_contain_prompts_when_record_prompts_is_set(scripted):
     script = Script(471_147_114_711_471_147)
     results = run(CLIENTS["llama.cpp client"](scripted.url), [script], record_prompts=True)
     assert {record.prompt_text for record in results.requests} == {script.text()}
 
 
 class Engine:
-    """An engine of somebody's own."""
+    """A custom inference engine."""
 
-    model_name = "mine"
+    model_name = "custom"
 
     def __init__(self, reply):
         self._reply = reply
-        self.asked = []
+        self.requests = []
 
     def generate(
         self, prompt, max_tokens=256, temperature=0.7, stop_sequences=None, repetition_penalty=1.0
@@ -127,7 +127,7 @@ class Engine:
         raise NotImplementedError
 
     def chat(self, messages, max_tokens=256, temperature=0.7):
-        self.asked.append((messages, max_tokens, temperature))
+        self.requests.append((messages, max_tokens, temperature))
         return self._reply
 
 
@@ -138,12 +138,12 @@ REPLY = {
 
 
 @pytest.mark.parametrize("wrap", [lambda engine: engine, traced_engine], ids=["plain", "traced"])
-def test_any_engine_is_measured_and_is_one_span_for_a_request(recorded, wrap):
+def test_custom_engine_records_one_span_per_request(recorded, wrap):
     engine = Engine(REPLY)
     results = BenchmarkRunner(wrap(engine), BenchmarkProfile.QUICK, max_tokens=9).run(
-        "mine", "Hello"
+        "custom", "Hello"
     )
-    assert engine.asked == [([{"role": "user", "content": "Hello"}], 9, 0.0)] * 12
+    assert engine.requests == [([{"role": "user", "content": "Hello"}], 9, 0.0)] * 12
     assert results.totals.failures == {}
     assert set(results.figures) == {"e2e", "lag"}
     assert {record.output_tokens for record in results.requests} == {2}
@@ -152,11 +152,11 @@ def test_any_engine_is_measured_and_is_one_span_for_a_request(recorded, wrap):
     assert {span.kind for span in calls} == {SpanKind.INTERNAL}
 
 
-def test_what_an_engine_raises_is_a_failure_of_the_request(recorded):
+def test_engine_exception_is_counted_as_failure(recorded):
     class Broken(Engine):
         def chat(self, messages, max_tokens=256, temperature=0.7):
-            self.asked.append(messages)
-            if len(self.asked) % 2:
+            self.requests.append(messages)
+            if len(self.requests) % 2:
                 raise ValueError("no")
             return REPLY
 
@@ -166,20 +166,20 @@ def test_what_an_engine_raises_is_a_failure_of_the_request(recorded):
     assert results.totals.failures == {"ValueError": 5}
 
 
-def test_what_cannot_be_asked_is_refused():
-    with pytest.raises(TypeError, match="cannot benchmark a str; accepted: LlamaCppClient"):
+def test_runner_rejects_unsupported_client():
+    with pytest.raises(TypeError, match=r"client must be a LlamaCppClient, .*, got str"):
         BenchmarkRunner("http://127.0.0.1:8080")
 
 
 @pytest.mark.parametrize(
     "options", [{"cache": "hot"}, {"max_tokens": 0}, {"concurrency": 0}, {"slo": "ttft"}]
 )
-def test_options_that_are_not_possible_are_refused(options):
-    with pytest.raises(ValueError, match=r"must be|expected"):
+def test_runner_rejects_invalid_options(options):
+    with pytest.raises(ValueError, match=r"must be"):
         BenchmarkRunner(Engine(REPLY), **options)
 
 
-def test_a_server_that_is_not_there_is_said_at_once():
+def test_run_raises_when_server_is_unreachable():
     import httpx2
 
     runner = BenchmarkRunner(LlamaCppClient("http://127.0.0.1:9"), BenchmarkProfile.QUICK)

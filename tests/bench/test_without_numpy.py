@@ -1,4 +1,4 @@
-"""Benchmarks without numpy and SciPy: the same means and percentiles, and no intervals."""
+"""Benchmarks without numpy and SciPy: the same means and percentiles, but no intervals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from llamatelemetry.bench import BenchmarkResults, RequestRecord
-from llamatelemetry.bench import _statistics as statistics
-from llamatelemetry.bench.figures import METRIC_BY_NAME, figure
+from llamatelemetry.bench.analysis import statistics
+from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME, summarize_metric
 
 NOTE = (
     "A confidence interval or a comparison needs {}. "
@@ -23,14 +23,14 @@ NOTE = (
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 59, 200, 1001])
 @pytest.mark.parametrize("q", statistics.QUANTILES)
-def test_percentiles_are_those_of_numpy(n: int, q: float) -> None:
+def test_percentile_matches_numpy(n: int, q: float) -> None:
     values = np.random.default_rng(n).lognormal(-2, 1, n)
     assert statistics.percentile(list(values), q) == pytest.approx(
         np.quantile(values, q), rel=1e-12
     )
 
 
-def test_means_and_deviations_are_those_of_numpy() -> None:
+def test_summary_statistics_match_numpy() -> None:
     paces = np.random.default_rng(1).lognormal(-2, 1, (50, 20))
     times = [tuple(float(time) for time in np.cumsum(pace)) for pace in paces]
     records = [
@@ -43,13 +43,13 @@ def test_means_and_deviations_are_those_of_numpy() -> None:
         ("itl", np.concatenate([np.diff(each) for each in times])),
         ("e2e", np.array([each[-1] for each in times])),
     ):
-        found = figure(records, METRIC_BY_NAME[name], 0)
+        found = summarize_metric(records, METRIC_BY_NAME[name], 0)
         assert found.mean.value == pytest.approx(values.mean(), rel=1e-12)
         assert found.sd == pytest.approx(values.std(ddof=1), rel=1e-12)
         assert (found.minimum, found.maximum) == pytest.approx((values.min(), values.max()))
 
 
-def test_shares_have_the_interval_that_scipy_gives() -> None:
+def test_proportion_interval_matches_scipy() -> None:
     from scipy import stats
 
     for successes, trials in ((0, 5), (5, 5), (3, 10), (199, 200)):
@@ -75,7 +75,7 @@ except ImportError as error:
 
 
 @pytest.mark.parametrize("missing", ["numpy,scipy", "numpy", "scipy"])
-def test_what_was_measured_reads_the_same_without_them(missing: str, tmp_path: Path) -> None:
+def test_results_without_numpy_or_scipy_lack_only_intervals(missing: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     requests = [
         RequestRecord(
@@ -85,7 +85,7 @@ def test_what_was_measured_reads_the_same_without_them(missing: str, tmp_path: P
     ]
     made = BenchmarkResults("m", {}, {"model": "m"}, {}, requests, [])
     saved = made.save(tmp_path / "results.json")
-    results = BenchmarkResults.load(saved)  # which keeps nanoseconds
+    results = BenchmarkResults.load(saved)  # saved times have nanosecond resolution
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, missing, saved],
         cwd=tmp_path,
@@ -99,16 +99,16 @@ def test_what_was_measured_reads_the_same_without_them(missing: str, tmp_path: P
     *summary, compared = done.stdout.rstrip().splitlines()
     assert compared == note
     assert summary.count(note) == 1
-    assert "95 % of p50" not in done.stdout
-    # Apart from the interval, the rows are those of an environment that has them.
+    assert "95% CI" not in done.stdout
+    # Apart from the interval, the rows equal those with numpy and SciPy.
     row = next(line.split() for line in summary if line.startswith("E2E"))
     full = next(line.split() for line in results.summary().splitlines() if line.startswith("E2E"))
-    assert row == [*full[:4], *full[7:]]
+    assert row == [*full[:5], *full[8:]]
     plain = json.loads((tmp_path / "out.json").read_text())["summary"]
     assert plain["note"] == note
-    with_them = json.loads(results.to_json())["summary"]
-    assert "note" not in with_them
-    for name, expected in with_them["figures"].items():
+    complete = json.loads(results.to_json())["summary"]
+    assert "note" not in complete
+    for name, expected in complete["figures"].items():
         found = plain["figures"][name]
         for key, value in expected.items():
             if isinstance(value, dict):

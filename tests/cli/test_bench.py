@@ -51,14 +51,14 @@ def test_bench_exits_with_1_when_slower_than_the_baseline(server, prompts, tmp_p
 
     done = bench(*options, "--prompts", prompts(**fast), "-o", old)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "scripted: 1 at a time, times in ms" in done.stdout
+    assert "scripted: concurrency 1" in done.stdout
     assert "10 requests in" in done.stdout
 
     wanted = ["--compare", old, "-o", new, "--html", page, "--slo", "ttft=100ms"]
     done = bench(*options, "--prompts", prompts(**slow), *wanted, "--allow", "prompt_lengths")
     assert done.returncode == 1, done.stderr
     assert "The candidate is slower in ttft, e2e." in done.stdout
-    assert "within objectives 0.0%" in done.stdout
+    assert "SLO attainment 0.0%" in done.stdout
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert len(BenchmarkResults.load(new).requests) == 10
 
@@ -78,7 +78,7 @@ def test_bench_compares_two_servers_in_interleaved_runs(server, prompts, tmp_pat
     assert (done.returncode, done.stderr) == (1, "")
     assert f"against {server.url}:" in done.stdout
     assert "slower in ttft, e2e." in done.stdout
-    assert "each run was compared with the one beside it" in done.stdout
+    assert "each run was compared with the run next to it" in done.stdout
     kept = [BenchmarkResults.load(path) for path in (out, tmp_path / "new-against.json")]
     assert [len(results.runs) for results in kept] == [4, 4]
     assert kept[0].compare(kept[1]).exit_code == 1
@@ -91,7 +91,7 @@ def test_bench_runs_a_sweep_and_saves_it(server, prompts, tmp_path):
     wanted = ["--sweep", "concurrency=1,2,4", "--profile", "quick", "-o", out]
     done = bench("--url", server.url, "--prompts", prompts(first_s=0.05), *wanted)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "knee: none up to the heaviest load" in done.stdout
+    assert "Knee: none up to the highest load" in done.stdout
     assert [point["level"] for point in json.loads(out.read_text())["points"]] == [1, 2, 4]
 
 
@@ -100,7 +100,7 @@ def test_bench_uses_openai_client_for_other_servers(tmp_path, prompts):
         options = ["--url", other.url, "--profile", "quick", "--rate", "50", "--concurrency", "4"]
         done = bench(*options, "--prompts", prompts(timings=False))
         assert (done.returncode, done.stderr) == (0, "")
-        assert "50 requests/s (poisson), at most 4 at a time" in done.stdout
+        assert "50 requests/s (poisson), max concurrency 4" in done.stdout
         assert (
             bench("--url", other.url).returncode == 2
         )  # no prompts, and no server that counts tokens
@@ -110,7 +110,7 @@ def test_bench_exits_with_1_when_all_requests_fail(server, prompts):
     options = ["--url", server.url, "--profile", "quick"]
     done = bench(*options, "--prompts", prompts(status=500))
     assert done.returncode == 1
-    assert "none of 4 warm-up requests was answered: scripted_error" in done.stderr
+    assert "all 4 warm-up requests failed: scripted_error" in done.stderr
 
 
 def test_bench_exits_with_1_when_server_is_unreachable():

@@ -23,7 +23,7 @@ import llamatelemetry
 from llamatelemetry.cli import _demo_program
 from llamatelemetry.cli._demo_program import DemoServer, find_program, program_environment
 from llamatelemetry.cli.demo import _problems
-from llamatelemetry.local.calls import Call
+from llamatelemetry.local.calls import RecordedCall
 from tests.calls import a_call
 from tests.children import with_signals
 from tests.components import require
@@ -362,7 +362,7 @@ class TestInterrupted:
 OK = a_call(model="m", duration_ms=1.0)
 
 
-def failed(status: int) -> Call:
+def failed(status: int) -> RecordedCall:
     return replace(OK, error=f"error_{status}", http_status=status)
 
 
@@ -385,7 +385,7 @@ USERS = DemoServer("http://users/v1", is_own=False)
     ],
 )  # fmt: skip
 def test_problems_name_missing_calls_and_unintended_failures(
-    calls: list[Call], status: int, server: DemoServer, problems: list[str]
+    calls: list[RecordedCall], status: int, server: DemoServer, problems: list[str]
 ):
     assert list(_problems(calls, status, server)) == problems
 

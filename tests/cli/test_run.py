@@ -128,7 +128,7 @@ def test_run_rejects_output_file_that_is_not_a_database_before_running(tmp_path:
     (tmp_path / "text").write_text("mine" * 100)
     done = run("--output", "text", "--", "sh", "-c", "echo ran", cwd=tmp_path)
     assert done.returncode == 2
-    assert "no SQLite file" in done.stderr
+    assert "is not an SQLite file" in done.stderr
     assert done.stdout == ""
     assert (tmp_path / "text").read_text() == "mine" * 100
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.local.calls import call_of
+from llamatelemetry.local.calls import call_from_span, summarize
 from llamatelemetry.local.report import read_recorded
-from llamatelemetry.local.summary import summarise
 from tests.children import with_signals
 from tests.servers import LlamaServer
 
@@ -80,9 +79,9 @@ def test_report_contains_calls_of_both_gunicorn_workers(
         assert process.wait(60) == 0
     assert len(set(workers)) == 2
     recorded = read_recorded(tmp_path / "run.db")
-    summary = summarise(recorded.spans)
+    summary = summarize(recorded.spans)
     assert summary.calls == len(workers)
-    by_worker = [span.resource["process.pid"] for span in recorded.spans if call_of(span)]
+    by_worker = [span.resource["process.pid"] for span in recorded.spans if call_from_span(span)]
     assert sorted(map(str, by_worker)) == sorted(workers)
     assert "Processes: 2" in printed
     page = (tmp_path / "run.html").read_text(encoding="utf-8")

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from llamatelemetry.cli._tables import print_calls, print_metrics
-from llamatelemetry.local.calls import Call
-from llamatelemetry.local.otlp_lines import MetricTotal
+from llamatelemetry.local.calls import RecordedCall
+from llamatelemetry.local.recording import MetricTotal
 from tests.calls import a_call
 
-PLAIN = Call(
+PLAIN = RecordedCall(
     operation="chat",
     model="SmolLM2-135M-Instruct.Q4_1",
     streamed=False,

@@ -1,4 +1,4 @@
-"""The receiver, fed by OpenTelemetry's own exporters and by requests that are wrong."""
+"""The receiver with requests of OpenTelemetry's exporters and with invalid requests."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from llamatelemetry.local.store import Store, StoreReader
 ATTRIBUTES = {"text": "ä", "number": 0.5, "whole": 2**53 + 1, "flag": False, "list": ["a", "b"]}
 
 
-class Running:
-    """A receiver, and what is in its store."""
+class RunningReceiver:
+    """A running receiver and its database."""
 
     def __init__(self, path: Path, grpc_port: int | None = None) -> None:
         self.path = path
@@ -69,11 +69,11 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path / "s.db")
-    yield made
-    made.receiver.stop()
-    made.store.close()
+def running(tmp_path: Path) -> Iterator[RunningReceiver]:
+    running = RunningReceiver(tmp_path / "s.db")
+    yield running
+    running.receiver.stop()
+    running.store.close()
 
 
 def free_port() -> int:
@@ -82,7 +82,7 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def a_span() -> ReadableSpan:
+def sample_span() -> ReadableSpan:
     provider = TracerProvider(resource=Resource({"service.name": "s"}), shutdown_on_exit=False)
     memory = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(memory))
@@ -117,22 +117,22 @@ def expected(span: ReadableSpan) -> SpanRecord:
 
 
 @pytest.mark.parametrize("compression", list(Compression))
-def test_the_official_http_exporter_with_every_compression(
-    running: Running, compression: Compression
+def test_receiver_stores_spans_of_http_exporter_with_compression(
+    running: RunningReceiver, compression: Compression
 ) -> None:
     exporter = OTLPSpanExporter(f"{running.receiver.url}/v1/traces", compression=compression)
-    span = a_span()
+    span = sample_span()
     assert exporter.export([span]) is SpanExportResult.SUCCESS
     exporter.shutdown()
     assert running.spans() == [expected(span)]
     assert running.receiver.received == {"traces": 1, "metrics": 0, "logs": 0}
 
 
-def test_the_official_grpc_exporter(tmp_path: Path) -> None:
+def test_receiver_stores_spans_of_grpc_exporter(tmp_path: Path) -> None:
     port = free_port()
-    running = Running(tmp_path / "s.db", grpc_port=port)
+    running = RunningReceiver(tmp_path / "s.db", grpc_port=port)
     exporter: SpanExporter = GrpcExporter(f"127.0.0.1:{port}", insecure=True)
-    span = a_span()
+    span = sample_span()
     assert exporter.export([span]) is SpanExportResult.SUCCESS
     exporter.shutdown()
     running.receiver.stop()
@@ -140,7 +140,7 @@ def test_the_official_grpc_exporter(tmp_path: Path) -> None:
     assert running.spans() == [expected(span)]
 
 
-def test_metrics_and_logs(running: Running) -> None:
+def test_receiver_stores_metrics_and_logs(running: RunningReceiver) -> None:
     exporter = OTLPMetricExporter(f"{running.receiver.url}/v1/metrics")
     provider = MeterProvider(
         [PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)],
@@ -199,7 +199,7 @@ def test_metrics_and_logs(running: Running) -> None:
 
 
 def otlp_json(request: ExportTraceServiceRequest) -> bytes:
-    """OTLP's JSON: ids are hex."""
+    """Return OTLP's JSON, in which ids are hex."""
     fields = json_format.MessageToDict(request)
     for resource in fields["resourceSpans"]:
         for scope in resource["scopeSpans"]:
@@ -218,8 +218,8 @@ def _raw_ids(request: ExportTraceServiceRequest, name: str) -> Iterator[bytes]:
                 yield getattr(span, field)
 
 
-def test_json_says_the_same_as_protobuf(running: Running) -> None:
-    span = a_span()
+def test_receiver_stores_spans_sent_as_json(running: RunningReceiver) -> None:
+    span = sample_span()
     response = running.post(otlp_json(encode_spans([span])), Content_Type="application/json")
     assert response.status == 200
     assert response.headers["content-type"] == "application/json"
@@ -227,12 +227,12 @@ def test_json_says_the_same_as_protobuf(running: Running) -> None:
     assert running.spans() == [expected(span)]
 
 
-def test_unknown_fields_of_a_newer_protocol_are_passed_over(running: Running) -> None:
+def test_receiver_ignores_unknown_json_fields(running: RunningReceiver) -> None:
     body = json.dumps({"resourceSpans": [], "futureField": {"a": 1}}).encode()
     assert running.post(body, Content_Type="application/json; charset=utf-8").status == 200
 
 
-GOOD = b""
+EMPTY_REQUEST = b""
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,10 @@ GOOD = b""
         (400, b'{"resourceSpans":3}', "/v1/traces", {"Content_Type": "application/json"}),
         (400, b"not gzip", "/v1/traces", {"Content_Encoding": "gzip"}),
         (400, gzip.compress(b"", mtime=0)[:-4], "/v1/traces", {"Content_Encoding": "gzip"}),
-        (404, GOOD, "/v1/profiles", {}),
-        (404, GOOD, "/traces", {}),
-        (415, GOOD, "/v1/traces", {"Content_Type": "text/plain"}),
-        (415, GOOD, "/v1/traces", {"Content_Encoding": "zstd"}),
+        (404, EMPTY_REQUEST, "/v1/profiles", {}),
+        (404, EMPTY_REQUEST, "/traces", {}),
+        (415, EMPTY_REQUEST, "/v1/traces", {"Content_Type": "text/plain"}),
+        (415, EMPTY_REQUEST, "/v1/traces", {"Content_Encoding": "zstd"}),
         (
             413,
             zlib.compress(b"\0" * (300 * 1024**2), 1),
@@ -263,21 +263,21 @@ GOOD = b""
         ),
     ],
 )
-def test_what_is_wrong_is_refused_with_the_status_that_says_so(
-    running: Running, status: int, body: bytes, path: str, headers: dict[str, str]
+def test_receiver_rejects_invalid_requests_with_matching_status(
+    running: RunningReceiver, status: int, body: bytes, path: str, headers: dict[str, str]
 ) -> None:
     assert running.post(body, path, **headers).status == status
     assert running.spans() == []
-    # The receiver is none the worse for it.
-    assert running.post(GOOD).status == 200
+    # The receiver still accepts requests.
+    assert running.post(EMPTY_REQUEST).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_only_posts_are_taken(running: Running, method: str) -> None:
-    assert running.post(GOOD, method=method).status == 405
+def test_receiver_rejects_other_methods_than_post(running: RunningReceiver, method: str) -> None:
+    assert running.post(EMPTY_REQUEST, method=method).status == 405
 
 
-def test_a_body_without_length_or_shorter_than_announced(running: Running) -> None:
+def test_receiver_rejects_missing_and_wrong_content_length(running: RunningReceiver) -> None:
     address = running.receiver.url.removeprefix("http://").split(":")
     start = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n"
     for more, status in ((b"\r\n", b"411"), (b"Content-Length: 10\r\n\r\nabc", b"400")):
@@ -290,8 +290,8 @@ def test_a_body_without_length_or_shorter_than_announced(running: Running) -> No
         assert connection.recv(100).split()[1] == b"413"
 
 
-def test_chunks(running: Running) -> None:
-    span = a_span()
+def test_receiver_accepts_chunked_bodies(running: RunningReceiver) -> None:
+    span = sample_span()
     body = encode_spans([span]).SerializeToString()
     connection = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
     connection.request(
@@ -306,35 +306,35 @@ def test_chunks(running: Running) -> None:
     assert running.spans() == [expected(span)]
 
 
-def test_a_number_out_of_range_is_refused(running: Running) -> None:
-    request = encode_spans([a_span()])
+def test_receiver_rejects_number_out_of_range(running: RunningReceiver) -> None:
+    request = encode_spans([sample_span()])
     request.resource_spans[0].scope_spans[0].spans[0].end_time_unix_nano = 2**64 - 1
     assert running.post(request.SerializeToString()).status == 400
     assert running.spans() == []
 
 
-def test_a_full_disk_is_answered_so_that_nobody_tries_again(
-    running: Running, caplog: pytest.LogCaptureFixture
+def test_receiver_returns_non_retryable_status_when_disk_is_full(
+    running: RunningReceiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.store._connection.execute("PRAGMA max_page_count = 15")
-    span = a_span()
+    span = sample_span()
     request = encode_spans([span])
     request.resource_spans[0].scope_spans[0].spans[0].name = "x" * 200_000
     for _ in range(3):
         assert running.post(request.SerializeToString()).status == 507
     assert running.receiver.problem is not None
     assert "disk is full" in running.receiver.problem
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "what arrives from now on is lost" in said
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "telemetry received from now on is lost" in message
 
 
-def test_stopping_finishes_what_is_coming_in_and_does_not_wait_for_idle_senders(
+def test_stop_finishes_requests_and_closes_idle_connections(
     tmp_path: Path,
 ) -> None:
-    running = Running(tmp_path / "s.db")
+    running = RunningReceiver(tmp_path / "s.db")
     idle = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
     idle.connect()
-    body = encode_spans([a_span()]).SerializeToString()
+    body = encode_spans([sample_span()]).SerializeToString()
     assert running.post(body).status == 200
     sent = 1
     stop = threading.Timer(0.1, running.receiver.stop)
@@ -344,9 +344,9 @@ def test_stopping_finishes_what_is_coming_in_and_does_not_wait_for_idle_senders(
             sent += 1
     except (OSError, http.client.HTTPException):
         pass
-    began = time.monotonic()
+    started = time.monotonic()
     stop.join()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     idle.close()
     running.store.close()
     assert running.receiver.received["traces"] >= sent
@@ -354,8 +354,8 @@ def test_stopping_finishes_what_is_coming_in_and_does_not_wait_for_idle_senders(
 
 @pytest.mark.clock
 @pytest.mark.slow
-def test_ten_thousand_spans_a_second_for_ten_seconds(running: Running) -> None:
-    template = encode_spans([a_span()])
+def test_receiver_stores_10000_spans_per_second(running: RunningReceiver) -> None:
+    template = encode_spans([sample_span()])
     total, batch = 100_000, 500
     group = template.resource_spans[0].scope_spans[0]
     span = group.spans[0]
@@ -368,9 +368,9 @@ def test_ten_thousand_spans_a_second_for_ten_seconds(running: Running) -> None:
             copy.span_id = number.to_bytes(8, "big")
         bodies.append(template.SerializeToString())
     connection = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
-    began = time.monotonic()
+    started = time.monotonic()
     for number, body in enumerate(bodies):
-        time.sleep(max(0.0, began + number * batch / 10_000 - time.monotonic()))
+        time.sleep(max(0.0, started + number * batch / 10_000 - time.monotonic()))
         connection.request("POST", "/v1/traces", body, {"Content-Type": "application/x-protobuf"})
         response = connection.getresponse()
         response.read()

@@ -1,4 +1,4 @@
-"""The report: everything that was recorded, in one page that runs nothing of it."""
+"""The HTML report, its live version, and the sources it reads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
-from llamatelemetry.local.report import LivePage, Recorded, read_recorded, render, write_report
-from llamatelemetry.local.report._columns import columns
+from llamatelemetry.local.report import LivePage, Recording, read_recorded, render, write_report
+from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -64,9 +64,9 @@ def gpu(metric: str, seconds: int, value: float) -> MetricPoint:
     )  # fmt: skip
 
 
-def a_run() -> Recorded:
+def sample_recording() -> Recording:
     messages = json.dumps([{"role": "user", "parts": [{"type": "text", "content": EVIL}]}])
-    return Recorded(
+    return Recording(
         spans=[
             span(1, name="invoke_workflow rag"),
             call(2, 1, **{"gen_ai.input.messages": messages}),
@@ -98,8 +98,8 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(gzip.decompress(base64.b64decode(packed[1])))
 
 
-def test_the_page_holds_all_of_it_and_nothing_of_it_as_html() -> None:
-    page = render(a_run())
+def test_page_contains_all_records_without_markup() -> None:
+    page = render(sample_recording())
     assert EVIL not in page
     assert "alert(1)" not in page
     data = data_of(page)
@@ -115,13 +115,13 @@ def test_the_page_holds_all_of_it_and_nothing_of_it_as_html() -> None:
     found = {
         values[attributes[at]]: values[attributes[at + 1]] for at in range(0, len(attributes), 2)
     }
-    # What was recorded as an event is shown with its span.
+    # Messages recorded as an event are shown with the span.
     assert found["gen_ai.output.messages"][0]["parts"][0]["content"] == "an answer"
     assert "<td>chat</td><td>m</td><td>2</td>" in re.sub(r"\s+", "", page).replace("><td>", "><td>")
 
 
-def test_only_its_own_scripts_may_run_and_nothing_may_be_fetched() -> None:
-    page, other = render(Recorded()), render(Recorded())
+def test_page_has_strict_content_security_policy() -> None:
+    page, other = render(Recording()), render(Recording())
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', html.unescape(page))
     nonces = set(re.findall(r'nonce="([^"]+)"', page))
     assert len(nonces) == 1
@@ -129,17 +129,17 @@ def test_only_its_own_scripts_may_run_and_nothing_may_be_fetched() -> None:
     assert "default-src 'none'" in policy
     assert "connect-src 'none'" in policy
     assert set(re.findall(r'nonce="([^"]+)"', other)) != set(re.findall(r'nonce="([^"]+)"', page))
-    assert "No calls to models." in page
+    assert "No model calls." in page
 
 
-def test_each_value_is_there_once() -> None:
+def test_columns_store_each_distinct_value_once() -> None:
     found = columns([call(n) for n in range(100)])
     assert found["values"].count("gen_ai.request.model") == 1
-    # 1, True and "1" are three values.
+    # 1, True and "1" are distinct values.
     mixed = columns([span(1, attributes={"a": 1, "b": True, "c": "1", "d": 1.0})])
     pairs = mixed["spans"]["attributes"][0]
-    told = [mixed["values"][at] for at in pairs[1::2]]
-    assert [(type(value), value) for value in told] == [
+    stored = [mixed["values"][at] for at in pairs[1::2]]
+    assert [(type(value), value) for value in stored] == [
         (int, 1),
         (bool, True),
         (str, "1"),
@@ -147,17 +147,17 @@ def test_each_value_is_there_once() -> None:
     ]
 
 
-def test_beyond_a_bound_only_the_beginnings_of_long_texts_are_kept(
+def test_columns_truncate_long_texts_above_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llamatelemetry.local.report._columns.MAX_LONG_CHARS", 2500)
+    monkeypatch.setattr("llamatelemetry.local.report.columns.MAX_LONG_CHARS", 2500)
     found = columns([span(n, attributes={"text": f"{n}" * 1000}) for n in (1, 2, 3)])
     lengths = sorted(len(v) for v in found["values"] if isinstance(v, str) and len(v) > 100)
     assert lengths == [401, 1000, 1000]
 
 
-def test_a_store_and_otlp_json_lines_give_the_same_report(tmp_path: Path) -> None:
-    run = a_run()
+def test_report_of_database_contains_stored_records(tmp_path: Path) -> None:
+    run = sample_recording()
     with Store(tmp_path / "run.db") as store:
         store.write([*run.spans, *run.points, *run.logs])
     from_store = read_recorded(tmp_path / "run.db")
@@ -180,7 +180,7 @@ llamatelemetry.shutdown()
 """
 
 
-def test_what_the_file_exporter_writes_can_be_reported(tmp_path: Path) -> None:
+def test_report_command_reads_files_of_file_exporter(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "data"], check=True, timeout=60)
     recorded = read_recorded(tmp_path / "data")
     assert {span.name for span in recorded.spans} == {"outer", "inner"}
@@ -202,12 +202,12 @@ def test_what_the_file_exporter_writes_can_be_reported(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"hello\n", "is not made of OTLP JSON lines"),
-        (b"[1]\n", "is not made of OTLP JSON lines"),
-        (b'{"resourceMetrics":[{"scopeMetrics":3}]}\n', "is not made of OTLP JSON lines"),
+        (b"hello\n", "is not a file of OTLP JSON lines"),
+        (b"[1]\n", "is not a file of OTLP JSON lines"),
+        (b'{"resourceMetrics":[{"scopeMetrics":3}]}\n', "is not a file of OTLP JSON lines"),
     ],
 )
-def test_what_is_no_recording_is_said_and_nothing_is_written(
+def test_report_command_rejects_other_files(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     source = tmp_path / "source.jsonl"
@@ -226,15 +226,15 @@ def test_what_is_no_recording_is_said_and_nothing_is_written(
     assert not list(tmp_path.glob("*.html"))
 
 
-def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_render_names_pip_command_when_jinja2_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
         ImportError, match=r"needs jinja2. Install it: pip install 'llamatelemetry-core\[report\]'"
     ):
-        render(Recorded())
+        render(Recording())
 
 
-class TestLive:
+class TestLivePage:
     def get(self, url: str, path: str, host: str | None = None) -> tuple[int, str]:
         address = url.removeprefix("http://").partition("/")[0]
         connection = http.client.HTTPConnection(address, timeout=10)
@@ -244,9 +244,9 @@ class TestLive:
         connection.close()
         return response.status, text
 
-    def test_more_comes_as_it_is_recorded(self, tmp_path: Path) -> None:
+    def test_page_polls_new_records(self, tmp_path: Path) -> None:
         with Store(tmp_path / "run.db") as store:
-            store.write(list(a_run().spans)[:2])
+            store.write(list(sample_recording().spans)[:2])
             page = LivePage(tmp_path / "run.db")
             try:
                 path = "/" + page.url.split("/", 3)[3]
@@ -267,7 +267,7 @@ class TestLive:
             finally:
                 page.stop()
 
-    def test_only_who_knows_the_address_gets_it(self, tmp_path: Path) -> None:
+    def test_page_requires_secret_path_and_loopback_host(self, tmp_path: Path) -> None:
         with Store(tmp_path / "run.db") as store:
             store.write([span(1)])
             page = LivePage(tmp_path / "run.db")

@@ -1,17 +1,17 @@
-"""The report in a real browser: it draws, can be used by keyboard, fetches nothing, runs nothing."""
+"""The report in a real browser: drawing, keyboard, and safety of recorded data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from llamatelemetry.local.report import Recorded, render
+from llamatelemetry.local.report import Recording, render
 from tests import browser
-from tests.local.test_report import EVIL, a_run, call, span
+from tests.local.test_report import EVIL, call, sample_recording, span
 
 pytestmark = browser.MARKS
 
-USE = """
+HELPERS = """
   const press = (id, key) =>
     $(id).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const texts = (id) =>
@@ -20,14 +20,14 @@ USE = """
 """
 
 
-def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
-    return browser.said_in(tmp_path, page, USE % use, height=1600)
+def in_browser(tmp_path: Path, page: str, script: str) -> dict[str, Any]:
+    return browser.said_in(tmp_path, page, HELPERS % script, height=1600)
 
 
-def test_by_keyboard_from_a_trace_to_a_prompt_that_is_shown_as_text(tmp_path: Path) -> None:
+def test_page_is_usable_by_keyboard_and_shows_prompts_as_text(tmp_path: Path) -> None:
     said = in_browser(
         tmp_path,
-        render(a_run()),
+        render(sample_recording()),
         """
         said.traces = texts("list");
         $("list").focus();
@@ -62,11 +62,11 @@ def test_by_keyboard_from_a_trace_to_a_prompt_that_is_shown_as_text(tmp_path: Pa
     assert len(said["errors"]) == 1
 
 
-def test_charts_say_their_values_zoom_and_hide_series(tmp_path: Path) -> None:
+def test_charts_show_values_zoom_and_hide_series(tmp_path: Path) -> None:
     calls = [call(n, **{"gen_ai.ttft_ms": 10.0 if n < 3 else 50.0}) for n in range(4)]
     said = in_browser(
         tmp_path,
-        render(Recorded([*calls, *a_run().spans], a_run().points)),
+        render(Recording([*calls, *sample_recording().spans], sample_recording().points)),
         """
         const texts_of = (chart) => [...chart.querySelectorAll("text")].map((text) => text.textContent);
         const svg = $("chart-ttft").querySelector("svg");
@@ -109,7 +109,7 @@ def test_charts_say_their_values_zoom_and_hide_series(tmp_path: Path) -> None:
     assert said["alone"] == 1
 
 
-def test_a_hundred_thousand_spans(tmp_path: Path) -> None:
+def test_page_opens_with_100000_spans(tmp_path: Path) -> None:
     spans = []
     for trace in range(20_000):
         at = trace * 5
@@ -120,7 +120,7 @@ def test_a_hundred_thousand_spans(tmp_path: Path) -> None:
             span(at + 1 + n, at, trace, name=name, attributes={"llamatelemetry.phase": name})
             for n, name in enumerate(("queue", "prefill", "decode", "http"))
         ]
-    page = render(Recorded(spans))
+    page = render(Recording(spans))
     assert len(page.encode()) < 20_000_000
     said = in_browser(
         tmp_path,
@@ -142,6 +142,6 @@ def test_a_hundred_thousand_spans(tmp_path: Path) -> None:
     assert 10 < said["rows"] < 60
 
 
-def test_an_empty_page(tmp_path: Path) -> None:
-    said = in_browser(tmp_path, render(Recorded()), 'said.counts = $("counts").textContent;')
+def test_page_opens_without_spans(tmp_path: Path) -> None:
+    said = in_browser(tmp_path, render(Recording()), 'said.counts = $("counts").textContent;')
     assert said == {"counts": "0 spans in 0 traces"}

@@ -1,23 +1,20 @@
-"""Benchmarks of inference engines: load, both clocks, statistics, comparison, report.
+"""Benchmark an inference server or engine: generate load, measure requests, compare and report.
 
-Importing this package loads nothing; its names are loaded on first use (PEP 562).
+numpy, SciPy, pandas, Jinja2 and Rich are optional and imported only where they are used.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .comparison import Comparison, FingerprintMismatchError, MetricComparison
-    from .load import Ramp
-    from .profile import BenchmarkProfile
-    from .prompts import Conversation, load_prompts
-    from .records import RequestRecord, RunRecord
-    from .results import BenchmarkResults
-    from .runner import BenchmarkError, BenchmarkRunner
-    from .sweep import SweepResults
-    from .synthetic import synthetic_prompts
+from llamatelemetry.bench.analysis.comparison import (
+    Comparison,
+    FingerprintMismatchError,
+    MetricComparison,
+)
+from llamatelemetry.bench.load.prompts import Conversation, load_prompts, synthetic_prompts
+from llamatelemetry.bench.load.schedule import BenchmarkProfile, Ramp
+from llamatelemetry.bench.load.session import BenchmarkError
+from llamatelemetry.bench.records import RequestRecord, RunRecord
+from llamatelemetry.bench.results import BenchmarkResults
+from llamatelemetry.bench.runner import BenchmarkRunner
+from llamatelemetry.bench.sweep import SweepResults
 
 __all__ = [
     "BenchmarkError",
@@ -35,32 +32,3 @@ __all__ = [
     "load_prompts",
     "synthetic_prompts",
 ]
-
-_MODULES = {
-    "BenchmarkError": "llamatelemetry.bench.runner",
-    "BenchmarkProfile": "llamatelemetry.bench.profile",
-    "BenchmarkResults": "llamatelemetry.bench.results",
-    "BenchmarkRunner": "llamatelemetry.bench.runner",
-    "Comparison": "llamatelemetry.bench.comparison",
-    "Conversation": "llamatelemetry.bench.prompts",
-    "FingerprintMismatchError": "llamatelemetry.bench.comparison",
-    "MetricComparison": "llamatelemetry.bench.comparison",
-    "Ramp": "llamatelemetry.bench.load",
-    "RequestRecord": "llamatelemetry.bench.records",
-    "RunRecord": "llamatelemetry.bench.records",
-    "SweepResults": "llamatelemetry.bench.sweep",
-    "load_prompts": "llamatelemetry.bench.prompts",
-    "synthetic_prompts": "llamatelemetry.bench.synthetic",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
-    globals()[name] = value  # the next time without this function
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

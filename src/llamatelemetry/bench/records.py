@@ -1,4 +1,4 @@
-"""What was measured, as plain data: one record for each request, one for each run."""
+"""Measured data as plain values: one record per request and one per run."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """One request as the client and the engine saw it. Seconds; ``None`` is not known.
+    """One request as measured by the client and the engine. `None` means unknown.
 
-    Times to first token and to the end count from when the request was **due**: in an open load
-    that is its scheduled time, so that a request which had to wait its turn here has waited.
-    ``lag_s`` is that wait: from due to sent.
+    Latencies count from the scheduled time of the request, not from when it was sent. In an open
+    load they therefore include the time that a request waited in the benchmark client. Without
+    this, a stall of the server would hide the wait of all requests behind it (coordinated
+    omission). `lag_s` is that wait.
 
     Attributes:
-        run: which run of a repeated benchmark.
-        index: number of the request within the run, by the time it was due.
-        prompt: number of the prompt.
-        turn: which turn of its conversation.
-        due_s: when it was due, from the start of the run.
-        lag_s: how much later it was sent.
-        e2e_s: from due to the end of the reply.
-        ttft_s: from due to the first token, reasoning included.
-        ttfo_s: from due to the first token of the answer itself.
-        token_times_s: when each piece with a token came, from when the request was sent.
-        input_tokens: of the prompt, cached ones included.
-        output_tokens: of the reply.
-        cached_tokens: how much of the prompt came from the prompt cache.
-        reasoning_tokens: how much of the reply was reasoning.
-        finish_reason: why the reply ended.
-        queue_s: how long the engine let it wait.
-        queue_source: ``header`` where the engine told when it began, else ``remainder``.
-        prefill_s: the engine's own time for the prompt.
-        decode_s: the engine's own time for the reply after its first token.
-        prefilled_tokens: what the engine evaluated of the prompt.
-        decoded_tokens: what the engine generated.
-        error: kind of the failure, if it failed.
-        http_status: with it.
-        trace_id: of the request's span, as hexadecimal digits.
-        span_id: likewise.
-        prompt_text: only when asked for.
+        run: Number of the run in a repeated benchmark.
+        index: Index of the request within the run, by scheduled time.
+        prompt: Position of the prompt in the list of prompts.
+        turn: Turn of the conversation.
+        due_s: Scheduled time, in seconds from the start of the run.
+        lag_s: Dispatch delay: seconds from the scheduled time to sending.
+        e2e_s: Seconds from the scheduled time to the end of the response.
+        ttft_s: Seconds from the scheduled time to the first token, including reasoning.
+        ttfo_s: Seconds from the scheduled time to the first token after the reasoning.
+        token_times_s: Arrival of each chunk with tokens, in seconds from sending.
+        input_tokens: Number of input tokens, including cached ones.
+        output_tokens: Number of output tokens.
+        cached_tokens: Number of input tokens from the prompt cache.
+        reasoning_tokens: Number of reasoning tokens in the response.
+        finish_reason: Finish reason of the response.
+        queue_s: Seconds in the engine's queue.
+        queue_source: `header` if the response headers mark the end of the queue time, as with
+            llama.cpp; otherwise `remainder`, the time that no phase explains.
+        prefill_s: Seconds of prompt processing, measured by the engine.
+        decode_s: Seconds of generation after the first token, measured by the engine.
+        prefilled_tokens: Number of prompt tokens that the engine evaluated.
+        decoded_tokens: Number of tokens that the engine generated.
+        error: Error type of a failed request.
+        http_status: HTTP status of a failed request.
+        trace_id: Trace id of the request's span, in hex.
+        span_id: Span id of the request's span, in hex.
+        prompt_text: Text of the prompt, only with `record_prompts=True`.
     """
 
     run: int = 0
@@ -76,37 +78,38 @@ class RequestRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether a whole reply came."""
+        """Whether the request received a complete response."""
         return self.error is None
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token: what follows the first token, over the tokens after it."""
+        """Time per output token: time after the first token / (output tokens - 1)."""
         if self.ttft_s is None or self.output_tokens is None or self.output_tokens < 2:
             return None
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
     @property
     def gaps_s(self) -> list[float]:
-        """The times between two pieces of the reply: the inter-token latencies."""
+        """Inter-token latencies: seconds between two chunks of the response."""
         return [later - earlier for earlier, later in pairwise(self.token_times_s)]
 
     @property
     def remainder_s(self) -> float | None:
-        """What neither this client's wait nor the engine's phases explain: network and clients."""
+        """Seconds outside dispatch delay and engine phases: network, client and HTTP overhead."""
         if self.queue_s is None or self.prefill_s is None or self.decode_s is None:
             return None
         if self.queue_source == "remainder":
-            return None  # the queue itself was read from it
+            # The queue time was derived from the remainder.
+            return None
         return self.e2e_s - self.lag_s - self.queue_s - self.prefill_s - self.decode_s
 
     @property
     def ended_s(self) -> float:
-        """When it ended, from the start of the run."""
+        """End of the response, in seconds from the start of the run."""
         return self.due_s + self.e2e_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what is known as plain data; times to the nanosecond."""
+        """Return the known fields as plain data, with times in nanosecond resolution."""
         found = {name: value for name, value in asdict(self).items() if value is not None}
         for name, value in found.items():
             if isinstance(value, float):
@@ -116,7 +119,7 @@ class RequestRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave; members of a later version are passed over."""
+        """Create a record from `to_dict()` data. Ignores fields of later versions."""
         known = {each.name for each in fields(cls)}
         given = {name: value for name, value in data.items() if name in known}
         given["token_times_s"] = tuple(given.get("token_times_s", ()))
@@ -125,18 +128,18 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One run: its span of time, what the engine's own counters say of it, what was odd.
+    """One run of a benchmark.
 
     Attributes:
-        started_unix_s: wall clock at its start.
-        duration_s: from the first request being due to the end of the last reply.
-        trace_id: the trace that holds a span for each request.
-        planned: how many requests there were to be.
-        interrupted: whether it was broken off.
-        engine: differences of the engine's counters over the run, by their names.
-        gpu_energy_j: what the GPUs used during the run.
-        gpu_idle_w: what they draw when idle, measured before it.
-        client_cpu_share: how busy this process was, 1 being one whole core.
+        started_unix_s: Start of the run as Unix time, in seconds.
+        duration_s: Seconds from the first scheduled time to the end of the last response.
+        trace_id: Trace id of the run, which contains a span per request.
+        planned: Number of planned requests.
+        interrupted: Whether Ctrl-C ended the run early.
+        engine: Increase of the engine's counters during the run, by counter name.
+        gpu_energy_j: Energy that the GPUs used during the run, in joules.
+        gpu_idle_w: Idle power of the GPUs before the run, in watts.
+        client_cpu_share: CPU time of this process divided by elapsed time; 1 is one full core.
     """
 
     started_unix_s: float
@@ -150,11 +153,11 @@ class RunRecord:
     client_cpu_share: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what is known as plain data."""
+        """Return the known fields as plain data."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave; members of a later version are passed over."""
+        """Create a record from `to_dict()` data. Ignores fields of later versions."""
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})

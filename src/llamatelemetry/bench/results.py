@@ -1,4 +1,4 @@
-"""What a benchmark found: every request, the figures made of them, and the forms to keep it in."""
+"""The results of a benchmark: requests, summary statistics, and export formats."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.bench._statistics import missing_intervals
-from llamatelemetry.bench.figures import METRICS, Figure, Totals, figure, totals
+from llamatelemetry.bench.analysis.metrics import (
+    METRICS,
+    MetricSummary,
+    Totals,
+    compute_totals,
+    summarize_metric,
+)
+from llamatelemetry.bench.analysis.statistics import missing_intervals
 from llamatelemetry.bench.records import RequestRecord, RunRecord
 
 if TYPE_CHECKING:
-    from llamatelemetry.bench.comparison import Comparison
+    from llamatelemetry.bench.analysis.comparison import Comparison
 
 SCHEMA: Final = "llamatelemetry.bench/1"
+_COLUMNS: Final = (*(each.name for each in fields(RequestRecord)), "tpot_s", "remainder_s")
 PAIR: Final = "pair"
-"""The setting that two results share which were measured in turns: run by run they belong together."""
+"""Name of the setting whose value two interleaved benchmarks share."""
 
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """A finished, or interrupted, benchmark.
+    """A finished or interrupted benchmark.
 
     Attributes:
-        model: as it was named.
-        settings: of the runner: profile, load, lengths, cache, seed.
-        fingerprint: the conditions that two benchmarks must share to be compared.
-        environment: what else is worth knowing of where it ran.
-        requests: all of them, also those that failed.
-        runs: one, or several of a repeated benchmark.
-        slo: objectives in seconds, by metric.
-        warnings: what makes the figures less than they seem.
+        model: Requested model name.
+        settings: Settings of the runner: profile, load, lengths, cache, seed.
+        fingerprint: Conditions that must be equal in two benchmarks to compare them.
+        environment: Further facts about the machine.
+        requests: All requests, including failed ones.
+        runs: The runs; several for a repeated benchmark.
+        slo: Latency limits in seconds, by metric name.
+        warnings: Warnings about the validity of the results.
     """
 
     model: str
@@ -50,32 +57,34 @@ class BenchmarkResults:
     warnings: Sequence[str] = ()
 
     @cached_property
-    def figures(self) -> dict[str, Figure]:
-        """The estimates of every metric that is known, by its name."""
+    def figures(self) -> dict[str, MetricSummary]:
+        """Summary statistics of every metric with values, by metric name."""
         seed = int(self.settings.get("seed", 0))
-        found = {metric.name: figure(self.requests, metric, seed) for metric in METRICS}
-        if _is_same(self.requests):
-            found["ttfo"] = None  # nothing reasoned: it says what TTFT says
+        found = {metric.name: summarize_metric(self.requests, metric, seed) for metric in METRICS}
+        if all(record.ttfo_s == record.ttft_s for record in self.requests if record.ok):
+            # Without reasoning tokens, TTFO repeats TTFT.
+            found["ttfo"] = None
         return {name: each for name, each in found.items() if each is not None}
 
     @cached_property
     def totals(self) -> Totals:
-        """Throughput, failures, goodput, energy."""
-        return totals(self.requests, self.runs, self.slo)
+        """Throughput, failures, SLO attainment and energy."""
+        return compute_totals(self.requests, self.runs, self.slo)
 
     def is_paired_with(self, other: BenchmarkResults) -> bool:
-        """Whether the two were measured in turns, each run beside one of the other."""
+        """Return whether the runs of the two benchmarks were interleaved."""
         pair = self.settings.get(PAIR)
         return pair is not None and pair == other.settings.get(PAIR)
 
     @property
     def load_text(self) -> str:
-        """How the requests were sent, in words."""
+        """Load model as text, such as `concurrency 4`."""
         return str(self.settings.get("load_text", ""))
 
     def summary(self) -> str:
-        """Give a printable table of the figures, and what to know of them."""
-        from llamatelemetry.bench._tables import render_text, results_table
+        """Return a printable table of the metrics, with totals and warnings."""
+        from llamatelemetry.bench.report.tables import results_table
+        from llamatelemetry.bench.report.terminal import render_text
 
         return render_text(results_table(self))
 
@@ -91,28 +100,28 @@ class BenchmarkResults:
         allow: Iterable[str] = (),
         force: bool = False,
     ) -> Comparison:
-        """Compare this benchmark, the candidate, with an earlier one, the baseline.
+        """Compare this benchmark, the candidate, with a baseline.
 
         Args:
-            other: the baseline.
-            metrics: what is compared.
-            min_effect: the least difference that matters, as a share.
-            allow: conditions that may differ, such as ``server.build``.
-            force: compare whatever differs.
+            other: Baseline.
+            metrics: Names of the metrics to compare.
+            min_effect: Smallest relevant difference, as a fraction.
+            allow: Conditions that may differ, such as `server.build`.
+            force: Allow all differences of conditions.
 
         Raises:
-            FingerprintMismatchError: they were not made under the same conditions.
+            FingerprintMismatchError: The benchmarks were made under different conditions.
             ImportError: numpy or SciPy is not installed.
-            ValueError: there is nothing to compare.
+            ValueError: A metric name is invalid, or no metric has values in both benchmarks.
         """
-        from llamatelemetry.bench.comparison import compare
+        from llamatelemetry.bench.analysis.comparison import compare
 
         return compare(
             other, self, metrics=metrics, min_effect=min_effect, allow=allow, force=force
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as plain data, the figures included."""
+        """Return everything as plain data, including the summary statistics."""
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -129,39 +138,39 @@ class BenchmarkResults:
     def _summary_data(self) -> dict[str, Any]:
         missing = missing_intervals()
         return {
-            "figures": {name: _figure_data(each) for name, each in self.figures.items()},
+            "figures": {name: _summary_data(each) for name, each in self.figures.items()},
             "totals": _plain(self.totals),
             **({"note": missing} if missing else {}),
         }
 
     def to_json(self) -> str:
-        """Give everything as JSON. ``schema`` names its version."""
+        """Return everything as JSON. `schema` names the version of the format."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
     def to_csv(self) -> str:
-        """Give one line for each request; token times are in the JSON alone."""
-        names = [each.name for each in fields(RequestRecord) if each.name != "token_times_s"]
+        """Return CSV with one row per request. Only the JSON format contains token times."""
         output = io.StringIO()
         writer = csv.writer(output, lineterminator="\n")
-        writer.writerow([*names, "tpot_s", "remainder_s"])
+        names = [name for name in _COLUMNS if name != "token_times_s"]
+        writer.writerow(names)
         for record in self.requests:
-            values = [getattr(record, name) for name in [*names, "tpot_s", "remainder_s"]]
+            values = [getattr(record, name) for name in names]
             writer.writerow([round(v, 9) if isinstance(v, float) else v for v in values])
         return output.getvalue()
 
     def to_markdown(self) -> str:
-        """Give the table of `summary` as Markdown."""
-        from llamatelemetry.bench._tables import render_markdown, results_table
+        """Return the table of `summary()` as Markdown."""
+        from llamatelemetry.bench.report.tables import render_markdown, results_table
 
         return render_markdown(results_table(self))
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """Give a page of its own with plots, which needs no network; written to ``path`` if given.
+        """Return a self-contained HTML page with plots, and write it to `path` if given.
 
         Raises:
-            ImportError: what draws the plots is not installed.
+            ImportError: Jinja2 is not installed.
         """
-        from llamatelemetry.bench._page import results_page
+        from llamatelemetry.bench.report.page import results_page
 
         page = results_page(self)
         if path is not None:
@@ -169,25 +178,21 @@ class BenchmarkResults:
         return page
 
     def to_dataframe(self) -> Any:
-        """Give a pandas ``DataFrame``: a row for each request.
+        """Return a pandas `DataFrame` with one row per request.
 
         Raises:
             ImportError: pandas is not installed.
         """
         with required_by("to_dataframe()", "pandas"):
             pandas: Any = importlib.import_module("pandas")
-        rows = [
-            {
-                **{each.name: getattr(record, each.name) for each in fields(record)},
-                "tpot_s": record.tpot_s,
-                "remainder_s": record.remainder_s,
-            }
-            for record in self.requests
-        ]
+        rows = [{name: getattr(record, name) for name in _COLUMNS} for record in self.requests]
         return pandas.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
-        """Write a file: JSON, or by its suffix ``.csv``, ``.md`` or ``.html``. Give its path."""
+        """Write a file and return its path. The suffix `.csv`, `.md` or `.html` selects the format.
+
+        Any other suffix writes JSON, which `load()` reads.
+        """
         path = Path(path)
         write = {".csv": self.to_csv, ".md": self.to_markdown, ".html": self.to_html}
         content = write.get(path.suffix.lower(), self.to_json)()
@@ -196,18 +201,18 @@ class BenchmarkResults:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote as JSON.
+        """Read results that `save()` wrote as JSON.
 
         Raises:
-            ValueError: it is no such file, or of a version that is not known here.
+            ValueError: The file is not such JSON, or has an unsupported schema.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             schema = data["schema"]
         except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{path} holds no benchmark: expected JSON with a schema") from error
+            raise ValueError(f"{path} must be the JSON of a benchmark, with a schema") from error
         if schema != SCHEMA:
-            raise ValueError(f"{path} has the schema {schema!r}; this version reads {SCHEMA!r}")
+            raise ValueError(f"the schema of {path} must be {SCHEMA!r}, got {schema!r}")
         return cls(
             model=data["model"],
             settings=data["settings"],
@@ -220,25 +225,21 @@ class BenchmarkResults:
         )
 
 
-def _is_same(records: Sequence[RequestRecord]) -> bool:
-    return all(record.ttfo_s == record.ttft_s for record in records if record.ok)
-
-
-def _figure_data(found: Figure) -> dict[str, Any]:
+def _summary_data(summary: MetricSummary) -> dict[str, Any]:
     return {
-        "unit": found.metric.unit,
-        "clock": found.metric.clock,
-        "count": found.count,
-        "mean": _plain(found.mean),
-        "sd": found.sd,
-        "min": found.minimum,
-        "max": found.maximum,
-        **{f"p{q * 100:g}": _plain(estimate) for q, estimate in found.quantiles.items()},
+        "unit": summary.metric.unit,
+        "clock": summary.metric.clock,
+        "count": summary.count,
+        "mean": _plain(summary.mean),
+        "sd": summary.sd,
+        "min": summary.minimum,
+        "max": summary.maximum,
+        **{f"p{q * 100:g}": _plain(estimate) for q, estimate in summary.quantiles.items()},
     }
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """Give the known fields of a dataclass as plain data."""
+    """Return the known fields of a dataclass as plain data."""
     found = {each.name: getattr(value, each.name) for each in fields(value)}
     return {
         name: _plain(each) if hasattr(each, "__dataclass_fields__") else each

@@ -1,4 +1,4 @@
-"""The benchmark: warm up, send, watch, and put together what came of it."""
+"""`BenchmarkRunner`: warm up, run the load, and assemble the results."""
 
 from __future__ import annotations
 
@@ -10,67 +10,72 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from llamatelemetry import __version__
-from llamatelemetry.bench import _environment as environment
-from llamatelemetry.bench._doubts import doubts
-from llamatelemetry.bench._driver import Plan, Talk
-from llamatelemetry.bench._gpu import GpuMeter
-from llamatelemetry.bench._loop import LoopThread
-from llamatelemetry.bench._progress import progress_bar
-from llamatelemetry.bench._series import Series
-from llamatelemetry.bench._session import BenchmarkError, Session
-from llamatelemetry.bench._targets import make_target
-from llamatelemetry.bench.load import Arrival, Load, Ramp, arrival_times
-from llamatelemetry.bench.profile import BenchmarkProfile
-from llamatelemetry.bench.prompts import Conversation, Prompt, as_conversations, in_turn
+from llamatelemetry.bench.analysis.metrics import parse_slo
+from llamatelemetry.bench.analysis.validity import setup_warnings, validity_warnings
+from llamatelemetry.bench.load.driver import LoopThread, Plan, ScheduledConversation
+from llamatelemetry.bench.load.prompts import Conversation, Prompt, as_conversations, rotate
+from llamatelemetry.bench.load.schedule import (
+    Arrival,
+    BenchmarkProfile,
+    Load,
+    Ramp,
+    arrival_times,
+)
+from llamatelemetry.bench.load.session import Session
+from llamatelemetry.bench.machine import GpuMeter, describe_machine, fingerprint
 from llamatelemetry.bench.records import RequestRecord
+from llamatelemetry.bench.report.terminal import progress_bar
 from llamatelemetry.bench.results import PAIR, BenchmarkResults
-from llamatelemetry.bench.slo import read_slo
+from llamatelemetry.bench.sweep import SweepPoint, SweepResults
+from llamatelemetry.bench.targets.target import make_target
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
 
 if TYPE_CHECKING:
-    from llamatelemetry.bench._targets import ServerFacts, Target
-    from llamatelemetry.bench.sweep import SweepResults
-
-__all__ = ["BenchmarkError", "BenchmarkRunner"]
+    from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts
 
 _SCOPE: Final = "llamatelemetry.bench"
 
 
-class _Opened(NamedTuple):
-    """A benchmark that is under way, and the conditions it is made under."""
+class _ActiveBenchmark(NamedTuple):
+    """A benchmark in progress and its conditions."""
 
     model: str
     conversations: Sequence[Conversation]
     load: Load
     facts: ServerFacts
     gpus: Sequence[str]
-    series: Series
+    session: Session
+    plan: Callable[[int], Plan]
+
+    def run(self, number: int) -> bool:
+        """Make a run. Return `False` if Ctrl-C ended it."""
+        return self.session.run(self.plan(number))
 
 
 class BenchmarkRunner:
-    """Measures an inference engine, as its caller and, where it tells, from inside.
+    """Benchmarks an inference server or engine.
 
         runner = BenchmarkRunner(LlamaCppClient(), BenchmarkProfile.QUICK)
         print(runner.run("my-model", ["Why is the sky blue?"]).summary())
 
     Args:
-        client: a ``LlamaCppClient``, a client of the openai library, or any inference engine.
-        profile: how many requests.
-        concurrency: how many are always under way; with ``rate``, the most that may be, where 1
-            is no limit.
-        rate: arrivals per second, whatever the answers take; or a `Ramp` of them. Latencies
-            count from the scheduled times then.
-        arrival: ``poisson`` or ``constant``.
-        max_tokens: length of each reply; exact where the server can be told to go on.
-        cache: ``cold`` keeps the prompt cache out of it; ``warm`` has every prompt in it.
-        seed: of the arrivals, the sampling and the statistics.
-        slo: objectives, as ``"ttft=500ms,tpot=50ms"`` or ``{"ttft": 0.5}``, for the goodput.
-        progress: show a progress bar, where there is a terminal.
-        record_prompts: keep the prompts in the results. Off, as everywhere.
+        client: `LlamaCppClient`, client of the openai library, or any inference engine.
+        profile: Number of warm-up and measured requests.
+        concurrency: Number of concurrent requests. With `rate`: maximum number, where 1 means
+            no limit.
+        rate: Arrivals per second, or a `Ramp`, for an open load. Latencies then count from the
+            scheduled arrivals.
+        arrival: Distribution of the arrivals, `poisson` or `constant`.
+        max_tokens: Length of each response; exact if the server supports `ignore_eos`.
+        cache: `cold` bypasses the prompt cache; `warm` fills it before the measurement.
+        seed: Random seed of arrivals, sampling and statistics.
+        slo: Latency limits for the goodput, as `"ttft=500ms,tpot=50ms"` or `{"ttft": 0.5}`.
+        progress: Show a progress bar if stderr is a terminal.
+        record_prompts: Keep the text of the prompts in the results.
 
     Raises:
-        TypeError: ``client`` is nothing that can be asked.
-        ValueError: one of the others is not possible.
+        TypeError: The client is of an unsupported type.
+        ValueError: Another argument is invalid.
     """
 
     def __init__(
@@ -88,18 +93,19 @@ class BenchmarkRunner:
         progress: bool = True,
         record_prompts: bool = False,
     ) -> None:
-        make_target(client)  # refuses what cannot be asked
+        # Called only to reject an unsupported client now; each benchmark creates its own target.
+        make_target(client)
         if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {max_tokens!r}")
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens!r}")
         if cache not in {"cold", "warm"}:
-            raise ValueError(f"cache must be 'cold' or 'warm', not {cache!r}")
+            raise ValueError(f"cache must be 'cold' or 'warm', got {cache!r}")
         self._client = client
         self._profile = profile
         self._load = Load(concurrency, rate, arrival)
         self._max_tokens = max_tokens
         self._is_cold = cache == "cold"
         self._seed = seed
-        self._slo = read_slo(slo)
+        self._slo = parse_slo(slo)
         self._progress = progress
         self._record_prompts = record_prompts
         self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__)
@@ -107,21 +113,21 @@ class BenchmarkRunner:
     def run(
         self, model_name: str, prompts: Iterable[Prompt] | str, *, repeats: int = 1
     ) -> BenchmarkResults:
-        """Measure; Ctrl-C ends it early and keeps what was measured by then.
+        """Run the benchmark. Ctrl-C ends it early and keeps the requests measured until then.
 
         Args:
-            model_name: the model to ask for.
-            prompts: texts, lists of messages or conversations, taken in turn.
-            repeats: how many runs; three or more tell how far one run is from the next.
+            model_name: Model name to request.
+            prompts: Texts, message lists or conversations, used in rotation.
+            repeats: Number of runs. With 3 or more, intervals include the variation across runs.
 
         Raises:
-            BenchmarkError: not one warm-up request was answered.
+            BenchmarkError: Every warm-up request failed.
         """
         if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, not {repeats!r}")
+            raise ValueError(f"repeats must be at least 1, got {repeats!r}")
         return self._measure(model_name, as_conversations(prompts), repeats, self._load)
 
-    def run_beside(
+    def run_interleaved(
         self,
         other: BenchmarkRunner,
         model_name: str,
@@ -130,29 +136,29 @@ class BenchmarkRunner:
         repeats: int = 6,
         other_model_name: str | None = None,
     ) -> tuple[BenchmarkResults, BenchmarkResults]:
-        """Measure in turns with another runner, so that a machine that drifts does so for both.
+        """Run two benchmarks in alternation, so that drift of the machine affects both equally.
 
-        The runs go A B, B A, A B, ... Comparing the two results then compares each run with
-        the one beside it:
+        The order of the runs is A B, B A, A B, and so on. A comparison of the two results then
+        compares each run with the run next to it:
 
-            candidate, baseline = new.run_beside(old, "my-model", prompts)
+            candidate, baseline = new.run_interleaved(old, "my-model", prompts)
             print(candidate.compare(baseline))
 
         Args:
-            other: measures the other target, or the same one in another way.
-            model_name: the model to ask for.
-            prompts: as for `run`, of both.
-            repeats: how many runs of each; fewer than four show only large differences.
-            other_model_name: the model to ask the other for, where that has another name.
+            other: Runner of the other target, or of the same target with other settings.
+            model_name: Model name to request.
+            prompts: Prompts of both benchmarks, as for `run()`.
+            repeats: Number of runs of each. Fewer than 4 detect only large differences.
+            other_model_name: Model name to request from the other target, if it differs.
 
         Returns:
-            The results of this runner, and those of the other.
+            The results of this runner and of the other one.
 
         Raises:
-            BenchmarkError: one of the two answered not one warm-up request.
+            BenchmarkError: Every warm-up request to one of the targets failed.
         """
         if repeats < 2:
-            raise ValueError(f"repeats must be at least 2, not {repeats!r}")
+            raise ValueError(f"repeats must be at least 2, got {repeats!r}")
         conversations = as_conversations(prompts)
         total = (self._profile.runs + other._profile.runs) * repeats
         pair = secrets.token_hex(8)
@@ -161,15 +167,18 @@ class BenchmarkRunner:
             self._opened(model_name, conversations, self._load, advance) as own,
             other._opened(
                 other_model_name or model_name, conversations, other._load, advance
-            ) as beside,
+            ) as paired,
         ):
             for number in range(repeats):
-                turns = (own, beside) if number % 2 == 0 else (beside, own)
-                if not all(each.series.make(number) for each in turns):
+                order = (own, paired) if number % 2 == 0 else (paired, own)
+                if not all(each.run(number) for each in order):
                     break
-            if not (own.series.runs and beside.series.runs):
+            if not (own.session.runs and paired.session.runs):
                 raise KeyboardInterrupt
-            return self._results(own, pair), other._results(beside, pair)
+            return self._results(own, pair), other._results(paired, pair)
+
+    run_beside = run_interleaved
+    """Former name of `run_interleaved()`."""
 
     def sweep(
         self,
@@ -179,19 +188,18 @@ class BenchmarkRunner:
         concurrencies: Sequence[int] = (),
         rates: Sequence[float] = (),
     ) -> SweepResults:
-        """Measure at one load after the other, to find where more load brings no more throughput.
+        """Run the benchmark at increasing loads to find where throughput stops growing.
 
         Args:
-            model_name: the model to ask for.
-            prompts: as for `run`.
-            concurrencies: how many requests are always under way; or
-            rates: arrivals per second.
+            model_name: Model name to request.
+            prompts: Prompts, as for `run()`.
+            concurrencies: Numbers of concurrent requests; excludes `rates`.
+            rates: Arrivals per second; excludes `concurrencies`.
 
         Raises:
-            BenchmarkError: not one warm-up request was answered.
+            BenchmarkError: Every warm-up request failed.
+            ValueError: Neither or both of `concurrencies` and `rates` are given.
         """
-        from llamatelemetry.bench.sweep import SweepPoint, SweepResults
-
         if bool(concurrencies) == bool(rates):
             raise ValueError("a sweep needs either concurrencies or rates")
         conversations = as_conversations(prompts)
@@ -213,12 +221,12 @@ class BenchmarkRunner:
         total = self._profile.runs * repeats
         with (
             progress_bar(model, total, shown=self._progress) as advance,
-            self._opened(model, conversations, load, advance) as opened,
+            self._opened(model, conversations, load, advance) as active,
         ):
             for run in range(repeats):
-                if not opened.series.make(run):
+                if not active.run(run):
                     break
-            return self._results(opened)
+            return self._results(active)
 
     @contextmanager
     def _opened(
@@ -227,52 +235,55 @@ class BenchmarkRunner:
         conversations: list[Conversation],
         load: Load,
         advance: Callable[[RequestRecord], None],
-    ) -> Generator[_Opened]:
-        """Open the target and warm it up."""
+    ) -> Generator[_ActiveBenchmark]:
+        """Open and warm up the target."""
         target = make_target(self._client)
         with LoopThread() as loop, GpuMeter(target.server) as gpus:
             try:
                 session = Session(loop, target, self._instrumenter.get(), advance, gpus)
-                warnings = environment.warnings_before(target.facts, load)
+                session.warnings = setup_warnings(target.facts, load)
                 session.warm_up(self._warm_up_plan(target, model, conversations, load))
                 plan = partial(self._plan, model, conversations, load)
-                series = Series(session, plan, warnings)
-                yield _Opened(model, conversations, load, target.facts, gpus.names, series)
+                yield _ActiveBenchmark(
+                    model, conversations, load, target.facts, gpus.names, session, plan
+                )
             finally:
-                loop.do(target.close())
+                loop.run(target.close())
 
-    def _results(self, opened: _Opened, pair: str | None = None) -> BenchmarkResults:
-        series, load, facts = opened.series, opened.load, opened.facts
+    def _results(self, active: _ActiveBenchmark, pair: str | None = None) -> BenchmarkResults:
+        session, load, facts = active.session, active.load, active.facts
         exact = facts.ignores_eos
-        found = doubts(series.records, load, is_cold=self._is_cold, wants_exact=not exact)
+        found = validity_warnings(
+            session.records, load, is_cold=self._is_cold, wants_exact=not exact
+        )
         return BenchmarkResults(
-            model=opened.model,
+            model=active.model,
             settings=self._settings(load, exact) | ({} if pair is None else {PAIR: pair}),
-            fingerprint=environment.fingerprint(
-                facts, opened.conversations, load, opened.gpus, self._conditions(opened.model)
+            fingerprint=fingerprint(
+                facts, active.conversations, load, active.gpus, self._conditions(active.model)
             ),
-            environment=environment.machine(),
-            requests=sorted(series.records, key=lambda record: (record.run, record.index)),
-            runs=series.runs,
+            environment=describe_machine(),
+            requests=sorted(session.records, key=lambda record: (record.run, record.index)),
+            runs=session.runs,
             slo=self._slo,
-            warnings=list(dict.fromkeys([*series.warnings, *found])),
+            warnings=list(dict.fromkeys([*session.warnings, *found])),
         )
 
     def _plan(
         self, model: str, conversations: Sequence[Conversation], load: Load, run: int
     ) -> Plan:
-        planned = list(in_turn(conversations, self._profile.runs))
+        planned = list(rotate(conversations, self._profile.runs))
         due = arrival_times(load, len(planned), self._seed + run)
-        talks: list[Talk] = []
+        schedule: list[ScheduledConversation] = []
         index = 0
         for (prompt, turns), due_s in zip(planned, due, strict=True):
-            talks.append(Talk(prompt, turns, due_s, index))
+            schedule.append(ScheduledConversation(prompt, turns, due_s, index))
             index += turns
         return Plan(
             run=run,
             model=model,
             conversations=conversations,
-            talks=talks,
+            schedule=schedule,
             load=load,
             max_tokens=self._max_tokens,
             cold=self._is_cold,
@@ -281,16 +292,19 @@ class BenchmarkRunner:
         )
 
     def _warm_up_plan(
-        self, target: Target, model: str, conversations: Sequence[Conversation], load: Load
+        self, target: BenchmarkTarget, model: str, conversations: Sequence[Conversation], load: Load
     ) -> Plan:
-        """At least one request in each slot; of a warm cache, each prompt that will be asked."""
+        """Return the warm-up: at least one request per slot; for a warm cache, every prompt."""
         slots = target.facts.slots or load.concurrency
         count = max(self._profile.warmup, slots)
         if not self._is_cold:
             count = max(count, min(len(conversations), self._profile.runs))
-        talks = [Talk(number % len(conversations), 1, 0.0, number) for number in range(count)]
+        schedule = [
+            ScheduledConversation(number % len(conversations), 1, 0.0, number)
+            for number in range(count)
+        ]
         plan = self._plan(model, conversations, Load(slots), -1)
-        return replace(plan, talks=talks, keep_prompts=False)
+        return replace(plan, schedule=schedule, keep_prompts=False)
 
     @property
     def _cache(self) -> str:

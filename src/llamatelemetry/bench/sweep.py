@@ -1,4 +1,4 @@
-"""The same benchmark at one load after the other, and where more load stops paying."""
+"""A sweep: the same benchmark at increasing loads, and the knee of its throughput."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from typing import Any, Final
 
 from llamatelemetry.bench.results import BenchmarkResults
 
-# The knee: from here on a step in the load brings less than this share of it in throughput.
-_WORTH: Final = 0.5
+# A step of the load must raise the throughput by at least this fraction of the load increase.
+_MIN_GAIN: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """One load, and what was measured at it."""
+    """The results at one load."""
 
     level: float
     results: BenchmarkResults
 
     @property
     def throughput(self) -> float:
-        """Output tokens per second where they are known, else requests per second."""
+        """Output tokens per second if known, otherwise requests per second."""
         totals = self.results.totals
         return totals.request_rate if totals.output_rate is None else totals.output_rate
 
     def latency_s(self, name: str = "e2e", q: float = 0.5) -> float | None:
-        """Give a quantile of a metric."""
-        found = self.results.figures.get(name)
-        return None if found is None else found.quantiles[q].value
+        """Return a quantile of a metric in seconds, or `None` if it is unknown."""
+        summary = self.results.figures.get(name)
+        return None if summary is None else summary.quantiles[q].value
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResults:
-    """A sweep, from light to heavy load.
+    """The results of a sweep.
 
     Attributes:
-        parameter: ``concurrency`` or ``rate``.
-        points: one for each load.
+        parameter: `concurrency` or `rate`.
+        points: Results at each load.
     """
 
     parameter: str
@@ -48,20 +48,21 @@ class SweepResults:
 
     @property
     def knee(self) -> float | None:
-        """The last load that was worth its step: half as much throughput was gained as load.
+        """Highest load up to which each step raised throughput by at least half of its increase.
 
-        ``None`` when the heaviest load was still worth it: the knee lies further out.
+        `None` if this holds up to the highest load: the knee is beyond the sweep.
         """
         for before, after in pairwise(sorted(self.points, key=lambda point: point.level)):
             more_load = after.level / before.level - 1
             more_throughput = after.throughput / before.throughput - 1 if before.throughput else 0.0
-            if more_throughput < _WORTH * more_load:
+            if more_throughput < _MIN_GAIN * more_load:
                 return before.level
         return None
 
     def summary(self) -> str:
-        """Give a printable table: throughput and latency at each load."""
-        from llamatelemetry.bench._tables import render_text, sweep_table
+        """Return a printable table of throughput and latency at each load."""
+        from llamatelemetry.bench.report.tables import sweep_table
+        from llamatelemetry.bench.report.terminal import render_text
 
         return render_text(sweep_table(self))
 
@@ -69,13 +70,13 @@ class SweepResults:
         return self.summary()
 
     def to_markdown(self) -> str:
-        """Give the same as Markdown."""
-        from llamatelemetry.bench._tables import render_markdown, sweep_table
+        """Return the table of `summary()` as Markdown."""
+        from llamatelemetry.bench.report.tables import render_markdown, sweep_table
 
         return render_markdown(sweep_table(self))
 
     def to_json(self) -> str:
-        """Give everything as JSON: the parameter, the knee, and each point's results."""
+        """Return everything as JSON: the parameter, the knee, and the results at each load."""
         points: list[dict[str, Any]] = [
             {"level": point.level, "results": point.results.to_dict()} for point in self.points
         ]
@@ -83,8 +84,8 @@ class SweepResults:
         return json.dumps({"schema": "llamatelemetry.bench.sweep/1", **data}, indent=1)
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """Give a page of its own with throughput against latency; written to ``path`` if given."""
-        from llamatelemetry.bench._page import sweep_page
+        """Return a self-contained HTML page with plots, and write it to `path` if given."""
+        from llamatelemetry.bench.report.page import sweep_page
 
         page = sweep_page(self)
         if path is not None:
@@ -92,7 +93,7 @@ class SweepResults:
         return page
 
     def save(self, path: str | Path) -> Path:
-        """Write a file: JSON, or by its suffix ``.md`` or ``.html``. Give its path."""
+        """Write a file and return its path: JSON, or by its suffix `.md` or `.html`."""
         path = Path(path)
         write = {".md": self.to_markdown, ".html": self.to_html}
         path.write_text(write.get(path.suffix.lower(), self.to_json)(), encoding="utf-8")

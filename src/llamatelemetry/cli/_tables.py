@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from llamatelemetry.local.otlp_lines import MetricTotal, merged
+from llamatelemetry.local.recording import MetricTotal
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from llamatelemetry.local.calls import Call
-    from llamatelemetry.local.summary import Line, Quantiles, Summary
+    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryLine
 
 _UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMING = "»"
@@ -58,7 +57,7 @@ def decimal(value: float | None) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
-def print_calls(console: Console, calls: Sequence[Call]) -> None:
+def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
     """Print one row for each call. In a narrow terminal, model and error follow below the table."""
     candidates = [
         (omitted, _calls_table(calls, omitted, short=short, gap=gap))
@@ -107,22 +106,22 @@ def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
     console.print(table)
 
 
-def _operation(call: Call) -> str:
+def _operation(call: RecordedCall) -> str:
     return f"{call.operation} {_STREAMING}" if call.streamed else call.operation
 
 
-def _error(call: Call) -> str:
+def _error(call: RecordedCall) -> str:
     if call.error is None:
         return ""
     status = "" if call.http_status is None else str(call.http_status)
     return f"{call.error} ({status})" if status not in {"", call.error} else call.error
 
 
-_CALL_MODEL: TableColumn[Call] = TableColumn(
+_CALL_MODEL: TableColumn[RecordedCall] = TableColumn(
     "model", lambda call: call.model or _UNKNOWN, justify="left"
 )
-_CALL_ERROR: TableColumn[Call] = TableColumn("error", _error, justify="left")
-_CALL_COLUMNS: tuple[TableColumn[Call], ...] = (
+_CALL_ERROR: TableColumn[RecordedCall] = TableColumn("error", _error, justify="left")
+_CALL_COLUMNS: tuple[TableColumn[RecordedCall], ...] = (
     TableColumn("operation", _operation, justify="left"),
     _CALL_MODEL,
     TableColumn("input\ntokens", lambda call: whole(call.input_tokens), "in\ntok"),
@@ -137,7 +136,7 @@ _CALL_COLUMNS: tuple[TableColumn[Call], ...] = (
     _CALL_ERROR,
 )
 # From wide to narrow: short headers, and the columns that follow below the table.
-_CALL_LAYOUTS: tuple[tuple[bool, tuple[TableColumn[Call], ...]], ...] = (
+_CALL_LAYOUTS: tuple[tuple[bool, tuple[TableColumn[RecordedCall], ...]], ...] = (
     (False, ()),
     (True, ()),
     (False, (_CALL_MODEL,)),
@@ -147,13 +146,19 @@ _CALL_LAYOUTS: tuple[tuple[bool, tuple[TableColumn[Call], ...]], ...] = (
 
 
 def _calls_table(
-    calls: Sequence[Call], omitted: Sequence[TableColumn[Call]], *, short: bool, gap: int
+    calls: Sequence[RecordedCall],
+    omitted: Sequence[TableColumn[RecordedCall]],
+    *,
+    short: bool,
+    gap: int,
 ) -> Table:
     columns = [column for column in _CALL_COLUMNS if column not in omitted]
     return _table(calls, columns, lambda call: call.error, short=short, gap=gap, numbered=True)
 
 
-def _call_notes(calls: Sequence[Call], omitted: Sequence[TableColumn[Call]]) -> Iterator[str]:
+def _call_notes(
+    calls: Sequence[RecordedCall], omitted: Sequence[TableColumn[RecordedCall]]
+) -> Iterator[str]:
     if any(call.streamed for call in calls):
         yield f"{_STREAMING} streaming   {_UNKNOWN} unknown"
     if _CALL_MODEL in omitted:
@@ -171,8 +176,8 @@ def _quantiles(quantiles: Quantiles | None, *, pairs: bool) -> str:
 
 
 def _times(
-    header: str, of: Callable[[Line], Quantiles | None], *, pairs: bool
-) -> TableColumn[Line]:
+    header: str, of: Callable[[SummaryLine], Quantiles | None], *, pairs: bool
+) -> TableColumn[SummaryLine]:
     return TableColumn(
         f"{header}\n(ms)",
         lambda line: _quantiles(of(line), pairs=pairs),
@@ -180,7 +185,7 @@ def _times(
     )
 
 
-def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[Line]]:
+def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryLine]]:
     return [
         TableColumn("operation", lambda line: line.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
@@ -206,11 +211,11 @@ def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[Line]]:
     ]
 
 
-def _model_of(line: Line) -> str:
+def _model_of(line: SummaryLine) -> str:
     return line.model or _UNKNOWN
 
 
-_SUMMARY_MODEL: TableColumn[Line] = TableColumn("model", _model_of, justify="left")
+_SUMMARY_MODEL: TableColumn[SummaryLine] = TableColumn("model", _model_of, justify="left")
 
 # From wide to narrow: short headers, a column for the model, p95 beside p50.
 _SUMMARY_LAYOUTS = (
@@ -254,7 +259,7 @@ def _by_label(totals: Iterable[MetricTotal]) -> dict[str, MetricTotal]:
         token_type = total.attributes.get(names.GEN_AI_TOKEN_TYPE)
         label = f"{total.name}, {token_type}" if token_type else total.name
         before = labelled.get(label)
-        labelled[label] = total if before is None else merged(before, total)
+        labelled[label] = total if before is None else before + total
     return labelled
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
-from llamatelemetry.bench._statistics import require_intervals
-from llamatelemetry.bench.comparison import FingerprintMismatchError
-from llamatelemetry.bench.load import Ramp
-from llamatelemetry.bench.profile import BenchmarkProfile
-from llamatelemetry.bench.prompts import load_prompts
+from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError
+from llamatelemetry.bench.analysis.statistics import require_intervals
+from llamatelemetry.bench.load.prompts import load_prompts
+from llamatelemetry.bench.load.schedule import BenchmarkProfile, Ramp
+from llamatelemetry.bench.load.session import BenchmarkError
 from llamatelemetry.bench.results import BenchmarkResults
-from llamatelemetry.bench.runner import BenchmarkError, BenchmarkRunner
+from llamatelemetry.bench.runner import BenchmarkRunner
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.fields import get, items, text
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
@@ -104,7 +104,7 @@ def _runner(client: Any, options: BenchOptions) -> BenchmarkRunner:
 
 def _interleaved(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
     client, other_model = _client_and_model(options.against or "", options)
-    results, baseline = runner.run_beside(
+    results, baseline = runner.run_interleaved(
         _runner(client, options),
         model,
         prompts,
@@ -214,7 +214,7 @@ def _prompts(options: BenchOptions, client: Any) -> Any:
         raise _UsageError(
             "Synthetic prompts need a llama.cpp server, which counts tokens. Use --prompts FILE"
         )
-    from llamatelemetry.bench.synthetic import synthetic_prompts
+    from llamatelemetry.bench.load.prompts import synthetic_prompts
 
     runs = BenchmarkProfile[options.profile.upper()].runs
     try:

@@ -21,8 +21,8 @@ from llamatelemetry.llama.embedded import (
     EmbeddedServerError,
     find_demo_model,
 )
-from llamatelemetry.local.calls import Call, calls_from_spans
-from llamatelemetry.local.otlp_lines import read_metric_totals, read_spans
+from llamatelemetry.local.calls import RecordedCall, calls_from_spans
+from llamatelemetry.local.recording import read_metric_totals, read_spans
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -144,7 +144,7 @@ def _written(output: Path, name: str, pid: int) -> list[Path]:
     return [path for path in (output / f"{name}-{pid}.jsonl",) if path.exists()]
 
 
-def _problems(calls: Sequence[Call], status: int, server: DemoServer) -> Iterator[str]:
+def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) -> Iterator[str]:
     """Yield a sentence for each unexpected result."""
     if status != 0:
         yield f"The program exited with status {status}."

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from llamatelemetry.cli._tables import print_summary
+from llamatelemetry.local.calls import Summary, summarize
 from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
 from llamatelemetry.local.receiver import Receiver
 from llamatelemetry.local.report import LivePage, read_recorded, write_report
 from llamatelemetry.local.store import Store, StoreError, StoreReader
-from llamatelemetry.local.summary import Summary, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -128,7 +128,7 @@ def _settle(receiver: Receiver) -> None:
 
 def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) -> None:
     with StoreReader(path) as reader:
-        summary = summarise(reader.spans(), reader.points())
+        summary = summarize(reader.spans(), reader.points())
     print_summary(console, summary)
     if receiver.problem is not None:
         _print(console, f"error: Telemetry is incomplete: {receiver.problem}", "red")

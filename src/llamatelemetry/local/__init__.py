@@ -1,1 +1,1 @@
-"""The embedded backend: an OTLP receiver on loopback, and a store in one SQLite file."""
+"""The embedded backend: an OTLP receiver on loopback, an SQLite database, and an HTML report."""

@@ -1,26 +1,33 @@
-"""What a summary shows of one GenAI call, read from its span. Unknown stays None, never 0."""
+"""Calls of models, read from spans, and their summary. Unknown values are `None`, never 0."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import statistics
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.local.records import KIND_CLIENT
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from llamatelemetry.local.records import SpanRecord
+    from llamatelemetry.local.records import MetricPoint, SpanRecord
 
-# Made of calls, and not calls themselves, even where an agent or a tool is far away.
-_NO_CALLS = frozenset({"create_agent", "invoke_agent", "invoke_workflow", "execute_tool", "plan"})
+# Spans of these operations contain calls. They are not calls themselves, even if they are CLIENT
+# spans of a remote agent or tool.
+_NO_CALLS: Final = frozenset(
+    {"create_agent", "invoke_agent", "invoke_workflow", "execute_tool", "plan"}
+)
+_MIN_VALUES_FOR_P95: Final = 20
+_GPU_UTILIZATION: Final = "hw.gpu.utilization"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call as its client and its engine saw it; times in milliseconds."""
+class RecordedCall:
+    """One call as measured by its client and its engine. Times are in milliseconds."""
 
     operation: str
     model: str | None
@@ -39,27 +46,25 @@ class Call:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """How fast the engine decoded, its first token left out."""
+        """Output tokens per second after the first token."""
         return 1000 / self.tpot_ms if self.tpot_ms else None
 
 
-def calls_from_spans(spans: Iterable[SpanRecord]) -> list[Call]:
-    """Give the calls to models among spans; phases, steps and HTTP requests are none."""
-    return [call for call in map(call_of, spans) if call is not None]
+def calls_from_spans(spans: Iterable[SpanRecord]) -> list[RecordedCall]:
+    """Return the calls of models among the spans, without phases, steps and HTTP requests."""
+    return [call for call in map(call_from_span, spans) if call is not None]
 
 
-def call_of(span: SpanRecord) -> Call | None:
-    """Read a span as a call, made over a network or of a model in the same process."""
-    operation = span.attributes.get(names.GEN_AI_OPERATION_NAME)
-    if operation is None or operation in _NO_CALLS or names.PHASE in span.attributes:
-        return None
-    return _call(span) if span.kind == KIND_CLIENT or operation in INFERENCE_OPERATIONS else None
-
-
-def _call(span: SpanRecord) -> Call:
+def call_from_span(span: SpanRecord) -> RecordedCall | None:
+    """Return the call of a model, remote or in process, or `None` for any other span."""
     found = span.attributes
-    return Call(
-        operation=str(found[names.GEN_AI_OPERATION_NAME]),
+    operation = found.get(names.GEN_AI_OPERATION_NAME)
+    if operation is None or operation in _NO_CALLS or names.PHASE in found:
+        return None
+    if span.kind != KIND_CLIENT and operation not in INFERENCE_OPERATIONS:
+        return None
+    return RecordedCall(
+        operation=str(operation),
         model=_text(found, names.GEN_AI_RESPONSE_MODEL) or _text(found, names.GEN_AI_REQUEST_MODEL),
         streamed=found.get(names.GEN_AI_REQUEST_STREAM) is True,
         input_tokens=_integer(found, names.GEN_AI_USAGE_INPUT_TOKENS),
@@ -67,7 +72,7 @@ def _call(span: SpanRecord) -> Call:
         output_tokens=_integer(found, names.GEN_AI_USAGE_OUTPUT_TOKENS),
         queue_ms=_number(found, names.QUEUE_DURATION, scale=1000),
         prefill_ms=_number(found, names.PREFILL_MS),
-        ttft_ms=_first_token_ms(found),
+        ttft_ms=_ttft_ms(found),
         tpot_ms=_number(found, names.TPOT_MS),
         duration_ms=span.duration_ms,
         error=(_text(found, names.ERROR_TYPE) or "error") if span.failed else None,
@@ -76,8 +81,11 @@ def _call(span: SpanRecord) -> Call:
     )
 
 
-def _first_token_ms(found: Mapping[str, object]) -> float | None:
-    """The engine's or the stream's own; a first chunk may be a role without any token."""
+def _ttft_ms(found: Mapping[str, object]) -> float | None:
+    """Return the engine's or stream's TTFT, or the time to the first chunk if it is unknown.
+
+    The first chunk may hold only a role, without any token.
+    """
     known = _number(found, names.TTFT_MS)
     return known or _number(found, names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, scale=1000)
 
@@ -95,3 +103,113 @@ def _integer(found: Mapping[str, object], name: str) -> int | None:
 def _number(found: Mapping[str, object], name: str, scale: float = 1) -> float | None:
     value = found.get(name)
     return value * scale if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """p50 and p95, by linear interpolation. p95 is `None` for fewer than 20 values."""
+
+    p50: float
+    p95: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Quantiles | None:
+        """Return the quantiles of the known values, or `None` if none is known."""
+        known = sorted(value for value in values if value is not None)
+        if not known:
+            return None
+        if len(known) < _MIN_VALUES_FOR_P95:
+            return cls(statistics.median(known), None)
+        cuts = statistics.quantiles(known, n=20, method="inclusive")
+        return cls(cuts[9], cuts[18])
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryLine:
+    """Calls of one operation to one model. Times are in milliseconds."""
+
+    operation: str
+    model: str | None
+    calls: int
+    errors: int
+    input_tokens: int | None
+    output_tokens: int | None
+    queue_ms: Quantiles | None
+    ttft_ms: Quantiles | None
+    tpot_ms: Quantiles | None
+    duration_ms: Quantiles | None
+    tokens_per_s: Quantiles | None
+    energy_j: float | None
+
+
+@dataclass(slots=True)
+class Summary:
+    """Summary of a recording.
+
+    Attributes:
+        lines: Calls by operation and model, most frequent first.
+        errors: Number of failed calls by error type.
+        spans: Number of spans, including those that are not calls.
+        processes: Number of processes that sent spans.
+        gpu_utilization: Mean utilization of the GPUs, from 0 to 1.
+    """
+
+    lines: list[SummaryLine] = field(default_factory=list[SummaryLine])
+    errors: Counter[str] = field(default_factory=Counter[str])
+    spans: int = 0
+    processes: int = 0
+    gpu_utilization: float | None = None
+
+    @property
+    def calls(self) -> int:
+        """Number of calls."""
+        return sum(line.calls for line in self.lines)
+
+
+def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -> Summary:
+    """Return the summary of spans and metric data points."""
+    summary = Summary()
+    groups: dict[tuple[str, str | None], list[RecordedCall]] = defaultdict(list)
+    processes: set[object] = set()
+    for span in spans:
+        summary.spans += 1
+        resource = span.resource
+        processes.add(resource.get("service.instance.id", resource.get("process.pid")))
+        call = call_from_span(span)
+        if call is not None:
+            groups[call.operation, call.model].append(call)
+            if call.error is not None:
+                summary.errors[call.error] += 1
+    summary.processes = len(processes)
+    summary.lines = [
+        _line(operation, model, calls)
+        for (operation, model), calls in sorted(
+            groups.items(), key=lambda item: (-len(item[1]), item[0][0], item[0][1] or "")
+        )
+    ]
+    loads = [p.value for p in points if p.name == _GPU_UTILIZATION and p.value is not None]
+    summary.gpu_utilization = statistics.fmean(loads) if loads else None
+    return summary
+
+
+def _line(operation: str, model: str | None, calls: Sequence[RecordedCall]) -> SummaryLine:
+    energies = [call.energy_j for call in calls if call.energy_j is not None]
+    return SummaryLine(
+        operation=operation,
+        model=model,
+        calls=len(calls),
+        errors=sum(call.error is not None for call in calls),
+        input_tokens=_sum_known(call.input_tokens for call in calls),
+        output_tokens=_sum_known(call.output_tokens for call in calls),
+        queue_ms=Quantiles.of(call.queue_ms for call in calls),
+        ttft_ms=Quantiles.of(call.ttft_ms for call in calls),
+        tpot_ms=Quantiles.of(call.tpot_ms for call in calls),
+        duration_ms=Quantiles.of(call.duration_ms for call in calls if call.error is None),
+        tokens_per_s=Quantiles.of(call.tokens_per_s for call in calls),
+        energy_j=sum(energies) if energies else None,
+    )
+
+
+def _sum_known(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

@@ -1,7 +1,7 @@
-"""Runs a command so that every Python process of it sends its telemetry here.
+"""Run a command whose Python processes send their telemetry to this process.
 
-The command keeps its standard streams, its place in the terminal and its exit status; signals
-that this process gets are handed on.
+The command keeps its standard streams, terminal and exit status. Signals to this process are
+forwarded to it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from opentelemetry.instrumentation import auto_instrumentation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# Exit codes that a shell uses.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
-"""What a shell gives for these two."""
 
-# What would send the telemetry somewhere else, or with credentials meant for somewhere else.
-_SENDING: Final = (
+# Variables that change the destination of telemetry, or that hold credentials for another one.
+_DESTINATION: Final = (
     *("ENDPOINT", "PROTOCOL", "HEADERS", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"),
     *("COMPRESSION", "INSECURE"),
 )
 _SIGNALS: Final = ("", "TRACES_", "METRICS_", "LOGS_")
-_OURS: Final = ("LLAMATELEMETRY_OTLP_ENDPOINT", "LLAMATELEMETRY_EXPORTER", "OTEL_CONFIG_FILE")
-# A short program should show its metrics too, and a live page is to move.
+_LLAMATELEMETRY: Final = (
+    "LLAMATELEMETRY_OTLP_ENDPOINT",
+    "LLAMATELEMETRY_EXPORTER",
+    "OTEL_CONFIG_FILE",
+)
+# Short, so that the live page shows current metrics.
 _METRIC_INTERVAL_MS: Final = "2000"
 
 _FORWARDED: Final = tuple(
@@ -40,18 +44,22 @@ _FORWARDED: Final = tuple(
 
 
 def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str, str]:
-    """Give the environment in which Python processes send their telemetry to an endpoint.
+    """Return an environment in which Python processes send their telemetry to an endpoint.
 
-    It is that of `opentelemetry-instrument`, with everything that would send it elsewhere left
-    out. What else the user has set about telemetry stays.
+    Sets what `opentelemetry-instrument` sets, and removes other destinations. All other
+    telemetry settings of the user stay.
     """
-    dropped = {f"OTEL_EXPORTER_OTLP_{name}{what}" for name in _SIGNALS for what in _SENDING}
-    kept = {k: v for k, v in environ.items() if k not in dropped and k not in _OURS}
+    removed = {
+        f"OTEL_EXPORTER_OTLP_{signal_name}{option}"
+        for signal_name in _SIGNALS
+        for option in _DESTINATION
+    }.union(_LLAMATELEMETRY)
+    kept = {name: value for name, value in environ.items() if name not in removed}
     site = str(Path(auto_instrumentation.__file__).parent)
     before = [
         path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in {"", site}
     ]
-    # `requests` would ask a proxy for 127.0.0.1, too.
+    # `requests` also uses a proxy for 127.0.0.1 unless excluded.
     for name in ("NO_PROXY", "no_proxy"):
         kept[name] = ",".join(filter(None, [kept.get(name), "127.0.0.1"]))
     return {
@@ -68,17 +76,17 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
 
 
 class Command:
-    """A command that has been started.
+    """A running command.
 
-    Start it while this process has one thread only: signals are blocked for all threads that
-    are made afterwards, so that the one that waits gets them.
+    Create it while this process has a single thread. The constructor blocks signals, and threads
+    created later inherit this, so that only `wait()` receives them.
 
     Args:
-        arguments: the program and its arguments.
-        environ: its environment.
+        arguments: Program and its arguments.
+        environ: Environment of the program.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: The program cannot be started.
     """
 
     def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -87,12 +95,12 @@ class Command:
             self._process = subprocess.Popen(
                 arguments,
                 env=dict(environ),
-                # Without this the command would never hear of a signal.
+                # Otherwise the command would inherit the blocked signals.
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._mask),  # noqa: PLW1509
             )
         except BaseException as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-            # What the system says, too, when it may not look into a folder of PATH.
+            # An unreadable directory in PATH also raises PermissionError.
             if isinstance(error, PermissionError) and not _is_on_path(
                 arguments[0], environ.get("PATH", os.defpath)
             ):
@@ -100,22 +108,22 @@ class Command:
             raise
 
     def wait(self) -> int:
-        """Wait for its end and hand on signals until then. Gives its exit status, as a shell does."""
+        """Forward signals until the command exits. Return its exit code as a shell would."""
         try:
             while (status := self._process.poll()) is None:
-                _hand_on(self._process)
+                _forward_signal(self._process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         return status if status >= 0 else 128 - status
 
 
-def _hand_on(process: subprocess.Popen[bytes]) -> None:
-    """Wait for one signal. One from the terminal has reached the command by itself."""
+def _forward_signal(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a signal and forward it. The terminal sends its signals to the command itself."""
     if hasattr(signal, "sigtimedwait"):
-        got = signal.sigtimedwait({*_FORWARDED, signal.SIGCHLD}, 0.5)
-        if got is None or got.si_signo == signal.SIGCHLD:
+        received = signal.sigtimedwait({*_FORWARDED, signal.SIGCHLD}, 0.5)
+        if received is None or received.si_signo == signal.SIGCHLD:
             return
-        number, from_terminal = got.si_signo, got.si_code > 0
+        number, from_terminal = received.si_signo, received.si_code > 0
     else:  # macOS
         number = signal.sigwait({*_FORWARDED, signal.SIGCHLD})
         if number == signal.SIGCHLD:
@@ -126,10 +134,10 @@ def _hand_on(process: subprocess.Popen[bytes]) -> None:
 
 
 def exit_status_of(error: OSError) -> int:
-    """Give the exit status with which a shell says that a command cannot be started."""
+    """Return the exit code that a shell uses for a command that cannot be started."""
     return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
 
 
 def _is_on_path(name: str, path: str) -> bool:
-    folders = path.split(os.pathsep)
-    return "/" in name or any(os.path.lexists(Path(folder, name)) for folder in folders)
+    directories = path.split(os.pathsep)
+    return "/" in name or any(os.path.lexists(Path(each, name)) for each in directories)

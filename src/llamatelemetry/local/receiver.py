@@ -1,7 +1,7 @@
-"""An OTLP receiver on loopback: HTTP with protobuf and JSON, gRPC where grpcio is installed.
+"""An OTLP receiver on loopback: HTTP with protobuf and JSON, and gRPC if grpcio is installed.
 
-It answers when what it was sent is in the store, so that a sender which was told "good" has lost
-nothing. The standard library's server is enough for it: batches are few, spans in them many.
+A success response means that the data is in the database. The standard library's HTTP server is
+fast enough, because exporters send few large batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.local._protobuf import MalformedError, RefusedError, decode, records_of
+from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
 from llamatelemetry.local.store import StoreFullError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from llamatelemetry.local._grpc import GrpcServer
+    from llamatelemetry.local.grpc_server import GrpcServer
     from llamatelemetry.local.store import Store
 
 _logger = logging.getLogger("llamatelemetry.local")
@@ -49,58 +49,58 @@ _RESPONSES: Final[Mapping[str, type[Message]]] = {
     "metrics": ExportMetricsServiceResponse,
     "logs": ExportLogsServiceResponse,
 }
-# zlib's way of saying which header to expect.
+# zlib selects the expected header by `wbits`.
 _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class Receiver:
-    """Listens from its making on; serves once it is started.
+    """Receives OTLP. Binds the port on construction, and serves from `start()`.
 
-    The two are apart so that a process can be started in between, while there are no threads.
+    A child process can be started in between, while this process has no other threads.
 
     Args:
-        store: where it all goes.
-        port: 0 picks a free one.
-        grpc_port: gRPC is served there, too.
+        store: Database to write to.
+        port: Port for HTTP on loopback; 0 selects a free port.
+        grpc_port: Port for gRPC on loopback; `None` disables gRPC.
 
     Raises:
-        OSError: the port is taken.
+        OSError: The port is in use.
     """
 
     def __init__(self, store: Store, *, port: int = 0, grpc_port: int | None = None) -> None:
-        self._intake = Intake(store)
-        self._server = _Server((_HOST, port), self._intake)
+        self._sink = OtlpSink(store)
+        self._server = _OtlpServer((_HOST, port), self._sink)
         self._thread: threading.Thread | None = None
         self._grpc_port = grpc_port
         self._grpc: GrpcServer | None = None
 
     @property
     def url(self) -> str:
-        """The base URL, as ``OTEL_EXPORTER_OTLP_ENDPOINT`` wants it."""
+        """Base URL, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
         return f"http://{_HOST}:{self._server.server_address[1]}"
 
     @property
     def received(self) -> Mapping[str, int]:
-        """How many spans, points and log records have been kept."""
-        return self._intake.received
+        """Number of stored spans, metric data points and log records, by signal."""
+        return self._sink.received
 
     @property
     def problem(self) -> str | None:
-        """Why something could not be kept, if that was so."""
-        return self._intake.problem
+        """Why data was lost, or `None` if everything was stored."""
+        return self._sink.problem
 
     def start(self) -> None:
-        """Serve, in threads of its own.
+        """Serve in background threads.
 
         Raises:
-            OSError: the port for gRPC is taken.
-            ImportError: gRPC is asked for and not installed.
+            OSError: The port for gRPC is in use.
+            ImportError: A gRPC port is given, but grpcio is not installed.
         """
         if self._grpc_port is not None:
             with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
-                from llamatelemetry.local._grpc import GrpcServer
+                from llamatelemetry.local.grpc_server import GrpcServer
 
-            self._grpc = GrpcServer(self._intake.take, self._grpc_port)
+            self._grpc = GrpcServer(self._sink.store, self._grpc_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -110,7 +110,7 @@ class Receiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more; what is being received is finished."""
+        """Stop serving after requests in progress have finished."""
         if self._grpc is not None:
             self._grpc.stop()
         if self._thread is not None:
@@ -119,8 +119,8 @@ class Receiver:
         self._server.server_close()
 
 
-class Intake:
-    """Where requests of every protocol end: decoded, and kept."""
+class OtlpSink:
+    """Stores the export requests of both protocols and counts their records."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -128,35 +128,36 @@ class Intake:
         self.received = dict.fromkeys(_RESPONSES, 0)
         self.problem: str | None = None
 
-    def take(self, signal: str, request: Message) -> None:
-        """Keep what a request brings.
+    def store(self, signal: str, request: Message) -> None:
+        """Write the records of a request to the database.
 
         Raises:
-            RefusedError: it holds what cannot be kept, or there is no room for it.
+            RejectedError: A number is out of range, or the disk is full.
         """
         try:
             records = list(records_of(signal, request))
             self._store.write(records)
         except OverflowError as error:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "a number is out of range") from error
+            raise RejectedError(HTTPStatus.BAD_REQUEST, "a number is out of range") from error
         except StoreFullError as error:
             if self.problem is None:
-                _logger.error("%s; what arrives from now on is lost", error)
+                _logger.error("%s: telemetry received from now on is lost", error)
             self.problem = str(error)
-            # Not one of the statuses that exporters try again on: the program would wait for them.
-            raise RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from error
+            # Exporters do not retry this status. Retries would delay the exit of the program.
+            raise RejectedError(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from error
         with self._lock:
             self.received[signal] += len(records)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # server_close() waits for requests that are being kept
+class _OtlpServer(ThreadingHTTPServer):
+    # server_close() waits for requests that are being stored.
+    daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], intake: Intake) -> None:
-        self.intake = intake
+    def __init__(self, address: tuple[str, int], sink: OtlpSink) -> None:
+        self.sink = sink
         self._open: set[socket.socket] = set()
-        super().__init__(address, _Handler)
+        super().__init__(address, _OtlpHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -167,18 +168,18 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        # Of the connection, mostly: whoever sent it has gone. Not a traceback on the terminal.
-        _logger.debug("a request failed: %r", sys.exception())
+        # Usually the sender has closed the connection. The default prints a traceback to stderr.
+        _logger.debug("Request failed: %r", sys.exception())
 
     def server_close(self) -> None:
-        # A sender that keeps its connection open would be waited for until it is idle too long.
+        # Idle keep-alive connections would otherwise delay the shutdown until their timeout.
         for connection in list(self._open):
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # already closed
                 connection.shutdown(socket.SHUT_RD)
         super().server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _OtlpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_S
 
@@ -189,25 +190,29 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = self._body()
             if signal not in _RESPONSES or self.path != f"/v1/{signal}":
-                raise RefusedError(HTTPStatus.NOT_FOUND, f"{self.path} is not /v1/traces, ...")
-            if not is_json and self.headers.get_content_type() != _PROTOBUF:
-                raise RefusedError(
-                    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                    f"{self.headers.get_content_type()} is neither {_PROTOBUF} nor {_JSON}",
+                raise RejectedError(
+                    HTTPStatus.NOT_FOUND,
+                    f"the path must be /v1/traces, /v1/metrics or /v1/logs, got {self.path}",
                 )
-            intake = cast("_Server", self.server).intake
-            intake.take(signal, decode(signal, body, is_json=is_json))
+            if not is_json and self.headers.get_content_type() != _PROTOBUF:
+                raise RejectedError(
+                    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                    f"the content type must be {_PROTOBUF} or {_JSON}, "
+                    f"got {self.headers.get_content_type()}",
+                )
+            sink = cast("_OtlpServer", self.server).sink
+            sink.store(signal, parse_request(signal, body, is_json=is_json))
             status, response = HTTPStatus.OK, _RESPONSES[signal]()
         except MalformedError as error:
             status, response = HTTPStatus.BAD_REQUEST, Status(code=3, message=str(error))
-        except RefusedError as error:
+        except RejectedError as error:
             status, response = error.status, Status(message=str(error))
-        self._answer(status, response, is_json=is_json)
+        self._respond(status, response, is_json=is_json)
 
     def do_GET(self) -> None:
         self.close_connection = True
-        self._answer(
-            HTTPStatus.METHOD_NOT_ALLOWED, Status(message="OTLP is sent by POST"), is_json=True
+        self._respond(
+            HTTPStatus.METHOD_NOT_ALLOWED, Status(message="the method must be POST"), is_json=True
         )
 
     do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_GET  # noqa: N815
@@ -219,13 +224,13 @@ class _Handler(BaseHTTPRequestHandler):
             length = self.headers.get("content-length", "")
             if not length.isdigit():
                 self.close_connection = True
-                raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "no content length")
+                raise RejectedError(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
             self._check_size(int(length))
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 self.close_connection = True
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "the body is shorter than announced")
-        return _plain(body, self.headers.get("content-encoding", "identity").lower())
+                raise RejectedError(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
+        return _decompressed(body, self.headers.get("content-encoding", "identity").lower())
 
     def _chunks(self) -> bytes:
         body = bytearray()
@@ -234,7 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
                 size = int(self.rfile.readline(64).partition(b";")[0], 16)
             except ValueError as error:
                 self.close_connection = True
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "a chunk without its size") from error
+                raise RejectedError(
+                    HTTPStatus.BAD_REQUEST, "the size of a chunk is invalid"
+                ) from error
             self._check_size(len(body) + size)
             body += self.rfile.read(size)
             self.rfile.readline(64)
@@ -243,12 +250,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_size(self, size: int) -> None:
         if not 0 <= size <= _MAX_BODY_BYTES:
-            self.close_connection = True  # what follows is not read
-            raise RefusedError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {_MAX_BODY_BYTES} bytes"
+            # The rest of the body stays unread.
+            self.close_connection = True
+            raise RejectedError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body must not exceed {_MAX_BODY_BYTES} bytes",
             )
 
-    def _answer(self, status: HTTPStatus, response: Message, *, is_json: bool) -> None:
+    def _respond(self, status: HTTPStatus, response: Message, *, is_json: bool) -> None:
         body = (
             json_format.MessageToJson(response).encode()
             if is_json
@@ -263,22 +272,28 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - fixed by the base class
         _logger.debug(format, *args)
 
 
-def _plain(body: bytes, encoding: str) -> bytes:
+def _decompressed(body: bytes, encoding: str) -> bytes:
     if encoding == "identity":
         return body
     if encoding not in _WINDOW_BITS:
-        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"no {encoding} here, but gzip")
+        raise RejectedError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the content encoding must be gzip or deflate, got {encoding}",
+        )
     unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain = unpacker.decompress(body, _MAX_PLAIN_BYTES)
     except zlib.error as error:
-        raise MalformedError(f"not {encoding}: {error}") from error
+        raise MalformedError(f"the body is not valid {encoding}: {error}") from error
     if unpacker.unconsumed_tail:
-        raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too large when unpacked")
+        raise RejectedError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the decompressed body must not exceed {_MAX_PLAIN_BYTES} bytes",
+        )
     if not unpacker.eof:
-        raise MalformedError(f"{encoding} that ends too early")
+        raise MalformedError(f"the {encoding} body is truncated")
     return plain

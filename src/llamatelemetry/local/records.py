@@ -1,4 +1,4 @@
-"""One span, metric point and log record as the store keeps them: plain values, no protobuf."""
+"""Spans, metric data points and log records as plain values, as stored in the database."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# OTLP's numbers.
 STATUS_ERROR: Final = 2
 KIND_CLIENT: Final = 3
-"""OTLP's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at one moment of a span."""
+    """A span event."""
 
     name: str
     time_ns: int
@@ -24,7 +24,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class SpanRecord:
-    """A finished span. Ids are lower-case hex; ``kind`` and ``status`` are OTLP's numbers."""
+    """A finished span. Ids are lowercase hex; `kind` and `status` are OTLP's numbers."""
 
     trace_id: str
     span_id: str
@@ -42,22 +42,22 @@ class SpanRecord:
 
     @property
     def duration_ms(self) -> float:
-        """From start to end, in milliseconds."""
+        """Duration in milliseconds."""
         return (self.end_ns - self.start_ns) / 1e6
 
     @property
     def failed(self) -> bool:
-        """Whether its status is an error."""
+        """Whether the status is an error."""
         return self.status == STATUS_ERROR
 
 
 @dataclass(frozen=True, slots=True)
 class MetricPoint:
-    """One point of a metric.
+    """A metric data point.
 
-    ``kind`` is ``sum``, ``gauge``, ``histogram``, ``exponential_histogram`` or ``summary``. A sum
-    or gauge has a ``value``; a histogram ``count``, ``sum`` and, if it has them, buckets with
-    their upper bounds.
+    `kind` is `sum`, `gauge`, `histogram`, `exponential_histogram` or `summary`. Sums and gauges
+    have a `value`, the others `count` and `sum`. A `histogram` may have `buckets`, the counts per
+    bucket, with their upper `bounds`.
     """
 
     name: str
@@ -79,7 +79,7 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """A log record or event. ``trace_id`` and ``span_id`` are hex, or ``None`` outside any span."""
+    """A log record or event. `trace_id` and `span_id` are hex, or `None` outside a span."""
 
     time_ns: int
     severity: int

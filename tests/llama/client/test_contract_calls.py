@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.llama.embedded import find_demo_model
-from llamatelemetry.local.otlp_lines import read_spans
+from llamatelemetry.local.recording import read_spans
 from tests.components import require
 from tests.selection import slow_except
 

@@ -1,9 +1,7 @@
-"""What was recorded as one self-contained HTML page, and the same page live."""
+"""The report of a recording: a self-contained HTML page, or the same page updated live."""
 
-from __future__ import annotations
+from llamatelemetry.local.recording import Recording, read_recorded
+from llamatelemetry.local.report.live import LivePage
+from llamatelemetry.local.report.page import render, write_report
 
-from ._live import LivePage
-from ._page import render, write_report
-from ._sources import Recorded, read_recorded
-
-__all__ = ["LivePage", "Recorded", "read_recorded", "render", "write_report"]
+__all__ = ["LivePage", "Recording", "read_recorded", "render", "write_report"]

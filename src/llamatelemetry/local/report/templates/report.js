@@ -1,14 +1,14 @@
-// Data is only ever put into the page as text (textContent), never as HTML.
+// Recorded data is inserted as text (textContent) only, never as HTML.
 
 const ROW = 26;
 const MESSAGES = ["gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages"];
 const $ = (id) => document.getElementById(id);
 
 function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const created = document.createElement(tag);
+  if (className) created.className = className;
+  if (text !== undefined) created.textContent = text;
+  return created;
 }
 
 const shownAs = (value) => (typeof value === "string" ? value : JSON.stringify(value));
@@ -18,8 +18,6 @@ const milliseconds = (us) => {
   if (ms >= 10000) return (ms / 1000).toFixed(1) + " s";
   return (ms >= 9.95 ? ms.toFixed(0) : ms.toFixed(1)) + " ms";
 };
-
-// --- what was recorded ---------------------------------------------------------------
 
 const spans = [];
 const byId = new Map();
@@ -63,7 +61,7 @@ function spanOf(chunk, row) {
       operation: value(call[0]), model: value(call[1]), input: call[2], output: call[3],
       ttft: call[4], tpot: call[5], error: value(call[6]),
     },
-    // Unpacked when they are looked at: most never are.
+    // Functions, because the attributes of most spans are never shown.
     attributes: () => pairs(rows.attributes[row]),
     events: () => (chunk.events[row] || []).map(([name, time, flat]) => ({ name: value(name), time, attributes: pairs(flat) })),
   };
@@ -105,13 +103,12 @@ function textOf(whole) {
   return whole.text;
 }
 
-// --- lists that draw only what is seen -----------------------------------------------
-
+// A list that creates elements only for its visible rows.
 class Rows {
-  constructor(box, draw, whenChosen) {
+  constructor(box, draw, onSelect) {
     this.box = box;
     this.draw = draw;
-    this.whenChosen = whenChosen;
+    this.onSelect = onSelect;
     this.items = [];
     this.at = -1;
     this.space = element("div");
@@ -171,7 +168,7 @@ class Rows {
     if (top < this.box.scrollTop) this.box.scrollTop = top;
     else if (top + ROW > this.box.scrollTop + height) this.box.scrollTop = top + ROW - height;
     this.paint();
-    this.whenChosen(this.items[at]);
+    this.onSelect(this.items[at]);
   }
 }
 
@@ -182,7 +179,7 @@ function drawTrace(row, whole) {
     element("span", "faint", new Date(whole.start / 1000).toLocaleTimeString()),
     element("span", "name", root.name),
     element("span", "faint", whole.spans.length + (whole.spans.length === 1 ? " span" : " spans")),
-    element("span", "faint right", whole.tokens ? whole.tokens + " tok" : ""),
+    element("span", "faint right", whole.tokens ? whole.tokens + " tokens" : ""),
     element("span", "right", milliseconds(whole.end - whole.start)),
   );
   row.title = `${root.name} (${root.service})`;
@@ -201,8 +198,6 @@ function drawSpan(row, { span, depth, whole }) {
   row.append(label, track, element("span", "right", milliseconds(span.duration)));
 }
 
-// --- one trace, one span -------------------------------------------------------------
-
 function inOrder(whole) {
   const children = new Map();
   const roots = [];
@@ -211,7 +206,7 @@ function inOrder(whole) {
     else if (children.has(span.parent)) children.get(span.parent).push(span);
     else children.set(span.parent, [span]);
   }
-  // A stack gives back the last first.
+  // A stack returns the last item first, so the earliest span is pushed last.
   const latestFirst = (some) => some.sort((a, b) => b.start - a.start);
   const stack = latestFirst(roots).map((span) => ({ span, depth: 0, whole }));
   const items = [];
@@ -265,20 +260,18 @@ function messageBoxes(key, value) {
     }
   }
   if (key === MESSAGES[0]) parsed = [{ role: "system", parts: parsed }];
-  return [parsed].flat().map((message) => messageBox(message || {}, key === MESSAGES[2] ? "answer" : "asked"));
+  return [parsed].flat().map((message) => messageBox(message || {}, key === MESSAGES[2] ? "output" : "input"));
 }
 
 function messageBox(message, direction) {
   const box = element("div", "message");
   box.append(element("b", "", `${message.role || "?"} (${direction})`));
   for (const part of message.parts || []) {
-    const told = part && typeof part.content === "string" ? part.content : JSON.stringify(part, null, 1);
-    box.append(element("pre", "", part && part.type && part.type !== "text" ? `${part.type}: ${told}` : told));
+    const content = part && typeof part.content === "string" ? part.content : JSON.stringify(part, null, 1);
+    box.append(element("pre", "", part && part.type && part.type !== "text" ? `${part.type}: ${content}` : content));
   }
   return box;
 }
-
-// --- charts --------------------------------------------------------------------------
 
 const MOST_CALLS_DRAWN = 20000;
 const BINS = 60;
@@ -300,7 +293,7 @@ function histogram(id, title, values, color) {
   drawChart(id, {
     title: `${title} (${values.length} calls)`,
     x: { title: "ms", low: 0 },
-    y: [{ title: "calls", low: 0 }],
+    y: [{ title: "Calls", low: 0 }],
     series: [{
       name: title, kind: "bars", color, x: edges.map(([from]) => from), x2: edges.map(([, to]) => to),
       y: found, y2: found.map(() => 0), tips: (at) => `${edges[at].map(plain).join(" to ")} ms: ${found[at]}`,
@@ -313,11 +306,11 @@ function charts() {
   const known = (of) => calls.map(of).filter((value) => value !== null && value !== undefined);
   histogram("chart-ttft", "Time to first token", known((span) => span.call.ttft), "var(--prefill)");
   histogram("chart-tpot", "Time per output token", known((span) => span.call.tpot), "var(--decode)");
-  histogram("chart-total", "Whole call", known((span) => (span.failed ? null : span.duration / 1000)), "var(--call)");
+  histogram("chart-duration", "Duration", known((span) => (span.failed ? null : span.duration / 1000)), "var(--call)");
   timeline(calls);
 }
 
-// Each call is a line from its start to its end, at the height of its duration.
+// Each call is a segment from its start to its end, at the height of its duration.
 const lines = (calls, name, color) => ({
   name, color, kind: "segments", width: 3,
   x: calls.map((span) => span.start / 1000), x2: calls.map((span) => (span.start + span.duration) / 1000),
@@ -344,16 +337,14 @@ function timeline(calls) {
       tips: (at) => `${each.device}: ${plain(values[at])} ${isLoad ? "%" : "W"}\n${clock(each.times[at] / 1000)}`,
     });
   }
-  $("gpu-title").textContent = series.length ? ", and the GPUs below them" : "";
-  const y = [{ title: "call ms", low: 0 }];
+  $("gpu-title").textContent = series.length ? " and GPUs" : "";
+  const y = [{ title: "Duration (ms)", low: 0 }];
   if (series.length) {
     y[0].to = 0.52;
-    y.push({ title: "GPU %", from: 0.62, low: 0, high: 105 }, { title: "W", from: 0.62, low: 0, right: true });
+    y.push({ title: "GPU utilization (%)", from: 0.62, low: 0, high: 105 }, { title: "Power (W)", from: 0.62, low: 0, right: true });
   }
   drawChart("chart-timeline", { title: "", x: { title: "", type: "time" }, y, series: drawn, legend: true });
 }
-
-// --- putting it together -------------------------------------------------------------
 
 const list = new Rows($("list"), drawTrace, showTrace);
 const waterfall = new Rows($("waterfall"), drawSpan, showSpan);
@@ -380,7 +371,7 @@ async function unpacked(text) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
-const SUMMARY = ["operation", "model", "calls", "errors", "input_tokens", "output_tokens", "queue", "ttft", "tpot", "total", "rate", "energy"];
+const SUMMARY = ["operation", "model", "calls", "errors", "input_tokens", "output_tokens", "queue", "ttft", "tpot", "duration", "rate", "energy"];
 
 function summary(found) {
   const rows = found.map((each) => {
@@ -404,7 +395,7 @@ async function poll(after) {
     }
     setTimeout(poll, 1000, more.next);
   } catch {
-    $("state").textContent = "The program has ended; this is what had arrived.";
+    $("state").textContent = "The command has exited.";
   }
 }
 

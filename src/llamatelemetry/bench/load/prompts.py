@@ -1,0 +1,279 @@
+"""Prompts of a benchmark: given by the caller, read from a file, or synthetic."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from llamatelemetry.llama import LlamaCppClient
+
+Message = Mapping[str, Any]
+
+_ROLES: Final = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "bing": "assistant",
+    "chatgpt": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Consecutive turns of a chat. A single prompt is a conversation of one turn.
+
+    Each turn holds the messages to add before the next request. The responses that the model
+    returned during the benchmark are inserted between the turns.
+
+    Attributes:
+        turns: Messages of each turn.
+        max_tokens: Maximum number of output tokens per response; the runner's value if `None`.
+    """
+
+    turns: tuple[tuple[Message, ...], ...]
+    max_tokens: int | None = None
+
+    @classmethod
+    def of_texts(cls, *texts: str, max_tokens: int | None = None) -> Conversation:
+        """Create a conversation from user messages: `Conversation.of_texts("Hello", "Why?")`."""
+        turns = tuple(({"role": "user", "content": text},) for text in texts)
+        return cls(turns, max_tokens)
+
+
+Prompt = str | Sequence[Message] | Conversation
+
+
+def as_conversations(prompts: Iterable[Prompt] | str) -> list[Conversation]:
+    """Convert texts, message lists and conversations to conversations.
+
+    Raises:
+        ValueError: There are no prompts, or one of them is empty.
+        TypeError: A prompt has another type.
+    """
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not given:
+        raise ValueError("prompts must contain at least one text, message list or Conversation")
+    return [_as_conversation(prompt, number) for number, prompt in enumerate(given)]
+
+
+def _as_conversation(prompt: Any, number: int) -> Conversation:
+    if isinstance(prompt, str):
+        prompt = Conversation.of_texts(prompt)
+    elif isinstance(prompt, (list, tuple)):
+        messages = tuple(cast("Sequence[Any]", prompt))
+        if not all(isinstance(message, dict) and "role" in message for message in messages):
+            raise TypeError(f"prompt {number} must be a list of messages that have a role")
+        prompt = Conversation((messages,))
+    if not isinstance(prompt, Conversation):
+        raise TypeError(
+            f"prompt {number} must be a text, a message list or a Conversation, "
+            f"got {type(prompt).__name__}"
+        )
+    has_blank_message = any(
+        message.get("content") == "" for turn in prompt.turns for message in turn
+    )
+    if not prompt.turns or not all(prompt.turns) or has_blank_message:
+        raise ValueError(f"prompt {number} is empty")
+    return prompt
+
+
+def rotate(conversations: Sequence[Conversation], requests: int) -> Iterator[tuple[int, int]]:
+    """Yield conversations in rotation until they add up to the number of requests.
+
+    Yields:
+        The position of a conversation and the number of its turns to run.
+    """
+    position = 0
+    while requests > 0:
+        number = position % len(conversations)
+        turns = min(len(conversations[number].turns), requests)
+        yield number, turns
+        requests -= turns
+        position += 1
+
+
+def load_prompts(path: str | Path, *, multi_turn: bool = False) -> list[Conversation]:
+    """Read prompts from a JSON, JSON Lines or text file.
+
+    | Content of the file, or of each line of a `.jsonl` file | Result                       |
+    |----------------------------------------------------------|------------------------------|
+    | `[{"conversations": [{"from": "human", "value": ...`     | ShareGPT: first or all turns |
+    | `{"messages": [{"role": "user", "content": ...`          | OpenAI: first or all turns   |
+    | `{"prompt": "...", "max_tokens": 64}`                    | one turn                     |
+    | `"..."`                                                  | one turn                     |
+    | text that is not JSON                                    | one turn per line            |
+
+    Args:
+        path: Path of the file.
+        multi_turn: Keep all turns of a conversation instead of only the first.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file contains no prompts.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    found = [each for item in _items(text) if (each := _parse_item(item, multi_turn)) is not None]
+    if not found:
+        raise ValueError(f"{path} must contain texts, or conversations as JSON; found no prompts")
+    return found
+
+
+def _items(text: str) -> Iterator[Any]:
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        for line in filter(str.strip, text.splitlines()):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                yield line.strip()
+    else:
+        yield from cast("list[Any]", whole) if isinstance(whole, list) else [whole]
+
+
+def _parse_item(item: Any, multi_turn: bool) -> Conversation | None:
+    if isinstance(item, (int, float)):
+        # A line of plain text can be a number, which is also valid JSON.
+        item = str(item)
+    if isinstance(item, str):
+        return Conversation.of_texts(item) if item.strip() else None
+    if not isinstance(item, dict):
+        return None
+    fields = cast("dict[str, Any]", item)
+    limit = fields.get("max_tokens")
+    max_tokens = limit if isinstance(limit, int) and limit > 0 else None
+    prompt = fields.get("prompt", fields.get("text"))
+    if isinstance(prompt, str) and prompt.strip():
+        return Conversation.of_texts(prompt, max_tokens=max_tokens)
+    turns = _split_turns(fields.get("messages") or fields.get("conversations") or [])
+    if not turns:
+        return None
+    return Conversation(tuple(turns if multi_turn else turns[:1]), max_tokens)
+
+
+def _split_turns(messages: Any) -> list[tuple[Message, ...]]:
+    """Split a conversation at its assistant messages, which the model generates itself."""
+    turns: list[tuple[Message, ...]] = []
+    pending: list[Message] = []
+    for message in map(_parse_message, messages):
+        if message is None:
+            continue
+        if message["role"] == "assistant":
+            if pending:
+                turns.append(tuple(pending))
+            pending = []
+        else:
+            pending.append(message)
+    if pending:
+        turns.append(tuple(pending))
+    return [turn for turn in turns if any(message["role"] == "user" for message in turn)]
+
+
+def _parse_message(message: Any) -> Message | None:
+    if not isinstance(message, dict):
+        return None
+    fields = cast("dict[str, Any]", message)
+    role = _ROLES.get(str(fields.get("role") or fields.get("from")))
+    content = fields.get("content") or fields.get("value")
+    return {"role": role, "content": content} if role and content else None
+
+
+_WORDS: Final = tuple(
+    """
+    time year people way day man thing woman life child world school state family student group
+    country problem hand part place case week company system program question work number night
+    point home water room mother area money story fact month lot right study book eye job word
+    business issue side kind head house service friend father power hour game line end member
+    law car city name team minute idea body back parent face level office door health person art
+    war history party result change morning reason research girl guy moment air teacher force
+    """.split()  # noqa: SIM905 - easier to read than a list
+)
+# Nearly every tokenizer encodes each of these as one token.
+_FILLERS: Final = (" a", " the", " of", " in", " .", " ,", "\n", "a", "1")
+_MAX_ATTEMPTS: Final = 12
+
+
+def synthetic_prompts(
+    tokenizer: LlamaCppClient | Callable[[str], int],
+    count: int,
+    input_tokens: int,
+    *,
+    seed: int = 0,
+) -> list[str]:
+    """Create prompts of random words with an exact number of input tokens.
+
+    The length includes the chat template. The first words differ, so that prompts do not share
+    a prefix in the prompt cache.
+
+    Args:
+        tokenizer: Client of the llama.cpp server under test, or a function that returns the
+            number of input tokens of a prompt.
+        count: Number of prompts.
+        input_tokens: Length of each prompt, in tokens.
+        seed: Random seed that selects the words.
+
+    Raises:
+        ValueError: The chat template alone is longer, or the exact length cannot be reached.
+    """
+    if count < 1 or input_tokens < 1:
+        raise ValueError(
+            f"count and input_tokens must be greater than 0, got {count} and {input_tokens}"
+        )
+    length_of = tokenizer if callable(tokenizer) else _length_function(tokenizer)
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    return [_synthetic_prompt(length_of, input_tokens, rng) for _ in range(count)]
+
+
+def _length_function(client: LlamaCppClient) -> Callable[[str], int]:
+    def length_of(text: str) -> int:
+        prompt = client.apply_template([{"role": "user", "content": text}])
+        return len(client.tokenize(prompt, add_special=True))
+
+    return length_of
+
+
+def _synthetic_prompt(length_of: Callable[[str], int], target: int, rng: random.Random) -> str:
+    first = rng.choice(_WORDS)
+    minimum = length_of(first)
+    if minimum > target:
+        raise ValueError(
+            f"input_tokens must be at least {minimum}, the chat template and one word; got {target}"
+        )
+    words = [first, *rng.choices(_WORDS, k=target - minimum)]
+    for _ in range(_MAX_ATTEMPTS):
+        excess = length_of(" ".join(words)) - target
+        if excess == 0:
+            return " ".join(words)
+        if excess < 0:
+            words += rng.choices(_WORDS, k=-excess)
+        elif len(words) > excess:
+            del words[len(words) - excess :]
+        else:
+            break
+    return _pad_with_fillers(length_of, words, target)
+
+
+def _pad_with_fillers(length_of: Callable[[str], int], words: list[str], target: int) -> str:
+    """Drop words, then append one-token fillers, for a length that whole words cannot reach."""
+    while len(words) > 1 and length_of(" ".join(words)) > target:
+        words.pop()
+    text = " ".join(words)
+    while (missing := target - length_of(text)) > 0:
+        candidates = (text + filler for filler in _FILLERS)
+        longer = next(
+            (each for each in candidates if length_of(each) == target - missing + 1), None
+        )
+        if longer is None:
+            break
+        text = longer
+    if length_of(text) != target:
+        raise ValueError(f"cannot create a prompt of exactly {target} tokens with this tokenizer")
+    return text

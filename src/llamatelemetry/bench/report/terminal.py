@@ -1,0 +1,89 @@
+"""Tables and the progress bar on a terminal, with Rich."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from llamatelemetry._optional import required_by
+
+if TYPE_CHECKING:
+    from llamatelemetry.bench.records import RequestRecord
+    from llamatelemetry.bench.report.tables import Table
+
+
+def render_text(table: Table, width: int | None = None) -> str:
+    """Return a table as plain text, for a terminal or a log.
+
+    Raises:
+        MissingPackageError: Rich is not installed.
+    """
+    with required_by("A table of a benchmark", "llamatelemetry-core[cli]"):
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+    rich_table = RichTable(
+        title=Text(table.title, "bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for index, header in enumerate(table.header):
+        justify = "left" if index == 0 else "right"
+        rich_table.add_column(header, justify=justify, no_wrap=True)
+    for row in table.rows:
+        rich_table.add_row(*map(Text, row))
+    console = Console(width=width or 200, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(rich_table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    return "\n".join([*lines, "", *table.notes])
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int, *, shown: bool
+) -> Generator[Callable[[RequestRecord], None]]:
+    """Show a progress bar if stderr is a terminal and Rich is installed.
+
+    Yields:
+        The function to call with each finished request.
+    """
+    if not shown or not sys.stderr.isatty() or find_spec("rich") is None:
+        yield lambda _record: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(escape(title), total=total, status="warming up")
+        failures = 0
+
+        def advance(record: RequestRecord) -> None:
+            nonlocal failures
+            failures += not record.ok
+            status = f"last {record.e2e_s:.2f} s" + (f", {failures} failed" if failures else "")
+            progress.update(task, advance=1, status=status)
+
+        yield advance

@@ -1,0 +1,254 @@
+"""Targets over HTTP: the llama.cpp client and the clients of the openai library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from llamatelemetry.bench.targets.http_timing import observe_llama, observe_openai
+from llamatelemetry.bench.targets.target import ServerFacts
+from llamatelemetry.genai.fields import count, get, items, text
+from llamatelemetry.genai.servers import server_of
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
+
+if TYPE_CHECKING:
+    from llamatelemetry.bench.targets.observation import Observation
+    from llamatelemetry.bench.targets.target import BenchRequest
+    from llamatelemetry.llama import AsyncLlamaCppClient
+
+# Values of `owned_by` in a server's list of models.
+_KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
+
+
+class LlamaTarget:
+    """A llama.cpp server, through `AsyncLlamaCppClient`."""
+
+    is_blocking = False
+    is_streaming = True
+    has_queue = True
+    provider = PROVIDER_LLAMA_CPP
+
+    def __init__(self, client: AsyncLlamaCppClient) -> None:
+        self._client = client
+        observe_llama(client)
+        parts = urlsplit(client.base_url)
+        self.server = server_of(parts.scheme, parts.hostname or "", parts.port)
+        self.facts = ServerFacts(PROVIDER_LLAMA_CPP)
+
+    async def open(self) -> None:
+        """Fetch the properties of the server."""
+        self.facts = await fetch_llama_facts(self._client)
+
+    async def counters(self) -> dict[str, float]:
+        """Return the counters of `/metrics`; empty if the server does not expose them."""
+        return await fetch_llama_counters(self._client)
+
+    async def send(self, request: BenchRequest, observation: Observation) -> None:
+        """Stream one response."""
+        stream = await self._client.chat(
+            request.messages,
+            request.max_tokens,
+            0.0,
+            stream=True,
+            model=request.model or None,
+            seed=request.seed,
+            **_llama_options(request),
+        )
+        await _observe_stream(stream, observation)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+async def _observe_stream(stream: Any, observation: Observation) -> None:
+    observation.on_headers()
+    async with stream:
+        async for chunk in stream:
+            observation.on_chunk(chunk)
+
+
+def _llama_options(request: BenchRequest) -> dict[str, Any]:
+    return {"ignore_eos": True, "cache_prompt": not request.cold}
+
+
+async def fetch_llama_counters(client: AsyncLlamaCppClient) -> dict[str, float]:
+    """Return the counters of a llama.cpp server; empty if `/metrics` is disabled."""
+    from llamatelemetry.llama import LlamaServerError
+
+    try:
+        return await client.metrics()
+    except LlamaServerError:
+        return {}
+
+
+async def fetch_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
+    """Return the build, model, context length and slots of a llama.cpp server."""
+    from llamatelemetry.llama import LlamaServerError
+
+    try:
+        props: Mapping[str, Any] = await client.props()
+        models: Mapping[str, Any] = await client.models()
+    except LlamaServerError:
+        # Old builds lack these endpoints, and a proxy may block them.
+        return ServerFacts(PROVIDER_LLAMA_CPP)
+    meta = get(_first_model(models), "meta")
+    slots = count(get(props, "total_slots"))
+    known = {
+        "server": PROVIDER_LLAMA_CPP,
+        "server.build": text(get(props, "build_info")),
+        "server.slots": slots,
+        "server.context_length": count(get(get(props, "default_generation_settings"), "n_ctx")),
+        "model.quantization": text(get(props, "model_ftype")),
+        "model.parameters": count(get(meta, "n_params")),
+        "model.size_bytes": count(get(meta, "size")),
+    }
+    return ServerFacts(
+        PROVIDER_LLAMA_CPP,
+        slots,
+        {name: value for name, value in known.items() if value is not None},
+        _busy_requests(await fetch_llama_counters(client)),
+    )
+
+
+def _first_model(models: Any) -> Any:
+    return next(iter(items(get(models, "data"))), None)
+
+
+def _busy_requests(counters: Mapping[str, float]) -> int | None:
+    if "requests_processing" not in counters:
+        return None
+    return int(counters["requests_processing"] + counters.get("requests_deferred", 0))
+
+
+class _OpenAI:
+    """Common part of the synchronous and asynchronous openai targets."""
+
+    is_streaming = True
+    has_queue = True
+
+    def __init__(self, client: Any) -> None:
+        parts = urlsplit(str(client.base_url))
+        self.server = server_of(parts.scheme, parts.hostname or "", parts.port)
+        known = None if self.server is None else self.server.provider
+        self._is_openai = known == PROVIDER_OPENAI
+        self.provider = known or PROVIDER_OPENAI
+        self.facts = ServerFacts()
+        self._client = client
+        self._llama: AsyncLlamaCppClient | None = None
+
+    async def _fetch_facts(self, models: Any) -> None:
+        owner = text(get(_first_model(models), "owned_by"))
+        kind = _KINDS.get(owner or "")
+        self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
+        if kind == PROVIDER_LLAMA_CPP:
+            self.provider = PROVIDER_LLAMA_CPP
+            self._llama = _llama_client(self._client)
+        if self._llama is not None:
+            self.facts = await fetch_llama_facts(self._llama)
+
+    async def counters(self) -> dict[str, float]:
+        """Return the counters of a llama.cpp server; empty for any other server."""
+        return {} if self._llama is None else await fetch_llama_counters(self._llama)
+
+    async def close(self) -> None:
+        """Close the llama.cpp client. The caller owns the openai client."""
+        if self._llama is not None:
+            await self._llama.close()
+
+    def _options(self, request: BenchRequest) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "model": request.model,
+            "messages": request.messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if self._is_openai:
+            # OpenAI's newer models reject `max_tokens`, `temperature` and `seed`.
+            return {**options, "max_completion_tokens": request.max_tokens}
+        options |= {"max_tokens": request.max_tokens, "temperature": 0.0, "seed": request.seed}
+        if self.facts.kind == PROVIDER_LLAMA_CPP:
+            options["extra_body"] = _llama_options(request)
+            # llama.cpp may close a connection after a stream without announcing it, and a
+            # request sent right then would fail. LlamaCppClient sends the same header.
+            options["extra_headers"] = {"Connection": "close"}
+        elif self.facts.ignores_eos:
+            options["extra_body"] = {"ignore_eos": True}
+        return options
+
+
+def _llama_client(client: Any) -> AsyncLlamaCppClient | None:
+    """Return a client for llama.cpp's own endpoints, or `None` if httpx2 is not installed."""
+    from llamatelemetry.llama import AsyncLlamaCppClient
+
+    key = client.api_key
+    try:
+        return AsyncLlamaCppClient(
+            str(client.base_url), api_key=key if isinstance(key, str) else None, timeout_s=10.0
+        )
+    except ImportError:
+        return None
+
+
+class OpenAITarget(_OpenAI):
+    """A synchronous client of the openai library. Each request runs in its own thread."""
+
+    is_blocking = True
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client.with_options(max_retries=0))
+        observe_openai(self._client, is_async=False)
+
+    async def open(self) -> None:
+        """Fetch the properties of the server."""
+        try:
+            models = self._client.models.list()
+        except Exception:  # the library's errors vary, and not every server lists models
+            models = None
+        await self._fetch_facts(models)
+
+    def send(self, request: BenchRequest, observation: Observation) -> None:
+        """Stream one response."""
+        stream = self._client.chat.completions.create(**self._options(request))
+        observation.on_headers()
+        with stream:
+            for chunk in stream:
+                observation.on_chunk(chunk)
+
+
+class AsyncOpenAITarget(_OpenAI):
+    """An asynchronous client of the openai library."""
+
+    is_blocking = False
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._own_http: Any = None
+
+    async def open(self) -> None:
+        """Fetch the properties of the server."""
+        options: dict[str, Any] = {"max_retries": 0}
+        if type(self._client._client).__name__ == "AsyncHttpxClientWrapper":
+            # The client's default connection pool may be bound to another event loop.
+            import openai
+
+            self._own_http = options["http_client"] = openai.DefaultAsyncHttpxClient()
+        self._client = self._client.with_options(**options)
+        observe_openai(self._client, is_async=True)
+        try:
+            models = await self._client.models.list()
+        except Exception:  # the library's errors vary, and not every server lists models
+            models = None
+        await self._fetch_facts(models)
+
+    async def send(self, request: BenchRequest, observation: Observation) -> None:
+        """Stream one response."""
+        stream = await self._client.chat.completions.create(**self._options(request))
+        await _observe_stream(stream, observation)
+
+    async def close(self) -> None:
+        """Close what `open()` opened."""
+        await super().close()
+        if self._own_http is not None:
+            await self._own_http.aclose()

@@ -1,0 +1,322 @@
+"""The measurement of one request: timestamps, accumulated response, and span.
+
+The observation opens the span around the client's call. An instrumented client adds its data,
+such as the engine's timings, to this span and creates no span of its own.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.bench.records import RequestRecord
+from llamatelemetry.bench.targets.http_timing import current_observation
+from llamatelemetry.genai import Request, Response, StreamWatch, read_response
+from llamatelemetry.genai.errors import ErrorInfo, describe_error
+from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.model import Phases
+from llamatelemetry.genai.phases import measure_phases
+
+if TYPE_CHECKING:
+    from contextvars import Token
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+
+    from llamatelemetry.genai import Call, Instrumenter
+
+RUN: Final = "llamatelemetry.bench.run"
+INDEX: Final = "llamatelemetry.bench.index"
+PROMPT: Final = "llamatelemetry.bench.prompt"
+TURN: Final = "llamatelemetry.bench.turn"
+LAG: Final = "llamatelemetry.bench.dispatch_lag"
+
+_ANSWER: Final = ("content", "tool_calls", "refusal", "function_call", "text")
+_REASONING: Final = ("reasoning_content", "reasoning")
+_TRUNCATED: Final = ErrorInfo("truncated_stream", "the stream ended without a finish reason")
+
+
+class RequestPosition(NamedTuple):
+    """Position of a request in the benchmark, and its scheduled time.
+
+    Attributes:
+        run: Number of the run.
+        request_index: Index of the request within the run.
+        prompt: Position of the conversation in the list of prompts.
+        turn: Turn of the conversation.
+        due_ns: Scheduled time, by `perf_counter_ns`.
+        started_ns: Start of the run, by `perf_counter_ns`.
+    """
+
+    run: int
+    request_index: int
+    prompt: int
+    turn: int
+    due_ns: int
+    started_ns: int
+
+
+class TimedAccumulator:
+    """Accumulates the chunks of a stream and the arrival time of each chunk with tokens.
+
+    Args:
+        keep_text: Whether to keep the text, for the next turn of a conversation.
+    """
+
+    def __init__(self, keep_text: bool) -> None:
+        self._chunks = ChunkFold()
+        self._texts: list[str] | None = [] if keep_text else None
+        self._response: Response | None = None
+        self.token_ns: list[int] = []
+        self.answer_ns: int | None = None
+
+    def add(self, chunk: Any, /) -> bool:
+        """Add a chunk. Return whether it carries text, reasoning or a tool call."""
+        now_ns = perf_counter_ns()
+        self._chunks.add(chunk)
+        deltas = [_delta(choice) for choice in items(get(chunk, "choices"))]
+        has_answer = _has_any(deltas, _ANSWER)
+        if not has_answer and not _has_any(deltas, _REASONING):
+            return False
+        self.token_ns.append(now_ns)
+        if has_answer and self.answer_ns is None:
+            self.answer_ns = now_ns
+        if self._texts is not None:
+            self._texts.extend(
+                content for delta in deltas[:1] if (content := text(get(delta, "content")))
+            )
+        return True
+
+    @property
+    def model(self) -> Any:
+        """Model name reported by the chunks so far."""
+        return self._chunks.model
+
+    @property
+    def text(self) -> str:
+        """Text of the response; empty unless `keep_text` is set."""
+        return "".join(self._texts or ())
+
+    def response(self) -> Response:
+        """Return the accumulated response: always the same object, which others complete."""
+        if self._response is None:
+            self._response = self._chunks.response()
+        return self._response
+
+
+def _delta(choice: Any) -> Any:
+    """Return the delta of a choice. In a text completion, the choice itself is the delta."""
+    delta = get(choice, "delta")
+    return choice if delta is None else delta
+
+
+def _has_any(deltas: list[Any], names: tuple[str, ...]) -> bool:
+    return any(get(delta, name) for delta in deltas for name in names)
+
+
+class Observation:
+    """Context manager around one request. Sets `record` and `text` on exit.
+
+    An exception of the request is part of the measurement and is suppressed. Exceptions that end
+    the benchmark itself, such as a cancellation, propagate.
+    """
+
+    def __init__(
+        self,
+        instrumenter: Instrumenter,
+        request: Request,
+        position: RequestPosition,
+        *,
+        keep_text: bool,
+    ) -> None:
+        self._instrumenter = instrumenter
+        self._request = request
+        self._position = position
+        self._accumulator = TimedAccumulator(keep_text)
+        self._call: Call | None = None
+        self._stream: StreamWatch | None = None
+        self._context_token: Token[Context] | None = None
+        self._observation_token: Token[Observation | None] | None = None
+        self._request_sent_ns: int | None = None
+        self._headers_ns: int | None = None
+        self._complete_response: Any = None
+        self._sent_ns = 0
+        self.record: RequestRecord | None = None
+        self.text = ""
+
+    def __enter__(self) -> Observation:
+        # An engine in this process has no server, so its span is not a client's.
+        in_process = self._request.server is None
+        kind = SpanKind.INTERNAL if in_process else SpanKind.CLIENT
+        self._call = self._instrumenter.start(self._request, kind)
+        if self._call is not None:
+            self._context_token = self._call.activate()
+            self._call.start_attempt()
+            if self._request.stream:
+                self._stream = StreamWatch(self._call, self._accumulator)
+        self._observation_token = current_observation.set(self)
+        self._sent_ns = perf_counter_ns()
+        return self
+
+    def on_request_sent(self) -> None:
+        """Record that the connected client starts sending: queue time starts here."""
+        self._request_sent_ns, self._headers_ns = perf_counter_ns(), None
+        if self._call is not None:
+            self._call.mark_sent(self._request_sent_ns)
+
+    def on_headers(self) -> None:
+        """Record the response headers. llama.cpp sends them when a slot takes the request.
+
+        Targets call this when the client returns a response. The HTTP library may have reported
+        the headers before; the earlier time stands.
+        """
+        if self._headers_ns is not None:
+            return
+        self._headers_ns = perf_counter_ns()
+        if self._call is not None:
+            self._call.mark_headers_received(self._headers_ns)
+
+    def on_chunk(self, chunk: Any) -> None:
+        """Record a chunk of a stream."""
+        if self._stream is not None:
+            self._stream.chunk(chunk)
+        else:
+            self._accumulator.add(chunk)
+
+    def on_response(self, response: Any) -> None:
+        """Record a complete response that was not streamed."""
+        self._complete_response = response
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> bool:
+        ended_ns = perf_counter_ns()
+        if self._observation_token is not None:
+            # An event loop that is destroyed exits its coroutines in another context.
+            with suppress(ValueError):
+                current_observation.reset(self._observation_token)
+        if self._call is not None and self._context_token is not None:
+            self._call.deactivate(self._context_token)
+        response = self._response()
+        if error is None and self._request.stream and not response.finish_reasons:
+            response.error = response.error or _TRUNCATED
+        self._set_position_attributes()
+        self._end_call(error, response)
+        if error is not None and not isinstance(error, Exception):
+            return False
+        self.record = self._make_record(error, response, ended_ns)
+        self.text = self._accumulator.text or _text_of(self._complete_response)
+        return True
+
+    def _response(self) -> Response:
+        if self._request.stream:
+            return self._accumulator.response()
+        return read_response(self._complete_response)
+
+    def _set_position_attributes(self) -> None:
+        if self._call is None or not self._call.recording:
+            return
+        position = self._position
+        self._call.span.set_attributes(
+            {
+                RUN: position.run,
+                INDEX: position.request_index,
+                PROMPT: position.prompt,
+                TURN: position.turn,
+                LAG: (self._sent_ns - position.due_ns) / 1e9,
+            }
+        )
+
+    def _end_call(self, error: BaseException | None, response: Response) -> None:
+        """End the span. An instrumented client has completed `response` afterwards."""
+        if self._call is None:
+            return
+        if self._stream is not None and error is None:
+            self._stream.finished()
+        elif self._stream is not None and error is not None:
+            self._stream.failed(error)
+        elif error is None:
+            self._call.finish(response)
+        else:
+            self._call.fail(error, response)
+
+    def _make_record(
+        self, error: Exception | None, response: Response, ended_ns: int
+    ) -> RequestRecord:
+        position, usage, timings = self._position, response.usage, response.timings
+        failure = response.error if error is None else describe_error(error)
+        first_ns = self._first_token_ns()
+        phases = self._phases(response, first_ns, ended_ns)
+        return RequestRecord(
+            run=position.run,
+            index=position.request_index,
+            prompt=position.prompt,
+            turn=position.turn,
+            due_s=(position.due_ns - position.started_ns) / 1e9,
+            lag_s=(self._sent_ns - position.due_ns) / 1e9,
+            e2e_s=(ended_ns - position.due_ns) / 1e9,
+            ttft_s=_elapsed_s(position.due_ns, first_ns),
+            ttfo_s=_elapsed_s(position.due_ns, self._accumulator.answer_ns),
+            token_times_s=tuple(
+                (token_ns - self._sent_ns) / 1e9 for token_ns in self._accumulator.token_ns
+            ),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cache_read_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            finish_reason=next(iter(response.finish_reasons), None),
+            queue_s=None if phases is None else phases.queue_s,
+            queue_source=None if phases is None else phases.queue_source,
+            prefill_s=None if phases is None else phases.prefill_s,
+            decode_s=None if phases is None else phases.decode_s,
+            prefilled_tokens=None if timings is None else timings.prompt_tokens,
+            decoded_tokens=None if timings is None else timings.predicted_tokens,
+            error=None if failure is None else failure.type,
+            http_status=None if failure is None else failure.status_code,
+            **self._span_ids(),
+        )
+
+    def _first_token_ns(self) -> int | None:
+        if self._accumulator.token_ns:
+            return self._accumulator.token_ns[0]
+        # An instrumented engine may have seen its first token although it returns no stream.
+        return None if self._call is None else self._call.first_token_ns
+
+    def _phases(self, response: Response, first_ns: int | None, ended_ns: int) -> Phases | None:
+        if response.timings is None:
+            return None
+        since_ns = self._sent_ns if self._request_sent_ns is None else self._request_sent_ns
+        return measure_phases(
+            response.timings,
+            attempt_s=(ended_ns - since_ns) / 1e9,
+            headers_s=_elapsed_s(since_ns, self._headers_ns),
+            first_token_s=_elapsed_s(since_ns, first_ns),
+            has_queue=self._request.has_queue,
+        )
+
+    def _span_ids(self) -> dict[str, str]:
+        if self._call is None:
+            return {}
+        context = self._call.span.get_span_context()
+        if not context.is_valid:
+            return {}
+        return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+
+def _elapsed_s(since_ns: int, at_ns: int | None) -> float | None:
+    return None if at_ns is None else (at_ns - since_ns) / 1e9
+
+
+def _text_of(response: Any) -> str:
+    if isinstance(response, str):
+        return response
+    with suppress(LookupError, TypeError):
+        return str(response["choices"][0]["message"]["content"] or "")
+    return ""

@@ -1,0 +1,148 @@
+"""The interface of a benchmark target, and the choice of the adapter for a client.
+
+Adapters disable retries wherever a client has them. A failed request that is retried would
+otherwise be measured as one slow request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from llamatelemetry.genai.engine import InferenceEngine
+from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE, PROVIDER_LLAMA_CPP
+
+if TYPE_CHECKING:
+    from llamatelemetry.bench.load.prompts import Message
+    from llamatelemetry.bench.targets.observation import Observation
+    from llamatelemetry.genai import Server
+
+_UNKNOWN_PROVIDER: Final = "_OTHER"
+_TRANSFORMERS: Final = "llamatelemetry.transformers"
+_IGNORES_EOS: Final = frozenset({PROVIDER_LLAMA_CPP, "vllm", "sglang"})
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """One chat request to send."""
+
+    model: str
+    messages: list[Message]
+    max_tokens: int
+    seed: int
+    cold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """Properties of the server under test.
+
+    Attributes:
+        kind: `llama_cpp`, `vllm` or `sglang`; `None` if unknown.
+        slots: Number of requests that the server processes in parallel.
+        fingerprint: Conditions that must be equal in two benchmarks to compare them.
+        busy: Number of requests from other clients that the server is processing.
+    """
+
+    kind: str | None = None
+    slots: int | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict[str, Any])
+    busy: int | None = None
+
+    @property
+    def ignores_eos(self) -> bool:
+        """Whether the server supports `ignore_eos`, which makes response lengths exact."""
+        return self.kind in _IGNORES_EOS
+
+    @property
+    def skips_cache(self) -> bool:
+        """Whether requests can bypass the prompt cache."""
+        return self.kind == PROVIDER_LLAMA_CPP
+
+
+class BenchmarkTarget(Protocol):
+    """A client or engine under test."""
+
+    is_blocking: bool
+    is_streaming: bool
+    has_queue: bool
+    provider: str
+    server: Server | None
+    facts: ServerFacts
+
+    async def open(self) -> None:
+        """Connect and fetch the properties of the server."""
+        ...
+
+    async def counters(self) -> dict[str, float]:
+        """Return the engine's own counters; empty if it has none."""
+        ...
+
+    def send(self, request: BenchRequest, observation: Observation) -> Any:
+        """Send one request. Returns an awaitable unless the target blocks."""
+        ...
+
+    async def close(self) -> None:
+        """Close what `open()` opened."""
+        ...
+
+
+class EngineTarget:
+    """An in-process or custom engine without streaming. Each request runs in its own thread."""
+
+    is_blocking = True
+    is_streaming = False
+
+    def __init__(self, engine: InferenceEngine) -> None:
+        self._engine = engine
+        self.server: Server | None = None
+        is_transformers = type(engine).__module__.startswith(_TRANSFORMERS)
+        self.provider = PROVIDER_HUGGINGFACE if is_transformers else _UNKNOWN_PROVIDER
+        self.has_queue = not is_transformers
+        self.facts = ServerFacts(fingerprint={"engine": type(engine).__name__})
+
+    async def open(self) -> None:
+        """Do nothing: the engine is ready."""
+
+    async def counters(self) -> dict[str, float]:
+        """Return an empty dict: an engine has no counters."""
+        return {}
+
+    def send(self, request: BenchRequest, observation: Observation) -> None:
+        """Request one complete response."""
+        messages = [dict(message) for message in request.messages]
+        observation.on_response(self._engine.chat(messages, request.max_tokens, 0.0))
+
+    async def close(self) -> None:
+        """Do nothing: the caller owns the engine."""
+
+
+def make_target(client: Any) -> BenchmarkTarget:
+    """Return the adapter for a client or engine.
+
+    Raises:
+        TypeError: The client is of an unsupported type.
+    """
+    from llamatelemetry.bench.targets.clients import AsyncOpenAITarget, LlamaTarget, OpenAITarget
+    from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
+
+    if isinstance(client, (LlamaCppClient, AsyncLlamaCppClient)):
+        return LlamaTarget(client.as_async())
+    if _openai_class(client) == "OpenAI":
+        return OpenAITarget(client)
+    if _openai_class(client) == "AsyncOpenAI":
+        return AsyncOpenAITarget(client)
+    if isinstance(client, InferenceEngine):
+        return EngineTarget(client)
+    raise TypeError(
+        "client must be a LlamaCppClient, OpenAI, AsyncOpenAI, or an engine with generate(), "
+        f"chat() and model_name, got {type(client).__name__}"
+    )
+
+
+def _openai_class(client: Any) -> str | None:
+    for base in type(client).__mro__:
+        # The library sets `__module__` of the classes it exports to "openai".
+        if base.__module__.startswith("openai") and base.__name__ in {"OpenAI", "AsyncOpenAI"}:
+            return base.__name__
+    return None

@@ -1,0 +1,209 @@
+"""Parse OTLP export requests, in protobuf or JSON, into records.
+
+JSON is converted to protobuf messages, so that there is one reader. OTLP's JSON differs from
+protobuf's own JSON in that ids are hex instead of base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from llamatelemetry.local.records import Event, LogRecord, MetricPoint, Record, SpanRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+_REQUESTS: Final[Mapping[str, type[Message]]] = {
+    "traces": ExportTraceServiceRequest,
+    "metrics": ExportMetricsServiceRequest,
+    "logs": ExportLogsServiceRequest,
+}
+_IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id"})
+_DELTA: Final = 1
+_KINDS: Final = ("sum", "gauge", "histogram", "exponential_histogram", "summary")
+
+
+class MalformedError(ValueError):
+    """The body is not an export request."""
+
+
+class RejectedError(Exception):
+    """The request is rejected with an HTTP status."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message:
+    """Parse the body of an export request.
+
+    Args:
+        signal: `traces`, `metrics` or `logs`.
+        body: Uncompressed body.
+        is_json: Whether the body is JSON instead of protobuf.
+
+    Raises:
+        MalformedError: The body is not an export request of the signal.
+    """
+    request = _REQUESTS[signal]()
+    try:
+        if is_json:
+            fields: Any = json.loads(body)
+            if not isinstance(fields, dict):
+                raise MalformedError("the body must be a JSON object")
+            _convert_ids_to_base64(fields)
+            json_format.ParseDict(
+                cast("dict[str, Any]", fields), request, ignore_unknown_fields=True
+            )
+        else:
+            request.ParseFromString(body)
+    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError(str(error)) from error
+    except json.JSONDecodeError as error:
+        raise MalformedError(f"the body is not valid JSON: {error}") from error
+    return request
+
+
+def _convert_ids_to_base64(value: Any) -> None:
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            _convert_ids_to_base64(item)
+    elif isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        for key, item in fields.items():
+            if key in _IDS and isinstance(item, str):
+                try:
+                    fields[key] = base64.b64encode(bytes.fromhex(item)).decode()
+                except ValueError as error:
+                    raise MalformedError(f"{key} {item!r} is not hex") from error
+            elif isinstance(item, (dict, list)):
+                _convert_ids_to_base64(item)
+
+
+def records_of(signal: str, request: Any) -> Iterator[Record]:
+    """Yield the spans, metric data points or log records of an export request."""
+    return _READERS[signal](request)
+
+
+def _spans(request: ExportTraceServiceRequest) -> Iterator[SpanRecord]:
+    for group in request.resource_spans:
+        resource = _attributes(group.resource.attributes)
+        for scoped in group.scope_spans:
+            for span in scoped.spans:
+                yield SpanRecord(
+                    trace_id=span.trace_id.hex(),
+                    span_id=span.span_id.hex(),
+                    parent_span_id=span.parent_span_id.hex() or None,
+                    name=span.name,
+                    kind=span.kind,
+                    start_ns=span.start_time_unix_nano,
+                    end_ns=span.end_time_unix_nano,
+                    attributes=_attributes(span.attributes),
+                    status=span.status.code,
+                    status_message=span.status.message,
+                    events=[
+                        Event(event.name, event.time_unix_nano, _attributes(event.attributes))
+                        for event in span.events
+                    ],
+                    scope=scoped.scope.name,
+                    resource=resource,
+                )
+
+
+def _points(request: ExportMetricsServiceRequest) -> Iterator[MetricPoint]:
+    for group in request.resource_metrics:
+        resource = _attributes(group.resource.attributes)
+        for scoped in group.scope_metrics:
+            for metric in scoped.metrics:
+                kind = metric.WhichOneof("data")
+                if kind not in _KINDS:
+                    continue
+                data: Any = getattr(metric, kind)
+                for point in data.data_points:
+                    yield _point(metric, kind, data, point, scoped.scope.name, resource)
+
+
+def _point(  # noqa: PLR0917 - the levels of an OTLP metric
+    metric: Any, kind: str, data: Any, point: Any, scope: str, resource: Mapping[str, Any]
+) -> MetricPoint:
+    is_number = kind in {"sum", "gauge"}
+    value: float | None = None
+    if is_number:
+        which = point.WhichOneof("value")
+        value = None if which is None else getattr(point, which)
+    return MetricPoint(
+        name=metric.name,
+        unit=metric.unit,
+        kind=kind,
+        is_monotonic=getattr(data, "is_monotonic", kind != "gauge"),
+        is_delta=getattr(data, "aggregation_temporality", 0) == _DELTA,
+        attributes=_attributes(point.attributes),
+        start_ns=point.start_time_unix_nano,
+        time_ns=point.time_unix_nano,
+        value=value,
+        count=None if is_number else point.count,
+        sum=None if is_number else point.sum,
+        bounds=list(point.explicit_bounds) if kind == "histogram" else (),
+        buckets=list(point.bucket_counts) if kind == "histogram" else (),
+        scope=scope,
+        resource=resource,
+    )
+
+
+def _logs(request: ExportLogsServiceRequest) -> Iterator[LogRecord]:
+    for group in request.resource_logs:
+        resource = _attributes(group.resource.attributes)
+        for scoped in group.scope_logs:
+            for record in scoped.log_records:
+                yield LogRecord(
+                    time_ns=record.time_unix_nano or record.observed_time_unix_nano,
+                    severity=record.severity_number,
+                    event_name=record.event_name,
+                    body=_value(record.body),
+                    attributes=_attributes(record.attributes),
+                    trace_id=record.trace_id.hex() or None,
+                    span_id=record.span_id.hex() or None,
+                    scope=scoped.scope.name,
+                    resource=resource,
+                )
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Iterator[Record]]]] = {
+    "traces": _spans,
+    "metrics": _points,
+    "logs": _logs,
+}
+
+
+def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: Any) -> Any:
+    which = value.WhichOneof("value")
+    if which is None:
+        return None
+    found = getattr(value, which)
+    if which == "array_value":
+        return [_value(item) for item in found.values]
+    if which == "kvlist_value":
+        return _attributes(found.values)
+    if which == "bytes_value":
+        return base64.b64encode(found).decode()
+    if which == "double_value" and not math.isfinite(found):
+        # JSON has no representation of NaN and infinity.
+        return str(found)
+    return found

@@ -1,0 +1,222 @@
+"""Recorded telemetry: read a database of `llamatelemetry run`, or OTLP JSON lines.
+
+`LLAMATELEMETRY_EXPORTER=file` and the OpenTelemetry Collector's file exporter write OTLP JSON
+lines. Each line is one export request.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llamatelemetry.local.otlp import parse_request, records_of
+from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
+from llamatelemetry.local.store import StoreReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from llamatelemetry.local.records import Record
+
+_SQLITE = b"SQLite format 3\0"
+
+
+@dataclass(slots=True)
+class Recording:
+    """The records of a run, and the names of the files they came from."""
+
+    spans: Sequence[SpanRecord] = ()
+    points: Sequence[MetricPoint] = ()
+    logs: Sequence[LogRecord] = ()
+    sources: Sequence[str] = field(default_factory=list[str])
+
+
+def read_recorded(path: Path | str) -> Recording:
+    """Read a recording.
+
+    Args:
+        path: Database of `llamatelemetry run`, file of OTLP JSON lines, or directory of such
+            files.
+
+    Raises:
+        FileNotFoundError: The path does not exist, or the directory has no `*.jsonl` files.
+        StoreError: The path is an SQLite file, but not a database of this version.
+        ValueError: The path is another kind of file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_lines(path, sorted(path.glob("*.jsonl")))
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    with path.open("rb") as file:
+        is_database = file.read(len(_SQLITE)) == _SQLITE
+    if not is_database:
+        return _from_lines(path, [path])
+    with StoreReader(path) as reader:
+        return Recording(
+            list(reader.spans()), list(reader.points()), list(reader.logs()), [path.name]
+        )
+
+
+def _from_lines(path: Path, files: Sequence[Path]) -> Recording:
+    if not files:
+        raise FileNotFoundError(f"no *.jsonl file of OTLP JSON lines in {path}")
+    records = list(_read_lines(files))
+    return Recording(
+        [record for record in records if isinstance(record, SpanRecord)],
+        [record for record in records if isinstance(record, MetricPoint)],
+        [record for record in records if isinstance(record, LogRecord)],
+        [file.name for file in files],
+    )
+
+
+def read_spans(paths: Iterable[Path]) -> list[SpanRecord]:
+    """Return the spans of files of OTLP JSON lines, by start time."""
+    spans = [span for _, request in _requests(paths) for span in _spans(request)]
+    return sorted(spans, key=lambda span: span.start_ns)
+
+
+def _read_lines(paths: Iterable[Path]) -> Iterator[Record]:
+    for path, request in _requests(paths):
+        try:
+            if "resourceSpans" in request:
+                yield from _spans(request)
+                continue
+            signal = "metrics" if "resourceMetrics" in request else "logs"
+            body = json.dumps(request).encode()
+            yield from records_of(signal, parse_request(signal, body, is_json=True))
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not a file of OTLP JSON lines: {error}") from error
+
+
+def _requests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                # A killed process may leave an incomplete last line.
+                if line.endswith("\n") and line.strip():
+                    yield path, _parse_line(line, path)
+
+
+def _parse_line(line: str, path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a file of OTLP JSON lines: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not a file of OTLP JSON lines: a line is not a JSON object")
+    return cast("dict[str, Any]", found)
+
+
+def _spans(request: Mapping[str, Any]) -> Iterator[SpanRecord]:
+    # Spans can be very many, so they do not take the slower way through protobuf messages.
+    for group in request.get("resourceSpans", ()):
+        resource = _attributes(group.get("resource", {}))
+        for scoped in group.get("scopeSpans", ()):
+            scope = scoped.get("scope", {}).get("name", "")
+            for span in scoped.get("spans", ()):
+                yield _span(span, scope, resource)
+
+
+def _span(span: Mapping[str, Any], scope: str, resource: Mapping[str, object]) -> SpanRecord:
+    status = span.get("status", {})
+    return SpanRecord(
+        trace_id=str(span.get("traceId", "")),
+        span_id=str(span.get("spanId", "")),
+        parent_span_id=span.get("parentSpanId") or None,
+        name=str(span.get("name", "")),
+        kind=int(span.get("kind", 0)),
+        start_ns=int(span.get("startTimeUnixNano", 0)),
+        end_ns=int(span.get("endTimeUnixNano", 0)),
+        attributes=_attributes(span),
+        status=int(status.get("code", 0)),
+        status_message=str(status.get("message", "")),
+        events=[
+            Event(str(event.get("name", "")), int(event.get("timeUnixNano", 0)), _attributes(event))
+            for event in span.get("events", ())
+        ],
+        scope=scope,
+        resource=resource,
+    )
+
+
+def _attributes(holder: Mapping[str, Any]) -> dict[str, object]:
+    return {item["key"]: _value(item["value"]) for item in holder.get("attributes", ())}
+
+
+def _value(value: Mapping[str, Any]) -> object:
+    """Return the plain value of OTLP's `{"<type>Value": ...}`. 64-bit integers are strings."""
+    match value:
+        case {"intValue": number}:
+            return int(number)
+        case {"doubleValue": number}:
+            return float(number)
+        case {"arrayValue": array}:
+            return [_value(item) for item in array.get("values", ())]
+        case {"kvlistValue": mapping}:
+            return {item["key"]: _value(item["value"]) for item in mapping.get("values", ())}
+        case _:
+            return next(iter(value.values()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricTotal:
+    """Total of one histogram or counter with one set of attributes.
+
+    Attributes:
+        name: Metric name.
+        unit: Unit of the metric.
+        attributes: Attributes of the time series.
+        count: Number of measurements of a histogram; `None` for a counter.
+        total: Sum of the measurements.
+    """
+
+    name: str
+    unit: str
+    attributes: Mapping[str, object]
+    count: int | None
+    total: float
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of a histogram; `None` without measurements."""
+        return self.total / self.count if self.count else None
+
+    def __add__(self, other: MetricTotal) -> MetricTotal:
+        """Return the sum of two totals of one metric, with the attributes of the first."""
+        counts = [total.count for total in (self, other) if total.count is not None]
+        return MetricTotal(
+            name=self.name,
+            unit=self.unit,
+            attributes=self.attributes,
+            count=sum(counts) if counts else None,
+            total=self.total + other.total,
+        )
+
+
+def read_metric_totals(paths: Iterable[Path]) -> list[MetricTotal]:
+    """Return the totals of the histograms and counters in files of OTLP JSON lines.
+
+    A cumulative data point repeats its start time and replaces the previous one. A delta data
+    point has a new start time and is added, as is a cumulative one after a restart.
+    """
+    latest: dict[tuple[Path, str, str, int], MetricTotal] = {}
+    for path in paths:
+        for point in _read_lines([path]):
+            if isinstance(point, MetricPoint) and point.kind in {"histogram", "sum"}:
+                value = point.sum if point.kind == "histogram" else point.value
+                total = MetricTotal(
+                    point.name, point.unit, point.attributes, point.count, float(value or 0)
+                )
+                latest[path, point.name, _key(point.attributes), point.start_ns] = total
+    added: dict[tuple[str, str], MetricTotal] = {}
+    for total in latest.values():
+        key = (total.name, _key(total.attributes))
+        added[key] = added[key] + total if key in added else total
+    return list(added.values())
+
+
+def _key(attributes: Mapping[str, object]) -> str:
+    return json.dumps(dict(attributes), sort_keys=True)

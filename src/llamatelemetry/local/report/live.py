@@ -1,0 +1,169 @@
+"""The report of a running command, served on loopback under an unguessable path."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import parse_qs, urlsplit
+
+from llamatelemetry.local.calls import summarize
+from llamatelemetry.local.recording import Recording
+from llamatelemetry.local.report.columns import columns, compact
+from llamatelemetry.local.report.page import render, summary_lines
+from llamatelemetry.local.store import StoreReader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llamatelemetry.local.records import MetricPoint, SpanRecord
+
+_HOST: Final = "127.0.0.1"
+_IDLE_S: Final = 30
+
+
+class LivePage:
+    """Starts serving on construction.
+
+    Args:
+        path: Path of the database.
+        port: Port on loopback; 0 selects a free port.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+        OSError: The port is in use.
+    """
+
+    def __init__(self, path: Path, *, port: int = 0) -> None:
+        # Fail now rather than in a request if Jinja2 is missing.
+        render(Recording(), live=True)
+        self._token = secrets.token_urlsafe(24)
+        self._server = _LivePageServer((_HOST, port), _LiveDatabase(path), self._token)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.05},
+            name="llamatelemetry-live-page",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """URL of the page, including its secret path."""
+        return f"http://{_HOST}:{self._server.server_address[1]}/{self._token}/"
+
+    def stop(self) -> None:
+        """Stop serving and close the database."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._server.database.close()
+
+
+class _LiveDatabase:
+    """Incremental reader of a database that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._reader = StoreReader(path)
+        self._name = path.name
+        self._spans: list[SpanRecord] = []
+        self._points: list[MetricPoint] = []
+        self._summarized_up_to = (0, 0)
+
+    def close(self) -> None:
+        with self._lock:
+            self._reader.close()
+
+    def page(self) -> str:
+        with self._lock:
+            whole = Recording(
+                list(self._reader.spans()),
+                list(self._reader.points()),
+                list(self._reader.logs()),
+                [self._name],
+            )
+            position = self._position()
+        return render(whole, live=True, position=position)
+
+    def changes_after(self, after: tuple[int, int, int]) -> str:
+        spans, points, logs = after
+        with self._lock:
+            found = columns(
+                list(self._reader.spans(after=spans)),
+                list(self._reader.points(after=points)),
+                list(self._reader.logs(after=logs)),
+            )
+            position = self._position()
+            lines = self._summary()
+        return compact({"columns": found, "next": position, "summary": lines})
+
+    def _position(self) -> str:
+        tables = ("spans", "points", "logs")
+        return ".".join(str(self._reader.last_row(table)) for table in tables)
+
+    def _summary(self) -> list[dict[str, Any]]:
+        spans, points = self._summarized_up_to
+        self._spans += self._reader.spans(after=spans)
+        self._points += self._reader.points(after=points)
+        self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
+        return summary_lines(summarize(self._spans, self._points))
+
+
+class _LivePageServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], database: _LiveDatabase, token: str) -> None:
+        self.database = database
+        self.token = token
+        super().__init__(address, _LivePageHandler)
+
+
+class _LivePageHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _IDLE_S
+
+    def do_GET(self) -> None:
+        server = cast("_LivePageServer", self.server)
+        parts = urlsplit(self.path)
+        port = server.server_address[1]
+        # DNS rebinding: a script of another site could reach this port through its own host name.
+        if self.headers.get("host") not in {f"{_HOST}:{port}", f"localhost:{port}"}:
+            self._respond(
+                HTTPStatus.FORBIDDEN, "text/plain", "host must be 127.0.0.1 or localhost\n"
+            )
+        elif secrets.compare_digest(parts.path.encode(), f"/{server.token}/".encode()):
+            self._respond(HTTPStatus.OK, "text/html; charset=utf-8", server.database.page())
+        elif secrets.compare_digest(parts.path.encode(), f"/{server.token}/data".encode()):
+            self._send_changes(server.database, parts.query)
+        else:
+            self._respond(HTTPStatus.NOT_FOUND, "text/plain", "not found\n")
+
+    def _send_changes(self, database: _LiveDatabase, query: str) -> None:
+        try:
+            spans, points, logs = map(int, parse_qs(query)["after"][0].split("."))
+        except (KeyError, ValueError):
+            self._respond(
+                HTTPStatus.BAD_REQUEST, "text/plain", "after must be a position such as 3.1.0\n"
+            )
+            return
+        self._respond(
+            HTTPStatus.OK, "application/json", database.changes_after((spans, points, logs))
+        )
+
+    def _respond(self, status: HTTPStatus, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - fixed by the base class
+        """Log nothing: it would appear on the command's terminal."""

@@ -1,0 +1,100 @@
+"""The report as one self-contained HTML page. Recorded data never becomes markup or code."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamatelemetry._html_page import fill_page
+from llamatelemetry.local.calls import summarize
+from llamatelemetry.local.report.columns import columns, compact
+
+if TYPE_CHECKING:
+    from llamatelemetry.local.calls import Quantiles, Summary
+    from llamatelemetry.local.recording import Recording
+
+_UNKNOWN = "\N{EN DASH}"
+
+
+def write_report(recorded: Recording, path: Path) -> None:
+    """Write the page of a recording. An existing file is replaced atomically.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+        OSError: The file cannot be written.
+    """
+    page = render(recorded)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(recorded: Recording, *, live: bool = False, position: str = "") -> str:
+    """Return the page of a recording as HTML.
+
+    Args:
+        recorded: Recording to show.
+        live: Whether the page polls `data`, relative to its own URL, for newer records.
+        position: Position in the database from which the page polls.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+    """
+    summary = summarize(recorded.spans, recorded.points)
+    found = columns(recorded.spans, recorded.points, recorded.logs)
+    data = compact({**found, "next": position})
+    return fill_page(
+        "llamatelemetry.local.report",
+        "report.html",
+        feature="An HTML report",
+        data=base64.b64encode(gzip.compress(data.encode(), 6)).decode(),
+        summary={"lines": summary_lines(summary), "errors": summary.errors.most_common()},
+        sources=", ".join(recorded.sources),
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        live=live,
+    )
+
+
+def summary_lines(summary: Summary) -> list[dict[str, Any]]:
+    """Return the rows of the table of calls, with unknown numbers as a dash."""
+    return [
+        {
+            "operation": line.operation,
+            "model": line.model or _UNKNOWN,
+            "calls": line.calls,
+            "errors": line.errors,
+            "input_tokens": _whole(line.input_tokens),
+            "output_tokens": _whole(line.output_tokens),
+            "queue": _quantiles(line.queue_ms),
+            "ttft": _quantiles(line.ttft_ms),
+            "tpot": _quantiles(line.tpot_ms),
+            "duration": _quantiles(line.duration_ms),
+            "rate": _number(line.tokens_per_s.p50 if line.tokens_per_s else None),
+            "energy": _number(line.energy_j),
+        }
+        for line in summary.lines
+    ]
+
+
+def _quantiles(quantiles: Quantiles | None) -> str:
+    if quantiles is None or quantiles.p95 is None:
+        return _number(None if quantiles is None else quantiles.p50)
+    return f"{_number(quantiles.p50)} / {_number(quantiles.p95)}"
+
+
+def _whole(value: int | None) -> str:
+    return _UNKNOWN if value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return _UNKNOWN
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

@@ -1,0 +1,205 @@
+"""OTLP JSON lines written by the real SDK's encoders, read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
+
+from llamatelemetry.local.calls import RecordedCall, calls_from_spans
+from llamatelemetry.local.recording import MetricTotal, read_metric_totals, read_spans
+from llamatelemetry.local.records import Event, SpanRecord
+from tests.calls import a_call
+
+
+def append(path: Path, message: Message) -> None:
+    line = json.dumps(MessageToDict(message, use_integers_for_enums=True))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+class Spans:
+    """A tracer that writes its spans to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer: Tracer = provider.get_tracer("test")
+
+    def write(self) -> Path:
+        append(self.path, encode_spans(self._exporter.get_finished_spans()))
+        return self.path
+
+
+@pytest.fixture
+def spans(tmp_path: Path) -> Spans:
+    return Spans(tmp_path / "traces-1.jsonl")
+
+
+class TestReadSpans:
+    def test_read_spans_returns_all_attribute_types(self, spans: Spans):
+        attributes = {
+            "text": "a",
+            "big": 2**53 + 1,
+            "number": 0.5,
+            "flag": True,
+            "no": False,
+            "texts": ("a", "b"),
+            "numbers": (1, 2),
+            "empty": "",
+        }
+        span = spans.tracer.start_span(
+            "chat m", kind=SpanKind.CLIENT, attributes=attributes, start_time=2_000_000
+        )
+        span.set_status(Status(StatusCode.ERROR, "why"))
+        span.add_event("token", {"index": 1}, timestamp=3_000_000)
+        span.end(end_time=5_500_000)
+        (found,) = read_spans([spans.write()])
+        assert found == SpanRecord(
+            trace_id=found.trace_id,
+            span_id=found.span_id,
+            parent_span_id=None,
+            name="chat m",
+            kind=3,
+            start_ns=2_000_000,
+            end_ns=5_500_000,
+            attributes={**attributes, "texts": ["a", "b"], "numbers": [1, 2]},
+            status=2,
+            status_message="why",
+            events=[Event("token", 3_000_000, {"index": 1})],
+            scope="test",
+            resource=found.resource,
+        )
+        assert found.failed
+        assert found.resource["telemetry.sdk.name"] == "opentelemetry"
+        assert read_spans([spans.path])[0].duration_ms == 3.5
+
+    def test_read_spans_sorts_by_start_time(self, spans: Spans):
+        for start in (3, 1, 2):
+            spans.tracer.start_span(f"span {start}", start_time=start).end(end_time=10)
+        assert [span.name for span in read_spans([spans.write()])] == ["span 1", "span 2", "span 3"]
+
+    def test_read_spans_ignores_incomplete_last_line(self, spans: Spans):
+        spans.tracer.start_span("whole").end()
+        path = spans.write()
+        with path.open("a", encoding="utf-8") as file:
+            file.write(path.read_text(encoding="utf-8")[:50])
+        assert [span.name for span in read_spans([path])] == ["whole"]
+
+
+class TestReadMetricTotals:
+    @pytest.fixture(params=[AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+    def reader(self, request: pytest.FixtureRequest) -> InMemoryMetricReader:
+        return InMemoryMetricReader(preferred_temporality={Histogram: request.param})
+
+    def test_read_metric_totals_counts_each_measurement_once(
+        self, tmp_path: Path, reader: InMemoryMetricReader
+    ):
+        path = tmp_path / "metrics-1.jsonl"
+        provider = MeterProvider([reader], shutdown_on_exit=False)
+        meter = provider.get_meter("test")
+        histogram = meter.create_histogram("usage", unit="{token}")
+        for value in (10, 20, 60):
+            histogram.record(value, {"type": "input"})
+            histogram.record(1, {"type": "output"})
+            append(path, encode_metrics(reader.get_metrics_data()))
+        provider.shutdown()
+        totals = read_metric_totals([path])
+        assert totals == [
+            MetricTotal("usage", "{token}", {"type": "input"}, 3, 90.0),
+            MetricTotal("usage", "{token}", {"type": "output"}, 3, 3.0),
+        ]
+        assert totals[0].mean == 30
+
+    def test_read_metric_totals_adds_restarts_and_processes(self, tmp_path: Path):
+        paths = [tmp_path / "metrics-1.jsonl", tmp_path / "metrics-2.jsonl"]
+        for path in (paths[0], paths[0], paths[1]):
+            reader = InMemoryMetricReader()
+            provider = MeterProvider([reader], shutdown_on_exit=False)
+            provider.get_meter("test").create_counter("calls").add(2)
+            append(path, encode_metrics(reader.get_metrics_data()))
+            provider.shutdown()
+        totals = read_metric_totals(paths)
+        assert totals == [MetricTotal("calls", "", {}, None, 6.0)]
+        assert totals[0].mean is None
+
+
+ENGINE = {
+    "gen_ai.prefill_ms": 40.5,
+    "gen_ai.ttft_ms": 52.25,
+    "gen_ai.decode_ms": 330.0,
+    "gen_ai.tpot_ms": 10.0,
+    "llamatelemetry.queue_duration": 0.0115,
+}
+CHAT = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "requested",
+    "gen_ai.response.model": "responding",
+    "gen_ai.request.stream": True,
+    "gen_ai.usage.input_tokens": 30,
+    "gen_ai.usage.cache_read.input_tokens": 20,
+    "gen_ai.usage.output_tokens": 34,
+}
+
+
+class TestCallsFromSpans:
+    def test_call_contains_values_of_span(self, spans: Spans):
+        span = spans.tracer.start_span(
+            "chat", kind=SpanKind.CLIENT, attributes={**CHAT, **ENGINE}, start_time=0
+        )
+        span.end(end_time=400_000_000)
+        [call] = calls_from_spans(read_spans([spans.write()]))
+        assert call == RecordedCall(
+            operation="chat",
+            model="responding",
+            streamed=True,
+            input_tokens=30,
+            cached_tokens=20,
+            output_tokens=34,
+            queue_ms=11.5,
+            prefill_ms=40.5,
+            ttft_ms=52.25,
+            tpot_ms=10.0,
+            duration_ms=400.0,
+            error=None,
+            http_status=None,
+        )
+        assert call.tokens_per_s == 100
+
+    def test_call_leaves_missing_values_unknown(self, spans: Spans):
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": "requested",
+            "error.type": "invalid_request_error",
+            "http.response.status_code": 400,
+        }
+        span = spans.tracer.start_span(
+            "chat", kind=SpanKind.CLIENT, attributes=attributes, start_time=0
+        )
+        span.set_status(StatusCode.ERROR)
+        span.end(end_time=1_000_000)
+        [call] = calls_from_spans(read_spans([spans.write()]))
+        assert call == a_call(
+            model="requested", duration_ms=1.0, error="invalid_request_error", http_status=400
+        )
+        assert call.tokens_per_s is None
+
+    def test_calls_exclude_phases_and_other_requests(self, spans: Spans):
+        with spans.tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=CHAT):
+            phase = {**CHAT, "llamatelemetry.phase": "prefill"}
+            spans.tracer.start_span("prefill", attributes=phase).end()
+            spans.tracer.start_span("GET", kind=SpanKind.CLIENT).end()
+        assert len(calls_from_spans(read_spans([spans.write()]))) == 1
