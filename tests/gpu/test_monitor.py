@@ -194,7 +194,7 @@ def test_a_reading_that_fails_in_our_own_code_is_reported_and_is_not_the_last(mo
     loop.start()
     wait_for(lambda: len(passes) > 2)
     assert loop.stop(5)
-    assert [r.getMessage().split(";")[0] for r in caplog.records if r.levelno > logging.INFO] == [
+    assert [r.getMessage().split(" (")[0] for r in caplog.records if r.levelno > logging.INFO] == [
         "llamatelemetry failed while reading the GPUs"
     ]
 
