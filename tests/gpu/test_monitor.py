@@ -192,7 +192,7 @@ def test_internal_error_is_logged_and_reading_continues(monkeypatch, caplog):
     loop.start()
     wait_for(lambda: len(passes) > 2)
     assert loop.stop(5)
-    assert [r.getMessage().split(";")[0] for r in caplog.records if r.levelno > logging.INFO] == [
+    assert [r.getMessage().split(" (")[0] for r in caplog.records if r.levelno > logging.INFO] == [
         "llamatelemetry failed while reading the GPUs"
     ]
 
