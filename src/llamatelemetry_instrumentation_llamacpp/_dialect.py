@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from llamatelemetry.genai import Instrumenter
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry.genai.streams.observers import Watch
     from llamatelemetry_instrumentation_llamacpp._exchange import Exchange
 
 

@@ -22,15 +22,15 @@ from llamatelemetry.genai import (
     current_call,
     internal_errors,
 )
-from llamatelemetry.genai.bodies import parse_body
-from llamatelemetry.genai.byte_streams import (
+from llamatelemetry.genai.wire.bodies import parse_body
+from llamatelemetry.genai.streams.byte_observers import (
     BodyBytesWatch,
     EventBytesWatch,
     UnprovenWatch,
     bytes_watch,
     decoder,
 )
-from llamatelemetry.genai.fields import mapping
+from llamatelemetry.genai.json_access import mapping
 from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry_instrumentation_llamacpp._replies import Reply, read_capture, read_content

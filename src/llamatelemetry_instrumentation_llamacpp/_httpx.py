@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from llamatelemetry.genai import Instrumenter, Server
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry.genai.streams.observers import Watch
     from llamatelemetry_instrumentation_llamacpp._owner import Owner
     from llamatelemetry_instrumentation_llamacpp._routes import Match
 

@@ -22,8 +22,8 @@ from llamatelemetry.genai import (
     StreamWatch,
     internal_errors,
 )
-from llamatelemetry.genai.fields import mapping, model_name
-from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.json_access import mapping, model_name
+from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.genai.model import EngineTimings
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_llamacpp._routes import Route, match_path, read_request

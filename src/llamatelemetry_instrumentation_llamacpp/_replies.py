@@ -6,11 +6,11 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import Request, Response
-from llamatelemetry.genai.bodies import BodyCapture
+from llamatelemetry.genai.wire.bodies import BodyCapture
 from llamatelemetry.genai.errors import describe_status
-from llamatelemetry.genai.fields import count, get
+from llamatelemetry.genai.json_access import count, get
 from llamatelemetry.genai.servers import provider_from_headers
-from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.genai.wire.sse import EventReader
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

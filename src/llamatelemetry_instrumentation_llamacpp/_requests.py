@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from llamatelemetry.genai import Instrumenter, Server
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry.genai.streams.observers import Watch
     from llamatelemetry_instrumentation_llamacpp._owner import Owner
     from llamatelemetry_instrumentation_llamacpp._routes import Match
 

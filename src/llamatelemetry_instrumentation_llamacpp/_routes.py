@@ -17,17 +17,17 @@ from llamatelemetry.genai.content_readers import (
     read_completion_request,
     read_responses_request,
 )
-from llamatelemetry.genai.fields import count, get, model_name
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
-from llamatelemetry.genai.wire_llama import (
+from llamatelemetry.genai.json_access import count, get, model_name
+from llamatelemetry.genai.streams.accumulators import ChunkFold
+from llamatelemetry.genai.streams.event_accumulators import MediaFold, ResponsesFold
+from llamatelemetry.genai.wire.llama_cpp import (
     MessagesFold,
     NativeFold,
     read_choice_count,
     read_messages_reply,
     read_native,
 )
-from llamatelemetry.genai.wire_responses import read_responses_parameters, read_responses_reply
+from llamatelemetry.genai.wire.openai_responses import read_responses_parameters, read_responses_reply
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     CHAT,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai import Content, Response, Server
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai.streams.accumulators import Fold
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import Call, PatchPoint, Request, Response, StreamWatch, internal_errors
-from llamatelemetry.genai.bodies import parse_body
+from llamatelemetry.genai.wire.bodies import parse_body
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.fields import get, mapping
+from llamatelemetry.genai.json_access import get, mapping
 from llamatelemetry_instrumentation_llamacpp._routes import Route, match_path, read_request
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from llamatelemetry.genai import (
     StreamWatch,
     internal_errors,
 )
-from llamatelemetry.genai.bodies import BodyCapture, parse_body
+from llamatelemetry.genai.wire.bodies import BodyCapture, parse_body
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.genai.wire.sse import EventReader
 from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from llamatelemetry.genai import (
     StreamWatch,
     internal_errors,
 )
-from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.json_access import model_name
 from llamatelemetry.genai.servers import provider_from_headers
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
 from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running

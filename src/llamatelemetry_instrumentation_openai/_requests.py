@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from llamatelemetry.genai import Request, Server
-from llamatelemetry.genai.fields import mapping, model_name
+from llamatelemetry.genai.json_access import mapping, model_name
 from llamatelemetry.genai.servers import server_of
-from llamatelemetry.genai.wire_llama import read_choice_count
+from llamatelemetry.genai.wire.llama_cpp import read_choice_count
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI, PROVIDER_OPENAI
 from llamatelemetry_instrumentation_openai._routes import FETCH, fetched_response_id

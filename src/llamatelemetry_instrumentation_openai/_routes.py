@@ -12,9 +12,9 @@ from llamatelemetry.genai.content_readers import (
     read_completion_request,
     read_responses_request,
 )
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
-from llamatelemetry.genai.wire_responses import (
+from llamatelemetry.genai.streams.accumulators import ChunkFold
+from llamatelemetry.genai.streams.event_accumulators import MediaFold, ResponsesFold
+from llamatelemetry.genai.wire.openai_responses import (
     read_fetched_response,
     read_responses_parameters,
     read_responses_reply,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai.streams.accumulators import Fold
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from llamatelemetry.genai.fields import integer, items
+from llamatelemetry.genai.json_access import integer, items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import Content, Request, internal_errors
-from llamatelemetry.genai.fields import integer
-from llamatelemetry.genai.parts import text_part
+from llamatelemetry.genai.json_access import integer
+from llamatelemetry.genai.content.parts import text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     GENERATE_CONTENT,

@@ -13,7 +13,7 @@ from threading import get_ident
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.generation import STEP_EVENT, Steps
+from llamatelemetry.genai.streams.steps import STEP_EVENT, Steps
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE
 from llamatelemetry_instrumentation_transformers._counting import (
     EndedRows,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from llamatelemetry.genai.fields import get, model_name
+from llamatelemetry.genai.json_access import get, model_name
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

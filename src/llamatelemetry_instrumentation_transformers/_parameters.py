@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai.fields import integer, items, number, text
+from llamatelemetry.genai.json_access import integer, items, number, text
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

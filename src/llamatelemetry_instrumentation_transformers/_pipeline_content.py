@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import Content
-from llamatelemetry.genai.fields import get, items, text
-from llamatelemetry.genai.messages import read_chat_request
-from llamatelemetry.genai.parts import text_part
+from llamatelemetry.genai.json_access import get, items, text
+from llamatelemetry.genai.content.messages import read_chat_request
+from llamatelemetry.genai.content.parts import text_part
 from llamatelemetry_instrumentation_transformers._tasks import chats_in, task_of
 
 if TYPE_CHECKING:

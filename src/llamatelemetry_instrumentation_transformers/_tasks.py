@@ -7,7 +7,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import Request
-from llamatelemetry.genai.fields import get, integer, items
+from llamatelemetry.genai.json_access import get, integer, items
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     CHAT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import Request, internal_errors
-from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.json_access import get, items, text
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
 from llamatelemetry_instrumentation_transformers._pipeline_content import inputs_reader

@@ -30,7 +30,7 @@ from llamatelemetry.genai import (
     internal_errors,
     stop_finalizer,
 )
-from llamatelemetry.genai.abandoned_calls import AbandonedCallFinalizer
+from llamatelemetry.genai.streams.abandoned_calls import AbandonedCallFinalizer
 from tests.genai.conftest import chat
 
 ROOT = Path(__file__).parents[2]
@@ -324,7 +324,7 @@ PROGRAM = textwrap.dedent("""
     from llamatelemetry.genai import (
         Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_finalizer
     )
-    from llamatelemetry.genai.abandoned_calls import finalizer
+    from llamatelemetry.genai.streams.abandoned_calls import finalizer
     from tests.genai.conftest import chat
     from tests.recorder import Recorder
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llamatelemetry.genai import Call
-from llamatelemetry.genai.byte_streams import EventBytesWatch, UnprovenWatch, bytes_watch, decoder
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.folding_events import ResponsesFold
-from llamatelemetry.genai.wire_llama import NativeFold
+from llamatelemetry.genai.streams.byte_observers import EventBytesWatch, UnprovenWatch, bytes_watch, decoder
+from llamatelemetry.genai.streams.accumulators import ChunkFold
+from llamatelemetry.genai.streams.event_accumulators import ResponsesFold
+from llamatelemetry.genai.wire.llama_cpp import NativeFold
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
 

@@ -16,16 +16,16 @@ from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.util.genai import types as official
 
 from llamatelemetry.genai import completion_hook, hook_types
-from llamatelemetry.genai.blobs import BlobData
-from llamatelemetry.genai.completion_hook import (
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.content.completion_hook import (
     CompletionHook,
     GuardedHook,
     load_completion_hook,
 )
 from llamatelemetry.genai.environment import read_genai_variables
-from llamatelemetry.genai.hook_messages import HookMessages
+from llamatelemetry.genai.content.hook_messages import HookMessages
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.parts import CutText, refusal_part
+from llamatelemetry.genai.content.parts import CutText, refusal_part
 
 IMAGE = b"\x89PNG" * 1000
 PARTS: list[dict[str, Any]] = [

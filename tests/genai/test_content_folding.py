@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.genai import content_folding
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.limits import limit_messages
-from llamatelemetry.genai.wire import read_response
+from llamatelemetry.genai.content import chat_accumulator as content_folding
+from llamatelemetry.genai.streams.accumulators import ChunkFold
+from llamatelemetry.genai.content.limits import limit_messages
+from llamatelemetry.genai.wire.openai_chat import read_response
 from tests.genai.message_schemas import check_messages
 
 

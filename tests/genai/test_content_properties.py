@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._internal import _encode_value
 
 from llamatelemetry.genai import hook_types
-from llamatelemetry.genai.hook_messages import HookMessages
-from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
-from llamatelemetry.genai.messages import (
+from llamatelemetry.genai.content.hook_messages import HookMessages
+from llamatelemetry.genai.content.limits import compact_json, limit_messages, limit_parts, limit_tools
+from llamatelemetry.genai.content.messages import (
     read_chat_request,
     read_choices,
     read_completion_request,
 )
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.responses_folding import ResponsesContentFold
-from llamatelemetry.genai.responses_messages import (
+from llamatelemetry.genai.content.responses_accumulator import ResponsesContentFold
+from llamatelemetry.genai.content.responses_messages import (
     read_fetched_content,
     read_responses_request,
 )

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.wire import read_response
+from llamatelemetry.genai.wire.openai_chat import read_response
 from tests.genai.strategies import REPLIES, json_values
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.genai.errors import ErrorInfo
-from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
+from llamatelemetry.genai.streams.event_accumulators import MediaFold, ResponsesFold
 from llamatelemetry.genai.model import Response, Usage
 from tests.genai.strategies import REPLIES, TIMINGS
 

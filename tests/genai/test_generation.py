@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamatelemetry.genai.generation import Steps
+from llamatelemetry.genai.streams.steps import Steps
 from llamatelemetry.genai.model import EngineTimings
 from llamatelemetry.genai.phases import measure_phases
 

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 from requests.structures import CaseInsensitiveDict
 
-from llamatelemetry.genai.headers import entries_of
+from llamatelemetry.genai.wire.headers import entries_of
 from llamatelemetry.genai.propagation import Propagation
 from llamatelemetry.genai.servers import provider_from_headers
 

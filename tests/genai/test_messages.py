@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from llamatelemetry.genai.limits import limit_messages, limit_tools
-from llamatelemetry.genai.messages import (
+from llamatelemetry.genai.content.limits import limit_messages, limit_tools
+from llamatelemetry.genai.content.messages import (
     read_chat_request,
     read_choices,
     read_completion_request,

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.folding_events import ResponsesFold
-from llamatelemetry.genai.limits import limit_messages, limit_parts
+from llamatelemetry.genai.streams.event_accumulators import ResponsesFold
+from llamatelemetry.genai.content.limits import limit_messages, limit_parts
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.responses_folding import ResponsesContentFold
-from llamatelemetry.genai.responses_messages import (
+from llamatelemetry.genai.content.responses_accumulator import ResponsesContentFold
+from llamatelemetry.genai.content.responses_messages import (
     item_parts,
     read_fetched_content,
     read_responses_content,
     read_responses_request,
 )
-from llamatelemetry.genai.wire_responses import read_responses_reply
+from llamatelemetry.genai.wire.openai_responses import read_responses_reply
 from tests.genai.message_schemas import check, check_messages, check_parts
 
 LARGE = base64.b64encode(b"\x00" * 3000).decode()

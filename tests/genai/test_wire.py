@@ -13,7 +13,7 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai.model import EngineTimings, Response, Usage
-from llamatelemetry.genai.wire import read_parameters, read_response, read_timings
+from llamatelemetry.genai.wire.openai_chat import read_parameters, read_response, read_timings
 from tests.genai.strategies import REPLIES, TIMINGS, exportable, json_values
 
 # --- requests -----------------------------------------------------------------------------

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 
 from llamatelemetry.genai.errors import describe_status
-from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.genai.model import EngineTimings, Request, Response, Usage
 from llamatelemetry.genai.usage import correct_undercount
-from llamatelemetry.genai.wire import read_response
-from llamatelemetry.genai.wire_llama import (
+from llamatelemetry.genai.wire.openai_chat import read_response
+from llamatelemetry.genai.wire.llama_cpp import (
     MessagesFold,
     NativeFold,
     read_choice_count,

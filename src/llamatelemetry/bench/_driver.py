@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from llamatelemetry.bench._observation import Observation, Place
 from llamatelemetry.bench._targets import Question
 from llamatelemetry.genai import Request, read_parameters
-from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.json_access import model_name
 from llamatelemetry.semconv.operations import CHAT
 
 if TYPE_CHECKING:

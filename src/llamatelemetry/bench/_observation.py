@@ -16,8 +16,8 @@ from llamatelemetry.bench._wire import Watcher, watcher
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.genai import Request, Response, StreamWatch, read_response
 from llamatelemetry.genai.errors import ErrorInfo, describe_error
-from llamatelemetry.genai.fields import get, items, text
-from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.json_access import get, items, text
+from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.genai.model import Phases
 from llamatelemetry.genai.phases import measure_phases
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from llamatelemetry.bench._wire import watch_llama, watch_openai
 from llamatelemetry.genai.engine import InferenceEngine
-from llamatelemetry.genai.fields import count, get, items, text
+from llamatelemetry.genai.json_access import count, get, items, text
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.semconv.operations import (
     PROVIDER_HUGGINGFACE,

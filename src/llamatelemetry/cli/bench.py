@@ -19,7 +19,7 @@ from llamatelemetry.bench.prompts import load_prompts
 from llamatelemetry.bench.results import BenchmarkResults
 from llamatelemetry.bench.runner import BenchmarkError, BenchmarkRunner
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.json_access import get, items, text
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 
 if TYPE_CHECKING:

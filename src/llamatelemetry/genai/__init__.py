@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from time import monotonic
 
-from llamatelemetry.genai.abandoned_calls import finalizer as _finalizer
+from llamatelemetry.genai.streams.abandoned_calls import finalizer as _finalizer
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
 from llamatelemetry.genai.configured import plugin_instrumenter
 from llamatelemetry.genai.deferred_metrics import wait_for_thread
 from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
 from llamatelemetry.genai.patching import PatchPoint, PatchTable
-from llamatelemetry.genai.streams import AsyncIteratorTap, IteratorTap, StreamWatch
-from llamatelemetry.genai.wire import read_parameters, read_response
+from llamatelemetry.genai.streams.observers import AsyncIteratorTap, IteratorTap, StreamWatch
+from llamatelemetry.genai.wire.openai_chat import read_parameters, read_response
 
 __all__ = [
     "AsyncIteratorTap",

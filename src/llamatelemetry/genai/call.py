@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.genai import internal_errors, spans
-from llamatelemetry.genai.abandoned_calls import finalizer
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.genai.capture import content_recorder
 from llamatelemetry.genai.errors import describe_error
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from llamatelemetry.genai.abandoned_calls import Finalizable
-    from llamatelemetry.genai.completion_hook import CompletionHook
-    from llamatelemetry.genai.content import CallContent
+    from llamatelemetry.genai.streams.abandoned_calls import Finalizable
+    from llamatelemetry.genai.content.completion_hook import CompletionHook
+    from llamatelemetry.genai.content.recorder import CallContent
     from llamatelemetry.otel.client_metrics import Attributes
 
 

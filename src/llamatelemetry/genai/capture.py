@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
 
     from llamatelemetry.config import LlamaTelemetryConfig
-    from llamatelemetry.genai.completion_hook import CompletionHook, GuardedHook
-    from llamatelemetry.genai.content import ContentRecorder
+    from llamatelemetry.genai.content.completion_hook import CompletionHook, GuardedHook
+    from llamatelemetry.genai.content.recorder import ContentRecorder
 
 
 def content_recorder(
@@ -41,7 +41,7 @@ def content_recorder(
 
     from opentelemetry._logs import get_logger
 
-    from llamatelemetry.genai.content import ContentRecorder
+    from llamatelemetry.genai.content.recorder import ContentRecorder
 
     return ContentRecorder(
         config,
@@ -54,7 +54,7 @@ def _guarded_hook(given: CompletionHook | None, name: str | None) -> GuardedHook
     if given is None and name is None:
         return None
 
-    from llamatelemetry.genai.completion_hook import GuardedHook, load_completion_hook
+    from llamatelemetry.genai.content.completion_hook import GuardedHook, load_completion_hook
 
     hook = load_completion_hook(name) if given is None and name is not None else given
     return None if hook is None else GuardedHook(hook)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai.fields import get, integer, mapping
+from llamatelemetry.genai.json_access import get, integer, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

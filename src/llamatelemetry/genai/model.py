@@ -39,7 +39,7 @@ class Server:
 class Content:
     """Messages, instructions and tools in the conventions' schema, whole: nothing is cut yet.
 
-    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.parts.BlobData`.
+    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.content.parts.BlobData`.
     A request fills all but ``outputs``, a reply mostly ``outputs`` alone.
     """
 

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from llamatelemetry.genai.headers import NAME, entries_of
+from llamatelemetry.genai.wire.headers import NAME, entries_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping

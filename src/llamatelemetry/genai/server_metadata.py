@@ -21,7 +21,7 @@ from opentelemetry.instrumentation.utils import (
 )
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.fields import count, get, mapping, model_name, text
+from llamatelemetry.genai.json_access import count, get, mapping, model_name, text
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

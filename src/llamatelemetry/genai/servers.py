@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from llamatelemetry.genai.fields import get, items
-from llamatelemetry.genai.headers import NAME, VALUE, entries_of
+from llamatelemetry.genai.json_access import get, items
+from llamatelemetry.genai.wire.headers import NAME, VALUE, entries_of
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,

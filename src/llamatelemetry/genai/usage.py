@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import count, fields_of, get, items
+from llamatelemetry.genai.json_access import count, fields_of, get, items
 from llamatelemetry.genai.model import Usage
 from llamatelemetry.semconv import attributes
 

@@ -29,8 +29,8 @@ from llamatelemetry.genai import (
 )
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
 from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.json_access import model_name
+from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.semconv import normalize_provider
 from llamatelemetry.semconv.operations import CHAT, TEXT_COMPLETION
 

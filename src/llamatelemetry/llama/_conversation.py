@@ -21,7 +21,7 @@ from llamatelemetry.genai import (
     read_parameters,
 )
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.fields import get, model_name
+from llamatelemetry.genai.json_access import get, model_name
 from llamatelemetry.genai.servers import server_of
 from llamatelemetry.llama._endpoints import Exchange, health
 from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error, sizes_of

@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
-from llamatelemetry.genai.fields import count
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.wire import read_response
-from llamatelemetry.genai.wire_llama import NativeFold, read_choice_count, read_native
+from llamatelemetry.genai.json_access import count
+from llamatelemetry.genai.streams.accumulators import ChunkFold
+from llamatelemetry.genai.wire.openai_chat import read_response
+from llamatelemetry.genai.wire.llama_cpp import NativeFold, read_choice_count, read_native
 from llamatelemetry.llama._responses import ChatResponse
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamatelemetry.genai import Content, Response
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai.streams.accumulators import Fold
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import integer, mapping
+from llamatelemetry.genai.json_access import integer, mapping
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

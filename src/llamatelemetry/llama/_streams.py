@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from llamatelemetry.genai import AsyncIteratorTap, IteratorTap
-from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.genai.wire.sse import EventReader
 from llamatelemetry.llama._errors import error_of
 from llamatelemetry.llama._responses import ChatResponse, parse
 

@@ -6,8 +6,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.limits import compact_json, limit_parts
-from llamatelemetry.genai.parts import plain_json
+from llamatelemetry.genai.content.limits import compact_json, limit_parts
+from llamatelemetry.genai.content.parts import plain_json
 from llamatelemetry.pipeline._instruments import content_max_chars
 from llamatelemetry.semconv import attributes as names
 

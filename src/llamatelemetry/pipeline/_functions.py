@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from wrapt import FunctionWrapper
 
-from llamatelemetry.genai.abandoned_calls import finalizer
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.pipeline._content import record_arguments, record_result
 from llamatelemetry.pipeline._kinds import TOOL
 from llamatelemetry.pipeline._scopes import detach

@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.abandoned_calls import finalizer
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.genai.agents import AgentRun, current_agent, with_agent
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.otel.session import session_attributes

@@ -18,7 +18,7 @@ from llamatelemetry.genai import (
     read_parameters,
 )
 from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.messages import read_chat_request, read_choices, read_completion_request
+from llamatelemetry.genai.content.messages import read_chat_request, read_choices, read_completion_request
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS, PROVIDER_HUGGINGFACE
 

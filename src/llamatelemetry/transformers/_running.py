@@ -8,8 +8,8 @@ from functools import cache
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llamatelemetry.genai.fields import items
-from llamatelemetry.genai.generation import Steps
+from llamatelemetry.genai.json_access import items
+from llamatelemetry.genai.streams.steps import Steps
 from llamatelemetry.transformers._text import RowText
 
 if TYPE_CHECKING:

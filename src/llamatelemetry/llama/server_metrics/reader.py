@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from llamatelemetry.genai.fields import count, get, items, mapping, model_name, text
+from llamatelemetry.genai.json_access import count, get, items, mapping, model_name, text
 from llamatelemetry.genai.server_metadata import parse_props
 from llamatelemetry.genai.servers import is_loopback
 from llamatelemetry.llama._endpoints import read_metrics

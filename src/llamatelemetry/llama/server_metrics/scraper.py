@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.utils import (
 )
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.fields import mapping
+from llamatelemetry.genai.json_access import mapping
 from llamatelemetry.otel.deadline import Deadline
 from llamatelemetry.otel.host_election import HostElection
 from llamatelemetry.semconv import attributes as names

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import mapping, number, text
+from llamatelemetry.genai.json_access import mapping, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,14 +17,14 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from llamatelemetry.genai.blobs import BlobData
-from llamatelemetry.genai.fields import items
-from llamatelemetry.genai.parts import CutText, plain_json
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.json_access import items
+from llamatelemetry.genai.content.parts import CutText, plain_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llamatelemetry.genai.parts import Part
+    from llamatelemetry.genai.content.parts import Part
 
 # An icon's worth. Larger data belongs into a store of its own, which a completion hook can feed.
 BLOB_MAX_BYTES: Final = 512

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.limits import (
+from llamatelemetry.genai.content.limits import (
     ORIGINAL_CHARS,
     TRUNCATED,
     compact_json,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content_readers import fold_choices, read_choices
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.fields import count, get, integer, items, model_name, text
+from llamatelemetry.genai.json_access import count, get, integer, items, model_name, text
 from llamatelemetry.genai.model import Response, Usage
 from llamatelemetry.genai.usage import read_usage
-from llamatelemetry.genai.wire import read_timings
+from llamatelemetry.genai.wire.openai_chat import read_timings
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content_readers import read_fetched_content, read_responses_content
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.fields import get, items, mapping, model_name, text
+from llamatelemetry.genai.json_access import get, items, mapping, model_name, text
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.usage import read_usage
-from llamatelemetry.genai.wire import read_parameters, read_timings
+from llamatelemetry.genai.wire.openai_chat import read_parameters, read_timings
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

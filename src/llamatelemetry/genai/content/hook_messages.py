@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from llamatelemetry.genai.blobs import BlobData
+from llamatelemetry.genai.content.blobs import BlobData
 from llamatelemetry.genai.hook_types import OtherPart
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.parts import CutText
+from llamatelemetry.genai.content.parts import CutText
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -12,18 +12,18 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.bodies import BodyCapture
+from llamatelemetry.genai.wire.bodies import BodyCapture
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.fields import get
+from llamatelemetry.genai.json_access import get
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.sse import EventReader, parse_object
-from llamatelemetry.genai.streams import StreamWatch
+from llamatelemetry.genai.wire.sse import EventReader, parse_object
+from llamatelemetry.genai.streams.observers import StreamWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamatelemetry.genai.call import Call
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai.streams.accumulators import Fold
 
     Decode = Callable[[bytes], bytes]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any, Final
 
-from llamatelemetry.genai.blobs import BlobData
-from llamatelemetry.genai.fields import get, items, text
-from llamatelemetry.genai.parts import CutText
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.json_access import get, items, text
+from llamatelemetry.genai.content.parts import CutText
 
 # Choices of a reply, tool calls of a choice: no true stream comes near.
 _MOST_ENTRIES: Final = 256

@@ -1,6 +1,6 @@
 """The parts of a message in the conventions' schema, made from what APIs send: pure functions.
 
-A part is a plain dict with a ``type``. Nothing is cut here; `llamatelemetry.genai.limits` does
+A part is a plain dict with a ``type``. Nothing is cut here; `llamatelemetry.genai.content.limits` does
 that. Whatever its shape, a value becomes a part or nothing: no reader raises, and none iterates
 over what is not a list, a tuple or a dict.
 
@@ -23,8 +23,8 @@ import math
 import mimetypes
 from typing import TYPE_CHECKING, Any, cast
 
-from llamatelemetry.genai.blobs import BlobData, data_url
-from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.content.blobs import BlobData, data_url
+from llamatelemetry.genai.json_access import get, items, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.content_readers import read_choices
-from llamatelemetry.genai.fields import (
+from llamatelemetry.genai.json_access import (
     count,
     fields_of,
     get,

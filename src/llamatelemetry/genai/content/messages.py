@@ -2,17 +2,17 @@
 
 Requests are read before they are sent and replies when they have come, plain or folded from a
 stream. Roles and names stay as they were sent. What the schema has no word for is described in
-`llamatelemetry.genai.parts`.
+`llamatelemetry.genai.content.parts`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.blobs import BlobData
-from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.json_access import get, items, text
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.parts import (
+from llamatelemetry.genai.content.parts import (
     as_mapping,
     blob_part,
     content_parts,
@@ -28,7 +28,7 @@ from llamatelemetry.genai.parts import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamatelemetry.genai.parts import Part
+    from llamatelemetry.genai.content.parts import Part
 
 _TOOL_ROLES: Final = frozenset({"tool", "function"})  # `function` before there were tools
 _FINISH_REASONS: Final = {"tool_calls": "tool_call", "function_call": "tool_call"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.content_folding import GrowingText
-from llamatelemetry.genai.fields import get
-from llamatelemetry.genai.limits import limit_parts
+from llamatelemetry.genai.content.chat_accumulator import GrowingText
+from llamatelemetry.genai.json_access import get
+from llamatelemetry.genai.content.limits import limit_parts
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.responses_messages import (
+from llamatelemetry.genai.content.responses_messages import (
     item_parts,
     output_message,
     read_responses_content,
@@ -17,7 +17,7 @@ from llamatelemetry.genai.responses_messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamatelemetry.genai.parts import Part
+    from llamatelemetry.genai.content.parts import Part
 
 # Items of a response, texts of an item: no true stream comes near.
 _MOST_ENTRIES: Final = 256

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content_readers import fold_responses
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.fields import get, text
+from llamatelemetry.genai.json_access import get, text
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.usage import read_usage
-from llamatelemetry.genai.wire_responses import (
+from llamatelemetry.genai.wire.openai_responses import (
     has_compaction,
     read_fetched_response,
     read_responses_reply,

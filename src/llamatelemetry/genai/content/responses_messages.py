@@ -6,7 +6,7 @@ the assistant; each result that the application sends back is a message of its o
 ==============================  ========================================================
 item                            part
 ==============================  ========================================================
-message                         as in a chat; see `llamatelemetry.genai.parts`
+message                         as in a chat; see `llamatelemetry.genai.content.parts`
 reasoning                       ``reasoning``, for each summary and content text
 function, custom, shell,        ``tool_call``, since the application runs them; their
 computer, patch calls           outputs are ``tool_call_response``
@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.blobs import BlobData
-from llamatelemetry.genai.fields import get, items, text
-from llamatelemetry.genai.messages import read_tools
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.json_access import get, items, text
+from llamatelemetry.genai.content.messages import read_tools
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.parts import (
+from llamatelemetry.genai.content.parts import (
     as_mapping,
     blob_part,
     content_parts,
@@ -42,7 +42,7 @@ from llamatelemetry.genai.parts import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from llamatelemetry.genai.parts import Part
+    from llamatelemetry.genai.content.parts import Part
 
 # Tools that the application runs: the name where the item has none, and what holds the arguments.
 _CLIENT_TOOLS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {

@@ -6,10 +6,10 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.abandoned_calls import finalizer
-from llamatelemetry.genai.chunk_intervals import ChunkIntervals
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.genai.folding import ChunkFold
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
+from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
+from llamatelemetry.genai.json_access import model_name
+from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.genai.metrics import measures_chunks
 from llamatelemetry.genai.model import Response
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai.streams.accumulators import Fold
     from llamatelemetry.otel.client_metrics import Attributes
 
 

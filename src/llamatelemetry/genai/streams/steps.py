@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai.chunk_intervals import ChunkIntervals
+from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
 from llamatelemetry.genai.model import EngineTimings
 
 if TYPE_CHECKING:

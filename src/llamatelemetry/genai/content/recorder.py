@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry._logs import LogRecord
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
+from llamatelemetry.genai.content.limits import compact_json, limit_messages, limit_parts, limit_tools
 from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.span_limit import fit_on_span, value_max_chars
+from llamatelemetry.genai.content.span_limit import fit_on_span, value_max_chars
 from llamatelemetry.genai.spans import event_attributes
 from llamatelemetry.semconv import INFERENCE_OPERATIONS
 from llamatelemetry.semconv import attributes as names
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue, AttributeValue
 
     from llamatelemetry.config import LlamaTelemetryConfig
-    from llamatelemetry.genai.completion_hook import GuardedHook
+    from llamatelemetry.genai.content.completion_hook import GuardedHook
     from llamatelemetry.genai.model import Outcome, Request, Response
 
 EVENT_NAME: Final = "gen_ai.client.inference.operation.details"

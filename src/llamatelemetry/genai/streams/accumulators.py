@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content_readers import fold_choices
-from llamatelemetry.genai.fields import count, fields_of, get, items
+from llamatelemetry.genai.json_access import count, fields_of, get, items
 from llamatelemetry.genai.usage import find_usage
-from llamatelemetry.genai.wire import read_response
+from llamatelemetry.genai.wire.openai_chat import read_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -91,7 +91,7 @@ class GuardedHook:
 
     def run(self, content: Content, span: Span, log_record: LogRecord | None) -> Content:
         """Run the hook; give the content as the hook has left it."""
-        from llamatelemetry.genai.hook_messages import HookMessages
+        from llamatelemetry.genai.content.hook_messages import HookMessages
 
         handed = HookMessages(content, self._types)
         try:
