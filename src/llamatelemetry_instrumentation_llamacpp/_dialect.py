@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from llamatelemetry.genai import Instrumenter
-    from llamatelemetry.genai.streams.observers import Watch
+    from llamatelemetry.genai import Instrumenter, Observer
     from llamatelemetry_instrumentation_llamacpp._exchange import Exchange
 
 
@@ -45,7 +44,7 @@ class Dialect(Protocol):
         """Say whether the reply came over the network, as it does not in tests of applications."""
         ...
 
-    def tap(self, response: Any, watch: Watch, encoding: str, /) -> None:
+    def tap(self, response: Any, watch: Observer, encoding: str, /) -> None:
         """Have the bytes of the body told to the watch as the application reads them."""
         ...
 

@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import context as context_api
 
 from llamatelemetry.genai import (
+    BodyBytesObserver,
     Call,
+    EventBytesObserver,
     Instrumenter,
+    ProvisionalObserver,
     Request,
     Response,
     Server,
+    as_dict,
+    content_decoder,
     current_call,
+    event_bytes_observer,
     internal_errors,
+    parse_body,
+    server_metadata_cache,
 )
-from llamatelemetry.genai.wire.bodies import parse_body
-from llamatelemetry.genai.streams.byte_observers import (
-    BodyBytesWatch,
-    EventBytesWatch,
-    UnprovenWatch,
-    bytes_watch,
-    decoder,
-)
-from llamatelemetry.genai.json_access import mapping
-from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry_instrumentation_llamacpp._replies import Reply, read_capture, read_content
 from llamatelemetry_instrumentation_llamacpp._routes import Match, read_request
@@ -171,7 +169,7 @@ class Exchange:
         if not body or len(body) > _LARGEST_REQUEST:
             return {}
         raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
-        return mapping(parse_body(raw, ""))
+        return as_dict(parse_body(raw, ""))
 
     # --- answered ---------------------------------------------------------------------------
 
@@ -228,9 +226,9 @@ class Exchange:
                 if call is not None:
                     self._follow(call, reply, is_llama_cpps=False)
 
-    def _unproven(self, at_ns: int, is_networked: bool) -> UnprovenWatch:
+    def _unproven(self, at_ns: int, is_networked: bool) -> ProvisionalObserver:
         # The watch is part of the response: none of what it holds may hold that.
-        def prove() -> EventBytesWatch | None:
+        def prove() -> EventBytesObserver | None:
             call = self._prove()
             if call is None:
                 return None
@@ -240,7 +238,7 @@ class Exchange:
                 self._get_acquainted(call)
             return self._event_watch(call, "")
 
-        return UnprovenWatch(prove)
+        return ProvisionalObserver(prove)
 
     def _follow(self, call: Call, reply: Reply, *, is_llama_cpps: bool) -> None:
         redirected_s = self._dialect.redirected_s(reply.response)
@@ -271,15 +269,15 @@ class Exchange:
         )
         self._dialect.tap(reply.response, watch, encoding)
 
-    def _event_watch(self, call: Call, encoding: str) -> EventBytesWatch:
+    def _event_watch(self, call: Call, encoding: str) -> EventBytesObserver:
         route = self._match.route
         fold = route.fold(call.request, call.content_max_chars)
-        return bytes_watch(call, fold, encoding, is_typed=route.is_typed)
+        return event_bytes_observer(call, fold, encoding, is_typed=route.is_typed)
 
-    def _body_watch(self, call: Call, status: int, encoding: str) -> BodyBytesWatch:
+    def _body_watch(self, call: Call, status: int, encoding: str) -> BodyBytesObserver:
         match, request = self._match, call.request
-        return BodyBytesWatch(
-            call, lambda body: read_capture(match, status, body, request), decoder(encoding)
+        return BodyBytesObserver(
+            call, lambda body: read_capture(match, status, body, request), content_decoder(encoding)
         )
 
     def _get_acquainted(self, call: Call) -> None:

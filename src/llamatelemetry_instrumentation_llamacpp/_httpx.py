@@ -10,8 +10,13 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, PatchPoint, internal_errors
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import (
+    AsyncStreamWrapper,
+    PatchPoint,
+    StreamWrapper,
+    internal_errors,
+    server_of,
+)
 from llamatelemetry_instrumentation_llamacpp._exchange import Exchange, Sent, begin
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 
@@ -19,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from llamatelemetry.genai import Instrumenter, Server
-    from llamatelemetry.genai.streams.observers import Watch
+    from llamatelemetry.genai import Instrumenter, Observer, Server
     from llamatelemetry_instrumentation_llamacpp._owner import Owner
     from llamatelemetry_instrumentation_llamacpp._routes import Match
 
@@ -170,7 +174,7 @@ class HttpxDialect:
     def is_networked(self, response: Any) -> bool:
         return "network_stream" in response.extensions
 
-    def tap(self, response: Any, watch: Watch, _encoding: str) -> None:
+    def tap(self, response: Any, watch: Observer, _encoding: str) -> None:
         stream = response.stream
         sync_kind, async_kind = _tapped_kinds(self._package)
         kind = async_kind if hasattr(stream, "__aiter__") else sync_kind
@@ -184,7 +188,7 @@ def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
 
     class TappedStream(_Tapped, library.SyncByteStream):
         def __iter__(self) -> Any:
-            return IteratorTap(iter(self._source), self._watch)
+            return StreamWrapper(iter(self._source), self._watch)
 
         def close(self) -> None:
             self._watch.closed()
@@ -204,7 +208,7 @@ def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
 class _Tapped:
     """A stream of bytes that tells a watch what passes; all else is the stream's own."""
 
-    def __init__(self, source: Any, watch: Watch) -> None:
+    def __init__(self, source: Any, watch: Observer) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
 
@@ -215,7 +219,7 @@ class _Tapped:
         self._watch.abandoned()
 
 
-class _AsyncBytesTap(AsyncIteratorTap):
+class _AsyncBytesTap(AsyncStreamWrapper):
     """The tap as httpx2 wants it: an asynchronous generator, which it closes."""
 
     async def aclose(self) -> None:

@@ -16,15 +16,16 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import (
     Call,
-    IteratorTap,
+    ChatAccumulator,
+    EngineTimings,
     PatchPoint,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
+    as_dict,
     internal_errors,
+    model_name,
 )
-from llamatelemetry.genai.json_access import mapping, model_name
-from llamatelemetry.genai.streams.accumulators import ChunkFold
-from llamatelemetry.genai.model import EngineTimings
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_llamacpp._routes import Route, match_path, read_request
 
@@ -146,7 +147,7 @@ class _Run:
 _runs: Final[WeakKeyDictionary[Any, _Run]] = WeakKeyDictionary()
 
 
-class _Fold(ChunkFold):
+class _Fold(ChatAccumulator):
     """The chunks of a stream, and the counts that are not in them."""
 
     def __init__(self, run: _Run) -> None:
@@ -158,7 +159,7 @@ class _Fold(ChunkFold):
         return self._run.complete(super().response())
 
 
-class _StreamTap(IteratorTap):
+class _StreamTap(StreamWrapper):
     """The tap of a generator, which can be closed."""
 
     def close(self) -> None:
@@ -211,8 +212,8 @@ class _Method:
         try:
             if not isinstance(result, dict):
                 run.call.request.stream = True
-                return _StreamTap(result, StreamWatch(run.call, _Fold(run)))
-            reply = mapping(result)
+                return _StreamTap(result, StreamObserver(run.call, _Fold(run)))
+            reply = as_dict(result)
             response = self._route.read_reply(reply, run.call.request)
             if "choices" in reply:
                 run.complete(response)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import Request, Response
-from llamatelemetry.genai.wire.bodies import BodyCapture
-from llamatelemetry.genai.errors import describe_status
-from llamatelemetry.genai.json_access import count, get
-from llamatelemetry.genai.servers import provider_from_headers
-from llamatelemetry.genai.wire.sse import EventReader
+from llamatelemetry.genai import (
+    BodyCapture,
+    EventReader,
+    Request,
+    Response,
+    as_count,
+    describe_status,
+    get_field,
+    provider_from_headers,
+)
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -79,12 +83,12 @@ def read_capture(match: Match, status: int, capture: BodyCapture, request: Reque
 
 def _read_error(status: int, body: Any) -> Response:
     response = Response(error=describe_status(status, body))
-    error = get(body, "error")
+    error = get_field(body, "error")
     for name, field in (
         (names.ERROR_PROMPT_TOKENS, "n_prompt_tokens"),
         (names.ERROR_CONTEXT_SIZE, "n_ctx"),
     ):
-        value = count(get(error, field))
+        value = as_count(get_field(error, field))
         if value is not None:
             response.attributes[name] = value
     return response

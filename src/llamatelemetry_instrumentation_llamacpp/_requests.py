@@ -8,16 +8,14 @@ from urllib.parse import urlsplit
 
 import wrapt
 
-from llamatelemetry.genai import IteratorTap, PatchPoint
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import PatchPoint, StreamWrapper, server_of
 from llamatelemetry_instrumentation_llamacpp._exchange import Exchange, Sent, begin
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry.genai import Instrumenter, Server
-    from llamatelemetry.genai.streams.observers import Watch
+    from llamatelemetry.genai import Instrumenter, Observer, Server
     from llamatelemetry_instrumentation_llamacpp._owner import Owner
     from llamatelemetry_instrumentation_llamacpp._routes import Match
 
@@ -101,7 +99,7 @@ class _RequestsDialect:
     def is_networked(self, _response: Any) -> bool:
         return True
 
-    def tap(self, response: Any, watch: Watch, encoding: str) -> None:
+    def tap(self, response: Any, watch: Observer, encoding: str) -> None:
         if hasattr(response.raw, "stream"):
             response.raw = _TappedBody(response.raw, watch, encoding)
         else:  # no urllib3: somebody's adapter, with a file for a body
@@ -122,7 +120,7 @@ class _TappedBody(_ObjectProxy):
     method, and by those that are not told of here the end is known, and nothing else.
     """
 
-    def __init__(self, source: Any, watch: Watch, encoding: str) -> None:
+    def __init__(self, source: Any, watch: Observer, encoding: str) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
         self._self_watch = watch
         self._self_is_encoded = bool(encoding)
@@ -145,7 +143,7 @@ class _TappedBody(_ObjectProxy):
     def _told(self, source: Any, decode: Any) -> Any:
         if self._self_is_encoded and not decode:
             return source
-        return IteratorTap(source, self._self_watch)
+        return StreamWrapper(source, self._self_watch)
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         """Read some of the body, or all."""

@@ -11,23 +11,27 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llamatelemetry.genai import Request, read_parameters, read_response
-from llamatelemetry.genai.content_readers import (
-    read_chat_request,
-    read_completion_request,
-    read_responses_request,
+from llamatelemetry.genai import (
+    AnthropicAccumulator,
+    ChatAccumulator,
+    LlamaCppAccumulator,
+    MediaAccumulator,
+    Request,
+    ResponsesAccumulator,
+    as_count,
+    get_field,
+    model_name,
+    parse_chat_request,
+    parse_choice_count,
+    parse_completion_request,
+    parse_created_response,
+    parse_messages_response,
+    parse_native_completion,
+    parse_parameters,
+    parse_response,
+    parse_responses_parameters,
+    parse_responses_request,
 )
-from llamatelemetry.genai.json_access import count, get, model_name
-from llamatelemetry.genai.streams.accumulators import ChunkFold
-from llamatelemetry.genai.streams.event_accumulators import MediaFold, ResponsesFold
-from llamatelemetry.genai.wire.llama_cpp import (
-    MessagesFold,
-    NativeFold,
-    read_choice_count,
-    read_messages_reply,
-    read_native,
-)
-from llamatelemetry.genai.wire.openai_responses import read_responses_parameters, read_responses_reply
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     CHAT,
@@ -41,8 +45,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai import Content, Response, Server
-    from llamatelemetry.genai.streams.accumulators import Fold
+    from llamatelemetry.genai import Accumulator, Content, Response, Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,12 @@ class Route:
     operation: str | None = None
     task: str | None = None
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
-    read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    parse_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = parse_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
-    read_reply: Callable[[Any, Request], Response] = lambda reply, _: read_response(reply)
-    fold: Callable[[Request, int | None], Fold] = lambda _, max_chars: ChunkFold(max_chars)
+    read_reply: Callable[[Any, Request], Response] = lambda reply, _: parse_response(reply)
+    fold: Callable[[Request, int | None], Accumulator] = lambda _, max_chars: ChatAccumulator(
+        max_chars
+    )
     is_typed: bool = False
     bulk: str = "choices"
     is_bulk_wanted: bool = True
@@ -83,14 +88,14 @@ class Match(NamedTuple):
 
 
 def _answers_per_prompt(request: Request) -> int:
-    return count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+    return as_count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
 
 
 def _read_native(reply: Any, request: Request) -> Response:
     # The path alone does not tell: some proxies serve OpenAI's format without its /v1.
-    if isinstance(reply, dict) and get(reply, "choices") is not None:
-        return read_response(reply)
-    return read_native(reply, _answers_per_prompt(request))
+    if isinstance(reply, dict) and get_field(reply, "choices") is not None:
+        return parse_response(reply)
+    return parse_native_completion(reply, _answers_per_prompt(request))
 
 
 class _CompletionFold:
@@ -101,16 +106,16 @@ class _CompletionFold:
     def __init__(self, request: Request, content_max_chars: int | None) -> None:
         self._request = request
         self._content_max_chars = content_max_chars
-        self._fold: Fold | None = None
+        self._fold: Accumulator | None = None
 
     def add(self, event: Any) -> bool:
         """Take in one event; say whether it carries a token."""
         if self._fold is None:
-            if get(event, "choices") is not None:
-                self._fold = ChunkFold(self._content_max_chars)
+            if get_field(event, "choices") is not None:
+                self._fold = ChatAccumulator(self._content_max_chars)
             else:
                 answers = _answers_per_prompt(self._request)
-                self._fold = NativeFold(answers, self._content_max_chars)
+                self._fold = LlamaCppAccumulator(answers, self._content_max_chars)
         return self._fold.add(event)
 
     @property
@@ -120,12 +125,12 @@ class _CompletionFold:
 
     def response(self) -> Response:
         """Give what the events so far add up to."""
-        return (self._fold or ChunkFold()).response()
+        return (self._fold or ChatAccumulator()).response()
 
 
 _NATIVE: Final = Route(
     TEXT_COMPLETION,
-    read_content=read_completion_request,
+    read_content=parse_completion_request,
     read_reply=_read_native,
     fold=_CompletionFold,
 )
@@ -136,7 +141,7 @@ _ROUTES: Final[Mapping[str, Route]] = {
     "/completion": _NATIVE,
     "/completions": _NATIVE,
     "/v1/completions": _NATIVE,
-    "/chat/completions": Route(CHAT, read_content=read_chat_request),
+    "/chat/completions": Route(CHAT, read_content=parse_chat_request),
     "/infill": Route(task="infill", read_reply=_read_native, fold=_CompletionFold),
     "/embedding": _EMBEDDINGS,
     "/embeddings": _EMBEDDINGS,
@@ -144,24 +149,24 @@ _ROUTES: Final[Mapping[str, Route]] = {
     "/reranking": _RERANK,
     "/responses": Route(
         CHAT,
-        read_parameters=read_responses_parameters,
-        read_reply=lambda reply, _: read_responses_reply(reply),
-        read_content=read_responses_request,
-        fold=lambda _, max_chars: ResponsesFold(max_chars),
+        parse_parameters=parse_responses_parameters,
+        read_reply=lambda reply, _: parse_created_response(reply),
+        read_content=parse_responses_request,
+        fold=lambda _, max_chars: ResponsesAccumulator(max_chars),
         is_typed=True,
         bulk="output",
     ),
     "/messages": Route(
         CHAT,
-        read_reply=lambda reply, _: read_messages_reply(reply),
-        fold=lambda _request, _max_chars: MessagesFold(),
+        read_reply=lambda reply, _: parse_messages_response(reply),
+        fold=lambda _request, _max_chars: AnthropicAccumulator(),
         is_typed=True,
         bulk="content",
     ),
     "/audio/transcriptions": Route(
         task="transcription",
         fixed={names.GEN_AI_OUTPUT_TYPE: "text"},
-        fold=lambda _request, _max_chars: MediaFold(),
+        fold=lambda _request, _max_chars: MediaAccumulator(),
         is_typed=True,
     ),
 }
@@ -185,8 +190,8 @@ def match_path(path: str) -> Match | None:
 
 def read_request(route: Route, body: Mapping[str, Any], server: Server | None) -> Request:
     """Read a request: its JSON body, or an empty one where that is not at hand."""
-    parameters = {**route.fixed, **route.read_parameters(body)}
-    answers = count(body.get("n_cmpl"))
+    parameters = {**route.fixed, **route.parse_parameters(body)}
+    answers = as_count(body.get("n_cmpl"))
     if answers is not None and answers > 1:
         parameters[names.GEN_AI_REQUEST_CHOICE_COUNT] = answers
     return Request(
@@ -195,7 +200,7 @@ def read_request(route: Route, body: Mapping[str, Any], server: Server | None) -
         model=model_name(body.get("model")),
         server=server,
         stream=body.get("stream") is True,
-        choice_count=read_choice_count(body),
+        choice_count=parse_choice_count(body),
         parameters=parameters,
         task=route.task,
         read_content=None if route.read_content is None else partial(route.read_content, body),

@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Call, PatchPoint, Request, Response, StreamWatch, internal_errors
-from llamatelemetry.genai.wire.bodies import parse_body
-from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.json_access import get, mapping
+from llamatelemetry.genai import (
+    Call,
+    PatchPoint,
+    Request,
+    Response,
+    StreamObserver,
+    as_dict,
+    describe_reported_error,
+    get_field,
+    internal_errors,
+    parse_body,
+)
 from llamatelemetry_instrumentation_llamacpp._routes import Route, match_path, read_request
 
 if TYPE_CHECKING:
@@ -127,7 +135,7 @@ class _Told:
         self._call = call
         self._route = route
         self._callback = callback
-        self._watch = StreamWatch(call, route.fold(call.request, call.content_max_chars))
+        self._watch = StreamObserver(call, route.fold(call.request, call.content_max_chars))
         self._reply: Any = None
 
     def callback(self, told: Any) -> Any:
@@ -136,8 +144,8 @@ class _Told:
             reply = _parse(told)
             if not self._call.request.stream:
                 self._reply = reply
-            elif get(reply, "error") is not None:
-                self._watch.reported(describe_reported_error(get(reply, "error")))
+            elif get_field(reply, "error") is not None:
+                self._watch.reported(describe_reported_error(get_field(reply, "error")))
             else:
                 self._watch.chunk(reply)
         except Exception as error:
@@ -163,12 +171,12 @@ def _parse(value: Any) -> Any:
 
 
 def _body(prompt: Any) -> Mapping[str, Any]:
-    return mapping(_parse(prompt))
+    return as_dict(_parse(prompt))
 
 
 def _read_reply(route: Route, reply: Any, request: Request) -> Response:
     parsed = _parse(reply)
     if parsed is None:
         return Response()
-    error = describe_reported_error(get(parsed, "error"))
+    error = describe_reported_error(get_field(parsed, "error"))
     return route.read_reply(parsed, request) if error is None else Response(error=error)

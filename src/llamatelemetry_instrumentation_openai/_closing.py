@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamatelemetry.genai import StreamWatch
+    from llamatelemetry.genai import StreamObserver
 
 
 class CloseHook:
@@ -55,7 +55,7 @@ def is_running(generator: Any) -> bool:
     return bool(getattr(generator, "gi_running", False) or getattr(generator, "ag_running", False))
 
 
-def end(watch: StreamWatch, error: BaseException | None) -> None:
+def end(watch: StreamObserver, error: BaseException | None) -> None:
     """End a stream that is closed, for the reason that a `CloseHook` gave."""
     if error is None:
         watch.closed()

@@ -12,15 +12,16 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import (
-    AsyncIteratorTap,
-    IteratorTap,
+    AsyncStreamWrapper,
+    BodyCapture,
+    EventReader,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
+    describe_reported_error,
     internal_errors,
+    parse_body,
 )
-from llamatelemetry.genai.wire.bodies import BodyCapture, parse_body
-from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.wire.sse import EventReader
 from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class RawReply:
         self._body = _BodyFold(route)
         self._events = EventReader()
         fold = route.fold(call.content_max_chars) if self._is_stream else self._body
-        self._watch = StreamWatch(call, fold, on_end=self._remove)
+        self._watch = StreamObserver(call, fold, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False
         self._parsed_source: Any = None
@@ -117,7 +118,7 @@ class RawReply:
         if source is None or self._parsed_source is not None or self._is_iterated:
             return
         self._parsed_source = source
-        stream._iterator = (AsyncIteratorTap if self._is_async else IteratorTap)(
+        stream._iterator = (AsyncStreamWrapper if self._is_async else StreamWrapper)(
             source, self._watch
         )
 
@@ -170,7 +171,7 @@ class RawReply:
         try:
             if not self._is_stream:
                 self._body.feed(data)
-                self._watch.bytes_came()
+                self._watch.on_bytes()
                 return
             for event in self._events.feed(data):
                 error = event.get("error")

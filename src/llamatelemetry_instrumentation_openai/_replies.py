@@ -7,14 +7,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai import (
-    AsyncIteratorTap,
-    IteratorTap,
+    AsyncStreamWrapper,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
     internal_errors,
+    model_name,
+    provider_from_headers,
 )
-from llamatelemetry.genai.json_access import model_name
-from llamatelemetry.genai.servers import provider_from_headers
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
 from llamatelemetry_instrumentation_openai._closing import CloseHook, end, is_running
 from llamatelemetry_instrumentation_openai._raw import RawReply, read_content
@@ -99,5 +99,5 @@ def _watch_stream(call: Call, route: Route, stream: Any, is_async: bool) -> None
             end(watch, error)
 
     hook = CloseHook(stream.response, is_async, closing)
-    watch = StreamWatch(call, route.fold(call.content_max_chars), on_end=hook.remove)
-    stream._iterator = (AsyncIteratorTap if is_async else IteratorTap)(source, watch)
+    watch = StreamObserver(call, route.fold(call.content_max_chars), on_end=hook.remove)
+    stream._iterator = (AsyncStreamWrapper if is_async else StreamWrapper)(source, watch)

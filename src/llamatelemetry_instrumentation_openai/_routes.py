@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Content, Response, read_parameters, read_response
-from llamatelemetry.genai.content_readers import (
-    read_chat_request,
-    read_completion_request,
-    read_responses_request,
-)
-from llamatelemetry.genai.streams.accumulators import ChunkFold
-from llamatelemetry.genai.streams.event_accumulators import MediaFold, ResponsesFold
-from llamatelemetry.genai.wire.openai_responses import (
-    read_fetched_response,
-    read_responses_parameters,
-    read_responses_reply,
+from llamatelemetry.genai import (
+    ChatAccumulator,
+    Content,
+    MediaAccumulator,
+    Response,
+    ResponsesAccumulator,
+    parse_chat_request,
+    parse_completion_request,
+    parse_created_response,
+    parse_fetched_response,
+    parse_parameters,
+    parse_response,
+    parse_responses_parameters,
+    parse_responses_request,
 )
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, FETCH_RESPONSE, TEXT_COMPLETION
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai.streams.accumulators import Fold
+    from llamatelemetry.genai import Accumulator
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,10 @@ class Route:
     operation: str | None = None
     task: str | None = None
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
-    read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    parse_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = parse_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
-    read_reply: Callable[[Any], Response] = read_response
-    fold: Callable[[int | None], Fold] = ChunkFold
+    read_reply: Callable[[Any], Response] = parse_response
+    fold: Callable[[int | None], Accumulator] = ChatAccumulator
     bulk: str = "choices"
     is_bulk_wanted: bool = True
     is_json: bool = True
@@ -72,8 +74,8 @@ def _media(task: str, output_type: str, *, is_json: bool = True) -> Route:
     return Route(
         task=task,
         fixed={names.GEN_AI_OUTPUT_TYPE: output_type},
-        read_reply=read_response if is_json else _read_nothing,
-        fold=MediaFold,
+        read_reply=parse_response if is_json else _read_nothing,
+        fold=MediaAccumulator,
         bulk="data",
         is_bulk_wanted=False,
         is_json=is_json,
@@ -84,18 +86,18 @@ _RESPONSES_API: Final = {names.OPENAI_API_TYPE: "responses"}
 _RESPONSES: Final = Route(
     CHAT,
     fixed=_RESPONSES_API,
-    read_parameters=read_responses_parameters,
-    read_content=read_responses_request,
-    read_reply=read_responses_reply,
-    fold=ResponsesFold,
+    parse_parameters=parse_responses_parameters,
+    read_content=parse_responses_request,
+    read_reply=parse_created_response,
+    fold=ResponsesAccumulator,
     bulk="output",
 )
 FETCH: Final = Route(
     FETCH_RESPONSE,
     fixed=_RESPONSES_API,
     read_content=_nothing_sent,
-    read_reply=read_fetched_response,
-    fold=partial(ResponsesFold, fetched=True),
+    read_reply=parse_fetched_response,
+    fold=partial(ResponsesAccumulator, fetched=True),
     bulk="output",
 )
 # No call of a model; but a reply from which a server can be known.
@@ -106,9 +108,9 @@ ROUTES: Final[Mapping[tuple[str, str], Route]] = {
     ("post", "/chat/completions"): Route(
         CHAT,
         fixed={names.OPENAI_API_TYPE: "chat_completions"},
-        read_content=read_chat_request,
+        read_content=parse_chat_request,
     ),
-    ("post", "/completions"): Route(TEXT_COMPLETION, read_content=read_completion_request),
+    ("post", "/completions"): Route(TEXT_COMPLETION, read_content=parse_completion_request),
     ("post", "/embeddings"): Route(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
     ("post", "/responses"): _RESPONSES,
     ("post", "/responses?beta=true"): _RESPONSES,

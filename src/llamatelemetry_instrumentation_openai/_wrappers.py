@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import Call, current_call, internal_errors
-from llamatelemetry.genai.servers import provider_from_models
+from llamatelemetry.genai import Call, current_call, internal_errors, provider_from_models
 from llamatelemetry_instrumentation_openai._replies import deliver, note_signature, read_failed
 from llamatelemetry_instrumentation_openai._requests import (
+    parse_parameters,
     read_body,
-    read_parameters,
     read_request,
     server_of_client,
 )
@@ -116,7 +115,7 @@ class Wrappers:
             request = read_request(client, route, body, bool(kwargs.get("stream")))
             call = self._owner.instrumenter.start(request)
             if call is not None and call.recording:
-                request.parameters = read_parameters(route, options, body)
+                request.parameters = parse_parameters(route, options, body)
             return call
         except Exception as error:
             internal_errors.log_once("starting a call of the openai client", error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from llamatelemetry.genai.json_access import integer, items
+from llamatelemetry.genai import as_int, as_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -226,7 +226,7 @@ def _length(cache: Any) -> int | None:
     if _COUNTED_CACHES.isdisjoint(kind.__name__ for kind in type(cache).__mro__):
         return None
     try:
-        return integer(cache.get_seq_length())
+        return as_int(cache.get_seq_length())
     except ValueError:  # only layers of linear attention, which have no positions
         return None
 
@@ -236,5 +236,5 @@ def _legacy_length(layers: tuple[Any, ...]) -> int | None:
 
     The layers of an encoder-decoder have two more tensors, for the encoder's output.
     """
-    first = items(layers[0]) if layers else ()
-    return integer(first[1].shape[-2]) if len(first) == 2 else None
+    first = as_list(layers[0]) if layers else ()
+    return as_int(first[1].shape[-2]) if len(first) == 2 else None

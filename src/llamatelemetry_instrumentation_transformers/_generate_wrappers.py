@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Content, Request, internal_errors
-from llamatelemetry.genai.json_access import integer
-from llamatelemetry.genai.content.parts import text_part
+from llamatelemetry.genai import Content, Request, as_int, internal_errors, text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     GENERATE_CONTENT,
@@ -84,7 +82,7 @@ class GenerateWrappers:
         generation = _unmasked()
         if generation is not None:
             length = kwargs.get("input_ids_seq_length", args[1] if len(args) > 1 else None)
-            generation.prefix_tokens = integer(length)
+            generation.prefix_tokens = as_int(length)
         return wrapped(*args, **kwargs)
 
     def criteria_are_known(
@@ -206,7 +204,7 @@ def _request(model: Any, given: _Keywords) -> Request:
         stream=given.get("streamer") is not None,
         has_queue=False,
     )
-    longest = integer(given.get("max_new_tokens"))
+    longest = as_int(given.get("max_new_tokens"))
     if longest is not None:
         request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
     tokenizer = _tokenizer(given)

@@ -13,7 +13,7 @@ from threading import get_ident
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.streams.steps import STEP_EVENT, Steps
+from llamatelemetry.genai import STEP_EVENT, GenerationSteps
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE
 from llamatelemetry_instrumentation_transformers._counting import (
     EndedRows,
@@ -63,7 +63,7 @@ class Generation:
         self._cached_length = cached_length(kwargs)
         self.started_ns = perf_counter_ns()
         self._wall_offset_ns = time_ns() - self.started_ns
-        self.steps = Steps(self.started_ns)
+        self.steps = GenerationSteps(self.started_ns)
         self.masked = 0
         self.looping = False
         self.assistant: Any = kwargs.get("assistant_model")

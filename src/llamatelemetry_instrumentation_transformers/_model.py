@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from llamatelemetry.genai.json_access import get, model_name
+from llamatelemetry.genai import get_field, model_name
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -86,5 +86,5 @@ def _attributes(model: Any) -> dict[str, AttributeValue]:
 
 
 def _quantization(model: Any) -> str | None:
-    method = get(getattr(model.config, "quantization_config", None), "quant_method")
+    method = get_field(getattr(model.config, "quantization_config", None), "quant_method")
     return None if method is None else str(getattr(method, "value", method))

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans
+from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans, text_part
 from llamatelemetry.genai.model import Outcome
-from llamatelemetry.genai.content.parts import text_part
 from llamatelemetry.genai.phases import phases_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason

@@ -6,8 +6,7 @@ import sys
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Request
-from llamatelemetry.genai.json_access import get, integer, items
+from llamatelemetry.genai import Request, as_int, as_list, get_field
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     CHAT,
@@ -57,7 +56,7 @@ def read_request(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Reque
     request.parameters[names.TASK] = task
     if task in _OUTPUT_TYPES:
         request.parameters[names.GEN_AI_OUTPUT_TYPE] = _OUTPUT_TYPES[task]
-    longest = integer(kwargs.get("max_new_tokens"))
+    longest = as_int(kwargs.get("max_new_tokens"))
     if longest is not None:
         request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
     return request
@@ -82,11 +81,11 @@ def chats_in(inputs: Any) -> list[list[Any]]:
     messages = _messages(inputs)
     if messages:
         return [messages]
-    chats = [_messages(item) for item in items(inputs)]
+    chats = [_messages(item) for item in as_list(inputs)]
     return chats if chats and all(chats) else []
 
 
 def _messages(value: Any) -> list[Any]:
-    messages = items(getattr(value, "messages", value))
-    is_chat = bool(messages) and get(messages[0], "role") is not None
+    messages = as_list(getattr(value, "messages", value))
+    is_chat = bool(messages) and get_field(messages[0], "role") is not None
     return list(messages) if is_chat else []

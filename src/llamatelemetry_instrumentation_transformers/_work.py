@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Request, internal_errors
-from llamatelemetry.genai.json_access import get, items, text
+from llamatelemetry.genai import Request, as_list, as_str, get_field, internal_errors
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
 from llamatelemetry_instrumentation_transformers._pipeline_content import inputs_reader
@@ -153,7 +152,7 @@ class _Prepared:
 
 
 def _first(value: Any) -> Any:
-    several = items(value)
+    several = as_list(value)
     return several[0] if several else value
 
 
@@ -169,6 +168,6 @@ def _token_tensors(inputs: Any) -> Any:
 
 def _texts(result: Any) -> list[str]:
     """Give the texts of a result that no generation has made: a transcript, an answer, a summary."""
-    found = [text(get(result, name)) for name in ("text", "answer")]
-    found += [each for item in items(result) for each in _texts(item)]
+    found = [as_str(get_field(result, name)) for name in ("text", "answer")]
+    found += [each for item in as_list(result) for each in _texts(item)]
     return [each for each in found if each is not None]

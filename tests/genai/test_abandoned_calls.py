@@ -23,9 +23,9 @@ from opentelemetry.sdk.metrics.view import View
 
 from llamatelemetry.genai import (
     Instrumenter,
-    IteratorTap,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
     flush_pending,
     internal_errors,
     stop_finalizer,
@@ -220,7 +220,7 @@ def test_a_call_that_has_ended_is_not_handed_over(start, recorder):
 class Holder:
     """A stream in a reference cycle, as every stream of the openai client is."""
 
-    def __init__(self, tap: IteratorTap) -> None:
+    def __init__(self, tap: StreamWrapper) -> None:
         self.tap = tap
         self.myself = self
 
@@ -229,7 +229,7 @@ def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
     call = instrumenter.start(chat(stream=True, model=model))
     assert call is not None
     chunks = ({"id": "c", "choices": [{"delta": {"content": "a"}}]} for _ in range(5))
-    tap = IteratorTap(chunks, StreamWatch(call))
+    tap = StreamWrapper(chunks, StreamObserver(call))
     next(tap)
     next(tap)
     Holder(tap)

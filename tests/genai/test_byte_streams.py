@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai import Call
-from llamatelemetry.genai.streams.byte_observers import EventBytesWatch, UnprovenWatch, bytes_watch, decoder
-from llamatelemetry.genai.streams.accumulators import ChunkFold
-from llamatelemetry.genai.streams.event_accumulators import ResponsesFold
-from llamatelemetry.genai.wire.llama_cpp import NativeFold
+from llamatelemetry.genai import (
+    Call,
+    ChatAccumulator,
+    EventBytesObserver,
+    LlamaCppAccumulator,
+    ProvisionalObserver,
+    ResponsesAccumulator,
+    content_decoder,
+    event_bytes_observer,
+)
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
 
@@ -33,11 +38,11 @@ def stream() -> list[bytes]:
     return [event(chunk) for chunk in (first, *tokens, last)]
 
 
-def watch(call: Call, encoding: str = "") -> EventBytesWatch:
-    return bytes_watch(call, ChunkFold(), encoding, is_typed=False)
+def watch(call: Call, encoding: str = "") -> EventBytesObserver:
+    return event_bytes_observer(call, ChatAccumulator(), encoding, is_typed=False)
 
 
-class Counting(ChunkFold):
+class Counting(ChatAccumulator):
     """A fold that tells how much it had to read."""
 
     added = 0
@@ -51,7 +56,7 @@ def test_once_an_answer_is_under_way_only_its_end_is_parsed(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
     fold = Counting()
-    watching = bytes_watch(start(stream=True), fold, "", is_typed=False)
+    watching = event_bytes_observer(start(stream=True), fold, "", is_typed=False)
     for piece in stream():
         watching.chunk(piece)
     watching.finished()
@@ -71,7 +76,7 @@ def test_a_stream_that_is_broken_off_is_read_to_where_it_got(
         {"index": 0, "content": "a", "stop": False, "tokens_predicted": n, "tokens_evaluated": 7}
         for n in (1, 2, 3, 4)
     ]
-    watching = bytes_watch(start(stream=True), NativeFold(), "", is_typed=False)
+    watching = event_bytes_observer(start(stream=True), LlamaCppAccumulator(), "", is_typed=False)
     for piece in native:
         watching.chunk(event(piece))
     watching.closed()
@@ -84,7 +89,7 @@ def test_an_answer_that_speaks_of_its_end_is_not_at_it(
     start: Callable[..., Call], text: str
 ) -> None:
     fold = Counting()
-    watching = bytes_watch(start(stream=True), fold, "", is_typed=False)
+    watching = event_bytes_observer(start(stream=True), fold, "", is_typed=False)
     pieces = stream()
     pieces[4] = event(replies.chunk({"content": text}))
     for piece in pieces:
@@ -103,7 +108,7 @@ def test_typed_events_are_parsed_where_they_are_more_than_deltas(
         "output": [],
         "usage": {"input_tokens": 9, "output_tokens": 5},
     }
-    watching = bytes_watch(start(stream=True), ResponsesFold(), "", is_typed=True)
+    watching = event_bytes_observer(start(stream=True), ResponsesAccumulator(), "", is_typed=True)
     watching.chunk(event({"type": "response.created", "response": response}))
     for _ in range(TOKENS):
         watching.chunk(event({"type": "response.output_text.delta", "delta": "t"}))
@@ -159,7 +164,7 @@ def test_one_that_is_not_leaves_the_counts_unknown(
 
 
 def test_a_body_that_explodes_when_decoded_is_left_alone() -> None:
-    decode = decoder("gzip")
+    decode = content_decoder("gzip")
     assert decode is not None
     bomb = gzip.compress(b"\0" * 200_000_000)
     assert len(decode(bomb)) == 0
@@ -176,14 +181,14 @@ class Proof:
         self._start = start
         self.calls: list[Call] = []
 
-    def __call__(self) -> EventBytesWatch:
+    def __call__(self) -> EventBytesObserver:
         self.calls.append(self._start(stream=True))
         return watch(self.calls[-1])
 
 
 def test_other_streams_pass_without_a_call(start: Callable[..., Call]) -> None:
     proof = Proof(start)
-    unproven = UnprovenWatch(proof)
+    unproven = ProvisionalObserver(proof)
     for piece in stream()[:-1]:
         unproven.chunk(piece)
     unproven.finished()
@@ -195,7 +200,7 @@ def test_other_streams_pass_without_a_call(start: Callable[..., Call]) -> None:
 
 def test_what_is_never_a_line_is_not_kept(start: Callable[..., Call]) -> None:
     proof = Proof(start)
-    unproven = UnprovenWatch(proof)
+    unproven = ProvisionalObserver(proof)
     for _ in range(100):
         unproven.chunk(b"x" * 65536)
     assert len(unproven._line) < 400_000
@@ -207,7 +212,7 @@ def test_what_is_never_a_line_is_not_kept(start: Callable[..., Call]) -> None:
 def test_a_proven_stream_ends_like_any_other(
     start: Callable[..., Call], recorder: Recorder, how: str
 ) -> None:
-    unproven = UnprovenWatch(Proof(start))
+    unproven = ProvisionalObserver(Proof(start))
     for piece in stream():
         unproven.chunk(piece)
     getattr(unproven, how)(*((ConnectionError("gone"),) if how == "failed" else ()))
@@ -220,7 +225,7 @@ def test_a_stream_that_proves_itself_at_once_is_timed_in_full(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
     """As with ``timings_per_token``."""
-    unproven = UnprovenWatch(Proof(start))
+    unproven = ProvisionalObserver(Proof(start))
     for _ in range(3):
         unproven.chunk(event(replies.chunk({"content": "t"}, timings=replies.TIMINGS)))
     unproven.finished()
@@ -230,7 +235,7 @@ def test_a_stream_that_proves_itself_at_once_is_timed_in_full(
 
 
 def test_a_stream_that_is_not_wanted_after_all_passes(start: Callable[..., Call]) -> None:
-    unproven = UnprovenWatch(lambda: None)
+    unproven = ProvisionalObserver(lambda: None)
     for piece in stream():
         unproven.chunk(piece)
     unproven.finished()
@@ -241,7 +246,7 @@ def test_when_its_first_token_came_is_not_known_of_one_that_proves_itself_late(
 ) -> None:
     """Though the chunk that proved it holds a token too."""
     call = start(stream=True)
-    unproven = UnprovenWatch(lambda: watch(call))
+    unproven = ProvisionalObserver(lambda: watch(call))
     pieces = stream()
     unproven.chunk(pieces[0])
     unproven.chunk(b"".join(pieces[-2:]))

@@ -8,9 +8,9 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 from requests.structures import CaseInsensitiveDict
 
-from llamatelemetry.genai.wire.headers import entries_of
+from llamatelemetry.genai import provider_from_headers
 from llamatelemetry.genai.propagation import Propagation
-from llamatelemetry.genai.servers import provider_from_headers
+from llamatelemetry.genai.wire.headers import entries_of
 
 KINDS = [httpx.Headers, httpx2.Headers, CaseInsensitiveDict]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.content.blobs import BlobData, data_url
+from llamatelemetry.genai import BlobData
+from llamatelemetry.genai.content.blobs import data_url
 from llamatelemetry.genai.content.limits import (
     BLOB_MAX_BYTES,
     compact_json,

@@ -18,12 +18,12 @@ from llamatelemetry.genai import (
     Call,
     Instrumenter,
     Response,
-    StreamWatch,
+    StreamObserver,
     Usage,
     current_call,
+    known_servers,
     spans,
 )
-from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
 from tests.recorder import Recorder
 
@@ -270,13 +270,13 @@ def test_a_stream_inside_somebody_elses_call_leaves_the_chunks_to_them(
 ):
     chunk = {"model": "smol-q4", "choices": [{"index": 0, "delta": {"content": "a"}}]}
     with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
-        watch = StreamWatch(instrumenter.start(chat(stream=True)))
+        watch = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
             watch.chunk(chunk)
         watch.finished()
     assert recorder.metrics() == {}
     with theirs.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
-        watch = StreamWatch(instrumenter.start(chat(stream=True)))
+        watch = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
             watch.chunk(chunk)
         watch.finished()
@@ -447,7 +447,7 @@ def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder)
     inner.start_attempt()
     time.sleep(0.02)
     inner.mark_headers_received()
-    watch = StreamWatch(inner)
+    watch = StreamObserver(inner)
     watch.chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
     watch.finished()
     outer.deactivate(token)
@@ -475,7 +475,7 @@ def test_the_chunks_of_a_stream_are_measured_once(start, below, recorder):
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
     outer = start(stream=True)
     token = outer.activate()
-    watches = StreamWatch(outer), StreamWatch(below.start(chat(stream=True)))
+    watches = StreamObserver(outer), StreamObserver(below.start(chat(stream=True)))
     for _ in range(4):
         for watch in watches:
             watch.chunk(chunk)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai import known_servers, server_of
 from llamatelemetry.llama import PortTakenError, ServerConfig, ServerManager, server_pids
 from llamatelemetry.llama.server_pids import pid_of, pids_of
 from tests.llama.fake_server import faults, make_server

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry.bench._observation import Observation, Place
 from llamatelemetry.bench._targets import Question
-from llamatelemetry.genai import Request, read_parameters
-from llamatelemetry.genai.json_access import model_name
+from llamatelemetry.genai import Request, model_name, parse_parameters
 from llamatelemetry.semconv.operations import CHAT
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ class Driver:
             server=target.server,
             stream=target.is_streaming,
             has_queue=target.has_queue,
-            parameters=read_parameters(
+            parameters=parse_parameters(
                 {"max_tokens": question.max_tokens, "temperature": 0.0, "seed": question.seed}
             ),
         )

@@ -14,12 +14,20 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.bench._wire import Watcher, watcher
 from llamatelemetry.bench.records import RequestRecord
-from llamatelemetry.genai import Request, Response, StreamWatch, read_response
-from llamatelemetry.genai.errors import ErrorInfo, describe_error
-from llamatelemetry.genai.json_access import get, items, text
-from llamatelemetry.genai.streams.accumulators import ChunkFold
-from llamatelemetry.genai.model import Phases
-from llamatelemetry.genai.phases import measure_phases
+from llamatelemetry.genai import (
+    ChatAccumulator,
+    ErrorInfo,
+    Phases,
+    Request,
+    Response,
+    StreamObserver,
+    as_list,
+    as_str,
+    describe_error,
+    get_field,
+    measure_phases,
+    parse_response,
+)
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -59,7 +67,7 @@ class TimedFold:
     """
 
     def __init__(self, keep_text: bool) -> None:
-        self._fold = ChunkFold()
+        self._fold = ChatAccumulator()
         self._pieces: list[str] | None = [] if keep_text else None
         self._response: Response | None = None
         self.token_ns: list[int] = []
@@ -69,7 +77,7 @@ class TimedFold:
         """Take in one chunk; say whether it carries a token: text, reasoning or a tool call."""
         now_ns = perf_counter_ns()
         self._fold.add(chunk)
-        deltas = [_delta(choice) for choice in items(get(chunk, "choices"))]
+        deltas = [_delta(choice) for choice in as_list(get_field(chunk, "choices"))]
         has_answer = _has_any(deltas, _ANSWER)
         if not has_answer and not _has_any(deltas, _REASONING):
             return False
@@ -78,7 +86,7 @@ class TimedFold:
             self.answer_ns = now_ns
         if self._pieces is not None:
             self._pieces.extend(
-                piece for each in deltas[:1] if (piece := text(get(each, "content")))
+                piece for each in deltas[:1] if (piece := as_str(get_field(each, "content")))
             )
         return True
 
@@ -101,12 +109,12 @@ class TimedFold:
 
 def _delta(choice: Any) -> Any:
     """What a choice adds; of a text completion that is the choice itself."""
-    delta = get(choice, "delta")
+    delta = get_field(choice, "delta")
     return choice if delta is None else delta
 
 
 def _has_any(deltas: list[Any], names: tuple[str, ...]) -> bool:
-    return any(get(delta, name) for delta in deltas for name in names)
+    return any(get_field(delta, name) for delta in deltas for name in names)
 
 
 class Observation:
@@ -124,7 +132,7 @@ class Observation:
         self._place = place
         self._fold = TimedFold(keep_text)
         self._call: Call | None = None
-        self._watch: StreamWatch | None = None
+        self._watch: StreamObserver | None = None
         self._token: Token[Context] | None = None
         self._watching: Token[Watcher | None] | None = None
         self._leaves_ns: int | None = None
@@ -142,7 +150,7 @@ class Observation:
             self._token = self._call.activate()
             self._call.start_attempt()
             if self._request.stream:
-                self._watch = StreamWatch(self._call, self._fold)
+                self._watch = StreamObserver(self._call, self._fold)
         self._watching = watcher.set(self)
         self._sent_ns = perf_counter_ns()
         return self
@@ -201,7 +209,7 @@ class Observation:
     def _response(self) -> Response:
         if self._request.stream:
             return self._fold.response()
-        return read_response(self._whole)  # a text says nothing of itself
+        return parse_response(self._whole)  # a text says nothing of itself
 
     def _note_place(self) -> None:
         if self._call is None or not self._call.recording:

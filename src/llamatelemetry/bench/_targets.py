@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from llamatelemetry.bench._wire import watch_llama, watch_openai
-from llamatelemetry.genai.engine import InferenceEngine
-from llamatelemetry.genai.json_access import count, get, items, text
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import InferenceEngine, as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.semconv.operations import (
     PROVIDER_HUGGINGFACE,
     PROVIDER_LLAMA_CPP,
@@ -198,26 +196,28 @@ async def learn_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
         return ServerFacts(
             PROVIDER_LLAMA_CPP
         )  # an old build, or a proxy that lets only some through
-    meta = get(_first(get(models, "data")), "meta")
+    meta = get_field(_first(get_field(models, "data")), "meta")
     known = {
         "server": PROVIDER_LLAMA_CPP,
-        "server.build": text(get(props, "build_info")),
-        "server.slots": count(get(props, "total_slots")),
-        "server.context_length": count(get(get(props, "default_generation_settings"), "n_ctx")),
-        "model.quantization": text(get(props, "model_ftype")),
-        "model.parameters": count(get(meta, "n_params")),
-        "model.size_bytes": count(get(meta, "size")),
+        "server.build": as_str(get_field(props, "build_info")),
+        "server.slots": as_count(get_field(props, "total_slots")),
+        "server.context_length": as_count(
+            get_field(get_field(props, "default_generation_settings"), "n_ctx")
+        ),
+        "model.quantization": as_str(get_field(props, "model_ftype")),
+        "model.parameters": as_count(get_field(meta, "n_params")),
+        "model.size_bytes": as_count(get_field(meta, "size")),
     }
     return ServerFacts(
         PROVIDER_LLAMA_CPP,
-        count(get(props, "total_slots")),
+        as_count(get_field(props, "total_slots")),
         {name: value for name, value in known.items() if value is not None},
         _busy(await llama_counters(client)),
     )
 
 
 def _first(values: Any) -> Any:
-    return next(iter(items(values)), None)
+    return next(iter(as_list(values)), None)
 
 
 def _busy(counters: Mapping[str, float]) -> int | None:
@@ -243,7 +243,7 @@ class _OpenAI:
         self._llama: AsyncLlamaCppClient | None = None
 
     async def _learn(self, models: Any) -> None:
-        owner = text(get(_first(get(models, "data")), "owned_by"))
+        owner = as_str(get_field(_first(get_field(models, "data")), "owned_by"))
         kind = _KINDS.get(owner or "")
         self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
         if kind == PROVIDER_LLAMA_CPP:

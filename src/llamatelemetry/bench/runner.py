@@ -25,7 +25,7 @@ from llamatelemetry.bench.prompts import Conversation, Prompt, as_conversations,
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.bench.results import PAIR, BenchmarkResults
 from llamatelemetry.bench.slo import read_slo
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
+from llamatelemetry.genai import ConfiguredInstrumenter
 
 if TYPE_CHECKING:
     from llamatelemetry.bench._targets import ServerFacts, Target

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai.json_access import get, integer, mapping
+from llamatelemetry.genai.json_access import as_dict, as_int, get_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def describe_error(error: BaseException) -> ErrorInfo:
     message, a validation error or the application's own exception may quote a prompt.
     """
     name = _qualified_name(type(error))
-    status = integer(_attribute(error, "status_code"))
+    status = as_int(_attribute(error, "status_code"))
     code = _server_code(error)
     if status is not None:
         # A good status is not what went wrong: openai's APIResponseValidationError has one.
@@ -59,7 +59,7 @@ def describe_status(status: int, body: Any) -> ErrorInfo:
 
     ``body`` is its JSON, or ``None``; llama.cpp's ``{"error": {"type": ...}}`` gives the kind.
     """
-    code = _code_of(mapping(get(body, "error")) or body)
+    code = _code_of(as_dict(get_field(body, "error")) or body)
     return ErrorInfo(code or str(status), f"HTTP {status}" + (f" {code}" if code else ""), status)
 
 
@@ -71,13 +71,13 @@ def _attribute(error: BaseException, name: str) -> Any:
 
 
 def _server_code(error: BaseException) -> str | None:
-    body = mapping(_attribute(error, "body"))
-    return _code_of(mapping(body.get("error")) or body)
+    body = as_dict(_attribute(error, "body"))
+    return _code_of(as_dict(body.get("error")) or body)
 
 
 def _code_of(error: Any) -> str | None:
     for field in ("code", "type"):
-        value = get(error, field)
+        value = get_field(error, field)
         if isinstance(value, str) and _CODE.fullmatch(value):
             return value
     return None

@@ -22,7 +22,7 @@ _LARGEST_COUNT = 2**53
 _LARGEST_INTEGER = 2**63 - 1
 
 
-def get(source: Any, name: str) -> Any:
+def get_field(source: Any, name: str) -> Any:
     """Give the value of a key of a dict, or of a field of a pydantic model, declared or extra.
 
     Not ``getattr``: on a model that is slow for a name that is missing, and it could run a property.
@@ -41,7 +41,7 @@ def get(source: Any, name: str) -> Any:
     return value
 
 
-def fields_of(source: Any) -> Mapping[str, Any]:
+def as_fields(source: Any) -> Mapping[str, Any]:
     """Give all that `get` could give, as a dict; an empty one for what is no object.
 
     Cheaper than `get` from the third field on.
@@ -52,11 +52,11 @@ def fields_of(source: Any) -> Mapping[str, Any]:
         fields: Mapping[str, Any] = source.__dict__
         extra: Mapping[str, Any] | None = source.__pydantic_extra__
     except AttributeError:
-        return mapping(getattr(source, "__dict__", None))
+        return as_dict(getattr(source, "__dict__", None))
     return {**fields, **extra} if extra else fields
 
 
-def text(value: Any) -> str | None:
+def as_str(value: Any) -> str | None:
     """Give a non-empty string that UTF-8 can spell, else ``None``."""
     if not isinstance(value, str) or not value:
         return None
@@ -68,33 +68,33 @@ def text(value: Any) -> str | None:
     return value
 
 
-def count(value: Any) -> int | None:
+def as_count(value: Any) -> int | None:
     """Give a whole number that is not negative and is exact as a float, else ``None``."""
-    found = value if type(value) is int else integer(value)
+    found = value if type(value) is int else as_int(value)
     return found if found is not None and 0 <= found <= _LARGEST_COUNT else None
 
 
-def integer(value: Any) -> int | None:
+def as_int(value: Any) -> int | None:
     """Give a whole number of 64 bits, else ``None``."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER else None
     return None
 
 
-def number(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
     """Give a finite number as float, else ``None``."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    whole = integer(value)
+    whole = as_int(value)
     return None if whole is None else float(whole)
 
 
-def items(value: Any) -> Sequence[Any]:
+def as_list(value: Any) -> Sequence[Any]:
     """Give a list or tuple as it is, else an empty one. Iterators are never consumed."""
     return cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else ()
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
+def as_dict(value: Any) -> Mapping[str, Any]:
     """Give a dict as it is, else an empty one."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
@@ -105,7 +105,7 @@ def model_name(value: Any) -> str | None:
     ``meta-llama/Llama-3.2-1B`` is a name and stays; ``/models/smol.gguf`` is a path, which
     would leak a directory and make a new series for each machine: it becomes ``smol.gguf``.
     """
-    name = text(value)
+    name = as_str(value)
     return None if name is None else _without_folder(name)
 
 

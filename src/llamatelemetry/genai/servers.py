@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from llamatelemetry.genai.json_access import get, items
-from llamatelemetry.genai.wire.headers import NAME, VALUE, entries_of
+from llamatelemetry.genai.json_access import as_list, get_field
 from llamatelemetry.genai.model import Server
+from llamatelemetry.genai.wire.headers import NAME, VALUE, entries_of
 from llamatelemetry.semconv.operations import (
     OPENAI_PROVIDERS,
     PROVIDER_AZURE_OPENAI,
@@ -179,6 +179,6 @@ def provider_from_headers(headers: Any) -> str | None:
 
 def provider_from_models(reply: Any) -> str | None:
     """Give the provider that a list of models proves: who owns the first is enough."""
-    models = items(get(reply, "data"))
-    owner = get(models[0], "owned_by") if models else None
+    models = as_list(get_field(reply, "data"))
+    owner = get_field(models[0], "owned_by") if models else None
     return PROVIDER_LLAMA_CPP if owner == "llamacpp" else None

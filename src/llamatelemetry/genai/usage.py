@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.json_access import count, fields_of, get, items
+from llamatelemetry.genai.json_access import as_count, as_fields, as_list, get_field
 from llamatelemetry.genai.model import Usage
 from llamatelemetry.semconv import attributes
 
@@ -71,22 +71,22 @@ _DETAILS: Final = {
 
 def find_usage(reply: Any) -> Any:
     """Give the usage object of a reply or of a stream's last chunk, wherever the server put it."""
-    fields = fields_of(reply)
+    fields = as_fields(reply)
     usage = fields.get("usage")
     if usage is not None:
         return usage
     groq = fields.get("x_groq")
     if groq is not None:
-        return get(groq, "usage")
-    choices = items(fields.get("choices"))
-    return get(choices[0], "usage") if choices else None
+        return get_field(groq, "usage")
+    choices = as_list(fields.get("choices"))
+    return get_field(choices[0], "usage") if choices else None
 
 
-def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
+def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     """Read the token counts of a usage object; ``timings`` give those that it does not."""
     read = Usage()
     if usage is not None:
-        _read_counts(fields_of(usage), read)
+        _read_counts(as_fields(usage), read)
     if timings is not None:
         if read.input_tokens is None and timings.prompt_tokens is not None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -104,9 +104,9 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
         total = _TOTALS.get(field)
         if total is not None:
             if getattr(into, total) is None:
-                setattr(into, total, count(value))
+                setattr(into, total, as_count(value))
         elif field in _DETAILS:
-            _take_details(fields_of(value), _DETAILS[field], into)
+            _take_details(as_fields(value), _DETAILS[field], into)
     if not _ALL_BESIDE.isdisjoint(fields):
         _take(fields, _BESIDE_THE_TOTALS, into)
 
@@ -117,14 +117,14 @@ def _take_details(
     _take(fields, spellings, into)
     cached = fields.get("cached_tokens_details")
     if cached is not None:
-        _take(fields_of(cached), _CACHED, into)
+        _take(as_fields(cached), _CACHED, into)
 
 
 def _take(fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage) -> None:
     for field, name in spellings:
         value = fields.get(field)
         if value is not None and getattr(into, name) is None:
-            setattr(into, name, count(value))
+            setattr(into, name, as_count(value))
 
 
 def correct_undercount(response: Response, request: Request) -> None:
@@ -139,7 +139,7 @@ def correct_undercount(response: Response, request: Request) -> None:
     if usage.output_tokens == timings.predicted_tokens:
         usage.output_tokens = None
     prompts = request.choice_count // (
-        count(request.parameters.get(attributes.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+        as_count(request.parameters.get(attributes.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
     )
     first_prompt = (timings.prompt_tokens or 0) + (timings.cached_tokens or 0)
     if prompts > 1 and usage.input_tokens == first_prompt:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
-from llamatelemetry.genai.json_access import model_name as base_name
+from llamatelemetry.genai import model_name as base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

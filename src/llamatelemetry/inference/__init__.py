@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamatelemetry.genai.engine import InferenceEngine
+from llamatelemetry.genai import InferenceEngine
 from llamatelemetry.inference._traced import TracedEngine
 from llamatelemetry.semconv import normalize_provider
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP

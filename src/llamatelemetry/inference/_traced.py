@@ -17,28 +17,28 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry import __version__
 from llamatelemetry.genai import (
-    AsyncIteratorTap,
+    AsyncStreamWrapper,
     Call,
-    IteratorTap,
+    ChatAccumulator,
+    ConfiguredInstrumenter,
     Request,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
     internal_errors,
-    read_parameters,
-    read_response,
+    model_name,
+    parse_chat_request,
+    parse_completion_request,
+    parse_parameters,
+    parse_response,
 )
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
-from llamatelemetry.genai.json_access import model_name
-from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.semconv import normalize_provider
 from llamatelemetry.semconv.operations import CHAT, TEXT_COMPLETION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from llamatelemetry.genai import Content
-    from llamatelemetry.genai.engine import InferenceEngine
+    from llamatelemetry.genai import Content, InferenceEngine
 
 _SCOPE: Final = "llamatelemetry.inference"
 _UNKNOWN_PROVIDER: Final = "_OTHER"
@@ -65,13 +65,13 @@ class TracedEngine:
         """Continue a text, by the engine: with what is given here, and its own defaults."""
         given = dict(zip(_GENERATE, args, strict=False)) | kwargs
         given["stop"] = given.pop("stop_sequences", given.get("stop"))
-        call = self._start(TEXT_COMPLETION, given, read_completion_request)
+        call = self._start(TEXT_COMPLETION, given, parse_completion_request)
         return _followed(call, lambda: self._engine.generate(*args, **kwargs))
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
         """Answer messages, by the engine: with what is given here, and its own defaults."""
         given = dict(zip(_CHAT, args, strict=False)) | kwargs
-        call = self._start(CHAT, given, read_chat_request)
+        call = self._start(CHAT, given, parse_chat_request)
         return _followed(call, lambda: self._engine.chat(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
@@ -90,7 +90,7 @@ class TracedEngine:
                 operation=operation,
                 provider=self._provider,
                 model=model_name(self._engine.model_name),
-                parameters=read_parameters(given),
+                parameters=parse_parameters(given),
                 read_content=partial(read_content, given),
             )
             call = self._instrumenter.get().start(request, SpanKind.INTERNAL)
@@ -138,7 +138,7 @@ def _given(call: Call, result: Any) -> Any:
     """End the call with its result; or see to it that it ends with the stream that it is."""
     if isinstance(result, (Iterator, AsyncIterator)):
         call.request.stream = True
-        watch = StreamWatch(call, _PiecesFold(call.content_max_chars))
+        watch = StreamObserver(call, _PiecesFold(call.content_max_chars))
         is_async = isinstance(result, AsyncIterator)
         return (_AsyncTracedStream if is_async else _TracedStream)(result, call, watch)
     call.finish(_read(result))
@@ -149,9 +149,9 @@ def _read(result: Any) -> Response:
     """Read a chat completion, or a text, which says nothing of itself."""
     try:
         if isinstance(result, str):
-            return read_response(_as_completion(result))
+            return parse_response(_as_completion(result))
         is_completion = isinstance(result, dict) or hasattr(result, "choices")
-        return read_response(result) if is_completion else Response()
+        return parse_response(result) if is_completion else Response()
     except Exception as error:
         internal_errors.log_once("reading the reply of an engine", error)
         return Response()
@@ -161,7 +161,7 @@ def _as_completion(text: str) -> dict[str, Any]:
     return {"choices": [{"index": 0, "text": text}]}
 
 
-class _PiecesFold(ChunkFold):
+class _PiecesFold(ChatAccumulator):
     """The pieces of an engine's stream: chunks of a completion, or plain text."""
 
     __slots__ = ()
@@ -178,10 +178,10 @@ _ObjectProxy: Any = wrapt.ObjectProxy
 class _TracedStream(_ObjectProxy):
     """The stream itself to whoever looks at it; what passes is watched."""
 
-    def __init__(self, source: Any, call: Call, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, call: Call, watch: StreamObserver) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
         self._self_watch = watch
-        self._self_tap = IteratorTap(_Working(source, call), watch)
+        self._self_tap = StreamWrapper(_Working(source, call), watch)
 
     def __iter__(self) -> Any:
         return self
@@ -210,10 +210,10 @@ class _TracedStream(_ObjectProxy):
 class _AsyncTracedStream(_ObjectProxy):
     """The asynchronous twin of `_TracedStream`."""
 
-    def __init__(self, source: Any, call: Call, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, call: Call, watch: StreamObserver) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
         self._self_watch = watch
-        self._self_tap = AsyncIteratorTap(_AsyncWorking(source, call), watch)
+        self._self_tap = AsyncStreamWrapper(_AsyncWorking(source, call), watch)
 
     def __aiter__(self) -> Any:
         return self
@@ -239,7 +239,7 @@ class _AsyncTracedStream(_ObjectProxy):
             _left(self._self_watch, error)
 
 
-def _left(watch: StreamWatch, error: BaseException | None) -> None:
+def _left(watch: StreamObserver, error: BaseException | None) -> None:
     if error is None:
         watch.closed()
     else:

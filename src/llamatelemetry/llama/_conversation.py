@@ -14,15 +14,16 @@ from urllib.parse import urlsplit
 from llamatelemetry import __version__
 from llamatelemetry._optional import required_by
 from llamatelemetry.genai import (
+    ConfiguredInstrumenter,
     Request,
     Response,
-    StreamWatch,
+    StreamObserver,
+    get_field,
     internal_errors,
-    read_parameters,
+    model_name,
+    parse_parameters,
+    server_of,
 )
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.json_access import get, model_name
-from llamatelemetry.genai.servers import server_of
 from llamatelemetry.llama._endpoints import Exchange, health
 from llamatelemetry.llama._errors import LlamaServerError, ServerLoadingError, read_error, sizes_of
 from llamatelemetry.llama._responses import parse
@@ -62,7 +63,7 @@ class OpenStream(NamedTuple):
     """A stream that has begun, and what watches it if it is recorded."""
 
     response: Any
-    watch: StreamWatch | None
+    watch: StreamObserver | None
 
 
 class Connection:
@@ -123,7 +124,7 @@ class Connection:
     def learn(self, reply: Any) -> None:
         """Note the model that a reply names, for a client that was given none."""
         if self.learned_model is None:
-            self.learned_model = model_name(get(reply, "model"))
+            self.learned_model = model_name(get_field(reply, "model"))
 
     def start(self, exchange: Exchange[Any], inference: Inference) -> Call | None:
         """Open the call of an exchange, unless it is not to be recorded."""
@@ -142,7 +143,7 @@ class Connection:
                 )
             )
             if call is not None and call.recording:
-                call.request.parameters = read_parameters(body)
+                call.request.parameters = parse_parameters(body)
             return call
         except Exception as error:
             internal_errors.log_once("starting a call of the llama.cpp client", error)
@@ -197,7 +198,7 @@ def converse_streaming(
     response = yield from _sent(connection, exchange, call)
     if call is None or inference is None:
         return OpenStream(response, None)
-    return OpenStream(response, StreamWatch(call, inference.fold(call.content_max_chars)))
+    return OpenStream(response, StreamObserver(call, inference.fold(call.content_max_chars)))
 
 
 def _content_reader(inference: Inference, body: dict[str, Any]) -> Callable[[], Content] | None:

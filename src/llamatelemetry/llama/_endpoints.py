@@ -11,19 +11,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
-from llamatelemetry.genai.json_access import count
-from llamatelemetry.genai.streams.accumulators import ChunkFold
-from llamatelemetry.genai.wire.openai_chat import read_response
-from llamatelemetry.genai.wire.llama_cpp import NativeFold, read_choice_count, read_native
+from llamatelemetry.genai import (
+    ChatAccumulator,
+    LlamaCppAccumulator,
+    as_count,
+    parse_chat_request,
+    parse_choice_count,
+    parse_completion_request,
+    parse_native_completion,
+    parse_response,
+)
 from llamatelemetry.llama._responses import ChatResponse
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamatelemetry.genai import Content, Response
-    from llamatelemetry.genai.streams.accumulators import Fold
+    from llamatelemetry.genai import Accumulator, Content, Response
 
 T = TypeVar("T")
 
@@ -45,8 +49,8 @@ class Inference:
 
     operation: str | None = None
     task: str | None = None
-    read: Callable[[Any], Response] = read_response
-    fold: Callable[[int | None], Fold] = ChunkFold
+    read: Callable[[Any], Response] = parse_response
+    fold: Callable[[int | None], Accumulator] = ChatAccumulator
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
     choice_count: int = 1
 
@@ -89,7 +93,7 @@ def _given(**members: Any) -> dict[str, Any]:
 
 # --- inference ----------------------------------------------------------------------------
 
-_TEXT: Final = {"operation": TEXT_COMPLETION, "read_content": read_completion_request}
+_TEXT: Final = {"operation": TEXT_COMPLETION, "read_content": parse_completion_request}
 _OTHER_LIMITS: Final = ("max_completion_tokens", "n_predict")
 
 
@@ -108,7 +112,7 @@ def chat(
     if stream:
         body["stream"] = True
     inference = Inference(
-        CHAT, read_content=read_chat_request, choice_count=count(body.get("n")) or 1
+        CHAT, read_content=parse_chat_request, choice_count=as_count(body.get("n")) or 1
     )
     return Exchange("POST", "/v1/chat/completions", _same, body, inference=inference, stream=stream)
 
@@ -118,12 +122,12 @@ def _native(
 ) -> Exchange[T]:
     if stream:
         body["stream"] = True
-    answers = count(body.get("n_cmpl")) or count(body.get("n")) or 1
+    answers = as_count(body.get("n_cmpl")) or as_count(body.get("n")) or 1
     inference = Inference(
         **kind,
-        read=partial(read_native, answers_per_prompt=answers),
-        fold=partial(NativeFold, answers),
-        choice_count=read_choice_count(body),
+        read=partial(parse_native_completion, answers_per_prompt=answers),
+        fold=partial(LlamaCppAccumulator, answers),
+        choice_count=parse_choice_count(body),
     )
     return Exchange("POST", path, read, body, inference=inference, stream=stream)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.json_access import integer, mapping
+from llamatelemetry.genai import as_dict, as_int
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class ServerLoadingError(LlamaServerError):
 def read_error(status: int, content: bytes) -> LlamaServerError:
     """Read the reply to a request that has failed: llama.cpp's JSON, or whatever a proxy sent."""
     try:
-        body: Mapping[str, Any] = mapping(json.loads(content))
+        body: Mapping[str, Any] = as_dict(json.loads(content))
     except ValueError:
         body = {}
-    if mapping(body.get("error")):
+    if as_dict(body.get("error")):
         return error_of(body, status)
     text = content[:_EXCERPT].decode("utf-8", "replace").strip()
     return LlamaServerError(status, "http_error", text or "no reason given")
@@ -68,14 +68,14 @@ def read_error(status: int, content: bytes) -> LlamaServerError:
 
 def error_of(body: Any, status: int | None = None) -> LlamaServerError:
     """Give the error that an object with ``error`` tells of; its own code counts without a status."""
-    told = mapping(body["error"])
-    known = status or integer(told.get("code")) or 500
+    told = as_dict(body["error"])
+    known = status or as_int(told.get("code")) or 500
     message = str(told.get("message") or body["error"])
     kind = str(told.get("type") or "server_error")
     is_loading = known == 503 and _LOADING in message.lower()
     error = (ServerLoadingError if is_loading else LlamaServerError)(known, kind, message)
-    error.n_prompt_tokens = integer(told.get("n_prompt_tokens"))
-    error.n_ctx = integer(told.get("n_ctx"))
+    error.n_prompt_tokens = as_int(told.get("n_prompt_tokens"))
+    error.n_ctx = as_int(told.get("n_ctx"))
     error.body = dict(body)
     return error
 

@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
-from llamatelemetry.genai.server_metadata import parse_props
+from llamatelemetry.genai import parse_props
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap
-from llamatelemetry.genai.wire.sse import EventReader
+from llamatelemetry.genai import AsyncStreamWrapper, EventReader, StreamWrapper
 from llamatelemetry.llama._errors import error_of
 from llamatelemetry.llama._responses import ChatResponse, parse
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
     from types import TracebackType
 
-    from llamatelemetry.genai import StreamWatch
+    from llamatelemetry.genai import StreamObserver
 
 
 class _Events:
@@ -70,12 +69,12 @@ class ChatStream:
     A stream that is left early is best closed: the server stops working on it then.
     """
 
-    def __init__(self, response: Any, watch: StreamWatch | None) -> None:
+    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
         self._source = _chunks(response)
         self._response = response
         self._watch = watch
         self._chunks: Iterator[ChatResponse] = (
-            self._source if watch is None else IteratorTap(self._source, watch)
+            self._source if watch is None else StreamWrapper(self._source, watch)
         )
 
     def __iter__(self) -> Self:
@@ -110,12 +109,12 @@ class ChatStream:
 class AsyncChatStream:
     """The asynchronous twin of `ChatStream`."""
 
-    def __init__(self, response: Any, watch: StreamWatch | None) -> None:
+    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
         self._source = _chunks_async(response)
         self._response = response
         self._watch = watch
         self._chunks: AsyncIterator[ChatResponse] = (
-            self._source if watch is None else AsyncIteratorTap(self._source, watch)
+            self._source if watch is None else AsyncStreamWrapper(self._source, watch)
         )
 
     def __aiter__(self) -> Self:
@@ -149,7 +148,7 @@ class AsyncChatStream:
         await self._close(error)
 
 
-def _ended(watch: StreamWatch | None, error: BaseException | None) -> None:
+def _ended(watch: StreamObserver | None, error: BaseException | None) -> None:
     if watch is None:
         return
     if error is None:

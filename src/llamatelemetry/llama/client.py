@@ -48,10 +48,10 @@ WholeT = TypeVar("WholeT")
 StreamT = TypeVar("StreamT")
 
 
-Steps = Generator[Send | Wait, Any, T]
+GenerationSteps = Generator[Send | Wait, Any, T]
 
 
-def _do(connection: Connection, steps: Steps[T]) -> T:
+def _do(connection: Connection, steps: GenerationSteps[T]) -> T:
     """Do what a conversation says is to be done, until it has its result."""
     try:
         step = next(steps)
@@ -81,7 +81,7 @@ def _open(connection: Connection, exchange: Exchange[Any]) -> Any:
     return ChatStream(*_do(connection, converse_streaming(connection, exchange)))
 
 
-async def _do_async(connection: Connection, steps: Steps[T]) -> T:
+async def _do_async(connection: Connection, steps: GenerationSteps[T]) -> T:
     try:
         step = next(steps)
         while True:

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai import internal_errors, known_servers, server_of
 from llamatelemetry.llama import server_pids
 from llamatelemetry.llama._endings import explain_exit
 from llamatelemetry.llama._launch import Launch, prepare_launch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.genai.json_access import model_name
+from llamatelemetry.genai import model_name
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -10,15 +10,17 @@ from opentelemetry.trace import SpanKind
 from llamatelemetry import __version__
 from llamatelemetry.genai import (
     Call,
+    ConfiguredInstrumenter,
     Content,
     Request,
     Response,
     Usage,
     internal_errors,
-    read_parameters,
+    parse_chat_request,
+    parse_choices,
+    parse_completion_request,
+    parse_parameters,
 )
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.content.messages import read_chat_request, read_choices, read_completion_request
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS, PROVIDER_HUGGINGFACE
 
@@ -57,7 +59,7 @@ class Recording:
                 provider=PROVIDER_HUGGINGFACE,
                 model=self._model,
                 stream=stream,
-                parameters=read_parameters(given),
+                parameters=parse_parameters(given),
                 has_queue=False,
             )
             penalty = given.get("repetition_penalty", 1.0)
@@ -153,12 +155,12 @@ def _response(run: Run, model: str | None) -> Response:
         }
         for answer in answers
     ]
-    response.read_content = lambda: read_choices(choices)
+    response.read_content = lambda: parse_choices(choices)
     return response
 
 
 def _content(given: Mapping[str, Any]) -> Content:
-    return read_chat_request(given) if "messages" in given else read_completion_request(given)
+    return parse_chat_request(given) if "messages" in given else parse_completion_request(given)
 
 
 def now_s() -> int:

@@ -8,8 +8,7 @@ from functools import cache
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llamatelemetry.genai.json_access import items
-from llamatelemetry.genai.streams.steps import Steps
+from llamatelemetry.genai import GenerationSteps, as_list
 from llamatelemetry.transformers._text import RowText
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ class Run:
         self.answers = [
             Answer(RowText(loaded.tokenizer, sampling.stop_sequences)) for _ in self.input_tokens
         ]
-        self.steps = Steps(perf_counter_ns())
+        self.steps = GenerationSteps(perf_counter_ns())
         # A plain list: a finaliser may add to it, and takes no lock.
         self.cancelled: list[None] = []
 
@@ -173,7 +172,7 @@ class Run:
 
 def _ending_tokens(loaded: Loaded) -> frozenset[int]:
     known = loaded.model.generation_config.eos_token_id
-    tokens = (loaded.tokenizer.eos_token_id, *(items(known) or (known,)))
+    tokens = (loaded.tokenizer.eos_token_id, *(as_list(known) or (known,)))
     return frozenset(token for token in tokens if token is not None)
 
 

@@ -10,8 +10,8 @@ from io import StringIO
 from typing import Any, Final
 
 from llamatelemetry.genai.content.blobs import BlobData
-from llamatelemetry.genai.json_access import get, items, text
 from llamatelemetry.genai.content.parts import CutText
+from llamatelemetry.genai.json_access import as_list, as_str, get_field
 
 # Choices of a reply, tool calls of a choice: no true stream comes near.
 _MOST_ENTRIES: Final = 256
@@ -44,14 +44,14 @@ class GrowingText:
         return kept or None
 
 
-class ChoicesFold:
+class ChoicesContentAccumulator:
     """The messages that the chunks of a chat or text completion add up to."""
 
     __slots__ = ("_choices", "_max_chars")
 
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
-        self._choices: dict[int, _ChoiceFold] = {}
+        self._choices: dict[int, _ChoiceAccumulator] = {}
 
     def add(self, key: int, choice: Any) -> None:
         """Take in one choice of a chunk; ``key`` tells choices apart."""
@@ -59,7 +59,7 @@ class ChoicesFold:
         if fold is None:
             if len(self._choices) >= _MOST_ENTRIES:
                 return
-            fold = self._choices[key] = _ChoiceFold(self._max_chars)
+            fold = self._choices[key] = _ChoiceAccumulator(self._max_chars)
         fold.add(choice)
 
     def results(self) -> dict[int, dict[str, Any]]:
@@ -70,7 +70,7 @@ class ChoicesFold:
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
 
 
-class _ChoiceFold:
+class _ChoiceAccumulator:
     __slots__ = ("_audio", "_calls", "_function", "_max_chars", "_role", "_text", "_texts")
 
     def __init__(self, max_chars: int) -> None:
@@ -78,23 +78,23 @@ class _ChoiceFold:
         self._role: Any = None
         self._text: GrowingText | None = None  # of /completions
         self._texts: dict[str, GrowingText] = {}
-        self._calls: dict[Any, _CallFold] = {}
-        self._function: _CallFold | None = None
-        self._audio: _AudioFold | None = None
+        self._calls: dict[Any, _ToolCallAccumulator] = {}
+        self._function: _ToolCallAccumulator | None = None
+        self._audio: _AudioAccumulator | None = None
 
     def add(self, choice: Any) -> None:
-        delta = get(choice, "delta")
+        delta = get_field(choice, "delta")
         if delta is None:
             if self._text is None:
                 self._text = GrowingText(self._max_chars)
-            self._text.add(get(choice, "text"))
+            self._text.add(get_field(choice, "text"))
             return
-        self._role = self._role or get(delta, "role")
+        self._role = self._role or get_field(delta, "role")
         for name in _TEXTS:
-            piece = get(delta, name)
+            piece = get_field(delta, name)
             if piece:
                 self._add_text(name, piece)
-        for call in items(get(delta, "tool_calls")):
+        for call in as_list(get_field(delta, "tool_calls")):
             self._add_call(call)
         self._add_rarities(delta)
 
@@ -105,26 +105,26 @@ class _ChoiceFold:
         growing.add(piece)
 
     def _add_call(self, call: Any) -> None:
-        key: Any = get(call, "index")
+        key: Any = get_field(call, "index")
         if not isinstance(key, int):
             # Some servers send no index: an id then begins a call, and what follows belongs to it.
-            known = text(get(call, "id"))
+            known = as_str(get_field(call, "id"))
             key = known if known is not None else next(reversed(self._calls), 0)
         fold = self._calls.get(key)
         if fold is None:
             if len(self._calls) >= _MOST_ENTRIES:
                 return
-            fold = self._calls[key] = _CallFold(self._max_chars)
-        fold.add(call, get(call, "function") or get(call, "custom"))
+            fold = self._calls[key] = _ToolCallAccumulator(self._max_chars)
+        fold.add(call, get_field(call, "function") or get_field(call, "custom"))
 
     def _add_rarities(self, delta: Any) -> None:
-        function = get(delta, "function_call")
+        function = get_field(delta, "function_call")
         if function is not None:
-            self._function = self._function or _CallFold(self._max_chars)
+            self._function = self._function or _ToolCallAccumulator(self._max_chars)
             self._function.add(None, function)
-        audio = get(delta, "audio")
+        audio = get_field(delta, "audio")
         if audio is not None:
-            self._audio = self._audio or _AudioFold(self._max_chars)
+            self._audio = self._audio or _AudioAccumulator(self._max_chars)
             self._audio.add(audio)
 
     def result(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class _ChoiceFold:
         return {"message": message}
 
 
-class _CallFold:
+class _ToolCallAccumulator:
     __slots__ = ("_arguments", "_id", "_is_custom", "_name")
 
     def __init__(self, max_chars: int) -> None:
@@ -150,10 +150,10 @@ class _CallFold:
         self._arguments = GrowingText(max_chars)
 
     def add(self, call: Any, function: Any) -> None:
-        self._id = self._id or get(call, "id")
-        self._name = self._name or get(function, "name")
-        self._is_custom = self._is_custom or get(call, "custom") is not None
-        self._arguments.add(get(function, "arguments") or get(function, "input"))
+        self._id = self._id or get_field(call, "id")
+        self._name = self._name or get_field(function, "name")
+        self._is_custom = self._is_custom or get_field(call, "custom") is not None
+        self._arguments.add(get_field(function, "arguments") or get_field(function, "input"))
 
     def result(self) -> dict[str, Any]:
         arguments = self._arguments.result()
@@ -162,7 +162,7 @@ class _CallFold:
         return {"id": self._id, "function": {"name": self._name, "arguments": arguments}}
 
 
-class _AudioFold:
+class _AudioAccumulator:
     """A spoken answer: its transcript, and how much sound there was. The sound itself is not kept."""
 
     __slots__ = ("_data_chars", "_id", "_transcript")
@@ -173,9 +173,9 @@ class _AudioFold:
         self._data_chars = 0
 
     def add(self, audio: Any) -> None:
-        self._id = self._id or get(audio, "id")
-        self._transcript.add(get(audio, "transcript"))
-        data = get(audio, "data")
+        self._id = self._id or get_field(audio, "id")
+        self._transcript.add(get_field(audio, "transcript"))
+        data = get_field(audio, "data")
         if isinstance(data, str):
             self._data_chars += len(data)
 

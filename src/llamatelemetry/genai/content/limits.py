@@ -18,8 +18,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content.blobs import BlobData
-from llamatelemetry.genai.json_access import items
 from llamatelemetry.genai.content.parts import CutText, plain_json
+from llamatelemetry.genai.json_access import as_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def _limit_message(message: Mapping[str, Any], max_chars: int) -> dict[str, Any]
     limited: dict[str, Any] = {
         name: _cut(name, value, max_chars)[0] for name, value in message.items() if name != "parts"
     }
-    limited["parts"] = limit_parts(items(message.get("parts")), max_chars)
+    limited["parts"] = limit_parts(as_list(message.get("parts")), max_chars)
     return limited
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content.blobs import BlobData
-from llamatelemetry.genai.json_access import get, items, text
-from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.content.parts import (
     as_mapping,
     blob_part,
@@ -24,6 +22,8 @@ from llamatelemetry.genai.content.parts import (
     tool_call_part,
     tool_response_part,
 )
+from llamatelemetry.genai.json_access import as_list, as_str, get_field
+from llamatelemetry.genai.model import Content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,18 +34,18 @@ _TOOL_ROLES: Final = frozenset({"tool", "function"})  # `function` before there 
 _FINISH_REASONS: Final = {"tool_calls": "tool_call", "function_call": "tool_call"}
 
 
-def read_chat_request(body: Mapping[str, Any]) -> Content:
+def parse_chat_request(body: Mapping[str, Any]) -> Content:
     """Read the messages and tools of a chat completion request."""
     return Content(
-        inputs=[_input_message(message) for message in items(get(body, "messages"))],
-        tools=read_tools(body),
+        inputs=[_input_message(message) for message in as_list(get_field(body, "messages"))],
+        tools=parse_tools(body),
     )
 
 
-def read_completion_request(body: Mapping[str, Any]) -> Content:
+def parse_completion_request(body: Mapping[str, Any]) -> Content:
     """Read the prompts of a text completion request: each is a message of the user."""
-    prompt = get(body, "prompt")
-    prompts = [prompt] if isinstance(prompt, str) else items(prompt)
+    prompt = get_field(body, "prompt")
+    prompts = [prompt] if isinstance(prompt, str) else as_list(prompt)
     if any(isinstance(item, int) for item in prompts):
         prompts = [prompt]  # one prompt, given as tokens; llama.cpp takes texts among them
     return Content(
@@ -54,23 +54,23 @@ def read_completion_request(body: Mapping[str, Any]) -> Content:
 
 
 def _prompt_parts(prompt: Any) -> list[Part]:
-    texts = [prompt] if isinstance(prompt, str) else items(prompt)
+    texts = [prompt] if isinstance(prompt, str) else as_list(prompt)
     return [part for item in texts for part in text_part(item)]
 
 
-def read_choices(choices: Any) -> Content:
+def parse_choices(choices: Any) -> Content:
     """Read the choices of a chat or text completion, one message for each."""
-    return Content(outputs=[_output_message(choice) for choice in items(choices)])
+    return Content(outputs=[_output_message(choice) for choice in as_list(choices)])
 
 
 def _input_message(message: Any) -> dict[str, Any]:
-    role = text(get(message, "role")) or "unknown"
+    role = as_str(get_field(message, "role")) or "unknown"
     read: dict[str, Any] = {"role": role}
-    name = text(get(message, "name"))
+    name = as_str(get_field(message, "name"))
     if name is not None:
         read["name"] = name
     read["parts"] = (
-        [tool_response_part(get(message, "tool_call_id"), get(message, "content"))]
+        [tool_response_part(get_field(message, "tool_call_id"), get_field(message, "content"))]
         if role in _TOOL_ROLES
         else _message_parts(message)
     )
@@ -78,12 +78,14 @@ def _input_message(message: Any) -> dict[str, Any]:
 
 
 def _output_message(choice: Any) -> dict[str, Any]:
-    message = get(choice, "message")
+    message = get_field(choice, "message")
     read: dict[str, Any] = {
-        "role": text(get(message, "role")) or "assistant",
-        "parts": text_part(get(choice, "text")) if message is None else _message_parts(message),
+        "role": as_str(get_field(message, "role")) or "assistant",
+        "parts": text_part(get_field(choice, "text"))
+        if message is None
+        else _message_parts(message),
     }
-    reason = text(get(choice, "finish_reason"))
+    reason = as_str(get_field(choice, "finish_reason"))
     if reason is not None:
         # Deprecated by now, and required by the schema of v1.41: readers of both find it.
         read["finish_reason"] = _FINISH_REASONS.get(reason, reason)
@@ -94,73 +96,83 @@ def _message_parts(message: Any) -> list[Part]:
     """Reasoning, text, media, refusal and tool calls, in the order in which a model gives them."""
     return [
         # vLLM has changed the name; llama.cpp and DeepSeek keep the longer one.
-        *reasoning_part(get(message, "reasoning_content") or get(message, "reasoning")),
-        *content_parts(get(message, "content")),
-        *refusal_part(get(message, "refusal")),
-        *_spoken_parts(get(message, "audio")),
-        *(_tool_call(call) for call in items(get(message, "tool_calls")) if as_mapping(call)),
-        *_function_call(get(message, "function_call")),
+        *reasoning_part(get_field(message, "reasoning_content") or get_field(message, "reasoning")),
+        *content_parts(get_field(message, "content")),
+        *refusal_part(get_field(message, "refusal")),
+        *_spoken_parts(get_field(message, "audio")),
+        *(
+            _tool_call(call)
+            for call in as_list(get_field(message, "tool_calls"))
+            if as_mapping(call)
+        ),
+        *_function_call(get_field(message, "function_call")),
     ]
 
 
 def _spoken_parts(audio: Any) -> list[Part]:
     """An answer that was spoken: sound and transcript; in the history only its id is sent."""
-    data = get(audio, "data")
+    data = get_field(audio, "data")
     if isinstance(data, BlobData):
         sound = [blob_part(data, "audio")]
     elif isinstance(data, str) and data:
         sound = [blob_part(BlobData(data), "audio")]
     else:
-        known = text(get(audio, "id"))
+        known = as_str(get_field(audio, "id"))
         sound = [] if known is None else [{"type": "file", "modality": "audio", "file_id": known}]
-    return [*sound, *text_part(get(audio, "transcript"))]
+    return [*sound, *text_part(get_field(audio, "transcript"))]
 
 
 def _tool_call(call: Any) -> Part:
-    custom = get(call, "custom")
+    custom = get_field(call, "custom")
     if custom is not None:
-        return custom_call_part(get(call, "id"), get(custom, "name"), get(custom, "input"))
-    function = get(call, "function")
-    return tool_call_part(get(call, "id"), get(function, "name"), get(function, "arguments"))
+        return custom_call_part(
+            get_field(call, "id"), get_field(custom, "name"), get_field(custom, "input")
+        )
+    function = get_field(call, "function")
+    return tool_call_part(
+        get_field(call, "id"), get_field(function, "name"), get_field(function, "arguments")
+    )
 
 
 def _function_call(function: Any) -> list[Part]:
     if not as_mapping(function):
         return []
-    return [tool_call_part(None, get(function, "name"), get(function, "arguments"))]
+    return [tool_call_part(None, get_field(function, "name"), get_field(function, "arguments"))]
 
 
 # --- tools ----------------------------------------------------------------------------
 
 
-def read_tools(body: Mapping[str, Any]) -> list[Part]:
+def parse_tools(body: Mapping[str, Any]) -> list[Part]:
     """Read the tool definitions of a request or a fetched response, nested or flat."""
-    definitions = [_tool(tool) for tool in items(get(body, "tools")) if as_mapping(tool)]
-    functions = [_function(tool) for tool in items(get(body, "functions")) if as_mapping(tool)]
+    definitions = [_tool(tool) for tool in as_list(get_field(body, "tools")) if as_mapping(tool)]
+    functions = [
+        _function(tool) for tool in as_list(get_field(body, "functions")) if as_mapping(tool)
+    ]
     return definitions + functions
 
 
 def _tool(tool: Any) -> Part:
-    kind = text(get(tool, "type")) or "unknown"
+    kind = as_str(get_field(tool, "type")) or "unknown"
     if kind == "function":
-        nested = get(tool, "function")
+        nested = get_field(tool, "function")
         return _function(tool if nested is None else nested)
-    nested = get(tool, "custom")
+    nested = get_field(tool, "custom")
     named = tool if nested is None else nested
     # A built-in tool has no name but its type; several MCP servers are told apart by label.
-    name = text(get(named, "name")) or text(get(tool, "server_label")) or kind
+    name = as_str(get_field(named, "name")) or as_str(get_field(tool, "server_label")) or kind
     return {"type": kind, "name": name, **_description(named)}
 
 
 def _function(function: Any) -> Part:
-    definition: Part = {"type": "function", "name": text(get(function, "name")) or ""}
+    definition: Part = {"type": "function", "name": as_str(get_field(function, "name")) or ""}
     definition.update(_description(function))
-    parameters = get(function, "parameters")
+    parameters = get_field(function, "parameters")
     if isinstance(parameters, dict):
         definition["parameters"] = plain_json(parameters)
     return definition
 
 
 def _description(tool: Any) -> Part:
-    description = text(get(tool, "description"))
+    description = as_str(get_field(tool, "description"))
     return {} if description is None else {"description": description}

@@ -24,7 +24,7 @@ import mimetypes
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai.content.blobs import BlobData, data_url
-from llamatelemetry.genai.json_access import get, items, text
+from llamatelemetry.genai.json_access import as_list, as_str, get_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ def refusal_part(value: Any) -> list[Part]:
 def tool_call_part(call_id: Any, name: Any, arguments: Any) -> Part:
     """A call that the model wants made; ``arguments`` are parsed when they are JSON."""
     part = _identified("tool_call", call_id)
-    part["name"] = text(name) or ""
+    part["name"] = as_str(name) or ""
     if arguments is not None:
         part["arguments"] = parsed_json(arguments)
     return part
@@ -105,7 +105,7 @@ def other_part(kind: Any, source: Any) -> Part:
     """A part of a kind that the conventions do not know: its own type, the rest as it was sent."""
     rest = {key: value for key, value in as_mapping(source).items() if key not in _NOT_CONTENT}
     content = plain_json(_without_none(rest))
-    known = text(kind)
+    known = as_str(kind)
     part: Part = {"type": "unknown" if known is None or known in _DEFINED else known}
     if content:
         part["content"] = content
@@ -124,7 +124,7 @@ _NOT_CONTENT = frozenset({"type", "status", "encrypted_content"})
 
 
 def _identified(kind: str, call_id: Any) -> Part:
-    known = text(call_id)
+    known = as_str(call_id)
     return {"type": kind} if known is None else {"type": kind, "id": known}
 
 
@@ -141,7 +141,7 @@ def content_parts(content: Any) -> list[Part]:
         return text_part(content)
     if isinstance(content, dict):
         return _content_part(cast("dict[str, Any]", content))
-    return [part for item in items(content) for part in _content_part(item)]
+    return [part for item in as_list(content) for part in _content_part(item)]
 
 
 def _content_part(item: Any) -> list[Part]:
@@ -149,23 +149,23 @@ def _content_part(item: Any) -> list[Part]:
         return text_part(item)
     if not as_mapping(item):
         return []
-    kind = get(item, "type")
-    if kind is None and isinstance(get(item, "text"), str):
+    kind = get_field(item, "type")
+    if kind is None and isinstance(get_field(item, "text"), str):
         kind = "text"
     read = _READERS.get(kind) if isinstance(kind, str) else None
     return [other_part(kind, item)] if read is None else read(item)
 
 
 def _text(item: Any) -> list[Part]:
-    return text_part(get(item, "text"))
+    return text_part(get_field(item, "text"))
 
 
 def _reasoning(item: Any) -> list[Part]:
-    return reasoning_part(get(item, "text"))
+    return reasoning_part(get_field(item, "text"))
 
 
 def _refusal(item: Any) -> list[Part]:
-    return refusal_part(get(item, "refusal"))
+    return refusal_part(get_field(item, "refusal"))
 
 
 def _image(item: Any) -> list[Part]:
@@ -181,20 +181,20 @@ def _audio_link(item: Any) -> list[Part]:
 
 
 def _linked(item: Any, field: str, modality: str) -> list[Part]:
-    link = get(item, field)
+    link = get_field(item, field)
     if link is not None and not isinstance(link, str):
-        link = get(link, "url")  # chat nests it, Responses does not
+        link = get_field(link, "url")  # chat nests it, Responses does not
     if isinstance(link, str) and link:
         return [media_part(link, modality)]
     return file_part(item, modality)
 
 
 def _audio(item: Any) -> list[Part]:
-    audio = get(item, "input_audio")
-    data = get(audio, "data")
+    audio = get_field(item, "input_audio")
+    data = get_field(audio, "data")
     if not isinstance(data, str):
         return []
-    sound = text(get(audio, "format"))
+    sound = as_str(get_field(audio, "format"))
     return [blob_part(BlobData(data), "audio", _AUDIO_TYPES.get(sound or ""))]
 
 
@@ -203,23 +203,23 @@ _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "
 
 
 def _file(item: Any) -> list[Part]:
-    nested = get(item, "file")
+    nested = get_field(item, "file")
     return file_part(item if nested is None else nested, "document")
 
 
 def file_part(file: Any, modality: str) -> list[Part]:
     """A file: known to the provider by its id, at a URL, or sent along."""
-    name = text(get(file, "filename"))
+    name = as_str(get_field(file, "filename"))
     # The table that is built in: `guess_type` would read the system's files on first use.
     suffix = f".{name.rpartition('.')[2].lower()}" if name and "." in name else ""
     mime_type = mimetypes.types_map.get(suffix)
-    file_id = text(get(file, "file_id"))
+    file_id = as_str(get_field(file, "file_id"))
     if file_id is not None:
         return [_media("file", modality, mime_type, "file_id", file_id)]
-    link = text(get(file, "file_url"))
+    link = as_str(get_field(file, "file_url"))
     if link is not None:
         return [media_part(link, modality)]
-    data = text(get(file, "file_data"))
+    data = as_str(get_field(file, "file_data"))
     if data is None:
         return []
     if data.startswith("data:"):
@@ -269,7 +269,7 @@ _READERS = {
 
 def _holds_parts(value: Any) -> bool:
     """Whether a tool's result is a list of message parts, rather than any list."""
-    kinds = [get(item, "type") for item in items(value)]
+    kinds = [get_field(item, "type") for item in as_list(value)]
     return bool(kinds) and all(isinstance(kind, str) and kind in _READERS for kind in kinds)
 
 
@@ -321,7 +321,7 @@ def _plain_container(value: Any, inside: tuple[int, ...]) -> Any:
         return "…"
     within = (*inside, id(value))
     if isinstance(value, (list, tuple)):
-        return [plain_json(item, within) for item in items(value)]
+        return [plain_json(item, within) for item in as_list(value)]
     fields = as_mapping(value)
     if fields or isinstance(value, dict):
         return {str(key): plain_json(item, within) for key, item in fields.items()}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content.chat_accumulator import GrowingText
-from llamatelemetry.genai.json_access import get
 from llamatelemetry.genai.content.limits import limit_parts
-from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.content.responses_messages import (
     item_parts,
     output_message,
-    read_responses_content,
+    parse_responses_content,
 )
+from llamatelemetry.genai.json_access import get_field
+from llamatelemetry.genai.model import Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ _DELTAS: Final = {
 _ENDINGS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
-class ResponsesContentFold:
+class ResponsesContentAccumulator:
     """What the events of a Responses stream add up to.
 
     The last event repeats the whole response, and is all that is read of a stream that came so
@@ -50,37 +50,37 @@ class ResponsesContentFold:
     __slots__ = ("_items", "_max_chars", "_read", "_response")
 
     def __init__(
-        self, max_chars: int, read: Callable[[Any], Content] = read_responses_content
+        self, max_chars: int, read: Callable[[Any], Content] = parse_responses_content
     ) -> None:
         self._max_chars = max_chars
         self._read = read
         self._response: Any = None
-        self._items: dict[Any, _ItemFold] = {}
+        self._items: dict[Any, _ItemAccumulator] = {}
 
     def add(self, event: Any) -> None:
         """Take in one event."""
-        kind = get(event, "type")
+        kind = get_field(event, "type")
         if not isinstance(kind, str):
             return
         field = _DELTAS.get(kind)
         if field is not None:
             item = self._item(event)
             if item is not None:
-                item.add(field, get(event, "content_index"), get(event, "delta"))
+                item.add(field, get_field(event, "content_index"), get_field(event, "delta"))
         elif kind in _ENDINGS:
-            self._response = get(event, "response")
+            self._response = get_field(event, "response")
             self._items.clear()
         elif kind in {"response.output_item.added", "response.output_item.done"}:
             item = self._item(event)
             if item is not None:
-                item.note(get(event, "item"), done=kind.endswith("done"))
+                item.note(get_field(event, "item"), done=kind.endswith("done"))
 
-    def _item(self, event: Any) -> _ItemFold | None:
-        key = get(event, "output_index")
+    def _item(self, event: Any) -> _ItemAccumulator | None:
+        key = get_field(event, "output_index")
         key = key if isinstance(key, int) else 0
         fold = self._items.get(key)
         if fold is None and len(self._items) < _MOST_ENTRIES:
-            fold = self._items[key] = _ItemFold(self._max_chars)
+            fold = self._items[key] = _ItemAccumulator(self._max_chars)
         return fold
 
     def content(self) -> Content:
@@ -91,7 +91,7 @@ class ResponsesContentFold:
         return Content(outputs=output_message(parts))
 
 
-class _ItemFold:
+class _ItemAccumulator:
     __slots__ = ("_head", "_max_chars", "_parts", "_texts")
 
     def __init__(self, max_chars: int) -> None:
@@ -106,7 +106,7 @@ class _ItemFold:
             self._parts = limit_parts(item_parts(item), self._max_chars)
             self._texts.clear()
         else:
-            self._head = {name: get(item, name) for name in ("type", "id", "call_id", "name")}
+            self._head = {name: get_field(item, name) for name in ("type", "id", "call_id", "name")}
 
     def add(self, field: str, index: Any, piece: Any) -> None:
         key = (field, index if isinstance(index, int) else 0)

@@ -21,9 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content.blobs import BlobData
-from llamatelemetry.genai.json_access import get, items, text
-from llamatelemetry.genai.content.messages import read_tools
-from llamatelemetry.genai.model import Content
+from llamatelemetry.genai.content.messages import parse_tools
 from llamatelemetry.genai.content.parts import (
     as_mapping,
     blob_part,
@@ -38,6 +36,8 @@ from llamatelemetry.genai.content.parts import (
     tool_call_part,
     tool_response_part,
 )
+from llamatelemetry.genai.json_access import as_list, as_str, get_field
+from llamatelemetry.genai.model import Content
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,39 +67,39 @@ _REASONS: Final = {"max_output_tokens": "length", "content_filter": "content_fil
 _FAILED: Final = frozenset({"failed", "cancelled"})
 
 
-def read_responses_request(body: Mapping[str, Any]) -> Content:
+def parse_responses_request(body: Mapping[str, Any]) -> Content:
     """Read input, instructions and tools of a request to create a response."""
-    sent = get(body, "input")
+    sent = get_field(body, "input")
     inputs = (
         [{"role": "user", "parts": text_part(sent)}]
         if isinstance(sent, str)
-        else _messages(items(sent))
+        else _messages(as_list(sent))
     )
     return Content(
         inputs=inputs,
-        instructions=_instruction_parts(get(body, "instructions")),
-        tools=read_tools(body),
+        instructions=_instruction_parts(get_field(body, "instructions")),
+        tools=parse_tools(body),
     )
 
 
-def read_responses_content(reply: Any) -> Content:
+def parse_responses_content(reply: Any) -> Content:
     """Read the output of a response: one message, since there is one answer."""
     return Content(
-        outputs=output_message(item_parts_of(get(reply, "output")), finish_reason(reply))
+        outputs=output_message(item_parts_of(get_field(reply, "output")), finish_reason(reply))
     )
 
 
-def read_fetched_content(reply: Any) -> Content:
+def parse_fetched_content(reply: Any) -> Content:
     """Read a response that was fetched by its id, which tells its instructions and tools as well."""
-    content = read_responses_content(reply)
-    content.instructions = _instruction_parts(get(reply, "instructions"))
-    content.tools = read_tools(reply)
+    content = parse_responses_content(reply)
+    content.instructions = _instruction_parts(get_field(reply, "instructions"))
+    content.tools = parse_tools(reply)
     return content
 
 
 def item_parts_of(output: Any) -> list[Part]:
     """The parts of all output items."""
-    return [part for item in items(output) for part in item_parts(item)]
+    return [part for item in as_list(output) for part in item_parts(item)]
 
 
 def output_message(parts: list[Part], reason: str | None = None) -> list[dict[str, Any]]:
@@ -116,11 +116,11 @@ def output_message(parts: list[Part], reason: str | None = None) -> list[dict[st
 
 def finish_reason(reply: Any) -> str | None:
     """Why a response ended, in the conventions' words; ``None`` while it goes on."""
-    status = get(reply, "status")
+    status = get_field(reply, "status")
     if status == "completed":
         return "stop"
     if status == "incomplete":
-        reason = text(get(get(reply, "incomplete_details"), "reason"))
+        reason = as_str(get_field(get_field(reply, "incomplete_details"), "reason"))
         return status if reason is None else _REASONS.get(reason, reason)
     return "error" if isinstance(status, str) and status in _FAILED else None
 
@@ -129,7 +129,9 @@ def _instruction_parts(instructions: Any) -> list[Part]:
     """Text parts alone: a fetched response may give its instructions as input items."""
     if isinstance(instructions, str):
         return text_part(instructions)
-    found = (part for item in items(instructions) for part in content_parts(get(item, "content")))
+    found = (
+        part for item in as_list(instructions) for part in content_parts(get_field(item, "content"))
+    )
     return [part for part in found if part["type"] == "text"]
 
 
@@ -142,7 +144,7 @@ def _messages(sent: Sequence[Any]) -> list[dict[str, Any]]:
     for item in sent:
         if not as_mapping(item):
             continue
-        role, says = _role_of(item), get(item, "content") is not None
+        role, says = _role_of(item), get_field(item, "content") is not None
         goes_on = bool(messages) and role == "assistant" == messages[-1]["role"]
         if goes_on and not (said and says):
             messages[-1]["parts"].extend(item_parts(item))
@@ -154,10 +156,10 @@ def _messages(sent: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _role_of(item: Any) -> str:
-    role = text(get(item, "role"))
+    role = as_str(get_field(item, "role"))
     if role is not None:
         return role
-    kind = text(get(item, "type")) or ""
+    kind = as_str(get_field(item, "type")) or ""
     if kind.endswith(_OUTPUT_SUFFIX):
         return "tool"
     if kind == "mcp_approval_response":
@@ -167,28 +169,28 @@ def _role_of(item: Any) -> str:
 
 def item_parts(item: Any) -> list[Part]:
     """The parts that one input or output item holds; any item gives parts or none."""
-    kind = text(get(item, "type"))
+    kind = as_str(get_field(item, "type"))
     if kind is None or kind == "message":
-        return content_parts(get(item, "content"))
+        return content_parts(get_field(item, "content"))
     read = _ITEM_READERS.get(kind)
     if read is not None:
         return read(item)
     if kind in _CLIENT_TOOLS:
         name, fields = _CLIENT_TOOLS[kind]
-        return [_called(item, text(get(item, "name")) or name, _named(item, fields))]
+        return [_called(item, as_str(get_field(item, "name")) or name, _named(item, fields))]
     if kind in _SERVER_TOOLS:
         return _server_tool_parts(item, *_SERVER_TOOLS[kind])
     if kind.endswith(_OUTPUT_SUFFIX):
-        return [tool_response_part(_call_id(item), _tool_output(get(item, "output")))]
+        return [tool_response_part(_call_id(item), _tool_output(get_field(item, "output")))]
     return [other_part(kind, item)]
 
 
 def _function_call(item: Any) -> list[Part]:
-    return [_called(item, get(item, "name"), get(item, "arguments"))]
+    return [_called(item, get_field(item, "name"), get_field(item, "arguments"))]
 
 
 def _custom_tool_call(item: Any) -> list[Part]:
-    return [custom_call_part(_call_id(item), get(item, "name"), get(item, "input"))]
+    return [custom_call_part(_call_id(item), get_field(item, "name"), get_field(item, "input"))]
 
 
 def _called(item: Any, name: Any, arguments: Any) -> Part:
@@ -196,29 +198,29 @@ def _called(item: Any, name: Any, arguments: Any) -> Part:
 
 
 def _call_id(item: Any) -> Any:
-    return text(get(item, "call_id")) or get(item, "id")
+    return as_str(get_field(item, "call_id")) or get_field(item, "id")
 
 
 def _tool_output(output: Any) -> Any:
     # A screenshot comes as one part by itself; any other result is text or a list of parts.
-    return [output] if get(output, "type") == "computer_screenshot" else output
+    return [output] if get_field(output, "type") == "computer_screenshot" else output
 
 
 def _reasoning(item: Any) -> list[Part]:
-    blocks = [*items(get(item, "summary")), *items(get(item, "content"))]
-    return [part for block in blocks for part in reasoning_part(get(block, "text"))]
+    blocks = [*as_list(get_field(item, "summary")), *as_list(get_field(item, "content"))]
+    return [part for block in blocks for part in reasoning_part(get_field(block, "text"))]
 
 
 def _compaction(item: Any) -> list[Part]:
-    known = text(get(item, "id"))
+    known = as_str(get_field(item, "id"))
     return [{"type": "compaction"} if known is None else {"type": "compaction", "id": known}]
 
 
 def _image_generation(item: Any) -> list[Part]:
-    image = text(get(item, "result"))
+    image = as_str(get_field(item, "result"))
     parts = _server_tool_parts(item, *_SERVER_TOOLS["image_generation_call"])
     if image is not None:
-        sort = text(get(item, "output_format"))
+        sort = as_str(get_field(item, "output_format"))
         parts.append(blob_part(BlobData(image), "image", _IMAGE_TYPES.get(sort or "")))
     return parts
 
@@ -236,7 +238,7 @@ def _server_tool_parts(
     if "arguments" in details:
         details["arguments"] = parsed_json(details["arguments"])
     call = server_tool_part(_call_id(item), name, details)
-    call["name"] = text(get(item, "name")) or name  # of an MCP server's tool
+    call["name"] = as_str(get_field(item, "name")) or name  # of an MCP server's tool
     found = _named(item, outcome)
     if not found:
         return [call]
@@ -248,7 +250,7 @@ def _tool_search_output(item: Any) -> list[Part]:
 
 
 def _named(item: Any, fields: Iterable[str]) -> dict[str, Any]:
-    found = {field: get(item, field) for field in fields}
+    found = {field: get_field(item, field) for field in fields}
     return {field: value for field, value in found.items() if value is not None}
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatelemetry.genai.content_readers import fold_choices
-from llamatelemetry.genai.json_access import count, fields_of, get, items
+from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
+from llamatelemetry.genai.json_access import as_count, as_fields, as_list, get_field
 from llamatelemetry.genai.usage import find_usage
-from llamatelemetry.genai.wire.openai_chat import read_response
+from llamatelemetry.genai.wire.openai_chat import parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ _TOKEN_FIELDS = (
 _HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 
 
-class Fold(Protocol):
+class Accumulator(Protocol):
     """What a stream's chunks add up to; there is one kind for each format of stream."""
 
     def add(self, chunk: Any, /) -> bool:
@@ -51,7 +51,7 @@ class Fold(Protocol):
         ...
 
 
-class ChunkFold:
+class ChatAccumulator:
     """The chunks of a chat or text completion.
 
     Args:
@@ -71,7 +71,9 @@ class ChunkFold:
     )
 
     def __init__(self, content_max_chars: int | None = None) -> None:
-        self._content = None if content_max_chars is None else fold_choices(content_max_chars)
+        self._content = (
+            None if content_max_chars is None else ChoicesContentAccumulator(content_max_chars)
+        )
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._has_token = False
@@ -84,7 +86,7 @@ class ChunkFold:
 
     def add(self, chunk: Any) -> bool:
         """Take in one chunk; say whether one of the chunks so far carries a token."""
-        fields = fields_of(chunk)
+        fields = as_fields(chunk)
         if not self._is_named:
             self._read_head(fields)
         usage = fields.get("usage")
@@ -94,12 +96,12 @@ class ChunkFold:
         if timings is not None:
             self.timings = timings
             self._note_end(fields, timings)
-        for position, choice in enumerate(items(fields.get("choices"))):
+        for position, choice in enumerate(as_list(fields.get("choices"))):
             self._add_choice(position, choice, fields)
         return self._has_token
 
     def _add_choice(self, position: int, choice: Any, chunk: Mapping[str, Any]) -> None:
-        fields = fields_of(choice)
+        fields = as_fields(choice)
         if not self._has_token:
             self._has_token = _carries_token(fields)
         reason = fields.get("finish_reason")
@@ -113,12 +115,12 @@ class ChunkFold:
             self._content.add(key, choice)
 
     def _note_end(self, chunk: Mapping[str, Any], timings: Any) -> None:
-        choices = items(chunk.get("choices"))
-        predicted = count(get(timings, "predicted_n"))
+        choices = as_list(chunk.get("choices"))
+        predicted = as_count(get_field(timings, "predicted_n"))
         if not choices:
             self._at_usage.append(predicted)
-        elif get(choices[0], "finish_reason") is not None:
-            self._at_finish[count(get(choices[0], "index")) or 0] = predicted
+        elif get_field(choices[0], "finish_reason") is not None:
+            self._at_finish[as_count(get_field(choices[0], "index")) or 0] = predicted
 
     def _read_head(self, chunk: Mapping[str, Any]) -> None:
         # Not the first chunk alone: Azure's holds filter results and has empty names.
@@ -147,7 +149,7 @@ class ChunkFold:
 
     def response(self) -> Response:
         """Give what the chunks so far add up to."""
-        response = read_response(self.result())
+        response = parse_response(self.result())
         predicted = self._at_usage or list(self._at_finish.values())
         if len(predicted) > 1 and None not in predicted:
             response.usage.output_tokens = sum(tokens or 0 for tokens in predicted)
@@ -158,4 +160,4 @@ def _carries_token(choice: Mapping[str, Any]) -> bool:
     delta = choice.get("delta")
     if delta is None:
         return bool(choice.get("text"))  # /completions
-    return any(get(delta, name) for name in _TOKEN_FIELDS)
+    return any(get_field(delta, name) for name in _TOKEN_FIELDS)

@@ -12,18 +12,18 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.wire.bodies import BodyCapture
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.json_access import get
+from llamatelemetry.genai.json_access import get_field
 from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.streams.observers import StreamObserver
+from llamatelemetry.genai.wire.bodies import BodyCapture
 from llamatelemetry.genai.wire.sse import EventReader, parse_object
-from llamatelemetry.genai.streams.observers import StreamWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamatelemetry.genai.call import Call
-    from llamatelemetry.genai.streams.accumulators import Fold
+    from llamatelemetry.genai.streams.accumulators import Accumulator
 
     Decode = Callable[[bytes], bytes]
 
@@ -35,7 +35,9 @@ _END_OF_CHUNKS: Final = re.compile(
 _MORE_THAN_DELTAS: Final = re.compile(rb'"(?:response|item|message|usage|error)"\s*:')
 
 
-def bytes_watch(call: Call, fold: Fold, encoding: str, *, is_typed: bool) -> EventBytesWatch:
+def event_bytes_observer(
+    call: Call, fold: Accumulator, encoding: str, *, is_typed: bool
+) -> EventBytesObserver:
     """Make what watches the bytes of an event stream.
 
     Args:
@@ -44,12 +46,12 @@ def bytes_watch(call: Call, fold: Fold, encoding: str, *, is_typed: bool) -> Eve
         encoding: the reply's ``Content-Encoding``.
         is_typed: whether its events have a ``type``, as those of the Responses API have.
     """
-    return EventBytesWatch(
-        call, fold, decoder(encoding), _MORE_THAN_DELTAS if is_typed else _END_OF_CHUNKS
+    return EventBytesObserver(
+        call, fold, content_decoder(encoding), _MORE_THAN_DELTAS if is_typed else _END_OF_CHUNKS
     )
 
 
-class EventBytesWatch(StreamWatch):
+class EventBytesObserver(StreamObserver):
     """An event stream, told as bytes.
 
     Once the first token has come, events that hold nothing but more of the answer are timed and
@@ -59,7 +61,7 @@ class EventBytesWatch(StreamWatch):
     __slots__ = ("_decode", "_is_late", "_parsed", "_reader", "_skipped", "_wanted")
 
     def __init__(
-        self, call: Call, fold: Fold, decode: Decode | None, wanted: re.Pattern[bytes]
+        self, call: Call, fold: Accumulator, decode: Decode | None, wanted: re.Pattern[bytes]
     ) -> None:
         super().__init__(call, fold)
         self._decode = decode
@@ -73,7 +75,7 @@ class EventBytesWatch(StreamWatch):
         """Bytes have come."""
         try:
             if self._decode is None:  # not to be read: the time of it is all that is known
-                self.bytes_came()
+                self.on_bytes()
                 return
             for payload in self._reader.payloads(self._decode(chunk)):
                 if self._is_more_of_the_same(payload):
@@ -83,7 +85,7 @@ class EventBytesWatch(StreamWatch):
         except Exception as error:
             internal_errors.log_once("reading the bytes of a stream", error)
 
-    def catch_up(self, passed: bytes, first_ns: int | None) -> None:
+    def replay(self, passed: bytes, first_ns: int | None) -> None:
         """Take in the last of what passed before it was known that this call is to be watched.
 
         ``first_ns`` is when its first chunk came, if that was not this one: the time of the
@@ -135,7 +137,7 @@ class EventBytesWatch(StreamWatch):
         return super()._response()
 
 
-class BodyBytesWatch(StreamWatch):
+class BodyBytesObserver(StreamObserver):
     """A plain body, told as bytes.
 
     Args:
@@ -157,7 +159,7 @@ class BodyBytesWatch(StreamWatch):
     def chunk(self, chunk: bytes) -> None:
         """Bytes have come."""
         try:
-            self.bytes_came()
+            self.on_bytes()
             if self._decode is not None:
                 self._capture.feed(self._decode(chunk))
         except Exception as error:
@@ -175,7 +177,7 @@ _TIMINGS: Final = b'"timings"'
 _LONGEST_LAST_EVENT: Final = 256 * 1024
 
 
-class UnprovenWatch:
+class ProvisionalObserver:
     """A stream from a server that nothing is known of, until it proves to be llama.cpp's.
 
     That is what ``timings`` in it do, which come at its end: a proxy in between may have put
@@ -187,9 +189,9 @@ class UnprovenWatch:
 
     __slots__ = ("_chunks", "_first_ns", "_line", "_prove", "_proven")
 
-    def __init__(self, prove: Callable[[], EventBytesWatch | None]) -> None:
-        self._prove: Callable[[], EventBytesWatch | None] | None = prove
-        self._proven: EventBytesWatch | None = None
+    def __init__(self, prove: Callable[[], EventBytesObserver | None]) -> None:
+        self._prove: Callable[[], EventBytesObserver | None] | None = prove
+        self._proven: EventBytesObserver | None = None
         self._line = b""  # that has not ended yet
         self._chunks = 0
         self._first_ns = 0
@@ -217,7 +219,7 @@ class UnprovenWatch:
         try:
             watch = None if prove is None else prove()
             if watch is not None:
-                watch.catch_up(lines, self._first_ns if self._chunks > 1 else None)
+                watch.replay(lines, self._first_ns if self._chunks > 1 else None)
             self._proven = watch
         except Exception as error:
             internal_errors.log_once("starting a call late", error)
@@ -247,7 +249,7 @@ def _has_timings(data: bytes) -> bool:
     return any(
         "prompt_n" in timings
         for event in EventReader().feed(data)
-        if isinstance(timings := get(event, "timings"), dict)
+        if isinstance(timings := get_field(event, "timings"), dict)
     )
 
 
@@ -255,7 +257,7 @@ def _has_timings(data: bytes) -> bool:
 _LONGEST_DECODED: Final = 8 * 1024 * 1024
 
 
-def decoder(encoding: str) -> Decode | None:
+def content_decoder(encoding: str) -> Decode | None:
     """Give what undoes a ``Content-Encoding``, chunk by chunk; ``None`` for one that is not known.
 
     What is not in that encoding after all, or grows beyond measure, decodes to nothing.

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.content_readers import fold_responses
+from llamatelemetry.genai.content.responses_accumulator import ResponsesContentAccumulator
+from llamatelemetry.genai.content.responses_messages import (
+    parse_fetched_content,
+    parse_responses_content,
+)
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.json_access import get, text
+from llamatelemetry.genai.json_access import as_str, get_field
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.usage import read_usage
+from llamatelemetry.genai.usage import parse_usage
 from llamatelemetry.genai.wire.openai_responses import (
     has_compaction,
-    read_fetched_response,
-    read_responses_reply,
+    parse_created_response,
+    parse_fetched_response,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 _REPEATED: Final = frozenset({"response.in_progress", "response.queued"})
 
 
-class ResponsesFold:
+class ResponsesAccumulator:
     """The events of a response that is made, or, ``fetched``, of one that was made before.
 
     Args:
@@ -39,7 +43,9 @@ class ResponsesFold:
         self._content = (
             None
             if content_max_chars is None
-            else fold_responses(content_max_chars, fetched=fetched)
+            else ResponsesContentAccumulator(
+                content_max_chars, parse_fetched_content if fetched else parse_responses_content
+            )
         )
         self._fetched = fetched
         self._response: Response | None = None
@@ -48,28 +54,28 @@ class ResponsesFold:
 
     def add(self, event: Any) -> bool:
         """Take in one event; say whether it carries a token (text, reasoning, arguments, ...)."""
-        kind = text(get(event, "type"))
+        kind = as_str(get_field(event, "type"))
         if kind is None:
             return False
         if self._content is not None:
             self._content.add(event)
         if kind.endswith(".delta"):
-            return bool(get(event, "delta"))
+            return bool(get_field(event, "delta"))
         if kind.startswith("response.output_item."):
-            self._compacted = self._compacted or has_compaction([get(event, "item")])
+            self._compacted = self._compacted or has_compaction([get_field(event, "item")])
         elif kind == "error":
-            self._error = describe_reported_error(get(event, "error") or event)
+            self._error = describe_reported_error(get_field(event, "error") or event)
         elif self._response is None or kind not in _REPEATED:
-            response = get(event, "response")
+            response = get_field(event, "response")
             if response is not None:
                 self._response = self._read(response, event)
         return False
 
     def _read(self, response: Any, event: Any) -> Response:
         if self._fetched:
-            found = read_fetched_response(response)
+            found = parse_fetched_response(response)
         else:
-            found = read_responses_reply(response, get(event, "timings"))
+            found = parse_created_response(response, get_field(event, "timings"))
         found.read_content = None  # it holds the response
         return found
 
@@ -88,7 +94,7 @@ class ResponsesFold:
         return response
 
 
-class MediaFold:
+class MediaAccumulator:
     """The events of an image that is made, of a transcription, or of speech: no content is kept."""
 
     __slots__ = ("_error", "_usage")
@@ -99,14 +105,14 @@ class MediaFold:
 
     def add(self, event: Any) -> bool:
         """Take in one event; say whether it carries a piece of what was asked for."""
-        kind = text(get(event, "type"))
+        kind = as_str(get_field(event, "type"))
         if kind is None:
             return False
         if kind.endswith((".delta", ".partial_image")):
             return True
         if kind == "error":
-            self._error = describe_reported_error(get(event, "error") or event)
-        usage = get(event, "usage")
+            self._error = describe_reported_error(get_field(event, "error") or event)
+        usage = get_field(event, "usage")
         if usage is not None:
             self._usage = usage
         return kind.endswith(".completed")
@@ -118,4 +124,4 @@ class MediaFold:
 
     def response(self) -> Response:
         """Give the token counts that the last event told."""
-        return Response(usage=read_usage(self._usage), error=self._error)
+        return Response(usage=parse_usage(self._usage), error=self._error)

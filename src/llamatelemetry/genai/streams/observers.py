@@ -6,23 +6,23 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.streams.abandoned_calls import finalizer
-from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
 from llamatelemetry.genai.json_access import model_name
-from llamatelemetry.genai.streams.accumulators import ChunkFold
 from llamatelemetry.genai.metrics import measures_chunks
 from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
+from llamatelemetry.genai.streams.accumulators import ChatAccumulator
+from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.streams.accumulators import Fold
+    from llamatelemetry.genai.streams.accumulators import Accumulator
     from llamatelemetry.otel.client_metrics import Attributes
 
 
-class StreamWatch:
+class StreamObserver:
     """What happens to one stream, told by the taps below; it ends the stream's call.
 
     Args:
@@ -41,11 +41,11 @@ class StreamWatch:
     )
 
     def __init__(
-        self, call: Call, fold: Fold | None = None, on_end: Callable[[], None] | None = None
+        self, call: Call, fold: Accumulator | None = None, on_end: Callable[[], None] | None = None
     ) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChunkFold(call.content_max_chars) if fold is None else fold
+        self._fold = ChatAccumulator(call.content_max_chars) if fold is None else fold
         self._last_ns = 0
         self._error: ErrorInfo | None = None
         self._gaps = (
@@ -70,7 +70,7 @@ class StreamWatch:
         except Exception as error:
             internal_errors.log_once("reading a chunk", error)
 
-    def bytes_came(self) -> None:
+    def on_bytes(self) -> None:
         """Bytes have come that are no chunks: the call was alive at this time."""
         self._last_ns = perf_counter_ns()
 
@@ -129,7 +129,7 @@ class StreamWatch:
                 internal_errors.log_once("cleaning up after a stream", error)
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """What the taps tell of a stream."""
 
     def chunk(self, chunk: Any, /) -> None:
@@ -153,17 +153,17 @@ class Watch(Protocol):
         ...
 
 
-class IteratorTap:
+class StreamWrapper:
     """An iterator that passes everything through and tells a watch what passes."""
 
     __slots__ = ("_next", "_source", "_watch")
 
-    def __init__(self, source: Any, watch: Watch) -> None:
+    def __init__(self, source: Any, watch: Observer) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__next__
 
-    def __iter__(self) -> IteratorTap:
+    def __iter__(self) -> StreamWrapper:
         return self
 
     def __next__(self) -> Any:
@@ -185,17 +185,17 @@ class IteratorTap:
         return getattr(self._source, name)
 
 
-class AsyncIteratorTap:
+class AsyncStreamWrapper:
     """The asynchronous twin of `IteratorTap`."""
 
     __slots__ = ("_next", "_source", "_watch")
 
-    def __init__(self, source: Any, watch: Watch) -> None:
+    def __init__(self, source: Any, watch: Observer) -> None:
         self._watch = watch  # first: `__del__` runs also when the next line fails
         self._source = source
         self._next = source.__anext__
 
-    def __aiter__(self) -> AsyncIteratorTap:
+    def __aiter__(self) -> AsyncStreamWrapper:
         return self
 
     async def __anext__(self) -> Any:

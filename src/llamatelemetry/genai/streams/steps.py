@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
 from llamatelemetry.genai.model import EngineTimings
+from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
 
 if TYPE_CHECKING:
     from llamatelemetry.genai.call import Call
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STEP_EVENT: Final = "llamatelemetry.generation.step"
 
 
-class Steps:
+class GenerationSteps:
     """When the steps of a generation ended, by `perf_counter_ns`, and how long each sequence was then.
 
     Args:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.content_readers import read_fetched_content, read_responses_content
+from llamatelemetry.genai.content.responses_messages import (
+    parse_fetched_content,
+    parse_responses_content,
+)
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.json_access import get, items, mapping, model_name, text
+from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.usage import read_usage
-from llamatelemetry.genai.wire.openai_chat import read_parameters, read_timings
+from llamatelemetry.genai.usage import parse_usage
+from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -35,10 +38,10 @@ _CALLS_FOR_THE_APPLICATION: Final = frozenset(
 )
 
 
-def read_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
+def parse_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """Give the parameters of ``POST /responses`` as span attributes."""
-    found = read_parameters(body)
-    version = text(mapping(body.get("prompt")).get("version"))
+    found = parse_parameters(body)
+    version = as_str(as_dict(body.get("prompt")).get("version"))
     if version is not None and names.GEN_AI_PROMPT_NAME in found:
         found[names.GEN_AI_PROMPT_VERSION] = version
     if has_compaction(body.get("input")):
@@ -46,51 +49,51 @@ def read_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeVal
     return found
 
 
-def read_responses_reply(reply: Any, timings: Any = None) -> Response:
+def parse_created_response(reply: Any, timings: Any = None) -> Response:
     """Read a response of ``POST /responses``, plain or out of a stream's last event.
 
     ``timings`` are llama.cpp's, which stand beside the response in that event.
     """
-    response = read_fetched_response(reply)
-    response.timings = read_timings(timings)
-    response.usage = read_usage(get(reply, "usage"), response.timings)
-    response.error = describe_reported_error(get(reply, "error"))
+    response = parse_fetched_response(reply)
+    response.timings = parse_timings(timings)
+    response.usage = parse_usage(get_field(reply, "usage"), response.timings)
+    response.error = describe_reported_error(get_field(reply, "error"))
     # Whoever made the call has the response at hand: its status is of interest to a fetcher.
     response.status = None
-    response.read_content = partial(read_responses_content, reply)
+    response.read_content = partial(parse_responses_content, reply)
     return response
 
 
-def read_fetched_response(reply: Any) -> Response:
+def parse_fetched_response(reply: Any) -> Response:
     """Read a response of ``GET /responses/{id}``.
 
     Its tokens were used by the call that made it, and its error is not one of fetching it:
     ``status`` and the finish reason tell of that.
     """
-    output = get(reply, "output")
+    output = get_field(reply, "output")
     return Response(
-        id=text(get(reply, "id")),
-        model=model_name(get(reply, "model")),
+        id=as_str(get_field(reply, "id")),
+        model=model_name(get_field(reply, "model")),
         finish_reasons=_finish_reasons(reply, output),
-        service_tier=text(get(reply, "service_tier")),
-        status=text(get(reply, "status")),
-        conversation_id=text(get(get(reply, "conversation"), "id")),
+        service_tier=as_str(get_field(reply, "service_tier")),
+        status=as_str(get_field(reply, "status")),
+        conversation_id=as_str(get_field(get_field(reply, "conversation"), "id")),
         compacted=has_compaction(output) or None,
-        read_content=partial(read_fetched_content, reply),
+        read_content=partial(parse_fetched_content, reply),
     )
 
 
 def has_compaction(conversation: Any) -> bool:
     """Whether among the items of a request or response there is one that sums up earlier ones."""
-    return any(get(item, "type") == "compaction" for item in items(conversation))
+    return any(get_field(item, "type") == "compaction" for item in as_list(conversation))
 
 
 def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
-    status = get(reply, "status")
+    status = get_field(reply, "status")
     if status == "incomplete":
-        told = text(get(get(reply, "incomplete_details"), "reason"))
+        told = as_str(get_field(get_field(reply, "incomplete_details"), "reason"))
         return (_FINISH_REASON_BY_INCOMPLETENESS.get(told or "", told or "incomplete"),)
-    if status == "completed" and any(map(_is_for_the_application, items(output))):
+    if status == "completed" and any(map(_is_for_the_application, as_list(output))):
         return ("tool_calls",)
     reason = _FINISH_REASON_BY_STATUS.get(status) if isinstance(status, str) else None
     return () if reason is None else (reason,)
@@ -98,5 +101,5 @@ def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
 
 def _is_for_the_application(item: Any) -> bool:
     # A shell in a container is the provider's own.
-    is_hosted = get(get(item, "environment"), "type") == "container_reference"
-    return text(get(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted
+    is_hosted = get_field(get_field(item, "environment"), "type") == "container_reference"
+    return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted

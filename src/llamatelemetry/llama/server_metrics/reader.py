@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from llamatelemetry.genai.json_access import count, get, items, mapping, model_name, text
-from llamatelemetry.genai.server_metadata import parse_props
-from llamatelemetry.genai.servers import is_loopback
+from llamatelemetry.genai import (
+    as_count,
+    as_dict,
+    as_list,
+    as_str,
+    get_field,
+    is_loopback,
+    model_name,
+    parse_props,
+)
 from llamatelemetry.llama._endpoints import read_metrics
 
 if TYPE_CHECKING:
@@ -92,7 +99,7 @@ class ServerReader:
 
     def _read_single(self, props: Any) -> Readings:
         name = _name(props)
-        if get(props, "is_sleeping") is True:
+        if get_field(props, "is_sleeping") is True:
             return Readings((), frozenset({name}))
         return Readings((self._read_model(name),), frozenset())
 
@@ -110,15 +117,18 @@ class ServerReader:
 
     def _routed_models(self) -> Iterator[tuple[str, str]]:
         """The models that a router has loaded, with their status; the others stay as they are."""
-        listed = items(get(self._get_json("/models"), "data"))
+        listed = as_list(get_field(self._get_json("/models"), "data"))
         for entry in listed[:_MODELS_AT_MOST]:
-            name, status = text(get(entry, "id")), get(get(entry, "status"), "value")
+            name, status = (
+                as_str(get_field(entry, "id")),
+                get_field(get_field(entry, "status"), "value"),
+            )
             is_wanted = name is not None and self._target.model in (None, name)
             if name is not None and is_wanted and status in ("loaded", "sleeping"):
                 yield name, status
 
     def _is_asleep(self, model: str) -> bool:
-        return get(self._get_json("/props", model), "is_sleeping") is True
+        return get_field(self._get_json("/props", model), "is_sleeping") is True
 
     def _read_model(self, name: str | None, routed: str | None = None) -> Reading:
         """Read what one model counts; `routed` is the name by which a router knows it."""
@@ -152,8 +162,8 @@ class ServerReader:
 
 
 def _name(props: Any) -> str | None:
-    alias = (text(get(props, "model_alias")) or "").split(",")[0].strip()
-    return model_name(alias) or model_name(get(props, "model_path"))
+    alias = (as_str(get_field(props, "model_alias")) or "").split(",")[0].strip()
+    return model_name(alias) or model_name(get_field(props, "model_path"))
 
 
 def _is_idle(before: Mapping[str, float], now: Mapping[str, float]) -> bool:
@@ -170,14 +180,14 @@ def read_slots(reply: Any) -> SlotUse | None:
     A slot's tokens stay in the cache when its request has ended, until another takes their place.
     `n_prompt_tokens` counts all of them, generated ones included.
     """
-    slots = [mapping(slot) for slot in items(reply)]
-    sizes = [count(slot.get("n_ctx")) for slot in slots]
+    slots = [as_dict(slot) for slot in as_list(reply)]
+    sizes = [as_count(slot.get("n_ctx")) for slot in slots]
     if not slots or None in sizes:
         return None
     return SlotUse(
         total=len(slots),
         busy=sum(slot.get("is_processing") is True for slot in slots),
-        tokens=sum(count(slot.get("n_prompt_tokens")) or 0 for slot in slots),
+        tokens=sum(as_count(slot.get("n_prompt_tokens")) or 0 for slot in slots),
         capacity=sum(size for size in sizes if size is not None),
     )
 

@@ -18,8 +18,7 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.json_access import mapping
+from llamatelemetry.genai import as_dict, internal_errors
 from llamatelemetry.otel.deadline import Deadline
 from llamatelemetry.otel.host_election import HostElection
 from llamatelemetry.semconv import attributes as names
@@ -263,7 +262,7 @@ class Poller:
         except (OSError, ValueError, RecursionError):
             return {}
         return {
-            model or None: ModelTotals.from_json(data) for model, data in mapping(found).items()
+            model or None: ModelTotals.from_json(data) for model, data in as_dict(found).items()
         }
 
     def _save(self, totals: dict[str | None, ModelTotals]) -> None:

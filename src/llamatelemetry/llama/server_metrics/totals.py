@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.json_access import mapping, number, text
+from llamatelemetry.genai import as_dict, as_float, as_str
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +57,8 @@ class ModelTotals:
     def from_json(cls, data: Any) -> ModelTotals:
         """Read what a process before this one has left; anything else gives empty totals."""
         totals = cls()
-        found = mapping(data)
-        totals._life = text(found.get("life"))
+        found = as_dict(data)
+        totals._life = as_str(found.get("life"))
         totals._now = _numbers(found.get("now"))
         totals._before = _numbers(found.get("before"))
         return totals
@@ -67,6 +67,6 @@ class ModelTotals:
 def _numbers(data: Any) -> dict[str, float]:
     return {
         name: value
-        for name, given in mapping(data).items()
-        if (value := number(given)) is not None and value >= 0
+        for name, given in as_dict(data).items()
+        if (value := as_float(given)) is not None and value >= 0
     }
