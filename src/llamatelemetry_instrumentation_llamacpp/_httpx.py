@@ -191,7 +191,7 @@ def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
             return StreamWrapper(iter(self._source), self._watch)
 
         def close(self) -> None:
-            self._watch.closed()
+            self._watch.on_close()
             self._source.close()
 
     class TappedAsyncStream(_Tapped, library.AsyncByteStream):
@@ -199,7 +199,7 @@ def _tapped_kinds(package: str) -> tuple[type[Any], type[Any]]:
             return _AsyncBytesTap(self._source.__aiter__(), self._watch)
 
         async def aclose(self) -> None:
-            self._watch.closed()
+            self._watch.on_close()
             await self._source.aclose()
 
     return TappedStream, TappedAsyncStream
@@ -216,7 +216,7 @@ class _Tapped:
         return getattr(self._source, name)
 
     def __del__(self) -> None:
-        self._watch.abandoned()
+        self._watch.on_abandon()
 
 
 class _AsyncBytesTap(AsyncStreamWrapper):

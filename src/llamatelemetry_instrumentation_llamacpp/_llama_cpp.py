@@ -164,7 +164,7 @@ class _StreamTap(StreamWrapper):
 
     def close(self) -> None:
         """The application has had enough."""
-        self._watch.closed()
+        self._watch.on_close()
         self._source.close()
 
 

@@ -103,7 +103,7 @@ class _RequestsDialect:
         if hasattr(response.raw, "stream"):
             response.raw = _TappedBody(response.raw, watch, encoding)
         else:  # no urllib3: somebody's adapter, with a file for a body
-            watch.closed()
+            watch.on_close()
 
 
 DIALECT: Final = _RequestsDialect()
@@ -149,7 +149,7 @@ class _TappedBody(_ObjectProxy):
         """Read some of the body, or all."""
         data = self._read(self.__wrapped__.read, args, kwargs)
         if (args[0] if args else kwargs.get("amt")) is None:
-            self._self_watch.finished()
+            self._self_watch.on_end()
         return data
 
     def read1(self, *args: Any, **kwargs: Any) -> Any:
@@ -162,23 +162,23 @@ class _TappedBody(_ObjectProxy):
         try:
             data = read(*args, **kwargs)
         except BaseException as error:
-            self._self_watch.failed(error)
+            self._self_watch.on_error(error)
             raise
         if data and not self._self_is_encoded:
-            self._self_watch.chunk(data)
+            self._self_watch.on_chunk(data)
         if not data:
-            self._self_watch.finished()
+            self._self_watch.on_end()
         return data
 
     def close(self) -> None:
         """The application has had enough."""
-        self._self_watch.closed()
+        self._self_watch.on_close()
         self.__wrapped__.close()
 
     def release_conn(self) -> None:
         """Likewise; requests calls it after ``close``."""
-        self._self_watch.closed()
+        self._self_watch.on_close()
         self.__wrapped__.release_conn()
 
     def __del__(self) -> None:
-        self._self_watch.abandoned()
+        self._self_watch.on_abandon()

@@ -145,9 +145,9 @@ class _Told:
             if not self._call.request.stream:
                 self._reply = reply
             elif get_field(reply, "error") is not None:
-                self._watch.reported(describe_reported_error(get_field(reply, "error")))
+                self._watch.on_reported_error(describe_reported_error(get_field(reply, "error")))
             else:
-                self._watch.chunk(reply)
+                self._watch.on_chunk(reply)
         except Exception as error:
             internal_errors.log_once("reading a chunk of xllamacpp", error)
         return self._callback(told)
@@ -155,13 +155,13 @@ class _Told:
     def finished(self) -> None:
         """The method has returned."""
         if self._call.request.stream:
-            self._watch.finished()
+            self._watch.on_end()
         else:
             self._call.finish(_read_reply(self._route, self._reply, self._call.request))
 
     def failed(self, error: BaseException) -> None:
         """The method has raised."""
-        self._watch.failed(error)
+        self._watch.on_error(error)
 
 
 def _parse(value: Any) -> Any:

@@ -58,12 +58,12 @@ def is_running(generator: Any) -> bool:
 def end(watch: StreamObserver, error: BaseException | None) -> None:
     """End a stream that is closed, for the reason that a `CloseHook` gave."""
     if error is None:
-        watch.closed()
+        watch.on_close()
     elif isinstance(error, GeneratorExit):
         # Perhaps the garbage collector's, in whatever code of whatever thread it runs.
-        watch.abandoned()
+        watch.on_abandon()
     else:
-        watch.failed(error)
+        watch.on_error(error)
 
 
 def _reason(ambient: BaseException | None) -> BaseException | None:

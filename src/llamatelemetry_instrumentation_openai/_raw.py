@@ -72,7 +72,7 @@ class RawReply:
     def __del__(self) -> None:
         watch = self.__dict__.get("_watch")  # not there if making it has failed
         if watch is not None:
-            watch.abandoned()
+            watch.on_abandon()
 
     def _remove(self) -> None:
         self._close_hook.remove()
@@ -95,7 +95,7 @@ class RawReply:
             content = self._http.__dict__.get("_content")
             if content:
                 self._came(content)
-        self._watch.finished()
+        self._watch.on_end()
 
     # --- parsed ---------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class RawReply:
                 self._finish()
                 return
             except BaseException as error:
-                self._watch.failed(error)
+                self._watch.on_error(error)
                 raise
             finally:
                 self._is_reading = False
@@ -157,10 +157,10 @@ class RawReply:
                 return
             except GeneratorExit:
                 # The coroutine is being destroyed, perhaps by the garbage collector.
-                self._watch.abandoned()
+                self._watch.on_abandon()
                 raise
             except BaseException as error:
-                self._watch.failed(error)
+                self._watch.on_error(error)
                 raise
             finally:
                 self._is_reading = False
@@ -176,9 +176,9 @@ class RawReply:
             for event in self._events.feed(data):
                 error = event.get("error")
                 if error and "type" not in event:
-                    self._watch.reported(describe_reported_error(error))
+                    self._watch.on_reported_error(describe_reported_error(error))
                 else:
-                    self._watch.chunk(event)
+                    self._watch.on_chunk(event)
         except Exception as error:
             internal_errors.log_once("reading a raw response", error)
 

@@ -58,8 +58,8 @@ def test_once_an_answer_is_under_way_only_its_end_is_parsed(
     fold = Counting()
     watching = event_bytes_observer(start(stream=True), fold, "", is_typed=False)
     for piece in stream():
-        watching.chunk(piece)
-    watching.finished()
+        watching.on_chunk(piece)
+    watching.on_end()
     assert fold.added == 3  # the role, the first token, the end
     span = recorder.call()
     assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
@@ -78,8 +78,8 @@ def test_a_stream_that_is_broken_off_is_read_to_where_it_got(
     ]
     watching = event_bytes_observer(start(stream=True), LlamaCppAccumulator(), "", is_typed=False)
     for piece in native:
-        watching.chunk(event(piece))
-    watching.closed()
+        watching.on_chunk(event(piece))
+    watching.on_close()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 4
     assert recorder.call().attributes["gen_ai.usage.input_tokens"] == 7
 
@@ -93,8 +93,8 @@ def test_an_answer_that_speaks_of_its_end_is_not_at_it(
     pieces = stream()
     pieces[4] = event(replies.chunk({"content": text}))
     for piece in pieces:
-        watching.chunk(piece)
-    watching.finished()
+        watching.on_chunk(piece)
+    watching.on_end()
     assert fold.added == 3
 
 
@@ -109,11 +109,11 @@ def test_typed_events_are_parsed_where_they_are_more_than_deltas(
         "usage": {"input_tokens": 9, "output_tokens": 5},
     }
     watching = event_bytes_observer(start(stream=True), ResponsesAccumulator(), "", is_typed=True)
-    watching.chunk(event({"type": "response.created", "response": response}))
+    watching.on_chunk(event({"type": "response.created", "response": response}))
     for _ in range(TOKENS):
-        watching.chunk(event({"type": "response.output_text.delta", "delta": "t"}))
-    watching.chunk(event({"type": "response.completed", "response": done}))
-    watching.finished()
+        watching.on_chunk(event({"type": "response.output_text.delta", "delta": "t"}))
+    watching.on_chunk(event({"type": "response.completed", "response": done}))
+    watching.on_end()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 5
     assert recorder.call().attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
@@ -123,9 +123,9 @@ def test_an_error_inside_the_stream_is_the_calls(
 ) -> None:
     watching = watch(start(stream=True))
     for piece in stream()[:5]:
-        watching.chunk(piece)
-    watching.chunk(event({"error": {"code": 500, "type": "server_error", "message": "SECRET"}}))
-    watching.finished()
+        watching.on_chunk(piece)
+    watching.on_chunk(event({"error": {"code": 500, "type": "server_error", "message": "SECRET"}}))
+    watching.on_end()
     span = recorder.call()
     assert span.attributes["error.type"] == "server_error"
     assert "SECRET" not in str(span.status.description)
@@ -148,8 +148,8 @@ def test_an_encoding_that_is_known_is_undone(
     watching = watch(start(stream=True), encoding)
     body = encode(b"".join(stream()))
     for at in range(0, len(body), 50):
-        watching.chunk(body[at : at + 50])
-    watching.finished()
+        watching.on_chunk(body[at : at + 50])
+    watching.on_end()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
@@ -158,8 +158,8 @@ def test_one_that_is_not_leaves_the_counts_unknown(
     start: Callable[..., Call], recorder: Recorder, encoding: str
 ) -> None:
     watching = watch(start(stream=True), encoding)
-    watching.chunk(b"".join(stream()))
-    watching.finished()
+    watching.on_chunk(b"".join(stream()))
+    watching.on_end()
     assert "gen_ai.usage.output_tokens" not in recorder.call().attributes
 
 
@@ -190,11 +190,11 @@ def test_other_streams_pass_without_a_call(start: Callable[..., Call]) -> None:
     proof = Proof(start)
     unproven = ProvisionalObserver(proof)
     for piece in stream()[:-1]:
-        unproven.chunk(piece)
-    unproven.finished()
-    unproven.closed()
-    unproven.failed(ValueError())
-    unproven.abandoned()
+        unproven.on_chunk(piece)
+    unproven.on_end()
+    unproven.on_close()
+    unproven.on_error(ValueError())
+    unproven.on_abandon()
     assert proof.calls == []
 
 
@@ -202,9 +202,9 @@ def test_what_is_never_a_line_is_not_kept(start: Callable[..., Call]) -> None:
     proof = Proof(start)
     unproven = ProvisionalObserver(proof)
     for _ in range(100):
-        unproven.chunk(b"x" * 65536)
+        unproven.on_chunk(b"x" * 65536)
     assert len(unproven._line) < 400_000
-    unproven.chunk(stream()[-1])
+    unproven.on_chunk(stream()[-1])
     assert proof.calls == []
 
 
@@ -214,7 +214,7 @@ def test_a_proven_stream_ends_like_any_other(
 ) -> None:
     unproven = ProvisionalObserver(Proof(start))
     for piece in stream():
-        unproven.chunk(piece)
+        unproven.on_chunk(piece)
     getattr(unproven, how)(*((ConnectionError("gone"),) if how == "failed" else ()))
     span = recorder.call()
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
@@ -227,8 +227,8 @@ def test_a_stream_that_proves_itself_at_once_is_timed_in_full(
     """As with ``timings_per_token``."""
     unproven = ProvisionalObserver(Proof(start))
     for _ in range(3):
-        unproven.chunk(event(replies.chunk({"content": "t"}, timings=replies.TIMINGS)))
-    unproven.finished()
+        unproven.on_chunk(event(replies.chunk({"content": "t"}, timings=replies.TIMINGS)))
+    unproven.on_end()
     (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert gaps.count == 2
     assert "gen_ai.ttft_ms" in recorder.call().attributes
@@ -237,8 +237,8 @@ def test_a_stream_that_proves_itself_at_once_is_timed_in_full(
 def test_a_stream_that_is_not_wanted_after_all_passes(start: Callable[..., Call]) -> None:
     unproven = ProvisionalObserver(lambda: None)
     for piece in stream():
-        unproven.chunk(piece)
-    unproven.finished()
+        unproven.on_chunk(piece)
+    unproven.on_end()
 
 
 def test_when_its_first_token_came_is_not_known_of_one_that_proves_itself_late(
@@ -248,9 +248,9 @@ def test_when_its_first_token_came_is_not_known_of_one_that_proves_itself_late(
     call = start(stream=True)
     unproven = ProvisionalObserver(lambda: watch(call))
     pieces = stream()
-    unproven.chunk(pieces[0])
-    unproven.chunk(b"".join(pieces[-2:]))
-    unproven.finished()
+    unproven.on_chunk(pieces[0])
+    unproven.on_chunk(b"".join(pieces[-2:]))
+    unproven.on_end()
     attributes = recorder.call().attributes
     assert attributes["gen_ai.response.time_to_first_chunk"] > 0
     server_ms = attributes["gen_ai.server.time_to_first_token"] * 1000

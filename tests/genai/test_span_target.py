@@ -272,14 +272,14 @@ def test_a_stream_inside_somebody_elses_call_leaves_the_chunks_to_them(
     with theirs.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
         watch = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
-            watch.chunk(chunk)
-        watch.finished()
+            watch.on_chunk(chunk)
+        watch.on_end()
     assert recorder.metrics() == {}
     with theirs.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
         watch = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
-            watch.chunk(chunk)
-        watch.finished()
+            watch.on_chunk(chunk)
+        watch.on_end()
     (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert gaps.count == 2
 
@@ -448,8 +448,8 @@ def test_the_outer_call_takes_the_times_it_could_not_see(start, below, recorder)
     time.sleep(0.02)
     inner.mark_headers_received()
     watch = StreamObserver(inner)
-    watch.chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
-    watch.finished()
+    watch.on_chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    watch.on_end()
     outer.deactivate(token)
     outer.finish(Response(timings=TIMINGS))
     attributes = recorder.call().attributes
@@ -478,10 +478,10 @@ def test_the_chunks_of_a_stream_are_measured_once(start, below, recorder):
     watches = StreamObserver(outer), StreamObserver(below.start(chat(stream=True)))
     for _ in range(4):
         for watch in watches:
-            watch.chunk(chunk)
+            watch.on_chunk(chunk)
     outer.deactivate(token)
     for watch in reversed(watches):
-        watch.finished()
+        watch.on_end()
     (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert gaps.count == 3
 

@@ -178,7 +178,7 @@ def test_a_stream_that_ends_at_once_has_no_first_chunk(harness, recorder):
 def test_a_stream_that_is_closed_early_is_a_normal_end_with_what_had_come(harness, recorder):
     tap = harness.tap()
     harness.take(tap, 2)
-    harness.watch.closed()
+    harness.watch.on_close()
     assert harness.cleaned_up == ["once"]
     assert read_whole(recorder) == STARTED
     assert recorder.call().status.status_code is StatusCode.UNSET
@@ -216,9 +216,9 @@ def test_a_stream_that_is_dropped_unread_ends_when_it_was_dropped(harness, recor
 def test_a_stream_that_is_told_of_several_endings_ends_once(harness, recorder):
     tap = harness.tap()
     harness.take(tap, 99)
-    harness.watch.failed(BreakingError())
-    harness.watch.closed()
-    harness.watch.abandoned()
+    harness.watch.on_error(BreakingError())
+    harness.watch.on_close()
+    harness.watch.on_abandon()
     harness.watch.finalize()
     assert harness.take(tap, 1) == []  # an exhausted iterator stays exhausted
     assert read_whole(recorder) == WHOLE

@@ -175,7 +175,7 @@ class Observation:
     def chunk(self, chunk: Any) -> None:
         """A chunk of a stream has come."""
         if self._watch is not None:
-            self._watch.chunk(chunk)
+            self._watch.on_chunk(chunk)
         else:
             self._fold.add(chunk)
 
@@ -230,9 +230,9 @@ class Observation:
         if self._call is None:
             return
         if self._watch is not None and error is None:
-            self._watch.finished()
+            self._watch.on_end()
         elif self._watch is not None and error is not None:
-            self._watch.failed(error)
+            self._watch.on_error(error)
         elif error is None:
             self._call.finish(response)
         else:

@@ -1,4 +1,4 @@
-"""What an inference engine is to this package, in this process or behind a server."""
+"""The interface of an inference engine, in this process or behind a server."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class InferenceEngine(Protocol):
-    """Anything that continues texts and answers messages with a model.
+    """Interface of an object that generates text with a model.
 
-    `LlamaCppClient` and `TransformersBackend` are two; a class of one's own with these three
-    members is another, without deriving from this one.
+    `LlamaCppClient` and `TransformersBackend` implement it. Any class with these three members does;
+    it need not derive from this one.
     """
 
     @property
     def model_name(self) -> str:
-        """The model that is used."""
+        """Name of the model."""
         ...
 
     def generate(
@@ -26,11 +26,11 @@ class InferenceEngine(Protocol):
         stop_sequences: list[str] | None = None,
         repetition_penalty: float = 1.0,
     ) -> str:
-        """Continue a text, and give what was added."""
+        """Continue a text and return the generated text."""
         ...
 
     def chat(
         self, messages: list[dict[str, Any]], max_tokens: int = 256, temperature: float = 0.7
     ) -> dict[str, Any]:
-        """Answer messages, and give the answer in the form of a chat completion."""
+        """Generate a response to messages and return it in the format of a chat completion."""
         ...

@@ -194,7 +194,7 @@ class _TracedStream(_ObjectProxy):
         try:
             return self.__wrapped__.close()
         finally:
-            self._self_watch.closed()
+            self._self_watch.on_close()
 
     def __enter__(self) -> Any:
         self.__wrapped__.__enter__()
@@ -226,7 +226,7 @@ class _AsyncTracedStream(_ObjectProxy):
         try:
             return await self.__wrapped__.aclose()
         finally:
-            self._self_watch.closed()
+            self._self_watch.on_close()
 
     async def __aenter__(self) -> Any:
         await self.__wrapped__.__aenter__()
@@ -241,9 +241,9 @@ class _AsyncTracedStream(_ObjectProxy):
 
 def _left(watch: StreamObserver, error: BaseException | None) -> None:
     if error is None:
-        watch.closed()
+        watch.on_close()
     else:
-        watch.failed(error)
+        watch.on_error(error)
 
 
 class _Working:

@@ -152,6 +152,6 @@ def _ended(watch: StreamObserver | None, error: BaseException | None) -> None:
     if watch is None:
         return
     if error is None:
-        watch.closed()
+        watch.on_close()
     else:
-        watch.failed(error)
+        watch.on_error(error)

@@ -1,4 +1,4 @@
-"""Binary data inside messages, left where it is until somebody wants its bytes."""
+"""Binary data inside messages, decoded only when needed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from urllib.parse import unquote_to_bytes
 
 @dataclass(frozen=True, slots=True)
 class BlobData:
-    """Binary data as it was sent: within a text, from ``start`` on, which is not copied.
+    """Binary data as it was sent: part of a text, which is not copied.
 
-    ``cut_chars`` is what a stream's fold has left out of the text.
+    Attributes:
+        text: Text that contains the data.
+        start: Index of the first character of the data.
+        is_base64: Whether the data is base64; otherwise it is percent-encoded.
+        cut_chars: Number of characters that the accumulator of a stream did not keep.
     """
 
     text: str
@@ -22,7 +26,7 @@ class BlobData:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes the data has; near enough where the text is not clean base64."""
+        """Size of the data in bytes; approximate for malformed base64."""
         chars = len(self.text) - self.start + self.cut_chars
         if not self.is_base64:
             return chars - 2 * self.text.count("%", self.start)
@@ -30,7 +34,7 @@ class BlobData:
         return max(0, chars * 3 // 4 - padding)
 
     def decode(self) -> bytes:
-        """The bytes; none where the text is malformed or was cut."""
+        """Return the bytes; empty if the data is malformed or was cut."""
         if self.cut_chars:
             return b""
         payload = self.text[self.start :]
@@ -41,7 +45,7 @@ class BlobData:
 
 
 def data_url(url: str) -> tuple[str | None, BlobData] | None:
-    """Read ``data:image/png;base64,...``: its type and its data. ``None`` for any other URL."""
+    """Parse a `data:` URL. Return its media type and data; `None` for any other URL."""
     if url[:5].lower() != "data:":
         return None
     comma = url.find(",", 0, 256)

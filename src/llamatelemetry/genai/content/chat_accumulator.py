@@ -1,7 +1,7 @@
-"""Folding what a stream of choices says into the reply it adds up to, as its chunks pass.
+"""Accumulator for the content of chat and text completion streams.
 
-Made only for a stream whose content is wanted. Each text grows in place up to a limit and is
-counted beyond it, so that time is linear and memory bounded, whatever a server sends.
+It is created only if content is used. Each text grows up to a limit and is only counted beyond it, so
+that time is linear and memory is bounded.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from llamatelemetry.genai.content.blobs import BlobData
 from llamatelemetry.genai.content.parts import CutText
 from llamatelemetry.genai.json_access import as_list, as_str, get_field
 
-# Choices of a reply, tool calls of a choice: no true stream comes near.
+# Maximum number of choices, and of tool calls of a choice.
 _MOST_ENTRIES: Final = 256
 
 
 class GrowingText:
-    """A text that comes in pieces, kept up to ``max_chars``."""
+    """A text that arrives in chunks, kept up to `max_chars`."""
 
     __slots__ = ("_kept", "_room", "chars")
 
@@ -28,7 +28,7 @@ class GrowingText:
         self.chars = 0
 
     def add(self, piece: Any) -> None:
-        """Take in a piece; anything but text is none."""
+        """Add a chunk. Values other than strings are ignored."""
         if not isinstance(piece, str):
             return
         self.chars += len(piece)
@@ -37,7 +37,7 @@ class GrowingText:
             self._room -= len(piece)
 
     def result(self) -> str | None:
-        """The text so far, as `CutText` when it is longer than what was kept; ``None`` if empty."""
+        """Return the text; a `CutText` if it is longer than the kept part; `None` if empty."""
         kept = self._kept.getvalue()
         if self.chars > len(kept):
             return CutText(kept, self.chars)
@@ -45,7 +45,7 @@ class GrowingText:
 
 
 class ChoicesContentAccumulator:
-    """The messages that the chunks of a chat or text completion add up to."""
+    """Accumulator for the messages of a chat or text completion stream."""
 
     __slots__ = ("_choices", "_max_chars")
 
@@ -54,7 +54,7 @@ class ChoicesContentAccumulator:
         self._choices: dict[int, _ChoiceAccumulator] = {}
 
     def add(self, key: int, choice: Any) -> None:
-        """Take in one choice of a chunk; ``key`` tells choices apart."""
+        """Add one choice of a chunk. `key` identifies the choice."""
         fold = self._choices.get(key)
         if fold is None:
             if len(self._choices) >= _MOST_ENTRIES:
@@ -63,7 +63,7 @@ class ChoicesContentAccumulator:
         fold.add(choice)
 
     def results(self) -> dict[int, dict[str, Any]]:
-        """The choices so far in the shape of a plain reply, by key: ``message`` or ``text``."""
+        """Return the choices in the format of a plain response, by key: `message` or `text`."""
         return {key: fold.result() for key, fold in self._choices.items()}
 
 
@@ -76,7 +76,7 @@ class _ChoiceAccumulator:
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
         self._role: Any = None
-        self._text: GrowingText | None = None  # of /completions
+        self._text: GrowingText | None = None  # text completion
         self._texts: dict[str, GrowingText] = {}
         self._calls: dict[Any, _ToolCallAccumulator] = {}
         self._function: _ToolCallAccumulator | None = None
@@ -96,7 +96,7 @@ class _ChoiceAccumulator:
                 self._add_text(name, piece)
         for call in as_list(get_field(delta, "tool_calls")):
             self._add_call(call)
-        self._add_rarities(delta)
+        self._add_function_and_audio(delta)
 
     def _add_text(self, name: str, piece: Any) -> None:
         growing = self._texts.get(name)
@@ -107,7 +107,7 @@ class _ChoiceAccumulator:
     def _add_call(self, call: Any) -> None:
         key: Any = get_field(call, "index")
         if not isinstance(key, int):
-            # Some servers send no index: an id then begins a call, and what follows belongs to it.
+            # Some servers send no index. An id then starts a call, and later chunks belong to it.
             known = as_str(get_field(call, "id"))
             key = known if known is not None else next(reversed(self._calls), 0)
         fold = self._calls.get(key)
@@ -117,7 +117,7 @@ class _ChoiceAccumulator:
             fold = self._calls[key] = _ToolCallAccumulator(self._max_chars)
         fold.add(call, get_field(call, "function") or get_field(call, "custom"))
 
-    def _add_rarities(self, delta: Any) -> None:
+    def _add_function_and_audio(self, delta: Any) -> None:
         function = get_field(delta, "function_call")
         if function is not None:
             self._function = self._function or _ToolCallAccumulator(self._max_chars)
@@ -163,7 +163,7 @@ class _ToolCallAccumulator:
 
 
 class _AudioAccumulator:
-    """A spoken answer: its transcript, and how much sound there was. The sound itself is not kept."""
+    """Accumulator for audio output: its transcript and the size of its data, which is not kept."""
 
     __slots__ = ("_data_chars", "_id", "_transcript")
 

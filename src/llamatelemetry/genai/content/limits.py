@@ -1,14 +1,14 @@
-"""Cutting messages to size for telemetry: what comes out is JSON that any exporter can send.
+"""Size limits of messages. The result is JSON that any exporter can send.
 
-Each text of a part, and each value inside it that is no text, is kept up to ``max_chars``
-characters. A part that lost something says so with two keys of its own:
+Each text of a part, and each structured value in it, is kept up to `max_chars` characters. A part that
+was cut has two more keys:
 
-- ``truncated``: true
-- ``original_chars``: the length that its cut values had together, as text or as compact JSON
+- `truncated`: true
+- `original_chars`: total length of its cut values, as text or as compact JSON
 
-A cut text ends with ``…``, for those who read only that. A cut value (arguments, a tool's
-result) becomes the beginning of its JSON as text. Binary data is dropped unless it is tiny: a
-``blob`` keeps modality and type, its ``content`` is empty, and ``original_bytes`` is its size.
+A cut text ends with `…`. A cut structured value (arguments, a tool's result) becomes the beginning of
+its JSON, as text. Binary data is dropped unless it is tiny: a `blob` keeps modality and type, its
+`content` is empty, and `original_bytes` is its size.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.content.parts import Part
 
-# An icon's worth. Larger data belongs into a store of its own, which a completion hook can feed.
+# The size of an icon. Larger data belongs in other storage; a completion hook can put it there.
 BLOB_MAX_BYTES: Final = 512
 
 TRUNCATED: Final = "truncated"
 ORIGINAL_CHARS: Final = "original_chars"
 ORIGINAL_BYTES: Final = "original_bytes"
 
-# What a reader sorts parts by: cut at a fixed length, which no true one reaches.
+# Keys that identify a part. They are cut at a fixed length that valid values do not reach.
 _LABELS: Final = frozenset(
     {"type", "role", "id", "name", "modality", "mime_type", "file_id", "finish_reason"}
 )
 _LABEL_MAX_CHARS: Final = 256
 
-# Their value must stay an object with a type.
+# Keys whose value must remain an object with a type.
 _TYPED_OBJECTS: Final = frozenset({"server_tool_call", "server_tool_call_response"})
 
 
 def compact_json(value: Any) -> str:
-    """JSON without spaces, and with letters of any script as themselves."""
+    """Serialize to JSON without spaces, with non-ASCII characters unescaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def limit_messages(messages: Sequence[Mapping[str, Any]], max_chars: int) -> list[dict[str, Any]]:
-    """Messages whose parts are cut to size."""
+    """Return the messages with their parts cut to size."""
     return [_limit_message(message, max_chars) for message in messages]
 
 
@@ -62,7 +62,7 @@ def _limit_message(message: Mapping[str, Any], max_chars: int) -> dict[str, Any]
 
 
 def limit_parts(parts: Sequence[Part], max_chars: int) -> list[Part]:
-    """Parts that are cut to size."""
+    """Return the parts cut to size."""
     return [_limit_part(part, max_chars) for part in parts]
 
 
@@ -78,7 +78,7 @@ def _limit_part(part: Part, max_chars: int) -> Part:
 
 
 def limit_tools(tools: Sequence[Part], max_chars: int) -> list[Part]:
-    """Tool definitions that are cut to size. Parameters must stay a JSON schema: all of it, or none."""
+    """Return the tool definitions cut to size. Parameters that are too long are removed as a whole."""
     return [_limit_tool(tool, max_chars) for tool in tools]
 
 
@@ -101,7 +101,7 @@ def _marked(limited: Part, original_chars: int) -> Part:
 
 
 def _cut(name: str, value: Any, max_chars: int) -> tuple[Any, int]:
-    """Give a value as it may be kept, and its length if that is not all of it, else 0."""
+    """Return the value cut to size, and its original length if it was cut, else 0."""
     if name in _LABELS:
         return _cut_text(value, _LABEL_MAX_CHARS)[0], 0
     if isinstance(value, str):
@@ -133,7 +133,7 @@ def _ended(value: str, max_chars: int) -> str:
 
 
 def _encodable(value: str) -> str:
-    """The text with halves of surrogate pairs replaced: one of them would cost a whole export."""
+    """Replace halves of surrogate pairs, because one of them would fail a whole export."""
     if value.isascii():
         return value
     try:
@@ -164,7 +164,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _without_blobs(value: Any) -> Any:
-    """A copy in which every text can be encoded and nested blobs are cut, as in a tool's result."""
+    """Return a copy with encodable texts and limited nested blobs."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get("type") == "blob" and "modality" in fields:

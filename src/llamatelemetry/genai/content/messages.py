@@ -1,8 +1,7 @@
-"""Chat and text completions as messages in the conventions' schema: pure functions of wire JSON.
+"""Chat and text completions as messages in the conventions' schema. Pure functions of wire JSON.
 
-Requests are read before they are sent and replies when they have come, plain or folded from a
-stream. Roles and names stay as they were sent. What the schema has no word for is described in
-`llamatelemetry.genai.content.parts`.
+Requests are parsed before they are sent, responses at their end, plain or accumulated. Roles and names
+stay as they were sent. `parts` describes types that the schema lacks.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.content.parts import Part
 
-_TOOL_ROLES: Final = frozenset({"tool", "function"})  # `function` before there were tools
+_TOOL_ROLES: Final = frozenset({"tool", "function"})  # `function` is the older name of `tool`
 _FINISH_REASONS: Final = {"tool_calls": "tool_call", "function_call": "tool_call"}
 
 
 def parse_chat_request(body: Mapping[str, Any]) -> Content:
-    """Read the messages and tools of a chat completion request."""
+    """Parse the messages and tools of a chat completion request."""
     return Content(
         inputs=[_input_message(message) for message in as_list(get_field(body, "messages"))],
         tools=parse_tools(body),
@@ -43,11 +42,11 @@ def parse_chat_request(body: Mapping[str, Any]) -> Content:
 
 
 def parse_completion_request(body: Mapping[str, Any]) -> Content:
-    """Read the prompts of a text completion request: each is a message of the user."""
+    """Parse the prompts of a text completion request. Each one is a message of the user."""
     prompt = get_field(body, "prompt")
     prompts = [prompt] if isinstance(prompt, str) else as_list(prompt)
     if any(isinstance(item, int) for item in prompts):
-        prompts = [prompt]  # one prompt, given as tokens; llama.cpp takes texts among them
+        prompts = [prompt]  # one prompt of tokens; llama.cpp accepts texts among them
     return Content(
         inputs=[{"role": "user", "parts": _prompt_parts(prompt)} for prompt in prompts],
     )
@@ -59,7 +58,7 @@ def _prompt_parts(prompt: Any) -> list[Part]:
 
 
 def parse_choices(choices: Any) -> Content:
-    """Read the choices of a chat or text completion, one message for each."""
+    """Parse the choices of a chat or text completion, one message each."""
     return Content(outputs=[_output_message(choice) for choice in as_list(choices)])
 
 
@@ -87,15 +86,15 @@ def _output_message(choice: Any) -> dict[str, Any]:
     }
     reason = as_str(get_field(choice, "finish_reason"))
     if reason is not None:
-        # Deprecated by now, and required by the schema of v1.41: readers of both find it.
+        # Deprecated, but required by the schema of v1.41.
         read["finish_reason"] = _FINISH_REASONS.get(reason, reason)
     return read
 
 
 def _message_parts(message: Any) -> list[Part]:
-    """Reasoning, text, media, refusal and tool calls, in the order in which a model gives them."""
+    """Return reasoning, text, media, refusal and tool calls, in the order of generation."""
     return [
-        # vLLM has changed the name; llama.cpp and DeepSeek keep the longer one.
+        # vLLM renamed the field; llama.cpp and DeepSeek use the longer name.
         *reasoning_part(get_field(message, "reasoning_content") or get_field(message, "reasoning")),
         *content_parts(get_field(message, "content")),
         *refusal_part(get_field(message, "refusal")),
@@ -110,7 +109,7 @@ def _message_parts(message: Any) -> list[Part]:
 
 
 def _spoken_parts(audio: Any) -> list[Part]:
-    """An answer that was spoken: sound and transcript; in the history only its id is sent."""
+    """Return the parts of audio output: sound and transcript; in the history, only its id is sent."""
     data = get_field(audio, "data")
     if isinstance(data, BlobData):
         sound = [blob_part(data, "audio")]
@@ -140,11 +139,8 @@ def _function_call(function: Any) -> list[Part]:
     return [tool_call_part(None, get_field(function, "name"), get_field(function, "arguments"))]
 
 
-# --- tools ----------------------------------------------------------------------------
-
-
 def parse_tools(body: Mapping[str, Any]) -> list[Part]:
-    """Read the tool definitions of a request or a fetched response, nested or flat."""
+    """Parse the tool definitions of a request or a fetched response, nested or flat."""
     definitions = [_tool(tool) for tool in as_list(get_field(body, "tools")) if as_mapping(tool)]
     functions = [
         _function(tool) for tool in as_list(get_field(body, "functions")) if as_mapping(tool)
@@ -159,7 +155,7 @@ def _tool(tool: Any) -> Part:
         return _function(tool if nested is None else nested)
     nested = get_field(tool, "custom")
     named = tool if nested is None else nested
-    # A built-in tool has no name but its type; several MCP servers are told apart by label.
+    # A built-in tool has only a type. The label distinguishes several MCP servers.
     name = as_str(get_field(named, "name")) or as_str(get_field(tool, "server_label")) or kind
     return {"type": kind, "name": name, **_description(named)}
 

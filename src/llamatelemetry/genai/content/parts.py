@@ -1,19 +1,16 @@
-"""The parts of a message in the conventions' schema, made from what APIs send: pure functions.
+"""Parts of messages in the conventions' schema. Pure functions.
 
-A part is a plain dict with a ``type``. Nothing is cut here; `llamatelemetry.genai.content.limits` does
-that. Whatever its shape, a value becomes a part or nothing: no reader raises, and none iterates
-over what is not a list, a tuple or a dict.
+A part is a dict with a `type`. `limits` cuts parts to size later. Any value becomes a part or nothing:
+no function raises, and none iterates over values other than lists, tuples and dicts.
 
-============================================  ==============================================
-sent                                          part
-============================================  ==============================================
-a string, ``text``                            ``text``
-``refusal``                                   ``text`` with ``refusal: true``
-``image_url``, ``video_url``, ``audio_url``   ``uri``; ``blob`` when it is a ``data:`` URL
-``input_audio``                               ``blob``
-``file``                                      ``file``, ``uri`` or ``blob``
-anything else                                 its own ``type``, the rest of it as ``content``
-============================================  ==============================================
+| Value | Part |
+|---|---|
+| string, `text` | `text` |
+| `refusal` | `text` with `refusal: true` |
+| `image_url`, `video_url`, `audio_url` | `uri`; `blob` for a `data:` URL |
+| `input_audio` | `blob` |
+| `file` | `file`, `uri` or `blob` |
+| anything else | its own `type`, everything else as `content` |
 """
 
 from __future__ import annotations
@@ -31,39 +28,39 @@ if TYPE_CHECKING:
 
 Part = dict[str, Any]
 
-# OTLP readers refuse what is nested more than about 30 levels deep.
+# OTLP receivers reject values nested more than about 30 levels deep.
 _DEEPEST = 24
 
 
 class CutText(str):
-    """Text of which a stream's fold kept only the beginning; ``original_chars`` is its true length."""
+    """Text of which only the beginning was kept. `original_chars` is its full length."""
 
     original_chars: int
 
     def __new__(cls, kept: str, original_chars: int) -> CutText:
-        """Take what was kept, and the length of the whole."""
+        """Create it from the kept beginning and the full length."""
         made = super().__new__(cls, kept)
         made.original_chars = original_chars
         return made
 
 
 def text_part(value: Any) -> list[Part]:
-    """A text part, or none where there is no text."""
+    """Return a text part; empty if there is no text."""
     return [{"type": "text", "content": value}] if isinstance(value, str) and value else []
 
 
 def reasoning_part(value: Any) -> list[Part]:
-    """A reasoning part, or none where there is no text."""
+    """Return a reasoning part; empty if there is no text."""
     return [{"type": "reasoning", "content": value}] if isinstance(value, str) and value else []
 
 
 def refusal_part(value: Any) -> list[Part]:
-    """A refusal: text, since it is what the user reads, and marked as what it is."""
+    """Return a refusal as a marked text part, because the user reads it as text."""
     return [{**part, "refusal": True} for part in text_part(value)]
 
 
 def tool_call_part(call_id: Any, name: Any, arguments: Any) -> Part:
-    """A call that the model wants made; ``arguments`` are parsed when they are JSON."""
+    """Return a tool call. Arguments are parsed if they are JSON."""
     part = _identified("tool_call", call_id)
     part["name"] = as_str(name) or ""
     if arguments is not None:
@@ -72,7 +69,7 @@ def tool_call_part(call_id: Any, name: Any, arguments: Any) -> Part:
 
 
 def custom_call_part(call_id: Any, name: Any, given: Any) -> Part:
-    """A call of a custom tool, which takes free text: ``5`` is not a number there."""
+    """Return a call of a custom tool. Its input is free text and is not parsed."""
     part = tool_call_part(call_id, name, None)
     if given is not None:
         part["arguments"] = plain_json(given)
@@ -80,14 +77,14 @@ def custom_call_part(call_id: Any, name: Any, given: Any) -> Part:
 
 
 def tool_response_part(call_id: Any, response: Any) -> Part:
-    """The result of a tool call, as the application sends it back."""
+    """Return the result of a tool call that the application sends back."""
     part = _identified("tool_call_response", call_id)
     part["response"] = content_parts(response) if _holds_parts(response) else plain_json(response)
     return part
 
 
 def server_tool_part(call_id: Any, name: str, details: Mapping[str, Any]) -> Part:
-    """A tool that the provider ran itself. ``details`` are what it was asked."""
+    """Return a call of a tool that the provider ran. `details` are its arguments."""
     part = _identified("server_tool_call", call_id)
     part["name"] = name
     part["server_tool_call"] = {"type": name, **_without_none(details)}
@@ -95,14 +92,14 @@ def server_tool_part(call_id: Any, name: str, details: Mapping[str, Any]) -> Par
 
 
 def server_tool_response_part(call_id: Any, name: str, details: Mapping[str, Any]) -> Part:
-    """What came of a tool that the provider ran itself."""
+    """Return the result of a tool that the provider ran."""
     part = _identified("server_tool_call_response", call_id)
     part["server_tool_call_response"] = {"type": name, **_without_none(details)}
     return part
 
 
 def other_part(kind: Any, source: Any) -> Part:
-    """A part of a kind that the conventions do not know: its own type, the rest as it was sent."""
+    """Return a part of a type that the conventions lack, with everything else as content."""
     rest = {key: value for key, value in as_mapping(source).items() if key not in _NOT_CONTENT}
     content = plain_json(_without_none(rest))
     known = as_str(kind)
@@ -112,14 +109,14 @@ def other_part(kind: Any, source: Any) -> Part:
     return part
 
 
-# The conventions' own types, each with fields that it must have.
+# Types of the conventions, each with required fields.
 _DEFINED = frozenset(
     {
         *("text", "reasoning", "compaction", "blob", "file", "uri", "tool_call"),
         *("tool_call_response", "server_tool_call", "server_tool_call_response"),
     }
 )
-# Said elsewhere, or meant for the provider's eyes only.
+# Redundant, or for the provider only.
 _NOT_CONTENT = frozenset({"type", "status", "encrypted_content"})
 
 
@@ -132,11 +129,8 @@ def _without_none(source: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain_json(value) for key, value in source.items() if value is not None}
 
 
-# --- what a message's content may be made of ------------------------------------------
-
-
 def content_parts(content: Any) -> list[Part]:
-    """The parts of a message's ``content``: a string, a list of parts, or one part by itself."""
+    """Return the parts of a message's `content`: a string, a list of parts, or one part."""
     if isinstance(content, str):
         return text_part(content)
     if isinstance(content, dict):
@@ -183,7 +177,7 @@ def _audio_link(item: Any) -> list[Part]:
 def _linked(item: Any, field: str, modality: str) -> list[Part]:
     link = get_field(item, field)
     if link is not None and not isinstance(link, str):
-        link = get_field(link, "url")  # chat nests it, Responses does not
+        link = get_field(link, "url")  # nested in chat, flat in Responses
     if isinstance(link, str) and link:
         return [media_part(link, modality)]
     return file_part(item, modality)
@@ -198,7 +192,7 @@ def _audio(item: Any) -> list[Part]:
     return [blob_part(BlobData(data), "audio", _AUDIO_TYPES.get(sound or ""))]
 
 
-# Not `audio/mp3`, which is no registered type.
+# `audio/mp3` is not a registered media type.
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg"}
 
 
@@ -208,9 +202,9 @@ def _file(item: Any) -> list[Part]:
 
 
 def file_part(file: Any, modality: str) -> list[Part]:
-    """A file: known to the provider by its id, at a URL, or sent along."""
+    """Return a file: by the provider's id, by URL, or inline."""
     name = as_str(get_field(file, "filename"))
-    # The table that is built in: `guess_type` would read the system's files on first use.
+    # Python's built-in table. `guess_type` would read files of the system on first use.
     suffix = f".{name.rpartition('.')[2].lower()}" if name and "." in name else ""
     mime_type = mimetypes.types_map.get(suffix)
     file_id = as_str(get_field(file, "file_id"))
@@ -228,7 +222,7 @@ def file_part(file: Any, modality: str) -> list[Part]:
 
 
 def media_part(url: str, modality: str) -> Part:
-    """Something at a URL; a ``data:`` URL holds the thing itself."""
+    """Return media by URL; inline data for a `data:` URL."""
     inline = data_url(url)
     if inline is None:
         return _media("uri", modality, None, "uri", url)
@@ -237,7 +231,7 @@ def media_part(url: str, modality: str) -> Part:
 
 
 def blob_part(data: BlobData, modality: str, mime_type: str | None = None) -> Part:
-    """Binary data that was sent along."""
+    """Return inline binary data."""
     return _media("blob", modality, mime_type, "content", data)
 
 
@@ -268,16 +262,13 @@ _READERS = {
 
 
 def _holds_parts(value: Any) -> bool:
-    """Whether a tool's result is a list of message parts, rather than any list."""
+    """Return whether a tool's result is a list of message parts."""
     kinds = [get_field(item, "type") for item in as_list(value)]
     return bool(kinds) and all(isinstance(kind, str) and kind in _READERS for kind in kinds)
 
 
-# --- any JSON -------------------------------------------------------------------------
-
-
 def as_mapping(value: Any) -> Mapping[str, Any]:
-    """The fields of a dict or of a pydantic model; empty for anything else."""
+    """Return the fields of a dict or pydantic model; empty for anything else."""
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     try:
@@ -285,12 +276,12 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
         fields = {**value.__dict__, **extra}
     except (AttributeError, TypeError):
         return {}
-    # A model has every field it could have; those that did not come are None.
+    # A model has all declared fields. Missing ones are None.
     return {name: field for name, field in fields.items() if field is not None}
 
 
 def parsed_json(value: Any) -> Any:
-    """The value of a JSON text; a text that is none, or was cut, stays what it is."""
+    """Parse a JSON text. Return the text itself if it is not valid JSON or was cut."""
     if not isinstance(value, str):
         return plain_json(value)
     if isinstance(value, CutText):
@@ -302,10 +293,14 @@ def parsed_json(value: Any) -> Any:
 
 
 def plain_json(value: Any, inside: tuple[int, ...] = ()) -> Any:
-    """A copy of a value that JSON and OTLP can hold, whatever it was.
+    """Return a copy that JSON and OTLP can represent.
 
-    Numbers beyond 64 bits and those that are not finite become text; what no JSON can say
-    becomes the name of its type, never its ``str()``. ``inside`` are the containers around it.
+    Numbers beyond 64 bits and non-finite numbers become text. Other unsupported values become the name of
+    their type, never their `str()`.
+
+    Args:
+        value: Any value.
+        inside: Ids of the enclosing containers.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -329,5 +324,5 @@ def _plain_container(value: Any, inside: tuple[int, ...]) -> Any:
 
 
 def _long_number(value: int) -> str:
-    # Not str(): it refuses more than some thousand digits.
+    # str() raises for more than some thousand digits.
     return hex(value) if value.bit_length() > 1024 else str(value)

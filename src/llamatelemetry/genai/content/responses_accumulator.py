@@ -1,4 +1,4 @@
-"""Folding what a Responses stream says, as its events pass. See `content_folding` for its limits."""
+"""Accumulator for the content of Responses streams. `chat_accumulator` describes its limits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.content.parts import Part
 
-# Items of a response, texts of an item: no true stream comes near.
+# Maximum number of items, and of texts per item.
 _MOST_ENTRIES: Final = 256
 
-# What a delta adds to: the type of the item's part, for an item that is broken off.
+# Part type of each delta, for an interrupted item.
 _DELTAS: Final = {
     "response.output_text.delta": "output_text",
     "response.refusal.delta": "refusal",
@@ -37,14 +37,14 @@ _ENDINGS: Final = frozenset({"response.completed", "response.incomplete", "respo
 
 
 class ResponsesContentAccumulator:
-    """What the events of a Responses stream add up to.
+    """Accumulator for the content of a Responses stream.
 
-    The last event repeats the whole response, and is all that is read of a stream that came so
-    far. Of one that was broken off, items that were done and the deltas of the others are.
+    The last event repeats the whole response and is sufficient. For an interrupted stream, the completed
+    items and the deltas of the others are used.
 
     Args:
-        max_chars: up to where each text of the others is kept.
-        read: reads the whole response.
+        max_chars: Maximum number of characters to keep of each text of incomplete items.
+        read: Function that parses the whole response.
     """
 
     __slots__ = ("_items", "_max_chars", "_read", "_response")
@@ -58,7 +58,7 @@ class ResponsesContentAccumulator:
         self._items: dict[Any, _ItemAccumulator] = {}
 
     def add(self, event: Any) -> None:
-        """Take in one event."""
+        """Add one event."""
         kind = get_field(event, "type")
         if not isinstance(kind, str):
             return
@@ -73,7 +73,7 @@ class ResponsesContentAccumulator:
         elif kind in {"response.output_item.added", "response.output_item.done"}:
             item = self._item(event)
             if item is not None:
-                item.note(get_field(event, "item"), done=kind.endswith("done"))
+                item.update(get_field(event, "item"), done=kind.endswith("done"))
 
     def _item(self, event: Any) -> _ItemAccumulator | None:
         key = get_field(event, "output_index")
@@ -84,7 +84,7 @@ class ResponsesContentAccumulator:
         return fold
 
     def content(self) -> Content:
-        """The messages so far."""
+        """Return the messages so far."""
         if self._response is not None:
             return self._read(self._response)
         parts = [part for key in sorted(self._items) for part in self._items[key].parts()]
@@ -97,12 +97,12 @@ class _ItemAccumulator:
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
         self._head: dict[str, Any] = {}
-        self._parts: list[Part] | None = None  # once the item is done
+        self._parts: list[Part] | None = None  # set at the end of the item
         self._texts: dict[tuple[str, int], GrowingText] = {}
 
-    def note(self, item: Any, *, done: bool) -> None:
+    def update(self, item: Any, *, done: bool) -> None:
         if done:
-            # Cut at once: the item itself would hold all that it says.
+            # Cut now: the item itself would keep all its content.
             self._parts = limit_parts(item_parts(item), self._max_chars)
             self._texts.clear()
         else:

@@ -1,19 +1,15 @@
-"""The Responses API as messages in the conventions' schema: pure functions of JSON or models.
+"""Responses API as messages in the conventions' schema. Pure functions of JSON or models.
 
-Items that the model produced one after another (reasoning, text, tool calls) are one message of
-the assistant; each result that the application sends back is a message of its own.
+Consecutive items of the model (reasoning, text, tool calls) form one assistant message. Each result
+that the application sends back is a message of its own.
 
-==============================  ========================================================
-item                            part
-==============================  ========================================================
-message                         as in a chat; see `llamatelemetry.genai.content.parts`
-reasoning                       ``reasoning``, for each summary and content text
-function, custom, shell,        ``tool_call``, since the application runs them; their
-computer, patch calls           outputs are ``tool_call_response``
-web and file search, code,      ``server_tool_call``, since the provider runs them, and
-image, MCP                      ``server_tool_call_response`` when the item tells the outcome
-compaction                      ``compaction``, without its encrypted content
-==============================  ========================================================
+| Item | Part |
+|---|---|
+| message | as in chat; see `parts` |
+| reasoning | `reasoning`, for each summary and content text |
+| function, custom, shell, computer and patch calls | `tool_call`; their outputs are `tool_call_response` |
+| web and file search, code, image, MCP | `server_tool_call`, and `server_tool_call_response` if the item has a result |
+| compaction | `compaction`, without its encrypted content |
 """
 
 from __future__ import annotations
@@ -44,14 +40,14 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.content.parts import Part
 
-# Tools that the application runs: the name where the item has none, and what holds the arguments.
+# Tools that the application runs: default name, and fields with the arguments.
 _CLIENT_TOOLS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "computer_call": ("computer", ("action", "actions")),
     "local_shell_call": ("local_shell", ("action",)),
     "shell_call": ("shell", ("action",)),
     "apply_patch_call": ("apply_patch", ("operation",)),
 }
-# Tools that the provider runs: their name, what they were asked, and what came of it.
+# Tools that the provider runs: name, fields of the request, fields of the result.
 _SERVER_TOOLS: Final[Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "web_search_call": ("web_search", ("action",), ()),
     "file_search_call": ("file_search", ("queries",), ("results",)),
@@ -68,7 +64,7 @@ _FAILED: Final = frozenset({"failed", "cancelled"})
 
 
 def parse_responses_request(body: Mapping[str, Any]) -> Content:
-    """Read input, instructions and tools of a request to create a response."""
+    """Parse input, instructions and tools of a request to create a response."""
     sent = get_field(body, "input")
     inputs = (
         [{"role": "user", "parts": text_part(sent)}]
@@ -83,14 +79,14 @@ def parse_responses_request(body: Mapping[str, Any]) -> Content:
 
 
 def parse_responses_content(reply: Any) -> Content:
-    """Read the output of a response: one message, since there is one answer."""
+    """Parse the output of a response into one message."""
     return Content(
         outputs=output_message(item_parts_of(get_field(reply, "output")), finish_reason(reply))
     )
 
 
 def parse_fetched_content(reply: Any) -> Content:
-    """Read a response that was fetched by its id, which tells its instructions and tools as well."""
+    """Parse a response that was fetched by id, with its instructions and tools."""
     content = parse_responses_content(reply)
     content.instructions = _instruction_parts(get_field(reply, "instructions"))
     content.tools = parse_tools(reply)
@@ -98,24 +94,24 @@ def parse_fetched_content(reply: Any) -> Content:
 
 
 def item_parts_of(output: Any) -> list[Part]:
-    """The parts of all output items."""
+    """Return the parts of all output items."""
     return [part for item in as_list(output) for part in item_parts(item)]
 
 
 def output_message(parts: list[Part], reason: str | None = None) -> list[dict[str, Any]]:
-    """The one message of a response; none where nothing has come."""
+    """Return the message of a response as a list; empty without parts."""
     if not parts:
         return []
     message: dict[str, Any] = {"role": "assistant", "parts": parts}
     if reason is not None:
-        # A response that asks for tools ends like any other; only its parts tell.
+        # The status does not distinguish a response that requests tools. Its parts do.
         calls = reason == "stop" and any(part["type"] == "tool_call" for part in parts)
         message["finish_reason"] = "tool_call" if calls else reason
     return [message]
 
 
 def finish_reason(reply: Any) -> str | None:
-    """Why a response ended, in the conventions' words; ``None`` while it goes on."""
+    """Return why a response ended, in the conventions' terms; `None` if it has not ended."""
     status = get_field(reply, "status")
     if status == "completed":
         return "stop"
@@ -126,7 +122,7 @@ def finish_reason(reply: Any) -> str | None:
 
 
 def _instruction_parts(instructions: Any) -> list[Part]:
-    """Text parts alone: a fetched response may give its instructions as input items."""
+    """Return text parts of the instructions. A fetched response may return them as input items."""
     if isinstance(instructions, str):
         return text_part(instructions)
     found = (
@@ -135,12 +131,9 @@ def _instruction_parts(instructions: Any) -> list[Part]:
     return [part for part in found if part["type"] == "text"]
 
 
-# --- items ----------------------------------------------------------------------------
-
-
 def _messages(sent: Sequence[Any]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
-    said = False  # whether the last message holds an item that is a message by itself
+    said = False  # whether the last message contains an item of type message
     for item in sent:
         if not as_mapping(item):
             continue
@@ -168,7 +161,7 @@ def _role_of(item: Any) -> str:
 
 
 def item_parts(item: Any) -> list[Part]:
-    """The parts that one input or output item holds; any item gives parts or none."""
+    """Return the parts of one input or output item; empty for an unknown one."""
     kind = as_str(get_field(item, "type"))
     if kind is None or kind == "message":
         return content_parts(get_field(item, "content"))
@@ -202,7 +195,7 @@ def _call_id(item: Any) -> Any:
 
 
 def _tool_output(output: Any) -> Any:
-    # A screenshot comes as one part by itself; any other result is text or a list of parts.
+    # A screenshot is one part. Other results are text or a list of parts.
     return [output] if get_field(output, "type") == "computer_screenshot" else output
 
 
@@ -238,7 +231,7 @@ def _server_tool_parts(
     if "arguments" in details:
         details["arguments"] = parsed_json(details["arguments"])
     call = server_tool_part(_call_id(item), name, details)
-    call["name"] = as_str(get_field(item, "name")) or name  # of an MCP server's tool
+    call["name"] = as_str(get_field(item, "name")) or name  # an MCP item has the tool's name
     found = _named(item, outcome)
     if not found:
         return [call]

@@ -1,14 +1,13 @@
-"""Fits all the content of one call onto its span, after each part has been cut to size.
+"""Total size limit for the content of one span, after each part was cut to size.
 
-A long conversation is sent anew with each call: a thousand parts of the greatest length are more
-than a collector takes in one request. What a model said, its instructions and its tools come
-first, then what it was asked, the newest message first. A message that no longer fits is cut
-shorter, and those before it stay without their parts:
+A long conversation is repeated in each call, and thousands of parts would exceed the limits of a
+collector. Output, instructions and tools have priority, then input messages from the newest to the
+oldest. A message that does not fit is cut further, and older messages lose their parts:
 
-- ``{"role": "user", "parts": [], "truncated": true, "original_chars": 5120}``, counted as JSON
-- ``dropped_items`` on the first that is left: how many before it are not there at all
+- `{"role": "user", "parts": [], "truncated": true, "original_chars": 5120}`, counted as JSON
+- `dropped_items` on the oldest message that is left: number of messages removed before it
 
-The SDK's own limit on the length of an attribute would cut JSON in two, so it counts too.
+The SDK's limit for attribute length is respected as well, because it would cut JSON in the middle.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 SPAN_MAX_CHARS: Final = 1 << 20
-"""Of the JSON of all content of a span; gRPC takes four times that, in bytes, for a whole batch."""
+"""Maximum number of characters of all content JSON of a span. gRPC accepts 4 MiB for a whole batch."""
 
 DROPPED_ITEMS: Final = "dropped_items"
 
 _MOST_ITEMS: Final = 4096
 _SHORTEST: Final = 64
-# Beside its text, a part has labels and punctuation.
+# A part also has labels and punctuation.
 _PART_CHARS: Final = 1000
 _BY_IMPORTANCE: Final = (
     names.GEN_AI_OUTPUT_MESSAGES,
@@ -48,7 +47,7 @@ _BY_IMPORTANCE: Final = (
 
 
 def value_max_chars(span: Span) -> int | None:
-    """The SDK's limit on the length of a text attribute, where it is known and there is one."""
+    """Return the SDK's limit for the length of a string attribute; `None` if unknown or unlimited."""
     limits = getattr(span, "_limits", None)
     found = getattr(limits, "max_span_attribute_length", None)
     return found if isinstance(found, int) else None
@@ -57,12 +56,12 @@ def value_max_chars(span: Span) -> int | None:
 def fit_on_span(
     found: Mapping[str, list[Any]], part_max_chars: int, value_max_chars: int | None
 ) -> dict[str, list[Any]]:
-    """Content whose JSON fits on one span.
+    """Return content whose JSON fits on one span.
 
     Args:
-        found: messages, instructions and tools by attribute, with parts that are cut to size.
-        part_max_chars: to which size. One part of it fits in any case.
-        value_max_chars: up to which length an attribute keeps its text, if there is a limit.
+        found: Messages, instructions and tools by attribute, with parts cut to size.
+        part_max_chars: Maximum number of characters of a part. One such part always fits.
+        value_max_chars: Maximum length of an attribute value, if there is a limit.
     """
     left = SPAN_MAX_CHARS + part_max_chars
     if value_max_chars is None and _is_surely_less(found, part_max_chars, left):
@@ -102,7 +101,7 @@ def _fit(items: list[Any], max_chars: int) -> tuple[list[Any], int]:
 
 
 def _newest_emptied(items: list[Any], sizes: list[int], max_chars: int) -> tuple[list[Any], int]:
-    """As many of the newest as fit without their texts, and the room that is left then."""
+    """Return as many of the newest items as fit without texts, and the remaining room."""
     kept: list[Any] = []
     room = max_chars - 2 - len(DROPPED_ITEMS) - 10
     for item, size in zip(reversed(items), reversed(sizes), strict=True):
@@ -127,7 +126,7 @@ def _emptied(item: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def _fitting(item: Any, max_chars: int) -> Any | None:
-    """The item, else one with parts cut shorter, or None when nothing of it would be left."""
+    """Return the item, or a shortened copy that fits; `None` if nothing would be left."""
     size = len(compact_json(item))
     if size <= max_chars:
         return item
@@ -142,7 +141,7 @@ def _fitting(item: Any, max_chars: int) -> Any | None:
 
 def _shortened(item: Mapping[str, Any], max_chars: int) -> dict[str, Any]:
     if "parts" not in item:
-        # Of a tool, the parameters stay a schema or go; instructions have a content.
+        # Parameters of a tool stay a valid schema or are removed. Instructions have a content.
         limit = limit_parts if "content" in item else limit_tools
         (part,) = limit([dict(item)], max_chars)
         return _with_true_size(part, item)
@@ -152,7 +151,7 @@ def _shortened(item: Mapping[str, Any], max_chars: int) -> dict[str, Any]:
 
 
 def _with_true_size(part: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What was cut once already had more than what is cut now."""
+    """Set the original length if the part was already cut before."""
     if ORIGINAL_CHARS in before:
         part[ORIGINAL_CHARS] = max(part[ORIGINAL_CHARS], before[ORIGINAL_CHARS])
     return part

@@ -1,7 +1,7 @@
-"""Folding the chunks of an OpenAI stream into an ordinary response as they pass.
+"""Accumulators that build an ordinary response from the chunks of an OpenAI stream.
 
-Nothing here holds a chunk: per chunk the few fields that matter are kept, so that a stream
-of any length costs the same memory, and one reader serves streams and plain replies.
+No chunk is kept, only the few fields that matter. A stream of any length uses constant memory, and one
+parser serves streams and plain responses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.model import Response
 
-# What a delta can carry that is a token of the answer. The role alone is not, nor is an
-# empty delta: llama.cpp opens each chat stream with a chunk of role and null content.
+# Fields of a delta that carry a token. The role does not, nor does an empty delta: llama.cpp opens
+# each chat stream with a role and null content.
 _TOKEN_FIELDS = (
     "content",
     "reasoning_content",
@@ -32,30 +32,30 @@ _HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 
 
 class Accumulator(Protocol):
-    """What a stream's chunks add up to; there is one kind for each format of stream."""
+    """Interface of an accumulator. There is one implementation per format of stream."""
 
     def add(self, chunk: Any, /) -> bool:
-        """Take in one chunk; say whether it carries a token (content, reasoning or a tool call).
+        """Add one chunk. Return whether it carries a token: content, reasoning or a tool call.
 
-        Only the first answer that is yes matters: later ones may be either.
+        Only the first `True` matters. Later results may be either.
         """
         ...
 
     @property
     def model(self) -> Any:
-        """The model that has been named so far, if any."""
+        """Model named so far; `None` if unknown."""
         ...
 
     def response(self) -> Response:
-        """Give what the chunks so far add up to."""
+        """Return the response accumulated so far."""
         ...
 
 
 class ChatAccumulator:
-    """The chunks of a chat or text completion.
+    """Accumulator for the chunks of a chat or text completion.
 
     Args:
-        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+        content_max_chars: Maximum number of characters to keep of each text; `None` keeps no text.
     """
 
     __slots__ = (
@@ -80,12 +80,12 @@ class ChatAccumulator:
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
-        # Of several answers, llama.cpp counts each one's tokens at its end.
+        # With several choices, llama.cpp reports the tokens of each choice at its end.
         self._at_finish: dict[int, int | None] = {}
         self._at_usage: list[int | None] = []
 
     def add(self, chunk: Any) -> bool:
-        """Take in one chunk; say whether one of the chunks so far carries a token."""
+        """Add one chunk. Return whether a chunk so far carries a token."""
         fields = as_fields(chunk)
         if not self._is_named:
             self._read_head(fields)
@@ -110,7 +110,7 @@ class ChatAccumulator:
         if reason is not None or key not in self._finish_reasons:
             self._finish_reasons[key] = reason
             if reason is not None and self.usage is None:
-                self.usage = find_usage(chunk)  # where Groq and Moonshot put it
+                self.usage = find_usage(chunk)  # Groq and Moonshot put it there
         if self._content is not None:
             self._content.add(key, choice)
 
@@ -123,7 +123,7 @@ class ChatAccumulator:
             self._at_finish[as_count(get_field(choices[0], "index")) or 0] = predicted
 
     def _read_head(self, chunk: Mapping[str, Any]) -> None:
-        # Not the first chunk alone: Azure's holds filter results and has empty names.
+        # The first chunk may lack the names: Azure's contains filter results and empty names.
         for name in _HEAD_FIELDS:
             if not self._head.get(name):
                 self._head[name] = chunk.get(name)
@@ -131,11 +131,11 @@ class ChatAccumulator:
 
     @property
     def model(self) -> Any:
-        """The model that the first chunk to name one has named, if any has."""
+        """Model of the first chunk that names one."""
         return self._head.get("model")
 
     def result(self) -> dict[str, Any]:
-        """Give the response in the shape of a plain one, for `wire.read_response`."""
+        """Return the response in the format of a plain one, for `parse_response`."""
         said = {} if self._content is None else self._content.results()
         return {
             **self._head,
@@ -148,7 +148,7 @@ class ChatAccumulator:
         }
 
     def response(self) -> Response:
-        """Give what the chunks so far add up to."""
+        """Return the response accumulated so far."""
         response = parse_response(self.result())
         predicted = self._at_usage or list(self._at_finish.values())
         if len(predicted) > 1 and None not in predicted:
@@ -159,5 +159,5 @@ class ChatAccumulator:
 def _carries_token(choice: Mapping[str, Any]) -> bool:
     delta = choice.get("delta")
     if delta is None:
-        return bool(choice.get("text"))  # /completions
+        return bool(choice.get("text"))  # text completion
     return any(get_field(delta, name) for name in _TOKEN_FIELDS)

@@ -1,7 +1,7 @@
-"""Watching the bytes of a reply pass, where nobody in sight of us parses them.
+"""Observers for raw bytes of responses, for streams that no client library parses.
 
-The counterpart of `streams`, whose chunks a client library has parsed already. The taps there
-serve here too: what they pass on to the watch is bytes.
+They are the counterpart of `observers`, whose chunks are already parsed. The same wrappers are used;
+they pass bytes to the observer.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
 
     Decode = Callable[[bytes], bytes]
 
-# After the first token the pieces of an answer are alike: what is looked for is its end. A
-# quotation mark inside of the answer itself has a backslash before it.
-_END_OF_CHUNKS: Final = re.compile(
+# After the first token, only the end of the stream is of interest. Quotation marks within the text are
+# escaped by a backslash, so these patterns do not match there.
+_END_OF_TEXT: Final = re.compile(
     rb'"(?:usage|timings|error)"\s*:\s*[^n\s]|"(?:finish_reason|stop_type)"\s*:\s*"'
 )
-_MORE_THAN_DELTAS: Final = re.compile(rb'"(?:response|item|message|usage|error)"\s*:')
+_NOT_A_DELTA: Final = re.compile(rb'"(?:response|item|message|usage|error)"\s*:')
 
 
 def event_bytes_observer(
     call: Call, fold: Accumulator, encoding: str, *, is_typed: bool
 ) -> EventBytesObserver:
-    """Make what watches the bytes of an event stream.
+    """Create the observer for the bytes of an event stream.
 
     Args:
-        call: the call that the stream is the reply of.
-        fold: for the format of the stream.
-        encoding: the reply's ``Content-Encoding``.
-        is_typed: whether its events have a ``type``, as those of the Responses API have.
+        call: Call that the stream belongs to.
+        fold: Accumulator for the format of the stream.
+        encoding: `Content-Encoding` of the response.
+        is_typed: Whether its events have a `type`, as in the Responses API.
     """
     return EventBytesObserver(
-        call, fold, content_decoder(encoding), _MORE_THAN_DELTAS if is_typed else _END_OF_CHUNKS
+        call, fold, content_decoder(encoding), _NOT_A_DELTA if is_typed else _END_OF_TEXT
     )
 
 
 class EventBytesObserver(StreamObserver):
-    """An event stream, told as bytes.
+    """Observer for an event stream in bytes.
 
-    Once the first token has come, events that hold nothing but more of the answer are timed and
-    not parsed, unless content is captured: parsing is half of what watching a chunk costs.
+    After the first token, events that contain only more text are timed but not parsed, unless content is
+    captured. Parsing is half of the cost of a chunk.
     """
 
-    __slots__ = ("_decode", "_is_late", "_parsed", "_reader", "_skipped", "_wanted")
+    __slots__ = ("_decode", "_is_replayed", "_parsed", "_reader", "_skipped", "_wanted")
 
     def __init__(
         self, call: Call, fold: Accumulator, decode: Decode | None, wanted: re.Pattern[bytes]
@@ -69,16 +69,16 @@ class EventBytesObserver(StreamObserver):
         self._wanted = wanted
         self._skipped: bytes | None = None
         self._parsed = 0
-        self._is_late = False
+        self._is_replayed = False
 
-    def chunk(self, chunk: bytes) -> None:
-        """Bytes have come."""
+    def on_chunk(self, chunk: bytes) -> None:
+        """Process the next bytes."""
         try:
-            if self._decode is None:  # not to be read: the time of it is all that is known
+            if self._decode is None:  # not decodable: only the time is known
                 self.on_bytes()
                 return
             for payload in self._reader.payloads(self._decode(chunk)):
-                if self._is_more_of_the_same(payload):
+                if self._is_only_text(payload):
                     self._skip(payload)
                 else:
                     self._read(payload)
@@ -86,24 +86,26 @@ class EventBytesObserver(StreamObserver):
             internal_errors.log_once("reading the bytes of a stream", error)
 
     def replay(self, passed: bytes, first_ns: int | None) -> None:
-        """Take in the last of what passed before it was known that this call is to be watched.
+        """Process bytes that arrived before the call was started.
 
-        ``first_ns`` is when its first chunk came, if that was not this one: the time of the
-        first token, and the gaps up to now, are not known then.
+        Args:
+            passed: Last bytes that arrived.
+            first_ns: Time of the first chunk, if these bytes are not the first chunk. The time of the first
+                token and the intervals until now are unknown then.
         """
         if first_ns is None:
-            self.chunk(passed)
+            self.on_chunk(passed)
             return
-        self._is_late = True
+        self._is_replayed = True
         self._gaps = None
-        self.chunk(passed)
+        self.on_chunk(passed)
         self._call.first_chunk_ns = first_ns
 
-    def _is_more_of_the_same(self, payload: bytes) -> bool:
+    def _is_only_text(self, payload: bytes) -> bool:
         return (
             self._call.first_token_ns is not None
             and self._call.content_max_chars is None
-            and self._parsed > 1  # whatever names the stream has been read
+            and self._parsed > 1  # names of model and response are known
             and self._wanted.search(payload) is None
         )
 
@@ -122,14 +124,14 @@ class EventBytesObserver(StreamObserver):
         self._parsed += 1
         error = event.get("error")
         if error and "type" not in event:
-            self.reported(describe_reported_error(error))
+            self.on_reported_error(describe_reported_error(error))
         else:
-            super().chunk(event)
+            super().on_chunk(event)
 
     def _response(self) -> Response:
-        if self._is_late:
+        if self._is_replayed:
             self._call.first_token_ns = None
-        # A stream that was broken off: the last that came may count what had come by then.
+        # An interrupted stream: the last event may have counts.
         if self._skipped is not None:
             event = parse_object(self._skipped)
             if event is not None:
@@ -138,12 +140,12 @@ class EventBytesObserver(StreamObserver):
 
 
 class BodyBytesObserver(StreamObserver):
-    """A plain body, told as bytes.
+    """Observer for a plain body in bytes.
 
     Args:
-        call: the call that the body is the reply of.
-        read: reads the body when it has ended: the bytes kept of it, and whether that is all.
-        decode: what undoes the encoding; ``None`` where it is not known how.
+        call: Call that the body belongs to.
+        read: Function that parses the body at its end.
+        decode: Function that undoes the content encoding; `None` if the encoding is not supported.
     """
 
     __slots__ = ("_capture", "_decode", "_read_body")
@@ -156,20 +158,20 @@ class BodyBytesObserver(StreamObserver):
         self._read_body = read
         self._decode = decode
 
-    def chunk(self, chunk: bytes) -> None:
-        """Bytes have come."""
+    def on_chunk(self, chunk: bytes) -> None:
+        """Process the next bytes."""
         try:
             self.on_bytes()
             if self._decode is not None:
                 self._capture.feed(self._decode(chunk))
         except Exception as error:
-            internal_errors.log_once("reading the bytes of a reply", error)
+            internal_errors.log_once("reading the bytes of a response", error)
 
     def _response(self) -> Response:
         try:
             return self._read_body(self._capture)
         except Exception as error:
-            internal_errors.log_once("reading a reply", error)
+            internal_errors.log_once("parsing a response", error)
             return Response()
 
 
@@ -178,29 +180,29 @@ _LONGEST_LAST_EVENT: Final = 256 * 1024
 
 
 class ProvisionalObserver:
-    """A stream from a server that nothing is known of, until it proves to be llama.cpp's.
+    """Observer for a stream of an unknown server, until it proves to be llama.cpp's.
 
-    That is what ``timings`` in it do, which come at its end: a proxy in between may have put
-    its own name over the server's. For all other streams this costs one look at each chunk.
+    The proof is `timings` at its end, because a proxy may hide the server's name. For all other streams
+    this costs one search per chunk.
 
     Args:
-        prove: starts watching the stream in earnest; gives ``None`` where it is not wanted.
+        confirm: Function that starts the call and returns its observer; `None` if it is not recorded.
     """
 
-    __slots__ = ("_chunks", "_first_ns", "_line", "_prove", "_proven")
+    __slots__ = ("_chunks", "_confirm", "_confirmed", "_first_ns", "_line")
 
-    def __init__(self, prove: Callable[[], EventBytesObserver | None]) -> None:
-        self._prove: Callable[[], EventBytesObserver | None] | None = prove
-        self._proven: EventBytesObserver | None = None
-        self._line = b""  # that has not ended yet
+    def __init__(self, confirm: Callable[[], EventBytesObserver | None]) -> None:
+        self._confirm: Callable[[], EventBytesObserver | None] | None = confirm
+        self._confirmed: EventBytesObserver | None = None
+        self._line = b""  # of an incomplete line
         self._chunks = 0
         self._first_ns = 0
 
-    def chunk(self, chunk: bytes) -> None:
-        """Bytes have come."""
-        if self._proven is not None:
-            self._proven.chunk(chunk)
-        elif self._prove is not None:
+    def on_chunk(self, chunk: bytes) -> None:
+        """Process the next bytes."""
+        if self._confirmed is not None:
+            self._confirmed.on_chunk(chunk)
+        elif self._confirm is not None:
             if not self._chunks:
                 self._first_ns = perf_counter_ns()
             self._chunks += 1
@@ -212,37 +214,37 @@ class ProvisionalObserver:
             else:
                 self._line = lines[lines.rfind(b"\n") + 1 :]
                 if len(self._line) > _LONGEST_LAST_EVENT:
-                    self._prove = None
+                    self._confirm = None
 
     def _start(self, lines: bytes) -> None:
-        prove, self._prove = self._prove, None
+        confirm, self._confirm = self._confirm, None
         try:
-            watch = None if prove is None else prove()
+            watch = None if confirm is None else confirm()
             if watch is not None:
                 watch.replay(lines, self._first_ns if self._chunks > 1 else None)
-            self._proven = watch
+            self._confirmed = watch
         except Exception as error:
-            internal_errors.log_once("starting a call late", error)
+            internal_errors.log_once("starting a call retroactively", error)
 
-    def finished(self) -> None:
-        """The stream was read to its end."""
-        if self._proven is not None:
-            self._proven.finished()
+    def on_end(self) -> None:
+        """Handle the end of the stream."""
+        if self._confirmed is not None:
+            self._confirmed.on_end()
 
-    def failed(self, error: BaseException) -> None:
-        """The stream broke."""
-        if self._proven is not None:
-            self._proven.failed(error)
+    def on_error(self, error: BaseException) -> None:
+        """Handle a failure of the stream."""
+        if self._confirmed is not None:
+            self._confirmed.on_error(error)
 
-    def closed(self) -> None:
-        """The application has had enough."""
-        if self._proven is not None:
-            self._proven.closed()
+    def on_close(self) -> None:
+        """Handle a close by the application."""
+        if self._confirmed is not None:
+            self._confirmed.on_close()
 
-    def abandoned(self) -> None:
-        """The stream was dropped unread."""
-        if self._proven is not None:
-            self._proven.abandoned()
+    def on_abandon(self) -> None:
+        """Handle a stream that was dropped unread."""
+        if self._confirmed is not None:
+            self._confirmed.on_abandon()
 
 
 def _has_timings(data: bytes) -> bool:
@@ -253,14 +255,14 @@ def _has_timings(data: bytes) -> bool:
     )
 
 
-# A chunk that becomes longer than this when decoded is no piece of an answer.
+# A chunk that decodes to more than this is not a chunk of text.
 _LONGEST_DECODED: Final = 8 * 1024 * 1024
 
 
 def content_decoder(encoding: str) -> Decode | None:
-    """Give what undoes a ``Content-Encoding``, chunk by chunk; ``None`` for one that is not known.
+    """Return a function that undoes a `Content-Encoding` chunk by chunk; `None` if it is not supported.
 
-    What is not in that encoding after all, or grows beyond measure, decodes to nothing.
+    Data in another encoding, or data that becomes too large, decodes to nothing.
     """
     name = encoding.strip().lower()
     if name in {"", "identity"}:
@@ -276,7 +278,7 @@ def _identity(data: bytes) -> bytes:
 
 class _Inflate:
     def __init__(self) -> None:
-        # 32 more than the window: both the gzip and the zlib format, by the header.
+        # Adding 32 accepts both gzip and zlib headers.
         self._inflate: Any = zlib.decompressobj(zlib.MAX_WBITS + 32)
 
     def __call__(self, data: bytes) -> bytes:

@@ -1,7 +1,4 @@
-"""Folding streams of typed events: those of the Responses API, of images, and of audio.
-
-The counterpart of `folding`, whose chunks have no type.
-"""
+"""Accumulators for streams of typed events: Responses API, images and audio."""
 
 from __future__ import annotations
 
@@ -25,16 +22,16 @@ from llamatelemetry.genai.wire.openai_responses import (
 if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
 
-# Sent over and over while a response is made, with nothing new in them.
+# Repeated while a response is generated, without new information.
 _REPEATED: Final = frozenset({"response.in_progress", "response.queued"})
 
 
 class ResponsesAccumulator:
-    """The events of a response that is made, or, ``fetched``, of one that was made before.
+    """Accumulator for the events of the Responses API.
 
     Args:
-        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
-        fetched: says which.
+        content_max_chars: Maximum number of characters to keep of each text; `None` keeps no text.
+        fetched: Whether an existing response is fetched, rather than a new one created.
     """
 
     __slots__ = ("_compacted", "_content", "_error", "_fetched", "_response")
@@ -53,7 +50,7 @@ class ResponsesAccumulator:
         self._error: ErrorInfo | None = None
 
     def add(self, event: Any) -> bool:
-        """Take in one event; say whether it carries a token (text, reasoning, arguments, ...)."""
+        """Add one event. Return whether it carries a token: text, reasoning, arguments and so on."""
         kind = as_str(get_field(event, "type"))
         if kind is None:
             return False
@@ -68,24 +65,24 @@ class ResponsesAccumulator:
         elif self._response is None or kind not in _REPEATED:
             response = get_field(event, "response")
             if response is not None:
-                self._response = self._read(response, event)
+                self._response = self._parse(response, event)
         return False
 
-    def _read(self, response: Any, event: Any) -> Response:
+    def _parse(self, response: Any, event: Any) -> Response:
         if self._fetched:
             found = parse_fetched_response(response)
         else:
             found = parse_created_response(response, get_field(event, "timings"))
-        found.read_content = None  # it holds the response
+        found.read_content = None  # it keeps a reference to the response
         return found
 
     @property
     def model(self) -> Any:
-        """The model that has been named so far, if any."""
+        """Model named so far; `None` if unknown."""
         return None if self._response is None else self._response.model
 
     def response(self) -> Response:
-        """Give the response as the last event that had one showed it."""
+        """Return the response of the last event that had one."""
         response = self._response or Response()
         response.compacted = response.compacted or self._compacted or None
         response.error = response.error or self._error
@@ -95,7 +92,7 @@ class ResponsesAccumulator:
 
 
 class MediaAccumulator:
-    """The events of an image that is made, of a transcription, or of speech: no content is kept."""
+    """Accumulator for the events of images, transcriptions and speech. It keeps no content."""
 
     __slots__ = ("_error", "_usage")
 
@@ -104,7 +101,7 @@ class MediaAccumulator:
         self._error: ErrorInfo | None = None
 
     def add(self, event: Any) -> bool:
-        """Take in one event; say whether it carries a piece of what was asked for."""
+        """Add one event. Return whether it carries a part of the result."""
         kind = as_str(get_field(event, "type"))
         if kind is None:
             return False
@@ -119,9 +116,9 @@ class MediaAccumulator:
 
     @property
     def model(self) -> Any:
-        """These events name no model."""
+        """Always `None`: these events do not name the model."""
         return None
 
     def response(self) -> Response:
-        """Give the token counts that the last event told."""
+        """Return the usage of the last event that had one."""
         return Response(usage=parse_usage(self._usage), error=self._error)

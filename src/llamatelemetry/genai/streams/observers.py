@@ -1,4 +1,4 @@
-"""Watching a stream pass: each chunk is folded and timed, and the call ends when the stream does."""
+"""Observers of streams: each chunk is timed and accumulated, and the call ends with the stream."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class StreamObserver:
-    """What happens to one stream, told by the taps below; it ends the stream's call.
+    """Observer of one stream, called by a stream wrapper. It ends the stream's call.
 
     Args:
-        call: the call that the stream is the reply of.
-        fold: for the format of the stream; that of chat and text completions when not given.
-        on_end: run once when the stream has ended, however it ended, to take hooks out.
+        call: Call that the stream belongs to.
+        fold: Accumulator for the format of the stream; `ChatAccumulator` if `None`.
+        on_end: Function that runs once at the end of the stream, to remove hooks.
     """
 
     __slots__ = (
@@ -53,10 +53,10 @@ class StreamObserver:
             if measures_chunks(call.request)
             else None
         )
-        finalizer.start()  # an abandoned stream is ended there, and a finaliser cannot start a thread
+        finalizer.start()  # ends abandoned streams; a finalizer cannot start a thread
 
-    def chunk(self, chunk: Any) -> None:
-        """A chunk has come."""
+    def on_chunk(self, chunk: Any) -> None:
+        """Process a chunk."""
         now_ns = perf_counter_ns()
         self._last_ns = now_ns
         try:
@@ -71,33 +71,33 @@ class StreamObserver:
             internal_errors.log_once("reading a chunk", error)
 
     def on_bytes(self) -> None:
-        """Bytes have come that are no chunks: the call was alive at this time."""
+        """Record that bytes arrived which are not a chunk."""
         self._last_ns = perf_counter_ns()
 
-    def reported(self, error: ErrorInfo | None) -> None:
-        """The server has told of an error inside the stream, which nobody may raise."""
+    def on_reported_error(self, error: ErrorInfo | None) -> None:
+        """Store an error that the server reported inside the stream, and that the library may not raise."""
         self._error = error
 
-    def finished(self) -> None:
-        """The stream was read to its end."""
+    def on_end(self) -> None:
+        """Finish the call: the stream was read to its end."""
         self._call.finish(self._response())
         self._clean_up()
 
-    def failed(self, error: BaseException) -> None:
-        """The stream broke, or whoever was waiting for it was cancelled."""
+    def on_error(self, error: BaseException) -> None:
+        """Fail the call: the stream failed, or its reader was cancelled."""
         self._call.fail(error, self._response())
         self._clean_up()
 
-    def closed(self) -> None:
-        """The application has had enough: a normal end, with what had come."""
-        self.finished()
+    def on_close(self) -> None:
+        """Finish the call with the response so far: the application closed the stream."""
+        self.on_end()
 
-    def abandoned(self) -> None:
-        """The stream was dropped unread. Runs in a finaliser."""
+    def on_abandon(self) -> None:
+        """Leave the call to the finalizer thread: the stream was dropped. Runs in a finalizer."""
         self._call.abandon(self)
 
     def finalize(self) -> None:
-        """End an abandoned stream's call, at the time of its last chunk."""
+        """Finish the call of an abandoned stream, with the time of its last chunk as its end."""
         self._call.finish(self._response(), ended_ns=self._last_ns or None)
         self._clean_up()
 
@@ -117,7 +117,7 @@ class StreamObserver:
             response.error = response.error or self._error
             return response
         except Exception as error:
-            internal_errors.log_once("reading a stream's reply", error)
+            internal_errors.log_once("building the response of a stream", error)
             return Response()
 
     def _clean_up(self) -> None:
@@ -130,36 +130,36 @@ class StreamObserver:
 
 
 class Observer(Protocol):
-    """What the taps tell of a stream."""
+    """Interface that stream wrappers call."""
 
-    def chunk(self, chunk: Any, /) -> None:
-        """A chunk has come."""
+    def on_chunk(self, chunk: Any, /) -> None:
+        """Process a chunk."""
         ...
 
-    def finished(self) -> None:
-        """The stream was read to its end."""
+    def on_end(self) -> None:
+        """Handle the end of the stream."""
         ...
 
-    def failed(self, error: BaseException) -> None:
-        """The stream broke, or whoever was waiting for it was cancelled."""
+    def on_error(self, error: BaseException) -> None:
+        """Handle a failure of the stream, or the cancellation of its reader."""
         ...
 
-    def closed(self) -> None:
-        """The application has had enough."""
+    def on_close(self) -> None:
+        """Handle a close by the application."""
         ...
 
-    def abandoned(self) -> None:
-        """The stream was dropped unread. Runs in a finaliser."""
+    def on_abandon(self) -> None:
+        """Handle a stream that was dropped. Runs in a finalizer."""
         ...
 
 
 class StreamWrapper:
-    """An iterator that passes everything through and tells a watch what passes."""
+    """Iterator that passes on each chunk and reports it to an observer."""
 
     __slots__ = ("_next", "_source", "_watch")
 
     def __init__(self, source: Any, watch: Observer) -> None:
-        self._watch = watch  # first: `__del__` runs also when the next line fails
+        self._watch = watch  # set first: `__del__` also runs if the next line fails
         self._source = source
         self._next = source.__next__
 
@@ -170,28 +170,28 @@ class StreamWrapper:
         try:
             chunk = self._next()
         except StopIteration:
-            self._watch.finished()
+            self._watch.on_end()
             raise
         except BaseException as error:
-            self._watch.failed(error)
+            self._watch.on_error(error)
             raise
-        self._watch.chunk(chunk)
+        self._watch.on_chunk(chunk)
         return chunk
 
     def __del__(self) -> None:
-        self._watch.abandoned()
+        self._watch.on_abandon()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
 
 class AsyncStreamWrapper:
-    """The asynchronous twin of `IteratorTap`."""
+    """Asynchronous version of `StreamWrapper`."""
 
     __slots__ = ("_next", "_source", "_watch")
 
     def __init__(self, source: Any, watch: Observer) -> None:
-        self._watch = watch  # first: `__del__` runs also when the next line fails
+        self._watch = watch  # set first: `__del__` also runs if the next line fails
         self._source = source
         self._next = source.__anext__
 
@@ -202,20 +202,20 @@ class AsyncStreamWrapper:
         try:
             chunk = await self._next()
         except StopAsyncIteration:
-            self._watch.finished()
+            self._watch.on_end()
             raise
         except GeneratorExit:
-            # The coroutine is being destroyed, perhaps by the garbage collector: see reaper.
-            self._watch.abandoned()
+            # The coroutine is being destroyed, perhaps by the garbage collector: see abandoned_calls.
+            self._watch.on_abandon()
             raise
         except BaseException as error:
-            self._watch.failed(error)
+            self._watch.on_error(error)
             raise
-        self._watch.chunk(chunk)
+        self._watch.on_chunk(chunk)
         return chunk
 
     def __del__(self) -> None:
-        self._watch.abandoned()
+        self._watch.on_abandon()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)

@@ -1,7 +1,4 @@
-"""The steps of one generation in this process: when each brought its tokens, and what follows from it.
-
-What measures them is a plugin's business, or an engine's; nothing here knows of a library.
-"""
+"""Times of the decoding steps of a generation in this process, and the timings derived from them."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ STEP_EVENT: Final = "llamatelemetry.generation.step"
 
 
 class GenerationSteps:
-    """When the steps of a generation ended, by `perf_counter_ns`, and how long each sequence was then.
+    """End times of the steps of one generation, and the tokens per sequence at each.
 
     Args:
-        started_ns: when the engine began with the prompt.
+        started_ns: Start of the prompt evaluation, by `time.perf_counter_ns`.
     """
 
     __slots__ = ("_gaps", "started_ns", "times_ns", "tokens")
@@ -32,26 +29,31 @@ class GenerationSteps:
         self._gaps: ChunkIntervals | None = None
 
     def stream_to(self, call: Call) -> None:
-        """Record the gaps between the steps as those of a call's stream."""
+        """Record the intervals between steps as chunk intervals of a call."""
         self._gaps = ChunkIntervals(
             call.record_chunk_intervals, lambda: call.chunk_attributes(call.request.model)
         )
 
     def add(self, at_ns: int, tokens: int) -> None:
-        """A step has ended; ``tokens`` is what each sequence has by now."""
+        """Add the end of a step.
+
+        Args:
+            at_ns: Time, by `time.perf_counter_ns`.
+            tokens: Number of tokens in each sequence so far.
+        """
         self.times_ns.append(at_ns)
         self.tokens.append(tokens)
         if self._gaps is not None:
             self._gaps.chunk(at_ns)
 
     def end(self) -> None:
-        """There are no more."""
+        """Record the remaining intervals."""
         if self._gaps is not None:
             self._gaps.flush()
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens of one sequence per second, after the first; ``None`` with fewer than two steps."""
+        """Tokens of one sequence per second after the first; `None` for fewer than two steps."""
         decoded_ns = self.times_ns[-1] - self.times_ns[0] if self.times_ns else 0
         return (self.tokens[-1] - self.tokens[0]) * 1e9 / decoded_ns if decoded_ns else None
 
@@ -63,7 +65,7 @@ class GenerationSteps:
         output_tokens: int | None,
         cached_tokens: int | None = None,
     ) -> EngineTimings | None:
-        """Give the phases; ``None`` when the first token never came."""
+        """Return the engine timings; `None` if there was no token."""
         if not self.times_ns:
             return None
         return EngineTimings(

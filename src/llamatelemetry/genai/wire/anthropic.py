@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parse_messages_response(reply: Any) -> Response:
-    """Read a reply of ``POST /v1/messages``."""
+    """Parse a response of `POST /v1/messages`."""
     reason = as_str(get_field(reply, "stop_reason"))
     return Response(
         id=as_str(get_field(reply, "id")),
@@ -25,7 +25,7 @@ def parse_messages_response(reply: Any) -> Response:
 
 
 def _messages_usage(usage: Any) -> Usage:
-    """Anthropic's input tokens leave out those that came from the cache or went into it."""
+    """Return the usage. Anthropic's input tokens exclude cached and cache-writing tokens."""
     read = parse_usage(usage)
     if read.input_tokens is not None:
         read.input_tokens += (read.cache_read_tokens or 0) + (read.cache_write_tokens or 0)
@@ -33,7 +33,7 @@ def _messages_usage(usage: Any) -> Usage:
 
 
 class AnthropicAccumulator:
-    """The events of a stream of ``POST /v1/messages``."""
+    """Accumulator for the events of a stream of `POST /v1/messages`."""
 
     __slots__ = ("_error", "_message", "_stop_reason", "_usage")
 
@@ -44,7 +44,7 @@ class AnthropicAccumulator:
         self._error: ErrorInfo | None = None
 
     def add(self, event: Any) -> bool:
-        """Take in one event; say whether it carries a token (text, thinking or a tool's input)."""
+        """Add one event. Return whether it carries a token: text, thinking or a tool's input."""
         kind = get_field(event, "type")
         if kind == "content_block_delta":
             delta = get_field(event, "delta")
@@ -61,18 +61,18 @@ class AnthropicAccumulator:
         return False
 
     def _add_usage(self, usage: Any) -> None:
-        # The last event repeats only what has changed.
+        # The last event contains only the changed values.
         if isinstance(usage, dict):
             told = cast("dict[str, Any]", usage)
             self._usage.update({name: value for name, value in told.items() if value is not None})
 
     @property
     def model(self) -> Any:
-        """The model that the first event named."""
+        """Model named by the first event."""
         return self._message.get("model")
 
     def response(self) -> Response:
-        """Give what the events so far add up to."""
+        """Return the response accumulated so far."""
         message = {**self._message, "stop_reason": self._stop_reason, "usage": self._usage}
         response = parse_messages_response(message)
         response.error = self._error

@@ -1,7 +1,7 @@
-"""Reading the JSON body of a reply cheaply, when the application has it raw.
+"""Efficient parsing of raw JSON bodies.
 
-The vectors of embeddings and the images of a generation make bodies of megabytes that say
-nothing to us: parsing 100 vectors takes 10 ms. Such an array is cut out before parsing.
+Vectors of embeddings and generated images make bodies of several megabytes; parsing 100 vectors
+takes 10 ms. Such an array is removed before the body is parsed.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import re
 from collections import deque
 from typing import Any, Final
 
-# Parsing less than this costs no more than looking for something to cut out of it.
+# Below this size, parsing costs no more than searching for the array.
 _SMALL: Final = 16 * 1024
 _KEPT_OF_EACH_END: Final = 128 * 1024
 
 
 def parse_body(body: bytes, bulk: str, *, is_bulk_wanted: bool = True) -> Any:
-    """Parse a JSON body; ``None`` when it is none.
+    """Parse a JSON body. Return `None` if it is not valid JSON.
 
     Args:
-        body: the whole body, or what `BodyCapture` kept of it.
-        bulk: the top-level array that makes it long, such as ``data``.
-        is_bulk_wanted: whether that array is to be read, or cut out of a long body.
+        body: Complete body, or the part that `BodyCapture` kept.
+        bulk: Name of the top-level array that makes the body long, such as `data`.
+        is_bulk_wanted: Whether the array is parsed. If not, it is removed from a long body.
     """
     if len(body) > _SMALL and not is_bulk_wanted:
         short = _without(body, bulk)
@@ -34,16 +34,16 @@ def parse_body(body: bytes, bulk: str, *, is_bulk_wanted: bool = True) -> Any:
 
 def _parse(body: bytes) -> Any:
     try:
-        # A text cut in the middle of a character must not hide the counts beside it.
+        # Bytes may be cut within a character. The counts beside that text must still be parsed.
         return json.loads(body.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
 
 
 def _without(body: bytes, bulk: str) -> bytes | None:
-    """Cut out all between the ``[`` after the bulk's name and the last ``]`` of the body.
+    """Remove everything between the `[` after the name of the array and the last `]` of the body.
 
-    That is right where the array is the last one: what is left is JSON then, and else it is none.
+    The result is valid JSON only if the array is the last one in the body.
     """
     found = re.search(rb'"%s"\s*:\s*\[' % bulk.encode(), body[:_KEPT_OF_EACH_END])
     end = body.rfind(b"]")
@@ -53,7 +53,7 @@ def _without(body: bytes, bulk: str) -> bytes | None:
 
 
 class BodyCapture:
-    """What passes of a body: all of a short one, both ends of a long one."""
+    """The part of a body that is kept: all of a short body, both ends of a long one."""
 
     __slots__ = ("_head", "_head_size", "_tail", "_tail_size", "is_whole")
 
@@ -65,7 +65,7 @@ class BodyCapture:
         self.is_whole = True
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes. They are not copied."""
+        """Add the next bytes. They are not copied."""
         if self._head_size < _KEPT_OF_EACH_END:
             self._head.append(data)
             self._head_size += len(data)
@@ -78,15 +78,15 @@ class BodyCapture:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has passed."""
+        """Whether no bytes were added."""
         return not self._head
 
     def body(self) -> bytes:
-        """Give what was kept, put together."""
+        """Return the kept bytes."""
         return b"".join((*self._head, *self._tail))
 
     def parse(self, bulk: str, *, is_bulk_wanted: bool = True) -> Any:
-        """Parse what was kept as JSON; ``None`` when it is none. See `parse_body`."""
+        """Parse the kept bytes as JSON. Return `None` if they are not valid. See `parse_body`."""
         body = self.body()
         if self.is_whole:
             return parse_body(body, bulk, is_bulk_wanted=is_bulk_wanted)

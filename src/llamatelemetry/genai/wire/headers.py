@@ -1,9 +1,8 @@
-"""Looking into the headers of httpx, httpx2 and requests without paying for all of them.
+"""Fast access to the headers of httpx, httpx2 and requests.
 
-What httpx offers for it decodes, or copies, every header for each look, which is more than all
-else that a call takes us. Its headers keep a list of names as sent, names in lower case, and
-values, in bytes. That list is private: where it is not what it is known to be, what is public
-is used.
+httpx decodes or copies all headers for each access, which costs more than the rest of our work per
+call. Internally it keeps a list of (name, lowercase name, value) in bytes. That list is private: if it
+does not have the expected form, the public interface is used.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
     Entry = tuple[bytes, bytes, bytes]
 
 NAME: Final = itemgetter(1)
-"""Of an entry, in lower case."""
+"""Getter of the lowercase name of an entry."""
 VALUE: Final = itemgetter(2)
 
 
 def entries_of(headers: Any) -> list[Entry] | None:
-    """Give the list that headers are kept in: name as sent, name in lower case, value.
+    """Return the internal list of headers: name, lowercase name, value.
 
-    ``None`` where there is none that is known: then they are to be asked in public.
+    Returns `None` if there is no such list, so that the caller uses the public interface.
     """
     entries: list[Entry] | None = headers._list if _is_kept_as_list(headers.__class__) else None
     return entries
@@ -35,5 +34,5 @@ def _is_kept_as_list(kind: Any) -> bool:
         return False
     try:
         return kind({"Name": "value"})._list == [(b"Name", b"name", b"value")]
-    except Exception:  # whatever it is by now: it is asked in public
+    except Exception:  # an unknown version: the caller uses the public interface
         return False

@@ -1,7 +1,6 @@
-"""Reading what llama.cpp's server has beside OpenAI's formats: its native replies, and Anthropic's.
+"""Parser of llama.cpp's native completions: `/completion` and `/infill`.
 
-Native are ``/completion`` and ``/infill``: a flat object, or a list of them when several prompts
-or several answers were asked for. ``/v1/messages`` speaks Anthropic's format.
+A response is a flat object, or a list of objects for several prompts or several choices.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Content, EngineTimings
 
-# In the words of chat completions; ``none`` is a reply that has not come to its end.
+# Finish reasons of chat completions. `none` means an unfinished response.
 _FINISH_REASON_BY_STOP_TYPE: Final = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
 def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response:
-    """Read a native completion, or a list of them.
+    """Parse a native completion, or a list of them.
 
     Args:
-        reply: the object or the list.
-        answers_per_prompt: how many of a list have the same prompt, which was evaluated once.
+        reply: The object or the list.
+        answers_per_prompt: Number of choices with the same prompt, which is evaluated once.
     """
     results = as_list(reply) or (reply,)
     first = results[0]
@@ -51,7 +50,7 @@ def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response
         finish_reasons=_native_finish_reasons(results),
         usage=_native_usage(results, answers_per_prompt, timings),
         timings=timings,
-        read_content=partial(_read_native_content, results),
+        read_content=partial(_parse_native_content, results),
     )
     slot = as_count(get_field(first, "id_slot"))
     if slot is not None:
@@ -61,8 +60,8 @@ def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response
     return response
 
 
-def _read_native_content(results: Sequence[Any]) -> Content:
-    """Read the answers as those of a text completion."""
+def _parse_native_content(results: Sequence[Any]) -> Content:
+    """Parse the choices as those of a text completion."""
     reasons = [
         _FINISH_REASON_BY_STOP_TYPE.get(as_str(get_field(one, "stop_type")) or "")
         for one in results
@@ -115,11 +114,11 @@ def _of_prompts(values: Sequence[Any], answers_per_prompt: int) -> int | None:
 
 
 class LlamaCppAccumulator:
-    """The events of a native completion: a piece of text each, and one at each answer's end.
+    """Accumulator for the events of a native completion: text chunks, and one event at the end of a choice.
 
     Args:
-        answers_per_prompt: as of `read_native`.
-        content_max_chars: up to where each text is kept; ``None`` keeps nothing of what is said.
+        answers_per_prompt: Number of choices with the same prompt.
+        content_max_chars: Maximum number of characters to keep of each text; `None` keeps no text.
     """
 
     __slots__ = ("_answers_per_prompt", "_content", "_error", "_last", "_model")
@@ -134,12 +133,12 @@ class LlamaCppAccumulator:
         self._error: ErrorInfo | None = None
 
     def add(self, event: Any) -> bool:
-        """Take in one event; say whether it carries a token."""
+        """Add one event. Return whether it carries a token."""
         error = get_field(event, "error")
         if error is not None:
             self._error = describe_reported_error(error)
             return False
-        # What counts of an answer is its last event: the counts in it are of the whole answer.
+        # The last event of a choice has the counts of the whole choice.
         index = as_int(get_field(event, "index")) or 0
         self._last[index] = _counts_of(event)
         if self._content is not None:
@@ -150,11 +149,11 @@ class LlamaCppAccumulator:
 
     @property
     def model(self) -> Any:
-        """The model that has been named so far: only an answer's last event does."""
+        """Model named so far. Only the last event of a choice names it."""
         return self._model
 
     def response(self) -> Response:
-        """Give what the events so far add up to."""
+        """Return the response accumulated so far."""
         said = {} if self._content is None else self._content.results()
         last = [
             {**self._last[index], "content": get_field(said.get(index), "text")}
@@ -177,6 +176,6 @@ _NATIVE_COUNTS: Final = (
 
 
 def _counts_of(event: Any) -> dict[str, Any]:
-    # Not the event itself, which at the end holds the prompt and every setting. Before the
-    # end `id_slot` is -1, which is no slot.
+    # The last event itself is not kept: it contains the prompt and all settings. Before the end
+    # `id_slot` is -1, which is not a slot.
     return {name: get_field(event, name) for name in _NATIVE_COUNTS}

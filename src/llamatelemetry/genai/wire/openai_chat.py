@@ -1,7 +1,7 @@
-"""Reading requests and responses of the OpenAI wire format: plain JSON, or models made of it.
+"""Parser of the OpenAI wire format: JSON, or models created from it.
 
-llama.cpp, vLLM, Ollama and most others speak it too. What only some servers send, such as
-llama.cpp's ``timings``, is read wherever it turns up.
+llama.cpp, vLLM, Ollama and most other servers use this format. Fields of individual servers, such as
+llama.cpp's `timings`, are parsed wherever they occur.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _stop_sequences(value: Any) -> tuple[str, ...] | None:
 
 
 def _choice_count(value: Any) -> int | None:
-    # The conventions want it only where it is not 1.
+    # The conventions require it only if it is not 1.
     wanted = as_count(value)
     return wanted if wanted != 1 else None
 
@@ -62,12 +62,12 @@ def _reasoning_level(value: Any) -> str | None:
 
 
 def _id_of(value: Any) -> str | None:
-    """``"conv_1"`` and ``{"id": "conv_1"}`` mean the same."""
+    """Return an id given as `"conv_1"` or `{"id": "conv_1"}`."""
     return as_str(get_field(value, "id")) if isinstance(value, dict) else as_str(value)
 
 
 def _template_id(value: Any) -> str | None:
-    # A prompt that is text is what the model reads; one that is an object names a template.
+    # A string is the prompt itself. An object names a template.
     return _id_of(value) if isinstance(value, dict) else None
 
 
@@ -112,18 +112,18 @@ _COUNTED: Final = frozenset({"n_cmpl", "n", "prompt"})
 
 
 def parse_choice_count(body: Mapping[str, Any]) -> int:
-    """Say how many answers a request asks for: ``n`` of them to each of its prompts."""
+    """Return the number of requested choices: `n` for each prompt."""
     if _COUNTED.isdisjoint(body):
         return 1
     wanted = as_count(body.get("n_cmpl")) or as_count(body.get("n")) or 1
     prompts = as_list(body.get("prompt"))
-    # A list that holds numbers is one prompt, of tokens.
+    # A list that contains numbers is one prompt of tokens.
     is_one = not prompts or any(isinstance(part, int) for part in prompts)
     return wanted if is_one else wanted * len(prompts)
 
 
 def parse_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    """Give the request parameters as span attributes; the body is read, never iterated into."""
+    """Return the request parameters as span attributes."""
     found: dict[str, AttributeValue] = {}
     for name, value in body.items():
         known = _PARAMETERS.get(name)
@@ -137,10 +137,10 @@ def parse_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
 
 
 def parse_response(reply: Any) -> Response:
-    """Read a reply in any shape but that of the Responses API: JSON, a model, or a folded stream.
+    """Parse a response of any format except the Responses API: JSON, a model, or an accumulated stream.
 
-    Chat and text completions, embeddings, images, transcriptions, moderations: what a shape
-    does not have stays unknown.
+    Supports chat and text completions, embeddings, images, transcriptions and moderations. Missing fields
+    stay unknown.
     """
     fields = as_fields(reply)
     raw_timings, usage = fields.get("timings"), fields.get("usage")
@@ -159,19 +159,19 @@ def parse_response(reply: Any) -> Response:
 
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
-    """One reason per choice, in order; ``error`` where one was expected and none came."""
+    """Return one reason per choice, in order; `error` for a choice without one beside others."""
     found = [as_str(as_fields(choice).get("finish_reason")) for choice in as_list(choices)]
     if len(found) == 1:
         return () if found[0] is None else (found[0],)
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 
-# Ten years: the end of a phase must still be a point in time that OTLP can carry.
+# Ten years. The end of a phase must be a time that OTLP can represent.
 _LONGEST_MS = 10 * 365 * 86400 * 1000
 
 
 def parse_timings(timings: Any) -> EngineTimings | None:
-    """Read llama.cpp's ``timings``, or ``None`` when the object is not one."""
+    """Parse llama.cpp's `timings`. Return `None` if the value is something else."""
     if timings is None:
         return None
     prompt_tokens = as_count(get_field(timings, "prompt_n"))

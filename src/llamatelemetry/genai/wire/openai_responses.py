@@ -1,4 +1,4 @@
-"""Reading OpenAI's Responses API: requests, responses, and the events of its streams."""
+"""Parser of OpenAI's Responses API: request parameters and responses."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-# A response is one generation: its one finish reason, in the words of chat completions.
+# A response is one generation with one finish reason, named as in chat completions.
 _FINISH_REASON_BY_STATUS: Final = {"completed": "stop", "failed": "error", "cancelled": "error"}
 _FINISH_REASON_BY_INCOMPLETENESS: Final = {"max_output_tokens": "length"}
 
-# Output items with which the model asks the application for something, and waits.
+# Output items that ask the application to act.
 _CALLS_FOR_THE_APPLICATION: Final = frozenset(
     {
         "function_call",
         "custom_tool_call",
         "computer_call",
         "local_shell_call",
-        "shell_call",  # what followed `local_shell_call`
+        "shell_call",  # successor of `local_shell_call`
         "apply_patch_call",
     }
 )
 
 
 def parse_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    """Give the parameters of ``POST /responses`` as span attributes."""
+    """Return the parameters of `POST /responses` as span attributes."""
     found = parse_parameters(body)
     version = as_str(as_dict(body.get("prompt")).get("version"))
     if version is not None and names.GEN_AI_PROMPT_NAME in found:
@@ -50,25 +50,28 @@ def parse_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeVa
 
 
 def parse_created_response(reply: Any, timings: Any = None) -> Response:
-    """Read a response of ``POST /responses``, plain or out of a stream's last event.
+    """Parse a response of `POST /responses`, plain or from the last event of a stream.
 
-    ``timings`` are llama.cpp's, which stand beside the response in that event.
+    Args:
+        reply: The response object.
+        timings: llama.cpp's timings, which are beside the response in that event.
     """
     response = parse_fetched_response(reply)
     response.timings = parse_timings(timings)
     response.usage = parse_usage(get_field(reply, "usage"), response.timings)
     response.error = describe_reported_error(get_field(reply, "error"))
-    # Whoever made the call has the response at hand: its status is of interest to a fetcher.
+    # Record the status only for responses fetched by id. The caller that creates a response
+    # already has it.
     response.status = None
     response.read_content = partial(parse_responses_content, reply)
     return response
 
 
 def parse_fetched_response(reply: Any) -> Response:
-    """Read a response of ``GET /responses/{id}``.
+    """Parse a response of `GET /responses/{id}`.
 
-    Its tokens were used by the call that made it, and its error is not one of fetching it:
-    ``status`` and the finish reason tell of that.
+    Usage and error are not set: they belong to the call that created the response. Status and finish
+    reason describe it.
     """
     output = get_field(reply, "output")
     return Response(
@@ -84,7 +87,7 @@ def parse_fetched_response(reply: Any) -> Response:
 
 
 def has_compaction(conversation: Any) -> bool:
-    """Whether among the items of a request or response there is one that sums up earlier ones."""
+    """Return whether an item of a request or response is a compaction of earlier items."""
     return any(get_field(item, "type") == "compaction" for item in as_list(conversation))
 
 
@@ -100,6 +103,6 @@ def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
 
 
 def _is_for_the_application(item: Any) -> bool:
-    # A shell in a container is the provider's own.
+    # The provider runs a shell in a container.
     is_hosted = get_field(get_field(item, "environment"), "type") == "container_reference"
     return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted

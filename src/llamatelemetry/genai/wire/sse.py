@@ -1,8 +1,4 @@
-"""Events out of raw bytes, for streams that nobody parses in sight of us.
-
-Server-sent events, and JSON lines: what comes out are the JSON objects, whatever the pieces
-are that the network cut the bytes into.
-"""
+"""Incremental decoder for server-sent events and JSON Lines, for raw bodies that no client library parses."""
 
 from __future__ import annotations
 
@@ -13,36 +9,35 @@ from typing import Any, Final, cast
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
-# An event that is longer than this is an image in base64, or no event: it is passed over.
+# Longer lines, such as images in base64, are skipped.
 _LONGEST_LINE: Final = 4 * 1024 * 1024
 
 
 class EventReader:
-    """Cuts bytes, however they are split, into JSON objects.
+    """Splits bytes into JSON objects.
 
-    OpenAI and everything compatible with it put a whole object on one ``data:`` line; such an
-    object is given as soon as its line has ended. Several data lines are put together at the
-    empty line after them, as the standard says. What is no object is passed over: comments,
-    which servers send to keep a connection alive, ``[DONE]``, and what is too long to be kept.
+    OpenAI-compatible servers send a whole object on one `data:` line; it is returned at the end of that
+    line. Several data lines are joined at the next empty line, as the standard requires. Anything else is
+    skipped: comments, `[DONE]`, and lines that are too long.
     """
 
     __slots__ = ("_after_cr", "_data", "_data_size", "_rest", "_rest_size", "_started")
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest: list[bytes] = []  # of an incomplete line
         self._rest_size = 0
-        self._data: list[bytes] = []  # lines of an event that has not ended
+        self._data: list[bytes] = []  # lines of an incomplete event
         self._data_size = 0
         self._after_cr = False
         self._started = False
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """Take in bytes; give the objects that are complete now."""
+        """Add bytes and return the objects that are now complete."""
         found = (parse_object(payload) for payload in self.payloads(data))
         return [event for event in found if event is not None]
 
     def payloads(self, data: bytes) -> list[bytes]:
-        """Take in bytes; give what is complete now unparsed: each one should be an object."""
+        """Add bytes and return the payloads that are now complete, unparsed."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -73,7 +68,7 @@ class EventReader:
             self._rest.clear()
 
     def _whole(self, end: bytes) -> bytes:
-        """Give the line that ends with these bytes; an empty comment for one that was too long."""
+        """Return the line that ends with these bytes; an empty comment if it is too long."""
         if not self._rest_size:
             return end
         self._rest_size += len(end)
@@ -104,9 +99,9 @@ class EventReader:
 
 
 def parse_object(payload: bytes) -> dict[str, Any] | None:
-    """Parse what should be a JSON object; ``None`` when it is none."""
+    """Parse a JSON object. Return `None` if the payload is something else."""
     try:
-        # A text cut in the middle of a character must not hide the counts beside it.
+        # Bytes may be cut within a character. The counts beside that text must still be parsed.
         found: Any = json.loads(payload.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
