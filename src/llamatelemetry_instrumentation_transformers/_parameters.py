@@ -1,4 +1,4 @@
-"""The settings of a generation as span attributes: those in force, whoever has made them."""
+"""The effective settings of a generation as span attributes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def read_settings(config: Any, prefix: int | None, assistant: Any) -> dict[str, AttributeValue]:
-    """Read a ``GenerationConfig`` that ``generate`` has completed.
+    """Return the settings of a `GenerationConfig` that `generate` has completed.
 
     Args:
-        config: the settings.
-        prefix: tokens that each row begins with, which its ``max_length`` includes.
-        assistant: the model that drafts tokens, if there is one.
+        config: Settings.
+        prefix: Number of tokens that each row starts with; `max_length` includes them.
+        assistant: Model that drafts tokens, if any.
     """
     return {
         name: value for name, value in _settings(config, prefix, assistant) if value is not None

@@ -1,4 +1,4 @@
-"""What a pipeline is given, as messages: read only when content is captured."""
+"""Inputs of pipelines as messages, parsed only if content is captured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamatelemetry_instrumentation_transformers._tasks import chats_in, task_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# They have an operation in which something is said, or asked.
+# Tasks with an operation that has content.
 _WITHOUT_CONTENT: Final = frozenset({"feature-extraction", "image-feature-extraction"})
 _TEXT_FIELDS: Final = ("text", "prompt", "question", "context")
 
@@ -18,7 +18,7 @@ _TEXT_FIELDS: Final = ("text", "prompt", "question", "context")
 def inputs_reader(
     pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]
 ) -> Callable[[], Content] | None:
-    """Give what reads the messages; ``None`` for a task that has none."""
+    """Return a function that parses the messages; `None` for a task without any."""
     if task_of(pipeline) in _WITHOUT_CONTENT:
         return None
     return lambda: _read(pipeline, inputs, kwargs)

@@ -1,4 +1,4 @@
-"""What a pipeline is asked to do: its operation by its task, and whether it is given messages."""
+"""Operation of a pipeline by its task, and its chat inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamatelemetry_instrumentation_transformers._model import name_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Tasks that are an operation, under strict names and others. The rest are found by their task.
+# Tasks that are an operation in both modes. Others are found by their task.
 _OPERATIONS: Final = {
     "text-generation": TEXT_COMPLETION,
     "feature-extraction": EMBEDDINGS,
@@ -35,12 +35,12 @@ _OUTPUT_TYPES: Final = {
 
 
 def read_request(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Request:
-    """Read what a pipeline is called with.
+    """Return the request of a pipeline call.
 
     Args:
-        pipeline: whose task and model they are.
-        inputs: one or several; an iterator is not touched.
-        kwargs: the other arguments.
+        pipeline: Pipeline with task and model.
+        inputs: One or several inputs; an iterator is not consumed.
+        kwargs: Other arguments.
     """
     task = task_of(pipeline)
     chats = task in _ANSWER_MESSAGES and bool(chats_in(inputs))
@@ -63,13 +63,13 @@ def read_request(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Reque
 
 
 def task_of(pipeline: Any) -> str:
-    """Give the task; ``translation`` whatever the languages."""
+    """Return the task; `translation` for any languages."""
     task = str(getattr(pipeline, "task", None) or type(pipeline).__name__)
     return "translation" if task.startswith("translation_") else task
 
 
 def is_lazy(inputs: Any) -> bool:
-    """Whether a pipeline reads its inputs only as its outputs are pulled: a dataset, a generator."""
+    """Return whether a pipeline reads its inputs only as outputs are pulled: dataset or generator."""
     torch: Any = sys.modules.get("torch")
     return isinstance(inputs, GeneratorType) or (
         torch is not None and isinstance(inputs, torch.utils.data.Dataset)
@@ -77,7 +77,7 @@ def is_lazy(inputs: Any) -> bool:
 
 
 def chats_in(inputs: Any) -> list[list[Any]]:
-    """Give the messages of each chat: as a list, as the library's ``Chat``, or several of these."""
+    """Return the messages of each chat: a list, the library's `Chat`, or several of these."""
     messages = _messages(inputs)
     if messages:
         return [messages]

@@ -10,7 +10,7 @@ import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
 from llamatelemetry.nccl._agreement import Agreement, Offer, agree
-from llamatelemetry.nccl._launch import Place, find_place
+from llamatelemetry.nccl._launch import RankAssignment, find_rank_assignment
 from llamatelemetry.nccl._results import all_reduce_results
 from llamatelemetry.nccl._timing import CudaRunner
 
@@ -26,16 +26,16 @@ TORCHRUN = {
 @pytest.mark.parametrize(
     ("world_size", "rank", "variables", "place"),
     [
-        (None, None, {}, Place(0, 1)),
-        (2, 1, {}, Place(1, 2)),
-        (2, None, {"RANK": "1"}, Place(1, 2)),
-        (None, 1, {"WORLD_SIZE": "2"}, Place(1, 2)),
-        (None, None, TORCHRUN, Place(3, 8, 1, "node-a:29500")),
-        (2, 0, TORCHRUN, Place(0, 2, 1, "node-a:29500")),
+        (None, None, {}, RankAssignment(0, 1)),
+        (2, 1, {}, RankAssignment(1, 2)),
+        (2, None, {"RANK": "1"}, RankAssignment(1, 2)),
+        (None, 1, {"WORLD_SIZE": "2"}, RankAssignment(1, 2)),
+        (None, None, TORCHRUN, RankAssignment(3, 8, 1, "node-a:29500")),
+        (2, 0, TORCHRUN, RankAssignment(0, 2, 1, "node-a:29500")),
     ],
 )
 def test_arguments_win_over_variables(world_size, rank, variables, place):
-    assert find_place(world_size, rank, variables, None) == place
+    assert find_rank_assignment(world_size, rank, variables, None) == place
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_arguments_win_over_variables(world_size, rank, variables, place):
 )
 def test_what_would_hang_later_is_an_error_at_once(world_size, rank, variables, message):
     with pytest.raises(ValueError, match=message):
-        find_place(world_size, rank, variables, None)
+        find_rank_assignment(world_size, rank, variables, None)
 
 
 @pytest.fixture(autouse=True)
