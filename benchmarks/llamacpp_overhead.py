@@ -18,7 +18,7 @@ import openai
 
 from _added_cpu import block, compare
 from _dropping import providers
-from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.genai import known_servers
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 

@@ -14,8 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import flush_pending, internal_errors
-from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.genai import flush_pending, internal_errors, known_servers
 
 
 class Recorder:

@@ -70,7 +70,7 @@ def test_a_backend_is_made_by_its_name(backend):
 
 
 def test_an_unknown_backend_is_told_the_known_ones():
-    with pytest.raises(ValueError, match=r"'nope'; accepted: 'llama\.cpp', 'transformers'"):
+    with pytest.raises(ValueError, match=r"must be 'llama\.cpp' or 'transformers', got 'nope'"):
         create_engine("nope")
 
 
@@ -326,7 +326,7 @@ def test_the_rest_of_the_engine_stays_reachable():
 
 def test_what_is_no_engine_is_told_what_it_lacks():
     engine: Any = type("Half", (), {"model_name": "x", "chat": print})()
-    with pytest.raises(TypeError, match="it lacks generate"):
+    with pytest.raises(TypeError, match="which lacks generate"):
         traced_engine(engine)
 
 

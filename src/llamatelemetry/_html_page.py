@@ -1,4 +1,4 @@
-"""A page as one HTML file, made of a package's template: it needs no network to be looked at."""
+"""A page as one HTML file, rendered from a package's template. It needs no network."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def fill_page(package: str, template: str, *, feature: str, **values: Any) -> str:
-    """Fill a template of a package's folder `templates`; no value is taken for markup.
+    """Render a template of a package's directory `templates`. All values are escaped.
 
-    The template can include the drawing scripts in `llamatelemetry/templates`. It also gets
-    `nonce`, by which alone scripts are to run, and `version`.
+    The template can include the drawing scripts in `llamatelemetry/templates`. It also receives `nonce`,
+    which scripts need to run, and `version`.
 
     Args:
-        package: Package whose template it is.
+        package: Package of the template.
         template: File name of the template.
-        feature: What the page is, for the error.
-        values: The other values that the template names.
+        feature: Description of the page, for the error.
+        values: Other values of the template.
 
     Raises:
         ImportError: Jinja2 is not installed.
@@ -36,7 +36,7 @@ def fill_page(package: str, template: str, *, feature: str, **values: Any) -> st
 
 
 def check_installed(feature: str) -> None:
-    """Raise before the work rather than after it if pages cannot be made.
+    """Raise before the work, not after it, if pages cannot be rendered.
 
     Raises:
         ImportError: Jinja2 is not installed.

@@ -5,17 +5,20 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamatelemetry.genai import Request, Response
-from llamatelemetry.genai.bodies import BodyCapture
-from llamatelemetry.genai.errors import describe_status
-from llamatelemetry.genai.fields import count, get
-from llamatelemetry.genai.servers import provider_from_headers
-from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.genai import (
+    BodyCapture,
+    EventReader,
+    Request,
+    Response,
+    as_count,
+    describe_status,
+    get_field,
+    provider_from_headers,
+)
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from llamatelemetry.genai import Instrumenter
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry.genai import Instrumenter, Observer
     from llamatelemetry_instrumentation_llamacpp._http_call import HttpCall
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
@@ -55,8 +58,8 @@ class HttpClientAdapter(Protocol):
         """Return whether the response came over a network, unlike in an application's tests."""
         ...
 
-    def observe_body(self, response: Any, watch: Watch, encoding: str, /) -> None:
-        """Pass the bytes of the body to `watch` while the application reads them."""
+    def observe_body(self, response: Any, observer: Observer, encoding: str, /) -> None:
+        """Pass the bytes of the body to `observer` while the application reads them."""
         ...
 
     @property
@@ -104,10 +107,10 @@ def parse_content(
     """Parse a response with a complete body."""
     content = http.content or b""
     if http.is_event_stream and http.status < 300:
-        fold = match.route.fold(request, content_max_chars)
+        accumulator = match.route.accumulator(request, content_max_chars)
         for event in EventReader().feed(content):
-            fold.add(event)
-        return fold.response()
+            accumulator.add(event)
+        return accumulator.response()
     capture = BodyCapture()
     capture.feed(content)
     return parse_capture(match, http.status, capture, request)
@@ -128,12 +131,12 @@ def parse_capture(
 
 def _parse_error(status: int, body: Any) -> Response:
     response = Response(error=describe_status(status, body))
-    error = get(body, "error")
+    error = get_field(body, "error")
     for name, field in (
         (names.ERROR_PROMPT_TOKENS, "n_prompt_tokens"),
         (names.ERROR_CONTEXT_SIZE, "n_ctx"),
     ):
-        value = count(get(error, field))
+        value = as_count(get_field(error, field))
         if value is not None:
             response.attributes[name] = value
     return response

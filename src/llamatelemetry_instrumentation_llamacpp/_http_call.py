@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import context as context_api
 
 from llamatelemetry.genai import (
+    BodyBytesObserver,
     Call,
+    EventBytesObserver,
     Instrumenter,
+    ProvisionalObserver,
     Request,
     Response,
     Server,
+    as_dict,
+    content_decoder,
     current_call,
+    event_bytes_observer,
     internal_errors,
+    parse_body,
+    server_metadata_cache,
 )
-from llamatelemetry.genai.bodies import parse_body
-from llamatelemetry.genai.byte_streams import (
-    BodyBytesWatch,
-    EventBytesWatch,
-    UnprovenWatch,
-    bytes_watch,
-    decoder,
-)
-from llamatelemetry.genai.fields import mapping
-from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry_instrumentation_llamacpp._http_adapter import (
     HttpResponse,
@@ -184,7 +182,7 @@ class HttpCall:
         if not body or len(body) > _LARGEST_REQUEST:
             return {}
         raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
-        return mapping(parse_body(raw, ""))
+        return as_dict(parse_body(raw, ""))
 
     def on_response(self, response: Any) -> None:
         """Record a response. Its body may not have been read yet."""
@@ -232,8 +230,8 @@ class HttpCall:
         if http.content is None:
             if http.is_event_stream and not http.encoding:
                 is_networked = self._adapter.is_networked(http.response)
-                watch = self._provisional_watch(http.at_ns, is_networked)
-                self._adapter.observe_body(http.response, watch, "")
+                observer = self._provisional_observer(http.at_ns, is_networked)
+                self._adapter.observe_body(http.response, observer, "")
         elif b'"timings"' in http.content:
             found = parse_content(self._match, http, parse_request(route, {}, None), None)
             if found.timings is not None:
@@ -241,10 +239,10 @@ class HttpCall:
                 if call is not None:
                     self._record(call, http, is_llama_cpp=False)
 
-    def _provisional_watch(self, at_ns: int, is_networked: bool) -> UnprovenWatch:
+    def _provisional_observer(self, at_ns: int, is_networked: bool) -> ProvisionalObserver:
         # The response holds this observer, so the observer must not hold the response: a
         # reference cycle would delay the end of abandoned streams.
-        def confirm() -> EventBytesWatch | None:
+        def confirm() -> EventBytesObserver | None:
             call = self._confirm_llama_cpp()
             if call is None:
                 return None
@@ -252,9 +250,9 @@ class HttpCall:
             call.mark_headers_received(at_ns)
             if is_networked:
                 self._request_props(call)
-            return self._event_watch(call, "")
+            return self._event_observer(call, "")
 
-        return UnprovenWatch(confirm)
+        return ProvisionalObserver(confirm)
 
     def _record(self, call: Call, http: HttpResponse, *, is_llama_cpp: bool) -> None:
         redirected_s = self._adapter.redirected_s(http.response)
@@ -277,22 +275,24 @@ class HttpCall:
             return
         call.mark_headers_received(http.at_ns)
         encoding = "" if self._adapter.observes_decoded else http.encoding
-        watch = (
-            self._event_watch(call, encoding)
+        observer = (
+            self._event_observer(call, encoding)
             if is_event_stream
-            else self._body_watch(call, http.status, encoding)
+            else self._body_observer(call, http.status, encoding)
         )
-        self._adapter.observe_body(http.response, watch, http.encoding)
+        self._adapter.observe_body(http.response, observer, http.encoding)
 
-    def _event_watch(self, call: Call, encoding: str) -> EventBytesWatch:
+    def _event_observer(self, call: Call, encoding: str) -> EventBytesObserver:
         route = self._match.route
-        fold = route.fold(call.request, call.content_max_chars)
-        return bytes_watch(call, fold, encoding, is_typed=route.is_typed)
+        accumulator = route.accumulator(call.request, call.content_max_chars)
+        return event_bytes_observer(call, accumulator, encoding, is_typed=route.is_typed)
 
-    def _body_watch(self, call: Call, status: int, encoding: str) -> BodyBytesWatch:
+    def _body_observer(self, call: Call, status: int, encoding: str) -> BodyBytesObserver:
         match, request = self._match, call.request
-        return BodyBytesWatch(
-            call, lambda body: parse_capture(match, status, body, request), decoder(encoding)
+        return BodyBytesObserver(
+            call,
+            lambda body: parse_capture(match, status, body, request),
+            content_decoder(encoding),
         )
 
     def _request_props(self, call: Call) -> None:

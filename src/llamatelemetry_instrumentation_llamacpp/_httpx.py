@@ -10,8 +10,13 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, PatchPoint, internal_errors
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import (
+    AsyncStreamWrapper,
+    PatchPoint,
+    StreamWrapper,
+    internal_errors,
+    server_of,
+)
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
@@ -23,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from llamatelemetry.genai import Instrumenter, Server
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry.genai import Instrumenter, Observer, Server
     from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
@@ -163,11 +167,11 @@ class HttpxAdapter:
     def is_networked(self, response: Any) -> bool:
         return "network_stream" in response.extensions
 
-    def observe_body(self, response: Any, watch: Watch, _encoding: str) -> None:
+    def observe_body(self, response: Any, observer: Observer, _encoding: str) -> None:
         stream = response.stream
         sync_kind, async_kind = _observed_kinds(self._package)
         kind = async_kind if hasattr(stream, "__aiter__") else sync_kind
-        response.stream = kind(stream, watch)
+        response.stream = kind(stream, observer)
 
 
 @lru_cache(maxsize=8)
@@ -177,18 +181,18 @@ def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
 
     class ObservedStream(_ObservedStream, library.SyncByteStream):
         def __iter__(self) -> Any:
-            return IteratorTap(iter(self._source), self._watch)
+            return StreamWrapper(iter(self._source), self._observer)
 
         def close(self) -> None:
-            self._watch.closed()
+            self._observer.on_close()
             self._source.close()
 
     class ObservedAsyncStream(_ObservedStream, library.AsyncByteStream):
         def __aiter__(self) -> Any:
-            return _AsyncBytesTap(self._source.__aiter__(), self._watch)
+            return _AsyncBytesTap(self._source.__aiter__(), self._observer)
 
         async def aclose(self) -> None:
-            self._watch.closed()
+            self._observer.on_close()
             await self._source.aclose()
 
     return ObservedStream, ObservedAsyncStream
@@ -197,18 +201,18 @@ def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
 class _ObservedStream:
     """A byte stream that passes its bytes to an observer. All other attributes are the source's."""
 
-    def __init__(self, source: Any, watch: Watch) -> None:
-        self._watch = watch  # Set first: `__del__` also runs if the next line fails.
+    def __init__(self, source: Any, observer: Observer) -> None:
+        self._observer = observer  # Set first: `__del__` also runs if the next line fails.
         self._source = source
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
     def __del__(self) -> None:
-        self._watch.abandoned()
+        self._observer.on_abandon()
 
 
-class _AsyncBytesTap(AsyncIteratorTap):
+class _AsyncBytesTap(AsyncStreamWrapper):
     """An asynchronous iterator with the methods of a generator, because httpx2 closes it."""
 
     async def aclose(self) -> None:

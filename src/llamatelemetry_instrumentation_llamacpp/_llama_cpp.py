@@ -16,15 +16,16 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import (
     Call,
-    IteratorTap,
+    ChatAccumulator,
+    EngineTimings,
     PatchPoint,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
+    as_dict,
     internal_errors,
+    model_name,
 )
-from llamatelemetry.genai.fields import mapping, model_name
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.model import EngineTimings
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_llamacpp._routes import (
     LlamaCppRoute,
@@ -151,7 +152,7 @@ class _LlamaRun:
 _runs: Final[WeakKeyDictionary[Any, _LlamaRun]] = WeakKeyDictionary()
 
 
-class _LlamaChunkFold(ChunkFold):
+class _LlamaChunkAccumulator(ChatAccumulator):
     """Accumulates the chunks of a stream, and adds the counts that are not in them."""
 
     def __init__(self, run: _LlamaRun) -> None:
@@ -163,12 +164,12 @@ class _LlamaChunkFold(ChunkFold):
         return self._run.complete(super().response())
 
 
-class _GeneratorTap(IteratorTap):
+class _GeneratorTap(StreamWrapper):
     """A stream wrapper with the `close` of a generator."""
 
     def close(self) -> None:
         """Close the generator. The stream ends here."""
-        self._watch.closed()
+        self._observer.on_close()
         self._source.close()
 
 
@@ -216,8 +217,8 @@ class _CreateWrapper:
         try:
             if not isinstance(result, dict):
                 run.call.request.stream = True
-                return _GeneratorTap(result, StreamWatch(run.call, _LlamaChunkFold(run)))
-            body = mapping(result)
+                return _GeneratorTap(result, StreamObserver(run.call, _LlamaChunkAccumulator(run)))
+            body = as_dict(result)
             response = self._route.parse_response(body, run.call.request)
             if "choices" in body:
                 run.complete(response)

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 import wrapt
 
-from llamatelemetry.genai import IteratorTap, PatchPoint
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import PatchPoint, StreamWrapper, server_of
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
@@ -20,8 +19,7 @@ from llamatelemetry_instrumentation_llamacpp._routes import match_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry.genai import Instrumenter, Server
-    from llamatelemetry.genai.streams import Watch
+    from llamatelemetry.genai import Instrumenter, Observer, Server
     from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
@@ -105,11 +103,11 @@ class _RequestsAdapter:
     def is_networked(self, _response: Any) -> bool:
         return True
 
-    def observe_body(self, response: Any, watch: Watch, encoding: str) -> None:
+    def observe_body(self, response: Any, observer: Observer, encoding: str) -> None:
         if hasattr(response.raw, "stream"):
-            response.raw = _ObservedBody(response.raw, watch, encoding)
+            response.raw = _ObservedBody(response.raw, observer, encoding)
         else:  # A custom transport adapter, which does not use urllib3.
-            watch.closed()
+            observer.on_close()
 
 
 ADAPTER: Final = _RequestsAdapter()
@@ -126,9 +124,9 @@ class _ObservedBody(_ObjectProxy):
     method is not overridden here, only the end of the body is observed.
     """
 
-    def __init__(self, source: Any, watch: Watch, encoding: str) -> None:
+    def __init__(self, source: Any, observer: Observer, encoding: str) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - the base class is `Any`
-        self._self_watch = watch
+        self._self_observer = observer
         self._self_is_encoded = bool(encoding)
 
     def stream(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,13 +147,13 @@ class _ObservedBody(_ObjectProxy):
     def _observe(self, source: Any, decode: Any) -> Any:
         if self._self_is_encoded and not decode:
             return source
-        return IteratorTap(source, self._self_watch)
+        return StreamWrapper(source, self._self_observer)
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         """Read a part of the body, or all of it."""
         data = self._read(self.__wrapped__.read, args, kwargs)
         if (args[0] if args else kwargs.get("amt")) is None:
-            self._self_watch.finished()
+            self._self_observer.on_end()
         return data
 
     def read1(self, *args: Any, **kwargs: Any) -> Any:
@@ -168,23 +166,23 @@ class _ObservedBody(_ObjectProxy):
         try:
             data = read(*args, **kwargs)
         except BaseException as error:
-            self._self_watch.failed(error)
+            self._self_observer.on_error(error)
             raise
         if data and not self._self_is_encoded:
-            self._self_watch.chunk(data)
+            self._self_observer.on_chunk(data)
         if not data:
-            self._self_watch.finished()
+            self._self_observer.on_end()
         return data
 
     def close(self) -> None:
         """Close the body. The stream ends here."""
-        self._self_watch.closed()
+        self._self_observer.on_close()
         self.__wrapped__.close()
 
     def release_conn(self) -> None:
         """Release the connection, as requests does after `close`."""
-        self._self_watch.closed()
+        self._self_observer.on_close()
         self.__wrapped__.release_conn()
 
     def __del__(self) -> None:
-        self._self_watch.abandoned()
+        self._self_observer.on_abandon()

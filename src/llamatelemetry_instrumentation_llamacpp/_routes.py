@@ -11,23 +11,27 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llamatelemetry.genai import Request, read_parameters, read_response
-from llamatelemetry.genai.content_readers import (
-    read_chat_request,
-    read_completion_request,
-    read_responses_request,
+from llamatelemetry.genai import (
+    AnthropicAccumulator,
+    ChatAccumulator,
+    LlamaCppAccumulator,
+    MediaAccumulator,
+    Request,
+    ResponsesAccumulator,
+    as_count,
+    get_field,
+    model_name,
+    parse_chat_request,
+    parse_choice_count,
+    parse_completion_request,
+    parse_created_response,
+    parse_messages_response,
+    parse_native_completion,
+    parse_parameters,
+    parse_response,
+    parse_responses_parameters,
+    parse_responses_request,
 )
-from llamatelemetry.genai.fields import count, get, model_name
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
-from llamatelemetry.genai.wire_llama import (
-    MessagesFold,
-    NativeFold,
-    read_choice_count,
-    read_messages_reply,
-    read_native,
-)
-from llamatelemetry.genai.wire_responses import read_responses_parameters, read_responses_reply
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     CHAT,
@@ -41,8 +45,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai import Content, Response, Server
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai import Accumulator, Content, Response, Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class LlamaCppRoute:
         read_content: Parses the messages in the JSON body of a request; `None` if their content
             is not recorded.
         parse_response: Parses the JSON of a plain response.
-        fold: Creates the accumulator for a stream, with the number of characters to keep of each
+        accumulator: Creates the accumulator for a stream, with the number of characters to keep of each
             text.
         is_typed: Whether the events of a stream have a `type`.
         bulk: Top-level array that can make a response long.
@@ -67,10 +70,12 @@ class LlamaCppRoute:
     operation: str | None = None
     task: str | None = None
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
-    read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    parse_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = parse_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
-    parse_response: Callable[[Any, Request], Response] = lambda body, _: read_response(body)
-    fold: Callable[[Request, int | None], Fold] = lambda _, max_chars: ChunkFold(max_chars)
+    parse_response: Callable[[Any, Request], Response] = lambda body, _: parse_response(body)
+    accumulator: Callable[[Request, int | None], Accumulator] = lambda _, max_chars: (
+        ChatAccumulator(max_chars)
+    )
     is_typed: bool = False
     bulk: str = "choices"
     is_bulk_wanted: bool = True
@@ -84,51 +89,51 @@ class RouteMatch(NamedTuple):
 
 
 def _choice_count(request: Request) -> int:
-    return count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+    return as_count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
 
 
 def _parse_native(body: Any, request: Request) -> Response:
     # The path does not determine the format: some proxies serve OpenAI's without `/v1`.
-    if isinstance(body, dict) and get(body, "choices") is not None:
-        return read_response(body)
-    return read_native(body, _choice_count(request))
+    if isinstance(body, dict) and get_field(body, "choices") is not None:
+        return parse_response(body)
+    return parse_native_completion(body, _choice_count(request))
 
 
 class _CompletionAccumulator:
     """Accumulates a stream in llama.cpp's native format or in OpenAI's."""
 
-    __slots__ = ("_content_max_chars", "_fold", "_request")
+    __slots__ = ("_accumulator", "_content_max_chars", "_request")
 
     def __init__(self, request: Request, content_max_chars: int | None) -> None:
         self._request = request
         self._content_max_chars = content_max_chars
-        self._fold: Fold | None = None
+        self._accumulator: Accumulator | None = None
 
     def add(self, event: Any) -> bool:
         """Add one event. Return whether it has a token."""
-        if self._fold is None:
-            if get(event, "choices") is not None:
-                self._fold = ChunkFold(self._content_max_chars)
+        if self._accumulator is None:
+            if get_field(event, "choices") is not None:
+                self._accumulator = ChatAccumulator(self._content_max_chars)
             else:
                 choices = _choice_count(self._request)
-                self._fold = NativeFold(choices, self._content_max_chars)
-        return self._fold.add(event)
+                self._accumulator = LlamaCppAccumulator(choices, self._content_max_chars)
+        return self._accumulator.add(event)
 
     @property
     def model(self) -> Any:
         """The model that the events have named so far, if any."""
-        return None if self._fold is None else self._fold.model
+        return None if self._accumulator is None else self._accumulator.model
 
     def response(self) -> Response:
         """Return the response that the events so far amount to."""
-        return (self._fold or ChunkFold()).response()
+        return (self._accumulator or ChatAccumulator()).response()
 
 
 _NATIVE: Final = LlamaCppRoute(
     TEXT_COMPLETION,
-    read_content=read_completion_request,
+    read_content=parse_completion_request,
     parse_response=_parse_native,
-    fold=_CompletionAccumulator,
+    accumulator=_CompletionAccumulator,
 )
 _EMBEDDINGS: Final = LlamaCppRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
 _RERANK: Final = LlamaCppRoute(task="rerank", bulk="results", is_bulk_wanted=False)
@@ -137,9 +142,9 @@ _ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
     "/completion": _NATIVE,
     "/completions": _NATIVE,
     "/v1/completions": _NATIVE,
-    "/chat/completions": LlamaCppRoute(CHAT, read_content=read_chat_request),
+    "/chat/completions": LlamaCppRoute(CHAT, read_content=parse_chat_request),
     "/infill": LlamaCppRoute(
-        task="infill", parse_response=_parse_native, fold=_CompletionAccumulator
+        task="infill", parse_response=_parse_native, accumulator=_CompletionAccumulator
     ),
     "/embedding": _EMBEDDINGS,
     "/embeddings": _EMBEDDINGS,
@@ -147,24 +152,24 @@ _ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
     "/reranking": _RERANK,
     "/responses": LlamaCppRoute(
         CHAT,
-        read_parameters=read_responses_parameters,
-        parse_response=lambda body, _: read_responses_reply(body),
-        read_content=read_responses_request,
-        fold=lambda _, max_chars: ResponsesFold(max_chars),
+        parse_parameters=parse_responses_parameters,
+        parse_response=lambda body, _: parse_created_response(body),
+        read_content=parse_responses_request,
+        accumulator=lambda _, max_chars: ResponsesAccumulator(max_chars),
         is_typed=True,
         bulk="output",
     ),
     "/messages": LlamaCppRoute(
         CHAT,
-        parse_response=lambda body, _: read_messages_reply(body),
-        fold=lambda _request, _max_chars: MessagesFold(),
+        parse_response=lambda body, _: parse_messages_response(body),
+        accumulator=lambda _request, _max_chars: AnthropicAccumulator(),
         is_typed=True,
         bulk="content",
     ),
     "/audio/transcriptions": LlamaCppRoute(
         task="transcription",
         fixed={names.GEN_AI_OUTPUT_TYPE: "text"},
-        fold=lambda _request, _max_chars: MediaFold(),
+        accumulator=lambda _request, _max_chars: MediaAccumulator(),
         is_typed=True,
     ),
 }
@@ -188,8 +193,8 @@ def match_path(path: str) -> RouteMatch | None:
 
 def parse_request(route: LlamaCppRoute, body: Mapping[str, Any], server: Server | None) -> Request:
     """Parse the JSON body of a request. Pass an empty body if it is not available."""
-    parameters = {**route.fixed, **route.read_parameters(body)}
-    choices = count(body.get("n_cmpl"))
+    parameters = {**route.fixed, **route.parse_parameters(body)}
+    choices = as_count(body.get("n_cmpl"))
     if choices is not None and choices > 1:
         parameters[names.GEN_AI_REQUEST_CHOICE_COUNT] = choices
     return Request(
@@ -198,7 +203,7 @@ def parse_request(route: LlamaCppRoute, body: Mapping[str, Any], server: Server 
         model=model_name(body.get("model")),
         server=server,
         stream=body.get("stream") is True,
-        choice_count=read_choice_count(body),
+        choice_count=parse_choice_count(body),
         parameters=parameters,
         task=route.task,
         read_content=None if route.read_content is None else partial(route.read_content, body),

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Call, PatchPoint, Request, Response, StreamWatch, internal_errors
-from llamatelemetry.genai.bodies import parse_body
-from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.fields import get, mapping
+from llamatelemetry.genai import (
+    Call,
+    PatchPoint,
+    Request,
+    Response,
+    StreamObserver,
+    as_dict,
+    describe_reported_error,
+    get_field,
+    internal_errors,
+    parse_body,
+)
 from llamatelemetry_instrumentation_llamacpp._routes import (
     LlamaCppRoute,
     match_path,
@@ -94,7 +102,7 @@ class _HandleWrapper:
     def _start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _ServerCall | None:
         try:
             prompt = args[0] if args else kwargs.get("prompt")
-            request = parse_request(self._route, mapping(_parse(prompt)), None)
+            request = parse_request(self._route, as_dict(_parse(prompt)), None)
             call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
@@ -126,7 +134,9 @@ class CallbackRecorder:
         self._call = call
         self._route = route
         self._callback = callback
-        self._watch = StreamWatch(call, route.fold(call.request, call.content_max_chars))
+        self._observer = StreamObserver(
+            call, route.accumulator(call.request, call.content_max_chars)
+        )
         self._body: Any = None
 
     def callback(self, value: Any) -> Any:
@@ -135,10 +145,10 @@ class CallbackRecorder:
             body = _parse(value)
             if not self._call.request.stream:
                 self._body = body
-            elif get(body, "error") is not None:
-                self._watch.reported(describe_reported_error(get(body, "error")))
+            elif get_field(body, "error") is not None:
+                self._observer.on_reported_error(describe_reported_error(get_field(body, "error")))
             else:
-                self._watch.chunk(body)
+                self._observer.on_chunk(body)
         except Exception as error:
             internal_errors.log_once("reading a chunk of xllamacpp", error)
         return self._callback(value)
@@ -146,13 +156,13 @@ class CallbackRecorder:
     def on_return(self) -> None:
         """End the call after the method has returned."""
         if self._call.request.stream:
-            self._watch.finished()
+            self._observer.on_end()
         else:
             self._call.finish(_parse_response(self._route, self._body, self._call.request))
 
     def on_error(self, error: BaseException) -> None:
         """End the call after the method has raised."""
-        self._watch.failed(error)
+        self._observer.on_error(error)
 
 
 def _parse(value: Any) -> Any:
@@ -165,5 +175,5 @@ def _parse_response(route: LlamaCppRoute, value: Any, request: Request) -> Respo
     body = _parse(value)
     if body is None:
         return Response()
-    error = describe_reported_error(get(body, "error"))
+    error = describe_reported_error(get_field(body, "error"))
     return route.parse_response(body, request) if error is None else Response(error=error)

@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, active_config, sdk_disabled
-from llamatelemetry.genai import Instrumenter, PatchPoint, internal_errors
-from llamatelemetry.genai.patching import Switch, make_link
+from llamatelemetry.genai import (
+    Instrumenter,
+    PatchPoint,
+    PatchSwitch,
+    internal_errors,
+    make_patch_link,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -123,7 +128,7 @@ class _ClientPatches:
         self._client = client
         self.instrumenter = instrumenter
         self._links: dict[str, Any] = {}
-        self._switch = Switch(is_on=False)
+        self._switch = PatchSwitch(is_on=False)
 
     def apply(self) -> None:
         """Put the wrappers into the client."""
@@ -153,7 +158,7 @@ class _ClientPatches:
         # `with_options` is another name of `copy`: as in the library, both are one function.
         made = self._links.get(getattr(original, "__name__", name))
         if made is None:
-            made = make_link(original, wrapper, self._switch, self._client, name)
+            made = make_patch_link(original, wrapper, self._switch, self._client, name)
         self._links[name] = present[name] = made
 
     def _copy(

@@ -7,10 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from llamatelemetry.genai import Request, Server
-from llamatelemetry.genai.fields import mapping, model_name
-from llamatelemetry.genai.servers import server_of
-from llamatelemetry.genai.wire_llama import read_choice_count
+from llamatelemetry.genai import Request, Server, as_dict, model_name, parse_choice_count, server_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI, PROVIDER_OPENAI
 from llamatelemetry_instrumentation_openai._routes import FETCH, fetched_response_id
@@ -53,7 +50,7 @@ def parse_request(
         server=server_of_client(client),
         # Nor is it an inference request: `stream` only selects how the stored response is sent.
         stream=is_stream and not is_fetch,
-        choice_count=read_choice_count(body),
+        choice_count=parse_choice_count(body),
         read_content=None if route.read_content is None else partial(route.read_content, body),
     )
 
@@ -64,19 +61,19 @@ def read_body(options: Any) -> Mapping[str, Any]:
     Args:
         options: `FinalRequestOptions` of the request.
     """
-    body, extra = mapping(options.json_data), options.extra_json
-    return {**body, **mapping(extra)} if extra else body
+    body, extra = as_dict(options.json_data), options.extra_json
+    return {**body, **as_dict(extra)} if extra else body
 
 
-def read_parameters(
+def parse_parameters(
     route: OpenAIRoute, options: Any, body: Mapping[str, Any]
 ) -> dict[str, AttributeValue]:
     """Return the span attributes for the parameters of a request."""
-    found = {**route.fixed, **route.read_parameters(body)}
+    found = {**route.fixed, **route.parse_parameters(body)}
     response_id = fetched_response_id(options.url) if route is FETCH else None
     if response_id is not None:
         found[names.GEN_AI_RESPONSE_ID] = unquote(response_id)
-        cursor = mapping(options.params).get("starting_after")
+        cursor = as_dict(options.params).get("starting_after")
         if isinstance(cursor, (int, str)):
             found[names.GEN_AI_REQUEST_STREAM_CURSOR] = str(cursor)
     return found

@@ -6,10 +6,13 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from llamatelemetry.genai import Response, internal_errors
-from llamatelemetry.genai.bodies import parse_body
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.genai.servers import provider_from_headers
+from llamatelemetry.genai import (
+    Response,
+    internal_errors,
+    model_name,
+    parse_body,
+    provider_from_headers,
+)
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
 from llamatelemetry_instrumentation_openai._streams import RawResponseObserver, observe_stream
 

@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Content, Response, read_parameters, read_response
-from llamatelemetry.genai.content_readers import (
-    read_chat_request,
-    read_completion_request,
-    read_responses_request,
-)
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
-from llamatelemetry.genai.wire_responses import (
-    read_fetched_response,
-    read_responses_parameters,
-    read_responses_reply,
+from llamatelemetry.genai import (
+    ChatAccumulator,
+    Content,
+    MediaAccumulator,
+    Response,
+    ResponsesAccumulator,
+    parse_chat_request,
+    parse_completion_request,
+    parse_created_response,
+    parse_fetched_response,
+    parse_parameters,
+    parse_response,
+    parse_responses_parameters,
+    parse_responses_request,
 )
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, FETCH_RESPONSE, TEXT_COMPLETION
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai import Accumulator
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class OpenAIRoute:
         read_content: Parses the messages in the JSON body of a request; `None` if the
             conventions define no content for this endpoint.
         parse_response: Parses a plain response, as a model or as JSON.
-        fold: Creates the accumulator for a stream, with the number of characters to keep of each
+        accumulator: Creates the accumulator for a stream, with the number of characters to keep of each
             text.
         bulk: Top-level array that can make a response long.
         is_bulk_wanted: Whether anything in that array is recorded.
@@ -52,10 +54,10 @@ class OpenAIRoute:
     operation: str | None = None
     task: str | None = None
     fixed: Mapping[str, AttributeValue] = field(default_factory=dict[str, "AttributeValue"])
-    read_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = read_parameters
+    parse_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = parse_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
-    parse_response: Callable[[Any], Response] = read_response
-    fold: Callable[[int | None], Fold] = ChunkFold
+    parse_response: Callable[[Any], Response] = parse_response
+    accumulator: Callable[[int | None], Accumulator] = ChatAccumulator
     bulk: str = "choices"
     is_bulk_wanted: bool = True
     is_json: bool = True
@@ -65,8 +67,8 @@ def _media(task: str, output_type: str, *, is_json: bool = True) -> OpenAIRoute:
     return OpenAIRoute(
         task=task,
         fixed={names.GEN_AI_OUTPUT_TYPE: output_type},
-        parse_response=read_response if is_json else lambda _: Response(),
-        fold=MediaFold,
+        parse_response=parse_response if is_json else lambda _: Response(),
+        accumulator=MediaAccumulator,
         bulk="data",
         is_bulk_wanted=False,
         is_json=is_json,
@@ -77,18 +79,18 @@ _RESPONSES_API: Final = {names.OPENAI_API_TYPE: "responses"}
 _RESPONSES: Final = OpenAIRoute(
     CHAT,
     fixed=_RESPONSES_API,
-    read_parameters=read_responses_parameters,
-    read_content=read_responses_request,
-    parse_response=read_responses_reply,
-    fold=ResponsesFold,
+    parse_parameters=parse_responses_parameters,
+    read_content=parse_responses_request,
+    parse_response=parse_created_response,
+    accumulator=ResponsesAccumulator,
     bulk="output",
 )
 FETCH: Final = OpenAIRoute(
     FETCH_RESPONSE,
     fixed=_RESPONSES_API,
     read_content=lambda _: Content(),
-    parse_response=read_fetched_response,
-    fold=partial(ResponsesFold, fetched=True),
+    parse_response=parse_fetched_response,
+    accumulator=partial(ResponsesAccumulator, fetched=True),
     bulk="output",
 )
 # Not a call of a model, but the response identifies some servers.
@@ -99,9 +101,9 @@ ROUTES: Final[Mapping[tuple[str, str], OpenAIRoute]] = {
     ("post", "/chat/completions"): OpenAIRoute(
         CHAT,
         fixed={names.OPENAI_API_TYPE: "chat_completions"},
-        read_content=read_chat_request,
+        read_content=parse_chat_request,
     ),
-    ("post", "/completions"): OpenAIRoute(TEXT_COMPLETION, read_content=read_completion_request),
+    ("post", "/completions"): OpenAIRoute(TEXT_COMPLETION, read_content=parse_completion_request),
     ("post", "/embeddings"): OpenAIRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
     ("post", "/responses"): _RESPONSES,
     ("post", "/responses?beta=true"): _RESPONSES,

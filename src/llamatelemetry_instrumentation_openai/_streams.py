@@ -7,15 +7,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import (
-    AsyncIteratorTap,
-    IteratorTap,
+    AsyncStreamWrapper,
+    BodyCapture,
+    EventReader,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
+    describe_reported_error,
     internal_errors,
 )
-from llamatelemetry.genai.bodies import BodyCapture
-from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.sse import EventReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,11 +30,11 @@ def observe_stream(call: Call, route: OpenAIRoute, stream: Any, *, is_async: boo
 
     def on_close(error: BaseException | None) -> None:
         if not _is_running(source):
-            _end(watch, error)
+            _end(observer, error)
 
     hook = CloseHook(stream.response, on_close, is_async=is_async)
-    watch = StreamWatch(call, route.fold(call.content_max_chars), on_end=hook.remove)
-    stream._iterator = (AsyncIteratorTap if is_async else IteratorTap)(source, watch)
+    observer = StreamObserver(call, route.accumulator(call.content_max_chars), on_end=hook.remove)
+    stream._iterator = (AsyncStreamWrapper if is_async else StreamWrapper)(source, observer)
 
 
 class CloseHook:
@@ -97,15 +97,15 @@ def _is_running(generator: Any) -> bool:
     return bool(getattr(generator, "gi_running", False) or getattr(generator, "ag_running", False))
 
 
-def _end(watch: StreamWatch, error: BaseException | None) -> None:
+def _end(observer: StreamObserver, error: BaseException | None) -> None:
     """End a closed stream. `error` is the cause that `CloseHook` found."""
     if error is None:
-        watch.closed()
+        observer.on_close()
     elif isinstance(error, GeneratorExit):
         # The garbage collector may have raised it, in any thread and inside any code.
-        watch.abandoned()
+        observer.on_abandon()
     else:
-        watch.failed(error)
+        observer.on_error(error)
 
 
 class RawResponseObserver:
@@ -143,8 +143,8 @@ class RawResponseObserver:
         self._is_stream = is_stream or content_type.startswith("text/event-stream")
         self._body = _BodyAccumulator(route)
         self._events = EventReader()
-        fold = route.fold(call.content_max_chars) if self._is_stream else self._body
-        self._watch = StreamWatch(call, fold, on_end=self._remove)
+        accumulator = route.accumulator(call.content_max_chars) if self._is_stream else self._body
+        self._observer = StreamObserver(call, accumulator, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False
         self._parsed_source: Any = None
@@ -156,9 +156,9 @@ class RawResponseObserver:
             self._replace_parse(raw.parse)
 
     def __del__(self) -> None:
-        watch = self.__dict__.get("_watch")  # Missing if `__init__` has failed.
-        if watch is not None:
-            watch.abandoned()
+        observer = self.__dict__.get("_observer")  # Missing if `__init__` has failed.
+        if observer is not None:
+            observer.on_abandon()
 
     def _remove(self) -> None:
         self._close_hook.remove()
@@ -171,7 +171,7 @@ class RawResponseObserver:
         if error is None:
             self._finish()
         else:
-            _end(self._watch, error)
+            _end(self._observer, error)
 
     def _finish(self) -> None:
         if not self._is_iterated and self._parsed_source is None:
@@ -179,7 +179,7 @@ class RawResponseObserver:
             content = self._http.__dict__.get("_content")
             if content:
                 self._on_bytes(content)
-        self._watch.finished()
+        self._observer.on_end()
 
     def _replace_parse(self, original: Callable[..., Any]) -> None:
         def parse(*args: Any, **kwargs: Any) -> Any:
@@ -200,8 +200,8 @@ class RawResponseObserver:
         if source is None or self._parsed_source is not None or self._is_iterated:
             return
         self._parsed_source = source
-        stream._iterator = (AsyncIteratorTap if self._is_async else IteratorTap)(
-            source, self._watch
+        stream._iterator = (AsyncStreamWrapper if self._is_async else StreamWrapper)(
+            source, self._observer
         )
 
     def _iter_bytes(self, *args: Any, **kwargs: Any) -> Any:
@@ -220,7 +220,7 @@ class RawResponseObserver:
                 self._finish()
                 return
             except BaseException as error:
-                self._watch.failed(error)
+                self._observer.on_error(error)
                 raise
             finally:
                 self._is_reading = False
@@ -237,10 +237,10 @@ class RawResponseObserver:
                 return
             except GeneratorExit:
                 # The coroutine is being destroyed, perhaps by the garbage collector.
-                self._watch.abandoned()
+                self._observer.on_abandon()
                 raise
             except BaseException as error:
-                self._watch.failed(error)
+                self._observer.on_error(error)
                 raise
             finally:
                 self._is_reading = False
@@ -251,14 +251,14 @@ class RawResponseObserver:
         try:
             if not self._is_stream:
                 self._body.feed(data)
-                self._watch.bytes_came()
+                self._observer.on_bytes()
                 return
             for event in self._events.feed(data):
                 error = event.get("error")
                 if error and "type" not in event:
-                    self._watch.reported(describe_reported_error(error))
+                    self._observer.on_reported_error(describe_reported_error(error))
                 else:
-                    self._watch.chunk(event)
+                    self._observer.on_chunk(event)
         except Exception as error:
             internal_errors.log_once("reading a raw response", error)
 

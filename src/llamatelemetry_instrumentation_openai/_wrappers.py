@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import Call, current_call, internal_errors
-from llamatelemetry.genai.servers import provider_from_models
+from llamatelemetry.genai import Call, current_call, internal_errors, provider_from_models
 from llamatelemetry_instrumentation_openai._requests import (
+    parse_parameters,
     parse_request,
     read_body,
-    read_parameters,
     server_of_client,
 )
 from llamatelemetry_instrumentation_openai._responses import (
@@ -122,7 +121,7 @@ class Wrappers:
             request = parse_request(client, route, body, is_stream=is_stream)
             call = self._state.instrumenter.start(request)
             if call is not None and call.recording:
-                request.parameters = read_parameters(route, options, body)
+                request.parameters = parse_parameters(route, options, body)
             return call
         except Exception as error:
             internal_errors.log_once("starting a call of the openai client", error)

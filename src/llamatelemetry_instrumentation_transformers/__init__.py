@@ -1,11 +1,11 @@
-"""OpenTelemetry instrumentation of Hugging Face Transformers: pipelines, and ``generate`` of any model.
+"""OpenTelemetry instrumentation of Hugging Face Transformers: pipelines, and `generate` of any model.
 
     from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
     TransformersInstrumentor().instrument()
 
-Under ``opentelemetry-instrument`` nothing has to be called. Neither importing this package nor
-instrumenting imports transformers or torch: they are patched when the program imports them.
+No call is needed under `opentelemetry-instrument`. Neither importing this package nor instrumenting
+imports transformers or torch: they are patched when the application imports them.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def _note_what_is_given(init: InitT) -> InitT:
 
 
 class TransformersInstrumentor(BaseInstrumentor):
-    """Records every pipeline call and every ``generate`` of this process: one span, and metrics.
+    """Instrumentor that records every pipeline call and every `generate`: one span, and metrics.
 
-    There is one instrumentor in a process, as of every OpenTelemetry instrumentation. Options that
-    are given explicitly count for it even when it is active already; uninstrumenting forgets them.
+    As every OpenTelemetry instrumentor, it is a singleton. Explicit options reconfigure an active
+    instrumentor; uninstrumenting resets them.
 
     Args:
-        record_events: one event on the span for each step of a generation.
-        emit_metrics: record the GenAI metrics.
-        strict_operation_names: record only well-known operation names.
+        record_events: Whether to record one span event per step of a generation.
+        emit_metrics: Whether to record the GenAI metrics.
+        strict_operation_names: Whether to record only well-known operation names.
     """
 
     _table: PatchTable | None = None
@@ -74,19 +74,19 @@ class TransformersInstrumentor(BaseInstrumentor):
             record_events,
             emit_metrics,
             strict_operation_names,
-        )  # `choose` gets those that were given
+        )  # `choose` receives the explicit ones
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The versions of transformers that this package instruments."""
+        """Return the supported versions of transformers."""
         return ("transformers >= 4.46, < 6",)
 
     def instrument(self, **kwargs: Any) -> None:
-        """Instrument; where that has happened already, explicit options are in force by now."""
+        """Instrument transformers. If it is already active, only the explicit options take effect."""
         if not (self.is_instrumented_by_opentelemetry and self._chosen and not kwargs):
             super().instrument(**kwargs)
 
     def _instrument(self, **kwargs: Any) -> None:
-        """Patch the library, now or when it is imported; takes what `plugin_instrumenter` takes."""
+        """Patch transformers, now or when it is imported. Accepts the arguments of `plugin_instrumenter`."""
         if sdk_disabled():
             return
         self._arguments = kwargs
@@ -101,7 +101,7 @@ class TransformersInstrumentor(BaseInstrumentor):
             self._table.revert()
 
     def choose(self, given: Mapping[str, bool]) -> None:
-        """Let these options count from now on; the constructor does this with its arguments."""
+        """Set explicit options. The constructor calls this with its arguments."""
         self._chosen = {**self._chosen, **given}
         if self._arguments is not None:
             self._configure(self._arguments)

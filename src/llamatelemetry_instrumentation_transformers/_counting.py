@@ -1,6 +1,6 @@
-"""Counting tokens, and telling why a row ended, by the tensors that went in and came out.
+"""Token counts and finish causes, read from the tensors before and after a generation.
 
-They are read once the generation is over: by then a GPU has nothing left to wait for.
+They are read after the generation, when the GPU has nothing left to compute.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from llamatelemetry.genai.fields import integer, items
+from llamatelemetry.genai import as_int, as_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ _BATCH: Final = 256
 
 
 def finish_reason(cause: str) -> str:
-    """Give the conventions' word for a cause: an answer was complete, ``stop``, or was cut off."""
+    """Return the conventions' finish reason of a cause: `stop`, or why the text was cut off."""
     return _REASONS.get(cause, "stop")
 
 
 class Row(NamedTuple):
-    """One sequence of the result: its new tokens, and why there are no more."""
+    """One sequence of the result: its number of new tokens, and why it ended."""
 
     tokens: int
     cause: str | None
 
 
 class EndedRows:
-    """At which step each row ended, by what the stopping criteria said.
+    """The step at which each row ended, according to the stopping criteria.
 
-    The flags stay on their device, a byte a row and step, until they are read.
+    The flags stay on their device until they are read, one byte per row and step.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class EndedRows:
         self._ended_at: Any = None
 
     def add(self, is_done: Any) -> None:
-        """Take the flags of one step."""
+        """Add the flags of one step."""
         self._flags.append(is_done)
         if len(self._flags) >= _BATCH:
             self._fold()
@@ -58,7 +58,7 @@ class EndedRows:
             return
         torch: Any = sys.modules["torch"]
         flags = torch.stack(self._flags).int()
-        # Counted from 1; rows that are not done get a number that no step has.
+        # Steps count from 1. Unfinished rows get a number beyond the last step.
         first = flags.argmax(0) + 1 + self._steps
         ended_at = torch.where(flags.any(0), first, sys.maxsize)
         if self._ended_at is not None:
@@ -66,13 +66,13 @@ class EndedRows:
         self._ended_at, self._steps, self._flags = ended_at, self._steps + len(self._flags), []
 
     def read(self, longest: int) -> list[int]:
-        """Give the tokens of each row, at most ``longest``."""
+        """Return the tokens of each row, at most `longest`."""
         self._fold()
         return [] if self._ended_at is None else [min(n, longest) for n in self._ended_at.tolist()]
 
 
 def token_ids(value: Any) -> tuple[int, ...]:
-    """Give a setting that is one token or several."""
+    """Return a setting that is one token id or several, as a list."""
     if value is None:
         return ()
     if hasattr(value, "tolist"):
@@ -87,14 +87,14 @@ def read_rows(
     criteria: Sequence[Any] | None,
     ended: EndedRows | None,
 ) -> list[Row]:
-    """Read the rows of a result.
+    """Return the rows of a result.
 
     Args:
-        sequences: what was returned, rows of tokens.
-        prefix: how many tokens each row began with.
-        config: the settings; without them no cause is known.
-        criteria: by which the loop ended.
-        ended: when the rows ended, where that cannot be seen by the rows.
+        sequences: Returned rows of token ids.
+        prefix: Number of tokens that each row starts with.
+        config: Generation settings; without them no cause is known.
+        criteria: Stopping criteria of the loop.
+        ended: Steps at which the rows ended, if the rows do not show it.
     """
     longest = max(0, sequences.shape[-1] - prefix)
     eos = token_ids(getattr(config, "eos_token_id", None))
@@ -119,8 +119,8 @@ def _count_to_eos(sequences: Any, prefix: int, eos: tuple[int, ...], config: Any
     for row in sequences[:, prefix:].tolist():
         end = next((at + 1 for at, token in enumerate(row) if token in eos), None)
         if end is None:
-            # A beam that a criterion ended is filled up without having had the last token.
-            # Elsewhere padding that no such token precedes is what the model said.
+            # A beam that a criterion ended is padded without its last token. Elsewhere, padding
+            # without such a token is output of the model.
             end = _without_padding(row, pad) if has_beams else longest
         counts.append(end)
     return counts
@@ -140,7 +140,7 @@ def _cause(
         return EOS
     by_name = {type(each).__name__: each for each in criteria}
     stop_strings = by_name.get("StopStringCriteria")
-    # It keeps no state, so that asking it once more changes nothing; a caller's own might.
+    # It has no state, so calling it again has no effect. A custom criterion may have one.
     if stop_strings is not None and bool(stop_strings(row[None, :length], None)):
         return STOP_STRING
     max_length = config.max_length
@@ -158,7 +158,7 @@ def _cause(
 
 
 def rows_of(kwargs: Mapping[str, Any]) -> int | None:
-    """Give how many prompts there are."""
+    """Return the number of prompts."""
     prompts = _prompts(kwargs)
     return None if prompts is None or not prompts.ndim else len(prompts)
 
@@ -198,13 +198,13 @@ def count_prompt(
         return [int(count) for count in mask[:, :end].sum(-1).tolist()]
     prompts = prompts[:, :end]
     pad = getattr(config, "pad_token_id", None)
-    # As `generate` guesses a mask: padding that could also end a text is taken for text.
+    # `generate` infers a mask in the same way: padding that may also end a text counts as text.
     if embedded or pad is None or pad in token_ids(getattr(config, "eos_token_id", None)):
         return [prompts.shape[1]] * len(prompts)
     return [int(count) for count in (prompts != pad).sum(-1).tolist()]
 
 
-# The other kinds look for the end of their content on the device, which waits for the device.
+# Other caches search for the end of their content on the device, which would wait for it.
 _COUNTED_CACHES: Final = frozenset({"DynamicCache", "QuantizedCache"})
 
 
@@ -226,15 +226,15 @@ def _length(cache: Any) -> int | None:
     if _COUNTED_CACHES.isdisjoint(kind.__name__ for kind in type(cache).__mro__):
         return None
     try:
-        return integer(cache.get_seq_length())
+        return as_int(cache.get_seq_length())
     except ValueError:  # only layers of linear attention, which have no positions
         return None
 
 
 def _legacy_length(layers: tuple[Any, ...]) -> int | None:
-    """Read a cache of transformers 4: keys and values of each layer.
+    """Return the length of a cache of transformers 4: keys and values of each layer.
 
-    The layers of an encoder-decoder have two more tensors, for the encoder's output.
+    Layers of encoder-decoder models have two more tensors, for the encoder's output.
     """
-    first = items(layers[0]) if layers else ()
-    return integer(first[1].shape[-2]) if len(first) == 2 else None
+    first = as_list(layers[0]) if layers else ()
+    return as_int(first[1].shape[-2]) if len(first) == 2 else None

@@ -1,7 +1,7 @@
-"""The stopping criteria of a generation, as a list that notes when it is asked.
+"""The stopping criteria of a generation, in a list that reports each call.
 
-It has the elements that ``generate`` and the caller put in, no more: loops of somebody else's,
-beams and assistants find in it what they would find without us, and no tensor is made for it.
+It contains only the elements of `generate` and the caller, so that custom loops, beam search and
+assisted generation see the same list as without instrumentation. It creates no tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def observed(criteria: Any, generation: Generation) -> Any:
-    """Give the same criteria, in a list that tells a generation when it is asked."""
+    """Return the same criteria in a list that reports its calls to a generation."""
     observed_list = _list_type(cast("Any", type(criteria)))(criteria)
     observed_list.generation = generation
     return observed_list
@@ -33,17 +33,17 @@ def _list_type(base: Any) -> Any:
             is_done = base.__call__(self, input_ids, scores, **kwargs)
             try:
                 generation = self.generation
-                generation.criteria_asked(input_ids, now_ns)
-                generation.criteria_answered(is_done)
+                generation.on_criteria_called(input_ids, now_ns)
+                generation.on_criteria_result(is_done)
             except Exception as error:
                 internal_errors.log_once("watching a generation", error)
             return is_done
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # A copy is not asked by the loop.
+            # Only the original list is used by the loop.
             return base, (list(self),)
 
-    # Whoever prints the type sees the library's.
+    # The printed type is that of the library.
     ObservedCriteria.__name__ = ObservedCriteria.__qualname__ = base.__name__
     ObservedCriteria.__module__ = base.__module__
     return ObservedCriteria

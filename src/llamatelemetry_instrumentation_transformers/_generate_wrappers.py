@@ -1,4 +1,4 @@
-"""What the wrappers do that `_patches` puts into ``GenerationMixin``."""
+"""Wrappers for `GenerationMixin`; `_patches` installs them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Content, Request, internal_errors
-from llamatelemetry.genai.fields import integer
-from llamatelemetry.genai.parts import text_part
+from llamatelemetry.genai import Content, Request, as_int, internal_errors, text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     GENERATE_CONTENT,
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     _Arguments = tuple[Any, ...]
     _Keywords = Mapping[str, Any]
 
-# The same in every supported version.
+# The order is the same in every supported version.
 _POSITIONAL = (
     "inputs",
     "generation_config",
@@ -49,13 +47,13 @@ _NO_TEXT = ("input_features", "input_values", "pixel_values", "pixel_values_vide
 
 
 class GenerateWrappers:
-    """The wrappers, as methods: of ``generate``, and of the hooks that run inside of it."""
+    """Wrappers of `generate`, and of the methods that it calls."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
 
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-        """Wrap ``GenerationMixin.generate``."""
+        """Wrap `GenerationMixin.generate`."""
         outer = current()
         if outer is not None:
             return _inside(outer, wrapped, model, args, kwargs)
@@ -80,17 +78,17 @@ class GenerateWrappers:
     def prompt_is_known(
         self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        """Wrap ``_get_logits_processor``, which is told how long the rows are that are continued."""
+        """Wrap `_get_logits_processor`, which receives the length of the prompt."""
         generation = _unmasked()
         if generation is not None:
             length = kwargs.get("input_ids_seq_length", args[1] if len(args) > 1 else None)
-            generation.prefix_tokens = integer(length)
+            generation.prefix_tokens = as_int(length)
         return wrapped(*args, **kwargs)
 
     def criteria_are_known(
         self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        """Wrap ``_get_stopping_criteria``: the settings are complete by now."""
+        """Wrap `_get_stopping_criteria`, when the settings are complete."""
         criteria = wrapped(*args, **kwargs)
         generation = _unmasked()
         if generation is None:
@@ -105,12 +103,12 @@ class GenerateWrappers:
     def step_has_ended(
         self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        """Wrap ``_has_unfinished_sequences``, in which the loop waits for the token of its last step."""
+        """Wrap `_has_unfinished_sequences`, in which the loop waits for the token of its last step."""
         result = wrapped(*args, **kwargs)
         generation = _unmasked()
         if generation is not None:
             try:
-                generation.loop_goes_on()
+                generation.on_loop_check()
             except Exception as error:
                 internal_errors.log_once("timing a step of a generation", error)
         return result
@@ -133,7 +131,7 @@ def _unmasked() -> Generation | None:
 def _inside(
     outer: Generation, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
 ) -> Any:
-    """A ``generate`` inside of ``generate``: the same one, one layer down, or an assistant's."""
+    """Return whether a `generate` runs inside another one: a nested call, or an assistant's."""
     if outer.model_id == id(model) and not outer.looping:
         return wrapped(*args, **kwargs)
     outer.masked += 1
@@ -144,7 +142,7 @@ def _inside(
 
 
 class _Run:
-    """One ``generate`` that is recorded: with a call of its own, or as the work of a pipeline."""
+    """One recorded `generate`, with its own call or as part of a pipeline's."""
 
     def __init__(self, recorded: Recorded, model: Any, given: _Keywords, is_own: bool) -> None:
         self._recorded = recorded
@@ -159,7 +157,7 @@ class _Run:
             internal_errors.log_once("starting to watch a generation", error)
 
     def enter(self) -> None:
-        """The library is about to work."""
+        """Start before the library runs."""
         self._token = running.set(self._generation)
         if self._is_own:
             self._context = self._recorded.call.activate()
@@ -170,7 +168,7 @@ class _Run:
             self._recorded.call.deactivate(self._context)
 
     def returned(self, result: Any) -> None:
-        """It has worked."""
+        """Finish after the library has returned."""
         self._leave()
         if self._generation is not None:
             try:
@@ -187,7 +185,7 @@ class _Run:
         return _tokenizer(self._given) if work is None else work.tokenizer
 
     def failed(self, error: BaseException) -> None:
-        """It has not."""
+        """Finish after the library has raised."""
         self._leave()
         if self._generation is not None:
             try:
@@ -206,7 +204,7 @@ def _request(model: Any, given: _Keywords) -> Request:
         stream=given.get("streamer") is not None,
         has_queue=False,
     )
-    longest = integer(given.get("max_new_tokens"))
+    longest = as_int(given.get("max_new_tokens"))
     if longest is not None:
         request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
     tokenizer = _tokenizer(given)
@@ -216,13 +214,13 @@ def _request(model: Any, given: _Keywords) -> Request:
 
 
 def _is_text(given: _Keywords) -> bool:
-    inputs: Any = given.get("inputs")  # tokens, or whatever is the main input of the model
+    inputs: Any = given.get("inputs")  # token ids, or another main input of the model
     has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
     return not has_numbers and all(given.get(name) is None for name in _NO_TEXT)
 
 
 def _tokenizer(given: _Keywords) -> Any:
-    """What can make text of the tokens: ``generate`` itself has no need of it."""
+    """Return the tokenizer, which `generate` itself does not have."""
     tokenizer = given.get("tokenizer")
     return getattr(given.get("streamer"), "tokenizer", None) if tokenizer is None else tokenizer
 

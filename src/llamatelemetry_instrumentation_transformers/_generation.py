@@ -1,9 +1,8 @@
-"""One run of ``generate``, as it is seen from inside: its settings, its steps, what came of it.
+"""One run of `generate`: its settings, its steps and its result.
 
-A step's time is read where the loop has a token in hand. On the CPU that is when it asks its
-stopping criteria. A GPU is still computing then; there the loop itself waits for the token when it
-asks whether anything is unfinished, and the time is read right after. So no synchronisation is
-added, and nothing that is as large as the logits is looked at.
+The time of a step is read when its token is available. On a CPU, that is when the loop evaluates the
+stopping criteria. On a GPU, the loop waits for the token when it checks for unfinished sequences, and
+the time is read after that. So no synchronization is added, and no large tensor is accessed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from threading import get_ident
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.generation import STEP_EVENT, Steps
+from llamatelemetry.genai import STEP_EVENT, GenerationSteps
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE
 from llamatelemetry_instrumentation_transformers._counting import (
     EndedRows,
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
 running: Final[ContextVar[Generation | None]] = ContextVar(
     "llamatelemetry-transformers-generation", default=None
 )
-"""The generation whose loop runs in this context."""
+"""Generation whose loop runs in this context."""
 
 
 def current() -> Generation | None:
-    """Give the generation whose loop runs in this thread: a context may have been copied to others."""
+    """Return the generation whose loop runs in this thread. Contexts may be copied to other threads."""
     generation = running.get()
     return generation if generation is not None and generation.thread_id == get_ident() else None
 
@@ -48,12 +47,12 @@ _PLAIN_CRITERIA: Final = frozenset({"MaxLengthCriteria", "EosTokenCriteria"})
 
 
 class Generation:
-    """What is learned while ``generate`` runs. It holds no tensor once it has ended.
+    """Data collected while `generate` runs. It references no tensor after the end.
 
     Args:
-        model: whose generation it is; not kept.
-        call: that it is recorded with.
-        kwargs: what ``generate`` is called with; not kept.
+        model: Model that generates; not kept.
+        call: Call that it is recorded with.
+        kwargs: Arguments of `generate`; not kept.
     """
 
     def __init__(self, model: Any, call: Call, kwargs: Mapping[str, Any]) -> None:
@@ -63,7 +62,7 @@ class Generation:
         self._cached_length = cached_length(kwargs)
         self.started_ns = perf_counter_ns()
         self._wall_offset_ns = time_ns() - self.started_ns
-        self.steps = Steps(self.started_ns)
+        self.steps = GenerationSteps(self.started_ns)
         self.masked = 0
         self.looping = False
         self.assistant: Any = kwargs.get("assistant_model")
@@ -82,40 +81,38 @@ class Generation:
         self._length = 0
         self._is_async = False
 
-    # --- while it runs ----------------------------------------------------------------
-
     def configured(self, config: Any, criteria: Any) -> None:
-        """The settings are complete: the model's, the caller's, and the criteria made of both."""
+        """Store the complete settings and stopping criteria."""
         self._config, self._criteria = config, criteria
         self.settings = read_settings(config, self.prefix_tokens, self.assistant)
         others = any(type(each).__name__ not in _PLAIN_CRITERIA for each in criteria)
         stops_at_eos = any(hasattr(each, "eos_token_id") for each in criteria)
-        # Rows that end early are filled up, often with the very token that ends an answer: by
-        # the result alone they could not be told from rows that ended with that token.
+        # Rows that end early are padded, often with the token that ends a text. The result alone
+        # does not show where such a row ended.
         if others and stops_at_eos and (config.num_beams or 1) == 1:
             self._ended = EndedRows()
 
-    def criteria_asked(self, input_ids: Any, now_ns: int) -> None:
-        """The loop has a token and asks whether that ends it."""
+    def on_criteria_called(self, input_ids: Any, now_ns: int) -> None:
+        """Handle the evaluation of the stopping criteria: a token is available."""
         if self._pending_ns and not self.looping:
-            self._commit(self._pending_ns)  # a loop of somebody else's, which only asks this
+            self._commit(self._pending_ns)  # a custom loop, which evaluates only the criteria
         if not self._length:
             self._is_async = input_ids.device.type != "cpu"
         self._pending_ns = now_ns
         self._length = input_ids.shape[-1]
 
-    def criteria_answered(self, is_done: Any) -> None:
-        """What the criteria said, a flag for each row."""
+    def on_criteria_result(self, is_done: Any) -> None:
+        """Store the result of the criteria, one flag per row."""
         if self._ended is not None:
             self._ended.add(is_done)
 
-    def loop_goes_on(self) -> None:
-        """The loop has asked whether anything is unfinished: before its first step, and after each."""
+    def on_loop_check(self) -> None:
+        """Handle the check for unfinished sequences, before the first step and after each one."""
         if not self.looping:
             self.looping = True
         elif self._pending_ns:
             self._commit(perf_counter_ns() if self._is_async else self._pending_ns)
-        else:  # beams that are all finished are not shown to the criteria any more
+        else:  # finished beams are not passed to the criteria
             self._length += 1
             self._commit(perf_counter_ns())
 
@@ -123,15 +120,13 @@ class Generation:
         self._pending_ns = 0
         self.steps.add(at_ns, self._length)
 
-    # --- afterwards -------------------------------------------------------------------
-
     def returned(self, result: Any, kwargs: Mapping[str, Any], tokenizer: Any) -> None:
-        """Read what it has returned.
+        """Read the result.
 
         Args:
-            result: of ``generate``.
-            kwargs: what it was called with.
-            tokenizer: makes text of the tokens, when content is wanted and there is one.
+            result: Return value of `generate`.
+            kwargs: Arguments of `generate`.
+            tokenizer: Tokenizer for the content; `None` if content is not recorded.
         """
         self._end_steps()
         try:
@@ -141,7 +136,7 @@ class Generation:
             self._end()
 
     def failed(self, kwargs: Mapping[str, Any]) -> None:
-        """It was broken off: what had been generated by then was generated all the same."""
+        """Read what was generated before an error."""
         self._end_steps()
         try:
             self._read_prompt(kwargs)
@@ -170,7 +165,7 @@ class Generation:
         sequences = result if hasattr(result, "shape") else getattr(result, "sequences", None)
         prefix = self.prefix_tokens
         if prefix is None or getattr(sequences, "ndim", 0) != 2:
-            return  # of a loop of somebody else's, which may return anything
+            return  # the result of a custom loop, which may be anything
         rows = read_rows(sequences, prefix, self._config, self._criteria, self._ended)
         self.output_tokens = [row.tokens for row in rows]
         self.causes = [row.cause for row in rows if row.cause is not None]
@@ -189,15 +184,15 @@ class Generation:
             output_tokens=None if self.output_tokens is None else sum(self.output_tokens),
             cached_tokens=self.cached_tokens,
         )
-        # Whoever asks the generation from now on asks for numbers: the tensors go.
+        # Only numbers are needed from now on. Release the tensors.
         self._config = self._criteria = self._ended = self.assistant = None
 
     def wall_ns(self, at_ns: int) -> int:
-        """Give a reading of `perf_counter_ns` as time of day."""
+        """Convert a reading of `perf_counter_ns` to nanoseconds since the epoch."""
         return self._wall_offset_ns + at_ns
 
     def record_events(self, span: Span) -> None:
-        """Write one event for each step."""
+        """Record one span event per step."""
         before = 0
         for index, (at_ns, length) in enumerate(
             zip(self.steps.times_ns, self.steps.tokens, strict=True)

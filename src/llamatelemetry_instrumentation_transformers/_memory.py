@@ -1,8 +1,8 @@
-"""The most GPU memory that each of several calls saw allocated, by the one counter there is.
+"""Peak GPU memory of concurrent calls, from the single counter of the allocator.
 
-``torch.cuda`` keeps one peak for each device, which can only be started anew. It is, when a call
-starts; the calls that run already take note of it just before. It is never when a call ends, so
-that an application that started a measurement before a call reads its own result after it.
+`torch.cuda` keeps one peak per device, which can only be reset. It is reset at the start of a call,
+after the running calls have stored its value. It is not reset at the end of a call, so that an
+application that measures around a call reads its own result.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class Counters(Protocol):
-    """The counters of an allocator, for each device: ``torch.cuda``."""
+    """Memory counters of an allocator, for each device. `torch.cuda` implements them."""
 
     def memory_allocated(self, device: Any) -> int:
-        """What is allocated now, in bytes."""
+        """Return the allocated memory in bytes."""
         ...
 
     def max_memory_allocated(self, device: Any) -> int:
-        """The most that was since the last reset."""
+        """Return the peak since the last reset, in bytes."""
         ...
 
     def reset_peak_memory_stats(self, device: Any) -> None:
-        """Start anew from what is allocated now."""
+        """Reset the peak to the allocated memory."""
         ...
 
 
 class MemoryPeak:
-    """What one call has seen so far, device by device."""
+    """Peak memory of one call so far, by device."""
 
     __slots__ = ("_watch", "allocated", "devices", "peaks")
 
@@ -43,15 +43,15 @@ class MemoryPeak:
         self.allocated: list[int] = []
 
     def stop(self) -> None:
-        """The call has ended: read the counters for the last time."""
+        """Read the counters for the last time."""
         self._watch.stop(self)
 
 
 class MemoryWatch:
-    """The calls that run now.
+    """The running calls.
 
     Args:
-        counters: of the allocator; those of ``torch.cuda`` when not given.
+        counters: Counters of the allocator; those of `torch.cuda` if `None`.
     """
 
     def __init__(self, counters: Counters | None = None) -> None:
@@ -60,7 +60,7 @@ class MemoryWatch:
         self._running: list[MemoryPeak] = []
 
     def start(self, devices: Sequence[Any]) -> MemoryPeak | None:
-        """A call starts on these devices; ``None`` when it has none."""
+        """Start a call on these devices. Return `None` if there are none."""
         if not devices:
             return None
         peak = MemoryPeak(self, devices)
@@ -72,7 +72,7 @@ class MemoryWatch:
         return peak
 
     def stop(self, peak: MemoryPeak) -> None:
-        """A call has ended."""
+        """End a call."""
         with self._lock:
             if peak not in self._running:
                 return
@@ -83,7 +83,7 @@ class MemoryWatch:
 
     @property
     def counters(self) -> Counters:
-        """The allocator's counters. They count on the host: reading them waits for nothing."""
+        """Counters of the allocator. They are kept on the host, so that reading them does not wait."""
         return sys.modules["torch"].cuda if self._counters is None else self._counters
 
     def _take_note(self, device: Any) -> None:

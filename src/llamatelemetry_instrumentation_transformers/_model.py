@@ -1,4 +1,4 @@
-"""What a model is: read once for each model, and held no longer than the model itself."""
+"""Facts about a model, read once per model and kept only as long as the model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
-from llamatelemetry.genai.fields import get, model_name
+from llamatelemetry.genai import get_field, model_name
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -19,21 +19,21 @@ _parameters: Final[WeakKeyDictionary[Any, ref[Any]]] = WeakKeyDictionary()
 
 
 def name_of(model: Any) -> str | None:
-    """Give the model's name: as on the Hub, or that of its folder. A path never gets out of here."""
+    """Return the name on the Hub, or the name of the model's directory, never a path."""
     if model not in _names:
         _names[model] = _name(model)
     return _names[model]
 
 
 def describe(model: Any) -> dict[str, AttributeValue]:
-    """Give what the model is, as attributes: size, type and place of its numbers, quantisation."""
+    """Return size, data type, device and quantization of a model as attributes."""
     known = _described.get(model)
     if known is None:
         known = _described[model] = _attributes(model)
     attributes = dict(known)
     parameter = _a_parameter(model)
     if parameter is not None:
-        # A model can be moved, and made half as precise, at any time.
+        # A model can be moved or converted at any time.
         attributes[names.MODEL_DTYPE] = str(parameter.dtype).removeprefix("torch.")
         attributes[names.MODEL_DEVICE] = str(parameter.device)
     attention = getattr(model.config, "_attn_implementation", None)
@@ -43,7 +43,7 @@ def describe(model: Any) -> dict[str, AttributeValue]:
 
 
 def devices_of(model: Any) -> tuple[Any, ...]:
-    """Give the CUDA devices that the model is on."""
+    """Return the CUDA devices of a model."""
     spread = getattr(model, "hf_device_map", None)
     if spread:
         return tuple(sorted({place for place in spread.values() if _is_cuda(place)}, key=str))
@@ -56,10 +56,10 @@ def _is_cuda(place: Any) -> bool:
 
 
 def _a_parameter(model: Any) -> Any:
-    """Give one of the model's parameters: finding the first takes longer than all else here."""
+    """Return one parameter of a model. Finding the first one is the slowest part here."""
     known = _parameters.get(model)
     parameter = None if known is None else known()
-    # Models for other frameworks than torch have none.
+    # Models of other frameworks than torch have no parameters.
     if parameter is None and hasattr(model, "parameters"):
         parameter = next(iter(model.parameters()), None)
         if parameter is not None:
@@ -70,7 +70,7 @@ def _a_parameter(model: Any) -> Any:
 def _name(model: Any) -> str | None:
     given = getattr(model, "name_or_path", None) or getattr(model.config, "_name_or_path", None)
     name = model_name(given)
-    # `models/smol` may be a folder here or a name on the Hub: only here can tell.
+    # `models/smol` may be a local directory or a name on the Hub.
     return Path(name).name if name is not None and "/" in name and Path(name).exists() else name
 
 
@@ -86,5 +86,5 @@ def _attributes(model: Any) -> dict[str, AttributeValue]:
 
 
 def _quantization(model: Any) -> str | None:
-    method = get(getattr(model.config, "quantization_config", None), "quant_method")
+    method = get_field(getattr(model.config, "quantization_config", None), "quant_method")
     return None if method is None else str(getattr(method, "value", method))

@@ -1,9 +1,9 @@
-"""What is wrapped in transformers; the wrappers are in `_generate_wrappers` and `_pipeline_wrappers`.
+"""Patch points in transformers. `_generate_wrappers` and `_pipeline_wrappers` have the wrappers.
 
-``GenerationMixin.generate`` is where every text, speech or image model generates, and
-``Pipeline.__call__`` where every pipeline is entered, whatever its task. The hooks beside them
-run inside: they see the settings that a generation really has, and each of its steps. A program
-that never imports transformers does not pay for the wrappers' code either.
+All text, speech and image models generate in `GenerationMixin.generate`, and all pipelines run through
+`Pipeline.__call__`. The other patch points are called by these; they see the effective settings of a
+generation and each of its steps. An application that never imports transformers does not import the
+wrappers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _PIPELINES = "transformers.pipelines.base"
 
 
 class Owner(Protocol):
-    """Who has an instrumenter, and knows whether each step is to be an event."""
+    """State of the instrumentor that the wrappers use."""
 
     instrumenter: Instrumenter
     record_events: bool
 
 
 def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
-    """The patch table. What ``owner`` holds is looked up per call: it changes with re-instrumenting."""
+    """Return the patch points. The wrappers read the state per call, because it can change."""
 
     def generate_wrapper(name: str) -> Callable[[], Callable[..., Any]]:
         def load() -> Callable[..., Any]:

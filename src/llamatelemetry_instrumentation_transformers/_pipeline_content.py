@@ -1,19 +1,16 @@
-"""What a pipeline is given, as messages: read only when content is captured."""
+"""Inputs of pipelines as messages, parsed only if content is captured."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Content
-from llamatelemetry.genai.fields import get, items, text
-from llamatelemetry.genai.messages import read_chat_request
-from llamatelemetry.genai.parts import text_part
+from llamatelemetry.genai import Content, as_list, as_str, get_field, parse_chat_request, text_part
 from llamatelemetry_instrumentation_transformers._tasks import chats_in, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# They have an operation in which something is said, or asked.
+# Tasks with an operation that has content.
 _WITHOUT_CONTENT: Final = frozenset({"feature-extraction", "image-feature-extraction"})
 _TEXT_FIELDS: Final = ("text", "prompt", "question", "context")
 
@@ -21,7 +18,7 @@ _TEXT_FIELDS: Final = ("text", "prompt", "question", "context")
 def inputs_reader(
     pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]
 ) -> Callable[[], Content] | None:
-    """Give what reads the messages; ``None`` for a task that has none."""
+    """Return a function that parses the messages; `None` for a task without any."""
     if task_of(pipeline) in _WITHOUT_CONTENT:
         return None
     return lambda: _read(pipeline, inputs, kwargs)
@@ -31,9 +28,9 @@ def _read(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Content:
     tokens = getattr(inputs, "token_ids", None)
     chats = chats_in(inputs)
     if chats:
-        read = read_chat_request({"messages": chats[0], "tools": kwargs.get("tools")})
+        read = parse_chat_request({"messages": chats[0], "tools": kwargs.get("tools")})
         for messages in chats[1:]:
-            read.inputs += read_chat_request({"messages": messages}).inputs
+            read.inputs += parse_chat_request({"messages": messages}).inputs
         return read
     if tokens is not None and tokens.ndim == 2:
         decode = pipeline.tokenizer.decode
@@ -44,10 +41,10 @@ def _read(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Content:
 
 
 def _texts(inputs: Any) -> list[str]:
-    one = text(inputs)
+    one = as_str(inputs)
     if one is not None:
         return [one]
     if isinstance(inputs, dict):
-        found = (text(get(inputs, name)) for name in _TEXT_FIELDS)
+        found = (as_str(get_field(inputs, name)) for name in _TEXT_FIELDS)
         return [each for each in found if each is not None]
-    return [each for item in items(inputs) for each in _texts(item)]
+    return [each for item in as_list(inputs) for each in _texts(item)]

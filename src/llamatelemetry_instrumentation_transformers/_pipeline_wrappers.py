@@ -1,4 +1,4 @@
-"""What the wrappers do that `_patches` puts into ``Pipeline``."""
+"""Wrappers for `Pipeline`; `_patches` installs them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class PipelineWrappers:
-    """The wrappers, as methods: of a pipeline's call, and of its model's part in it."""
+    """Wrappers of a pipeline's call, and of the model's part of it."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
 
     def call(self, wrapped: _Wrapped, pipeline: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-        """Wrap ``Pipeline.__call__``, which every kind of pipeline ends up in."""
+        """Wrap `Pipeline.__call__`, which all pipelines use."""
         inputs = args[0] if args else kwargs.get("inputs")
         work = Work(self._owner, pipeline, kwargs)
         is_iterator_expected = is_lazy(inputs)
@@ -35,14 +35,14 @@ class PipelineWrappers:
             if work.recorded is None:
                 return wrapped(*args, **kwargs)
         result = _run(work, lambda: wrapped(*args, **kwargs))
-        # A generator of messages is one chat, and is answered at once.
+        # A generator of messages is one chat and runs at once.
         if is_iterator_expected and hasattr(result, "__next__"):
             return PulledOutputs(result, self._owner, pipeline, kwargs)
         work.finish(result)
         return result
 
     def forward(self, wrapped: _Wrapped, pipeline: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-        """Wrap ``Pipeline.forward``: what comes before and after it is not the model's work."""
+        """Wrap `Pipeline.forward`, the model's part of the work."""
         work = working.get()
         if work is None or not work.is_of(pipeline):
             return wrapped(*args, **kwargs)
@@ -57,7 +57,7 @@ def _run(work: Work, do: Callable[[], Any]) -> Any:
         result = do()
     except BaseException as error:
         _leave(work, token, context)
-        work.fail(error)  # nothing, where a pull has found no more inputs
+        work.fail(error)  # no call if there are no more inputs
         raise
     _leave(work, token, context)
     return result
@@ -70,10 +70,10 @@ def _leave(work: Work, token: Any, context: Any) -> None:
 
 
 class PulledOutputs(wrapt.ObjectProxy):  # type: ignore[misc] - wrapt has no types
-    """The iterator that a pipeline gives for a dataset or a generator: a call for each pull.
+    """Iterator that a pipeline returns for a dataset or generator. Each item is a call.
 
-    Nothing is pulled that the application does not pull. In everything else it is the library's
-    own iterator. A pull that only hands out the next item of a batch is no call.
+    It pulls nothing that the application does not pull, and is otherwise the library's own iterator.
+    Returning the next item of a finished batch is not a call.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A call while a model works on it, and its ending: what its generations come to, and the memory."""
+"""One call: the generations of the model, its memory, and the end of the call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans
+from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans, text_part
 from llamatelemetry.genai.model import Outcome
-from llamatelemetry.genai.parts import text_part
 from llamatelemetry.genai.phases import phases_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """One call of ours, the model's work on it, and what is learned of that.
+    """Recorder of one call and of the model's work in it.
 
     Args:
-        owner: says whether steps are events.
-        call: just started.
-        model: that works on it; not kept.
+        owner: State of the instrumentor.
+        call: Call that was just started.
+        model: Model that works; not kept.
     """
 
     def __init__(self, owner: Owner, call: Call, model: Any) -> None:
@@ -45,16 +44,16 @@ class Recorded:
             self._memory = memory_watch.start(devices_of(model))
             if call.recording:
                 self.attributes = describe(model)
-        except Exception as error:  # the call is open by now, and has to be ended
+        except Exception as error:  # the call is open and must be ended
             internal_errors.log_once("describing a model", error)
 
     @property
     def wants_content(self) -> bool:
-        """Whether the texts of the answers are to be kept."""
+        """Whether the generated texts are kept."""
         return self.call.content_max_chars is not None
 
     def generate(self, model: Any, kwargs: Mapping[str, Any]) -> Generation:
-        """A generation of the model begins."""
+        """Start a generation of the model."""
         call = self.call
         if kwargs.get("streamer") is not None:
             call.request.stream = True
@@ -67,11 +66,11 @@ class Recorded:
         return generation
 
     def finish(self) -> None:
-        """The call has come to its end."""
+        """Finish the call."""
         self.call.finish(self._response())
 
     def fail(self, error: BaseException) -> None:
-        """The call has failed."""
+        """Fail the call."""
         self.call.fail(error, self._response())
 
     def _response(self) -> Response:
@@ -86,7 +85,7 @@ class Recorded:
                     generation.record_events(self.call.span)
             return response
         except Exception as error:
-            internal_errors.log_once("reading what a model of transformers did", error)
+            internal_errors.log_once("reading the result of a model of transformers", error)
             return Response()
 
     def _read(self) -> Response:
@@ -98,7 +97,7 @@ class Recorded:
             model=self.call.request.model,
             finish_reasons=tuple(finish_reason(cause) for cause in causes),
             usage=_usage(inputs, outputs, generations),
-            # The phases of several do not follow one another: see `_record_several`.
+            # Phases of several generations do not follow each other: see `_record_several`.
             timings=generations[0].timings if len(generations) == 1 else None,
             attributes=self.attributes,
         )
@@ -117,7 +116,7 @@ class Recorded:
 
 
 def _joined(counts: Sequence[list[int] | None]) -> list[int] | None:
-    """The counts of all generations; ``None`` when those of one are not known."""
+    """Return the counts of all generations; `None` if those of one are unknown."""
     joined: list[int] = []
     for each in counts:
         if each is None:
@@ -184,7 +183,7 @@ def _answers(texts: Sequence[str], causes: Sequence[str]) -> Content:
 
 
 def _record_several(call: Call, generations: Sequence[Generation]) -> None:
-    """Record each generation of a call as what it was to the engine: a request with its own phases."""
+    """Record each generation of a call as a request to the engine with its own phases."""
     instrumenter = call.instrumenter
     context = trace.set_span_in_context(call.span)
     for each in generations:

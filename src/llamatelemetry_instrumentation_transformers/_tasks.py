@@ -1,4 +1,4 @@
-"""What a pipeline is asked to do: its operation by its task, and whether it is given messages."""
+"""Operation of a pipeline by its task, and its chat inputs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import sys
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Request
-from llamatelemetry.genai.fields import get, integer, items
+from llamatelemetry.genai import Request, as_int, as_list, get_field
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     CHAT,
@@ -20,7 +19,7 @@ from llamatelemetry_instrumentation_transformers._model import name_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Tasks that are an operation, under strict names and others. The rest are found by their task.
+# Tasks that are an operation in both modes. Others are found by their task.
 _OPERATIONS: Final = {
     "text-generation": TEXT_COMPLETION,
     "feature-extraction": EMBEDDINGS,
@@ -36,12 +35,12 @@ _OUTPUT_TYPES: Final = {
 
 
 def read_request(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Request:
-    """Read what a pipeline is called with.
+    """Return the request of a pipeline call.
 
     Args:
-        pipeline: whose task and model they are.
-        inputs: one or several; an iterator is not touched.
-        kwargs: the other arguments.
+        pipeline: Pipeline with task and model.
+        inputs: One or several inputs; an iterator is not consumed.
+        kwargs: Other arguments.
     """
     task = task_of(pipeline)
     chats = task in _ANSWER_MESSAGES and bool(chats_in(inputs))
@@ -57,20 +56,20 @@ def read_request(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Reque
     request.parameters[names.TASK] = task
     if task in _OUTPUT_TYPES:
         request.parameters[names.GEN_AI_OUTPUT_TYPE] = _OUTPUT_TYPES[task]
-    longest = integer(kwargs.get("max_new_tokens"))
+    longest = as_int(kwargs.get("max_new_tokens"))
     if longest is not None:
         request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
     return request
 
 
 def task_of(pipeline: Any) -> str:
-    """Give the task; ``translation`` whatever the languages."""
+    """Return the task; `translation` for any languages."""
     task = str(getattr(pipeline, "task", None) or type(pipeline).__name__)
     return "translation" if task.startswith("translation_") else task
 
 
 def is_lazy(inputs: Any) -> bool:
-    """Whether a pipeline reads its inputs only as its outputs are pulled: a dataset, a generator."""
+    """Return whether a pipeline reads its inputs only as outputs are pulled: dataset or generator."""
     torch: Any = sys.modules.get("torch")
     return isinstance(inputs, GeneratorType) or (
         torch is not None and isinstance(inputs, torch.utils.data.Dataset)
@@ -78,15 +77,15 @@ def is_lazy(inputs: Any) -> bool:
 
 
 def chats_in(inputs: Any) -> list[list[Any]]:
-    """Give the messages of each chat: as a list, as the library's ``Chat``, or several of these."""
+    """Return the messages of each chat: a list, the library's `Chat`, or several of these."""
     messages = _messages(inputs)
     if messages:
         return [messages]
-    chats = [_messages(item) for item in items(inputs)]
+    chats = [_messages(item) for item in as_list(inputs)]
     return chats if chats and all(chats) else []
 
 
 def _messages(value: Any) -> list[Any]:
-    messages = items(getattr(value, "messages", value))
-    is_chat = bool(messages) and get(messages[0], "role") is not None
+    messages = as_list(getattr(value, "messages", value))
+    is_chat = bool(messages) and get_field(messages[0], "role") is not None
     return list(messages) if is_chat else []

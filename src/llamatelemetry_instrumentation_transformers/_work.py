@@ -1,4 +1,4 @@
-"""The work of a pipeline: for one call of it, or for one pull on the iterator that it has given."""
+"""The work of a pipeline: one call of it, or one item pulled from its iterator."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Request, internal_errors
-from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai import Request, as_list, as_str, get_field, internal_errors
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
 from llamatelemetry_instrumentation_transformers._pipeline_content import inputs_reader
@@ -24,19 +23,19 @@ if TYPE_CHECKING:
 working: Final[ContextVar[Work | None]] = ContextVar(
     "llamatelemetry-transformers-work", default=None
 )
-"""What the pipeline that is at work in this context does."""
+"""Work of the pipeline that runs in this context."""
 
 
 class Work:
     """One call of a pipeline, or one pull.
 
-    A pull may turn out to be no work at all, where a batch is handed out item by item: its call
-    is opened when the model is asked, with the time at which the pull began.
+    A pull may be no work if it returns an item of a finished batch. Its call is started when the model
+    runs, with the time at which the pull started.
 
     Args:
-        owner: has the instrumenter.
-        pipeline: at work.
-        kwargs: that it was called with.
+        owner: State of the instrumentor.
+        pipeline: Pipeline that works.
+        kwargs: Arguments of the pipeline.
     """
 
     def __init__(self, owner: Owner, pipeline: Any, kwargs: Mapping[str, Any]) -> None:
@@ -50,28 +49,28 @@ class Work:
 
     @property
     def at_work(self) -> Recorded | None:
-        """What is recorded of the work that is done just now.
+        """Recorder of the current work.
 
-        Of a pull that is the model's alone: the caller's generator runs inside of it, too.
+        During a pull, only the model's part: the caller's generator runs inside the pull, too.
         """
         return self._recorded if self._forwarding or self._is_call else None
 
     @property
     def tokenizer(self) -> Any:
-        """The pipeline's, if it has one."""
+        """Tokenizer of the pipeline, if any."""
         return getattr(self._pipeline, "tokenizer", None)
 
     @property
     def recorded(self) -> Recorded | None:
-        """What is recorded; ``None`` as long as there is nothing, or when nothing is to be."""
+        """Recorder; `None` if no call was started."""
         return self._recorded
 
     def is_of(self, pipeline: Any) -> bool:
-        """Whether it is this pipeline's work."""
+        """Return whether this is the work of `pipeline`."""
         return pipeline is self._pipeline
 
     def open(self, inputs: Any) -> None:
-        """The pipeline is called with these inputs: start the call."""
+        """Start the call with the inputs of the pipeline."""
         self._is_call = True
         self._open(inputs)
 
@@ -93,7 +92,7 @@ class Work:
     def forward(
         self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        """Run the pipeline's ``forward``: the model works on one input, or on a batch."""
+        """Run the pipeline's `forward`: the model works on one input or a batch."""
         inputs = args[0] if args else kwargs.get("model_inputs")
         if self._recorded is None and not self._is_call:
             self._open(_Prepared(inputs))
@@ -102,7 +101,7 @@ class Work:
             return wrapped(*args, **kwargs)
         tokens = _token_tensors(inputs)
         generations = len(recorded.generations)
-        # Around the whole of a call it is current already.
+        # During a whole call, it is already current.
         context = None if self._is_call else recorded.call.activate()
         self._forwarding = True
         try:
@@ -126,7 +125,7 @@ class Work:
             internal_errors.log_once("counting the tokens of a pipeline", error)
 
     def finish(self, result: Any) -> None:
-        """It is done. ``result`` is what the caller gets."""
+        """Finish the call. `result` is what the caller receives."""
         recorded = self._recorded
         if recorded is None:
             return
@@ -138,13 +137,13 @@ class Work:
         recorded.finish()
 
     def fail(self, error: BaseException) -> None:
-        """It has failed."""
+        """Fail the call."""
         if self._recorded is not None:
             self._recorded.fail(error)
 
 
 class _Prepared:
-    """What a pull has found: inputs as `preprocess` has made them, for one item or a batch."""
+    """Inputs of a pull as `preprocess` returned them, for one item or a batch."""
 
     def __init__(self, inputs: Any) -> None:
         prompt = inputs.get("prompt_text") if hasattr(inputs, "get") else None
@@ -153,22 +152,22 @@ class _Prepared:
 
 
 def _first(value: Any) -> Any:
-    several = items(value)
+    several = as_list(value)
     return several[0] if several else value
 
 
 def _token_tensors(inputs: Any) -> Any:
-    """Give what the tokens can be counted by once the model is done; ``forward`` may take it out."""
+    """Return the tensors to count tokens with. `forward` may remove them from the inputs."""
     if not hasattr(inputs, "get"):
         return None
     mask, tokens = inputs.get("attention_mask"), inputs.get("input_ids")
     if tokens is None or getattr(tokens, "ndim", 0) != 2:
-        return None  # sound and pictures have masks too, of frames
+        return None  # masks of sound and images count frames
     return tokens.new_ones(tokens.shape) if mask is None or mask.ndim != 2 else mask
 
 
 def _texts(result: Any) -> list[str]:
-    """Give the texts of a result that no generation has made: a transcript, an answer, a summary."""
-    found = [text(get(result, name)) for name in ("text", "answer")]
-    found += [each for item in items(result) for each in _texts(item)]
+    """Return the texts of a result that was not generated: transcript, answer or summary."""
+    found = [as_str(get_field(result, name)) for name in ("text", "answer")]
+    found += [each for item in as_list(result) for each in _texts(item)]
     return [each for each in found if each is not None]

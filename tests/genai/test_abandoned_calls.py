@@ -23,14 +23,14 @@ from opentelemetry.sdk.metrics.view import View
 
 from llamatelemetry.genai import (
     Instrumenter,
-    IteratorTap,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
     flush_pending,
     internal_errors,
     stop_finalizer,
 )
-from llamatelemetry.genai.abandoned_calls import AbandonedCallFinalizer
+from llamatelemetry.genai.streams.abandoned_calls import AbandonedCallFinalizer
 from tests.genai.conftest import chat
 
 ROOT = Path(__file__).parents[2]
@@ -217,7 +217,7 @@ def test_ended_call_is_not_queued(start, recorder):
 class Holder:
     """A stream in a reference cycle, as every stream of the openai client is."""
 
-    def __init__(self, tap: IteratorTap) -> None:
+    def __init__(self, tap: StreamWrapper) -> None:
         self.tap = tap
         self.myself = self
 
@@ -226,7 +226,7 @@ def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
     call = instrumenter.start(chat(stream=True, model=model))
     assert call is not None
     chunks = ({"id": "c", "choices": [{"delta": {"content": "a"}}]} for _ in range(5))
-    tap = IteratorTap(chunks, StreamWatch(call))
+    tap = StreamWrapper(chunks, StreamObserver(call))
     next(tap)
     next(tap)
     Holder(tap)
@@ -319,7 +319,7 @@ PROGRAM = textwrap.dedent("""
     from llamatelemetry.genai import (
         Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_finalizer
     )
-    from llamatelemetry.genai.abandoned_calls import finalizer
+    from llamatelemetry.genai.streams.abandoned_calls import finalizer
     from tests.genai.conftest import chat
     from tests.recorder import Recorder
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.genai.bodies import BodyCapture, parse_body
+from llamatelemetry.genai import BodyCapture, parse_body
 from tests.genai.strategies import json_values
 
 HEAD = {"object": "list", "model": "m"}

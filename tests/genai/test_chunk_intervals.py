@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from llamatelemetry.genai.chunk_intervals import ChunkIntervals
+from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
 
 SECOND_NS = 1_000_000_000
 

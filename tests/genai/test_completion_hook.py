@@ -15,17 +15,11 @@ import pytest
 from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.util.genai import types as official
 
-from llamatelemetry.genai import completion_hook, hook_types
-from llamatelemetry.genai.blobs import BlobData
-from llamatelemetry.genai.completion_hook import (
-    CompletionHook,
-    GuardedHook,
-    load_completion_hook,
-)
+from llamatelemetry.genai import BlobData, CompletionHook, Content, completion_hook, hook_types
+from llamatelemetry.genai.content.completion_hook import GuardedCompletionHook, load_completion_hook
+from llamatelemetry.genai.content.parts import CutText, refusal_part
+from llamatelemetry.genai.content.recorder.hook_messages import HookMessages
 from llamatelemetry.genai.environment import read_genai_variables
-from llamatelemetry.genai.hook_messages import HookMessages
-from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.parts import CutText, refusal_part
 
 IMAGE = b"\x89PNG" * 1000
 PARTS: list[dict[str, Any]] = [
@@ -89,7 +83,7 @@ def types(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
 
 def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape(types: Any) -> None:
     hook = Recording()
-    GuardedHook(hook).run(content(), INVALID_SPAN, None)
+    GuardedCompletionHook(hook).run(content(), INVALID_SPAN, None)
     (given,) = hook.calls
     assert given["span"] is INVALID_SPAN
     assert given["log_record"] is None
@@ -132,7 +126,7 @@ def test_our_classes_have_the_fields_of_the_official_ones() -> None:
 
 def test_a_hook_without_tools_gets_none_of_them() -> None:
     hook = Recording()
-    GuardedHook(hook).run(Content(), INVALID_SPAN, None)
+    GuardedCompletionHook(hook).run(Content(), INVALID_SPAN, None)
     assert hook.calls == [
         {
             "inputs": [],
@@ -161,7 +155,7 @@ def test_what_a_hook_changes_is_changed(types: Any) -> None:
             outputs.clear()
 
     hook: Any = Masking()
-    left = GuardedHook(hook).run(content(), INVALID_SPAN, None)
+    left = GuardedCompletionHook(hook).run(content(), INVALID_SPAN, None)
     assert left.outputs == []
     assert left.inputs[0]["parts"] == [
         {"type": "text", "content": "***"},
@@ -178,7 +172,7 @@ def test_a_hook_that_raises_is_logged_once_and_the_content_stays(
             raise RuntimeError("out of order")
 
     caplog.set_level(logging.DEBUG, "llamatelemetry")
-    hook = GuardedHook(Broken())
+    hook = GuardedCompletionHook(Broken())
     for _ in range(2):
         assert hook.run(content(), INVALID_SPAN, None).instructions == content().instructions
     first, second = caplog.records
@@ -195,7 +189,7 @@ def test_a_hook_is_interrupted_like_anything_else() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        GuardedHook(Interrupted()).run(content(), INVALID_SPAN, None)
+        GuardedCompletionHook(Interrupted()).run(content(), INVALID_SPAN, None)
 
 
 # --- finding it ---------------------------------------------------------------------------
@@ -272,7 +266,7 @@ def test_the_official_upload_hook_writes_what_it_is_given(
     hook: Any = load_completion_hook("upload")
     load_completion_hook.cache_clear()
     assert hook is not None
-    GuardedHook(hook).run(content(), INVALID_SPAN, None)
+    GuardedCompletionHook(hook).run(content(), INVALID_SPAN, None)
     hook.shutdown()
     stored = {
         path.name.split("_", 1)[1]: json.loads(path.read_text()) for path in tmp_path.iterdir()

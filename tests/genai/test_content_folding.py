@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.genai import content_folding
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.limits import limit_messages
-from llamatelemetry.genai.wire import read_response
+from llamatelemetry.genai import ChatAccumulator, parse_response
+from llamatelemetry.genai.content.limits import limit_messages
+from llamatelemetry.genai.content.recorder import chat_accumulator as content_folding
 from tests.genai.message_schemas import check_messages
 
 
@@ -26,10 +25,10 @@ def call(index: Any = 0, **fields: Any) -> dict[str, Any]:
 
 
 def folded(chunks: list[dict[str, Any]], max_chars: int = 1000) -> list[dict[str, Any]]:
-    fold = ChunkFold(max_chars)
+    fold = ChatAccumulator(max_chars)
     for item in chunks:
         fold.add(item)
-    read = read_response(fold.result()).read_content
+    read = parse_response(fold.result()).read_content
     assert read is not None
     limited = limit_messages(read().outputs, max_chars)
     check_messages(limited)
@@ -221,7 +220,7 @@ def test_a_stream_of_ever_new_choices_or_calls_is_bounded() -> None:
 @pytest.mark.slow
 def test_a_long_stream_costs_time_in_proportion_and_memory_up_to_the_limit() -> None:
     def cost(count: int) -> tuple[float, int]:
-        fold = ChunkFold(16384)
+        fold = ChatAccumulator(16384)
         piece = chunk({"content": "four"})
         began = time.process_time()
         tracemalloc.start()
@@ -251,7 +250,7 @@ def test_nothing_of_what_is_said_is_collected_when_content_is_not_wanted(
 
     monkeypatch.setattr(content_folding.GrowingText, "__init__", counting)
     for max_chars, expected in ((None, 0), (10, 1)):
-        fold = ChunkFold(max_chars)
+        fold = ChatAccumulator(max_chars)
         fold.add(chunk({"content": "the secret"}))
         assert len(made) == expected
         assert ("the secret" in repr(fold.result())) is (max_chars is not None)

@@ -10,20 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._internal import _encode_value
 
-from llamatelemetry.genai import hook_types
-from llamatelemetry.genai.hook_messages import HookMessages
-from llamatelemetry.genai.limits import compact_json, limit_messages, limit_parts, limit_tools
-from llamatelemetry.genai.messages import (
-    read_chat_request,
-    read_choices,
-    read_completion_request,
+from llamatelemetry.genai import (
+    Content,
+    hook_types,
+    parse_chat_request,
+    parse_choices,
+    parse_completion_request,
+    parse_responses_request,
 )
-from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.responses_folding import ResponsesContentFold
-from llamatelemetry.genai.responses_messages import (
-    read_fetched_content,
-    read_responses_request,
+from llamatelemetry.genai.content.limits import (
+    compact_json,
+    limit_messages,
+    limit_parts,
+    limit_tools,
 )
+from llamatelemetry.genai.content.recorder.hook_messages import HookMessages
+from llamatelemetry.genai.content.responses_accumulator import ResponsesContentAccumulator
+from llamatelemetry.genai.content.responses_messages import parse_fetched_content
 from tests.genai.message_schemas import check
 from tests.genai.strategies import SCALARS, TEXTS, json_values
 
@@ -103,27 +106,27 @@ def check_content(content: Content, max_chars: int) -> dict[str, Any]:
 
 @given(BODIES, LIMITS)
 def test_any_chat_request(body: Any, max_chars: int) -> None:
-    check_content(read_chat_request(body), max_chars)
+    check_content(parse_chat_request(body), max_chars)
 
 
 @given(BODIES, LIMITS)
 def test_any_completion_request(body: Any, max_chars: int) -> None:
-    check_content(read_completion_request(body), max_chars)
+    check_content(parse_completion_request(body), max_chars)
 
 
 @given(ITEMS, LIMITS)
 def test_any_choices(choices: Any, max_chars: int) -> None:
-    check_content(read_choices(choices), max_chars)
+    check_content(parse_choices(choices), max_chars)
 
 
 @given(BODIES, LIMITS)
 def test_any_responses_request(body: Any, max_chars: int) -> None:
-    check_content(read_responses_request(body), max_chars)
+    check_content(parse_responses_request(body), max_chars)
 
 
 @given(st.one_of(ODD, st.fixed_dictionaries({"output": ITEMS, "status": SCALARS})), LIMITS)
 def test_any_response(reply: Any, max_chars: int) -> None:
-    check_content(read_fetched_content(reply), max_chars)
+    check_content(parse_fetched_content(reply), max_chars)
 
 
 EVENTS = st.lists(
@@ -155,7 +158,7 @@ EVENTS = st.lists(
 
 @given(EVENTS, LIMITS)
 def test_any_stream_of_events(events: list[Any], max_chars: int) -> None:
-    fold = ResponsesContentFold(max_chars)
+    fold = ResponsesContentAccumulator(max_chars)
     for event in events:
         fold.add(event)
     check_content(fold.content(), max_chars)
@@ -163,7 +166,7 @@ def test_any_stream_of_events(events: list[Any], max_chars: int) -> None:
 
 @given(BODIES, LIMITS)
 def test_content_comes_back_from_a_hook_as_it_went_there(body: Any, max_chars: int) -> None:
-    for read in (read_chat_request, read_responses_request):
+    for read in (parse_chat_request, parse_responses_request):
         content = read(body)
         back = HookMessages(content, hook_types).content()
         assert check_content(back, max_chars) == check_content(content, max_chars)
@@ -173,6 +176,6 @@ def test_content_comes_back_from_a_hook_as_it_went_there(body: Any, max_chars: i
 def test_reading_changes_nothing_of_what_is_read(messages: list[dict[str, Any]]) -> None:
     body = {"messages": messages, "input": messages}
     before = json.dumps(body)
-    limit_messages(read_chat_request(body).inputs, 3)
-    limit_messages(read_responses_request(body).inputs, 3)
+    limit_messages(parse_chat_request(body).inputs, 3)
+    limit_messages(parse_responses_request(body).inputs, 3)
     assert json.dumps(body) == before

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 import requests
 
-from llamatelemetry.genai.errors import ErrorInfo, describe_error
+from llamatelemetry.genai import ErrorInfo, describe_error
 
 SECRET = "swordfish"
 REQUEST = httpx2.Request("POST", f"http://localhost:8080/v1/chat/completions?key={SECRET}")

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.wire import read_response
+from llamatelemetry.genai import ChatAccumulator, Response, parse_response
 from tests.genai.strategies import REPLIES, json_values
 
 
@@ -30,10 +28,10 @@ def delta(finish_reason: str | None = None, index: int = 0, **fields: Any) -> di
 
 
 def fold(*chunks: Any) -> Response:
-    folded = ChunkFold()
+    folded = ChatAccumulator()
     for chunk in chunks:
         folded.add(chunk)
-    return read_response(folded.result())
+    return parse_response(folded.result())
 
 
 TOKENS = {
@@ -72,12 +70,12 @@ NO_TOKENS = {
 
 @pytest.mark.parametrize("chunk", TOKENS.values(), ids=TOKENS)
 def test_content_reasoning_and_tool_calls_are_tokens(chunk):
-    assert ChunkFold().add(chunk) is True
+    assert ChatAccumulator().add(chunk) is True
 
 
 @pytest.mark.parametrize("chunk", NO_TOKENS.values(), ids=NO_TOKENS)
 def test_roles_ends_and_figures_are_not_tokens(chunk):
-    assert ChunkFold().add(chunk) is False
+    assert ChatAccumulator().add(chunk) is False
 
 
 @pytest.mark.parametrize(
@@ -85,10 +83,10 @@ def test_roles_ends_and_figures_are_not_tokens(chunk):
     [(delta(content="Hi"), True), (delta(role="assistant", content=None), False)],
 )
 def test_a_chunk_of_openais_own_type_is_read_alike(chunk, carries_token):
-    folded = ChunkFold()
+    folded = ChatAccumulator()
     assert folded.add(ChatCompletionChunk.model_validate(chunk)) is carries_token
     assert folded.add(ChatCompletionChunk.construct(**chunk)) is carries_token
-    assert read_response(folded.result()) == Response(id="c-1", model="smol")
+    assert parse_response(folded.result()) == Response(id="c-1", model="smol")
 
 
 def test_finish_reasons_come_in_the_order_of_the_choices_not_of_their_ends():
@@ -134,12 +132,12 @@ def test_usage_and_timings_are_the_last_ones_said():
 def test_a_first_chunk_that_names_nothing_does_not_hide_the_names_in_the_next():
     # Azure opens a stream with the results of its content filter: empty id and model.
     filtered = {"id": "", "model": "", "choices": [], "prompt_filter_results": [{}]}
-    folded = ChunkFold()
+    folded = ChatAccumulator()
     folded.add(filtered)
     assert not folded.model
     folded.add(delta(content="Hi") | {"system_fingerprint": "fp"})
     assert folded.model == "smol"
-    assert read_response(folded.result()) == Response(
+    assert parse_response(folded.result()) == Response(
         id="c-1", model="smol", system_fingerprint="fp"
     )
 
@@ -151,7 +149,7 @@ def test_the_names_are_those_that_came_first():
 
 
 def test_nothing_folded_is_nothing_known():
-    assert ChunkFold().model is None
+    assert ChatAccumulator().model is None
     assert fold() == Response()
 
 
@@ -160,7 +158,7 @@ class Chunk(dict[str, Any]):
 
 
 def test_no_chunk_is_kept_not_even_the_first_or_the_last():
-    folded = ChunkFold()
+    folded = ChatAccumulator()
     kept: list[weakref.ref[Chunk]] = []
     for fields in ({"role": "assistant"}, {"content": "Hi"}, {}):
         chunk = Chunk(delta("stop" if not fields else None, **fields))
@@ -172,7 +170,7 @@ def test_no_chunk_is_kept_not_even_the_first_or_the_last():
 
 
 def test_memory_does_not_grow_with_the_length_of_the_stream():
-    folded = ChunkFold()
+    folded = ChatAccumulator()
 
     def pass_chunks(number: int) -> None:
         for position in range(number):
@@ -243,7 +241,7 @@ def test_a_response_split_into_chunks_reads_like_the_whole(
         chunks.append({**head, "choices": [], **figures})
     else:
         chunks[-1] |= figures
-    assert fold(*chunks) == read_response(plain)
+    assert fold(*chunks) == parse_response(plain)
 
 
 @given(st.lists(st.one_of(REPLIES, json_values()), max_size=5))

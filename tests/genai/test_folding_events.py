@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.genai.errors import ErrorInfo
-from llamatelemetry.genai.folding_events import MediaFold, ResponsesFold
-from llamatelemetry.genai.model import Response, Usage
+from llamatelemetry.genai import ErrorInfo, MediaAccumulator, Response, ResponsesAccumulator, Usage
 from tests.genai.strategies import REPLIES, TIMINGS
 
 HEAD = {"id": "resp_1", "model": "/models/smol.gguf"}
@@ -23,7 +21,7 @@ COMPLETED = {
 
 
 def folded(*events: Any, **options: Any) -> Response:
-    fold = ResponsesFold(**options)
+    fold = ResponsesAccumulator(**options)
     for event in events:
         fold.add(event)
     response = fold.response()
@@ -96,7 +94,7 @@ def test_an_error_that_is_told_is_kept_without_its_words(event, kind):
     ],
 )
 def test_a_delta_with_something_in_it_is_a_token(event, carries):
-    assert ResponsesFold().add(event) is carries
+    assert ResponsesAccumulator().add(event) is carries
 
 
 def test_a_conversation_that_is_summed_up_on_the_way_stays_so():
@@ -118,11 +116,11 @@ def test_a_conversation_that_is_summed_up_on_the_way_stays_so():
     ],
 )
 def test_a_piece_of_an_image_or_of_a_sound_is_what_was_asked_for(event, carries):
-    assert MediaFold().add(event) is carries
+    assert MediaAccumulator().add(event) is carries
 
 
 def test_media_count_their_tokens_at_the_end():
-    fold = MediaFold()
+    fold = MediaAccumulator()
     for event in (
         {"type": "transcript.text.delta", "delta": "a"},
         {"type": "transcript.text.done", "usage": USAGE},
@@ -161,7 +159,7 @@ EVENTS = st.one_of(
 def test_any_events_fold_without_error(events, fetched):
     response = folded(*events, fetched=fetched)
     assert response.id is None or isinstance(response.id, str)
-    media = MediaFold()
+    media = MediaAccumulator()
     for event in events:
         media.add(event)
     assert isinstance(media.response(), Response)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from llamatelemetry.genai.generation import Steps
-from llamatelemetry.genai.model import EngineTimings
-from llamatelemetry.genai.phases import measure_phases
+from llamatelemetry.genai import EngineTimings, GenerationSteps, measure_phases
 
 MS = 1_000_000
 
 
-def steps(*ended: tuple[int, int]) -> Steps:
-    made = Steps(started_ns=100 * MS)
+def steps(*ended: tuple[int, int]) -> GenerationSteps:
+    made = GenerationSteps(started_ns=100 * MS)
     for at_ms, tokens in ended:
         made.add(at_ms * MS, tokens)
     return made

@@ -8,9 +8,9 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 from requests.structures import CaseInsensitiveDict
 
-from llamatelemetry.genai.headers import has_list
+from llamatelemetry.genai import provider_from_headers
 from llamatelemetry.genai.propagation import Propagation
-from llamatelemetry.genai.servers import provider_from_headers
+from llamatelemetry.genai.wire.headers import has_list
 
 KINDS = [httpx.Headers, httpx2.Headers, CaseInsensitiveDict]
 

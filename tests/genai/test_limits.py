@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.blobs import BlobData, data_url
-from llamatelemetry.genai.limits import (
+from llamatelemetry.genai import BlobData
+from llamatelemetry.genai.content.blobs import data_url
+from llamatelemetry.genai.content.limits import (
     BLOB_MAX_BYTES,
     compact_json,
     limit_messages,
     limit_parts,
     limit_tools,
 )
-from llamatelemetry.genai.parts import CutText, plain_json
+from llamatelemetry.genai.content.parts import CutText, plain_json
 from tests.genai.message_schemas import check, check_messages, check_parts
 
 

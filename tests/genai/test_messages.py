@@ -8,13 +8,9 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from llamatelemetry.genai.limits import limit_messages, limit_tools
-from llamatelemetry.genai.messages import (
-    read_chat_request,
-    read_choices,
-    read_completion_request,
-    read_tools,
-)
+from llamatelemetry.genai import parse_chat_request, parse_choices, parse_completion_request
+from llamatelemetry.genai.content.limits import limit_messages, limit_tools
+from llamatelemetry.genai.content.messages import parse_tools
 from tests.genai.message_schemas import check, check_messages
 
 PIXEL = base64.b64encode(b"\x89PNG and a pixel").decode()
@@ -28,7 +24,7 @@ def recorded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def inputs(*messages: Any) -> list[dict[str, Any]]:
-    return recorded(read_chat_request({"messages": list(messages)}).inputs)
+    return recorded(parse_chat_request({"messages": list(messages)}).inputs)
 
 
 def parts(content: Any, **message: Any) -> list[dict[str, Any]]:
@@ -38,7 +34,7 @@ def parts(content: Any, **message: Any) -> list[dict[str, Any]]:
 
 def output(message: dict[str, Any], **choice: Any) -> dict[str, Any]:
     choices = [{"index": 0, "finish_reason": "stop", "message": message, **choice}]
-    (read,) = recorded(read_choices(choices).outputs)
+    (read,) = recorded(parse_choices(choices).outputs)
     return read
 
 
@@ -266,7 +262,7 @@ def test_content_that_says_nothing_gives_no_parts(content: Any) -> None:
 def test_an_iterator_is_never_read() -> None:
     messages = iter([{"role": "user", "content": "Hi"}])
     contents = iter([{"type": "text", "text": "Hi"}])
-    assert read_chat_request({"messages": messages}).inputs == []
+    assert parse_chat_request({"messages": messages}).inputs == []
     assert inputs({"role": "user", "content": contents}) == [{"role": "user", "parts": []}]
     assert len([*messages, *contents]) == 2
 
@@ -286,7 +282,7 @@ def test_an_iterator_is_never_read() -> None:
 def test_each_prompt_of_a_text_completion_is_a_message_of_the_user(
     prompt: Any, expected: list[list[str]]
 ) -> None:
-    assert recorded(read_completion_request({"prompt": prompt}).inputs) == [
+    assert recorded(parse_completion_request({"prompt": prompt}).inputs) == [
         {"role": "user", "parts": [{"type": "text", "content": text} for text in texts]}
         for texts in expected
     ]
@@ -315,7 +311,7 @@ def test_tools_keep_type_name_description_and_parameters() -> None:
         ],
         "functions": [{"name": "old"}],
     }
-    definitions = limit_tools(read_tools(body), 1000)
+    definitions = limit_tools(parse_tools(body), 1000)
     check("gen_ai.tool.definitions", definitions)
     assert definitions == [
         {
@@ -399,7 +395,7 @@ def test_each_choice_is_a_message() -> None:
         {"index": 0, "text": "one", "finish_reason": "stop"},
         {"index": 1, "text": "two", "finish_reason": "length"},
     ]
-    assert recorded(read_choices(choices).outputs) == [
+    assert recorded(parse_choices(choices).outputs) == [
         {
             "role": "assistant",
             "parts": [{"type": "text", "content": "one"}],
@@ -445,5 +441,5 @@ def test_the_models_of_the_openai_client_read_like_their_json() -> None:
         ],
     }
     model = ChatCompletion.model_validate(reply)
-    assert read_choices(model.choices).outputs == read_choices(reply["choices"]).outputs
-    assert len(read_choices(model.choices).outputs[0]["parts"]) == 7
+    assert parse_choices(model.choices).outputs == parse_choices(reply["choices"]).outputs
+    assert len(parse_choices(model.choices).outputs[0]["parts"]) == 7

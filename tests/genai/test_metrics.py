@@ -11,10 +11,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from llamatelemetry.genai import ErrorInfo, Phases, Request, Response, Server, Usage
 from llamatelemetry.genai import metrics as module
-from llamatelemetry.genai.errors import ErrorInfo
 from llamatelemetry.genai.metrics import CallMetrics
-from llamatelemetry.genai.model import Outcome, Phases, Request, Response, Server, Usage
+from llamatelemetry.genai.model import Outcome
 from llamatelemetry.otel.client_metrics import record_measurements
 from tests.genai.test_deferred_metrics import without_times
 

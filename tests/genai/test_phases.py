@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.genai.model import EngineTimings
-from llamatelemetry.genai.phases import Phases, measure_phases
+from llamatelemetry.genai import EngineTimings, Phases, measure_phases
 
 
 def timings(prefill_ms: float, decode_ms: float, predicted_tokens: int = 6) -> EngineTimings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamatelemetry.genai.prometheus import parse_metrics
+from llamatelemetry.genai.wire.prometheus import parse_metrics
 
 
 def test_parse_metrics_keeps_labels_and_ignores_comments_and_invalid_lines():

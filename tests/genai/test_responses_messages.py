@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.folding_events import ResponsesFold
-from llamatelemetry.genai.limits import limit_messages, limit_parts
-from llamatelemetry.genai.model import Content
-from llamatelemetry.genai.responses_folding import ResponsesContentFold
-from llamatelemetry.genai.responses_messages import (
-    item_parts,
-    read_fetched_content,
-    read_responses_content,
-    read_responses_request,
+from llamatelemetry.genai import (
+    Content,
+    ResponsesAccumulator,
+    parse_created_response,
+    parse_responses_request,
 )
-from llamatelemetry.genai.wire_responses import read_responses_reply
+from llamatelemetry.genai.content.limits import limit_messages, limit_parts
+from llamatelemetry.genai.content.responses_accumulator import ResponsesContentAccumulator
+from llamatelemetry.genai.content.responses_messages import (
+    item_parts,
+    parse_fetched_content,
+    parse_responses_content,
+)
 from tests.genai.message_schemas import check, check_messages, check_parts
 
 LARGE = base64.b64encode(b"\x00" * 3000).decode()
@@ -62,7 +64,7 @@ def call(name: str = "weather", arguments: str = "{}", **more: Any) -> dict[str,
 
 
 def inputs(sent: Any) -> list[dict[str, Any]]:
-    limited = limit_messages(read_responses_request({"input": sent}).inputs, 1000)
+    limited = limit_messages(parse_responses_request({"input": sent}).inputs, 1000)
     check_messages(limited)
     return limited
 
@@ -81,7 +83,7 @@ def test_a_text_is_a_message_of_the_user() -> None:
 
 
 def test_instructions_are_apart_from_the_messages() -> None:
-    content = read_responses_request(
+    content = parse_responses_request(
         {
             "instructions": "Be brief.",
             "input": [{"role": "developer", "content": "Be kind."}],
@@ -405,7 +407,7 @@ def test_each_kind_of_item_becomes_its_parts(item: Any, expected: list[dict[str,
 
 def test_a_reply_is_one_message_with_all_its_items() -> None:
     assert outputs(
-        read_responses_content(
+        parse_responses_content(
             reply(
                 {
                     "type": "reasoning",
@@ -453,18 +455,18 @@ def test_a_reply_is_one_message_with_all_its_items() -> None:
 def test_a_reply_says_why_it_ended(
     items: list[Any], more: dict[str, Any], expected: str | None
 ) -> None:
-    (read,) = outputs(read_responses_content(reply(*items, **more)))
+    (read,) = outputs(parse_responses_content(reply(*items, **more)))
     assert read.get("finish_reason") == expected
 
 
 def test_a_reply_without_output_is_no_message() -> None:
-    assert read_responses_content(reply()) == Content()
-    assert read_responses_content(None) == Content()
+    assert parse_responses_content(reply()) == Content()
+    assert parse_responses_content(None) == Content()
 
 
 def test_a_fetched_response_tells_its_instructions_and_tools() -> None:
     tools = [{"type": "function", "name": "f", "parameters": {}, "strict": True}]
-    assert read_fetched_content(reply(message(TEXT), instructions="Be brief.", tools=tools)) == (
+    assert parse_fetched_content(reply(message(TEXT), instructions="Be brief.", tools=tools)) == (
         Content(
             outputs=[
                 {
@@ -478,7 +480,7 @@ def test_a_fetched_response_tells_its_instructions_and_tools() -> None:
         )
     )
     as_items = [{"role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}]
-    assert read_fetched_content(reply(instructions=as_items)).instructions == [
+    assert parse_fetched_content(reply(instructions=as_items)).instructions == [
         {"type": "text", "content": "Be brief."}
     ]
 
@@ -504,8 +506,8 @@ def test_the_models_of_the_openai_client_read_like_their_json() -> None:
     )
     types = pytest.importorskip("openai.types.responses", reason="older clients lack this API")
     model = types.Response.model_validate(body)
-    assert read_responses_content(model) == read_responses_content(body)
-    assert len(read_responses_content(model).outputs[0]["parts"]) == 5
+    assert parse_responses_content(model) == parse_responses_content(body)
+    assert len(parse_responses_content(model).outputs[0]["parts"]) == 5
 
 
 # --- streams ------------------------------------------------------------------------------
@@ -543,7 +545,7 @@ BROKEN_OFF = [
 
 
 def fold(events: list[dict[str, Any]], max_chars: int = 1000) -> Content:
-    folded = ResponsesContentFold(max_chars)
+    folded = ResponsesContentAccumulator(max_chars)
     for event in events:
         folded.add(event)
     return folded.content()
@@ -572,7 +574,7 @@ def test_a_stream_that_is_broken_off_gives_what_had_come() -> None:
 def test_a_stream_that_came_to_its_end_is_read_from_its_last_event(ending: str) -> None:
     whole = reply(message(TEXT), status=ending)
     last = {"type": f"response.{ending}", "response": whole}
-    assert fold([*BROKEN_OFF, last]) == read_responses_content(whole)
+    assert fold([*BROKEN_OFF, last]) == parse_responses_content(whole)
 
 
 def test_each_text_of_a_stream_is_kept_up_to_the_limit_and_counted_beyond_it() -> None:
@@ -594,7 +596,7 @@ def test_each_text_of_a_stream_is_kept_up_to_the_limit_and_counted_beyond_it() -
 def test_nothing_of_a_stream_is_held_when_content_is_not_wanted(fetched: bool) -> None:
     whole = reply(message(TEXT))
     for max_chars in (None, 10):
-        folded = ResponsesFold(max_chars, fetched=fetched)
+        folded = ResponsesAccumulator(max_chars, fetched=fetched)
         for event in [*BROKEN_OFF, {"type": "response.completed", "response": whole}]:
             folded.add(event)
         read = folded.response().read_content
@@ -623,4 +625,4 @@ def test_a_stream_of_ever_new_items_is_bounded() -> None:
 def test_a_response_that_waits_for_the_application_ends_with_tool_calls(
     item: dict[str, Any], reason: str
 ) -> None:
-    assert read_responses_reply(reply(item)).finish_reasons == (reason,)
+    assert parse_created_response(reply(item)).finish_reasons == (reason,)

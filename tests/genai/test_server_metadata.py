@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.model import Server
+from llamatelemetry.genai import Server, parse_props
 from llamatelemetry.genai.server_metadata import (
     ServerMetadata,
     ServerMetadataCache,
     fetch_server_metadata,
-    parse_props,
 )
 from tests.servers import LlamaServer
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from llamatelemetry.genai.model import Server
-from llamatelemetry.genai.servers import (
-    KnownServers,
-    provider_from_headers,
-    provider_from_models,
-    server_of,
-)
+from llamatelemetry.genai import Server, provider_from_headers, provider_from_models, server_of
+from llamatelemetry.genai.servers import KnownServers
 
 
 @pytest.mark.parametrize(

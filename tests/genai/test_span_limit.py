@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import INVALID_SPAN
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai.limits import compact_json
-from llamatelemetry.genai.span_limit import SPAN_MAX_CHARS, fit_on_span, value_max_chars
+from llamatelemetry.genai.content.limits import compact_json
+from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span, value_max_chars
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.genai.message_schemas import check
 from tests.openai_plugin import replies

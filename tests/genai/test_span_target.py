@@ -18,12 +18,12 @@ from llamatelemetry.genai import (
     Call,
     Instrumenter,
     Response,
-    StreamWatch,
+    StreamObserver,
     Usage,
     current_call,
+    known_servers,
     spans,
 )
-from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
 from tests.recorder import Recorder
 
@@ -258,16 +258,16 @@ def test_task_records_own_calls_when_external_span_has_ended(instrumenter, recor
 def test_chunk_metrics_are_left_to_owner_of_external_span(instrumenter, recorder, other_tracer):
     chunk = {"model": "smol-q4", "choices": [{"index": 0, "delta": {"content": "a"}}]}
     with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
-        watch = StreamWatch(instrumenter.start(chat(stream=True)))
+        watch = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
-            watch.chunk(chunk)
-        watch.finished()
+            watch.on_chunk(chunk)
+        watch.on_end()
     assert recorder.metrics() == {}
     with other_tracer.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
-        watch = StreamWatch(instrumenter.start(chat(stream=True)))
+        watch = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
-            watch.chunk(chunk)
-        watch.finished()
+            watch.on_chunk(chunk)
+        watch.on_end()
     (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert gaps.count == 2
 
@@ -429,9 +429,9 @@ def test_enclosing_call_merges_times_of_nested_call(start, below, recorder):
     inner.start_attempt()
     time.sleep(0.02)
     inner.mark_headers_received()
-    watch = StreamWatch(inner)
-    watch.chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
-    watch.finished()
+    watch = StreamObserver(inner)
+    watch.on_chunk({"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    watch.on_end()
     outer.deactivate(token)
     outer.finish(Response(timings=TIMINGS))
     attributes = recorder.call().attributes
@@ -457,13 +457,13 @@ def test_chunks_are_measured_once_when_calls_are_nested(start, below, recorder):
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
     outer = start(stream=True)
     token = outer.activate()
-    watches = StreamWatch(outer), StreamWatch(below.start(chat(stream=True)))
+    watches = StreamObserver(outer), StreamObserver(below.start(chat(stream=True)))
     for _ in range(4):
         for watch in watches:
-            watch.chunk(chunk)
+            watch.on_chunk(chunk)
     outer.deactivate(token)
     for watch in reversed(watches):
-        watch.finished()
+        watch.on_end()
     (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert gaps.count == 3
 

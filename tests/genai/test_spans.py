@@ -13,9 +13,8 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Response, Usage, current_call, read_response
+from llamatelemetry.genai import Response, Usage, current_call, known_servers, parse_response
 from llamatelemetry.genai import call as call_module
-from llamatelemetry.genai.servers import known_servers
 from tests.genai.conftest import (
     COMMON,
     DURATION,
@@ -200,7 +199,7 @@ def test_any_response_is_exportable_as_otlp(reply, caplog):
     recorder = Recorder()
     instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
     caplog.clear()
-    response = read_response(reply)
+    response = parse_response(reply)
     call = instrumenter.start(chat(model=response.model))
     call.finish(response)
     reader: InMemoryMetricReader = recorder._reader

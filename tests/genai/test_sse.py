@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry.genai.sse import EventReader, parse_object
+from llamatelemetry.genai import EventReader
+from llamatelemetry.genai.wire.sse import parse_object
 
 
 def read(*pieces: bytes) -> list[object]:

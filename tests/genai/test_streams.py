@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from opentelemetry.trace import StatusCode
 
-from llamatelemetry.genai import AsyncIteratorTap, Call, IteratorTap, StreamWatch, internal_errors
+from llamatelemetry.genai import (
+    AsyncStreamWrapper,
+    Call,
+    StreamObserver,
+    StreamWrapper,
+    internal_errors,
+)
 from tests.recorder import Recorder
 
 ROLE: dict[str, Any] = {
@@ -58,12 +64,12 @@ class Harness:
         self.call = call
         self.runner = runner
         self.cleaned_up: list[str] = []
-        self.watch = StreamWatch(call, on_end=lambda: self.cleaned_up.append("once"))
+        self.watch = StreamObserver(call, on_end=lambda: self.cleaned_up.append("once"))
 
     def tap(self, error: BaseException | None = None, chunks: Any = CHUNKS) -> Any:
         if self.runner is not None:
-            return AsyncIteratorTap(async_chunks_then(error, chunks), self.watch)
-        return IteratorTap(chunks_then(error, chunks), self.watch)
+            return AsyncStreamWrapper(async_chunks_then(error, chunks), self.watch)
+        return StreamWrapper(chunks_then(error, chunks), self.watch)
 
     def take(self, tap: Any, number: int) -> list[Any]:
         """Read some chunks, to the end with a number that is large enough."""
@@ -172,7 +178,7 @@ def test_a_stream_that_ends_at_once_has_no_first_chunk(harness, recorder):
 def test_a_stream_that_is_closed_early_is_a_normal_end_with_what_had_come(harness, recorder):
     tap = harness.tap()
     harness.take(tap, 2)
-    harness.watch.closed()
+    harness.watch.on_close()
     assert harness.cleaned_up == ["once"]
     assert read_whole(recorder) == STARTED
     assert recorder.call().status.status_code is StatusCode.UNSET
@@ -210,9 +216,9 @@ def test_a_stream_that_is_dropped_unread_ends_when_it_was_dropped(harness, recor
 def test_a_stream_that_is_told_of_several_endings_ends_once(harness, recorder):
     tap = harness.tap()
     harness.take(tap, 99)
-    harness.watch.failed(BreakingError())
-    harness.watch.closed()
-    harness.watch.abandoned()
+    harness.watch.on_error(BreakingError())
+    harness.watch.on_close()
+    harness.watch.on_abandon()
     harness.watch.finalize()
     assert harness.take(tap, 1) == []  # an exhausted iterator stays exhausted
     assert read_whole(recorder) == WHOLE
@@ -239,12 +245,12 @@ async def slow_chunks(first: list[Any]) -> AsyncIterator[Any]:
 
 
 def test_a_cancelled_task_ends_the_call_with_what_had_come(start, recorder):
-    async def read(tap: AsyncIteratorTap) -> None:
+    async def read(tap: AsyncStreamWrapper) -> None:
         async for _ in tap:
             pass
 
     async def run() -> None:
-        tap = AsyncIteratorTap(slow_chunks([ROLE, WORD]), StreamWatch(start(stream=True)))
+        tap = AsyncStreamWrapper(slow_chunks([ROLE, WORD]), StreamObserver(start(stream=True)))
         task = asyncio.create_task(read(tap))
         await asyncio.sleep(0.02)
         task.cancel()
@@ -258,7 +264,7 @@ def test_a_cancelled_task_ends_the_call_with_what_had_come(start, recorder):
 
 def test_a_timeout_while_waiting_for_a_chunk_is_the_applications_timeout(start, recorder):
     async def run() -> None:
-        tap = AsyncIteratorTap(slow_chunks([WORD]), StreamWatch(start(stream=True)))
+        tap = AsyncStreamWrapper(slow_chunks([WORD]), StreamObserver(start(stream=True)))
         async with asyncio.timeout(0.02):
             async for _ in tap:
                 pass
@@ -283,7 +289,7 @@ class _Suspend:
 def test_a_coroutine_that_is_destroyed_while_it_waits_is_an_abandoned_stream(
     start, recorder, caplog
 ):
-    tap = AsyncIteratorTap(WaitsForever(), StreamWatch(start(stream=True)))
+    tap = AsyncStreamWrapper(WaitsForever(), StreamObserver(start(stream=True)))
     waiting = tap.__anext__()
     waiting.send(None)  # it waits now
     waiting.close()  # GeneratorExit, as from the garbage collector
@@ -305,7 +311,7 @@ def test_the_first_chunk_is_not_the_first_token(start, recorder):
         time.sleep(0.03)
         yield {**END, "timings": timings}
 
-    list(IteratorTap(chunks(), StreamWatch(start(stream=True))))
+    list(StreamWrapper(chunks(), StreamObserver(start(stream=True))))
     attributes = recorder.call().attributes
     first_chunk_s = attributes["gen_ai.response.time_to_first_chunk"]
     first_token_s = attributes["gen_ai.ttft_ms"] / 1000
@@ -320,7 +326,7 @@ def test_one_gap_is_recorded_per_chunk_after_the_first(start, recorder):
             time.sleep(0.01)
             yield WORD
 
-    list(IteratorTap(chunks(), StreamWatch(start(stream=True))))
+    list(StreamWrapper(chunks(), StreamObserver(start(stream=True))))
     (point,) = recorder.points(GAPS)
     assert point.count == 3
     assert point.min >= 0.01
@@ -336,7 +342,7 @@ def test_one_gap_is_recorded_per_chunk_after_the_first(start, recorder):
 
 def test_the_gaps_of_a_stream_whose_first_chunk_is_empty_still_name_the_model(start, recorder):
     chunks = [{"id": "", "model": "", "choices": []}, WORD, END]
-    list(IteratorTap(iter(chunks), StreamWatch(start(stream=True))))
+    list(StreamWrapper(iter(chunks), StreamObserver(start(stream=True))))
     (point,) = recorder.points(GAPS)
     assert point.attributes["gen_ai.response.model"] == "smol.gguf"
 
@@ -353,7 +359,7 @@ def test_a_chunk_that_cannot_be_read_reaches_the_application_all_the_same(
     def broken(_self: Any, _chunk: Any) -> bool:
         raise ValueError("ours")
 
-    monkeypatch.setattr("llamatelemetry.genai.folding.ChunkFold.add", broken)
+    monkeypatch.setattr("llamatelemetry.genai.streams.accumulators.ChunkFold.add", broken)
     assert harness.take(harness.tap(), 99) == CHUNKS
     assert recorder.call().status.status_code is StatusCode.UNSET
     levels = [record.levelno for record in caplog.records]
@@ -366,7 +372,7 @@ def test_a_clean_up_that_fails_does_not_reach_the_application(harness, recorder,
     def broken() -> None:
         raise ValueError("ours")
 
-    harness.watch = StreamWatch(harness.call, on_end=broken)
+    harness.watch = StreamObserver(harness.call, on_end=broken)
     assert harness.take(harness.tap(), 99) == CHUNKS
     assert len(recorder.calls()) == 1
     assert len(caplog.records) == 1

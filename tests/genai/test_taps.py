@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap, StreamWatch
+from llamatelemetry.genai import AsyncStreamWrapper, StreamObserver, StreamWrapper
 
 
 async def nothing() -> AsyncIterator[Any]:
@@ -29,7 +29,7 @@ def test_a_tap_answers_for_its_source():
         def close(self) -> str:
             return "closed"
 
-    for kind in (IteratorTap, AsyncIteratorTap):
+    for kind in (StreamWrapper, AsyncStreamWrapper):
         tap = kind(Source(), _Nobody())
         assert tap.answer == 42
         assert tap.close() == "closed"
@@ -44,9 +44,9 @@ class _Nobody:
         return lambda *_args: None
 
 
-@pytest.mark.parametrize("kind", [IteratorTap, AsyncIteratorTap])
+@pytest.mark.parametrize("kind", [StreamWrapper, AsyncStreamWrapper])
 def test_a_source_that_is_no_iterator_is_refused_without_an_echo(kind, start, recorder):
-    watch = StreamWatch(start(stream=True))
+    watch = StreamObserver(start(stream=True))
     with pytest.raises(AttributeError, match="next"):
         kind([1, 2], watch)
     gc.collect()  # an error in a finaliser would fail this test
@@ -54,7 +54,7 @@ def test_a_source_that_is_no_iterator_is_refused_without_an_echo(kind, start, re
 
 
 def test_an_iterator_tap_is_an_iterator(start):
-    tap = IteratorTap(iter([]), StreamWatch(start(stream=True)))
+    tap = StreamWrapper(iter([]), StreamObserver(start(stream=True)))
     assert iter(tap) is tap
-    tap = AsyncIteratorTap(nothing(), StreamWatch(start(stream=True)))
+    tap = AsyncStreamWrapper(nothing(), StreamObserver(start(stream=True)))
     assert aiter(tap) is tap

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from llamatelemetry.genai.model import EngineTimings
-from llamatelemetry.genai.usage import find_usage, read_usage
+from llamatelemetry.genai import EngineTimings
+from llamatelemetry.genai.usage import find_usage, parse_usage
 from tests.genai.strategies import REPLIES
 
 TIMINGS = EngineTimings(5, 2.0, 6, 4.0, cached_tokens=16)
 
 
 def known(usage: Any, timings: EngineTimings | None = None) -> dict[str, int]:
-    read = asdict(read_usage(usage, timings))
+    read = asdict(parse_usage(usage, timings))
     return {name: value for name, value in read.items() if value is not None}
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from llamatelemetry.genai.model import EngineTimings, Response, Usage
-from llamatelemetry.genai.wire import read_parameters, read_response, read_timings
+from llamatelemetry.genai import EngineTimings, Response, Usage, parse_parameters, parse_response
+from llamatelemetry.genai.wire.openai_chat import parse_timings
 from tests.genai.strategies import REPLIES, TIMINGS, exportable, json_values
 
 # --- requests -----------------------------------------------------------------------------
@@ -54,7 +54,7 @@ UNREAD = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_parameter_becomes_its_attribute_with_the_type_of_the_conventions(name):
     value, attribute, expected = PARAMETERS[name]
-    found = read_parameters({name: value})
+    found = parse_parameters({name: value})
     assert found == {attribute: expected}
     assert type(found[attribute]) is type(expected)
 
@@ -62,7 +62,7 @@ def test_a_parameter_becomes_its_attribute_with_the_type_of_the_conventions(name
 def test_a_whole_request_is_read_in_full_and_nothing_else_of_it():
     body = {name: value for name, (value, _, _) in PARAMETERS.items()} | UNREAD
     before = copy.deepcopy(body)
-    assert read_parameters(body) == {
+    assert parse_parameters(body) == {
         attribute: expected for _, attribute, expected in PARAMETERS.values()
     }
     assert body == before
@@ -93,7 +93,7 @@ def test_a_whole_request_is_read_in_full_and_nothing_else_of_it():
     ],
 )
 def test_parameters_with_rules_of_their_own(name, value, expected):
-    assert read_parameters({name: value}) == expected
+    assert parse_parameters({name: value}) == expected
 
 
 WRONG: dict[str, list[Any]] = {
@@ -124,19 +124,19 @@ WRONG: dict[str, list[Any]] = {
 )
 def test_a_parameter_of_the_wrong_type_gives_nothing(name, kind):
     for value in WRONG[kind]:
-        assert read_parameters({name: value}) == {}
+        assert parse_parameters({name: value}) == {}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_an_iterator_is_never_consumed(name):
     given_by_the_application = iter(["a", "b"])
-    assert read_parameters({name: given_by_the_application}) == {}
+    assert parse_parameters({name: given_by_the_application}) == {}
     assert list(given_by_the_application) == ["a", "b"]
 
 
 @given(st.dictionaries(st.sampled_from([*PARAMETERS, *UNREAD]), json_values(max_leaves=4)))
 def test_any_request_body_gives_attributes_that_can_be_exported(body):
-    found = read_parameters(body)
+    found = parse_parameters(body)
     assert set(found) <= {attribute for _, attribute, _ in PARAMETERS.values()}
     assert all(exportable(value) for value in found.values())
 
@@ -241,12 +241,12 @@ COMPLETION = {
     ids=["json", "model_validate", "construct", "embeddings", "completion"],
 )
 def test_a_reply_reads_the_same_as_json_and_as_a_model(reply, expected):
-    assert read_response(reply) == expected
+    assert parse_response(reply) == expected
 
 
 @pytest.mark.parametrize("reply", [None, {}, [], "garbage", 5, b"{}", object(), {"usage": None}])
 def test_what_is_no_reply_reads_as_nothing_known(reply):
-    assert read_response(reply) == Response()
+    assert parse_response(reply) == Response()
 
 
 @pytest.mark.parametrize(
@@ -262,12 +262,12 @@ def test_what_is_no_reply_reads_as_nothing_known(reply):
 )
 def test_there_is_one_finish_reason_per_choice(reasons, expected):
     reply = {"choices": [{"finish_reason": reason} for reason in reasons]}
-    assert read_response(reply).finish_reasons == expected
+    assert parse_response(reply).finish_reasons == expected
 
 
 @pytest.mark.parametrize("choices", [None, "stop", {"finish_reason": "stop"}, [None], ["stop"], 5])
 def test_odd_choices_have_no_finish_reasons(choices):
-    assert read_response({"choices": choices}).finish_reasons == ()
+    assert parse_response({"choices": choices}).finish_reasons == ()
 
 
 def without(source: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -304,8 +304,8 @@ def without(source: dict[str, Any], *names: str) -> dict[str, Any]:
     ],
 )
 def test_timings_are_read_whole_or_not_at_all(timings, expected):
-    assert read_timings(timings) == expected
-    assert read_response({"timings": timings}).timings == expected
+    assert parse_timings(timings) == expected
+    assert parse_response({"timings": timings}).timings == expected
 
 
 @pytest.mark.parametrize(
@@ -329,16 +329,16 @@ def test_timings_are_read_whole_or_not_at_all(timings, expected):
     ],
 )
 def test_the_timings_stand_in_for_the_usage_that_a_stream_does_not_send(usage, expected):
-    assert read_response({"usage": usage, "timings": ENGINE}).usage == expected
+    assert parse_response({"usage": usage, "timings": ENGINE}).usage == expected
 
 
 def test_without_a_cached_count_the_prompt_is_what_was_evaluated():
     reply = {"timings": without(ENGINE, "cache_n")}
-    assert read_response(reply).usage == Usage(input_tokens=7, output_tokens=4)
+    assert parse_response(reply).usage == Usage(input_tokens=7, output_tokens=4)
 
 
 def test_neither_usage_nor_timings_is_unknown_and_not_zero():
-    assert read_response({"id": "x"}).usage == Usage()
+    assert parse_response({"id": "x"}).usage == Usage()
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_neither_usage_nor_timings_is_unknown_and_not_zero():
     ],
 )
 def test_details_of_the_usage_are_optional_one_by_one(details, expected):
-    assert read_response({"usage": details}).usage == expected
+    assert parse_response({"usage": details}).usage == expected
 
 
 def values_of(response: Response) -> list[Any]:
@@ -367,12 +367,12 @@ def values_of(response: Response) -> list[Any]:
 
 @given(REPLIES)
 def test_any_reply_is_read_without_error_into_what_can_be_exported(reply):
-    assert all(exportable(value) for value in values_of(read_response(reply)))
+    assert all(exportable(value) for value in values_of(parse_response(reply)))
 
 
 @given(TIMINGS)
 def test_any_timings_that_are_accepted_are_finite_and_not_negative(timings):
-    found = read_timings(timings)
+    found = parse_timings(timings)
     if found is not None:
         assert 0 <= found.prefill_ms < math.inf
         assert 0 <= found.decode_ms < math.inf

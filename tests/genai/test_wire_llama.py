@@ -7,18 +7,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from llamatelemetry.genai.errors import describe_status
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.model import EngineTimings, Request, Response, Usage
-from llamatelemetry.genai.usage import correct_undercount
-from llamatelemetry.genai.wire import read_response
-from llamatelemetry.genai.wire_llama import (
-    MessagesFold,
-    NativeFold,
-    read_choice_count,
-    read_messages_reply,
-    read_native,
+from llamatelemetry.genai import (
+    AnthropicAccumulator,
+    ChatAccumulator,
+    EngineTimings,
+    LlamaCppAccumulator,
+    Request,
+    Response,
+    Usage,
+    describe_status,
+    parse_choice_count,
+    parse_messages_response,
+    parse_native_completion,
+    parse_response,
 )
+from llamatelemetry.genai.usage import correct_undercount
 from tests.genai.strategies import json_values
 
 TIMINGS = {"cache_n": 9, "prompt_n": 1, "prompt_ms": 7.0, "predicted_n": 3, "predicted_ms": 24.0}
@@ -43,7 +46,7 @@ def native(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_native_completion() -> None:
-    response = read_native(native())
+    response = parse_native_completion(native())
     assert response.model == "smol.gguf"
     assert response.finish_reasons == ("length",)
     assert response.usage == Usage(input_tokens=10, output_tokens=3, cache_read_tokens=9)
@@ -57,30 +60,35 @@ def test_a_native_completion() -> None:
     [("eos", ("stop",)), ("word", ("stop",)), ("limit", ("length",)), ("none", ()), (None, ())],
 )
 def test_why_it_stopped_is_told_in_the_words_of_chat(stop_type: Any, reasons: Any) -> None:
-    assert read_native(native(stop_type=stop_type)).finish_reasons == reasons
+    assert parse_native_completion(native(stop_type=stop_type)).finish_reasons == reasons
 
 
 def test_a_truncated_prompt_is_told() -> None:
-    assert read_native(native(truncated=True)).attributes["llamatelemetry.truncated"] is True
+    assert (
+        parse_native_completion(native(truncated=True)).attributes["llamatelemetry.truncated"]
+        is True
+    )
 
 
 def test_fields_that_were_not_asked_for_are_unknown() -> None:
-    assert read_native({"content": " runs"}) == Response()
+    assert parse_native_completion({"content": " runs"}) == Response()
 
 
 def test_of_several_prompts_the_tokens_add_up() -> None:
-    response = read_native([native(), native(index=1, tokens_evaluated=5, stop_type="eos")])
+    response = parse_native_completion(
+        [native(), native(index=1, tokens_evaluated=5, stop_type="eos")]
+    )
     assert response.finish_reasons == ("length", "stop")
     assert response.usage == Usage(input_tokens=15, output_tokens=6, cache_read_tokens=18)
 
 
 def test_of_several_answers_to_one_prompt_the_prompt_counts_once() -> None:
-    response = read_native([native(), native(index=1)], answers_per_prompt=2)
+    response = parse_native_completion([native(), native(index=1)], answers_per_prompt=2)
     assert response.usage == Usage(input_tokens=10, output_tokens=6, cache_read_tokens=9)
 
 
 def test_a_count_that_is_missing_makes_the_sum_unknown() -> None:
-    response = read_native([native(), native(tokens_predicted=None)])
+    response = parse_native_completion([native(), native(tokens_predicted=None)])
     assert response.usage.output_tokens is None
 
 
@@ -101,7 +109,7 @@ def test_a_count_that_is_missing_makes_the_sum_unknown() -> None:
     ],
 )
 def test_how_many_answers_are_asked_for(body: dict[str, Any], count: int) -> None:
-    assert read_choice_count(body) == count
+    assert parse_choice_count(body) == count
 
 
 def piece(content: str, predicted: int, index: int = 0) -> dict[str, Any]:
@@ -116,23 +124,23 @@ def piece(content: str, predicted: int, index: int = 0) -> dict[str, Any]:
 
 
 def test_a_native_stream_reads_like_the_plain_reply() -> None:
-    fold = NativeFold()
+    fold = LlamaCppAccumulator()
     progress = piece("", 0) | {"prompt_progress": {"total": 10, "processed": 5}}
     carried = [fold.add(event) for event in (progress, piece(" r", 1), piece("uns", 2), native())]
     assert carried == [False, True, True, True]
     assert fold.model == "/models/smol.gguf"
-    assert fold.response() == read_native(native())
+    assert fold.response() == parse_native_completion(native())
 
 
 def test_a_native_stream_that_was_broken_off_counts_what_had_come() -> None:
-    fold = NativeFold()
+    fold = LlamaCppAccumulator()
     for event in (piece(" r", 1), piece("uns", 2)):
         fold.add(event)
     assert fold.response() == Response(usage=Usage(input_tokens=10, output_tokens=2))
 
 
 def test_the_answers_of_a_native_stream_are_kept_apart() -> None:
-    fold = NativeFold(answers_per_prompt=2)
+    fold = LlamaCppAccumulator(answers_per_prompt=2)
     for event in (piece("a", 1), piece("b", 1, 1), native(), native(index=1, stop_type="eos")):
         fold.add(event)
     response = fold.response()
@@ -141,7 +149,7 @@ def test_the_answers_of_a_native_stream_are_kept_apart() -> None:
 
 
 def test_an_error_in_a_native_stream_is_told() -> None:
-    fold = NativeFold()
+    fold = LlamaCppAccumulator()
     fold.add({"error": {"code": 500, "type": "server_error", "message": "SECRET"}})
     error = fold.response().error
     assert error is not None
@@ -160,7 +168,7 @@ MESSAGE = {
 
 
 def test_anthropics_input_tokens_leave_out_the_cached_ones() -> None:
-    response = read_messages_reply(MESSAGE)
+    response = parse_messages_response(MESSAGE)
     assert response.id == "msg_1"
     assert response.finish_reasons == ("max_tokens",)
     assert response.usage == Usage(input_tokens=31, output_tokens=3, cache_read_tokens=25)
@@ -202,15 +210,15 @@ def test_a_stream_of_messages_reads_like_the_plain_reply() -> None:
         ),
         ({"type": "message_stop"}, False),
     ]
-    fold = MessagesFold()
+    fold = AnthropicAccumulator()
     for event, carries_token in events:
         assert fold.add(event) is carries_token
     assert fold.model == "smol"
-    assert fold.response() == read_messages_reply(MESSAGE)
+    assert fold.response() == parse_messages_response(MESSAGE)
 
 
 def test_an_error_in_a_stream_of_messages_is_told() -> None:
-    fold = MessagesFold()
+    fold = AnthropicAccumulator()
     fold.add({"type": "error", "error": {"type": "overloaded_error", "message": "SECRET"}})
     error = fold.response().error
     assert error is not None
@@ -219,9 +227,9 @@ def test_an_error_in_a_stream_of_messages_is_told() -> None:
 
 @given(json_values())
 def test_anything_is_read_without_error(value: Any) -> None:
-    read_native(value)
-    read_messages_reply(value)
-    for fold in (NativeFold(), MessagesFold()):
+    parse_native_completion(value)
+    parse_messages_response(value)
+    for fold in (LlamaCppAccumulator(), AnthropicAccumulator()):
         fold.add(value)
         fold.add({"type": "message_start", "message": value, "index": value, "usage": value})
         fold.response()
@@ -252,14 +260,14 @@ def answers(count: int) -> dict[str, Any]:
 
 
 def test_what_llama_cpp_counts_of_the_first_answer_alone_is_unknown_of_all() -> None:
-    response = read_response(answers(2))
+    response = parse_response(answers(2))
     correct_undercount(response, Request("chat", "llama_cpp", choice_count=2, parameters=TWO))
     assert response.usage == Usage(input_tokens=10, output_tokens=None, cache_read_tokens=9)
 
 
 def test_of_several_prompts_the_input_is_unknown_too() -> None:
     for parameters, choice_count in (({}, 2), (TWO, 4)):
-        response = read_response(answers(choice_count))
+        response = parse_response(answers(choice_count))
         request = Request("text_completion", "llama_cpp", parameters={**parameters})
         request.choice_count = choice_count
         correct_undercount(response, request)
@@ -269,14 +277,14 @@ def test_of_several_prompts_the_input_is_unknown_too() -> None:
 def test_a_count_that_is_of_all_stays() -> None:
     reply = answers(2)
     reply["usage"] = {"prompt_tokens": 10, "completion_tokens": 7}
-    response = read_response(reply)
+    response = parse_response(reply)
     correct_undercount(response, Request("chat", "llama_cpp", choice_count=2))
     assert response.usage.output_tokens == 7
 
 
 def test_one_answer_and_no_timings_need_no_correction() -> None:
     for reply, wanted in ((answers(1), 1), (answers(2) | {"timings": None}, 2)):
-        response = read_response(reply)
+        response = parse_response(reply)
         correct_undercount(response, Request("chat", "llama_cpp", choice_count=wanted))
         assert response.usage.output_tokens == 3
 
@@ -289,14 +297,14 @@ def end(index: int, predicted: int) -> dict[str, Any]:
 
 
 def test_a_stream_counts_each_answer_at_its_end() -> None:
-    fold = ChunkFold()
+    fold = ChatAccumulator()
     for chunk in (end(0, 3), end(1, 4)):
         fold.add(chunk)
     assert fold.response().usage.output_tokens == 7
 
 
 def test_also_where_usage_was_asked_for() -> None:
-    fold = ChunkFold()
+    fold = ChatAccumulator()
     for index, predicted in ((0, 3), (1, 4)):
         fold.add(end(index, predicted))
         counts = {"prompt_tokens": 10, "completion_tokens": predicted}
@@ -305,7 +313,7 @@ def test_also_where_usage_was_asked_for() -> None:
 
 
 def test_timings_of_every_token_do_not_add_up() -> None:
-    fold = ChunkFold()
+    fold = ChatAccumulator()
     for predicted in (1, 2):
         token = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
         fold.add({**token, "timings": {**TIMINGS, "predicted_n": predicted}})

@@ -13,8 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from llamatelemetry.genai import Instrumenter, Request, Response, Server
-from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.genai import Instrumenter, Request, Response, Server, known_servers
 from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor

@@ -84,10 +84,10 @@ def test_of_an_address_only_host_and_port_are_drawn(url, address):
 @pytest.mark.parametrize(
     ("split", "what"),
     [
-        ([1], "1 parts and gpu_names 2"),
+        ([1], "one part for each of the 2 gpu_names, got 1"),
         ([1, -1], "0 or more"),
         ([1, float("nan")], "0 or more"),
-        ([0, 0], "no GPU"),
+        ([0, 0], "greater than 0"),
     ],
 )
 def test_a_split_that_does_not_fit_is_refused(split, what):

@@ -28,8 +28,8 @@ def test_without_an_account_the_same_graph_is_a_page(a_trace: TraceGraph, caplog
     path = GraphistryViz().plot_trace_graph(a_trace)
     assert Path(path).parent == Path("llamatelemetry-data")
     names = "GRAPHISTRY_PERSONAL_KEY_ID and GRAPHISTRY_PERSONAL_KEY_SECRET"
-    reason = f"there are no credentials ({names}, or arguments)"
-    line = f"Not uploaded to Graphistry: {reason}. The graph is in {path}"
+    reason = f"no credentials are set ({names}, or arguments)"
+    line = f"Cannot upload the graph to Graphistry: {reason}. Saved it to {path}"
     assert said(caplog) == [(logging.INFO, line)]
     page = Path(path).read_text(encoding="utf-8")
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
@@ -63,7 +63,9 @@ def test_an_empty_picture_says_why(caplog):
     viz = GraphistryViz(token="t")
     path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
     assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
-    assert said(caplog)[0][1].startswith("Not uploaded to Graphistry: no NVIDIA driver. ")
+    assert said(caplog)[0][1].startswith(
+        "Cannot upload the graph to Graphistry: no NVIDIA driver. "
+    )
 
 
 def test_not_told_to_register_nothing_is_uploaded(caplog, a_trace: TraceGraph):
@@ -95,11 +97,11 @@ def test_credentials_come_whole_from_one_place(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"username": "ada"}, "no password"),
-        ({"personal_key_secret": "s"}, "no personal_key_id"),
+        ({"username": "ada"}, "password must be set"),
+        ({"personal_key_secret": "s"}, "personal_key_id must be set"),
         ({"privacy": "secret"}, "'private', 'organization', 'public'"),
         ({"protocol": "ftp"}, "'https', 'http'"),
-        ({"timeout_s": 0}, "above 0"),
+        ({"timeout_s": 0}, "greater than 0"),
     ],
 )
 def test_a_bad_option_is_refused(options, what):

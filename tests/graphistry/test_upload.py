@@ -114,10 +114,10 @@ def failing(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
     ((level, text),) = said(caplog)
     assert level == logging.WARNING
     assert SECRET not in text
-    assert text.endswith(f". The graph is in {path}")
+    assert text.endswith(f". Saved it to {path}")
     assert len(caplog.records) == 1
-    return text.removeprefix("Not uploaded to Graphistry: ").removesuffix(
-        f". The graph is in {path}"
+    return text.removeprefix("Cannot upload the graph to Graphistry: ").removesuffix(
+        f". Saved it to {path}"
     )
 
 
@@ -210,8 +210,11 @@ def test_no_package(monkeypatch, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("program", "what"),
-    [("/nowhere/python", "did not start"), ("/bin/false", "died")],
+    [
+        ("/nowhere/python", "cannot start the upload process"),
+        ("/bin/false", "the upload process died"),
+    ],
 )
 def test_no_process_to_upload_with(monkeypatch, caplog, program, what):
     monkeypatch.setattr(sys, "executable", program)
-    assert f"the process that uploads {what}" in failing(GraphistryViz(**KEY), caplog)
+    assert what in failing(GraphistryViz(**KEY), caplog)

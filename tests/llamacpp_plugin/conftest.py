@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai.server_metadata import server_metadata_cache
+from llamatelemetry.genai import server_metadata_cache
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.recorder import Recorder

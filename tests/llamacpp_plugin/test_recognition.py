@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.genai.server_metadata import server_metadata_cache
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai import known_servers, server_metadata_cache, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 from llamatelemetry_instrumentation_llamacpp._routes import match_path

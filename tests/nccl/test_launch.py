@@ -10,7 +10,7 @@ import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
 from llamatelemetry.nccl._agreement import Agreement, Offer, agree
-from llamatelemetry.nccl._launch import Place, find_place
+from llamatelemetry.nccl._launch import RankAssignment, find_rank_assignment
 from llamatelemetry.nccl._results import all_reduce_results
 from llamatelemetry.nccl._timing import CudaRunner
 
@@ -26,32 +26,32 @@ TORCHRUN = {
 @pytest.mark.parametrize(
     ("world_size", "rank", "variables", "place"),
     [
-        (None, None, {}, Place(0, 1)),
-        (2, 1, {}, Place(1, 2)),
-        (2, None, {"RANK": "1"}, Place(1, 2)),
-        (None, 1, {"WORLD_SIZE": "2"}, Place(1, 2)),
-        (None, None, TORCHRUN, Place(3, 8, 1, "node-a:29500")),
-        (2, 0, TORCHRUN, Place(0, 2, 1, "node-a:29500")),
+        (None, None, {}, RankAssignment(0, 1)),
+        (2, 1, {}, RankAssignment(1, 2)),
+        (2, None, {"RANK": "1"}, RankAssignment(1, 2)),
+        (None, 1, {"WORLD_SIZE": "2"}, RankAssignment(1, 2)),
+        (None, None, TORCHRUN, RankAssignment(3, 8, 1, "node-a:29500")),
+        (2, 0, TORCHRUN, RankAssignment(0, 2, 1, "node-a:29500")),
     ],
 )
 def test_arguments_win_over_variables(world_size, rank, variables, place):
-    assert find_place(world_size, rank, variables, None) == place
+    assert find_rank_assignment(world_size, rank, variables, None) == place
 
 
 @pytest.mark.parametrize(
     ("world_size", "rank", "variables", "message"),
     [
-        (2, None, {}, "which rank is this process.*0 to 1.*RANK.*torchrun --nproc-per-node 2"),
-        (None, None, {"WORLD_SIZE": "4"}, "which rank is this process"),
-        (2, 2, {}, "rank=2 is not one of 0 to 1"),
-        (2, -1, {}, "rank=-1 is not one of"),
-        (0, None, {}, "at least one rank"),
-        (None, None, {"RANK": "one"}, "RANK='one' is not a number"),
+        (2, None, {}, "rank must be set.*0 to 1.*RANK.*torchrun --nproc-per-node 2"),
+        (None, None, {"WORLD_SIZE": "4"}, "rank must be set"),
+        (2, 2, {}, "rank must be 0 to 1.*got 2"),
+        (2, -1, {}, "rank must be 0 to 1.*got -1"),
+        (0, None, {}, "world_size must be 1 or more, got 0"),
+        (None, None, {"RANK": "one"}, "RANK must be a number, got 'one'"),
     ],
 )
 def test_what_would_hang_later_is_an_error_at_once(world_size, rank, variables, message):
     with pytest.raises(ValueError, match=message):
-        find_place(world_size, rank, variables, None)
+        find_rank_assignment(world_size, rank, variables, None)
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +63,10 @@ def no_launcher(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"world_size": 2}, "which rank"),
-        ({"backend": "mpi"}, "give 'nccl' or 'gloo'"),
-        ({"fallback": "cpu"}, "give 'gloo' or None"),
-        ({"timeout_s": 0}, "above 0"),
+        ({"world_size": 2}, "rank must be set"),
+        ({"backend": "mpi"}, "must be 'nccl' or 'gloo'"),
+        ({"fallback": "cpu"}, "must be 'gloo' or None"),
+        ({"timeout_s": 0}, "must be greater than 0"),
     ],
 )
 def test_an_option_that_does_not_fit_is_an_error_of_the_constructor(options, message):
@@ -82,9 +82,9 @@ def test_a_missing_rank_is_an_error_before_torch_is_even_imported():
         "except ValueError as error: print(error)\n"
         "print('torch' in sys.modules)\n"
     )
-    said = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=30)
-    assert "which rank is this process" in said
-    assert said.endswith("False\n")
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=30)
+    assert "rank must be set for world_size=2" in output
+    assert output.endswith("False\n")
 
 
 # ------------------------------------------------------------------ agreement
@@ -116,9 +116,12 @@ def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
         ),
         (
             [Offer("nccl", None, GPU), Offer("gloo", None, None)],
-            "do not want the same: rank 0 backend='nccl'.*rank 1 backend='gloo'",
+            "backend must be the same on all ranks, got rank 0 backend='nccl'.*rank 1 backend='gloo'",
         ),
-        ([Offer("nccl", None, GPU), Offer("nccl", "gloo", NO_GPU)], "do not want the same"),
+        (
+            [Offer("nccl", None, GPU), Offer("nccl", "gloo", NO_GPU)],
+            "backend must be the same on all ranks",
+        ),
     ],
 )
 def test_ranks_that_cannot_agree_are_an_error(offers, message):
@@ -166,5 +169,5 @@ def test_a_collective_that_never_ends_on_the_gpu_is_an_error(done):
     if done:
         assert runner.seconds(runner.mark(), runner.mark()) == 0.003
     else:
-        with pytest.raises(CollectiveError, match="not done on the GPU"):
+        with pytest.raises(CollectiveError, match="did not finish on the GPU"):
             runner.seconds(runner.mark(), runner.mark())

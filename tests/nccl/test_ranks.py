@@ -156,9 +156,9 @@ def test_a_group_of_the_application_is_joined_and_left_open():
     for rank, answer in found.items():
         assert answer == [
             (rank, 2, False),
-            "world_size=3, but the process group that is open has 2",
+            "world_size must be that of the open process group, 2, got 3",
             f"rank={1 - rank}, but the process group that is open has {rank}",
-            "the process group that is open uses cpu:gloo,cuda:gloo, not nccl; for gloo, give backend='gloo'",
+            "backend must be that of the open process group, cpu:gloo,cuda:gloo, got nccl. For gloo, pass backend='gloo'",
             "the open process group uses gloo",
             True,
         ]
@@ -275,7 +275,7 @@ def _misuses(rank):
     found.append(str(raised.value))
     with group:
         for options in ({"size_bytes": 6}, {"iterations": 0}, {"warmup": -1}):
-            with pytest.raises(ValueError, match="give") as raised:
+            with pytest.raises(ValueError, match="must be") as raised:
                 group.check(**options)
             found.append(str(raised.value))
     return found
@@ -283,7 +283,7 @@ def _misuses(rank):
 
 def test_a_check_that_cannot_be_is_refused():
     (not_open, size, iterations, warmup) = run_ranks(_misuses, ranks=1)[0]
-    assert "call init_process_group()" in not_open
+    assert "Call init_process_group()" in not_open
     assert "multiple of 4" in size
     assert "iterations=0" in iterations
     assert "warmup=-1" in warmup

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from llamatelemetry.genai.completion_hook import load_completion_hook
+from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.openai_plugin.content import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai import IteratorTap
+from llamatelemetry.genai import StreamWrapper
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.recorder import Recorder
@@ -94,7 +94,7 @@ def own_cpu_of_each_item() -> list[float]:
 
     stream = open_stream()
     tap = stream._iterator
-    assert type(tap) is IteratorTap
+    assert type(tap) is StreamWrapper
     tap._next = timed(tap._next)
     own: list[float] = []
     for _ in range(CHUNKS + 1):  # One more for the end of the stream.

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai.servers import known_servers
+from llamatelemetry.genai import known_servers
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.recorder import Recorder

@@ -28,7 +28,7 @@ from llamatelemetry.bench.report.terminal import progress_bar
 from llamatelemetry.bench.results import PAIR, BenchmarkResults
 from llamatelemetry.bench.sweep import SweepPoint, SweepResults
 from llamatelemetry.bench.targets.target import make_target
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
+from llamatelemetry.genai import ConfiguredInstrumenter
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts

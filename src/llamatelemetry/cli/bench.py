@@ -19,7 +19,7 @@ from llamatelemetry.bench.load.session import BenchmarkError
 from llamatelemetry.bench.results import BenchmarkResults
 from llamatelemetry.bench.runner import BenchmarkRunner
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai.fields import get, items, text
+from llamatelemetry.genai import as_list, as_str, get_field
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ def _client(url: str) -> tuple[Any, str | None]:
             described = _first_model(probe)
     except ValueError as error:
         raise _UsageError(f"{url}: {error}") from error
-    model = text(get(described, "id"))
-    if text(get(described, "owned_by")) == "llamacpp":
+    model = as_str(get_field(described, "id"))
+    if as_str(get_field(described, "owned_by")) == "llamacpp":
         return LlamaCppClient(url, api_key=key), model
     with required_by("Measuring a server other than llama.cpp", "openai"):
         import openai
@@ -195,7 +195,7 @@ def _first_model(probe: LlamaCppClient) -> Any:
     import httpx2
 
     try:
-        return next(iter(items(get(probe.models(), "data"))), None)
+        return next(iter(as_list(get_field(probe.models(), "data"))), None)
     except LlamaServerError:
         return None  # not llama.cpp, and without a list of models
     except httpx2.TransportError as error:

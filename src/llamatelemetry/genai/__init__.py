@@ -1,42 +1,178 @@
-"""What a plugin is made of: requests and replies as data, the call lifecycle, streams, patch tables.
+"""The complete interface for plugins: everything that instruments a library is here.
 
-A plugin author meets, in this order: `PatchTable` (what to wrap), `Request` (what a wrapper
-reads), `Instrumenter.start` and `Call` (the span), `read_response` or `StreamWatch` (what came of it).
+A plugin uses, in this order:
+
+- `PatchTable` and `PatchPoint`: which functions of a library are wrapped;
+- `Request`: what a wrapper reads from the arguments;
+- `plugin_instrumenter` and `Instrumenter.start`: they open a `Call`, the span and metrics of one call;
+- `Response`, or a parser of a known protocol such as `parse_response`: the result of the call;
+- `StreamObserver` with a `StreamWrapper` and an accumulator: the result of a stream.
+
+`docs/writing-a-plugin.md` describes it with a complete example. Plugins import nothing below this
+package; import-linter checks that. This package does not import the OpenTelemetry SDK.
 """
 
 from __future__ import annotations
 
 from time import monotonic
 
-from llamatelemetry.genai.abandoned_calls import finalizer as _finalizer
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
-from llamatelemetry.genai.configured import plugin_instrumenter
+from llamatelemetry.genai.configured import ConfiguredInstrumenter, plugin_instrumenter
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.content.completion_hook import CompletionHook
+from llamatelemetry.genai.content.messages import (
+    parse_chat_request,
+    parse_choices,
+    parse_completion_request,
+)
+from llamatelemetry.genai.content.parts import text_part
+from llamatelemetry.genai.content.responses_messages import parse_responses_request
 from llamatelemetry.genai.deferred_metrics import wait_for_thread
-from llamatelemetry.genai.model import Content, EngineTimings, Request, Response, Server, Usage
-from llamatelemetry.genai.patching import PatchPoint, PatchTable
-from llamatelemetry.genai.streams import AsyncIteratorTap, IteratorTap, StreamWatch
-from llamatelemetry.genai.wire import read_parameters, read_response
+from llamatelemetry.genai.engine import InferenceEngine
+from llamatelemetry.genai.errors import (
+    ErrorInfo,
+    describe_error,
+    describe_reported_error,
+    describe_status,
+)
+from llamatelemetry.genai.json_access import (
+    as_count,
+    as_dict,
+    as_float,
+    as_int,
+    as_list,
+    as_str,
+    get_field,
+    model_name,
+)
+from llamatelemetry.genai.model import (
+    Content,
+    EngineTimings,
+    Phases,
+    Request,
+    Response,
+    Server,
+    Usage,
+)
+from llamatelemetry.genai.patching import PatchPoint, PatchSwitch, PatchTable, make_patch_link
+from llamatelemetry.genai.phases import measure_phases
+from llamatelemetry.genai.server_metadata import parse_props, server_metadata_cache
+from llamatelemetry.genai.servers import (
+    is_loopback,
+    known_servers,
+    provider_from_headers,
+    provider_from_models,
+    server_of,
+)
+from llamatelemetry.genai.streams.abandoned_calls import finalizer as _finalizer
+from llamatelemetry.genai.streams.accumulators import Accumulator, ChatAccumulator
+from llamatelemetry.genai.streams.byte_observers import (
+    BodyBytesObserver,
+    EventBytesObserver,
+    ProvisionalObserver,
+    content_decoder,
+    event_bytes_observer,
+)
+from llamatelemetry.genai.streams.event_accumulators import MediaAccumulator, ResponsesAccumulator
+from llamatelemetry.genai.streams.observers import (
+    AsyncStreamWrapper,
+    Observer,
+    StreamObserver,
+    StreamWrapper,
+)
+from llamatelemetry.genai.streams.steps import STEP_EVENT, GenerationSteps
+from llamatelemetry.genai.wire.anthropic import AnthropicAccumulator, parse_messages_response
+from llamatelemetry.genai.wire.bodies import BodyCapture, parse_body
+from llamatelemetry.genai.wire.llama_cpp import LlamaCppAccumulator, parse_native_completion
+from llamatelemetry.genai.wire.openai_chat import (
+    parse_choice_count,
+    parse_parameters,
+    parse_response,
+)
+from llamatelemetry.genai.wire.openai_responses import (
+    parse_created_response,
+    parse_fetched_response,
+    parse_responses_parameters,
+)
+from llamatelemetry.genai.wire.sse import EventReader
 
 __all__ = [
-    "AsyncIteratorTap",
+    "STEP_EVENT",
+    "Accumulator",
+    "AnthropicAccumulator",
+    "AsyncStreamWrapper",
+    "BlobData",
+    "BodyBytesObserver",
+    "BodyCapture",
     "Call",
+    "ChatAccumulator",
+    "CompletionHook",
+    "ConfiguredInstrumenter",
     "Content",
     "EngineTimings",
+    "ErrorInfo",
+    "EventBytesObserver",
+    "EventReader",
+    "GenerationSteps",
+    "InferenceEngine",
     "Instrumenter",
-    "IteratorTap",
+    "LlamaCppAccumulator",
+    "MediaAccumulator",
+    "Observer",
     "PatchPoint",
+    "PatchSwitch",
     "PatchTable",
+    "Phases",
+    "ProvisionalObserver",
     "Request",
     "Response",
+    "ResponsesAccumulator",
     "Server",
-    "StreamWatch",
+    "StreamObserver",
+    "StreamWrapper",
     "Usage",
+    "as_count",
+    "as_dict",
+    "as_float",
+    "as_int",
+    "as_list",
+    "as_str",
+    "content_decoder",
     "current_call",
+    "describe_error",
+    "describe_reported_error",
+    "describe_status",
+    "event_bytes_observer",
     "flush_pending",
+    "get_field",
+    "internal_errors",
+    "is_loopback",
+    "known_servers",
+    "make_patch_link",
+    "measure_phases",
+    "model_name",
+    "parse_body",
+    "parse_chat_request",
+    "parse_choice_count",
+    "parse_choices",
+    "parse_completion_request",
+    "parse_created_response",
+    "parse_fetched_response",
+    "parse_messages_response",
+    "parse_native_completion",
+    "parse_parameters",
+    "parse_props",
+    "parse_response",
+    "parse_responses_parameters",
+    "parse_responses_request",
     "plugin_instrumenter",
-    "read_parameters",
-    "read_response",
+    "provider_from_headers",
+    "provider_from_models",
+    "server_metadata_cache",
+    "server_of",
     "stop_finalizer",
+    "text_part",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The agent that a context is in, and how much it has asked of models and tools so far."""
+"""The agent of a context, and how many inference and tool calls it has made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AGENT_KEY: Final = context_api.create_key("llamatelemetry-agent")
 
 
 class AgentRun:
-    """One invocation of an agent. What a sub-agent asks for counts for the sub-agent only."""
+    """One invocation of an agent. Calls of a sub-agent count only for the sub-agent."""
 
     __slots__ = ("_lock", "inference_calls", "name", "tool_calls")
 
@@ -25,22 +25,22 @@ class AgentRun:
         self._lock = threading.Lock()
 
     def count_inference_call(self) -> None:
-        """Count a call to a model, from any thread."""
+        """Count an inference call. Thread-safe."""
         with self._lock:
             self.inference_calls += 1
 
     def count_tool_call(self) -> None:
-        """Count a tool that was run, from any thread."""
+        """Count a tool call. Thread-safe."""
         with self._lock:
             self.tool_calls += 1
 
 
 def with_agent(run: AgentRun, context: Context) -> Context:
-    """Give a context in which `current_agent` finds this run."""
+    """Return a context in which `current_agent` returns this run."""
     return context_api.set_value(_AGENT_KEY, run, context)
 
 
 def current_agent(context: Context | None = None) -> AgentRun | None:
-    """Give the innermost agent at work in a context; in the current one when ``None``."""
+    """Return the innermost agent of a context; of the current context if `None`."""
     run = (context_api.get_current() if context is None else context).get(_AGENT_KEY)
     return run if isinstance(run, AgentRun) else None

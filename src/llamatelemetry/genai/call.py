@@ -21,9 +21,8 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig, active_config
 from llamatelemetry.genai import internal_errors, spans
-from llamatelemetry.genai.abandoned_calls import finalizer
 from llamatelemetry.genai.agents import current_agent
-from llamatelemetry.genai.capture import content_recorder
+from llamatelemetry.genai.content.recorder import content_recorder
 from llamatelemetry.genai.errors import describe_error
 from llamatelemetry.genai.external_spans import find_external_span
 from llamatelemetry.genai.metrics import CallMetrics
@@ -38,6 +37,7 @@ from llamatelemetry.genai.span_target import (
     SpanTarget,
     is_within,
 )
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from llamatelemetry.genai.abandoned_calls import Finalizable
-    from llamatelemetry.genai.completion_hook import CompletionHook
-    from llamatelemetry.genai.content import CallContent
+    from llamatelemetry.genai.content.completion_hook import CompletionHook
+    from llamatelemetry.genai.content.recorder import CallContent
+    from llamatelemetry.genai.streams.abandoned_calls import Finalizable
     from llamatelemetry.otel.client_metrics import Attributes
 
 

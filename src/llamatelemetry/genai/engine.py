@@ -7,15 +7,15 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class InferenceEngine(Protocol):
-    """A model that completes texts and answers chat messages.
+    """Interface of an object that generates text with a model.
 
-    `LlamaCppClient` and `TransformersBackend` are engines. So is any class with these three
-    members; it need not derive from this one.
+    `LlamaCppClient` and `TransformersBackend` implement it. Any class with these three members does;
+    it need not derive from this one.
     """
 
     @property
     def model_name(self) -> str:
-        """The name of the model."""
+        """Name of the model."""
         ...
 
     def generate(
@@ -26,11 +26,11 @@ class InferenceEngine(Protocol):
         stop_sequences: list[str] | None = None,
         repetition_penalty: float = 1.0,
     ) -> str:
-        """Return the completion of a text."""
+        """Continue a text and return the generated text."""
         ...
 
     def chat(
         self, messages: list[dict[str, Any]], max_tokens: int = 256, temperature: float = 0.7
     ) -> dict[str, Any]:
-        """Return the answer to chat messages, as an OpenAI chat completion."""
+        """Generate a response to messages and return it in the format of a chat completion."""
         ...

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai.fields import get, integer, mapping
+from llamatelemetry.genai.json_access import as_dict, as_int, get_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def describe_error(error: BaseException) -> ErrorInfo:
     a server, of a validation error or of an application's exception may quote a prompt.
     """
     name = _qualified_name(type(error))
-    status = integer(_attribute(error, "status_code"))
+    status = as_int(_attribute(error, "status_code"))
     code = _server_code(error)
     if status is not None:
         # A successful status is not the error: openai's APIResponseValidationError has one.
@@ -68,7 +68,7 @@ def describe_status(status: int, body: Any) -> ErrorInfo:
         status: HTTP status.
         body: The JSON body, or `None`. llama.cpp sends `{"error": {"type": ...}}`.
     """
-    code = _code_of(mapping(get(body, "error")) or body)
+    code = _code_of(as_dict(get_field(body, "error")) or body)
     return ErrorInfo(code or str(status), f"HTTP {status}" + (f" {code}" if code else ""), status)
 
 
@@ -80,13 +80,13 @@ def _attribute(error: BaseException, name: str) -> Any:
 
 
 def _server_code(error: BaseException) -> str | None:
-    body = mapping(_attribute(error, "body"))
-    return _code_of(mapping(body.get("error")) or body)
+    body = as_dict(_attribute(error, "body"))
+    return _code_of(as_dict(body.get("error")) or body)
 
 
 def _code_of(error: Any) -> str | None:
     for field in ("code", "type"):
-        value = get(error, field)
+        value = get_field(error, field)
         if isinstance(value, str) and _CODE.fullmatch(value):
             return value
     return None

@@ -12,7 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai.json_access import model_name
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, INFERENCE_OPERATIONS
 

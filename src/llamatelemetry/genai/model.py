@@ -42,7 +42,7 @@ class Server:
 class Content:
     """Messages, instructions and tools in the conventions' schema, without length limits.
 
-    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.parts.BlobData`.
+    Messages and parts are plain dicts; binary data is a `llamatelemetry.genai.content.parts.BlobData`.
     A request fills all fields but `outputs`, a response mostly `outputs` alone.
     """
 

@@ -71,7 +71,7 @@ class PatchTable:
                 patch.revert()
 
 
-class Switch:
+class PatchSwitch:
     """Whether a link is enabled. A link that cannot be removed is disabled instead."""
 
     __slots__ = ("is_on",)
@@ -83,7 +83,7 @@ class Switch:
 class _Patch:
     def __init__(self, point: PatchPoint) -> None:
         self._point = point
-        self._switch = Switch(is_on=False)  # of the newest link
+        self._switch = PatchSwitch(is_on=False)  # of the newest link
         self._hooked = False
         self._module: ModuleType | None = None
         self._link: Any = None
@@ -112,8 +112,8 @@ class _Patch:
             if _is_linked(self._link, original):
                 return  # An earlier revert left it in the chain; the switch has enabled it again.
             if self._link is None or self._link.__wrapped__ is not original:
-                switch = Switch(is_on=True)
-                self._link = make_link(original, point.make_wrapper(), switch, owner, name)
+                switch = PatchSwitch(is_on=True)
+                self._link = make_patch_link(original, point.make_wrapper(), switch, owner, name)
                 # An older link may be hidden in a closure: only the newest one is ever enabled.
                 self._switch.is_on = False
                 self._switch = switch
@@ -140,7 +140,9 @@ class _Patch:
             setattr(owner, name, self._link.__wrapped__)
 
 
-def make_link(original: Any, wrapper: Wrapper, switch: Switch, owner: Any, name: str) -> Any:
+def make_patch_link(
+    original: Any, wrapper: Wrapper, switch: PatchSwitch, owner: Any, name: str
+) -> Any:
     """Return a callable that passes calls of `original` to `wrapper`.
 
     To callers it looks like the original: it has the same name and signature, and it can be
@@ -174,7 +176,7 @@ def _is_plain(function: Any) -> bool:
     return type(function) is FunctionType and not is_generator
 
 
-def _function_link(original: Any, wrapper: Wrapper, switch: Switch) -> Any:
+def _function_link(original: Any, wrapper: Wrapper, switch: PatchSwitch) -> Any:
     """Wrap a method in a function, which takes a tenth of the time of wrapt's object."""
 
     @wraps(original)
@@ -226,7 +228,7 @@ class _Link(wrapt.FunctionWrapper[Any, Any]):
     __bound_function_wrapper__ = _BoundLink
 
     def __init__(
-        self, original: Any, wrapper: Wrapper, switch: Switch, owner: Any, name: str
+        self, original: Any, wrapper: Wrapper, switch: PatchSwitch, owner: Any, name: str
     ) -> None:
         super().__init__(original, wrapper, enabled=lambda: switch.is_on)
         self._self_container = owner

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from llamatelemetry.genai.headers import NAME, has_list
+from llamatelemetry.genai.wire.headers import NAME, has_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import SpanContext
 
-    from llamatelemetry.genai.headers import Entry
+    from llamatelemetry.genai.wire.headers import Entry
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"

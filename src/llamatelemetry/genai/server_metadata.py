@@ -21,7 +21,7 @@ from opentelemetry.instrumentation.utils import (
 )
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.fields import count, get, mapping, model_name, text
+from llamatelemetry.genai.json_access import as_count, as_dict, as_str, get_field, model_name
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -172,18 +172,18 @@ server_metadata_cache: Final = ServerMetadataCache()
 
 def parse_props(props: Any) -> ServerMetadata:
     """Parse a response of `GET /props`."""
-    build = text(get(props, "build_info"))
+    build = as_str(get_field(props, "build_info"))
     attributes: dict[str, AttributeValue] = {} if build is None else {names.SERVER_BUILD: build}
-    if get(props, "role") == "router":
+    if get_field(props, "role") == "router":
         # A router fills its other fields with placeholders: its model is called "none".
         return ServerMetadata(attributes, is_router=True)
-    aliases = (text(get(props, "model_alias")) or "").split(",")
-    file = model_name(get(props, "model_path"))
+    aliases = (as_str(get_field(props, "model_alias")) or "").split(",")
+    file = model_name(get_field(props, "model_path"))
     found = {
         names.SERVER_MODEL_FILE: file,
-        names.SERVER_QUANTIZATION: text(get(props, "model_ftype")),
-        names.SERVER_CONTEXT_LENGTH: count(_slot_settings(props).get("n_ctx")),
-        names.SERVER_SLOTS: count(get(props, "total_slots")),
+        names.SERVER_QUANTIZATION: as_str(get_field(props, "model_ftype")),
+        names.SERVER_CONTEXT_LENGTH: as_count(_slot_settings(props).get("n_ctx")),
+        names.SERVER_SLOTS: as_count(get_field(props, "total_slots")),
     }
     attributes.update({name: value for name, value in found.items() if value})
     known = (file, *(model_name(alias.strip()) for alias in aliases))
@@ -191,7 +191,7 @@ def parse_props(props: Any) -> ServerMetadata:
 
 
 def _slot_settings(props: Any) -> Mapping[str, Any]:
-    return mapping(get(props, "default_generation_settings"))
+    return as_dict(get_field(props, "default_generation_settings"))
 
 
 def fetch_server_metadata(

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from llamatelemetry.genai.fields import get, items
-from llamatelemetry.genai.headers import NAME, VALUE, has_list
+from llamatelemetry.genai.json_access import as_list, get_field
 from llamatelemetry.genai.model import Server
+from llamatelemetry.genai.wire.headers import NAME, VALUE, has_list
 from llamatelemetry.semconv.operations import (
     PROVIDER_AZURE_OPENAI,
     PROVIDER_LLAMA_CPP,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai.headers import Entry
+    from llamatelemetry.genai.wire.headers import Entry
 
 _NOTHING: Final[Mapping[str, AttributeValue]] = MappingProxyType({})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -181,6 +181,6 @@ def provider_from_headers(headers: Any) -> str | None:
 
 def provider_from_models(reply: Any) -> str | None:
     """Return the provider that a list of models proves by the owner of the first one."""
-    models = items(get(reply, "data"))
-    owner = get(models[0], "owned_by") if models else None
+    models = as_list(get_field(reply, "data"))
+    owner = get_field(models[0], "owned_by") if models else None
     return PROVIDER_LLAMA_CPP if owner == "llamacpp" else None

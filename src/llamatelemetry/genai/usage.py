@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import count, fields_of, get, items
+from llamatelemetry.genai.json_access import as_count, as_fields, as_list, get_field
 from llamatelemetry.genai.model import Usage
 from llamatelemetry.semconv import attributes
 
@@ -70,22 +70,22 @@ _DETAILS: Final = {
 
 def find_usage(reply: Any) -> Any:
     """Return the usage object of a response or of a stream's last chunk, wherever it is."""
-    fields = fields_of(reply)
+    fields = as_fields(reply)
     usage = fields.get("usage")
     if usage is not None:
         return usage
     groq = fields.get("x_groq")
     if groq is not None:
-        return get(groq, "usage")
-    choices = items(fields.get("choices"))
-    return get(choices[0], "usage") if choices else None
+        return get_field(groq, "usage")
+    choices = as_list(fields.get("choices"))
+    return get_field(choices[0], "usage") if choices else None
 
 
-def read_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
+def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     """Parse the token counts of a usage object. `timings` supply the missing ones."""
     read = Usage()
     if usage is not None:
-        _read_counts(fields_of(usage), read)
+        _read_counts(as_fields(usage), read)
     if timings is not None:
         if read.input_tokens is None and timings.prompt_tokens is not None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -105,9 +105,9 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
             if getattr(into, total) is None:
                 # Fast path: most counts are small integers.
                 is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
-                setattr(into, total, value if is_count else count(value))
+                setattr(into, total, value if is_count else as_count(value))
         elif field in _DETAILS:
-            _read_details(fields_of(value), _DETAILS[field], into)
+            _read_details(as_fields(value), _DETAILS[field], into)
     if not _BESIDE_NAMES.isdisjoint(fields):
         _read_fields(fields, _BESIDE_TOTALS, into)
 
@@ -118,7 +118,7 @@ def _read_details(
     _read_fields(fields, spellings, into)
     cached = fields.get("cached_tokens_details")
     if cached is not None:
-        _read_fields(fields_of(cached), _CACHED, into)
+        _read_fields(as_fields(cached), _CACHED, into)
 
 
 def _read_fields(
@@ -127,7 +127,7 @@ def _read_fields(
     for field, name in spellings:
         value = fields.get(field)
         if value is not None and getattr(into, name) is None:
-            setattr(into, name, count(value))
+            setattr(into, name, as_count(value))
 
 
 def correct_undercount(response: Response, request: Request) -> None:
@@ -142,7 +142,7 @@ def correct_undercount(response: Response, request: Request) -> None:
     if usage.output_tokens == timings.predicted_tokens:
         usage.output_tokens = None
     prompts = request.choice_count // (
-        count(request.parameters.get(attributes.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+        as_count(request.parameters.get(attributes.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
     )
     first_prompt = (timings.prompt_tokens or 0) + (timings.cached_tokens or 0)
     if prompts > 1 and usage.input_tokens == first_prompt:

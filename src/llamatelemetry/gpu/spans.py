@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai.servers import is_loopback, known_servers, server_of
+from llamatelemetry.genai import is_loopback, known_servers, server_of
 from llamatelemetry.gpu.monitor.engines import IN_PROCESS
 from llamatelemetry.semconv import attributes as genai
 from llamatelemetry.semconv import gpu as names
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai.model import Request
+    from llamatelemetry.genai import Request
     from llamatelemetry.gpu.energy import CallEnergy
     from llamatelemetry.gpu.monitor.history import GpuUsage
     from llamatelemetry.gpu.monitor.monitor import GpuMonitor

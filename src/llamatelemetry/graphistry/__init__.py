@@ -1,4 +1,4 @@
-"""Graphs of pipelines, traces and GPUs: on a Graphistry server, or else as a page of their own."""
+"""Graphs of pipelines, traces and GPUs, on a Graphistry server or as an HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who uploads, and where to: from arguments or from `GRAPHISTRY_*` variables."""
+"""Graphistry account and server, from arguments or `GRAPHISTRY_*` variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _DEFAULT_SERVER: Final = "hub.graphistry.com"
-# One complete group is what a login takes; the first complete one counts.
+# A login needs one complete group. The first complete one is used.
 _LOGINS: Final = (
     ("personal_key_id", "personal_key_secret"),
     ("username", "password"),
@@ -32,7 +32,7 @@ _SECRETS: Final = ("personal_key_secret", "password", "token")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the client's ``register`` is given."""
+    """Arguments of the client's `register`."""
 
     personal_key_id: str | None = None
     personal_key_secret: str | None = field(default=None, repr=False)
@@ -46,7 +46,7 @@ class Account:
 
     @property
     def login(self) -> dict[str, str]:
-        """The first complete group of credentials; empty when there is none."""
+        """First complete group of credentials; empty if there is none."""
         given = asdict(self)
         for names in _LOGINS:
             if all(given[name] for name in names):
@@ -55,7 +55,7 @@ class Account:
 
     @property
     def problem(self) -> str:
-        """Why no login is possible; empty when one is."""
+        """Why no login is possible; empty if one is."""
         if self.login:
             return ""
         given = asdict(self)
@@ -63,14 +63,14 @@ class Account:
             missing = [name for name in names if not given[name]]
             if len(missing) < len(names):
                 there = next(name for name in names if given[name])
-                return f"there is a {there} but no {missing[0]} ({_VARIABLES[missing[0]]})"
+                return f"{missing[0]} must be set together with {there} ({_VARIABLES[missing[0]]})"
         return (
-            "there are no credentials (GRAPHISTRY_PERSONAL_KEY_ID and "
+            "no credentials are set (GRAPHISTRY_PERSONAL_KEY_ID and "
             "GRAPHISTRY_PERSONAL_KEY_SECRET, or arguments)"
         )
 
     def registration(self) -> dict[str, str]:
-        """Give the arguments of ``register``: one login and nothing that is not known."""
+        """Return the arguments of `register`: one login, and the known values."""
         rest = asdict(self)
         for names in _LOGINS:
             for name in names:
@@ -78,17 +78,17 @@ class Account:
         return {**self.login, **{name: value for name, value in rest.items() if value is not None}}
 
     def without_secrets(self, text: str) -> str:
-        """Mask what must not be in a log."""
+        """Mask secrets for logs."""
         for secret in filter(None, (getattr(self, name) for name in _SECRETS)):
             text = text.replace(secret, "***")
         return text
 
 
 def account_from(**arguments: str | None) -> Account:
-    """Join arguments with the environment: credentials are all from the one or all from the other.
+    """Combine arguments with the environment. Credentials come from one of them only.
 
     Raises:
-        ValueError: the arguments hold half of a login.
+        ValueError: The arguments contain an incomplete login.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     from_environment = _from_environment()
@@ -103,7 +103,7 @@ def account_from(**arguments: str | None) -> Account:
 
 
 def _from_environment() -> dict[str, str]:
-    """Read Graphistry's own variables; the only place that does."""
+    """Read Graphistry's variables. No other function does."""
     found = {name: os.environ.get(variable, "").strip() for name, variable in _VARIABLES.items()}
     return {name: value for name, value in found.items() if value}
 

@@ -1,4 +1,4 @@
-"""Has a graph uploaded, within a time limit, and says in one clause why it was not."""
+"""Upload of a graph in a child process with a time limit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MAX_MESSAGE: Final = 200
 
 
 class NotUploadedError(Exception):
-    """The graph is not on the server; the message says why, without a secret."""
+    """The graph was not uploaded. The message states why, without secrets."""
 
 
 def upload(graph: Graph, account: Account, *, privacy: str, timeout_s: float) -> str:
-    """Upload a graph and give its address.
+    """Upload a graph and return its URL.
 
     Raises:
-        NotUploadedError: for whatever reason.
+        NotUploadedError: The upload failed.
     """
     asked = {
         "account": account.registration(),
@@ -41,29 +41,29 @@ def upload(graph: Graph, account: Account, *, privacy: str, timeout_s: float) ->
 
 
 def _asked(text: str, server: str, timeout_s: float) -> dict[str, str]:
-    # -P keeps the current directory off the child's path: a stray graphistry.py there must not
-    # shadow the client.
+    # -P keeps the current directory off the child's path: a graphistry.py there must not shadow the
+    # client.
     command = [sys.executable, "-P", "-m", "llamatelemetry.graphistry._upload"]
     try:
         done = subprocess.run(
             command,
-            # On stdin: arguments and variables of a process can be read by others.
+            # Passed on stdin: other users can read arguments and variables of a process.
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
             timeout=timeout_s,
             check=False,
-            # Under opentelemetry-instrument the child would be instrumented too.
+            # Under opentelemetry-instrument the child would be instrumented as well.
             env={**os.environ, "OTEL_SDK_DISABLED": "true"},
         )
         return cast("dict[str, str]", json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         raise NotUploadedError(f"{server} took longer than {timeout_s:g} s") from None
     except OSError as error:
-        raise NotUploadedError(f"the process that uploads did not start: {error}") from None
+        raise NotUploadedError(f"cannot start the upload process: {error}") from None
     except ValueError:
-        raise NotUploadedError("the process that uploads died") from None
+        raise NotUploadedError("the upload process died") from None
 
 
 def _reason(answer: dict[str, str], server: str) -> str:
@@ -71,7 +71,7 @@ def _reason(answer: dict[str, str], server: str) -> str:
     short = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…"
     if answer["step"] == "start":
         return f"its client cannot be imported ({short}): {_INSTALL}"
-    # Requests' own errors, and what the client makes of them.
+    # Errors of requests, and those that the client derives from them.
     if re.search(r"Max retries exceeded|ConnectionError|Connection aborted", f"{kind} {message}"):
         return f"there is no connection to {server}"
     if answer["step"] == "login":

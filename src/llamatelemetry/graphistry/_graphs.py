@@ -1,7 +1,6 @@
-"""What is drawn: nodes and edges with names and figures, whatever they came from.
+"""Graphs to draw: nodes and edges with names and figures.
 
-Only the columns named here are taken over. So nothing that a trace may learn to carry later, a
-prompt above all, gets into a picture by itself.
+Only the columns listed here are used. So data added to traces later, such as prompts, is never drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
-from llamatelemetry.genai.fields import model_name as base_name
+from llamatelemetry.genai import model_name as base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +38,7 @@ _LINKS: Final = {"NVLink", "PCIe"}
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A thing. ``weight`` is what its size shows: how much of something it has, 1 if all have the same."""
+    """A node. `weight` determines its size: an amount, or 1 if all nodes are equal."""
 
     id: str
     kind: str
@@ -50,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What one node has to do with another."""
+    """A relation between two nodes."""
 
     source: str
     target: str
@@ -61,12 +60,12 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A picture to be.
+    """A graph to draw.
 
     Attributes:
-        kind: ``pipeline``, ``trace`` or ``topology``.
-        title: for people.
-        note: what there is to say of the whole, or of why there is nothing.
+        kind: `pipeline`, `trace` or `topology`.
+        title: Title for users.
+        note: Remark on the whole graph, or why it is empty.
     """
 
     kind: str
@@ -83,10 +82,10 @@ def pipeline_graph(
     tensor_split: Sequence[float] | None,
     server_url: str | None,
 ) -> Graph:
-    """Give the way of a request: from the program to the model, its server, and the GPUs.
+    """Return the path of a request: program, model, server and GPUs.
 
     Raises:
-        ValueError: ``tensor_split`` does not fit the GPUs; the message says how.
+        ValueError: `tensor_split` does not match the GPUs.
     """
     shares = _shares(tensor_split, len(gpu_names))
     address = _address(server_url)
@@ -112,10 +111,10 @@ def pipeline_graph(
 
 
 def trace_graph(trace: Any) -> Graph:
-    """Give a trace graph as a picture.
+    """Return the graph of a trace graph.
 
     Raises:
-        TypeError: it is no trace graph.
+        TypeError: The argument is not a trace graph.
     """
     found = _as_dict(trace, "a trace graph: what llamatelemetry.trace_graph() gives")
     nodes = [_trace_node(row) for row in _rows(found, "nodes")]
@@ -134,10 +133,10 @@ def trace_graph(trace: Any) -> Graph:
 
 
 def topology_graph(topology: Any) -> Graph:
-    """Give the GPUs of a machine and what lies between them as a picture.
+    """Return the graph of the GPUs of a machine and their connections.
 
     Raises:
-        TypeError: it is no topology.
+        TypeError: The argument is not a topology.
     """
     found = _as_dict(topology, "a topology: what TopologyMapper().detect() gives")
     nodes = [_gpu(row) for row in _rows(found, "gpus")]
@@ -147,7 +146,7 @@ def topology_graph(topology: Any) -> Graph:
     ]
     edges = [_link(row) for row in _rows(found, "links") if row.get("label")]
     note = "" if nodes else str(found.get("reason") or "No GPU was found.")
-    return Graph("topology", "GPUs and what lies between them", nodes, edges, note)
+    return Graph("topology", "GPUs and their connections", nodes, edges, note)
 
 
 def _trace_node(row: Mapping[str, Any]) -> Node:
@@ -157,7 +156,7 @@ def _trace_node(row: Mapping[str, Any]) -> Node:
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, Detail]:
-    """The figures that say something: none for what only is there, no tokens for what has none."""
+    """Return the meaningful figures: none for nodes without calls, no tokens for nodes without tokens."""
     if not row.get("count"):
         return {}
     found = {name: row[name] for name in _FIGURES if row.get(name) is not None}
@@ -190,33 +189,33 @@ def _link(row: Mapping[str, Any]) -> Edge:
 
 
 def _shares(tensor_split: Sequence[float] | None, gpus: int) -> list[float | None]:
-    """The part of the model on each GPU, 0 to 1; None where nothing was said."""
+    """Return the share of the model on each GPU, 0 to 1; `None` if unknown."""
     if tensor_split is None:
         return [None] * gpus
     parts = [float(part) for part in tensor_split]
     if len(parts) != gpus:
         raise ValueError(
-            f"tensor_split has {len(parts)} parts and gpu_names {gpus} GPUs; give one part for each GPU"
+            f"tensor_split must have one part for each of the {gpus} gpu_names, got {len(parts)}"
         )
     if any(part < 0 or not math.isfinite(part) for part in parts):
         raise ValueError(
-            f"tensor_split: {list(tensor_split)!r}; each part is a number of 0 or more"
+            f"tensor_split must contain numbers of 0 or more, got {list(tensor_split)!r}"
         )
     whole = sum(parts)
     if parts and not whole:
-        raise ValueError("tensor_split gives no GPU a part of the model")
+        raise ValueError("tensor_split must have a part greater than 0")
     return [round(part / whole, 4) for part in parts]
 
 
 def _address(url: str | None) -> str | None:
-    """Host and port alone: the rest of an address may hold a password or a key."""
+    """Return host and port only. Other parts of a URL may contain a password or a key."""
     if not url:
         return None
     parts = urlsplit(url if "//" in url else f"//{url}")
     try:
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"server_url: {error}") from None
+        raise ValueError(f"server_url must be a URL, got an invalid one: {error}") from None
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     return host if port is None else f"{host}:{port}"
@@ -234,11 +233,13 @@ def _present(**values: Any) -> dict[str, Detail]:
 def _as_dict(given: Any, wanted: str) -> Mapping[str, Any]:
     to_dict = getattr(given, "to_dict", None)
     if not callable(to_dict):
-        raise TypeError(f"{type(given).__name__} is not {wanted}")
+        raise TypeError(f"The argument must be {wanted}, got {type(given).__name__}")
     return cast("Mapping[str, Any]", to_dict())
 
 
 def _rows(found: Mapping[str, Any], name: str) -> Iterable[Mapping[str, Any]]:
     if name not in found:
-        raise TypeError(f"its to_dict() has no {name!r} but {', '.join(sorted(found))}")
+        raise TypeError(
+            f"to_dict() of the argument must contain {name!r}, got {', '.join(sorted(found))}"
+        )
     return found[name]

@@ -1,8 +1,7 @@
-"""Where the nodes of a picture stand, and which way its edges go.
+"""Positions of nodes and paths of edges.
 
-Layers from left to right for what flows, a circle for what is only connected. Written here
-because the layouts of networkx all need numpy, and the page must be drawn where neither is
-installed.
+Directed graphs get layers from left to right, others a circle. The layouts of networkx need numpy,
+which is not required for pages.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ Position = tuple[float, float]
 Ends = tuple[str, str]
 
 _SWEEPS: Final = 8
-# A tangle of long edges would need more places than nodes; nobody could follow them anyway.
+# Graphs with more dummy nodes than this are unreadable anyway.
 _MAX_PASSED: Final = 2_000
 
 
 class Layout(NamedTuple):
-    """Where nodes stand, and between which places an edge passes the layers in between."""
+    """Positions of nodes, and for each edge its positions in the layers between its ends."""
 
     places: Mapping[str, Position]
     ways: Mapping[Ends, Sequence[Position]]
 
 
 def circle(ids: Sequence[str]) -> Layout:
-    """Place nodes at equal distances around the origin, clockwise from the top."""
+    """Place nodes at equal distances on a circle, clockwise from the top."""
     radius = max(1.0, len(ids) / math.tau)
     turn = math.tau / max(1, len(ids))
     places = {
@@ -41,18 +40,18 @@ def circle(ids: Sequence[str]) -> Layout:
 
 
 def layers(ids: Sequence[str], edges: Sequence[Ends]) -> Layout:
-    """Place each node to the right of all that lead to it, with few crossings.
+    """Place each node to the right of its predecessors, with few crossings.
 
-    Sugiyama's method: break cycles, take the longest path to a node as its layer, let each edge
-    have a place of its own in the layers that it passes, and order each layer by the mean place
-    of its neighbours, there and back.
+    Uses Sugiyama's method: remove cycles, use the longest path to a node as its layer, add dummy nodes in
+    the layers that an edge passes, and order each layer by the mean position of its neighbors, in both
+    directions.
     """
     known = set(ids)
-    # A dictionary, for an order: the same graph is drawn the same each time.
+    # A dict, because it keeps the order: the same graph has the same drawing.
     within = list(dict.fromkeys((a, b) for a, b in edges if a != b and {a, b} <= known))
     acyclic = _without_cycles(ids, within)
     layer = _layers(ids, acyclic)
-    passes = _passes(acyclic, layer)
+    passes = _dummy_nodes(acyclic, layer)
     layer |= {place: at for each in passes.values() for place, at in each.items()}
     steps = [
         step
@@ -75,12 +74,12 @@ def layers(ids: Sequence[str], edges: Sequence[Ends]) -> Layout:
 
 
 def _without_cycles(ids: Sequence[str], edges: Sequence[Ends]) -> list[Ends]:
-    """All edges but those that lead back to a node on the way that led to them."""
+    """Return all edges except those that close a cycle."""
     below = _neighbours(ids, edges)
     inner = {target for _, target in edges}
     on_the_way: dict[str, bool] = {}
     kept: list[Ends] = []
-    for root in sorted(ids, key=inner.__contains__):  # those that nothing leads to come first
+    for root in sorted(ids, key=inner.__contains__):  # nodes without predecessors come first
         if root in on_the_way:
             continue
         on_the_way[root] = True
@@ -107,8 +106,8 @@ def _layers(ids: Sequence[str], edges: Sequence[Ends]) -> dict[str, int]:
     return layer
 
 
-def _passes(edges: Sequence[Ends], layer: Mapping[str, int]) -> dict[Ends, dict[str, int]]:
-    """The places that edges need in the layers between their ends, under names of their own."""
+def _dummy_nodes(edges: Sequence[Ends], layer: Mapping[str, int]) -> dict[Ends, dict[str, int]]:
+    """Return the dummy nodes of edges in the layers between their ends, with unique names."""
     needed = sum(layer[target] - layer[source] - 1 for source, target in edges)
     if needed > _MAX_PASSED:
         return {ends: {} for ends in edges}

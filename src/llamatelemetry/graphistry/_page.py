@@ -1,4 +1,4 @@
-"""A graph as one self-contained HTML page: nothing is fetched, nothing of it is run from data."""
+"""A graph as one self-contained HTML page. Nothing is loaded from the network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def write_page(graph: Graph, folder: Path) -> Path:
-    """Write the page into a folder, or among the temporary files if that cannot be done.
+    """Write the page into a directory, or into the temporary directory if that fails.
 
     Raises:
         ImportError: Jinja2 is not installed.
-        OSError: it cannot be written anywhere.
+        OSError: The page cannot be written.
     """
     page = render(graph)
     when = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
@@ -40,7 +40,7 @@ def write_page(graph: Graph, folder: Path) -> Path:
 
 
 def render(graph: Graph) -> str:
-    """Give the page.
+    """Return the page.
 
     Raises:
         ImportError: Jinja2 is not installed.
@@ -57,7 +57,7 @@ def render(graph: Graph) -> str:
 
 
 def _drawn(graph: Graph) -> dict[str, Any]:
-    """What the script draws. Edges without a direction say nothing of who comes first."""
+    """Return the data of the drawing script."""
     ids = [node.id for node in graph.nodes]
     flow = [(edge.source, edge.target) for edge in graph.edges if edge.directed]
     places, ways = circle(ids) if graph.kind == "topology" else layers(ids, flow)

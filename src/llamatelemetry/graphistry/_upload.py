@@ -1,9 +1,9 @@
-"""The child process that uploads a graph with Graphistry's own client.
+"""The child process that uploads a graph with Graphistry's client.
 
-Run it with ``python -m llamatelemetry.graphistry._upload``: a JSON object on stdin, another on
-stdout. A process of its own, because that client sets no time limit on its requests, prints and
-logs what fails, and shares its organisation among all sessions of a process; and because what it
-imports, pandas and Arrow, would stay in the memory of the application.
+Run as `python -m llamatelemetry.graphistry._upload`, with a JSON object on stdin and another on stdout.
+A process of its own is used because the client has no time limit, prints and logs errors, and shares
+its organization among all sessions of a process. Its dependencies, pandas and Arrow, would stay in the
+application's memory.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _ICONS: Final = {
 
 
 def main() -> None:
-    """Upload what stdin says and answer on stdout: ``url``, or ``step`` and ``error``."""
+    """Upload the graph from stdin and print the result on stdout: `url`, or `step` and `error`."""
     answer = os.dup(1)
-    os.dup2(2, 1)  # what the client prints is not the answer
+    os.dup2(2, 1)  # output of the client is not the result
     asked = json.load(sys.stdin)
     with os.fdopen(answer, "w", encoding="utf-8") as out:
         json.dump(_answer(asked), out)
@@ -51,7 +51,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, str]:
         step = "upload"
         graph = _plotter(client, pandas, asked)
         return {"url": _upload(client, graph, asked["privacy"])}
-    except Exception as error:  # whatever it is, the caller draws by itself
+    except Exception as error:  # after any error, the caller writes a page instead
         return {"step": step, "error": type(error).__name__, "message": _first_line(error)}
 
 
@@ -69,10 +69,10 @@ def _plotter(client: Any, pandas: Any, asked: dict[str, Any]) -> Any:
 
 
 def _upload(client: Any, graph: Any, privacy: str) -> str:
-    """Make the dataset, then say who may see it, and only then fill it.
+    """Create the dataset, then set who may see it, and then upload the data.
 
-    The client's own order is to fill it first: until it is told, and for good if that fails, the
-    server's default holds, which is that whoever has the address may look.
+    The client uploads the data first. Until the visibility is set, and forever if that fails, the server's
+    default applies: anyone with the URL can see the graph.
     """
     uploader = graph.plot(skip_upload=True)
     uploader.token = client.api_token()

@@ -1,4 +1,4 @@
-"""`GraphistryViz`: to a server when there is an account, else into a file; never an error of the net."""
+"""`GraphistryViz`: uploads graphs if there is an account, and otherwise writes pages."""
 
 from __future__ import annotations
 
@@ -23,30 +23,28 @@ _NOT_REGISTERED: Final = "register() was not called"
 
 
 class GraphistryViz:
-    """Draws graphs: uploaded to a Graphistry server, or as a page that needs no network.
+    """Draws graphs: uploaded to a Graphistry server, or as an HTML page that needs no network.
 
-    Each ``plot_`` method returns the address of the uploaded graph, or the path of the page; what
-    kept it from the server is one line in the log. Names and figures are drawn, never prompts.
+    Each `plot_` method returns the URL of the uploaded graph, or the path of the page. A failed upload is
+    logged. Names and figures are drawn, never prompts.
 
     Args:
-        auto_register: use the credentials, from arguments or the environment, right away. Without
-            any nothing is uploaded, and nothing is if this is False until `register`.
-        personal_key_id: with ``personal_key_secret``, else ``GRAPHISTRY_PERSONAL_KEY_ID`` and
-            ``_SECRET``.
-        personal_key_secret: see there.
-        username: with ``password``, else ``GRAPHISTRY_USERNAME`` and ``GRAPHISTRY_PASSWORD``.
-        password: see there.
-        token: a JWT of the server, else ``GRAPHISTRY_API_TOKEN``.
-        org_name: the organisation to upload for, else ``GRAPHISTRY_ORG_NAME``.
-        server: host, or host and port, else ``GRAPHISTRY_HOSTNAME``, else hub.graphistry.com.
-        protocol: ``https`` or ``http``, else ``GRAPHISTRY_PROTOCOL``, else ``https``.
-        privacy: who may see an uploaded graph: only this account, its organisation, or everybody
-            who has the address.
-        timeout_s: for all of an upload, the start of the client included.
-        output_dir: where pages are written.
+        auto_register: Whether to use the credentials from arguments or environment now. Without
+            credentials, or with `False` until `register`, nothing is uploaded.
+        personal_key_id: Key id; `GRAPHISTRY_PERSONAL_KEY_ID` by default. Needs `personal_key_secret`.
+        personal_key_secret: Key secret; `GRAPHISTRY_PERSONAL_KEY_SECRET` by default.
+        username: User name; `GRAPHISTRY_USERNAME` by default. Needs `password`.
+        password: Password; `GRAPHISTRY_PASSWORD` by default.
+        token: JWT of the server; `GRAPHISTRY_API_TOKEN` by default.
+        org_name: Organization; `GRAPHISTRY_ORG_NAME` by default.
+        server: Host, or host and port; `GRAPHISTRY_HOSTNAME` by default, else hub.graphistry.com.
+        protocol: `https` or `http`; `GRAPHISTRY_PROTOCOL` by default, else `https`.
+        privacy: Who may see an uploaded graph: this account, its organization, or anyone with the URL.
+        timeout_s: Time limit of an upload, including the start of the client, in seconds.
+        output_dir: Directory for pages.
 
     Raises:
-        ValueError: half of a login, an unknown ``privacy`` or ``protocol``, no time at all.
+        ValueError: The login is incomplete, or `privacy`, `protocol` or `timeout_s` is invalid.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class GraphistryViz:
         _check_one_of("privacy", privacy, get_args(Privacy))
         _check_one_of("protocol", protocol, (None, "https", "http"))
         if not timeout_s > 0:
-            raise ValueError(f"timeout_s is {timeout_s!r}; give a number of seconds above 0")
+            raise ValueError(f"timeout_s must be greater than 0, got {timeout_s!r}")
         self._account = account_from(
             personal_key_id=personal_key_id,
             personal_key_secret=personal_key_secret,
@@ -86,11 +84,11 @@ class GraphistryViz:
 
     @property
     def registered(self) -> bool:
-        """Whether graphs go to the server. Whether it takes them shows at the first one."""
+        """Whether graphs are uploaded. The first upload shows whether the server accepts them."""
         return self._wanted and not self._account.problem
 
     def register(self) -> bool:
-        """Upload from now on; False when there is nothing to log in with."""
+        """Upload from now on. Return whether there are credentials."""
         self._wanted = True
         return self.registered
 
@@ -102,57 +100,57 @@ class GraphistryViz:
         tensor_split: Sequence[float] | None = None,
         server_url: str | None = None,
     ) -> str:
-        """Draw how a model is served: program, model, server, and its part on each GPU.
+        """Draw how a model is served: program, model, server, and its share on each GPU.
 
         Args:
-            model_name: of a path only the file's name is drawn.
-            backend: such as ``llama.cpp``.
-            gpu_names: one per GPU, in the order of ``tensor_split``.
-            tensor_split: proportions of the model on each GPU, such as ``(3, 1)``.
-            server_url: only its host and port are drawn.
+            model_name: Model name; of a path, only the file name is drawn.
+            backend: Backend, such as `llama.cpp`.
+            gpu_names: One name per GPU, in the order of `tensor_split`.
+            tensor_split: Proportions of the model on each GPU, such as `(3, 1)`.
+            server_url: URL of the server; only host and port are drawn.
 
         Returns:
-            The URL of the uploaded graph, or the path of the page.
+            URL of the uploaded graph, or path of the page.
 
         Raises:
-            ValueError: ``tensor_split`` does not fit the GPUs.
-            OSError: the page cannot be written.
+            ValueError: `tensor_split` does not match the GPUs.
+            OSError: The page cannot be written.
         """
         return self._show(
             _graphs.pipeline_graph(model_name, backend, gpu_names, tensor_split, server_url)
         )
 
     def plot_trace_graph(self, trace: TraceGraph | int | str) -> str:
-        """Draw what really ran.
+        """Draw a trace graph.
 
         Args:
-            trace: what ``llamatelemetry.trace_graph()`` gives; or the id of one of the last traces,
-                as a number or in hex, in a process with ``enable_trace_graphs``.
+            trace: Result of `llamatelemetry.trace_graph()`; or the id of a recent trace, as a number or in
+                hex, in a process with `enable_trace_graphs`.
 
         Returns:
-            The URL of the uploaded graph, or the path of the page.
+            URL of the uploaded graph, or path of the page.
 
         Raises:
-            TypeError: ``trace`` is neither.
-            KeyError: the trace is not among the last ones.
-            RuntimeError: no trace graphs are kept.
-            OSError: the page cannot be written.
+            TypeError: `trace` is neither.
+            KeyError: The trace is not among the recent ones.
+            RuntimeError: Trace graphs are not enabled.
+            OSError: The page cannot be written.
         """
         found = find_graph(trace) if isinstance(trace, int | str) else trace
         return self._show(_graphs.trace_graph(found))
 
     def plot_topology(self, topology: Any) -> str:
-        """Draw the GPUs of a machine and the links between them.
+        """Draw the GPUs of a machine and their connections.
 
         Args:
-            topology: what ``llamatelemetry.distributed.TopologyMapper().detect()`` gives.
+            topology: Result of `llamatelemetry.distributed.TopologyMapper().detect()`.
 
         Returns:
-            The URL of the uploaded graph, or the path of the page.
+            URL of the uploaded graph, or path of the page.
 
         Raises:
-            TypeError: it is something else.
-            OSError: the page cannot be written.
+            TypeError: `topology` is something else.
+            OSError: The page cannot be written.
         """
         return self._show(_graphs.topology_graph(topology))
 
@@ -166,11 +164,13 @@ class GraphistryViz:
             except _client.NotUploadedError as error:
                 reason, level = str(error), logging.WARNING
         path = _page.write_page(graph, self._output_dir)
-        _logger.log(level, "Not uploaded to Graphistry: %s. The graph is in %s", reason, path)
+        _logger.log(
+            level, "Cannot upload the graph to Graphistry: %s. Saved it to %s", reason, path
+        )
         return str(path)
 
     def _why_not(self, graph: Graph) -> str:
-        """What keeps a graph here without trying; none of it is anybody's fault."""
+        """Return why uploading is not attempted; `None` if it is."""
         if not self._wanted:
             return _NOT_REGISTERED
         if self._account.problem:
@@ -183,4 +183,4 @@ class GraphistryViz:
 def _check_one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         known = ", ".join(repr(each) for each in allowed if each is not None)
-        raise ValueError(f"{name} is {value!r}; it can be {known}")
+        raise ValueError(f"{name} must be {known}, got {value!r}")

@@ -1,10 +1,10 @@
-"""Inference engines: one way to use them, whichever they are, and to trace one of your own."""
+"""Inference engines: one interface for all, and tracing of custom engines."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llamatelemetry.genai.engine import InferenceEngine
+from llamatelemetry.genai import InferenceEngine
 from llamatelemetry.inference._traced import TracedEngine
 from llamatelemetry.semconv import normalize_provider
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
@@ -13,18 +13,16 @@ __all__ = ["InferenceEngine", "create_engine", "traced_engine"]
 
 
 def create_engine(backend: str, **options: Any) -> InferenceEngine:
-    """Make an engine that is traced.
+    """Create a traced engine.
 
-    ====================  ==========================================================
-    ``backend``           the engine, and what ``options`` are
-    ====================  ==========================================================
-    ``"llama.cpp"``       `LlamaCppClient`: ``base_url``, ``api_key``, ``model``, ...
-    ``"transformers"``    `TransformersBackend`: ``model_name_or_path``, ``device``, ...
-    ====================  ==========================================================
+    | `backend` | Engine and its options |
+    |---|---|
+    | `"llama.cpp"` | `LlamaCppClient`: `base_url`, `api_key`, `model`, ... |
+    | `"transformers"` | `TransformersBackend`: `model_name_or_path`, `device`, ... |
 
     Raises:
-        ValueError: there is no such backend.
-        ImportError: what the backend needs is not installed.
+        ValueError: The backend is unknown.
+        ImportError: A package that the backend needs is not installed.
     """
     if normalize_provider(backend) == PROVIDER_LLAMA_CPP:
         from llamatelemetry.llama import LlamaCppClient
@@ -34,27 +32,29 @@ def create_engine(backend: str, **options: Any) -> InferenceEngine:
         from llamatelemetry.transformers import TransformersBackend
 
         return TransformersBackend(**options)
-    raise ValueError(f"no backend {backend!r}; accepted: 'llama.cpp', 'transformers'")
+    raise ValueError(f"backend must be 'llama.cpp' or 'transformers', got {backend!r}")
 
 
 def traced_engine(engine: InferenceEngine, *, provider: str | None = None) -> InferenceEngine:
-    """Give an engine that does what ``engine`` does and records each call as one span.
+    """Return an engine that records each call of `engine` as one span.
 
-    The span is that of work in this process. Tokens and timings are on it where the reply tells
-    them, or a client that is traced itself and that the engine asks. A stream is recorded to its
-    end, and a coroutine to its result. Everything else of the engine stays reachable. An engine
-    that records its own calls (it says so with ``records_its_calls``) is given back as it is.
+    The span has kind `INTERNAL`. It has tokens and timings if the response contains them, or if the engine
+    uses a client that is traced itself. A stream is recorded until its end, a coroutine until its result.
+    All other attributes of the engine stay accessible. An engine with a true `records_its_calls` is
+    returned unchanged.
 
     Args:
-        engine: any object with ``generate``, ``chat`` and ``model_name``.
-        provider: who made the engine, as ``gen_ai.provider.name``.
+        engine: Object with `generate`, `chat` and `model_name`.
+        provider: Value of `gen_ai.provider.name`.
 
     Raises:
-        TypeError: something of an engine is missing.
+        TypeError: The object lacks a part of the interface.
     """
     missing = [name for name in ("generate", "chat", "model_name") if not hasattr(engine, name)]
     if missing:
-        raise TypeError(f"{type(engine)!r} is no inference engine: it lacks {', '.join(missing)}")
+        raise TypeError(
+            f"engine must be an inference engine, got {type(engine)!r}, which lacks {', '.join(missing)}"
+        )
     if getattr(engine, "records_its_calls", False):
         return engine
     return TracedEngine(engine, provider)

@@ -1,8 +1,8 @@
-"""An engine of the application's own, with a span around each of its calls.
+"""A custom engine with a span around each of its calls.
 
-Such an engine may be more than the protocol asks: asynchronous, or streaming, and then the work
-is done when it is awaited or iterated over. The call goes on until then, and is the current one
-whenever the engine works, so that a client which the engine asks adds to it.
+The engine may be asynchronous or streaming. Its work then runs when the result is awaited or iterated.
+The call lasts until the end of that, and is current whenever the engine works, so that a traced client
+inside the engine adds to it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry import __version__
 from llamatelemetry.genai import (
-    AsyncIteratorTap,
+    AsyncStreamWrapper,
     Call,
-    IteratorTap,
+    ChatAccumulator,
+    ConfiguredInstrumenter,
     Request,
     Response,
-    StreamWatch,
+    StreamObserver,
+    StreamWrapper,
     internal_errors,
-    read_parameters,
-    read_response,
+    model_name,
+    parse_chat_request,
+    parse_completion_request,
+    parse_parameters,
+    parse_response,
 )
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
-from llamatelemetry.genai.fields import model_name
-from llamatelemetry.genai.folding import ChunkFold
 from llamatelemetry.semconv import normalize_provider
 from llamatelemetry.semconv.operations import CHAT, TEXT_COMPLETION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from llamatelemetry.genai import Content
-    from llamatelemetry.genai.engine import InferenceEngine
+    from llamatelemetry.genai import Content, InferenceEngine
 
 _SCOPE: Final = "llamatelemetry.inference"
 _UNKNOWN_PROVIDER: Final = "_OTHER"
@@ -47,7 +47,7 @@ _CHAT: Final = ("messages", "max_tokens", "temperature")
 
 
 class TracedEngine:
-    """An engine around another one, which records its calls."""
+    """Wrapper of an engine that records its calls."""
 
     records_its_calls = True
 
@@ -58,24 +58,24 @@ class TracedEngine:
 
     @property
     def model_name(self) -> str:
-        """The engine's model."""
+        """Name of the engine's model."""
         return self._engine.model_name
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Continue a text, by the engine: with what is given here, and its own defaults."""
+        """Continue a text with the engine. Arguments that are not given keep the engine's defaults."""
         given = dict(zip(_GENERATE, args, strict=False)) | kwargs
         given["stop"] = given.pop("stop_sequences", given.get("stop"))
-        call = self._start(TEXT_COMPLETION, given, read_completion_request)
+        call = self._start(TEXT_COMPLETION, given, parse_completion_request)
         return _followed(call, lambda: self._engine.generate(*args, **kwargs))
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer messages, by the engine: with what is given here, and its own defaults."""
+        """Respond to messages with the engine. Arguments that are not given keep the engine's defaults."""
         given = dict(zip(_CHAT, args, strict=False)) | kwargs
-        call = self._start(CHAT, given, read_chat_request)
+        call = self._start(CHAT, given, parse_chat_request)
         return _followed(call, lambda: self._engine.chat(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_engine":  # while a copy is being made, before it has one
+        if name == "_engine":  # a copy is being created and has no engine yet
             raise AttributeError(name)
         return getattr(self._engine, name)
 
@@ -90,7 +90,7 @@ class TracedEngine:
                 operation=operation,
                 provider=self._provider,
                 model=model_name(self._engine.model_name),
-                parameters=read_parameters(given),
+                parameters=parse_parameters(given),
                 read_content=partial(read_content, given),
             )
             call = self._instrumenter.get().start(request, SpanKind.INTERNAL)
@@ -103,7 +103,7 @@ class TracedEngine:
 
 
 def _followed(call: Call | None, work: Callable[[], Any]) -> Any:
-    """Do the work inside its call, which ends with the result or goes on with what it becomes."""
+    """Run the work inside its call. The call ends with the result, or continues with a stream."""
     if call is None:
         return work()
     token = call.activate()
@@ -122,8 +122,8 @@ async def _awaited(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
     try:
         result = await work
     except GeneratorExit:
-        # It is being destroyed, in whatever context the collector runs in: nothing may be
-        # recorded here, and the context is not this one's to restore.
+        # The coroutine is being destroyed, in any context. Nothing may be recorded here, and the context must
+        # not be restored.
         call.abandon()
         raise
     except BaseException as error:
@@ -135,10 +135,10 @@ async def _awaited(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _given(call: Call, result: Any) -> Any:
-    """End the call with its result; or see to it that it ends with the stream that it is."""
+    """End the call with its result, or with the stream that the result is."""
     if isinstance(result, (Iterator, AsyncIterator)):
         call.request.stream = True
-        watch = StreamWatch(call, _PiecesFold(call.content_max_chars))
+        watch = StreamObserver(call, ChunkAccumulator(call.content_max_chars))
         is_async = isinstance(result, AsyncIterator)
         return (_AsyncTracedStream if is_async else _TracedStream)(result, call, watch)
     call.finish(_read(result))
@@ -146,14 +146,14 @@ def _given(call: Call, result: Any) -> Any:
 
 
 def _read(result: Any) -> Response:
-    """Read a chat completion, or a text, which says nothing of itself."""
+    """Parse a chat completion. A plain text has no other information."""
     try:
         if isinstance(result, str):
-            return read_response(_as_completion(result))
+            return parse_response(_as_completion(result))
         is_completion = isinstance(result, dict) or hasattr(result, "choices")
-        return read_response(result) if is_completion else Response()
+        return parse_response(result) if is_completion else Response()
     except Exception as error:
-        internal_errors.log_once("reading the reply of an engine", error)
+        internal_errors.log_once("parsing the response of an engine", error)
         return Response()
 
 
@@ -161,27 +161,27 @@ def _as_completion(text: str) -> dict[str, Any]:
     return {"choices": [{"index": 0, "text": text}]}
 
 
-class _PiecesFold(ChunkFold):
-    """The pieces of an engine's stream: chunks of a completion, or plain text."""
+class ChunkAccumulator(ChatAccumulator):
+    """Accumulator for an engine's stream: chunks of a completion, or plain text."""
 
     __slots__ = ()
 
     def add(self, chunk: Any) -> bool:
-        """Take in one piece; say whether it carries a token."""
+        """Add one chunk. Return whether it carries a token."""
         return super().add(_as_completion(chunk) if isinstance(chunk, str) else chunk)
 
 
-# Its type parameters are not those of what it is a proxy of.
+# Its type parameters differ from those of the wrapped object.
 _ObjectProxy: Any = wrapt.ObjectProxy
 
 
 class _TracedStream(_ObjectProxy):
-    """The stream itself to whoever looks at it; what passes is watched."""
+    """The stream itself, except that its chunks are observed."""
 
-    def __init__(self, source: Any, call: Call, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, call: Call, watch: StreamObserver) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
         self._self_watch = watch
-        self._self_tap = IteratorTap(_Working(source, call), watch)
+        self._self_tap = StreamWrapper(_Working(source, call), watch)
 
     def __iter__(self) -> Any:
         return self
@@ -190,11 +190,11 @@ class _TracedStream(_ObjectProxy):
         return next(self._self_tap)
 
     def close(self) -> Any:
-        """Have no more of it."""
+        """Close the stream."""
         try:
             return self.__wrapped__.close()
         finally:
-            self._self_watch.closed()
+            self._self_watch.on_close()
 
     def __enter__(self) -> Any:
         self.__wrapped__.__enter__()
@@ -208,12 +208,12 @@ class _TracedStream(_ObjectProxy):
 
 
 class _AsyncTracedStream(_ObjectProxy):
-    """The asynchronous twin of `_TracedStream`."""
+    """Asynchronous version of `_TracedStream`."""
 
-    def __init__(self, source: Any, call: Call, watch: StreamWatch) -> None:
+    def __init__(self, source: Any, call: Call, watch: StreamObserver) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
         self._self_watch = watch
-        self._self_tap = AsyncIteratorTap(_AsyncWorking(source, call), watch)
+        self._self_tap = AsyncStreamWrapper(_AsyncWorking(source, call), watch)
 
     def __aiter__(self) -> Any:
         return self
@@ -222,11 +222,11 @@ class _AsyncTracedStream(_ObjectProxy):
         return await anext(self._self_tap)
 
     async def aclose(self) -> Any:
-        """Have no more of it."""
+        """Close the stream."""
         try:
             return await self.__wrapped__.aclose()
         finally:
-            self._self_watch.closed()
+            self._self_watch.on_close()
 
     async def __aenter__(self) -> Any:
         await self.__wrapped__.__aenter__()
@@ -239,15 +239,15 @@ class _AsyncTracedStream(_ObjectProxy):
             _left(self._self_watch, error)
 
 
-def _left(watch: StreamWatch, error: BaseException | None) -> None:
+def _left(watch: StreamObserver, error: BaseException | None) -> None:
     if error is None:
-        watch.closed()
+        watch.on_close()
     else:
-        watch.failed(error)
+        watch.on_error(error)
 
 
 class _Working:
-    """A stream that works, each time it is asked, inside its call."""
+    """Iterator that runs each step of a stream inside its call."""
 
     __slots__ = ("_call", "_source")
 
@@ -264,7 +264,7 @@ class _Working:
 
 
 class _AsyncWorking:
-    """The asynchronous twin of `_Working`."""
+    """Asynchronous version of `_Working`."""
 
     __slots__ = ("_call", "_source")
 

@@ -1,11 +1,11 @@
-"""Checks the link between the GPUs of a job: a process group, and one timed all-reduce over it.
+"""Check of the connection between the GPUs of a job: a process group and one timed all-reduce.
 
     with NCCLGroup() as group:  # in each process that torchrun starts
         print(group.check())
 
-This measures NCCL as PyTorch uses it, for training and for serving with tensor parallelism in
-PyTorch. llama.cpp does not go through it: a llama.cpp server that splits a model over several
-GPUs copies between them by itself, in one process, and nothing here speeds that up or watches it.
+It measures NCCL as used by PyTorch, for training and for tensor-parallel serving with PyTorch.
+llama.cpp does not use NCCL: a server that splits a model over several GPUs copies between them itself,
+in one process.
 """
 
 from __future__ import annotations

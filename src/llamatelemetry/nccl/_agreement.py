@@ -1,7 +1,7 @@
-"""Before ranks open a group they agree on its backend, through the store where they meet.
+"""Agreement of all ranks on a backend, through their store, before they open a group.
 
-Were each to decide for itself, a rank without a GPU would open a gloo group and wait for the
-others, and those would wait for it in an NCCL group.
+If each rank decided alone, a rank without a GPU would wait in a gloo group, and the others in an NCCL
+group.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one rank wants, and can.
+    """Requested backend of one rank, and whether it can use it.
 
     Attributes:
-        backend: wanted.
-        fallback: taken instead where a rank cannot.
-        problem: why this rank cannot; None when it can.
-        host: where it runs.
+        backend: Requested backend.
+        fallback: Backend to use if a rank cannot use the requested one.
+        problem: Why this rank cannot use it; `None` if it can.
+        host: Host of the rank.
     """
 
     backend: str
@@ -37,11 +37,11 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What all ranks do.
+    """Decision of all ranks.
 
     Attributes:
-        backend: for all of them.
-        fallback_reason: why it is not the one that was wanted.
+        backend: Backend of all ranks.
+        fallback_reason: Why it is not the requested one; `None` if it is.
     """
 
     backend: str
@@ -49,10 +49,10 @@ class Agreement:
 
 
 def exchange(store: Any, rank: int, world_size: int, offer: Offer, timeout_s: float) -> list[Offer]:
-    """Give the offers of all ranks, in their order.
+    """Return the offers of all ranks, in their order.
 
     Raises:
-        CollectiveError: a rank did not come in time.
+        CollectiveError: A rank did not join in time.
     """
     timeout = timedelta(seconds=timeout_s)
     store.set(f"offer/{rank}", json.dumps(asdict(offer)))
@@ -61,7 +61,9 @@ def exchange(store: Any, rank: int, world_size: int, offer: Offer, timeout_s: fl
         _wait(store, f"offer/{each}", timeout, f"rank {each} of {world_size} did not come")
         offers.append(Offer(**json.loads(store.get(f"offer/{each}"))))
     store.set(f"read/{rank}", "")
-    if rank == 0:  # in whose process the store may be, which must not end before all have read
+    if (
+        rank == 0
+    ):  # Its process may host the store, and must not exit before all ranks have read it.
         for each in range(world_size):
             _wait(store, f"read/{each}", timeout, f"rank {each} of {world_size} has gone")
     return offers
@@ -78,17 +80,17 @@ def _wait(store: Any, key: str, timeout: timedelta, what: str) -> None:
 
 
 def agree(offers: Sequence[Offer]) -> Agreement:
-    """Decide as every other rank does.
+    """Return the decision, which is the same on every rank.
 
     Raises:
-        CollectiveError: they do not want the same, or cannot and have no fallback.
+        CollectiveError: The requests differ, or a rank cannot use the backend and there is no fallback.
     """
     if len({(offer.backend, offer.fallback) for offer in offers}) > 1:
         wanted = ", ".join(
             f"rank {rank} backend={offer.backend!r} fallback={offer.fallback!r}"
             for rank, offer in enumerate(offers)
         )
-        raise CollectiveError(f"the ranks do not want the same: {wanted}")
+        raise CollectiveError(f"backend must be the same on all ranks, got {wanted}")
     backend, fallback = offers[0].backend, offers[0].fallback
     problems = [
         f"rank {rank} on {offer.host}: {offer.problem}"
@@ -107,7 +109,7 @@ def agree(offers: Sequence[Offer]) -> Agreement:
 
 
 def offer_of(torch: Any, backend: str, fallback: str | None, local_rank: int | None) -> Offer:
-    """Say what this rank wants and can."""
+    """Return the offer of this rank."""
     problem = _why_no_nccl(torch, local_rank) if backend == "nccl" else None
     return Offer(backend, fallback, problem, socket.gethostname())
 

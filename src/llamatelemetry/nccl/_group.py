@@ -1,4 +1,4 @@
-"""`NCCLGroup`: opens a process group, or joins the one that is open, and checks it."""
+"""`NCCLGroup`: opens or joins a process group, and checks it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 from llamatelemetry._optional import required_by
 
 from ._agreement import Agreement, Offer, agree, exchange, offer_of
-from ._launch import Place, find_place, launch_variables, open_group
+from ._launch import RankAssignment, find_rank_assignment, launch_variables, open_group
 from ._recording import describe_on_resource, record_failure, record_results
 from ._results import CollectiveError, CollectiveResults, all_reduce_results
 from ._timing import CpuRunner, CudaRunner, timed_all_reduce
@@ -36,32 +36,31 @@ _ABOUT_CHECK: Final = (
     "more use"
 )
 _NOISE: Final = re.compile(r"^\[[^]]*\] | This is typically caused by .*")
-# So that our own deadline comes first: NCCL's ends the whole process.
+# Longer than our own deadline: the timeout of NCCL ends the whole process.
 _GRACE_S: Final = 30.0
 _PAUSE_S: Final = 0.05
-# The keys of a store that outlives a group, as torchrun's does, must not be found by the next.
+# A store such as torchrun's outlives a group. The next group must not find its keys.
 _numbers = itertools.count()
 
 
 class NCCLGroup:
-    """A group of processes with a GPU each, and a check of how fast they reach each other.
+    """A group of processes with one GPU each, and a check of the speed between them.
 
-    Under torchrun nothing needs to be given. Processes that you start yourself need
-    ``world_size``, a ``rank`` each, and the variables ``MASTER_ADDR`` and ``MASTER_PORT``.
+    Under torchrun no argument is needed. Processes that you start yourself need `world_size`, a `rank`
+    each, and the variables `MASTER_ADDR` and `MASTER_PORT`.
 
-    It is a probe for what runs on ``torch.distributed``. llama.cpp does not: it copies between
-    its GPUs by itself.
+    It probes what `torch.distributed` uses. llama.cpp copies between its GPUs itself.
 
     Args:
-        world_size: how many processes; else that of the open group, ``WORLD_SIZE``, or 1.
-        backend: ``"nccl"``, or ``"gloo"`` over the CPUs.
-        rank: which of them this is; else that of the open group, or ``RANK``.
-        timeout_s: how long to wait for the other ranks, in `init_process_group` and in `check`.
-        fallback: ``"gloo"`` for that where a rank has no NCCL or no GPU; all ranks then use it,
-            and `fallback_reason` says why. None: that is an error.
+        world_size: Number of processes; by default that of the open group, `WORLD_SIZE`, or 1.
+        backend: `"nccl"`, or `"gloo"` on CPUs.
+        rank: Rank of this process; by default that of the open group, or `RANK`.
+        timeout_s: Time to wait for the other ranks, in `init_process_group` and in `check`.
+        fallback: `"gloo"` to use it on all ranks if a rank has no NCCL or no GPU; `fallback_reason` then
+            states why. With `None` that is an error.
 
     Raises:
-        ValueError: an option does not fit, or there are several ranks and this one's is not known.
+        ValueError: An option is invalid, or there are several ranks and that of this process is unknown.
     """
 
     def __init__(
@@ -74,14 +73,14 @@ class NCCLGroup:
         fallback: Literal["gloo"] | None = None,
     ) -> None:
         if backend not in get_args(Backend):
-            raise ValueError(f"backend={backend!r}: give 'nccl' or 'gloo'")
+            raise ValueError(f"backend must be 'nccl' or 'gloo', got {backend!r}")
         if fallback not in {None, "gloo"}:
-            raise ValueError(f"fallback={fallback!r}: give 'gloo' or None")
+            raise ValueError(f"fallback must be 'gloo' or None, got {fallback!r}")
         if timeout_s <= 0:
-            raise ValueError(f"timeout_s={timeout_s}: give seconds above 0")
+            raise ValueError(f"timeout_s must be greater than 0, got {timeout_s}")
         self._wanted, self._fallback, self._timeout_s = backend, fallback, timeout_s
         self._given = world_size, rank
-        self._place = find_place(*self._given, launch_variables(), open_group())
+        self._place = find_rank_assignment(*self._given, launch_variables(), open_group())
         self._agreed = Agreement(backend)
         self._is_open = self._owns = self._failed = False
 
@@ -93,38 +92,38 @@ class NCCLGroup:
 
     @property
     def rank(self) -> int:
-        """Which of the processes this is, from 0."""
+        """Rank of this process, from 0."""
         return self._place.rank
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return self._place.world_size
 
     @property
     def backend(self) -> str:
-        """What carries the collectives: once the group is open, what really does."""
+        """Backend of the collectives: the actual one once the group is open."""
         return self._agreed.backend
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why it is not the backend that was asked for; None when it is."""
+        """Why it is not the requested backend; `None` if it is."""
         return self._agreed.fallback_reason
 
     @property
     def owns_group(self) -> bool:
-        """Whether `close` ends the process group: not one that the application has opened."""
+        """Whether `close` ends the process group. A group that the application opened is not ended."""
         return self._owns
 
     def init_process_group(self) -> Self:
-        """Open the group, or join the one that the application has opened. Again: nothing happens.
+        """Open the group, or join the one that the application has opened. Further calls do nothing.
 
-        On GPUs the current CUDA device becomes that of ``LOCAL_RANK``.
+        On GPUs, the current CUDA device becomes that of `LOCAL_RANK`.
 
         Raises:
-            CollectiveError: a rank did not come in time, or cannot use the backend.
+            CollectiveError: A rank did not join in time, or cannot use the backend.
             ImportError: torch is not installed.
-            ValueError: the open group is another one, or nothing says where the ranks meet.
+            ValueError: The open group differs, or the address of the rendezvous is unknown.
         """
         if self._is_open:
             return self
@@ -136,7 +135,10 @@ class NCCLGroup:
         self._is_open, self._failed = True, False
         if self.fallback_reason:
             _logger.warning(
-                "%s instead of %s: %s", self.backend, self._wanted, self.fallback_reason
+                "Using backend %s instead of %s: %s",
+                self.backend,
+                self._wanted,
+                self.fallback_reason,
             )
         describe_on_resource(self.rank, self.world_size, self.backend)
         return self
@@ -144,25 +146,29 @@ class NCCLGroup:
     def check(
         self, *, size_bytes: int | None = None, iterations: int = 20, warmup: int = 5
     ) -> CollectiveResults:
-        """Time an all-reduce. Every rank of the group has to call it, with the same arguments.
+        """Time an all-reduce. Every rank must call this with the same arguments.
 
         Args:
-            size_bytes: of what each rank puts in; 64 MiB on GPUs, 4 MiB on CPUs by default.
-            iterations: how many are timed together.
-            warmup: how many go before.
+            size_bytes: Size of each rank's input; 64 MiB on GPUs and 4 MiB on CPUs by default.
+            iterations: Number of timed operations.
+            warmup: Number of operations before.
 
         Raises:
-            CollectiveError: a rank died, or did not come in time; the group is of no more use.
-            RuntimeError: the group is not open.
-            ValueError: an argument does not fit.
+            CollectiveError: A rank died or did not join in time. The group cannot be used any more.
+            RuntimeError: The group is not open.
+            ValueError: An argument is invalid.
         """
         if not self._is_open:
-            raise RuntimeError("the group is not open: call init_process_group(), or use `with`")
+            raise RuntimeError("The group is not open. Call init_process_group(), or use `with`")
         size_bytes = _DEFAULT_SIZE_BYTES[self.backend] if size_bytes is None else size_bytes
         if size_bytes < 4 or size_bytes % 4:
-            raise ValueError(f"size_bytes={size_bytes}: give a multiple of 4, the size of a float")
+            raise ValueError(
+                f"size_bytes must be a multiple of 4, the size of a float, got {size_bytes}"
+            )
         if iterations < 1 or warmup < 0:
-            raise ValueError(f"iterations={iterations}, warmup={warmup}: give 1 or more, 0 or more")
+            raise ValueError(
+                f"iterations must be 1 or more and warmup 0 or more, got {iterations} and {warmup}"
+            )
         torch, began_s = _torch(), time.monotonic()
         try:
             with self._explained("the all-reduce failed", _ABOUT_CHECK):
@@ -181,13 +187,15 @@ class NCCLGroup:
             times_s=times_s,
             fallback_reason=self.fallback_reason,
         )
-        describe_on_resource(self.rank, self.world_size, self.backend)  # of an SDK set up since
+        describe_on_resource(
+            self.rank, self.world_size, self.backend
+        )  # an SDK may have been set up since
         if self.rank == 0:
             record_results(results)
         return results
 
     def close(self) -> None:
-        """End the group if this object has opened it. Again: nothing happens. Never raises."""
+        """End the group if this object has opened it. Further calls do nothing. Never raises."""
         was_open, self._is_open = self._is_open, False
         if not (was_open and self._owns):
             return
@@ -196,26 +204,25 @@ class NCCLGroup:
         if dist is None:
             return
         try:
-            # With NCCL the ordinary way waits for what will never be done.
+            # With NCCL, an ordinary shutdown would wait for operations that never finish.
             abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
             if self._failed and self.backend == "nccl" and abort is not None:
                 abort()
             else:
                 dist.destroy_process_group()
         except Exception as error:
-            _logger.warning("The process group did not end cleanly: %s", _brief(error))
+            _logger.warning("Cannot end the process group cleanly: %s", _brief(error))
 
-    # ---------------------------------------------------------------- opening
     def _join(self, torch: Any) -> None:
         dist = torch.distributed
-        self._place = find_place(*self._given, launch_variables(), dist)
-        # "cpu:gloo,cuda:nccl", also where it was opened without a name: that is "undefined".
+        self._place = find_rank_assignment(*self._given, launch_variables(), dist)
+        # It is "cpu:gloo,cuda:nccl" also for a group opened without a backend, which reports "undefined".
         used = re.split("[:,]", dist.get_backend_config())
         chosen = next((each for each in (self._wanted, self._fallback) if each in used), None)
         if chosen is None:
             raise ValueError(
-                f"the process group that is open uses {dist.get_backend_config()}, not "
-                f"{self._wanted}; for gloo, give backend='gloo'"
+                f"backend must be that of the open process group, {dist.get_backend_config()}, got "
+                f"{self._wanted}. For gloo, pass backend='gloo'"
             )
         instead = f"the open process group uses {chosen}" if chosen != self._wanted else None
         self._agreed = Agreement(chosen, instead)
@@ -224,7 +231,7 @@ class NCCLGroup:
         dist, place = torch.distributed, self._place
         with self._explained("the ranks did not come together", _ABOUT_START):
             offer = offer_of(torch, self._wanted, self._fallback, place.local_rank)
-            store, offers = self._meet(dist, offer)
+            store, offers = self._rendezvous(dist, offer)
             self._agreed = agree(offers)
             device, timeout_s = None, self._timeout_s
             if self.backend == "nccl":
@@ -240,11 +247,11 @@ class NCCLGroup:
             )
         self._owns = True
 
-    def _meet(self, dist: Any, offer: Offer) -> tuple[Any, list[Offer]]:
-        """Give the store where the ranks have met, and what they offer.
+    def _rendezvous(self, dist: Any, offer: Offer) -> tuple[Any, list[Offer]]:
+        """Return the store of the ranks, and their offers.
 
-        A rank that is through with an earlier group sooner than rank 0 still finds the store of that
-        one there, which rank 0 then closes: it comes again, to the one that follows.
+        A rank that finishes an earlier group before rank 0 still finds the store of that group, which rank 0
+        then closes. It retries and finds the next one.
         """
         place, until_s = self._place, time.monotonic() + self._timeout_s
         name = f"llamatelemetry/{next(_numbers)}"
@@ -269,17 +276,16 @@ class NCCLGroup:
             return dist.HashStore()
         if place.address is None:
             raise ValueError(
-                "where do the ranks meet? Set MASTER_ADDR and MASTER_PORT to the host of rank 0 and "
-                "a free port there, the same for all, or start the program with torchrun"
+                "The address of the rendezvous is unknown. Set MASTER_ADDR and MASTER_PORT to the host of "
+                "rank 0 and a free port there, the same for all ranks, or start with torchrun"
             )
         timeout = timedelta(seconds=timeout_s)
-        # It knows torchrun's own store, and who has to start one otherwise.
+        # It uses torchrun's store, or starts one.
         rendezvous = dist.rendezvous("env://", place.rank, place.world_size, timeout=timeout)
         store, _, _ = next(rendezvous)
         store.set_timeout(timeout)
         return store
 
-    # ---------------------------------------------------------------- checking
     def _timed(
         self, torch: Any, size_bytes: int, iterations: int, warmup: int
     ) -> tuple[float, float]:
@@ -289,7 +295,7 @@ class NCCLGroup:
 
     @contextmanager
     def _explained(self, what: str, advice: str) -> Generator[None]:
-        """Turn what torch raises into a `CollectiveError` that says who, what and how long."""
+        """Convert an exception of torch to a `CollectiveError` with rank, cause and time."""
         began_s, place = time.monotonic(), self._place
         try:
             yield
@@ -299,7 +305,7 @@ class NCCLGroup:
             raise CollectiveError(
                 f"rank {place.rank} of {place.world_size}{where}, after {waited_s:.1f} s "
                 f"(timeout_s={self._timeout_s:g}): {what}: {_brief(error)}"
-                # Ours say by themselves what to do.
+                # Our own errors already explain what to do.
                 f"{'' if isinstance(error, CollectiveError) else advice}"
             ) from error
 
@@ -313,7 +319,7 @@ def _torch() -> Any:
     return torch
 
 
-def _device(torch: Any, place: Place) -> Any:
+def _device(torch: Any, place: RankAssignment) -> Any:
     local_rank = place.local_rank
     if local_rank is None:
         local_rank = place.rank % torch.cuda.device_count()
@@ -321,6 +327,6 @@ def _device(torch: Any, place: Place) -> Any:
 
 
 def _brief(error: BaseException) -> str:
-    """The sentence that matters of one of torch's messages, without files and C++ frames."""
+    """Return the relevant sentence of a message of torch, without file names and C++ frames."""
     line = str(error).strip().partition("\n")[0]
     return _NOISE.sub("", line).rstrip(".! ") or type(error).__name__

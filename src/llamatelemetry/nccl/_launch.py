@@ -1,4 +1,4 @@
-"""Which rank of how many this process is: from arguments, a group that is open, or torchrun."""
+"""Rank and world size of this process: from arguments, an open group, or torchrun."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where this process stands.
+class RankAssignment:
+    """Position of this process in the job.
 
     Attributes:
-        rank: from 0.
-        world_size: how many there are.
-        local_rank: among those of this machine; None when nothing tells.
-        address: where rank 0 can be met, as ``host:port``; None when nothing tells.
+        rank: Rank, from 0.
+        world_size: Number of ranks.
+        local_rank: Rank among the processes of this machine; `None` if unknown.
+        address: Address of rank 0, `host:port`; `None` if unknown.
     """
 
     rank: int
@@ -31,25 +31,25 @@ class Place:
 
 
 def launch_variables() -> dict[str, str]:
-    """Those of torchrun's variables that are set."""
+    """Return the variables of torchrun that are set."""
     return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
 
 
 def open_group() -> Any | None:
-    """``torch.distributed`` when the application has a process group open; never imports torch."""
+    """Return `torch.distributed` if the application has opened a process group. Never imports torch."""
     dist: Any = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         return dist
     return None
 
 
-def find_place(
+def find_rank_assignment(
     world_size: int | None, rank: int | None, variables: Mapping[str, str], dist: Any | None
-) -> Place:
-    """Say where this process stands; arguments win over an open group, that over variables.
+) -> RankAssignment:
+    """Return the position of this process. Arguments override an open group, which overrides variables.
 
     Raises:
-        ValueError: something is missing or does not fit, which would end in a hang later.
+        ValueError: A value is missing or inconsistent, which would cause a hang later.
     """
     if dist is not None:
         world_size = _agreeing("world_size", world_size, dist.get_world_size())
@@ -61,24 +61,24 @@ def find_place(
     if rank is None:
         rank = _number(variables, "RANK")
     if world_size < 1:
-        raise ValueError(f"world_size={world_size}: there is at least one rank")
+        raise ValueError(f"world_size must be 1 or more, got {world_size}")
     if rank is None and world_size > 1:
         raise ValueError(
-            f"world_size={world_size}, but which rank is this process? Give each its own rank, "
+            f"rank must be set for world_size={world_size}. Pass each process its rank, "
             f"0 to {world_size - 1}, as an argument or in the variable RANK, or start the program "
             f"with `torchrun --nproc-per-node {world_size}`"
         )
     rank = rank or 0
     if not 0 <= rank < world_size:
         raise ValueError(
-            f"rank={rank} is not one of 0 to {world_size - 1} (world_size={world_size})"
+            f"rank must be 0 to {world_size - 1} (world_size={world_size}), got {rank}"
         )
-    return Place(rank, world_size, _number(variables, "LOCAL_RANK"), _address(variables))
+    return RankAssignment(rank, world_size, _number(variables, "LOCAL_RANK"), _address(variables))
 
 
 def _agreeing(name: str, given: int | None, actual: int) -> int:
     if given not in {None, actual}:
-        raise ValueError(f"{name}={given}, but the process group that is open has {actual}")
+        raise ValueError(f"{name} must be that of the open process group, {actual}, got {given}")
     return actual
 
 
@@ -89,7 +89,7 @@ def _number(variables: Mapping[str, str], name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"the variable {name}={text!r} is not a number") from None
+        raise ValueError(f"{name} must be a number, got {text!r}") from None
 
 
 def _address(variables: Mapping[str, str]) -> str | None:

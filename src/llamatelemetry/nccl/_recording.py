@@ -1,4 +1,4 @@
-"""What telemetry says of a group: its place on the resource, its collectives as metrics."""
+"""Telemetry of a group: its rank on the resource, its collectives as metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _instruments() -> _Instruments:
 
 
 def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
-    """Put the place of this process on the resource of the SDK, from now on. Never raises."""
+    """Add the rank of this process to the resource of the SDK. Never raises."""
     attributes: dict[str, AttributeValue] = {
         names.COLLECTIVE_RANK: rank,
         names.COLLECTIVE_WORLD_SIZE: world_size,
@@ -61,7 +61,7 @@ def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
 
 
 def record_results(results: CollectiveResults) -> None:
-    """Record a collective. For one rank to call: the results are those of all. Never raises."""
+    """Record a collective. One rank calls this: the results are those of all. Never raises."""
     attributes = _attributes(
         results.operation, results.backend, results.world_size, results.size_bytes
     )
@@ -78,7 +78,7 @@ def record_results(results: CollectiveResults) -> None:
 def record_failure(
     backend: str, world_size: int, size_bytes: int, after_s: float, error: BaseException
 ) -> None:
-    """Record an all-reduce that failed, on the rank that saw it. Never raises."""
+    """Record a failed all-reduce on the rank that detected it. Never raises."""
     attributes = _attributes("all_reduce", backend, world_size, size_bytes)
     try:
         shown = {**attributes, ERROR_TYPE: type(error).__name__}

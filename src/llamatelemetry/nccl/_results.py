@@ -1,4 +1,4 @@
-"""What a check of a process group gives, or why it gives nothing."""
+"""Results of the check of a process group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _GIGA: Final = 1e9
 
 
 class CollectiveError(RuntimeError):
-    """The ranks did not come together, or one fell out. The message says which, as far as is known."""
+    """The ranks did not join, or one failed. The message names the rank if it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +17,17 @@ class CollectiveResults:
     """One timed collective, by the formulas of nccl-tests. The same on every rank.
 
     Attributes:
-        operation: ``all_reduce``.
-        backend: what really carried it: ``nccl`` or ``gloo``.
-        world_size: how many ranks took part.
-        size_bytes: of what each rank put in.
-        iterations: how many of them the times are the mean of.
-        time_s: of one operation, on the slowest rank.
-        min_time_s: of one operation, on the fastest rank.
-        algbw: ``size / time`` of the slowest rank, in GB/s (10^9 bytes a second).
-        busbw: ``algbw * 2 * (n - 1) / n``, which can be held against the speed of the hardware;
-            None for one rank, where nothing goes over a bus.
-        fallback_reason: why it was not the backend that was asked for; None when it was.
+        operation: `all_reduce`.
+        backend: Backend that was used: `nccl` or `gloo`.
+        world_size: Number of ranks.
+        size_bytes: Size of each rank's input.
+        iterations: Number of operations that the times are the mean of.
+        time_s: Time of one operation on the slowest rank, in seconds.
+        min_time_s: Time of one operation on the fastest rank, in seconds.
+        algbw: `size / time` of the slowest rank, in GB/s (10^9 bytes per second).
+        busbw: `algbw * 2 * (n - 1) / n`, comparable to the speed of the hardware; `None` for one rank,
+            which uses no bus.
+        fallback_reason: Why it was not the requested backend; `None` if it was.
     """
 
     operation: str
@@ -51,7 +51,7 @@ class CollectiveResults:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain data, ready for JSON."""
+        """Return JSON-compatible data."""
         return asdict(self)
 
 
@@ -69,15 +69,15 @@ def all_reduce_results(
     times_s: tuple[float, float],
     fallback_reason: str | None = None,
 ) -> CollectiveResults:
-    """Compute the bandwidths of an all-reduce.
+    """Return the bandwidths of an all-reduce.
 
     Args:
-        backend: that carried it.
-        world_size: how many ranks took part.
-        size_bytes: of what each rank put in.
-        iterations: how many were timed together.
-        times_s: of one of them, on the slowest and on the fastest rank.
-        fallback_reason: why it was not the backend that was asked for.
+        backend: Backend that was used.
+        world_size: Number of ranks.
+        size_bytes: Size of each rank's input.
+        iterations: Number of timed operations.
+        times_s: Time of one operation, on the slowest and on the fastest rank, in seconds.
+        fallback_reason: Why it was not the requested backend.
     """
     slowest_s, fastest_s = times_s
     algbw = size_bytes / slowest_s / _GIGA

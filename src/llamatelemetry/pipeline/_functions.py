@@ -14,9 +14,9 @@ from opentelemetry import context as context_api
 from wrapt import FunctionWrapper
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.abandoned_calls import finalizer
-from llamatelemetry.genai.limits import compact_json, limit_parts
-from llamatelemetry.genai.parts import plain_json
+from llamatelemetry.genai.content.limits import compact_json, limit_parts
+from llamatelemetry.genai.content.parts import plain_json
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.pipeline._instruments import TOOL, content_max_chars
 from llamatelemetry.pipeline._scopes import OperationScope, detach
 from llamatelemetry.semconv import attributes as names

@@ -13,10 +13,9 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.abandoned_calls import finalizer
+from llamatelemetry.genai import describe_error, internal_errors
 from llamatelemetry.genai.agents import AgentRun, current_agent, with_agent
-from llamatelemetry.genai.errors import describe_error
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.otel.session import session_attributes
 from llamatelemetry.pipeline._instruments import AGENT, TOOL, content_max_chars
 from llamatelemetry.semconv import attributes as names

@@ -14,10 +14,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from llamatelemetry.genai.fields import count, get, items, mapping, model_name, text
-from llamatelemetry.genai.prometheus import parse_metrics
-from llamatelemetry.genai.server_metadata import parse_props
-from llamatelemetry.genai.servers import is_loopback
+from llamatelemetry.genai import (
+    as_count,
+    as_dict,
+    as_list,
+    as_str,
+    get_field,
+    is_loopback,
+    model_name,
+    parse_props,
+)
+from llamatelemetry.genai.wire.prometheus import parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,7 +104,7 @@ class ServerReader:
 
     def _scrape_single(self, props: Any) -> ServerScrape:
         name = _name(props)
-        if get(props, "is_sleeping") is True:
+        if get_field(props, "is_sleeping") is True:
             return ServerScrape((), frozenset({name}))
         return ServerScrape((self._scrape_model(name),), frozenset())
 
@@ -115,15 +122,18 @@ class ServerReader:
 
     def _routed_models(self) -> Iterator[tuple[str, str]]:
         """Yield the loaded models of a router, with their status. No other model is loaded by this."""
-        listed = items(get(self._get_json("/models"), "data"))
+        listed = as_list(get_field(self._get_json("/models"), "data"))
         for entry in listed[:_MAX_MODELS]:
-            name, status = text(get(entry, "id")), get(get(entry, "status"), "value")
+            name, status = (
+                as_str(get_field(entry, "id")),
+                get_field(get_field(entry, "status"), "value"),
+            )
             is_wanted = name is not None and self._target.model in (None, name)
             if name is not None and is_wanted and status in ("loaded", "sleeping"):
                 yield name, status
 
     def _is_asleep(self, model: str) -> bool:
-        return get(self._get_json("/props", model), "is_sleeping") is True
+        return get_field(self._get_json("/props", model), "is_sleeping") is True
 
     def _scrape_model(self, name: str | None, routed: str | None = None) -> ModelScrape:
         """Scrape one model. `routed` is its name in requests to a router."""
@@ -159,8 +169,8 @@ class ServerReader:
 
 
 def _name(props: Any) -> str | None:
-    alias = (text(get(props, "model_alias")) or "").split(",")[0].strip()
-    return model_name(alias) or model_name(get(props, "model_path"))
+    alias = (as_str(get_field(props, "model_alias")) or "").split(",")[0].strip()
+    return model_name(alias) or model_name(get_field(props, "model_path"))
 
 
 def _is_idle(before: Mapping[str, float], now: Mapping[str, float]) -> bool:
@@ -177,14 +187,14 @@ def parse_slots(body: Any) -> SlotUsage | None:
     The tokens of a slot stay in the KV cache after its request has ended, until another request
     replaces them. `n_prompt_tokens` is their number, generated tokens included.
     """
-    slots = [mapping(slot) for slot in items(body)]
-    sizes = [count(slot.get("n_ctx")) for slot in slots]
+    slots = [as_dict(slot) for slot in as_list(body)]
+    sizes = [as_count(slot.get("n_ctx")) for slot in slots]
     if not slots or None in sizes:
         return None
     return SlotUsage(
         total=len(slots),
         busy=sum(slot.get("is_processing") is True for slot in slots),
-        tokens=sum(count(slot.get("n_prompt_tokens")) or 0 for slot in slots),
+        tokens=sum(as_count(slot.get("n_prompt_tokens")) or 0 for slot in slots),
         capacity=sum(size for size in sizes if size is not None),
     )
 

@@ -18,8 +18,7 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.fields import mapping
+from llamatelemetry.genai import as_dict, internal_errors
 from llamatelemetry.otel.process.deadline import Deadline
 from llamatelemetry.otel.process.leader_election import LeaderElection
 from llamatelemetry.semconv import attributes as names
@@ -270,7 +269,7 @@ class Poller:
         except (OSError, ValueError, RecursionError):
             return {}
         return {
-            model or None: ModelTotals.from_json(data) for model, data in mapping(found).items()
+            model or None: ModelTotals.from_json(data) for model, data in as_dict(found).items()
         }
 
     def _save(self, totals: dict[str | None, ModelTotals]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import mapping, number, text
+from llamatelemetry.genai import as_dict, as_float, as_str
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,8 +68,8 @@ class ModelTotals:
     def from_json(cls, data: Any) -> ModelTotals:
         """Restore the state that another process saved. Invalid data yields empty totals."""
         totals = cls()
-        state = mapping(data)
-        totals._process_start = text(state.get("process_start"))
+        state = as_dict(data)
+        totals._process_start = as_str(state.get("process_start"))
         totals._current = _parse_counters(state.get("current"))
         totals._earlier = _parse_counters(state.get("earlier"))
         return totals
@@ -78,6 +78,6 @@ class ModelTotals:
 def _parse_counters(data: Any) -> dict[str, float]:
     return {
         name: value
-        for name, given in mapping(data).items()
-        if (value := number(given)) is not None and value >= 0
+        for name, given in as_dict(data).items()
+        if (value := as_float(given)) is not None and value >= 0
     }

@@ -1,6 +1,7 @@
-"""Hugging Face Transformers: models in this process, as an engine and traced.
+"""Hugging Face Transformers: models in this process as engines, and their instrumentation.
 
-Importing this package loads nothing; its names are loaded on first use (PEP 562).
+Importing this package loads nothing: `TransformersInstrumentor` is in the plugin's distribution, and
+`TransformersBackend` needs optional packages. Names are loaded on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # the next time without this function
+    globals()[name] = value  # later accesses do not call this function
     return value
 
 

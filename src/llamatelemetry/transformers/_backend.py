@@ -1,4 +1,4 @@
-"""A model of Transformers as an inference engine, traced."""
+"""A Transformers model as an inference engine, traced."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 
 class TransformersBackend:
-    """Generates texts, chats and embeddings with a model in this process.
+    """Inference engine for a Transformers model in this process.
 
-    It satisfies `llamatelemetry.inference.InferenceEngine`. Each call is one span with its token
-    counts and phases, with or without the plugin for transformers; with it, the span also says
-    what the model is.
+    It satisfies `llamatelemetry.inference.InferenceEngine`. Each call is one span with token counts and
+    phases, with or without the plugin for transformers. With the plugin, the span also describes the
+    model.
 
     Args:
-        model_name_or_path: a name on the Hub, a folder, or a GGUF file.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; a GPU when there is one.
-        dtype: ``"float16"``, ``"bfloat16"``, ``"auto"``, a ``torch.dtype``; the library's default.
-        stop_sequences: texts before which an answer ends, unless a call gives its own.
-        repetition_penalty: over 1, what has occurred becomes less likely, unless a call gives its own.
-        trust_remote_code: run code that comes with the model.
+        model_name_or_path: Name on the Hub, directory, or GGUF file.
+        device: `"cpu"`, `"cuda"` or `"cuda:1"`; a GPU by default if there is one.
+        dtype: `"float16"`, `"bfloat16"`, `"auto"` or a `torch.dtype`; the library's default if `None`.
+        stop_sequences: Texts before which a generated text ends, unless a call sets its own.
+        repetition_penalty: Values over 1 make repeated tokens less likely, unless a call sets its own.
+        trust_remote_code: Whether to run code that comes with the model.
 
     Raises:
-        ImportError: transformers or torch is not installed; ``gguf`` for a GGUF file.
-        FileNotFoundError: there is no such GGUF file.
+        ImportError: transformers or torch is not installed, or `gguf` for a GGUF file.
+        FileNotFoundError: The GGUF file does not exist.
     """
 
     records_its_calls = True
@@ -53,7 +53,7 @@ class TransformersBackend:
     ) -> None:
         self._stop_sequences = stop_sequences
         self._repetition_penalty = repetition_penalty
-        self._sampling(1, 0.0, None, None)  # a bad setting is better told before minutes of loading
+        self._sampling(1, 0.0, None, None)  # fail before minutes of loading
         self._loaded = load(
             model_name_or_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
@@ -61,22 +61,22 @@ class TransformersBackend:
 
     @property
     def model_name(self) -> str:
-        """The model's name: as on the Hub, or that of its folder or file."""
+        """Name of the model on the Hub, or of its directory or file."""
         return self._loaded.name
 
     @property
     def model(self) -> Any:
-        """The model itself."""
+        """The model."""
         return self._loaded.model
 
     @property
     def tokenizer(self) -> Any:
-        """Its tokenizer."""
+        """The tokenizer."""
         return self._loaded.tokenizer
 
     @property
     def device(self) -> Any:
-        """Where the model is."""
+        """Device of the model."""
         return self._loaded.device
 
     def generate(
@@ -87,14 +87,14 @@ class TransformersBackend:
         stop_sequences: list[str] | None = None,
         repetition_penalty: float | None = None,
     ) -> str:
-        """Continue a text, and give what was added.
+        """Continue a text and return the generated text.
 
         Args:
-            prompt: the text.
-            max_tokens: at most so many tokens are added.
-            temperature: 0 is always the likeliest token.
-            stop_sequences: texts before which the answer ends; the constructor's when not given.
-            repetition_penalty: likewise.
+            prompt: Text to continue.
+            max_tokens: Maximum number of generated tokens.
+            temperature: Sampling temperature; 0 always picks the most likely token.
+            stop_sequences: Texts before which the generated text ends; the constructor's if `None`.
+            repetition_penalty: Repetition penalty; the constructor's if `None`.
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         given = _described(sampling, prompt=prompt)
@@ -108,12 +108,14 @@ class TransformersBackend:
         stop_sequences: list[str] | None = None,
         repetition_penalty: float | None = None,
     ) -> list[str]:
-        """Continue several texts in one batch: one call, with counts for each text.
+        """Continue several texts in one batch and return the generated texts.
 
-        The arguments are those of `generate`.
+        It is one call, with token counts for each text. The arguments are those of `generate`.
         """
         if isinstance(prompts, str):
-            raise ValueError("prompts is a text; expected a list of texts, or use generate()")
+            raise ValueError(
+                "prompts must be a list of texts, got a string. Use generate() for one text"
+            )
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         if not prompts:
             return []
@@ -130,9 +132,9 @@ class TransformersBackend:
         stop_sequences: list[str] | None = None,
         repetition_penalty: float | None = None,
     ) -> dict[str, Any]:
-        """Answer messages, and give the answer in the form of a chat completion.
+        """Generate a response to messages, in the format of a chat completion.
 
-        The model's chat template is used. A model without one reads ``role: content`` lines.
+        Uses the model's chat template. A model without one receives lines of `role: content`.
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         inputs = self._encode_chat(messages)
@@ -147,14 +149,14 @@ class TransformersBackend:
         stop_sequences: list[str] | None = None,
         repetition_penalty: float | None = None,
     ) -> TextStream:
-        """Give the text piece by piece; a stop sequence is not part of it, however it is cut.
+        """Return an iterator over the generated text. It ends before a stop sequence.
 
         Args:
-            prompt: a text to continue, or messages to answer.
-            max_tokens: as in `generate`, and so are the others.
-            temperature: as in `generate`.
-            stop_sequences: as in `generate`.
-            repetition_penalty: as in `generate`.
+            prompt: Text to continue, or messages.
+            max_tokens: See `generate`.
+            temperature: See `generate`.
+            stop_sequences: See `generate`.
+            repetition_penalty: See `generate`.
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         self._check_that_it_generates()
@@ -175,8 +177,8 @@ class TransformersBackend:
         return TextStream(make_run, call)
 
     def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
-        """Give a vector of length one for each text: the mean over its tokens, of the last layer."""
-        # On the right, where it moves no token: some models count positions from the left.
+        """Return a normalized vector for each text: the mean over its tokens in the last layer."""
+        # Padding on the right moves no token: some models count positions from the left.
         inputs = self._encode([texts] if isinstance(texts, str) else texts, padding_side="right")
         call = self._recording.start(EMBEDDINGS, {})
         try:
@@ -226,7 +228,7 @@ class TransformersBackend:
         if not self._loaded.generates:
             kind = type(self._loaded.model).__name__
             raise TypeError(
-                f"{self.model_name} is a {kind}, which generates no text; it can embed()"
+                f"model must be a generative model, got {self.model_name} ({kind}). Use embed()"
             )
 
     def _encode(self, texts: Sequence[str], padding_side: str = "left") -> Mapping[str, Any]:
@@ -262,12 +264,12 @@ class TransformersBackend:
 
 
 def _only_tokens(inputs: Any) -> Mapping[str, Any]:
-    # Some tokenizers add types of tokens, which not every model takes.
+    # Some tokenizers return token types, which not every model accepts.
     return cast("Mapping[str, Any]", {n: inputs[n] for n in ("input_ids", "attention_mask")})
 
 
 def _described(sampling: Sampling, **given: Any) -> Mapping[str, Any]:
-    """What a server would be sent for the same."""
+    """Return the request that a server would receive for the same call."""
     return {
         **given,
         "max_tokens": sampling.max_tokens,

@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer: by name, from a folder, or from a GGUF file."""
+"""Loading of a model and its tokenizer: by name, from a directory, or from a GGUF file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry._optional import required_by
-from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai import model_name
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -17,7 +17,7 @@ _GENERATES: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 class Loaded(NamedTuple):
-    """A model that is ready, and what its prompts are made with."""
+    """A loaded model with its tokenizer."""
 
     model: Any
     tokenizer: Any
@@ -27,11 +27,11 @@ class Loaded(NamedTuple):
 
 
 def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code: bool) -> Loaded:
-    """Load what `TransformersBackend` is told to; its arguments are described there.
+    """Load the model of a `TransformersBackend`, which documents the arguments.
 
     Raises:
-        ImportError: transformers or torch is not installed, or ``gguf`` for a GGUF file.
-        FileNotFoundError: there is no such GGUF file.
+        ImportError: transformers or torch is not installed, or `gguf` for a GGUF file.
+        FileNotFoundError: The GGUF file does not exist.
     """
     torch, transformers = _library("torch"), _library("transformers")
     where, options = _source(name_or_path)
@@ -41,7 +41,7 @@ def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code
         tokenizer.pad_token = tokenizer.eos_token
     kind, generates = _kind(transformers, where, options)
     if dtype is not None:
-        # The old name is deprecated from version 4.56 on, which brought the new one.
+        # Version 4.56 introduced the new name and deprecated the old one.
         version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
         options["torch_dtype" if version < (4, 56) else "dtype"] = (
             getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
@@ -65,7 +65,7 @@ def _source(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
         return str(name_or_path), {}
     if not path.is_file():
         raise FileNotFoundError(
-            f"no such GGUF file: {path}. A GGUF file on the Hub has to be downloaded first"
+            f"GGUF file not found: {path}. Download a GGUF file from the Hub first"
         )
     with required_by("Reading a GGUF file with transformers", "gguf", "accelerate"):
         importlib.import_module("gguf")
@@ -78,7 +78,7 @@ def _name(where: str) -> str:
 
 
 def _kind(transformers: Any, where: str, options: dict[str, Any]) -> tuple[Any, bool]:
-    if "gguf_file" in options:  # reading one takes seconds: not twice
+    if "gguf_file" in options:  # reading the file takes seconds, so it is read once
         return transformers.AutoModelForCausalLM, True
     config = transformers.AutoConfig.from_pretrained(where, **options)
     if config.is_encoder_decoder:

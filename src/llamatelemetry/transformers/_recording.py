@@ -1,4 +1,4 @@
-"""Recording the calls of `TransformersBackend`: what it has measured itself, on one span."""
+"""Recording of the calls of `TransformersBackend`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from opentelemetry.trace import SpanKind
 from llamatelemetry import __version__
 from llamatelemetry.genai import (
     Call,
+    ConfiguredInstrumenter,
     Content,
     Request,
     Response,
     Usage,
     internal_errors,
-    read_parameters,
+    parse_chat_request,
+    parse_choices,
+    parse_completion_request,
+    parse_parameters,
 )
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.messages import read_chat_request, read_choices, read_completion_request
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS, PROVIDER_HUGGINGFACE
 
@@ -31,10 +33,10 @@ SCOPE: Final = "llamatelemetry.transformers"
 
 
 class Recording:
-    """What an engine holds to record its calls.
+    """Recorder of the calls of one engine.
 
     Args:
-        model: its name.
+        model: Name of the model.
     """
 
     def __init__(self, model: str) -> None:
@@ -47,9 +49,9 @@ class Recording:
         """Start a call.
 
         Args:
-            operation: as in `llamatelemetry.semconv`.
-            given: what a server would be sent for it: ``messages`` or ``prompt``, and settings.
-            stream: whether the text is given piece by piece.
+            operation: Operation name of `llamatelemetry.semconv`.
+            given: Request that a server would receive: `messages` or `prompt`, and settings.
+            stream: Whether the text is streamed.
         """
         try:
             request = Request(
@@ -57,7 +59,7 @@ class Recording:
                 provider=PROVIDER_HUGGINGFACE,
                 model=self._model,
                 stream=stream,
-                parameters=read_parameters(given),
+                parameters=parse_parameters(given),
                 has_queue=False,
             )
             penalty = given.get("repetition_penalty", 1.0)
@@ -72,35 +74,35 @@ class Recording:
 
 
 class RecordedCall:
-    """One call, or none where nothing is recorded: then it does nothing."""
+    """One call, or a no-op if the call is not recorded."""
 
     def __init__(self, call: Call | None) -> None:
         self._call = call
         self._token: Any = None
 
     def __enter__(self) -> RecordedCall:
-        """Make the call current: what the model does is part of it."""
+        """Make the call current, so that the model's work belongs to it."""
         if self._call is not None:
             self._token = self._call.activate()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Make what was current before it current again."""
+        """Restore the previous context."""
         if self._call is not None:
             self._call.deactivate(self._token)
 
     def watch(self, run: Run) -> None:
-        """Record the gaps between the pieces of a stream as they pass."""
+        """Record the intervals between the chunks of a stream."""
         if self._call is not None:
             run.steps.stream_to(self._call)
 
     def finish(self, run: Run) -> None:
-        """The model is done."""
+        """Finish the call with the result of a run."""
         if self._call is not None:
             self._call.finish(self._read(run))
 
     def finish_embedding(self, input_tokens: list[int], dimensions: int) -> None:
-        """The vectors are there."""
+        """Finish a call that returned vectors."""
         if self._call is not None:
             response = Response(model=self._call.request.model)
             response.usage.input_tokens = sum(input_tokens)
@@ -108,7 +110,7 @@ class RecordedCall:
             self._call.finish(response)
 
     def fail(self, error: BaseException, run: Run | None = None) -> None:
-        """It went wrong, perhaps after some tokens."""
+        """Fail the call, with the tokens generated before the error."""
         if self._call is not None:
             self._call.fail(error, None if run is None else self._read(run))
 
@@ -124,7 +126,7 @@ class RecordedCall:
                 call.first_chunk_ns = call.first_token_ns if call.request.stream else None
             return _response(run, call.request.model)
         except Exception as error:
-            internal_errors.log_once("reading what TransformersBackend did", error)
+            internal_errors.log_once("reading the result of TransformersBackend", error)
             return Response()
 
 
@@ -153,14 +155,14 @@ def _response(run: Run, model: str | None) -> Response:
         }
         for answer in answers
     ]
-    response.read_content = lambda: read_choices(choices)
+    response.read_content = lambda: parse_choices(choices)
     return response
 
 
 def _content(given: Mapping[str, Any]) -> Content:
-    return read_chat_request(given) if "messages" in given else read_completion_request(given)
+    return parse_chat_request(given) if "messages" in given else parse_completion_request(given)
 
 
 def now_s() -> int:
-    """The time of day in whole seconds, as replies tell it."""
+    """Return the time in whole seconds since the epoch, as responses contain it."""
     return time_ns() // 1_000_000_000

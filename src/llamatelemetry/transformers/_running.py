@@ -1,4 +1,4 @@
-"""Running a model for one batch of prompts: its texts, its counts, and when each token came."""
+"""Running of a model for one batch of prompts: texts, token counts and token times."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from functools import cache
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llamatelemetry.genai.fields import items
-from llamatelemetry.genai.generation import Steps
+from llamatelemetry.genai import GenerationSteps, as_list
 from llamatelemetry.transformers._text import RowText
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ LENGTH: Final = "length"
 
 
 class Sampling(NamedTuple):
-    """How the next token is chosen, and when there are enough."""
+    """Sampling settings and limits."""
 
     max_tokens: int
     temperature: float
@@ -37,37 +36,35 @@ class Sampling(NamedTuple):
         stop_sequences: Sequence[str] | None,
         repetition_penalty: float,
     ) -> Sampling:
-        """Take what a caller gives.
+        """Validate the arguments of a caller.
 
         Raises:
-            ValueError: it cannot be done; the message says what is accepted.
+            ValueError: An argument is invalid. The message states the accepted values.
         """
         if max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens} is not accepted; expected 1 or more")
+            raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}")
         if temperature < 0:
             raise ValueError(
-                f"temperature={temperature} is not accepted; expected 0 (always the likeliest "
-                "token) or more"
+                f"temperature must be 0 (most likely token) or more, got {temperature}"
             )
         if repetition_penalty <= 0:
             raise ValueError(
-                f"repetition_penalty={repetition_penalty} is not accepted; expected more than 0, "
-                "where 1 is no penalty"
+                f"repetition_penalty must be greater than 0 (1 is no penalty), got {repetition_penalty}"
             )
         if isinstance(stop_sequences, str):
-            raise ValueError("stop_sequences is a text; expected a list of texts")
+            raise ValueError("stop_sequences must be a list of texts, got a string")
         stops = tuple(stop for stop in stop_sequences or () if stop)
         return cls(max_tokens, temperature, stops, repetition_penalty)
 
     def arguments(self) -> dict[str, Any]:
-        """Give what ``generate`` is told."""
+        """Return the arguments of `generate`."""
         arguments: dict[str, Any] = {
             "max_new_tokens": self.max_tokens,
             "do_sample": self.temperature > 0,
         }
         if self.temperature > 0:
             arguments["temperature"] = self.temperature
-        else:  # what the model's own settings say of sampling would be warned about
+        else:  # otherwise the library warns about sampling settings of the model
             arguments |= {"temperature": None, "top_p": None, "top_k": None}
         if self.repetition_penalty != 1:
             arguments["repetition_penalty"] = self.repetition_penalty
@@ -76,7 +73,7 @@ class Sampling(NamedTuple):
 
 @dataclass(slots=True)
 class Answer:
-    """What a model said to one prompt, as far as it has got."""
+    """Generated text of one prompt so far."""
 
     row: RowText
     pieces: list[str] = field(default_factory=list[str])
@@ -85,11 +82,11 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """What it has said, up to the stop sequence."""
+        """Text up to the stop sequence."""
         return "".join(self.pieces)
 
     def take(self, token: int, ends: frozenset[int]) -> str:
-        """Take the next token; give the text that can be shown by now."""
+        """Add a token and return the text that can be shown now."""
         self.tokens += 1
         piece = "" if token in ends else self.row.feed((token,))
         if token in ends or self.row.stopped:
@@ -98,9 +95,10 @@ class Answer:
         return piece
 
     def close(self, *, is_whole: bool) -> str:
-        """There are no more tokens; give the rest of the text.
+        """Finish the text and return its rest.
 
-        Without a reason the answer ``is_whole`` as far as it was to go; else it was broken off.
+        Args:
+            is_whole: Without a finish reason, whether the text is complete or was interrupted.
         """
         piece = self.row.finish()
         self.pieces.append(piece)
@@ -115,10 +113,10 @@ class Run:
     """One run of the model.
 
     Args:
-        loaded: the model and its tokenizer.
-        inputs: of the tokenizer, a row for each prompt.
-        sampling: how it is to go on.
-        show: is told each piece of text of the first row as it comes.
+        loaded: Model and tokenizer.
+        inputs: Output of the tokenizer, one row per prompt.
+        sampling: Sampling settings.
+        show: Function that receives each chunk of text of the first row.
     """
 
     def __init__(
@@ -137,12 +135,12 @@ class Run:
         self.answers = [
             Answer(RowText(loaded.tokenizer, sampling.stop_sequences)) for _ in self.input_tokens
         ]
-        self.steps = Steps(perf_counter_ns())
-        # A plain list: a finaliser may add to it, and takes no lock.
+        self.steps = GenerationSteps(perf_counter_ns())
+        # A list, because a finalizer may append to it without a lock.
         self.cancelled: list[None] = []
 
     def execute(self) -> list[Answer]:
-        """Generate. The answers are there as far as they have got also when this fails."""
+        """Generate. The texts generated so far are available also if this raises."""
         self.steps.started_ns = perf_counter_ns()
         is_whole = False
         try:
@@ -159,7 +157,7 @@ class Run:
         return self.answers
 
     def step(self, tokens: Sequence[int]) -> list[bool]:
-        """Take the next token of each row; say which rows have ended."""
+        """Add the next token of each row. Return which rows have ended."""
         self.steps.add(perf_counter_ns(), len(self.steps.times_ns) + 1)
         for index, (answer, token) in enumerate(zip(self.answers, tokens, strict=True)):
             if answer.reason is None:
@@ -173,7 +171,7 @@ class Run:
 
 def _ending_tokens(loaded: Loaded) -> frozenset[int]:
     known = loaded.model.generation_config.eos_token_id
-    tokens = (loaded.tokenizer.eos_token_id, *(items(known) or (known,)))
+    tokens = (loaded.tokenizer.eos_token_id, *(as_list(known) or (known,)))
     return frozenset(token for token in tokens if token is not None)
 
 
@@ -188,7 +186,7 @@ def _criterion() -> Any:
     transformers: Any = sys.modules["transformers"]
 
     class EndsWithItsText(transformers.StoppingCriteria):
-        """Ends each row with its stop sequence, and all of them when nobody listens any more."""
+        """Stopping criterion: ends each row at its stop sequence, and all rows if the reader is gone."""
 
         def __init__(self, run: Run) -> None:
             self._run = run
@@ -201,7 +199,7 @@ def _criterion() -> Any:
 
 
 def embed(loaded: Loaded, inputs: Mapping[str, Any]) -> list[list[float]]:
-    """Give a vector of length one for each row: the mean of what the last layer makes of its tokens."""
+    """Return a normalized vector for each row: the mean over its tokens in the last layer."""
     torch: Any = sys.modules["torch"]
     placed = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
     with torch.no_grad():

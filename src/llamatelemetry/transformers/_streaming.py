@@ -1,4 +1,4 @@
-"""The text of an answer, piece by piece, while a thread of its own runs the model."""
+"""Streams of text, while a separate thread runs the model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class TextStream:
-    """An iterator over the pieces of a text. Closed or dropped, it stops the model at its next token.
+    """Iterator over chunks of a text. Closing or dropping it stops the model at its next token.
 
     Args:
-        make_run: makes the run, given what takes its pieces.
-        call: is recorded; it ends with the run, and not with the reading of it.
+        make_run: Function that creates the run, given the function that receives its chunks.
+        call: Call to record. It ends with the run, not with its reader.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class TextStream:
         self._pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self._run = make_run(self._pieces.put)
         call.watch(self._run)
-        # Spans that the model's work makes are children of what is current here.
+        # Spans of the model's work become children of the current span.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run,
@@ -54,7 +54,7 @@ class TextStream:
         raise StopIteration if piece is None else piece
 
     def close(self) -> None:
-        """Stop the model, and wait until it has stopped."""
+        """Stop the model and wait until it has stopped."""
         self._run.cancelled.append(None)
         self._thread.join()
         self._ended = True
@@ -71,7 +71,7 @@ class TextStream:
         self.close()
 
     def __del__(self) -> None:
-        # Nothing here may wait: this runs wherever the collector happens to.
+        # This must not block: the garbage collector may run it anywhere.
         run = getattr(self, "_run", None)
         if run is not None:
             run.cancelled.append(None)

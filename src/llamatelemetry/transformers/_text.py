@@ -1,4 +1,4 @@
-"""Making text of tokens as they come, and ending it before a stop sequence. No library is needed."""
+"""Incremental decoding of tokens, ending before a stop sequence. It needs no library."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What a decoder gives for a letter of which some bytes are still to come.
+# Decoders return this character if some bytes of a character are missing.
 _INCOMPLETE: Final = "�"
 
 
 class RowText:
-    """The text of one answer, token by token.
+    """The text of one row, token by token.
 
-    ``feed`` gives what can be shown by now: not what may still turn out to be the beginning of a
-    stop sequence, nor a letter of which some bytes are missing. A stop sequence may begin and end
-    anywhere inside of tokens.
+    `feed` returns the text that can be shown. It holds back text that may be the beginning of a stop
+    sequence, and characters with missing bytes. A stop sequence may begin and end within tokens.
 
     Args:
-        tokenizer: makes text of tokens.
-        stops: the sequences before which the text ends.
+        tokenizer: Tokenizer.
+        stops: Sequences before which the text ends.
     """
 
     __slots__ = ("_from", "_held", "_read", "_stops", "_tokenizer", "stopped", "tokens")
@@ -30,17 +29,17 @@ class RowText:
         self._stops = stops
         self.tokens: list[int] = []
         self.stopped = False
-        self._from = 0  # tokens before this are not looked at again
-        self._read = 0  # the text of tokens before this has been taken
+        self._from = 0  # earlier tokens are not decoded again
+        self._read = 0  # the text of earlier tokens was returned
         self._held = ""
 
     def feed(self, tokens: Sequence[int]) -> str:
-        """Take the next tokens; give the text that they complete, which may be empty."""
+        """Add tokens and return the text that they complete, which may be empty."""
         if self.stopped:
             return ""
         self.tokens.extend(tokens)
-        # Some decoders treat the first token of a text differently: the last ones that were read
-        # are decoded once more in front of the new ones, and their text is taken off again.
+        # Some decoders treat the first token of a text differently. So the last decoded tokens are decoded
+        # again in front of the new ones, and their text is removed.
         before = self._decode(self._from, self._read)
         text = self._decode(self._from, None)
         if len(text) <= len(before) or text.endswith(_INCOMPLETE):
@@ -49,7 +48,7 @@ class RowText:
         return self._release(text[len(before) :])
 
     def finish(self) -> str:
-        """There are no more tokens; give what was held back."""
+        """Return the text that was held back: there are no more tokens."""
         if self.stopped:
             return ""
         text = self._decode(self._from, None)[len(self._decode(self._from, self._read)) :]
@@ -76,16 +75,16 @@ class RowText:
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Give where the stop sequence begins that is complete first; the longest of several.
+    """Return where the stop sequence begins that is complete first; the longest of several.
 
-    By this, unlike by what begins first, the text does not depend on how it comes in pieces.
+    With this rule the text does not depend on how it is split into chunks.
     """
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return min(found)[1] if found else None
 
 
 def _longest_beginning(text: str, stops: Sequence[str]) -> int:
-    """Give the length of the longest end of a text that is the beginning of a stop sequence."""
+    """Return the length of the longest suffix that is the beginning of a stop sequence."""
     longest = 0
     for stop in stops:
         for length in range(min(len(stop) - 1, len(text)), longest, -1):

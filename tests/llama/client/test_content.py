@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.genai import completion_hook
 from llamatelemetry.genai import content as content_module
-from llamatelemetry.genai.completion_hook import load_completion_hook
+from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry.llama import LlamaServerError
 from tests.llama.clients import Driver
 from tests.llama.loopback import Asked, Reply, loopback, sse

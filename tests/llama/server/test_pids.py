@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai import known_servers, server_of
 from llamatelemetry.llama import PortTakenError, ServerConfig, ServerManager
 from llamatelemetry.llama.server import pids
 from llamatelemetry.llama.server.pids import pid_of, pids_of

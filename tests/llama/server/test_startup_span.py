@@ -8,7 +8,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai import known_servers, server_of
 from llamatelemetry.llama import (
     ServerConfig,
     ServerCrashedError,

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry.bench.targets.observation import Observation, RequestPosition
 from llamatelemetry.bench.targets.target import BenchRequest
-from llamatelemetry.genai import Request, read_parameters
-from llamatelemetry.genai.fields import model_name
+from llamatelemetry.genai import Request, model_name, parse_parameters
 from llamatelemetry.semconv.operations import CHAT
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ class Driver:
             server=target.server,
             stream=target.is_streaming,
             has_queue=target.has_queue,
-            parameters=read_parameters(
+            parameters=parse_parameters(
                 {"max_tokens": request.max_tokens, "temperature": 0.0, "seed": request.seed}
             ),
         )

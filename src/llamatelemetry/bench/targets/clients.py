@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 from llamatelemetry.bench.targets.http_timing import observe_llama, observe_openai
 from llamatelemetry.bench.targets.target import ServerFacts
-from llamatelemetry.genai.fields import count, get, items, text
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
 
 if TYPE_CHECKING:
@@ -93,16 +92,18 @@ async def fetch_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
     except LlamaServerError:
         # Old builds lack these endpoints, and a proxy may block them.
         return ServerFacts(PROVIDER_LLAMA_CPP)
-    meta = get(_first_model(models), "meta")
-    slots = count(get(props, "total_slots"))
+    meta = get_field(_first_model(models), "meta")
+    slots = as_count(get_field(props, "total_slots"))
     known = {
         "server": PROVIDER_LLAMA_CPP,
-        "server.build": text(get(props, "build_info")),
+        "server.build": as_str(get_field(props, "build_info")),
         "server.slots": slots,
-        "server.context_length": count(get(get(props, "default_generation_settings"), "n_ctx")),
-        "model.quantization": text(get(props, "model_ftype")),
-        "model.parameters": count(get(meta, "n_params")),
-        "model.size_bytes": count(get(meta, "size")),
+        "server.context_length": as_count(
+            get_field(get_field(props, "default_generation_settings"), "n_ctx")
+        ),
+        "model.quantization": as_str(get_field(props, "model_ftype")),
+        "model.parameters": as_count(get_field(meta, "n_params")),
+        "model.size_bytes": as_count(get_field(meta, "size")),
     }
     return ServerFacts(
         PROVIDER_LLAMA_CPP,
@@ -113,7 +114,7 @@ async def fetch_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
 
 
 def _first_model(models: Any) -> Any:
-    return next(iter(items(get(models, "data"))), None)
+    return next(iter(as_list(get_field(models, "data"))), None)
 
 
 def _busy_requests(counters: Mapping[str, float]) -> int | None:
@@ -139,7 +140,7 @@ class _OpenAI:
         self._llama: AsyncLlamaCppClient | None = None
 
     async def _fetch_facts(self, models: Any) -> None:
-        owner = text(get(_first_model(models), "owned_by"))
+        owner = as_str(get_field(_first_model(models), "owned_by"))
         kind = _KINDS.get(owner or "")
         self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
         if kind == PROVIDER_LLAMA_CPP:

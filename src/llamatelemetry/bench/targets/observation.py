@@ -14,12 +14,20 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.bench.targets.http_timing import current_observation
-from llamatelemetry.genai import Request, Response, StreamWatch, read_response
-from llamatelemetry.genai.errors import ErrorInfo, describe_error
-from llamatelemetry.genai.fields import get, items, text
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.model import Phases
-from llamatelemetry.genai.phases import measure_phases
+from llamatelemetry.genai import (
+    ChatAccumulator,
+    ErrorInfo,
+    Phases,
+    Request,
+    Response,
+    StreamObserver,
+    as_list,
+    as_str,
+    describe_error,
+    get_field,
+    measure_phases,
+    parse_response,
+)
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -68,7 +76,7 @@ class TimedAccumulator:
     """
 
     def __init__(self, keep_text: bool) -> None:
-        self._chunks = ChunkFold()
+        self._chunks = ChatAccumulator()
         self._texts: list[str] | None = [] if keep_text else None
         self._response: Response | None = None
         self.token_ns: list[int] = []
@@ -78,7 +86,7 @@ class TimedAccumulator:
         """Add a chunk. Return whether it carries text, reasoning or a tool call."""
         now_ns = perf_counter_ns()
         self._chunks.add(chunk)
-        deltas = [_delta(choice) for choice in items(get(chunk, "choices"))]
+        deltas = [_delta(choice) for choice in as_list(get_field(chunk, "choices"))]
         has_answer = _has_any(deltas, _ANSWER)
         if not has_answer and not _has_any(deltas, _REASONING):
             return False
@@ -87,7 +95,7 @@ class TimedAccumulator:
             self.answer_ns = now_ns
         if self._texts is not None:
             self._texts.extend(
-                content for delta in deltas[:1] if (content := text(get(delta, "content")))
+                content for delta in deltas[:1] if (content := as_str(get_field(delta, "content")))
             )
         return True
 
@@ -110,12 +118,12 @@ class TimedAccumulator:
 
 def _delta(choice: Any) -> Any:
     """Return the delta of a choice. In a text completion, the choice itself is the delta."""
-    delta = get(choice, "delta")
+    delta = get_field(choice, "delta")
     return choice if delta is None else delta
 
 
 def _has_any(deltas: list[Any], names: tuple[str, ...]) -> bool:
-    return any(get(delta, name) for delta in deltas for name in names)
+    return any(get_field(delta, name) for delta in deltas for name in names)
 
 
 class Observation:
@@ -138,7 +146,7 @@ class Observation:
         self._position = position
         self._accumulator = TimedAccumulator(keep_text)
         self._call: Call | None = None
-        self._stream: StreamWatch | None = None
+        self._stream: StreamObserver | None = None
         self._context_token: Token[Context] | None = None
         self._observation_token: Token[Observation | None] | None = None
         self._request_sent_ns: int | None = None
@@ -157,7 +165,7 @@ class Observation:
             self._context_token = self._call.activate()
             self._call.start_attempt()
             if self._request.stream:
-                self._stream = StreamWatch(self._call, self._accumulator)
+                self._stream = StreamObserver(self._call, self._accumulator)
         self._observation_token = current_observation.set(self)
         self._sent_ns = perf_counter_ns()
         return self
@@ -183,7 +191,7 @@ class Observation:
     def on_chunk(self, chunk: Any) -> None:
         """Record a chunk of a stream."""
         if self._stream is not None:
-            self._stream.chunk(chunk)
+            self._stream.on_chunk(chunk)
         else:
             self._accumulator.add(chunk)
 
@@ -218,7 +226,7 @@ class Observation:
     def _response(self) -> Response:
         if self._request.stream:
             return self._accumulator.response()
-        return read_response(self._complete_response)
+        return parse_response(self._complete_response)
 
     def _set_position_attributes(self) -> None:
         if self._call is None or not self._call.recording:
@@ -239,9 +247,9 @@ class Observation:
         if self._call is None:
             return
         if self._stream is not None and error is None:
-            self._stream.finished()
+            self._stream.on_end()
         elif self._stream is not None and error is not None:
-            self._stream.failed(error)
+            self._stream.on_error(error)
         elif error is None:
             self._call.finish(response)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from llamatelemetry.genai.engine import InferenceEngine
+from llamatelemetry.genai import InferenceEngine
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE, PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:

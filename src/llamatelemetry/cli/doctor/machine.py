@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from llamatelemetry.cli.doctor.check import Check, without_userinfo
-from llamatelemetry.genai.servers import is_loopback
+from llamatelemetry.genai import is_loopback
 from llamatelemetry.gpu import detect_cuda
 
 if TYPE_CHECKING:

@@ -8,10 +8,15 @@ from urllib.parse import urlsplit
 
 from llamatelemetry import __version__
 from llamatelemetry._optional import required_by
-from llamatelemetry.genai import Request, internal_errors, read_parameters
-from llamatelemetry.genai.configured import ConfiguredInstrumenter
-from llamatelemetry.genai.fields import get, model_name
-from llamatelemetry.genai.servers import server_of
+from llamatelemetry.genai import (
+    ConfiguredInstrumenter,
+    Request,
+    get_field,
+    internal_errors,
+    model_name,
+    parse_parameters,
+    server_of,
+)
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -87,7 +92,7 @@ class Connection:
     def cache_model(self, response: Any) -> None:
         """Remember the model name of the first response, for a client without a model."""
         if self.response_model is None:
-            self.response_model = model_name(get(response, "model"))
+            self.response_model = model_name(get_field(response, "model"))
 
     def start(self, exchange: Exchange[Any], inference: Inference) -> Call | None:
         """Start recording a call. Return `None` if it is not recorded."""
@@ -107,7 +112,7 @@ class Connection:
                 )
             )
             if call is not None and call.recording:
-                call.request.parameters = read_parameters(body)
+                call.request.parameters = parse_parameters(body)
             return call
         except Exception as error:
             internal_errors.log_once("starting a call of the llama.cpp client", error)

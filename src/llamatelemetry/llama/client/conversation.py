@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from llamatelemetry.genai import Response, StreamWatch, internal_errors
+from llamatelemetry.genai import Response, StreamObserver, internal_errors
 from llamatelemetry.llama.client.connection import Connection, ConnectionReuseTracker
 from llamatelemetry.llama.client.endpoints import Exchange, health
 from llamatelemetry.llama.client.errors import (
@@ -50,7 +50,7 @@ class OpenStream(NamedTuple):
     """A stream after its headers have arrived, with its observer if it is recorded."""
 
     response: Any
-    watch: StreamWatch | None
+    watch: StreamObserver | None
 
 
 def converse(connection: Connection, exchange: Exchange[T]) -> Generator[Send | Wait, Any, T]:
@@ -80,7 +80,7 @@ def converse_streaming(
     response = yield from _send_recorded(connection, exchange, call)
     if call is None or inference is None:
         return OpenStream(response, None)
-    return OpenStream(response, StreamWatch(call, inference.accumulator(call.content_max_chars)))
+    return OpenStream(response, StreamObserver(call, inference.accumulator(call.content_max_chars)))
 
 
 def _parse_inference(inference: Inference, body: Any) -> Response:

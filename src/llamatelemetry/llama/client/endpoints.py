@@ -11,20 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from llamatelemetry.genai.content_readers import read_chat_request, read_completion_request
-from llamatelemetry.genai.fields import count
-from llamatelemetry.genai.folding import ChunkFold
-from llamatelemetry.genai.prometheus import parse_metrics
-from llamatelemetry.genai.wire import read_response
-from llamatelemetry.genai.wire_llama import NativeFold, read_choice_count, read_native
+from llamatelemetry.genai import (
+    ChatAccumulator,
+    LlamaCppAccumulator,
+    as_count,
+    parse_chat_request,
+    parse_choice_count,
+    parse_completion_request,
+    parse_native_completion,
+    parse_response,
+)
+from llamatelemetry.genai.wire.prometheus import parse_metrics
 from llamatelemetry.llama.client.responses import ChatResponse
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamatelemetry.genai import Content, Response
-    from llamatelemetry.genai.folding import Fold
+    from llamatelemetry.genai import Accumulator, Content, Response
 
 T = TypeVar("T")
 
@@ -47,8 +51,8 @@ class Inference:
 
     operation: str | None = None
     task: str | None = None
-    parse: Callable[[Any], Response] = read_response
-    accumulator: Callable[[int | None], Fold] = ChunkFold
+    parse: Callable[[Any], Response] = parse_response
+    accumulator: Callable[[int | None], Accumulator] = ChatAccumulator
     parse_content: Callable[[Mapping[str, Any]], Content] | None = None
     choice_count: int = 1
 
@@ -89,7 +93,7 @@ def _without_none(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
-_TEXT: Final = {"operation": TEXT_COMPLETION, "parse_content": read_completion_request}
+_TEXT: Final = {"operation": TEXT_COMPLETION, "parse_content": parse_completion_request}
 _OTHER_LIMITS: Final = ("max_completion_tokens", "n_predict")
 
 
@@ -108,7 +112,7 @@ def chat(
     if stream:
         body["stream"] = True
     inference = Inference(
-        CHAT, parse_content=read_chat_request, choice_count=count(body.get("n")) or 1
+        CHAT, parse_content=parse_chat_request, choice_count=as_count(body.get("n")) or 1
     )
     return Exchange(
         "POST", "/v1/chat/completions", _unchanged, body, inference=inference, stream=stream
@@ -120,12 +124,12 @@ def _native(
 ) -> Exchange[T]:
     if stream:
         body["stream"] = True
-    choices = count(body.get("n_cmpl")) or count(body.get("n")) or 1
+    choices = as_count(body.get("n_cmpl")) or as_count(body.get("n")) or 1
     inference = Inference(
         **kind,
-        parse=partial(read_native, answers_per_prompt=choices),
-        accumulator=partial(NativeFold, choices),
-        choice_count=read_choice_count(body),
+        parse=partial(parse_native_completion, answers_per_prompt=choices),
+        accumulator=partial(LlamaCppAccumulator, choices),
+        choice_count=parse_choice_count(body),
     )
     return Exchange("POST", path, parse, body, inference=inference, stream=stream)
 

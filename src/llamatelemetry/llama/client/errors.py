@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.fields import integer, mapping
+from llamatelemetry.genai import as_dict, as_int
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class ServerLoadingError(LlamaServerError):
 def parse_error_response(status: int, content: bytes) -> LlamaServerError:
     """Parse an error response: llama.cpp's JSON, or any text that a proxy sent."""
     try:
-        body: Mapping[str, Any] = mapping(json.loads(content))
+        body: Mapping[str, Any] = as_dict(json.loads(content))
     except ValueError:
         body = {}
-    if mapping(body.get("error")):
+    if as_dict(body.get("error")):
         return parse_error_object(body, status)
     text = content[:_EXCERPT_BYTES].decode("utf-8", "replace").strip()
     return LlamaServerError(status, "http_error", text or "no reason given")
@@ -68,14 +68,14 @@ def parse_error_response(status: int, content: bytes) -> LlamaServerError:
 
 def parse_error_object(body: Any, status: int | None = None) -> LlamaServerError:
     """Return the error in a JSON object. Without an HTTP status, the code in the object is used."""
-    details = mapping(body["error"])
-    code = status or integer(details.get("code")) or 500
+    details = as_dict(body["error"])
+    code = status or as_int(details.get("code")) or 500
     message = str(details.get("message") or body["error"])
     kind = str(details.get("type") or "server_error")
     is_loading = code == 503 and _LOADING in message.lower()
     error = (ServerLoadingError if is_loading else LlamaServerError)(code, kind, message)
-    error.n_prompt_tokens = integer(details.get("n_prompt_tokens"))
-    error.n_ctx = integer(details.get("n_ctx"))
+    error.n_prompt_tokens = as_int(details.get("n_prompt_tokens"))
+    error.n_ctx = as_int(details.get("n_ctx"))
     error.body = dict(body)
     return error
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from llamatelemetry.genai import AsyncIteratorTap, IteratorTap
-from llamatelemetry.genai.sse import EventReader
+from llamatelemetry.genai import AsyncStreamWrapper, EventReader, StreamWrapper
 from llamatelemetry.llama.client.errors import parse_error_object
 from llamatelemetry.llama.client.responses import ChatResponse, parse_json
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
     from types import TracebackType
 
-    from llamatelemetry.genai import StreamWatch
+    from llamatelemetry.genai import StreamObserver
 
 
 class _ChunkParser:
@@ -70,12 +69,12 @@ class ChatStream:
     Close a stream that you do not read to its end: the server then stops generating.
     """
 
-    def __init__(self, response: Any, watch: StreamWatch | None) -> None:
+    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
         self._source = _chunks(response)
         self._response = response
         self._watch = watch
         self._chunks: Iterator[ChatResponse] = (
-            self._source if watch is None else IteratorTap(self._source, watch)
+            self._source if watch is None else StreamWrapper(self._source, watch)
         )
 
     def __iter__(self) -> Self:
@@ -111,12 +110,12 @@ class ChatStream:
 class AsyncChatStream:
     """The asynchronous version of `ChatStream`."""
 
-    def __init__(self, response: Any, watch: StreamWatch | None) -> None:
+    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
         self._source = _chunks_async(response)
         self._response = response
         self._watch = watch
         self._chunks: AsyncIterator[ChatResponse] = (
-            self._source if watch is None else AsyncIteratorTap(self._source, watch)
+            self._source if watch is None else AsyncStreamWrapper(self._source, watch)
         )
 
     def __aiter__(self) -> Self:
@@ -151,10 +150,10 @@ class AsyncChatStream:
         await self._close(error)
 
 
-def _finish(watch: StreamWatch | None, error: BaseException | None) -> None:
+def _finish(watch: StreamObserver | None, error: BaseException | None) -> None:
     if watch is None:
         return
     if error is None:
-        watch.closed()
+        watch.on_close()
     else:
-        watch.failed(error)
+        watch.on_error(error)

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.fields import mapping
+from llamatelemetry.genai import as_dict, internal_errors
 from llamatelemetry.llama.server.address import free_port, get_json, is_free
 from llamatelemetry.llama.server.binary import find_binary
 from llamatelemetry.llama.server.errors import (
@@ -252,7 +251,7 @@ class ServerManager:
         """Return the server's attributes, from its configuration, `/props` and log."""
         try:
             address, key = self._current_launch().address, self._config.api_key
-            props = mapping(get_json(address, "/props", _PROBE_TIMEOUT_S, key)[1])
+            props = as_dict(get_json(address, "/props", _PROBE_TIMEOUT_S, key)[1])
             return describe_server(self._config, props, self._report)
         except Exception as error:
             internal_errors.log_once("describing a server", error)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai.server_metadata import parse_props
-from llamatelemetry.genai.servers import known_servers, server_of
+from llamatelemetry.genai import known_servers, parse_props, server_of
 from llamatelemetry.llama.server import pids
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP

@@ -1,0 +1,184 @@
+"""Accumulator for the content of chat and text completion streams.
+
+It is created only if content is used. Each text grows up to a limit and is only counted beyond it, so
+that time is linear and memory is bounded.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any, Final
+
+from llamatelemetry.genai.content.blobs import BlobData
+from llamatelemetry.genai.content.parts import CutText
+from llamatelemetry.genai.json_access import as_list, as_str, get_field
+
+# Maximum number of choices, and of tool calls of a choice.
+_MOST_ENTRIES: Final = 256
+
+
+class GrowingText:
+    """A text that arrives in chunks, kept up to `max_chars`."""
+
+    __slots__ = ("_kept", "_room", "chars")
+
+    def __init__(self, max_chars: int) -> None:
+        self._kept = StringIO()
+        self._room = max_chars
+        self.chars = 0
+
+    def add(self, piece: Any) -> None:
+        """Add a chunk. Values other than strings are ignored."""
+        if not isinstance(piece, str):
+            return
+        self.chars += len(piece)
+        if self._room > 0:
+            self._kept.write(piece[: self._room])
+            self._room -= len(piece)
+
+    def result(self) -> str | None:
+        """Return the text; a `CutText` if it is longer than the kept part; `None` if empty."""
+        kept = self._kept.getvalue()
+        if self.chars > len(kept):
+            return CutText(kept, self.chars)
+        return kept or None
+
+
+class ChoicesContentAccumulator:
+    """Accumulator for the messages of a chat or text completion stream."""
+
+    __slots__ = ("_choices", "_max_chars")
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._choices: dict[int, _ChoiceAccumulator] = {}
+
+    def add(self, key: int, choice: Any) -> None:
+        """Add one choice of a chunk. `key` identifies the choice."""
+        fold = self._choices.get(key)
+        if fold is None:
+            if len(self._choices) >= _MOST_ENTRIES:
+                return
+            fold = self._choices[key] = _ChoiceAccumulator(self._max_chars)
+        fold.add(choice)
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """Return the choices in the format of a plain response, by key: `message` or `text`."""
+        return {key: fold.result() for key, fold in self._choices.items()}
+
+
+_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+class _ChoiceAccumulator:
+    __slots__ = ("_audio", "_calls", "_function", "_max_chars", "_role", "_text", "_texts")
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._role: Any = None
+        self._text: GrowingText | None = None  # text completion
+        self._texts: dict[str, GrowingText] = {}
+        self._calls: dict[Any, _ToolCallAccumulator] = {}
+        self._function: _ToolCallAccumulator | None = None
+        self._audio: _AudioAccumulator | None = None
+
+    def add(self, choice: Any) -> None:
+        delta = get_field(choice, "delta")
+        if delta is None:
+            if self._text is None:
+                self._text = GrowingText(self._max_chars)
+            self._text.add(get_field(choice, "text"))
+            return
+        self._role = self._role or get_field(delta, "role")
+        for name in _TEXTS:
+            piece = get_field(delta, name)
+            if piece:
+                self._add_text(name, piece)
+        for call in as_list(get_field(delta, "tool_calls")):
+            self._add_call(call)
+        self._add_function_and_audio(delta)
+
+    def _add_text(self, name: str, piece: Any) -> None:
+        growing = self._texts.get(name)
+        if growing is None:
+            growing = self._texts[name] = GrowingText(self._max_chars)
+        growing.add(piece)
+
+    def _add_call(self, call: Any) -> None:
+        key: Any = get_field(call, "index")
+        if not isinstance(key, int):
+            # Some servers send no index. An id then starts a call, and later chunks belong to it.
+            known = as_str(get_field(call, "id"))
+            key = known if known is not None else next(reversed(self._calls), 0)
+        fold = self._calls.get(key)
+        if fold is None:
+            if len(self._calls) >= _MOST_ENTRIES:
+                return
+            fold = self._calls[key] = _ToolCallAccumulator(self._max_chars)
+        fold.add(call, get_field(call, "function") or get_field(call, "custom"))
+
+    def _add_function_and_audio(self, delta: Any) -> None:
+        function = get_field(delta, "function_call")
+        if function is not None:
+            self._function = self._function or _ToolCallAccumulator(self._max_chars)
+            self._function.add(None, function)
+        audio = get_field(delta, "audio")
+        if audio is not None:
+            self._audio = self._audio or _AudioAccumulator(self._max_chars)
+            self._audio.add(audio)
+
+    def result(self) -> dict[str, Any]:
+        if self._text is not None:
+            return {"text": self._text.result()}
+        message: dict[str, Any] = {"role": self._role}
+        message.update({name: growing.result() for name, growing in self._texts.items()})
+        message["tool_calls"] = [fold.result() for fold in self._calls.values()]
+        if self._function is not None:
+            message["function_call"] = self._function.result()["function"]
+        if self._audio is not None:
+            message["audio"] = self._audio.result()
+        return {"message": message}
+
+
+class _ToolCallAccumulator:
+    __slots__ = ("_arguments", "_id", "_is_custom", "_name")
+
+    def __init__(self, max_chars: int) -> None:
+        self._id: Any = None
+        self._name: Any = None
+        self._is_custom = False
+        self._arguments = GrowingText(max_chars)
+
+    def add(self, call: Any, function: Any) -> None:
+        self._id = self._id or get_field(call, "id")
+        self._name = self._name or get_field(function, "name")
+        self._is_custom = self._is_custom or get_field(call, "custom") is not None
+        self._arguments.add(get_field(function, "arguments") or get_field(function, "input"))
+
+    def result(self) -> dict[str, Any]:
+        arguments = self._arguments.result()
+        if self._is_custom:
+            return {"id": self._id, "custom": {"name": self._name, "input": arguments}}
+        return {"id": self._id, "function": {"name": self._name, "arguments": arguments}}
+
+
+class _AudioAccumulator:
+    """Accumulator for audio output: its transcript and the size of its data, which is not kept."""
+
+    __slots__ = ("_data_chars", "_id", "_transcript")
+
+    def __init__(self, max_chars: int) -> None:
+        self._id: Any = None
+        self._transcript = GrowingText(max_chars)
+        self._data_chars = 0
+
+    def add(self, audio: Any) -> None:
+        self._id = self._id or get_field(audio, "id")
+        self._transcript.add(get_field(audio, "transcript"))
+        data = get_field(audio, "data")
+        if isinstance(data, str):
+            self._data_chars += len(data)
+
+    def result(self) -> dict[str, Any]:
+        data = BlobData("", cut_chars=self._data_chars) if self._data_chars else None
+        return {"id": self._id, "data": data, "transcript": self._transcript.result()}

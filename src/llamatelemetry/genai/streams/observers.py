@@ -1,0 +1,221 @@
+"""Observers of streams: each chunk is timed and accumulated, and the call ends with the stream."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.json_access import model_name
+from llamatelemetry.genai.metrics import measures_chunks
+from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.streams.abandoned_calls import finalizer
+from llamatelemetry.genai.streams.accumulators import ChatAccumulator
+from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamatelemetry.genai.call import Call
+    from llamatelemetry.genai.errors import ErrorInfo
+    from llamatelemetry.genai.streams.accumulators import Accumulator
+    from llamatelemetry.otel.client_metrics import Attributes
+
+
+class StreamObserver:
+    """Observer of one stream, called by a stream wrapper. It ends the stream's call.
+
+    Args:
+        call: Call that the stream belongs to.
+        fold: Accumulator for the format of the stream; `ChatAccumulator` if `None`.
+        on_end: Function that runs once at the end of the stream, to remove hooks.
+    """
+
+    __slots__ = (
+        "_call",
+        "_error",
+        "_fold",
+        "_gaps",
+        "_last_ns",
+        "_on_end",
+    )
+
+    def __init__(
+        self, call: Call, fold: Accumulator | None = None, on_end: Callable[[], None] | None = None
+    ) -> None:
+        self._call = call
+        self._on_end = on_end
+        self._fold = ChatAccumulator(call.content_max_chars) if fold is None else fold
+        self._last_ns = 0
+        self._error: ErrorInfo | None = None
+        self._gaps = (
+            ChunkIntervals(call.record_chunk_intervals, self._gap_attributes)
+            if measures_chunks(call.request)
+            else None
+        )
+        finalizer.start()  # ends abandoned streams; a finalizer cannot start a thread
+
+    def on_chunk(self, chunk: Any) -> None:
+        """Process a chunk."""
+        now_ns = perf_counter_ns()
+        self._last_ns = now_ns
+        try:
+            call = self._call
+            if self._fold.add(chunk) and call.first_token_ns is None:
+                call.first_token_ns = now_ns
+            if self._gaps is not None:
+                self._gaps.chunk(now_ns)
+                if call.first_chunk_ns is None:
+                    call.first_chunk_ns = now_ns
+        except Exception as error:
+            internal_errors.log_once("reading a chunk", error)
+
+    def on_bytes(self) -> None:
+        """Record that bytes arrived which are not a chunk."""
+        self._last_ns = perf_counter_ns()
+
+    def on_reported_error(self, error: ErrorInfo | None) -> None:
+        """Store an error that the server reported inside the stream, and that the library may not raise."""
+        self._error = error
+
+    def on_end(self) -> None:
+        """Finish the call: the stream was read to its end."""
+        self._call.finish(self._response())
+        self._clean_up()
+
+    def on_error(self, error: BaseException) -> None:
+        """Fail the call: the stream failed, or its reader was cancelled."""
+        self._call.fail(error, self._response())
+        self._clean_up()
+
+    def on_close(self) -> None:
+        """Finish the call with the response so far: the application closed the stream."""
+        self.on_end()
+
+    def on_abandon(self) -> None:
+        """Leave the call to the finalizer thread: the stream was dropped. Runs in a finalizer."""
+        self._call.abandon(self)
+
+    def finalize(self) -> None:
+        """Finish the call of an abandoned stream, with the time of its last chunk as its end."""
+        self._call.finish(self._response(), ended_ns=self._last_ns or None)
+        self._clean_up()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream's call has ended."""
+        return self._call.ended
+
+    def _gap_attributes(self) -> Attributes:
+        return self._call.chunk_attributes(model_name(self._fold.model))
+
+    def _response(self) -> Response:
+        try:
+            if self._gaps is not None:
+                self._gaps.flush()
+            response = self._fold.response()
+            response.error = response.error or self._error
+            return response
+        except Exception as error:
+            internal_errors.log_once("building the response of a stream", error)
+            return Response()
+
+    def _clean_up(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            try:
+                on_end()
+            except Exception as error:
+                internal_errors.log_once("cleaning up after a stream", error)
+
+
+class Observer(Protocol):
+    """Interface that stream wrappers call."""
+
+    def on_chunk(self, chunk: Any, /) -> None:
+        """Process a chunk."""
+        ...
+
+    def on_end(self) -> None:
+        """Handle the end of the stream."""
+        ...
+
+    def on_error(self, error: BaseException) -> None:
+        """Handle a failure of the stream, or the cancellation of its reader."""
+        ...
+
+    def on_close(self) -> None:
+        """Handle a close by the application."""
+        ...
+
+    def on_abandon(self) -> None:
+        """Handle a stream that was dropped. Runs in a finalizer."""
+        ...
+
+
+class StreamWrapper:
+    """Iterator that passes on each chunk and reports it to an observer."""
+
+    __slots__ = ("_next", "_source", "_watch")
+
+    def __init__(self, source: Any, watch: Observer) -> None:
+        self._watch = watch  # set first: `__del__` also runs if the next line fails
+        self._source = source
+        self._next = source.__next__
+
+    def __iter__(self) -> StreamWrapper:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            chunk = self._next()
+        except StopIteration:
+            self._watch.on_end()
+            raise
+        except BaseException as error:
+            self._watch.on_error(error)
+            raise
+        self._watch.on_chunk(chunk)
+        return chunk
+
+    def __del__(self) -> None:
+        self._watch.on_abandon()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+class AsyncStreamWrapper:
+    """Asynchronous version of `StreamWrapper`."""
+
+    __slots__ = ("_next", "_source", "_watch")
+
+    def __init__(self, source: Any, watch: Observer) -> None:
+        self._watch = watch  # set first: `__del__` also runs if the next line fails
+        self._source = source
+        self._next = source.__anext__
+
+    def __aiter__(self) -> AsyncStreamWrapper:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            chunk = await self._next()
+        except StopAsyncIteration:
+            self._watch.on_end()
+            raise
+        except GeneratorExit:
+            # The coroutine is being destroyed, perhaps by the garbage collector: see abandoned_calls.
+            self._watch.on_abandon()
+            raise
+        except BaseException as error:
+            self._watch.on_error(error)
+            raise
+        self._watch.on_chunk(chunk)
+        return chunk
+
+    def __del__(self) -> None:
+        self._watch.on_abandon()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

@@ -1,0 +1,108 @@
+"""Parser of OpenAI's Responses API: request parameters and responses."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.genai.content.responses_messages import (
+    parse_fetched_content,
+    parse_responses_content,
+)
+from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
+from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.usage import parse_usage
+from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings
+from llamatelemetry.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.util.types import AttributeValue
+
+# A response is one generation with one finish reason, named as in chat completions.
+_FINISH_REASON_BY_STATUS: Final = {"completed": "stop", "failed": "error", "cancelled": "error"}
+_FINISH_REASON_BY_INCOMPLETENESS: Final = {"max_output_tokens": "length"}
+
+# Output items that ask the application to act.
+_CALLS_FOR_THE_APPLICATION: Final = frozenset(
+    {
+        "function_call",
+        "custom_tool_call",
+        "computer_call",
+        "local_shell_call",
+        "shell_call",  # successor of `local_shell_call`
+        "apply_patch_call",
+    }
+)
+
+
+def parse_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    """Return the parameters of `POST /responses` as span attributes."""
+    found = parse_parameters(body)
+    version = as_str(as_dict(body.get("prompt")).get("version"))
+    if version is not None and names.GEN_AI_PROMPT_NAME in found:
+        found[names.GEN_AI_PROMPT_VERSION] = version
+    if has_compaction(body.get("input")):
+        found[names.GEN_AI_CONVERSATION_COMPACTED] = True
+    return found
+
+
+def parse_created_response(reply: Any, timings: Any = None) -> Response:
+    """Parse a response of `POST /responses`, plain or from the last event of a stream.
+
+    Args:
+        reply: The response object.
+        timings: llama.cpp's timings, which are beside the response in that event.
+    """
+    response = parse_fetched_response(reply)
+    response.timings = parse_timings(timings)
+    response.usage = parse_usage(get_field(reply, "usage"), response.timings)
+    response.error = describe_reported_error(get_field(reply, "error"))
+    # Record the status only for responses fetched by id. The caller that creates a response
+    # already has it.
+    response.status = None
+    response.read_content = partial(parse_responses_content, reply)
+    return response
+
+
+def parse_fetched_response(reply: Any) -> Response:
+    """Parse a response of `GET /responses/{id}`.
+
+    Usage and error are not set: they belong to the call that created the response. Status and finish
+    reason describe it.
+    """
+    output = get_field(reply, "output")
+    return Response(
+        id=as_str(get_field(reply, "id")),
+        model=model_name(get_field(reply, "model")),
+        finish_reasons=_finish_reasons(reply, output),
+        service_tier=as_str(get_field(reply, "service_tier")),
+        status=as_str(get_field(reply, "status")),
+        conversation_id=as_str(get_field(get_field(reply, "conversation"), "id")),
+        compacted=has_compaction(output) or None,
+        read_content=partial(parse_fetched_content, reply),
+    )
+
+
+def has_compaction(conversation: Any) -> bool:
+    """Return whether an item of a request or response is a compaction of earlier items."""
+    return any(get_field(item, "type") == "compaction" for item in as_list(conversation))
+
+
+def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
+    status = get_field(reply, "status")
+    if status == "incomplete":
+        told = as_str(get_field(get_field(reply, "incomplete_details"), "reason"))
+        return (_FINISH_REASON_BY_INCOMPLETENESS.get(told or "", told or "incomplete"),)
+    if status == "completed" and any(map(_is_for_the_application, as_list(output))):
+        return ("tool_calls",)
+    reason = _FINISH_REASON_BY_STATUS.get(status) if isinstance(status, str) else None
+    return () if reason is None else (reason,)
+
+
+def _is_for_the_application(item: Any) -> bool:
+    # The provider runs a shell in a container.
+    is_hosted = get_field(get_field(item, "environment"), "type") == "container_reference"
+    return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted
