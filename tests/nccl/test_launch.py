@@ -9,10 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
-from llamatelemetry.nccl._agreement import Agreement, Offer, agree
-from llamatelemetry.nccl._launch import RankAssignment, find_rank_assignment
-from llamatelemetry.nccl._results import all_reduce_results
-from llamatelemetry.nccl._timing import CudaRunner
+from llamatelemetry.nccl._collectives import CudaRunner, all_reduce_results
+from llamatelemetry.nccl._rendezvous import (
+    Agreement,
+    Offer,
+    RankAssignment,
+    decide_backend,
+    find_rank_assignment,
+)
 
 TORCHRUN = {
     "RANK": "3",
@@ -104,7 +108,7 @@ GPU, NO_GPU = None, "torch sees no CUDA device"
     ],
 )
 def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
-    assert agree(offers) == agreement
+    assert decide_backend(offers) == agreement
 
 
 @pytest.mark.parametrize(
@@ -118,12 +122,15 @@ def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
             [Offer("nccl", None, GPU), Offer("gloo", None, None)],
             "backend must be the same on all ranks, got rank 0 backend='nccl'.*rank 1 backend='gloo'",
         ),
-        ([Offer("nccl", None, GPU), Offer("nccl", "gloo", NO_GPU)], "backend must be the same on all ranks"),
+        (
+            [Offer("nccl", None, GPU), Offer("nccl", "gloo", NO_GPU)],
+            "backend must be the same on all ranks",
+        ),
     ],
 )
 def test_ranks_that_cannot_agree_are_an_error(offers, message):
     with pytest.raises(CollectiveError, match=message):
-        agree(offers)
+        decide_backend(offers)
 
 
 # ------------------------------------------------------------------ figures

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
-from llamatelemetry.nccl._timing import CpuRunner, timed_all_reduce
+from llamatelemetry.nccl._collectives import CpuRunner, time_all_reduce
 from tests.nccl.ranks import run_ranks
 
 pytestmark = pytest.mark.needs("gloo")
@@ -87,7 +87,7 @@ def _times_at_its_own_pace(rank):
 
     with NCCLGroup(2, "gloo", rank=rank, timeout_s=20):
         runner = _RunnerWithOwnPace(torch, time.monotonic() + 20)
-        return timed_all_reduce(torch, runner, SIZE, iterations=4, warmup=1)
+        return time_all_reduce(torch, runner, SIZE, iterations=4, warmup=1)
 
 
 def test_the_times_are_of_one_collective_on_the_slowest_and_the_fastest_rank():
@@ -157,8 +157,9 @@ def test_a_group_of_the_application_is_joined_and_left_open():
         assert answer == [
             (rank, 2, False),
             "world_size must be that of the open process group, 2, got 3",
-            f"rank={1 - rank}, but the process group that is open has {rank}",
-            "backend must be that of the open process group, cpu:gloo,cuda:gloo, got nccl. For gloo, pass backend='gloo'",
+            f"rank must be that of the open process group, {rank}, got {1 - rank}",
+            "backend must be that of the open process group, cpu:gloo,cuda:gloo, got nccl. "
+            "For gloo, pass backend='gloo'",
             "the open process group uses gloo",
             True,
         ]
@@ -285,8 +286,8 @@ def test_a_check_that_cannot_be_is_refused():
     (not_open, size, iterations, warmup) = run_ranks(_misuses, ranks=1)[0]
     assert "Call init_process_group()" in not_open
     assert "multiple of 4" in size
-    assert "iterations=0" in iterations
-    assert "warmup=-1" in warmup
+    assert "got 0 and 5" in iterations
+    assert "got 20 and -1" in warmup
 
 
 # ------------------------------------------------------------------ telemetry

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.transformers import TransformersBackend
-from llamatelemetry.transformers._text import RowText
+from llamatelemetry.transformers._text import IncrementalDecoder
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.recorder import Recorder
 from tests.transformers.conftest import only
@@ -119,9 +119,9 @@ def test_a_stop_sequence_is_not_emitted(
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
     # Each token is a letter: the model was stopped right after the sequence.
     assert span.attributes["gen_ai.usage.output_tokens"] == len(expected) + length
-    pieces = list(backend.stream("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY))
-    assert "".join(pieces) == expected
-    assert all(pieces)
+    chunks = list(backend.stream("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY))
+    assert "".join(chunks) == expected
+    assert all(chunks)
 
 
 def test_the_constructors_settings_count_unless_a_call_gives_its_own(
@@ -150,22 +150,22 @@ def test_a_repetition_penalty_makes_repetition_rarer(
 
 
 def test_a_chat_uses_the_models_template(recorded: Recorder, backend: TransformersBackend) -> None:
-    answer = backend.chat(HELLO, max_tokens=5, **GREEDY)
+    output = backend.chat(HELLO, max_tokens=5, **GREEDY)
     template = tokenizer().apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
     said = greedy(backend, template, 5)
-    (choice,) = answer["choices"]
+    (choice,) = output["choices"]
     assert choice == {
         "index": 0,
         "message": {"role": "assistant", "content": said},
         "finish_reason": "length",
     }
-    assert answer["object"] == "chat.completion"
-    assert answer["model"] == "tiny-llama"
-    assert answer["usage"] == {
+    assert output["object"] == "chat.completion"
+    assert output["model"] == "tiny-llama"
+    assert output["usage"] == {
         "prompt_tokens": len(template),
         "completion_tokens": 5,
         "total_tokens": len(template) + 5,
-    } or answer["usage"]["prompt_tokens"] == len(tokenizer()(template).input_ids)
+    } or output["usage"]["prompt_tokens"] == len(tokenizer()(template).input_ids)
     assert only(recorded).attributes["gen_ai.operation.name"] == "chat"
 
 
@@ -173,9 +173,9 @@ def test_a_model_without_a_template_can_chat(
     recorded: Recorder, folder: Path, backend: TransformersBackend
 ) -> None:
     backend.tokenizer.chat_template = None
-    answer = backend.chat(HELLO, max_tokens=5, **GREEDY)
+    output = backend.chat(HELLO, max_tokens=5, **GREEDY)
     said = greedy(backend, "user: Hello\nassistant:", 5)
-    assert answer["choices"][0]["message"]["content"] == said
+    assert output["choices"][0]["message"]["content"] == said
 
 
 @pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
@@ -201,8 +201,8 @@ def test_several_prompts_are_one_call_and_say_what_each_says_alone(
 def test_a_stream_is_one_span_with_the_gaps_of_its_tokens(
     recorded: Recorder, active: bool, backend: TransformersBackend
 ) -> None:
-    pieces = list(backend.stream(HELLO, max_tokens=6, **GREEDY))
-    assert len(pieces) == 6
+    chunks = list(backend.stream(HELLO, max_tokens=6, **GREEDY))
+    assert len(chunks) == 6
     span = only(recorded)
     assert span.name == "chat tiny-llama"
     assert span.attributes["gen_ai.request.stream"] is True
@@ -330,16 +330,16 @@ def test_text_comes_out_whole_and_ends_before_a_stop_sequence_however_it_is_cut(
     text: str, stops: list[str], data: st.DataObject
 ) -> None:
     tokens = tokenizer()(text).input_ids  # bytes: a letter may be several
-    row = RowText(tokenizer(), stops)
-    pieces: list[str] = []
+    decoder = IncrementalDecoder(tokenizer(), stops)
+    chunks: list[str] = []
     while tokens:
         cut = data.draw(st.integers(1, len(tokens)))
-        pieces.append(row.feed(tokens[:cut]))
+        chunks.append(decoder.feed(tokens[:cut]))
         tokens = tokens[cut:]
-    pieces.append(row.finish())
-    ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
-    assert "".join(pieces) == (text[: min(ends)[1]] if ends else text)
-    assert row.stopped == bool(ends)
+    chunks.append(decoder.finish())
+    end_tokens = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    assert "".join(chunks) == (text[: min(end_tokens)[1]] if end_tokens else text)
+    assert decoder.stopped == bool(end_tokens)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_of_overlapping_stop_sequences_the_one_that_is_complete_first_counts(
 ) -> None:
     text = "a babcd"
     for size in (1, 2, 7):
-        row = RowText(tokenizer(), stops)
+        decoder = IncrementalDecoder(tokenizer(), stops)
         tokens = tokenizer()(text).input_ids
-        pieces = [row.feed(tokens[at : at + size]) for at in range(0, len(tokens), size)]
-        assert "".join([*pieces, row.finish()]) == expected
+        chunks = [decoder.feed(tokens[at : at + size]) for at in range(0, len(tokens), size)]
+        assert "".join([*chunks, decoder.finish()]) == expected

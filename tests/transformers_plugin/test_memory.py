@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, MemoryWatch
+from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, PeakMemoryTracker
 from tests.recorder import Recorder
 from tests.transformers_plugin.conftest import only
 from tests.transformers_plugin.models import llama
@@ -42,7 +42,7 @@ class Allocator:
         self.peak = self.now
 
 
-def started(watch: MemoryWatch) -> MemoryPeak:
+def started(watch: PeakMemoryTracker) -> MemoryPeak:
     peak = watch.start([GPU])
     assert peak is not None
     return peak
@@ -50,7 +50,7 @@ def started(watch: MemoryWatch) -> MemoryPeak:
 
 def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    watch = PeakMemoryTracker(allocator)
     allocator.set(900)
     allocator.set(100)
     call = started(watch)
@@ -63,7 +63,7 @@ def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
 
 def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    watch = PeakMemoryTracker(allocator)
     first = started(watch)
     allocator.set(500)
     allocator.set(100)
@@ -78,7 +78,7 @@ def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
 
 def test_an_application_that_started_a_measurement_reads_its_own_result() -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    watch = PeakMemoryTracker(allocator)
     allocator.reset_peak_memory_stats(GPU)
     call = started(watch)
     allocator.set(700)
@@ -100,7 +100,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]) -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    watch = PeakMemoryTracker(allocator)
     running: list[tuple[MemoryPeak, list[int]]] = []
     ended: list[tuple[MemoryPeak, list[int]]] = []
     for what, value in events:
@@ -121,7 +121,7 @@ def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]
 def test_a_model_on_the_cpu_has_no_figures(instrumented: Recorder) -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=2)
     assert not [name for name in only(instrumented).attributes if "cuda" in name]
-    assert MemoryWatch().start([]) is None
+    assert PeakMemoryTracker().start([]) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
