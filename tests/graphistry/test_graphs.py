@@ -215,4 +215,4 @@ def test_a_circle_has_room_for_all():
     places, _ = circle([str(number) for number in range(16)])
     near = min(math.dist(a, b) for a, b in itertools.combinations(places.values(), 2))
     assert near > 0.9
-    assert circle([]).places == {}
+    assert circle([]).positions == {}

@@ -84,7 +84,7 @@ def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: Trace
     ]
     assert edges[0]["label"] == "calls, count 1, errors 1, mean_ms 100.5, max_ms 100.5"
     dataset = graphistry_server.datasets[0]
-    assert dataset["name"] == "llamatelemetry: What ran"
+    assert dataset["name"] == "llamatelemetry: Trace graph"
     assert dataset["node_encodings"]["bindings"] == {
         "node": "id", "node_size": "weight", "node_title": "label",
     }  # fmt: skip

@@ -164,7 +164,7 @@ class CudaRunner:
         self._deadline_s = deadline_s
 
     def all_reduce(self, tensor: Any, operation: Any) -> None:
-        """Enqueue one operation."""
+        """Start one operation without waiting for it."""
         self._torch.distributed.all_reduce(tensor, operation)
 
     def mark(self) -> Any:

@@ -149,7 +149,7 @@ class Agreement:
 def rendezvous(
     dist: Any, assignment: RankAssignment, offer: Offer, timeout_s: float
 ) -> tuple[Any, list[Offer]]:
-    """Meet the other ranks. Return their store and their offers.
+    """Join the other ranks. Return their store and their offers.
 
     A rank that has left an earlier group before rank 0 finds the store of that group, which rank 0
     then closes. It tries again until it finds the store of this one.
