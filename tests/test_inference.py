@@ -55,7 +55,7 @@ class Parrot:
         return self._chat(messages)
 
 
-def test_the_clients_satisfy_the_protocol_and_looking_asks_no_server():
+def test_clients_satisfy_engine_protocol_without_request():
     with LlamaCppClient("http://127.0.0.1:1") as client:
         assert isinstance(client, InferenceEngine)
         assert traced_engine(client) is client
@@ -63,25 +63,25 @@ def test_the_clients_satisfy_the_protocol_and_looking_asks_no_server():
 
 
 @pytest.mark.parametrize("backend", ["llama.cpp", "llama_cpp", "llamacpp"])
-def test_a_backend_is_made_by_its_name(backend):
+def test_create_engine_returns_client_for_llama_cpp_names(backend):
     engine = create_engine(backend, base_url="http://127.0.0.1:1", model="m")
     assert isinstance(engine, LlamaCppClient)
     assert engine.model_name == "m"
 
 
-def test_an_unknown_backend_is_told_the_known_ones():
+def test_create_engine_lists_backends_when_name_is_unknown():
     with pytest.raises(ValueError, match=r"must be 'llama\.cpp' or 'transformers', got 'nope'"):
         create_engine("nope")
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
-def test_a_backend_whose_library_is_missing_says_how_to_get_it(monkeypatch, missing):
+def test_create_engine_names_pip_command_when_package_is_missing(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=f"needs {missing}.*pip install transformers torch"):
         create_engine("transformers", model_name_or_path="x")
 
 
-def test_an_engine_of_ones_own_is_one_span_per_call_in_this_process(recorded):
+def test_traced_engine_records_one_internal_span_per_call(recorded):
     engine = traced_engine(Parrot(), provider="llama.cpp")
     assert engine.generate("a", temperature=0.5, stop_sequences=["x"]) == "a 99"
     assert engine.chat(HELLO, 5) == ANSWER
@@ -109,7 +109,7 @@ def test_an_engine_of_ones_own_is_one_span_per_call_in_this_process(recorded):
     assert recorded.tokens("output") == 1
 
 
-def test_the_engines_own_error_comes_through(recorded):
+def test_traced_engine_records_and_raises_error_of_engine(recorded):
     def fail(messages: Any) -> Any:
         raise LookupError("lost")
 
@@ -151,7 +151,7 @@ class Chunks:
         self.told.append("exit")
 
 
-def test_an_engine_that_streams_is_recorded_to_the_streams_end(recorded):
+def test_traced_engine_records_stream_until_its_end(recorded):
     stream = traced_engine(Parrot(lambda messages: iter([CHUNK, CHUNK]))).chat(HELLO)
     assert next(stream) == CHUNK
     assert recorded.spans() == []
@@ -163,7 +163,7 @@ def test_an_engine_that_streams_is_recorded_to_the_streams_end(recorded):
 
 
 @pytest.mark.parametrize("how", ["close", "leave", "raise", "drop"])
-def test_a_stream_that_is_left_is_still_the_engines_own(recorded, how):
+def test_traced_stream_passes_close_to_engine(recorded, how):
     source = Chunks()
     stream: Any = traced_engine(Parrot(lambda messages: source)).chat(HELLO)
     assert stream.kind == "of one's own"
@@ -185,7 +185,7 @@ def test_a_stream_that_is_left_is_still_the_engines_own(recorded, how):
     assert span.attributes.get("error.type") == ("LookupError" if how == "raise" else None)
 
 
-def test_what_an_engine_says_is_recorded_when_it_is_asked_for(recorded):
+def test_traced_engine_records_content_when_captured(recorded):
     class Speaker(Parrot):
         def generate(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
             return (word for word in ("", "one", " two"))
@@ -207,7 +207,7 @@ def test_what_an_engine_says_is_recorded_when_it_is_asked_for(recorded):
     assert said == [["Count", "one two"], ["Say", "Say 99"], ["Hello", "Hi"]]
 
 
-async def test_an_asynchronous_engine_is_recorded_until_it_has_answered(recorded):
+async def test_traced_engine_records_coroutine_until_its_result(recorded):
     asked = asyncio.Event()
 
     async def answer(messages: Any) -> Any:
@@ -228,7 +228,7 @@ async def test_an_asynchronous_engine_is_recorded_until_it_has_answered(recorded
     assert span.parent == outer.context
 
 
-async def test_an_asynchronous_engine_that_fails_or_is_cancelled_comes_through(recorded):
+async def test_traced_engine_records_failed_or_cancelled_coroutine(recorded):
     async def fail(messages: Any) -> Any:
         await asyncio.sleep(0)
         raise LookupError("lost")
@@ -248,7 +248,7 @@ async def test_an_asynchronous_engine_that_fails_or_is_cancelled_comes_through(r
 
 
 @pytest.mark.parametrize("how", ["read", "close", "fail"])
-async def test_an_asynchronous_stream_is_recorded_to_its_end(recorded, how):
+async def test_traced_engine_records_async_stream_until_its_end(recorded, how):
     async def pieces(messages: Any) -> Any:
         yield CHUNK
         if how == "fail":
@@ -279,7 +279,7 @@ def streaming_server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("engine_is_async", [False, True])
-async def test_a_stream_that_asks_a_server_while_it_is_read_is_one_span(
+async def test_traced_stream_with_nested_http_call_is_one_span(
     recorded, streaming_server, engine_is_async
 ):
     def relay(messages: Any) -> Any:
@@ -303,7 +303,7 @@ async def test_a_stream_that_asks_a_server_while_it_is_read_is_one_span(
     assert recorded.tokens("input") == 3
 
 
-def test_an_engine_that_asks_a_server_is_one_span_with_the_servers_tokens(recorded):
+def test_traced_engine_with_nested_http_call_is_one_span_with_tokens(recorded):
     with (
         loopback(lambda asked: Reply(body=ANSWER)) as server,
         LlamaCppClient(server.url) as client,
@@ -315,7 +315,7 @@ def test_an_engine_that_asks_a_server_is_one_span_with_the_servers_tokens(record
     assert recorded.tokens("input") == 3
 
 
-def test_the_rest_of_the_engine_stays_reachable():
+def test_traced_engine_exposes_other_attributes_of_engine():
     engine: Any = traced_engine(Parrot())
     assert engine.wings == 2
     assert traced_engine(engine) is engine
@@ -324,11 +324,11 @@ def test_the_rest_of_the_engine_stays_reachable():
         _ = engine.tail
 
 
-def test_what_is_no_engine_is_told_what_it_lacks():
+def test_traced_engine_names_missing_attributes():
     engine: Any = type("Half", (), {"model_name": "x", "chat": print})()
     with pytest.raises(TypeError, match="which lacks generate"):
         traced_engine(engine)
 
 
-def test_the_asynchronous_client_has_a_models_name_too():
+def test_async_client_has_model_name():
     assert AsyncLlamaCppClient(model="m").model_name == "m"

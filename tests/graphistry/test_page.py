@@ -23,7 +23,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return [(level, text) for name, level, text in caplog.record_tuples if "llamatel" in name]
 
 
-def test_without_an_account_the_same_graph_is_a_page(a_trace: TraceGraph, caplog):
+def test_plot_writes_page_without_account(a_trace: TraceGraph, caplog):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     path = GraphistryViz().plot_trace_graph(a_trace)
     assert Path(path).parent == Path("llamatelemetry-data")
@@ -40,7 +40,7 @@ def test_without_an_account_the_same_graph_is_a_page(a_trace: TraceGraph, caplog
     assert len(data["edges"]) == 7
 
 
-def test_nothing_in_the_page_is_run_or_fetched(a_trace: TraceGraph):
+def test_page_runs_and_loads_nothing_from_data(a_trace: TraceGraph):
     page = Path(GraphistryViz().plot_trace_graph(a_trace)).read_text(encoding="utf-8")
     assert EVIL not in page
     assert html.escape(EVIL, quote=False).replace("'", "&#39;") in page
@@ -51,22 +51,24 @@ def test_nothing_in_the_page_is_run_or_fetched(a_trace: TraceGraph):
     assert not re.search(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="(?!data:)', page)
 
 
-def test_each_page_has_a_nonce_and_a_name_of_its_own(a_trace: TraceGraph):
+def test_pages_have_unique_nonces_and_names(a_trace: TraceGraph):
     paths = [GraphistryViz().plot_trace_graph(a_trace) for _ in range(3)]
     assert len(set(paths)) == 3
     texts = [Path(path).read_text(encoding="utf-8") for path in paths]
     assert len({re.search(r"nonce-([\w-]+)", text)[1] for text in texts}) == 3
 
 
-def test_an_empty_picture_says_why(caplog):
+def test_page_of_empty_graph_states_reason(caplog):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(token="t")
     path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
     assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
-    assert said(caplog)[0][1].startswith("Cannot upload the graph to Graphistry: no NVIDIA driver. ")
+    assert said(caplog)[0][1].startswith(
+        "Cannot upload the graph to Graphistry: no NVIDIA driver. "
+    )
 
 
-def test_not_told_to_register_nothing_is_uploaded(caplog, a_trace: TraceGraph):
+def test_plot_uploads_nothing_before_register(caplog, a_trace: TraceGraph):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(auto_register=False, username="ada", password="p")
     assert not viz.registered
@@ -76,7 +78,7 @@ def test_not_told_to_register_nothing_is_uploaded(caplog, a_trace: TraceGraph):
     assert viz.registered
 
 
-def test_credentials_come_whole_from_one_place(monkeypatch):
+def test_credentials_come_from_arguments_or_environment_but_not_both(monkeypatch):
     assert not GraphistryViz().registered
     monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_ID", "an-id")
     half = GraphistryViz()
@@ -102,19 +104,21 @@ def test_credentials_come_whole_from_one_place(monkeypatch):
         ({"timeout_s": 0}, "greater than 0"),
     ],
 )
-def test_a_bad_option_is_refused(options, what):
+def test_constructor_rejects_invalid_option(options, what):
     with pytest.raises(ValueError, match=what):
         GraphistryViz(**options)
 
 
-def test_where_the_folder_cannot_be_written_the_page_is_a_temporary_file(tmp_path, monkeypatch):
+def test_page_is_written_to_temporary_directory_when_output_dir_is_not_writable(
+    tmp_path, monkeypatch
+):
     (tmp_path / "file").touch()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = GraphistryViz(output_dir=tmp_path / "file").plot_topology(a_topology(2))
     assert Path(path).parent.parent == tmp_path
 
 
-def test_the_trace_of_an_id(monkeypatch):
+def test_plot_trace_graph_accepts_trace_id(monkeypatch):
     program = """
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
@@ -152,7 +156,7 @@ llamatelemetry.shutdown()
     assert no_id == "ValueError 'no id' is not a trace id of 32 hex digits"
 
 
-def test_importing_it_loads_nothing_heavy():
+def test_import_loads_no_heavy_packages():
     program = (
         "import sys, llamatelemetry.graphistry; "
         "print({'graphistry', 'pandas', 'jinja2', 'opentelemetry.sdk'} & set(sys.modules))"

@@ -27,7 +27,7 @@ def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
     return browser.said_in(tmp_path, page, USE % use, height=1200)
 
 
-def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
+def test_browser_draws_trace_graph(tmp_path: Path, a_trace: TraceGraph) -> None:
     page = Path(GraphistryViz().plot_trace_graph(a_trace)).read_text(encoding="utf-8")
     said = in_browser(
         tmp_path,
@@ -80,7 +80,7 @@ def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
         assert said[what], what
 
 
-def test_a_topology(tmp_path: Path) -> None:
+def test_browser_draws_topology(tmp_path: Path) -> None:
     page = Path(GraphistryViz().plot_topology(a_topology(8))).read_text(encoding="utf-8")
     said = in_browser(
         tmp_path,
@@ -93,13 +93,13 @@ def test_a_topology(tmp_path: Path) -> None:
     assert said == {"kinds": ["NVLink", "PCIe", "gpu", "nic"], "labels": 9}
 
 
-def test_an_empty_picture(tmp_path: Path) -> None:
+def test_browser_shows_reason_of_empty_graph(tmp_path: Path) -> None:
     page = Path(GraphistryViz().plot_topology(a_topology(0))).read_text(encoding="utf-8")
     said = in_browser(tmp_path, page, "said.shapes = shapes.length;")
     assert said == {"shapes": 0}
 
 
-def test_a_large_graph(tmp_path: Path) -> None:
+def test_browser_draws_large_graph(tmp_path: Path) -> None:
     graph = TraceGraph()
     for number in range(600):
         graph.edge(

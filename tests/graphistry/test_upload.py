@@ -50,7 +50,9 @@ def table_of(content: bytes) -> list[dict]:
     ids=["key", "password", "token"],
 )
 @pytest.mark.parametrize("given", ["arguments", "environment"])
-def test_each_login_uploads(graphistry_server, a_trace, monkeypatch, caplog, login, first, given):  # noqa: PLR0917 - fixtures
+def test_upload_works_with_each_kind_of_login(
+    graphistry_server, a_trace, monkeypatch, caplog, login, first, given
+):  # noqa: PLR0917 - fixtures
     where = {"server": graphistry_server.address, "protocol": "http"}
     if given == "environment":
         variables = {"token": "API_TOKEN", "server": "HOSTNAME"}
@@ -66,7 +68,7 @@ def test_each_login_uploads(graphistry_server, a_trace, monkeypatch, caplog, log
 
 
 @needs_client
-def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: TraceGraph):
+def test_upload_sends_graph(graphistry_server: Graphistry, a_trace: TraceGraph):
     viz_for(graphistry_server).plot_trace_graph(a_trace)
     nodes = table_of(graphistry_server.tables["nodes"])
     edges = table_of(graphistry_server.tables["edges"])
@@ -95,9 +97,7 @@ def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: Trace
 
 @needs_client
 @pytest.mark.parametrize("privacy", ["private", "organization", "public"])
-def test_who_may_see_it_is_said_before_there_is_anything_to_see(
-    graphistry_server: Graphistry, privacy
-):
+def test_upload_sets_privacy_before_data(graphistry_server: Graphistry, privacy):
     options = {} if privacy == "private" else {"privacy": privacy}
     viz_for(graphistry_server, **options).plot_topology(a_topology(4))
     assert graphistry_server.order == ["dataset", "share", "edges", "nodes"]
@@ -131,7 +131,9 @@ def failing(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
     ],
     ids=["key", "password", "token"],
 )
-def test_a_wrong_key(graphistry_server: Graphistry, caplog, capfd, login):
+def test_upload_failure_is_logged_when_login_is_rejected(
+    graphistry_server: Graphistry, caplog, capfd, login
+):
     where = {"server": graphistry_server.address, "protocol": "http"}
     line = failing(GraphistryViz(**login, **where), caplog)
     assert line.startswith(f"{graphistry_server.address} refused the login (")
@@ -146,14 +148,14 @@ def test_a_wrong_key(graphistry_server: Graphistry, caplog, capfd, login):
     [KEY, {"username": "ada", "password": SECRET}, {"token": SECRET}],
     ids=["key", "password", "token"],
 )
-def test_no_network(caplog, capfd, login):
+def test_upload_failure_is_logged_without_network(caplog, capfd, login):
     viz = GraphistryViz(**login, server="127.0.0.1:1", protocol="http")
     assert failing(viz, caplog) == "there is no connection to 127.0.0.1:1"
     assert capfd.readouterr() == ("", "")
 
 
 @needs_client
-def test_what_the_client_prints_is_not_in_the_way(graphistry_server: Graphistry, capfd):
+def test_upload_ignores_output_of_client(graphistry_server: Graphistry, capfd):
     graphistry_server.refused["/token/refresh"] = 401  # which it reports, and logs in again
     url = viz_for(graphistry_server).plot_pipeline_graph("smol.gguf", "llama.cpp", ["T4"])
     assert url.startswith("http://")
@@ -161,14 +163,14 @@ def test_what_the_client_prints_is_not_in_the_way(graphistry_server: Graphistry,
 
 
 @needs_client
-def test_no_such_host(caplog):
+def test_upload_failure_is_logged_when_host_is_unknown(caplog):
     viz = GraphistryViz(**KEY, server="graphistry.invalid")
     assert failing(viz, caplog) == "there is no connection to graphistry.invalid"
 
 
 @needs_client
 @pytest.mark.parametrize("path", ["/auth/pkey/", "/upload/datasets/", "/share/link/"])
-def test_a_server_that_takes_too_long(graphistry_server: Graphistry, caplog, path):
+def test_upload_failure_is_logged_after_timeout(graphistry_server: Graphistry, caplog, path):
     graphistry_server.delay_s[path] = 9
     line = failing(viz_for(graphistry_server, timeout_s=6), caplog)
     assert line == f"{graphistry_server.address} took longer than 6 s"
@@ -187,7 +189,9 @@ def test_a_server_that_takes_too_long(graphistry_server: Graphistry, caplog, pat
         ("/nodes/arrow", 413),
     ],
 )
-def test_a_server_that_refuses(graphistry_server: Graphistry, caplog, capfd, path, status):
+def test_upload_failure_is_logged_when_server_rejects_request(
+    graphistry_server: Graphistry, caplog, capfd, path, status
+):
     graphistry_server.refused[path] = status
     line = failing(viz_for(graphistry_server), caplog)
     assert graphistry_server.address in line
@@ -196,7 +200,7 @@ def test_a_server_that_refuses(graphistry_server: Graphistry, caplog, capfd, pat
         assert graphistry_server.tables == {}, "what is not private must not be there"
 
 
-def test_no_package(monkeypatch, tmp_path, caplog):
+def test_upload_failure_names_pip_command_when_client_is_missing(monkeypatch, tmp_path, caplog):
     if HAS_CLIENT:
         missing = "raise ModuleNotFoundError(\"No module named 'graphistry'\", name='graphistry')"
         (tmp_path / "absent").mkdir()
@@ -210,8 +214,11 @@ def test_no_package(monkeypatch, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("program", "what"),
-    [("/nowhere/python", "cannot start the upload process"), ("/bin/false", "the upload process died")],
+    [
+        ("/nowhere/python", "cannot start the upload process"),
+        ("/bin/false", "the upload process died"),
+    ],
 )
-def test_no_process_to_upload_with(monkeypatch, caplog, program, what):
+def test_upload_failure_is_logged_when_child_process_fails(monkeypatch, caplog, program, what):
     monkeypatch.setattr(sys, "executable", program)
     assert what in failing(GraphistryViz(**KEY), caplog)

@@ -38,7 +38,7 @@ TORCHRUN = {
         (2, 0, TORCHRUN, RankAssignment(0, 2, 1, "node-a:29500")),
     ],
 )
-def test_arguments_win_over_variables(world_size, rank, variables, place):
+def test_arguments_override_variables(world_size, rank, variables, place):
     assert find_rank_assignment(world_size, rank, variables, None) == place
 
 
@@ -53,7 +53,7 @@ def test_arguments_win_over_variables(world_size, rank, variables, place):
         (None, None, {"RANK": "one"}, "RANK must be a number, got 'one'"),
     ],
 )
-def test_what_would_hang_later_is_an_error_at_once(world_size, rank, variables, message):
+def test_inconsistent_launch_raises_value_error(world_size, rank, variables, message):
     with pytest.raises(ValueError, match=message):
         find_rank_assignment(world_size, rank, variables, None)
 
@@ -73,12 +73,12 @@ def no_launcher(monkeypatch):
         ({"timeout_s": 0}, "must be greater than 0"),
     ],
 )
-def test_an_option_that_does_not_fit_is_an_error_of_the_constructor(options, message):
+def test_constructor_rejects_invalid_option(options, message):
     with pytest.raises(ValueError, match=message):
         NCCLGroup(**options)
 
 
-def test_a_missing_rank_is_an_error_before_torch_is_even_imported():
+def test_missing_rank_raises_before_torch_is_imported():
     code = (
         "import sys\n"
         "from llamatelemetry.nccl import NCCLGroup\n"
@@ -107,7 +107,7 @@ GPU, NO_GPU = None, "torch sees no CUDA device"
         ),
     ],
 )
-def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
+def test_all_ranks_use_fallback_when_one_has_no_gpu(offers, agreement):
     assert decide_backend(offers) == agreement
 
 
@@ -128,13 +128,13 @@ def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
         ),
     ],
 )
-def test_ranks_that_cannot_agree_are_an_error(offers, message):
+def test_decide_backend_raises_when_ranks_cannot_agree(offers, message):
     with pytest.raises(CollectiveError, match=message):
         decide_backend(offers)
 
 
 # ------------------------------------------------------------------ figures
-def test_bandwidths_follow_the_formulas_of_nccl_tests():
+def test_bandwidths_follow_formulas_of_nccl_tests():
     results = all_reduce_results("nccl", 8, 10**9, iterations=20, times_s=(0.005, 0.004))
     assert (results.time_s, results.min_time_s) == (0.005, 0.004)
     assert results.algbw == pytest.approx(200)
@@ -144,7 +144,7 @@ def test_bandwidths_follow_the_formulas_of_nccl_tests():
     )
 
 
-def test_one_rank_has_no_bus_bandwidth():
+def test_bus_bandwidth_is_none_for_one_rank():
     results = all_reduce_results("nccl", 1, 4096, iterations=20, times_s=(0.001, 0.001))
     assert results.busbw is None
     assert str(results) == "all_reduce of 4 KiB, 1 ranks, nccl: 1000.0 us, algbw 0.00 GB/s"
@@ -166,7 +166,7 @@ class _Event:
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_collective_that_never_ends_on_the_gpu_is_an_error(done):
+def test_cuda_runner_raises_when_operation_does_not_end(done):
     cuda = SimpleNamespace(Event=lambda enable_timing: _Event(done), current_device=lambda: 0)
     torch = SimpleNamespace(cuda=cuda, device=lambda *at: at)
     runner = CudaRunner(torch, deadline_s=0.0)

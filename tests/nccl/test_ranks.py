@@ -34,7 +34,7 @@ def _twice(rank):
     return found, torch.distributed.is_initialized()
 
 
-def test_two_ranks_time_an_all_reduce_and_leave_nothing_behind():
+def test_two_ranks_time_all_reduce_and_close_group():
     found = run_ranks(_twice)
     assert found[0] == found[1]  # the times are those of the slowest rank, on both
     checks, still_open = found[0]
@@ -68,7 +68,7 @@ def _one_is_slow_to_leave(slow, rank):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slow", [0, 1])
-def test_a_rank_that_is_through_sooner_meets_the_other_in_the_next_group(slow):
+def test_next_group_opens_when_one_rank_leaves_the_last_one_late(slow):
     """Rank 0 has the store where they meet: that of the last group is still there, and then closes."""
     assert run_ranks(partial(_one_is_slow_to_leave, slow)) == {0: [2, 2, 2], 1: [2, 2, 2]}
 
@@ -90,7 +90,7 @@ def _times_at_its_own_pace(rank):
         return time_all_reduce(torch, runner, SIZE, iterations=4, warmup=1)
 
 
-def test_the_times_are_of_one_collective_on_the_slowest_and_the_fastest_rank():
+def test_times_are_per_operation_of_slowest_and_fastest_rank():
     assert run_ranks(_times_at_its_own_pace) == {0: (3.0, 2.0), 1: (3.0, 2.0)}
 
 
@@ -100,7 +100,7 @@ def _falls_back(rank):
     return group.backend, results.backend, results.fallback_reason
 
 
-def test_the_fallback_is_reported():
+def test_fallback_is_logged_and_reported():
     found = run_ranks(_falls_back, CUDA_VISIBLE_DEVICES="")
     assert found[0] == found[1]
     backend, used, reason = found[0]
@@ -114,7 +114,7 @@ def _alone(rank):
         return group.check(size_bytes=SIZE).busbw
 
 
-def test_one_process_needs_no_launcher():
+def test_single_process_needs_no_launcher():
     assert run_ranks(_alone, ranks=1) == {0: None}
 
 
@@ -147,11 +147,11 @@ def _joins_one_without_a_name(rank):
         return group.check(size_bytes=SIZE).backend
 
 
-def test_a_group_that_was_opened_without_a_backend_is_joined():
+def test_group_joins_process_group_without_explicit_backend():
     assert run_ranks(_joins_one_without_a_name, ranks=1) == {0: "gloo"}
 
 
-def test_a_group_of_the_application_is_joined_and_left_open():
+def test_group_joins_process_group_of_application_and_leaves_it_open():
     found = run_ranks(_joins)
     for rank, answer in found.items():
         assert answer == [
@@ -177,7 +177,7 @@ def _one_dies(rank):
     return str(raised.value)
 
 
-def test_a_rank_that_dies_is_an_error_of_the_others_at_once():
+def test_check_raises_immediately_when_other_rank_dies():
     found = run_ranks(_one_dies)  # long before the time-out
     assert found[0].startswith("rank 0 of 2 at 127.0.0.1:")
     assert "(timeout_s=600): the all-reduce failed: " in found[0]
@@ -214,7 +214,7 @@ def _wait_for_the_other():
 
 
 @pytest.mark.parametrize("work", [_one_is_late, _one_is_late_to_a_patient_group])
-def test_a_rank_that_does_not_come_to_the_check_is_an_error_after_the_timeout(work, tmp_path):
+def test_check_raises_after_timeout_when_other_rank_does_not_join(work, tmp_path):
     """In a group of the application's, too, whose own time-out is half an hour."""
     message = run_ranks(work, DONE=str(tmp_path / "done"))[0]
     assert "(timeout_s=1): the all-reduce failed: " in message
@@ -225,7 +225,7 @@ def _joins_two(rank):
 
 
 @pytest.mark.parametrize("there", [0, 1])
-def test_a_rank_that_is_never_started_is_an_error_after_the_timeout(there):
+def test_open_raises_after_timeout_when_other_rank_is_not_started(there):
     error = run_ranks(_joins_two, ranks=[there], wait_s=30)[there]
     assert isinstance(error, CollectiveError)
     assert str(error).startswith(f"rank {there} of 2 at 127.0.0.1:")
@@ -238,7 +238,7 @@ def _wants_its_own(rank):
     NCCLGroup(2, backend, rank=rank, timeout_s=20).init_process_group()
 
 
-def test_ranks_that_want_different_backends_are_told_so_on_each():
+def test_open_raises_on_every_rank_when_backends_differ():
     found = run_ranks(_wants_its_own)
     for rank in (0, 1):
         assert isinstance(found[rank], CollectiveError)
@@ -249,7 +249,7 @@ def _needs_nccl(rank):
     NCCLGroup(2, rank=rank, timeout_s=20).init_process_group()
 
 
-def test_nccl_without_a_gpu_is_an_error_that_says_what_to_do():
+def test_open_suggests_fallback_when_nccl_is_unavailable():
     found = run_ranks(_needs_nccl, CUDA_VISIBLE_DEVICES="")
     for rank in (0, 1):
         assert isinstance(found[rank], CollectiveError)
@@ -262,7 +262,7 @@ def _has_no_address(rank):
     NCCLGroup(2, "gloo", rank=rank).init_process_group()
 
 
-def test_no_place_to_meet_is_an_error_at_once():
+def test_open_raises_when_rendezvous_address_is_unknown():
     error = run_ranks(_has_no_address, ranks=[1])[1]
     assert isinstance(error, ValueError)
     assert "MASTER_ADDR and MASTER_PORT" in str(error)
@@ -282,7 +282,7 @@ def _misuses(rank):
     return found
 
 
-def test_a_check_that_cannot_be_is_refused():
+def test_check_rejects_invalid_arguments_and_closed_group():
     (not_open, size, iterations, warmup) = run_ranks(_misuses, ranks=1)[0]
     assert "Call init_process_group()" in not_open
     assert "multiple of 4" in size
@@ -308,7 +308,7 @@ def _records(rank):
     return os.getpid()
 
 
-def test_rank_and_backend_are_on_the_resource_and_collectives_are_metrics(tmp_path):
+def test_group_describes_resource_and_check_records_metrics(tmp_path):
     pids = run_ranks(_records, LLAMATELEMETRY_EXPORT_PATH=str(tmp_path))
     for rank, pid in pids.items():
         assert isinstance(pid, int), pid
@@ -365,7 +365,7 @@ def _ours(attributes: list[dict]) -> dict[str, str]:
 
 # ------------------------------------------------------------------ torchrun, and a real GPU
 @pytest.mark.slow
-def test_under_torchrun_nothing_needs_to_be_given(tmp_path):
+def test_group_needs_no_arguments_under_torchrun(tmp_path):
     program = tmp_path / "job.py"
     program.write_text(
         "import os\n"
@@ -401,7 +401,7 @@ def _on_a_gpu(rank):
         return group.check().to_dict()
 
 
-def test_nccl_on_one_gpu():
+def test_check_runs_with_nccl_on_one_gpu():
     results = run_ranks(_on_a_gpu, ranks=1)[0]
     if results is None:
         pytest.skip("needs an NVIDIA GPU and torch with CUDA")

@@ -48,7 +48,9 @@ def filled(model: Any, *texts: str, cache: Any = None) -> tuple[torch.Tensor, to
 
 
 @by_every_name
-def test_what_a_cache_holds_is_not_read_again(instrumented: Recorder, name: str) -> None:
+def test_generate_counts_cached_tokens_when_caller_passes_cache(
+    instrumented: Recorder, name: str
+) -> None:
     model = llama()
     tokens, _, cache = filled(model, "Hello!")
     assert only(instrumented).attributes[CACHED] == 0
@@ -64,7 +66,9 @@ def test_what_a_cache_holds_is_not_read_again(instrumented: Recorder, name: str)
 
 
 @by_every_name
-def test_the_cache_of_a_result_continues_it(instrumented: Recorder, name: str) -> None:
+def test_generate_counts_cached_tokens_when_cache_comes_from_result(
+    instrumented: Recorder, name: str
+) -> None:
     model = llama()
     result = model.generate(**encoded("Hello!"), return_dict_in_generate=True, **TWO)
     assert CACHED not in only(instrumented).attributes
@@ -78,7 +82,9 @@ def test_the_cache_of_a_result_continues_it(instrumented: Recorder, name: str) -
 
 
 @by_every_name
-def test_a_pipeline_passes_a_cache_on(instrumented: Recorder, tmp_path: Path, name: str) -> None:
+def test_pipeline_counts_cached_tokens_of_passed_cache(
+    instrumented: Recorder, tmp_path: Path, name: str
+) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     cache = DynamicCache()
     with renamed(name):
@@ -92,7 +98,7 @@ def test_a_pipeline_passes_a_cache_on(instrumented: Recorder, tmp_path: Path, na
     assert attributes[CACHED] == 5
 
 
-def test_padding_in_a_cache_is_no_token(instrumented: Recorder) -> None:
+def test_cached_tokens_exclude_padding(instrumented: Recorder) -> None:
     model = llama()
     tokens, mask, cache = filled(model, "Hi", "Hello there")
     instrumented.clear_spans()
@@ -120,7 +126,7 @@ class OwnCache(DynamicCache):
     ],
     ids=["own", "quantized"],
 )
-def test_other_kinds_that_know_their_length(
+def test_custom_and_quantized_caches_are_counted(
     instrumented: Recorder, make: Callable[[Any], Any]
 ) -> None:
     model = llama()
@@ -130,7 +136,7 @@ def test_other_kinds_that_know_their_length(
     assert only(instrumented).attributes[CACHED] == 7
 
 
-def test_the_cache_of_a_decoder_holds_no_prompt(instrumented: Recorder) -> None:
+def test_encoder_decoder_cache_is_not_counted_as_input(instrumented: Recorder) -> None:
     model = t5()
     result = model.generate(**encoded("Hello!"), return_dict_in_generate=True, **TWO)
     instrumented.clear_spans()
@@ -149,7 +155,7 @@ def test_the_cache_of_a_decoder_holds_no_prompt(instrumented: Recorder) -> None:
     not hasattr(transformers.cache_utils, "LinearAttentionLayer"),
     reason="this version has caches of its own for such models",
 )
-def test_a_cache_without_positions_has_no_length(instrumented: Recorder) -> None:
+def test_cached_tokens_are_unset_when_cache_has_no_positions(instrumented: Recorder) -> None:
     torch.manual_seed(0)
     config = transformers.MambaConfig(
         vocab_size=VOCABULARY,
@@ -170,7 +176,7 @@ def test_a_cache_without_positions_has_no_length(instrumented: Recorder) -> None
 
 
 @by_every_name
-def test_the_warnings_are_those_of_the_library(
+def test_instrumentation_adds_no_warnings_about_cache_arguments(
     instrument: Callable[..., Recorder], name: str
 ) -> None:
     model = llama()

@@ -31,14 +31,16 @@ def text_message(role: str, text: str, **more: str) -> dict[str, Any]:
     return {"role": role, "parts": [{"type": "text", "content": text}], **more}
 
 
-def test_nothing_is_recorded_unless_asked(instrumented: Recorder, tmp_path: Path) -> None:
+def test_content_is_not_recorded_by_default(instrumented: Recorder, tmp_path: Path) -> None:
     make_pipeline("text-generation", tmp_path)(CHAT, **GREEDY)
     assert not set(CONTENT) & set(only(instrumented).attributes)
     assert "SECRET" not in str([span.to_json() for span in instrumented.spans()])
     assert instrumented.events() == []
 
 
-def test_a_chat(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_pipeline_records_chat_messages(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
     recorder = instrument(capture_content="span_and_event")
     (answer,) = make_pipeline("text-generation", tmp_path)(CHAT, **GREEDY)
     span = only(recorder)
@@ -50,7 +52,9 @@ def test_a_chat(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
     assert event.log_record.attributes["gen_ai.input.messages"][1]["role"] == "user"
 
 
-def test_texts_and_their_answers(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_pipeline_records_texts_and_generated_texts(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
     recorder = instrument(capture_content="span_only")
     outputs = make_pipeline("text-generation", tmp_path)(["a", "bb"], batch_size=2, **GREEDY)
     texts = [
@@ -62,7 +66,9 @@ def test_texts_and_their_answers(instrument: Callable[..., Recorder], tmp_path: 
     assert [message["parts"][0]["content"] for message in said(span, "output")] == texts
 
 
-def test_what_is_pulled(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_pull_records_content_of_its_item(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
     recorder = instrument(capture_content="span_only")
     pipe = make_pipeline("text-generation", tmp_path)
     list(pipe((text for text in ("a", "bb")), **GREEDY))
@@ -73,7 +79,7 @@ def test_what_is_pulled(instrument: Callable[..., Recorder], tmp_path: Path) -> 
     assert all(len(said(span, "output")) == 1 for span in calls(recorder))
 
 
-def test_generate_is_read_where_something_can_make_text_of_it(
+def test_generate_records_content_when_caller_passes_tokenizer(
     instrument: Callable[..., Recorder],
 ) -> None:
     recorder = instrument(capture_content="span_only")
@@ -88,7 +94,9 @@ def test_generate_is_read_where_something_can_make_text_of_it(
     assert said(span, "output")[0]["parts"][0]["content"] == "".join(streamer)
 
 
-def test_a_transcript(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_speech_recognition_records_transcript_as_output(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
     recorder = instrument(capture_content="span_only")
     output = make_pipeline("automatic-speech-recognition", tmp_path)(SOUND)
     # The schema requires a finish reason, and a transcript has none.
@@ -97,7 +105,9 @@ def test_a_transcript(instrument: Callable[..., Recorder], tmp_path: Path) -> No
     assert "gen_ai.input.messages" not in only(recorder).attributes
 
 
-def test_tools(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_pipeline_records_tool_definitions(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
     recorder = instrument(capture_content="span_only")
     pipe = make_pipeline("text-generation", tmp_path)
     tool = {"type": "function", "function": {"name": "look", "description": "up"}}
@@ -109,14 +119,16 @@ def test_tools(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
     assert tools == [{"type": "function", "name": "look", "description": "up"}]
 
 
-def test_embeddings_have_none(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_feature_extraction_records_no_content(
+    instrument: Callable[..., Recorder], tmp_path: Path
+) -> None:
     recorder = instrument(capture_content="span_and_event")
     make_pipeline("feature-extraction", tmp_path)("SECRET")
     assert not set(CONTENT) & set(only(recorder).attributes)
     assert recorder.events() == []
 
 
-def test_what_is_recorded_has_the_conventions_schema(
+def test_recorded_content_matches_schema_of_conventions(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
     recorder = instrument(capture_content="span_only")

@@ -48,7 +48,7 @@ def started(watch: PeakMemoryTracker) -> MemoryPeak:
     return peak
 
 
-def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
+def test_peak_of_call_excludes_earlier_calls() -> None:
     allocator = Allocator()
     watch = PeakMemoryTracker(allocator)
     allocator.set(900)
@@ -61,7 +61,7 @@ def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
     assert call.allocated == [120]
 
 
-def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
+def test_concurrent_calls_have_separate_peaks() -> None:
     allocator = Allocator()
     watch = PeakMemoryTracker(allocator)
     first = started(watch)
@@ -76,7 +76,7 @@ def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
     assert second.peaks == {GPU: 200}
 
 
-def test_an_application_that_started_a_measurement_reads_its_own_result() -> None:
+def test_tracker_keeps_measurement_of_application() -> None:
     allocator = Allocator()
     watch = PeakMemoryTracker(allocator)
     allocator.reset_peak_memory_stats(GPU)
@@ -98,7 +98,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]) -> None:
+def test_peak_of_call_is_maximum_of_its_duration_for_any_event_order(events: list[Any]) -> None:
     allocator = Allocator()
     watch = PeakMemoryTracker(allocator)
     running: list[tuple[MemoryPeak, list[int]]] = []
@@ -118,14 +118,14 @@ def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]
         assert call.peaks == {GPU: max(seen)}
 
 
-def test_a_model_on_the_cpu_has_no_figures(instrumented: Recorder) -> None:
+def test_call_on_cpu_records_no_memory(instrumented: Recorder) -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=2)
     assert not [name for name in only(instrumented).attributes if "cuda" in name]
     assert PeakMemoryTracker().start([]) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-def test_a_model_on_a_gpu_has(instrument: Callable[..., Recorder]) -> None:
+def test_call_on_gpu_records_memory(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument()
     model = llama().to("cuda")
     inputs = {name: tensor.to("cuda") for name, tensor in encoded("Hello").items()}

@@ -54,7 +54,7 @@ class Own(Pipeline):
         ("a-task-of-ones-own", "Hello", None, None),
     ],
 )
-def test_what_a_task_is_called(
+def test_span_name_and_operation_depend_on_task(
     instrumented: Recorder, task: str, inputs: Any, operation: str | None, output_type: str | None
 ) -> None:
     model = llama()
@@ -80,7 +80,7 @@ class Asking(Own):
         return super().postprocess(outputs)
 
 
-def test_what_a_pipeline_asks_another_model_is_its_work_in_a_call_and_not_in_a_pull(
+def test_generate_of_other_model_belongs_to_pipeline_call_but_not_to_pull(
     instrumented: Recorder,
 ) -> None:
     pipe = Asking(model=llama(), tokenizer=tokenizer(), task="text-generation", device="cpu")
@@ -94,7 +94,7 @@ def test_what_a_pipeline_asks_another_model_is_its_work_in_a_call_and_not_in_a_p
     ) == [2, 3]
 
 
-def test_sound_is_no_tokens_and_a_prompt_of_the_decoder_is_no_output(
+def test_sound_has_no_input_tokens_and_decoder_prompt_is_not_output(
     instrumented: Recorder,
 ) -> None:
     torch.manual_seed(0)
@@ -133,7 +133,7 @@ def test_sound_is_no_tokens_and_a_prompt_of_the_decoder_is_no_output(
     assert span.attributes["gen_ai.prefill_ms"] > 0
 
 
-def test_a_picture_and_a_text(instrumented: Recorder) -> None:
+def test_image_text_to_text_counts_image_tokens(instrumented: Recorder) -> None:
     torch.manual_seed(0)
     image = VOCABULARY - 1
     config = LlavaConfig(

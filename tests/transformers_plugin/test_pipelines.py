@@ -59,7 +59,9 @@ pytestmark = [
 
 
 @tasks
-def test_a_single_input_is_one_span(instrumented: Recorder, tmp_path: Path, task: Task) -> None:
+def test_pipeline_records_one_span_for_single_input(
+    instrumented: Recorder, tmp_path: Path, task: Task
+) -> None:
     pipe = make_pipeline(task.name, tmp_path)
     pipe(task.given, **task.kwargs)
     span = only(instrumented)
@@ -86,7 +88,7 @@ def test_a_single_input_is_one_span(instrumented: Recorder, tmp_path: Path, task
 
 
 @tasks
-def test_a_list_is_one_span_with_counts_per_item(
+def test_pipeline_records_one_span_with_counts_per_item_for_list(
     instrumented: Recorder, tmp_path: Path, task: Task
 ) -> None:
     pipe = make_pipeline(task.name, tmp_path)
@@ -106,7 +108,7 @@ def test_a_list_is_one_span_with_counts_per_item(
 
 
 @tasks
-def test_a_generator_is_a_span_for_each_pull_and_read_no_further_than_it_is_pulled(
+def test_pipeline_records_one_span_per_pull_and_reads_nothing_ahead(
     instrumented: Recorder, tmp_path: Path, task: Task
 ) -> None:
     pipe = make_pipeline(task.name, tmp_path)
@@ -138,7 +140,7 @@ def test_a_generator_is_a_span_for_each_pull_and_read_no_further_than_it_is_pull
 
 
 @tasks
-def test_an_error_is_the_librarys_own_and_on_the_span(
+def test_pipeline_records_and_raises_error_of_library(
     instrument: Callable[..., Recorder], tmp_path: Path, task: Task
 ) -> None:
     pipe = make_pipeline(task.name, tmp_path)
@@ -161,7 +163,7 @@ def test_an_error_is_the_librarys_own_and_on_the_span(
     assert "gen_ai.usage.output_tokens" not in span.attributes
 
 
-def test_messages_are_a_chat(instrumented: Recorder, tmp_path: Path) -> None:
+def test_pipeline_records_messages_as_chat(instrumented: Recorder, tmp_path: Path) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     messages = [{"role": "system", "content": "Be."}, {"role": "user", "content": "Hi"}]
     (answer,) = pipe(messages, max_new_tokens=4, do_sample=False)
@@ -174,7 +176,9 @@ def test_messages_are_a_chat(instrumented: Recorder, tmp_path: Path) -> None:
     assert span.attributes["gen_ai.usage.input_tokens"] == len(prompt["input_ids"])
 
 
-def test_several_chats_and_a_generator_of_chats(instrumented: Recorder, tmp_path: Path) -> None:
+def test_pipeline_records_list_and_generator_of_chats(
+    instrumented: Recorder, tmp_path: Path
+) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     chat = [{"role": "user", "content": "Hi"}]
     pipe([chat, chat], max_new_tokens=2, do_sample=False)
@@ -204,7 +208,7 @@ class Texts(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return self.rows[index]
 
 
-def test_a_dataset_in_batches_is_a_span_for_each_batch(
+def test_pipeline_records_one_span_per_batch_of_dataset(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
@@ -226,7 +230,7 @@ def test_a_dataset_in_batches_is_a_span_for_each_batch(
     assert second.attributes["gen_ai.usage.input_tokens"] == 7
 
 
-def test_a_list_that_is_worked_off_one_by_one_has_the_phases_of_each(
+def test_call_records_phases_of_each_generation_when_list_is_not_batched(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
@@ -245,7 +249,7 @@ def test_a_list_that_is_worked_off_one_by_one_has_the_phases_of_each(
     assert point.count == 3
 
 
-def test_names_that_are_not_strict_are_the_tasks(
+def test_operation_is_task_when_names_are_not_strict(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
     recorder = instrument({"strict_operation_names": False})
@@ -254,7 +258,7 @@ def test_names_that_are_not_strict_are_the_tasks(
     assert span.attributes["gen_ai.operation.name"] == "text-classification"
 
 
-def test_a_generator_that_asks_another_model_has_that_calls_recorded_by_themselves(
+def test_generate_inside_input_generator_is_a_separate_call(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     outer = make_pipeline("text-classification", tmp_path)
@@ -271,7 +275,7 @@ def test_a_generator_that_asks_another_model_has_that_calls_recorded_by_themselv
         assert span.parent is None
 
 
-def test_an_error_in_the_callers_generator_is_the_callers(
+def test_error_of_input_generator_reaches_caller_unrecorded(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-classification", tmp_path)

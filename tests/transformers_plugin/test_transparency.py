@@ -66,7 +66,7 @@ def told(result: Any) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_seeded_generation_says_the_same(instrument: Callable[..., Recorder], way: str) -> None:
+def test_seeded_generation_is_unchanged(instrument: Callable[..., Recorder], way: str) -> None:
     model = llama(attn_implementation="eager")
     inputs = encoded("Hi", "Hello there")
 
@@ -80,7 +80,7 @@ def test_a_seeded_generation_says_the_same(instrument: Callable[..., Recorder], 
     assert run() == bare
 
 
-def test_a_seeded_generation_of_an_encoder_decoder_says_the_same(
+def test_seeded_encoder_decoder_generation_is_unchanged(
     instrument: Callable[..., Recorder],
 ) -> None:
     def run() -> Any:
@@ -92,7 +92,7 @@ def test_a_seeded_generation_of_an_encoder_decoder_says_the_same(
     assert run() == bare
 
 
-def test_a_pipeline_gives_the_same(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_pipeline_result_is_unchanged(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
 
     def run() -> Any:
@@ -108,7 +108,7 @@ def test_a_pipeline_gives_the_same(instrument: Callable[..., Recorder], tmp_path
     assert run() == bare
 
 
-def test_a_streamer_gets_the_same(
+def test_streamer_receives_same_text(
     instrument: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run() -> str:
@@ -135,7 +135,7 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str) -> None:
+def test_exception_of_generate_is_unchanged(instrument: Callable[..., Recorder], bad: str) -> None:
     inputs, kwargs = BAD[bad]
     model = llama()
 
@@ -155,7 +155,7 @@ def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str)
 
 
 @pytest.mark.slow
-def test_what_is_said_to_the_log_is_the_same(
+def test_log_output_of_library_is_unchanged(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
     program = f"""
@@ -183,7 +183,7 @@ llama().generate(tokens.input_ids, temperature=0.5, do_sample=False, pad_token_i
     assert done["with"].stderr == done["without"].stderr
 
 
-def test_nothing_is_kept_alive(instrumented: Recorder) -> None:
+def test_instrumentation_keeps_no_model_or_tensor_alive(instrumented: Recorder) -> None:
     model = llama()
     inputs = encoded("Hello")
     output = model.generate(**inputs, return_dict_in_generate=True, **SAMPLED)
@@ -205,7 +205,7 @@ def test_nothing_is_kept_alive(instrumented: Recorder) -> None:
     assert watched[0]() is None
 
 
-def test_nothing_is_kept_alive_after_an_error(instrumented: Recorder) -> None:
+def test_instrumentation_keeps_nothing_alive_after_error(instrumented: Recorder) -> None:
     model = llama()
     inputs = encoded("Hello")
     reference = weakref.ref(inputs["input_ids"])
@@ -217,7 +217,7 @@ def test_nothing_is_kept_alive_after_an_error(instrumented: Recorder) -> None:
     assert not [each for each in gc.get_objects() if type(each) is Generation]
 
 
-def test_the_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
+def test_observed_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
     kept: list[Any] = []
 
     original = GenerationMixin._sample
@@ -242,7 +242,7 @@ def test_the_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
     assert criteria.max_length == made.max_length
 
 
-def test_an_error_of_ours_reaches_nobody(
+def test_internal_error_does_not_reach_application(
     instrumented: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     internal_errors.set_strict(False)
@@ -256,7 +256,7 @@ def test_an_error_of_ours_reaches_nobody(
     assert "llamatelemetry.model.parameter_count" not in span.attributes
 
 
-def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Recorder]) -> None:
+def test_uninstrument_restores_library(instrument: Callable[..., Recorder]) -> None:
     methods = [
         (GenerationMixin, "generate"),
         (GenerationMixin, "_get_logits_processor"),
@@ -274,7 +274,7 @@ def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Record
     assert recorder.spans() == []
 
 
-def test_the_library_looks_at_its_methods_as_without_us(
+def test_library_inspects_patched_methods_as_before(
     instrument: Callable[..., Recorder],
 ) -> None:
     """It tells models that generate from others by how their methods print."""
@@ -294,7 +294,7 @@ def test_the_library_looks_at_its_methods_as_without_us(
     assert looked_at() == bare
 
 
-def test_suppressed_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:
+def test_suppressed_call_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:
     with suppress_instrumentation():
         llama().generate(**encoded("Hello"), **SAMPLED)
         make_pipeline("text-generation", tmp_path)("Hello", max_new_tokens=2)
@@ -303,7 +303,7 @@ def test_suppressed_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> N
     assert instrumented.metrics() == {}
 
 
-def test_the_span_is_current_while_the_model_works_and_not_between_pulls(
+def test_span_is_current_while_model_runs_but_not_between_pulls(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-classification", tmp_path)
