@@ -1,4 +1,4 @@
-"""Engines: made by name, and one's own traced."""
+"""`create_engine`, and tracing of custom engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.llama.loopback import Reply, loopback, sse
 __all__ = ["recorded"]
 
 HELLO = [{"role": "user", "content": "Hello"}]
-ANSWER = {
+COMPLETION = {
     "id": "1",
     "model": "m",
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Hi"}}],
@@ -30,13 +30,13 @@ ANSWER = {
 }
 
 
-class Parrot:
-    """Says what it is told, or does with it what a test wants."""
+class EchoEngine:
+    """Engine that returns its prompt, and the chat response that a test sets."""
 
-    model_name = "/models/parrot.gguf"
-    wings = 2
+    model_name = "/models/echo.gguf"
+    extra = 2
 
-    def __init__(self, chat: Any = lambda messages: ANSWER) -> None:
+    def __init__(self, chat: Any = lambda messages: COMPLETION) -> None:
         self._chat = chat
 
     def generate(
@@ -82,23 +82,23 @@ def test_create_engine_names_pip_command_when_package_is_missing(monkeypatch, mi
 
 
 def test_traced_engine_records_one_internal_span_per_call(recorded):
-    engine = traced_engine(Parrot(), provider="llama.cpp")
+    engine = traced_engine(EchoEngine(), provider="llama.cpp")
     assert engine.generate("a", temperature=0.5, stop_sequences=["x"]) == "a 99"
-    assert engine.chat(HELLO, 5) == ANSWER
+    assert engine.chat(HELLO, 5) == COMPLETION
     generate, chat = recorded.spans()
     assert generate.kind is chat.kind is SpanKind.INTERNAL
-    assert (generate.name, chat.name) == ("text_completion parrot.gguf", "chat parrot.gguf")
+    assert (generate.name, chat.name) == ("text_completion echo.gguf", "chat echo.gguf")
     assert dict(generate.attributes) == {
         "gen_ai.operation.name": "text_completion",
         "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.request.model": "parrot.gguf",
+        "gen_ai.request.model": "echo.gguf",
         "gen_ai.request.temperature": 0.5,
         "gen_ai.request.stop_sequences": ("x",),
     }
     assert dict(chat.attributes) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.request.model": "parrot.gguf",
+        "gen_ai.request.model": "echo.gguf",
         "gen_ai.request.max_tokens": 5,
         "gen_ai.response.id": "1",
         "gen_ai.response.model": "m",
@@ -114,7 +114,7 @@ def test_traced_engine_records_and_raises_error_of_engine(recorded):
         raise LookupError("lost")
 
     with pytest.raises(LookupError, match="lost"):
-        traced_engine(Parrot(fail)).chat(HELLO)
+        traced_engine(EchoEngine(fail)).chat(HELLO)
     (span,) = recorded.spans()
     assert span.attributes["error.type"] == "LookupError"
     assert span.attributes["gen_ai.provider.name"] == "_OTHER"
@@ -124,35 +124,35 @@ CHUNK = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
 
 
 class Chunks:
-    """A stream that is a context manager and knows more than to be iterated over."""
+    """Stream of an engine that is also a context manager and has other attributes."""
 
-    kind = "of one's own"
+    kind = "custom"
 
     def __init__(self) -> None:
-        self.left = [CHUNK, CHUNK]
-        self.told: list[str] = []
+        self.chunks = [CHUNK, CHUNK]
+        self.calls: list[str] = []
 
     def __iter__(self) -> Chunks:
         return self
 
     def __next__(self) -> Any:
-        if not self.left:
+        if not self.chunks:
             raise StopIteration
-        return self.left.pop()
+        return self.chunks.pop()
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
     def __enter__(self) -> Chunks:
-        self.told.append("enter")
+        self.calls.append("enter")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.told.append("exit")
+        self.calls.append("exit")
 
 
 def test_traced_engine_records_stream_until_its_end(recorded):
-    stream = traced_engine(Parrot(lambda messages: iter([CHUNK, CHUNK]))).chat(HELLO)
+    stream = traced_engine(EchoEngine(lambda messages: iter([CHUNK, CHUNK]))).chat(HELLO)
     assert next(stream) == CHUNK
     assert recorded.spans() == []
     assert list(stream) == [CHUNK]
@@ -162,16 +162,16 @@ def test_traced_engine_records_stream_until_its_end(recorded):
     assert recorded.points("gen_ai.client.operation.time_to_first_chunk")
 
 
-@pytest.mark.parametrize("how", ["close", "leave", "raise", "drop"])
+@pytest.mark.parametrize("how", ["close", "exit", "raise", "delete"])
 def test_traced_stream_passes_close_to_engine(recorded, how):
     source = Chunks()
-    stream: Any = traced_engine(Parrot(lambda messages: source)).chat(HELLO)
-    assert stream.kind == "of one's own"
+    stream: Any = traced_engine(EchoEngine(lambda messages: source)).chat(HELLO)
+    assert stream.kind == "custom"
     assert isinstance(stream, Chunks)
     if how == "close":
         next(stream)
         stream.close()
-    elif how == "drop":
+    elif how == "delete":
         next(stream)
         del stream
     else:
@@ -179,48 +179,48 @@ def test_traced_stream_passes_close_to_engine(recorded, how):
             next(entered)
             if how == "raise":
                 raise LookupError
-    told = {"close": ["close"], "drop": []}
-    assert source.told == told.get(how, ["enter", "exit"])
+    calls = {"close": ["close"], "delete": []}
+    assert source.calls == calls.get(how, ["enter", "exit"])
     (span,) = recorded.spans()
     assert span.attributes.get("error.type") == ("LookupError" if how == "raise" else None)
 
 
 def test_traced_engine_records_content_when_captured(recorded):
-    class Speaker(Parrot):
+    class StreamingEngine(EchoEngine):
         def generate(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
             return (word for word in ("", "one", " two"))
 
     try:
         use_config(effective_config(capture_content="span_only"))
-        assert list(traced_engine(Speaker()).generate("Count")) == ["", "one", " two"]
-        assert traced_engine(Parrot()).generate("Say") == "Say 99"
-        traced_engine(Parrot()).chat(HELLO)
+        assert list(traced_engine(StreamingEngine()).generate("Count")) == ["", "one", " two"]
+        assert traced_engine(EchoEngine()).generate("Say") == "Say 99"
+        traced_engine(EchoEngine()).chat(HELLO)
     finally:
         use_config(None)
-    said = [
+    texts = [
         [
-            json.loads(span.attributes[f"gen_ai.{way}.messages"])[0]["parts"][0]["content"]
-            for way in ("input", "output")
+            json.loads(span.attributes[f"gen_ai.{side}.messages"])[0]["parts"][0]["content"]
+            for side in ("input", "output")
         ]
         for span in recorded.spans()
     ]
-    assert said == [["Count", "one two"], ["Say", "Say 99"], ["Hello", "Hi"]]
+    assert texts == [["Count", "one two"], ["Say", "Say 99"], ["Hello", "Hi"]]
 
 
 async def test_traced_engine_records_coroutine_until_its_result(recorded):
-    asked = asyncio.Event()
+    may_return = asyncio.Event()
 
-    async def answer(messages: Any) -> Any:
-        await asked.wait()
-        return ANSWER
+    async def respond(messages: Any) -> Any:
+        await may_return.wait()
+        return COMPLETION
 
     outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
     with use_span(outer):
-        waiting = asyncio.create_task(traced_engine(Parrot(answer)).chat(HELLO))
+        waiting = asyncio.create_task(traced_engine(EchoEngine(respond)).chat(HELLO))
         await asyncio.sleep(0.05)
         assert recorded.spans() == []
-        asked.set()
-        assert await waiting == ANSWER
+        may_return.set()
+        assert await waiting == COMPLETION
         assert get_current_span() is outer
     (span,) = recorded.spans()
     assert span.attributes["gen_ai.usage.output_tokens"] == 1
@@ -237,10 +237,10 @@ async def test_traced_engine_records_failed_or_cancelled_coroutine(recorded):
         await asyncio.sleep(600)
 
     with pytest.raises(LookupError, match="lost"):
-        await traced_engine(Parrot(fail)).chat(HELLO)
+        await traced_engine(EchoEngine(fail)).chat(HELLO)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(traced_engine(Parrot(hang)).chat(HELLO), 0.05)
-    destroyed: Any = traced_engine(Parrot(hang)).chat(HELLO)
+        await asyncio.wait_for(traced_engine(EchoEngine(hang)).chat(HELLO), 0.05)
+    destroyed: Any = traced_engine(EchoEngine(hang)).chat(HELLO)
     destroyed.send(None)
     destroyed.close()
     types = [span.attributes["error.type"] for span in recorded.spans()]
@@ -249,19 +249,19 @@ async def test_traced_engine_records_failed_or_cancelled_coroutine(recorded):
 
 @pytest.mark.parametrize("how", ["read", "close", "fail"])
 async def test_traced_engine_records_async_stream_until_its_end(recorded, how):
-    async def pieces(messages: Any) -> Any:
+    async def chunks(messages: Any) -> Any:
         yield CHUNK
         if how == "fail":
             raise LookupError
         yield CHUNK
 
-    stream: Any = traced_engine(Parrot(pieces)).chat(HELLO)
+    stream: Any = traced_engine(EchoEngine(chunks)).chat(HELLO)
     assert await anext(stream) == CHUNK
     assert recorded.spans() == []
     if how == "close":
         await stream.aclose()
     elif how == "read":
-        assert [piece async for piece in stream] == [CHUNK]
+        assert [chunk async for chunk in stream] == [CHUNK]
     else:
         with pytest.raises(LookupError):
             await anext(stream)
@@ -274,7 +274,7 @@ async def test_traced_engine_records_async_stream_until_its_end(recorded, how):
 def streaming_server() -> Iterator[str]:
     timings = {"prompt_n": 3, "prompt_ms": 1.0, "predicted_n": 1, "predicted_ms": 0.0}
     last = {"id": "1", "choices": [], "timings": timings}
-    with loopback(lambda asked: Reply(pieces=sse(CHUNK, last))) as server:
+    with loopback(lambda _: Reply(pieces=sse(CHUNK, last))) as server:
         yield server.url
 
 
@@ -292,12 +292,12 @@ async def test_traced_stream_with_nested_http_call_is_one_span(
                 yield chunk
 
     if engine_is_async:
-        stream: Any = traced_engine(Parrot(relay_async)).chat(HELLO)
+        stream: Any = traced_engine(EchoEngine(relay_async)).chat(HELLO)
         assert len([chunk async for chunk in stream]) == 2
     else:
-        assert len(list(traced_engine(Parrot(relay)).chat(HELLO))) == 2
+        assert len(list(traced_engine(EchoEngine(relay)).chat(HELLO))) == 2
     span, *phases = sorted(recorded.spans(), key=lambda span: span.parent is not None)
-    assert span.name == "chat parrot.gguf"
+    assert span.name == "chat echo.gguf"
     assert {phase.parent.span_id for phase in phases} == {span.context.span_id}
     assert span.attributes["gen_ai.prefill_ms"] == 1.0
     assert recorded.tokens("input") == 3
@@ -305,27 +305,27 @@ async def test_traced_stream_with_nested_http_call_is_one_span(
 
 def test_traced_engine_with_nested_http_call_is_one_span_with_tokens(recorded):
     with (
-        loopback(lambda asked: Reply(body=ANSWER)) as server,
+        loopback(lambda _: Reply(body=COMPLETION)) as server,
         LlamaCppClient(server.url) as client,
     ):
-        engine = traced_engine(Parrot(client.chat))
-        assert engine.chat(HELLO) == ANSWER
+        engine = traced_engine(EchoEngine(client.chat))
+        assert engine.chat(HELLO) == COMPLETION
     (span,) = recorded.spans()
     assert span.kind is SpanKind.INTERNAL
     assert recorded.tokens("input") == 3
 
 
 def test_traced_engine_exposes_other_attributes_of_engine():
-    engine: Any = traced_engine(Parrot())
-    assert engine.wings == 2
+    engine: Any = traced_engine(EchoEngine())
+    assert engine.extra == 2
     assert traced_engine(engine) is engine
-    assert copy.copy(engine).model_name == Parrot.model_name
+    assert copy.copy(engine).model_name == EchoEngine.model_name
     with pytest.raises(AttributeError):
-        _ = engine.tail
+        _ = engine.missing
 
 
 def test_traced_engine_names_missing_attributes():
-    engine: Any = type("Half", (), {"model_name": "x", "chat": print})()
+    engine: Any = type("IncompleteEngine", (), {"model_name": "x", "chat": print})()
     with pytest.raises(TypeError, match="which lacks generate"):
         traced_engine(engine)
 

@@ -1,4 +1,4 @@
-"""What is drawn: names and figures, nothing that was not asked for; and where it stands."""
+"""Graphs to draw, with names and statistics only, and their layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llamatelemetry.otel.trace_graph import TraceGraph
 
 
 def a_topology(gpus: int, reason: str | None = None) -> Topology:
-    """GPUs that are all linked to each other, and an adapter near to the first of them."""
+    """Return a topology of fully connected GPUs, and of an adapter close to the first one."""
     p2p = {"read": "OK", "write": "OK"}
     between = {
         (f"GPU{a}", f"GPU{b}"): Links(18, through_nvswitch=True, pcie="SYS", p2p=p2p)
@@ -82,7 +82,7 @@ def test_pipeline_graph_draws_only_host_and_port_of_url(url, address):
 
 
 @pytest.mark.parametrize(
-    ("split", "what"),
+    ("split", "message"),
     [
         ([1], "one part for each of the 2 gpu_names, got 1"),
         ([1, -1], "0 or more"),
@@ -90,8 +90,8 @@ def test_pipeline_graph_draws_only_host_and_port_of_url(url, address):
         ([0, 0], "greater than 0"),
     ],
 )
-def test_pipeline_graph_rejects_invalid_tensor_split(split, what):
-    with pytest.raises(ValueError, match=what):
+def test_pipeline_graph_rejects_invalid_tensor_split(split, message):
+    with pytest.raises(ValueError, match=message):
         GraphistryViz().plot_pipeline_graph("m", "b", ["T4", "T4"], split)
 
 
@@ -114,7 +114,7 @@ def test_trace_graph_draws_only_known_statistics(a_trace: TraceGraph):
 
 
 def test_trace_graph_ignores_unknown_columns():
-    class Later:
+    class TraceWithPrompts:
         def to_dict(self):
             row = {"count": 1, "prompt": "a secret"}
             return {
@@ -122,7 +122,7 @@ def test_trace_graph_ignores_unknown_columns():
                 "edges": [{"source": "a", "target": "b", "kind": "calls", **row}],
             }
 
-    assert "secret" not in repr(trace_graph(Later()))
+    assert "secret" not in repr(trace_graph(TraceWithPrompts()))
 
 
 def test_trace_graph_shortens_long_names():
@@ -180,10 +180,10 @@ def a_graph(seed: int, nodes: int, edges: int, *, acyclic: bool) -> tuple[list[s
 @pytest.mark.parametrize("seed", range(5))
 def test_layers_draw_edges_from_left_to_right(seed):
     ids, edges = a_graph(seed, 40, 60, acyclic=True)
-    places, ways = layers(ids, edges)
-    assert all(places[a][0] < places[b][0] for a, b in edges)
-    for (a, b), way in ways.items():
-        xs = [places[a][0], *(x for x, _ in way), places[b][0]]
+    positions, paths = layers(ids, edges)
+    assert all(positions[a][0] < positions[b][0] for a, b in edges)
+    for (a, b), path in paths.items():
+        xs = [positions[a][0], *(x for x, _ in path), positions[b][0]]
         assert xs == [xs[0] + step for step in range(len(xs))]
 
 
@@ -191,28 +191,28 @@ def test_layers_draw_edges_from_left_to_right(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_layers_give_every_node_its_own_position(seed, acyclic):
     ids, edges = a_graph(seed, 40, 60, acyclic=acyclic)
-    places, ways = layers(ids, edges)
-    taken = [*places.values(), *itertools.chain.from_iterable(ways.values())]
-    assert set(places) == set(ids)
+    positions, paths = layers(ids, edges)
+    taken = [*positions.values(), *itertools.chain.from_iterable(paths.values())]
+    assert set(positions) == set(ids)
     assert len(set(taken)) == len(taken)
 
 
 def test_layers_draw_fan_without_crossings():
     ids = ["root", "c", "a", "b", "a1", "b1", "c1"]
     edges = [("root", "a"), ("root", "b"), ("root", "c"), ("c", "c1"), ("b", "b1"), ("a", "a1")]
-    places, _ = layers(ids, edges)
-    middle = sorted("abc", key=lambda name: places[name][1])
-    assert sorted("abc", key=lambda name: places[f"{name}1"][1]) == middle
+    positions, _ = layers(ids, edges)
+    middle = sorted("abc", key=lambda name: positions[name][1])
+    assert sorted("abc", key=lambda name: positions[f"{name}1"][1]) == middle
 
 
 def test_layers_handle_large_graph_with_cycles_and_loops():
     ids, edges = a_graph(1, 1000, 5000, acyclic=False)
-    places, _ = layers(ids, [*edges, ("n1", "n1"), ("n1", "elsewhere")])
-    assert len(set(places.values())) == 1000
+    positions, _ = layers(ids, [*edges, ("n1", "n1"), ("n1", "elsewhere")])
+    assert len(set(positions.values())) == 1000
 
 
 def test_circle_separates_all_nodes():
-    places, _ = circle([str(number) for number in range(16)])
-    near = min(math.dist(a, b) for a, b in itertools.combinations(places.values(), 2))
+    positions, _ = circle([str(number) for number in range(16)])
+    near = min(math.dist(a, b) for a, b in itertools.combinations(positions.values(), 2))
     assert near > 0.9
     assert circle([]).positions == {}

@@ -1,4 +1,4 @@
-"""The page: what is written where nothing is uploaded, and what the log says then."""
+"""Pages that are written if a graph is not uploaded, and the log messages about them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph import TraceGraph
-from tests.graphistry.conftest import EVIL
+from tests.graphistry.conftest import MARKUP
 from tests.graphistry.test_graphs import a_topology
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return [(level, text) for name, level, text in caplog.record_tuples if "llamatel" in name]
 
 
@@ -30,20 +30,20 @@ def test_plot_writes_page_without_account(a_trace: TraceGraph, caplog):
     names = "GRAPHISTRY_PERSONAL_KEY_ID and GRAPHISTRY_PERSONAL_KEY_SECRET"
     reason = f"no credentials are set ({names}, or arguments)"
     line = f"Cannot upload the graph to Graphistry: {reason}. Saved it to {path}"
-    assert said(caplog) == [(logging.INFO, line)]
+    assert logged(caplog) == [(logging.INFO, line)]
     page = Path(path).read_text(encoding="utf-8")
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
     data = json.loads(found[1])
     assert [node["name"] for node in data["nodes"]] == [
-        "library", EVIL, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
+        "library", MARKUP, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
     ]  # fmt: skip
     assert len(data["edges"]) == 7
 
 
 def test_page_runs_and_loads_nothing_from_data(a_trace: TraceGraph):
     page = Path(GraphistryViz().plot_trace_graph(a_trace)).read_text(encoding="utf-8")
-    assert EVIL not in page
-    assert html.escape(EVIL, quote=False).replace("'", "&#39;") in page
+    assert MARKUP not in page
+    assert html.escape(MARKUP, quote=False).replace("'", "&#39;") in page
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
     assert policy.startswith("default-src 'none'; base-uri 'none'")
     nonces = set(re.findall(r"nonce-([\w-]+)", policy))
@@ -63,7 +63,7 @@ def test_page_of_empty_graph_states_reason(caplog):
     viz = GraphistryViz(token="t")
     path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
     assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
-    assert said(caplog)[0][1].startswith(
+    assert logged(caplog)[0][1].startswith(
         "Cannot upload the graph to Graphistry: no NVIDIA driver. "
     )
 
@@ -73,7 +73,7 @@ def test_plot_uploads_nothing_before_register(caplog, a_trace: TraceGraph):
     viz = GraphistryViz(auto_register=False, username="ada", password="p")
     assert not viz.registered
     assert viz.plot_trace_graph(a_trace).endswith(".html")
-    assert "register() was not called" in said(caplog)[0][1]
+    assert "register() was not called" in logged(caplog)[0][1]
     assert viz.register()
     assert viz.registered
 
@@ -81,9 +81,9 @@ def test_plot_uploads_nothing_before_register(caplog, a_trace: TraceGraph):
 def test_credentials_come_from_arguments_or_environment_but_not_both(monkeypatch):
     assert not GraphistryViz().registered
     monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_ID", "an-id")
-    half = GraphistryViz()
-    assert not half.registered
-    assert "GRAPHISTRY_PERSONAL_KEY_SECRET" in half._account.problem
+    incomplete = GraphistryViz()
+    assert not incomplete.registered
+    assert "GRAPHISTRY_PERSONAL_KEY_SECRET" in incomplete._account.problem
     monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_SECRET", "a-secret")
     assert GraphistryViz().registered
     account = GraphistryViz(username="ada", password="p", org_name="herd")._account
@@ -95,7 +95,7 @@ def test_credentials_come_from_arguments_or_environment_but_not_both(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
+    ("options", "message"),
     [
         ({"username": "ada"}, "password must be set"),
         ({"personal_key_secret": "s"}, "personal_key_id must be set"),
@@ -104,8 +104,8 @@ def test_credentials_come_from_arguments_or_environment_but_not_both(monkeypatch
         ({"timeout_s": 0}, "greater than 0"),
     ],
 )
-def test_constructor_rejects_invalid_option(options, what):
-    with pytest.raises(ValueError, match=what):
+def test_constructor_rejects_invalid_option(options, message):
+    with pytest.raises(ValueError, match=message):
         GraphistryViz(**options)
 
 

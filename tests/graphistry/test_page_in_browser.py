@@ -1,4 +1,4 @@
-"""The page in a real browser: it draws, moves by keyboard, fetches nothing, runs nothing."""
+"""The page in a real browser: drawing, keyboard and mouse, without network and foreign scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph import TraceGraph
 from tests import browser
-from tests.graphistry.conftest import EVIL
+from tests.graphistry.conftest import MARKUP
 from tests.graphistry.test_graphs import a_topology
 
 pytestmark = browser.MARKS
@@ -65,19 +65,20 @@ def test_browser_draws_trace_graph(tmp_path: Path, a_trace: TraceGraph) -> None:
         said.fetched = performance.getEntriesByType("resource").length;
         """,
     )
-    short = f"{EVIL[:27]}…"
+    short = f"{MARKUP[:27]}…"
     assert sorted(said["labels"]) == sorted(
         ["library", short, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b"]
     )
-    assert EVIL in said["tooltip"]
+    assert MARKUP in said["tooltip"]
     assert "errors: 1" in said["tooltip"]
-    assert said["cell"] == EVIL
+    assert said["cell"] == MARKUP
     assert said["scripts"] == said["fetched"] == 0
     assert said["shapes"] == [6, 7]
     assert said["edge"].startswith("calls: library → ")
-    assert said["hidden"] == 3  # the three calls
-    for what in ("closer", "again", "moved", "back", "dragged", "whole", "wheeled"):
-        assert said[what], what
+    # The first button of the legend hides the three calls.
+    assert said["hidden"] == 3
+    for check in ("closer", "again", "moved", "back", "dragged", "whole", "wheeled"):
+        assert said[check], check
 
 
 def test_browser_draws_topology(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which rank a process is, what the ranks agree on, and the formulas: all without a second process."""
+"""Rank assignment, choice of the backend, and bandwidths, without a second process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TORCHRUN = {
 
 
 @pytest.mark.parametrize(
-    ("world_size", "rank", "variables", "place"),
+    ("world_size", "rank", "variables", "assignment"),
     [
         (None, None, {}, RankAssignment(0, 1)),
         (2, 1, {}, RankAssignment(1, 2)),
@@ -38,8 +38,8 @@ TORCHRUN = {
         (2, 0, TORCHRUN, RankAssignment(0, 2, 1, "node-a:29500")),
     ],
 )
-def test_arguments_override_variables(world_size, rank, variables, place):
-    assert find_rank_assignment(world_size, rank, variables, None) == place
+def test_arguments_override_variables(world_size, rank, variables, assignment):
+    assert find_rank_assignment(world_size, rank, variables, None) == assignment
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,6 @@ def test_missing_rank_raises_before_torch_is_imported():
     assert output.endswith("False\n")
 
 
-# ------------------------------------------------------------------ agreement
 GPU, NO_GPU = None, "torch sees no CUDA device"
 
 
@@ -133,7 +132,6 @@ def test_decide_backend_raises_when_ranks_cannot_agree(offers, message):
         decide_backend(offers)
 
 
-# ------------------------------------------------------------------ figures
 def test_bandwidths_follow_formulas_of_nccl_tests():
     results = all_reduce_results("nccl", 8, 10**9, iterations=20, times_s=(0.005, 0.004))
     assert (results.time_s, results.min_time_s) == (0.005, 0.004)
@@ -151,7 +149,7 @@ def test_bus_bandwidth_is_none_for_one_rank():
 
 
 class _Event:
-    """As CUDA's, of a device on which nothing is ever done or all is done in 3 ms."""
+    """CUDA event of a device where an operation takes 3 ms, or never ends."""
 
     def __init__(self, done: bool) -> None:
         self._done = done
@@ -165,12 +163,12 @@ class _Event:
         return 3.0
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_cuda_runner_raises_when_operation_does_not_end(done):
-    cuda = SimpleNamespace(Event=lambda enable_timing: _Event(done), current_device=lambda: 0)
+@pytest.mark.parametrize("ends", [True, False])
+def test_cuda_runner_raises_when_operation_does_not_end(ends):
+    cuda = SimpleNamespace(Event=lambda enable_timing: _Event(ends), current_device=lambda: 0)
     torch = SimpleNamespace(cuda=cuda, device=lambda *at: at)
     runner = CudaRunner(torch, deadline_s=0.0)
-    if done:
+    if ends:
         assert runner.seconds(runner.mark(), runner.mark()) == 0.003
     else:
         with pytest.raises(CollectiveError, match="did not finish on the GPU"):

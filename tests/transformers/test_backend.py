@@ -1,4 +1,4 @@
-"""`TransformersBackend` on real models: what it says, where it stops, and the one span of each call."""
+"""`TransformersBackend` on real models: texts, stop sequences, errors and spans."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def plugin(recorded: Recorder) -> Iterator[None]:
     instrumentor.uninstrument()
 
 
-with_and_without_the_plugin = pytest.mark.parametrize(
-    "active", [False, True], ids=["alone", "plugin"]
+with_and_without_plugin = pytest.mark.parametrize(
+    "active", [False, True], ids=["without plugin", "with plugin"], indirect=True
 )
 
 
@@ -49,7 +49,7 @@ def active(request: pytest.FixtureRequest) -> bool:
 
 
 def greedy(backend: TransformersBackend, prompt: str, tokens: int) -> str:
-    """What the library itself makes of a prompt."""
+    """Return the greedy continuation of a prompt by the library itself."""
     inputs = tokenizer()(prompt, return_tensors="pt")
     output = backend.model.generate(
         input_ids=inputs.input_ids,
@@ -68,7 +68,7 @@ def test_backend_satisfies_engine_protocol(folder: Path) -> None:
     assert traced_engine(engine) is engine
 
 
-@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
+@with_and_without_plugin
 def test_generate_records_one_span(
     recorded: Recorder, active: bool, backend: TransformersBackend
 ) -> None:
@@ -119,7 +119,7 @@ def test_text_ends_before_stop_sequence(
     assert backend.generate("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY) == expected
     span = only(recorded)
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
-    # Each token is a letter: the model was stopped right after the sequence.
+    # Each token is a letter, so the model stopped right after the sequence.
     assert span.attributes["gen_ai.usage.output_tokens"] == len(expected) + length
     chunks = list(backend.stream("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY))
     assert "".join(chunks) == expected
@@ -143,22 +143,22 @@ def test_repetition_penalty_reduces_repetition(
     constructed = TransformersBackend(folder, device="cpu", repetition_penalty=50.0)
     assert constructed.generate("Hello", max_tokens=24, **GREEDY) == given
     assert len(set(given)) > len(set(plain))
-    penalised = [
+    penalized = [
         each
         for each in recorded.spans()
         if each.attributes.get("llamatelemetry.generation.repetition_penalty") == 50.0
     ]
-    assert len(penalised) == 2
+    assert len(penalized) == 2
 
 
 def test_chat_uses_template_of_model(recorded: Recorder, backend: TransformersBackend) -> None:
     output = backend.chat(HELLO, max_tokens=5, **GREEDY)
     template = tokenizer().apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
-    said = greedy(backend, template, 5)
+    expected = greedy(backend, template, 5)
     (choice,) = output["choices"]
     assert choice == {
         "index": 0,
-        "message": {"role": "assistant", "content": said},
+        "message": {"role": "assistant", "content": expected},
         "finish_reason": "length",
     }
     assert output["object"] == "chat.completion"
@@ -176,11 +176,11 @@ def test_chat_sends_role_lines_when_model_has_no_template(
 ) -> None:
     backend.tokenizer.chat_template = None
     output = backend.chat(HELLO, max_tokens=5, **GREEDY)
-    said = greedy(backend, "user: Hello\nassistant:", 5)
-    assert output["choices"][0]["message"]["content"] == said
+    expected = greedy(backend, "user: Hello\nassistant:", 5)
+    assert output["choices"][0]["message"]["content"] == expected
 
 
-@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
+@with_and_without_plugin
 def test_generate_many_records_one_call_and_returns_same_texts_as_generate(
     recorded: Recorder, active: bool, backend: TransformersBackend
 ) -> None:
@@ -199,7 +199,7 @@ def test_generate_many_records_one_call_and_returns_same_texts_as_generate(
     assert backend.generate_many([]) == []
 
 
-@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
+@with_and_without_plugin
 def test_stream_records_one_span_with_chunk_intervals(
     recorded: Recorder, active: bool, backend: TransformersBackend
 ) -> None:
@@ -209,8 +209,8 @@ def test_stream_records_one_span_with_chunk_intervals(
     assert span.name == "chat tiny-llama"
     assert span.attributes["gen_ai.request.stream"] is True
     assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
-    (gaps,) = recorded.points("gen_ai.client.operation.time_per_output_chunk")
-    assert gaps.count == 5
+    (intervals,) = recorded.points("gen_ai.client.operation.time_per_output_chunk")
+    assert intervals.count == 5
 
 
 def _threads() -> list[threading.Thread]:
@@ -314,7 +314,8 @@ def test_backend_loads_half_precision(
     finally:
         library.removeHandler(caplog.handler)
     assert engine.model.dtype is torch.bfloat16
-    assert "deprecated" not in caplog.text  # as an old name of the option would be
+    # The old name of the option is deprecated.
+    assert "deprecated" not in caplog.text
     assert len(engine.generate("Hello", max_tokens=3, **GREEDY)) == 3
 
 
@@ -329,7 +330,8 @@ LETTERS = st.text("ab ☃", max_size=12)
 def test_decoder_returns_same_text_for_any_split_of_tokens(
     text: str, stops: list[str], data: st.DataObject
 ) -> None:
-    tokens = tokenizer()(text).input_ids  # bytes: a letter may be several
+    # Tokens are bytes, so a character may have several.
+    tokens = tokenizer()(text).input_ids
     decoder = IncrementalDecoder(tokenizer(), stops)
     chunks: list[str] = []
     while tokens:
@@ -337,9 +339,9 @@ def test_decoder_returns_same_text_for_any_split_of_tokens(
         chunks.append(decoder.feed(tokens[:cut]))
         tokens = tokens[cut:]
     chunks.append(decoder.finish())
-    end_tokens = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
-    assert "".join(chunks) == (text[: min(end_tokens)[1]] if end_tokens else text)
-    assert decoder.stopped == bool(end_tokens)
+    ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    assert "".join(chunks) == (text[: min(ends)[1]] if ends else text)
+    assert decoder.stopped == bool(ends)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is said is recorded when it is asked for, in the conventions' schema, and not otherwise."""
+"""Content capture: off by default, and in the schema of the conventions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.tool.defin
 CHAT = [{"role": "system", "content": "Be."}, {"role": "user", "content": "SECRET"}]
 
 
-def said(span: ReadableSpan, what: str = "input") -> Any:
-    return json.loads(str(span.attributes[f"gen_ai.{what}.messages"]))
+def messages_of(span: ReadableSpan, side: str = "input") -> Any:
+    return json.loads(str(span.attributes[f"gen_ai.{side}.messages"]))
 
 
 def text_message(role: str, text: str, **more: str) -> dict[str, Any]:
@@ -42,12 +42,12 @@ def test_pipeline_records_chat_messages(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
     recorder = instrument(capture_content="span_and_event")
-    (answer,) = make_pipeline("text-generation", tmp_path)(CHAT, **GREEDY)
+    (output,) = make_pipeline("text-generation", tmp_path)(CHAT, **GREEDY)
     span = only(recorder)
-    text = answer["generated_text"][-1]["content"]
+    text = output["generated_text"][-1]["content"]
     assert len(text) == 4
-    assert said(span) == [text_message("system", "Be."), text_message("user", "SECRET")]
-    assert said(span, "output") == [text_message("assistant", text, finish_reason="length")]
+    assert messages_of(span) == [text_message("system", "Be."), text_message("user", "SECRET")]
+    assert messages_of(span, "output") == [text_message("assistant", text, finish_reason="length")]
     (event,) = recorder.events()
     assert event.log_record.attributes["gen_ai.input.messages"][1]["role"] == "user"
 
@@ -62,8 +62,8 @@ def test_pipeline_records_texts_and_generated_texts(
         for prompt, output in zip(["a", "bb"], outputs, strict=True)
     ]
     span = only(recorder)
-    assert said(span) == [text_message("user", "a"), text_message("user", "bb")]
-    assert [message["parts"][0]["content"] for message in said(span, "output")] == texts
+    assert messages_of(span) == [text_message("user", "a"), text_message("user", "bb")]
+    assert [message["parts"][0]["content"] for message in messages_of(span, "output")] == texts
 
 
 def test_pull_records_content_of_its_item(
@@ -72,11 +72,11 @@ def test_pull_records_content_of_its_item(
     recorder = instrument(capture_content="span_only")
     pipe = make_pipeline("text-generation", tmp_path)
     list(pipe((text for text in ("a", "bb")), **GREEDY))
-    assert [said(span) for span in calls(recorder)] == [
+    assert [messages_of(span) for span in calls(recorder)] == [
         [text_message("user", "a")],
         [text_message("user", "bb")],
     ]
-    assert all(len(said(span, "output")) == 1 for span in calls(recorder))
+    assert all(len(messages_of(span, "output")) == 1 for span in calls(recorder))
 
 
 def test_generate_records_content_when_caller_passes_tokenizer(
@@ -90,8 +90,8 @@ def test_generate_records_content_when_caller_passes_tokenizer(
     streamer = TextIteratorStreamer(tokenizer(), skip_prompt=True)
     model.generate(**encoded("Hello"), streamer=streamer, **GREEDY)
     span = only(recorder)
-    assert said(span) == [text_message("user", "Hello")]
-    assert said(span, "output")[0]["parts"][0]["content"] == "".join(streamer)
+    assert messages_of(span) == [text_message("user", "Hello")]
+    assert messages_of(span, "output")[0]["parts"][0]["content"] == "".join(streamer)
 
 
 def test_speech_recognition_records_transcript_as_output(
@@ -101,7 +101,7 @@ def test_speech_recognition_records_transcript_as_output(
     output = make_pipeline("automatic-speech-recognition", tmp_path)(SOUND)
     # The schema requires a finish reason, and a transcript has none.
     expected = text_message("assistant", output["text"]) | {"finish_reason": "unknown"}
-    assert said(only(recorder), "output") == [expected]
+    assert messages_of(only(recorder), "output") == [expected]
     assert "gen_ai.input.messages" not in only(recorder).attributes
 
 
@@ -114,7 +114,7 @@ def test_pipeline_records_tool_definitions(
     try:
         pipe(CHAT, tools=[tool], **GREEDY)
     except (TypeError, ValueError):
-        pytest.skip("this version of pipelines takes no tools")
+        pytest.skip("pipelines of this version do not accept tools")
     tools = json.loads(str(only(recorder).attributes["gen_ai.tool.definitions"]))
     assert tools == [{"type": "function", "name": "look", "description": "up"}]
 
@@ -135,5 +135,5 @@ def test_recorded_content_matches_schema_of_conventions(
     torch.manual_seed(0)
     make_pipeline("text-generation", tmp_path)([CHAT, CHAT], **GREEDY)
     span = only(recorder)
-    check_messages(said(span))
-    check_messages(said(span, "output"))
+    check_messages(messages_of(span))
+    check_messages(messages_of(span, "output"))

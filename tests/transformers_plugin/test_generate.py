@@ -1,4 +1,4 @@
-"""``generate`` of real models: what was asked, how many tokens, why it ended, and when each came."""
+"""`generate` of real models: settings, token counts, finish reasons and times."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def new_tokens(output: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.T
     return output[:, inputs["input_ids"].shape[1] :]
 
 
-class After(StoppingCriteria):
-    """Ends each row after a number of tokens of its own."""
+class StopAfter(StoppingCriteria):
+    """Stops each row after its own number of tokens."""
 
     def __init__(self, prefix: int, lengths: list[int]) -> None:
         self.ends = torch.tensor(lengths) + prefix
@@ -104,8 +104,10 @@ def test_generate_records_all_attributes_of_span(instrumented: Recorder) -> None
 
 def test_generate_records_client_and_server_metrics(instrumented: Recorder) -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=4, min_new_tokens=4, **GREEDY)
-    counts = {name: metric.data.data_points for name, metric in instrumented.metrics().items()}
-    assert set(counts) == {
+    points_by_name = {
+        name: metric.data.data_points for name, metric in instrumented.metrics().items()
+    }
+    assert set(points_by_name) == {
         "gen_ai.client.token.usage",
         "gen_ai.client.operation.duration",
         "gen_ai.server.request.duration",
@@ -113,7 +115,7 @@ def test_generate_records_client_and_server_metrics(instrumented: Recorder) -> N
         "gen_ai.server.time_per_output_token",
     }
     assert (instrumented.tokens("input"), instrumented.tokens("output")) == (5, 4)
-    for points in counts.values():
+    for points in points_by_name.values():
         for point in points:
             attributes = dict(point.attributes)
             attributes.pop("gen_ai.token.type", None)
@@ -127,7 +129,7 @@ def test_token_counts_exclude_padding_and_tokens_after_eos(
     instrumented: Recorder,
 ) -> None:
     inputs = encoded("Hi", "Hello there")
-    # Whatever the model says at its third step ends the row that says it.
+    # The third token that the model generates for the first row becomes the end-of-text token.
     model = llama()
     free = new_tokens(
         model.generate(**inputs, max_new_tokens=8, **GREEDY, eos_token_id=None), inputs
@@ -156,7 +158,8 @@ def test_input_tokens_exclude_padding_when_there_is_no_attention_mask(
     assert span.attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
 
 
-@pytest.mark.filterwarnings("ignore:`do_sample` is set to `False`")  # which transformers 4 is told
+# Warning of transformers 4.
+@pytest.mark.filterwarnings("ignore:`do_sample` is set to `False`")
 def test_sampling_settings_are_recorded_only_when_sampling(instrumented: Recorder) -> None:
     model = llama()
     model.generation_config.temperature = 0.5
@@ -166,10 +169,10 @@ def test_sampling_settings_are_recorded_only_when_sampling(instrumented: Recorde
     assert settings == {"gen_ai.request.max_tokens"}
 
 
-@pytest.mark.parametrize("pad", [PAD, EOS], ids=["padding", "padding is the end"])
+@pytest.mark.parametrize("pad", [PAD, EOS], ids=["pad token", "pad token is eos token"])
 def test_output_tokens_end_where_criterion_stops_each_row(instrumented: Recorder, pad: int) -> None:
     inputs = encoded("Hi", "Hello there")
-    after = StoppingCriteriaList([After(inputs["input_ids"].shape[1], [2, 4])])
+    after = StoppingCriteriaList([StopAfter(inputs["input_ids"].shape[1], [2, 4])])
     output = llama().generate(
         **inputs,
         max_new_tokens=9,
@@ -223,7 +226,7 @@ def test_generate_counts_tokens_of_every_return_sequence(instrumented: Recorder)
     assert instrumented.points("gen_ai.server.request.duration")[0].count == 1
 
 
-def test_beam_search_records_beams_and_tokens_of_best_beam(instrumented: Recorder) -> None:
+def test_beam_search_records_beams_and_tokens(instrumented: Recorder) -> None:
     inputs = encoded("Hi", "Hello")
     output = llama().generate(
         **inputs, max_new_tokens=4, num_beams=3, num_return_sequences=2, **GREEDY
@@ -290,12 +293,12 @@ def test_assisted_generation_is_one_call_with_several_tokens_per_step(
     span = only(recorder)
     assert span.attributes["gen_ai.usage.output_tokens"] == new_tokens(output, inputs).shape[1]
     assert span.attributes["llamatelemetry.generation.mode"] == "assisted_generation"
-    # The same model drafts what it would say itself: nearly all of it is taken.
+    # Both are the same model, so nearly all drafted tokens are accepted.
     assert 1 <= span.attributes["llamatelemetry.generation.steps"] < 12
     assert sum(event.attributes["tokens"] for event in span.events) == 12
 
 
-def test_prompt_lookup_records_generation_mode_and_steps(instrumented: Recorder) -> None:
+def test_prompt_lookup_counts_output_tokens(instrumented: Recorder) -> None:
     inputs = encoded("abcabcabcabc")
     output = llama().generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, **GREEDY)
     assert (
@@ -333,9 +336,9 @@ def test_streamer_makes_generate_a_stream(instrumented: Recorder) -> None:
     assert span.attributes["gen_ai.request.stream"] is True
     first_s = span.attributes["gen_ai.response.time_to_first_chunk"]
     assert first_s * 1000 == pytest.approx(span.attributes["gen_ai.ttft_ms"])
-    (gaps,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
-    assert gaps.count == 4
-    assert gaps.sum * 1000 == pytest.approx(span.attributes["gen_ai.decode_ms"])
+    (intervals,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
+    assert intervals.count == 4
+    assert intervals.sum * 1000 == pytest.approx(span.attributes["gen_ai.decode_ms"])
     (first,) = instrumented.points("gen_ai.client.operation.time_to_first_chunk")
     assert first.count == 1
 
@@ -378,14 +381,15 @@ def test_failed_generation_records_tokens_generated_before_error(instrumented: R
     span = only(instrumented)
     assert span.attributes["error.type"] == "RuntimeError"
     assert span.attributes["gen_ai.usage.input_tokens"] == 5
-    assert span.attributes["gen_ai.usage.output_tokens"] == 2  # of the third nothing was seen
+    # The criteria raised before the third token was complete.
+    assert span.attributes["gen_ai.usage.output_tokens"] == 2
     assert span.attributes["gen_ai.ttft_ms"] > 0
 
 
 @pytest.mark.skipif(
     "Callable"
     not in str(inspect.signature(GenerationMixin.generate).parameters.get("custom_generate")),
-    reason="this version takes no custom loops",
+    reason="this version does not accept custom loops",
 )
 def test_custom_loop_is_timed_by_its_stopping_criteria(instrumented: Recorder) -> None:
     seen: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The instrumentor: its options, when it patches, and beside whom it works."""
+"""The instrumentor: its options, when it patches, and other instrumentations beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from transformers import GenerationMixin
 
-from llamatelemetry.transformers import TransformersInstrumentor as HandedOn
+from llamatelemetry.transformers import TransformersInstrumentor as CoreInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.recorder import Recorder
 from tests.transformers_plugin.conftest import calls, only
@@ -27,7 +27,7 @@ def generate() -> None:
 
 
 def test_core_exports_instrumentor() -> None:
-    assert HandedOn is TransformersInstrumentor
+    assert CoreInstrumentor is TransformersInstrumentor
     parameters = inspect.signature(TransformersInstrumentor).parameters
     assert {name: each.default for name, each in parameters.items()} == {
         "record_events": False,
@@ -57,7 +57,7 @@ def test_explicit_options_reconfigure_active_instrumentor_without_warning(
     generate()
     assert len(only(recorder).events) == 0
     assert caplog.text == ""
-    # Not given is not chosen: as with any instrumentor, the second time is worth a warning.
+    # Without explicit options, a second `instrument` warns as that of any instrumentor does.
     plugin.uninstrument()
     assert instrument() is recorder
     TransformersInstrumentor().instrument()

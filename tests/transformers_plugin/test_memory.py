@@ -1,6 +1,6 @@
-"""The most memory of each call, by an allocator that keeps one peak for all of them.
+"""Peak memory of each call, from an allocator that keeps one peak for all of them.
 
-The allocator here counts as that of ``torch.cuda`` does; what it allocates, a test says.
+The allocator of these tests counts as that of `torch.cuda` does. The tests set what it allocates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GPU = "cuda:0"
 
 
 class Allocator:
-    """The counters of ``torch.cuda`` for one device."""
+    """The counters of `torch.cuda` for one device."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0
@@ -42,18 +42,18 @@ class Allocator:
         self.peak = self.now
 
 
-def started(watch: PeakMemoryTracker) -> MemoryPeak:
-    peak = watch.start([GPU])
+def started(tracker: PeakMemoryTracker) -> MemoryPeak:
+    peak = tracker.start([GPU])
     assert peak is not None
     return peak
 
 
 def test_peak_of_call_excludes_earlier_calls() -> None:
     allocator = Allocator()
-    watch = PeakMemoryTracker(allocator)
+    tracker = PeakMemoryTracker(allocator)
     allocator.set(900)
     allocator.set(100)
-    call = started(watch)
+    call = started(tracker)
     allocator.set(300)
     allocator.set(120)
     call.stop()
@@ -63,11 +63,12 @@ def test_peak_of_call_excludes_earlier_calls() -> None:
 
 def test_concurrent_calls_have_separate_peaks() -> None:
     allocator = Allocator()
-    watch = PeakMemoryTracker(allocator)
-    first = started(watch)
+    tracker = PeakMemoryTracker(allocator)
+    first = started(tracker)
     allocator.set(500)
     allocator.set(100)
-    second = started(watch)  # starts the counter anew: the first call has taken note
+    # This resets the counter, after the first call has stored its value.
+    second = started(tracker)
     allocator.set(200)
     second.stop()
     allocator.set(300)
@@ -78,9 +79,9 @@ def test_concurrent_calls_have_separate_peaks() -> None:
 
 def test_tracker_keeps_measurement_of_application() -> None:
     allocator = Allocator()
-    watch = PeakMemoryTracker(allocator)
+    tracker = PeakMemoryTracker(allocator)
     allocator.reset_peak_memory_stats(GPU)
-    call = started(watch)
+    call = started(tracker)
     allocator.set(700)
     allocator.set(0)
     call.stop()
@@ -100,7 +101,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_peak_of_call_is_maximum_of_its_duration_for_any_event_order(events: list[Any]) -> None:
     allocator = Allocator()
-    watch = PeakMemoryTracker(allocator)
+    tracker = PeakMemoryTracker(allocator)
     running: list[tuple[MemoryPeak, list[int]]] = []
     ended: list[tuple[MemoryPeak, list[int]]] = []
     for what, value in events:
@@ -109,7 +110,7 @@ def test_peak_of_call_is_maximum_of_its_duration_for_any_event_order(events: lis
             for _, seen in running:
                 seen.append(value)
         elif what == "start":
-            running.append((started(watch), [allocator.now]))
+            running.append((started(tracker), [allocator.now]))
         elif running:
             call, seen = running.pop(value % len(running))
             call.stop()
@@ -124,7 +125,7 @@ def test_call_on_cpu_records_no_memory(instrumented: Recorder) -> None:
     assert PeakMemoryTracker().start([]) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no GPU")
 def test_call_on_gpu_records_memory(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument()
     model = llama().to("cuda")

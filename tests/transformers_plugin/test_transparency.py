@@ -1,4 +1,4 @@
-"""What an application gets is the same with and without us, and nothing of it is kept."""
+"""Results, errors and logs are the same with instrumentation, and nothing is kept alive."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from tests.transformers_plugin.models import CACHE_NAME, IS_V5, llama, make_pipe
 from tests.transformers_plugin.test_generate import encoded
 
 SAMPLED = {"do_sample": True, "max_new_tokens": 12}
-WAYS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False, "max_new_tokens": 12},
     "sampled": SAMPLED,
-    "several": {**SAMPLED, "num_return_sequences": 3},
+    "several sequences": {**SAMPLED, "num_return_sequences": 3},
     "beams": {"num_beams": 3, "max_new_tokens": 8, "do_sample": False},
     "sampled beams": {"num_beams": 3, "max_new_tokens": 8, "do_sample": True},
-    "everything": {
+    "all outputs": {
         **SAMPLED,
         "return_dict_in_generate": True,
         "output_scores": True,
@@ -56,24 +56,24 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def told(result: Any) -> Any:
-    """A result as plain values."""
+def plain(result: Any) -> Any:
+    """Return a result as plain values."""
     if isinstance(result, torch.Tensor):
         return result.tolist()
     if isinstance(result, dict):
-        return {name: told(each) for name, each in result.items() if name != CACHE_NAME}
-    return [told(each) for each in result] if isinstance(result, (list, tuple)) else result
+        return {name: plain(each) for name, each in result.items() if name != CACHE_NAME}
+    return [plain(each) for each in result] if isinstance(result, (list, tuple)) else result
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_seeded_generation_is_unchanged(instrument: Callable[..., Recorder], way: str) -> None:
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_seeded_generation_is_unchanged(instrument: Callable[..., Recorder], settings: str) -> None:
     model = llama(attn_implementation="eager")
     inputs = encoded("Hi", "Hello there")
 
     def run() -> Any:
         torch.manual_seed(7)
-        result = model.generate(**inputs, **WAYS[way])
-        return type(result), told(result), torch.rand(1).item()
+        result = model.generate(**inputs, **SETTINGS[settings])
+        return type(result), plain(result), torch.rand(1).item()
 
     bare = run()
     instrument({"record_events": True})
@@ -85,7 +85,7 @@ def test_seeded_encoder_decoder_generation_is_unchanged(
 ) -> None:
     def run() -> Any:
         torch.manual_seed(7)
-        return told(t5().generate(**encoded("Hi", "Hello"), **SAMPLED))
+        return plain(t5().generate(**encoded("Hi", "Hello"), **SAMPLED))
 
     bare = run()
     instrument()
@@ -123,11 +123,11 @@ def test_streamer_receives_same_text(
 
 
 BAD: dict[str, tuple[Any, dict[str, Any]]] = {
-    "no such argument": (encoded("Hi"), {"no_such_argument": 1}),
-    "a bad setting": (encoded("Hi"), {"max_new_tokens": 0}),
-    "a prompt of no tensor": ({"input_ids": "Hi"}, {}),
-    "a prompt of one dimension": ({"input_ids": torch.tensor([4, 5])}, {"max_new_tokens": 2}),
-    "tokens that there are not": (
+    "unknown argument": (encoded("Hi"), {"no_such_argument": 1}),
+    "invalid setting": (encoded("Hi"), {"max_new_tokens": 0}),
+    "prompt is not a tensor": ({"input_ids": "Hi"}, {}),
+    "prompt has one dimension": ({"input_ids": torch.tensor([4, 5])}, {"max_new_tokens": 2}),
+    "unknown token id": (
         {"input_ids": torch.tensor([[4, 9999]])},
         {"max_new_tokens": 2, "do_sample": False},
     ),
@@ -143,7 +143,7 @@ def test_exception_of_generate_is_unchanged(instrument: Callable[..., Recorder],
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                outcome = told(model.generate(**inputs, **kwargs))
+                outcome = plain(model.generate(**inputs, **kwargs))
             except Exception as error:
                 outcome = (type(error), str(error), error.__cause__, error.__context__)
         return repr(outcome), [str(each.message) for each in warned]
@@ -187,7 +187,7 @@ def test_instrumentation_keeps_no_model_or_tensor_alive(instrumented: Recorder) 
     model = llama()
     inputs = encoded("Hello")
     output = model.generate(**inputs, return_dict_in_generate=True, **SAMPLED)
-    watched = [
+    references = [
         weakref.ref(model),
         weakref.ref(inputs["input_ids"]),
         weakref.ref(output.sequences),
@@ -197,12 +197,12 @@ def test_instrumentation_keeps_no_model_or_tensor_alive(instrumented: Recorder) 
     gc.disable()
     try:
         del inputs, output
-        assert [reference() for reference in watched[1:]] == [None, None, None]
+        assert [reference() for reference in references[1:]] == [None, None, None]
     finally:
         gc.enable()
     del model
     gc.collect()
-    assert watched[0]() is None
+    assert references[0]() is None
 
 
 def test_instrumentation_keeps_nothing_alive_after_error(instrumented: Recorder) -> None:
@@ -232,14 +232,14 @@ def test_observed_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> 
     finally:
         GenerationMixin._sample = original
     (criteria,) = kept
-    for made in (
+    for duplicate in (
         copy.copy(criteria),
         copy.deepcopy(criteria),
         pickle.loads(pickle.dumps(criteria)),
     ):
-        assert type(made) is StoppingCriteriaList
-        assert [type(each) for each in made] == [type(each) for each in criteria]
-    assert criteria.max_length == made.max_length
+        assert type(duplicate) is StoppingCriteriaList
+        assert [type(each) for each in duplicate] == [type(each) for each in criteria]
+    assert criteria.max_length == duplicate.max_length
 
 
 def test_internal_error_does_not_reach_application(
@@ -247,7 +247,8 @@ def test_internal_error_does_not_reach_application(
 ) -> None:
     internal_errors.set_strict(False)
     model = llama()
-    model.num_parameters = lambda: 1 / 0  # what describes the model breaks
+    # Makes the description of the model fail.
+    model.num_parameters = lambda: 1 / 0
     torch.manual_seed(7)
     output = model.generate(**encoded("Hello"), **SAMPLED)
     assert "llamatelemetry failed while describing a model" in caplog.text
@@ -277,9 +278,9 @@ def test_uninstrument_restores_library(instrument: Callable[..., Recorder]) -> N
 def test_library_inspects_patched_methods_as_before(
     instrument: Callable[..., Recorder],
 ) -> None:
-    """It tells models that generate from others by how their methods print."""
+    """Compare what the library inspects: it recognizes generative models by the text of methods."""
 
-    def looked_at() -> Any:
+    def inspect_library() -> Any:
         kinds = (BertModel, BertForSequenceClassification, LlamaForCausalLM)
         return (
             [kind.can_generate() for kind in kinds],
@@ -288,10 +289,10 @@ def test_library_inspects_patched_methods_as_before(
             inspect.getsource(GenerationMixin._get_stopping_criteria),
         )
 
-    bare = looked_at()
+    bare = inspect_library()
     assert bare[0] == [False, False, True]
     instrument()
-    assert looked_at() == bare
+    assert inspect_library() == bare
 
 
 def test_suppressed_call_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:
