@@ -1,7 +1,7 @@
 """One contender of `compare_transformers.py`: a pipeline with a tiny model, instrumented or bare.
 
-A line on standard input is a number of tokens to generate; the answer is the CPU time of this
-thread for it, in nanoseconds. Nothing of llamatelemetry is imported unless asked for.
+It reads numbers of tokens to generate from standard input, one per line. For each it prints the CPU
+time of its thread in nanoseconds. It imports llamatelemetry only if that is the contender.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import (
 
 
 def instrument(name: str) -> None:
-    """Switch a contender on; its import and patching are timed by the caller."""
+    """Enable a contender. The caller times its import and patching."""
     if name == "bare":
         return
     from _dropping import global_providers
@@ -32,15 +32,17 @@ def instrument(name: str) -> None:
 
         TransformersInstrumentor(record_events="events" in name).instrument(**providers)
     elif name == "openllmetry":
-        from opentelemetry.instrumentation.transformers import TransformersInstrumentor as Theirs
+        from opentelemetry.instrumentation.transformers import (
+            TransformersInstrumentor as OpenLLMetry,
+        )
 
-        Theirs().instrument(tracer_provider=providers["tracer_provider"])
+        OpenLLMetry().instrument(tracer_provider=providers["tracer_provider"])
     elif name == "openlit":
         _instrument_openlit(providers)
 
 
 def _instrument_openlit(providers: dict[str, Any]) -> None:
-    # By its own start it would fetch prices from the network.
+    # `openlit.init` would fetch prices from the network.
     from openlit._config import OpenlitConfig
     from openlit.instrumentation.transformers import TransformersInstrumentor as Openlit
     from openlit.otel.metrics import setup_meter
@@ -85,21 +87,21 @@ def _pipeline() -> TextGenerationPipeline:
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Run turns until standard input ends."""
     torch.set_num_threads(1)
-    import transformers.pipelines.text_generation  # noqa: F401 - all of it, before the clock starts
+    import transformers.pipelines.text_generation  # noqa: F401 - imports the whole library before the clock starts
 
-    started = time.process_time_ns()
+    started_ns = time.process_time_ns()
     instrument(sys.argv[1])
-    print(time.process_time_ns() - started, flush=True)
+    print(time.process_time_ns() - started_ns, flush=True)
     pipe = _pipeline()
     for line in sys.stdin:
         tokens = int(line)
         settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-        began = time.thread_time_ns()
+        started_ns = time.thread_time_ns()
         for _ in range(3):
             pipe("Hello there", **settings)
-        print((time.thread_time_ns() - began) / 3, flush=True)
+        print((time.thread_time_ns() - started_ns) / 3, flush=True)
 
 
 if __name__ == "__main__":

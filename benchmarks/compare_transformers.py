@@ -1,9 +1,9 @@
-"""What each instrumentation of transformers adds to a pipeline call, and to a token it generates.
+"""Overhead of each instrumentation of transformers per pipeline call and per generated token.
 
-Each contender runs in an environment of its own under build/bench, made on the first run on top
-of this one's torch and transformers; they take turns, as `_contenders.py` says. The model has a few
-thousand parameters and one thread. Spans and metrics are on; what is exported is dropped. The
-figures are medians over the rounds, in microseconds of CPU of the calling thread.
+Each contender runs in its own environment under build/bench. The first run creates it, on top of
+torch and transformers of this environment. The contenders take turns (see `_contenders.py`). The
+model has a few thousand parameters and one thread. Spans and metrics are on, and the exporters drop
+them. The results are medians over the rounds, in microseconds of CPU time of the calling thread.
 
     python benchmarks/compare_transformers.py [ROUNDS]
 """
@@ -17,31 +17,31 @@ from pathlib import Path
 from _contenders import Worker, environment, take_turns
 
 WORKER = Path(__file__).with_name("_transformers_worker.py")
-# What is added to the environment that this runs in; that of `make test` has the first two.
+# Packages to add to this environment. The environment of `make test` has the first three contenders.
 CONTENDERS: dict[str, list[str]] = {
     "bare": [],
     "llamatelemetry": [],
     "llamatelemetry with events": [],
     "openllmetry": ["opentelemetry-instrumentation-transformers == 0.62.4"],
-    # Its dependencies are those of all it instruments, and exclude each other with this SDK.
+    # Its dependencies include all instrumented libraries and conflict with this version of the SDK.
     "openlit": ["--no-deps", "openlit == 1.45.0"],
 }
-# New tokens of a turn: the difference between the two is what a token costs.
+# Generated tokens of a turn. The difference between both gives the cost of a token.
 SHORT, LONG = 2, 66
 TURNS = {"short": str(SHORT), "long": str(LONG)}
 
 
 def interpreter(name: str, requirements: list[str]) -> Path:
-    """That of a contender: this one, or that of an environment on top of this one's."""
+    """Return the interpreter of a contender: this one, or one with further packages."""
     if not requirements:
         return Path(sys.executable)
     return environment(f"transformers-{name}", requirements, on_top_of_this=True)
 
 
 def added(worker: Worker, bare: Worker, work: str) -> float:
-    """The median over the rounds of what a contender's turn took more than the bare one's."""
+    """Return the median over the rounds of the extra time of a contender's turn."""
     pairs = zip(worker.figures[work], bare.figures[work], strict=True)
-    return statistics.median(theirs - plain for theirs, plain in pairs)
+    return statistics.median(instrumented - plain for instrumented, plain in pairs)
 
 
 def main() -> int:

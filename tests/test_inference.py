@@ -1,4 +1,4 @@
-"""Engines: made by name, and one's own traced."""
+"""`create_engine`, and tracing of custom engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.llama.loopback import Reply, loopback, sse
 __all__ = ["recorded"]
 
 HELLO = [{"role": "user", "content": "Hello"}]
-ANSWER = {
+COMPLETION = {
     "id": "1",
     "model": "m",
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Hi"}}],
@@ -30,13 +30,13 @@ ANSWER = {
 }
 
 
-class Parrot:
-    """Says what it is told, or does with it what a test wants."""
+class EchoEngine:
+    """Engine that returns its prompt, and the chat response that a test sets."""
 
-    model_name = "/models/parrot.gguf"
-    wings = 2
+    model_name = "/models/echo.gguf"
+    extra = 2
 
-    def __init__(self, chat: Any = lambda messages: ANSWER) -> None:
+    def __init__(self, chat: Any = lambda messages: COMPLETION) -> None:
         self._chat = chat
 
     def generate(
@@ -55,7 +55,7 @@ class Parrot:
         return self._chat(messages)
 
 
-def test_the_clients_satisfy_the_protocol_and_looking_asks_no_server():
+def test_clients_satisfy_engine_protocol_without_request():
     with LlamaCppClient("http://127.0.0.1:1") as client:
         assert isinstance(client, InferenceEngine)
         assert traced_engine(client) is client
@@ -63,42 +63,42 @@ def test_the_clients_satisfy_the_protocol_and_looking_asks_no_server():
 
 
 @pytest.mark.parametrize("backend", ["llama.cpp", "llama_cpp", "llamacpp"])
-def test_a_backend_is_made_by_its_name(backend):
+def test_create_engine_returns_client_for_llama_cpp_names(backend):
     engine = create_engine(backend, base_url="http://127.0.0.1:1", model="m")
     assert isinstance(engine, LlamaCppClient)
     assert engine.model_name == "m"
 
 
-def test_an_unknown_backend_is_told_the_known_ones():
+def test_create_engine_lists_backends_when_name_is_unknown():
     with pytest.raises(ValueError, match=r"must be 'llama\.cpp' or 'transformers', got 'nope'"):
         create_engine("nope")
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
-def test_a_backend_whose_library_is_missing_says_how_to_get_it(monkeypatch, missing):
+def test_create_engine_names_pip_command_when_package_is_missing(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=f"needs {missing}.*pip install transformers torch"):
         create_engine("transformers", model_name_or_path="x")
 
 
-def test_an_engine_of_ones_own_is_one_span_per_call_in_this_process(recorded):
-    engine = traced_engine(Parrot(), provider="llama.cpp")
+def test_traced_engine_records_one_internal_span_per_call(recorded):
+    engine = traced_engine(EchoEngine(), provider="llama.cpp")
     assert engine.generate("a", temperature=0.5, stop_sequences=["x"]) == "a 99"
-    assert engine.chat(HELLO, 5) == ANSWER
+    assert engine.chat(HELLO, 5) == COMPLETION
     generate, chat = recorded.spans()
     assert generate.kind is chat.kind is SpanKind.INTERNAL
-    assert (generate.name, chat.name) == ("text_completion parrot.gguf", "chat parrot.gguf")
+    assert (generate.name, chat.name) == ("text_completion echo.gguf", "chat echo.gguf")
     assert dict(generate.attributes) == {
         "gen_ai.operation.name": "text_completion",
         "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.request.model": "parrot.gguf",
+        "gen_ai.request.model": "echo.gguf",
         "gen_ai.request.temperature": 0.5,
         "gen_ai.request.stop_sequences": ("x",),
     }
     assert dict(chat.attributes) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.request.model": "parrot.gguf",
+        "gen_ai.request.model": "echo.gguf",
         "gen_ai.request.max_tokens": 5,
         "gen_ai.response.id": "1",
         "gen_ai.response.model": "m",
@@ -109,12 +109,12 @@ def test_an_engine_of_ones_own_is_one_span_per_call_in_this_process(recorded):
     assert recorded.tokens("output") == 1
 
 
-def test_the_engines_own_error_comes_through(recorded):
+def test_traced_engine_records_and_raises_error_of_engine(recorded):
     def fail(messages: Any) -> Any:
         raise LookupError("lost")
 
     with pytest.raises(LookupError, match="lost"):
-        traced_engine(Parrot(fail)).chat(HELLO)
+        traced_engine(EchoEngine(fail)).chat(HELLO)
     (span,) = recorded.spans()
     assert span.attributes["error.type"] == "LookupError"
     assert span.attributes["gen_ai.provider.name"] == "_OTHER"
@@ -124,35 +124,35 @@ CHUNK = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
 
 
 class Chunks:
-    """A stream that is a context manager and knows more than to be iterated over."""
+    """Stream of an engine that is also a context manager and has other attributes."""
 
-    kind = "of one's own"
+    kind = "custom"
 
     def __init__(self) -> None:
-        self.left = [CHUNK, CHUNK]
-        self.told: list[str] = []
+        self.chunks = [CHUNK, CHUNK]
+        self.calls: list[str] = []
 
     def __iter__(self) -> Chunks:
         return self
 
     def __next__(self) -> Any:
-        if not self.left:
+        if not self.chunks:
             raise StopIteration
-        return self.left.pop()
+        return self.chunks.pop()
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
     def __enter__(self) -> Chunks:
-        self.told.append("enter")
+        self.calls.append("enter")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.told.append("exit")
+        self.calls.append("exit")
 
 
-def test_an_engine_that_streams_is_recorded_to_the_streams_end(recorded):
-    stream = traced_engine(Parrot(lambda messages: iter([CHUNK, CHUNK]))).chat(HELLO)
+def test_traced_engine_records_stream_until_its_end(recorded):
+    stream = traced_engine(EchoEngine(lambda messages: iter([CHUNK, CHUNK]))).chat(HELLO)
     assert next(stream) == CHUNK
     assert recorded.spans() == []
     assert list(stream) == [CHUNK]
@@ -162,16 +162,16 @@ def test_an_engine_that_streams_is_recorded_to_the_streams_end(recorded):
     assert recorded.points("gen_ai.client.operation.time_to_first_chunk")
 
 
-@pytest.mark.parametrize("how", ["close", "leave", "raise", "drop"])
-def test_a_stream_that_is_left_is_still_the_engines_own(recorded, how):
+@pytest.mark.parametrize("how", ["close", "exit", "raise", "delete"])
+def test_traced_stream_passes_close_to_engine(recorded, how):
     source = Chunks()
-    stream: Any = traced_engine(Parrot(lambda messages: source)).chat(HELLO)
-    assert stream.kind == "of one's own"
+    stream: Any = traced_engine(EchoEngine(lambda messages: source)).chat(HELLO)
+    assert stream.kind == "custom"
     assert isinstance(stream, Chunks)
     if how == "close":
         next(stream)
         stream.close()
-    elif how == "drop":
+    elif how == "delete":
         next(stream)
         del stream
     else:
@@ -179,48 +179,48 @@ def test_a_stream_that_is_left_is_still_the_engines_own(recorded, how):
             next(entered)
             if how == "raise":
                 raise LookupError
-    told = {"close": ["close"], "drop": []}
-    assert source.told == told.get(how, ["enter", "exit"])
+    calls = {"close": ["close"], "delete": []}
+    assert source.calls == calls.get(how, ["enter", "exit"])
     (span,) = recorded.spans()
     assert span.attributes.get("error.type") == ("LookupError" if how == "raise" else None)
 
 
-def test_what_an_engine_says_is_recorded_when_it_is_asked_for(recorded):
-    class Speaker(Parrot):
+def test_traced_engine_records_content_when_captured(recorded):
+    class StreamingEngine(EchoEngine):
         def generate(self, prompt: str, *args: Any, **kwargs: Any) -> Any:
             return (word for word in ("", "one", " two"))
 
     try:
         set_active_config(effective_config(capture_content="span_only"))
-        assert list(traced_engine(Speaker()).generate("Count")) == ["", "one", " two"]
-        assert traced_engine(Parrot()).generate("Say") == "Say 99"
-        traced_engine(Parrot()).chat(HELLO)
+        assert list(traced_engine(StreamingEngine()).generate("Count")) == ["", "one", " two"]
+        assert traced_engine(EchoEngine()).generate("Say") == "Say 99"
+        traced_engine(EchoEngine()).chat(HELLO)
     finally:
         set_active_config(None)
-    said = [
+    texts = [
         [
-            json.loads(span.attributes[f"gen_ai.{way}.messages"])[0]["parts"][0]["content"]
-            for way in ("input", "output")
+            json.loads(span.attributes[f"gen_ai.{side}.messages"])[0]["parts"][0]["content"]
+            for side in ("input", "output")
         ]
         for span in recorded.spans()
     ]
-    assert said == [["Count", "one two"], ["Say", "Say 99"], ["Hello", "Hi"]]
+    assert texts == [["Count", "one two"], ["Say", "Say 99"], ["Hello", "Hi"]]
 
 
-async def test_an_asynchronous_engine_is_recorded_until_it_has_answered(recorded):
-    asked = asyncio.Event()
+async def test_traced_engine_records_coroutine_until_its_result(recorded):
+    may_return = asyncio.Event()
 
-    async def answer(messages: Any) -> Any:
-        await asked.wait()
-        return ANSWER
+    async def respond(messages: Any) -> Any:
+        await may_return.wait()
+        return COMPLETION
 
     outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
     with use_span(outer):
-        waiting = asyncio.create_task(traced_engine(Parrot(answer)).chat(HELLO))
+        waiting = asyncio.create_task(traced_engine(EchoEngine(respond)).chat(HELLO))
         await asyncio.sleep(0.05)
         assert recorded.spans() == []
-        asked.set()
-        assert await waiting == ANSWER
+        may_return.set()
+        assert await waiting == COMPLETION
         assert get_current_span() is outer
     (span,) = recorded.spans()
     assert span.attributes["gen_ai.usage.output_tokens"] == 1
@@ -228,7 +228,7 @@ async def test_an_asynchronous_engine_is_recorded_until_it_has_answered(recorded
     assert span.parent == outer.context
 
 
-async def test_an_asynchronous_engine_that_fails_or_is_cancelled_comes_through(recorded):
+async def test_traced_engine_records_failed_or_cancelled_coroutine(recorded):
     async def fail(messages: Any) -> Any:
         await asyncio.sleep(0)
         raise LookupError("lost")
@@ -237,10 +237,10 @@ async def test_an_asynchronous_engine_that_fails_or_is_cancelled_comes_through(r
         await asyncio.sleep(600)
 
     with pytest.raises(LookupError, match="lost"):
-        await traced_engine(Parrot(fail)).chat(HELLO)
+        await traced_engine(EchoEngine(fail)).chat(HELLO)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(traced_engine(Parrot(hang)).chat(HELLO), 0.05)
-    destroyed: Any = traced_engine(Parrot(hang)).chat(HELLO)
+        await asyncio.wait_for(traced_engine(EchoEngine(hang)).chat(HELLO), 0.05)
+    destroyed: Any = traced_engine(EchoEngine(hang)).chat(HELLO)
     destroyed.send(None)
     destroyed.close()
     types = [span.attributes["error.type"] for span in recorded.spans()]
@@ -248,20 +248,20 @@ async def test_an_asynchronous_engine_that_fails_or_is_cancelled_comes_through(r
 
 
 @pytest.mark.parametrize("how", ["read", "close", "fail"])
-async def test_an_asynchronous_stream_is_recorded_to_its_end(recorded, how):
-    async def pieces(messages: Any) -> Any:
+async def test_traced_engine_records_async_stream_until_its_end(recorded, how):
+    async def chunks(messages: Any) -> Any:
         yield CHUNK
         if how == "fail":
             raise LookupError
         yield CHUNK
 
-    stream: Any = traced_engine(Parrot(pieces)).chat(HELLO)
+    stream: Any = traced_engine(EchoEngine(chunks)).chat(HELLO)
     assert await anext(stream) == CHUNK
     assert recorded.spans() == []
     if how == "close":
         await stream.aclose()
     elif how == "read":
-        assert [piece async for piece in stream] == [CHUNK]
+        assert [chunk async for chunk in stream] == [CHUNK]
     else:
         with pytest.raises(LookupError):
             await anext(stream)
@@ -274,12 +274,12 @@ async def test_an_asynchronous_stream_is_recorded_to_its_end(recorded, how):
 def streaming_server() -> Iterator[str]:
     timings = {"prompt_n": 3, "prompt_ms": 1.0, "predicted_n": 1, "predicted_ms": 0.0}
     last = {"id": "1", "choices": [], "timings": timings}
-    with loopback(lambda asked: Reply(pieces=sse(CHUNK, last))) as server:
+    with loopback(lambda _: Reply(pieces=sse(CHUNK, last))) as server:
         yield server.url
 
 
 @pytest.mark.parametrize("engine_is_async", [False, True])
-async def test_a_stream_that_asks_a_server_while_it_is_read_is_one_span(
+async def test_traced_stream_with_nested_http_call_is_one_span(
     recorded, streaming_server, engine_is_async
 ):
     def relay(messages: Any) -> Any:
@@ -292,43 +292,43 @@ async def test_a_stream_that_asks_a_server_while_it_is_read_is_one_span(
                 yield chunk
 
     if engine_is_async:
-        stream: Any = traced_engine(Parrot(relay_async)).chat(HELLO)
+        stream: Any = traced_engine(EchoEngine(relay_async)).chat(HELLO)
         assert len([chunk async for chunk in stream]) == 2
     else:
-        assert len(list(traced_engine(Parrot(relay)).chat(HELLO))) == 2
+        assert len(list(traced_engine(EchoEngine(relay)).chat(HELLO))) == 2
     span, *phases = sorted(recorded.spans(), key=lambda span: span.parent is not None)
-    assert span.name == "chat parrot.gguf"
+    assert span.name == "chat echo.gguf"
     assert {phase.parent.span_id for phase in phases} == {span.context.span_id}
     assert span.attributes["gen_ai.prefill_ms"] == 1.0
     assert recorded.tokens("input") == 3
 
 
-def test_an_engine_that_asks_a_server_is_one_span_with_the_servers_tokens(recorded):
+def test_traced_engine_with_nested_http_call_is_one_span_with_tokens(recorded):
     with (
-        loopback(lambda asked: Reply(body=ANSWER)) as server,
+        loopback(lambda _: Reply(body=COMPLETION)) as server,
         LlamaCppClient(server.url) as client,
     ):
-        engine = traced_engine(Parrot(client.chat))
-        assert engine.chat(HELLO) == ANSWER
+        engine = traced_engine(EchoEngine(client.chat))
+        assert engine.chat(HELLO) == COMPLETION
     (span,) = recorded.spans()
     assert span.kind is SpanKind.INTERNAL
     assert recorded.tokens("input") == 3
 
 
-def test_the_rest_of_the_engine_stays_reachable():
-    engine: Any = traced_engine(Parrot())
-    assert engine.wings == 2
+def test_traced_engine_exposes_other_attributes_of_engine():
+    engine: Any = traced_engine(EchoEngine())
+    assert engine.extra == 2
     assert traced_engine(engine) is engine
-    assert copy.copy(engine).model_name == Parrot.model_name
+    assert copy.copy(engine).model_name == EchoEngine.model_name
     with pytest.raises(AttributeError):
-        _ = engine.tail
+        _ = engine.missing
 
 
-def test_what_is_no_engine_is_told_what_it_lacks():
-    engine: Any = type("Half", (), {"model_name": "x", "chat": print})()
+def test_traced_engine_names_missing_attributes():
+    engine: Any = type("IncompleteEngine", (), {"model_name": "x", "chat": print})()
     with pytest.raises(TypeError, match="which lacks generate"):
         traced_engine(engine)
 
 
-def test_the_asynchronous_client_has_a_models_name_too():
+def test_async_client_has_model_name():
     assert AsyncLlamaCppClient(model="m").model_name == "m"

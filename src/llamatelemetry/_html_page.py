@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def fill_page(package: str, template: str, *, feature: str, **values: Any) -> str:
     """Render a template of a package's directory `templates`. All values are escaped.
 
-    The template can include the drawing scripts in `llamatelemetry/templates`. It also receives `nonce`,
-    which scripts need to run, and `version`.
+    The template can include the drawing scripts in `llamatelemetry/templates`. It also receives
+    `version`, and `nonce`, which its scripts need to run.
 
     Args:
         package: Package of the template.
         template: File name of the template.
-        feature: Description of the page, for the error.
+        feature: Description of the page, for the error message.
         values: Other values of the template.
 
     Raises:

@@ -33,17 +33,20 @@ InitT = TypeVar("InitT", bound="Callable[..., None]")
 _OPTIONS = ("record_events", "emit_metrics", "strict_operation_names")
 
 
-def _note_what_is_given(init: InitT) -> InitT:
-    """Tell an option that was given from its default, which says nothing to an active instrumentor."""
+def _apply_explicit_options(init: InitT) -> InitT:
+    """Pass only explicit options to `set_explicit_options`.
+
+    The instrumentor is a singleton, so the default of an option must not reset an active one.
+    """
 
     @wraps(init)
-    def noting(self: TransformersInstrumentor, *args: Any, **kwargs: Any) -> None:
+    def apply_explicit(self: TransformersInstrumentor, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         given = dict(zip(_OPTIONS, args, strict=False)) | kwargs
         if given:
-            self.choose(given)
+            self.set_explicit_options(given)
 
-    return cast("InitT", noting)
+    return cast("InitT", apply_explicit)
 
 
 class TransformersInstrumentor(BaseInstrumentor):
@@ -59,10 +62,10 @@ class TransformersInstrumentor(BaseInstrumentor):
     """
 
     _table: PatchTable | None = None
-    _chosen: Mapping[str, bool] = {}
+    _explicit: Mapping[str, bool] = {}
     _arguments: Mapping[str, Any] | None = None
 
-    @_note_what_is_given
+    @_apply_explicit_options
     def __init__(
         self,
         record_events: bool = False,
@@ -74,19 +77,23 @@ class TransformersInstrumentor(BaseInstrumentor):
             record_events,
             emit_metrics,
             strict_operation_names,
-        )  # `choose` receives the explicit ones
+        )  # `set_explicit_options` receives the explicit ones.
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the supported versions of transformers."""
         return ("transformers >= 4.46, < 6",)
 
     def instrument(self, **kwargs: Any) -> None:
-        """Instrument transformers. If it is already active, only the explicit options take effect."""
-        if not (self.is_instrumented_by_opentelemetry and self._chosen and not kwargs):
+        """Instrument transformers. Does nothing if it is active and explicit options were applied."""
+        if not (self.is_instrumented_by_opentelemetry and self._explicit and not kwargs):
             super().instrument(**kwargs)
 
     def _instrument(self, **kwargs: Any) -> None:
-        """Patch transformers, now or when it is imported. Accepts the arguments of `plugin_instrumenter`."""
+        """Patch transformers, now or when it is imported.
+
+        Args:
+            kwargs: Arguments of `plugin_instrumenter`.
+        """
         if sdk_disabled():
             return
         self._arguments = kwargs
@@ -96,21 +103,21 @@ class TransformersInstrumentor(BaseInstrumentor):
         self._table.apply()
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        self._chosen, self._arguments = {}, None
+        self._explicit, self._arguments = {}, None
         if self._table is not None:
             self._table.revert()
 
-    def choose(self, given: Mapping[str, bool]) -> None:
-        """Set explicit options. The constructor calls this with its arguments."""
-        self._chosen = {**self._chosen, **given}
+    def set_explicit_options(self, given: Mapping[str, bool]) -> None:
+        """Set options, from now on. The constructor calls this with its explicit arguments."""
+        self._explicit = {**self._explicit, **given}
         if self._arguments is not None:
             self._configure(self._arguments)
 
     def _configure(self, arguments: Mapping[str, Any]) -> None:
-        strict = self._chosen.get("strict_operation_names")
+        strict = self._explicit.get("strict_operation_names")
         config = active_config(arguments.get("config"), strict_operation_names=strict)
-        handed: dict[str, Any] = {**arguments, "config": config}
-        if not self._chosen.get("emit_metrics", True):
-            handed["meter_provider"] = NoOpMeterProvider()
-        self.record_events = self._chosen.get("record_events", False)
-        self.instrumenter = plugin_instrumenter(__name__, __version__, handed)
+        options: dict[str, Any] = {**arguments, "config": config}
+        if not self._explicit.get("emit_metrics", True):
+            options["meter_provider"] = NoOpMeterProvider()
+        self.record_events = self._explicit.get("record_events", False)
+        self.instrumenter = plugin_instrumenter(__name__, __version__, options)

@@ -1,6 +1,6 @@
 """Token counts and finish causes, read from the tensors before and after a generation.
 
-They are read after the generation, when the GPU has nothing left to compute.
+They are read after the generation, when there is no more GPU work to wait for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ STOP_STRING: Final = "stop_string"
 TIME: Final = "time"
 CRITERIA: Final = "criteria"
 
+# Causes that cut a text off. All others complete it.
 _REASONS: Final = {LENGTH: "length", TIME: "length"}
 
+# Steps whose flags are kept before they are reduced to one number per row.
 _BATCH: Final = 256
 
 
@@ -51,9 +53,9 @@ class EndedRows:
         """Add the flags of one step."""
         self._flags.append(is_done)
         if len(self._flags) >= _BATCH:
-            self._fold()
+            self._reduce()
 
-    def _fold(self) -> None:
+    def _reduce(self) -> None:
         if not self._flags:
             return
         torch: Any = sys.modules["torch"]
@@ -67,12 +69,12 @@ class EndedRows:
 
     def read(self, longest: int) -> list[int]:
         """Return the tokens of each row, at most `longest`."""
-        self._fold()
+        self._reduce()
         return [] if self._ended_at is None else [min(n, longest) for n in self._ended_at.tolist()]
 
 
 def token_ids(value: Any) -> tuple[int, ...]:
-    """Return a setting that is one token id or several, as a list."""
+    """Return the token ids of a setting that is one id, several or a tensor."""
     if value is None:
         return ()
     if hasattr(value, "tolist"):

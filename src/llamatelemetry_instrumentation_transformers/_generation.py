@@ -1,18 +1,20 @@
 """One run of `generate`: its settings, its steps and its result.
 
-The time of a step is read when its token is available. On a CPU, that is when the loop evaluates the
-stopping criteria. On a GPU, the loop waits for the token when it checks for unfinished sequences, and
-the time is read after that. So no synchronization is added, and no large tensor is accessed.
+The time of a step is read when its token is available. On a CPU, that is when the loop evaluates
+the stopping criteria. A GPU is still computing then: the loop waits for the token when it checks for
+unfinished sequences, and the time is read right after that. No synchronization is added, and no
+tensor of the size of the logits is accessed.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from threading import get_ident
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import STEP_EVENT, GenerationSteps
+from llamatelemetry.genai import STEP_EVENT, GenerationSteps, as_float, as_int, as_list, as_str
+from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE
 from llamatelemetry_instrumentation_transformers._counting import (
     EndedRows,
@@ -21,38 +23,45 @@ from llamatelemetry_instrumentation_transformers._counting import (
     read_rows,
     rows_of,
 )
-from llamatelemetry_instrumentation_transformers._parameters import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai import Call, EngineTimings
 
-running: Final[ContextVar[Generation | None]] = ContextVar(
+generation_variable: Final[ContextVar[Generation | None]] = ContextVar(
     "llamatelemetry-transformers-generation", default=None
 )
-"""Generation whose loop runs in this context."""
+"""The generation whose loop runs in this context."""
 
 
-def current() -> Generation | None:
-    """Return the generation whose loop runs in this thread. Contexts may be copied to other threads."""
-    generation = running.get()
+def current_generation() -> Generation | None:
+    """Return the generation whose loop runs in this thread."""
+    generation = generation_variable.get()
+    # The context may be a copy in another thread.
     return generation if generation is not None and generation.thread_id == get_ident() else None
 
 
+# Criteria whose effect on a row is visible in the result.
 _PLAIN_CRITERIA: Final = frozenset({"MaxLengthCriteria", "EosTokenCriteria"})
 
 
 class Generation:
-    """Data collected while `generate` runs. It references no tensor after the end.
+    """Data about one `generate`, collected while it runs. It holds no tensor after the end.
 
     Args:
         model: Model that generates; not kept.
-        call: Call that it is recorded with.
+        call: Call that records the generation.
         kwargs: Arguments of `generate`; not kept.
+
+    Attributes:
+        nested_calls: Number of open `generate` calls inside this one that are not observed.
+        in_loop: Whether the loop of transformers has started.
+        prefix_tokens: Number of tokens that each row starts with.
+        causes: Why each row ended.
+        texts: Generated texts; empty if content is not recorded.
     """
 
     def __init__(self, model: Any, call: Call, kwargs: Mapping[str, Any]) -> None:
@@ -61,10 +70,9 @@ class Generation:
         self.call = call
         self._cached_length = cached_length(kwargs)
         self.started_ns = perf_counter_ns()
-        self._wall_offset_ns = time_ns() - self.started_ns
         self.steps = GenerationSteps(self.started_ns)
-        self.masked = 0
-        self.looping = False
+        self.nested_calls = 0
+        self.in_loop = False
         self.assistant: Any = kwargs.get("assistant_model")
         self.prefix_tokens: int | None = None
         self.timings: EngineTimings | None = None
@@ -81,10 +89,10 @@ class Generation:
         self._length = 0
         self._is_async = False
 
-    def configured(self, config: Any, criteria: Any) -> None:
+    def set_config(self, config: Any, criteria: Any) -> None:
         """Store the complete settings and stopping criteria."""
         self._config, self._criteria = config, criteria
-        self.settings = read_settings(config, self.prefix_tokens, self.assistant)
+        self.settings = _settings_of(config, self.prefix_tokens, self.assistant)
         others = any(type(each).__name__ not in _PLAIN_CRITERIA for each in criteria)
         stops_at_eos = any(hasattr(each, "eos_token_id") for each in criteria)
         # Rows that end early are padded, often with the token that ends a text. The result alone
@@ -93,9 +101,10 @@ class Generation:
             self._ended = EndedRows()
 
     def on_criteria_called(self, input_ids: Any, now_ns: int) -> None:
-        """Handle the evaluation of the stopping criteria: a token is available."""
-        if self._pending_ns and not self.looping:
-            self._commit(self._pending_ns)  # a custom loop, which evaluates only the criteria
+        """Handle an evaluation of the stopping criteria: the loop has a new token."""
+        if self._pending_ns and not self.in_loop:
+            # A custom loop, which evaluates the criteria but never checks for unfinished sequences.
+            self._add_step(self._pending_ns)
         if not self._length:
             self._is_async = input_ids.device.type != "cpu"
         self._pending_ns = now_ns
@@ -108,25 +117,26 @@ class Generation:
 
     def on_loop_check(self) -> None:
         """Handle the check for unfinished sequences, before the first step and after each one."""
-        if not self.looping:
-            self.looping = True
+        if not self.in_loop:
+            self.in_loop = True
         elif self._pending_ns:
-            self._commit(perf_counter_ns() if self._is_async else self._pending_ns)
-        else:  # finished beams are not passed to the criteria
+            self._add_step(perf_counter_ns() if self._is_async else self._pending_ns)
+        else:
+            # If all beams are finished, the loop does not evaluate the criteria.
             self._length += 1
-            self._commit(perf_counter_ns())
+            self._add_step(perf_counter_ns())
 
-    def _commit(self, at_ns: int) -> None:
+    def _add_step(self, at_ns: int) -> None:
         self._pending_ns = 0
         self.steps.add(at_ns, self._length)
 
-    def returned(self, result: Any, kwargs: Mapping[str, Any], tokenizer: Any) -> None:
+    def finish(self, result: Any, kwargs: Mapping[str, Any], tokenizer: Any) -> None:
         """Read the result.
 
         Args:
             result: Return value of `generate`.
             kwargs: Arguments of `generate`.
-            tokenizer: Tokenizer for the content; `None` if content is not recorded.
+            tokenizer: Tokenizer that decodes the texts; `None` if content is not recorded.
         """
         self._end_steps()
         try:
@@ -135,7 +145,7 @@ class Generation:
         finally:
             self._end()
 
-    def failed(self, kwargs: Mapping[str, Any]) -> None:
+    def fail(self, kwargs: Mapping[str, Any]) -> None:
         """Read what was generated before an error."""
         self._end_steps()
         try:
@@ -148,7 +158,7 @@ class Generation:
 
     def _end_steps(self) -> None:
         if self._pending_ns:
-            self._commit(self._pending_ns)
+            self._add_step(self._pending_ns)
         self.steps.end()
         if self.steps.times_ns and self.call.first_token_ns is None:
             self.call.first_token_ns = self.steps.times_ns[0]
@@ -165,7 +175,7 @@ class Generation:
         sequences = result if hasattr(result, "shape") else getattr(result, "sequences", None)
         prefix = self.prefix_tokens
         if prefix is None or getattr(sequences, "ndim", 0) != 2:
-            return  # the result of a custom loop, which may be anything
+            return  # A custom loop may return anything.
         rows = read_rows(sequences, prefix, self._config, self._criteria, self._ended)
         self.output_tokens = [row.tokens for row in rows]
         self.causes = [row.cause for row in rows if row.cause is not None]
@@ -174,8 +184,8 @@ class Generation:
 
     def _decode(self, sequences: Any, prefix: int, tokenizer: Any) -> None:
         for row, tokens in zip(sequences.tolist(), self.output_tokens or (), strict=False):
-            answer = row[prefix : prefix + tokens]
-            self.texts.append(tokenizer.decode(answer, skip_special_tokens=True))
+            new = row[prefix : prefix + tokens]
+            self.texts.append(tokenizer.decode(new, skip_special_tokens=True))
 
     def _end(self) -> None:
         self.timings = self.steps.timings(
@@ -184,14 +194,10 @@ class Generation:
             output_tokens=None if self.output_tokens is None else sum(self.output_tokens),
             cached_tokens=self.cached_tokens,
         )
-        # Only numbers are needed from now on. Release the tensors.
+        # From here on only numbers are needed, so release the tensors.
         self._config = self._criteria = self._ended = self.assistant = None
 
-    def wall_ns(self, at_ns: int) -> int:
-        """Convert a reading of `perf_counter_ns` to nanoseconds since the epoch."""
-        return self._wall_offset_ns + at_ns
-
-    def record_events(self, span: Span) -> None:
+    def record_events(self) -> None:
         """Record one span event per step."""
         before = 0
         for index, (at_ns, length) in enumerate(
@@ -199,4 +205,42 @@ class Generation:
         ):
             tokens = length - before if before else length - (self.prefix_tokens or length - 1)
             before = length
-            span.add_event(STEP_EVENT, {"index": index, "tokens": tokens}, self.wall_ns(at_ns))
+            self.call.add_event(STEP_EVENT, {"index": index, "tokens": tokens}, at_ns)
+
+
+def _settings_of(config: Any, prefix: int | None, assistant: Any) -> dict[str, AttributeValue]:
+    """Return the settings of a `GenerationConfig` that `generate` has completed.
+
+    Args:
+        config: Settings.
+        prefix: Number of tokens that each row starts with; `max_length` includes them.
+        assistant: Model that drafts tokens, if any.
+    """
+    return {
+        name: value
+        for name, value in _read_settings(config, prefix, assistant)
+        if value is not None
+    }
+
+
+def _read_settings(
+    config: Any, prefix: int | None, assistant: Any
+) -> Iterator[tuple[str, AttributeValue | None]]:
+    longest = as_int(getattr(config, "max_length", None))
+    if longest is not None and prefix is not None:
+        yield names.GEN_AI_REQUEST_MAX_TOKENS, longest - prefix
+    if getattr(config, "do_sample", None):
+        yield names.GEN_AI_REQUEST_TEMPERATURE, as_float(config.temperature)
+        yield names.GEN_AI_REQUEST_TOP_P, as_float(config.top_p)
+        yield names.GEN_AI_REQUEST_TOP_K, as_int(config.top_k) or None
+    stop_strings = getattr(config, "stop_strings", None)
+    stops = [stop_strings] if isinstance(stop_strings, str) else as_list(stop_strings)
+    yield names.GEN_AI_REQUEST_STOP_SEQUENCES, tuple(s for s in stops if as_str(s)) or None
+    choices = as_int(getattr(config, "num_return_sequences", None)) or 1
+    yield names.GEN_AI_REQUEST_CHOICE_COUNT, choices if choices != 1 else None
+    beams = as_int(getattr(config, "num_beams", None)) or 1
+    yield names.GENERATION_BEAMS, beams if beams != 1 else None
+    penalty = as_float(getattr(config, "repetition_penalty", None))
+    yield names.GENERATION_REPETITION_PENALTY, penalty if penalty != 1 else None
+    mode = config.get_generation_mode(assistant)
+    yield names.GENERATION_MODE, str(getattr(mode, "value", mode))

@@ -32,23 +32,29 @@ class Counters(Protocol):
 
 
 class MemoryPeak:
-    """Peak memory of one call so far, by device."""
+    """Memory of one call.
 
-    __slots__ = ("_watch", "allocated", "devices", "peaks")
+    Attributes:
+        devices: Devices of the model.
+        peaks: Peak allocated memory so far by device, in bytes.
+        allocated: Allocated memory of each device when the call ended, in bytes.
+    """
 
-    def __init__(self, watch: MemoryWatch, devices: Sequence[Any]) -> None:
-        self._watch = watch
+    __slots__ = ("_tracker", "allocated", "devices", "peaks")
+
+    def __init__(self, tracker: PeakMemoryTracker, devices: Sequence[Any]) -> None:
+        self._tracker = tracker
         self.devices = tuple(devices)
         self.peaks = dict.fromkeys(self.devices, 0)
         self.allocated: list[int] = []
 
     def stop(self) -> None:
-        """Read the counters for the last time."""
-        self._watch.stop(self)
+        """End the call: read the counters for the last time."""
+        self._tracker.stop(self)
 
 
-class MemoryWatch:
-    """The running calls.
+class PeakMemoryTracker:
+    """Tracks the peak memory of the running calls.
 
     Args:
         counters: Counters of the allocator; those of `torch.cuda` if `None`.
@@ -66,7 +72,7 @@ class MemoryWatch:
         peak = MemoryPeak(self, devices)
         with self._lock:
             for device in devices:
-                self._take_note(device)
+                self._update_peaks(device)
                 self.counters.reset_peak_memory_stats(device)
             self._running.append(peak)
         return peak
@@ -77,7 +83,7 @@ class MemoryWatch:
             if peak not in self._running:
                 return
             for device in peak.devices:
-                self._take_note(device)
+                self._update_peaks(device)
                 peak.allocated.append(self.counters.memory_allocated(device))
             self._running.remove(peak)
 
@@ -86,7 +92,7 @@ class MemoryWatch:
         """Counters of the allocator. They are kept on the host, so that reading them does not wait."""
         return sys.modules["torch"].cuda if self._counters is None else self._counters
 
-    def _take_note(self, device: Any) -> None:
+    def _update_peaks(self, device: Any) -> None:
         running = [peak for peak in self._running if device in peak.peaks]
         if running:
             seen = self.counters.max_memory_allocated(device)
@@ -94,4 +100,4 @@ class MemoryWatch:
                 peak.peaks[device] = max(peak.peaks[device], seen)
 
 
-memory_watch: Final = MemoryWatch()
+memory_tracker: Final = PeakMemoryTracker()

@@ -1,4 +1,4 @@
-"""Facts about a model, read once per model and kept only as long as the model."""
+"""Description of a model, read once per model and kept only as long as the model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def name_of(model: Any) -> str | None:
 
 def describe(model: Any) -> dict[str, AttributeValue]:
     """Return size, data type, device and quantization of a model as attributes."""
-    known = _described.get(model)
-    if known is None:
-        known = _described[model] = _attributes(model)
-    attributes = dict(known)
-    parameter = _a_parameter(model)
+    cached = _described.get(model)
+    if cached is None:
+        cached = _described[model] = _attributes(model)
+    attributes = dict(cached)
+    parameter = _any_parameter(model)
     if parameter is not None:
         # A model can be moved or converted at any time.
         attributes[names.MODEL_DTYPE] = str(parameter.dtype).removeprefix("torch.")
@@ -44,22 +44,24 @@ def describe(model: Any) -> dict[str, AttributeValue]:
 
 def devices_of(model: Any) -> tuple[Any, ...]:
     """Return the CUDA devices of a model."""
-    spread = getattr(model, "hf_device_map", None)
-    if spread:
-        return tuple(sorted({place for place in spread.values() if _is_cuda(place)}, key=str))
-    parameter = _a_parameter(model)
+    device_map = getattr(model, "hf_device_map", None)
+    if device_map:
+        return tuple(
+            sorted({device for device in device_map.values() if _is_cuda(device)}, key=str)
+        )
+    parameter = _any_parameter(model)
     return () if parameter is None or parameter.device.type != "cuda" else (parameter.device,)
 
 
-def _is_cuda(place: Any) -> bool:
-    return isinstance(place, int) or str(place).startswith("cuda")
+def _is_cuda(device: Any) -> bool:
+    return isinstance(device, int) or str(device).startswith("cuda")
 
 
-def _a_parameter(model: Any) -> Any:
-    """Return one parameter of a model. Finding the first one is the slowest part here."""
-    known = _parameters.get(model)
-    parameter = None if known is None else known()
-    # Models of other frameworks than torch have no parameters.
+def _any_parameter(model: Any) -> Any:
+    """Return any parameter of a model, cached: finding one takes longer than the rest of a description."""
+    cached = _parameters.get(model)
+    parameter = None if cached is None else cached()
+    # Models of frameworks other than torch have no `parameters`.
     if parameter is None and hasattr(model, "parameters"):
         parameter = next(iter(model.parameters()), None)
         if parameter is not None:
@@ -70,7 +72,7 @@ def _a_parameter(model: Any) -> Any:
 def _name(model: Any) -> str | None:
     given = getattr(model, "name_or_path", None) or getattr(model.config, "_name_or_path", None)
     name = model_name(given)
-    # `models/smol` may be a local directory or a name on the Hub.
+    # `models/smol` may be a directory or a name on the Hub. Only the file system can tell.
     return Path(name).name if name is not None and "/" in name and Path(name).exists() else name
 
 

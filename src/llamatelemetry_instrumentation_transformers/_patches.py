@@ -1,9 +1,9 @@
-"""Patch points in transformers. `_generate_wrappers` and `_pipeline_wrappers` have the wrappers.
+"""Patch points in transformers. Their wrappers are in `_generate` and `_pipeline`.
 
-All text, speech and image models generate in `GenerationMixin.generate`, and all pipelines run through
-`Pipeline.__call__`. The other patch points are called by these; they see the effective settings of a
-generation and each of its steps. An application that never imports transformers does not import the
-wrappers.
+Every model generates in `GenerationMixin.generate`, and every pipeline runs in `Pipeline.__call__`.
+These two call the methods of the other patch points, where the effective settings of a generation
+and each of its steps are visible. The wrappers are imported together with transformers, so an
+application that never imports it does not load them.
 """
 
 from __future__ import annotations
@@ -19,33 +19,38 @@ _GENERATION = "transformers.generation.utils"
 _PIPELINES = "transformers.pipelines.base"
 
 
-class Owner(Protocol):
-    """State of the instrumentor that the wrappers use."""
+class InstrumentorState(Protocol):
+    """Attributes of the active instrumentor that the wrappers read.
+
+    Attributes:
+        instrumenter: Instrumenter that starts the calls.
+        record_events: Whether each step of a generation is recorded as a span event.
+    """
 
     instrumenter: Instrumenter
     record_events: bool
 
 
-def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
-    """Return the patch points. The wrappers read the state per call, because it can change."""
+def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+    """Return the patch points. The wrappers read `state` at each call, because it can change."""
 
     def generate_wrapper(name: str) -> Callable[[], Callable[..., Any]]:
         def load() -> Callable[..., Any]:
-            from llamatelemetry_instrumentation_transformers._generate_wrappers import (
+            from llamatelemetry_instrumentation_transformers._generate import (
                 GenerateWrappers,
             )
 
-            return getattr(GenerateWrappers(owner), name)
+            return getattr(GenerateWrappers(state), name)
 
         return load
 
     def pipeline_wrapper(name: str) -> Callable[[], Callable[..., Any]]:
         def load() -> Callable[..., Any]:
-            from llamatelemetry_instrumentation_transformers._pipeline_wrappers import (
+            from llamatelemetry_instrumentation_transformers._pipeline import (
                 PipelineWrappers,
             )
 
-            return getattr(PipelineWrappers(owner), name)
+            return getattr(PipelineWrappers(state), name)
 
         return load
 
@@ -60,9 +65,9 @@ def patch_points(owner: Owner) -> tuple[PatchPoint, ...]:
             )
             for method, name in (
                 ("generate", "generate"),
-                ("_get_logits_processor", "prompt_is_known"),
-                ("_get_stopping_criteria", "criteria_are_known"),
-                ("_has_unfinished_sequences", "step_has_ended"),
+                ("_get_logits_processor", "get_logits_processor"),
+                ("_get_stopping_criteria", "get_stopping_criteria"),
+                ("_has_unfinished_sequences", "has_unfinished_sequences"),
             )
         ),
         *(

@@ -9,7 +9,7 @@ import pytest
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.graphistry.graphistry_server import Graphistry, serving
 
-EVIL = (
+MARKUP = (
     "</script><script>alert('x')</script><b>b</b><a href='javascript:alert(1)'>a</a>"
     "<img src=x onerror=alert(1)>"
 )
@@ -17,7 +17,7 @@ EVIL = (
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody's account, neither from variables nor from a file of Graphistry's client."""
+    """Remove all accounts: environment variables, and the file of Graphistry's client."""
     for name in [name for name in os.environ if "GRAPHISTRY" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -32,9 +32,9 @@ def graphistry_server() -> Iterator[Graphistry]:
 
 @pytest.fixture
 def a_trace() -> TraceGraph:
-    """A service and a pipeline that call one model on a server with two GPUs; one name is evil."""
+    """Return a trace graph of a service, a pipeline, a model, a server and two GPUs. One name is markup."""
     graph = TraceGraph()
-    service, pipeline = graph.node("service", "library"), graph.node("pipeline", EVIL)
+    service, pipeline = graph.node("service", "library"), graph.node("pipeline", MARKUP)
     model, server = graph.node("model", "SmolLM2"), graph.node("server", "127.0.0.1:8080")
     gpus = [graph.node("gpu", "GPU-a"), graph.node("gpu", "GPU-b")]
     for source, target, kind in (

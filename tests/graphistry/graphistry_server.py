@@ -1,4 +1,4 @@
-"""A server of Graphistry's documented endpoints: logins, datasets, Arrow uploads, sharing."""
+"""Server with Graphistry's documented endpoints: logins, datasets, Arrow uploads and sharing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ DATASET = "0123456789abcdef"
 
 
 class Graphistry:
-    """What has arrived, and how to answer: paths in ``refused`` get that status, ``delay_s`` waits."""
+    """State of the server.
+
+    Attributes:
+        requests: Method, path and authorization header of each request.
+        datasets: Created datasets.
+        shares: Sharing settings.
+        tables: Uploaded Arrow tables.
+        order: Kinds of the requests of an upload, in order.
+        refused: Response status by part of a path.
+        delay_s: Delay in seconds by part of a path.
+    """
 
     def __init__(self) -> None:
         self.port = 0
         self.requests: list[tuple[str, str, str]] = []
-        """Method, path, and the authorization header."""
         self.datasets: list[dict[str, Any]] = []
         self.shares: list[dict[str, Any]] = []
         self.tables: dict[str, bytes] = {}
@@ -35,7 +44,7 @@ class Graphistry:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def answer(self, path: str, authorization: str, body: bytes) -> tuple[int, Any]:
+    def respond(self, path: str, authorization: str, body: bytes) -> tuple[int, Any]:
         for part, seconds in self.delay_s.items():
             if part in path:
                 time.sleep(seconds)
@@ -46,8 +55,8 @@ class Graphistry:
             good = authorization == "PersonalKey an-id:secret-of-the-test"
             return (200, self._login()) if good else (401, {"detail": "Invalid personal key"})
         if path == "/api-token-auth/":
-            asked = json.loads(body)
-            good = (asked["username"], asked["password"]) == ("ada", "secret-of-the-test")
+            login = json.loads(body)
+            good = (login["username"], login["password"]) == ("ada", "secret-of-the-test")
             return (200, self._login()) if good else (400, {"detail": "wrong password"})
         if path in {"/api-token-verify/", "/api/v2/auth/token/refresh"}:
             good = json.loads(body)["token"] == TOKEN
@@ -89,8 +98,8 @@ def serving() -> Iterator[Graphistry]:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             path, authorization = self.path.partition("?")[0], self.headers.get("authorization", "")
             graphistry.requests.append((self.command, path, authorization))
-            status, answer = graphistry.answer(path, authorization, body)
-            text = json.dumps(answer).encode()
+            status, response = graphistry.respond(path, authorization, body)
+            text = json.dumps(response).encode()
             try:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -98,7 +107,8 @@ def serving() -> Iterator[Graphistry]:
                 self.end_headers()
                 self.wfile.write(text)
             except OSError:
-                pass  # who asked did not wait
+                # The client has closed the connection.
+                pass
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -1,4 +1,4 @@
-"""What is drawn: names and figures, nothing that was not asked for; and where it stands."""
+"""Graphs to draw, with names and statistics only, and their layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llamatelemetry.otel.trace_graph.graph import TraceGraph
 
 
 def a_topology(gpus: int, reason: str | None = None) -> Topology:
-    """GPUs that are all linked to each other, and an adapter near to the first of them."""
+    """Return a topology of fully connected GPUs, and of an adapter close to the first one."""
     p2p = {"read": "OK", "write": "OK"}
     between = {
         (f"GPU{a}", f"GPU{b}"): Links(18, through_nvswitch=True, pcie="SYS", p2p=p2p)
@@ -40,7 +40,7 @@ def a_topology(gpus: int, reason: str | None = None) -> Topology:
     )
 
 
-def test_a_pipeline_is_a_program_a_model_a_server_and_its_gpus():
+def test_pipeline_graph_has_program_model_server_and_gpus():
     found = pipeline_graph(
         "/models/smol.gguf", "llama.cpp", ["Tesla T4", "Tesla T4", "Tesla T4"], [3, 1, 0],
         "http://ada:secret@127.0.0.1:8080/v1?key=k",
@@ -62,7 +62,7 @@ def test_a_pipeline_is_a_program_a_model_a_server_and_its_gpus():
     ]
 
 
-def test_without_a_split_each_gpu_is_used_and_no_share_is_known():
+def test_pipeline_graph_shows_no_shares_without_tensor_split():
     found = pipeline_graph("m", "transformers", ["H100", "H100"], None, None)
     assert [node.details for node in found.nodes] == [{}] * 5
     assert [edge.details for edge in found.edges] == [{}] * 4
@@ -77,12 +77,12 @@ def test_without_a_split_each_gpu_is_used_and_no_share_is_known():
         ("http://[::1]:80/", "[::1]:80"),
     ],
 )
-def test_of_an_address_only_host_and_port_are_drawn(url, address):
+def test_pipeline_graph_draws_only_host_and_port_of_url(url, address):
     assert pipeline_graph("m", "b", [], None, url).nodes[2].details == {"address": address}
 
 
 @pytest.mark.parametrize(
-    ("split", "what"),
+    ("split", "message"),
     [
         ([1], "one part for each of the 2 gpu_names, got 1"),
         ([1, -1], "0 or more"),
@@ -90,12 +90,12 @@ def test_of_an_address_only_host_and_port_are_drawn(url, address):
         ([0, 0], "greater than 0"),
     ],
 )
-def test_a_split_that_does_not_fit_is_refused(split, what):
-    with pytest.raises(ValueError, match=what):
+def test_pipeline_graph_rejects_invalid_tensor_split(split, message):
+    with pytest.raises(ValueError, match=message):
         GraphistryViz().plot_pipeline_graph("m", "b", ["T4", "T4"], split)
 
 
-def test_a_trace_is_drawn_with_its_figures_and_no_more(a_trace: TraceGraph):
+def test_trace_graph_draws_only_known_statistics(a_trace: TraceGraph):
     found = trace_graph(a_trace)
     by_id = {node.id: node for node in found.nodes}
     assert by_id["model:SmolLM2"].details == {
@@ -113,8 +113,8 @@ def test_a_trace_is_drawn_with_its_figures_and_no_more(a_trace: TraceGraph):
     assert found.edges[-1] == link
 
 
-def test_what_a_trace_may_carry_besides_is_left_out():
-    class Later:
+def test_trace_graph_ignores_unknown_columns():
+    class TraceWithPrompts:
         def to_dict(self):
             row = {"count": 1, "prompt": "a secret"}
             return {
@@ -122,16 +122,16 @@ def test_what_a_trace_may_carry_besides_is_left_out():
                 "edges": [{"source": "a", "target": "b", "kind": "calls", **row}],
             }
 
-    assert "secret" not in repr(trace_graph(Later()))
+    assert "secret" not in repr(trace_graph(TraceWithPrompts()))
 
 
-def test_a_name_is_kept_short():
+def test_trace_graph_shortens_long_names():
     graph = TraceGraph()
     graph.node("stage", "n" * 5000)
     assert len(trace_graph(graph).nodes[0].name) == 200
 
 
-def test_a_topology_is_drawn_with_its_links():
+def test_topology_graph_draws_links():
     found = topology_graph(a_topology(2))
     assert [node.name for node in found.nodes] == [
         "GPU0 NVIDIA H100", "GPU1 NVIDIA H100", "NIC0 mlx5_0",
@@ -147,11 +147,11 @@ def test_a_topology_is_drawn_with_its_links():
     ]  # fmt: skip
 
 
-def test_without_a_gpu_the_picture_says_why():
+def test_topology_graph_states_reason_without_gpu():
     assert topology_graph(a_topology(0, "no NVIDIA driver")).note == "no NVIDIA driver"
 
 
-def test_the_topology_of_this_machine_can_be_drawn():
+def test_topology_graph_accepts_topology_of_this_machine():
     found = TopologyMapper().detect()
     drawn = topology_graph(found)
     assert len(drawn.nodes) == len(found.labels)
@@ -159,13 +159,13 @@ def test_the_topology_of_this_machine_can_be_drawn():
 
 
 @pytest.mark.parametrize("given", [None, {"nodes": []}, a_topology(1)])
-def test_something_else_is_no_trace(given):
+def test_trace_graph_rejects_other_types(given):
     with pytest.raises(TypeError):
         GraphistryViz().plot_trace_graph(given)
 
 
 @pytest.mark.parametrize("given", [None, "GPU0", TraceGraph()])
-def test_something_else_is_no_topology(given):
+def test_topology_graph_rejects_other_types(given):
     with pytest.raises(TypeError):
         GraphistryViz().plot_topology(given)
 
@@ -178,41 +178,41 @@ def a_graph(seed: int, nodes: int, edges: int, *, acyclic: bool) -> tuple[list[s
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_flows_goes_from_left_to_right(seed):
+def test_layers_draw_edges_from_left_to_right(seed):
     ids, edges = a_graph(seed, 40, 60, acyclic=True)
-    places, ways = layers(ids, edges)
-    assert all(places[a][0] < places[b][0] for a, b in edges)
-    for (a, b), way in ways.items():
-        xs = [places[a][0], *(x for x, _ in way), places[b][0]]
+    positions, paths = layers(ids, edges)
+    assert all(positions[a][0] < positions[b][0] for a, b in edges)
+    for (a, b), path in paths.items():
+        xs = [positions[a][0], *(x for x, _ in path), positions[b][0]]
         assert xs == [xs[0] + step for step in range(len(xs))]
 
 
 @pytest.mark.parametrize("acyclic", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_stands_where_something_else_does(seed, acyclic):
+def test_layers_give_every_node_its_own_position(seed, acyclic):
     ids, edges = a_graph(seed, 40, 60, acyclic=acyclic)
-    places, ways = layers(ids, edges)
-    taken = [*places.values(), *itertools.chain.from_iterable(ways.values())]
-    assert set(places) == set(ids)
+    positions, paths = layers(ids, edges)
+    taken = [*positions.values(), *itertools.chain.from_iterable(paths.values())]
+    assert set(positions) == set(ids)
     assert len(set(taken)) == len(taken)
 
 
-def test_a_fan_is_drawn_without_crossings():
+def test_layers_draw_fan_without_crossings():
     ids = ["root", "c", "a", "b", "a1", "b1", "c1"]
     edges = [("root", "a"), ("root", "b"), ("root", "c"), ("c", "c1"), ("b", "b1"), ("a", "a1")]
-    places, _ = layers(ids, edges)
-    middle = sorted("abc", key=lambda name: places[name][1])
-    assert sorted("abc", key=lambda name: places[f"{name}1"][1]) == middle
+    positions, _ = layers(ids, edges)
+    middle = sorted("abc", key=lambda name: positions[name][1])
+    assert sorted("abc", key=lambda name: positions[f"{name}1"][1]) == middle
 
 
-def test_a_large_graph_with_cycles_and_loops():
+def test_layers_handle_large_graph_with_cycles_and_loops():
     ids, edges = a_graph(1, 1000, 5000, acyclic=False)
-    places, _ = layers(ids, [*edges, ("n1", "n1"), ("n1", "elsewhere")])
-    assert len(set(places.values())) == 1000
+    positions, _ = layers(ids, [*edges, ("n1", "n1"), ("n1", "elsewhere")])
+    assert len(set(positions.values())) == 1000
 
 
-def test_a_circle_has_room_for_all():
-    places, _ = circle([str(number) for number in range(16)])
-    near = min(math.dist(a, b) for a, b in itertools.combinations(places.values(), 2))
+def test_circle_separates_all_nodes():
+    positions, _ = circle([str(number) for number in range(16)])
+    near = min(math.dist(a, b) for a, b in itertools.combinations(positions.values(), 2))
     assert near > 0.9
-    assert circle([]).places == {}
+    assert circle([]).positions == {}

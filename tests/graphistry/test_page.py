@@ -1,4 +1,4 @@
-"""The page: what is written where nothing is uploaded, and what the log says then."""
+"""Pages that are written if a graph is not uploaded, and the log messages about them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ import pytest
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests.graphistry.conftest import EVIL
+from tests.graphistry.conftest import MARKUP
 from tests.graphistry.test_graphs import a_topology
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return [(level, text) for name, level, text in caplog.record_tuples if "llamatel" in name]
 
 
-def test_without_an_account_the_same_graph_is_a_page(a_trace: TraceGraph, caplog):
+def test_plot_writes_page_without_account(a_trace: TraceGraph, caplog):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     path = GraphistryViz().plot_trace_graph(a_trace)
     assert Path(path).parent == Path("llamatelemetry-data")
     names = "GRAPHISTRY_PERSONAL_KEY_ID and GRAPHISTRY_PERSONAL_KEY_SECRET"
     reason = f"no credentials are set ({names}, or arguments)"
     line = f"Cannot upload the graph to Graphistry: {reason}. Saved it to {path}"
-    assert said(caplog) == [(logging.INFO, line)]
+    assert logged(caplog) == [(logging.INFO, line)]
     page = Path(path).read_text(encoding="utf-8")
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
     data = json.loads(found[1])
     assert [node["name"] for node in data["nodes"]] == [
-        "library", EVIL, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
+        "library", MARKUP, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
     ]  # fmt: skip
     assert len(data["edges"]) == 7
 
 
-def test_nothing_in_the_page_is_run_or_fetched(a_trace: TraceGraph):
+def test_page_runs_and_loads_nothing_from_data(a_trace: TraceGraph):
     page = Path(GraphistryViz().plot_trace_graph(a_trace)).read_text(encoding="utf-8")
-    assert EVIL not in page
-    assert html.escape(EVIL, quote=False).replace("'", "&#39;") in page
+    assert MARKUP not in page
+    assert html.escape(MARKUP, quote=False).replace("'", "&#39;") in page
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
     assert policy.startswith("default-src 'none'; base-uri 'none'")
     nonces = set(re.findall(r"nonce-([\w-]+)", policy))
@@ -51,39 +51,39 @@ def test_nothing_in_the_page_is_run_or_fetched(a_trace: TraceGraph):
     assert not re.search(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="(?!data:)', page)
 
 
-def test_each_page_has_a_nonce_and_a_name_of_its_own(a_trace: TraceGraph):
+def test_pages_have_unique_nonces_and_names(a_trace: TraceGraph):
     paths = [GraphistryViz().plot_trace_graph(a_trace) for _ in range(3)]
     assert len(set(paths)) == 3
     texts = [Path(path).read_text(encoding="utf-8") for path in paths]
     assert len({re.search(r"nonce-([\w-]+)", text)[1] for text in texts}) == 3
 
 
-def test_an_empty_picture_says_why(caplog):
+def test_page_of_empty_graph_states_reason(caplog):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(token="t")
     path = viz.plot_topology(a_topology(0, "no NVIDIA driver"))
     assert "no NVIDIA driver" in Path(path).read_text(encoding="utf-8")
-    assert said(caplog)[0][1].startswith(
+    assert logged(caplog)[0][1].startswith(
         "Cannot upload the graph to Graphistry: no NVIDIA driver. "
     )
 
 
-def test_not_told_to_register_nothing_is_uploaded(caplog, a_trace: TraceGraph):
+def test_plot_uploads_nothing_before_register(caplog, a_trace: TraceGraph):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(auto_register=False, username="ada", password="p")
     assert not viz.registered
     assert viz.plot_trace_graph(a_trace).endswith(".html")
-    assert "register() was not called" in said(caplog)[0][1]
+    assert "register() was not called" in logged(caplog)[0][1]
     assert viz.register()
     assert viz.registered
 
 
-def test_credentials_come_whole_from_one_place(monkeypatch):
+def test_credentials_come_from_arguments_or_environment_but_not_both(monkeypatch):
     assert not GraphistryViz().registered
     monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_ID", "an-id")
-    half = GraphistryViz()
-    assert not half.registered
-    assert "GRAPHISTRY_PERSONAL_KEY_SECRET" in half._account.problem
+    incomplete = GraphistryViz()
+    assert not incomplete.registered
+    assert "GRAPHISTRY_PERSONAL_KEY_SECRET" in incomplete._account.problem
     monkeypatch.setenv("GRAPHISTRY_PERSONAL_KEY_SECRET", "a-secret")
     assert GraphistryViz().registered
     account = GraphistryViz(username="ada", password="p", org_name="herd")._account
@@ -95,7 +95,7 @@ def test_credentials_come_whole_from_one_place(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
+    ("options", "message"),
     [
         ({"username": "ada"}, "password must be set"),
         ({"personal_key_secret": "s"}, "personal_key_id must be set"),
@@ -104,19 +104,21 @@ def test_credentials_come_whole_from_one_place(monkeypatch):
         ({"timeout_s": 0}, "greater than 0"),
     ],
 )
-def test_a_bad_option_is_refused(options, what):
-    with pytest.raises(ValueError, match=what):
+def test_constructor_rejects_invalid_option(options, message):
+    with pytest.raises(ValueError, match=message):
         GraphistryViz(**options)
 
 
-def test_where_the_folder_cannot_be_written_the_page_is_a_temporary_file(tmp_path, monkeypatch):
+def test_page_is_written_to_temporary_directory_when_output_dir_is_not_writable(
+    tmp_path, monkeypatch
+):
     (tmp_path / "file").touch()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = GraphistryViz(output_dir=tmp_path / "file").plot_topology(a_topology(2))
     assert Path(path).parent.parent == tmp_path
 
 
-def test_the_trace_of_an_id(monkeypatch):
+def test_plot_trace_graph_accepts_trace_id(monkeypatch):
     program = """
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
@@ -154,7 +156,7 @@ llamatelemetry.shutdown()
     assert no_id == "ValueError trace_id must be 32 hexadecimal digits, got 'no id'"
 
 
-def test_importing_it_loads_nothing_heavy():
+def test_import_loads_no_heavy_packages():
     program = (
         "import sys, llamatelemetry.graphistry; "
         "print({'graphistry', 'pandas', 'jinja2', 'opentelemetry.sdk'} & set(sys.modules))"

@@ -1,4 +1,4 @@
-"""The page in a real browser: it draws, moves by keyboard, fetches nothing, runs nothing."""
+"""The page in a real browser: drawing, keyboard and mouse, without network and foreign scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests import browser
-from tests.graphistry.conftest import EVIL
+from tests.graphistry.conftest import MARKUP
 from tests.graphistry.test_graphs import a_topology
 
 pytestmark = browser.MARKS
@@ -27,7 +27,7 @@ def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
     return browser.said_in(tmp_path, page, USE % use, height=1200)
 
 
-def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
+def test_browser_draws_trace_graph(tmp_path: Path, a_trace: TraceGraph) -> None:
     page = Path(GraphistryViz().plot_trace_graph(a_trace)).read_text(encoding="utf-8")
     said = in_browser(
         tmp_path,
@@ -65,22 +65,23 @@ def test_a_trace(tmp_path: Path, a_trace: TraceGraph) -> None:
         said.fetched = performance.getEntriesByType("resource").length;
         """,
     )
-    short = f"{EVIL[:27]}…"
+    short = f"{MARKUP[:27]}…"
     assert sorted(said["labels"]) == sorted(
         ["library", short, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b"]
     )
-    assert EVIL in said["tooltip"]
+    assert MARKUP in said["tooltip"]
     assert "errors: 1" in said["tooltip"]
-    assert said["cell"] == EVIL
+    assert said["cell"] == MARKUP
     assert said["scripts"] == said["fetched"] == 0
     assert said["shapes"] == [6, 7]
     assert said["edge"].startswith("calls: library → ")
-    assert said["hidden"] == 3  # the three calls
-    for what in ("closer", "again", "moved", "back", "dragged", "whole", "wheeled"):
-        assert said[what], what
+    # The first button of the legend hides the three calls.
+    assert said["hidden"] == 3
+    for check in ("closer", "again", "moved", "back", "dragged", "whole", "wheeled"):
+        assert said[check], check
 
 
-def test_a_topology(tmp_path: Path) -> None:
+def test_browser_draws_topology(tmp_path: Path) -> None:
     page = Path(GraphistryViz().plot_topology(a_topology(8))).read_text(encoding="utf-8")
     said = in_browser(
         tmp_path,
@@ -93,13 +94,13 @@ def test_a_topology(tmp_path: Path) -> None:
     assert said == {"kinds": ["NVLink", "PCIe", "gpu", "nic"], "labels": 9}
 
 
-def test_an_empty_picture(tmp_path: Path) -> None:
+def test_browser_shows_reason_of_empty_graph(tmp_path: Path) -> None:
     page = Path(GraphistryViz().plot_topology(a_topology(0))).read_text(encoding="utf-8")
     said = in_browser(tmp_path, page, "said.shapes = shapes.length;")
     assert said == {"shapes": 0}
 
 
-def test_a_large_graph(tmp_path: Path) -> None:
+def test_browser_draws_large_graph(tmp_path: Path) -> None:
     graph = TraceGraph()
     for number in range(600):
         graph.edge(

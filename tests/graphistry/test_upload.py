@@ -1,4 +1,4 @@
-"""Uploads with Graphistry's own client to a server of its documented endpoints."""
+"""Uploads with Graphistry's client to a server with its documented endpoints."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests.graphistry.conftest import EVIL
+from tests.graphistry.conftest import MARKUP
 from tests.graphistry.graphistry_server import DATASET, Graphistry
 from tests.graphistry.test_graphs import a_topology
-from tests.graphistry.test_page import said
+from tests.graphistry.test_page import logged
 
 HAS_CLIENT = importlib.util.find_spec("graphistry") is not None
 
 
 def needs_client(test):
-    """Each row starts a process that imports pandas and Arrow, for a second or more."""
+    """Mark a test that uploads: importing pandas and Arrow takes a second or more."""
     return pytest.mark.slow(pytest.mark.needs("graphistry")(test))
 
 
@@ -49,33 +49,35 @@ def table_of(content: bytes) -> list[dict]:
     ],
     ids=["key", "password", "token"],
 )
-@pytest.mark.parametrize("given", ["arguments", "environment"])
-def test_each_login_uploads(graphistry_server, a_trace, monkeypatch, caplog, login, first, given):  # noqa: PLR0917 - fixtures
-    where = {"server": graphistry_server.address, "protocol": "http"}
-    if given == "environment":
+@pytest.mark.parametrize("source", ["arguments", "environment"])
+def test_upload_works_with_each_kind_of_login(  # noqa: PLR0917 - fixtures
+    graphistry_server, a_trace, monkeypatch, caplog, login, first, source
+):
+    server = {"server": graphistry_server.address, "protocol": "http"}
+    if source == "environment":
         variables = {"token": "API_TOKEN", "server": "HOSTNAME"}
-        for name, value in {**login, **where}.items():
+        for name, value in {**login, **server}.items():
             monkeypatch.setenv(f"GRAPHISTRY_{variables.get(name, name.upper())}", value)
-        login, where = {}, {}
-    url = GraphistryViz(**login, **where).plot_trace_graph(a_trace)
+        login, server = {}, {}
+    url = GraphistryViz(**login, **server).plot_trace_graph(a_trace)
     base = f"http://{graphistry_server.address}/graph/graph.html?dataset={DATASET}&type=arrow&"
     assert url.startswith(base)
     assert graphistry_server.requests[0][:2] == first
-    assert said(caplog) == []
+    assert logged(caplog) == []
     assert not Path("llamatelemetry-data").exists()
 
 
 @needs_client
-def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: TraceGraph):
+def test_upload_sends_graph(graphistry_server: Graphistry, a_trace: TraceGraph):
     viz_for(graphistry_server).plot_trace_graph(a_trace)
     nodes = table_of(graphistry_server.tables["nodes"])
     edges = table_of(graphistry_server.tables["edges"])
-    figures = {"count": 3.0, "errors": 0.0, "mean_ms": 83.667, "max_ms": 100.5}
+    statistics = {"count": 3.0, "errors": 0.0, "mean_ms": 83.667, "max_ms": 100.5}
     assert [node["name"] for node in nodes] == [
-        "library", EVIL, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
+        "library", MARKUP, "SmolLM2", "127.0.0.1:8080", "GPU-a", "GPU-b",
     ]  # fmt: skip
     assert nodes[2] == {
-        **figures, "input_tokens": 12.0, "output_tokens": 7.0, "weight": 3.0,
+        **statistics, "input_tokens": 12.0, "output_tokens": 7.0, "weight": 3.0,
         "id": "model:SmolLM2", "kind": "model", "name": "SmolLM2", "label": "model SmolLM2",
     }  # fmt: skip
     assert nodes[0]["count"] is None
@@ -84,7 +86,7 @@ def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: Trace
     ]
     assert edges[0]["label"] == "calls, count 1, errors 1, mean_ms 100.5, max_ms 100.5"
     dataset = graphistry_server.datasets[0]
-    assert dataset["name"] == "llamatelemetry: What ran"
+    assert dataset["name"] == "llamatelemetry: Trace graph"
     assert dataset["node_encodings"]["bindings"] == {
         "node": "id", "node_size": "weight", "node_title": "label",
     }  # fmt: skip
@@ -95,9 +97,7 @@ def test_what_arrives_is_the_graph(graphistry_server: Graphistry, a_trace: Trace
 
 @needs_client
 @pytest.mark.parametrize("privacy", ["private", "organization", "public"])
-def test_who_may_see_it_is_said_before_there_is_anything_to_see(
-    graphistry_server: Graphistry, privacy
-):
+def test_upload_sets_privacy_before_data(graphistry_server: Graphistry, privacy):
     options = {} if privacy == "private" else {"privacy": privacy}
     viz_for(graphistry_server, **options).plot_topology(a_topology(4))
     assert graphistry_server.order == ["dataset", "share", "edges", "nodes"]
@@ -107,11 +107,11 @@ def test_who_may_see_it_is_said_before_there_is_anything_to_see(
     assert len(table_of(graphistry_server.tables["edges"])) == 7
 
 
-def failing(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
-    """The one line that says why the page was written."""
+def failed_upload(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
+    """Return the logged reason why a graph was not uploaded."""
     path = viz.plot_pipeline_graph("smol.gguf", "llama.cpp", ["T4"])
     assert "<td>smol.gguf</td>" in Path(path).read_text(encoding="utf-8")
-    ((level, text),) = said(caplog)
+    ((level, text),) = logged(caplog)
     assert level == logging.WARNING
     assert SECRET not in text
     assert text.endswith(f". Saved it to {path}")
@@ -131,9 +131,11 @@ def failing(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
     ],
     ids=["key", "password", "token"],
 )
-def test_a_wrong_key(graphistry_server: Graphistry, caplog, capfd, login):
-    where = {"server": graphistry_server.address, "protocol": "http"}
-    line = failing(GraphistryViz(**login, **where), caplog)
+def test_upload_failure_is_logged_when_login_is_rejected(
+    graphistry_server: Graphistry, caplog, capfd, login
+):
+    server = {"server": graphistry_server.address, "protocol": "http"}
+    line = failed_upload(GraphistryViz(**login, **server), caplog)
     assert line.startswith(f"{graphistry_server.address} refused the login (")
     assert "wrong-secret" not in line
     assert capfd.readouterr() == ("", "")
@@ -146,31 +148,32 @@ def test_a_wrong_key(graphistry_server: Graphistry, caplog, capfd, login):
     [KEY, {"username": "ada", "password": SECRET}, {"token": SECRET}],
     ids=["key", "password", "token"],
 )
-def test_no_network(caplog, capfd, login):
+def test_upload_failure_is_logged_without_network(caplog, capfd, login):
     viz = GraphistryViz(**login, server="127.0.0.1:1", protocol="http")
-    assert failing(viz, caplog) == "there is no connection to 127.0.0.1:1"
+    assert failed_upload(viz, caplog) == "there is no connection to 127.0.0.1:1"
     assert capfd.readouterr() == ("", "")
 
 
 @needs_client
-def test_what_the_client_prints_is_not_in_the_way(graphistry_server: Graphistry, capfd):
-    graphistry_server.refused["/token/refresh"] = 401  # which it reports, and logs in again
+def test_upload_ignores_output_of_client(graphistry_server: Graphistry, capfd):
+    # The client prints this error and logs in again.
+    graphistry_server.refused["/token/refresh"] = 401
     url = viz_for(graphistry_server).plot_pipeline_graph("smol.gguf", "llama.cpp", ["T4"])
     assert url.startswith("http://")
     assert capfd.readouterr() == ("", "")
 
 
 @needs_client
-def test_no_such_host(caplog):
+def test_upload_failure_is_logged_when_host_is_unknown(caplog):
     viz = GraphistryViz(**KEY, server="graphistry.invalid")
-    assert failing(viz, caplog) == "there is no connection to graphistry.invalid"
+    assert failed_upload(viz, caplog) == "there is no connection to graphistry.invalid"
 
 
 @needs_client
 @pytest.mark.parametrize("path", ["/auth/pkey/", "/upload/datasets/", "/share/link/"])
-def test_a_server_that_takes_too_long(graphistry_server: Graphistry, caplog, path):
+def test_upload_failure_is_logged_after_timeout(graphistry_server: Graphistry, caplog, path):
     graphistry_server.delay_s[path] = 9
-    line = failing(viz_for(graphistry_server, timeout_s=6), caplog)
+    line = failed_upload(viz_for(graphistry_server, timeout_s=6), caplog)
     assert line == f"{graphistry_server.address} took longer than 6 s"
     assert "nodes" not in graphistry_server.tables
 
@@ -187,34 +190,36 @@ def test_a_server_that_takes_too_long(graphistry_server: Graphistry, caplog, pat
         ("/nodes/arrow", 413),
     ],
 )
-def test_a_server_that_refuses(graphistry_server: Graphistry, caplog, capfd, path, status):
+def test_upload_failure_is_logged_when_server_rejects_request(
+    graphistry_server: Graphistry, caplog, capfd, path, status
+):
     graphistry_server.refused[path] = status
-    line = failing(viz_for(graphistry_server), caplog)
+    line = failed_upload(viz_for(graphistry_server), caplog)
     assert graphistry_server.address in line
     assert capfd.readouterr() == ("", "")
     if "share" in path:
-        assert graphistry_server.tables == {}, "what is not private must not be there"
+        assert graphistry_server.tables == {}, "data was uploaded before privacy was set"
 
 
-def test_no_package(monkeypatch, tmp_path, caplog):
+def test_upload_failure_names_pip_command_when_client_is_missing(monkeypatch, tmp_path, caplog):
     if HAS_CLIENT:
         missing = "raise ModuleNotFoundError(\"No module named 'graphistry'\", name='graphistry')"
         (tmp_path / "absent").mkdir()
         (tmp_path / "absent/graphistry.py").write_text(missing)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
-    assert failing(GraphistryViz(**KEY), caplog) == (
+    assert failed_upload(GraphistryViz(**KEY), caplog) == (
         "its client cannot be imported (No module named 'graphistry'): "
         "pip install 'llamatelemetry-core[graphistry]'"
     )
 
 
 @pytest.mark.parametrize(
-    ("program", "what"),
+    ("program", "message"),
     [
         ("/nowhere/python", "cannot start the upload process"),
         ("/bin/false", "the upload process died"),
     ],
 )
-def test_no_process_to_upload_with(monkeypatch, caplog, program, what):
+def test_upload_failure_is_logged_when_child_process_fails(monkeypatch, caplog, program, message):
     monkeypatch.setattr(sys, "executable", program)
-    assert what in failing(GraphistryViz(**KEY), caplog)
+    assert message in failed_upload(GraphistryViz(**KEY), caplog)

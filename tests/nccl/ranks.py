@@ -1,6 +1,6 @@
-"""Runs a function in several processes at once, each a rank, and gathers what each gives.
+"""Run a function in several processes, one per rank, and collect the results.
 
-They are forked from a server that has imported torch once, which takes seconds.
+The processes are forked from a server that has imported torch, because the import takes seconds.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ def free_port() -> int:
 def run_ranks(
     work: Callable[..., Any], *, ranks: int | list[int] = 2, wait_s: float = 60, **environment: str
 ) -> dict[int, Any]:
-    """What `work(rank)` returns in each process, or the exception that it raises, by rank.
+    """Return the result of `work(rank)` in each process, or the exception it raised, by rank.
 
     Args:
-        work: a function of a module; a rank that ends without an answer gives nothing.
-        ranks: how many, or which, if not all are to be there.
-        wait_s: fails when they are not done by then.
-        environment: variables of all of them.
+        work: Function of a module. A rank whose process exits early has no result.
+        ranks: Number of ranks, or the ranks to start.
+        wait_s: Time limit in seconds.
+        environment: Environment variables of all processes.
     """
-    answers: Any = _context.Queue()
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    results: Any = _context.Queue()
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     numbers = list(range(ranks)) if isinstance(ranks, int) else ranks
     processes = [
-        _context.Process(target=_run, args=(work, rank, where | environment, answers), daemon=True)
+        _context.Process(
+            target=_run, args=(work, rank, rendezvous | environment, results), daemon=True
+        )
         for rank in numbers
     ]
     for process in processes:
@@ -48,28 +50,29 @@ def run_ranks(
     found: dict[int, Any] = {}
     while len(found) < len(processes):
         try:
-            rank, answer = answers.get(timeout=0.1)
-            found[rank] = answer
+            rank, result = results.get(timeout=0.1)
+            found[rank] = result
         except queue.Empty:
             if not any(process.is_alive() for process in processes):
                 break
-        assert time.monotonic() < until_s, f"it hangs; done: {found}"
+        assert time.monotonic() < until_s, f"not finished in time; finished ranks: {found}"
     for process in processes:
         process.join(10)
-        assert not process.is_alive(), "a rank does not end"
+        assert not process.is_alive(), "a rank did not exit"
     return found
 
 
-def _run(work: Callable[..., Any], rank: int, environment: dict[str, str], answers: Any) -> None:
+def _run(work: Callable[..., Any], rank: int, environment: dict[str, str], results: Any) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         os.environ.pop(name, None)
     os.environ.update(environment)
     try:
-        answer = work(rank)
-    except BaseException as error:  # what pytest raises is none of Exception
+        result = work(rank)
+    except BaseException as error:
+        # The failures of pytest are not subclasses of Exception.
         error.add_note(traceback.format_exc())
         error.__cause__ = error.__context__ = None
-        answer = error
-    answers.put((rank, answer))
-    answers.close()
-    answers.join_thread()
+        result = error
+    results.put((rank, result))
+    results.close()
+    results.join_thread()

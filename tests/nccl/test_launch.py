@@ -1,4 +1,4 @@
-"""Which rank a process is, what the ranks agree on, and the formulas: all without a second process."""
+"""Rank assignment, choice of the backend, and bandwidths, without a second process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
-from llamatelemetry.nccl._agreement import Agreement, Offer, agree
-from llamatelemetry.nccl._launch import RankAssignment, find_rank_assignment
-from llamatelemetry.nccl._results import all_reduce_results
-from llamatelemetry.nccl._timing import CudaRunner
+from llamatelemetry.nccl._collectives import CudaRunner, all_reduce_results
+from llamatelemetry.nccl._rendezvous import (
+    Agreement,
+    Offer,
+    RankAssignment,
+    decide_backend,
+    find_rank_assignment,
+)
 
 TORCHRUN = {
     "RANK": "3",
@@ -24,7 +28,7 @@ TORCHRUN = {
 
 
 @pytest.mark.parametrize(
-    ("world_size", "rank", "variables", "place"),
+    ("world_size", "rank", "variables", "assignment"),
     [
         (None, None, {}, RankAssignment(0, 1)),
         (2, 1, {}, RankAssignment(1, 2)),
@@ -34,8 +38,8 @@ TORCHRUN = {
         (2, 0, TORCHRUN, RankAssignment(0, 2, 1, "node-a:29500")),
     ],
 )
-def test_arguments_win_over_variables(world_size, rank, variables, place):
-    assert find_rank_assignment(world_size, rank, variables, None) == place
+def test_arguments_override_variables(world_size, rank, variables, assignment):
+    assert find_rank_assignment(world_size, rank, variables, None) == assignment
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,7 @@ def test_arguments_win_over_variables(world_size, rank, variables, place):
         (None, None, {"RANK": "one"}, "RANK must be a number, got 'one'"),
     ],
 )
-def test_what_would_hang_later_is_an_error_at_once(world_size, rank, variables, message):
+def test_inconsistent_launch_raises_value_error(world_size, rank, variables, message):
     with pytest.raises(ValueError, match=message):
         find_rank_assignment(world_size, rank, variables, None)
 
@@ -69,12 +73,12 @@ def no_launcher(monkeypatch):
         ({"timeout_s": 0}, "must be greater than 0"),
     ],
 )
-def test_an_option_that_does_not_fit_is_an_error_of_the_constructor(options, message):
+def test_constructor_rejects_invalid_option(options, message):
     with pytest.raises(ValueError, match=message):
         NCCLGroup(**options)
 
 
-def test_a_missing_rank_is_an_error_before_torch_is_even_imported():
+def test_missing_rank_raises_before_torch_is_imported():
     code = (
         "import sys\n"
         "from llamatelemetry.nccl import NCCLGroup\n"
@@ -87,7 +91,6 @@ def test_a_missing_rank_is_an_error_before_torch_is_even_imported():
     assert output.endswith("False\n")
 
 
-# ------------------------------------------------------------------ agreement
 GPU, NO_GPU = None, "torch sees no CUDA device"
 
 
@@ -103,8 +106,8 @@ GPU, NO_GPU = None, "torch sees no CUDA device"
         ),
     ],
 )
-def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
-    assert agree(offers) == agreement
+def test_all_ranks_use_fallback_when_one_has_no_gpu(offers, agreement):
+    assert decide_backend(offers) == agreement
 
 
 @pytest.mark.parametrize(
@@ -124,13 +127,12 @@ def test_one_rank_without_a_gpu_moves_all_to_the_fallback(offers, agreement):
         ),
     ],
 )
-def test_ranks_that_cannot_agree_are_an_error(offers, message):
+def test_decide_backend_raises_when_ranks_cannot_agree(offers, message):
     with pytest.raises(CollectiveError, match=message):
-        agree(offers)
+        decide_backend(offers)
 
 
-# ------------------------------------------------------------------ figures
-def test_bandwidths_follow_the_formulas_of_nccl_tests():
+def test_bandwidths_follow_formulas_of_nccl_tests():
     results = all_reduce_results("nccl", 8, 10**9, iterations=20, times_s=(0.005, 0.004))
     assert (results.time_s, results.min_time_s) == (0.005, 0.004)
     assert results.algbw == pytest.approx(200)
@@ -140,14 +142,14 @@ def test_bandwidths_follow_the_formulas_of_nccl_tests():
     )
 
 
-def test_one_rank_has_no_bus_bandwidth():
+def test_bus_bandwidth_is_none_for_one_rank():
     results = all_reduce_results("nccl", 1, 4096, iterations=20, times_s=(0.001, 0.001))
     assert results.busbw is None
     assert str(results) == "all_reduce of 4 KiB, 1 ranks, nccl: 1000.0 us, algbw 0.00 GB/s"
 
 
 class _Event:
-    """As CUDA's, of a device on which nothing is ever done or all is done in 3 ms."""
+    """CUDA event of a device where an operation takes 3 ms, or never ends."""
 
     def __init__(self, done: bool) -> None:
         self._done = done
@@ -161,12 +163,12 @@ class _Event:
         return 3.0
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_a_collective_that_never_ends_on_the_gpu_is_an_error(done):
-    cuda = SimpleNamespace(Event=lambda enable_timing: _Event(done), current_device=lambda: 0)
+@pytest.mark.parametrize("ends", [True, False])
+def test_cuda_runner_raises_when_operation_does_not_end(ends):
+    cuda = SimpleNamespace(Event=lambda enable_timing: _Event(ends), current_device=lambda: 0)
     torch = SimpleNamespace(cuda=cuda, device=lambda *at: at)
     runner = CudaRunner(torch, deadline_s=0.0)
-    if done:
+    if ends:
         assert runner.seconds(runner.mark(), runner.mark()) == 0.003
     else:
         with pytest.raises(CollectiveError, match="did not finish on the GPU"):

@@ -1,4 +1,4 @@
-"""Real process groups over gloo, of real processes: what works, and what fails without a hang."""
+"""Process groups of real processes over gloo: results, errors without a hang, and telemetry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
-from llamatelemetry.nccl._timing import CpuRunner, timed_all_reduce
+from llamatelemetry.nccl._collectives import CpuRunner, time_all_reduce
 from tests.nccl.ranks import run_ranks
 
 pytestmark = pytest.mark.needs("gloo")
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.needs("gloo")
 SIZE = 64 * 1024
 
 
-# ------------------------------------------------------------------ what works
 def _twice(rank):
     found = []
-    for _ in range(2):  # the second finds nothing of the first
+    # The second group must not find keys of the first one.
+    for _ in range(2):
         with NCCLGroup(2, "gloo", rank=rank, timeout_s=20) as group:
             results = group.check(size_bytes=SIZE, iterations=3, warmup=1)
             found.append((group.backend, group.owns_group, results.to_dict()))
@@ -34,9 +34,10 @@ def _twice(rank):
     return found, torch.distributed.is_initialized()
 
 
-def test_two_ranks_time_an_all_reduce_and_leave_nothing_behind():
+def test_two_ranks_time_all_reduce_and_close_group():
     found = run_ranks(_twice)
-    assert found[0] == found[1]  # the times are those of the slowest rank, on both
+    # Both ranks return the time of the slowest one.
+    assert found[0] == found[1]
     checks, still_open = found[0]
     assert not still_open
     for backend, owned, results in checks:
@@ -53,7 +54,8 @@ def test_two_ranks_time_an_all_reduce_and_leave_nothing_behind():
         time_s, min_time_s, algbw, busbw = times_and_speeds
         assert 0 < min_time_s <= time_s
         assert algbw == pytest.approx(SIZE / time_s / 1e9)
-        assert busbw == pytest.approx(algbw)  # 2 * (n - 1) / n is 1 for two
+        # The factor 2 * (n - 1) / n is 1 for two ranks.
+        assert busbw == pytest.approx(algbw)
 
 
 def _one_is_slow_to_leave(slow, rank):
@@ -68,13 +70,13 @@ def _one_is_slow_to_leave(slow, rank):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slow", [0, 1])
-def test_a_rank_that_is_through_sooner_meets_the_other_in_the_next_group(slow):
-    """Rank 0 has the store where they meet: that of the last group is still there, and then closes."""
+def test_next_group_opens_when_one_rank_leaves_the_last_one_late(slow):
+    """Open groups whose store is on rank 0, where the store of the last group may still be open."""
     assert run_ranks(partial(_one_is_slow_to_leave, slow)) == {0: [2, 2, 2], 1: [2, 2, 2]}
 
 
-class _RunnerWithOwnPace(CpuRunner):
-    """Runs real collectives, of which those on rank 0 take 8 s and those on rank 1 take 12."""
+class _FixedTimeRunner(CpuRunner):
+    """Runner of real collectives that reports 8 s on rank 0 and 12 s on rank 1."""
 
     def seconds(self, since, until):
         import torch.distributed
@@ -82,16 +84,16 @@ class _RunnerWithOwnPace(CpuRunner):
         return (8.0, 12.0)[torch.distributed.get_rank()]
 
 
-def _times_at_its_own_pace(rank):
+def _time_with_fixed_times(rank):
     import torch
 
     with NCCLGroup(2, "gloo", rank=rank, timeout_s=20):
-        runner = _RunnerWithOwnPace(torch, time.monotonic() + 20)
-        return timed_all_reduce(torch, runner, SIZE, iterations=4, warmup=1)
+        runner = _FixedTimeRunner(torch, time.monotonic() + 20)
+        return time_all_reduce(torch, runner, SIZE, iterations=4, warmup=1)
 
 
-def test_the_times_are_of_one_collective_on_the_slowest_and_the_fastest_rank():
-    assert run_ranks(_times_at_its_own_pace) == {0: (3.0, 2.0), 1: (3.0, 2.0)}
+def test_times_are_per_operation_of_slowest_and_fastest_rank():
+    assert run_ranks(_time_with_fixed_times) == {0: (3.0, 2.0), 1: (3.0, 2.0)}
 
 
 def _falls_back(rank):
@@ -100,7 +102,7 @@ def _falls_back(rank):
     return group.backend, results.backend, results.fallback_reason
 
 
-def test_the_fallback_is_reported():
+def test_fallback_is_logged_and_reported():
     found = run_ranks(_falls_back, CUDA_VISIBLE_DEVICES="")
     assert found[0] == found[1]
     backend, used, reason = found[0]
@@ -114,14 +116,15 @@ def _alone(rank):
         return group.check(size_bytes=SIZE).busbw
 
 
-def test_one_process_needs_no_launcher():
+def test_single_process_needs_no_launcher():
     assert run_ranks(_alone, ranks=1) == {0: None}
 
 
 def _joins(rank):
     import torch.distributed as dist
 
-    group = NCCLGroup(backend="gloo")  # before there is a group to look at
+    # Created before the process group is open.
+    group = NCCLGroup(backend="gloo")
     dist.init_process_group("gloo", rank=rank, world_size=2)
     group.init_process_group()
     group.check(size_bytes=SIZE, iterations=1)
@@ -132,14 +135,14 @@ def _joins(rank):
             NCCLGroup(**{"backend": "gloo", **options}).init_process_group()
         except ValueError as error:
             found.append(str(error))
-    with NCCLGroup(fallback="gloo") as lenient:
-        found.append(lenient.fallback_reason)
+    with NCCLGroup(fallback="gloo") as group_with_fallback:
+        found.append(group_with_fallback.fallback_reason)
     found.append(dist.is_initialized())
     dist.destroy_process_group()
     return found
 
 
-def _joins_one_without_a_name(rank):
+def _joins_group_without_backend(rank):
     import torch.distributed as dist
 
     dist.init_process_group(rank=rank, world_size=1)
@@ -147,24 +150,26 @@ def _joins_one_without_a_name(rank):
         return group.check(size_bytes=SIZE).backend
 
 
-def test_a_group_that_was_opened_without_a_backend_is_joined():
-    assert run_ranks(_joins_one_without_a_name, ranks=1) == {0: "gloo"}
+def test_group_joins_process_group_without_explicit_backend():
+    assert run_ranks(_joins_group_without_backend, ranks=1) == {0: "gloo"}
 
 
-def test_a_group_of_the_application_is_joined_and_left_open():
+def test_group_joins_process_group_of_application_and_leaves_it_open():
     found = run_ranks(_joins)
-    for rank, answer in found.items():
-        assert answer == [
+    for rank, result in found.items():
+        assert result == [
             (rank, 2, False),
             "world_size must be that of the open process group, 2, got 3",
-            f"rank={1 - rank}, but the process group that is open has {rank}",
-            "backend must be that of the open process group, cpu:gloo,cuda:gloo, got nccl. For gloo, pass backend='gloo'",
+            f"rank must be that of the open process group, {rank}, got {1 - rank}",
+            (
+                "backend must be that of the open process group, cpu:gloo,cuda:gloo, got nccl. "
+                "For gloo, pass backend='gloo'"
+            ),
             "the open process group uses gloo",
             True,
         ]
 
 
-# ------------------------------------------------------------------ what fails
 def _one_dies(rank):
     group = NCCLGroup(2, "gloo", rank=rank, timeout_s=600).init_process_group()
     group.check(size_bytes=SIZE, iterations=1)
@@ -176,8 +181,9 @@ def _one_dies(rank):
     return str(raised.value)
 
 
-def test_a_rank_that_dies_is_an_error_of_the_others_at_once():
-    found = run_ranks(_one_dies)  # long before the time-out
+def test_check_raises_immediately_when_other_rank_dies():
+    # The time limit of the group is ten minutes, that of `run_ranks` one.
+    found = run_ranks(_one_dies)
     assert found[0].startswith("rank 0 of 2 at 127.0.0.1:")
     assert "(timeout_s=600): the all-reduce failed: " in found[0]
     assert 1 not in found
@@ -185,18 +191,18 @@ def test_a_rank_that_dies_is_an_error_of_the_others_at_once():
 
 def _one_is_late(rank):
     group = NCCLGroup(2, "gloo", rank=rank, timeout_s=1).init_process_group()
-    return _refused(group) if rank == 0 else _wait_for_the_other()
+    return _failed_check(group) if rank == 0 else _wait_for_the_other()
 
 
-def _one_is_late_to_a_patient_group(rank):
+def _one_is_late_in_group_with_long_timeout(rank):
     import torch.distributed as dist
 
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(minutes=30))
     group = NCCLGroup(backend="gloo", timeout_s=1).init_process_group()
-    return _refused(group) if rank == 0 else _wait_for_the_other()
+    return _failed_check(group) if rank == 0 else _wait_for_the_other()
 
 
-def _refused(group):
+def _failed_check(group):
     try:
         with pytest.raises(CollectiveError) as raised:
             group.check(size_bytes=SIZE)
@@ -212,33 +218,33 @@ def _wait_for_the_other():
     os._exit(0)
 
 
-@pytest.mark.parametrize("work", [_one_is_late, _one_is_late_to_a_patient_group])
-def test_a_rank_that_does_not_come_to_the_check_is_an_error_after_the_timeout(work, tmp_path):
-    """In a group of the application's, too, whose own time-out is half an hour."""
+@pytest.mark.parametrize("work", [_one_is_late, _one_is_late_in_group_with_long_timeout])
+def test_check_raises_after_timeout_when_other_rank_does_not_join(work, tmp_path):
+    """Check groups with a short timeout, also in a process group with a timeout of half an hour."""
     message = run_ranks(work, DONE=str(tmp_path / "done"))[0]
     assert "(timeout_s=1): the all-reduce failed: " in message
 
 
-def _joins_two(rank):
+def _opens_group_of_two(rank):
     NCCLGroup(2, "gloo", rank=rank, timeout_s=1).init_process_group()
 
 
-@pytest.mark.parametrize("there", [0, 1])
-def test_a_rank_that_is_never_started_is_an_error_after_the_timeout(there):
-    error = run_ranks(_joins_two, ranks=[there], wait_s=30)[there]
+@pytest.mark.parametrize("started", [0, 1])
+def test_open_raises_after_timeout_when_other_rank_is_not_started(started):
+    error = run_ranks(_opens_group_of_two, ranks=[started], wait_s=30)[started]
     assert isinstance(error, CollectiveError)
-    assert str(error).startswith(f"rank {there} of 2 at 127.0.0.1:")
+    assert str(error).startswith(f"rank {started} of 2 at 127.0.0.1:")
     assert "the ranks did not come together: " in str(error)
     assert "the same WORLD_SIZE, MASTER_ADDR and MASTER_PORT" in str(error)
 
 
-def _wants_its_own(rank):
+def _requests_own_backend(rank):
     backend = ("gloo", "nccl")[rank]
     NCCLGroup(2, backend, rank=rank, timeout_s=20).init_process_group()
 
 
-def test_ranks_that_want_different_backends_are_told_so_on_each():
-    found = run_ranks(_wants_its_own)
+def test_open_raises_on_every_rank_when_backends_differ():
+    found = run_ranks(_requests_own_backend)
     for rank in (0, 1):
         assert isinstance(found[rank], CollectiveError)
         assert "rank 0 backend='gloo' fallback=None, rank 1 backend='nccl'" in str(found[rank])
@@ -248,7 +254,7 @@ def _needs_nccl(rank):
     NCCLGroup(2, rank=rank, timeout_s=20).init_process_group()
 
 
-def test_nccl_without_a_gpu_is_an_error_that_says_what_to_do():
+def test_open_suggests_fallback_when_nccl_is_unavailable():
     found = run_ranks(_needs_nccl, CUDA_VISIBLE_DEVICES="")
     for rank in (0, 1):
         assert isinstance(found[rank], CollectiveError)
@@ -261,13 +267,13 @@ def _has_no_address(rank):
     NCCLGroup(2, "gloo", rank=rank).init_process_group()
 
 
-def test_no_place_to_meet_is_an_error_at_once():
+def test_open_raises_when_rendezvous_address_is_unknown():
     error = run_ranks(_has_no_address, ranks=[1])[1]
     assert isinstance(error, ValueError)
     assert "MASTER_ADDR and MASTER_PORT" in str(error)
 
 
-def _misuses(rank):
+def _calls_check_with_invalid_arguments(rank):
     group = NCCLGroup(backend="gloo")
     found = []
     with pytest.raises(RuntimeError) as raised:
@@ -281,15 +287,16 @@ def _misuses(rank):
     return found
 
 
-def test_a_check_that_cannot_be_is_refused():
-    (not_open, size, iterations, warmup) = run_ranks(_misuses, ranks=1)[0]
+def test_check_rejects_invalid_arguments_and_closed_group():
+    (not_open, size, iterations, warmup) = run_ranks(_calls_check_with_invalid_arguments, ranks=1)[
+        0
+    ]
     assert "Call init_process_group()" in not_open
     assert "multiple of 4" in size
-    assert "iterations=0" in iterations
-    assert "warmup=-1" in warmup
+    assert "got 0 and 5" in iterations
+    assert "got 20 and -1" in warmup
 
 
-# ------------------------------------------------------------------ telemetry
 def _records(rank):
     import llamatelemetry
 
@@ -307,29 +314,29 @@ def _records(rank):
     return os.getpid()
 
 
-def test_rank_and_backend_are_on_the_resource_and_collectives_are_metrics(tmp_path):
+def test_group_describes_resource_and_check_records_metrics(tmp_path):
     pids = run_ranks(_records, LLAMATELEMETRY_EXPORT_PATH=str(tmp_path))
     for rank, pid in pids.items():
         assert isinstance(pid, int), pid
         (span_line,) = _lines(tmp_path, "traces", pid)
         (resource_spans,) = span_line["resourceSpans"]
-        assert _ours(resource_spans["resource"]["attributes"]) == {
+        assert _collective_attributes(resource_spans["resource"]["attributes"]) == {
             "rank": str(rank),
             "world_size": "2",
             "backend": "gloo",
         }
     metrics = _metrics(tmp_path, pids[0])
-    asked = {"operation": "all_reduce", "backend": "gloo", "world_size": "2", "size": str(SIZE)}
+    expected = {"operation": "all_reduce", "backend": "gloo", "world_size": "2", "size": str(SIZE)}
     good, failed = metrics["llamatelemetry.collective.duration"]["histogram"]["dataPoints"]
-    assert _ours(good["attributes"]) == asked
+    assert _collective_attributes(good["attributes"]) == expected
     assert "error.type" in {each["key"] for each in failed["attributes"]}
     for name in ("algorithm_bandwidth", "bus_bandwidth"):
         metric = metrics[f"llamatelemetry.collective.{name}"]
         assert metric["unit"] == "By/s"
         (point,) = metric["gauge"]["dataPoints"]
-        assert _ours(point["attributes"]) == asked
+        assert _collective_attributes(point["attributes"]) == expected
         assert point["asDouble"] == pytest.approx(SIZE / good["sum"])
-    # The figures are of all ranks, so one reports them.
+    # The results are those of all ranks, so only rank 0 records them.
     assert not any(name.startswith("llamatelemetry.coll") for name in _metrics(tmp_path, pids[1]))
 
 
@@ -353,7 +360,7 @@ def _metrics(folder: Path, pid: int) -> dict[str, dict]:
     }
 
 
-def _ours(attributes: list[dict]) -> dict[str, str]:
+def _collective_attributes(attributes: list[dict]) -> dict[str, str]:
     prefix = "llamatelemetry.collective."
     return {
         each["key"].removeprefix(prefix): str(next(iter(each["value"].values())))
@@ -362,18 +369,19 @@ def _ours(attributes: list[dict]) -> dict[str, str]:
     }
 
 
-# ------------------------------------------------------------------ torchrun, and a real GPU
 @pytest.mark.slow
-def test_under_torchrun_nothing_needs_to_be_given(tmp_path):
+def test_group_needs_no_arguments_under_torchrun(tmp_path):
     program = tmp_path / "job.py"
     program.write_text(
         "import os\n"
         "from llamatelemetry.nccl import NCCLGroup\n"
-        "for _ in range(2):\n"  # torchrun's store outlives the first group
+        # The store of torchrun outlives the first group.
+        "for _ in range(2):\n"
         "    with NCCLGroup(fallback='gloo', timeout_s=30) as group:\n"
         "        results = group.check(size_bytes=4096)\n"
-        "        said = f'{group.rank}/{results.world_size} {results.operation}\\n'\n"
-        "        os.write(1, said.encode())\n"  # whole lines, whoever else writes
+        "        line = f'{group.rank}/{results.world_size} {results.operation}\\n'\n"
+        # One write per line, because both ranks write to the same pipe.
+        "        os.write(1, line.encode())\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
@@ -400,7 +408,7 @@ def _on_a_gpu(rank):
         return group.check().to_dict()
 
 
-def test_nccl_on_one_gpu():
+def test_check_runs_with_nccl_on_one_gpu():
     results = run_ranks(_on_a_gpu, ranks=1)[0]
     if results is None:
         pytest.skip("needs an NVIDIA GPU and torch with CUDA")

@@ -1,4 +1,4 @@
-"""Models on disk, small enough to be made and loaded in a moment, and what records their calls."""
+"""Small models on disk, which are created and loaded in milliseconds, and a recorder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.recorder import Recorder
 __all__ = ["recorded"]
 
 
-# Where torch cannot be imported, the modules of tests are left out; this one is not.
-def saved(model: Any, folder: Path, *, says_letters: bool = True) -> Path:
+# Without torch, pytest does not collect the test modules, but it imports this one.
+def saved(model: Any, folder: Path, *, only_letters: bool = True) -> Path:
     from tests.transformers_plugin.models import not_letters, tokenizer
 
-    if says_letters:
+    if only_letters:
         model.generation_config.suppress_tokens = not_letters()
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
@@ -28,7 +28,7 @@ def saved(model: Any, folder: Path, *, says_letters: bool = True) -> Path:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with a chat template, that says letters."""
+    """Return the directory of a Llama with a chat template that generates letters only."""
     from tests.transformers_plugin.models import llama
 
     return saved(llama(), tmp_path_factory.mktemp("models") / "tiny-llama")
@@ -36,13 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model with an encoder, and one that generates nothing."""
+    """Return the directories of an encoder-decoder and of a model that does not generate."""
     from tests.transformers_plugin.models import bert, t5
 
     root = tmp_path_factory.mktemp("others")
     return {
         "t5": saved(t5(), root / "tiny-t5"),
-        "bert": saved(bert(), root / "tiny-bert", says_letters=False),
+        "bert": saved(bert(), root / "tiny-bert", only_letters=False),
     }
 
 

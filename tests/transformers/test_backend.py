@@ -1,4 +1,4 @@
-"""`TransformersBackend` on real models: what it says, where it stops, and the one span of each call."""
+"""`TransformersBackend` on real models: texts, stop sequences, errors and spans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.transformers import TransformersBackend
-from llamatelemetry.transformers._text import RowText
+from llamatelemetry.transformers._text import IncrementalDecoder
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.recorder import Recorder
 from tests.transformers.conftest import only
@@ -36,8 +36,8 @@ def plugin(recorded: Recorder) -> Iterator[None]:
     instrumentor.uninstrument()
 
 
-with_and_without_the_plugin = pytest.mark.parametrize(
-    "active", [False, True], ids=["alone", "plugin"]
+with_and_without_plugin = pytest.mark.parametrize(
+    "active", [False, True], ids=["without plugin", "with plugin"], indirect=True
 )
 
 
@@ -49,7 +49,7 @@ def active(request: pytest.FixtureRequest) -> bool:
 
 
 def greedy(backend: TransformersBackend, prompt: str, tokens: int) -> str:
-    """What the library itself makes of a prompt."""
+    """Return the greedy continuation of a prompt by the library itself."""
     inputs = tokenizer()(prompt, return_tensors="pt")
     output = backend.model.generate(
         input_ids=inputs.input_ids,
@@ -60,7 +60,7 @@ def greedy(backend: TransformersBackend, prompt: str, tokens: int) -> str:
     return tokenizer().decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
 
 
-def test_it_is_an_engine(folder: Path) -> None:
+def test_backend_satisfies_engine_protocol(folder: Path) -> None:
     engine = create_engine("transformers", model_name_or_path=folder, device="cpu")
     assert isinstance(engine, InferenceEngine)
     assert isinstance(engine, TransformersBackend)
@@ -68,8 +68,10 @@ def test_it_is_an_engine(folder: Path) -> None:
     assert traced_engine(engine) is engine
 
 
-@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
-def test_a_call_is_one_span(recorded: Recorder, active: bool, backend: TransformersBackend) -> None:
+@with_and_without_plugin
+def test_generate_records_one_span(
+    recorded: Recorder, active: bool, backend: TransformersBackend
+) -> None:
     text = backend.generate("Hello", max_tokens=6, **GREEDY, stop_sequences=["never"])
     assert len(text) == 6
     span = only(recorded)
@@ -100,7 +102,7 @@ def test_a_call_is_one_span(recorded: Recorder, active: bool, backend: Transform
         assert point.count == 1
 
 
-def test_it_says_what_the_library_says(recorded: Recorder, backend: TransformersBackend) -> None:
+def test_generate_returns_text_of_library(recorded: Recorder, backend: TransformersBackend) -> None:
     expected = greedy(backend, "Hello", 12)
     assert backend.generate("Hello", max_tokens=12, **GREEDY) == expected
     assert "".join(backend.stream("Hello", max_tokens=12, **GREEDY)) == expected
@@ -108,7 +110,7 @@ def test_it_says_what_the_library_says(recorded: Recorder, backend: Transformers
 
 @pytest.mark.parametrize("start", range(4))
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_a_stop_sequence_is_not_emitted(
+def test_text_ends_before_stop_sequence(
     recorded: Recorder, backend: TransformersBackend, start: int, length: int
 ) -> None:
     whole = greedy(backend, "Hello", 12)
@@ -117,14 +119,14 @@ def test_a_stop_sequence_is_not_emitted(
     assert backend.generate("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY) == expected
     span = only(recorded)
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
-    # Each token is a letter: the model was stopped right after the sequence.
+    # Each token is a letter, so the model stopped right after the sequence.
     assert span.attributes["gen_ai.usage.output_tokens"] == len(expected) + length
-    pieces = list(backend.stream("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY))
-    assert "".join(pieces) == expected
-    assert all(pieces)
+    chunks = list(backend.stream("Hello", max_tokens=12, stop_sequences=[stop], **GREEDY))
+    assert "".join(chunks) == expected
+    assert all(chunks)
 
 
-def test_the_constructors_settings_count_unless_a_call_gives_its_own(
+def test_call_settings_override_constructor_settings(
     recorded: Recorder, folder: Path, backend: TransformersBackend
 ) -> None:
     whole = greedy(backend, "Hello", 8)
@@ -133,7 +135,7 @@ def test_the_constructors_settings_count_unless_a_call_gives_its_own(
     assert stopping.generate("Hello", max_tokens=8, stop_sequences=[], **GREEDY) == whole
 
 
-def test_a_repetition_penalty_makes_repetition_rarer(
+def test_repetition_penalty_reduces_repetition(
     recorded: Recorder, folder: Path, backend: TransformersBackend
 ) -> None:
     plain = backend.generate("Hello", max_tokens=24, **GREEDY)
@@ -141,45 +143,45 @@ def test_a_repetition_penalty_makes_repetition_rarer(
     constructed = TransformersBackend(folder, device="cpu", repetition_penalty=50.0)
     assert constructed.generate("Hello", max_tokens=24, **GREEDY) == given
     assert len(set(given)) > len(set(plain))
-    penalised = [
+    penalized = [
         each
         for each in recorded.spans()
         if each.attributes.get("llamatelemetry.generation.repetition_penalty") == 50.0
     ]
-    assert len(penalised) == 2
+    assert len(penalized) == 2
 
 
-def test_a_chat_uses_the_models_template(recorded: Recorder, backend: TransformersBackend) -> None:
-    answer = backend.chat(HELLO, max_tokens=5, **GREEDY)
+def test_chat_uses_template_of_model(recorded: Recorder, backend: TransformersBackend) -> None:
+    output = backend.chat(HELLO, max_tokens=5, **GREEDY)
     template = tokenizer().apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
-    said = greedy(backend, template, 5)
-    (choice,) = answer["choices"]
+    expected = greedy(backend, template, 5)
+    (choice,) = output["choices"]
     assert choice == {
         "index": 0,
-        "message": {"role": "assistant", "content": said},
+        "message": {"role": "assistant", "content": expected},
         "finish_reason": "length",
     }
-    assert answer["object"] == "chat.completion"
-    assert answer["model"] == "tiny-llama"
-    assert answer["usage"] == {
+    assert output["object"] == "chat.completion"
+    assert output["model"] == "tiny-llama"
+    assert output["usage"] == {
         "prompt_tokens": len(template),
         "completion_tokens": 5,
         "total_tokens": len(template) + 5,
-    } or answer["usage"]["prompt_tokens"] == len(tokenizer()(template).input_ids)
+    } or output["usage"]["prompt_tokens"] == len(tokenizer()(template).input_ids)
     assert only(recorded).attributes["gen_ai.operation.name"] == "chat"
 
 
-def test_a_model_without_a_template_can_chat(
+def test_chat_sends_role_lines_when_model_has_no_template(
     recorded: Recorder, folder: Path, backend: TransformersBackend
 ) -> None:
     backend.tokenizer.chat_template = None
-    answer = backend.chat(HELLO, max_tokens=5, **GREEDY)
-    said = greedy(backend, "user: Hello\nassistant:", 5)
-    assert answer["choices"][0]["message"]["content"] == said
+    output = backend.chat(HELLO, max_tokens=5, **GREEDY)
+    expected = greedy(backend, "user: Hello\nassistant:", 5)
+    assert output["choices"][0]["message"]["content"] == expected
 
 
-@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
-def test_several_prompts_are_one_call_and_say_what_each_says_alone(
+@with_and_without_plugin
+def test_generate_many_records_one_call_and_returns_same_texts_as_generate(
     recorded: Recorder, active: bool, backend: TransformersBackend
 ) -> None:
     prompts = ["Hi", "Hello there"]
@@ -197,27 +199,25 @@ def test_several_prompts_are_one_call_and_say_what_each_says_alone(
     assert backend.generate_many([]) == []
 
 
-@pytest.mark.parametrize("active", [False, True], ids=["alone", "plugin"], indirect=True)
-def test_a_stream_is_one_span_with_the_gaps_of_its_tokens(
+@with_and_without_plugin
+def test_stream_records_one_span_with_chunk_intervals(
     recorded: Recorder, active: bool, backend: TransformersBackend
 ) -> None:
-    pieces = list(backend.stream(HELLO, max_tokens=6, **GREEDY))
-    assert len(pieces) == 6
+    chunks = list(backend.stream(HELLO, max_tokens=6, **GREEDY))
+    assert len(chunks) == 6
     span = only(recorded)
     assert span.name == "chat tiny-llama"
     assert span.attributes["gen_ai.request.stream"] is True
     assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
-    (gaps,) = recorded.points("gen_ai.client.operation.time_per_output_chunk")
-    assert gaps.count == 5
+    (intervals,) = recorded.points("gen_ai.client.operation.time_per_output_chunk")
+    assert intervals.count == 5
 
 
 def _threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "llamatelemetry-generate"]
 
 
-def test_a_stream_that_is_closed_stops_the_model(
-    recorded: Recorder, backend: TransformersBackend
-) -> None:
+def test_closed_stream_stops_model(recorded: Recorder, backend: TransformersBackend) -> None:
     with backend.stream("Hello", max_tokens=400, **GREEDY) as stream:
         assert next(stream)
     assert _threads() == []
@@ -228,9 +228,7 @@ def test_a_stream_that_is_closed_stops_the_model(
     assert "gen_ai.response.finish_reasons" not in span.attributes
 
 
-def test_a_stream_that_is_dropped_stops_the_model(
-    recorded: Recorder, backend: TransformersBackend
-) -> None:
+def test_deleted_stream_stops_model(recorded: Recorder, backend: TransformersBackend) -> None:
     next(backend.stream("Hello", max_tokens=400, **GREEDY))
     gc.collect()
     deadline = time.monotonic() + 20
@@ -239,9 +237,7 @@ def test_a_stream_that_is_dropped_stops_the_model(
     assert only(recorded).attributes["gen_ai.usage.output_tokens"] < 400
 
 
-def test_an_error_of_the_model_reaches_who_asked(
-    recorded: Recorder, backend: TransformersBackend
-) -> None:
+def test_error_of_model_reaches_caller(recorded: Recorder, backend: TransformersBackend) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise KeyError("weights")
 
@@ -257,7 +253,7 @@ def test_an_error_of_the_model_reaches_who_asked(
     assert all(span.status.status_code is StatusCode.ERROR for span in spans)
 
 
-def test_embeddings_have_a_length_of_one_and_do_not_depend_on_the_batch(
+def test_embed_returns_normalized_vectors_independent_of_batch(
     recorded: Recorder, backend: TransformersBackend, other_folders: dict[str, Path]
 ) -> None:
     for engine in (backend, TransformersBackend(other_folders["bert"], device="cpu")):
@@ -272,14 +268,16 @@ def test_embeddings_have_a_length_of_one_and_do_not_depend_on_the_batch(
         assert alone == pytest.approx(both[0], abs=1e-4)
 
 
-def test_an_encoder_decoder(recorded: Recorder, other_folders: dict[str, Path]) -> None:
+def test_backend_runs_encoder_decoder(recorded: Recorder, other_folders: dict[str, Path]) -> None:
     engine = TransformersBackend(other_folders["t5"], device="cpu")
     text = engine.generate("Hello", max_tokens=5, **GREEDY)
     assert only(recorded).attributes["gen_ai.usage.output_tokens"] == 5
     assert len(text) == 5
 
 
-def test_what_generates_nothing_says_so(other_folders: dict[str, Path]) -> None:
+def test_generate_raises_type_error_when_model_is_not_generative(
+    other_folders: dict[str, Path],
+) -> None:
     engine = TransformersBackend(other_folders["bert"], device="cpu")
     with pytest.raises(TypeError, match=r"must be a generative model, got .*BertModel.* Use embed"):
         engine.generate("Hello")
@@ -294,19 +292,21 @@ def test_what_generates_nothing_says_so(other_folders: dict[str, Path]) -> None:
         ({"stop_sequences": "END"}, "stop_sequences must be a list of texts, got a string"),
     ],
 )
-def test_a_bad_setting_is_refused(
+def test_invalid_setting_raises_value_error(
     backend: TransformersBackend, kwargs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         backend.generate("Hello", **kwargs)
 
 
-def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_gguf_file_is_named_in_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"GGUF file not found: .*missing\.gguf"):
         TransformersBackend(tmp_path / "missing.gguf")
 
 
-def test_half_precision(recorded: Recorder, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_backend_loads_half_precision(
+    recorded: Recorder, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     library = logging.getLogger("transformers")
     library.addHandler(caplog.handler)
     try:
@@ -314,7 +314,8 @@ def test_half_precision(recorded: Recorder, folder: Path, caplog: pytest.LogCapt
     finally:
         library.removeHandler(caplog.handler)
     assert engine.model.dtype is torch.bfloat16
-    assert "deprecated" not in caplog.text  # as an old name of the option would be
+    # The old name of the option is deprecated.
+    assert "deprecated" not in caplog.text
     assert len(engine.generate("Hello", max_tokens=3, **GREEDY)) == 3
 
 
@@ -326,32 +327,31 @@ LETTERS = st.text("ab ☃", max_size=12)
     stops=st.lists(st.text("ab ☃", min_size=1, max_size=4), max_size=3),
     data=st.data(),
 )
-def test_text_comes_out_whole_and_ends_before_a_stop_sequence_however_it_is_cut(
+def test_decoder_returns_same_text_for_any_split_of_tokens(
     text: str, stops: list[str], data: st.DataObject
 ) -> None:
-    tokens = tokenizer()(text).input_ids  # bytes: a letter may be several
-    row = RowText(tokenizer(), stops)
-    pieces: list[str] = []
+    # Tokens are bytes, so a character may have several.
+    tokens = tokenizer()(text).input_ids
+    decoder = IncrementalDecoder(tokenizer(), stops)
+    chunks: list[str] = []
     while tokens:
         cut = data.draw(st.integers(1, len(tokens)))
-        pieces.append(row.feed(tokens[:cut]))
+        chunks.append(decoder.feed(tokens[:cut]))
         tokens = tokens[cut:]
-    pieces.append(row.finish())
+    chunks.append(decoder.finish())
     ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
-    assert "".join(pieces) == (text[: min(ends)[1]] if ends else text)
-    assert row.stopped == bool(ends)
+    assert "".join(chunks) == (text[: min(ends)[1]] if ends else text)
+    assert decoder.stopped == bool(ends)
 
 
 @pytest.mark.parametrize(
     ("stops", "expected"),
     [([" ", "a a"], "a"), (["bc", "abcd"], "a ba"), (["cd", "bcd"], "a ba"), (["x"], "a babcd")],
 )
-def test_of_overlapping_stop_sequences_the_one_that_is_complete_first_counts(
-    stops: list[str], expected: str
-) -> None:
+def test_decoder_stops_at_stop_sequence_that_ends_first(stops: list[str], expected: str) -> None:
     text = "a babcd"
     for size in (1, 2, 7):
-        row = RowText(tokenizer(), stops)
+        decoder = IncrementalDecoder(tokenizer(), stops)
         tokens = tokenizer()(text).input_ids
-        pieces = [row.feed(tokens[at : at + size]) for at in range(0, len(tokens), size)]
-        assert "".join([*pieces, row.finish()]) == expected
+        chunks = [decoder.feed(tokens[at : at + size]) for at in range(0, len(tokens), size)]
+        assert "".join([*chunks, decoder.finish()]) == expected

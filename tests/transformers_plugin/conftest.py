@@ -1,4 +1,4 @@
-"""The Transformers plugin, recording to memory, and the models it is tried on."""
+"""Fixtures that instrument transformers and record to memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
-    """Switch the plugin on for this test: its own options, and those of the configuration."""
+    """Return a function that instruments transformers for one test.
+
+    Its argument has options of the instrumentor, its keyword arguments those of the configuration.
+    """
     plugin: Any = TransformersInstrumentor()
 
-    def instrument(own: dict[str, bool] | None = None, **options: Any) -> Recorder:
-        made = TransformersInstrumentor(**(own or {}))
-        made.instrument(**recorder.providers, config=LlamaTelemetryConfig(**options))
+    def instrument(arguments: dict[str, bool] | None = None, **options: Any) -> Recorder:
+        instrumentor: Any = TransformersInstrumentor(**(arguments or {}))
+        instrumentor.instrument(**recorder.providers, config=LlamaTelemetryConfig(**options))
         return recorder
 
     yield instrument
@@ -30,17 +33,17 @@ def instrument(recorder: Recorder) -> Iterator[Callable[..., Recorder]]:
 
 @pytest.fixture
 def instrumented(instrument: Callable[..., Recorder]) -> Recorder:
-    """A recorder to which the plugin, active for this test, writes."""
+    """Instrument transformers and return the recorder."""
     return instrument()
 
 
 def calls(recorder: Recorder) -> list[ReadableSpan]:
-    """The spans of calls, without their phases."""
+    """Return the spans of calls, without phase spans."""
     return [span for span in recorder.spans() if "llamatelemetry.phase" not in span.attributes]
 
 
 def only(recorder: Recorder) -> ReadableSpan:
-    """The span of the one call there was."""
+    """Return the span of the only call."""
     (span,) = calls(recorder)
     return span
 

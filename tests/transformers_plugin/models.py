@@ -1,6 +1,6 @@
-"""Real models of a few thousand parameters, and a real tokenizer, made in the tests.
+"""Real models of a few thousand parameters, and a real tokenizer, created in the tests.
 
-Their weights are random, so that what they say is nonsense; it is the same nonsense for the same seed.
+Their weights are random but seeded, so their output is nonsense and always the same.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from transformers import (
 )
 from transformers.generation import GenerateDecoderOnlyOutput
 
-# More threads than one would only wait for each other, with models so small and a test process
-# on every core.
+# The models are small and every core runs a test process, so more threads would only wait.
 torch.set_num_threads(1)
 
 IS_V5 = int(transformers.__version__.split(".")[0]) >= 5
-# What the installed version calls a cache, in arguments and results: the name without a warning first.
+# Names of the cache in arguments and results of the installed version. Only the first is not
+# deprecated.
 CACHE_NAMES = [
     name for name in ("cache", "past_key_values") if hasattr(GenerateDecoderOnlyOutput, name)
 ]
@@ -47,13 +47,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "[MASK]", "[CLS]", "[SEP]"]
-VOCABULARY = 263  # special tokens, and one for each byte
+# Special tokens, and one token for each byte.
+VOCABULARY = 263
 PAD, BOS, EOS = 0, 1, 2
 
 
 @cache
 def tokenizer() -> Any:
-    """One token for each byte; padding on the left."""
+    """Return a tokenizer with one token for each byte, which pads on the left."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(_SPECIAL + letters)}
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
@@ -77,7 +78,7 @@ def tokenizer() -> Any:
 
 
 def not_letters() -> list[int]:
-    """The tokens that make no letter: suppressed, a model says something that can be read."""
+    """Return the tokens that are not letters. Without them, a model generates readable text."""
     return [
         token
         for name, token in tokenizer().get_vocab().items()
@@ -86,7 +87,7 @@ def not_letters() -> list[int]:
 
 
 def llama(**config: Any) -> Any:
-    """A Llama of 35,424 parameters; ``config`` overrides its configuration."""
+    """Return a Llama with 35,424 parameters. `config` overrides its configuration."""
     torch.manual_seed(0)
     settings = {
         "vocab_size": VOCABULARY,
@@ -104,7 +105,7 @@ def llama(**config: Any) -> Any:
 
 
 def t5() -> Any:
-    """An encoder and a decoder, which begins with a token of its own."""
+    """Return an encoder-decoder model, whose output begins with a start token."""
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=VOCABULARY,
@@ -121,7 +122,7 @@ def t5() -> Any:
 
 
 def bert(kind: Any = BertModel, **config: Any) -> Any:
-    """A model that generates nothing."""
+    """Return a model that does not generate."""
     torch.manual_seed(0)
     return kind(
         BertConfig(
@@ -138,7 +139,7 @@ def bert(kind: Any = BertModel, **config: Any) -> Any:
 
 
 def speech_model() -> Any:
-    """A model that hears letters."""
+    """Return a model for speech recognition."""
     torch.manual_seed(0)
     config = Wav2Vec2Config(
         vocab_size=12,
@@ -191,7 +192,7 @@ _KINDS = {
 
 
 def make_pipeline(task: str, tmp_path: Any, model: Any = None) -> Any:
-    """A real pipeline of a task."""
+    """Return a pipeline for a task."""
     if task == "automatic-speech-recognition":
         return _speech(tmp_path)
     model = _KINDS[task]() if model is None else model

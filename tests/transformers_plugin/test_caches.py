@@ -1,4 +1,4 @@
-"""Caches that a caller passes to ``generate``, by every name of the installed version."""
+"""Caches that a caller passes to `generate`, by every name in the installed version."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ by_every_name = pytest.mark.parametrize("name", CACHE_NAMES)
 
 
 def renamed(name: str) -> AbstractContextManager[Any]:
-    """Expect the library's own warning of a name that it has replaced."""
+    """Expect the library's warning if `name` is deprecated."""
     return nullcontext() if name == CACHE_NAME else pytest.warns(FutureWarning, match=f"`{name}`")
 
 
 def filled(model: Any, *texts: str, cache: Any = None) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """A conversation to continue: its tokens, their mask, and a cache of all but the last token."""
+    """Return the tokens of a conversation, their mask, and a cache of all but the last token."""
     cache = DynamicCache() if cache is None else cache
     inputs = encoded(*texts)
     tokens = model.generate(**inputs, **{CACHE_NAME: cache}, **TWO)
@@ -48,7 +48,9 @@ def filled(model: Any, *texts: str, cache: Any = None) -> tuple[torch.Tensor, to
 
 
 @by_every_name
-def test_what_a_cache_holds_is_not_read_again(instrumented: Recorder, name: str) -> None:
+def test_generate_counts_cached_tokens_when_caller_passes_cache(
+    instrumented: Recorder, name: str
+) -> None:
     model = llama()
     tokens, _, cache = filled(model, "Hello!")
     assert only(instrumented).attributes[CACHED] == 0
@@ -64,12 +66,14 @@ def test_what_a_cache_holds_is_not_read_again(instrumented: Recorder, name: str)
 
 
 @by_every_name
-def test_the_cache_of_a_result_continues_it(instrumented: Recorder, name: str) -> None:
+def test_generate_counts_cached_tokens_when_cache_comes_from_result(
+    instrumented: Recorder, name: str
+) -> None:
     model = llama()
     result = model.generate(**encoded("Hello!"), return_dict_in_generate=True, **TWO)
     assert CACHED not in only(instrumented).attributes
     instrumented.clear_spans()
-    # Version 4 may return tuples of tensors here, and takes them.
+    # In version 4 this may be tuples of tensors, which the library also accepts.
     with renamed(name):
         model.generate(result.sequences, **{name: result[CACHE_NAME]}, **TWO)
     attributes = only(instrumented).attributes
@@ -78,13 +82,16 @@ def test_the_cache_of_a_result_continues_it(instrumented: Recorder, name: str) -
 
 
 @by_every_name
-def test_a_pipeline_passes_a_cache_on(instrumented: Recorder, tmp_path: Path, name: str) -> None:
+def test_pipeline_counts_cached_tokens_of_passed_cache(
+    instrumented: Recorder, tmp_path: Path, name: str
+) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     cache = DynamicCache()
     with renamed(name):
         pipe("Hello", **{name: cache}, **TWO)
     instrumented.clear_spans()
-    cache.crop(5 - cache.get_seq_length())  # negative: what is taken off the end
+    # A negative value is the number of positions to remove at the end.
+    cache.crop(5 - cache.get_seq_length())
     with renamed(name):
         pipe("Hello!", **{name: cache}, **TWO)
     attributes = only(instrumented).attributes
@@ -92,35 +99,36 @@ def test_a_pipeline_passes_a_cache_on(instrumented: Recorder, tmp_path: Path, na
     assert attributes[CACHED] == 5
 
 
-def test_padding_in_a_cache_is_no_token(instrumented: Recorder) -> None:
+def test_cached_tokens_exclude_padding(instrumented: Recorder) -> None:
     model = llama()
     tokens, mask, cache = filled(model, "Hi", "Hello there")
     instrumented.clear_spans()
     model.generate(tokens, attention_mask=mask, **{CACHE_NAME: cache}, **TWO)
     attributes = only(instrumented).attributes
     assert attributes["llamatelemetry.batch.input_tokens"] == (4, 13)
-    assert attributes[CACHED] == 3 + 12  # all but the last token of each row
+    # All but the last token of each row.
+    assert attributes[CACHED] == 3 + 12
 
 
-class OwnCache(DynamicCache):
-    """A cache of one's own."""
+class CustomCache(DynamicCache):
+    """Cache class of an application."""
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda _: OwnCache(),
+        lambda _: CustomCache(),
         pytest.param(
             lambda config: transformers.QuantizedCache(backend="fp8", config=config),
             marks=pytest.mark.skipif(
                 not hasattr(transformers.cache_utils, "Fp8QuantizedLayer"),
-                reason="this version quantizes with further packages only",
+                reason="this version needs another package to quantize",
             ),
         ),
     ],
-    ids=["own", "quantized"],
+    ids=["custom", "quantized"],
 )
-def test_other_kinds_that_know_their_length(
+def test_custom_and_quantized_caches_are_counted(
     instrumented: Recorder, make: Callable[[Any], Any]
 ) -> None:
     model = llama()
@@ -130,7 +138,7 @@ def test_other_kinds_that_know_their_length(
     assert only(instrumented).attributes[CACHED] == 7
 
 
-def test_the_cache_of_a_decoder_holds_no_prompt(instrumented: Recorder) -> None:
+def test_encoder_decoder_cache_is_not_counted_as_input(instrumented: Recorder) -> None:
     model = t5()
     result = model.generate(**encoded("Hello!"), return_dict_in_generate=True, **TWO)
     instrumented.clear_spans()
@@ -147,9 +155,9 @@ def test_the_cache_of_a_decoder_holds_no_prompt(instrumented: Recorder) -> None:
 
 @pytest.mark.skipif(
     not hasattr(transformers.cache_utils, "LinearAttentionLayer"),
-    reason="this version has caches of its own for such models",
+    reason="this version has a separate cache class for such models",
 )
-def test_a_cache_without_positions_has_no_length(instrumented: Recorder) -> None:
+def test_cached_tokens_are_unset_when_cache_has_no_positions(instrumented: Recorder) -> None:
     torch.manual_seed(0)
     config = transformers.MambaConfig(
         vocab_size=VOCABULARY,
@@ -170,7 +178,7 @@ def test_a_cache_without_positions_has_no_length(instrumented: Recorder) -> None
 
 
 @by_every_name
-def test_the_warnings_are_those_of_the_library(
+def test_instrumentation_adds_no_warnings_about_cache_arguments(
     instrument: Callable[..., Recorder], name: str
 ) -> None:
     model = llama()

@@ -1,4 +1,4 @@
-"""``generate`` of real models: what was asked, how many tokens, why it ended, and when each came."""
+"""`generate` of real models: settings, token counts, finish reasons and times."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def new_tokens(output: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.T
     return output[:, inputs["input_ids"].shape[1] :]
 
 
-class After(StoppingCriteria):
-    """Ends each row after a number of tokens of its own."""
+class StopAfter(StoppingCriteria):
+    """Stops each row after its own number of tokens."""
 
     def __init__(self, prefix: int, lengths: list[int]) -> None:
         self.ends = torch.tensor(lengths) + prefix
@@ -52,7 +52,7 @@ class After(StoppingCriteria):
         return input_ids.shape[1] >= self.ends
 
 
-def test_the_whole_span(instrumented: Recorder) -> None:
+def test_generate_records_all_attributes_of_span(instrumented: Recorder) -> None:
     model, inputs = llama(), encoded("Hello")
     output = model.generate(
         **inputs, max_new_tokens=6, min_new_tokens=6, do_sample=True, temperature=0.5, top_k=7
@@ -102,10 +102,12 @@ def test_the_whole_span(instrumented: Recorder) -> None:
     assert times["llamatelemetry.generation.tokens_per_second"] == pytest.approx(1 / per_token_s)
 
 
-def test_the_metrics_of_an_engine_and_of_its_caller(instrumented: Recorder) -> None:
+def test_generate_records_client_and_server_metrics(instrumented: Recorder) -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=4, min_new_tokens=4, **GREEDY)
-    counts = {name: metric.data.data_points for name, metric in instrumented.metrics().items()}
-    assert set(counts) == {
+    points_by_name = {
+        name: metric.data.data_points for name, metric in instrumented.metrics().items()
+    }
+    assert set(points_by_name) == {
         "gen_ai.client.token.usage",
         "gen_ai.client.operation.duration",
         "gen_ai.server.request.duration",
@@ -113,7 +115,7 @@ def test_the_metrics_of_an_engine_and_of_its_caller(instrumented: Recorder) -> N
         "gen_ai.server.time_per_output_token",
     }
     assert (instrumented.tokens("input"), instrumented.tokens("output")) == (5, 4)
-    for points in counts.values():
+    for points in points_by_name.values():
         for point in points:
             attributes = dict(point.attributes)
             attributes.pop("gen_ai.token.type", None)
@@ -123,11 +125,11 @@ def test_the_metrics_of_an_engine_and_of_its_caller(instrumented: Recorder) -> N
             }
 
 
-def test_padding_is_no_input_and_what_follows_the_end_is_no_output(
+def test_token_counts_exclude_padding_and_tokens_after_eos(
     instrumented: Recorder,
 ) -> None:
     inputs = encoded("Hi", "Hello there")
-    # Whatever the model says at its third step ends the row that says it.
+    # The third token that the model generates for the first row becomes the end-of-text token.
     model = llama()
     free = new_tokens(
         model.generate(**inputs, max_new_tokens=8, **GREEDY, eos_token_id=None), inputs
@@ -147,15 +149,18 @@ def test_padding_is_no_input_and_what_follows_the_end_is_no_output(
     assert span.attributes["llamatelemetry.generation.steps"] == 8
 
 
-def test_without_a_mask_padding_is_told_as_generate_does(instrumented: Recorder) -> None:
+def test_input_tokens_exclude_padding_when_there_is_no_attention_mask(
+    instrumented: Recorder,
+) -> None:
     inputs = encoded("Hi", "Hello there")
     llama().generate(inputs["input_ids"], max_new_tokens=2, min_new_tokens=2, **GREEDY)
     span = only(instrumented)
     assert span.attributes["llamatelemetry.batch.input_tokens"] == (2, 11)
 
 
-@pytest.mark.filterwarnings("ignore:`do_sample` is set to `False`")  # which transformers 4 is told
-def test_what_only_counts_when_sampling_is_not_recorded_otherwise(instrumented: Recorder) -> None:
+# Warning of transformers 4.
+@pytest.mark.filterwarnings("ignore:`do_sample` is set to `False`")
+def test_sampling_settings_are_recorded_only_when_sampling(instrumented: Recorder) -> None:
     model = llama()
     model.generation_config.temperature = 0.5
     model.generation_config.do_sample = True
@@ -164,10 +169,10 @@ def test_what_only_counts_when_sampling_is_not_recorded_otherwise(instrumented: 
     assert settings == {"gen_ai.request.max_tokens"}
 
 
-@pytest.mark.parametrize("pad", [PAD, EOS], ids=["padding", "padding is the end"])
-def test_rows_that_a_criterion_ends_are_counted_to_there(instrumented: Recorder, pad: int) -> None:
+@pytest.mark.parametrize("pad", [PAD, EOS], ids=["pad token", "pad token is eos token"])
+def test_output_tokens_end_where_criterion_stops_each_row(instrumented: Recorder, pad: int) -> None:
     inputs = encoded("Hi", "Hello there")
-    after = StoppingCriteriaList([After(inputs["input_ids"].shape[1], [2, 4])])
+    after = StoppingCriteriaList([StopAfter(inputs["input_ids"].shape[1], [2, 4])])
     output = llama().generate(
         **inputs,
         max_new_tokens=9,
@@ -183,7 +188,7 @@ def test_rows_that_a_criterion_ends_are_counted_to_there(instrumented: Recorder,
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop", "stop")
 
 
-def test_a_stop_string_is_a_cause_of_its_own(instrumented: Recorder) -> None:
+def test_finish_cause_is_stop_string_when_stop_string_matches(instrumented: Recorder) -> None:
     model, inputs = llama(), encoded("Hello")
     only_letters = {**GREEDY, "suppress_tokens": not_letters(), "max_new_tokens": 9}
     free = model.generate(**inputs, **only_letters)
@@ -198,14 +203,14 @@ def test_a_stop_string_is_a_cause_of_its_own(instrumented: Recorder) -> None:
     assert "gen_ai.input.messages" not in span.attributes
 
 
-def test_a_limit_of_time_cuts_an_answer_off(instrumented: Recorder) -> None:
+def test_finish_reason_is_length_when_max_time_is_reached(instrumented: Recorder) -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=200, max_time=0.0, eos_token_id=None)
     span = only(instrumented)
     assert span.attributes["llamatelemetry.generation.finish_causes"] == ("time",)
     assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
 
 
-def test_several_answers_to_each_prompt(instrumented: Recorder) -> None:
+def test_generate_counts_tokens_of_every_return_sequence(instrumented: Recorder) -> None:
     inputs = encoded("Hi", "Hello")
     output = llama().generate(
         **inputs, max_new_tokens=3, min_new_tokens=3, do_sample=True, num_return_sequences=3
@@ -221,7 +226,7 @@ def test_several_answers_to_each_prompt(instrumented: Recorder) -> None:
     assert instrumented.points("gen_ai.server.request.duration")[0].count == 1
 
 
-def test_beams(instrumented: Recorder) -> None:
+def test_beam_search_records_beams_and_tokens(instrumented: Recorder) -> None:
     inputs = encoded("Hi", "Hello")
     output = llama().generate(
         **inputs, max_new_tokens=4, num_beams=3, num_return_sequences=2, **GREEDY
@@ -236,7 +241,7 @@ def test_beams(instrumented: Recorder) -> None:
     assert set(instrumented.phases(span)) == {"prefill", "decode"}
 
 
-def test_the_token_that_a_decoder_starts_with_is_no_output(instrumented: Recorder) -> None:
+def test_output_tokens_exclude_decoder_start_token(instrumented: Recorder) -> None:
     output = t5().generate(**encoded("Hello"), max_new_tokens=4, min_new_tokens=4, **GREEDY)
     assert output.shape == (1, 5)
     span = only(instrumented)
@@ -245,7 +250,7 @@ def test_the_token_that_a_decoder_starts_with_is_no_output(instrumented: Recorde
     assert span.attributes["gen_ai.request.max_tokens"] == 4
 
 
-def test_embeddings_as_a_prompt(instrumented: Recorder) -> None:
+def test_generate_counts_input_tokens_of_inputs_embeds(instrumented: Recorder) -> None:
     model, inputs = llama(), encoded("Hello")
     embedded = model.get_input_embeddings()(inputs["input_ids"])
     output = model.generate(inputs_embeds=embedded, max_new_tokens=4, min_new_tokens=4, **GREEDY)
@@ -255,7 +260,7 @@ def test_embeddings_as_a_prompt(instrumented: Recorder) -> None:
     assert span.attributes["gen_ai.usage.output_tokens"] == 4
 
 
-def test_arguments_count_by_their_position(instrumented: Recorder) -> None:
+def test_generate_reads_positional_arguments(instrumented: Recorder) -> None:
     model, inputs = llama(), encoded("Hello")["input_ids"]
     config = GenerationConfig(max_new_tokens=4, do_sample=False, eos_token_id=None)
     streamer = TextIteratorStreamer(tokenizer())
@@ -269,7 +274,7 @@ def test_arguments_count_by_their_position(instrumented: Recorder) -> None:
     assert span.attributes["llamatelemetry.generation.mode"] == "assisted_generation"
 
 
-def test_no_prompt_is_the_token_that_begins_a_text(instrumented: Recorder) -> None:
+def test_input_is_one_bos_token_when_there_is_no_prompt(instrumented: Recorder) -> None:
     output = llama().generate(max_new_tokens=3, min_new_tokens=3, **GREEDY)
     assert output[0, 0] == BOS
     span = only(instrumented)
@@ -277,7 +282,7 @@ def test_no_prompt_is_the_token_that_begins_a_text(instrumented: Recorder) -> No
     assert span.attributes["gen_ai.usage.output_tokens"] == 3
 
 
-def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
+def test_assisted_generation_is_one_call_with_several_tokens_per_step(
     instrument: Callable[..., Recorder],
 ) -> None:
     recorder = instrument({"record_events": True})
@@ -288,12 +293,12 @@ def test_an_assistant_is_part_of_the_call_and_a_step_may_bring_several_tokens(
     span = only(recorder)
     assert span.attributes["gen_ai.usage.output_tokens"] == new_tokens(output, inputs).shape[1]
     assert span.attributes["llamatelemetry.generation.mode"] == "assisted_generation"
-    # The same model drafts what it would say itself: nearly all of it is taken.
+    # Both are the same model, so nearly all drafted tokens are accepted.
     assert 1 <= span.attributes["llamatelemetry.generation.steps"] < 12
     assert sum(event.attributes["tokens"] for event in span.events) == 12
 
 
-def test_tokens_looked_up_in_the_prompt(instrumented: Recorder) -> None:
+def test_prompt_lookup_counts_output_tokens(instrumented: Recorder) -> None:
     inputs = encoded("abcabcabcabc")
     output = llama().generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, **GREEDY)
     assert (
@@ -303,7 +308,7 @@ def test_tokens_looked_up_in_the_prompt(instrumented: Recorder) -> None:
 
 
 @pytest.mark.clock
-def test_events_of_each_step_in_their_order(instrument: Callable[..., Recorder]) -> None:
+def test_record_events_adds_one_event_per_step(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument({"record_events": True})
     llama().generate(**encoded("Hello"), max_new_tokens=5, min_new_tokens=5, **GREEDY)
     span = only(recorder)
@@ -319,7 +324,7 @@ def test_events_of_each_step_in_their_order(instrument: Callable[..., Recorder])
     assert times[-1] < (span.end_time or 0)
 
 
-def test_a_streamer_in_a_thread_is_a_stream(instrumented: Recorder) -> None:
+def test_streamer_makes_generate_a_stream(instrumented: Recorder) -> None:
     model, streamer = llama(), TextIteratorStreamer(tokenizer(), skip_prompt=True, timeout=30)
     arguments = {**encoded("Hello"), "streamer": streamer, "max_new_tokens": 5, **GREEDY}
     thread = threading.Thread(target=model.generate, kwargs={**arguments, "min_new_tokens": 5})
@@ -331,14 +336,14 @@ def test_a_streamer_in_a_thread_is_a_stream(instrumented: Recorder) -> None:
     assert span.attributes["gen_ai.request.stream"] is True
     first_s = span.attributes["gen_ai.response.time_to_first_chunk"]
     assert first_s * 1000 == pytest.approx(span.attributes["gen_ai.ttft_ms"])
-    (gaps,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
-    assert gaps.count == 4
-    assert gaps.sum * 1000 == pytest.approx(span.attributes["gen_ai.decode_ms"])
+    (intervals,) = instrumented.points("gen_ai.client.operation.time_per_output_chunk")
+    assert intervals.count == 4
+    assert intervals.sum * 1000 == pytest.approx(span.attributes["gen_ai.decode_ms"])
     (first,) = instrumented.points("gen_ai.client.operation.time_to_first_chunk")
     assert first.count == 1
 
 
-def test_calls_in_several_threads_are_kept_apart(instrumented: Recorder) -> None:
+def test_concurrent_generations_are_recorded_separately(instrumented: Recorder) -> None:
     model = llama()
 
     def run(length: int) -> None:
@@ -359,7 +364,7 @@ def test_calls_in_several_threads_are_kept_apart(instrumented: Recorder) -> None
     assert counted == {(3, 3), (5, 5), (7, 7)}
 
 
-def test_a_generation_that_breaks_has_what_came_before(instrumented: Recorder) -> None:
+def test_failed_generation_records_tokens_generated_before_error(instrumented: Recorder) -> None:
     class Broken(StoppingCriteria):
         def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
             if input_ids.shape[1] == 8:
@@ -376,16 +381,17 @@ def test_a_generation_that_breaks_has_what_came_before(instrumented: Recorder) -
     span = only(instrumented)
     assert span.attributes["error.type"] == "RuntimeError"
     assert span.attributes["gen_ai.usage.input_tokens"] == 5
-    assert span.attributes["gen_ai.usage.output_tokens"] == 2  # of the third nothing was seen
+    # The criteria raised before the third token was complete.
+    assert span.attributes["gen_ai.usage.output_tokens"] == 2
     assert span.attributes["gen_ai.ttft_ms"] > 0
 
 
 @pytest.mark.skipif(
     "Callable"
     not in str(inspect.signature(GenerationMixin.generate).parameters.get("custom_generate")),
-    reason="this version takes no custom loops",
+    reason="this version does not accept custom loops",
 )
-def test_a_loop_of_ones_own_is_measured_by_the_criteria_it_asks(instrumented: Recorder) -> None:
+def test_custom_loop_is_timed_by_its_stopping_criteria(instrumented: Recorder) -> None:
     seen: dict[str, Any] = {}
 
     def loop(model: Any, input_ids: Any, **kwargs: Any) -> Any:

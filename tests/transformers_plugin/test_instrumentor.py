@@ -1,4 +1,4 @@
-"""The instrumentor: its options, when it patches, and beside whom it works."""
+"""The instrumentor: its options, when it patches, and other instrumentations beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from transformers import GenerationMixin
 
-from llamatelemetry.transformers import TransformersInstrumentor as HandedOn
+from llamatelemetry.transformers import TransformersInstrumentor as CoreInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.recorder import Recorder
 from tests.transformers_plugin.conftest import calls, only
@@ -26,8 +26,8 @@ def generate() -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=3, min_new_tokens=3, **GREEDY)
 
 
-def test_the_core_hands_the_instrumentor_on() -> None:
-    assert HandedOn is TransformersInstrumentor
+def test_core_exports_instrumentor() -> None:
+    assert CoreInstrumentor is TransformersInstrumentor
     parameters = inspect.signature(TransformersInstrumentor).parameters
     assert {name: each.default for name, each in parameters.items()} == {
         "record_events": False,
@@ -36,14 +36,14 @@ def test_the_core_hands_the_instrumentor_on() -> None:
     }
 
 
-def test_without_metrics(instrument: Callable[..., Recorder]) -> None:
+def test_emit_metrics_false_records_no_metrics(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument({"emit_metrics": False})
     generate()
     assert len(calls(recorder)) == 1
     assert recorder.metrics() == {}
 
 
-def test_options_given_explicitly_reconfigure_an_active_instrumentor_without_a_warning(
+def test_explicit_options_reconfigure_active_instrumentor_without_warning(
     instrument: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = instrument()
@@ -57,14 +57,14 @@ def test_options_given_explicitly_reconfigure_an_active_instrumentor_without_a_w
     generate()
     assert len(only(recorder).events) == 0
     assert caplog.text == ""
-    # Not given is not chosen: as with any instrumentor, the second time is worth a warning.
+    # Without explicit options, a second `instrument` warns as that of any instrumentor does.
     plugin.uninstrument()
     assert instrument() is recorder
     TransformersInstrumentor().instrument()
     assert "already instrumented" in caplog.text
 
 
-def test_uninstrumenting_forgets_the_options(instrument: Callable[..., Recorder]) -> None:
+def test_uninstrument_resets_options(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument({"record_events": True})
     TransformersInstrumentor().uninstrument()
     instrument()
@@ -72,7 +72,7 @@ def test_uninstrumenting_forgets_the_options(instrument: Callable[..., Recorder]
     assert len(only(recorder).events) == 0
 
 
-def test_a_disabled_sdk_leaves_the_library_alone(
+def test_instrument_patches_nothing_when_sdk_is_disabled(
     instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -100,7 +100,7 @@ assert hasattr(Pipeline.__call__, "_self_wrapper")
     assert done.returncode == 0, done.stderr
 
 
-def test_inside_a_span_of_somebody_elses_for_the_same_call_it_adds_to_that(
+def test_call_enriches_span_of_other_instrumentation(
     instrumented: Recorder,
 ) -> None:
     model = llama()
@@ -119,7 +119,7 @@ def test_inside_a_span_of_somebody_elses_for_the_same_call_it_adds_to_that(
     assert span.attributes["llamatelemetry.model.architecture"] == "LlamaForCausalLM"
 
 
-def test_a_workflow_around_it_is_its_parent(instrumented: Recorder) -> None:
+def test_call_is_child_of_workflow_span(instrumented: Recorder) -> None:
     tracer = trace.get_tracer("framework", tracer_provider=instrumented.tracer_provider)
     with tracer.start_as_current_span("invoke_workflow") as parent:
         generate()
@@ -137,7 +137,9 @@ def test_a_workflow_around_it_is_its_parent(instrumented: Recorder) -> None:
         ("", None),
     ],
 )
-def test_a_models_name_is_no_path(instrumented: Recorder, given: str, expected: str | None) -> None:
+def test_model_name_is_never_a_path(
+    instrumented: Recorder, given: str, expected: str | None
+) -> None:
     model = llama()
     model.config._name_or_path = given
     model.name_or_path = given

@@ -1,6 +1,6 @@
-"""The most memory of each call, by an allocator that keeps one peak for all of them.
+"""Peak memory of each call, from an allocator that keeps one peak for all of them.
 
-The allocator here counts as that of ``torch.cuda`` does; what it allocates, a test says.
+The allocator of these tests counts as that of `torch.cuda` does. The tests set what it allocates.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, MemoryWatch
+from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, PeakMemoryTracker
 from tests.recorder import Recorder
 from tests.transformers_plugin.conftest import only
 from tests.transformers_plugin.models import llama
@@ -23,7 +23,7 @@ GPU = "cuda:0"
 
 
 class Allocator:
-    """The counters of ``torch.cuda`` for one device."""
+    """The counters of `torch.cuda` for one device."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0
@@ -42,18 +42,18 @@ class Allocator:
         self.peak = self.now
 
 
-def started(watch: MemoryWatch) -> MemoryPeak:
-    peak = watch.start([GPU])
+def started(tracker: PeakMemoryTracker) -> MemoryPeak:
+    peak = tracker.start([GPU])
     assert peak is not None
     return peak
 
 
-def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
+def test_peak_of_call_excludes_earlier_calls() -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    tracker = PeakMemoryTracker(allocator)
     allocator.set(900)
     allocator.set(100)
-    call = started(watch)
+    call = started(tracker)
     allocator.set(300)
     allocator.set(120)
     call.stop()
@@ -61,13 +61,14 @@ def test_a_call_has_its_own_peak_and_not_an_earlier_ones() -> None:
     assert call.allocated == [120]
 
 
-def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
+def test_concurrent_calls_have_separate_peaks() -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
-    first = started(watch)
+    tracker = PeakMemoryTracker(allocator)
+    first = started(tracker)
     allocator.set(500)
     allocator.set(100)
-    second = started(watch)  # starts the counter anew: the first call has taken note
+    # This resets the counter, after the first call has stored its value.
+    second = started(tracker)
     allocator.set(200)
     second.stop()
     allocator.set(300)
@@ -76,11 +77,11 @@ def test_calls_at_the_same_time_each_have_the_peak_of_their_own_time() -> None:
     assert second.peaks == {GPU: 200}
 
 
-def test_an_application_that_started_a_measurement_reads_its_own_result() -> None:
+def test_tracker_keeps_measurement_of_application() -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    tracker = PeakMemoryTracker(allocator)
     allocator.reset_peak_memory_stats(GPU)
-    call = started(watch)
+    call = started(tracker)
     allocator.set(700)
     allocator.set(0)
     call.stop()
@@ -98,9 +99,9 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]) -> None:
+def test_peak_of_call_is_maximum_of_its_duration_for_any_event_order(events: list[Any]) -> None:
     allocator = Allocator()
-    watch = MemoryWatch(allocator)
+    tracker = PeakMemoryTracker(allocator)
     running: list[tuple[MemoryPeak, list[int]]] = []
     ended: list[tuple[MemoryPeak, list[int]]] = []
     for what, value in events:
@@ -109,7 +110,7 @@ def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]
             for _, seen in running:
                 seen.append(value)
         elif what == "start":
-            running.append((started(watch), [allocator.now]))
+            running.append((started(tracker), [allocator.now]))
         elif running:
             call, seen = running.pop(value % len(running))
             call.stop()
@@ -118,14 +119,14 @@ def test_whatever_the_order_each_call_has_the_most_of_its_time(events: list[Any]
         assert call.peaks == {GPU: max(seen)}
 
 
-def test_a_model_on_the_cpu_has_no_figures(instrumented: Recorder) -> None:
+def test_call_on_cpu_records_no_memory(instrumented: Recorder) -> None:
     llama().generate(**encoded("Hello"), max_new_tokens=2)
     assert not [name for name in only(instrumented).attributes if "cuda" in name]
-    assert MemoryWatch().start([]) is None
+    assert PeakMemoryTracker().start([]) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-def test_a_model_on_a_gpu_has(instrument: Callable[..., Recorder]) -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no GPU")
+def test_call_on_gpu_records_memory(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument()
     model = llama().to("cuda")
     inputs = {name: tensor.to("cuda") for name, tensor in encoded("Hello").items()}

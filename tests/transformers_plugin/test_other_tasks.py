@@ -1,4 +1,4 @@
-"""Speech and pictures: what they are called, and that what is no token is not counted."""
+"""Pipelines for speech and images: names, and counts of text tokens only."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.transformers_plugin.models import BOS, EOS, PAD, VOCABULARY, llama, t
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}]}]
 
 
-class Own(Pipeline):
-    """A pipeline of one's own, as the library lets one write it, around a model that generates."""
+class CustomPipeline(Pipeline):
+    """Pipeline class of an application, with a model that generates."""
 
     def _sanitize_parameters(self, **_: Any) -> Any:
         return {}, {}, {}
@@ -51,50 +51,52 @@ class Own(Pipeline):
         ("automatic-speech-recognition", "a sound", "generate_content", "text"),
         ("text-to-audio", "Hello", "generate_content", "speech"),
         ("document-question-answering", "Who?", None, None),
-        ("a-task-of-ones-own", "Hello", None, None),
+        ("a-custom-task", "Hello", None, None),
     ],
 )
-def test_what_a_task_is_called(
+def test_span_name_and_operation_depend_on_task(
     instrumented: Recorder, task: str, inputs: Any, operation: str | None, output_type: str | None
 ) -> None:
     model = llama()
     model.config._name_or_path = model.name_or_path = "org/tiny"
-    pipe = Own(model=model, tokenizer=tokenizer(), task=task, device="cpu")
+    pipe = CustomPipeline(model=model, tokenizer=tokenizer(), task=task, device="cpu")
     pipe(inputs)
     span = only(instrumented)
     assert span.name == f"{operation or task} org/tiny"
     assert span.attributes.get("gen_ai.operation.name") == operation
     assert span.attributes.get("gen_ai.output.type") == output_type
     assert span.attributes["llamatelemetry.task"] == task
-    # Without an operation there are no metrics of one, but the figures are on the span.
+    # Metrics need a named operation, span attributes do not.
     assert span.attributes["gen_ai.usage.output_tokens"] == 3
     assert span.attributes["gen_ai.prefill_ms"] > 0
     assert bool(instrumented.metrics()) == (operation is not None)
 
 
-class Asking(Own):
-    """It asks another model in the end."""
+class TwoModelPipeline(CustomPipeline):
+    """Pipeline that calls another model while it postprocesses."""
 
     def postprocess(self, outputs: Any, **_: Any) -> Any:
         llama().generate(torch.tensor([[BOS, 5]]), max_new_tokens=2, eos_token_id=None)
         return super().postprocess(outputs)
 
 
-def test_what_a_pipeline_asks_another_model_is_its_work_in_a_call_and_not_in_a_pull(
+def test_generate_of_other_model_belongs_to_pipeline_call_but_not_to_pull(
     instrumented: Recorder,
 ) -> None:
-    pipe = Asking(model=llama(), tokenizer=tokenizer(), task="text-generation", device="cpu")
+    pipe = TwoModelPipeline(
+        model=llama(), tokenizer=tokenizer(), task="text-generation", device="cpu"
+    )
     pipe("Hello")
     assert only(instrumented).attributes["gen_ai.usage.output_tokens"] == 5
     instrumented.clear_spans()
     list(pipe(text for text in ["Hello"]))
-    # Between the model and what is pulled anything may happen, and be somebody else's.
+    # During a pull, only `forward` belongs to the pipeline: the application's code may run there.
     assert sorted(
         span.attributes["gen_ai.usage.output_tokens"] for span in calls(instrumented)
     ) == [2, 3]
 
 
-def test_sound_is_no_tokens_and_a_prompt_of_the_decoder_is_no_output(
+def test_sound_has_no_input_tokens_and_decoder_prompt_is_not_output(
     instrumented: Recorder,
 ) -> None:
     torch.manual_seed(0)
@@ -133,7 +135,7 @@ def test_sound_is_no_tokens_and_a_prompt_of_the_decoder_is_no_output(
     assert span.attributes["gen_ai.prefill_ms"] > 0
 
 
-def test_a_picture_and_a_text(instrumented: Recorder) -> None:
+def test_image_text_to_text_counts_image_tokens(instrumented: Recorder) -> None:
     torch.manual_seed(0)
     image = VOCABULARY - 1
     config = LlavaConfig(
@@ -168,5 +170,6 @@ def test_a_picture_and_a_text(instrumented: Recorder) -> None:
     )
     span = only(instrumented)
     assert span.name == "generate_content"
-    assert span.attributes["gen_ai.usage.input_tokens"] == 7  # with what stands for the picture
+    # Including the four placeholder tokens of the image.
+    assert span.attributes["gen_ai.usage.input_tokens"] == 7
     assert span.attributes["gen_ai.usage.output_tokens"] == 3

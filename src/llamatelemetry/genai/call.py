@@ -42,15 +42,17 @@ from llamatelemetry.genai.usage import correct_undercount
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.content.completion_hook import CompletionHook
     from llamatelemetry.genai.content.recorder import CallContent
+    from llamatelemetry.genai.model import EngineTimings
     from llamatelemetry.genai.streams.abandoned_calls import Finalizable
     from llamatelemetry.otel.client_metrics import Attributes
 
@@ -287,6 +289,39 @@ class Call:
     def chunk_attributes(self, response_model: str | None) -> Attributes:
         """Return the metric attributes of a stream's chunks, once a chunk has named the model."""
         return spans.call_attributes(self.request, response_model)
+
+    def add_event(self, name: str, attributes: Mapping[str, AttributeValue], at_ns: int) -> None:
+        """Add an event to the call's span, at a reading of `perf_counter_ns`."""
+        self.span.add_event(name, attributes, self._started_wall_ns + at_ns - self._started_ns)
+
+    def record_engine_request(self, timings: EngineTimings, started_ns: int, ended_ns: int) -> None:
+        """Record one of several requests to the engine that this call consists of.
+
+        It gets server metrics and phase spans. A call with a single request has its timings in
+        `Response.timings` instead.
+
+        Args:
+            timings: What the engine measured of the request.
+            started_ns: Start of the request, by `perf_counter_ns`.
+            ended_ns: End of the request, by `perf_counter_ns`.
+        """
+        wall_ns = self._started_wall_ns - self._started_ns
+        duration_s = (ended_ns - started_ns) / 1e9
+        outcome = Outcome(
+            request=self.request,
+            response=Response(model=self.request.model, timings=timings),
+            error=None,
+            duration_s=duration_s,
+            attempt_s=duration_s,
+            attempt_wall_ns=wall_ns + started_ns,
+            ended_wall_ns=wall_ns + ended_ns,
+            resend_count=0,
+        )
+        outcome.phases = phases_of(outcome, timings)
+        self.instrumenter.metrics.record(outcome, self.span, client=False)
+        if self.instrumenter.config.phase_spans and self.span.is_recording():
+            context = trace.set_span_in_context(self.span)
+            spans.record_phase_spans(self.instrumenter.tracer, context, outcome)
 
     def merge_response(self, nested: Call, response: Response) -> None:
         """Merge a nested call's view of the same response, before this call ends."""

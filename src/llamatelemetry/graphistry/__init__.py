@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._viz import GraphistryViz
+from llamatelemetry.graphistry._viz import GraphistryViz
 
 __all__ = ["GraphistryViz"]

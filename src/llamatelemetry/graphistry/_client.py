@@ -1,4 +1,4 @@
-"""Upload of a graph in a child process with a time limit."""
+"""The account that uploads, and the upload of a graph in a child process with a time limit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
-    from llamatelemetry.graphistry._account import Account
     from llamatelemetry.graphistry._graphs import Edge, Graph, Node
 
 _INSTALL: Final = "pip install 'llamatelemetry-core[graphistry]'"
@@ -27,25 +27,25 @@ def upload(graph: Graph, account: Account, *, privacy: str, timeout_s: float) ->
     Raises:
         NotUploadedError: The upload failed.
     """
-    asked = {
+    job = {
         "account": account.registration(),
         "privacy": privacy,
         "name": f"llamatelemetry: {graph.title}",
         "nodes": [_node_row(node) for node in graph.nodes],
         "edges": [_edge_row(edge) for edge in graph.edges],
     }
-    answer = _asked(json.dumps(asked), account.server, timeout_s)
-    if "url" in answer:
-        return answer["url"]
-    raise NotUploadedError(account.without_secrets(_reason(answer, account.server)))
+    result = _run_child(json.dumps(job), account.server, timeout_s)
+    if "url" in result:
+        return result["url"]
+    raise NotUploadedError(account.without_secrets(_reason(result, account.server)))
 
 
-def _asked(text: str, server: str, timeout_s: float) -> dict[str, str]:
+def _run_child(text: str, server: str, timeout_s: float) -> dict[str, str]:
     # -P keeps the current directory off the child's path: a graphistry.py there must not shadow the
     # client.
     command = [sys.executable, "-P", "-m", "llamatelemetry.graphistry._upload"]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             # Passed on stdin: other users can read arguments and variables of a process.
             input=text,
@@ -57,7 +57,7 @@ def _asked(text: str, server: str, timeout_s: float) -> dict[str, str]:
             # Under opentelemetry-instrument the child would be instrumented as well.
             env={**os.environ, "OTEL_SDK_DISABLED": "true"},
         )
-        return cast("dict[str, str]", json.loads(done.stdout))
+        return cast("dict[str, str]", json.loads(process.stdout))
     except subprocess.TimeoutExpired:
         raise NotUploadedError(f"{server} took longer than {timeout_s:g} s") from None
     except OSError as error:
@@ -66,15 +66,17 @@ def _asked(text: str, server: str, timeout_s: float) -> dict[str, str]:
         raise NotUploadedError("the upload process died") from None
 
 
-def _reason(answer: dict[str, str], server: str) -> str:
-    kind, message = answer["error"], answer["message"] or answer["error"]
+def _reason(result: dict[str, str], server: str) -> str:
+    error_type, message = result["error"], result["message"] or result["error"]
     short = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…"
-    if answer["step"] == "start":
+    if result["step"] == "start":
         return f"its client cannot be imported ({short}): {_INSTALL}"
-    # Errors of requests, and those that the client derives from them.
-    if re.search(r"Max retries exceeded|ConnectionError|Connection aborted", f"{kind} {message}"):
+    # Messages of requests, some of them passed on by the client.
+    if re.search(
+        r"Max retries exceeded|ConnectionError|Connection aborted", f"{error_type} {message}"
+    ):
         return f"there is no connection to {server}"
-    if answer["step"] == "login":
+    if result["step"] == "login":
         return f"{server} refused the login ({short})"
     return f"the upload to {server} failed ({short})"
 
@@ -89,3 +91,101 @@ def _edge_row(edge: Edge) -> dict[str, Any]:
     label = ", ".join([edge.kind, *(f"{name} {value}" for name, value in edge.details.items())])
     ends = {"source": edge.source, "target": edge.target, "kind": edge.kind}
     return {**edge.details, **ends, "label": label}
+
+
+_DEFAULT_SERVER: Final = "hub.graphistry.com"
+# A login needs one complete group. The first complete one is used.
+_LOGINS: Final = (
+    ("personal_key_id", "personal_key_secret"),
+    ("username", "password"),
+    ("token",),
+)
+_CREDENTIALS: Final = frozenset(name for group in _LOGINS for name in group)
+_VARIABLES: Final = {
+    "personal_key_id": "GRAPHISTRY_PERSONAL_KEY_ID",
+    "personal_key_secret": "GRAPHISTRY_PERSONAL_KEY_SECRET",
+    "username": "GRAPHISTRY_USERNAME",
+    "password": "GRAPHISTRY_PASSWORD",
+    "token": "GRAPHISTRY_API_TOKEN",
+    "org_name": "GRAPHISTRY_ORG_NAME",
+    "server": "GRAPHISTRY_HOSTNAME",
+    "protocol": "GRAPHISTRY_PROTOCOL",
+    "client_protocol_hostname": "GRAPHISTRY_CLIENT_PROTOCOL_HOSTNAME",
+}
+_SECRETS: Final = ("personal_key_secret", "password", "token")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Arguments of the client's `register`."""
+
+    personal_key_id: str | None = None
+    personal_key_secret: str | None = field(default=None, repr=False)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    org_name: str | None = None
+    server: str = _DEFAULT_SERVER
+    protocol: str = "https"
+    client_protocol_hostname: str | None = None
+
+    @property
+    def login(self) -> dict[str, str]:
+        """The first complete group of credentials; empty if there is none."""
+        values = asdict(self)
+        for names in _LOGINS:
+            if all(values[name] for name in names):
+                return {name: values[name] for name in names}
+        return {}
+
+    @property
+    def problem(self) -> str:
+        """Why no login is possible; empty if one is."""
+        if self.login:
+            return ""
+        values = asdict(self)
+        for names in _LOGINS:
+            missing = [name for name in names if not values[name]]
+            if len(missing) < len(names):
+                present = next(name for name in names if values[name])
+                return (
+                    f"{missing[0]} must be set together with {present} ({_VARIABLES[missing[0]]})"
+                )
+        return (
+            "no credentials are set (GRAPHISTRY_PERSONAL_KEY_ID and "
+            "GRAPHISTRY_PERSONAL_KEY_SECRET, or arguments)"
+        )
+
+    def registration(self) -> dict[str, str]:
+        """Return the arguments of `register`: one login, and the other values that are set."""
+        rest = {name: value for name, value in asdict(self).items() if name not in _CREDENTIALS}
+        return {**self.login, **{name: value for name, value in rest.items() if value is not None}}
+
+    def without_secrets(self, text: str) -> str:
+        """Return the text with masked secrets, for logs."""
+        for secret in filter(None, (getattr(self, name) for name in _SECRETS)):
+            text = text.replace(secret, "***")
+        return text
+
+
+def read_account(**arguments: str | None) -> Account:
+    """Return the account of arguments and environment. Credentials come from only one of them.
+
+    Raises:
+        ValueError: The arguments contain an incomplete login.
+    """
+    values = {name: value for name, value in arguments.items() if value is not None}
+    environment = _read_environment()
+    if _CREDENTIALS.isdisjoint(values):
+        return Account(**{**environment, **values})
+    rest = {name: value for name, value in environment.items() if name not in _CREDENTIALS}
+    account = Account(**{**rest, **values})
+    if account.problem:
+        raise ValueError(account.problem)
+    return account
+
+
+def _read_environment() -> dict[str, str]:
+    """Read Graphistry's variables. No other function does."""
+    found = {name: os.environ.get(variable, "").strip() for name, variable in _VARIABLES.items()}
+    return {name: value for name, value in found.items() if value}

@@ -1,6 +1,6 @@
-"""Graphs to draw: nodes and edges with names and figures.
+"""Graphs to draw: nodes and edges with names and statistics.
 
-Only the columns listed here are used. So data added to traces later, such as prompts, is never drawn.
+Only the columns listed here are drawn. Data that is added to traces later, such as prompts, is not.
 """
 
 from __future__ import annotations
@@ -31,14 +31,22 @@ COLORS: Final = {
 }
 
 _MAX_NAME: Final = 200
-_FIGURES: Final = ("count", "errors", "mean_ms", "max_ms", "input_tokens", "output_tokens")
+_STATISTICS: Final = ("count", "errors", "mean_ms", "max_ms", "input_tokens", "output_tokens")
 _TOKENS: Final = ("input_tokens", "output_tokens")
-_LINKS: Final = {"NVLink", "PCIe"}
+_UNDIRECTED_KINDS: Final = {"NVLink", "PCIe"}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node. `weight` determines its size: an amount, or 1 if all nodes are equal."""
+    """A node.
+
+    Attributes:
+        id: Unique id.
+        kind: Kind, a key of `COLORS`.
+        name: Name to show.
+        details: Further values to show.
+        weight: Relative size in the drawing.
+    """
 
     id: str
     kind: str
@@ -49,7 +57,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A relation between two nodes."""
+    """A relation between two nodes.
+
+    Attributes:
+        source: Id of the first node.
+        target: Id of the second node.
+        kind: What the relation is, such as `calls` or `NVLink`.
+        details: Further values to show.
+        directed: Whether the relation has a direction.
+    """
 
     source: str
     target: str
@@ -64,8 +80,10 @@ class Graph:
 
     Attributes:
         kind: `pipeline`, `trace` or `topology`.
-        title: Title for users.
-        note: Remark on the whole graph, or why it is empty.
+        title: Title of the page.
+        nodes: The nodes.
+        edges: The edges.
+        note: Why the graph is empty.
     """
 
     kind: str
@@ -82,7 +100,7 @@ def pipeline_graph(
     tensor_split: Sequence[float] | None,
     server_url: str | None,
 ) -> Graph:
-    """Return the path of a request: program, model, server and GPUs.
+    """Return how a model is served: program, model, server and GPUs.
 
     Raises:
         ValueError: `tensor_split` does not match the GPUs.
@@ -90,18 +108,22 @@ def pipeline_graph(
     shares = _shares(tensor_split, len(gpu_names))
     address = _address(server_url)
     program = Node("program", "service", "this program")
-    model = Node("model", "model", _named(base_name(model_name) or model_name))
+    model = Node("model", "model", _shorten(base_name(model_name) or model_name))
     server_details: dict[str, Detail] = {"address": address} if address else {}
-    server = Node("server", "server", _named(backend), server_details)
+    server = Node("server", "server", _shorten(backend), server_details)
     gpus = [
         Node(
-            f"gpu:{number}", "gpu", _named(f"GPU{number} {name}"), _present(share=share), share or 1
+            f"gpu:{number}",
+            "gpu",
+            _shorten(f"GPU{number} {name}"),
+            _without_none(share=share),
+            share or 1,
         )
         for number, (name, share) in enumerate(zip(gpu_names, shares, strict=True))
     ]
     edges = [Edge("program", "model", "calls"), Edge("model", "server", "runs on")]
     edges += [
-        Edge("server", gpu.id, "runs on", _present(share=share))
+        Edge("server", gpu.id, "runs on", _without_none(share=share))
         for gpu, share in zip(gpus, shares, strict=True)
         if share != 0
     ]
@@ -111,37 +133,37 @@ def pipeline_graph(
 
 
 def trace_graph(trace: Any) -> Graph:
-    """Return the graph of a trace graph.
+    """Return the drawing of a trace graph.
 
     Raises:
         TypeError: The argument is not a trace graph.
     """
-    found = _as_dict(trace, "a trace graph: what llamatelemetry.trace_graph() gives")
+    found = _as_dict(trace, "the result of llamatelemetry.trace_graph()")
     nodes = [_trace_node(row) for row in _rows(found, "nodes")]
     edges = [
         Edge(
             str(row["source"]),
             str(row["target"]),
             str(row["kind"]),
-            _figures(row),
-            directed=row["kind"] not in _LINKS,
+            _statistics(row),
+            directed=row["kind"] not in _UNDIRECTED_KINDS,
         )
         for row in _rows(found, "edges")
     ]
     note = "" if nodes else "No span has ended yet."
-    return Graph("trace", "What ran", nodes, edges, note)
+    return Graph("trace", "Trace graph", nodes, edges, note)
 
 
 def topology_graph(topology: Any) -> Graph:
-    """Return the graph of the GPUs of a machine and their connections.
+    """Return the drawing of the GPUs of a machine and their connections.
 
     Raises:
         TypeError: The argument is not a topology.
     """
-    found = _as_dict(topology, "a topology: what TopologyMapper().detect() gives")
+    found = _as_dict(topology, "the result of TopologyMapper().detect()")
     nodes = [_gpu(row) for row in _rows(found, "gpus")]
     nodes += [
-        Node(str(row["label"]), "nic", _named(f"{row['label']} {row.get('name') or ''}"))
+        Node(str(row["label"]), "nic", _shorten(f"{row['label']} {row.get('name') or ''}"))
         for row in found.get("nics") or ()
     ]
     edges = [_link(row) for row in _rows(found, "links") if row.get("label")]
@@ -150,16 +172,16 @@ def topology_graph(topology: Any) -> Graph:
 
 
 def _trace_node(row: Mapping[str, Any]) -> Node:
-    name = _named(row["name"])
+    name = _shorten(row["name"])
     weight = float(row.get("count") or 1)
-    return Node(str(row["id"]), str(row["kind"]), name, _figures(row), weight)
+    return Node(str(row["id"]), str(row["kind"]), name, _statistics(row), weight)
 
 
-def _figures(row: Mapping[str, Any]) -> dict[str, Detail]:
-    """Return the meaningful figures: none for nodes without calls, no tokens for nodes without tokens."""
+def _statistics(row: Mapping[str, Any]) -> dict[str, Detail]:
+    """Return the statistics of a row: none without calls, and no token counts of 0."""
     if not row.get("count"):
         return {}
-    found = {name: row[name] for name in _FIGURES if row.get(name) is not None}
+    found = {name: row[name] for name in _STATISTICS if row.get(name) is not None}
     for name in _TOKENS:
         if not found.get(name):
             found.pop(name, None)
@@ -172,14 +194,14 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Detail]:
 def _gpu(row: Mapping[str, Any]) -> Node:
     label = str(row["label"])
     kept = ("uuid", "pci_bus_id", "cpu_affinity", "numa_affinity", "gpu_numa_node")
-    details = _present(**{name: row.get(name) for name in kept})
+    details = _without_none(**{name: row.get(name) for name in kept})
     if row.get("nvlinks_active"):
         details["nvlinks_active"] = row["nvlinks_active"]
-    return Node(label, "gpu", _named(f"{label} {row.get('name') or ''}"), details)
+    return Node(label, "gpu", _shorten(f"{label} {row.get('name') or ''}"), details)
 
 
 def _link(row: Mapping[str, Any]) -> Edge:
-    details = _present(link=row["label"], pcie=row.get("pcie"))
+    details = _without_none(link=row["label"], pcie=row.get("pcie"))
     if row.get("through_nvswitch"):
         details["through"] = "NVSwitch"
     if row.get("p2p"):
@@ -189,7 +211,7 @@ def _link(row: Mapping[str, Any]) -> Edge:
 
 
 def _shares(tensor_split: Sequence[float] | None, gpus: int) -> list[float | None]:
-    """Return the share of the model on each GPU, 0 to 1; `None` if unknown."""
+    """Return the share of the model on each GPU, 0 to 1; `None` for each if it is unknown."""
     if tensor_split is None:
         return [None] * gpus
     parts = [float(part) for part in tensor_split]
@@ -221,19 +243,19 @@ def _address(url: str | None) -> str | None:
     return host if port is None else f"{host}:{port}"
 
 
-def _named(name: Any) -> str:
+def _shorten(name: Any) -> str:
     text = str(name).strip()
     return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 1]}…"
 
 
-def _present(**values: Any) -> dict[str, Detail]:
+def _without_none(**values: Any) -> dict[str, Detail]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _as_dict(given: Any, wanted: str) -> Mapping[str, Any]:
-    to_dict = getattr(given, "to_dict", None)
+def _as_dict(value: Any, wanted: str) -> Mapping[str, Any]:
+    to_dict = getattr(value, "to_dict", None)
     if not callable(to_dict):
-        raise TypeError(f"The argument must be {wanted}, got {type(given).__name__}")
+        raise TypeError(f"The argument must be {wanted}, got {type(value).__name__}")
     return cast("Mapping[str, Any]", to_dict())
 
 

@@ -51,16 +51,16 @@ def render(graph: Graph) -> str:
         feature="A graph as a page",
         graph=graph,
         names={node.id: node.name for node in graph.nodes},
-        data=_drawn(graph),
+        data=_drawing_data(graph),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
 
 
-def _drawn(graph: Graph) -> dict[str, Any]:
-    """Return the data of the drawing script."""
+def _drawing_data(graph: Graph) -> dict[str, Any]:
+    """Return the data that `graph.js` draws."""
     ids = [node.id for node in graph.nodes]
-    flow = [(edge.source, edge.target) for edge in graph.edges if edge.directed]
-    places, ways = circle(ids) if graph.kind == "topology" else layers(ids, flow)
+    directed_edges = [(edge.source, edge.target) for edge in graph.edges if edge.directed]
+    positions, paths = circle(ids) if graph.kind == "topology" else layers(ids, directed_edges)
     return {
         "colors": COLORS,
         "nodes": [
@@ -69,8 +69,8 @@ def _drawn(graph: Graph) -> dict[str, Any]:
                 "kind": node.kind,
                 "name": node.name,
                 "weight": node.weight,
-                "x": places[node.id][0],
-                "y": places[node.id][1],
+                "x": positions[node.id][0],
+                "y": positions[node.id][1],
                 "lines": _lines(node.details),
             }
             for node in graph.nodes
@@ -81,11 +81,11 @@ def _drawn(graph: Graph) -> dict[str, Any]:
                 "target": edge.target,
                 "kind": edge.kind,
                 "directed": edge.directed,
-                "by": ways.get((edge.source, edge.target), []),
+                "by": paths.get((edge.source, edge.target), []),
                 "lines": _lines(edge.details),
             }
             for edge in graph.edges
-            if edge.source in places and edge.target in places
+            if edge.source in positions and edge.target in positions
         ],
     }
 

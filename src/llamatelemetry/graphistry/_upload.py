@@ -34,29 +34,31 @@ _ICONS: Final = {
 
 def main() -> None:
     """Upload the graph from stdin and print the result on stdout: `url`, or `step` and `error`."""
-    answer = os.dup(1)
-    os.dup2(2, 1)  # output of the client is not the result
-    asked = json.load(sys.stdin)
-    with os.fdopen(answer, "w", encoding="utf-8") as out:
-        json.dump(_answer(asked), out)
+    result = os.dup(1)
+    # The client prints to stdout, which must have the result only.
+    os.dup2(2, 1)
+    job = json.load(sys.stdin)
+    with os.fdopen(result, "w", encoding="utf-8") as out:
+        json.dump(_run_job(job), out)
 
 
-def _answer(asked: dict[str, Any]) -> dict[str, str]:
+def _run_job(job: dict[str, Any]) -> dict[str, str]:
     step = "start"
     try:
         graphistry: Any = importlib.import_module("graphistry")
         pandas: Any = importlib.import_module("pandas")
         step = "login"
-        client = graphistry.client().register(api=3, **asked["account"])
+        client = graphistry.client().register(api=3, **job["account"])
         step = "upload"
-        graph = _plotter(client, pandas, asked)
-        return {"url": _upload(client, graph, asked["privacy"])}
-    except Exception as error:  # after any error, the caller writes a page instead
+        graph = _plotter(client, pandas, job)
+        return {"url": _upload(client, graph, job["privacy"])}
+    except Exception as error:
+        # After any error, the caller writes a page instead.
         return {"step": step, "error": type(error).__name__, "message": _first_line(error)}
 
 
-def _plotter(client: Any, pandas: Any, asked: dict[str, Any]) -> Any:
-    nodes, edges = pandas.DataFrame(asked["nodes"]), pandas.DataFrame(asked["edges"])
+def _plotter(client: Any, pandas: Any, job: dict[str, Any]) -> Any:
+    nodes, edges = pandas.DataFrame(job["nodes"]), pandas.DataFrame(job["edges"])
     return (
         client.nodes(nodes, "id")
         .edges(edges, "source", "target")
@@ -64,15 +66,15 @@ def _plotter(client: Any, pandas: Any, asked: dict[str, Any]) -> Any:
         .encode_point_color("kind", categorical_mapping=COLORS, default_mapping="#9aa5b5")
         .encode_point_icon("kind", categorical_mapping=_ICONS, default_mapping="circle")
         .encode_point_size("weight")
-        .name(asked["name"])
+        .name(job["name"])
     )
 
 
 def _upload(client: Any, graph: Any, privacy: str) -> str:
     """Create the dataset, then set who may see it, and then upload the data.
 
-    The client uploads the data first. Until the visibility is set, and forever if that fails, the server's
-    default applies: anyone with the URL can see the graph.
+    The client's own order is to upload the data first. Until the visibility is set, and forever if
+    that fails, the server's default applies: anyone with the URL can see the graph.
     """
     uploader = graph.plot(skip_upload=True)
     uploader.token = client.api_token()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from llamatelemetry.graphistry import _client, _graphs, _page
-from llamatelemetry.graphistry._account import account_from
+from llamatelemetry.graphistry._client import read_account
 from llamatelemetry.otel.trace_graph.graph import find_graph
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ _NOT_REGISTERED: Final = "register() was not called"
 class GraphistryViz:
     """Draws graphs: uploaded to a Graphistry server, or as an HTML page that needs no network.
 
-    Each `plot_` method returns the URL of the uploaded graph, or the path of the page. A failed upload is
-    logged. Names and figures are drawn, never prompts.
+    Each `plot_` method returns the URL of the uploaded graph, or the path of the page and logs why
+    the graph was not uploaded. Names and statistics are drawn, never prompts.
 
     Args:
         auto_register: Whether to use the credentials from arguments or environment now. Without
@@ -67,7 +67,7 @@ class GraphistryViz:
         _check_one_of("protocol", protocol, (None, "https", "http"))
         if not timeout_s > 0:
             raise ValueError(f"timeout_s must be greater than 0, got {timeout_s!r}")
-        self._account = account_from(
+        self._account = read_account(
             personal_key_id=personal_key_id,
             personal_key_secret=personal_key_secret,
             username=username,
@@ -80,16 +80,16 @@ class GraphistryViz:
         self._privacy = privacy
         self._timeout_s = timeout_s
         self._output_dir = Path(output_dir)
-        self._wanted = auto_register
+        self._is_registered = auto_register
 
     @property
     def registered(self) -> bool:
         """Whether graphs are uploaded. The first upload shows whether the server accepts them."""
-        return self._wanted and not self._account.problem
+        return self._is_registered and not self._account.problem
 
     def register(self) -> bool:
         """Upload from now on. Return whether there are credentials."""
-        self._wanted = True
+        self._is_registered = True
         return self.registered
 
     def plot_pipeline_graph(
@@ -155,7 +155,7 @@ class GraphistryViz:
         return self._show(_graphs.topology_graph(topology))
 
     def _show(self, graph: Graph) -> str:
-        reason, level = self._why_not(graph), logging.INFO
+        reason, level = self._skip_reason(graph), logging.INFO
         if not reason:
             try:
                 return _client.upload(
@@ -169,14 +169,14 @@ class GraphistryViz:
         )
         return str(path)
 
-    def _why_not(self, graph: Graph) -> str:
-        """Return why uploading is not attempted; `None` if it is."""
-        if not self._wanted:
+    def _skip_reason(self, graph: Graph) -> str:
+        """Return why an upload is not attempted; empty if it is."""
+        if not self._is_registered:
             return _NOT_REGISTERED
         if self._account.problem:
             return self._account.problem
         if not graph.edges:
-            return graph.note or "there is nothing between its nodes"
+            return graph.note or "the graph has no edges"
         return ""
 
 

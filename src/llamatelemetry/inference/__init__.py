@@ -38,10 +38,10 @@ def create_engine(backend: str, **options: Any) -> InferenceEngine:
 def traced_engine(engine: InferenceEngine, *, provider: str | None = None) -> InferenceEngine:
     """Return an engine that records each call of `engine` as one span.
 
-    The span has kind `INTERNAL`. It has tokens and timings if the response contains them, or if the engine
-    uses a client that is traced itself. A stream is recorded until its end, a coroutine until its result.
-    All other attributes of the engine stay accessible. An engine with a true `records_its_calls` is
-    returned unchanged.
+    The span has kind `INTERNAL`. It has tokens and timings if the response contains them, or if the
+    engine uses a client that is traced itself. A stream is recorded until its end, a coroutine until
+    its result. All other attributes of the engine stay accessible. An engine whose attribute
+    `records_its_calls` is true is returned unchanged.
 
     Args:
         engine: Object with `generate`, `chat` and `model_name`.

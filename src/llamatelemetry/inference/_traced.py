@@ -1,8 +1,8 @@
-"""A custom engine with a span around each of its calls.
+"""Tracing of custom engines.
 
-The engine may be asynchronous or streaming. Its work then runs when the result is awaited or iterated.
-The call lasts until the end of that, and is current whenever the engine works, so that a traced client
-inside the engine adds to it.
+An engine may be asynchronous or streaming. It then works when its result is awaited or iterated over.
+The call is open until that ends. It is current whenever the engine works, so that a traced client
+that the engine uses adds to it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ _CHAT: Final = ("messages", "max_tokens", "temperature")
 
 
 class TracedEngine:
-    """Wrapper of an engine that records its calls."""
+    """Proxy of an engine that records its calls.
+
+    Args:
+        engine: The engine.
+        provider: Value of `gen_ai.provider.name`; unknown if `None`.
+    """
 
     records_its_calls = True
 
@@ -62,20 +67,21 @@ class TracedEngine:
         return self._engine.model_name
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Continue a text with the engine. Arguments that are not given keep the engine's defaults."""
+        """Return what the engine generates for a prompt. Missing arguments keep its defaults."""
         given = dict(zip(_GENERATE, args, strict=False)) | kwargs
         given["stop"] = given.pop("stop_sequences", given.get("stop"))
         call = self._start(TEXT_COMPLETION, given, parse_completion_request)
-        return _followed(call, lambda: self._engine.generate(*args, **kwargs))
+        return _run_in_call(call, lambda: self._engine.generate(*args, **kwargs))
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
-        """Respond to messages with the engine. Arguments that are not given keep the engine's defaults."""
+        """Return the engine's response to messages. Missing arguments keep its defaults."""
         given = dict(zip(_CHAT, args, strict=False)) | kwargs
         call = self._start(CHAT, given, parse_chat_request)
-        return _followed(call, lambda: self._engine.chat(*args, **kwargs))
+        return _run_in_call(call, lambda: self._engine.chat(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_engine":  # a copy is being created and has no engine yet
+        # `copy` looks up attributes before the copy has an engine.
+        if name == "_engine":
             raise AttributeError(name)
         return getattr(self._engine, name)
 
@@ -102,8 +108,11 @@ class TracedEngine:
         return call
 
 
-def _followed(call: Call | None, work: Callable[[], Any]) -> Any:
-    """Run the work inside its call. The call ends with the result, or continues with a stream."""
+def _run_in_call(call: Call | None, work: Callable[[], Any]) -> Any:
+    """Run the engine inside its call.
+
+    The call ends with the result, or stays open while a coroutine or a stream runs.
+    """
     if call is None:
         return work()
     token = call.activate()
@@ -114,16 +123,20 @@ def _followed(call: Call | None, work: Callable[[], Any]) -> Any:
         call.fail(error)
         raise
     call.deactivate(token)
-    return _awaited(call, result) if inspect.iscoroutine(result) else _given(call, result)
+    return (
+        _await_in_call(call, result)
+        if inspect.iscoroutine(result)
+        else _end_with_result(call, result)
+    )
 
 
-async def _awaited(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
+async def _await_in_call(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
     token = call.activate()
     try:
         result = await work
     except GeneratorExit:
-        # The coroutine is being destroyed, in any context. Nothing may be recorded here, and the context must
-        # not be restored.
+        # The garbage collector closes the coroutine in an arbitrary context: nothing may be
+        # recorded here, and the context must not be restored.
         call.abandon()
         raise
     except BaseException as error:
@@ -131,22 +144,22 @@ async def _awaited(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
         call.fail(error)
         raise
     call.deactivate(token)
-    return _given(call, result)
+    return _end_with_result(call, result)
 
 
-def _given(call: Call, result: Any) -> Any:
-    """End the call with its result, or with the stream that the result is."""
+def _end_with_result(call: Call, result: Any) -> Any:
+    """End the call with its result, or at the end of the stream that the result is."""
     if isinstance(result, (Iterator, AsyncIterator)):
         call.request.stream = True
-        watch = StreamObserver(call, ChunkAccumulator(call.content_max_chars))
+        observer = StreamObserver(call, EngineStreamAccumulator(call.content_max_chars))
         is_async = isinstance(result, AsyncIterator)
-        return (_AsyncTracedStream if is_async else _TracedStream)(result, call, watch)
-    call.finish(_read(result))
+        return (_AsyncTracedStream if is_async else _TracedStream)(result, call, observer)
+    call.finish(_parse_result(result))
     return result
 
 
-def _read(result: Any) -> Response:
-    """Parse a chat completion. A plain text has no other information."""
+def _parse_result(result: Any) -> Response:
+    """Parse a chat completion or a plain text."""
     try:
         if isinstance(result, str):
             return parse_response(_as_completion(result))
@@ -161,7 +174,7 @@ def _as_completion(text: str) -> dict[str, Any]:
     return {"choices": [{"index": 0, "text": text}]}
 
 
-class ChunkAccumulator(ChatAccumulator):
+class EngineStreamAccumulator(ChatAccumulator):
     """Accumulator for an engine's stream: chunks of a completion, or plain text."""
 
     __slots__ = ()
@@ -171,30 +184,30 @@ class ChunkAccumulator(ChatAccumulator):
         return super().add(_as_completion(chunk) if isinstance(chunk, str) else chunk)
 
 
-# Its type parameters differ from those of the wrapped object.
+# The type parameters of wrapt's class are not those of the wrapped object.
 _ObjectProxy: Any = wrapt.ObjectProxy
 
 
 class _TracedStream(_ObjectProxy):
-    """The stream itself, except that its chunks are observed."""
+    """Proxy of a stream that observes its chunks."""
 
-    def __init__(self, source: Any, call: Call, watch: StreamObserver) -> None:
+    def __init__(self, source: Any, call: Call, observer: StreamObserver) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
-        self._self_watch = watch
-        self._self_tap = StreamWrapper(_Working(source, call), watch)
+        self._self_observer = observer
+        self._self_chunks = StreamWrapper(_IteratorInCall(source, call), observer)
 
     def __iter__(self) -> Any:
         return self
 
     def __next__(self) -> Any:
-        return next(self._self_tap)
+        return next(self._self_chunks)
 
     def close(self) -> Any:
         """Close the stream."""
         try:
             return self.__wrapped__.close()
         finally:
-            self._self_watch.on_close()
+            self._self_observer.on_close()
 
     def __enter__(self) -> Any:
         self.__wrapped__.__enter__()
@@ -204,29 +217,29 @@ class _TracedStream(_ObjectProxy):
         try:
             return self.__wrapped__.__exit__(kind, error, traceback)
         finally:
-            _left(self._self_watch, error)
+            _end_observer(self._self_observer, error)
 
 
 class _AsyncTracedStream(_ObjectProxy):
     """Asynchronous version of `_TracedStream`."""
 
-    def __init__(self, source: Any, call: Call, watch: StreamObserver) -> None:
+    def __init__(self, source: Any, call: Call, observer: StreamObserver) -> None:
         super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - see above
-        self._self_watch = watch
-        self._self_tap = AsyncStreamWrapper(_AsyncWorking(source, call), watch)
+        self._self_observer = observer
+        self._self_chunks = AsyncStreamWrapper(_AsyncIteratorInCall(source, call), observer)
 
     def __aiter__(self) -> Any:
         return self
 
     async def __anext__(self) -> Any:
-        return await anext(self._self_tap)
+        return await anext(self._self_chunks)
 
     async def aclose(self) -> Any:
         """Close the stream."""
         try:
             return await self.__wrapped__.aclose()
         finally:
-            self._self_watch.on_close()
+            self._self_observer.on_close()
 
     async def __aenter__(self) -> Any:
         await self.__wrapped__.__aenter__()
@@ -236,17 +249,17 @@ class _AsyncTracedStream(_ObjectProxy):
         try:
             return await self.__wrapped__.__aexit__(kind, error, traceback)
         finally:
-            _left(self._self_watch, error)
+            _end_observer(self._self_observer, error)
 
 
-def _left(watch: StreamObserver, error: BaseException | None) -> None:
+def _end_observer(observer: StreamObserver, error: BaseException | None) -> None:
     if error is None:
-        watch.on_close()
+        observer.on_close()
     else:
-        watch.on_error(error)
+        observer.on_error(error)
 
 
-class _Working:
+class _IteratorInCall:
     """Iterator that runs each step of a stream inside its call."""
 
     __slots__ = ("_call", "_source")
@@ -263,7 +276,7 @@ class _Working:
             self._call.deactivate(token)
 
 
-class _AsyncWorking:
+class _AsyncIteratorInCall:
     """Asynchronous version of `_Working`."""
 
     __slots__ = ("_call", "_source")
@@ -275,11 +288,12 @@ class _AsyncWorking:
     async def __anext__(self) -> Any:
         token = self._call.activate()
         try:
-            piece = await anext(self._source)
-        except GeneratorExit:  # as in `_awaited`
+            chunk = await anext(self._source)
+        except GeneratorExit:
+            # As in `_await_in_call`, the context must not be restored.
             raise
         except BaseException:
             self._call.deactivate(token)
             raise
         self._call.deactivate(token)
-        return piece
+        return chunk

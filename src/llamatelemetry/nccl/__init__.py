@@ -10,7 +10,7 @@ in one process.
 
 from __future__ import annotations
 
-from ._group import NCCLGroup
-from ._results import CollectiveError, CollectiveResults
+from llamatelemetry.nccl._collectives import CollectiveError, CollectiveResults
+from llamatelemetry.nccl._group import NCCLGroup
 
 __all__ = ["CollectiveError", "CollectiveResults", "NCCLGroup"]

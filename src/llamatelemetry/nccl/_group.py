@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import logging
 import re
 import time
@@ -12,12 +11,26 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 from llamatelemetry._optional import required_by
-
-from ._agreement import Agreement, Offer, agree, exchange, offer_of
-from ._launch import RankAssignment, find_rank_assignment, launch_variables, open_group
-from ._recording import describe_on_resource, record_failure, record_results
-from ._results import CollectiveError, CollectiveResults, all_reduce_results
-from ._timing import CpuRunner, CudaRunner, timed_all_reduce
+from llamatelemetry.nccl._collectives import (
+    CollectiveError,
+    CollectiveResults,
+    CpuRunner,
+    CudaRunner,
+    all_reduce_results,
+    time_all_reduce,
+)
+from llamatelemetry.nccl._recording import describe_on_resource, record_failure, record_results
+from llamatelemetry.nccl._rendezvous import (
+    START_ADVICE,
+    Agreement,
+    RankAssignment,
+    decide_backend,
+    find_rank_assignment,
+    launch_variables,
+    make_offer,
+    open_group,
+    rendezvous,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,20 +40,13 @@ _logger = logging.getLogger("llamatelemetry.nccl")
 Backend = Literal["nccl", "gloo"]
 
 _DEFAULT_SIZE_BYTES: Final = {"nccl": 64 * 2**20, "gloo": 4 * 2**20}
-_ABOUT_START: Final = (
-    ". Every rank has to be started, with the same WORLD_SIZE, MASTER_ADDR and MASTER_PORT and a "
-    "RANK of its own"
-)
-_ABOUT_CHECK: Final = (
-    ". A rank has died, or does not call check(): look at what the others say. This group is of no "
-    "more use"
+_CHECK_ADVICE: Final = (
+    ". A rank has died, or does not call check(): see the output of the other ranks. This group "
+    "cannot be used any more"
 )
 _NOISE: Final = re.compile(r"^\[[^]]*\] | This is typically caused by .*")
-# Longer than our own deadline: the timeout of NCCL ends the whole process.
+# NCCL's timeout ends the whole process, so it must come after the deadline of `check`.
 _GRACE_S: Final = 30.0
-_PAUSE_S: Final = 0.05
-# A store such as torchrun's outlives a group. The next group must not find its keys.
-_numbers = itertools.count()
 
 
 class NCCLGroup:
@@ -78,10 +84,10 @@ class NCCLGroup:
             raise ValueError(f"fallback must be 'gloo' or None, got {fallback!r}")
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be greater than 0, got {timeout_s}")
-        self._wanted, self._fallback, self._timeout_s = backend, fallback, timeout_s
-        self._given = world_size, rank
-        self._place = find_rank_assignment(*self._given, launch_variables(), open_group())
-        self._agreed = Agreement(backend)
+        self._requested, self._fallback, self._timeout_s = backend, fallback, timeout_s
+        self._explicit = world_size, rank
+        self._assignment = find_rank_assignment(*self._explicit, launch_variables(), open_group())
+        self._agreement = Agreement(backend)
         self._is_open = self._owns = self._failed = False
 
     def __enter__(self) -> Self:
@@ -93,22 +99,22 @@ class NCCLGroup:
     @property
     def rank(self) -> int:
         """Rank of this process, from 0."""
-        return self._place.rank
+        return self._assignment.rank
 
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self._place.world_size
+        return self._assignment.world_size
 
     @property
     def backend(self) -> str:
         """Backend of the collectives: the actual one once the group is open."""
-        return self._agreed.backend
+        return self._agreement.backend
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why it is not the requested backend; `None` if it is."""
-        return self._agreed.fallback_reason
+        """Why the backend is not the requested one; `None` if it is."""
+        return self._agreement.fallback_reason
 
     @property
     def owns_group(self) -> bool:
@@ -137,7 +143,7 @@ class NCCLGroup:
             _logger.warning(
                 "Using backend %s instead of %s: %s",
                 self.backend,
-                self._wanted,
+                self._requested,
                 self.fallback_reason,
             )
         describe_on_resource(self.rank, self.world_size, self.backend)
@@ -151,7 +157,7 @@ class NCCLGroup:
         Args:
             size_bytes: Size of each rank's input; 64 MiB on GPUs and 4 MiB on CPUs by default.
             iterations: Number of timed operations.
-            warmup: Number of operations before.
+            warmup: Number of untimed operations before them.
 
         Raises:
             CollectiveError: A rank died or did not join in time. The group cannot be used any more.
@@ -169,13 +175,13 @@ class NCCLGroup:
             raise ValueError(
                 f"iterations must be 1 or more and warmup 0 or more, got {iterations} and {warmup}"
             )
-        torch, began_s = _torch(), time.monotonic()
+        torch, started_s = _torch(), time.monotonic()
         try:
-            with self._explained("the all-reduce failed", _ABOUT_CHECK):
-                times_s = self._timed(torch, size_bytes, iterations, warmup)
+            with self._as_collective_error("the all-reduce failed", _CHECK_ADVICE):
+                times_s = self._time_all_reduce(torch, size_bytes, iterations, warmup)
         except CollectiveError as error:
             self._failed = True
-            after_s = time.monotonic() - began_s
+            after_s = time.monotonic() - started_s
             cause = error.__cause__ or error
             record_failure(self.backend, self.world_size, size_bytes, after_s, cause)
             raise
@@ -187,9 +193,8 @@ class NCCLGroup:
             times_s=times_s,
             fallback_reason=self.fallback_reason,
         )
-        describe_on_resource(
-            self.rank, self.world_size, self.backend
-        )  # an SDK may have been set up since
+        # The SDK may have been set up after the group was opened.
+        describe_on_resource(self.rank, self.world_size, self.backend)
         if self.rank == 0:
             record_results(results)
         return results
@@ -211,101 +216,67 @@ class NCCLGroup:
             else:
                 dist.destroy_process_group()
         except Exception as error:
-            _logger.warning("Cannot end the process group cleanly: %s", _brief(error))
+            _logger.warning("Cannot end the process group cleanly: %s", _first_sentence(error))
 
     def _join(self, torch: Any) -> None:
         dist = torch.distributed
-        self._place = find_rank_assignment(*self._given, launch_variables(), dist)
-        # It is "cpu:gloo,cuda:nccl" also for a group opened without a backend, which reports "undefined".
+        self._assignment = find_rank_assignment(*self._explicit, launch_variables(), dist)
+        # Such as "cpu:gloo,cuda:nccl", which is also that of a group opened without a backend.
+        # `get_backend` would return "undefined" for it.
         used = re.split("[:,]", dist.get_backend_config())
-        chosen = next((each for each in (self._wanted, self._fallback) if each in used), None)
+        chosen = next((each for each in (self._requested, self._fallback) if each in used), None)
         if chosen is None:
             raise ValueError(
                 f"backend must be that of the open process group, {dist.get_backend_config()}, got "
-                f"{self._wanted}. For gloo, pass backend='gloo'"
+                f"{self._requested}. For gloo, pass backend='gloo'"
             )
-        instead = f"the open process group uses {chosen}" if chosen != self._wanted else None
-        self._agreed = Agreement(chosen, instead)
+        instead = f"the open process group uses {chosen}" if chosen != self._requested else None
+        self._agreement = Agreement(chosen, instead)
 
     def _open(self, torch: Any) -> None:
-        dist, place = torch.distributed, self._place
-        with self._explained("the ranks did not come together", _ABOUT_START):
-            offer = offer_of(torch, self._wanted, self._fallback, place.local_rank)
-            store, offers = self._rendezvous(dist, offer)
-            self._agreed = agree(offers)
+        dist, assignment = torch.distributed, self._assignment
+        with self._as_collective_error("the ranks did not come together", f". {START_ADVICE}"):
+            offer = make_offer(torch, self._requested, self._fallback, assignment.local_rank)
+            store, offers = rendezvous(dist, assignment, offer, self._timeout_s)
+            self._agreement = decide_backend(offers)
             device, timeout_s = None, self._timeout_s
             if self.backend == "nccl":
-                device, timeout_s = _device(torch, place), timeout_s + _GRACE_S
+                device, timeout_s = _device(torch, assignment), timeout_s + _GRACE_S
                 torch.cuda.set_device(device)
             dist.init_process_group(
                 self.backend,
                 store=store,
-                rank=place.rank,
-                world_size=place.world_size,
+                rank=assignment.rank,
+                world_size=assignment.world_size,
                 timeout=timedelta(seconds=timeout_s),
                 device_id=device,
             )
         self._owns = True
 
-    def _rendezvous(self, dist: Any, offer: Offer) -> tuple[Any, list[Offer]]:
-        """Return the store of the ranks, and their offers.
-
-        A rank that finishes an earlier group before rank 0 still finds the store of that group, which rank 0
-        then closes. It retries and finds the next one.
-        """
-        place, until_s = self._place, time.monotonic() + self._timeout_s
-        name = f"llamatelemetry/{next(_numbers)}"
-        while True:
-            left_s = max(0.001, until_s - time.monotonic())
-            try:
-                store = dist.PrefixStore(name, self._store(dist, left_s))
-                return store, exchange(store, place.rank, place.world_size, offer, left_s)
-            except RuntimeError as error:
-                kinds = {type(error).__name__, type(error.__cause__).__name__}
-                if (
-                    "DistNetworkError" not in kinds
-                    or place.rank == 0
-                    or time.monotonic() + _PAUSE_S > until_s
-                ):
-                    raise
-                time.sleep(_PAUSE_S)
-
-    def _store(self, dist: Any, timeout_s: float) -> Any:
-        place = self._place
-        if place.world_size == 1:
-            return dist.HashStore()
-        if place.address is None:
-            raise ValueError(
-                "The address of the rendezvous is unknown. Set MASTER_ADDR and MASTER_PORT to the host of "
-                "rank 0 and a free port there, the same for all ranks, or start with torchrun"
-            )
-        timeout = timedelta(seconds=timeout_s)
-        # It uses torchrun's store, or starts one.
-        rendezvous = dist.rendezvous("env://", place.rank, place.world_size, timeout=timeout)
-        store, _, _ = next(rendezvous)
-        store.set_timeout(timeout)
-        return store
-
-    def _timed(
+    def _time_all_reduce(
         self, torch: Any, size_bytes: int, iterations: int, warmup: int
     ) -> tuple[float, float]:
         deadline_s = time.monotonic() + self._timeout_s
         runner_of = CudaRunner if self.backend == "nccl" else CpuRunner
-        return timed_all_reduce(torch, runner_of(torch, deadline_s), size_bytes, iterations, warmup)
+        return time_all_reduce(torch, runner_of(torch, deadline_s), size_bytes, iterations, warmup)
 
     @contextmanager
-    def _explained(self, what: str, advice: str) -> Generator[None]:
+    def _as_collective_error(self, what: str, advice: str) -> Generator[None]:
         """Convert an exception of torch to a `CollectiveError` with rank, cause and time."""
-        began_s, place = time.monotonic(), self._place
+        started_s, assignment = time.monotonic(), self._assignment
         try:
             yield
         except RuntimeError as error:
-            where = f" at {place.address}" if place.address and place.world_size > 1 else ""
-            waited_s = time.monotonic() - began_s
+            where = (
+                f" at {assignment.address}"
+                if assignment.address and assignment.world_size > 1
+                else ""
+            )
+            waited_s = time.monotonic() - started_s
             raise CollectiveError(
-                f"rank {place.rank} of {place.world_size}{where}, after {waited_s:.1f} s "
-                f"(timeout_s={self._timeout_s:g}): {what}: {_brief(error)}"
-                # Our own errors already explain what to do.
+                f"rank {assignment.rank} of {assignment.world_size}{where}, after {waited_s:.1f} s "
+                f"(timeout_s={self._timeout_s:g}): {what}: {_first_sentence(error)}"
+                # A CollectiveError already states a remedy.
                 f"{'' if isinstance(error, CollectiveError) else advice}"
             ) from error
 
@@ -319,14 +290,14 @@ def _torch() -> Any:
     return torch
 
 
-def _device(torch: Any, place: RankAssignment) -> Any:
-    local_rank = place.local_rank
+def _device(torch: Any, assignment: RankAssignment) -> Any:
+    local_rank = assignment.local_rank
     if local_rank is None:
-        local_rank = place.rank % torch.cuda.device_count()
+        local_rank = assignment.rank % torch.cuda.device_count()
     return torch.device("cuda", local_rank)
 
 
-def _brief(error: BaseException) -> str:
+def _first_sentence(error: BaseException) -> str:
     """Return the relevant sentence of a message of torch, without file names and C++ frames."""
     line = str(error).strip().partition("\n")[0]
     return _NOISE.sub("", line).rstrip(".! ") or type(error).__name__

@@ -20,7 +20,7 @@ from llamatelemetry.semconv.attributes import ERROR_TYPE
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from ._results import CollectiveResults
+    from llamatelemetry.nccl._collectives import CollectiveResults
 
 _SCOPE: Final = "llamatelemetry.nccl"
 _GIGA: Final = 1e9

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
 from llamatelemetry.transformers._loading import load
-from llamatelemetry.transformers._recording import Recording, now_s
-from llamatelemetry.transformers._running import Answer, Run, Sampling, embed
-from llamatelemetry.transformers._streaming import TextStream
+from llamatelemetry.transformers._recorder import BackendRecorder
+from llamatelemetry.transformers._running import GeneratedText, GenerationRun, Sampling, embed
+from llamatelemetry.transformers._text import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +54,12 @@ class TransformersBackend:
     ) -> None:
         self._stop_sequences = stop_sequences
         self._repetition_penalty = repetition_penalty
-        self._sampling(1, 0.0, None, None)  # fail before minutes of loading
+        # Reject invalid settings now and not after minutes of loading.
+        self._sampling(1, 0.0, None, None)
         self._loaded = load(
             model_name_or_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
-        self._recording = Recording(self._loaded.name)
+        self._recorder = BackendRecorder(self._loaded.name)
 
     @property
     def model_name(self) -> str:
@@ -87,7 +89,7 @@ class TransformersBackend:
         stop_sequences: list[str] | None = None,
         repetition_penalty: float | None = None,
     ) -> str:
-        """Continue a text and return the generated text.
+        """Generate the continuation of a text, and return it.
 
         Args:
             prompt: Text to continue.
@@ -97,8 +99,8 @@ class TransformersBackend:
             repetition_penalty: Repetition penalty; the constructor's if `None`.
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
-        given = _described(sampling, prompt=prompt)
-        return self._answers(TEXT_COMPLETION, given, self._encode([prompt]), sampling)[0].text
+        given = _as_request(sampling, prompt=prompt)
+        return self._generate(TEXT_COMPLETION, given, self._encode([prompt]), sampling)[0].text
 
     def generate_many(
         self,
@@ -108,9 +110,10 @@ class TransformersBackend:
         stop_sequences: list[str] | None = None,
         repetition_penalty: float | None = None,
     ) -> list[str]:
-        """Continue several texts in one batch and return the generated texts.
+        """Generate the continuations of several texts in one batch, and return them.
 
-        It is one call, with token counts for each text. The arguments are those of `generate`.
+        The batch is recorded as one call, with token counts for each text. The arguments are those
+        of `generate`.
         """
         if isinstance(prompts, str):
             raise ValueError(
@@ -119,9 +122,9 @@ class TransformersBackend:
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         if not prompts:
             return []
-        given = _described(sampling, prompt=list(prompts))
+        given = _as_request(sampling, prompt=list(prompts))
         inputs = self._encode(prompts)
-        return [each.text for each in self._answers(TEXT_COMPLETION, given, inputs, sampling)]
+        return [each.text for each in self._generate(TEXT_COMPLETION, given, inputs, sampling)]
 
     def chat(
         self,
@@ -138,8 +141,8 @@ class TransformersBackend:
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         inputs = self._encode_chat(messages)
-        (answer,) = self._answers(CHAT, _described(sampling, messages=messages), inputs, sampling)
-        return self._completion(answer, int(inputs["attention_mask"].sum()))
+        (output,) = self._generate(CHAT, _as_request(sampling, messages=messages), inputs, sampling)
+        return self._completion(output, int(inputs["attention_mask"].sum()))
 
     def stream(
         self,
@@ -159,28 +162,28 @@ class TransformersBackend:
             repetition_penalty: See `generate`.
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
-        self._check_that_it_generates()
+        self._require_generative()
         if isinstance(prompt, str):
             inputs = self._encode([prompt])
-            call = self._recording.start(
-                TEXT_COMPLETION, _described(sampling, prompt=prompt), stream=True
+            call = self._recorder.start(
+                TEXT_COMPLETION, _as_request(sampling, prompt=prompt), stream=True
             )
         else:
             inputs = self._encode_chat(prompt)
-            call = self._recording.start(
-                CHAT, _described(sampling, messages=list(prompt)), stream=True
+            call = self._recorder.start(
+                CHAT, _as_request(sampling, messages=list(prompt)), stream=True
             )
 
-        def make_run(show: Callable[[str], None]) -> Run:
-            return Run(self._loaded, inputs, sampling, show)
+        def create_run(on_chunk: Callable[[str], None]) -> GenerationRun:
+            return GenerationRun(self._loaded, inputs, sampling, on_chunk)
 
-        return TextStream(make_run, call)
+        return TextStream(create_run, call)
 
     def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return a normalized vector for each text: the mean over its tokens in the last layer."""
-        # Padding on the right moves no token: some models count positions from the left.
+        # Some models count positions from the left, so padding must not move the tokens.
         inputs = self._encode([texts] if isinstance(texts, str) else texts, padding_side="right")
-        call = self._recording.start(EMBEDDINGS, {})
+        call = self._recorder.start(EMBEDDINGS, {})
         try:
             with call:
                 vectors = embed(self._loaded, inputs)
@@ -198,33 +201,33 @@ class TransformersBackend:
         stop_sequences: Sequence[str] | None,
         repetition_penalty: float | None,
     ) -> Sampling:
-        return Sampling.checked(
+        return Sampling.validated(
             max_tokens,
             temperature,
             self._stop_sequences if stop_sequences is None else stop_sequences,
             self._repetition_penalty if repetition_penalty is None else repetition_penalty,
         )
 
-    def _answers(
+    def _generate(
         self,
         operation: str,
         given: Mapping[str, Any],
         inputs: Mapping[str, Any],
         sampling: Sampling,
-    ) -> list[Answer]:
-        self._check_that_it_generates()
-        call = self._recording.start(operation, given)
-        run = Run(self._loaded, inputs, sampling)
+    ) -> list[GeneratedText]:
+        self._require_generative()
+        call = self._recorder.start(operation, given)
+        run = GenerationRun(self._loaded, inputs, sampling)
         try:
             with call:
-                answers = run.execute()
+                outputs = run.execute()
         except BaseException as error:
             call.fail(error, run)
             raise
         call.finish(run)
-        return answers
+        return outputs
 
-    def _check_that_it_generates(self) -> None:
+    def _require_generative(self) -> None:
         if not self._loaded.generates:
             kind = type(self._loaded.model).__name__
             raise TypeError(
@@ -247,18 +250,18 @@ class TransformersBackend:
         )
         return _only_tokens(inputs)
 
-    def _completion(self, answer: Answer, input_tokens: int) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text}
+    def _completion(self, output: GeneratedText, input_tokens: int) -> dict[str, Any]:
+        message = {"role": "assistant", "content": output.text}
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
-            "created": now_s(),
+            "created": int(time.time()),
             "model": self.model_name,
-            "choices": [{"index": 0, "message": message, "finish_reason": answer.reason}],
+            "choices": [{"index": 0, "message": message, "finish_reason": output.reason}],
             "usage": {
                 "prompt_tokens": input_tokens,
-                "completion_tokens": answer.tokens,
-                "total_tokens": input_tokens + answer.tokens,
+                "completion_tokens": output.tokens,
+                "total_tokens": input_tokens + output.tokens,
             },
         }
 
@@ -268,7 +271,7 @@ def _only_tokens(inputs: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", {n: inputs[n] for n in ("input_ids", "attention_mask")})
 
 
-def _described(sampling: Sampling, **given: Any) -> Mapping[str, Any]:
+def _as_request(sampling: Sampling, **given: Any) -> Mapping[str, Any]:
     """Return the request that a server would receive for the same call."""
     return {
         **given,

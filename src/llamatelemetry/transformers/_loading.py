@@ -16,8 +16,16 @@ _REQUIREMENTS: Final = ("transformers", "torch")
 _GENERATES: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
-class Loaded(NamedTuple):
-    """A loaded model with its tokenizer."""
+class LoadedModel(NamedTuple):
+    """A loaded model with its tokenizer.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        tokenizer: The tokenizer.
+        name: Name on the Hub, or of the directory or file.
+        device: Device of the model.
+        generates: Whether the model generates text.
+    """
 
     model: Any
     tokenizer: Any
@@ -26,7 +34,9 @@ class Loaded(NamedTuple):
     generates: bool
 
 
-def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code: bool) -> Loaded:
+def load(
+    name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code: bool
+) -> LoadedModel:
     """Load the model of a `TransformersBackend`, which documents the arguments.
 
     Raises:
@@ -51,7 +61,7 @@ def load(name_or_path: str | Path, *, device: Any, dtype: Any, trust_remote_code
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
     name = options.get("gguf_file") or _name(where)
-    return Loaded(model, tokenizer, name, model.device, generates)
+    return LoadedModel(model, tokenizer, name, model.device, generates)
 
 
 def _library(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Running of a model for one batch of prompts: texts, token counts and token times."""
+"""Running a model on one batch of prompts: texts, token counts, token times and embeddings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry.genai import GenerationSteps, as_list
-from llamatelemetry.transformers._text import RowText
+from llamatelemetry.transformers._text import IncrementalDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from llamatelemetry.transformers._loading import Loaded
+    from llamatelemetry.transformers._loading import LoadedModel
 
 STOP: Final = "stop"
 LENGTH: Final = "length"
@@ -29,7 +29,7 @@ class Sampling(NamedTuple):
     repetition_penalty: float
 
     @classmethod
-    def checked(
+    def validated(
         cls,
         max_tokens: int,
         temperature: float,
@@ -64,7 +64,8 @@ class Sampling(NamedTuple):
         }
         if self.temperature > 0:
             arguments["temperature"] = self.temperature
-        else:  # otherwise the library warns about sampling settings of the model
+        else:
+            # Otherwise the library warns that the model's sampling settings have no effect.
             arguments |= {"temperature": None, "top_p": None, "top_k": None}
         if self.repetition_penalty != 1:
             arguments["repetition_penalty"] = self.repetition_penalty
@@ -72,112 +73,116 @@ class Sampling(NamedTuple):
 
 
 @dataclass(slots=True)
-class Answer:
-    """Generated text of one prompt so far."""
+class GeneratedText:
+    """The text generated for one prompt so far.
 
-    row: RowText
-    pieces: list[str] = field(default_factory=list[str])
+    Attributes:
+        decoder: Decoder of its tokens.
+        chunks: Text that each token completed.
+        tokens: Number of tokens.
+        reason: Finish reason; `None` while it runs and if it was interrupted.
+    """
+
+    decoder: IncrementalDecoder
+    chunks: list[str] = field(default_factory=list[str])
     tokens: int = 0
     reason: str | None = None
 
     @property
     def text(self) -> str:
-        """Text up to the stop sequence."""
-        return "".join(self.pieces)
+        """The text, up to the stop sequence."""
+        return "".join(self.chunks)
 
-    def take(self, token: int, ends: frozenset[int]) -> str:
-        """Add a token and return the text that can be shown now."""
+    def add_token(self, token: int, end_tokens: frozenset[int]) -> str:
+        """Add a token. Return the text that it completes, which may be empty."""
         self.tokens += 1
-        piece = "" if token in ends else self.row.feed((token,))
-        if token in ends or self.row.stopped:
+        chunk = "" if token in end_tokens else self.decoder.feed((token,))
+        if token in end_tokens or self.decoder.stopped:
             self.reason = STOP
-        self.pieces.append(piece)
-        return piece
+        self.chunks.append(chunk)
+        return chunk
 
-    def close(self, *, is_whole: bool) -> str:
-        """Finish the text and return its rest.
+    def close(self, *, is_complete: bool) -> str:
+        """End the text. Return the rest of it.
 
         Args:
-            is_whole: Without a finish reason, whether the text is complete or was interrupted.
+            is_complete: Whether generation ended regularly. If not, there is no finish reason.
         """
-        piece = self.row.finish()
-        self.pieces.append(piece)
-        if self.row.stopped:
+        chunk = self.decoder.finish()
+        self.chunks.append(chunk)
+        if self.decoder.stopped:
             self.reason = STOP
-        elif self.reason is None and is_whole:
+        elif self.reason is None and is_complete:
             self.reason = LENGTH
-        return piece
+        return chunk
 
 
-class Run:
-    """One run of the model.
+class GenerationRun:
+    """One run of the model on a batch of prompts.
 
     Args:
         loaded: Model and tokenizer.
         inputs: Output of the tokenizer, one row per prompt.
         sampling: Sampling settings.
-        show: Function that receives each chunk of text of the first row.
+        on_chunk: Function that receives each chunk of text of the first prompt.
     """
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         inputs: Mapping[str, Any],
         sampling: Sampling,
-        show: Callable[[str], None] | None = None,
+        on_chunk: Callable[[str], None] | None = None,
     ) -> None:
         self._loaded = loaded
         self._inputs = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         self._sampling = sampling
-        self._show = show
-        self._ends = _ending_tokens(loaded)
+        self._on_chunk = on_chunk
+        self._end_tokens = _end_tokens_of(loaded)
         self.input_tokens: list[int] = [int(n) for n in inputs["attention_mask"].sum(-1).tolist()]
-        self.answers = [
-            Answer(RowText(loaded.tokenizer, sampling.stop_sequences)) for _ in self.input_tokens
+        self.outputs = [
+            GeneratedText(IncrementalDecoder(loaded.tokenizer, sampling.stop_sequences))
+            for _ in self.input_tokens
         ]
         self.steps = GenerationSteps(perf_counter_ns())
-        # A list, because a finalizer may append to it without a lock.
+        # Not empty if the run is cancelled. A list, because `__del__` can append without a lock.
         self.cancelled: list[None] = []
 
-    def execute(self) -> list[Answer]:
-        """Generate. The texts generated so far are available also if this raises."""
+    def execute(self) -> list[GeneratedText]:
+        """Run the model and return the texts. If this raises, `outputs` has the partial texts."""
         self.steps.started_ns = perf_counter_ns()
-        is_whole = False
+        is_complete = False
+        transformers: Any = sys.modules["transformers"]
         try:
             self._loaded.model.generate(
                 **self._inputs,
                 **self._sampling.arguments(),
                 pad_token_id=self._loaded.tokenizer.pad_token_id,
-                stopping_criteria=_criteria()([_criterion()(self)]),
+                stopping_criteria=transformers.StoppingCriteriaList([_criterion()(self)]),
             )
-            is_whole = not self.cancelled
+            is_complete = not self.cancelled
         finally:
-            for index, answer in enumerate(self.answers):
-                self._tell(index, answer.close(is_whole=is_whole))
-        return self.answers
+            for index, output in enumerate(self.outputs):
+                self._emit(index, output.close(is_complete=is_complete))
+        return self.outputs
 
     def step(self, tokens: Sequence[int]) -> list[bool]:
         """Add the next token of each row. Return which rows have ended."""
         self.steps.add(perf_counter_ns(), len(self.steps.times_ns) + 1)
-        for index, (answer, token) in enumerate(zip(self.answers, tokens, strict=True)):
-            if answer.reason is None:
-                self._tell(index, answer.take(token, self._ends))
-        return [answer.reason is not None or bool(self.cancelled) for answer in self.answers]
+        for index, (output, token) in enumerate(zip(self.outputs, tokens, strict=True)):
+            if output.reason is None:
+                self._emit(index, output.add_token(token, self._end_tokens))
+        return [output.reason is not None or bool(self.cancelled) for output in self.outputs]
 
-    def _tell(self, index: int, piece: str) -> None:
-        if self._show is not None and index == 0 and piece:
-            self._show(piece)
+    def _emit(self, index: int, chunk: str) -> None:
+        if self._on_chunk is not None and index == 0 and chunk:
+            self._on_chunk(chunk)
 
 
-def _ending_tokens(loaded: Loaded) -> frozenset[int]:
+def _end_tokens_of(loaded: LoadedModel) -> frozenset[int]:
     known = loaded.model.generation_config.eos_token_id
     tokens = (loaded.tokenizer.eos_token_id, *(as_list(known) or (known,)))
     return frozenset(token for token in tokens if token is not None)
-
-
-def _criteria() -> Any:
-    transformers: Any = sys.modules["transformers"]
-    return transformers.StoppingCriteriaList
 
 
 @cache
@@ -185,29 +190,29 @@ def _criterion() -> Any:
     torch: Any = sys.modules["torch"]
     transformers: Any = sys.modules["transformers"]
 
-    class EndsWithItsText(transformers.StoppingCriteria):
-        """Stopping criterion: ends each row at its stop sequence, and all rows if the reader is gone."""
+    class StopCriterion(transformers.StoppingCriteria):
+        """Stops each row at its stop sequence, and all rows if the run is cancelled."""
 
-        def __init__(self, run: Run) -> None:
+        def __init__(self, run: GenerationRun) -> None:
             self._run = run
 
         def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002
             ended = self._run.step(input_ids[:, -1].tolist())
             return torch.tensor(ended, device=input_ids.device)
 
-    return EndsWithItsText
+    return StopCriterion
 
 
-def embed(loaded: Loaded, inputs: Mapping[str, Any]) -> list[list[float]]:
+def embed(loaded: LoadedModel, inputs: Mapping[str, Any]) -> list[list[float]]:
     """Return a normalized vector for each row: the mean over its tokens in the last layer."""
     torch: Any = sys.modules["torch"]
-    placed = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
+    tensors = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
     with torch.no_grad():
-        output = loaded.model(**placed, output_hidden_states=True)
+        output = loaded.model(**tensors, output_hidden_states=True)
     hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
         layers = getattr(output, "hidden_states", None) or output.encoder_hidden_states
         hidden = layers[-1]
-    mask = placed["attention_mask"].unsqueeze(-1)
+    mask = tensors["attention_mask"].unsqueeze(-1)
     means = (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
     return torch.nn.functional.normalize(means, dim=-1).tolist()

@@ -1,25 +1,36 @@
-"""Incremental decoding of tokens, ending before a stop sequence. It needs no library."""
+"""The text of a running generation: incremental decoding, and the stream that the caller reads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import contextvars
+import queue
+import threading
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
 
-# Decoders return this character if some bytes of a character are missing.
+    from llamatelemetry.transformers._recorder import RecordedCall
+    from llamatelemetry.transformers._running import GenerationRun
+
+# The replacement character, which decoders return for a character with missing bytes.
 _INCOMPLETE: Final = "�"
 
 
-class RowText:
-    """The text of one row, token by token.
+class IncrementalDecoder:
+    """Decodes the tokens of one text, and ends it before a stop sequence.
 
-    `feed` returns the text that can be shown. It holds back text that may be the beginning of a stop
-    sequence, and characters with missing bytes. A stop sequence may begin and end within tokens.
+    It holds back text that may be the beginning of a stop sequence, and characters with missing
+    bytes. A stop sequence may begin and end within tokens.
 
     Args:
-        tokenizer: Tokenizer.
+        tokenizer: Tokenizer that decodes the tokens.
         stops: Sequences before which the text ends.
+
+    Attributes:
+        tokens: Tokens so far.
+        stopped: Whether a stop sequence was found.
     """
 
     __slots__ = ("_from", "_held", "_read", "_stops", "_tokenizer", "stopped", "tokens")
@@ -29,8 +40,8 @@ class RowText:
         self._stops = stops
         self.tokens: list[int] = []
         self.stopped = False
-        self._from = 0  # earlier tokens are not decoded again
-        self._read = 0  # the text of earlier tokens was returned
+        self._from = 0  # Tokens before this index are not decoded again.
+        self._read = 0  # The text of the tokens before this index was returned.
         self._held = ""
 
     def feed(self, tokens: Sequence[int]) -> str:
@@ -38,8 +49,8 @@ class RowText:
         if self.stopped:
             return ""
         self.tokens.extend(tokens)
-        # Some decoders treat the first token of a text differently. So the last decoded tokens are decoded
-        # again in front of the new ones, and their text is removed.
+        # Some decoders treat the first token of a text differently. So the previous tokens are
+        # decoded again in front of the new ones, and their text is removed.
         before = self._decode(self._from, self._read)
         text = self._decode(self._from, None)
         if len(text) <= len(before) or text.endswith(_INCOMPLETE):
@@ -48,7 +59,7 @@ class RowText:
         return self._release(text[len(before) :])
 
     def finish(self) -> str:
-        """Return the text that was held back: there are no more tokens."""
+        """End the text. Return the part that was held back."""
         if self.stopped:
             return ""
         text = self._decode(self._from, None)[len(self._decode(self._from, self._read)) :]
@@ -69,13 +80,13 @@ class RowText:
             self.stopped = True
             shown, self._held = self._held[:at], ""
             return shown
-        keep = _longest_beginning(self._held, self._stops)
+        keep = _longest_partial_stop(self._held, self._stops)
         shown, self._held = self._held[: len(self._held) - keep], self._held[-keep:] if keep else ""
         return shown
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Return where the stop sequence begins that is complete first; the longest of several.
+    """Return the start of the stop sequence that ends first, the longest one if several do.
 
     With this rule the text does not depend on how it is split into chunks.
     """
@@ -83,8 +94,8 @@ def find_stop(text: str, stops: Sequence[str]) -> int | None:
     return min(found)[1] if found else None
 
 
-def _longest_beginning(text: str, stops: Sequence[str]) -> int:
-    """Return the length of the longest suffix that is the beginning of a stop sequence."""
+def _longest_partial_stop(text: str, stops: Sequence[str]) -> int:
+    """Return the length of the longest suffix of `text` that is a prefix of a stop sequence."""
     longest = 0
     for stop in stops:
         for length in range(min(len(stop) - 1, len(text)), longest, -1):
@@ -92,3 +103,81 @@ def _longest_beginning(text: str, stops: Sequence[str]) -> int:
                 longest = length
                 break
     return longest
+
+
+class TextStream:
+    """Iterator over the chunks of a text that a thread generates.
+
+    Closing or deleting it stops the model at its next token.
+
+    Args:
+        create_run: Function that creates the run. Its argument receives the chunks of text.
+        call: Call to record. It ends when the run ends, even if the stream is not read.
+    """
+
+    def __init__(
+        self, create_run: Callable[[Callable[[str], None]], GenerationRun], call: RecordedCall
+    ) -> None:
+        self._chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        self._run = create_run(self._chunks.put)
+        call.observe_stream(self._run)
+        # Spans that start while the model runs become children of the current span.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run,
+            args=(_execute, self._run, call, self._chunks),
+            name="llamatelemetry-generate",
+            daemon=True,
+        )
+        self._thread.start()
+        self._ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if self._ended:
+            raise StopIteration
+        chunk = self._chunks.get()
+        if isinstance(chunk, str):
+            return chunk
+        self._ended = True
+        self._thread.join()
+        raise StopIteration if chunk is None else chunk
+
+    def close(self) -> None:
+        """Stop the model and wait until it has stopped."""
+        self._run.cancelled.append(None)
+        self._thread.join()
+        self._ended = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # This must not block: the garbage collector may run it anywhere.
+        run = getattr(self, "_run", None)
+        if run is not None:
+            run.cancelled.append(None)
+
+
+def _execute(
+    run: GenerationRun, call: RecordedCall, chunks: queue.SimpleQueue[str | BaseException | None]
+) -> None:
+    try:
+        with call:
+            run.execute()
+    except BaseException as error:
+        call.fail(error, run)
+        chunks.put(error)
+    else:
+        call.finish(run)
+        chunks.put(None)

@@ -1,8 +1,7 @@
-"""Recording of the calls of `TransformersBackend`."""
+"""Recorder of the calls of `TransformersBackend`, through `genai.Call`."""
 
 from __future__ import annotations
 
-from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import SpanKind
@@ -27,13 +26,13 @@ from llamatelemetry.semconv.operations import EMBEDDINGS, PROVIDER_HUGGINGFACE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamatelemetry.transformers._running import Run
+    from llamatelemetry.transformers._running import GenerationRun
 
-SCOPE: Final = "llamatelemetry.transformers"
+_SCOPE: Final = "llamatelemetry.transformers"
 
 
-class Recording:
-    """Recorder of the calls of one engine.
+class BackendRecorder:
+    """Starts the calls of one backend.
 
     Args:
         model: Name of the model.
@@ -41,7 +40,7 @@ class Recording:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._instrumenter = ConfiguredInstrumenter(SCOPE, __version__)
+        self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__)
 
     def start(
         self, operation: str, given: Mapping[str, Any], *, stream: bool = False
@@ -50,7 +49,7 @@ class Recording:
 
         Args:
             operation: Operation name of `llamatelemetry.semconv`.
-            given: Request that a server would receive: `messages` or `prompt`, and settings.
+            given: The request as a server would receive it: `messages` or `prompt`, and settings.
             stream: Whether the text is streamed.
         """
         try:
@@ -91,30 +90,30 @@ class RecordedCall:
         if self._call is not None:
             self._call.deactivate(self._token)
 
-    def watch(self, run: Run) -> None:
+    def observe_stream(self, run: GenerationRun) -> None:
         """Record the intervals between the chunks of a stream."""
         if self._call is not None:
             run.steps.stream_to(self._call)
 
-    def finish(self, run: Run) -> None:
-        """Finish the call with the result of a run."""
+    def finish(self, run: GenerationRun) -> None:
+        """End the call with the result of a run."""
         if self._call is not None:
             self._call.finish(self._read(run))
 
     def finish_embedding(self, input_tokens: list[int], dimensions: int) -> None:
-        """Finish a call that returned vectors."""
+        """End a call that returned vectors."""
         if self._call is not None:
             response = Response(model=self._call.request.model)
             response.usage.input_tokens = sum(input_tokens)
             response.attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = dimensions
             self._call.finish(response)
 
-    def fail(self, error: BaseException, run: Run | None = None) -> None:
-        """Fail the call, with the tokens generated before the error."""
+    def fail(self, error: BaseException, run: GenerationRun | None = None) -> None:
+        """End the call with an error, and with the tokens generated before it."""
         if self._call is not None:
             self._call.fail(error, None if run is None else self._read(run))
 
-    def _read(self, run: Run) -> Response:
+    def _read(self, run: GenerationRun) -> Response:
         call = self._call
         if call is None:
             return Response()
@@ -130,30 +129,28 @@ class RecordedCall:
             return Response()
 
 
-def _response(run: Run, model: str | None) -> Response:
-    answers = run.answers
-    outputs = [answer.tokens for answer in answers]
-    reasons = tuple(answer.reason for answer in answers if answer.reason is not None)
+def _response(run: GenerationRun, model: str | None) -> Response:
+    counts = [output.tokens for output in run.outputs]
     response = Response(
         model=model,
-        finish_reasons=reasons,
-        usage=Usage(input_tokens=sum(run.input_tokens), output_tokens=sum(outputs)),
+        finish_reasons=tuple(each.reason for each in run.outputs if each.reason is not None),
+        usage=Usage(input_tokens=sum(run.input_tokens), output_tokens=sum(counts)),
         timings=run.steps.timings(
             PROVIDER_HUGGINGFACE,
             input_tokens=sum(run.input_tokens),
-            output_tokens=sum(outputs),
+            output_tokens=sum(counts),
         ),
     )
-    if len(answers) > 1:
-        response.attributes[names.BATCH_SIZE] = len(answers)
+    if len(counts) > 1:
+        response.attributes[names.BATCH_SIZE] = len(counts)
         response.attributes[names.BATCH_INPUT_TOKENS] = tuple(run.input_tokens)
-        response.attributes[names.BATCH_OUTPUT_TOKENS] = tuple(outputs)
+        response.attributes[names.BATCH_OUTPUT_TOKENS] = tuple(counts)
     choices = [
         {
-            "message": {"role": "assistant", "content": answer.text},
-            "finish_reason": answer.reason,
+            "message": {"role": "assistant", "content": output.text},
+            "finish_reason": output.reason,
         }
-        for answer in answers
+        for output in run.outputs
     ]
     response.read_content = lambda: parse_choices(choices)
     return response
@@ -161,8 +158,3 @@ def _response(run: Run, model: str | None) -> Response:
 
 def _content(given: Mapping[str, Any]) -> Content:
     return parse_chat_request(given) if "messages" in given else parse_completion_request(given)
-
-
-def now_s() -> int:
-    """Return the time in whole seconds since the epoch, as responses contain it."""
-    return time_ns() // 1_000_000_000

@@ -1,18 +1,14 @@
-"""One call: the generations of the model, its memory, and the end of the call."""
+"""Recorder of one call: the generations of its model, its memory, and its response."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import trace
-
-from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, spans, text_part
-from llamatelemetry.genai.model import Outcome
-from llamatelemetry.genai.phases import phases_of
+from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
 from llamatelemetry_instrumentation_transformers._generation import Generation
-from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, memory_watch
+from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, memory_tracker
 from llamatelemetry_instrumentation_transformers._model import describe, devices_of
 
 if TYPE_CHECKING:
@@ -20,40 +16,48 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry_instrumentation_transformers._patches import Owner
+    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
 
 
-class Recorded:
-    """Recorder of one call and of the model's work in it.
+class GenerationRecorder:
+    """Records one call and the generations of its model.
 
     Args:
         owner: State of the instrumentor.
         call: Call that was just started.
-        model: Model that works; not kept.
+        model: Model that the call runs; not kept.
+
+    Attributes:
+        call: The call.
+        generations: Generations of the call so far.
+        input_tokens: Tokens of each prompt of a call without a generation.
+        attributes: Span attributes that describe the model.
+        texts: Texts of a result without a generation, if content is recorded.
     """
 
-    def __init__(self, owner: Owner, call: Call, model: Any) -> None:
+    def __init__(self, state: InstrumentorState, call: Call, model: Any) -> None:
         self.call = call
         self.generations: list[Generation] = []
         self.input_tokens: list[int] = []
         self.attributes: dict[str, AttributeValue] = {}
         self.texts: list[str] = []
-        self._record_events = owner.record_events
+        self._record_events = state.record_events
         self._memory: MemoryPeak | None = None
         try:
-            self._memory = memory_watch.start(devices_of(model))
+            self._memory = memory_tracker.start(devices_of(model))
             if call.recording:
                 self.attributes = describe(model)
-        except Exception as error:  # the call is open and must be ended
+        except Exception as error:
+            # The call is open, so go on: it must be ended.
             internal_errors.log_once("describing a model", error)
 
     @property
     def wants_content(self) -> bool:
-        """Whether the generated texts are kept."""
+        """Whether generated texts are recorded."""
         return self.call.content_max_chars is not None
 
     def generate(self, model: Any, kwargs: Mapping[str, Any]) -> Generation:
-        """Start a generation of the model."""
+        """Start to observe a generation of the model."""
         call = self.call
         if kwargs.get("streamer") is not None:
             call.request.stream = True
@@ -66,11 +70,11 @@ class Recorded:
         return generation
 
     def finish(self) -> None:
-        """Finish the call."""
+        """End the call with the response so far."""
         self.call.finish(self._response())
 
     def fail(self, error: BaseException) -> None:
-        """Fail the call."""
+        """End the call with an error, and the response before it."""
         self.call.fail(error, self._response())
 
     def _response(self) -> Response:
@@ -78,30 +82,36 @@ class Recorded:
             if self._memory is not None:
                 self._memory.stop()
             response = self._read()
-            if len(self.generations) > 1:
-                _record_several(self.call, self.generations)
-            if self._record_events:
-                for generation in self.generations:
-                    generation.record_events(self.call.span)
+            self._record_generations()
             return response
         except Exception as error:
             internal_errors.log_once("reading the result of a model of transformers", error)
             return Response()
 
+    def _record_generations(self) -> None:
+        is_one_of_several = len(self.generations) > 1
+        for generation in self.generations:
+            if is_one_of_several and generation.timings is not None:
+                self.call.record_engine_request(
+                    generation.timings, generation.started_ns, generation.steps.times_ns[-1]
+                )
+            if self._record_events:
+                generation.record_events()
+
     def _read(self) -> Response:
         generations = self.generations
         causes = [cause for each in generations for cause in each.causes]
-        inputs = _joined([each.input_tokens for each in generations]) or self.input_tokens
-        outputs = _joined([each.output_tokens for each in generations])
+        inputs = _concatenated([each.input_tokens for each in generations]) or self.input_tokens
+        outputs = _concatenated([each.output_tokens for each in generations])
         response = Response(
             model=self.call.request.model,
             finish_reasons=tuple(finish_reason(cause) for cause in causes),
             usage=_usage(inputs, outputs, generations),
-            # Phases of several generations do not follow each other: see `_record_several`.
+            # Several generations have phases of their own: see `_record_generations`.
             timings=generations[0].timings if len(generations) == 1 else None,
             attributes=self.attributes,
         )
-        response.attributes |= _batch(inputs, outputs)
+        response.attributes |= dict(_batch_attributes(inputs, outputs))
         response.attributes |= dict(_generation_attributes(generations))
         if causes:
             response.attributes[names.GENERATION_FINISH_CAUSES] = tuple(causes)
@@ -111,12 +121,12 @@ class Recorded:
             response.attributes[names.CUDA_MEMORY_PEAK] = tuple(self._memory.peaks.values())
         texts = [text for each in generations for text in each.texts] or self.texts
         if texts:
-            response.read_content = lambda: _answers(texts, causes)
+            response.read_content = lambda: _output_content(texts, causes)
         return response
 
 
-def _joined(counts: Sequence[list[int] | None]) -> list[int] | None:
-    """Return the counts of all generations; `None` if those of one are unknown."""
+def _concatenated(counts: Sequence[list[int] | None]) -> list[int] | None:
+    """Return the counts of all generations, or `None` if those of one are unknown."""
     joined: list[int] = []
     for each in counts:
         if each is None:
@@ -136,7 +146,7 @@ def _usage(
     )
 
 
-def _batch(
+def _batch_attributes(
     inputs: list[int] | None, outputs: list[int] | None
 ) -> Iterator[tuple[str, AttributeValue]]:
     if max(len(inputs or ()), len(outputs or ())) < 2:
@@ -169,7 +179,7 @@ def _generation_attributes(
             yield names.TPOT_MS, decode_ms / decoded
 
 
-def _answers(texts: Sequence[str], causes: Sequence[str]) -> Content:
+def _output_content(texts: Sequence[str], causes: Sequence[str]) -> Content:
     reasons = [finish_reason(cause) for cause in causes]
     if len(reasons) != len(texts):
         reasons = [""] * len(texts)
@@ -180,28 +190,3 @@ def _answers(texts: Sequence[str], causes: Sequence[str]) -> Content:
             for text, reason in zip(texts, reasons, strict=True)
         ]
     )
-
-
-def _record_several(call: Call, generations: Sequence[Generation]) -> None:
-    """Record each generation of a call as a request to the engine with its own phases."""
-    instrumenter = call.instrumenter
-    context = trace.set_span_in_context(call.span)
-    for each in generations:
-        if each.timings is None:
-            continue
-        ended_ns = each.steps.times_ns[-1]
-        took_s = (ended_ns - each.started_ns) / 1e9
-        outcome = Outcome(
-            request=call.request,
-            response=Response(model=call.request.model, timings=each.timings),
-            error=None,
-            duration_s=took_s,
-            attempt_s=took_s,
-            attempt_wall_ns=each.wall_ns(each.started_ns),
-            ended_wall_ns=each.wall_ns(ended_ns),
-            resend_count=0,
-        )
-        outcome.phases = phases_of(outcome, each.timings)
-        instrumenter.metrics.record(outcome, call.span, client=False)
-        if instrumenter.config.phase_spans and call.span.is_recording():
-            spans.record_phase_spans(instrumenter.tracer, context, outcome)

@@ -1,0 +1,286 @@
+"""Wrappers of `GenerationMixin.generate` and of the methods that it calls."""
+
+from __future__ import annotations
+
+from functools import cache
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, cast
+
+from opentelemetry.trace import SpanKind
+
+from llamatelemetry.genai import Content, Request, as_int, internal_errors, text_part
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import (
+    GENERATE_CONTENT,
+    PROVIDER_HUGGINGFACE,
+    TEXT_COMPLETION,
+)
+from llamatelemetry_instrumentation_transformers._generation import (
+    Generation,
+    current_generation,
+    generation_variable,
+)
+from llamatelemetry_instrumentation_transformers._model import name_of
+from llamatelemetry_instrumentation_transformers._pipeline import current_pipeline_call
+from llamatelemetry_instrumentation_transformers._recorder import GenerationRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
+
+    _Wrapped = Callable[..., Any]
+    _Arguments = tuple[Any, ...]
+    _Keywords = Mapping[str, Any]
+
+# Parameters of `generate` in order, the same in every supported version of transformers.
+_POSITIONAL = (
+    "inputs",
+    "generation_config",
+    "logits_processor",
+    "stopping_criteria",
+    "prefix_allowed_tokens_fn",
+    "synced_gpus",
+    "assistant_model",
+    "streamer",
+)
+_NON_TEXT_INPUTS = ("input_features", "input_values", "pixel_values", "pixel_values_videos")
+
+
+class GenerateWrappers:
+    """Wrappers, one method for each patched method."""
+
+    def __init__(self, state: InstrumentorState) -> None:
+        self._state = state
+
+    def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+        """Wrap `GenerationMixin.generate`."""
+        outer = current_generation()
+        if outer is not None:
+            return _run_nested(outer, wrapped, model, args, kwargs)
+        given = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs} if args else kwargs
+        pipeline_call = current_pipeline_call.get()
+        recorder = None if pipeline_call is None else pipeline_call.active_recorder
+        is_own_call = recorder is None
+        if recorder is None:
+            recorder = self._start_recorder(model, given)
+        if recorder is None:
+            return wrapped(*args, **kwargs)
+        run = _GenerateRun(recorder, model, given, is_own_call)
+        run.start()
+        try:
+            result = wrapped(*args, **kwargs)
+        except BaseException as error:
+            run.fail(error)
+            raise
+        run.finish(result)
+        return result
+
+    def get_logits_processor(
+        self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
+    ) -> Any:
+        """Wrap `_get_logits_processor`, which receives the length of the prompt."""
+        generation = _observed_generation()
+        if generation is not None:
+            length = kwargs.get("input_ids_seq_length", args[1] if len(args) > 1 else None)
+            generation.prefix_tokens = as_int(length)
+        return wrapped(*args, **kwargs)
+
+    def get_stopping_criteria(
+        self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
+    ) -> Any:
+        """Wrap `_get_stopping_criteria`, which receives the complete settings."""
+        criteria = wrapped(*args, **kwargs)
+        generation = _observed_generation()
+        if generation is None:
+            return criteria
+        try:
+            generation.set_config(args[0] if args else kwargs["generation_config"], criteria)
+            return observe_criteria(criteria, generation)
+        except Exception as error:
+            internal_errors.log_once("reading the settings of a generation", error)
+            return criteria
+
+    def has_unfinished_sequences(
+        self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
+    ) -> Any:
+        """Wrap `_has_unfinished_sequences`, where the loop waits for the token of the last step."""
+        result = wrapped(*args, **kwargs)
+        generation = _observed_generation()
+        if generation is not None:
+            try:
+                generation.on_loop_check()
+            except Exception as error:
+                internal_errors.log_once("timing a step of a generation", error)
+        return result
+
+    def _start_recorder(self, model: Any, given: _Keywords) -> GenerationRecorder | None:
+        try:
+            request = _request(model, given)
+            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
+            return None if call is None else GenerationRecorder(self._state, call, model)
+        except Exception as error:
+            internal_errors.log_once("starting a call of generate", error)
+            return None
+
+
+def _observed_generation() -> Generation | None:
+    generation = current_generation()
+    return None if generation is None or generation.nested_calls else generation
+
+
+def _run_nested(
+    outer: Generation, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
+) -> Any:
+    """Run a `generate` inside another one.
+
+    Before the outer loop starts, a nested call with the same model is the same generation, passed
+    on by the library. Any other nested call, such as that of an assistant model, is not observed.
+    """
+    if outer.model_id == id(model) and not outer.in_loop:
+        return wrapped(*args, **kwargs)
+    outer.nested_calls += 1
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        outer.nested_calls -= 1
+
+
+class _GenerateRun:
+    """One recorded `generate`.
+
+    Args:
+        recorder: Recorder of the call.
+        model: Model that generates; not kept.
+        given: Arguments of `generate` by name.
+        is_own_call: Whether the call covers this `generate` only, and not a whole pipeline call.
+    """
+
+    def __init__(
+        self, recorder: GenerationRecorder, model: Any, given: _Keywords, is_own_call: bool
+    ) -> None:
+        self._recorder = recorder
+        self._given = given
+        self._is_own_call = is_own_call
+        self._generation: Generation | None = None
+        self._token: Any = None
+        self._context: Any = None
+        try:
+            self._generation = recorder.generate(model, given)
+        except Exception as error:
+            internal_errors.log_once("starting to observe a generation", error)
+
+    def start(self) -> None:
+        """Make the generation and its call current, before the library runs."""
+        self._token = generation_variable.set(self._generation)
+        if self._is_own_call:
+            self._context = self._recorder.call.activate()
+
+    def _leave(self) -> None:
+        generation_variable.reset(self._token)
+        if self._is_own_call:
+            self._recorder.call.deactivate(self._context)
+
+    def finish(self, result: Any) -> None:
+        """Record the result that the library returned."""
+        self._leave()
+        if self._generation is not None:
+            try:
+                self._generation.finish(result, self._given, self._content_tokenizer())
+            except Exception as error:
+                internal_errors.log_once("reading the result of a generation", error)
+        if self._is_own_call:
+            self._recorder.finish()
+
+    def _content_tokenizer(self) -> Any:
+        if not self._recorder.wants_content:
+            return None
+        pipeline_call = None if self._is_own_call else current_pipeline_call.get()
+        return _tokenizer(self._given) if pipeline_call is None else pipeline_call.tokenizer
+
+    def fail(self, error: BaseException) -> None:
+        """Record the error that the library raised."""
+        self._leave()
+        if self._generation is not None:
+            try:
+                self._generation.fail(self._given)
+            except Exception as failure:
+                internal_errors.log_once("reading a failed generation", failure)
+        if self._is_own_call:
+            self._recorder.fail(error)
+
+
+def _request(model: Any, given: _Keywords) -> Request:
+    request = Request(
+        operation=TEXT_COMPLETION if _is_text(given) else GENERATE_CONTENT,
+        provider=PROVIDER_HUGGINGFACE,
+        model=name_of(model),
+        stream=given.get("streamer") is not None,
+        has_queue=False,
+    )
+    longest = as_int(given.get("max_new_tokens"))
+    if longest is not None:
+        request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
+    tokenizer = _tokenizer(given)
+    if tokenizer is not None:
+        request.read_content = lambda: _prompts(given, tokenizer)
+    return request
+
+
+def _is_text(given: _Keywords) -> bool:
+    # Token ids, or the main input of a model for sound or images.
+    inputs: Any = given.get("inputs")
+    has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
+    return not has_numbers and all(given.get(name) is None for name in _NON_TEXT_INPUTS)
+
+
+def _tokenizer(given: _Keywords) -> Any:
+    """Return the tokenizer that the caller passed. `generate` itself does not need one."""
+    tokenizer = given.get("tokenizer")
+    return getattr(given.get("streamer"), "tokenizer", None) if tokenizer is None else tokenizer
+
+
+def _prompts(given: _Keywords, tokenizer: Any) -> Content:
+    tokens = given.get("inputs")
+    tokens = given.get("input_ids") if tokens is None else tokens
+    if tokens is None or tokens.ndim != 2 or tokens.is_floating_point():
+        return Content()
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in tokens.tolist()]
+    return Content(inputs=[{"role": "user", "parts": text_part(text)} for text in texts])
+
+
+def observe_criteria(criteria: Any, generation: Generation) -> Any:
+    """Return the same criteria in a list that notifies the generation of each evaluation.
+
+    The list has exactly the elements of the original one, so custom loops, beam search and
+    assisted generation see what they would see without it. It creates no tensor.
+    """
+    observed_list = _list_type(cast("Any", type(criteria)))(criteria)
+    observed_list.generation = generation
+    return observed_list
+
+
+@cache
+def _list_type(base: Any) -> Any:
+    class ObservedCriteria(base):  # type: ignore[misc] - the library's own list
+        generation: Generation
+
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            now_ns = perf_counter_ns()
+            is_done = base.__call__(self, input_ids, scores, **kwargs)
+            try:
+                generation = self.generation
+                generation.on_criteria_called(input_ids, now_ns)
+                generation.on_criteria_result(is_done)
+            except Exception as error:
+                internal_errors.log_once("observing a generation", error)
+            return is_done
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            # The loop does not evaluate copies, so a copy is a plain list of the library.
+            return base, (list(self),)
+
+    # The type is printed like that of the library.
+    ObservedCriteria.__name__ = ObservedCriteria.__qualname__ = base.__name__
+    ObservedCriteria.__module__ = base.__module__
+    return ObservedCriteria
