@@ -72,7 +72,9 @@ def _reason(result: dict[str, str], server: str) -> str:
     if result["step"] == "start":
         return f"its client cannot be imported ({short}): {_INSTALL}"
     # Messages of requests, some of them passed on by the client.
-    if re.search(r"Max retries exceeded|ConnectionError|Connection aborted", f"{error_type} {message}"):
+    if re.search(
+        r"Max retries exceeded|ConnectionError|Connection aborted", f"{error_type} {message}"
+    ):
         return f"there is no connection to {server}"
     if result["step"] == "login":
         return f"{server} refused the login ({short})"
@@ -86,9 +88,7 @@ def _node_row(node: Node) -> dict[str, Any]:
 
 
 def _edge_row(edge: Edge) -> dict[str, Any]:
-    label = ", ".join(
-        [edge.kind, *(f"{name} {value}" for name, value in edge.details.items())]
-    )
+    label = ", ".join([edge.kind, *(f"{name} {value}" for name, value in edge.details.items())])
     ends = {"source": edge.source, "target": edge.target, "kind": edge.kind}
     return {**edge.details, **ends, "label": label}
 
@@ -148,7 +148,9 @@ class Account:
             missing = [name for name in names if not values[name]]
             if len(missing) < len(names):
                 present = next(name for name in names if values[name])
-                return f"{missing[0]} must be set together with {present} ({_VARIABLES[missing[0]]})"
+                return (
+                    f"{missing[0]} must be set together with {present} ({_VARIABLES[missing[0]]})"
+                )
         return (
             "no credentials are set (GRAPHISTRY_PERSONAL_KEY_ID and "
             "GRAPHISTRY_PERSONAL_KEY_SECRET, or arguments)"
