@@ -8,6 +8,7 @@ application that never imports it does not load them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai import Instrumenter, PatchPoint
@@ -34,32 +35,22 @@ class InstrumentorState(Protocol):
 def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
     """Return the patch points. The wrappers read `state` at each call, because it can change."""
 
-    def generate_wrapper(name: str) -> Callable[[], Callable[..., Any]]:
-        def load() -> Callable[..., Any]:
-            from llamatelemetry_instrumentation_transformers._generate import (
-                GenerateWrappers,
-            )
+    def generate_wrapper(name: str) -> Callable[..., Any]:
+        from llamatelemetry_instrumentation_transformers._generate import GenerateWrappers
 
-            return getattr(GenerateWrappers(state), name)
+        return getattr(GenerateWrappers(state), name)
 
-        return load
+    def pipeline_wrapper(name: str) -> Callable[..., Any]:
+        from llamatelemetry_instrumentation_transformers._pipeline import PipelineWrappers
 
-    def pipeline_wrapper(name: str) -> Callable[[], Callable[..., Any]]:
-        def load() -> Callable[..., Any]:
-            from llamatelemetry_instrumentation_transformers._pipeline import (
-                PipelineWrappers,
-            )
-
-            return getattr(PipelineWrappers(state), name)
-
-        return load
+        return getattr(PipelineWrappers(state), name)
 
     return (
         *(
             PatchPoint(
                 _GENERATION,
                 f"GenerationMixin.{method}",
-                generate_wrapper(name),
+                partial(generate_wrapper, name),
                 optional=method != "generate",
                 deferred=True,
             )
@@ -71,7 +62,9 @@ def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
             )
         ),
         *(
-            PatchPoint(_PIPELINES, f"Pipeline.{method}", pipeline_wrapper(name), deferred=True)
+            PatchPoint(
+                _PIPELINES, f"Pipeline.{method}", partial(pipeline_wrapper, name), deferred=True
+            )
             for method, name in (("__call__", "call"), ("forward", "forward"))
         ),
     )

@@ -54,7 +54,7 @@ class PipelineWrappers:
     def forward(self, wrapped: _Wrapped, pipeline: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap `Pipeline.forward`, which runs the model without pre- and postprocessing."""
         pipeline_call = current_pipeline_call.get()
-        if pipeline_call is None or not pipeline_call.is_of(pipeline):
+        if pipeline_call is None or pipeline_call.pipeline is not pipeline:
             return wrapped(*args, **kwargs)
         return pipeline_call.forward(wrapped, args, kwargs)
 
@@ -123,17 +123,20 @@ class PipelineCall:
     started when the model runs, retroactively from the time at which the pull started.
 
     Args:
-        owner: State of the instrumentor.
+        state: State of the instrumentor.
         pipeline: The pipeline.
         kwargs: Keyword arguments of the pipeline call.
+
+    Attributes:
+        recorder: Recorder of the call; `None` if none was started.
     """
 
     def __init__(self, state: InstrumentorState, pipeline: Any, kwargs: Mapping[str, Any]) -> None:
         self._state = state
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._kwargs = kwargs
         self._started_ns = perf_counter_ns()
-        self._recorder: GenerationRecorder | None = None
+        self.recorder: GenerationRecorder | None = None
         self._is_call = False
         self._forwarding = False
 
@@ -144,21 +147,12 @@ class PipelineCall:
         During a pull, only what runs in `forward` belongs to it, because the application's own
         generator also runs inside the pull.
         """
-        return self._recorder if self._forwarding or self._is_call else None
+        return self.recorder if self._forwarding or self._is_call else None
 
     @property
     def tokenizer(self) -> Any:
         """The pipeline's tokenizer, if it has one."""
-        return getattr(self._pipeline, "tokenizer", None)
-
-    @property
-    def recorder(self) -> GenerationRecorder | None:
-        """Recorder; `None` if no call was started."""
-        return self._recorder
-
-    def is_of(self, pipeline: Any) -> bool:
-        """Return whether this is a call of `pipeline`."""
-        return pipeline is self._pipeline
+        return getattr(self.pipeline, "tokenizer", None)
 
     def start(self, inputs: Any) -> None:
         """Start recording a call with these inputs."""
@@ -167,13 +161,13 @@ class PipelineCall:
 
     def _start(self, inputs: Any) -> None:
         try:
-            request = parse_request(self._pipeline, inputs, self._kwargs)
-            request.read_content = content_reader(self._pipeline, inputs, self._kwargs)
+            request = parse_request(self.pipeline, inputs, self._kwargs)
+            request.read_content = content_reader(self.pipeline, inputs, self._kwargs)
             call = self._state.instrumenter.start(
                 request, SpanKind.INTERNAL, started_ns=self._started_ns
             )
             if call is not None:
-                self._recorder = GenerationRecorder(self._state, call, self._pipeline.model)
+                self.recorder = GenerationRecorder(self._state, call, self.pipeline.model)
         except Exception as error:
             internal_errors.log_once("starting a call of a pipeline", error)
 
@@ -182,9 +176,9 @@ class PipelineCall:
     ) -> Any:
         """Run the pipeline's `forward`, on one input or a batch."""
         inputs = args[0] if args else kwargs.get("model_inputs")
-        if self._recorder is None and not self._is_call:
+        if self.recorder is None and not self._is_call:
             self._start(_PreparedInputs(inputs))
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is None:
             return wrapped(*args, **kwargs)
         tokens = _token_tensors(inputs)
@@ -214,7 +208,7 @@ class PipelineCall:
 
     def finish(self, result: Any) -> None:
         """Finish the call with the result of the pipeline."""
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is None:
             return
         try:
@@ -226,8 +220,8 @@ class PipelineCall:
 
     def fail(self, error: BaseException) -> None:
         """Finish the call with an error."""
-        if self._recorder is not None:
-            self._recorder.fail(error)
+        if self.recorder is not None:
+            self.recorder.fail(error)
 
 
 class _PreparedInputs:

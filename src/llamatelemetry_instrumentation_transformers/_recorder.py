@@ -23,7 +23,7 @@ class GenerationRecorder:
     """Records one call and the generations of its model.
 
     Args:
-        owner: State of the instrumentor.
+        state: State of the instrumentor.
         call: Call that was just started.
         model: Model that the call runs; not kept.
 

@@ -91,7 +91,7 @@ def test_missing_rank_raises_before_torch_is_imported():
     assert output.endswith("False\n")
 
 
-GPU, NO_GPU = None, "torch sees no CUDA device"
+GPU, NO_GPU = None, "torch has no CUDA device"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ GPU, NO_GPU = None, "torch sees no CUDA device"
         ([Offer("gloo", None, None)] * 2, Agreement("gloo")),
         (
             [Offer("nccl", "gloo", GPU, "a"), Offer("nccl", "gloo", NO_GPU, "b")],
-            Agreement("gloo", "rank 1 on b: torch sees no CUDA device"),
+            Agreement("gloo", "rank 1 on b: torch has no CUDA device"),
         ),
     ],
 )
@@ -115,7 +115,7 @@ def test_all_ranks_use_fallback_when_one_has_no_gpu(offers, agreement):
     [
         (
             [Offer("nccl", None, GPU, "a"), Offer("nccl", None, NO_GPU, "b")],
-            r"nccl cannot be used \(rank 1 on b: torch sees no CUDA device\).*fallback='gloo'",
+            r"nccl cannot be used \(rank 1 on b: torch has no CUDA device\).*fallback='gloo'",
         ),
         (
             [Offer("nccl", None, GPU), Offer("gloo", None, None)],

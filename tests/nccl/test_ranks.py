@@ -234,7 +234,7 @@ def test_open_raises_after_timeout_when_other_rank_is_not_started(started):
     error = run_ranks(_opens_group_of_two, ranks=[started], wait_s=30)[started]
     assert isinstance(error, CollectiveError)
     assert str(error).startswith(f"rank {started} of 2 at 127.0.0.1:")
-    assert "the ranks did not come together: " in str(error)
+    assert "not all ranks joined: " in str(error)
     assert "the same WORLD_SIZE, MASTER_ADDR and MASTER_PORT" in str(error)
 
 

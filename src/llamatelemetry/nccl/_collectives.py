@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 _GIGA: Final = 1e9
 _POLL_S: Final = 0.0005
@@ -102,33 +102,8 @@ def all_reduce_results(
     )
 
 
-class CollectiveRunner(Protocol):
-    """Interface that runs and times collectives on one kind of device."""
-
-    @property
-    def device(self) -> Any:
-        """Device of the tensors."""
-        ...
-
-    def all_reduce(self, tensor: Any, operation: Any) -> None:
-        """Run or enqueue one operation."""
-        ...
-
-    def mark(self) -> Any:
-        """Record the time at which all earlier operations are finished."""
-        ...
-
-    def seconds(self, since: Any, until: Any) -> float:
-        """Wait for the second mark and return the time between both marks.
-
-        Raises:
-            CollectiveError: The mark was not reached in time.
-        """
-        ...
-
-
 class CpuRunner:
-    """Runner for gloo, by the monotonic clock."""
+    """Runs and times collectives with gloo, by the monotonic clock."""
 
     def __init__(self, torch: Any, deadline_s: float) -> None:
         self.device = torch.device("cpu")
@@ -152,7 +127,7 @@ class CpuRunner:
 
 
 class CudaRunner:
-    """Runner for NCCL, by CUDA events on the current stream.
+    """Runs and times collectives with NCCL, by CUDA events on the current stream.
 
     It polls the last event, because waiting for the device would never return if a rank dies, and
     NCCL's own watchdog ends the whole process.
@@ -168,13 +143,17 @@ class CudaRunner:
         self._torch.distributed.all_reduce(tensor, operation)
 
     def mark(self) -> Any:
-        """Record an event after everything that was enqueued."""
+        """Enqueue an event, which is reached when all earlier operations are finished."""
         event = self._torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self, since: Any, until: Any) -> float:
-        """Wait for the event and return the time on the device."""
+        """Wait for the second event and return the time between both on the device.
+
+        Raises:
+            CollectiveError: The event was not reached in time.
+        """
         while not until.query():
             if time.monotonic() > self._deadline_s:
                 raise CollectiveError(
@@ -182,6 +161,9 @@ class CudaRunner:
                 )
             time.sleep(_POLL_S)
         return since.elapsed_time(until) / 1000
+
+
+CollectiveRunner = CpuRunner | CudaRunner
 
 
 def time_all_reduce(

@@ -235,7 +235,7 @@ class NCCLGroup:
 
     def _open(self, torch: Any) -> None:
         dist, assignment = torch.distributed, self._assignment
-        with self._as_collective_error("the ranks did not come together", f". {START_ADVICE}"):
+        with self._as_collective_error("not all ranks joined", f". {START_ADVICE}"):
             offer = make_offer(torch, self._requested, self._fallback, assignment.local_rank)
             store, offers = rendezvous(dist, assignment, offer, self._timeout_s)
             self._agreement = decide_backend(offers)

@@ -260,8 +260,8 @@ def _nccl_problem(torch: Any, local_rank: int | None) -> str | None:
     if not torch.distributed.is_nccl_available():
         return f"torch {torch.__version__} is built without NCCL"
     if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
+        return "torch has no CUDA device"
     count = torch.cuda.device_count()
     if local_rank is not None and local_rank >= count:
-        return f"LOCAL_RANK={local_rank}, but torch sees {count} CUDA device(s)"
+        return f"LOCAL_RANK={local_rank}, but torch has {count} CUDA device(s)"
     return None
