@@ -33,7 +33,7 @@ from llamatelemetry.genai import (
 from llamatelemetry.genai.streams.abandoned_calls import AbandonedCallFinalizer
 from tests.genai.conftest import chat
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Item:
