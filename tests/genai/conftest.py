@@ -1,4 +1,4 @@
-"""Calls made by hand on real SDK providers."""
+"""Fixtures and requests for tests that record calls with real SDK providers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Server
+from llamatelemetry.genai.content.limits import limit_messages
 from tests.genai.library import SOURCE, Library, library_numbers
+from tests.genai.message_schemas import check_messages
 from tests.recorder import Recorder
 
 SCOPE, VERSION = "test-plugin", "9.9"
 LOCAL = Server(address="127.0.0.1", port=8080, origin="http://127.0.0.1:8080")
 OTHER_SERVER = Server(address="127.0.0.1", port=9090, origin="http://127.0.0.1:9090")
-# The attributes of every span and metric of `chat()`.
+# Attributes of every span and metric of a call of `chat()`.
 COMMON = {
     "gen_ai.operation.name": "chat",
     "gen_ai.provider.name": "openai",
@@ -25,7 +27,7 @@ COMMON = {
     "server.address": "127.0.0.1",
     "server.port": 8080,
 }
-# What llama.cpp reports: 20 ms of prompt, then 4 later tokens in 40 ms.
+# Timings of llama.cpp: 20 ms of prefill, then 4 further tokens in 40 ms.
 TIMINGS = EngineTimings(
     prompt_tokens=7, prefill_ms=20.0, predicted_tokens=5, decode_ms=40.0, cached_tokens=3
 )
@@ -33,19 +35,29 @@ DURATION = "gen_ai.client.operation.duration"
 
 
 def chat(**changes: Any) -> Request:
-    """A chat request to a local server."""
-    given: dict[str, Any] = {
+    """Return a chat request to a local server."""
+    defaults: dict[str, Any] = {
         "operation": "chat",
         "provider": "openai",
         "model": "smol",
         "server": LOCAL,
     }
-    return Request(**{**given, **changes})
+    return Request(**{**defaults, **changes})
+
+
+def recorded_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages as they are recorded, after a check against the schema."""
+    limited = limit_messages(messages, 1000)
+    check_messages(limited)
+    return limited
 
 
 @pytest.fixture
 def make_instrumenter(recorder: Recorder) -> Callable[..., Instrumenter]:
-    """An instrumenter that writes to the recorder; arguments are options or other providers."""
+    """Return a function that creates an instrumenter from options and providers.
+
+    The default providers are those of the recorder.
+    """
 
     def make(**options: Any) -> Instrumenter:
         providers = {name: options.pop(name, value) for name, value in recorder.providers.items()}
@@ -61,7 +73,7 @@ def instrumenter(make_instrumenter: Callable[..., Instrumenter]) -> Instrumenter
 
 @pytest.fixture
 def start(instrumenter: Instrumenter) -> Callable[..., Call]:
-    """Start a chat call that must not be refused."""
+    """Return a function that starts a chat call."""
 
     def start(**changes: Any) -> Call:
         call = instrumenter.start(chat(**changes))

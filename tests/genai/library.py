@@ -1,4 +1,4 @@
-"""A library to patch: a real module, created for each test."""
+"""A library that is patched in tests: a real module, created for each test."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def function(x):
     return ("function", x)
 """
 
-# How each point is called on the module, and the result of the library itself.
+# For each patch point, a call of the unpatched function and its result.
 POINTS: dict[str, tuple[Callable[[ModuleType], Any], tuple[str, int]]] = {
     "Client.own": (lambda m: m.Client().own(1), ("own", 1)),
     "Client.inherited": (lambda m: m.Client().inherited(1), ("inherited", 1)),
@@ -63,7 +63,7 @@ library_numbers = itertools.count()
 
 
 class Library:
-    """A module for one test, importable and not imported yet."""
+    """A module for one test, which can be imported and is not imported yet."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class Library:
         return PatchTable([self.point(path) for path in paths])
 
     def call(self, path: str) -> int:
-        """Call a point as an application does. Return the number of wrappers that saw the call."""
+        """Call the function of a patch point. Return the number of wrappers that ran."""
         before = len(self.seen)
         call, expected = POINTS[path]
         assert call(self.load()) == expected

@@ -1,4 +1,4 @@
-"""Chunks add up to a response; nothing of them is kept but what it needs."""
+"""Accumulation of the chunks of chat and text completions into a response."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from llamatelemetry.genai import ChatAccumulator, Response, parse_response
+from llamatelemetry.genai import ChatAccumulator, EngineTimings, Response, parse_response
 from tests.genai.strategies import REPLIES, json_values
 
 
 def delta(finish_reason: str | None = None, index: int = 0, **fields: Any) -> dict[str, Any]:
-    """A chunk of a chat stream with one choice."""
+    """Return a chunk of a chat stream with one choice."""
     return {
         "id": "c-1",
         "object": "chat.completion.chunk",
@@ -27,18 +27,18 @@ def delta(finish_reason: str | None = None, index: int = 0, **fields: Any) -> di
     }
 
 
-def fold(*chunks: Any) -> Response:
-    folded = ChatAccumulator()
+def response_of(*chunks: Any) -> Response:
+    accumulator = ChatAccumulator()
     for chunk in chunks:
-        folded.add(chunk)
-    return parse_response(folded.result())
+        accumulator.add(chunk)
+    return parse_response(accumulator.result())
 
 
-TOKENS = {
+CHUNKS_WITH_TOKEN = {
     "content": delta(content="Hi"),
-    "content beside the role": delta(role="assistant", content="Hi"),
-    "reasoning of llama.cpp": delta(reasoning_content="Well"),
-    "reasoning of others": delta(reasoning="Well"),
+    "content and role": delta(role="assistant", content="Hi"),
+    "reasoning_content, as sent by llama.cpp": delta(reasoning_content="Well"),
+    "reasoning, as sent by other servers": delta(reasoning="Well"),
     "tool call": delta(
         tool_calls=[{"index": 0, "id": "t", "function": {"name": "f", "arguments": ""}}]
     ),
@@ -46,9 +46,9 @@ TOKENS = {
     "refusal": delta(refusal="No"),
     "content with the finish reason": delta("stop", content="."),
     "second choice": {"choices": [{"delta": {}}, {"delta": {"content": "Hi"}}]},
-    "text of a completion": {"choices": [{"index": 0, "text": "Hi", "finish_reason": None}]},
+    "text of a text completion": {"choices": [{"index": 0, "text": "Hi", "finish_reason": None}]},
 }
-NO_TOKENS = {
+CHUNKS_WITHOUT_TOKEN = {
     "role and null content": delta(role="assistant", content=None),
     "role alone": delta(role="assistant"),
     "role and empty content": delta(role="assistant", content=""),
@@ -64,17 +64,17 @@ NO_TOKENS = {
     "nothing": {},
     "null": None,
     "garbage": "data",
-    "odd choices": {"choices": ["x", None, 5]},
+    "invalid choices": {"choices": ["x", None, 5]},
 }
 
 
-@pytest.mark.parametrize("chunk", TOKENS.values(), ids=TOKENS)
-def test_content_reasoning_and_tool_calls_are_tokens(chunk):
+@pytest.mark.parametrize("chunk", CHUNKS_WITH_TOKEN.values(), ids=CHUNKS_WITH_TOKEN)
+def test_chunk_with_content_reasoning_or_tool_call_carries_token(chunk):
     assert ChatAccumulator().add(chunk) is True
 
 
-@pytest.mark.parametrize("chunk", NO_TOKENS.values(), ids=NO_TOKENS)
-def test_roles_ends_and_figures_are_not_tokens(chunk):
+@pytest.mark.parametrize("chunk", CHUNKS_WITHOUT_TOKEN.values(), ids=CHUNKS_WITHOUT_TOKEN)
+def test_chunk_with_role_finish_reason_or_usage_carries_no_token(chunk):
     assert ChatAccumulator().add(chunk) is False
 
 
@@ -82,15 +82,15 @@ def test_roles_ends_and_figures_are_not_tokens(chunk):
     ("chunk", "carries_token"),
     [(delta(content="Hi"), True), (delta(role="assistant", content=None), False)],
 )
-def test_a_chunk_of_openais_own_type_is_read_alike(chunk, carries_token):
-    folded = ChatAccumulator()
-    assert folded.add(ChatCompletionChunk.model_validate(chunk)) is carries_token
-    assert folded.add(ChatCompletionChunk.construct(**chunk)) is carries_token
-    assert parse_response(folded.result()) == Response(id="c-1", model="smol")
+def test_chunk_model_of_openai_client_is_accepted(chunk, carries_token):
+    accumulator = ChatAccumulator()
+    assert accumulator.add(ChatCompletionChunk.model_validate(chunk)) is carries_token
+    assert accumulator.add(ChatCompletionChunk.construct(**chunk)) is carries_token
+    assert parse_response(accumulator.result()) == Response(id="c-1", model="smol")
 
 
-def test_finish_reasons_come_in_the_order_of_the_choices_not_of_their_ends():
-    assert fold(
+def test_finish_reasons_have_order_of_choice_indexes():
+    assert response_of(
         delta(index=1, content="a"),
         delta(index=0, content="b"),
         delta("length", index=1),
@@ -99,27 +99,27 @@ def test_finish_reasons_come_in_the_order_of_the_choices_not_of_their_ends():
     ).finish_reasons == ("stop", "length")
 
 
-def test_a_choice_that_never_finished_beside_one_that_did_is_an_error():
-    assert fold(
+def test_unfinished_choice_has_finish_reason_error_when_another_finished():
+    assert response_of(
         delta(index=0, content="a"), delta(index=1, content="b"), delta("stop", index=1)
     ).finish_reasons == ("error", "stop")
 
 
-def test_a_finish_reason_is_not_lost_to_later_chunks_without_one():
-    assert fold(delta("stop"), delta(), {"choices": []}).finish_reasons == ("stop",)
+def test_finish_reason_is_kept_when_later_chunks_have_none():
+    assert response_of(delta("stop"), delta(), {"choices": []}).finish_reasons == ("stop",)
 
 
-def test_choices_without_an_index_are_told_apart_by_their_place():
+def test_choices_without_index_are_identified_by_position():
     chunk = {"choices": [{"finish_reason": "stop"}, {"finish_reason": "length"}]}
-    assert fold(chunk).finish_reasons == ("stop", "length")
+    assert response_of(chunk).finish_reasons == ("stop", "length")
 
 
-def test_usage_and_timings_are_the_last_ones_said():
+def test_last_usage_and_timings_are_used():
     usage = [{"prompt_tokens": 3, "completion_tokens": n} for n in (1, 2)]
     timings = [
         {"prompt_n": 3, "prompt_ms": 5.0, "predicted_n": n, "predicted_ms": 1.0 * n} for n in (1, 2)
     ]
-    response = fold(
+    response = response_of(
         {**delta(content="a"), "usage": usage[0], "timings": timings[0]},
         {**delta(content="b"), "usage": usage[1], "timings": timings[1]},
         {**delta("stop"), "usage": None, "timings": None},
@@ -129,67 +129,114 @@ def test_usage_and_timings_are_the_last_ones_said():
     assert response.timings.decode_ms == 2.0
 
 
-def test_a_first_chunk_that_names_nothing_does_not_hide_the_names_in_the_next():
-    # Azure opens a stream with the results of its content filter: empty id and model.
+def test_empty_id_and_model_are_replaced_by_those_of_next_chunk():
+    # The first chunk of Azure has the results of its content filter, an empty id and an empty model.
     filtered = {"id": "", "model": "", "choices": [], "prompt_filter_results": [{}]}
-    folded = ChatAccumulator()
-    folded.add(filtered)
-    assert not folded.model
-    folded.add(delta(content="Hi") | {"system_fingerprint": "fp"})
-    assert folded.model == "smol"
-    assert parse_response(folded.result()) == Response(
+    accumulator = ChatAccumulator()
+    accumulator.add(filtered)
+    assert not accumulator.model
+    accumulator.add(delta(content="Hi") | {"system_fingerprint": "fp"})
+    assert accumulator.model == "smol"
+    assert parse_response(accumulator.result()) == Response(
         id="c-1", model="smol", system_fingerprint="fp"
     )
 
 
-def test_the_names_are_those_that_came_first():
-    assert fold(delta(content="a"), {**delta(content="b"), "id": "c-2", "model": "other"}) == (
-        Response(id="c-1", model="smol")
-    )
+def test_first_id_and_model_are_used():
+    assert response_of(
+        delta(content="a"), {**delta(content="b"), "id": "c-2", "model": "other"}
+    ) == (Response(id="c-1", model="smol"))
 
 
-def test_nothing_folded_is_nothing_known():
+def test_response_is_empty_when_no_chunk_was_added():
     assert ChatAccumulator().model is None
-    assert fold() == Response()
+    assert response_of() == Response()
 
 
 class Chunk(dict[str, Any]):
-    """A dict that can be referred to weakly."""
+    """A dict that supports weak references."""
 
 
-def test_no_chunk_is_kept_not_even_the_first_or_the_last():
-    folded = ChatAccumulator()
-    kept: list[weakref.ref[Chunk]] = []
+def test_accumulator_keeps_no_reference_to_chunks():
+    accumulator = ChatAccumulator()
+    references: list[weakref.ref[Chunk]] = []
     for fields in ({"role": "assistant"}, {"content": "Hi"}, {}):
         chunk = Chunk(delta("stop" if not fields else None, **fields))
-        folded.add(chunk)
-        kept.append(weakref.ref(chunk))
+        accumulator.add(chunk)
+        references.append(weakref.ref(chunk))
         del chunk
     gc.collect()
-    assert [ref() for ref in kept] == [None, None, None]
+    assert [reference() for reference in references] == [None, None, None]
 
 
-def test_memory_does_not_grow_with_the_length_of_the_stream():
-    folded = ChatAccumulator()
+def test_memory_does_not_grow_with_number_of_chunks():
+    accumulator = ChatAccumulator()
 
-    def pass_chunks(number: int) -> None:
+    def add_chunks(number: int) -> None:
         for position in range(number):
-            folded.add({**delta(content=f"word {position} " * 20), "usage": {"n": position}})
+            accumulator.add({**delta(content=f"word {position} " * 20), "usage": {"n": position}})
 
-    pass_chunks(100)
+    add_chunks(100)
     tracemalloc.start()
     try:
-        pass_chunks(10_000)
-        grown, _ = tracemalloc.get_traced_memory()
+        add_chunks(10_000)
+        grown_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert grown < 10_000  # bytes: less than one per chunk
+    assert grown_bytes < 10_000  # Less than one byte per chunk.
 
 
-# --- a folded stream reads like the plain reply --------------------------------------------
+LLAMA_CPP_TIMINGS = {
+    "cache_n": 9,
+    "prompt_n": 1,
+    "prompt_ms": 7.0,
+    "predicted_n": 3,
+    "predicted_ms": 24.0,
+}
+
+
+def final_chunk(index: int, predicted: int) -> dict[str, Any]:
+    return {
+        "choices": [{"index": index, "delta": {}, "finish_reason": "stop"}],
+        "timings": {**LLAMA_CPP_TIMINGS, "predicted_n": predicted},
+    }
+
+
+def test_output_tokens_are_sum_over_final_chunks_of_choices() -> None:
+    accumulator = ChatAccumulator()
+    for chunk in (final_chunk(0, 3), final_chunk(1, 4)):
+        accumulator.add(chunk)
+    assert accumulator.response().usage.output_tokens == 7
+
+
+def test_output_tokens_are_sum_over_choices_when_usage_is_requested() -> None:
+    accumulator = ChatAccumulator()
+    for index, predicted in ((0, 3), (1, 4)):
+        accumulator.add(final_chunk(index, predicted))
+        counts = {"prompt_tokens": 10, "completion_tokens": predicted}
+        accumulator.add(
+            {
+                "choices": [],
+                "usage": counts,
+                "timings": {**LLAMA_CPP_TIMINGS, "predicted_n": predicted},
+            }
+        )
+    assert accumulator.response().usage.output_tokens == 7
+
+
+def test_output_tokens_are_last_count_when_every_chunk_has_timings() -> None:
+    accumulator = ChatAccumulator()
+    for predicted in (1, 2):
+        token_chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+        accumulator.add({**token_chunk, "timings": {**LLAMA_CPP_TIMINGS, "predicted_n": predicted}})
+    accumulator.add(final_chunk(0, 2))
+    response = accumulator.response()
+    assert response.usage.output_tokens == 2
+    assert response.timings == EngineTimings(1, 7.0, 2, 24.0, cached_tokens=9)
+
 
 REASONS = st.sampled_from(["stop", "length", "tool_calls"])
-WORDS = st.lists(st.text(min_size=1, max_size=5), max_size=6)
+TEXTS = st.lists(st.text(min_size=1, max_size=5), max_size=6)
 USAGES = st.one_of(
     st.none(),
     st.fixed_dictionaries(
@@ -199,7 +246,7 @@ USAGES = st.one_of(
         },
     ),
 )
-ENGINE = st.one_of(
+TIMINGS = st.one_of(
     st.none(),
     st.fixed_dictionaries(
         {"prompt_n": st.integers(0, 99), "prompt_ms": st.floats(0, 1e4)}
@@ -214,14 +261,14 @@ ENGINE = st.one_of(
         {"id": st.just("c-1"), "model": st.sampled_from(["smol", "/models/smol.gguf"])},
         optional={"service_tier": st.just("default"), "system_fingerprint": st.just("b1")},
     ),
-    choices=st.lists(st.tuples(WORDS, REASONS), min_size=1, max_size=3),
+    choices=st.lists(st.tuples(TEXTS, REASONS), min_size=1, max_size=3),
     usage=USAGES,
-    timings=ENGINE,
-    separate_figures=st.booleans(),
+    timings=TIMINGS,
+    has_usage_chunk=st.booleans(),
     data=st.data(),
 )
-def test_a_response_split_into_chunks_reads_like_the_whole(
-    *, head, choices, usage, timings, separate_figures, data
+def test_response_split_into_chunks_equals_plain_response(
+    *, head, choices, usage, timings, has_usage_chunk, data
 ):
     plain = {
         **head,
@@ -236,14 +283,14 @@ def test_a_response_split_into_chunks_reads_like_the_whole(
     chunks = []
     while remaining := [queue for queue in queues if queue]:
         chunks.append({**data.draw(st.sampled_from(remaining)).pop(0), **head})
-    figures = {"usage": usage, "timings": timings}
-    if separate_figures:
-        chunks.append({**head, "choices": [], **figures})
+    usage_and_timings = {"usage": usage, "timings": timings}
+    if has_usage_chunk:
+        chunks.append({**head, "choices": [], **usage_and_timings})
     else:
-        chunks[-1] |= figures
-    assert fold(*chunks) == parse_response(plain)
+        chunks[-1] |= usage_and_timings
+    assert response_of(*chunks) == parse_response(plain)
 
 
 @given(st.lists(st.one_of(REPLIES, json_values()), max_size=5))
-def test_any_chunks_fold_without_error(chunks):
-    assert isinstance(fold(*chunks), Response)
+def test_any_chunks_are_accepted(chunks):
+    assert isinstance(response_of(*chunks), Response)

@@ -1,4 +1,4 @@
-"""Taps as stand-ins for the iterator they are put in front of."""
+"""Stream wrappers as replacements of the iterators that they wrap."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import pytest
 from llamatelemetry.genai import AsyncStreamWrapper, StreamObserver, StreamWrapper
 
 
-async def nothing() -> AsyncIterator[Any]:
+async def empty_stream() -> AsyncIterator[Any]:
     return
     yield
 
 
-def test_a_tap_answers_for_its_source():
+class IgnoringObserver:
+    """An observer whose methods do nothing."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args: None
+
+
+@pytest.mark.parametrize("wrapper_class", [StreamWrapper, AsyncStreamWrapper])
+def test_wrapper_has_attributes_of_wrapped_iterator(wrapper_class):
     class Source:
         answer = 42
 
@@ -29,32 +37,24 @@ def test_a_tap_answers_for_its_source():
         def close(self) -> str:
             return "closed"
 
-    for kind in (StreamWrapper, AsyncStreamWrapper):
-        tap = kind(Source(), _Nobody())
-        assert tap.answer == 42
-        assert tap.close() == "closed"
-        with pytest.raises(AttributeError, match="missing"):
-            _ = tap.missing
+    wrapper = wrapper_class(Source(), IgnoringObserver())
+    assert wrapper.answer == 42
+    assert wrapper.close() == "closed"
+    with pytest.raises(AttributeError, match="missing"):
+        _ = wrapper.missing
 
 
-class _Nobody:
-    """A watch that is told everything and does nothing."""
-
-    def __getattr__(self, _name: str) -> Callable[..., None]:
-        return lambda *_args: None
-
-
-@pytest.mark.parametrize("kind", [StreamWrapper, AsyncStreamWrapper])
-def test_a_source_that_is_no_iterator_is_refused_without_an_echo(kind, start, recorder):
-    watch = StreamObserver(start(stream=True))
+@pytest.mark.parametrize("wrapper_class", [StreamWrapper, AsyncStreamWrapper])
+def test_wrapper_rejects_source_that_is_not_an_iterator(wrapper_class, start, recorder):
+    observer = StreamObserver(start(stream=True))
     with pytest.raises(AttributeError, match="next"):
-        kind([1, 2], watch)
-    gc.collect()  # an error in a finaliser would fail this test
-    assert len(recorder.calls()) == 1  # dropped, and ended
+        wrapper_class([1, 2], observer)
+    gc.collect()  # An error in the finalizer would fail this test.
+    assert len(recorder.calls()) == 1  # The call of the abandoned stream has ended.
 
 
-def test_an_iterator_tap_is_an_iterator(start):
-    tap = StreamWrapper(iter([]), StreamObserver(start(stream=True)))
-    assert iter(tap) is tap
-    tap = AsyncStreamWrapper(nothing(), StreamObserver(start(stream=True)))
-    assert aiter(tap) is tap
+def test_wrapper_is_its_own_iterator(start):
+    wrapper = StreamWrapper(iter([]), StreamObserver(start(stream=True)))
+    assert iter(wrapper) is wrapper
+    async_wrapper = AsyncStreamWrapper(empty_stream(), StreamObserver(start(stream=True)))
+    assert aiter(async_wrapper) is async_wrapper

@@ -1,4 +1,4 @@
-"""Bodies of megabytes are read without parsing what says nothing."""
+"""Parsing of large JSON bodies, which skips an array of vectors that is not recorded."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from hypothesis import strategies as st
 from llamatelemetry.genai import BodyCapture, parse_body
 from tests.genai.strategies import json_values
 
-HEAD = {"object": "list", "model": "m"}
-TAIL = {"usage": {"prompt_tokens": 7}, "id": "e"}
-# What would fail to parse, if anybody tried.
+START = {"object": "list", "model": "m"}
+END = {"usage": {"prompt_tokens": 7}, "id": "e"}
+# Invalid JSON: parsing this array fails.
 VECTORS = b"[" + b"[nonsense]," * 20_000 + b"]"
 
 
-def dumped(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
 def long_body(*, before: dict[str, Any], after: dict[str, Any], bulk: bytes = VECTORS) -> bytes:
-    fields = [b"%s: %s" % (dumped(name), dumped(value)) for name, value in before.items()]
+    fields = [b"%s: %s" % (to_json(name), to_json(value)) for name, value in before.items()]
     fields.append(b'"data" : ' + bulk)
-    fields += [b"%s: %s" % (dumped(name), dumped(value)) for name, value in after.items()]
+    fields += [b"%s: %s" % (to_json(name), to_json(value)) for name, value in after.items()]
     return b"{" + b", ".join(fields) + b"}"
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(HEAD, TAIL), (TAIL, HEAD), ({}, HEAD | TAIL), (HEAD | TAIL, {})]
+    ("before", "after"), [(START, END), (END, START), ({}, START | END), (START | END, {})]
 )
-def test_a_long_array_is_cut_out_wherever_it_stands(before, after):
+def test_unwanted_array_of_long_body_is_skipped_at_any_position(before, after):
     body = long_body(before=before, after=after)
-    expected = {**HEAD, **TAIL, "data": []}
+    expected = {**START, **END, "data": []}
     assert parse_body(body, "data", is_bulk_wanted=False) == expected
     for size in (len(body), 70_000, 1000):
         capture = BodyCapture()
@@ -43,40 +43,40 @@ def test_a_long_array_is_cut_out_wherever_it_stands(before, after):
         assert capture.parse("data", is_bulk_wanted=False) == expected
 
 
-def test_an_array_that_is_wanted_is_parsed():
-    body = dumped({**HEAD, "data": [0.5] * 20_000, **TAIL})
+def test_wanted_array_is_parsed():
+    body = to_json({**START, "data": [0.5] * 20_000, **END})
     assert parse_body(body, "data") == json.loads(body)
-    assert parse_body(long_body(before=HEAD, after=TAIL), "data") is None
+    assert parse_body(long_body(before=START, after=END), "data") is None
 
 
 @pytest.mark.parametrize(
     "after",
     [
-        {"more": [1, 2], **TAIL},
+        {"more": [1, 2], **END},
         {"usage": {"prompt_tokens": 7, "by_part": [3, 4]}},
-        {"note": "a ] and a [", **TAIL},
-        {"note": '"data": [', **TAIL},
+        {"note": "a ] and a [", **END},
+        {"note": '"data": [', **END},
     ],
 )
-def test_other_brackets_after_it_mislead_nobody(after):
-    whole = {**HEAD, "data": [[0.5]] * 10_000, **after}
-    found = parse_body(dumped(whole), "data", is_bulk_wanted=False)
-    assert found["usage"] == whole["usage"]
-    assert found["model"] == "m"
+def test_brackets_after_skipped_array_are_parsed(after):
+    expected = {**START, "data": [[0.5]] * 10_000, **after}
+    parsed = parse_body(to_json(expected), "data", is_bulk_wanted=False)
+    assert parsed["usage"] == expected["usage"]
+    assert parsed["model"] == "m"
 
 
-def test_a_short_body_is_parsed_whole():
-    body = {**HEAD, "data": [1, 2], **TAIL}
-    assert parse_body(dumped(body), "data", is_bulk_wanted=False) == body
+def test_short_body_is_parsed_completely():
+    body = {**START, "data": [1, 2], **END}
+    assert parse_body(to_json(body), "data", is_bulk_wanted=False) == body
 
 
-@pytest.mark.parametrize("body", [b"", b"no json", b"\xff\xfe", b"[" * 100_000, b"]" * 100_000])
-def test_what_is_no_json_is_nothing(body):
+@pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xfe", b"[" * 100_000, b"]" * 100_000])
+def test_parse_body_returns_none_when_body_is_invalid_json(body):
     assert parse_body(body, "data", is_bulk_wanted=False) is None
     assert parse_body(body, "data") is None
 
 
-def test_of_a_long_body_only_its_ends_are_kept():
+def test_capture_keeps_start_and_end_of_long_body():
     capture = BodyCapture()
     for _ in range(1000):
         capture.feed(b"x" * 10_000)
@@ -85,12 +85,12 @@ def test_of_a_long_body_only_its_ends_are_kept():
     assert capture.parse("data") is None
 
 
-@given(value=json_values(), cut=st.integers(1, 7))
-def test_a_short_body_in_pieces_is_what_it_is(value, cut):
-    body = dumped(value)
+@given(value=json_values(), chunk_bytes=st.integers(1, 7))
+def test_capture_returns_short_body_fed_in_chunks(value, chunk_bytes):
+    body = to_json(value)
     capture = BodyCapture()
-    for start in range(0, len(body), cut):
-        capture.feed(body[start : start + cut])
+    for start in range(0, len(body), chunk_bytes):
+        capture.feed(body[start : start + chunk_bytes])
     assert capture.is_whole
     assert capture.body() == body
-    assert dumped(capture.parse("data")) == dumped(json.loads(body))
+    assert to_json(capture.parse("data")) == to_json(json.loads(body))

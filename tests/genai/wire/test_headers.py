@@ -1,4 +1,4 @@
-"""Headers are found and added as the libraries themselves would, whatever keeps them."""
+"""Reading and adding headers in the header classes of httpx, httpx2 and requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llamatelemetry.genai import provider_from_headers
 from llamatelemetry.genai.propagation import Propagation
 from llamatelemetry.genai.wire.headers import has_list
 
-KINDS = [httpx.Headers, httpx2.Headers, CaseInsensitiveDict]
+HEADER_CLASSES = [httpx.Headers, httpx2.Headers, CaseInsensitiveDict]
 
 
-class RenamedList(httpx2.Headers):
-    """What a later httpx2 may look like."""
+class HeadersWithRenamedList(httpx2.Headers):
+    """Headers of a possible later httpx2, which renames its private list."""
 
     __module__ = "httpx2"
 
@@ -39,57 +39,60 @@ class RenamedList(httpx2.Headers):
 
 
 SPAN = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
-WRITTEN = f"00-{1:032x}-{2:016x}-01"
+TRACEPARENT = f"00-{1:032x}-{2:016x}-01"
 
 
 def inject(headers):
     Propagation("on").inject(headers, None, None, SPAN)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, RenamedList])
-def test_a_header_is_found_whatever_its_case(kind):
-    assert provider_from_headers(kind({"Accept": "*/*", "ServEr": "llama.cpp"})) == "llama_cpp"
-    assert provider_from_headers(kind({"Accept": "*/*", "Server": "nginx"})) is None
-    assert provider_from_headers(kind({"Via": "llama.cpp"})) is None
-    assert provider_from_headers(kind({"Via": "llama.cpp", "Server": "nginx"})) is None
-    given = kind({"TraceParent": "somebody's"})
-    inject(given)
-    assert given.get("traceparent") == "somebody's"
+@pytest.mark.parametrize("headers_class", [*HEADER_CLASSES, HeadersWithRenamedList])
+def test_headers_are_found_regardless_of_case(headers_class):
+    assert (
+        provider_from_headers(headers_class({"Accept": "*/*", "ServEr": "llama.cpp"}))
+        == "llama_cpp"
+    )
+    assert provider_from_headers(headers_class({"Accept": "*/*", "Server": "nginx"})) is None
+    assert provider_from_headers(headers_class({"Via": "llama.cpp"})) is None
+    assert provider_from_headers(headers_class({"Via": "llama.cpp", "Server": "nginx"})) is None
+    headers = headers_class({"TraceParent": "of the application"})
+    inject(headers)
+    assert headers.get("traceparent") == "of the application"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_added_header_is_like_any_other(kind):
-    by_library, ours = kind({"Accept": "*/*"}), kind({"Accept": "*/*"})
-    by_library["traceparent"] = WRITTEN
-    inject(ours)
-    assert ours == by_library
-    assert list(ours.items()) == list(by_library.items())
-    assert ours["TraceParent"] == WRITTEN
-    del ours["traceparent"]
-    assert ours == kind({"Accept": "*/*"})
+@pytest.mark.parametrize("headers_class", HEADER_CLASSES)
+def test_injected_header_equals_header_set_by_library(headers_class):
+    expected, injected = headers_class({"Accept": "*/*"}), headers_class({"Accept": "*/*"})
+    expected["traceparent"] = TRACEPARENT
+    inject(injected)
+    assert injected == expected
+    assert list(injected.items()) == list(expected.items())
+    assert injected["TraceParent"] == TRACEPARENT
+    del injected["traceparent"]
+    assert injected == headers_class({"Accept": "*/*"})
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_empty_headers_are_no_exception(kind):
-    assert provider_from_headers(kind()) is None
-    given = kind()
-    inject(given)
-    assert dict(given) == {"traceparent": WRITTEN}
+@pytest.mark.parametrize("headers_class", HEADER_CLASSES)
+def test_inject_adds_traceparent_to_empty_headers(headers_class):
+    assert provider_from_headers(headers_class()) is None
+    headers = headers_class()
+    inject(headers)
+    assert dict(headers) == {"traceparent": TRACEPARENT}
 
 
-def test_the_list_of_names_is_used_where_it_is_known_and_nowhere_else():
-    """Or each look costs as much as all else: see what has changed in httpx."""
-    for known in (httpx.Headers, httpx2.Headers):
-        assert has_list(known)
-    for unknown in (CaseInsensitiveDict, RenamedList):
-        assert not has_list(unknown)
-    given = RenamedList()
-    inject(given)
-    assert given.get("traceparent") == WRITTEN
+def test_has_list_is_true_for_known_header_classes_only():
+    """If this fails, httpx has renamed the list, and each lookup takes as long as the rest of the call."""
+    for known_class in (httpx.Headers, httpx2.Headers):
+        assert has_list(known_class)
+    for unknown_class in (CaseInsensitiveDict, HeadersWithRenamedList):
+        assert not has_list(unknown_class)
+    headers = HeadersWithRenamedList()
+    inject(headers)
+    assert headers.get("traceparent") == TRACEPARENT
 
 
-@pytest.mark.parametrize("kind", [httpx.Headers, httpx2.Headers])
-def test_of_several_headers_of_a_name_the_first_counts(kind):
-    signed, other = (b"Server", b"llama.cpp"), (b"server", "na\xefve".encode("latin-1"))
-    assert provider_from_headers(kind([signed, other])) == "llama_cpp"
-    assert provider_from_headers(kind([other, signed])) is None
+@pytest.mark.parametrize("headers_class", [httpx.Headers, httpx2.Headers])
+def test_first_of_several_headers_with_one_name_is_used(headers_class):
+    llama_cpp, other = (b"Server", b"llama.cpp"), (b"server", "na\xefve".encode("latin-1"))
+    assert provider_from_headers(headers_class([llama_cpp, other])) == "llama_cpp"
+    assert provider_from_headers(headers_class([other, llama_cpp])) is None
