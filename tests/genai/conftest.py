@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Server
+from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Response, Server, Usage
 from llamatelemetry.genai.content.limits import limit_messages
 from tests.genai.library import SOURCE, Library, library_numbers
 from tests.genai.message_schemas import check_messages
@@ -32,6 +33,12 @@ TIMINGS = EngineTimings(
     prompt_tokens=7, prefill_ms=20.0, predicted_tokens=5, decode_ms=40.0, cached_tokens=3
 )
 DURATION = "gen_ai.client.operation.duration"
+CLIENT_METRICS = {"gen_ai.client.token.usage", DURATION}
+SERVER_METRICS = {
+    "gen_ai.server.request.duration",
+    "gen_ai.server.time_to_first_token",
+    "gen_ai.server.time_per_output_token",
+}
 
 
 def chat(**changes: Any) -> Request:
@@ -43,6 +50,25 @@ def chat(**changes: Any) -> Request:
         "server": LOCAL,
     }
     return Request(**{**defaults, **changes})
+
+
+def chat_response(**changes: Any) -> Response:
+    """Return a response with 10 input tokens and 5 output tokens."""
+    usage = Usage(input_tokens=10, output_tokens=5)
+    return Response(id="r", model="smol-q4", usage=usage, **changes)
+
+
+def make_call(instrumenter: Instrumenter, response: Response, **changes: Any) -> Call:
+    """Make one call as a plugin does. `changes` are fields of its request."""
+    call = instrumenter.start(chat(**changes))
+    assert call is not None
+    token = call.activate()
+    call.start_attempt()
+    if response.timings is not None:
+        time.sleep(0.07)  # The engine's timings take 60 ms, so the attempt must take longer.
+    call.deactivate(token)
+    call.finish(response)
+    return call
 
 
 def recorded_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,18 +51,18 @@ def test_wrapper_gets_instance_and_arguments(library):
 
 
 def test_deferred_wrapper_is_created_when_module_is_imported(library):
-    made = []
+    created = []
 
-    def make() -> Any:
-        made.append(1)
+    def create_wrapper() -> Any:
+        created.append(1)
         return library.point("function").wrapper
 
-    table = PatchTable([PatchPoint(library.name, "function", make, deferred=True)])
+    table = PatchTable([PatchPoint(library.name, "function", create_wrapper, deferred=True)])
     table.apply()
-    assert made == []
+    assert created == []
     assert library.call("function") == 1
     assert library.call("function") == 1
-    assert made == [1]
+    assert created == [1]
     table.revert()
 
 
@@ -272,7 +272,7 @@ def test_failed_import_raises_and_can_be_repeated(tmp_path, library):
     library.table("Client.own").apply()
     with pytest.raises(RuntimeError, match="broken"):
         library.load()
-    path.write_text(SOURCE + "\n# mended\n")
+    path.write_text(SOURCE + "\n# fixed\n")
     importlib.invalidate_caches()
     assert library.call("Client.own") == 1
 

@@ -1,4 +1,4 @@
-"""Patch tables that share a function with another package's wrapper."""
+"""Patch tables for functions that another package wraps too."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ import pytest
 import wrapt
 
 
-def other_wrapper(seen: list[str]) -> Callable[..., Any]:
+def other_wrapper(other_calls: list[str]) -> Callable[..., Any]:
     """Return the wrapper of another instrumentation that uses wrapt."""
 
     def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        seen.append("other")
+        other_calls.append("other")
         return wrapped(*args, **kwargs)
 
     return wrapper
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_revert_disables_link_below_foreign_wrapper(library, path):
-    module, seen = library.load(), []
+def test_revert_disables_wrapper_inside_foreign_wrapper(library, path):
+    module, other_calls = library.load(), []
     table = library.table(path)
     table.apply()
-    wrapt.wrap_function_wrapper(module, path, other_wrapper(seen))
+    wrapt.wrap_function_wrapper(module, path, other_wrapper(other_calls))
     outermost = wrapt.resolve_path(module, path)[2]
-    assert (library.call(path), len(seen)) == (1, 1)
+    assert (library.call(path), len(other_calls)) == (1, 1)
     table.revert()
-    assert (library.call(path), len(seen)) == (0, 2)
+    assert (library.call(path), len(other_calls)) == (0, 2)
     assert wrapt.resolve_path(module, path)[2] is outermost
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_reapply_below_foreign_wrapper_wraps_once(library, path):
-    module, seen = library.load(), []
+def test_reapply_inside_foreign_wrapper_wraps_once(library, path):
+    module, other_calls = library.load(), []
     table = library.table(path)
     for _ in range(3):
         table.apply()
-        if not seen:
-            wrapt.wrap_function_wrapper(module, path, other_wrapper(seen))
-        seen.clear()
-        assert (library.call(path), len(seen)) == (1, 1)
+        if not other_calls:
+            wrapt.wrap_function_wrapper(module, path, other_wrapper(other_calls))
+        other_calls.clear()
+        assert (library.call(path), len(other_calls)) == (1, 1)
         table.revert()
 
 
-def test_reapply_below_functools_wrapper_wraps_once(library):
+def test_reapply_inside_functools_wrapper_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
-    plugin_link = client.own
+    plugin_wrapper = client.own
 
-    @functools.wraps(plugin_link)
+    @functools.wraps(plugin_wrapper)
     def other_own(self: Any, x: int) -> Any:
-        return plugin_link(self, x)
+        return plugin_wrapper(self, x)
 
     client.own = other_own
     table.revert()
@@ -63,14 +63,14 @@ def test_reapply_below_functools_wrapper_wraps_once(library):
     assert library.call("Client.own") == 1
 
 
-def test_reapply_below_hiding_wrapper_wraps_once(library):
+def test_reapply_inside_wrapper_without_wrapped_attribute_wraps_once(library):
     client = library.load().Client
     table = library.table("Client.own")
     table.apply()
-    plugin_link = client.own
+    plugin_wrapper = client.own
 
-    def other_own(self: Any, x: int) -> Any:  # It lacks `__wrapped__`.
-        return plugin_link(self, x)
+    def other_own(self: Any, x: int) -> Any:  # Without `__wrapped__`.
+        return plugin_wrapper(self, x)
 
     client.own = other_own
     table.revert()
@@ -83,13 +83,13 @@ def test_reapply_below_hiding_wrapper_wraps_once(library):
 
 def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     before = library.dicts()
-    module, seen = library.load(), []
+    module, other_calls = library.load(), []
     table = library.table("Client.own")
     table.apply()
-    plugin_link = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
+    plugin_wrapper = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
     table.revert()
-    module.Client.own = plugin_link  # The other package restores what it had found.
+    module.Client.own = plugin_wrapper  # The other package restores the function that it wrapped.
     assert library.call("Client.own") == 0
     table.apply()
     assert library.call("Client.own") == 1
@@ -97,28 +97,28 @@ def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     assert library.dicts() == before
 
 
-def test_link_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
+def test_wrapper_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
     before = library.dicts()
-    module, seen = library.load(), []
+    module, other_calls = library.load(), []
     table = library.table("Client.own")
     table.apply()
-    plugin_link = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
+    plugin_wrapper = vars(module.Client)["own"]
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
     table.revert()
     table.apply()
-    module.Client.own = plugin_link  # The other package restores what it had found.
+    module.Client.own = plugin_wrapper  # The other package restores the function that it wrapped.
     assert library.call("Client.own") == 1
     table.revert()
     assert library.dicts() == before
 
 
-def test_revert_keeps_foreign_wrapper_below(library):
-    module, seen = library.load(), []
-    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(seen))
+def test_revert_keeps_foreign_wrapper_applied_before(library):
+    module, other_calls = library.load(), []
+    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
     before = library.dicts()
     table = library.table("Client.own")
     table.apply()
     table.revert()
     assert library.dicts() == before
     assert library.call("Client.own") == 0
-    assert seen == ["other"]
+    assert other_calls == ["other"]
