@@ -479,7 +479,7 @@ class TestFlush:
             f"""
             import atexit, sys
             from llamatelemetry import init
-            from llamatelemetry.genai.streams.observers import abandoned_calls
+            from llamatelemetry.genai.streams import abandoned_calls
             from opentelemetry import trace
             init(otlp_endpoint="{receiver.url}")
             class Abandoned:
