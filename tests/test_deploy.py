@@ -74,7 +74,7 @@ class TestManifests:
             # Kubernetes takes text only: a number without quotes is refused.
             assert isinstance(value, str)
             if name in known:
-                known[name].reader.read(value)
+                known[name].parser.parse(value)
             else:
                 assert name in {"PYTHONPATH", "OTEL_PYTHON_DISTRO"}
 

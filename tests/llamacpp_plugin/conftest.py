@@ -20,7 +20,7 @@ from tests.recorder import Recorder
 def wait_for_props() -> None:
     """Wait until every `GET /props` that the plugin sends has been answered."""
     for thread in threading.enumerate():
-        if thread.name == "llamatelemetry-identity":
+        if thread.name == "llamatelemetry-metadata":
             thread.join(15)
 
 

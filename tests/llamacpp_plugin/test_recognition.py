@@ -248,7 +248,7 @@ def test_plugin_requests_no_props_of_mock_transport(
 ) -> None:
     instrumented = instrument(llamacpp_props=True)
     asked: list[Any] = []
-    monkeypatch.setattr(server_metadata_cache, "ask", lambda *args: asked.append(args))
+    monkeypatch.setattr(server_metadata_cache, "fetch", lambda *args: asked.append(args))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     assert asked == []

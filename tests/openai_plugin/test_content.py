@@ -249,6 +249,7 @@ def test_content_of_stream_closed_early_is_recorded_up_to_close(
                 {"type": "reasoning", "content": "Hm."},
                 {"type": "text", "content": "H"},
             ],
+            "finish_reason": "unknown",
         }
     ]
 

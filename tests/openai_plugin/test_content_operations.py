@@ -74,7 +74,11 @@ def test_content_of_response_stream_closed_early_is_recorded_up_to_close(
         for _ in range(5):
             next(events)
     assert on_span(recorder)["gen_ai.output.messages"] == [
-        {"role": "assistant", "parts": [{"type": "text", "content": '{"greeting"'}]}
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": '{"greeting"'}],
+            "finish_reason": "unknown",
+        }
     ]
 
 
@@ -174,7 +178,13 @@ def test_content_is_recorded_once_when_two_plugins_record_call(recorder: Recorde
 
     def said(text: str) -> Content:
         return Content(
-            outputs=[{"role": "assistant", "parts": [{"type": "text", "content": text}]}]
+            outputs=[
+                {
+                    "role": "assistant",
+                    "parts": [{"type": "text", "content": text}],
+                    "finish_reason": "stop",
+                }
+            ]
         )
 
     def request() -> Request:

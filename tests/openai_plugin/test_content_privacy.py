@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.content.recorder import recorder as content_module
+from llamatelemetry.genai.content import recorder as content_module
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin import replies
 from tests.openai_plugin.content import (

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.config import effective_config, set_active_config
-from llamatelemetry.genai import completion_hook
-from llamatelemetry.genai import content as content_module
+from llamatelemetry.genai.content import completion_hook
+from llamatelemetry.genai.content import recorder as content_module
 from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry.llama import LlamaServerError
 from tests.llama.clients import Driver
