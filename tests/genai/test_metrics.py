@@ -1,4 +1,4 @@
-"""Deferred metrics of calls are those of recording each call at once."""
+"""Metrics of calls: deferred recording yields the same data as immediate recording."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ URL = "https://api.openai.com:443"
 SERVERS = [
     None,
     Server("api.openai.com", 443, URL, "openai"),
-    Server("api.openai.com", 443, URL),  # By a client that is not bound to a provider.
+    Server("api.openai.com", 443, URL),  # A client that works with any provider.
     Server("127.0.0.1", 8080, "http://127.0.0.1:8080"),
 ]
 

@@ -1,4 +1,4 @@
-"""Watching the bytes of a reply pass."""
+"""Observation of the raw bytes of streamed responses."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tests.recorder import Recorder
 TOKENS = 20
 
 
-def event(body: dict[str, Any]) -> bytes:
+def to_event(body: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(body)}\n\n".encode()
 
 
-def stream() -> list[bytes]:
-    """A role, tokens, and the end with its counts."""
+def stream_events() -> list[bytes]:
+    """Return the events of a chat stream: the role, the tokens and a final chunk with counts."""
     first = replies.chunk({"role": "assistant", "content": None})
     tokens = [replies.chunk({"content": f"t{number}"}) for number in range(TOKENS)]
     last = replies.chunk({}, "length", timings=replies.TIMINGS)
-    return [event(chunk) for chunk in (first, *tokens, last)]
+    return [to_event(chunk) for chunk in (first, *tokens, last)]
 
 
-def watch(call: Call, encoding: str = "") -> EventBytesObserver:
+def chat_observer(call: Call, encoding: str = "") -> EventBytesObserver:
     return event_bytes_observer(call, ChatAccumulator(), encoding, is_typed=False)
 
 
-class Counting(ChatAccumulator):
-    """A fold that tells how much it had to read."""
+class CountingAccumulator(ChatAccumulator):
+    """An accumulator that counts the chunks that it parses."""
 
     added = 0
 
@@ -52,53 +52,53 @@ class Counting(ChatAccumulator):
         return super().add(chunk)
 
 
-def test_once_an_answer_is_under_way_only_its_end_is_parsed(
+def test_chat_stream_parses_first_token_and_final_chunk_only(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
-    fold = Counting()
-    watching = event_bytes_observer(start(stream=True), fold, "", is_typed=False)
-    for piece in stream():
-        watching.on_chunk(piece)
-    watching.on_end()
-    assert fold.added == 3  # the role, the first token, the end
+    accumulator = CountingAccumulator()
+    observer = event_bytes_observer(start(stream=True), accumulator, "", is_typed=False)
+    for data in stream_events():
+        observer.on_chunk(data)
+    observer.on_end()
+    assert accumulator.added == 3  # The role, the first token and the final chunk.
     span = recorder.call()
     assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
-    # Each gap was measured all the same.
-    (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
-    assert gaps.count == TOKENS + 1
+    # Intervals of chunks that are not parsed are measured too.
+    (intervals,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
+    assert intervals.count == TOKENS + 1
 
 
-def test_a_stream_that_is_broken_off_is_read_to_where_it_got(
+def test_interrupted_native_stream_has_counts_of_last_chunk(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
-    native = [
+    chunks = [
         {"index": 0, "content": "a", "stop": False, "tokens_predicted": n, "tokens_evaluated": 7}
         for n in (1, 2, 3, 4)
     ]
-    watching = event_bytes_observer(start(stream=True), LlamaCppAccumulator(), "", is_typed=False)
-    for piece in native:
-        watching.on_chunk(event(piece))
-    watching.on_close()
+    observer = event_bytes_observer(start(stream=True), LlamaCppAccumulator(), "", is_typed=False)
+    for chunk in chunks:
+        observer.on_chunk(to_event(chunk))
+    observer.on_close()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 4
     assert recorder.call().attributes["gen_ai.usage.input_tokens"] == 7
 
 
 @pytest.mark.parametrize("text", ['"finish_reason": "stop"', '"usage": {"a": 1}', "timings"])
-def test_an_answer_that_speaks_of_its_end_is_not_at_it(
+def test_chunk_with_field_names_in_text_is_not_parsed(
     start: Callable[..., Call], text: str
 ) -> None:
-    fold = Counting()
-    watching = event_bytes_observer(start(stream=True), fold, "", is_typed=False)
-    pieces = stream()
-    pieces[4] = event(replies.chunk({"content": text}))
-    for piece in pieces:
-        watching.on_chunk(piece)
-    watching.on_end()
-    assert fold.added == 3
+    accumulator = CountingAccumulator()
+    observer = event_bytes_observer(start(stream=True), accumulator, "", is_typed=False)
+    events = stream_events()
+    events[4] = to_event(replies.chunk({"content": text}))
+    for data in events:
+        observer.on_chunk(data)
+    observer.on_end()
+    assert accumulator.added == 3
 
 
-def test_typed_events_are_parsed_where_they_are_more_than_deltas(
+def test_typed_stream_records_usage_and_finish_reason_of_final_event(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
     response = {"id": "resp_1", "model": "smol", "status": "in_progress"}
@@ -108,24 +108,26 @@ def test_typed_events_are_parsed_where_they_are_more_than_deltas(
         "output": [],
         "usage": {"input_tokens": 9, "output_tokens": 5},
     }
-    watching = event_bytes_observer(start(stream=True), ResponsesAccumulator(), "", is_typed=True)
-    watching.on_chunk(event({"type": "response.created", "response": response}))
+    observer = event_bytes_observer(start(stream=True), ResponsesAccumulator(), "", is_typed=True)
+    observer.on_chunk(to_event({"type": "response.created", "response": response}))
     for _ in range(TOKENS):
-        watching.on_chunk(event({"type": "response.output_text.delta", "delta": "t"}))
-    watching.on_chunk(event({"type": "response.completed", "response": done}))
-    watching.on_end()
+        observer.on_chunk(to_event({"type": "response.output_text.delta", "delta": "t"}))
+    observer.on_chunk(to_event({"type": "response.completed", "response": done}))
+    observer.on_end()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 5
     assert recorder.call().attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
 
-def test_an_error_inside_the_stream_is_the_calls(
+def test_error_event_is_recorded_without_message(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
-    watching = watch(start(stream=True))
-    for piece in stream()[:5]:
-        watching.on_chunk(piece)
-    watching.on_chunk(event({"error": {"code": 500, "type": "server_error", "message": "SECRET"}}))
-    watching.on_end()
+    observer = chat_observer(start(stream=True))
+    for data in stream_events()[:5]:
+        observer.on_chunk(data)
+    observer.on_chunk(
+        to_event({"error": {"code": 500, "type": "server_error", "message": "SECRET"}})
+    )
+    observer.on_end()
     span = recorder.call()
     assert span.attributes["error.type"] == "server_error"
     assert "SECRET" not in str(span.status.description)
@@ -142,28 +144,28 @@ def test_an_error_inside_the_stream_is_the_calls(
         ("deflate", zlib.compress),
     ],
 )
-def test_an_encoding_that_is_known_is_undone(
+def test_supported_content_encoding_is_decoded(
     start: Callable[..., Call], recorder: Recorder, encoding: str, encode: Any
 ) -> None:
-    watching = watch(start(stream=True), encoding)
-    body = encode(b"".join(stream()))
-    for at in range(0, len(body), 50):
-        watching.on_chunk(body[at : at + 50])
-    watching.on_end()
+    observer = chat_observer(start(stream=True), encoding)
+    body = encode(b"".join(stream_events()))
+    for start_byte in range(0, len(body), 50):
+        observer.on_chunk(body[start_byte : start_byte + 50])
+    observer.on_end()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "nonsense"])
-def test_one_that_is_not_leaves_the_counts_unknown(
+def test_unsupported_content_encoding_leaves_counts_unknown(
     start: Callable[..., Call], recorder: Recorder, encoding: str
 ) -> None:
-    watching = watch(start(stream=True), encoding)
-    watching.on_chunk(b"".join(stream()))
-    watching.on_end()
+    observer = chat_observer(start(stream=True), encoding)
+    observer.on_chunk(b"".join(stream_events()))
+    observer.on_end()
     assert "gen_ai.usage.output_tokens" not in recorder.call().attributes
 
 
-def test_a_body_that_explodes_when_decoded_is_left_alone() -> None:
+def test_decoder_ignores_body_that_expands_too_much() -> None:
     decode = content_decoder("gzip")
     assert decode is not None
     bomb = gzip.compress(b"\0" * 200_000_000)
@@ -171,11 +173,8 @@ def test_a_body_that_explodes_when_decoded_is_left_alone() -> None:
     assert decode(b"more") == b""
 
 
-# --- a server that nothing is known of ---------------------------------------------------------
-
-
-class Proof:
-    """What starts watching in earnest."""
+class ObserverStart:
+    """A function that starts a call and returns its observer; it keeps the started calls."""
 
     def __init__(self, start: Callable[..., Call]) -> None:
         self._start = start
@@ -183,74 +182,76 @@ class Proof:
 
     def __call__(self) -> EventBytesObserver:
         self.calls.append(self._start(stream=True))
-        return watch(self.calls[-1])
+        return chat_observer(self.calls[-1])
 
 
-def test_other_streams_pass_without_a_call(start: Callable[..., Call]) -> None:
-    proof = Proof(start)
-    unproven = ProvisionalObserver(proof)
-    for piece in stream()[:-1]:
-        unproven.on_chunk(piece)
-    unproven.on_end()
-    unproven.on_close()
-    unproven.on_error(ValueError())
-    unproven.on_abandon()
-    assert proof.calls == []
+def test_stream_without_timings_starts_no_call(start: Callable[..., Call]) -> None:
+    start_observer = ObserverStart(start)
+    observer = ProvisionalObserver(start_observer)
+    for data in stream_events()[:-1]:
+        observer.on_chunk(data)
+    observer.on_end()
+    observer.on_close()
+    observer.on_error(ValueError())
+    observer.on_abandon()
+    assert start_observer.calls == []
 
 
-def test_what_is_never_a_line_is_not_kept(start: Callable[..., Call]) -> None:
-    proof = Proof(start)
-    unproven = ProvisionalObserver(proof)
+def test_provisional_observer_limits_buffered_line(start: Callable[..., Call]) -> None:
+    start_observer = ObserverStart(start)
+    observer = ProvisionalObserver(start_observer)
     for _ in range(100):
-        unproven.on_chunk(b"x" * 65536)
-    assert len(unproven._line) < 400_000
-    unproven.on_chunk(stream()[-1])
-    assert proof.calls == []
+        observer.on_chunk(b"x" * 65536)
+    assert len(observer._line) < 400_000
+    observer.on_chunk(stream_events()[-1])
+    assert start_observer.calls == []
 
 
 @pytest.mark.parametrize("ending", ["on_end", "on_close", "on_error", "on_abandon"])
-def test_a_proven_stream_ends_like_any_other(
+def test_confirmed_stream_ends_call_for_every_ending(
     start: Callable[..., Call], recorder: Recorder, ending: str
 ) -> None:
-    unproven = ProvisionalObserver(Proof(start))
-    for piece in stream():
-        unproven.on_chunk(piece)
-    getattr(unproven, ending)(*((ConnectionError("gone"),) if ending == "on_error" else ()))
+    observer = ProvisionalObserver(ObserverStart(start))
+    for data in stream_events():
+        observer.on_chunk(data)
+    getattr(observer, ending)(*((ConnectionError("gone"),) if ending == "on_error" else ()))
     span = recorder.call()
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
     assert ("error.type" in span.attributes) is (ending == "on_error")
 
 
-def test_a_stream_that_proves_itself_at_once_is_timed_in_full(
+def test_stream_confirmed_by_first_chunk_has_all_times(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
-    """As with ``timings_per_token``."""
-    unproven = ProvisionalObserver(Proof(start))
+    """The option `timings_per_token` adds timings to every chunk."""
+    observer = ProvisionalObserver(ObserverStart(start))
     for _ in range(3):
-        unproven.on_chunk(event(replies.chunk({"content": "t"}, timings=replies.TIMINGS)))
-    unproven.on_end()
-    (gaps,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
-    assert gaps.count == 2
+        observer.on_chunk(to_event(replies.chunk({"content": "t"}, timings=replies.TIMINGS)))
+    observer.on_end()
+    (intervals,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
+    assert intervals.count == 2
     assert "gen_ai.ttft_ms" in recorder.call().attributes
 
 
-def test_a_stream_that_is_not_wanted_after_all_passes(start: Callable[..., Call]) -> None:
-    unproven = ProvisionalObserver(lambda: None)
-    for piece in stream():
-        unproven.on_chunk(piece)
-    unproven.on_end()
+def test_provisional_observer_ignores_stream_when_no_call_starts(
+    start: Callable[..., Call],
+) -> None:
+    observer = ProvisionalObserver(lambda: None)
+    for data in stream_events():
+        observer.on_chunk(data)
+    observer.on_end()
 
 
-def test_when_its_first_token_came_is_not_known_of_one_that_proves_itself_late(
+def test_stream_confirmed_late_has_time_to_first_token_from_timings(
     start: Callable[..., Call], recorder: Recorder
 ) -> None:
-    """Though the chunk that proved it holds a token too."""
+    """The chunk with the timings contains a token, but it is not the first one."""
     call = start(stream=True)
-    unproven = ProvisionalObserver(lambda: watch(call))
-    pieces = stream()
-    unproven.on_chunk(pieces[0])
-    unproven.on_chunk(b"".join(pieces[-2:]))
-    unproven.on_end()
+    observer = ProvisionalObserver(lambda: chat_observer(call))
+    events = stream_events()
+    observer.on_chunk(events[0])
+    observer.on_chunk(b"".join(events[-2:]))
+    observer.on_end()
     attributes = recorder.call().attributes
     assert attributes["gen_ai.response.time_to_first_chunk"] > 0
     server_ms = attributes["gen_ai.server.time_to_first_token"] * 1000
