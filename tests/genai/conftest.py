@@ -11,10 +11,21 @@ from typing import Any
 import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Response, Server, Usage
+from llamatelemetry.genai import (
+    Call,
+    EngineTimings,
+    Instrumenter,
+    Request,
+    Response,
+    Server,
+    Usage,
+    deferred_metrics,
+)
 from llamatelemetry.genai.content.limits import limit_messages
+from llamatelemetry.genai.deferred_metrics import wait_for_thread
 from tests.genai.library import SOURCE, Library, library_numbers
 from tests.genai.message_schemas import check_messages
+from tests.genai.meters import Meters
 from tests.recorder import Recorder
 
 SCOPE, VERSION = "test-plugin", "9.9"
@@ -116,3 +127,18 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library
     monkeypatch.syspath_prepend(tmp_path)
     yield Library(name)
     sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def empty_queue() -> Iterator[None]:
+    """Record the measurements of earlier tests, and wait for the thread after the test."""
+    deferred_metrics._queue.record()
+    yield
+    wait_for_thread(5)
+
+
+@pytest.fixture
+def meters(empty_queue: None) -> Iterator[Meters]:
+    created = Meters()
+    yield created
+    created.provider.shutdown()
