@@ -134,7 +134,9 @@ class TestRun:
         output = tmp_path / "new"
         process = run_demo("--base-url", "http://127.0.0.1:9", "--output", output)
         assert process.returncode == 1
-        assert "Cannot list the models of http://127.0.0.1:9/v1/: Connection error." in process.stdout
+        assert (
+            "Cannot list the models of http://127.0.0.1:9/v1/: Connection error." in process.stdout
+        )
         assert "The program exited with status 1." in process.stdout
         assert "Expected 10 calls, recorded 0." in process.stdout
         assert process.stdout.splitlines()[-1] == "Next: run llamatelemetry doctor"
