@@ -14,7 +14,7 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai import json_access as fields
-from tests.genai.strategies import SCALARS, TEXTS, exportable, json_values
+from tests.support.json_strategies import SCALARS, TEXTS, exportable, json_values
 
 TIMINGS = {"prompt_n": 3, "prompt_ms": 1.5, "predicted_n": 2, "predicted_ms": 2.5}
 CHAT = {

@@ -20,7 +20,7 @@ from llamatelemetry.genai import (
     StreamWrapper,
     internal_errors,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 ROLE: dict[str, Any] = {
     "id": "c-1",
