@@ -122,7 +122,7 @@ class Environment:
 
     def contract_calls(self, url: str) -> dict[str, dict[str, Any]]:
         """Run every call of the contract against a server and return the outcomes."""
-        program = ROOT / "tests/contract_calls.py"
+        program = ROOT / "tests/support/contract_calls.py"
         settings = {"HEAVY": "1", "LLAMATELEMETRY_EXPORTER": "file", "PATH": str(self._bin)}
         folder = self._workdir.with_name("calls")
         folder.mkdir()

@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from llamatelemetry.config import OPTIONS
-from tests.otlp_receiver import http_receiver
 from tests.processes.calls import CALLS
 from tests.processes.model import model_server
+from tests.support.otlp_receiver import http_receiver
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -23,8 +23,8 @@ from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.config import active_config
 from llamatelemetry.distro import LlamaTelemetryConfigurator
 from llamatelemetry.genai import internal_errors
-from tests.otlp_receiver import grpc_receiver, http_receiver
-from tests.throwaway import (
+from tests.support.otlp_receiver import grpc_receiver, http_receiver
+from tests.support.temporary_distributions import (
     make_distribution,
     make_instrumentor,
     throwaway_path,  # noqa: F401 - a fixture

@@ -24,9 +24,9 @@ from llamatelemetry.genai import (
 from llamatelemetry.genai.content.limits import limit_messages
 from llamatelemetry.genai.deferred_metrics import wait_for_thread
 from tests.genai.library import SOURCE, Library, library_numbers
-from tests.genai.message_schemas import check_messages
 from tests.genai.meters import Meters
-from tests.recorder import Recorder
+from tests.support.message_schemas import check_messages
+from tests.support.recorder import Recorder
 
 SCOPE, VERSION = "test-plugin", "9.9"
 LOCAL = Server(address="127.0.0.1", port=8080, origin="http://127.0.0.1:8080")

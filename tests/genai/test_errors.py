@@ -17,7 +17,7 @@ import requests
 from hypothesis import given
 
 from llamatelemetry.genai import ErrorInfo, describe_error, describe_status
-from tests.genai.strategies import json_values
+from tests.support.json_strategies import json_values
 
 SECRET = "swordfish"
 REQUEST = httpx2.Request("POST", f"http://localhost:8080/v1/chat/completions?key={SECRET}")

@@ -23,7 +23,7 @@ from llamatelemetry.genai.json_access import (
     get_field,
     model_name,
 )
-from tests.genai.strategies import SCALARS, TEXTS, exportable, json_values
+from tests.support.json_strategies import SCALARS, TEXTS, exportable, json_values
 
 TIMINGS = {"prompt_n": 3, "prompt_ms": 1.5, "predicted_n": 2, "predicted_ms": 2.5}
 CHAT = {

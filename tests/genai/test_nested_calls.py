@@ -22,7 +22,7 @@ from tests.genai.conftest import (
     chat_response,
     make_call,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 SMOL = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "smol"}
 

@@ -27,8 +27,8 @@ from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.llamacpp_plugin.conftest import make_embedded_server
-from tests.llamacpp_plugin.scripted import plain, scripted
-from tests.openai_plugin import replies
+from tests.support import replies
+from tests.support.byte_server import plain, scripted
 
 INSTRUMENTORS: tuple[Any, ...] = (
     OpenAIInstrumentor,
@@ -42,13 +42,13 @@ def make_openai_client(name: str) -> Any:
 
 
 def make_model() -> Any:
-    from tests.transformers_plugin.models import llama
+    from tests.support.transformers_models import llama
 
     return llama()
 
 
 def make_text_pipeline() -> Any:
-    from tests.transformers_plugin.models import make_pipeline
+    from tests.support.transformers_models import make_pipeline
 
     return make_pipeline("text-classification", None)
 

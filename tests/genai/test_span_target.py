@@ -26,7 +26,7 @@ from tests.genai.conftest import (
     chat_response,
     make_call,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 PHASES = {
     "gen_ai.prefill_ms": 20.0,

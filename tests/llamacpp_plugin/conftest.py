@@ -14,7 +14,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import server_metadata_cache
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def wait_for_props() -> None:

@@ -13,10 +13,10 @@ from opentelemetry.trace import SpanKind
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Content, Instrumenter, Request, Response
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.content import CONTENT, Recording, ask, event, in_event, of, on_span
-from tests.openai_plugin.operations import IGNORE_DEPRECATED, OPERATIONS, VERSION, Operation
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.openai_content import CONTENT, Recording, ask, event, in_event, of, on_span
+from tests.support.openai_operations import IGNORE_DEPRECATED, OPERATIONS, VERSION, Operation
+from tests.support.recorder import Recorder
 
 needs_responses = pytest.mark.skipif(VERSION < (1, 66), reason="this client has no responses")
 FETCHES_STREAMS = VERSION >= (1, 88)

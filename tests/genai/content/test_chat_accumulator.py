@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llamatelemetry.genai import ChatAccumulator, parse_response
 from llamatelemetry.genai.content import chat_accumulator
 from llamatelemetry.genai.content.limits import limit_messages
-from tests.genai.message_schemas import check_messages
+from tests.support.message_schemas import check_messages
 
 
 def chunk(delta: Any, index: Any = 0, **choice: Any) -> dict[str, Any]:

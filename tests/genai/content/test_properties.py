@@ -27,8 +27,8 @@ from llamatelemetry.genai.content.limits import (
 )
 from llamatelemetry.genai.content.responses_accumulator import ResponsesContentAccumulator
 from llamatelemetry.genai.content.responses_messages import parse_fetched_content
-from tests.genai.message_schemas import check
-from tests.genai.strategies import SCALARS, TEXTS, json_values
+from tests.support.json_strategies import SCALARS, TEXTS, json_values
+from tests.support.message_schemas import check
 
 try:
     from opentelemetry.util.genai import types

@@ -8,8 +8,8 @@ import pytest
 
 from llamatelemetry.genai.content.limits import limit_parts
 from llamatelemetry.genai.content.responses_messages import item_parts
-from tests.genai.message_schemas import check_parts
 from tests.genai.responses_api import LARGE
+from tests.support.message_schemas import check_parts
 
 
 @pytest.mark.parametrize(

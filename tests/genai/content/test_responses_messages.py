@@ -12,7 +12,6 @@ from llamatelemetry.genai.content.responses_messages import (
     parse_responses_content,
 )
 from tests.genai.conftest import recorded_messages
-from tests.genai.message_schemas import check
 from tests.genai.responses_api import (
     LARGE,
     TEXT,
@@ -20,6 +19,7 @@ from tests.genai.responses_api import (
     message,
     response,
 )
+from tests.support.message_schemas import check
 
 
 def inputs(request_input: Any) -> list[dict[str, Any]]:

@@ -321,7 +321,7 @@ PROGRAM = textwrap.dedent("""
     )
     from llamatelemetry.genai.streams.abandoned_calls import finalizer
     from tests.genai.conftest import chat
-    from tests.recorder import Recorder
+    from tests.support.recorder import Recorder
 
     recorder = Recorder()
     instrumenter = Instrumenter("test", "1", **recorder.providers)

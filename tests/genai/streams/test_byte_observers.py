@@ -20,8 +20,8 @@ from llamatelemetry.genai import (
     content_decoder,
     event_bytes_observer,
 )
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 TOKENS = 20
 

@@ -21,7 +21,7 @@ from llamatelemetry.genai import (
     internal_errors,
 )
 from tests.genai.conftest import DURATION
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 ROLE: dict[str, Any] = {
     "id": "c-1",

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 
 from llamatelemetry.genai import AnthropicAccumulator, Usage, parse_messages_response
-from tests.genai.strategies import json_values
+from tests.support.json_strategies import json_values
 
 MESSAGE = {
     "id": "msg_1",

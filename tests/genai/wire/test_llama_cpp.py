@@ -13,7 +13,7 @@ from llamatelemetry.genai import (
     Usage,
     parse_native_completion,
 )
-from tests.genai.strategies import json_values
+from tests.support.json_strategies import json_values
 
 TIMINGS = {"cache_n": 9, "prompt_n": 1, "prompt_ms": 7.0, "predicted_n": 3, "predicted_ms": 24.0}
 

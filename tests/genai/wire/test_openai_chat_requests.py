@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.genai import parse_choice_count, parse_parameters
-from tests.genai.strategies import exportable, json_values
+from tests.support.json_strategies import exportable, json_values
 
 PARAMETERS: dict[str, tuple[Any, str, Any]] = {
     "temperature": (0.7, "gen_ai.request.temperature", 0.7),

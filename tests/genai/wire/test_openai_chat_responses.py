@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai import EngineTimings, Response, Usage, parse_response
 from llamatelemetry.genai.wire.openai_chat import parse_timings
-from tests.genai.strategies import REPLIES, TIMINGS, exportable
+from tests.support.json_strategies import REPLIES, TIMINGS, exportable
 
 LLAMA_CPP_TIMINGS = {
     "cache_n": 5,
