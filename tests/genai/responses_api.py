@@ -10,7 +10,7 @@ TEXT = {"type": "output_text", "text": "Hi", "annotations": []}
 
 
 def response(*items: Any, **more: Any) -> dict[str, Any]:
-    """Return a response whose output has the items."""
+    """Return a response with the items as its output."""
     return {
         "id": "resp-1",
         "object": "response",

@@ -181,13 +181,13 @@ def test_metrics_agree_with_span(start, recorder):
 def test_fail_ends_span_with_error_type(start, recorder, error):
     start().fail(error, Response(usage=Usage(input_tokens=2)))
     span = recorder.call()
-    kind = span.attributes["error.type"]
-    assert kind.endswith(type(error).__name__)
+    error_type = span.attributes["error.type"]
+    assert error_type.endswith(type(error).__name__)
     assert span.status.status_code is StatusCode.ERROR
     assert span.events == ()  # An exception event would contain the message.
     assert span.attributes["gen_ai.usage.input_tokens"] == 2
     (point,) = recorder.points(DURATION)
-    assert dict(point.attributes) == {**COMMON, "error.type": kind}
+    assert dict(point.attributes) == {**COMMON, "error.type": error_type}
     # Token usage has no error.type.
     assert "error.type" not in recorder.points("gen_ai.client.token.usage")[0].attributes
 

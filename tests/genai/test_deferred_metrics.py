@@ -184,8 +184,10 @@ def test_exemplars_have_spans_of_their_calls(meters):
     meters.record(0.3, CHAT, NO_SPAN)
     with trace.use_span(NonRecordingSpan(span_context(9))):
         point = meters.point()
-    found = {exemplar.value: (exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars}
-    assert found == {0.001: (1, 1), 7.0: (2, 2), 700.0: (3, 3)}
+    exemplar_spans = {
+        exemplar.value: (exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars
+    }
+    assert exemplar_spans == {0.001: (1, 1), 7.0: (2, 2), 700.0: (3, 3)}
 
 
 @pytest.mark.parametrize("provider", [NoOpMeterProvider(), None], ids=["no-op", "proxy"])
@@ -290,7 +292,7 @@ def test_failing_measurement_is_logged_and_others_are_recorded(meters, caplog):
     internal_errors.set_strict(False)
 
     def fail(*_: Any) -> None:
-        raise ValueError("odd")
+        raise ValueError("broken")
 
     meters.record(1.0)
     meters.recorder.put([(fail, CHAT)], [1.0], NO_SPAN)

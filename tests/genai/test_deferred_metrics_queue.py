@@ -108,7 +108,7 @@ def test_forked_child_has_own_queue_and_lock(meters):
     if child == 0:
         meters.record(3.0)
         meters.record(4.0)
-        # The child has a copy of the SDK's state, in which 1.0 is recorded.
+        # The child has a copy of the SDK's state, so its sum includes 1.0.
         os._exit(0 if meters.point().sum == 1.0 + 3.0 + 4.0 else 1)
     may_release.set()
     holder.join()

@@ -23,9 +23,9 @@ SECRET = "swordfish"
 REQUEST = httpx2.Request("POST", f"http://localhost:8080/v1/chat/completions?key={SECRET}")
 
 
-def status_error(kind: type[openai.APIStatusError], status: int, body: Any) -> BaseException:
+def status_error(error_class: type[openai.APIStatusError], status: int, body: Any) -> BaseException:
     response = httpx2.Response(status, request=REQUEST, json=body)
-    return kind(f"Error code: {status} - {body}", response=response, body=body)
+    return error_class(f"Error code: {status} - {body}", response=response, body=body)
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -46,7 +46,7 @@ OPENAI = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "body", "expected"),
+    ("error_class", "status", "body", "expected"),
     [
         (
             openai.BadRequestError,
@@ -81,8 +81,8 @@ OPENAI = {
             ErrorInfo("oauth_error", "openai.AuthenticationError: HTTP 401 oauth_error", 401),
         ),
         *(
-            (kind, status, body, ErrorInfo(str(status), f"{name}: HTTP {status}", status))
-            for kind, name, status, body in [
+            (error_class, status, body, ErrorInfo(str(status), f"{name}: HTTP {status}", status))
+            for error_class, name, status, body in [
                 (openai.NotFoundError, "openai.NotFoundError", 404, {}),
                 (openai.ConflictError, "openai.ConflictError", 409, None),
                 (openai.BadRequestError, "openai.BadRequestError", 400, SECRET),
@@ -96,8 +96,8 @@ OPENAI = {
         ),
     ],
 )
-def test_error_response_has_error_code_of_server_or_status(kind, status, body, expected):
-    described = describe_error(status_error(kind, status, body))
+def test_error_response_has_error_code_of_server_or_status(error_class, status, body, expected):
+    described = describe_error(status_error(error_class, status, body))
     assert described == expected
     assert SECRET not in described.description
 
@@ -200,9 +200,11 @@ CONNECTION: dict[str, tuple[BaseException, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("error", "kind", "description"), CONNECTION.values(), ids=CONNECTION)
-def test_connection_error_description_names_cause(error, kind, description):
-    assert describe_error(error) == ErrorInfo(kind, description)
+@pytest.mark.parametrize(
+    ("error", "error_type", "description"), CONNECTION.values(), ids=CONNECTION
+)
+def test_connection_error_description_names_cause(error, error_type, description):
+    assert describe_error(error) == ErrorInfo(error_type, description)
 
 
 def validation_error() -> BaseException:

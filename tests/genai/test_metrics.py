@@ -137,8 +137,8 @@ def test_only_engine_metrics_are_recorded_when_client_is_false():
     for _ in range(3):
         metrics.record(FULL, trace.INVALID_SPAN, client=False)
     (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
-    found = {metric.name: metric.data.data_points[0].count for metric in scope.metrics}
-    assert found == {
+    counts = {metric.name: metric.data.data_points[0].count for metric in scope.metrics}
+    assert counts == {
         "gen_ai.server.time_to_first_token": 3,
         "gen_ai.server.time_per_output_token": 3,
         "gen_ai.server.request.duration": 3,

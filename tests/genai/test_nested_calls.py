@@ -142,7 +142,7 @@ def test_concurrent_tasks_record_separate_calls(instrumenter, recorder):
 
 
 def test_nested_plugin_completes_enclosing_call(start, http_instrumenter, recorder):
-    """The enclosing call has no response, because the application reads it raw."""
+    """The enclosing call has no parsed response when the application reads the raw response."""
     enclosing = start()
     token = enclosing.activate()
     enclosing.start_attempt()
@@ -165,13 +165,13 @@ def test_enclosing_call_keeps_its_own_values(start, http_instrumenter, recorder)
     token = enclosing.activate()
     make_call(
         http_instrumenter,
-        Response(id="inner", model="inner", usage=Usage(1, 1, cache_read_tokens=1)),
+        Response(id="nested", model="nested-model", usage=Usage(1, 1, cache_read_tokens=1)),
     )
     enclosing.deactivate(token)
-    enclosing.finish(Response(id="outer", finish_reasons=("stop",), usage=Usage(2, 0)))
+    enclosing.finish(Response(id="enclosing", finish_reasons=("stop",), usage=Usage(2, 0)))
     attributes = recorder.call().attributes
-    assert attributes["gen_ai.response.id"] == "outer"
-    assert attributes["gen_ai.response.model"] == "inner"
+    assert attributes["gen_ai.response.id"] == "enclosing"
+    assert attributes["gen_ai.response.model"] == "nested-model"
     assert attributes["gen_ai.response.finish_reasons"] == ("stop",)
     assert attributes["gen_ai.usage.input_tokens"] == 2
     assert attributes["gen_ai.usage.output_tokens"] == 0  # 0 is a known count.

@@ -77,7 +77,7 @@ class Point(NamedTuple):
     path: str
 
     @property
-    def kind(self) -> str:
+    def owner(self) -> str:
         return f"{self.module}:{self.path.partition('.')[0]}"
 
     def in_library(self) -> Any:
@@ -85,8 +85,8 @@ class Point(NamedTuple):
         return wrapt.resolve_path(importlib.import_module(self.module), self.path)[2]
 
     def from_class(self) -> Any:
-        kind, _, name = self.path.partition(".")
-        return getattr(getattr(importlib.import_module(self.module), kind), name)
+        class_name, _, name = self.path.partition(".")
+        return getattr(getattr(importlib.import_module(self.module), class_name), name)
 
     def bound(self, instance: Any) -> Any:
         return getattr(instance, self.path.partition(".")[2])
@@ -138,10 +138,10 @@ def pickled(value: Any) -> bytes | str:
 def outcome_of(operation: Callable[[], Any]) -> str:
     """Return the result or the exception of an operation, without memory addresses."""
     try:
-        found = repr(operation())
+        text = repr(operation())
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    return re.sub(r"0x[0-9a-f]+", "0x", found)
+        text = f"{type(error).__name__}: {error}"
+    return re.sub(r"0x[0-9a-f]+", "0x", text)
 
 
 def describe(function: Any) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def describe_bound_method(point: Point, instance: Any) -> dict[str, Any]:
     [point_parameter(point) for point in POINTS if not point.module.startswith("llama_cpp")],
 )
 def test_patched_bound_method_behaves_like_original(point: Point) -> None:
-    instance = INSTANCES[point.kind]()
+    instance = INSTANCES[point.owner]()
     unpatched = describe_bound_method(point, instance)
     with instrumented():
         assert describe_bound_method(point, instance) == unpatched

@@ -33,7 +33,7 @@ def test_stream_queue_ends_with_headers():
 
 
 def test_plain_response_queue_is_the_remainder():
-    # 2 s from request to response, of which 0.25 s are prefill and 1 s is decode.
+    # 2 s from request to response, with 0.25 s of prefill and 1 s of decode.
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.0, headers_s=None)
     assert phases == Phases(
         prefill_s=0.25,

@@ -1,4 +1,4 @@
-"""Calls are recorded completely by an SDK whose private names differ."""
+"""Complete recording of calls with an SDK that has different private names."""
 
 from __future__ import annotations
 

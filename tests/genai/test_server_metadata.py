@@ -191,12 +191,12 @@ def test_router_is_queried_for_model_without_loading_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "response",
     [{"model": "another"}, {"model": "smol", "build": "b12000-def"}],
     ids=["model", "build"],
 )
 def test_changed_server_is_queried_again(
-    reply: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    response: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
@@ -206,11 +206,11 @@ def test_changed_server_is_queried_again(
         cache.fetch(server.server, server.origin, {}, None)
         wait_for_fetches()
         now[0] += 120
-        assert cache.attributes_of(server.server, **reply) == {}
+        assert cache.attributes_of(server.server, **response) == {}
         props.update(model_alias="another", build_info="b12000-def")
         cache.fetch(server.server, server.origin, {}, None)
         wait_for_fetches()
-        # A server whose model still differs is queried again after 30 seconds.
+        # If the model still differs, the server is queried again after 30 seconds.
         for _ in range(3):
             assert cache.attributes_of(server.server, "a third") == {}
             cache.fetch(server.server, server.origin, {}, None)

@@ -93,10 +93,10 @@ def test_external_span_is_used_only_when_operation_model_and_server_agree(
     instrumenter, recorder, other_tracer, external, is_same_call
 ):
     kind, attributes = external
-    with other_tracer.start_as_current_span("outer", kind=kind, attributes=attributes):
+    with other_tracer.start_as_current_span("external", kind=kind, attributes=attributes):
         make_call(instrumenter, chat_response())
     names = [span.name for span in recorder.spans()]
-    assert names == (["outer"] if is_same_call else ["chat smol", "outer"])
+    assert names == (["external"] if is_same_call else ["chat smol", "external"])
 
 
 @pytest.mark.parametrize(
@@ -113,21 +113,23 @@ def test_external_span_of_another_operation_is_a_parent(
 ):
     external, operation = operations
     attributes = {"gen_ai.operation.name": external}
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=attributes):
         make_call(instrumenter, Response(), operation=operation)
     assert (len(recorder.spans()) == 1) is is_same_call
 
 
 def test_external_span_gets_engine_timings_and_nothing_else(instrumenter, recorder, other_tracer):
     attributes = {**SMOL, "gen_ai.provider.name": "ollama"}
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=attributes) as outer:
+    with other_tracer.start_as_current_span(
+        "external", kind=CLIENT, attributes=attributes
+    ) as external_span:
         call = make_call(
             instrumenter, chat_response(timings=TIMINGS), parameters={"gen_ai.request.seed": 5}
         )
-        assert outer.is_recording()
+        assert external_span.is_recording()
     assert call.ended
     queue, prefill, decode, span = recorder.spans()
-    assert span.name == "outer"
+    assert span.name == "external"
     assert {key: span.attributes[key] for key in MEASURED}.keys() == MEASURED
     assert {k: v for k, v in span.attributes.items() if k not in MEASURED} == {
         **attributes,
@@ -140,14 +142,14 @@ def test_external_span_gets_engine_timings_and_nothing_else(instrumenter, record
 
 def test_external_span_gets_server_attributes(instrumenter, recorder, other_tracer):
     known_servers.describe(LOCAL, {"llamatelemetry.server.build": "b1"})
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         make_call(instrumenter, chat_response())
     (span,) = recorder.spans()
     assert dict(span.attributes) == {**SMOL, "llamatelemetry.server.build": "b1"}
 
 
 def test_call_on_external_span_records_only_engine_metrics(instrumenter, recorder, other_tracer):
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         make_call(instrumenter, chat_response(timings=TIMINGS))
     assert set(recorder.metrics()) == SERVER_METRICS
     (point,) = recorder.points("gen_ai.server.request.duration")
@@ -163,7 +165,7 @@ def test_call_on_openinference_span_records_all_metrics(instrumenter, recorder, 
 
 
 def test_external_span_is_unchanged_when_timings_are_missing(instrumenter, recorder, other_tracer):
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         make_call(instrumenter, chat_response())
     (span,) = recorder.spans()
     assert dict(span.attributes) == SMOL
@@ -171,7 +173,7 @@ def test_external_span_is_unchanged_when_timings_are_missing(instrumenter, recor
 
 
 def test_error_is_not_recorded_on_external_span(instrumenter, recorder, other_tracer):
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         call = instrumenter.start(chat())
         call.fail(TimeoutError())
     (span,) = recorder.spans()
@@ -198,22 +200,22 @@ def test_openai_provider_of_external_span_is_corrected_when_response_identifies_
     attribute, is_detected, configured = attribute_detected_configured
     attributes = {**SMOL, "gen_ai.provider.name": attribute} if attribute else SMOL
     instrumenter = make_instrumenter(provider_name=configured)
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=attributes):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=attributes):
         make_call(instrumenter, chat_response(timings=TIMINGS if is_detected else None))
-    (span,) = [span for span in recorder.spans() if span.name == "outer"]
+    (span,) = [span for span in recorder.spans() if span.name == "external"]
     assert span.attributes.get("gen_ai.provider.name") == expected
 
 
 def test_phases_are_recorded_when_external_span_ended_before_stream(
     instrumenter, recorder, other_tracer, caplog
 ):
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         call = instrumenter.start(chat(stream=True))
         call.start_attempt()
     call.finish(chat_response(timings=TIMINGS))
-    outer, *phases = recorder.spans()
-    assert dict(outer.attributes) == SMOL
-    assert {phase.parent.span_id for phase in phases} == {outer.context.span_id}
+    external_span, *phases = recorder.spans()
+    assert dict(external_span.attributes) == SMOL
+    assert {phase.parent.span_id for phase in phases} == {external_span.context.span_id}
     assert len(phases) == 3
     assert caplog.records == []  # The SDK warns when an ended span is changed.
 
@@ -225,14 +227,14 @@ def test_task_records_own_calls_when_external_span_has_ended(instrumenter, recor
 
     async def main() -> None:
         span_ended = asyncio.Event()
-        with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+        with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
             task = asyncio.create_task(background(span_ended))
             await asyncio.sleep(0)
         span_ended.set()
         await task
 
     asyncio.run(main())
-    assert [span.name for span in recorder.spans()] == ["outer", "chat smol"]
+    assert [span.name for span in recorder.spans()] == ["external", "chat smol"]
     assert set(recorder.metrics()) == CLIENT_METRICS
 
 
@@ -240,13 +242,15 @@ def test_chunk_metrics_are_recorded_for_openinference_spans_only(
     instrumenter, recorder, other_tracer
 ):
     chunk = {"model": "smol-q4", "choices": [{"index": 0, "delta": {"content": "a"}}]}
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         observer = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
             observer.on_chunk(chunk)
         observer.on_end()
     assert recorder.metrics() == {}
-    with other_tracer.start_as_current_span("outer", attributes={"openinference.span.kind": "LLM"}):
+    with other_tracer.start_as_current_span(
+        "external", attributes={"openinference.span.kind": "LLM"}
+    ):
         observer = StreamObserver(instrumenter.start(chat(stream=True)))
         for _ in range(3):
             observer.on_chunk(chunk)
@@ -258,6 +262,6 @@ def test_chunk_metrics_are_recorded_for_openinference_spans_only(
 def test_external_span_gets_no_phase_spans_when_disabled(recorder, other_tracer):
     config = LlamaTelemetryConfig(phase_spans=False)
     instrumenter = Instrumenter(SCOPE, VERSION, config=config, **recorder.providers)
-    with other_tracer.start_as_current_span("outer", kind=CLIENT, attributes=SMOL):
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         make_call(instrumenter, chat_response(timings=TIMINGS))
-    assert [span.name for span in recorder.spans()] == ["outer"]
+    assert [span.name for span in recorder.spans()] == ["external"]

@@ -196,12 +196,12 @@ def test_call_without_timings_has_no_phases(start, recorder):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(reply=REPLIES)
-def test_any_response_is_exportable_as_otlp(reply, caplog):
+@given(body=REPLIES)
+def test_any_response_is_exportable_as_otlp(body, caplog):
     recorder = Recorder()
     instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
     caplog.clear()
-    response = parse_response(reply)
+    response = parse_response(body)
     call = instrumenter.start(chat(model=response.model))
     call.finish(response)
     reader: InMemoryMetricReader = recorder._reader

@@ -99,25 +99,25 @@ USAGE = {"prompt_tokens": 21}
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "body",
     [
         {"usage": USAGE, "x_groq": {"usage": {}}},
         {"usage": None, "x_groq": {"id": "req_1", "usage": USAGE}},
         {"choices": [{"usage": USAGE}]},
     ],
 )
-def test_find_usage_finds_every_location(reply):
-    assert find_usage(reply) == USAGE
+def test_find_usage_finds_every_location(body):
+    assert find_usage(body) == USAGE
 
 
-@pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": 3}, {"x_groq": {}}, None, "x"])
-def test_find_usage_returns_none_when_missing(reply):
-    assert find_usage(reply) is None
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": 3}, {"x_groq": {}}, None, "x"])
+def test_find_usage_returns_none_when_missing(body):
+    assert find_usage(body) is None
 
 
-@given(reply=REPLIES)
-def test_parse_usage_accepts_any_value(reply):
-    for usage in (reply, find_usage(reply)):
+@given(body=REPLIES)
+def test_parse_usage_accepts_any_value(body):
+    for usage in (body, find_usage(body)):
         assert all(type(value) is int and value >= 0 for value in known_counts(usage).values())
 
 
@@ -158,18 +158,18 @@ def test_correct_undercount_drops_input_tokens_when_request_has_several_prompts(
 
 
 def test_correct_undercount_keeps_count_of_all_choices() -> None:
-    reply = response_with_choices(2)
-    reply["usage"] = {"prompt_tokens": 10, "completion_tokens": 7}
-    response = parse_response(reply)
+    body = response_with_choices(2)
+    body["usage"] = {"prompt_tokens": 10, "completion_tokens": 7}
+    response = parse_response(body)
     correct_undercount(response, Request("chat", "llama_cpp", choice_count=2))
     assert response.usage.output_tokens == 7
 
 
 def test_correct_undercount_keeps_count_for_one_choice_or_without_timings() -> None:
-    for reply, choice_count in (
+    for body, choice_count in (
         (response_with_choices(1), 1),
         (response_with_choices(2) | {"timings": None}, 2),
     ):
-        response = parse_response(reply)
+        response = parse_response(body)
         correct_undercount(response, Request("chat", "llama_cpp", choice_count=choice_count))
         assert response.usage.output_tokens == 3

@@ -257,8 +257,8 @@ def test_accumulator_keeps_no_content_when_capture_is_off(
 
 JSON_VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
+    lambda children: st.one_of(
+        st.lists(children, max_size=3),
         st.dictionaries(
             st.sampled_from(
                 [
@@ -267,7 +267,7 @@ JSON_VALUES = st.recursive(
                     *("name", "arguments", "input", "data", "transcript", "finish_reason"),
                 ]
             ),
-            inner,
+            children,
             max_size=5,
         ),
     ),

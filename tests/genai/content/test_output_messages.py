@@ -102,7 +102,7 @@ def test_each_choice_becomes_message() -> None:
 def test_models_of_openai_client_equal_their_json() -> None:
     custom = "openai.types.chat.chat_completion_message_custom_tool_call"
     pytest.importorskip(custom, reason="older clients have no custom tools")
-    reply = {
+    body = {
         "id": "c-1",
         "object": "chat.completion",
         "created": 1,
@@ -130,6 +130,6 @@ def test_models_of_openai_client_equal_their_json() -> None:
             }
         ],
     }
-    model = ChatCompletion.model_validate(reply)
-    assert parse_choices(model.choices).outputs == parse_choices(reply["choices"]).outputs
+    model = ChatCompletion.model_validate(body)
+    assert parse_choices(model.choices).outputs == parse_choices(body["choices"]).outputs
     assert len(parse_choices(model.choices).outputs[0]["parts"]) == 7

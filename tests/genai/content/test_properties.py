@@ -92,7 +92,7 @@ LIMITS = st.integers(1, 60)
 
 
 def check_content(content: Content, max_chars: int) -> dict[str, Any]:
-    """Check what is recorded of the content: valid by the schema, as JSON and in OTLP."""
+    """Check that the recorded content is valid by the schema, as JSON and in OTLP."""
     recorded: dict[str, Any] = {
         "gen_ai.input.messages": limit_messages(content.inputs, max_chars),
         "gen_ai.output.messages": limit_messages(content.outputs, max_chars),
@@ -132,8 +132,8 @@ def test_any_responses_request_becomes_valid_messages(body: Any, max_chars: int)
 
 
 @given(st.one_of(JSON_VALUES, st.fixed_dictionaries({"output": ITEMS, "status": SCALARS})), LIMITS)
-def test_any_response_becomes_valid_messages(reply: Any, max_chars: int) -> None:
-    check_content(parse_fetched_content(reply), max_chars)
+def test_any_response_becomes_valid_messages(body: Any, max_chars: int) -> None:
+    check_content(parse_fetched_content(body), max_chars)
 
 
 EVENTS = st.lists(

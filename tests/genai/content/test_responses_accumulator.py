@@ -19,9 +19,9 @@ from tests.genai.responses_api import (
 )
 
 
-def delta(kind: str, text: str, output_index: int = 0, content_index: int = 0) -> dict[str, Any]:
+def delta(name: str, text: str, output_index: int = 0, content_index: int = 0) -> dict[str, Any]:
     return {
-        "type": f"response.{kind}.delta",
+        "type": f"response.{name}.delta",
         "output_index": output_index,
         "content_index": content_index,
         "delta": text,
@@ -29,8 +29,8 @@ def delta(kind: str, text: str, output_index: int = 0, content_index: int = 0) -
 
 
 def added(item: dict[str, Any], output_index: int, *, done: bool = False) -> dict[str, Any]:
-    kind = f"response.output_item.{'done' if done else 'added'}"
-    return {"type": kind, "output_index": output_index, "item": item}
+    event_type = f"response.output_item.{'done' if done else 'added'}"
+    return {"type": event_type, "output_index": output_index, "item": item}
 
 
 INTERRUPTED = [

@@ -205,6 +205,6 @@ from tests.support.message_schemas import check_parts
     ],
 )
 def test_item_becomes_parts_of_its_type(item: Any, expected: list[dict[str, Any]]) -> None:
-    found = limit_parts(item_parts(item), 1000)
-    check_parts(found)
-    assert found == expected
+    parts = limit_parts(item_parts(item), 1000)
+    check_parts(parts)
+    assert parts == expected

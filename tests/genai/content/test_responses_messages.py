@@ -190,7 +190,7 @@ def test_response_becomes_one_message_with_all_items() -> None:
         ([message(TEXT)], {"status": "incomplete"}, "incomplete"),
         ([message(TEXT)], {"status": "failed"}, "error"),
         ([message(TEXT)], {"status": "in_progress"}, None),
-        ([message(TEXT)], {"status": ["odd"]}, None),
+        ([message(TEXT)], {"status": ["invalid"]}, None),
     ],
 )
 def test_output_message_has_finish_reason(

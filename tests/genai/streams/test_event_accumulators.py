@@ -65,19 +65,21 @@ def test_fetched_stream_has_status_and_no_usage():
 
 
 @pytest.mark.parametrize(
-    ("event", "kind"),
+    ("event", "error_type"),
     [
         ({"type": "error", "code": "rate_limit", "message": "SECRET"}, "rate_limit"),
         ({"type": "error", "error": {"code": None, "type": "server_error"}}, "server_error"),
-        ({"type": "error", "error": "SECRET words"}, "_OTHER"),
+        ({"type": "error", "error": "SECRET message"}, "_OTHER"),
         (
             {"type": "response.failed", "response": {**HEAD, "error": {"code": "server_error"}}},
             "server_error",
         ),
     ],
 )
-def test_error_event_is_recorded_without_message(event, kind):
-    assert response_of(CREATED, event).error == ErrorInfo(kind, f"reported by the server: {kind}")
+def test_error_event_is_recorded_without_message(event, error_type):
+    assert response_of(CREATED, event).error == ErrorInfo(
+        error_type, f"reported by the server: {error_type}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ async def empty_stream() -> AsyncIterator[Any]:
 
 
 class IgnoringObserver:
-    """An observer whose methods do nothing."""
+    """An observer that does nothing."""
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return lambda *_args: None

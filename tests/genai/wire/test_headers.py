@@ -34,8 +34,8 @@ class HeadersWithRenamedList(httpx2.Headers):
         self._entries.append((key.encode(), key.lower().encode(), value.encode()))
 
     def get(self, key, default=None):
-        found = [value for _, lowered, value in self._entries if lowered == key.encode()]
-        return found[0].decode() if found else default
+        values = [value for _, lowered, value in self._entries if lowered == key.encode()]
+        return values[0].decode() if values else default
 
 
 SPAN = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
@@ -81,7 +81,7 @@ def test_inject_adds_traceparent_to_empty_headers(headers_class):
 
 
 def test_has_list_is_true_for_known_header_classes_only():
-    """If this fails, httpx has renamed the list, and each lookup takes as long as the rest of the call."""
+    """A failure means that httpx has renamed its list. Lookups then take most of a call's time."""
     for known_class in (httpx.Headers, httpx2.Headers):
         assert has_list(known_class)
     for unknown_class in (CaseInsensitiveDict, HeadersWithRenamedList):

@@ -49,9 +49,9 @@ IGNORED = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parse_parameters_returns_attribute_of_specified_type(name):
     value, attribute, expected = PARAMETERS[name]
-    found = parse_parameters({name: value})
-    assert found == {attribute: expected}
-    assert type(found[attribute]) is type(expected)
+    attributes = parse_parameters({name: value})
+    assert attributes == {attribute: expected}
+    assert type(attributes[attribute]) is type(expected)
 
 
 def test_parse_parameters_ignores_content_and_other_fields():
@@ -99,7 +99,7 @@ WRONG_TYPES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "expected_type"),
     [
         ("temperature", "number"),
         ("top_p", "number"),
@@ -117,8 +117,8 @@ WRONG_TYPES: dict[str, list[Any]] = {
         ("response_format", "text"),
     ],
 )
-def test_parse_parameters_omits_parameter_of_wrong_type(name, kind):
-    for value in WRONG_TYPES[kind]:
+def test_parse_parameters_omits_parameter_of_wrong_type(name, expected_type):
+    for value in WRONG_TYPES[expected_type]:
         assert parse_parameters({name: value}) == {}
 
 
@@ -131,9 +131,9 @@ def test_parse_parameters_does_not_consume_iterator(name):
 
 @given(st.dictionaries(st.sampled_from([*PARAMETERS, *IGNORED]), json_values(max_leaves=4)))
 def test_any_request_body_has_exportable_attributes(body):
-    found = parse_parameters(body)
-    assert set(found) <= {attribute for _, attribute, _ in PARAMETERS.values()}
-    assert all(exportable(value) for value in found.values())
+    attributes = parse_parameters(body)
+    assert set(attributes) <= {attribute for _, attribute, _ in PARAMETERS.values()}
+    assert all(exportable(value) for value in attributes.values())
 
 
 @pytest.mark.parametrize(

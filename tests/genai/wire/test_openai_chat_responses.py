@@ -90,7 +90,7 @@ COMPLETION = {
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"),
+    ("body", "expected"),
     [
         (CHAT, PARSED_CHAT),
         (ChatCompletion.model_validate(CHAT), PARSED_CHAT),
@@ -111,13 +111,13 @@ COMPLETION = {
     ],
     ids=["json", "model_validate", "construct", "embeddings", "completion"],
 )
-def test_parse_response_accepts_json_and_models_of_client(reply, expected):
-    assert parse_response(reply) == expected
+def test_parse_response_accepts_json_and_models_of_client(body, expected):
+    assert parse_response(body) == expected
 
 
-@pytest.mark.parametrize("reply", [None, {}, [], "garbage", 5, b"{}", object(), {"usage": None}])
-def test_parse_response_of_invalid_body_is_empty(reply):
-    assert parse_response(reply) == Response()
+@pytest.mark.parametrize("body", [None, {}, [], "garbage", 5, b"{}", object(), {"usage": None}])
+def test_parse_response_of_invalid_body_is_empty(body):
+    assert parse_response(body) == Response()
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_parse_response_of_invalid_body_is_empty(reply):
     ],
 )
 def test_finish_reasons_has_one_entry_per_choice(reasons, expected):
-    reply = {"choices": [{"finish_reason": reason} for reason in reasons]}
-    assert parse_response(reply).finish_reasons == expected
+    body = {"choices": [{"finish_reason": reason} for reason in reasons]}
+    assert parse_response(body).finish_reasons == expected
 
 
 @pytest.mark.parametrize("choices", [None, "stop", {"finish_reason": "stop"}, [None], ["stop"], 5])
@@ -210,8 +210,8 @@ def test_usage_takes_missing_counts_from_timings(usage, expected):
 
 
 def test_input_tokens_are_evaluated_tokens_when_cached_count_is_missing():
-    reply = {"timings": without(LLAMA_CPP_TIMINGS, "cache_n")}
-    assert parse_response(reply).usage == Usage(input_tokens=7, output_tokens=4)
+    body = {"timings": without(LLAMA_CPP_TIMINGS, "cache_n")}
+    assert parse_response(body).usage == Usage(input_tokens=7, output_tokens=4)
 
 
 def test_usage_is_unknown_when_usage_and_timings_are_missing():
@@ -243,8 +243,8 @@ def values_of(response: Response) -> list[Any]:
 
 
 @given(REPLIES)
-def test_any_response_has_exportable_values(reply):
-    assert all(exportable(value) for value in values_of(parse_response(reply)))
+def test_any_response_has_exportable_values(body):
+    assert all(exportable(value) for value in values_of(parse_response(body)))
 
 
 @given(TIMINGS)
