@@ -191,7 +191,7 @@ def test_exemplars_have_spans_of_their_calls(meters):
 
 
 @pytest.mark.parametrize("provider", [NoOpMeterProvider(), None], ids=["no-op", "proxy"])
-def test_nothing_is_queued_when_no_sdk_is_installed(provider):
+def test_measurements_are_dropped_when_no_sdk_is_installed(provider):
     meter = get_meter("m", meter_provider=provider)
     recorder = DeferredRecorder(meter, meter.create_histogram("h"))
     assert recorder.when() is When.NEVER

@@ -194,7 +194,7 @@ def test_error_is_not_recorded_on_external_span(instrumenter, recorder, other_tr
         (("openai", False, "my_gateway"), "openai"),
     ],
 )
-def test_openai_provider_of_external_span_is_corrected_when_response_identifies_another(
+def test_openai_provider_of_external_span_is_replaced_by_detected_provider(
     make_instrumenter, recorder, other_tracer, attribute_detected_configured, expected
 ):
     attribute, is_detected, configured = attribute_detected_configured

@@ -53,9 +53,8 @@ def test_configured_provider_overrides_detected_provider(make_instrumenter, reco
     span = recorder.call()
     assert span.attributes["gen_ai.provider.name"] == "my_gateway"
     assert "openai.api.type" not in span.attributes
-    assert (
-        known_servers.provider_of(LOCAL, "openai") == "llama_cpp"
-    )  # The cache has the detected one.
+    # The option does not change what is known about the server.
+    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"
 
 
 def finish_with_phases(call: Any, **changes: Any) -> None:
@@ -67,7 +66,7 @@ def finish_with_phases(call: Any, **changes: Any) -> None:
 def test_phase_spans_follow_one_another_from_last_attempt(start, recorder):
     call = start()
     call.start_attempt()
-    time.sleep(0.03)  # Duration of the first attempt, which fails.
+    time.sleep(0.03)  # Duration of the failed first attempt.
     finish_with_phases(call)
     span = recorder.call()
     phases = recorder.phases(span)

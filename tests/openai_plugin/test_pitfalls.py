@@ -67,7 +67,7 @@ TESTS_BY_DEFECT = {
     ),
     "uninstrumenting removes another package's wrapper": (
         "openai_plugin/test_instrumentor.py::test_uninstrument_disables_wrapper_below_foreign_wrapper",
-        "genai/test_patching_foreign_wrappers.py::test_revert_disables_wrapper_inside_foreign_wrapper",
+        "genai/test_patching_other_wrappers.py::test_revert_disables_wrapper_inside_other_wrapper",
     ),
     "an abandoned stream that is found during metric collection deadlocks": (
         "openai_plugin/test_abandoned_streams.py::test_calls_end_when_thousand_streams_are_dropped_during_metric_collection",

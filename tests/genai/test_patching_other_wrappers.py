@@ -21,7 +21,7 @@ def other_wrapper(other_calls: list[str]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_revert_disables_wrapper_inside_foreign_wrapper(library, path):
+def test_revert_disables_wrapper_inside_other_wrapper(library, path):
     module, other_calls = library.load(), []
     table = library.table(path)
     table.apply()
@@ -34,7 +34,7 @@ def test_revert_disables_wrapper_inside_foreign_wrapper(library, path):
 
 
 @pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
-def test_reapply_inside_foreign_wrapper_wraps_once(library, path):
+def test_reapply_inside_other_wrapper_wraps_once(library, path):
     module, other_calls = library.load(), []
     table = library.table(path)
     for _ in range(3):
@@ -81,7 +81,7 @@ def test_reapply_inside_wrapper_without_wrapped_attribute_wraps_once(library):
     assert library.call("Client.own") == 0
 
 
-def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
+def test_revert_restores_function_after_other_wrapper_is_removed(library):
     before = library.dicts()
     module, other_calls = library.load(), []
     table = library.table("Client.own")
@@ -97,7 +97,7 @@ def test_revert_restores_function_after_foreign_wrapper_is_removed(library):
     assert library.dicts() == before
 
 
-def test_wrapper_is_enabled_when_foreign_wrapper_is_removed_after_reapply(library):
+def test_wrapper_is_enabled_when_other_wrapper_is_removed_after_reapply(library):
     before = library.dicts()
     module, other_calls = library.load(), []
     table = library.table("Client.own")
@@ -112,7 +112,7 @@ def test_wrapper_is_enabled_when_foreign_wrapper_is_removed_after_reapply(librar
     assert library.dicts() == before
 
 
-def test_revert_keeps_foreign_wrapper_applied_before(library):
+def test_revert_keeps_other_wrapper_applied_before(library):
     module, other_calls = library.load(), []
     wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
     before = library.dicts()
