@@ -20,7 +20,7 @@ def other_wrapper(other_calls: list[str]) -> Callable[..., Any]:
     return wrapper
 
 
-@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
+@pytest.mark.parametrize("path", ["Client.method", "Client.inherited_method", "function"])
 def test_revert_disables_wrapper_inside_other_wrapper(library, path):
     module, other_calls = library.load(), []
     table = library.table(path)
@@ -33,7 +33,7 @@ def test_revert_disables_wrapper_inside_other_wrapper(library, path):
     assert wrapt.resolve_path(module, path)[2] is outermost
 
 
-@pytest.mark.parametrize("path", ["Client.own", "Client.inherited", "function"])
+@pytest.mark.parametrize("path", ["Client.method", "Client.inherited_method", "function"])
 def test_reapply_inside_other_wrapper_wraps_once(library, path):
     module, other_calls = library.load(), []
     table = library.table(path)
@@ -48,77 +48,81 @@ def test_reapply_inside_other_wrapper_wraps_once(library, path):
 
 def test_reapply_inside_functools_wrapper_wraps_once(library):
     client = library.load().Client
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
-    plugin_wrapper = client.own
+    plugin_wrapper = client.method
 
     @functools.wraps(plugin_wrapper)
-    def other_own(self: Any, x: int) -> Any:
+    def other_method(self: Any, x: int) -> Any:
         return plugin_wrapper(self, x)
 
-    client.own = other_own
+    client.method = other_method
     table.revert()
-    assert library.call("Client.own") == 0
+    assert library.call("Client.method") == 0
     table.apply()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
 
 
 def test_reapply_inside_wrapper_without_wrapped_attribute_wraps_once(library):
     client = library.load().Client
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
-    plugin_wrapper = client.own
+    plugin_wrapper = client.method
 
-    def other_own(self: Any, x: int) -> Any:  # Without `__wrapped__`.
+    def other_method(self: Any, x: int) -> Any:  # Without `__wrapped__`.
         return plugin_wrapper(self, x)
 
-    client.own = other_own
+    client.method = other_method
     table.revert()
-    assert library.call("Client.own") == 0
+    assert library.call("Client.method") == 0
     table.apply()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
     table.revert()
-    assert library.call("Client.own") == 0
+    assert library.call("Client.method") == 0
 
 
 def test_revert_restores_function_after_other_wrapper_is_removed(library):
-    before = library.dicts()
+    before = library.namespaces()
     module, other_calls = library.load(), []
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
-    plugin_wrapper = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
+    plugin_wrapper = vars(module.Client)["method"]
+    wrapt.wrap_function_wrapper(module, "Client.method", other_wrapper(other_calls))
     table.revert()
-    module.Client.own = plugin_wrapper  # The other package restores the function that it wrapped.
-    assert library.call("Client.own") == 0
+    module.Client.method = (
+        plugin_wrapper  # The other package restores the function that it wrapped.
+    )
+    assert library.call("Client.method") == 0
     table.apply()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
     table.revert()
-    assert library.dicts() == before
+    assert library.namespaces() == before
 
 
 def test_wrapper_is_enabled_when_other_wrapper_is_removed_after_reapply(library):
-    before = library.dicts()
+    before = library.namespaces()
     module, other_calls = library.load(), []
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
-    plugin_wrapper = vars(module.Client)["own"]
-    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
+    plugin_wrapper = vars(module.Client)["method"]
+    wrapt.wrap_function_wrapper(module, "Client.method", other_wrapper(other_calls))
     table.revert()
     table.apply()
-    module.Client.own = plugin_wrapper  # The other package restores the function that it wrapped.
-    assert library.call("Client.own") == 1
+    module.Client.method = (
+        plugin_wrapper  # The other package restores the function that it wrapped.
+    )
+    assert library.call("Client.method") == 1
     table.revert()
-    assert library.dicts() == before
+    assert library.namespaces() == before
 
 
 def test_revert_keeps_other_wrapper_applied_before(library):
     module, other_calls = library.load(), []
-    wrapt.wrap_function_wrapper(module, "Client.own", other_wrapper(other_calls))
-    before = library.dicts()
-    table = library.table("Client.own")
+    wrapt.wrap_function_wrapper(module, "Client.method", other_wrapper(other_calls))
+    before = library.namespaces()
+    table = library.table("Client.method")
     table.apply()
     table.revert()
-    assert library.dicts() == before
-    assert library.call("Client.own") == 0
+    assert library.namespaces() == before
+    assert library.call("Client.method") == 0
     assert other_calls == ["other"]

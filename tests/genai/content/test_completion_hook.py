@@ -86,10 +86,10 @@ def test_hook_receives_untruncated_content_as_util_genai_types() -> None:
     (arguments,) = hook.calls
     assert arguments["span"] is INVALID_SPAN
     assert arguments["log_record"] is None
-    (sent,) = arguments["inputs"]
-    assert type(sent) is types.InputMessage
-    assert (sent.role, sent.name) == ("user", "ann")
-    assert sent.parts == [
+    (message,) = arguments["inputs"]
+    assert type(message) is types.InputMessage
+    assert (message.role, message.name) == ("user", "ann")
+    assert message.parts == [
         types.TextPart("Hi"),
         types.ReasoningPart("Hm."),
         types.ToolCallRequestPart({"a": 1}, "f", "c"),
@@ -138,7 +138,9 @@ def test_unchanged_content_is_returned_by_hook_messages() -> None:
 
 def test_changes_of_hook_are_recorded() -> None:
     class Masking:
-        def on_completion(self, *, inputs: list[Any], outputs: list[Any], **_more: Any) -> None:
+        def on_completion(
+            self, *, inputs: list[Any], outputs: list[Any], **_arguments: Any
+        ) -> None:
             inputs[0].parts[0].content = "***"
             inputs[0].parts[9:] = [types.TextPart("new"), {"type": "text", "content": "plain"}, 7]
             del inputs[0].parts[1:9]
@@ -158,7 +160,7 @@ def test_failing_hook_is_logged_once_and_content_is_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
-        def on_completion(self, **_given: Any) -> None:
+        def on_completion(self, **_arguments: Any) -> None:
             raise RuntimeError("out of order")
 
     caplog.set_level(logging.DEBUG, "llamatelemetry")
@@ -175,7 +177,7 @@ def test_failing_hook_is_logged_once_and_content_is_kept(
 
 def test_keyboard_interrupt_of_hook_is_raised() -> None:
     class Interrupted:
-        def on_completion(self, **_given: Any) -> None:
+        def on_completion(self, **_arguments: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
