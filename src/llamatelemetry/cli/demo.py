@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import signal
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from llamatelemetry._optional import MissingPackageError
+from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._demo_program import DemoServer, run_program
 from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.llama.embedded import (
@@ -64,7 +63,7 @@ def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = 
 
 
 def _run(console: Console, output: Path, model: Path | None, base_url: str | None) -> int:
-    _require("openai")
+    require("The demo", "openai", "llamatelemetry[demo]")
     with _demo_server(console, model, base_url) as server:
         _print(console, "$ opentelemetry-instrument python examples/openai_chat.py", "bold")
         status, pid = run_program(
@@ -97,11 +96,6 @@ def _directory(path: Path) -> Generator[None]:
                 path.rmdir()
 
 
-def _require(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise MissingPackageError("The demo", module, ("llamatelemetry[demo]",))
-
-
 @contextmanager
 def _demo_server(
     console: Console, model: Path | None, base_url: str | None
@@ -109,7 +103,7 @@ def _demo_server(
     if base_url is not None:
         yield DemoServer(base_url, is_own=False)
         return
-    _require("xllamacpp")
+    require("The demo", "xllamacpp", "llamatelemetry[demo]")
     model = model or find_demo_model()
     # With two slots, two of the program's four concurrent calls are queued.
     options = EmbeddedOptions(

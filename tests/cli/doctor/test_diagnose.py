@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from llamatelemetry import __version__
 from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.exporters import SignalPlan, nothing_exported
 from llamatelemetry.cli.doctor.machine import gpu_checks, is_server_url, server_checks
 from llamatelemetry.cli.doctor.report import as_json, print_report
 from tests.cli.receivers import grpc_receiver, http_receiver
@@ -61,6 +63,7 @@ def failures(finished: subprocess.CompletedProcess[str]) -> dict[str, str]:
     [
         ({"LLAMATELEMETRY_EXPORTER": "console"}, {}),
         ({"LLAMATELEMETRY_EXPORTER": "file"}, {}),
+        ({"LLAMATELEMETRY_EXPORTER": "none"}, {}),
         (
             {"LLAMATELEMETRY_EXPORTER": "console", "OTEL_PYTHON_DISTRO": "llama"},
             {"distro": "Set OTEL_PYTHON_DISTRO=llamatelemetry"},
@@ -121,11 +124,16 @@ def test_doctor_names_competing_instrumentor_and_the_option_that_selects_one(fol
         modules={"rival_openai": "class Instrumentor: pass"},
     )
     report = json.loads(doctor(folder, {"LLAMATELEMETRY_EXPORTER": "console"}, "--json").stdout)
-    found = {c["title"]: c["detail"] for c in report["checks"] if c["section"] == "Instrumentors"}
-    assert found["openai"].startswith("not loaded: ")
-    assert "openai (rival-openai 1.0)" in found["openai"]
-    assert "LLAMATELEMETRY_INSTRUMENTORS=" in found["openai"]
-    assert found["llamatelemetry_openai"] == "will be loaded"
+    found = {c["title"]: c for c in report["checks"] if c["section"] == "Instrumentors"}
+    assert found["openai"]["detail"] == (
+        "not loaded: llamatelemetry_openai (llamatelemetry-instrumentation-openai "
+        f"{__version__}) instruments the same library"
+    )
+    assert found["openai"]["remedy"] == (
+        "Set LLAMATELEMETRY_INSTRUMENTORS=theirs to load openai instead, or =all to load both "
+        "(duplicate spans)"
+    )
+    assert found["llamatelemetry_openai"]["detail"] == "will be loaded"
     # If the competing instrumentor cannot be imported, the distro loads llamatelemetry's.
     (folder / "rival_openai.py").write_text("raise ImportError('for openai 1')")
     environ = {"LLAMATELEMETRY_EXPORTER": "console", "LLAMATELEMETRY_INSTRUMENTORS": "theirs"}
@@ -148,7 +156,6 @@ PROGRAM = "from opentelemetry import trace; trace.get_tracer('t').start_span('wo
             {"OTEL_PYTHON_CONFIGURATOR": "llama"},
             {"configurator": "Set OTEL_PYTHON_CONFIGURATOR=llamatelemetry"},
         ),
-        ({"LLAMATELEMETRY_EXPORTER": "none"}, {"all": "Set LLAMATELEMETRY_EXPORTER=otlp"}),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, {"traces": "Set OTEL_TRACES_EXPORTER=otlp"}),
     ],
     ids=" ".join,
@@ -347,6 +354,11 @@ def test_report_keeps_export_ok_when_only_the_server_failed(capsys):
     print_report([Check("Exporter", "ok", "traces", "x"), Check("Server", "fail", "url", "y")])
     text = capsys.readouterr().out
     assert text.splitlines()[-1] == "Export: OK. 1 check failed: Server."
+
+
+def test_report_says_that_export_is_off_when_the_user_chose_none(capsys):
+    print_report(nothing_exported([SignalPlan("traces", "none", "none")], "X"))
+    assert capsys.readouterr().out.splitlines()[-1] == "Export: off."
 
 
 def test_json_report_contains_every_check():

@@ -50,4 +50,4 @@ def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Che
 
 
 def _title(warning: str) -> str:
-    return "unknown variable" if warning.startswith("Unknown") else "invalid value"
+    return "unknown variable" if "unknown variable" in warning else "invalid value"

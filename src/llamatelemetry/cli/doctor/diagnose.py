@@ -116,8 +116,11 @@ def _skip_reason(
     # Imported here: a plugin that is installed alone has neither the distro nor the SDK.
     from llamatelemetry.distro import preferred_instrumentor, skip_message
 
-    instead = preferred_instrumentor(entry_point, installed, mode, environ, broken)
-    return None if instead is None else skip_message(entry_point, instead)
+    preferred = preferred_instrumentor(entry_point, installed, mode, environ, broken)
+    if preferred is None:
+        return None
+    # The message begins with "Not loading instrumentor NAME: ", which the report states already.
+    return skip_message(entry_point, preferred).partition(": ")[2]
 
 
 def _exporter_jobs(

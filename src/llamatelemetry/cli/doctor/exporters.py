@@ -21,6 +21,7 @@ from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig
 SECTION = "Exporter"
 
 GRPC, HTTP = "grpc", "http/protobuf"
+NO_EXPORT = "no signal is exported, as configured"
 _PROTOCOL_OF = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 _DEFAULT_ENDPOINT = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
 _USUAL_PORT = {GRPC: 4317, HTTP: 4318}
@@ -33,7 +34,7 @@ class SignalPlan:
     Attributes:
         signal: `traces`, `metrics` or `logs`.
         kind: `otlp`, `console`, `file`, `none` or `other`.
-        name: Entry point name of the exporter.
+        name: Entry point name of the exporter; empty if no variable or option names one.
         protocol: OTLP protocol; empty for other kinds.
         endpoint: Endpoint as the exporter gets it: for HTTP, the full URL.
         headers: OTLP headers.
@@ -82,7 +83,8 @@ def llamatelemetry_plans(
         named = export.signals[signal].exporters
         plans += [_plan(signal, name, environ, arguments) for name, arguments in named.items()]
         if not named:
-            plans.append(SignalPlan(signal, "none"))
+            is_chosen = not config.exporters()[signal]
+            plans.append(SignalPlan(signal, "none", "none" if is_chosen else ""))
     return plans, [Check(SECTION, "warn", "all", warning) for warning in export.warnings]
 
 
@@ -100,7 +102,7 @@ def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
         named = [name for name in names if name and name.lower() != "none"]
         plans += [_plan(signal, name, environ, {}) for name in named]
         if not named:
-            plans.append(SignalPlan(signal, "none"))
+            plans.append(SignalPlan(signal, "none", "none" if any(names) else ""))
     return plans
 
 
@@ -202,9 +204,11 @@ def _mistake_in_address(plan: SignalPlan) -> Check | None:
 
 
 def nothing_exported(plans: Sequence[SignalPlan], variable: str) -> list[Check]:
-    """Return a failure if no signal has an exporter."""
+    """Return a check if no signal has an exporter: a failure, unless the user chose so for traces."""
     if any(plan.kind != "none" for plan in plans):
         return []
+    if any(plan.signal == "traces" and plan.name for plan in plans):
+        return [Check(SECTION, "info", "all", NO_EXPORT)]
     detail = "no signal is exported: telemetry is recorded and discarded"
     return [Check(SECTION, "fail", "all", detail, f"Set {variable}=otlp")]
 

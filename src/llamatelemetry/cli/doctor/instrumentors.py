@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.dependencies import get_dist_dependency_confl
 from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
 )
+from packaging.requirements import Requirement
 
 from llamatelemetry.cli.doctor.check import Check, Status
 from llamatelemetry.cli.doctor.loading import described
@@ -23,7 +24,9 @@ from llamatelemetry.cli.doctor.loading import described
 SECTION = "Instrumentors"
 
 Arbitrate = Callable[[EntryPoint], str | None]
-"""Function that returns why the distro would not load an entry point, or `None`."""
+"""Function that returns why the distro would not load an entry point, or `None`.
+
+The text is a reason and a remedy, with a period between them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def _status_of(
         return conflict
     skipped = arbitrate(entry_point) if arbitrate else None
     if skipped is not None:
-        return InstrumentorStatus(entry_point, False, "info", f"not loaded: {skipped}")
+        reason, _, remedy = skipped.partition(". ")
+        return InstrumentorStatus(entry_point, False, "info", f"not loaded: {reason}", remedy)
     return InstrumentorStatus(entry_point, True, "ok", "will be loaded")
 
 
@@ -109,7 +113,7 @@ def _conflict(entry_point: EntryPoint) -> InstrumentorStatus | None:
     if conflict is None:
         return None
     required = [conflict.required] if conflict.required else list(conflict.required_any or ())
-    wanted = " or ".join(str(each).split(";")[0].strip() for each in required)  # no marker
+    wanted = " or ".join(_described_requirement(str(each)) for each in required)
     found = ", ".join([conflict.found] if conflict.found else conflict.found_any or ())
     if not found:
         return InstrumentorStatus(
@@ -118,6 +122,13 @@ def _conflict(entry_point: EntryPoint) -> InstrumentorStatus | None:
     reason = f"not loaded: needs {wanted}, found {found}"
     remedy = f"Install a version in this range, or update {_distribution(entry_point)}"
     return InstrumentorStatus(entry_point, False, "warn", reason, remedy)
+
+
+def _described_requirement(text: str) -> str:
+    """Return `name (>=1,<2)`: without the marker, and with the lower limit first."""
+    requirement = Requirement(text)
+    limits = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+    return f"{requirement.name} ({limits})" if limits else requirement.name
 
 
 def _as_check(status: InstrumentorStatus, names: Counter[str]) -> Check:

@@ -101,10 +101,12 @@ def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:
         return (_probe_grpc if plan.protocol == GRPC else _probe_http)(plan, timeout_s)
     if plan.kind == "file":
         return _probe_directory(plan.path)
-    return {
-        "console": ProbeResult("ok", "printed to stdout by the application"),
-        "none": ProbeResult("warn" if plan.signal == "traces" else "info", "not exported"),
-    }.get(plan.kind, ProbeResult("info", "an exporter of another package, not tested"))
+    if plan.kind == "none":
+        is_oversight = plan.signal == "traces" and not plan.name
+        return ProbeResult("warn" if is_oversight else "info", "not exported")
+    if plan.kind == "console":
+        return ProbeResult("ok", "printed to stdout by the application")
+    return ProbeResult("info", "an exporter of another package, not tested")
 
 
 _BY_STATUS: Mapping[int, ProbeResult] = {

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from llamatelemetry import __version__
 from llamatelemetry.cli.doctor.check import Check
+from llamatelemetry.cli.doctor.exporters import NO_EXPORT
 from llamatelemetry.cli.doctor.machine import SERVER_SECTION
 
 # Color is optional: the labels alone are sufficient.
@@ -53,16 +54,16 @@ def _table(checks: Sequence[Check]) -> Table:
 
 
 def _conclusion(checks: Sequence[Check]) -> Text:
-    """Return whether telemetry would be exported, and which sections failed.
-
-    A failure of the inference server does not affect the export.
-    """
+    """Return whether telemetry would be exported, and which sections failed."""
     failed = [check.section for check in checks if check.status == "fail"]
     warned = sum(check.status == "warn" for check in checks)
     warnings = f" ({warned} warning{'' if warned == 1 else 's'})" if warned else ""
+    # A failure of the inference server does not affect the export.
     export = "OK" if all(section == SERVER_SECTION for section in failed) else "FAILED"
+    if any(check.detail == NO_EXPORT for check in checks):
+        export = "off"
     if not failed:
-        return Text(f"Export: OK{warnings}.", style="bold green")
+        return Text(f"Export: {export}{warnings}.", style="bold green")
     count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     sections = ", ".join(dict.fromkeys(failed))
     return Text(f"Export: {export}. {count}: {sections}{warnings}.", style="bold red")
