@@ -16,9 +16,11 @@ import pytest
 
 from llamatelemetry import __version__
 from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.config import resolve
 from llamatelemetry.cli.doctor.exporters import SignalPlan, nothing_exported
 from llamatelemetry.cli.doctor.machine import gpu_checks, is_server_url, server_checks
 from llamatelemetry.cli.doctor.report import as_json, print_report
+from llamatelemetry.config import OPTIONS
 from tests.cli.receivers import grpc_receiver, http_receiver
 from tests.cli.throwaway import install_distros, make_distribution
 from tests.gpu import nvml
@@ -361,10 +363,21 @@ def test_report_says_that_export_is_off_when_the_user_chose_none(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "Export: off."
 
 
-def test_json_report_contains_every_check():
+def test_json_report_contains_every_check_and_option():
     check = Check("S", "fail", "a", "b", "c")
-    report = json.loads(as_json([check]))
+    environ = {
+        "LLAMATELEMETRY_EXPORTER": "console",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret",
+    }
+    report = json.loads(as_json([check], resolve(environ)[0]))
     assert report["ok"] is False
     assert report["checks"] == [
         {"section": "S", "status": "fail", "title": "a", "detail": "b", "remedy": "c"}
     ]
+    assert report["options"].keys() == OPTIONS.keys()
+    assert report["options"]["exporter"] == {
+        "value": "console",
+        "source": "LLAMATELEMETRY_EXPORTER",
+    }
+    assert report["options"]["otlp_headers"]["value"] == "***"
+    assert report["options"]["gpu_interval_ms"]["source"] == "default"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
+
+from llamatelemetry.otel.process.deadline import Deadline, run_side_by_side
 
 Status = Literal["ok", "info", "warn", "fail"]
 """Only `fail` makes the exit status 1."""
@@ -53,8 +54,8 @@ class Job:
 def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]:
     """Run the jobs in parallel and return the checks of each, in the given order.
 
-    A job that has not ended after `deadline_s` is reported as late and abandoned. Its thread is
-    a daemon, because a name lookup or a driver call that hangs cannot be interrupted.
+    A job that has not ended after `deadline_s` is reported as late and abandoned: a name lookup or
+    a driver call that hangs cannot be interrupted.
     """
     found: dict[int, list[Check]] = {}
 
@@ -65,29 +66,14 @@ def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]
             detail = f"the check itself failed: {type(error).__name__}: {error}"
             found[index] = [Check(job.section, "warn", job.title, detail)]
 
-    threads = [
-        threading.Thread(target=work, args=pair, daemon=True, name=f"doctor-{pair[1].title}")
-        for pair in enumerate(jobs)
-    ]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + deadline_s
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+    steps = {f"doctor-{i}": partial(work, i, job) for i, job in enumerate(jobs)}
+    run_side_by_side(steps, Deadline(deadline_s))
+    late = f"no response within {deadline_s:g} s"
+    remedy = "Check for a firewall, proxy or DNS server that drops packets"
     return [
-        found[index] if index in found else [_too_late(job, deadline_s)]
-        for index, job in enumerate(jobs)
+        found[i] if i in found else [Check(job.section, job.late_status, job.title, late, remedy)]
+        for i, job in enumerate(jobs)
     ]
-
-
-def _too_late(job: Job, deadline_s: float) -> Check:
-    return Check(
-        job.section,
-        job.late_status,
-        job.title,
-        f"no response within {deadline_s:g} s",
-        "Check for a firewall, proxy or DNS server that drops packets",
-    )
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Che
         else:
             detail = f"{option.shown(given.value)}, from {given.origin}"
             checks.append(Check(SECTION, "info", name, detail))
-    detail = f"{defaults} options at their defaults (listed in docs/configuration.md)"
+    detail = f"{defaults} options at their defaults (docs: Configuration; --json lists them)"
     return [*checks, Check(SECTION, "info", "defaults", detail)]
 
 

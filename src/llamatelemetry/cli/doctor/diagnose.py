@@ -39,16 +39,18 @@ def run_doctor(*, server: str | None = None, as_json: bool = False) -> int:
     if server is not None and not machine.is_server_url(server):
         sys.stderr.write(f"--server must be a URL such as http://127.0.0.1:8080, got {server}\n")
         return 2
-    checks = diagnose(os.environ, server)
+    checks, config = _diagnose(os.environ, server)
     if as_json:
-        sys.stdout.write(report.as_json(checks) + "\n")
+        sys.stdout.write(report.as_json(checks, config) + "\n")
     else:
         report.print_report(checks)
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
-def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Check]:
-    """Return all checks, in the order of the report."""
+def _diagnose(
+    environ: Mapping[str, str], server: str | None
+) -> tuple[list[Check], LlamaTelemetryConfig]:
+    """Return all checks, in the order of the report, and the effective configuration."""
     distros = loading.installed_entry_points("opentelemetry_distro")
     configurators = loading.installed_entry_points("opentelemetry_configurator")
     chosen = loading.what_loads(distros, configurators, environ)
@@ -69,7 +71,7 @@ def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Chec
         ],
         DEADLINE_S,
     )
-    return [
+    checks = [
         *version_checks(installed_distributions()),
         *loading.loading_checks(distros, configurators, environ),
         *imported,
@@ -77,6 +79,7 @@ def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Chec
         *config_checks(config, warnings),
         *(check for found in others for check in found),
     ]
+    return checks, config
 
 
 def _imports(chosen: loading.Loading) -> list[Check]:

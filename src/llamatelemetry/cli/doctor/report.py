@@ -15,16 +15,31 @@ from llamatelemetry import __version__
 from llamatelemetry.cli.doctor.check import Check
 from llamatelemetry.cli.doctor.exporters import NO_EXPORT
 from llamatelemetry.cli.doctor.machine import SERVER_SECTION
+from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig
 
 # Color is optional: the labels alone are sufficient.
 _STYLES = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
 _LABELS = {"ok": "ok", "info": "info", "warn": "warn", "fail": "FAIL"}
 
 
-def as_json(checks: Sequence[Check]) -> str:
-    """Return a JSON object: `version`, `ok` (no check failed) and the list `checks`."""
-    failed = any(check.status == "fail" for check in checks)
-    report = {"version": __version__, "ok": not failed, "checks": [asdict(c) for c in checks]}
+def as_json(checks: Sequence[Check], config: LlamaTelemetryConfig) -> str:
+    """Return a JSON object.
+
+    Its keys: `version`, `ok` (no check failed), `checks`, and `options`, with the value and source
+    of every option. Secrets are masked.
+    """
+    options = {name: config.option_value(name) for name in OPTIONS}
+    report = {
+        "version": __version__,
+        "ok": all(check.status != "fail" for check in checks),
+        "checks": [asdict(check) for check in checks],
+        "options": {
+            name: {"value": OPTIONS[name].default_doc, "source": "default"}
+            if given is None
+            else {"value": OPTIONS[name].shown(given.value), "source": given.origin}
+            for name, given in options.items()
+        },
+    }
     return json.dumps(report, indent=2)
 
 
