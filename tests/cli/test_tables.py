@@ -42,8 +42,8 @@ FAILED = a_call(
 
 AT_80 = """\
 Calls
-                     in cached out queue prefill TTFT TPOT   out duration
-# operation         tok    tok tok  (ms)    (ms) (ms) (ms) tok/s     (ms)
+                     In Cached Out Queue Prefill TTFT TPOT   Out Duration
+# Operation         tok    tok tok  (ms)    (ms) (ms) (ms) tok/s     (ms)
 ─────────────────────────────────────────────────────────────────────────
 1 chat               37      0  32   0.3     250  251   11    92      589
 2 text_completion »  37      0  32  1570     250  251   11    92    10640
@@ -54,8 +54,8 @@ Call 3 failed: invalid_request_error (400)
 """
 AT_140 = """\
 Calls
-                                                input cached output queue prefill TTFT TPOT   output duration
-# operation         model                      tokens tokens tokens  (ms)    (ms) (ms) (ms) tokens/s     (ms) error
+                                                Input Cached Output Queue Prefill TTFT TPOT   Output Duration
+# Operation         Model                      tokens tokens tokens  (ms)    (ms) (ms) (ms) tokens/s     (ms) Error
 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 1 chat              SmolLM2-135M-Instruct.Q4_1     37      0     32   0.3     250  251   11       92      589
 2 text_completion » SmolLM2-135M-Instruct.Q4_1     37      0     32  1570     250  251   11       92    10640
@@ -128,7 +128,7 @@ def test_print_metrics_sums_over_models_and_separates_token_types():
         printed(console)
         == """\
 Metrics
-metric                                         count         mean       total
+Metric                                         Count         Mean       Total
 ─────────────────────────────────────────────────────────────────────────────
 calls                                              –            –          12
 gen_ai.client.operation.duration                  10     430.0 ms

@@ -91,8 +91,8 @@ def print_summary(console: Console, summary: Summary) -> None:
 def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
     """Print one row for each metric. Input and output tokens have a row each."""
     table = _plain_table("Metrics", gap=2)
-    table.add_column("metric", no_wrap=True)
-    for header in ("count", "mean", "total"):
+    table.add_column("Metric", no_wrap=True)
+    for header in ("Count", "Mean", "Total"):
         table.add_column(header, justify="right", no_wrap=True)
     for label, total in sorted(_by_label(totals).items()):
         table.add_row(
@@ -118,21 +118,21 @@ def _error(call: RecordedCall) -> str:
 
 
 _CALL_MODEL: TableColumn[RecordedCall] = TableColumn(
-    "model", lambda call: call.model or _UNKNOWN, justify="left"
+    "Model", lambda call: call.model or _UNKNOWN, justify="left"
 )
-_CALL_ERROR: TableColumn[RecordedCall] = TableColumn("error", _error, justify="left")
+_CALL_ERROR: TableColumn[RecordedCall] = TableColumn("Error", _error, justify="left")
 _CALL_COLUMNS: tuple[TableColumn[RecordedCall], ...] = (
-    TableColumn("operation", _operation, justify="left"),
+    TableColumn("Operation", _operation, justify="left"),
     _CALL_MODEL,
-    TableColumn("input\ntokens", lambda call: whole(call.input_tokens), "in\ntok"),
-    TableColumn("cached\ntokens", lambda call: whole(call.cached_tokens), "cached\ntok"),
-    TableColumn("output\ntokens", lambda call: whole(call.output_tokens), "out\ntok"),
-    TableColumn("queue\n(ms)", lambda call: decimal(call.queue_ms)),
-    TableColumn("prefill\n(ms)", lambda call: decimal(call.prefill_ms)),
+    TableColumn("Input\ntokens", lambda call: whole(call.input_tokens), "In\ntok"),
+    TableColumn("Cached\ntokens", lambda call: whole(call.cached_tokens), "Cached\ntok"),
+    TableColumn("Output\ntokens", lambda call: whole(call.output_tokens), "Out\ntok"),
+    TableColumn("Queue\n(ms)", lambda call: decimal(call.queue_ms)),
+    TableColumn("Prefill\n(ms)", lambda call: decimal(call.prefill_ms)),
     TableColumn("TTFT\n(ms)", lambda call: decimal(call.ttft_ms)),
     TableColumn("TPOT\n(ms)", lambda call: decimal(call.tpot_ms)),
-    TableColumn("output\ntokens/s", lambda call: decimal(call.tokens_per_s), "out\ntok/s"),
-    TableColumn("duration\n(ms)", lambda call: decimal(call.duration_ms)),
+    TableColumn("Output\ntokens/s", lambda call: decimal(call.tokens_per_s), "Out\ntok/s"),
+    TableColumn("Duration\n(ms)", lambda call: decimal(call.duration_ms)),
     _CALL_ERROR,
 )
 # From wide to narrow: short headers, and the columns that follow below the table.
@@ -187,24 +187,24 @@ def _times(
 
 def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryLine]]:
     return [
-        TableColumn("operation", lambda line: line.operation, justify="left"),
+        TableColumn("Operation", lambda line: line.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
-        TableColumn("calls", lambda line: str(line.calls)),
-        TableColumn("errors", lambda line: str(line.errors)),
-        TableColumn("input\ntokens", lambda line: whole(line.input_tokens), "in\ntok"),
-        TableColumn("output\ntokens", lambda line: whole(line.output_tokens), "out\ntok"),
-        _times("queue", lambda line: line.queue_ms, pairs=pairs),
+        TableColumn("Calls", lambda line: str(line.calls)),
+        TableColumn("Errors", lambda line: str(line.errors)),
+        TableColumn("Input\ntokens", lambda line: whole(line.input_tokens), "In\ntok"),
+        TableColumn("Output\ntokens", lambda line: whole(line.output_tokens), "Out\ntok"),
+        _times("Queue", lambda line: line.queue_ms, pairs=pairs),
         _times("TTFT", lambda line: line.ttft_ms, pairs=pairs),
         _times("TPOT", lambda line: line.tpot_ms, pairs=pairs),
-        _times("duration", lambda line: line.duration_ms, pairs=pairs),
+        _times("Duration", lambda line: line.duration_ms, pairs=pairs),
         TableColumn(
-            "output\ntokens/s",
+            "Output\ntokens/s",
             lambda line: _quantiles(line.tokens_per_s, pairs=False),
-            "out\ntok/s",
+            "Out\ntok/s",
             is_known=lambda line: line.tokens_per_s is not None,
         ),
         TableColumn(
-            "energy\n(J)",
+            "Energy\n(J)",
             lambda line: decimal(line.energy_j),
             is_known=lambda line: line.energy_j is not None,
         ),
@@ -215,7 +215,7 @@ def _model_of(line: SummaryLine) -> str:
     return line.model or _UNKNOWN
 
 
-_SUMMARY_MODEL: TableColumn[SummaryLine] = TableColumn("model", _model_of, justify="left")
+_SUMMARY_MODEL: TableColumn[SummaryLine] = TableColumn("Model", _model_of, justify="left")
 
 # From wide to narrow: short headers, a column for the model, p95 beside p50.
 _SUMMARY_LAYOUTS = (
