@@ -28,15 +28,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class TableColumn(Generic[Row]):
-    """One column of a table.
-
-    Attributes:
-        header: Header.
-        cell: Function that returns the text of a cell.
-        short: Header for narrow terminals.
-        justify: Alignment.
-        is_known: Function that returns whether a row has a value.
-    """
+    """One column of a table. `short` is the header for narrow terminals."""
 
     header: str
     cell: Callable[[Row], str]

@@ -42,11 +42,6 @@ class _DemoError(Exception):
 def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = None) -> int:
     """Run the demo and print the recorded calls.
 
-    Args:
-        output: Directory for the telemetry, as OTLP JSON lines.
-        model: GGUF file for the demo's server.
-        base_url: URL of a running server. No server is started then.
-
     Returns:
         0 if every call was recorded as expected, 1 if not, 130 after Ctrl-C.
     """
@@ -69,7 +64,7 @@ def _run(console: Console, output: Path, model: Path | None, base_url: str | Non
         status, pid = run_program(
             server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
         )
-    traces, metrics = (_written(output, signal_, pid) for signal_ in ("traces", "metrics"))
+    traces, metrics = (list(output.glob(f"{each}-{pid}.jsonl")) for each in ("traces", "metrics"))
     calls = calls_from_spans(read_spans(traces))
     if calls:
         print_calls(console, calls)
@@ -131,11 +126,6 @@ def _start(console: Console, server: EmbeddedServer, model: Path) -> None:
         server.start(lambda line: status.update(Text(f"llama.cpp is loading {model.name}  {line}")))
     took_s = time.monotonic() - began
     _print(console, f"llama.cpp serves {model.name} at {server.url} (started in {took_s:.1f} s)")
-
-
-def _written(output: Path, name: str, pid: int) -> list[Path]:
-    """Return the file of a signal and process, if it exists."""
-    return [path for path in (output / f"{name}-{pid}.jsonl",) if path.exists()]
 
 
 def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) -> Iterator[str]:

@@ -39,14 +39,6 @@ def run_command(
 ) -> int:
     """Run a command, save its telemetry, and print a summary on standard error.
 
-    Args:
-        arguments: Command and its arguments.
-        output: Database file; by default a file in `llamatelemetry-data` named by the time.
-        port: Port of the OTLP/HTTP receiver; 0 picks a free one.
-        grpc_port: Port of the OTLP/gRPC receiver; none if `None`.
-        live: Whether to serve the report on loopback while the command runs.
-        report: Whether to write an HTML report next to the database.
-
     Returns:
         The exit status of the command; 126 or 127, as a shell does, if it cannot be started;
         2 if the database, a port or grpcio is not available.

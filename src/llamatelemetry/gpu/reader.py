@@ -87,22 +87,17 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True)
 class GpuDetails:
-    """Values that change slowly or are slow to query.
+    """Values that change slowly or are slow to query. Utilizations are 0 to 1.
 
     Attributes:
-        memory_utilization: Fraction of time with memory traffic, 0 to 1.
-        encoder_utilization: Utilization of the video encoder, 0 to 1.
-        decoder_utilization: Utilization of the video decoder, 0 to 1.
-        power_limit_w: Enforced power limit, in watts.
-        clocks_hz: Clock rate in Hz by domain: `sm`, `memory`.
+        memory_utilization: Fraction of time with memory traffic.
+        clocks_hz: Clock rate by domain: `sm`, `memory`.
         throttle_reasons: Reasons for reduced clocks; `None` if the device does not report them.
-        pcie_generation: Current PCIe generation of the link, which is lower when idle.
-        pcie_generation_max: Highest PCIe generation that both the GPU and the slot support.
-        pcie_width: Current number of PCIe lanes.
-        pcie_width_max: Highest number of PCIe lanes that both the GPU and the slot support.
+        pcie_generation: Current generation of the link, which is lower when idle.
+        pcie_generation_max: Highest generation that both the GPU and the slot support.
+        pcie_width: Current number of lanes; `pcie_width_max` is as for the generation.
         io_bytes: Bytes over PCIe since the driver was loaded, by `receive` and `transmit`.
-        nvlink_bytes: Bytes over all NVLinks since the driver was loaded, by `receive` and
-            `transmit`.
+        nvlink_bytes: The same for all NVLinks.
         errors: Memory errors since the driver was loaded, by `corrected` and `uncorrected`.
     """
 
@@ -137,8 +132,7 @@ class GpuReader(Protocol):
 
         Raises:
             GpuLostError: The device is lost.
-            GpuUnavailableError: The session has ended, for example because the driver was
-                reloaded.
+            GpuUnavailableError: The session has ended, for example after a reload of the driver.
         """
         ...
 
@@ -149,8 +143,7 @@ class GpuReader(Protocol):
     def processes(self, device: GpuDevice) -> Mapping[int, int | None] | None:
         """Return the memory in bytes of each compute process, by process ID.
 
-        The memory of a process may be `None`; the result is `None` if processes are not reported.
-        Raises the same errors as `state`.
+        Returns `None` if the device does not report processes. Raises the same errors as `state`.
         """
         ...
 

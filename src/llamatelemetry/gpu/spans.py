@@ -51,12 +51,7 @@ _NOTHING: Final[Mapping[str, AttributeValue]] = {}
 
 
 class SpanGpu:
-    """GPU attributes of spans, for an `EnrichingSpanProcessor`.
-
-    Args:
-        monitor: Monitor that reads the GPUs.
-        only_genai: Whether to enrich only GenAI spans.
-    """
+    """GPU attributes of spans, for an `EnrichingSpanProcessor`."""
 
     def __init__(self, monitor: GpuMonitor, *, only_genai: bool) -> None:
         self._monitor = monitor
@@ -81,7 +76,7 @@ class SpanGpu:
     def on_dropped_span_start(
         self, span: trace.Span, request: Request, kind: SpanKind, scope: str
     ) -> None:
-        """Start measuring a call whose span is not recorded, because it uses the GPUs as well."""
+        """Start measuring a call without a recorded span, because it uses the GPUs as well."""
         if not self._monitor.snapshot.visible or request.operation in _NO_INFERENCE:
             return
         server, engine = request.server, None
@@ -93,7 +88,7 @@ class SpanGpu:
             self._monitor.read_soon()
 
     def on_dropped_span_end(self, span: trace.Span) -> None:
-        """Finish measuring a call whose span is not recorded."""
+        """Finish measuring a call without a recorded span."""
         self._monitor.ledger.finish(span, time.monotonic())
 
     def ending(self, span: Span) -> Mapping[str, AttributeValue]:

@@ -40,11 +40,7 @@ def write_page(graph: Graph, folder: Path) -> Path:
 
 
 def render(graph: Graph) -> str:
-    """Return the page.
-
-    Raises:
-        ImportError: Jinja2 is not installed.
-    """
+    """Return the page. Needs Jinja2."""
     return fill_page(
         "llamatelemetry.graphistry",
         "graph.html",

@@ -20,11 +20,10 @@ class Check:
     """One line of the report.
 
     Attributes:
-        section: Heading under which the line is printed.
-        status: Outcome.
+        section: Heading above the line.
         title: Subject of the check, such as a signal or a distribution.
         detail: Finding, without a final period.
-        remedy: What to do; begins with a verb. Empty if there is nothing to do.
+        remedy: What to do, beginning with a verb; empty if there is nothing to do.
     """
 
     section: str
@@ -38,11 +37,7 @@ class Check:
 class Job:
     """Checks that may wait for a network or a driver.
 
-    Attributes:
-        section: Section of the checks.
-        title: Title of the line that is printed if the job does not end in time.
-        run: Function that returns the checks.
-        late_status: Status of that line.
+    A job that does not end in time is a line with `title` and `late_status`.
     """
 
     section: str
@@ -54,8 +49,7 @@ class Job:
 def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]:
     """Run the jobs in parallel and return the checks of each, in the given order.
 
-    A job that has not ended after `deadline_s` is reported as late and abandoned: a name lookup or
-    a driver call that hangs cannot be interrupted.
+    A job that takes longer is abandoned: a name lookup or a driver call cannot be interrupted.
     """
     found: dict[int, list[Check]] = {}
 

@@ -32,16 +32,11 @@ class SignalPlan:
     """One exporter of one signal.
 
     Attributes:
-        signal: `traces`, `metrics` or `logs`.
         kind: `otlp`, `console`, `file`, `none` or `other`.
         name: Entry point name of the exporter; empty if no variable or option names one.
-        protocol: OTLP protocol; empty for other kinds.
         endpoint: Endpoint as the exporter gets it: for HTTP, the full URL.
-        headers: OTLP headers.
         insecure: Whether a gRPC channel is opened without TLS.
         certificate: Path of the CA certificate.
-        client_key: Path of the client key.
-        client_certificate: Path of the client certificate.
         path: Directory of the file exporter.
     """
 
@@ -177,9 +172,7 @@ def _insecure(endpoint: str, variable: str | None) -> bool:
 def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
     """Return a failure that is certain without a test export, if any.
 
-    Args:
-        plan: Exporter to check.
-        known: Entry point names of the installed exporters of this signal.
+    `known` are the entry point names of the installed exporters of this signal.
     """
     if plan.kind == "other" and plan.name not in known:
         return _unknown_exporter(plan, known)

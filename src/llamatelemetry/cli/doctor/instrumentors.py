@@ -31,15 +31,7 @@ The text is a reason and a remedy, with a period between them."""
 
 @dataclass(frozen=True)
 class InstrumentorStatus:
-    """Whether an entry point would be loaded, and why.
-
-    Attributes:
-        entry_point: Entry point.
-        loads: Whether it would be loaded.
-        level: Status of its line in the report.
-        reason: Reason, for the report.
-        remedy: What to do; empty if there is nothing to do.
-    """
+    """Whether an entry point would be loaded, and why."""
 
     entry_point: EntryPoint
     loads: bool
@@ -60,12 +52,7 @@ def instrumentor_statuses(
 def with_imports(
     statuses: Sequence[InstrumentorStatus], problems: Mapping[str, str]
 ) -> list[InstrumentorStatus]:
-    """Return the statuses with import errors applied.
-
-    Args:
-        statuses: Statuses before the import test.
-        problems: Import error by entry point value.
-    """
+    """Return the statuses with import errors, by entry point value, applied."""
     return [
         replace(
             status,

@@ -50,10 +50,8 @@ class Loading:
     @property
     def exporters_are_known(self) -> bool:
         """Whether configuration alone determines the exporters. A third-party distro may choose others."""
-        known = (
-            self.distro is None or self.distro_is_llamatelemetry or self._distro_is_opentelemetry
-        )
-        return known or self.configurator_is_llamatelemetry
+        known_distro = self.distro_is_llamatelemetry or self._distro_is_opentelemetry
+        return self.distro is None or known_distro or self.configurator_is_llamatelemetry
 
     @property
     def _distro_is_opentelemetry(self) -> bool:
@@ -127,15 +125,8 @@ def _choose(entry_points: Sequence[EntryPoint], name: str | None) -> EntryPoint 
 def _disabled_check(environ: Mapping[str, str]) -> list[Check]:
     if not is_true(environ.get("OTEL_SDK_DISABLED")):
         return []
-    return [
-        Check(
-            SECTION,
-            "fail",
-            "SDK",
-            "disabled by OTEL_SDK_DISABLED: nothing is recorded",
-            "Unset OTEL_SDK_DISABLED",
-        )
-    ]
+    detail = "disabled by OTEL_SDK_DISABLED: nothing is recorded"
+    return [Check(SECTION, "fail", "SDK", detail, "Unset OTEL_SDK_DISABLED")]
 
 
 def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | None) -> Check:
@@ -171,15 +162,12 @@ def _only_distro(chosen: EntryPoint) -> Check:
 
 
 def _distro_conflict(distros: Sequence[EntryPoint], first: EntryPoint) -> Check:
-    if all(each.name != LLAMATELEMETRY for each in distros):
-        detail = (
-            f"{len(distros)} are installed, {_listed(distros)}; the load order is arbitrary: "
-            f"{first.name} is first here"
-        )
-        return Check(SECTION, "warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={first.name}")
     detail = f"{len(distros)} are installed, {_listed(distros)}; the load order is arbitrary: "
-    detail += f"{first.name} is first"
-    detail += " here, but perhaps not on another machine" if first.name == LLAMATELEMETRY else ""
+    detail += f"{first.name} is first here"
+    if all(each.name != LLAMATELEMETRY for each in distros):
+        return Check(SECTION, "warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={first.name}")
+    if first.name == LLAMATELEMETRY:
+        detail += ", but perhaps not on another machine"
     return Check(SECTION, "fail", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
 
 

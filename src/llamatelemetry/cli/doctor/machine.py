@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from llamatelemetry.cli.doctor.check import Check, without_userinfo
 from llamatelemetry.genai import is_loopback
 from llamatelemetry.gpu import detect_cuda
+from llamatelemetry.gpu.devices import dotted
 
 if TYPE_CHECKING:
     from llamatelemetry.gpu import GpuDevice
@@ -41,7 +42,7 @@ def _device(device: GpuDevice) -> str:
     if device.memory_total_bytes is not None:
         known.append(f"{device.memory_total_bytes / 2**30:.0f} GiB")
     if device.compute_capability is not None:
-        known.append("compute capability {}.{}".format(*device.compute_capability))
+        known.append(f"compute capability {dotted(device.compute_capability)}")
     return ", ".join((*known, device.uuid))
 
 

@@ -21,19 +21,12 @@ from llamatelemetry.cli.doctor.loading import installed_entry_points
 
 
 class ProbeResult(NamedTuple):
-    """Result of a probe. `{signal}` and `{SIGNAL}` in its texts are placeholders.
-
-    Attributes:
-        status: Status of the check.
-        detail: Finding.
-        remedy: What to do.
-        certain: Whether the cause is known, so that the endpoint itself is not suspected.
-    """
+    """Result of a probe. `{signal}` and `{SIGNAL}` in its texts are placeholders."""
 
     status: Status
     detail: str
     remedy: str = ""
-    certain: bool = False
+    certain: bool = False  # whether the cause is known, so that the endpoint is not suspected
 
 
 _GRPC_INSTEAD = "Set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or the receiver's HTTP port (usually 4318)"
@@ -84,16 +77,15 @@ def exporter_checks(plan: SignalPlan, timeout_s: float) -> list[Check]:
     if mistake is not None:
         return [mistake]
     status, found, advice, certain = _probe(plan, timeout_s)
-    detail, remedy = (_filled(text, plan.signal) for text in (found, advice))
+    detail, remedy = (
+        text.replace("{signal}", plan.signal).replace("{SIGNAL}", plan.signal.upper())
+        for text in (found, advice)
+    )
     detail = f"{plan.shown}: {detail}"
     reason, better = hint_on(plan) if status == "fail" and not certain else ("", "")
     if reason:
         detail, remedy = f"{detail}; {reason}", better
     return [Check(SECTION, status, plan.signal, detail, remedy)]
-
-
-def _filled(text: str, signal: str) -> str:
-    return text.replace("{signal}", signal).replace("{SIGNAL}", signal.upper())
 
 
 def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:

@@ -25,15 +25,7 @@ CAPACITY: Final = 3072
 
 
 class GpuUsage(NamedTuple):
-    """GpuUsage of one GPU over a time range. `None` means unknown.
-
-    Attributes:
-        utilization: Mean utilization, 0 to 1.
-        utilization_peak: Highest sampled utilization, 0 to 1.
-        memory_used_bytes: Highest sampled memory use, in bytes.
-        power_w: Mean power, in watts.
-        temperature_c: Highest sampled temperature, in degrees Celsius.
-    """
+    """Usage of one GPU over a time range: mean utilization and power, peak memory and temperature."""
 
     utilization: float | None = None
     utilization_peak: float | None = None
@@ -54,15 +46,8 @@ class _Peaks(NamedTuple):
 class _Device(NamedTuple):
     """One device in one sample. A sample applies to the time since the previous one.
 
-    The areas are integrals since the first sample, each with the time for which the value was known.
-
-    Attributes:
-        state: Sampled state.
-        utilization_area: Integral of the utilization, in seconds.
-        utilization_known_s: Time for which the utilization was known.
-        power_area: Integral of the power, in joules.
-        power_known_s: Time for which the power was known.
-        peaks: Peaks since the start of the block.
+    The areas are integrals since the first sample, each with the time during which the value was
+    known. The peaks are those since the start of the block.
     """
 
     state: GpuState
@@ -74,12 +59,7 @@ class _Device(NamedTuple):
 
 
 class History:
-    """Bounded list of samples. One thread appends, any thread reads.
-
-    Args:
-        stale_after_s: How long the last sample remains valid.
-        capacity: Minimum number of samples kept.
-    """
+    """Bounded list of samples. One thread appends, any thread reads."""
 
     def __init__(self, stale_after_s: float, capacity: int = CAPACITY) -> None:
         self._stale_after_s = stale_after_s
@@ -197,12 +177,9 @@ def _next(
 def _area(
     start: tuple[float, float, float | None, float], end: tuple[float, float, float | None, float]
 ) -> tuple[float, float]:
-    """Return the area between two times, and the time for which it is known.
+    """Return the area between two times, and the part of the time during which it is known.
 
-    Args:
-        start: Area and known time at a sample, the value of the sample, and the seconds from the
-            sample to the start.
-        end: The same for the end.
+    Each end is given by a sample, as area, known time and value, and by the seconds from the sample.
     """
     area, known_s = end[0] - start[0], end[1] - start[1]
     if end[2] is not None:

@@ -47,18 +47,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Result of the last pass. Immutable; each pass creates a new one.
+    """Result of the last pass. Immutable; each pass creates a new one. Mappings are by UUID.
 
     Attributes:
         devices: All devices of this machine.
         visible: Devices that this process can use, in CUDA's order.
-        states: State of each device that was read, by UUID.
-        details: Details by UUID; empty in a process that does not report for the host.
-        processes: Memory in bytes by process ID, for each visible device, if it was needed.
-        lost: UUIDs of the devices that stopped responding.
+        details: Details; empty in a process that does not report for the host.
+        processes: Memory in bytes by process ID, for visible devices, if it was needed.
+        lost: Devices that stopped responding.
         engine_pids: Process IDs of the called servers on this machine.
-        reports_host: Whether this process reports for the host.
-        at_s: `time.monotonic` of the last pass.
     """
 
     devices: tuple[GpuDevice, ...] = ()
@@ -82,10 +79,6 @@ class Timeline:
     history: History
 
 
-def _no_pids(origin: str) -> Collection[int]:  # noqa: ARG001 - signature of pids_of
-    return ()
-
-
 class GpuMonitor:
     """Reader of the GPUs in a background thread. Other threads see its last results.
 
@@ -96,8 +89,8 @@ class GpuMonitor:
         reports_host: Function that returns whether this process reports for the host.
         record_pass: Function that receives the duration of each pass, in seconds.
         reopen_every_s: Seconds between attempts to reopen a lost driver or device.
-        shared_folder: Function that returns the directory in which the processes of this host
-            share their call counts; `None` if there is none.
+        shared_folder: Function that returns the directory for the call counts that the processes
+            of this host share; `None` if there is none.
     """
 
     def __init__(
@@ -105,7 +98,7 @@ class GpuMonitor:
         reader: GpuReader,
         *,
         interval_s: float = 1.0,
-        pids_of: Callable[[str], Collection[int]] = _no_pids,
+        pids_of: Callable[[str], Collection[int]] = lambda _: (),
         reports_host: Callable[[], bool] = lambda: False,
         record_pass: Callable[[float], None] = lambda _: None,
         reopen_every_s: float = 30.0,
