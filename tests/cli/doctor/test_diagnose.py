@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry import __version__
-from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.check import Check, Job, in_section, run_in_parallel
 from llamatelemetry.cli.doctor.config import resolve
 from llamatelemetry.cli.doctor.exporters import SignalPlan, nothing_exported
 from llamatelemetry.cli.doctor.machine import gpu_checks, is_server_url, server_checks
@@ -233,13 +233,13 @@ def test_run_in_parallel_reports_late_and_failed_jobs():
     def breaks() -> list[Check]:
         raise RuntimeError("no")
 
-    good = Check("S", "ok", "good", "fine")
+    good = Check("ok", "good", "fine")
     jobs = [Job("S", "never", never), Job("S", "breaks", breaks), Job("S", "good", lambda: [good])]
     late, broken, found = run_in_parallel([*jobs], 0.3)
     assert (late[0].status, late[0].detail) == ("fail", "no response within 0.3 s")
     assert (broken[0].status, broken[0].title) == ("warn", "breaks")
     assert "RuntimeError: no" in broken[0].detail
-    assert found == [good]
+    assert found == in_section("S", [good])
     assert run_in_parallel([Job("S", "empty", list)], 1) == [[]]
 
 
@@ -346,14 +346,19 @@ def test_gpu_checks_list_visible_gpus_in_order(tmp_path, monkeypatch):
 
 
 def test_report_without_failures_says_that_export_is_ok(capsys):
-    print_report([Check("S", "ok", "a", "b"), Check("S", "warn", "c", "[d] :e:", "do it")])
+    print_report([Check("ok", "a", "b"), Check("warn", "c", "[d] :e:", "do it")])
     text = capsys.readouterr().out
     assert "[d] :e:" in text  # neither markup nor emoji is interpreted
     assert text.splitlines()[-1] == "Export: OK (1 warning)."
 
 
 def test_report_keeps_export_ok_when_only_the_server_failed(capsys):
-    print_report([Check("Exporter", "ok", "traces", "x"), Check("Server", "fail", "url", "y")])
+    print_report(
+        [
+            Check("ok", "traces", "x", section="Exporter"),
+            Check("fail", "url", "y", section="Server"),
+        ]
+    )
     text = capsys.readouterr().out
     assert text.splitlines()[-1] == "Export: OK. 1 check failed: Server."
 
@@ -364,7 +369,7 @@ def test_report_says_that_export_is_off_when_the_user_chose_none(capsys):
 
 
 def test_json_report_contains_every_check_and_option():
-    check = Check("S", "fail", "a", "b", "c")
+    check = Check("fail", "a", "b", "c", "S")
     environ = {
         "LLAMATELEMETRY_EXPORTER": "console",
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret",

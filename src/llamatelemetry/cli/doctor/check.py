@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from llamatelemetry.otel.process.deadline import Deadline, run_side_by_side
+
+SERVER = "Server"
+"""Section of the inference server, which does not affect the export."""
 
 Status = Literal["ok", "info", "warn", "fail"]
 """Only `fail` makes the exit status 1."""
@@ -20,17 +23,22 @@ class Check:
     """One line of the report.
 
     Attributes:
-        section: Heading above the line.
         title: Subject of the check, such as a signal or a distribution.
         detail: Finding, without a final period.
         remedy: What to do, beginning with a verb; empty if there is nothing to do.
+        section: Heading above the line; see `in_section`.
     """
 
-    section: str
     status: Status
     title: str
     detail: str
     remedy: str = ""
+    section: str = ""
+
+
+def in_section(section: str, checks: Iterable[Check]) -> list[Check]:
+    """Return the checks with their section set."""
+    return [replace(check, section=section) for check in checks]
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,14 @@ def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]
             found[index] = job.run()
         except Exception as error:
             detail = f"the check itself failed: {type(error).__name__}: {error}"
-            found[index] = [Check(job.section, "warn", job.title, detail)]
+            found[index] = [Check("warn", job.title, detail)]
 
     steps = {f"doctor-{i}": partial(work, i, job) for i, job in enumerate(jobs)}
     run_side_by_side(steps, Deadline(deadline_s))
     late = f"no response within {deadline_s:g} s"
     remedy = "Check for a firewall, proxy or DNS server that drops packets"
     return [
-        found[i] if i in found else [Check(job.section, job.late_status, job.title, late, remedy)]
+        in_section(job.section, found.get(i, [Check(job.late_status, job.title, late, remedy)]))
         for i, job in enumerate(jobs)
     ]
 

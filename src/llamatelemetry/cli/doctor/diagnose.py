@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import EntryPoint
 
 from llamatelemetry.cli.doctor import exporters, instrumentors, loading, machine, report
-from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.check import SERVER, Check, Job, in_section, run_in_parallel
 from llamatelemetry.cli.doctor.config import config_checks, resolve
 from llamatelemetry.cli.doctor.imports import import_problems
 from llamatelemetry.cli.doctor.reach import exporter_checks
@@ -50,25 +50,20 @@ def _diagnose(
     config, warnings = resolve(environ)
     imported, instrumented, *others = run_in_parallel(
         [
-            Job(loading.SECTION, "import", partial(_imports, chosen), "warn"),
-            Job(
-                instrumentors.SECTION,
-                "all",
-                partial(_instrumentors, environ, config, chosen),
-                "warn",
-            ),
+            Job("Distro", "import", partial(_imports, chosen), "warn"),
+            Job("Instrumentors", "all", partial(_instrumentors, environ, config, chosen), "warn"),
             *_exporter_jobs(environ, config, chosen),
-            Job(machine.GPU_SECTION, "NVML", machine.gpu_checks, "info"),
+            Job("GPU", "NVML", machine.gpu_checks, "info"),
             *_server_jobs(server),
         ],
         DEADLINE_S,
     )
     checks = [
-        *version_checks(installed_distributions()),
-        *loading.loading_checks(distros, configurators, environ),
+        *in_section("Versions", version_checks(installed_distributions())),
+        *in_section("Distro", loading.loading_checks(distros, configurators, environ)),
         *imported,
         *instrumented,
-        *config_checks(config, warnings),
+        *in_section("Configuration", config_checks(config, warnings)),
         *(check for found in others for check in found),
     ]
     return checks, config
@@ -124,10 +119,10 @@ def _exporter_jobs(
     plans, checks = _exporter_plans(environ, config, chosen)
     return [
         *(
-            Job(exporters.SECTION, plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
+            Job("Exporter", plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
             for plan in plans
         ),
-        Job(exporters.SECTION, "all", lambda: checks),
+        Job("Exporter", "all", lambda: checks),
     ]
 
 
@@ -139,9 +134,7 @@ def _exporter_plans(
     if declared:
         return [], declared
     if chosen.configurator is None:
-        return [], [
-            Check(exporters.SECTION, "info", "all", "not tested: nothing sets up exporters")
-        ]
+        return [], [Check("info", "all", "not tested: nothing sets up exporters")]
     if not chosen.configurator_is_llamatelemetry:
         plans = exporters.sdk_plans(environ)
         if chosen.exporters_are_known:
@@ -151,7 +144,7 @@ def _exporter_plans(
         plans, warnings = exporters.llamatelemetry_plans(config, environ)
     except ImportError:  # the section Distro names the missing module
         detail = "not tested: llamatelemetry's distro cannot be imported"
-        return [], [Check(exporters.SECTION, "warn", "all", detail)]
+        return [], [Check("warn", "all", detail)]
     return plans, [*warnings, *exporters.nothing_exported(plans, "LLAMATELEMETRY_EXPORTER")]
 
 
@@ -159,4 +152,4 @@ def _server_jobs(server: str | None) -> list[Job]:
     if server is None:
         return []
     run = partial(machine.server_checks, server, PROBE_TIMEOUT_S / 2)
-    return [Job(machine.SERVER_SECTION, server, run)]
+    return [Job(SERVER, server, run)]

@@ -21,8 +21,6 @@ from packaging.requirements import Requirement
 from llamatelemetry.cli.doctor.check import Check, Status
 from llamatelemetry.cli.doctor.loading import described
 
-SECTION = "Instrumentors"
-
 Arbitrate = Callable[[EntryPoint], str | None]
 """Function that returns why the distro would not load an entry point, or `None`.
 
@@ -121,7 +119,7 @@ def _described_requirement(text: str) -> str:
 def _as_check(status: InstrumentorStatus, names: Counter[str]) -> Check:
     entry_point = status.entry_point
     title = described(entry_point) if names[entry_point.name] > 1 else entry_point.name
-    return Check(SECTION, status.level, title, status.reason, status.remedy)
+    return Check(status.level, title, status.reason, status.remedy)
 
 
 def _none_loads(statuses: Sequence[InstrumentorStatus]) -> Check:
@@ -129,7 +127,7 @@ def _none_loads(statuses: Sequence[InstrumentorStatus]) -> Check:
         detail, remedy = "none will be loaded: only the application's own spans are recorded", ""
     else:
         detail, remedy = "none is installed", "Run: pip install llamatelemetry"
-    return Check(SECTION, "fail", "all", detail, remedy)
+    return Check("fail", "all", detail, remedy)
 
 
 def _distribution(entry_point: EntryPoint) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from llamatelemetry.cli.doctor.check import Check, Status
-from llamatelemetry.cli.doctor.exporters import GRPC, SECTION, SignalPlan, hint_on, mistake_in
+from llamatelemetry.cli.doctor.exporters import GRPC, SignalPlan, hint_on, mistake_in
 from llamatelemetry.cli.doctor.loading import installed_entry_points
 
 
@@ -85,7 +85,7 @@ def exporter_checks(plan: SignalPlan, timeout_s: float) -> list[Check]:
     reason, better = hint_on(plan) if status == "fail" and not certain else ("", "")
     if reason:
         detail, remedy = f"{detail}; {reason}", better
-    return [Check(SECTION, status, plan.signal, detail, remedy)]
+    return [Check(status, plan.signal, detail, remedy)]
 
 
 def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:

@@ -12,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llamatelemetry import __version__
-from llamatelemetry.cli.doctor.check import Check
+from llamatelemetry.cli.doctor.check import SERVER, Check
 from llamatelemetry.cli.doctor.exporters import NO_EXPORT
-from llamatelemetry.cli.doctor.machine import SERVER_SECTION
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig
 
 # Color is optional: the labels alone are sufficient.
@@ -74,7 +73,7 @@ def _conclusion(checks: Sequence[Check]) -> Text:
     warned = sum(check.status == "warn" for check in checks)
     warnings = f" ({warned} warning{'' if warned == 1 else 's'})" if warned else ""
     # A failure of the inference server does not affect the export.
-    export = "OK" if all(section == SERVER_SECTION for section in failed) else "FAILED"
+    export = "OK" if all(section == SERVER for section in failed) else "FAILED"
     if any(check.detail == NO_EXPORT for check in checks):
         export = "off"
     if not failed:
