@@ -44,6 +44,10 @@ def test_help_describes_every_command():
         ["demo", "--base-url", "http://localhost:8080", "--model", __file__],
         ["demo", "--output", __file__],
         ["topology", "--no-such-option"],
+        *(
+            ["doctor", "--server", url]
+            for url in ("127.0.0.1:8080", "ftp://host", "http://", "http://host:port")
+        ),
     ],
 )
 def test_invalid_arguments_exit_with_2(arguments: list[str]):

@@ -40,18 +40,26 @@ def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
     pass
 
 
+def _http_url(url: str | None) -> str | None:
+    """Validate a URL."""
+    try:
+        parts = urlsplit(url or "http://unset")
+        is_valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # an invalid port
+        is_valid = False
+    if not is_valid:
+        raise typer.BadParameter(f"must be an http:// or https:// URL, got {url!r}")
+    return url
+
+
 def _with_path(base_url: str | None) -> str | None:
-    """Validate the URL, and append the path `/v1` if it has none."""
-    if base_url is None:
-        return None
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise typer.BadParameter(f"must be an http:// or https:// URL, got {base_url!r}")
-    return base_url if parts.path.strip("/") else f"{base_url.rstrip('/')}/v1"
+    """Validate a URL, and append the path `/v1` if it has none."""
+    url = _http_url(base_url)
+    return url if url is None or urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
-@app.command("demo", epilog="Example: llamatelemetry demo --output demo-output")
-def demo_command(
+@app.command(epilog="Example: llamatelemetry demo --output demo-output")
+def demo(
     output: Annotated[
         Path, typer.Option(file_okay=False, help="Directory for the recorded telemetry.")
     ] = Path("demo-output"),
@@ -76,10 +84,11 @@ def demo_command(
     raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
 
 
-@app.command("doctor", epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
-def doctor_command(
+@app.command(epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
+def doctor(
     server: Annotated[
-        str | None, typer.Option(help="Also check this inference server (URL).")
+        str | None,
+        typer.Option(callback=_http_url, help="Also check this inference server (URL)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -90,11 +99,10 @@ def doctor_command(
 
 
 @app.command(
-    "bench",
     epilog="Example: llamatelemetry bench --url http://127.0.0.1:8080 --profile quick --concurrency 4",
 )
 @options_are_fields
-def bench_command(options: BenchOptions) -> None:
+def bench(options: BenchOptions) -> None:
     """Benchmark an inference server, and compare it with an earlier result."""
     from llamatelemetry.cli.bench import run_bench
 
@@ -102,11 +110,10 @@ def bench_command(options: BenchOptions) -> None:
 
 
 @app.command(
-    "run",
     epilog="Example: llamatelemetry run -- python app.py",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-def run_command_command(  # noqa: PLR0917 - typer turns the parameters into options
+def run(  # noqa: PLR0917 - typer turns the parameters into options
     command: Annotated[list[str], typer.Argument(help="Command to run, after `--`.")],
     output: Annotated[
         Path | None,
@@ -138,8 +145,8 @@ def run_command_command(  # noqa: PLR0917 - typer turns the parameters into opti
     )
 
 
-@app.command("report", epilog="Example: llamatelemetry report llamatelemetry-data")
-def report_command_command(
+@app.command(epilog="Example: llamatelemetry report llamatelemetry-data")
+def report(
     path: Annotated[
         Path, typer.Argument(help="Database of `llamatelemetry run`, or OTLP JSON lines.")
     ],
@@ -154,8 +161,8 @@ def report_command_command(
     raise typer.Exit(report_command(path, output))
 
 
-@app.command("topology", epilog="Example: llamatelemetry topology --json")
-def topology_command(
+@app.command(epilog="Example: llamatelemetry topology --json")
+def topology(
     as_json: Annotated[bool, typer.Option("--json", help="Print the topology as JSON.")] = False,
 ) -> None:
     """Show how the GPUs of this machine are connected: NVLink, PCIe, NUMA nodes and NICs.
@@ -164,5 +171,5 @@ def topology_command(
     """
     from llamatelemetry.distributed import TopologyMapper
 
-    topology = TopologyMapper().detect()
-    typer.echo(json.dumps(topology.to_dict(), indent=2) if as_json else str(topology))
+    found = TopologyMapper().detect()
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))

@@ -158,10 +158,7 @@ class EnergyLedger:
     ) -> None:
         """Divide the increase of the counters since the last reading among the calls.
 
-        Args:
-            readings: Time and counter value (joules) of each device that has a counter.
-            idle: Devices without load.
-            other_processes: Calls in flight in other processes, by device.
+        Readings are times and counter values in joules; `other_processes` are calls in flight.
         """
         idle = frozenset(idle)
         with self._lock:

@@ -38,13 +38,10 @@ class GpuDevice:
         index: Index of the board, in the driver's order.
         uuid: UUID of the board or the MIG instance.
         name: Product name.
-        vendor: Vendor name.
-        memory_total_bytes: Total memory in bytes, including the driver's share.
+        memory_total_bytes: Total memory, including the driver's share.
         compute_capability: Compute capability, such as `(9, 0)`.
-        driver_version: Version of the vendor's driver.
         cuda_version: Newest CUDA version that the driver supports, such as `12.8`.
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
-        serial_number: Serial number of the board.
         firmware_version: VBIOS version of the board.
         parent_uuid: UUID of the board of a MIG instance; `None` for a board.
         is_partitioned: Whether this board is partitioned into MIG instances. Programs then run on

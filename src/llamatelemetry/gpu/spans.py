@@ -64,13 +64,10 @@ class SpanGpu:
         if not monitor.snapshot.visible:
             return
         engine = _engine_of(span)
-        if engine is None:
+        # A span below a call in flight is a nested span of the same call.
+        if engine is None or monitor.ledger.is_open(trace.get_current_span(parent_context)):
             return
-        ledger = monitor.ledger
-        parent = trace.get_current_span(parent_context)
-        if ledger.is_open(parent):
-            return  # a nested span of the same call
-        if ledger.start(span, engine, _monotonic_s(span.start_time)):
+        if monitor.ledger.start(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
     def on_dropped_span_start(

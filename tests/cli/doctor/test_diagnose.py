@@ -18,7 +18,7 @@ from llamatelemetry import __version__
 from llamatelemetry.cli.doctor.check import Check, Job, in_section, run_in_parallel
 from llamatelemetry.cli.doctor.config import resolve
 from llamatelemetry.cli.doctor.exporters import SignalPlan, nothing_exported
-from llamatelemetry.cli.doctor.machine import gpu_checks, is_server_url, server_checks
+from llamatelemetry.cli.doctor.machine import gpu_checks, server_checks
 from llamatelemetry.cli.doctor.report import as_json, print_report
 from llamatelemetry.config import OPTIONS
 from tests.cli.receivers import grpc_receiver, http_receiver
@@ -207,12 +207,6 @@ def test_report_in_a_pipe_is_ascii_and_at_most_80_columns_wide(folder):
     assert lines[-1].startswith("Export: FAILED. 3 checks failed: Exporter")
 
 
-def test_doctor_exits_with_2_when_server_is_not_a_url(folder):
-    finished = doctor(folder, {}, "--server", "127.0.0.1:8080")
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert "--server must be a URL such as http://127.0.0.1:8080" in finished.stderr
-
-
 @pytest.mark.slow
 def test_doctor_ends_in_time_when_endpoints_do_not_respond(folder):
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -314,11 +308,6 @@ def test_server_checks_bypass_proxy_for_loopback_server(monkeypatch):
 def test_server_checks_fail_when_server_is_unreachable():
     [check] = server_checks("http://127.0.0.1:1", 1)
     assert (check.status, check.remedy) == ("fail", "Start llama-server there, or correct the URL")
-
-
-@pytest.mark.parametrize("url", ["", "host:80", "ftp://host", "http://", "http://host:port"])
-def test_is_server_url_rejects_invalid_urls(url):
-    assert not is_server_url(url)
 
 
 def test_gpu_checks_do_not_fail_without_a_gpu(tmp_path, monkeypatch):

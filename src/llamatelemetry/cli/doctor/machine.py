@@ -43,15 +43,6 @@ def _device(device: GpuDevice) -> str:
     return ", ".join((*known, device.uuid))
 
 
-def is_server_url(url: str) -> bool:
-    """Return whether `url` is an HTTP or HTTPS URL with a host and a valid port."""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
 def server_checks(url: str, timeout_s: float) -> list[Check]:
     """Check `/health` of a llama.cpp server, and summarize its `/props` in one line."""
     title, base = without_userinfo(url), url.rstrip("/").removesuffix("/v1")
