@@ -52,7 +52,7 @@ def rows(output: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def python_with_spaces_in_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Interpreter whose path contains spaces, with the packages of this environment."""
+    """Return an interpreter with spaces in its path, and with the packages of this environment."""
     folder = tmp_path_factory.mktemp("a folder") / "with an env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
@@ -67,7 +67,7 @@ def python_with_spaces_in_path(tmp_path_factory: pytest.TempPathFactory) -> Path
 def finished(
     python_with_spaces_in_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One complete run, with telemetry settings of the user that the demo must ignore."""
+    """Run the demo once, with telemetry settings of the user that it must ignore."""
     require("xllamacpp")
     output = tmp_path_factory.mktemp("out") / "to here"
     finished = run_demo(

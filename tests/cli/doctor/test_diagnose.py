@@ -32,7 +32,7 @@ HERE = {"COLUMNS": "80", "PYTHONWARNINGS": WARNINGS}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Directory at the front of the path. It hides an installed opentelemetry-distro."""
+    """Return a directory at the front of the path. It hides an installed opentelemetry-distro."""
     make_distribution(tmp_path, "opentelemetry-distro", "0")
     return tmp_path
 

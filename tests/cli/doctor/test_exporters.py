@@ -367,7 +367,7 @@ def test_exporter_checks_recognize_common_mistakes(environ, llamatelemetry, stat
     assert detail in check.detail
 
 
-def test_files_go_to_a_folder_that_can_be_written_to(tmp_path):
+def test_file_probe_requires_a_writable_directory(tmp_path):
     environ = {"LLAMATELEMETRY_EXPORTER": "file"}
     new = probe({**environ, "LLAMATELEMETRY_EXPORT_PATH": str(tmp_path / "new" / "deep")})
     assert (new.status, new.detail.rpartition(": ")[2]) == ("ok", "will be created")
