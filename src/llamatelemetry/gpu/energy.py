@@ -35,18 +35,11 @@ _LONGEST_INTERVAL_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class CallEnergy:
-    """Energy of one call.
-
-    Attributes:
-        joules: Share of the call, in joules.
-        above_idle_joules: The share minus the energy of the idle GPUs, in joules; `None` if the
-            GPUs were not observed idle.
-        attribution: `shared` if another call was in flight on the same GPUs, else `exclusive`.
-    """
+    """Energy of one call: its share, and the share minus the energy of the idle GPUs."""
 
     joules: float
-    above_idle_joules: float | None
-    attribution: Attribution
+    above_idle_joules: float | None  # None if the GPUs were not observed idle
+    attribution: Attribution  # shared if another call was in flight on the same GPUs
 
 
 @dataclass(slots=True, eq=False)

@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 
 class GpuUnavailableError(Exception):
-    """No GPU can be read, which is a normal state. The message is the reason.
+    """No GPU can be read, which is a normal state. The message is the reason, for users.
 
-    Args:
-        reason: Reason, for users.
-        is_permanent: Whether retrying is useless, for example without a driver.
+    A retry is useless if it `is_permanent`, for example without a driver.
     """
 
     def __init__(self, reason: str, *, is_permanent: bool = False) -> None:
@@ -67,12 +65,8 @@ class GpuDevice:
 class GpuState:
     """Current state of a GPU.
 
-    Attributes:
-        utilization: Fraction of time with a running kernel, 0 to 1.
-        memory_used_bytes: Memory used by all processes, in bytes.
-        power_w: Power, in watts.
-        energy_j: Energy counter since the driver was loaded, in joules.
-        temperature_c: Chip temperature, in degrees Celsius.
+    The utilization is the fraction of time with a running kernel, 0 to 1. The memory is that of all
+    processes, and the energy counter starts when the driver is loaded.
     """
 
     utilization: float | None = None

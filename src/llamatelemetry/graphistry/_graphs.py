@@ -76,11 +76,7 @@ def pipeline_graph(
     tensor_split: Sequence[float] | None,
     server_url: str | None,
 ) -> Graph:
-    """Return how a model is served: program, model, server and GPUs.
-
-    Raises:
-        ValueError: `tensor_split` does not match the GPUs.
-    """
+    """Return the graph of a served model: program, model, server and GPUs."""
     shares = _shares(tensor_split, len(gpu_names))
     address = _address(server_url)
     program = Node("program", "service", "this program")
@@ -109,11 +105,7 @@ def pipeline_graph(
 
 
 def trace_graph(trace: Any) -> Graph:
-    """Return the drawing of a trace graph.
-
-    Raises:
-        TypeError: The argument is not a trace graph.
-    """
+    """Return the drawing of a trace graph."""
     found = _as_dict(trace, "the result of llamatelemetry.trace_graph()")
     nodes = [_trace_node(row) for row in _rows(found, "nodes")]
     edges = [
@@ -131,11 +123,7 @@ def trace_graph(trace: Any) -> Graph:
 
 
 def topology_graph(topology: Any) -> Graph:
-    """Return the drawing of the GPUs of a machine and their connections.
-
-    Raises:
-        TypeError: The argument is not a topology.
-    """
+    """Return the drawing of the GPUs of a machine and their connections."""
     found = _as_dict(topology, "the result of TopologyMapper().detect()")
     nodes = [_gpu(row) for row in _rows(found, "gpus")]
     nodes += [

@@ -168,10 +168,7 @@ def _insecure(endpoint: str, variable: str | None) -> bool:
 
 
 def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
-    """Return a failure that is certain without a test export, if any.
-
-    `known` are the entry point names of the installed exporters of this signal.
-    """
+    """Return a failure that is certain without a test export; `known` are the installed exporters."""
     if plan.kind == "other" and plan.name not in known:
         return _unknown_exporter(plan, known)
     if plan.kind != "otlp":

@@ -1,4 +1,4 @@
-"""Which instrumentors OpenTelemetry would load, and why not the others.
+"""The instrumentors that OpenTelemetry would load, and why it would not load the others.
 
 The steps are those of OpenTelemetry's loader, in its order: disabled names, the `instruments`
 extra of the distribution (checked by OpenTelemetry's own function), the distro's choice between

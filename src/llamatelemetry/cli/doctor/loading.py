@@ -1,8 +1,8 @@
-"""Which distro and configurator OpenTelemetry would load.
+"""The distro and configurator that OpenTelemetry would load.
 
 Its rule (`opentelemetry.instrumentation.auto_instrumentation._load`): the entry point named by
 `OTEL_PYTHON_DISTRO` or `OTEL_PYTHON_CONFIGURATOR`; without the variable, the first one in the
-order in which the file system lists the packages, which is arbitrary.
+order of the file system, which is arbitrary.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Loading:
 
 
 def installed_entry_points(group: str) -> list[EntryPoint]:
-    """Return the entry points of a group, in the order in which OpenTelemetry loads them."""
+    """Return the entry points of a group, in the order of OpenTelemetry's loader."""
     return list(entry_points(group=group))
 
 
@@ -213,4 +213,4 @@ def _unknown_name(variable: str, named: str, entry_points: Sequence[EntryPoint])
 
 
 def _listed(entry_points: Sequence[EntryPoint]) -> str:
-    return ", ".join(described(each) for each in entry_points)
+    return ", ".join(map(described, entry_points))

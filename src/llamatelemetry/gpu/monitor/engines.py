@@ -28,11 +28,7 @@ class _Found:
 
 
 class Engines:
-    """The GPUs of each engine. Used by the monitor's thread only.
-
-    Args:
-        pids_of: Function that returns the process IDs of a server, given its origin.
-    """
+    """The GPUs of each engine. Used by the monitor's thread only."""
 
     def __init__(self, pids_of: Callable[[str], Collection[int]]) -> None:
         self._pids_of = pids_of

@@ -26,8 +26,6 @@ class TopologyGpu:
 
     Attributes:
         index: Index in the driver's order, as in `nvidia-smi`.
-        uuid: UUID, such as `GPU-...`.
-        name: Product name.
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
         cpu_affinity: Nearest CPUs, such as `0-55,112-167`.
         numa_affinity: NUMA nodes with the nearest memory, such as `0-1`.
@@ -52,12 +50,7 @@ class TopologyGpu:
 
 @dataclass(frozen=True, slots=True)
 class TopologyNic:
-    """A network adapter listed by `nvidia-smi topo -m`.
-
-    Attributes:
-        label: Label in the matrix, such as `NIC0`.
-        name: Device name, such as `mlx5_0`.
-    """
+    """A network adapter listed by `nvidia-smi topo -m`, such as `NIC0` with the name `mlx5_0`."""
 
     label: str
     name: str
