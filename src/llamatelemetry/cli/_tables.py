@@ -92,7 +92,7 @@ def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
             whole(total.count),
             _quantity(total.mean, total.unit),
             # A sum of durations of concurrent calls has no meaning.
-            "" if total.unit == "s" else _quantity(total.total, total.unit),
+            "" if total.unit in {"s", "ms"} else _quantity(total.total, total.unit),
         )
     console.print()
     console.print(table)

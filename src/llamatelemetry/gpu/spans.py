@@ -91,8 +91,8 @@ class SpanGpu:
     def ending(self, span: Span) -> Mapping[str, AttributeValue]:
         """Return the GPU attributes of a span that is ending."""
         monitor = self._monitor
-        timeline = monitor.timeline
-        if not timeline.devices:
+        history = monitor.history
+        if not history.devices:
             return _NOTHING
         end_s = _monotonic_s(span.end_time)
         energy = monitor.ledger.finish(span, end_s)
@@ -102,9 +102,9 @@ class SpanGpu:
         attributes: dict[str, AttributeValue] = {}
         if energy is not None:
             attributes.update(_energy_attributes(energy, present))
-        usages = timeline.history.over(_monotonic_s(span.start_time), end_s)
+        usages = history.over(_monotonic_s(span.start_time), end_s)
         if usages is not None:
-            uuids = [device.uuid for device in timeline.devices]
+            uuids = [device.uuid for device in history.devices]
             attributes.update(_usage_attributes(uuids, usages))
         return attributes
 

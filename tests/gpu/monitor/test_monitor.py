@@ -41,13 +41,13 @@ def test_leader_reads_all_devices_and_others_only_visible_ones(
     assert list(worker.snapshot.states) == [nvml.uuid(5), nvml.uuid(1)]
     assert worker.snapshot.details == {}
     assert len(reporter.snapshot.states) == len(reporter.snapshot.details) == 8
-    assert [device.index for device in reporter.timeline.devices] == [5, 1]
+    assert [device.index for device in reporter.history.devices] == [5, 1]
 
 
 def test_slow_queries_run_less_often(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
     monitor = start_monitor(reports_host=lambda: True)
-    wait_for(lambda: len(monitor.timeline.history) > 10)
+    wait_for(lambda: len(monitor.history) > 10)
     calls = driver.count()
     assert calls["nvmlDeviceGetTotalEnergyConsumption"] > 10
     assert calls["nvmlDeviceGetClockInfo"] == 2  # two domains, once
@@ -85,7 +85,7 @@ def test_lost_gpu_is_excluded_until_it_responds_again(driver_with, start_monitor
     # A new NVML session no longer lists the GPU. It is still reported as lost.
     wait_for(lambda: driver.count()["nvmlInitWithFlags"] > 2)
     assert monitor.snapshot.lost == {nvml.uuid(2)}
-    assert len(monitor.timeline.devices) == 8
+    assert len(monitor.history.devices) == 8
     driver.change(2, errors={})
     wait_for(lambda: not monitor.snapshot.lost)
     assert monitor.snapshot.states[nvml.uuid(2)].power_w == 300.5
@@ -163,8 +163,8 @@ def test_forked_child_uses_its_own_thread_and_session(driver_with, start_monitor
     os.waitpid(pid, 0)
     assert os.read(reading, 1000) == b"[] {} set() 300.5 True"
     assert driver.count()["nvmlInitWithFlags"] == 2
-    before = len(monitor.timeline.history)
-    wait_for(lambda: len(monitor.timeline.history) > before)
+    before = len(monitor.history)
+    wait_for(lambda: len(monitor.history) > before)
 
 
 class Key:
@@ -207,17 +207,17 @@ def test_gpu_is_read_ten_times_per_second_while_a_call_is_in_flight(
     driver_with(nvml.one_gpu(processes=[{"pid": server, "memory": 1}] if where else []))
     monitor = start_monitor(interval_s=30.0, pids_of=lambda origin: {server})
     key = Key()
-    count = len(monitor.timeline.history)
+    count = len(monitor.history)
     monitor.ledger.start(key, "http://127.0.0.1:8080", time.monotonic())
     monitor.read_soon()
     if paces == "fast":
-        wait_for(lambda: len(monitor.timeline.history) >= count + 5)
+        wait_for(lambda: len(monitor.history) >= count + 5)
         assert monitor.snapshot.engine_pids == {server}
         monitor.ledger.finish(key, time.monotonic())
         time.sleep(0.25)
-        count = len(monitor.timeline.history)
+        count = len(monitor.history)
     else:
-        wait_for(lambda: len(monitor.timeline.history) == count + 1)
+        wait_for(lambda: len(monitor.history) == count + 1)
         count += 1
     time.sleep(0.35)
-    assert len(monitor.timeline.history) <= count + 1
+    assert len(monitor.history) <= count + 1

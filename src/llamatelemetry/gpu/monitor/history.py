@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamatelemetry.gpu.reader import GpuState
+    from llamatelemetry.gpu.reader import GpuDevice, GpuState
 
 _BLOCK: Final = 32
 _TRIMMED: Final = 16 * _BLOCK
@@ -59,9 +59,12 @@ class _Device(NamedTuple):
 
 
 class History:
-    """Bounded list of samples. One thread appends, any thread reads."""
+    """Bounded list of samples of some devices. One thread appends, any thread reads."""
 
-    def __init__(self, stale_after_s: float, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, stale_after_s: float, devices: tuple[GpuDevice, ...] = (), capacity: int = CAPACITY
+    ) -> None:
+        self.devices = devices
         self._stale_after_s = stale_after_s
         self._capacity = capacity
         self._times: list[float] = []
@@ -73,7 +76,7 @@ class History:
         return len(self._times)
 
     def append(self, at_s: float, states: Sequence[GpuState]) -> None:
-        """Append a sample. The devices and their order are the same each time."""
+        """Append a sample: one state for each device, in the order of `devices`."""
         # Created outside the lock: only this thread appends.
         before = self._samples[-1] if self._samples else None
         duration_s = at_s - self._times[-1] if self._times else 0.0

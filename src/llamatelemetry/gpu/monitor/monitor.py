@@ -71,14 +71,6 @@ class Snapshot:
     at_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """History of the visible devices, in their order."""
-
-    devices: tuple[GpuDevice, ...]
-    history: History
-
-
 class GpuMonitor:
     """Reader of the GPUs in a background thread. Other threads see its last results.
 
@@ -113,7 +105,7 @@ class GpuMonitor:
         self._host_calls = HostCallCounts(shared_folder)
         self.ledger = EnergyLedger()
         self.snapshot = Snapshot()
-        self.timeline = Timeline((), History(_STALE_AFTER_S))
+        self.history = History(_STALE_AFTER_S)
         self._is_open = False
         self._reopen_at_s = float("inf")
         self._details_at_s = self._processes_at_s = float("-inf")
@@ -171,9 +163,8 @@ class GpuMonitor:
         dead = [d for d in before.devices if d.uuid in before.lost and d.uuid not in known]
         devices = tuple(sorted((*found, *dead), key=lambda device: device.index))
         usable = visible(devices, cuda_visible_devices())
-        if usable != self.timeline.devices:
-            stale_after_s = max(_STALE_AFTER_S, 5 * self._interval_s)
-            self.timeline = Timeline(usable, History(stale_after_s))
+        if usable != self.history.devices:
+            self.history = History(max(_STALE_AFTER_S, 5 * self._interval_s), usable)
         self.snapshot = replace(before, devices=devices, visible=usable)
 
     def _locate_engines(self, now_s: float, reports_host: bool) -> None:
@@ -210,9 +201,8 @@ class GpuMonitor:
         at_s = time.monotonic()
         idle = {uuid for uuid, state in states.items() if state.utilization == 0}
         self.ledger.settle(energy, idle, self._calls_of_other_processes(before.visible, at_s))
-        timeline = self.timeline
-        if timeline.devices:
-            timeline.history.append(at_s, [states[device.uuid] for device in timeline.devices])
+        if self.history.devices:
+            self.history.append(at_s, [states[device.uuid] for device in self.history.devices])
         self._report_lost(before.lost, lost, at_s)
         self.snapshot = replace(
             before,
@@ -272,4 +262,4 @@ class GpuMonitor:
         self._host_calls.after_fork()
         self.ledger.after_fork()
         self.snapshot = Snapshot()
-        self.timeline = Timeline((), History(_STALE_AFTER_S))
+        self.history = History(_STALE_AFTER_S)
