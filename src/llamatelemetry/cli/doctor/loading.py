@@ -134,27 +134,23 @@ def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | 
         return Check(
             "fail", "distro", "none is installed: no exporter is chosen", f"Run: {INSTALL}"
         )
-    if named is not None:
-        return _named_distro(distros, loading.distro)
-    if len(distros) == 1:
-        return _only_distro(loading.distro)
-    return _distro_conflict(distros, loading.distro)
+    if named is None and len(distros) > 1:
+        return _distro_conflict(distros, loading.distro)
+    return _chosen_distro(distros, loading.distro, is_named=named is not None)
 
 
-def _named_distro(distros: Sequence[EntryPoint], chosen: EntryPoint) -> Check:
-    detail = f"{described(chosen)}, named by {OTEL_PYTHON_DISTRO}"
+def _chosen_distro(distros: Sequence[EntryPoint], chosen: EntryPoint, *, is_named: bool) -> Check:
+    origin = f"named by {OTEL_PYTHON_DISTRO}" if is_named else "the only one installed"
+    detail = f"{described(chosen)}, {origin}"
     others = [each for each in distros if each is not chosen]
     if others:
         detail += f"; also installed: {_listed(others)}"
-    if chosen.name == LLAMATELEMETRY or all(each.name != LLAMATELEMETRY for each in others):
-        return Check("ok", "distro", detail)
-    detail += "; llamatelemetry's exporters, redaction and options do not apply"
-    return Check("warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
-
-
-def _only_distro(chosen: EntryPoint) -> Check:
-    detail = f"{described(chosen)}, the only one installed"
     if chosen.name == LLAMATELEMETRY:
+        return Check("ok", "distro", detail)
+    if any(each.name == LLAMATELEMETRY for each in others):
+        detail += "; llamatelemetry's exporters, redaction and options do not apply"
+        return Check("warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
+    if is_named:
         return Check("ok", "distro", detail)
     return Check("info", "distro", detail, f"Run: {INSTALL} (for llamatelemetry's distro)")
 
