@@ -51,14 +51,13 @@ def decimal(value: float | None) -> str:
 
 def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
     """Print one row for each call. In a narrow terminal, model and error follow below the table."""
-    candidates = [
-        (omitted, _calls_table(calls, omitted, short=short, gap=gap))
-        for short, omitted in _CALL_LAYOUTS
-        for gap in (2, 1)
-    ]
-    omitted, table = _first_that_fits(console, candidates)
-    console.print()
-    console.print(table)
+
+    def create(layout: tuple[bool, tuple[TableColumn[RecordedCall], ...]], gap: int) -> Table:
+        short, omitted = layout
+        columns = [column for column in _CALL_COLUMNS if column not in omitted]
+        return _table(calls, columns, lambda call: call.error, short=short, gap=gap, numbered=True)
+
+    _, omitted = _print_first_that_fits(console, _CALL_LAYOUTS, create)
     for line in _call_notes(calls, omitted):
         console.print(Text(line, "dim"))
 
@@ -68,14 +67,14 @@ def print_summary(console: Console, summary: Summary) -> None:
     if not summary.lines:
         console.print(Text(_why_empty(summary), "yellow"), soft_wrap=True)
         return
-    candidates = [
-        ((model, pairs), _summary_table(summary, model=model, pairs=pairs, short=short, gap=gap))
-        for short, model, pairs in _SUMMARY_LAYOUTS
-        for gap in (2, 1)
-    ]
-    (model, pairs), table = _first_that_fits(console, candidates)
-    console.print()
-    console.print(table)
+
+    def create(layout: tuple[bool, bool, bool], gap: int) -> Table:
+        short, model, pairs = layout
+        columns = _summary_columns(model=model, pairs=pairs)
+        shown = [column for column in columns if any(map(column.is_known, summary.lines))]
+        return _table(summary.lines, shown, lambda line: line.errors, short=short, gap=gap)
+
+    _, model, pairs = _print_first_that_fits(console, _SUMMARY_LAYOUTS, create)
     for note in _summary_notes(summary, model=model, pairs=pairs):
         console.print(Text(note, "dim"), soft_wrap=True)
 
@@ -123,8 +122,8 @@ _CALL_COLUMNS: tuple[TableColumn[RecordedCall], ...] = (
     TableColumn("Prefill\n(ms)", lambda call: decimal(call.prefill_ms)),
     TableColumn("TTFT\n(ms)", lambda call: decimal(call.ttft_ms)),
     TableColumn("TPOT\n(ms)", lambda call: decimal(call.tpot_ms)),
-    TableColumn("Output\ntokens/s", lambda call: decimal(call.tokens_per_s), "Out\ntok/s"),
     TableColumn("Duration\n(ms)", lambda call: decimal(call.duration_ms)),
+    TableColumn("Output\ntokens/s", lambda call: decimal(call.tokens_per_s), "Out\ntok/s"),
     _CALL_ERROR,
 )
 # From wide to narrow: short headers, and the columns that follow below the table.
@@ -135,17 +134,6 @@ _CALL_LAYOUTS: tuple[tuple[bool, tuple[TableColumn[RecordedCall], ...]], ...] = 
     (True, (_CALL_MODEL,)),
     (True, (_CALL_MODEL, _CALL_ERROR)),
 )
-
-
-def _calls_table(
-    calls: Sequence[RecordedCall],
-    omitted: Sequence[TableColumn[RecordedCall]],
-    *,
-    short: bool,
-    gap: int,
-) -> Table:
-    columns = [column for column in _CALL_COLUMNS if column not in omitted]
-    return _table(calls, columns, lambda call: call.error, short=short, gap=gap, numbered=True)
 
 
 def _call_notes(
@@ -218,12 +206,6 @@ _SUMMARY_LAYOUTS = (
 )
 
 
-def _summary_table(summary: Summary, *, model: bool, pairs: bool, short: bool, gap: int) -> Table:
-    columns = _summary_columns(model=model, pairs=pairs)
-    shown = [column for column in columns if any(map(column.is_known, summary.lines))]
-    return _table(summary.lines, shown, lambda line: line.errors, short=short, gap=gap)
-
-
 def _why_empty(summary: Summary) -> str:
     if summary.spans:
         return f"No LLM call recorded; received {summary.spans} other spans."
@@ -267,20 +249,20 @@ def _quantity(value: float | None, unit: str) -> str:
 Layout = TypeVar("Layout")
 
 
-def _first_that_fits(
-    console: Console, candidates: Sequence[tuple[Layout, Table]]
-) -> tuple[Layout, Table]:
-    """Return the first table that fits the terminal, else the last one."""
-    return next(
-        (each for each in candidates if _natural_width(console, each[1]) <= console.width),
-        candidates[-1],
+def _print_first_that_fits(
+    console: Console, layouts: Iterable[Layout], create: Callable[[Layout, int], Table]
+) -> Layout:
+    """Print the first table that fits the terminal, else the last one, and return its layout."""
+    unbounded = console.options.update(max_width=10_000)  # to measure without truncation
+    candidates = [(layout, create(layout, gap)) for layout in layouts for gap in (2, 1)]
+    widths = (Measurement.get(console, unbounded, table).maximum for _, table in candidates)
+    fitting = (
+        each for each, width in zip(candidates, widths, strict=True) if width <= console.width
     )
-
-
-def _natural_width(console: Console, table: Table) -> int:
-    """Return the width of a table, in characters, if nothing is truncated."""
-    unbounded = console.options.update(max_width=10_000)
-    return Measurement.get(console, unbounded, table).maximum
+    layout, table = next(fitting, candidates[-1])
+    console.print()
+    console.print(table)
+    return layout
 
 
 def _table(
