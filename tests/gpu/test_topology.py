@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llamatelemetry.cli import app
+from llamatelemetry.cli._app import app
 from llamatelemetry.distributed import Links, Topology, TopologyMapper
 from tests.gpu import topologies
 from tests.support import nvml
