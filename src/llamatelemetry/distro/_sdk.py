@@ -192,11 +192,11 @@ def captured_providers(
     """
     capture = ProviderCapture(prepare_traces)
     handlers = list(logging.getLogger().handlers)
-    setters = PROVIDER_SETTERS + (DECLARATIVE_PROVIDER_SETTERS if declarative else ())
+    setters = PROVIDER_SETTERS | (DECLARATIVE_PROVIDER_SETTERS if declarative else {})
     try:
         with ExitStack() as stack:
-            for module, name, signal in setters:
-                stack.enter_context(_replaced(module, name, partial(capture.set_provider, signal)))
+            for setter, signal in setters.items():
+                stack.enter_context(_replaced(setter, partial(capture.set_provider, signal)))
             yield capture
         capture.adopt()
     except BaseException:
@@ -212,7 +212,9 @@ def captured_providers(
 
 
 @contextmanager
-def _replaced(module_name: str, name: str, value: object) -> Generator[None]:
+def _replaced(function: str, value: object) -> Generator[None]:
+    """Replace a function, named as `module:name`, within the `with` block."""
+    module_name, _, name = function.partition(":")
     try:
         module = importlib.import_module(module_name)
         before = getattr(module, name)
