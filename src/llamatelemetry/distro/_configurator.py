@@ -64,7 +64,6 @@ class LlamaTelemetryConfigurator:
         """Forget the set-up, so that the next configuration creates another one."""
         self.setup = None
         self.disabled = False
-        set_active_config(None)
 
     def configure(
         self,

@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
 )
 
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config
+from llamatelemetry.config import LlamaTelemetryConfig, active_config
 from llamatelemetry.genai import internal_errors
 
 GROUP = "opentelemetry_instrumentor"
@@ -210,10 +210,8 @@ class Instrumentors:
 
     @property
     def config(self) -> LlamaTelemetryConfig:
-        """The active options; those of the environment if none were set."""
-        if self._config is None:
-            self._config = effective_config()
-        return self._config
+        """The options that were set, by default those of `active_config()`."""
+        return self._config or active_config()
 
     def reload_own(self, config: LlamaTelemetryConfig) -> None:
         """Instrument again with llamatelemetry's instrumentors and other options."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, effective_config
+from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, active_config
 from llamatelemetry.distro._export_plan import is_explicit
 from llamatelemetry.otel.processor_chains import install_tail_sampler
 from llamatelemetry.otel.providers import DelegatingTracerProvider
@@ -142,8 +142,7 @@ def ratio(argument: str | None = None) -> Sampler:
     Args:
         argument: Share of traces to keep, from 0 to 1; the option `sample_rate` if empty.
     """
-    config = effective_config()
-    return ratio_sampler(float(argument) if argument else config.sample_rate)
+    return ratio_sampler(float(argument) if argument else active_config().sample_rate)
 
 
 def only_errors(argument: str | None = None) -> Sampler:  # noqa: ARG001 - the SDK passes it
@@ -170,7 +169,7 @@ def only_errors_or_slow(argument: str | None = None) -> Sampler:
 
 
 def _seconds(argument: str | None) -> float:
-    return float(argument) if argument else effective_config().slow_threshold_s
+    return float(argument) if argument else active_config().slow_threshold_s
 
 
 def _install_globally(sampler: RuleSampler) -> None:
