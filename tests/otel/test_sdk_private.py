@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry.otel._sdk_private import PRIVATE_NAMES, is_missing
-from tests.otlp_receiver import http_receiver
-from tests.selection import slow_except
+from tests.support.otlp_receiver import http_receiver
+from tests.support.selection import slow_except
 
 ROOT = Path(__file__).parents[2]
 # One call to a model, one log record and a flush, after the name was renamed.
