@@ -297,11 +297,11 @@ def _exporter_options(plan: ExportPlan, excluded: set[str]) -> dict[str, Any]:
     """Return the plan as arguments of the SDK's configuration, without the excluded signals."""
     options: dict[str, Any] = {name: [] for name in _EXPORTER_NAMES.values()}
     arguments: dict[type, Mapping[str, Any]] = {}
-    for signal, export in plan.signals.items():
+    for signal, exporters in plan.exporters.items():
         if signal in excluded:
             continue
-        options[_EXPORTER_NAMES[signal]] = list(export.exporters)
-        for name, given in export.exporters.items():
+        options[_EXPORTER_NAMES[signal]] = list(exporters)
+        for name, given in exporters.items():
             # The SDK loads the class by the same name, and reports one that is missing or fails.
             kind = _load_exporter(signal, name) if given else None
             if kind is not None:
