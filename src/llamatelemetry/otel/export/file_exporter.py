@@ -62,20 +62,10 @@ _INSTRUMENTS: tuple[type, ...] = (
 )
 
 
-class FileSpanExporter(SpanExporter):
-    """Writes spans to `traces-<pid>.jsonl`.
+class _FileExporter:
+    """The end of an exporter of spans or log records."""
 
-    Args:
-        path: Directory of the file; the option `export_path` if `None`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._file = _LineFile("traces", path)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write one line. Return `FAILURE` if that is impossible; never raise."""
-        written = self._file.append(lambda: encode_spans(spans))
-        return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
+    _file: _LineFile
 
     def shutdown(self) -> None:
         """Close the file. Later exports fail."""
@@ -84,6 +74,18 @@ class FileSpanExporter(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
         """Return `True`: every export is in the file when it returns."""
         return True
+
+
+class FileSpanExporter(_FileExporter, SpanExporter):
+    """Writes spans to `traces-<pid>.jsonl` in `path`, by default the option `export_path`."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._file = _LineFile("traces", path)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write one line. Return `FAILURE` if that is impossible; never raise."""
+        written = self._file.append(lambda: encode_spans(spans))
+        return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
 
 class FileMetricExporter(MetricExporter):
@@ -128,12 +130,8 @@ class FileMetricExporter(MetricExporter):
         return True
 
 
-class FileLogExporter(LogRecordExporter):
-    """Writes log records to `logs-<pid>.jsonl`.
-
-    Args:
-        path: Directory of the file; the option `export_path` if `None`.
-    """
+class FileLogExporter(_FileExporter, LogRecordExporter):
+    """Writes log records to `logs-<pid>.jsonl` in `path`, by default the option `export_path`."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._file = _LineFile("logs", path)
@@ -142,14 +140,6 @@ class FileLogExporter(LogRecordExporter):
         """Write one line. Return `FAILURE` if that is impossible; never raise."""
         written = self._file.append(lambda: encode_logs(batch))
         return LogRecordExportResult.SUCCESS if written else LogRecordExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        """Close the file. Later exports fail."""
-        self._file.close()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
-        """Return `True`: every export is in the file when it returns."""
-        return True
 
 
 def _temporality() -> dict[type, AggregationTemporality]:
