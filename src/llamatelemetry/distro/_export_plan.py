@@ -34,12 +34,7 @@ class ExportPlan:
 
 
 def plan_exports(config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> ExportPlan:
-    """Resolve exporters, protocols and endpoints.
-
-    Args:
-        config: Effective options.
-        environ: Environment, for OpenTelemetry's variables of a single signal.
-    """
+    """Resolve exporters, protocols and endpoints, with the variables of each signal."""
     plans = {signal: _Signal(signal, config, environ) for signal in SIGNALS}
     exporters = {signal: plan.exporters() for signal, plan in plans.items()}
     warnings = [warning for plan in plans.values() for warning in plan.warnings]

@@ -65,12 +65,8 @@ def preferred_instrumentor(
 ) -> EntryPoint | None:
     """Return the instrumentor to load instead of this one, or `None` to load this one.
 
-    Args:
-        entry_point: The instrumentor in question.
-        installed: All installed instrumentors.
-        mode: Value of the option `instrumentors`.
-        environ: Environment, for `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
-        disabled: Names of further instrumentors that are not loaded.
+    `mode` is the value of the option `instrumentors`. Neither the names in `disabled` nor those in
+    `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` are loaded.
     """
     if mode == "all" or is_llamatelemetry(entry_point) != (mode == "theirs"):
         return None
@@ -118,11 +114,7 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 
 def load_instrumentors(distro: Any) -> None:
-    """Load all instrumentors, with the checks and in the order of `opentelemetry-instrument`.
-
-    Args:
-        distro: The distro, whose `load_instrumentor` is called for each of them.
-    """
+    """Load all instrumentors, with the checks and in the order of `opentelemetry-instrument`."""
     variable = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
     disabled = {name.strip() for name in variable.split(",")}
     for entry_point in entry_points("opentelemetry_pre_instrument"):
@@ -177,12 +169,10 @@ class Instrumentors:
     def prepare(
         self, config: LlamaTelemetryConfig, declared: Mapping[str, bool] | None = None
     ) -> None:
-        """Set the options for the next instrumentors.
+        """Set the options for the next instrumentors, and those that a declarative file names.
 
-        Args:
-            config: Options for llamatelemetry's instrumentors.
-            declared: The instrumentors named in a declarative file, and whether it enables
-                them. OpenTelemetry has loaded the enabled ones by then.
+        `declared` maps a name to whether the file enables it. OpenTelemetry has loaded the enabled
+        ones by then.
         """
         _all_entry_points.cache_clear()
         self._config = config

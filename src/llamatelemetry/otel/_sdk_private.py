@@ -69,9 +69,6 @@ class ProcessorChain:
 
     No public way: `add_span_processor` and `add_log_record_processor` only append, after the
     exporters, where a processor that changes spans or records runs too late.
-
-    Attributes:
-        sdk_chain: The SDK's object that calls the processors.
     """
 
     def __init__(self, sdk_chain: Any, name: str) -> None:
@@ -208,7 +205,7 @@ def replace_span_parts(span: object, **parts: object) -> None:
     """
     fields = {_field(name): part for name, part in parts.items()}
     for field in fields:
-        getattr(span, field)
+        getattr(span, field)  # raises before any part is replaced
     for field, part in fields.items():
         setattr(span, field, part)
 
@@ -226,14 +223,10 @@ def _field(name: str) -> str:
 
 
 def add_to_ended_span(span: object, attributes: Mapping[str, AttributeValue]) -> None:
-    """Add attributes to an ended span, up to the limit on their number.
+    """Add attributes with clean values, arrays as tuples, to a span that is ending or ended.
 
     No public way: `set_attribute` rejects them as soon as the span has an end time. Beyond its
-    limit the SDK would drop the oldest attribute, not the new one.
-
-    Args:
-        span: A span of the SDK, while processors handle its end.
-        attributes: Attributes with clean values; arrays are tuples.
+    limit on their number, the SDK would drop the oldest attribute, not the new one.
     """
     present = span_part(span, "attributes")
     # Stored without the SDK's cleaning of arrays, which costs more than everything else here.
@@ -273,11 +266,7 @@ def detach_context(token: Token[Context]) -> None:
 
 
 def warn_of_missing_names(providers: Mapping[str, Any]) -> None:
-    """Log one warning for each name that the installed OpenTelemetry lacks, once per process.
-
-    Args:
-        providers: The SDK's providers by signal.
-    """
+    """Log one warning for each name that the installed OpenTelemetry lacks, once per process."""
     for name, lost in PRIVATE_NAMES.items():
         try:
             missing = is_missing(name, providers)
@@ -291,9 +280,8 @@ def warn_of_missing_names(providers: Mapping[str, Any]) -> None:
 def is_missing(name: str, providers: Mapping[str, Any]) -> bool:
     """Return whether the installed version lacks a name of `PRIVATE_NAMES` that something uses.
 
-    Args:
-        name: `module:name`, or `Class.name` for a span and for providers, processors and readers.
-        providers: The SDK's providers by signal.
+    A name is `module:name`, or `Class.name` for a span and for the SDK's providers by signal, with
+    their processors and readers.
     """
     module, is_in_module, _ = name.partition(":")
     if is_in_module:

@@ -63,9 +63,6 @@ class CallMeasurement:
     """Duration and token counts of one call.
 
     Attributes:
-        operation: Value of `gen_ai.operation.name`.
-        duration_s: Duration of the call in seconds.
-        tokens: Token counts.
         attributes: Attributes of every metric of the call, without `error.type`.
         error_type: Value of `error.type`, which only some metrics carry.
         unknown: Value recorded for an inference without a token count. The newest conventions
@@ -89,9 +86,7 @@ class CallMeasurement:
 class ClientMetrics:
     """The instruments of one set of metric names, and the measurements of a call for them.
 
-    Args:
-        time_to_first_chunk: Histogram of the time to the first chunk of a stream.
-        chunk_intervals: Histograms of the seconds between two chunks of a stream.
+    `chunk_histograms` record the seconds between two chunks of a stream.
     """
 
     def __init__(self, time_to_first_chunk: Histogram, *chunk_intervals: Histogram) -> None:
@@ -141,10 +136,8 @@ class V141Metrics(ClientMetrics):
 class LatestMetrics(ClientMetrics):
     """Newest metric names: separate ones for inference and embeddings, tokens as counters.
 
-    Args:
-        meter: Meter that creates the instruments.
-        other_operations: Whether the durations of all other operations are recorded, under
-            the name that v1.41 has for every operation.
+    With `other_operations`, the duration of all other operations is recorded under the name that
+    v1.41 has for every operation.
     """
 
     def __init__(self, meter: Meter, *, other_operations: bool = True) -> None:

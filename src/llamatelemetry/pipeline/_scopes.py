@@ -30,9 +30,8 @@ T_co = TypeVar("T_co", covariant=True)
 class Scope(Generic[T_co]):
     """A context manager for one `with` or `async with` block. It cannot be used twice.
 
-    Args:
-        enter: Called at the start of the block. Returns the context and the value for `as`.
-        leave: Called at the end of the block, with the exception that ended it.
+    `enter` returns the context of the block and the value for `as`. `leave` is called with the
+    exception that ended the block.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ def encode_logs(batch: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:
                     ScopeLogs(
                         scope=_scope(scope),
                         log_records=records,
-                        schema_url=getattr(scope, "schema_url", None),
+                        schema_url=getattr(scope, "schema_url", ""),
                     )
                     for scope, records in by_scope.items()
                 ],
@@ -74,12 +74,12 @@ def _record(readable: ReadableLogRecord) -> LogRecord:
     return LogRecord(
         time_unix_nano=record.timestamp,
         observed_time_unix_nano=record.observed_timestamp,
-        trace_id=record.trace_id.to_bytes(16, "big") if record.trace_id else None,
-        span_id=record.span_id.to_bytes(8, "big") if record.span_id else None,
+        trace_id=record.trace_id.to_bytes(16, "big") if record.trace_id else b"",
+        span_id=record.span_id.to_bytes(8, "big") if record.span_id else b"",
         flags=int(record.trace_flags or 0),
         body=_value(record.body),
         severity_text=record.severity_text,
-        severity_number=getattr(record.severity_number, "value", None),
+        severity_number=cast("Any", getattr(record.severity_number, "value", 0)),
         attributes=_attributes(record.attributes),
         dropped_attributes_count=readable.dropped_attributes,
         event_name=record.event_name,
