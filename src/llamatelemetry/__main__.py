@@ -8,7 +8,7 @@ from llamatelemetry._optional import MissingPackageError, required_by
 
 
 def main() -> None:
-    """Run the command line, and say in one line what to install if something is missing."""
+    """Run the command line. If a package is missing, print the command that installs it."""
     try:
         with required_by("The command line", "llamatelemetry"):
             from llamatelemetry.cli import main as run

@@ -115,8 +115,7 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 def load_instrumentors(distro: Any) -> None:
     """Load all instrumentors, with the checks and in the order of `opentelemetry-instrument`."""
-    variable = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
-    disabled = {name.strip() for name in variable.split(",")}
+    disabled = _disabled_names(os.environ)
     for entry_point in entry_points("opentelemetry_pre_instrument"):
         entry_point.load()()
     for entry_point in [] if "*" in disabled else entry_points(GROUP):
@@ -137,6 +136,11 @@ def load_instrumentors(distro: Any) -> None:
         entry_point.load()()
 
 
+def _disabled_names(environ: Mapping[str, str]) -> set[str]:
+    variable = environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
+    return {name.strip() for name in variable.split(",")}
+
+
 def _are_competing(one: EntryPoint, other: EntryPoint) -> bool:
     if is_llamatelemetry(one) == is_llamatelemetry(other):
         return False
@@ -148,8 +152,7 @@ def _are_competing(one: EntryPoint, other: EntryPoint) -> bool:
 def _can_load(
     entry_point: EntryPoint, environ: Mapping[str, str], disabled: frozenset[str]
 ) -> bool:
-    variable = environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
-    names = {name.strip() for name in variable.split(",")} | disabled
+    names = _disabled_names(environ) | disabled
     if "*" in names or entry_point.name in names:
         return False
     found = entry_point.dist

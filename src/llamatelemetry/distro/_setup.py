@@ -24,11 +24,7 @@ from llamatelemetry.otel._sdk_private import (
     warn_of_missing_names,
 )
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
-from llamatelemetry.otel.process.deadline import (
-    Deadline,
-    flush_global_providers,
-    run_side_by_side,
-)
+from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
 from llamatelemetry.otel.processor_chains import (
     prepend_processors,
@@ -83,11 +79,7 @@ class Setup:
         return all(SIGNALS[name].delegating.sdk is each for name, each in self._created.items())
 
     def add(
-        self,
-        processors: Sequence[SpanProcessor],
-        *,
-        present: bool = False,
-        logs_done: bool = False,
+        self, processors: Sequence[SpanProcessor], *, present: bool = False, logs_done: bool = False
     ) -> None:
         """Prepend the span processors that are not present yet, in the order in which they run.
 

@@ -54,7 +54,7 @@ def sdk_configurator() -> Callable[..., None] | None:
     """Return the SDK's own configuration as a function, or `None` if it is missing.
 
     No public way: it alone applies id generators, OpAMP and the configurators of tracers, meters
-    and loggers. Its documentation asks distros to subclass it.
+    and loggers. The SDK documents it as a base class for distros.
     """
     try:
         base = pkgutil.resolve_name("opentelemetry.sdk._configuration:_OTelSDKConfigurator")
@@ -187,7 +187,7 @@ def span_lock(span: object) -> AbstractContextManager[object]:
 
 
 def span_part(span: object, name: str) -> Any:
-    """Return what a span stores for one of its public properties; these return copies or views.
+    """Return the object that a span stores for a public property, which returns a copy or view.
 
     Raises:
         AttributeError: The span does not store this part.
@@ -196,7 +196,7 @@ def span_part(span: object, name: str) -> Any:
 
 
 def replace_span_parts(span: object, **parts: object) -> None:
-    """Replace what a span stores for its public properties.
+    """Replace the objects that a span stores for its public properties.
 
     No public way: an ended span is read-only.
 

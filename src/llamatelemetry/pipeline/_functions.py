@@ -1,4 +1,4 @@
-"""Decorated functions, each call of which is an operation.
+"""Decorated functions: each call is an operation.
 
 Handles plain functions, coroutine functions and generators of both kinds. A decorated function
 keeps its signature, its kind for `inspect`, and its pickling by name.

@@ -80,7 +80,7 @@ class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
             self._redact(span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Redact what was added since `OnEnding`, or everything in an SDK without `OnEnding`."""
+        """Redact additions since `OnEnding`, or everything in an SDK without `OnEnding`."""
         self._redact(span)
 
     def _redact(self, span: ReadableSpan) -> None:
@@ -240,8 +240,8 @@ def _drop_text(stored: object) -> object:
 
 
 def _fail_closed(span: object, drop: Callable[[object], object]) -> None:
-    """Drop text from a span, whatever the names are under which it stores its parts."""
-    for field, stored in tuple(vars(span).items()):
+    """Drop text from a span by the types of its fields, because a field may be renamed or missing."""
+    for field, stored in dict(getattr(span, "__dict__", {})).items():
         setattr(span, field, drop(stored))
 
 
