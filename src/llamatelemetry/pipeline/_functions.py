@@ -50,11 +50,11 @@ class TracedFunction(FunctionWrapper[Any, Any]):
                 return _named(_generator(start, wrapped(*args, **kwargs)), wrapped)
             if inspect.isasyncgenfunction(wrapped):
                 return _named(_async_generator(start, wrapped(*args, **kwargs)), wrapped)
-            call = start, wrapped, args, kwargs
             if inspect.iscoroutinefunction(wrapped):
                 coroutine = wrapped(*args, **kwargs)
-                return _named(_await(*call, coroutine, with_content=kind is TOOL), wrapped)
-            return _call(*call, with_content=kind is TOOL)
+                call = _await(start, wrapped, args, kwargs, coroutine, kind=kind)
+                return _named(call, wrapped)
+            return _call(start, kind, wrapped, args, kwargs)
 
         super().__init__(function, run)
 
@@ -72,18 +72,15 @@ def _named(lazy: Any, function: Callable[..., Any]) -> Any:
 
 def _call(
     start: Callable[[], OperationSpan],
+    kind: OperationKind,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    *,
-    with_content: bool,
 ) -> Any:
     with OperationScope(start) as span:
-        if with_content:
-            _record_arguments(span, function, args, kwargs)
+        _record_arguments(kind, span, function, args, kwargs)
         result = function(*args, **kwargs)
-        if with_content:
-            _record_result(span, result)
+        _record_result(kind, span, result)
     return result
 
 
@@ -94,14 +91,12 @@ async def _await(
     kwargs: dict[str, Any],
     coroutine: Coroutine[Any, Any, Any],
     *,
-    with_content: bool,
+    kind: OperationKind,
 ) -> Any:
     with OperationScope(start) as span:
-        if with_content:
-            _record_arguments(span, function, args, kwargs)
+        _record_arguments(kind, span, function, args, kwargs)
         result = await coroutine
-        if with_content:
-            _record_result(span, result)
+        _record_result(kind, span, result)
     return result
 
 
@@ -167,10 +162,14 @@ async def _async_generator(
 
 
 def _record_arguments(
-    span: Span, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    kind: OperationKind,
+    span: Span,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> None:
     """Record the arguments of a tool on its span, by parameter name."""
-    max_chars = content_max_chars()
+    max_chars = content_max_chars() if kind is TOOL else None
     if max_chars is None or not span.is_recording():
         return
     try:
@@ -183,9 +182,9 @@ def _record_arguments(
         internal_errors.log_once("recording the arguments of a tool", error)
 
 
-def _record_result(span: Span, result: Any) -> None:
+def _record_result(kind: OperationKind, span: Span, result: Any) -> None:
     """Record the result of a tool on its span."""
-    max_chars = content_max_chars()
+    max_chars = content_max_chars() if kind is TOOL else None
     if max_chars is None or not span.is_recording():
         return
     try:
