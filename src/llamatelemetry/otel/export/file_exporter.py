@@ -52,14 +52,6 @@ _DELTA_INSTRUMENTS: dict[str, tuple[type, ...]] = {
     "delta": (metrics.Counter, metrics.ObservableCounter, metrics.Histogram),
     "lowmemory": (metrics.Counter, metrics.Histogram),
 }
-_INSTRUMENTS: tuple[type, ...] = (
-    metrics.Counter,
-    metrics.UpDownCounter,
-    metrics.Histogram,
-    metrics.ObservableCounter,
-    metrics.ObservableUpDownCounter,
-    metrics.ObservableGauge,
-)
 
 
 class _FileExporter:
@@ -151,11 +143,7 @@ def _temporality() -> dict[type, AggregationTemporality]:
             ", ".join(_DELTA_INSTRUMENTS),
             preference,
         )
-    delta = _DELTA_INSTRUMENTS.get(preference, ())
-    return {
-        kind: AggregationTemporality.DELTA if kind in delta else AggregationTemporality.CUMULATIVE
-        for kind in _INSTRUMENTS
-    }
+    return dict.fromkeys(_DELTA_INSTRUMENTS.get(preference, ()), AggregationTemporality.DELTA)
 
 
 class _LineFile:
