@@ -31,7 +31,7 @@ class MissingPackageError(ImportError):
 
 @contextmanager
 def required_by(feature: str, *requirements: str) -> Generator[None]:
-    """Run imports of optional packages, and say what to install if one is missing.
+    """Run imports of optional packages. If one is missing, raise an error with the install command.
 
     Args:
         feature: Subject of the message, such as `to_dataframe()`.

@@ -73,7 +73,7 @@ def llamatelemetry_plans(
     export = plan_exports(config, environ)
     plans: list[SignalPlan] = []
     for signal in SIGNALS:
-        named = export.signals[signal].exporters
+        named = export.exporters[signal]
         plans += [_plan(signal, name, environ, arguments) for name, arguments in named.items()]
         if not named:
             is_chosen = not config.exporters()[signal]
