@@ -92,22 +92,23 @@ class Explanation(NamedTuple):
     remedy: str = ""
 
 
+# By name: Windows has few of these signals.
 _BY_SIGNAL = {
-    signal.SIGKILL: Explanation(
+    "SIGKILL": Explanation(
         "perhaps the system ran out of memory",
         "If no person or service killed it, look for the OOM killer in `dmesg`. A smaller model "
         "or n_ctx needs less memory.",
     ),
-    signal.SIGSEGV: Explanation(
+    "SIGSEGV": Explanation(
         "it crashed in native code",
         "Use another build of llama.cpp. With a GPU, try n_gpu_layers=0, which does not use its "
         "driver.",
     ),
-    signal.SIGBUS: Explanation(
+    "SIGBUS": Explanation(
         "it could not read or write mapped memory",
         "Check that the model file is complete and that no disk is full; try mmap=False.",
     ),
-    signal.SIGABRT: Explanation(
+    "SIGABRT": Explanation(
         "it aborted after an error",
         "The log names the check or the allocation that failed.",
     ),
@@ -171,11 +172,15 @@ def describe_exit(code: int) -> str:
     """Return how a process exited, such as "was terminated by SIGILL"."""
     if code >= 0:
         return f"exited with status {code}"
+    return f"was terminated by {_signal_name(-code) or f'signal {-code}'}"
+
+
+def _signal_name(number: int) -> str | None:
     try:
-        return f"was terminated by {signal.Signals(-code).name}"
+        return signal.Signals(number).name
     except ValueError:
         # Real-time signals have no name.
-        return f"was terminated by signal {-code}"
+        return None
 
 
 def explain_exit(code: int | None, log: Sequence[str] = (), *, embedded: bool) -> Explanation:
@@ -188,13 +193,10 @@ def explain_exit(code: int | None, log: Sequence[str] = (), *, embedded: bool) -
         for pattern, explanation in _LOADER_MESSAGES:
             if pattern.search(text):
                 return explanation
-    number = 0 if code is None else -code if code < 0 else code - _SHELL_SIGNALS
-    if number == signal.SIGILL:
+    name = _signal_name(0 if code is None else -code if code < 0 else code - _SHELL_SIGNALS)
+    if name == "SIGILL":
         return Explanation(_OTHER_CPU, _WITHOUT_EMBEDDED if embedded else _OR_EMBEDDED)
-    for known, explanation in _BY_SIGNAL.items():
-        if number == known:
-            return explanation
-    return _BY_STATUS.get(code or 0, Explanation())
+    return _BY_SIGNAL.get(name or "") or _BY_STATUS.get(code or 0, Explanation())
 
 
 def explain_os_error(error: OSError) -> Explanation:
