@@ -10,7 +10,6 @@ from llamatelemetry.llama.client.responses import ChatResponse, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-    from types import TracebackType
 
     from llamatelemetry.genai import StreamObserver
 
@@ -69,12 +68,12 @@ class ChatStream:
     Close a stream that you do not read to its end: the server then stops generating.
     """
 
-    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
+    def __init__(self, response: Any, observer: StreamObserver | None) -> None:
         self._source = _chunks(response)
         self._response = response
-        self._watch = watch
+        self._observer = observer
         self._chunks: Iterator[ChatResponse] = (
-            self._source if watch is None else StreamWrapper(self._source, watch)
+            self._source if observer is None else StreamWrapper(self._source, observer)
         )
 
     def __iter__(self) -> Self:
@@ -93,29 +92,24 @@ class ChatStream:
             # Closing a generator that was never started does not close the response.
             self._response.close()
         finally:
-            _finish(self._watch, error)
+            _finish(self._observer, error)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self._close(error)
 
 
 class AsyncChatStream:
     """The asynchronous version of `ChatStream`."""
 
-    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
+    def __init__(self, response: Any, observer: StreamObserver | None) -> None:
         self._source = _chunks_async(response)
         self._response = response
-        self._watch = watch
+        self._observer = observer
         self._chunks: AsyncIterator[ChatResponse] = (
-            self._source if watch is None else AsyncStreamWrapper(self._source, watch)
+            self._source if observer is None else AsyncStreamWrapper(self._source, observer)
         )
 
     def __aiter__(self) -> Self:
@@ -136,24 +130,21 @@ class AsyncChatStream:
             # Closing a generator that was never started does not close the response.
             await self._response.aclose()
         finally:
-            _finish(self._watch, error)
+            _finish(self._observer, error)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
+        self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
         await self._close(error)
 
 
-def _finish(watch: StreamObserver | None, error: BaseException | None) -> None:
-    if watch is None:
+def _finish(observer: StreamObserver | None, error: BaseException | None) -> None:
+    if observer is None:
         return
     if error is None:
-        watch.on_close()
+        observer.on_close()
     else:
-        watch.on_error(error)
+        observer.on_error(error)
