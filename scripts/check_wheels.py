@@ -23,7 +23,8 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Any, cast
 
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+from llamatelemetry.llama import ServerConfig, ServerManager
+from llamatelemetry.llama.embedded import find_demo_model
 
 ROOT = Path(__file__).parents[1]
 OPENAI = "llamatelemetry-instrumentation-openai"
@@ -306,8 +307,8 @@ def check_base_install(environment: Environment) -> None:
     print(f"  the base install has {found_mb}")
     if sum(sizes.values()) > MAX_BASE_MB:
         raise CheckError(f"the base install has more than {MAX_BASE_MB} MB: {found_mb}")
-    options = EmbeddedOptions(model_path=find_demo_model(), parallel=2, slots=True)
-    with EmbeddedServer(options) as server:
+    config = ServerConfig(find_demo_model(), port=0, n_ctx=2048, n_parallel=2, threads=1)
+    with ServerManager(config, binary="embedded") as server:
         found = environment.contract_calls(server.url)
     outcomes = {
         **found["calls"],

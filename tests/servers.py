@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+from llamatelemetry.llama.embedded import find_demo_model
+from llamatelemetry.llama.embedded.options import EmbeddedOptions, embedded_command
+from llamatelemetry.llama.server.log import ServerLog
+from llamatelemetry.llama.server.process import ServerProcess
 from tests.components import require
+from tests.waiting import wait_for
 
 MODEL_ALIAS = "SmolLM2-135M-Instruct"
 SLOTS = 2
@@ -35,17 +43,30 @@ class LlamaServer:
         return {name.removeprefix("llamacpp:"): float(value) for name, value in samples}
 
 
+@contextmanager
+def embedded_server(**options: Any) -> Iterator[LlamaServer]:
+    """Run a server that, unlike that of a `ServerManager`, is unknown to the instrumentation."""
+    arguments = EmbeddedOptions(model_path=find_demo_model(), **options).arguments()
+    log = ServerLog()
+    environment = {**os.environ, "OTEL_SDK_DISABLED": "true"}
+    process = ServerProcess([*embedded_command(), *arguments], environment, log)
+
+    def announcements() -> list[str]:
+        assert not process.has_ended, "\n".join(log.lines())
+        return [line for line in log.lines() if line.startswith('{"url"')]
+
+    try:
+        wait_for(announcements, timeout_s=120)
+        ready = json.loads(announcements()[0])
+        yield LlamaServer(ready["url"], ready["pid"])
+    finally:
+        process.end(10)
+
+
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[LlamaServer]:
     """Two slots of 1024 tokens each, one thread; chat, completions, embeddings, `/metrics`."""
     require("xllamacpp")
-    options = EmbeddedOptions(
-        model_path=find_demo_model(),
-        alias=MODEL_ALIAS,
-        parallel=SLOTS,
-        embeddings=True,
-        metrics=True,
-        slots=True,
-    )
-    with EmbeddedServer(options) as server:
-        yield LlamaServer(server.url, server.pid)
+    options = {"parallel": SLOTS, "embeddings": True, "metrics": True, "slots": True}
+    with embedded_server(alias=MODEL_ALIAS, **options) as server:
+        yield server

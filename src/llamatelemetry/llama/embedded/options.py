@@ -24,8 +24,8 @@ class EmbeddedOptions:
     """Options of the embedded llama.cpp server, with the names and values of its flags.
 
     The `parallel` slots share `ctx_size`, as in llama.cpp. With `port=0` the system picks a free
-    port. API keys come from a file with one key a line, or from `LLAMA_API_KEY`, and never appear
-    in argv. An option that is `None` has llama.cpp's default.
+    port. `api_key_env` reads the API key from `LLAMA_API_KEY`, because every user can read argv. An
+    option that is `None` has llama.cpp's default.
     """
 
     model_path: Path
@@ -38,8 +38,6 @@ class EmbeddedOptions:
     embeddings: bool = False
     metrics: bool = False
     slots: bool = False
-    warmup: bool = False
-    api_key_file: Path | None = None
     api_key_env: bool = False
     n_gpu_layers: int | None = None
     batch_size: int | None = None
@@ -79,11 +77,9 @@ def embedded_command() -> list[str]:
     return [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded"]
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[EmbeddedOptions, bool]:
-    """Parse the command line. Return the options, and whether to exit when stdin closes."""
-    namespace = vars(_parser().parse_args(arguments))
-    watch_stdin = bool(namespace.pop("watch_stdin"))
-    return EmbeddedOptions(**namespace), watch_stdin
+def parse_arguments(arguments: Sequence[str] | None = None) -> EmbeddedOptions:
+    """Parse the command line."""
+    return EmbeddedOptions(**vars(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,11 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--embeddings", action="store_true", help="also serve embeddings (mean pooling)")
     add("--metrics", action="store_true", help="serve /metrics")
     add("--slots", action="store_true", help="serve /slots")
-    add("--warmup", action="store_true", help="run the model once before the first request")
-    add("--api-key-file", type=Path, help="file with accepted API keys, one a line")
     add("--api-key-env", action="store_true", help="read the accepted API key from LLAMA_API_KEY")
     _add_tuning(parser)
-    add("--watch-stdin", action="store_true", default=False, help="exit when stdin closes")
     return parser
 
 

@@ -33,16 +33,6 @@ _OR_EMBEDDED = (
 _OTHER_CPU = "it was built for another CPU"
 
 
-def error_text(message: str, advice: str, log_lines: Sequence[str]) -> str:
-    """Join the message, the advice and the last log lines. The latter two may be empty."""
-    lines = [message, advice] if advice else [message]
-    if log_lines and advice:
-        lines.append("Its last log lines:")
-    elif log_lines:
-        lines[0] += "; its last log lines:"
-    return "\n".join([*lines, *log_lines])
-
-
 class ServerManagerError(RuntimeError):
     """A managed server did not start, or is not running any more.
 
@@ -62,7 +52,12 @@ class ServerManagerError(RuntimeError):
     ) -> None:
         self.log_lines = tuple(log_lines)
         self.exit_code = exit_code
-        super().__init__(error_text(message, advice, self.log_lines[-LOG_LINES_SHOWN:]))
+        lines = [message, advice] if advice else [message]
+        if log_lines and advice:
+            lines.append("Its last log lines:")
+        elif log_lines:
+            lines[0] += "; its last log lines:"
+        super().__init__("\n".join([*lines, *self.log_lines[-LOG_LINES_SHOWN:]]))
 
 
 class ServerNotFoundError(ServerManagerError):
