@@ -25,12 +25,7 @@ from typing import (
 from llamatelemetry.llama.client import endpoints
 from llamatelemetry.llama.client.chat import Chat
 from llamatelemetry.llama.client.connection import Connection
-from llamatelemetry.llama.client.conversation import (
-    converse,
-    converse_streaming,
-    run_blocking,
-    wait_until_ready,
-)
+from llamatelemetry.llama.client.conversation import converse, run_blocking, wait_until_ready
 from llamatelemetry.llama.client.responses import ChatResponse
 from llamatelemetry.llama.client.streams import AsyncChatStream, ChatStream
 
@@ -44,15 +39,13 @@ StreamT = TypeVar("StreamT")
 
 
 def _open(connection: Connection, exchange: Exchange[Any]) -> Any:
-    if not exchange.stream:
-        return run_blocking(converse(connection, exchange))
-    return ChatStream(*run_blocking(converse_streaming(connection, exchange)))
+    result = run_blocking(converse(connection, exchange))
+    return ChatStream(*result) if exchange.stream else result
 
 
 async def _open_async(connection: Connection, exchange: Exchange[Any]) -> Any:
-    if not exchange.stream:
-        return await converse(connection, exchange)
-    return AsyncChatStream(*await converse_streaming(connection, exchange))
+    result = await converse(connection, exchange)
+    return AsyncChatStream(*result) if exchange.stream else result
 
 
 def _method(build: Callable[..., Any]) -> Any:

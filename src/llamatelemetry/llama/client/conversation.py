@@ -7,7 +7,7 @@ then blocks where it otherwise awaits, and `run_blocking` returns their result.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llamatelemetry.genai import Response, StreamObserver, internal_errors
 from llamatelemetry.llama.client.connection import Connection, ConnectionReuseTracker
@@ -33,13 +33,6 @@ _LONGEST_PAUSE_S: Final = 1.0
 _CONNECTION_ATTEMPTS: Final = 4
 
 
-class OpenStream(NamedTuple):
-    """A stream after its headers have arrived, with its observer if it is recorded."""
-
-    response: Any
-    observer: StreamObserver | None
-
-
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine of a synchronous client, and return its result."""
     try:
@@ -49,11 +42,19 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("unreachable: a synchronous client suspended")
 
 
-async def converse(connection: Connection, exchange: Exchange[T]) -> T:
-    """Perform an exchange with a plain response."""
+async def converse(connection: Connection, exchange: Exchange[Any]) -> Any:
+    """Perform an exchange. Return the parsed response.
+
+    Of a stream, return the HTTP response, whose headers have arrived, and the observer if the call
+    is recorded.
+    """
     inference = connection.set_default_model(exchange).inference
     call = None if inference is None else connection.start(exchange, inference)
     response = await _send_recorded(connection, exchange, call)
+    if exchange.stream:
+        if call is None or inference is None:
+            return response, None
+        return response, StreamObserver(call, inference.accumulator(call.content_max_chars))
     try:
         body = response.text if exchange.is_text else _parse_body(response)
     except BaseException as error:
@@ -65,16 +66,6 @@ async def converse(connection: Connection, exchange: Exchange[T]) -> T:
         if call is not None:
             call.finish(_parse_inference(inference, body))
     return exchange.parse(body)
-
-
-async def converse_streaming(connection: Connection, exchange: Exchange[Any]) -> OpenStream:
-    """Perform an exchange with a streaming response, until its headers have arrived."""
-    inference = connection.set_default_model(exchange).inference
-    call = None if inference is None else connection.start(exchange, inference)
-    response = await _send_recorded(connection, exchange, call)
-    if call is None or inference is None:
-        return OpenStream(response, None)
-    return OpenStream(response, StreamObserver(call, inference.accumulator(call.content_max_chars)))
 
 
 def _parse_inference(inference: Inference, body: Any) -> Response:

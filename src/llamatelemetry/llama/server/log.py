@@ -88,13 +88,7 @@ class ServerLog:
 
 @dataclass(slots=True)
 class LoadReport:
-    """Memory and GPU layers of the model, parsed from the server's log.
-
-    Attributes:
-        memory: Bytes by device and kind (`model`, `context`, `compute`); empty if not logged.
-        gpu_layers: Layers on the GPU.
-        model_layers: Layers of the model.
-    """
+    """Layers of the model, and its memory in bytes by device and kind, from the server's log."""
 
     memory: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     gpu_layers: int | None = None
