@@ -36,7 +36,7 @@ class LlamaServer:
         return f"{self.origin}/v1"
 
     def metrics(self) -> dict[str, float]:
-        """What `/metrics` counts, by name without the `llamacpp:` in front."""
+        """Return the samples of `/metrics` by name, without the prefix `llamacpp:`."""
         with urllib.request.urlopen(f"{self.origin}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         samples = (line.split() for line in lines if not line.startswith("#"))
@@ -65,7 +65,7 @@ def embedded_server(**options: Any) -> Iterator[LlamaServer]:
 
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[LlamaServer]:
-    """Two slots of 1024 tokens each, one thread; chat, completions, embeddings, `/metrics`."""
+    """Run one server for all tests: two slots of 1024 tokens, one thread, embeddings, `/metrics`."""
     require("xllamacpp")
     options = {"parallel": SLOTS, "embeddings": True, "metrics": True, "slots": True}
     with embedded_server(alias=MODEL_ALIAS, **options) as server:

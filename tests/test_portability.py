@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 
-# Libraries decide when they are imported what they use of the system, so they are imported before
-# the names are removed.
+# These use the names at import on this system but not on Windows, so they are imported first.
 _LIBRARIES = (
     *("asyncio", "concurrent.futures", "multiprocessing.util", "socketserver", "sqlite3", "ssl"),
     *("grpc", "httpx2", "numpy", "rich.table", "scipy.stats", "typer"),

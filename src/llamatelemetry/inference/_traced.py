@@ -61,7 +61,7 @@ class TracedEngine:
         return self._engine.model_name
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the engine generates for a prompt. Missing arguments keep its defaults."""
+        """Return the engine's text for a prompt. Missing arguments keep its defaults."""
         given = dict(zip(_GENERATE, args, strict=False)) | kwargs
         given["stop"] = given.pop("stop_sequences", given.get("stop"))
         call = self._start(TEXT_COMPLETION, given, parse_completion_request)

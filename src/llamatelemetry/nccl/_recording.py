@@ -54,7 +54,7 @@ def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
     }
     try:
         for provider in (trace.get_tracer_provider(), get_meter_provider(), get_logger_provider()):
-            # The SDK has it, ours in front of it too; the API alone has no resource.
+            # Providers of the SDK and llamatelemetry's have a resource; those of the API do not.
             update_resource(provider, attributes)
     except Exception as error:
         internal_errors.log_once("describing a process group", error, may_quote=False)

@@ -228,7 +228,7 @@ class TestProgram:
 
 @pytest.mark.needs("xllamacpp")
 def test_server_runs_model_before_it_is_ready():
-    """A wheel that was built for another CPU crashes in its first computation."""
+    # A wheel that was built for another CPU crashes in its first computation.
     config = ServerConfig(find_demo_model(), port=0)
     with ServerManager(config, binary="embedded") as server:
         assert any("warming up the model" in line for line in server.logs())

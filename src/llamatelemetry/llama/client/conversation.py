@@ -45,8 +45,8 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
 async def converse(connection: Connection, exchange: Exchange[Any]) -> Any:
     """Perform an exchange. Return the parsed response.
 
-    Of a stream, return the HTTP response, whose headers have arrived, and the observer if the call
-    is recorded.
+    For a stream, return the HTTP response once its headers have arrived, and the observer of the
+    stream, which is `None` if the call is not recorded.
     """
     inference = connection.set_default_model(exchange).inference
     call = None if inference is None else connection.start(exchange, inference)

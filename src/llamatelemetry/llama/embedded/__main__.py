@@ -98,7 +98,7 @@ def _import_xllamacpp() -> Any:
 
 
 def _use_default_signals_while_loading() -> None:
-    """Let signals end the process at once while the model loads: nothing needs cleaning up.
+    """Restore the default signal handlers while the model loads, when there is nothing to clean up.
 
     Python's own SIGINT handler would run only after the model is loaded.
     """
@@ -121,7 +121,7 @@ def _start(xllamacpp: Any, parameters: Any, model_path: Path) -> Any:
 
 
 def _announce_and_wait(announce_fd: int, ready: str) -> None:
-    """Announce the server on stdout, then wait for SIGTERM or SIGINT.
+    """Write the URL and process id to stdout, then wait for SIGTERM or SIGINT.
 
     The wake-up pipe works on every thread that may get the signal; llama.cpp's threads do not block
     signals.

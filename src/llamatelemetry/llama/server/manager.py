@@ -1,4 +1,4 @@
-"""`ServerManager`: start, watch and stop a llama.cpp server that never outlives its program."""
+"""`ServerManager`: start, monitor and stop a llama.cpp server that ends with this process."""
 
 from __future__ import annotations
 
