@@ -22,8 +22,6 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from llamatelemetry.genai import Call
     from llamatelemetry.llama.client.endpoints import Exchange, Inference
 
@@ -50,7 +48,9 @@ class Connection:
         load_wait_s: float,
         strict_operation_names: bool,
     ) -> None:
-        self.httpx2 = _import_httpx2()
+        with required_by("A llama.cpp client", "llamatelemetry-core[llama]"):
+            import httpx2
+        self.httpx2: Any = httpx2
         self.is_async = is_async
         self.base_url = _root_of(base_url)
         self.model = model
@@ -138,12 +138,6 @@ class Connection:
             call.instrumenter.propagation.inject(request.headers, self.http, request.url)
         except Exception as error:
             internal_errors.log_once("injecting the trace context", error)
-
-
-def _import_httpx2() -> ModuleType:
-    with required_by("A llama.cpp client", "llamatelemetry-core[llama]"):
-        import httpx2
-    return httpx2
 
 
 def _root_of(base_url: str) -> str:

@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from llamatelemetry.genai import AsyncStreamWrapper, EventReader, StreamWrapper
 from llamatelemetry.llama.client.errors import parse_error_object
 from llamatelemetry.llama.client.responses import ChatResponse, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 
     from llamatelemetry.genai import StreamObserver
 
 
-class _ChunkParser:
-    """Incremental parser of the chunks of one stream."""
+# Completes an event that lacks the empty line at its end.
+_END_OF_STREAM: Final = b"\n\n"
 
-    def __init__(self) -> None:
-        self._reader = EventReader()
 
-    def feed(self, data: bytes) -> Iterator[ChatResponse]:
-        """Parse bytes; return the chunks that are complete now.
+def _parse(payloads: Iterable[bytes]) -> Iterator[ChatResponse]:
+    """Parse the data of events.
 
-        Raises:
-            LlamaServerError: The server sent an error event, which ends a stream.
-        """
-        for payload in self._reader.payloads(data):
-            try:
-                chunk = parse_json(payload)
-            except ValueError:
-                continue
-            if chunk.get("error"):
-                raise parse_error_object(chunk)
-            yield chunk
-
-    def end(self) -> Iterator[ChatResponse]:
-        """Return the chunk of an unfinished event at the end of the stream."""
-        return self.feed(b"\n\n")
+    Raises:
+        LlamaServerError: The server sent an error event, which ends a stream.
+    """
+    for payload in payloads:
+        try:
+            chunk = parse_json(payload)
+        except ValueError:
+            continue
+        if chunk.get("error"):
+            raise parse_error_object(chunk)
+        yield chunk
 
 
 def _chunks(response: Any) -> Generator[ChatResponse, None, None]:
-    parser = _ChunkParser()
+    reader = EventReader()
     try:
         for data in response.iter_bytes():
-            yield from parser.feed(data)
-        yield from parser.end()
+            yield from _parse(reader.payloads(data))
+        yield from _parse(reader.payloads(_END_OF_STREAM))
     finally:
         response.close()
 
 
 async def _chunks_async(response: Any) -> AsyncGenerator[ChatResponse, None]:
-    parser = _ChunkParser()
+    reader = EventReader()
     try:
         async for data in response.aiter_bytes():
-            for chunk in parser.feed(data):
+            for chunk in _parse(reader.payloads(data)):
                 yield chunk
-        for chunk in parser.end():
+        for chunk in _parse(reader.payloads(_END_OF_STREAM)):
             yield chunk
     finally:
         await response.aclose()

@@ -108,6 +108,15 @@ _BY_SIGNAL = {
         "The log names the check or the allocation that failed.",
     ),
 }
+
+
+def _missing_library(path_variable: str) -> Explanation:
+    return Explanation(
+        "a shared library is missing",
+        f"Install the library that the log names, or add its directory to {path_variable}.",
+    )
+
+
 # The exit statuses of a program that the dynamic loader cannot load, and what the loaders of
 # glibc, musl and macOS print.
 _LOADER_CODES = (1, _NOT_FOUND, -signal.SIGABRT)
@@ -121,18 +130,9 @@ _LOADER_MESSAGES = (
     ),
     (
         re.compile(r"error while loading shared libraries|Error loading shared library"),
-        Explanation(
-            "a shared library is missing",
-            "Install the library that the log names, or add its directory to LD_LIBRARY_PATH.",
-        ),
+        _missing_library("LD_LIBRARY_PATH"),
     ),
-    (
-        re.compile(r"Library not loaded: "),
-        Explanation(
-            "a shared library is missing",
-            "Install the library that the log names, or add its directory to DYLD_LIBRARY_PATH.",
-        ),
-    ),
+    (re.compile(r"Library not loaded: "), _missing_library("DYLD_LIBRARY_PATH")),
 )
 _BY_STATUS = {
     _CANNOT_EXECUTE: Explanation(
