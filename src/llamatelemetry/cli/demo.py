@@ -14,12 +14,8 @@ from rich.text import Text
 from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._demo_program import DemoServer, run_program
 from llamatelemetry.cli._tables import print_calls, print_metrics
-from llamatelemetry.llama.embedded import (
-    EmbeddedOptions,
-    EmbeddedServer,
-    EmbeddedServerError,
-    find_demo_model,
-)
+from llamatelemetry.llama import ServerConfig, ServerManager, ServerManagerError
+from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
 from llamatelemetry.local.recording import read_metric_totals, read_spans
 
@@ -52,7 +48,7 @@ def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = 
     except KeyboardInterrupt:
         console.print("Interrupted. All processes have ended.")
         return _INTERRUPTED
-    except (_DemoError, MissingPackageError, EmbeddedServerError, FileNotFoundError) as error:
+    except (_DemoError, MissingPackageError, ServerManagerError, FileNotFoundError) as error:
         Console(stderr=True).print(Text(f"error: {error}", "red"), soft_wrap=True)
         return 1
 
@@ -101,26 +97,22 @@ def _demo_server(
     require("The demo", "xllamacpp", "llamatelemetry[demo]")
     model = model or find_demo_model()
     # With two slots, two of the program's four concurrent calls are queued.
-    options = EmbeddedOptions(
-        model_path=model,
-        alias=model.stem,
-        parallel=2,
-        embeddings=True,
-        metrics=True,
-        # A wheel built for another CPU crashes in its first computation.
-        warmup=True,
-    )
-    server = EmbeddedServer(options)
+    try:
+        config = ServerConfig(model, port=0, n_ctx=2048, n_parallel=2, threads=1, embeddings=True)
+    except ValueError as error:
+        raise _DemoError(f"--model: {error}") from error
+    server = ServerManager(config, binary="embedded")
     try:
         _start(console, server, model)
         yield DemoServer(f"{server.url}/v1", is_own=True, model=model.stem)
-        if crash := server.crash():
-            raise crash
+        # The log has the cause.
+        if not server.is_healthy():
+            raise _DemoError("the llama.cpp server has crashed")
     finally:
         server.stop()
 
 
-def _start(console: Console, server: EmbeddedServer, model: Path) -> None:
+def _start(console: Console, server: ServerManager, model: Path) -> None:
     began = time.monotonic()
     with console.status(Text(f"llama.cpp is loading {model.name}")) as status:
         server.start(lambda line: status.update(Text(f"llama.cpp is loading {model.name}  {line}")))
