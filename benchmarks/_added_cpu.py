@@ -1,4 +1,4 @@
-"""The CPU that an instrumentor adds to a piece of work, on the thread that does it."""
+"""CPU time that an instrumentor adds to a function, on the thread that calls it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def block(work: Callable[[], object], times: int) -> float:
-    """Microseconds of this thread's CPU per run of `work`."""
+    """Return the CPU time of this thread per call of `work`, in microseconds."""
     started = time.thread_time_ns()
     for _ in range(times):
         work()
@@ -24,14 +24,14 @@ def compare(
     times: int,
     blocks: int,
 ) -> tuple[float, float]:
-    """The bare cost and what instrumentation adds, as medians over alternating blocks."""
+    """Return the bare CPU time and the added one, as medians over alternating blocks."""
     bare: list[float] = []
     added: list[float] = []
     for _ in range(blocks):
         without = block(work, times)
         instrumentor.instrument(**providers)
-        with_us = block(work, times)
+        instrumented = block(work, times)
         instrumentor.uninstrument()
         bare.append(without)
-        added.append(with_us - without)
+        added.append(instrumented - without)
     return statistics.median(bare), statistics.median(added)

@@ -1,7 +1,7 @@
-"""Instrumentations side by side: each in an environment and a process of its own, taking turns.
+"""Processes of several instrumentations, each with its own environment, that run in turns.
 
-All are alive at once and take short turns, in changing order, so that whatever the machine does
-meanwhile falls on all of them alike.
+All processes exist at the same time. They take short turns in random order, so that other load on
+the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ ENVIRONMENTS = ROOT / "build" / "bench"
 
 
 def environment(name: str, requirements: list[str], *, on_top_of_this: bool = False) -> Path:
-    """The interpreter of a contender's environment, which is made if it is not there.
+    """Return the interpreter of a contender's environment. Creates the environment if missing.
 
     Args:
-        name: of its folder.
-        requirements: what is installed into it.
-        on_top_of_this: whether what this interpreter has installed is there as well.
+        name: Name of the contender.
+        requirements: Requirements to install.
+        on_top_of_this: Whether the packages of this interpreter are importable, too.
     """
     folder = ENVIRONMENTS / name.replace(" ", "-")
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
-        print(f"making the environment of {name}", file=sys.stderr)
+        print(f"Creating the environment of {name}", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
         if on_top_of_this:
             own = next(folder.glob("lib/python*/site-packages"))
@@ -41,7 +41,7 @@ def environment(name: str, requirements: list[str], *, on_top_of_this: bool = Fa
 
 
 class Worker:
-    """A contender's process, which answers each line with a number of nanoseconds."""
+    """Process of a contender. It answers each line with a duration in nanoseconds."""
 
     def __init__(self, python: Path, program: Path, name: str) -> None:
         self._process = subprocess.Popen(
@@ -53,7 +53,7 @@ class Worker:
         self.figures: dict[str, list[float]] = {}
 
     def turn(self, work: str, line: str, *, keep: bool) -> None:
-        """Do a piece of work and note its cost in microseconds."""
+        """Send a command, and keep the duration in microseconds if `keep`."""
         stdin = self._process.stdin
         assert stdin is not None
         stdin.write(f"{line}\n")
@@ -63,7 +63,7 @@ class Worker:
             self.figures.setdefault(work, []).append(cost_us)
 
     def answer_ns(self) -> float:
-        """Wait for the next number that it says."""
+        """Wait for the next duration, in nanoseconds."""
         stdout = self._process.stdout
         assert stdout is not None
         return float(stdout.readline())
@@ -76,9 +76,9 @@ class Worker:
 def take_turns(
     workers: Iterable[Worker], lines: Mapping[str, str], *, rounds: int, warm_up: int
 ) -> None:
-    """Let each worker do each piece of work, which a line asks for, once in every round."""
+    """Run each command on each worker once per round. `lines` maps the kinds of work to commands."""
     order = list(workers)
-    shuffle = random.Random(0).shuffle  # noqa: S311 - the order of turns is no secret
+    shuffle = random.Random(0).shuffle  # noqa: S311 - not used for cryptography
     for number in range(-warm_up, rounds):
         for work, line in lines.items():
             shuffle(order)

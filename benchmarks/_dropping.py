@@ -1,4 +1,4 @@
-"""Providers that record everything and send nothing: what telemetry costs without its transport."""
+"""Providers that record all telemetry and drop it, to measure without the transport."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 
-class Dropping(SpanExporter):
-    """An exporter that costs nothing."""
+class DroppingExporter(SpanExporter):
+    """Exporter that drops all spans."""
 
     def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the SDK's signature
-        """Drop them."""
+        """Drop the spans."""
         return SpanExportResult.SUCCESS
 
 
 def providers() -> dict[str, Any]:
-    """Give a tracer and a meter provider, as arguments of ``instrument()``."""
+    """Return a tracer and a meter provider, as arguments of `instrument()`."""
     tracer_provider = TracerProvider()
-    tracer_provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=200_000))
+    tracer_provider.add_span_processor(
+        BatchSpanProcessor(DroppingExporter(), max_queue_size=200_000)
+    )
     meter_provider = MeterProvider([InMemoryMetricReader()])
     return {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
 
 
 def global_providers() -> dict[str, Any]:
-    """Give them, and make them OpenTelemetry's global ones as well."""
-    made = providers()
-    trace.set_tracer_provider(made["tracer_provider"])
-    metrics.set_meter_provider(made["meter_provider"])
-    return made
+    """Return them, and install them as OpenTelemetry's global providers."""
+    created = providers()
+    trace.set_tracer_provider(created["tracer_provider"])
+    metrics.set_meter_provider(created["meter_provider"])
+    return created

@@ -1,7 +1,7 @@
-"""What it costs to import and instrument in a fresh process: one contender of `compare_openai.py`.
+"""CPU time of importing and instrumenting in a new process, for one contender of `compare_openai.py`.
 
-OpenTelemetry itself is there before the clock starts: API, SDK, and the base of every
-instrumentation. Prints CPU milliseconds of the process, and whether openai has been imported.
+OpenTelemetry's API, SDK and instrumentation base are imported before the clock starts. Prints the
+CPU time of the process in milliseconds, and whether `openai` has been imported.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import opentelemetry.metrics
 import opentelemetry.propagate
 import opentelemetry.sdk.metrics.export
 import opentelemetry.sdk.trace.export
-import opentelemetry.trace  # noqa: F401 - all of these are there for their own import
+import opentelemetry.trace  # noqa: F401 - imported for their side effects
 import wrapt  # noqa: F401
 
 
 def main() -> None:
-    """Import, instrument, tell."""
+    """Import and instrument, then print the results."""
     started = time.process_time_ns()
     if sys.argv[1] == "llamatelemetry":
         from llamatelemetry_instrumentation_openai import OpenAIInstrumentor

@@ -1,8 +1,8 @@
 """One contender of `compare_openai.py`: an openai client over a mock transport, instrumented or bare.
 
-A line on standard input names a piece of work and how often to do it; the answer is the CPU time
-of this thread per piece, in nanoseconds. Nothing of llamatelemetry is imported unless asked for:
-the other contenders run in environments that do not have it.
+A line on standard input names a kind of work and the number of repetitions. The answer is the CPU
+time of this thread per repetition, in nanoseconds. llamatelemetry is imported only for its own
+contender, because the other environments do not have it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _USAGE = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
 
 
 def instrument(name: str) -> None:
-    """Switch a contender on."""
+    """Instrument the client as the contender does."""
     if name == "bare":
-        return  # in an environment that has no SDK
+        return
     from _dropping import global_providers
 
     providers = global_providers()
@@ -44,7 +44,7 @@ def instrument(name: str) -> None:
 
 
 def _by_hand() -> None:
-    """Wrap plain calls as a program would that wants no more than the span and the metrics."""
+    """Wrap plain calls with OpenTelemetry alone: one span and two metrics."""
     from opentelemetry import context, metrics, trace
     from opentelemetry.trace import SpanKind
 
@@ -124,7 +124,7 @@ def _stream() -> bytes:
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Run commands until standard input ends."""
     instrument(sys.argv[1])
     plain, stream = _client(_plain(), "application/json"), _client(_stream(), "text/event-stream")
     messages: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -140,7 +140,7 @@ def main() -> None:
     for line in sys.stdin:
         name, times = line.split()
         piece, parts = work[name]
-        piece()  # the caches are another contender's
+        piece()  # Fill the CPU caches, which the previous contender has used.
         began = time.thread_time_ns()
         for _ in range(int(times)):
             piece()

@@ -133,7 +133,7 @@ def compare_on_known_delays(program: str) -> None:
 @contextmanager
 def scripted_server() -> Iterator[str]:
     """Start a server that takes its delays from the prompt, pinned to the last core."""
-    server = ROOT / "tests/bench/scripted.py"
+    server = ROOT / "tests/support/timed_server.py"
     core = max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, str(server), f"{directory}/truth", "--slots", "64"]

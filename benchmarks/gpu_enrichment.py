@@ -1,9 +1,9 @@
-"""What the GPUs cost a span: CPU time that their attributes add on the thread that makes it.
+"""CPU time that GPU attributes add to a span, on the thread that creates it.
 
-The monitor is fed by a reader that makes its figures up, so no GPU is needed and no driver is
-measured: on the thread of a request none is called. Spans with and without it alternate in blocks
-in one run; the figures are medians of the blocks' differences, in microseconds of CPU time of
-this thread. What a reading costs in the background is for ``scripts/gpu-check``, on a real GPU.
+The GPU reader returns invented values, so no GPU is needed and no driver is measured. Threads of
+requests never call the driver. Spans with and without GPU attributes alternate in blocks in one
+run. The results are medians of the differences between blocks, in microseconds of CPU time of this
+thread. `scripts/gpu-check` measures readings in the background on a real GPU.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ HERE = {
 SERVER_PID = 4711
 
 
-class Invented:
-    """A reader of GPUs that are not there."""
+class InventedGpuReader:
+    """Reader of GPUs that do not exist."""
 
     def __init__(self, count: int) -> None:
         self._devices = tuple(GpuDevice(index=i, uuid=f"GPU-{i}") for i in range(count))
 
     def open(self) -> tuple[GpuDevice, ...]:
-        """Give the devices."""
+        """Return the devices."""
         return self._devices
 
     def state(self, device: GpuDevice) -> GpuState:
-        """Give a busy GPU's state."""
+        """Return the state of a busy GPU."""
         return GpuState(0.9, 10**10, 300.0 + device.index, time.monotonic() * 300, 60.0)
 
-    def details(self, device: GpuDevice) -> GpuDetails:  # noqa: ARG002 - as GpuReader
-        """Give nothing more."""
+    def details(self, device: GpuDevice) -> GpuDetails:  # noqa: ARG002 - signature of GpuReader
+        """Return no details."""
         return GpuDetails()
 
     def processes(self, device: GpuDevice) -> Mapping[int, int | None]:  # noqa: ARG002
-        """Give one server on each."""
+        """Return one server process per GPU."""
         return {SERVER_PID: 1}
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Invented:
 
 
 def provider_with(monitor: GpuMonitor | None) -> TracerProvider:
-    """A provider that exports nothing."""
+    """Return a provider without an exporter, with GPU attributes if a monitor is given."""
     provider = TracerProvider(shutdown_on_exit=False)
     if monitor is not None:
         spans = SpanGpu(monitor, only_genai=False)
@@ -69,9 +69,9 @@ def provider_with(monitor: GpuMonitor | None) -> TracerProvider:
     return provider
 
 
-def monitor_of(count: int) -> GpuMonitor:
-    """One that has read the GPUs for a moment."""
-    monitor = GpuMonitor(Invented(count), pids_of=lambda _: {SERVER_PID})
+def start_monitor(count: int) -> GpuMonitor:
+    """Start a monitor and return it after some readings."""
+    monitor = GpuMonitor(InventedGpuReader(count), pids_of=lambda _: {SERVER_PID})
     monitor.start()
     while count and not monitor.snapshot.states:
         time.sleep(0.01)
@@ -80,7 +80,7 @@ def monitor_of(count: int) -> GpuMonitor:
 
 
 def block(provider: TracerProvider, attributes: Mapping[str, Any]) -> float:
-    """Microseconds of a span."""
+    """Return the CPU time of a span, in microseconds."""
     tracer = provider.get_tracer("benchmark")
     start = time.thread_time()
     for _ in range(SPANS_PER_BLOCK):
@@ -89,7 +89,7 @@ def block(provider: TracerProvider, attributes: Mapping[str, Any]) -> float:
 
 
 def long_call(monitor: GpuMonitor) -> float:
-    """Microseconds of beginning and ending a call of two seconds among four."""
+    """Return the CPU time of a two-second call among four, in microseconds."""
     provider = provider_with(monitor)
     tracer = provider.get_tracer("benchmark")
     others = [tracer.start_span("o", kind=SpanKind.CLIENT, attributes=HERE) for _ in range(3)]
@@ -108,7 +108,7 @@ def long_call(monitor: GpuMonitor) -> float:
 
 
 def added(monitor: GpuMonitor, attributes: Mapping[str, Any]) -> float:
-    """Microseconds that the GPUs add to a span."""
+    """Return the CPU time that GPU attributes add to a span, in microseconds."""
     bare, enriched = provider_with(None), provider_with(monitor)
     block(bare, attributes), block(enriched, attributes)
     return statistics.median(
@@ -118,9 +118,9 @@ def added(monitor: GpuMonitor, attributes: Mapping[str, Any]) -> float:
 
 def main() -> None:
     """Print the table."""
-    print(f"{'':10}{'any span':>12}{'a short local call':>22}{'a local call of 2 s, in all':>31}")
+    print(f"{'':10}{'any span':>12}{'short local call':>22}{'local call of 2 s, total':>31}")
     for count in (0, 1, 8):
-        monitor = monitor_of(count)
+        monitor = start_monitor(count)
         title = f"{count} GPU{'' if count == 1 else 's'}"
         figures = added(monitor, {}), added(monitor, HERE), long_call(monitor)
         print("{:10}{:>9.1f} µs{:>19.1f} µs{:>28.0f} µs".format(title, *figures))

@@ -1,9 +1,9 @@
-"""CPU that the llama.cpp plugin adds: to requests that are nothing to it, and to calls of llama.cpp.
+"""CPU time that the llama.cpp plugin adds to calls of llama.cpp and to other HTTP requests.
 
-The clients talk to functions, so nothing but Python is measured. Bare and instrumented requests
-alternate in small blocks in one run; the figures are medians of the blocks' differences, in
-microseconds of CPU time of this thread, with spans and metrics on (a batch processor that drops
-what it gets). Run it on an idle machine: ``make bench``.
+The clients use an in-process mock transport, so only Python code is measured. Bare and
+instrumented requests alternate in small blocks in one run. The results are medians of the
+differences between blocks, in microseconds of CPU time of this thread. Spans and metrics are on,
+and exports are dropped. Run it on an idle machine: `make bench`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LLAMA = {"server": "llama.cpp"}
 
 
 def plain_body(**more: Any) -> bytes:
-    """A chat completion."""
+    """Return a chat completion."""
     message = {"role": "assistant", "content": "Hi"}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
     usage = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
@@ -42,10 +42,10 @@ def plain_body(**more: Any) -> bytes:
 
 
 class Chunks(httpx2.SyncByteStream):
-    """A chat stream of `CHUNKS` chunks, each by itself as the network brings them."""
+    """A chat stream of `CHUNKS` chunks, which arrive one by one."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """Give the chunks."""
+        """Yield the chunks."""
         chunk = {
             **_HEAD,
             "object": "chat.completion.chunk",
@@ -57,21 +57,21 @@ class Chunks(httpx2.SyncByteStream):
         yield b"data: [DONE]\n\n"
 
 
-def client(reply: Callable[[], Any]) -> httpx2.Client:
-    """A client whose server is a function."""
-    return httpx2.Client(transport=httpx2.MockTransport(lambda _: reply()))
+def client(respond: Callable[[], Any]) -> httpx2.Client:
+    """Return a client with a mock transport that calls `respond`."""
+    return httpx2.Client(transport=httpx2.MockTransport(lambda _: respond()))
 
 
-def posting(host: str, path: str, headers: dict[str, str], **more: Any) -> Callable[[], None]:
-    """A plain request."""
+def plain_request(host: str, path: str, headers: dict[str, str], **more: Any) -> Callable[[], None]:
+    """Return a function that sends a plain request."""
     body = plain_body(**more)
     kind = {"content-type": "application/json"}
     target = client(lambda: httpx2.Response(200, content=body, headers={**kind, **headers}))
     return lambda: target.post(f"http://{host}{path}", json=_BODY) and None
 
 
-def streaming(host: str, headers: dict[str, str]) -> Callable[[], None]:
-    """A streamed request, of which the raw bytes are read."""
+def streamed_request(host: str, headers: dict[str, str]) -> Callable[[], None]:
+    """Return a function that sends a streamed request and reads its raw bytes."""
     kind = {"content-type": "text/event-stream"}
     target = client(lambda: httpx2.Response(200, stream=Chunks(), headers={**kind, **headers}))
 
@@ -84,8 +84,8 @@ def streaming(host: str, headers: dict[str, str]) -> Callable[[], None]:
     return work
 
 
-def asking(headers: dict[str, str], *, stream: bool = False) -> Callable[[], None]:
-    """A call of the openai client."""
+def openai_call(headers: dict[str, str], *, stream: bool = False) -> Callable[[], None]:
+    """Return a function that calls the openai client."""
     if stream:
         kind = {"content-type": "text/event-stream"}
         http = client(lambda: httpx2.Response(200, stream=Chunks(), headers={**kind, **headers}))
@@ -105,29 +105,29 @@ def asking(headers: dict[str, str], *, stream: bool = False) -> Callable[[], Non
 
 def main() -> int:
     """Print the table."""
-    given = providers()
+    sdk = providers()
     chat, many = "/v1/chat/completions", REQUESTS_PER_BLOCK
     others = [
-        ("other path", posting("other.test", "/v1/things", {}), many, 1),
-        ("same path, other host", posting("other.test", chat, {}), many, 1),
-        ("same path, known vendor", posting("api.openai.com", chat, {}), many, 1),
-        ("same path, other host, a chunk", streaming("other.test", {}), 1, CHUNKS),
+        ("other path", plain_request("other.test", "/v1/things", {}), many, 1),
+        ("same path, other host", plain_request("other.test", chat, {}), many, 1),
+        ("same path, known vendor", plain_request("api.openai.com", chat, {}), many, 1),
+        ("same path, other host, a chunk", streamed_request("other.test", {}), 1, CHUNKS),
     ]
     ours = [
-        ("plain call", posting("llama.test", chat, _LLAMA, timings=_TIMINGS), many, 1),
-        (f"streamed chunk ({CHUNKS} a call)", streaming("llama.test", _LLAMA), 1, CHUNKS),
+        ("plain call", plain_request("llama.test", chat, _LLAMA, timings=_TIMINGS), many, 1),
+        (f"streamed chunk ({CHUNKS} a call)", streamed_request("llama.test", _LLAMA), 1, CHUNKS),
     ]
     inside = [
-        ("inside the openai plugin's call", asking(_LLAMA), many, 1),
-        ("inside its stream, a chunk", asking(_LLAMA, stream=True), 1, CHUNKS),
+        ("inside the openai plugin's call", openai_call(_LLAMA), many, 1),
+        ("inside its stream, a chunk", openai_call(_LLAMA, stream=True), 1, CHUNKS),
     ]
     print(f"{'':<34}{'bare us':>10}{'added us':>10}")
     for name, work, times, parts in (*others, *ours, *inside):
         known_servers.forget()
         if (name, work, times, parts) in inside:
-            OpenAIInstrumentor().instrument(**given)
+            OpenAIInstrumentor().instrument(**sdk)
         block(work, 3)
-        bare, added = compare(LlamaCppInstrumentor(), given, work, times=times, blocks=BLOCKS)
+        bare, added = compare(LlamaCppInstrumentor(), sdk, work, times=times, blocks=BLOCKS)
         print(f"{name:<34}{bare / parts:>10.1f}{added / parts:>10.2f}")
     OpenAIInstrumentor().uninstrument()
     return 0

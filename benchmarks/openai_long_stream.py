@@ -1,10 +1,10 @@
-"""What the OpenAI plugin adds to each item of a 10,000-chunk stream, and to its memory.
+"""CPU time and memory that the OpenAI plugin adds to each chunk of a 10,000-chunk stream.
 
-Per ``next`` the CPU time of this thread less what the library's own iterator takes: the median,
-the 99th percentile, the slowest, and the end, where the span and the last metric points are
-recorded. A mean would hide a stall. Spans and metrics are on, the batch processor drops what it
-gets. Memory is what is held before the last item, and the most there was on the way, with the
-plugin and without. ``make bench`` runs it; on a busy machine the slowest item says little.
+The CPU time of a chunk is that of this thread in `next()`, without the library's own iterator. The
+table shows the median, the 99th percentile, the slowest chunk, and the end of the stream, where the
+span is recorded; a mean would hide a stall. Spans and metrics are on, and exports are dropped. The
+memory is that before the last chunk, and the peak, with and without the plugin. Run it on an idle
+machine: `make bench`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ BOUND_US = 5_000
 
 
 class Body(httpx2.SyncByteStream):
-    """The stream, which is never in memory as a whole."""
+    """A stream that is generated chunk by chunk."""
 
     def __iter__(self) -> Iterator[bytes]:
+        """Yield the chunks."""
         choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
         head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
         line = f"data: {json.dumps(head | {'choices': [choice]})}\n\n".encode()
@@ -42,7 +43,7 @@ class Body(httpx2.SyncByteStream):
 
 
 def open_stream() -> Any:
-    """Ask for a stream of an in-process server."""
+    """Open a stream of an in-process mock transport."""
     headers = {"content-type": "text/event-stream"}
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200, stream=Body(), headers=headers))
     http = httpx2.Client(transport=transport)
@@ -52,9 +53,9 @@ def open_stream() -> Any:
 
 
 def own_us() -> list[float]:
-    """Microseconds that each item, and the end, take beyond the library's own iterator."""
+    """Return the added CPU time of each chunk and of the end, in microseconds."""
     stream, inner_ns, own = open_stream(), 0, []
-    original = stream._iterator._next  # where the plugin calls the library
+    original = stream._iterator._next  # The plugin calls the library here.
 
     def timed() -> Any:
         nonlocal inner_ns
@@ -73,7 +74,7 @@ def own_us() -> list[float]:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes held before the last item, and the most there was, since the 100th."""
+    """Return the memory before the last chunk and the peak since the 100th chunk, in bytes."""
     stream = open_stream()
     for _ in range(100):
         next(stream)
@@ -84,37 +85,37 @@ def memory() -> tuple[int, int]:
     gc.collect()
     held, _ = tracemalloc.get_traced_memory()
     list(stream)
-    _, most = tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return held, most
+    return held, peak
 
 
 def main() -> int:
-    """Print the figures; 1 when an item near the end stalls for more than 5 ms."""
-    bare_held, bare_most = memory()
+    """Print the results. Return 1 if a chunk near the end takes more than 5 ms."""
+    bare_held, bare_peak = memory()
     OpenAIInstrumentor().instrument(**providers())
     own_us()
-    gc.disable()  # a collection is paid by whoever is there when it is due
+    gc.disable()  # A garbage collection would count for the chunk during which it runs.
     runs = [own_us() for _ in range(RUNS)]
     gc.enable()
-    held, most = memory()
+    held, peak = memory()
     OpenAIInstrumentor().uninstrument()
 
     last = [max(run[-100:]) for run in runs]
     figures = {
-        "median item": [statistics.median(run) for run in runs],
+        "median chunk": [statistics.median(run) for run in runs],
         "99th percentile": [statistics.quantiles(run, n=100)[-1] for run in runs],
-        "slowest item": [max(run) for run in runs],
+        "slowest chunk": [max(run) for run in runs],
         "slowest of the last 100": last,
-        "the end": [run[-1] for run in runs],
+        "end of the stream": [run[-1] for run in runs],
     }
     print(f"{'added CPU, us':<28}{'median of runs':>15}{'best':>10}{'worst':>10}")
     for name, values in figures.items():
         shown = (statistics.median(values), min(values), max(values))
         print(f"{name:<28}{shown[0]:>15.1f}{shown[1]:>10.1f}{shown[2]:>10.1f}")
     print(f"\n{'memory, kB':<28}{'without':>15}{'with':>10}")
-    print(f"{'held before the last item':<28}{bare_held / 1000:>15.1f}{held / 1000:>10.1f}")
-    print(f"{'most on the way':<28}{bare_most / 1000:>15.1f}{most / 1000:>10.1f}")
+    print(f"{'before the last chunk':<28}{bare_held / 1000:>15.1f}{held / 1000:>10.1f}")
+    print(f"{'peak':<28}{bare_peak / 1000:>15.1f}{peak / 1000:>10.1f}")
     return 0 if min(last) < BOUND_US else 1
 
 

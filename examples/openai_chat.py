@@ -1,7 +1,7 @@
-"""A plain OpenAI program: chats, streams, concurrent calls, a completion, an embedding, an error.
+"""An OpenAI program without telemetry code: chats, streams, concurrent calls, embeddings, an error.
 
-Works with any OpenAI-compatible server. The client reads OPENAI_BASE_URL and OPENAI_API_KEY
-itself; OPENAI_MODEL names the model, else it is the first one that the server lists.
+It works with any OpenAI-compatible server. The client reads OPENAI_BASE_URL and OPENAI_API_KEY.
+OPENAI_MODEL is the model; if unset, the first one that the server lists.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SYSTEM = "You are a friendly guide to the night sky. Answer in one short sentenc
 
 
 def question(model: str, text: str) -> dict[str, Any]:
-    """The request: the same start each time, so that a server may reuse what it has read."""
+    """Return the arguments of a chat. All start alike, so that a server can use its prompt cache."""
     return {
         "model": model,
         "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
@@ -26,25 +26,25 @@ def question(model: str, text: str) -> dict[str, Any]:
 
 
 def show(kind: str, text: str | None) -> None:
-    """Print an answer on one line."""
+    """Print a response on one line."""
     print(f"{kind:<18} {textwrap.shorten(text or '(nothing)', 58, placeholder=' ...')}", flush=True)
 
 
 def chat(client: OpenAI, model: str) -> None:
-    """One question, one answer."""
+    """Send a chat request."""
     answer = client.chat.completions.create(**question(model, "Why do stars twinkle?"))
     show("chat", answer.choices[0].message.content)
 
 
 def streamed_chat(client: OpenAI, model: str) -> None:
-    """The answer in pieces, as most chat programs take it: without asking for usage."""
+    """Send a streamed chat request without usage, as most chat programs do."""
     request = question(model, "Which planet is the brightest?")
     stream = client.chat.completions.create(**request, stream=True)
     show("streamed chat", "".join(chunk.choices[0].delta.content or "" for chunk in stream))
 
 
 def streamed_chat_with_usage(client: OpenAI, model: str) -> None:
-    """The last piece of this stream has no choices but says how many tokens were used."""
+    """Send a streamed chat request with usage, which is in a last chunk without choices."""
     request = question(model, "What is the Milky Way?")
     pieces, tokens = [], None
     for chunk in client.chat.completions.create(
@@ -56,7 +56,7 @@ def streamed_chat_with_usage(client: OpenAI, model: str) -> None:
 
 
 def concurrent_chats(_client: OpenAI, model: str) -> None:
-    """Four questions at once, two of them streamed; a server with two slots makes two wait."""
+    """Send four chat requests at once, two streamed. A server with two slots queues two of them."""
 
     async def plain(client: AsyncOpenAI, text: str) -> str | None:
         answer = await client.chat.completions.create(**question(model, text))
@@ -81,7 +81,7 @@ def concurrent_chats(_client: OpenAI, model: str) -> None:
 
 
 def completion(client: OpenAI, model: str) -> None:
-    """Text to go on with, no conversation."""
+    """Send a completion request: a text to continue, without messages."""
     answer = client.completions.create(
         model=model, prompt="The moon is", max_tokens=16, temperature=0
     )
@@ -89,27 +89,27 @@ def completion(client: OpenAI, model: str) -> None:
 
 
 def embeddings(client: OpenAI, model: str) -> None:
-    """Two texts as vectors."""
+    """Send an embeddings request with two texts."""
     answer = client.embeddings.create(model=model, input=["the sun", "the moon"])
     show("embeddings", f"{len(answer.data)} vectors of {len(answer.data[0].embedding)} numbers")
 
 
 def mistake(client: OpenAI, model: str) -> None:
-    """A request that a server refuses: there is no such format."""
+    """Send a request that the server rejects, because the response format is invalid."""
     request = question(model, "Roses are red")
     client.chat.completions.create(**request, response_format={"type": "poem"})
 
 
 def pick_model(client: OpenAI) -> str:
-    """The model that the environment names, or else the server's first."""
+    """Return the model that OPENAI_MODEL names, or the first one of the server."""
     try:
         return os.environ.get("OPENAI_MODEL") or client.models.list().data[0].id
     except APIError as error:
-        sys.exit(f"no list of models from {client.base_url}: {error.message}")
+        sys.exit(f"Cannot list the models of {client.base_url}: {error.message}")
 
 
 def main() -> None:
-    """Make ten calls; what the server refuses is reported, and the rest goes on."""
+    """Make ten calls. Print the errors that the server returns, and continue."""
     with OpenAI() as client:
         model = pick_model(client)
         for part in (

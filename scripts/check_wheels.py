@@ -1,40 +1,39 @@
-"""Builds all five distributions and tries them where only wheels are installed.
+"""Build all five distributions and check them in environments that have only wheels.
 
-An editable install puts all of `src/` on the path, so it cannot show what a distribution brings
-along. Here each check runs in a fresh environment: our five come from the wheels just built,
-everything else from the package index. Run by `make wheels` and by CI; needs the `build` group.
+An editable install puts all of `src/` on the path, so it does not show which packages a
+distribution installs. Here each check has a new environment with the wheels just built. `make
+wheels` and CI run this script. It needs the dependency group `build`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
-from typing import Any, cast
+
+from _wheel_environment import (
+    CORE,
+    DISTRO,
+    LLAMACPP,
+    OPENAI,
+    ROOT,
+    SOURCES,
+    TRANSFORMERS,
+    CheckError,
+    Environment,
+    expect,
+    only_file,
+    run,
+)
 
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
-
-ROOT = Path(__file__).parents[1]
-OPENAI = "llamatelemetry-instrumentation-openai"
-LLAMACPP = "llamatelemetry-instrumentation-llamacpp"
-TRANSFORMERS = "llamatelemetry-instrumentation-transformers"
-PLUGINS = (OPENAI, LLAMACPP, TRANSFORMERS)
-CORE = "llamatelemetry-core"
-DISTRO = "llamatelemetry"
-SOURCES = {DISTRO: ROOT, CORE: ROOT / "src/llamatelemetry"} | {
-    plugin: ROOT / "src" / plugin.replace("-", "_") for plugin in PLUGINS
-}
 
 INSTRUMENTORS = {
     "llamatelemetry_openai": "llamatelemetry_instrumentation_openai:OpenAIInstrumentor",
@@ -71,69 +70,34 @@ ENTRY_POINTS = {
 }
 
 
-class CheckError(Exception):
-    """What was wanted and what was there instead."""
-
-
-def expect(actual: object, wanted: object, what: str) -> None:
-    """Compare, and say all three when they differ."""
-    if actual == wanted:
-        return
-    if isinstance(actual, set) and isinstance(wanted, set):
-        raise CheckError(f"{what}\n  missing {wanted - actual}\n  not wanted {actual - wanted}")
-    raise CheckError(f"{what}\n  wanted {wanted}\n  found  {actual}")
-
-
-def run(command: list[str | Path], *, cwd: Path = ROOT, **environment: str) -> str:
-    """Run a command in an environment without telemetry settings; return what it printed."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("OTEL_", "LLAMATELEMETRY_", "OPENAI_", "PYTHON", "VIRTUAL_ENV"))
-    }
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=clean | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,  # the message below shows what it printed
-    )
-    if done.returncode:
-        shown = " ".join(str(part) for part in command)
-        raise CheckError(f"exit status {done.returncode} of: {shown}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-# ---- building
-
-
 def build(dist: Path, scratch: Path) -> None:
-    """Build every sdist and wheel, and see that a wheel made from the sdist is the same."""
+    """Build every sdist and wheel. Check that a wheel built from the sdist has the same files."""
     for name, source in SOURCES.items():
         tool = [sys.executable, "-m", "build", "--no-isolation"]
         run([*tool, "--sdist", "--wheel", "--outdir", dist, source])
         stem = name.replace("-", "_")
         unpacked = scratch / stem
-        # Our own archive; `filter` would need Python 3.11.4.
-        shutil.unpack_archive(_only(dist, f"{stem}-[0-9]*.tar.gz"), unpacked)
-        run([*tool, "--wheel", "--outdir", unpacked, _only(unpacked, f"{stem}-*")])
-        rebuilt = _only(unpacked, "*.whl")
-        expect(_files(rebuilt), _files(dist / rebuilt.name), f"{rebuilt.name} made from its sdist")
+        # The archive is trusted. The argument `filter` would need Python 3.11.4.
+        shutil.unpack_archive(only_file(dist, f"{stem}-[0-9]*.tar.gz"), unpacked)
+        run([*tool, "--wheel", "--outdir", unpacked, only_file(unpacked, f"{stem}-*")])
+        rebuilt = only_file(unpacked, "*.whl")
+        expect(_files(rebuilt), _files(dist / rebuilt.name), f"{rebuilt.name} built from its sdist")
     run([sys.executable, "-m", "twine", "check", "--strict", *sorted(dist.iterdir())])
 
 
 def check_contents(dist: Path) -> None:
-    """Each wheel holds its package and nothing else, with license, readme and type marker."""
+    """Check that each wheel has only its package, with license, readme and type marker."""
     versions: set[str | None] = set()
     for name, source in SOURCES.items():
-        wheel = _only(dist, f"{name.replace('-', '_')}-[0-9]*.whl")
+        wheel = only_file(dist, f"{name.replace('-', '_')}-[0-9]*.whl")
         contents = _files(wheel)
         info = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
         package = set() if name == DISTRO else {source.name}
-        expect({path.split("/")[0] for path in contents}, {info} | package, f"tops of {wheel.name}")
+        expect(
+            {path.split("/")[0] for path in contents},
+            {info} | package,
+            f"top-level names in {wheel.name}",
+        )
         wanted = {f"{info}/licenses/LICENSE"} | {f"{each}/py.typed" for each in package}
         expect(wanted - contents, set(), f"missing from {wheel.name}")
         metadata = _metadata(wheel, info)
@@ -141,16 +105,16 @@ def check_contents(dist: Path) -> None:
         expect(metadata["Description-Content-Type"], "text/markdown", f"readme of {name}")
         versions.add(metadata["Version"])
         check_pins(name, metadata["Version"], metadata.get_all("Requires-Dist") or [])
-    expect(len(versions), 1, f"one version for all: {versions}")
+    expect(len(versions), 1, f"number of versions in {versions}")
 
 
 def check_pins(name: str, version: str, requirements: list[str]) -> None:
-    """Whatever of ours a distribution needs, it needs in its own version."""
+    """Check that a distribution requires other distributions of llamatelemetry in its own version."""
     ours = [each for each in requirements if each.startswith(DISTRO)]
     pins = [each.partition(";")[0].strip() for each in ours]  # without `extra == ...`
     loose = [each for each in pins if not each.endswith(f"=={version}")]
-    expect(loose, [], f"requirements of {name} on ours without =={version}")
-    expect(bool(ours), name != CORE, f"{name} depends on ours")
+    expect(loose, [], f"requirements of {name} on llamatelemetry without =={version}")
+    expect(bool(ours), name != CORE, f"whether {name} depends on llamatelemetry")
 
 
 def _files(wheel: Path) -> set[str]:
@@ -161,101 +125,6 @@ def _files(wheel: Path) -> set[str]:
 def _metadata(wheel: Path, info: str) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         return Parser().parsestr(archive.read(f"{info}/METADATA").decode())
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise CheckError(f"{pattern} in {folder}: wanted one file, found {found}")
-    return found[0]
-
-
-# ---- environments made from the wheels
-
-
-class Environment:
-    """A fresh virtual environment whose llamatelemetry packages are the wheels just built.
-
-    Everything else has the version of constraints.txt.
-    """
-
-    def __init__(self, path: Path, dist: Path) -> None:
-        venv.create(path, with_pip=False)
-        self.python = path / "bin/python"
-        self._bin = path / "bin"
-        self._workdir = path / "work"
-        self._workdir.mkdir()
-        self._constraints = path / "constraints.txt"
-        wheels = {name: _only(dist, f"{name.replace('-', '_')}-[0-9]*.whl") for name in SOURCES}
-        # A file per name, so that no index can answer for one of ours.
-        lines = [f"{name} @ {wheel.as_uri()}" for name, wheel in wheels.items()]
-        self._constraints.write_text("\n".join(lines))
-
-    def install(self, *requirements: str) -> None:
-        """Install with the pip of the environment this script runs in."""
-        pip = [sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check"]
-        locked = ["--constraint", self._constraints, "--constraint", ROOT / "constraints.txt"]
-        run([*pip, "install", "--quiet", *locked, *requirements])
-
-    def evaluate(self, program: str, *, instrumented: bool = False, **environment: str) -> object:
-        """Run a program and return the value of its last line, an expression."""
-        *lines, last = program.strip().splitlines()
-        source = "\n".join([*lines, f"print(repr({last}))"])
-        # No exporter is to look for a collector.
-        settings = {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")}
-        settings["PATH"] = f"{self._bin}:{os.environ['PATH']}"
-        start = [self._bin / "opentelemetry-instrument"] if instrumented else []
-        command = [*start, self.python, "-c", source]
-        printed = run(command, cwd=self._workdir, **settings | environment)
-        return eval(printed)  # noqa: S307 - the repr that our own program above printed
-
-    def installed(self) -> set[str]:
-        """The names of all distributions."""
-        names = self.evaluate(
-            "from importlib.metadata import distributions\n"
-            "sorted(d.name.lower().replace('_', '-') for d in distributions())"
-        )
-        return set(names)  # type: ignore[call-overload]
-
-    def sizes_mb(self) -> dict[str, float]:
-        """The size of each top-level package, the modules that pip has compiled included."""
-        site = _only(self._bin.parent, "lib/python*/site-packages")
-        sizes: dict[str, float] = {}
-        for path in site.rglob("*"):
-            if path.is_file():
-                name = path.relative_to(site).parts[0]
-                sizes[name] = sizes.get(name, 0.0) + path.stat().st_size / 1e6
-        return sizes
-
-    def contract_calls(self, url: str) -> dict[str, dict[str, Any]]:
-        """What comes of every call of the contract, with a real server at the URL."""
-        program = ROOT / "tests/contract_calls.py"
-        settings = {"HEAVY": "1", "LLAMATELEMETRY_EXPORTER": "file", "PATH": str(self._bin)}
-        folder = self._workdir.with_name("calls")
-        folder.mkdir()
-        printed = run([self.python, program, url, folder], cwd=folder, **settings)
-        return cast("dict[str, dict[str, Any]]", json.loads(printed))
-
-    def entry_points(self, *groups: str) -> object:
-        """`{group: {name: value}}` of everything whose value is ours."""
-        return self.evaluate(
-            "from importlib.metadata import entry_points\n"
-            f"groups = {groups!r}\n"
-            "found = {group: entry_points(group=group) for group in groups}\n"
-            "{group: {p.name: p.value for p in points if p.value.startswith('llamatelemetry')}"
-            " for group, points in found.items()}"
-        )
-
-    def active_instrumentors(self, **environment: str) -> object:
-        """Which of our instrumentors a program under opentelemetry-instrument finds active."""
-        return self.evaluate(
-            "from importlib.metadata import entry_points\n"
-            "ours = [p for p in entry_points(group='opentelemetry_instrumentor')"
-            " if p.name.startswith('llamatelemetry')]\n"
-            "{p.name for p in ours if p.load()().is_instrumented_by_opentelemetry}",
-            instrumented=True,
-            **environment,
-        )
 
 
 IMPORT_TAKES_NO_ACTION = """
@@ -289,7 +158,7 @@ initialize()
 
 # Decimal megabytes of files, as `du --apparent-size` counts them, compiled modules included.
 MAX_BASE_MB = 90
-# What the base install says it lacks, and how to get it.
+# Calls that need an extra. Their errors name the command that installs it.
 NOT_IN_BASE = {
     *("benchmark compare", "benchmark to_dataframe", "trace graph to_dataframes"),
     *("topology to_dataframe", "ServerManager", "TransformersBackend", "NCCLGroup"),
@@ -298,14 +167,14 @@ NOT_IN_BASE = {
 
 
 def check_base_install(environment: Environment) -> None:
-    """The size of the base install, and every call of the contract in it."""
+    """Check the size of the base install, and run every call of the contract in it."""
     sizes = environment.sizes_mb()
     largest = sorted(sizes, key=lambda name: -sizes[name])[:8]
     listed = ", ".join(f"{name} {sizes[name]:.1f}" for name in largest)
     found_mb = f"{sum(sizes.values()):.1f} MB, of which {listed}"
-    print(f"  the base install has {found_mb}")
+    print(f"  size of the base install: {found_mb}")
     if sum(sizes.values()) > MAX_BASE_MB:
-        raise CheckError(f"the base install has more than {MAX_BASE_MB} MB: {found_mb}")
+        raise CheckError(f"the base install must have at most {MAX_BASE_MB} MB, got {found_mb}")
     options = EmbeddedOptions(model_path=find_demo_model(), parallel=2, slots=True)
     with EmbeddedServer(options) as server:
         found = environment.contract_calls(server.url)
@@ -317,42 +186,50 @@ def check_base_install(environment: Environment) -> None:
         },
     }
     failed = {name: outcome for name, outcome in outcomes.items() if outcome != "ok"}
-    expect(set(failed), NOT_IN_BASE, f"what does not work in the base install: {failed}")
-    silent = {name: said for name, said in failed.items() if "pip install" not in said}
-    expect(silent, {}, "said without the command that installs it")
+    expect(set(failed), NOT_IN_BASE, f"calls that fail in the base install: {failed}")
+    without_command = {name: error for name, error in failed.items() if "pip install" not in error}
+    expect(without_command, {}, "errors without the command that installs the package")
 
 
 def check_whole_product(environment: Environment) -> None:
-    """`pip install llamatelemetry`: size, calls, entry points, import, libraries come and go."""
+    """Check `pip install llamatelemetry`: size, calls, entry points, import, instrumentors."""
     environment.install(DISTRO)
     check_base_install(environment)
     expect(environment.entry_points(*ENTRY_POINTS), ENTRY_POINTS, "entry points")
     ours = {name for name in environment.installed() if name.startswith(DISTRO)}
-    expect(ours, set(SOURCES), "ours, with the distro")
+    expect(ours, set(SOURCES), "distributions of llamatelemetry")
     expect(environment.evaluate(IMPORT_TAKES_NO_ACTION), [], "import llamatelemetry")
-    # requests, which the OTLP exporter brings, is enough for llama.cpp over HTTP.
+    # The OTLP exporter installs requests, which is enough for the llama.cpp plugin.
     llamacpp = {"llamatelemetry_llamacpp"}
-    expect(environment.active_instrumentors(), llamacpp, "without openai and transformers")
+    expect(
+        environment.active_instrumentors(),
+        llamacpp,
+        "active instrumentors without openai and transformers",
+    )
     skipped = {("DEBUG", "llamatelemetry_openai"), ("DEBUG", "llamatelemetry_transformers")}
-    expect(environment.evaluate(SKIPPED_LIBRARIES), skipped, "said about absent libraries")
+    expect(environment.evaluate(SKIPPED_LIBRARIES), skipped, "log messages about missing libraries")
     environment.install("openai")
     both = llamacpp | {"llamatelemetry_openai"}
-    expect(environment.active_instrumentors(), both, "without transformers")
-    # Its metadata is what counts here, and without its dependencies it installs in a second.
+    expect(environment.active_instrumentors(), both, "active instrumentors without transformers")
+    # The loader reads only the metadata of transformers, so its dependencies are not needed.
     environment.install("--no-deps", "transformers")
-    expect(environment.active_instrumentors(), set(INSTRUMENTORS), "with all libraries")
+    expect(
+        environment.active_instrumentors(),
+        set(INSTRUMENTORS),
+        "active instrumentors with all libraries",
+    )
     disabled = environment.active_instrumentors(OTEL_SDK_DISABLED="true")
-    expect(disabled, set(), "with OTEL_SDK_DISABLED")
+    expect(disabled, set(), "active instrumentors with OTEL_SDK_DISABLED")
 
 
 def check_plugin_alone(environment: Environment) -> None:
-    """One plugin brings the core and the API only, and works inside a plain distro."""
+    """Check that one plugin installs only the core and the API, and works in OpenTelemetry's distro."""
     environment.install(OPENAI)
     installed = environment.installed()
     ours = {name for name in installed if name.startswith(DISTRO)}
-    expect(ours, {CORE, OPENAI}, "ours, with one plugin")
-    not_wanted = {"opentelemetry-sdk", "opentelemetry-distro", "rich", "typer", "nvidia-ml-py"}
-    expect(installed & not_wanted, set(), "brought along by one plugin")
+    expect(ours, {CORE, OPENAI}, "distributions of llamatelemetry with one plugin")
+    unwanted = {"opentelemetry-sdk", "opentelemetry-distro", "rich", "typer", "nvidia-ml-py"}
+    expect(installed & unwanted, set(), "unwanted packages with one plugin")
     groups = {group: {} for group in ENTRY_POINTS} | {
         "opentelemetry_instrumentor": {
             "llamatelemetry_openai": INSTRUMENTORS["llamatelemetry_openai"]
@@ -366,16 +243,16 @@ def check_plugin_alone(environment: Environment) -> None:
     expect(imported, "OpenAIInstrumentor", "importing the plugin without the SDK")
     environment.install("opentelemetry-distro", "openai")
     active = environment.active_instrumentors()
-    expect(active, {"llamatelemetry_openai"}, "one plugin inside opentelemetry-distro")
+    expect(active, {"llamatelemetry_openai"}, "active instrumentors in opentelemetry-distro")
 
 
 def check_other_plugins_alone(environment: Environment) -> None:
-    """The other two bring no more than the core, and import without the SDK or their library."""
+    """Check that the other plugins install only the core, and import without SDK and library."""
     environment.install(LLAMACPP, TRANSFORMERS)
     installed = environment.installed()
     ours = {name for name in installed if name.startswith(DISTRO)}
-    expect(ours, {CORE, LLAMACPP, TRANSFORMERS}, "ours, with two plugins")
-    expect("opentelemetry-sdk" in installed, False, "the SDK brought along")
+    expect(ours, {CORE, LLAMACPP, TRANSFORMERS}, "distributions of llamatelemetry with two plugins")
+    expect("opentelemetry-sdk" in installed, False, "whether the SDK is installed with two plugins")
     instrumentors = {
         name: value for name, value in INSTRUMENTORS.items() if name != "llamatelemetry_openai"
     }
@@ -385,16 +262,17 @@ def check_other_plugins_alone(environment: Environment) -> None:
         "from importlib.metadata import entry_points\n"
         "sorted(p.load().__name__ for p in entry_points(group='opentelemetry_instrumentor'))"
     )
-    expect(loaded, ["LlamaCppInstrumentor", "TransformersInstrumentor"], "loaded without the SDK")
+    expect(
+        loaded,
+        ["LlamaCppInstrumentor", "TransformersInstrumentor"],
+        "instrumentors that load without the SDK",
+    )
     active = environment.evaluate(
         "from importlib.metadata import entry_points\n"
         "ours = [p.load()() for p in entry_points(group='opentelemetry_instrumentor')]\n"
         "[(each.instrument(), each.is_instrumented_by_opentelemetry)[1] for each in ours]"
     )
-    expect(active, [False, False], "instrumented without their libraries")
-
-
-# ---- the list
+    expect(active, [False, False], "whether plugins are active without their libraries")
 
 
 @contextmanager
@@ -402,11 +280,11 @@ def _timed(what: str) -> Iterator[None]:
     started = time.monotonic()
     print(f"{what} ...", flush=True)
     yield
-    print(f"  good, {time.monotonic() - started:.1f} s", flush=True)
+    print(f"  ok, {time.monotonic() - started:.1f} s", flush=True)
 
 
 def check_all(scratch: Path) -> None:
-    """Build, then each check in an environment of its own."""
+    """Build the distributions, then run each check in its own environment."""
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     with _timed("build wheels and sdists, and wheels from the sdists"):
@@ -424,7 +302,7 @@ def check_all(scratch: Path) -> None:
 
 
 def main() -> int:
-    """0 when all is as it should be, else 1 and what is not."""
+    """Run all checks. Return 0 if they pass; otherwise print the failure and return 1."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             check_all(Path(scratch))

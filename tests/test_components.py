@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.components import ROOT, _Run, run_probe
-from tests.llama.fake_server import faults, make_server
-from tests.selection import slow_except
+from tests.support.components import ROOT, _Run, run_probe
+from tests.support.fake_llama_server import faults, make_server
+from tests.support.selection import slow_except
 
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
 TESTS = """
 import pytest
-from tests.components import require
+from tests.support.components import require
 
 @pytest.fixture(scope="module")
 def frames():
@@ -131,7 +131,15 @@ class TestRun:
         path = os.pathsep.join((str(ROOT), str(project / "package")))
         options = ["-q", "--strict-markers", "-c", project / "none.ini", project / "tests"]
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "tests.components", *options, *arguments],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "tests.support.components",
+                *options,
+                *arguments,
+            ],
             cwd=project,
             env={**os.environ, "PYTHONPATH": path, **environment},
             capture_output=True,

@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from llamatelemetry.config import OPTIONS
-from tests.otlp_receiver import http_receiver
 from tests.processes.calls import CALLS
 from tests.processes.model import model_server
+from tests.support.otlp_receiver import http_receiver
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -74,7 +74,7 @@ class TestManifests:
             # Kubernetes takes text only: a number without quotes is refused.
             assert isinstance(value, str)
             if name in known:
-                known[name].reader.read(value)
+                known[name].parser.parse(value)
             else:
                 assert name in {"PYTHONPATH", "OTEL_PYTHON_DISTRO"}
 

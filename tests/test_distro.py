@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.otlp_receiver import http_receiver
-from tests.throwaway import make_distribution, make_instrumentor
+from tests.support.otlp_receiver import http_receiver
+from tests.support.temporary_distributions import make_distribution, make_instrumentor
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 OURS = {"OTEL_PYTHON_DISTRO": "llamatelemetry"}

@@ -27,7 +27,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from llamatelemetry.llama.embedded import find_demo_model
-from tests.components import require
+from tests.support.components import require
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import LlamaServer
+from tests.support.llama_server import LlamaServer
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "openai_chat.py"
 INSTRUMENT = Path(sys.executable).parent / "opentelemetry-instrument"

@@ -17,7 +17,7 @@ from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
 from tests.llama.conftest import recorded
-from tests.llama.loopback import Reply, loopback, sse
+from tests.support.loopback_server import Reply, loopback, sse
 
 __all__ = ["recorded"]
 

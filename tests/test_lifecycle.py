@@ -23,8 +23,8 @@ from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.config import active_config
 from llamatelemetry.distro import LlamaTelemetryConfigurator
 from llamatelemetry.genai import internal_errors
-from tests.otlp_receiver import grpc_receiver, http_receiver
-from tests.throwaway import (
+from tests.support.otlp_receiver import grpc_receiver, http_receiver
+from tests.support.temporary_distributions import (
     make_distribution,
     make_instrumentor,
     throwaway_path,  # noqa: F401 - a fixture
@@ -479,7 +479,7 @@ class TestFlush:
             f"""
             import atexit, sys
             from llamatelemetry import init
-            from llamatelemetry.genai.streams.observers import abandoned_calls
+            from llamatelemetry.genai.streams import abandoned_calls
             from opentelemetry import trace
             init(otlp_endpoint="{receiver.url}")
             class Abandoned:
@@ -566,7 +566,7 @@ class TestDisabled:
             assert threading.active_count() == 1
             assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
             assert "opentelemetry.sdk.trace" not in sys.modules
-            assert "wrapt" not in sys.modules or not any("openai" in n for n in sys.modules)
+            assert not any(n.startswith("llamatelemetry_instrumentation") for n in sys.modules)
             """,
             OTEL_SDK_DISABLED="true",
         )

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from llamatelemetry._optional import MissingPackageError, required_by
-from tests.bench.scripted import scripted_server
-from tests.selection import slow_except
+from tests.support.selection import slow_except
+from tests.support.timed_server import scripted_server
 
 PROGRAM = Path(__file__).with_name("contract_calls.py")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.quiet import cores_used_by_others, read_cpu_time
+from tests.support.quiet_machine import cores_used_by_others, read_cpu_time
 
 ROOT = Path(__file__).parents[1]
 # Not a descendant of the process that starts it: its parent ends at once.
@@ -54,7 +54,17 @@ def test_clock_test_is_skipped_only_under_load(tmp_path, load, outcome):
     (tmp_path / "test_times.py").write_text(source, encoding="utf-8")
     (tmp_path / "none.ini").write_text("[pytest]\nmarkers = clock\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.quiet", "-c", "none.ini", "-rs", tmp_path],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "tests.support.quiet_machine",
+            "-c",
+            "none.ini",
+            "-rs",
+            tmp_path,
+        ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         capture_output=True,

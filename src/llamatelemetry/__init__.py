@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import LlamaTelemetryConfig
-    from .gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
-    from .lifecycle import flush, init, shutdown, trace_graph
-    from .llama import ServerConfig, ServerManager
-    from .pipeline import session, suppress, task, tool, workflow
+    from llamatelemetry.config import LlamaTelemetryConfig
+    from llamatelemetry.gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
+    from llamatelemetry.lifecycle import flush, init, shutdown, trace_graph
+    from llamatelemetry.llama import ServerConfig, ServerManager
+    from llamatelemetry.pipeline import session, suppress, task, tool, workflow
 
 __version__ = "1.2.0"
 __all__ = [

@@ -1,12 +1,12 @@
-"""Build hook: the repository's example travels in the wheel, for ``llamatelemetry demo``.
+"""Build hook that adds the repository's example program to the wheel, for `llamatelemetry demo`.
 
-The program has one home, ``examples/`` at the root of the repository, outside this project's
-folder. A plain ``force-include`` of it would break the way from an sdist to a wheel, where that
-folder is not there but the copy in the sdist is.
+The program is in `examples/` at the root of the repository, outside the directory of this project.
+`force-include` alone would fail when a wheel is built from an sdist: there the repository is
+missing, and the sdist has a copy.
 """
 
 # pyright: basic, reportMissingImports=false
-# hatchling is there while a wheel is built, not in the environment that checks run in.
+# hatchling is installed only while a wheel is built.
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PROGRAM = "examples/openai_chat.py"
 
 
 class ShipExample(BuildHookInterface):
-    """Adds the example to sdist and wheel, unless it is in the project's folder already."""
+    """Build hook that adds the example program to sdist and wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling before each build."""
+        """Add the example program to a wheel. hatchling calls this before each build."""
         source = Path(self.root, "..", "..", _PROGRAM).resolve()
         if version == "editable" or Path(self.root, _PROGRAM).is_file():
             return
         if not source.is_file():
-            raise FileNotFoundError(f"{source}: build from the repository or from an sdist")
+            raise FileNotFoundError(f"Cannot find {source}. Build from the repository or from an sdist")
         build_data["force_include"][str(source)] = _PROGRAM

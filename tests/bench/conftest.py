@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.bench.scripted import ScriptedServer, scripted_server
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.timed_server import ScriptedServer, scripted_server
 
 
 @pytest.fixture

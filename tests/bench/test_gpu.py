@@ -8,9 +8,9 @@ import pytest
 
 from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
 from llamatelemetry.llama import LlamaCppClient
-from tests.bench.scripted import Script
-from tests.gpu import nvml
 from tests.gpu.conftest import driver_with, no_cuda_settings
+from tests.support import nvml
+from tests.support.timed_server import Script
 
 __all__ = ["driver_with", "no_cuda_settings"]  # fixtures
 

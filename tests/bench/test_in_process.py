@@ -15,7 +15,7 @@ from llamatelemetry.bench.analysis.validity import clock_warnings
 from llamatelemetry.bench.machine import Clocks
 from llamatelemetry.transformers import TransformersBackend
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 from tests.transformers.conftest import folder
 
 __all__ = ["folder"]

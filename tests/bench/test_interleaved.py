@@ -11,7 +11,7 @@ import pytest
 
 from llamatelemetry.bench import BenchmarkProfile, BenchmarkResults, BenchmarkRunner, Comparison
 from llamatelemetry.llama import LlamaCppClient
-from tests.bench.scripted import Script, ScriptedServer, scripted_server
+from tests.support.timed_server import Script, ScriptedServer, scripted_server
 
 SCRIPT = Script(0, first_s=0.015, gaps_s=[0.005, 0.005])
 DRIFT = 0.25  # increase of all delays per second, as a fraction of the initial delays

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.bench.scripted import Script, ScriptedServer, scripted_server
-from tests.children import with_signals
-from tests.selection import slow_except
+from tests.support.children import with_signals
+from tests.support.selection import slow_except
+from tests.support.timed_server import Script, ScriptedServer, scripted_server
 
 PROGRAM = """
 import sys

@@ -9,7 +9,7 @@ from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner, Conversation
 from llamatelemetry.bench.load.prompts import rotate
 from llamatelemetry.bench.load.schedule import Load, arrival_times
 from llamatelemetry.llama import LlamaCppClient
-from tests.bench.scripted import Script, scripted_server
+from tests.support.timed_server import Script, scripted_server
 
 # Other processes on the machine can delay half of the requests by 20 ms, so a failure is retried.
 # A wrong measurement fails every time.

@@ -20,8 +20,8 @@ from llamatelemetry.bench import (
     RunRecord,
 )
 from llamatelemetry.llama import LlamaCppClient
-from tests.bench.scripted import Script, ScriptedServer, Truth, scripted_server
-from tests.selection import slow_except
+from tests.support.selection import slow_except
+from tests.support.timed_server import Script, ScriptedServer, Truth, scripted_server
 
 _rng = random.Random(7)
 # First tokens take tenths of a second, as with a real model. On a slow machine an HTTP library

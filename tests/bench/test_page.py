@@ -9,8 +9,8 @@ import pytest
 
 from llamatelemetry.bench import RunRecord, SweepResults
 from llamatelemetry.bench.sweep import SweepPoint
-from tests import browser
 from tests.bench.test_results import EVIL, record, results
+from tests.support import browser
 
 pytestmark = browser.MARKS
 

@@ -13,7 +13,7 @@ from llamatelemetry.bench import (
     synthetic_prompts,
 )
 from llamatelemetry.llama import LlamaCppClient
-from tests.servers import SLOTS, LlamaServer
+from tests.support.llama_server import SLOTS, LlamaServer
 
 
 @pytest.fixture

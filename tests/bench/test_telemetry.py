@@ -11,7 +11,7 @@ from llamatelemetry.inference import traced_engine
 from llamatelemetry.llama import LlamaCppClient, wrap_openai_client
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.bench.scripted import Script
+from tests.support.timed_server import Script
 
 CLIENTS = {
     "llama.cpp client": LlamaCppClient,

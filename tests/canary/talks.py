@@ -21,12 +21,13 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from llamatelemetry import pipeline
 from llamatelemetry.llama import LlamaServerError, unwrap_openai_client, wrap_openai_client
 from tests.canary.words import at, poisoned
-from tests.llama.clients import Driver
-from tests.llama.loopback import Asked, Reply, loopback
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
-from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_content import ROUTES
-from tests.openai_plugin import operations, replies
+from tests.support import openai_operations as operations
+from tests.support import replies
+from tests.support.byte_server import chunked, plain, scripted
+from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.llama_clients import Driver
+from tests.support.loopback_server import Asked, Reply, loopback
 
 KEY = f"sk-{'c4n4ryc4n4ry'}-{'0' * 24}"
 _FACES = (None, "with_raw_response", "with_streaming_response")
@@ -368,7 +369,7 @@ def _llama_error(_: Asked) -> Reply:
 
 def transformers_in_process() -> None:
     """Pipelines and `generate` of small models: what they are asked, and errors that quote it."""
-    from tests.transformers_plugin.models import llama, make_pipeline, tokenizer
+    from tests.support.transformers_models import llama, make_pipeline, tokenizer
 
     chat = [{"role": "user", "content": at("tf.chat")}]
     ask = make_pipeline("text-generation", None)

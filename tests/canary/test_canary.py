@@ -17,7 +17,7 @@ import pytest
 
 from tests.canary.talks import ERRORS, FOREIGN, IN_PROCESS, KEY, NO_CONTENT, TALKS
 from tests.canary.words import PATTERN, at, found_in
-from tests.otlp_receiver import http_receiver
+from tests.support.otlp_receiver import http_receiver
 
 ROOT = Path(__file__).parents[2]
 CAPTURE = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_and_event"}

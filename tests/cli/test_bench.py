@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from llamatelemetry.bench import BenchmarkResults
 from llamatelemetry.cli import app
-from tests.bench.scripted import Script, scripted_server
+from tests.support.timed_server import Script, scripted_server
 
 
 def bench(*arguments, **environ):

@@ -24,11 +24,11 @@ from llamatelemetry.cli import _demo_program
 from llamatelemetry.cli._demo_program import DemoServer, find_program, program_environment
 from llamatelemetry.cli.demo import _problems
 from llamatelemetry.local.calls import RecordedCall
-from tests.calls import a_call
-from tests.children import with_signals
-from tests.components import require
-from tests.selection import slow_except
-from tests.servers import LlamaServer
+from tests.support.children import with_signals
+from tests.support.components import require
+from tests.support.llama_server import LlamaServer
+from tests.support.recorded_calls import a_call
+from tests.support.selection import slow_except
 
 DEMO = [sys.executable, "-m", "llamatelemetry.cli", "demo"]
 SOURCE = Path(llamatelemetry.__file__).parents[1]
@@ -134,7 +134,9 @@ class TestRun:
         output = tmp_path / "new"
         process = run_demo("--base-url", "http://127.0.0.1:9", "--output", output)
         assert process.returncode == 1
-        assert "no list of models from http://127.0.0.1:9/v1/: Connection error." in process.stdout
+        assert (
+            "Cannot list the models of http://127.0.0.1:9/v1/: Connection error." in process.stdout
+        )
         assert "The program exited with status 1." in process.stdout
         assert "Expected 10 calls, recorded 0." in process.stdout
         assert process.stdout.splitlines()[-1] == "Next: run llamatelemetry doctor"

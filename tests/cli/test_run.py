@@ -17,8 +17,8 @@ import pytest
 
 from llamatelemetry.local.launch import telemetry_environment
 from llamatelemetry.local.store import StoreReader
-from tests.children import with_signals
-from tests.servers import LlamaServer
+from tests.support.children import with_signals
+from tests.support.llama_server import LlamaServer
 
 RUN = [sys.executable, "-m", "llamatelemetry.cli", "run"]
 SPAN = """

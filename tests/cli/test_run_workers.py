@@ -15,8 +15,8 @@ import pytest
 
 from llamatelemetry.local.calls import call_from_span, summarize
 from llamatelemetry.local.report import read_recorded
-from tests.children import with_signals
-from tests.servers import LlamaServer
+from tests.support.children import with_signals
+from tests.support.llama_server import LlamaServer
 
 RUN = [sys.executable, "-m", "llamatelemetry.cli", "run", "--output", "run.db", "--"]
 APP = """

@@ -13,7 +13,7 @@ from rich.console import Console
 from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.local.calls import RecordedCall
 from llamatelemetry.local.recording import MetricTotal
-from tests.calls import a_call
+from tests.support.recorded_calls import a_call
 
 PLAIN = RecordedCall(
     operation="chat",

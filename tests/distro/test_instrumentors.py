@@ -19,7 +19,7 @@ from llamatelemetry.distro import (
     preferred_instrumentor,
 )
 from llamatelemetry.genai import internal_errors
-from tests.throwaway import (
+from tests.support.temporary_distributions import (
     make_distribution,
     make_instrumentor,
     throwaway_path,  # noqa: F401 - a fixture

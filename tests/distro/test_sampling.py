@@ -22,9 +22,9 @@ import llamatelemetry
 from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
 from llamatelemetry.otel.sampling.rules import RuleSampler
-from tests.openai_plugin.replies import http
-from tests.otlp_receiver import http_receiver
-from tests.selection import slow_except
+from tests.support.otlp_receiver import http_receiver
+from tests.support.replies import http
+from tests.support.selection import slow_except
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 ZERO_CODE = [INSTRUMENT, sys.executable, "-c"]

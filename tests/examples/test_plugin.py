@@ -20,8 +20,8 @@ import pytest
 from llamatelemetry import genai
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import flush_pending
-from tests.recorder import Recorder
-from tests.serving import http_server
+from tests.support.http_server import http_server
+from tests.support.recorder import Recorder
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "examples" / "plugin"

@@ -12,7 +12,7 @@ import pytest
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Call, EngineTimings, Instrumenter, Request, Server
 from tests.genai.library import SOURCE, Library, library_numbers
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 SCOPE, VERSION = "test-plugin", "9.9"
 LOCAL = Server(address="127.0.0.1", port=8080, origin="http://127.0.0.1:8080")

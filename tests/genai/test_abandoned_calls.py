@@ -317,11 +317,11 @@ def test_garbage_collection_during_span_export_does_not_hang(instrumenter, recor
 PROGRAM = textwrap.dedent("""
     import gc, json, os, threading, time
     from llamatelemetry.genai import (
-        Instrumenter, IteratorTap, StreamWatch, flush_pending, stop_finalizer
+        Instrumenter, StreamObserver, StreamWrapper, flush_pending, stop_finalizer
     )
     from llamatelemetry.genai.streams.abandoned_calls import finalizer
     from tests.genai.conftest import chat
-    from tests.recorder import Recorder
+    from tests.support.recorder import Recorder
 
     recorder = Recorder()
     instrumenter = Instrumenter("test", "1", **recorder.providers)
@@ -329,7 +329,7 @@ PROGRAM = textwrap.dedent("""
     def stream(name):
         call = instrumenter.start(chat(stream=True, model=name))
         chunks = ({"id": name, "choices": []} for _ in range(5))
-        tap = IteratorTap(chunks, StreamWatch(call))
+        tap = StreamWrapper(chunks, StreamObserver(call))
         next(tap)
         return tap
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.genai import BodyCapture, parse_body
-from tests.genai.strategies import json_values
+from tests.support.json_strategies import json_values
 
 HEAD = {"object": "list", "model": "m"}
 TAIL = {"usage": {"prompt_tokens": 7}, "id": "e"}

@@ -20,8 +20,8 @@ from llamatelemetry.genai import (
     content_decoder,
     event_bytes_observer,
 )
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 TOKENS = 20
 
@@ -208,17 +208,17 @@ def test_what_is_never_a_line_is_not_kept(start: Callable[..., Call]) -> None:
     assert proof.calls == []
 
 
-@pytest.mark.parametrize("how", ["finished", "closed", "failed", "abandoned"])
+@pytest.mark.parametrize("ending", ["on_end", "on_close", "on_error", "on_abandon"])
 def test_a_proven_stream_ends_like_any_other(
-    start: Callable[..., Call], recorder: Recorder, how: str
+    start: Callable[..., Call], recorder: Recorder, ending: str
 ) -> None:
     unproven = ProvisionalObserver(Proof(start))
     for piece in stream():
         unproven.on_chunk(piece)
-    getattr(unproven, how)(*((ConnectionError("gone"),) if how == "failed" else ()))
+    getattr(unproven, ending)(*((ConnectionError("gone"),) if ending == "on_error" else ()))
     span = recorder.call()
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
-    assert ("error.type" in span.attributes) is (how == "failed")
+    assert ("error.type" in span.attributes) is (ending == "on_error")
 
 
 def test_a_stream_that_proves_itself_at_once_is_timed_in_full(

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import logging
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
+from types import ModuleType
 from typing import Any
 
 import pytest
 from opentelemetry.trace import INVALID_SPAN
-from opentelemetry.util.genai import types as official
 
-from llamatelemetry.genai import BlobData, CompletionHook, Content, completion_hook, hook_types
-from llamatelemetry.genai.content.completion_hook import GuardedCompletionHook, load_completion_hook
+from llamatelemetry.genai import BlobData, CompletionHook, Content
+from llamatelemetry.genai.content import completion_hook
+from llamatelemetry.genai.content.completion_hook import (
+    GuardedCompletionHook,
+    HookMessages,
+    OtherPart,
+    load_completion_hook,
+    message_types,
+)
 from llamatelemetry.genai.content.parts import CutText, refusal_part
-from llamatelemetry.genai.content.recorder.hook_messages import HookMessages
-from llamatelemetry.genai.environment import read_genai_variables
+from llamatelemetry.genai.content.recorder import read_genai_variables
+
+types = pytest.importorskip("opentelemetry.util.genai.types")
+if not hasattr(types, "TextPart"):
+    pytest.skip(
+        "completion hooks need opentelemetry-util-genai 1.2 or newer", allow_module_level=True
+    )
 
 IMAGE = b"\x89PNG" * 1000
 PARTS: list[dict[str, Any]] = [
@@ -72,18 +83,9 @@ class Recording:
 # --- what it is given ---------------------------------------------------------------------
 
 
-@pytest.fixture(params=["installed", "absent"])
-def types(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The classes of opentelemetry-util-genai, or ours where it is not installed."""
-    if request.param == "installed":
-        return official
-    monkeypatch.setitem(sys.modules, "opentelemetry.util.genai.types", None)
-    return hook_types
-
-
-def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape(types: Any) -> None:
+def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape() -> None:
     hook = Recording()
-    GuardedCompletionHook(hook).run(content(), INVALID_SPAN, None)
+    GuardedCompletionHook(hook, types).run(content(), INVALID_SPAN, None)
     (given,) = hook.calls
     assert given["span"] is INVALID_SPAN
     assert given["log_record"] is None
@@ -101,7 +103,7 @@ def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape(types: A
         types.FilePart(None, "image", "file-1"),
         types.UriPart(None, "image", "https://x.test/a.png"),
         types.TextPart("No."),
-        hook_types.OtherPart("hologram", {"beam": 1}),
+        OtherPart("hologram", {"beam": 1}),
         types.BlobPart("image/png", "image", IMAGE),
     ]
     assert given["outputs"] == [
@@ -115,18 +117,9 @@ def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape(types: A
     ]
 
 
-def test_our_classes_have_the_fields_of_the_official_ones() -> None:
-    for name, ours in vars(hook_types).items():
-        if dataclasses.is_dataclass(ours) and name != "OtherPart":
-            theirs = getattr(official, name)
-            assert [f.name for f in dataclasses.fields(ours)] == [
-                f.name for f in dataclasses.fields(theirs)
-            ]
-
-
 def test_a_hook_without_tools_gets_none_of_them() -> None:
     hook = Recording()
-    GuardedCompletionHook(hook).run(Content(), INVALID_SPAN, None)
+    GuardedCompletionHook(hook, types).run(Content(), INVALID_SPAN, None)
     assert hook.calls == [
         {
             "inputs": [],
@@ -139,14 +132,14 @@ def test_a_hook_without_tools_gets_none_of_them() -> None:
     ]
 
 
-def test_what_a_hook_leaves_alone_comes_back_as_it_was(types: Any) -> None:
+def test_what_a_hook_leaves_alone_comes_back_as_it_was() -> None:
     back = HookMessages(content(), types).content()
     expected = content()
     expected.inputs[0]["parts"][-1] = {**BLOB, "content": IMAGE}
     assert back == expected
 
 
-def test_what_a_hook_changes_is_changed(types: Any) -> None:
+def test_what_a_hook_changes_is_changed() -> None:
     class Masking:
         def on_completion(self, *, inputs: list[Any], outputs: list[Any], **_more: Any) -> None:
             inputs[0].parts[0].content = "***"
@@ -155,7 +148,7 @@ def test_what_a_hook_changes_is_changed(types: Any) -> None:
             outputs.clear()
 
     hook: Any = Masking()
-    left = GuardedCompletionHook(hook).run(content(), INVALID_SPAN, None)
+    left = GuardedCompletionHook(hook, types).run(content(), INVALID_SPAN, None)
     assert left.outputs == []
     assert left.inputs[0]["parts"] == [
         {"type": "text", "content": "***"},
@@ -172,7 +165,7 @@ def test_a_hook_that_raises_is_logged_once_and_the_content_stays(
             raise RuntimeError("out of order")
 
     caplog.set_level(logging.DEBUG, "llamatelemetry")
-    hook = GuardedCompletionHook(Broken())
+    hook = GuardedCompletionHook(Broken(), types)
     for _ in range(2):
         assert hook.run(content(), INVALID_SPAN, None).instructions == content().instructions
     first, second = caplog.records
@@ -189,7 +182,22 @@ def test_a_hook_is_interrupted_like_anything_else() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        GuardedCompletionHook(Interrupted()).run(content(), INVALID_SPAN, None)
+        GuardedCompletionHook(Interrupted(), types).run(content(), INVALID_SPAN, None)
+
+
+@pytest.mark.parametrize("found", [None, ModuleType("old_types")], ids=["absent", "before 1.2"])
+def test_missing_message_types_log_one_warning_with_install_command(
+    found: ModuleType | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.util.genai.types", found)
+    message_types.cache_clear()
+    try:
+        assert message_types() is None
+        assert message_types() is None
+    finally:
+        message_types.cache_clear()
+    (record,) = caplog.records
+    assert "pip install --pre 'opentelemetry-util-genai >= 1.2b0'" in record.getMessage()
 
 
 # --- finding it ---------------------------------------------------------------------------
@@ -266,7 +274,7 @@ def test_the_official_upload_hook_writes_what_it_is_given(
     hook: Any = load_completion_hook("upload")
     load_completion_hook.cache_clear()
     assert hook is not None
-    GuardedCompletionHook(hook).run(content(), INVALID_SPAN, None)
+    GuardedCompletionHook(hook, types).run(content(), INVALID_SPAN, None)
     hook.shutdown()
     stored = {
         path.name.split("_", 1)[1]: json.loads(path.read_text()) for path in tmp_path.iterdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Request, Response, plugin_instrumenter
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def test_plugin_instrumenter_uses_its_arguments_and_ignores_others(

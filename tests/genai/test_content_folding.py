@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.genai import ChatAccumulator, parse_response
+from llamatelemetry.genai.content import chat_accumulator
 from llamatelemetry.genai.content.limits import limit_messages
-from llamatelemetry.genai.content.recorder import chat_accumulator as content_folding
-from tests.genai.message_schemas import check_messages
+from tests.support.message_schemas import check_messages
 
 
 def chunk(delta: Any, index: Any = 0, **choice: Any) -> dict[str, Any]:
@@ -242,13 +242,13 @@ def test_nothing_of_what_is_said_is_collected_when_content_is_not_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[Any] = []
-    original = content_folding.GrowingText.__init__
+    original = chat_accumulator.GrowingText.__init__
 
     def counting(self: Any, max_chars: int) -> None:
         made.append(self)
         original(self, max_chars)
 
-    monkeypatch.setattr(content_folding.GrowingText, "__init__", counting)
+    monkeypatch.setattr(chat_accumulator.GrowingText, "__init__", counting)
     for max_chars, expected in ((None, 0), (10, 1)):
         fold = ChatAccumulator(max_chars)
         fold.add(chunk({"content": "the secret"}))

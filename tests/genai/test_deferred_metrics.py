@@ -38,7 +38,7 @@ from llamatelemetry.genai.deferred_metrics import (
     wait_for_thread,
 )
 from llamatelemetry.otel._sdk_private import reset_metrics_after_fork
-from llamatelemetry.otel.providers._metrics import StableMeterProvider
+from llamatelemetry.otel.providers._metrics import DelegatingMeterProvider
 
 CHAT = {"gen_ai.operation.name": "chat"}
 EMBEDDINGS = {"gen_ai.operation.name": "embeddings"}
@@ -306,7 +306,7 @@ def test_proxy_instruments_are_deferred_when_an_sdk_is_installed_later():
 
 
 def test_replaced_sdk_starts_its_series_again_and_the_old_one_loses_nothing():
-    provider = StableMeterProvider()
+    provider = DelegatingMeterProvider()
     meters = Meters(provider=provider)
     meters.record(5.0)  # Without an SDK.
     for _ in range(3):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from llamatelemetry.genai import ChatAccumulator, Response, parse_response
-from tests.genai.strategies import REPLIES, json_values
+from tests.support.json_strategies import REPLIES, json_values
 
 
 def delta(finish_reason: str | None = None, index: int = 0, **fields: Any) -> dict[str, Any]:

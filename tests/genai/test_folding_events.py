@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.genai import ErrorInfo, MediaAccumulator, Response, ResponsesAccumulator, Usage
-from tests.genai.strategies import REPLIES, TIMINGS
+from tests.support.json_strategies import REPLIES, TIMINGS
 
 HEAD = {"id": "resp_1", "model": "/models/smol.gguf"}
 CREATED = {"type": "response.created", "response": {**HEAD, "status": "in_progress"}}

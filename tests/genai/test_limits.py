@@ -18,7 +18,7 @@ from llamatelemetry.genai.content.limits import (
     limit_tools,
 )
 from llamatelemetry.genai.content.parts import CutText, plain_json
-from tests.genai.message_schemas import check, check_messages, check_parts
+from tests.support.message_schemas import check, check_messages, check_parts
 
 
 def limited(part: dict[str, Any], max_chars: int = 10) -> dict[str, Any]:

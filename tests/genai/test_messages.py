@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion
 from llamatelemetry.genai import parse_chat_request, parse_choices, parse_completion_request
 from llamatelemetry.genai.content.limits import limit_messages, limit_tools
 from llamatelemetry.genai.content.messages import parse_tools
-from tests.genai.message_schemas import check, check_messages
+from tests.support.message_schemas import check, check_messages
 
 PIXEL = base64.b64encode(b"\x89PNG and a pixel").decode()
 LARGE = base64.b64encode(b"\x00" * 3000).decode()

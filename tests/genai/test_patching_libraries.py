@@ -26,8 +26,8 @@ from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.llamacpp_plugin.conftest import make_embedded_server
-from tests.llamacpp_plugin.scripted import plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT
+from tests.support.byte_server import plain, scripted
 
 INSTRUMENTORS: tuple[Any, ...] = (
     OpenAIInstrumentor,
@@ -41,13 +41,13 @@ def _openai(name: str) -> Any:
 
 
 def _model() -> Any:
-    from tests.transformers_plugin.models import llama
+    from tests.support.transformers_models import llama
 
     return llama()
 
 
 def _pipeline() -> Any:
-    from tests.transformers_plugin.models import make_pipeline
+    from tests.support.transformers_models import make_pipeline
 
     return make_pipeline("text-classification", None)
 

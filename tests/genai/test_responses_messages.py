@@ -20,7 +20,7 @@ from llamatelemetry.genai.content.responses_messages import (
     parse_fetched_content,
     parse_responses_content,
 )
-from tests.genai.message_schemas import check, check_messages, check_parts
+from tests.support.message_schemas import check, check_messages, check_parts
 
 LARGE = base64.b64encode(b"\x00" * 3000).decode()
 TEXT = {"type": "output_text", "text": "Hi", "annotations": []}

@@ -18,7 +18,7 @@ from llamatelemetry.genai.server_metadata import (
     ServerMetadataCache,
     fetch_server_metadata,
 )
-from tests.servers import LlamaServer
+from tests.support.llama_server import LlamaServer
 
 PROPS = {
     "default_generation_settings": {"n_ctx": 1024, "params": {}},

@@ -17,8 +17,8 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.content.limits import compact_json
 from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span, value_max_chars
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.genai.message_schemas import check
-from tests.openai_plugin import replies
+from tests.support import replies
+from tests.support.message_schemas import check
 
 IN, OUT = "gen_ai.input.messages", "gen_ai.output.messages"
 TOOLS, INSTRUCTIONS = "gen_ai.tool.definitions", "gen_ai.system_instructions"

@@ -25,7 +25,7 @@ from llamatelemetry.genai import (
     spans,
 )
 from tests.genai.conftest import LOCAL, OTHER_SERVER, SCOPE, TIMINGS, VERSION, chat
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 CLIENT_METRICS = {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"}
 SERVER_METRICS = {

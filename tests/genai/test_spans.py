@@ -25,8 +25,8 @@ from tests.genai.conftest import (
     VERSION,
     chat,
 )
-from tests.genai.strategies import REPLIES
-from tests.recorder import Recorder
+from tests.support.json_strategies import REPLIES
+from tests.support.recorder import Recorder
 
 
 def test_timings_prove_llama_cpp_for_this_and_later_calls(start, recorder):

@@ -20,7 +20,7 @@ from llamatelemetry.genai import (
     StreamWrapper,
     internal_errors,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 ROLE: dict[str, Any] = {
     "id": "c-1",
@@ -359,7 +359,7 @@ def test_a_chunk_that_cannot_be_read_reaches_the_application_all_the_same(
     def broken(_self: Any, _chunk: Any) -> bool:
         raise ValueError("ours")
 
-    monkeypatch.setattr("llamatelemetry.genai.streams.accumulators.ChunkFold.add", broken)
+    monkeypatch.setattr("llamatelemetry.genai.streams.accumulators.ChatAccumulator.add", broken)
     assert harness.take(harness.tap(), 99) == CHUNKS
     assert recorder.call().status.status_code is StatusCode.UNSET
     levels = [record.levelno for record in caplog.records]

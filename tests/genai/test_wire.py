@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai import EngineTimings, Response, Usage, parse_parameters, parse_response
 from llamatelemetry.genai.wire.openai_chat import parse_timings
-from tests.genai.strategies import REPLIES, TIMINGS, exportable, json_values
+from tests.support.json_strategies import REPLIES, TIMINGS, exportable, json_values
 
 # --- requests -----------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
-from tests.gpu import nvml
-from tests.waiting import wait_for
+from tests.support import nvml
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

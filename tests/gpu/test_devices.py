@@ -7,7 +7,7 @@ import pytest
 import llamatelemetry
 from llamatelemetry.gpu.devices import visible
 from llamatelemetry.gpu.reader import GpuDevice
-from tests.gpu import nvml
+from tests.support import nvml
 
 BOARDS = tuple(GpuDevice(index=i, uuid=f"GPU-{i}{i}{i}-abc") for i in range(3))
 PARTITIONED = GpuDevice(index=3, uuid="GPU-333-abc", is_partitioned=True)

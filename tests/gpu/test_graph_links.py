@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.gpu import nvml
-from tests.gpu.nvml import Driver, run_python
+from tests.support import nvml
+from tests.support.nvml import Driver, run_python
 
 PROGRAM = """
 import json

@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from llamatelemetry.gpu.metrics import GpuMetrics
 from llamatelemetry.semconv import gpu as names
-from tests.gpu import nvml
-from tests.waiting import wait_for
+from tests.support import nvml
+from tests.support.waiting import wait_for
 
 DEVICE = {
     "hw.id": nvml.uuid(0),

@@ -12,8 +12,8 @@ import pytest
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu.monitor import background
 from llamatelemetry.gpu.reader import GpuState
-from tests.gpu import nvml
-from tests.waiting import wait_for
+from tests.support import nvml
+from tests.support.waiting import wait_for
 
 
 def threads() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from llamatelemetry.gpu import GpuDetails, GpuDevice, GpuState, GpuUnavailableError, NvmlReader
 from llamatelemetry.gpu.reader import GpuLostError
-from tests.gpu import nvml
+from tests.support import nvml
 
 
 @pytest.fixture

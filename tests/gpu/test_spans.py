@@ -17,9 +17,9 @@ from llamatelemetry.genai import Instrumenter, Request, Response, Server, known_
 from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
-from tests.gpu import nvml
 from tests.gpu.conftest import Tracing
-from tests.waiting import wait_for
+from tests.support import nvml
+from tests.support.waiting import wait_for
 
 SERVER_PID = 4711
 LLAMA_SERVER = {

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from llamatelemetry.cli import app
 from llamatelemetry.distributed import Links, Topology, TopologyMapper
-from tests.gpu import nvml, topologies
+from tests.gpu import topologies
+from tests.support import nvml
 
 SHAPES = ["eight_h100_nvswitch", "four_l40s_pcie", "five_geforce_pcie", "four_h100_direct"]
 

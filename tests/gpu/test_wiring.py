@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.gpu import nvml
-from tests.otlp_receiver import http_receiver
-from tests.waiting import wait_for
+from tests.support import nvml
+from tests.support.otlp_receiver import http_receiver
+from tests.support.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 SETTINGS = {

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tests.gpu import nvml
+from tests.support import nvml
 
 FOLDER = Path(__file__).with_name("topo")
 SWITCHES = [f"00000000:{0x05 + n:02X}:00.0" for n in range(4)]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.serving import http_server
+from tests.support.http_server import http_server
 
 TOKEN = "jwt-of-the-test"
 ORG = {"slug": "herd", "is_found": True, "is_member": True}

@@ -7,9 +7,9 @@ from typing import Any
 
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests import browser
 from tests.graphistry.conftest import MARKUP
 from tests.graphistry.test_graphs import a_topology
+from tests.support import browser
 
 pytestmark = browser.MARKS
 

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.openai_plugin import replies
+from tests.support import replies
 
 PLUGIN = "llamatelemetry_instrumentation_openai"
 CHAT_REQUEST: dict[str, Any] = {"model": "smol", "messages": replies.MESSAGES}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.llama.programs import any_program, program, real_cli
-from tests.recorder import Recorder
+from tests.support.llama_programs import any_program, program, real_cli
+from tests.support.recorder import Recorder
 
 __all__ = ["any_program", "program", "real_cli"]
 

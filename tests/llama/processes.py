@@ -6,7 +6,7 @@ import json
 import subprocess
 import urllib.request
 
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 def post(url: str, body: dict, **headers: str) -> dict:

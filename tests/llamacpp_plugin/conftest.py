@@ -14,13 +14,13 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import server_metadata_cache
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def wait_for_props() -> None:
     """Wait until every `GET /props` that the plugin sends has been answered."""
     for thread in threading.enumerate():
-        if thread.name == "llamatelemetry-identity":
+        if thread.name == "llamatelemetry-metadata":
             thread.join(15)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
-from tests.llamacpp_plugin.scripted import chunked, plain, scripted
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.byte_server import chunked, plain, scripted
+from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.recorder import Recorder
 
 SAID = "SECRET"
 COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}

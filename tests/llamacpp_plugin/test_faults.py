@@ -14,10 +14,10 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, PLAIN, STREAMED, CallerRequest, Observation
-from tests.llamacpp_plugin.scripted import chunked, head, plain, scripted
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.byte_server import chunked, head, plain, scripted
+from tests.support.http_callers import CALLERS, PLAIN, STREAMED, CallerRequest, Observation
+from tests.support.recorder import Recorder
 
 BODY = {"model": "smol", "messages": replies.MESSAGES, "stream": True}
 CHAT = json.dumps(replies.chat(timings=replies.TIMINGS)).encode()

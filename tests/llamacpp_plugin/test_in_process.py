@@ -14,9 +14,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor, _llama_cpp
-from tests.components import require
 from tests.llamacpp_plugin.conftest import make_embedded_server
-from tests.recorder import Recorder
+from tests.support.components import require
+from tests.support.recorder import Recorder
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]
 CHAT = {"messages": MESSAGES, "max_tokens": 5}

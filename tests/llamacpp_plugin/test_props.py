@@ -10,12 +10,12 @@ import openai
 import pytest
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
 from tests.llamacpp_plugin.conftest import wait_for_props
-from tests.llamacpp_plugin.scripted import ScriptedHttpServer, chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.byte_server import ScriptedHttpServer, chunked, plain, scripted
+from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.recorder import Recorder
 
 PROPS = json.dumps(
     {

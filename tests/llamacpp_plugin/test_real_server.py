@@ -21,10 +21,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.components import require
-from tests.recorder import Recorder
-from tests.selection import slow_except
-from tests.servers import SLOTS, LlamaServer
+from tests.support.components import require
+from tests.support.llama_server import SLOTS, LlamaServer
+from tests.support.recorder import Recorder
+from tests.support.selection import slow_except
 
 CONCURRENCY = 3 * SLOTS
 # The server drops idle connections while others wait, so no connection is kept.

@@ -13,11 +13,11 @@ from llamatelemetry.genai import known_servers, server_metadata_cache, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
-from tests.llamacpp_plugin.callers import CALLERS, STREAMED, CallerRequest
-from tests.llamacpp_plugin.scripted import chunked, plain, scripted
 from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.byte_server import chunked, plain, scripted
+from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.recorder import Recorder
 
 both = pytest.mark.parametrize("library", ["httpx", "httpx2"])
 
@@ -248,7 +248,7 @@ def test_plugin_requests_no_props_of_mock_transport(
 ) -> None:
     instrumented = instrument(llamacpp_props=True)
     asked: list[Any] = []
-    monkeypatch.setattr(server_metadata_cache, "ask", lambda *args: asked.append(args))
+    monkeypatch.setattr(server_metadata_cache, "fetch", lambda *args: asked.append(args))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
     assert asked == []

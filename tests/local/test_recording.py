@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
 from llamatelemetry.local.recording import MetricTotal, read_metric_totals, read_spans
 from llamatelemetry.local.records import Event, SpanRecord
-from tests.calls import a_call
+from tests.support.recorded_calls import a_call
 
 
 def append(path: Path, message: Message) -> None:

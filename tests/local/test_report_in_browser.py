@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llamatelemetry.local.report import Recording, render
-from tests import browser
 from tests.local.test_report import EVIL, call, sample_recording, span
+from tests.support import browser
 
 pytestmark = browser.MARKS
 

@@ -15,7 +15,7 @@ import pytest
 
 from llamatelemetry.nccl import CollectiveError, NCCLGroup
 from llamatelemetry.nccl._collectives import CpuRunner, time_all_reduce
-from tests.nccl.ranks import run_ranks
+from tests.support.torch_ranks import run_ranks
 
 pytestmark = pytest.mark.needs("gloo")
 

@@ -9,7 +9,7 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.openai_plugin import replies
+from tests.support import replies
 
 
 class Loopback:

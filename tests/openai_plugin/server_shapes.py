@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.openai_plugin import replies
+from tests.support import replies
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.genai.strategies import REPLIES, TIMINGS
-from tests.openai_plugin import replies
+from tests.support import replies
+from tests.support.json_strategies import REPLIES, TIMINGS
 
 # Characters of two, three and four bytes in UTF-8, a zero-width joiner, and other line separators.
 _CONTENT = st.text(st.sampled_from('aé漢🦙\u200d\u2028\x85\n \\"'), max_size=4)

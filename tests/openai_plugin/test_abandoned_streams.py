@@ -23,8 +23,8 @@ from opentelemetry.trace import StatusCode
 
 from llamatelemetry.genai import flush_pending
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 STREAMS = 1000  # at least: they go on until the exporter has run along
 EXPORTS = 4

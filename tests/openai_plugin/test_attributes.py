@@ -10,8 +10,8 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import (
+from tests.support import replies
+from tests.support.openai_operations import (
     CASES,
     IGNORE_DEPRECATED,
     OPERATIONS,
@@ -19,7 +19,7 @@ from tests.openai_plugin.operations import (
     Caller,
     Operation,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = IGNORE_DEPRECATED
 SERVER = {"server.address": "llm.test", "server.port": 8080, "gen_ai.provider.name": "openai"}

@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.content import (
+from tests.support import replies
+from tests.support.llama_server import LlamaServer
+from tests.support.openai_content import (
     CAPTURE,
     CONTENT,
     EMIT,
@@ -34,8 +35,7 @@ from tests.openai_plugin.content import (
     on_span,
     stream,
 )
-from tests.recorder import Recorder
-from tests.servers import LlamaServer
+from tests.support.recorder import Recorder
 
 
 @pytest.mark.parametrize("emit", [None, "true", "false"])
@@ -249,6 +249,7 @@ def test_content_of_stream_closed_early_is_recorded_up_to_close(
                 {"type": "reasoning", "content": "Hm."},
                 {"type": "text", "content": "H"},
             ],
+            "finish_reason": "unknown",
         }
     ]
 

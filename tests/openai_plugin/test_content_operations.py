@@ -13,10 +13,10 @@ from opentelemetry.trace import SpanKind
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Content, Instrumenter, Request, Response
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.content import CONTENT, Recording, ask, event, in_event, of, on_span
-from tests.openai_plugin.operations import IGNORE_DEPRECATED, OPERATIONS, VERSION, Operation
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.openai_content import CONTENT, Recording, ask, event, in_event, of, on_span
+from tests.support.openai_operations import IGNORE_DEPRECATED, OPERATIONS, VERSION, Operation
+from tests.support.recorder import Recorder
 
 needs_responses = pytest.mark.skipif(VERSION < (1, 66), reason="this client has no responses")
 FETCHES_STREAMS = VERSION >= (1, 88)
@@ -74,7 +74,11 @@ def test_content_of_response_stream_closed_early_is_recorded_up_to_close(
         for _ in range(5):
             next(events)
     assert on_span(recorder)["gen_ai.output.messages"] == [
-        {"role": "assistant", "parts": [{"type": "text", "content": '{"greeting"'}]}
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": '{"greeting"'}],
+            "finish_reason": "unknown",
+        }
     ]
 
 
@@ -174,7 +178,13 @@ def test_content_is_recorded_once_when_two_plugins_record_call(recorder: Recorde
 
     def said(text: str) -> Content:
         return Content(
-            outputs=[{"role": "assistant", "parts": [{"type": "text", "content": text}]}]
+            outputs=[
+                {
+                    "role": "assistant",
+                    "parts": [{"type": "text", "content": text}],
+                    "finish_reason": "stop",
+                }
+            ]
         )
 
     def request() -> Request:

@@ -14,17 +14,17 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.content.recorder import recorder as content_module
+from llamatelemetry.genai.content import recorder as content_module
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.content import (
+from tests.support import replies
+from tests.support.openai_content import (
     EMIT,
     Recording,
     ask,
     on_span,
     stream,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 CHUNKS = replies.chat_chunks()
 SECRET = "c4n4ry-7f3a"

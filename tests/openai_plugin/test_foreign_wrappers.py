@@ -10,8 +10,8 @@ import pytest
 import wrapt
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from opentelemetry.sdk.metrics.view import View
 
 from llamatelemetry.genai import flush_pending
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 _models = itertools.count()
 

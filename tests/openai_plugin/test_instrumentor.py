@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 
 def ask(client: openai.OpenAI | None = None) -> None:

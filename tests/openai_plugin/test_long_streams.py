@@ -12,8 +12,8 @@ import pytest
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import StreamWrapper
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 CHUNKS = 10_000
 CHUNK = replies.sse([replies.chunk({"content": "a word or two"})], done=False)

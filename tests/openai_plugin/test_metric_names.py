@@ -9,8 +9,8 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 V1_41 = {
     "gen_ai.client.token.usage",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram
 
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = (

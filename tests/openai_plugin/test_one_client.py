@@ -16,7 +16,7 @@ import pytest
 from llamatelemetry.llama import unwrap_openai_client, wrap_openai_client
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor, instrument_client
 from tests.llama.conftest import recorded
-from tests.llama.loopback import Asked, Loopback, Reply, loopback, sse
+from tests.support.loopback_server import Asked, Loopback, Reply, loopback, sse
 
 __all__ = ["recorded"]
 

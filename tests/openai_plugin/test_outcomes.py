@@ -14,8 +14,8 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import (
+from tests.support import replies
+from tests.support.openai_operations import (
     CASES,
     IGNORE_DEPRECATED,
     OPERATIONS,
@@ -25,7 +25,7 @@ from tests.openai_plugin.operations import (
     shown,
     streams,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = IGNORE_DEPRECATED
 

@@ -18,8 +18,8 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 TESTS = Path(__file__).parents[1]
 TESTS_BY_DEFECT = {

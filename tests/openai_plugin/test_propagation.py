@@ -22,9 +22,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
 from tests.openai_plugin.loopback import Loopback, loopback_server
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 # The instrumentor of the HTTP library that this version of openai uses, and the other one.
 USES_HTTPX2 = replies.http.__name__ == "httpx2"

@@ -22,9 +22,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import VERSION
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.openai_operations import VERSION
+from tests.support.recorder import Recorder
 
 
 def _message(**message: Any) -> list[dict[str, Any]]:

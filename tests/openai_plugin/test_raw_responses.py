@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import (
+from tests.support import replies
+from tests.support.openai_operations import (
     CASES,
     IGNORE_DEPRECATED,
     OPERATIONS,
@@ -32,7 +32,7 @@ from tests.openai_plugin.operations import (
     Operation,
     shown,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = IGNORE_DEPRECATED
 Way = Callable[[Any], Awaitable[Any]]

@@ -10,10 +10,10 @@ import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import VERSION
-from tests.recorder import Recorder
-from tests.servers import LlamaServer
+from tests.support import replies
+from tests.support.llama_server import LlamaServer
+from tests.support.openai_operations import VERSION
+from tests.support.recorder import Recorder
 
 CHAT: dict[str, Any] = {
     "model": "smol",

@@ -15,9 +15,9 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
-from tests.servers import LlamaServer
+from tests.support import replies
+from tests.support.llama_server import LlamaServer
+from tests.support.recorder import Recorder
 
 SLOTS = 2
 

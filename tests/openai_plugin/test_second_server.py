@@ -12,14 +12,14 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-from tests.components import require
-from tests.openai_plugin.katan import (
+from tests.support.components import require
+from tests.support.llm_katan import (
     BETWEEN_CHUNKS_S,
     TIME_TO_FIRST_TOKEN_S,
     Katan,
     katan_server,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 # The server is installed from a package index on first use.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -11,9 +11,9 @@ import pydantic
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.openai_plugin import replies
 from tests.openai_plugin.server_shapes import SHAPES, Shape
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 SIDES = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

@@ -10,9 +10,9 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import VERSION, Greeting
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.openai_operations import VERSION, Greeting
+from tests.support.recorder import Recorder
 
 if VERSION < (1, 92):
     pytest.skip("this client parses in its beta only", allow_module_level=True)

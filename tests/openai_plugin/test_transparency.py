@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.genai.strategies import REPLIES, SCALARS, TEXTS, json_values
-from tests.openai_plugin import replies
-from tests.openai_plugin.operations import IGNORE_DEPRECATED, OPERATIONS, Operation, streams
-from tests.openai_plugin.replies import OPENAI
 from tests.openai_plugin.sse_strategies import CUTS, bodies
 from tests.openai_plugin.witness import Served, Witness, pieces, same_with_and_without
+from tests.support import replies
+from tests.support.json_strategies import REPLIES, SCALARS, TEXTS, json_values
+from tests.support.openai_operations import IGNORE_DEPRECATED, OPERATIONS, Operation, streams
+from tests.support.replies import OPENAI
 
 pytestmark = IGNORE_DEPRECATED
 GOOD = replies.sse(replies.chat_chunks(usage=replies.USAGE))

@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import known_servers
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.recorder import Recorder
 
 # The headers that propagation adds to a request.
 _ADDED_HEADERS = {"traceparent", "tracestate"}

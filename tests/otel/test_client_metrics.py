@@ -17,8 +17,8 @@ from llamatelemetry.otel.client_metrics import (
     client_metrics,
     record_measurements,
 )
-from tests.recorder import Recorder
 from tests.semconv.test_metric_specs import DURATION, TOKENS
+from tests.support.recorder import Recorder
 
 BASE = {
     "gen_ai.operation.name": "chat",

@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
 from llamatelemetry.semconv import metrics as specs
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 COMMON = {"gen_ai_system": "llama.cpp", "operation": "chat", "model": "smol"}
 RECORDED = {

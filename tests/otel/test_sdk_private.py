@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry.otel._sdk_private import PRIVATE_NAMES, PrivateName
-from tests.otlp_receiver import http_receiver
-from tests.selection import slow_except
+from tests.support.otlp_receiver import http_receiver
+from tests.support.selection import slow_except
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {each.name: each for each in PRIVATE_NAMES}

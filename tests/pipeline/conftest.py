@@ -7,7 +7,7 @@ import pytest
 from llamatelemetry.otel.processor_chains import prepend_processors
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.span_processors import SessionSpanProcessor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture

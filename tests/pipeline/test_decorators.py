@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 from llamatelemetry import task, tool, workflow
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, set_active_config
 from llamatelemetry.pipeline import agent
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture

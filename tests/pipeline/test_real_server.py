@@ -11,8 +11,8 @@ from llamatelemetry import session, workflow
 from llamatelemetry.pipeline import PipelineTracer, agent
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.recorder import Recorder
-from tests.servers import LlamaServer
+from tests.support.llama_server import LlamaServer
+from tests.support.recorder import Recorder
 
 QUESTION = [{"role": "user", "content": "Say hi."}]
 

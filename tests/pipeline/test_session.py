@@ -10,7 +10,7 @@ from opentelemetry import propagate, trace
 
 from llamatelemetry import session
 from llamatelemetry.pipeline import PipelineTracer
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def attributes_of(recorder: Recorder) -> dict[str, dict[str, object]]:

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 import llamatelemetry
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config, set_active_config
 from llamatelemetry.pipeline import PipelineTracer
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def by_name(recorder: Recorder) -> dict[str, ReadableSpan]:

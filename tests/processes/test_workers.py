@@ -23,11 +23,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import with_signals
-from tests.otlp_receiver import Received, grpc_receiver, http_receiver
 from tests.processes.calls import CALLS
 from tests.processes.model import model_server
-from tests.selection import slow_except
+from tests.support.children import with_signals
+from tests.support.otlp_receiver import Received, grpc_receiver, http_receiver
+from tests.support.selection import slow_except
 
 HERE = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.llama.loopback import loopback
-from tests.llama.programs import program
 from tests.server_metrics.scripted import Scripted, ScriptedModel
+from tests.support.llama_programs import program
+from tests.support.loopback_server import loopback
 
 __all__ = ["program"]
 

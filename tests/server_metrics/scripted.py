@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from llamatelemetry.server_metrics.reader import ServerReader
 from llamatelemetry.server_metrics.target import parse_target
-from tests.llama.loopback import Asked, Loopback, Reply
+from tests.support.loopback_server import Asked, Loopback, Reply
 
 
 @dataclass

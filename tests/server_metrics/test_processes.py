@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import LlamaServer
-from tests.waiting import wait_for
+from tests.support.llama_server import LlamaServer
+from tests.support.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 INSTRUMENT = str(Path(sys.executable).with_name("opentelemetry-instrument"))

@@ -14,8 +14,8 @@ from llamatelemetry.server_metrics.reader import (
     parse_slots,
 )
 from llamatelemetry.server_metrics.target import parse_target
-from tests.llama.loopback import Reply
 from tests.server_metrics.scripted import ScriptedModel
+from tests.support.loopback_server import Reply
 
 
 def samples(readings: ServerScrape) -> dict[str | None, float]:

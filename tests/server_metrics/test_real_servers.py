@@ -16,10 +16,10 @@ import pytest
 from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 from llamatelemetry.server_metrics import ServerMetrics
-from tests.components import require
-from tests.llama.tiny_models import make_llama
-from tests.recorder import Recorder
-from tests.waiting import wait_for
+from tests.support.components import require
+from tests.support.recorder import Recorder
+from tests.support.tiny_gguf_models import make_llama
+from tests.support.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 

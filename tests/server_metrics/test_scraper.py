@@ -18,9 +18,9 @@ from opentelemetry.sdk.metrics import ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 
 from llamatelemetry.server_metrics import ServerMetrics, instruments
-from tests.llama.loopback import Reply
 from tests.server_metrics.scripted import Scripted, ScriptedModel
-from tests.waiting import wait_for
+from tests.support.loopback_server import Reply
+from tests.support.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 

@@ -10,14 +10,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from llamatelemetry.transformers import TransformersBackend
 from tests.llama.conftest import recorded
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 __all__ = ["recorded"]
 
 
 # Without torch, pytest does not collect the test modules, but it imports this one.
 def saved(model: Any, folder: Path, *, only_letters: bool = True) -> Path:
-    from tests.transformers_plugin.models import not_letters, tokenizer
+    from tests.support.transformers_models import not_letters, tokenizer
 
     if only_letters:
         model.generation_config.suppress_tokens = not_letters()
@@ -29,7 +29,7 @@ def saved(model: Any, folder: Path, *, only_letters: bool = True) -> Path:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a Llama with a chat template that generates letters only."""
-    from tests.transformers_plugin.models import llama
+    from tests.support.transformers_models import llama
 
     return saved(llama(), tmp_path_factory.mktemp("models") / "tiny-llama")
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the directories of an encoder-decoder and of a model that does not generate."""
-    from tests.transformers_plugin.models import bert, t5
+    from tests.support.transformers_models import bert, t5
 
     root = tmp_path_factory.mktemp("others")
     return {

@@ -20,9 +20,9 @@ from llamatelemetry.inference import InferenceEngine, create_engine, traced_engi
 from llamatelemetry.transformers import TransformersBackend
 from llamatelemetry.transformers._text import IncrementalDecoder
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import tokenizer
 from tests.transformers.conftest import only
-from tests.transformers_plugin.models import tokenizer
 
 GREEDY = {"temperature": 0}
 HELLO = [{"role": "user", "content": "Hello"}]

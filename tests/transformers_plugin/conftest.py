@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture

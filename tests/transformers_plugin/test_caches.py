@@ -13,9 +13,8 @@ import torch
 import transformers
 from transformers import DynamicCache
 
-from tests.recorder import Recorder
-from tests.transformers_plugin.conftest import only
-from tests.transformers_plugin.models import (
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import (
     BOS,
     CACHE_NAME,
     CACHE_NAMES,
@@ -26,6 +25,7 @@ from tests.transformers_plugin.models import (
     make_pipeline,
     t5,
 )
+from tests.transformers_plugin.conftest import only
 from tests.transformers_plugin.test_generate import encoded
 
 TWO = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}

@@ -18,9 +18,8 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from tests.recorder import Recorder
-from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.models import (
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import (
     BOS,
     EOS,
     PAD,
@@ -29,6 +28,7 @@ from tests.transformers_plugin.models import (
     t5,
     tokenizer,
 )
+from tests.transformers_plugin.conftest import calls, only
 
 GREEDY = {"do_sample": False}
 

@@ -16,9 +16,9 @@ from transformers import GenerationMixin
 
 from llamatelemetry.transformers import TransformersInstrumentor as CoreInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import llama
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.models import llama
 from tests.transformers_plugin.test_generate import GREEDY, encoded
 
 

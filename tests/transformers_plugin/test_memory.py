@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, PeakMemoryTracker
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import llama
 from tests.transformers_plugin.conftest import only
-from tests.transformers_plugin.models import llama
 from tests.transformers_plugin.test_generate import encoded
 
 GPU = "cuda:0"

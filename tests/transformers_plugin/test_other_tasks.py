@@ -16,9 +16,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import BOS, EOS, PAD, VOCABULARY, llama, tokenizer
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.models import BOS, EOS, PAD, VOCABULARY, llama, tokenizer
 
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}]}]
 

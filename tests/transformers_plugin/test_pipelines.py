@@ -12,9 +12,9 @@ import torch
 from opentelemetry.trace import SpanKind, StatusCode
 from transformers.pipelines.pt_utils import KeyDataset
 
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import IS_V5, SOUND, make_pipeline, tokenizer
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.models import IS_V5, SOUND, make_pipeline, tokenizer
 
 
 class Task(NamedTuple):

@@ -33,9 +33,9 @@ from transformers.pipelines.pt_utils import PipelineIterator
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from llamatelemetry_instrumentation_transformers._generation import Generation
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
+from tests.support.transformers_models import CACHE_NAME, IS_V5, llama, make_pipeline, t5, tokenizer
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.models import CACHE_NAME, IS_V5, llama, make_pipeline, t5, tokenizer
 from tests.transformers_plugin.test_generate import encoded
 
 SAMPLED = {"do_sample": True, "max_new_tokens": 12}
@@ -162,7 +162,7 @@ def test_log_output_of_library_is_unchanged(
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from transformers import DynamicCache
-from tests.transformers_plugin.models import CACHE_NAME, llama, tokenizer
+from tests.support.transformers_models import CACHE_NAME, llama, tokenizer
 if sys.argv[1] == "with":
     from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
     TransformersInstrumentor().instrument()

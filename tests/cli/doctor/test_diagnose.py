@@ -19,7 +19,7 @@ from llamatelemetry.cli.doctor.machine import gpu_checks, is_server_url, server_
 from llamatelemetry.cli.doctor.report import as_json, print_report
 from tests.cli.receivers import grpc_receiver, http_receiver
 from tests.cli.throwaway import install_distros, make_distribution
-from tests.gpu import nvml
+from tests.support import nvml
 
 # A library may announce its next version; `scripts/test_versions.py newest` makes that an error.
 WARNINGS = "error,ignore::DeprecationWarning,ignore::PendingDeprecationWarning"

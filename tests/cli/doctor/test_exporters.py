@@ -21,7 +21,7 @@ from llamatelemetry.cli.doctor.exporters import (
 )
 from llamatelemetry.cli.doctor.reach import exporter_checks
 from tests.cli.receivers import grpc_receiver, http_receiver
-from tests.components import require
+from tests.support.components import require
 
 PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"

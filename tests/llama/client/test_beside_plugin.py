@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llama.clients import Driver
-from tests.recorder import Recorder
-from tests.servers import LlamaServer
+from tests.support.llama_clients import Driver
+from tests.support.llama_server import LlamaServer
+from tests.support.recorder import Recorder
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 
-from tests.llama.clients import Driver
-from tests.llama.loopback import Asked, Reply, loopback, sse
-from tests.recorder import Recorder
+from tests.support.llama_clients import Driver
+from tests.support.loopback_server import Asked, Reply, loopback, sse
+from tests.support.recorder import Recorder
 
 HELLO = [{"role": "user", "content": "Hello"}]
 RESPONSE = Reply(body={"model": "m", "choices": [{"finish_reason": "stop", "message": {}}]})

@@ -13,13 +13,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.config import effective_config, set_active_config
-from llamatelemetry.genai import completion_hook
-from llamatelemetry.genai import content as content_module
+from llamatelemetry.genai.content import completion_hook
+from llamatelemetry.genai.content import recorder as content_module
 from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry.llama import LlamaServerError
-from tests.llama.clients import Driver
-from tests.llama.loopback import Asked, Reply, loopback, sse
-from tests.openai_plugin.content import (
+from tests.support.llama_clients import Driver
+from tests.support.loopback_server import Asked, Reply, loopback, sse
+from tests.support.openai_content import (
     CONTENT,
     EVENT,
     EXPECTED,
@@ -33,7 +33,7 @@ from tests.openai_plugin.content import (
     of,
     on_span,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 CANARY = "c4n4ry-7f3a"
 TIMINGS = {"prompt_n": 3, "prompt_ms": 1.0, "predicted_n": 2, "predicted_ms": 1.0}

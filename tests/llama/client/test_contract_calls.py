@@ -13,8 +13,8 @@ import pytest
 
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.recording import read_spans
-from tests.components import require
-from tests.selection import slow_except
+from tests.support.components import require
+from tests.support.selection import slow_except
 
 PROGRAM = Path(__file__).with_name("contract_program.py")
 MODEL = "SmolLM2-135M-Instruct.Q4_1"

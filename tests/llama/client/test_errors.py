@@ -22,8 +22,8 @@ from llamatelemetry.llama import (
     LlamaServerError,
     ServerLoadingError,
 )
-from tests.llama.clients import Driver
-from tests.llama.loopback import Asked, Loopback, Reply, loopback, sse
+from tests.support.llama_clients import Driver
+from tests.support.loopback_server import Asked, Loopback, Reply, loopback, sse
 
 HELLO = [{"role": "user", "content": "Hello"}]
 RESPONSE = {

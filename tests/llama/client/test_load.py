@@ -16,8 +16,8 @@ from llamatelemetry.llama import (
     ServerConfig,
     ServerManager,
 )
-from tests.llama.loopback import Asked, Reply, loopback, sse
-from tests.llama.tiny_models import make_llama
+from tests.support.loopback_server import Asked, Reply, loopback, sse
+from tests.support.tiny_gguf_models import make_llama
 
 SOCKETS = Path("/proc/self/fd")
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -15,11 +15,11 @@ from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.llama import LlamaServerError
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.llama.server.address import free_port, is_free
-from tests.llama.clients import Driver
-from tests.llama.tiny_models import make_llama, make_reranker
-from tests.openai_plugin.content import on_span
-from tests.recorder import Recorder
-from tests.waiting import wait_for
+from tests.support.llama_clients import Driver
+from tests.support.openai_content import on_span
+from tests.support.recorder import Recorder
+from tests.support.tiny_gguf_models import make_llama, make_reranker
+from tests.support.waiting import wait_for
 
 KEY = "sk-right"
 PROMPT = {"role": "user", "content": "Weather in Paris?"}

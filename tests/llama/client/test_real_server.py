@@ -10,10 +10,10 @@ import pytest
 
 from llamatelemetry.inference import create_engine
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
-from tests.llama.clients import Driver
-from tests.recorder import Recorder
-from tests.servers import LlamaServer
-from tests.waiting import wait_for
+from tests.support.llama_clients import Driver
+from tests.support.llama_server import LlamaServer
+from tests.support.recorder import Recorder
+from tests.support.waiting import wait_for
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 PHASES = {"queue", "prefill", "decode"}

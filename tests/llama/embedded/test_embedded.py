@@ -24,10 +24,10 @@ from llamatelemetry.llama.embedded import (
     find_demo_model,
 )
 from llamatelemetry.llama.embedded.options import parse_arguments
-from tests.children import with_signals
-from tests.components import require
 from tests.llama.processes import chat, is_gone, post, wait_until_gone
-from tests.servers import LlamaServer
+from tests.support.children import with_signals
+from tests.support.components import require
+from tests.support.llama_server import LlamaServer
 
 COMMAND = [sys.executable, "-m", "llamatelemetry.llama.embedded"]
 

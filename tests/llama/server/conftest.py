@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.llama import ServerConfig, ServerManager
-from tests.llama.fake_server import NEW, faults, make_server
+from tests.support.fake_llama_server import NEW, faults, make_server
 
 # Found now, because some tests change PATH.
 PS = shutil.which("ps")

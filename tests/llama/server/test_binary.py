@@ -11,7 +11,7 @@ import pytest
 from llamatelemetry.llama import (
     ServerNotFoundError,
 )
-from tests.llama.fake_server import NEW, make_server
+from tests.support.fake_llama_server import NEW, make_server
 
 pytestmark = pytest.mark.needs("ps")
 

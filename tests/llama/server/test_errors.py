@@ -26,9 +26,9 @@ from llamatelemetry.llama.embedded import (
     EmbeddedServerError,
     find_demo_model,
 )
-from tests.llama.fake_server import faults, make_server
-from tests.recorder import Recorder
-from tests.waiting import wait_for
+from tests.support.fake_llama_server import faults, make_server
+from tests.support.recorder import Recorder
+from tests.support.waiting import wait_for
 
 OTHER_CPU = "was terminated by SIGILL before it was ready: it was built for another CPU"
 EARLY = "before it was ready"

@@ -10,7 +10,7 @@ from llamatelemetry.llama import ServerConfig, ServerManagerError, UnsupportedOp
 from llamatelemetry.llama.server.binary import Binary
 from llamatelemetry.llama.server.flags import server_flags
 from llamatelemetry.llama.server.help import parse_help, read_help
-from tests.llama.fake_server import ANCIENT_HELP, COMMON, NEW, OLD, make_server, render_help
+from tests.support.fake_llama_server import ANCIENT_HELP, COMMON, NEW, OLD, make_server, render_help
 
 ALWAYS = ["--host", "127.0.0.1", "--port", "9000", "--ctx-size", "4096", "--parallel", "1"]
 

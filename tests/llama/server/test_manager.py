@@ -25,10 +25,10 @@ from llamatelemetry.llama import (
     StartupTimeoutError,
     UnsupportedOptionError,
 )
-from tests.llama.fake_server import NEW, OLD, faults, make_server
 from tests.llama.processes import is_gone
 from tests.llama.server.conftest import PS, processes_of
-from tests.waiting import wait_for
+from tests.support.fake_llama_server import NEW, OLD, faults, make_server
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.needs("ps")
 

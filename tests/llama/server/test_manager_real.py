@@ -19,8 +19,8 @@ from llamatelemetry.llama import ServerCrashedError, UnsupportedOptionError
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.llama.processes import chat, is_gone, post
-from tests.recorder import Recorder
-from tests.waiting import wait_for
+from tests.support.recorder import Recorder
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.needs("xllamacpp", "ps")
 SMALL = {"port": 0, "n_ctx": 512, "threads": 1}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import with_signals
 from tests.llama.processes import is_gone, wait_until_gone
 from tests.llama.server.conftest import processes_of
-from tests.waiting import wait_for
+from tests.support.children import with_signals
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.needs("ps")
 START = (

@@ -17,9 +17,9 @@ from llamatelemetry.genai import known_servers, server_of
 from llamatelemetry.llama import PortTakenError, ServerConfig, ServerManager
 from llamatelemetry.llama.server import pids
 from llamatelemetry.llama.server.pids import pid_of, pids_of
-from tests.llama.fake_server import faults, make_server
-from tests.servers import LlamaServer
-from tests.waiting import wait_for
+from tests.support.fake_llama_server import faults, make_server
+from tests.support.llama_server import LlamaServer
+from tests.support.waiting import wait_for
 
 LISTEN = """
     import os, socket, sys, time

@@ -27,11 +27,11 @@ from llamatelemetry.llama import (
 )
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.llama.server.pids import pids_of
-from tests.llama.clients import Driver
 from tests.llama.processes import is_gone, wait_until_gone
-from tests.llama.tiny_models import make_llama
-from tests.recorder import Recorder
-from tests.waiting import wait_for
+from tests.support.llama_clients import Driver
+from tests.support.recorder import Recorder
+from tests.support.tiny_gguf_models import make_llama
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.needs("ps")
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -14,7 +14,7 @@ from llamatelemetry.llama import (
     ServerCrashedError,
     ServerManager,
 )
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.needs("ps")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.otel.process.leader_election import LeaderElection
-from tests.children import with_signals
+from tests.support.children import with_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 

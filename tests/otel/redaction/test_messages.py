@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamatelemetry.otel.redaction.messages import parse_json, redact_messages
 from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.rules import Rules
-from tests.genai.message_schemas import check
+from tests.support.message_schemas import check
 
 GONE = "[REDACTED]"
 

@@ -18,7 +18,7 @@ from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
 from llamatelemetry.config import _sources
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import matching
-from tests.otlp_receiver import http_receiver
+from tests.support.otlp_receiver import http_receiver
 
 SECRET = "c4n4ry-7f3a"
 MAIL = "a@example.com"

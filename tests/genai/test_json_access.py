@@ -14,7 +14,7 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai import json_access as fields
-from tests.genai.strategies import SCALARS, TEXTS, exportable, json_values
+from tests.support.json_strategies import SCALARS, TEXTS, exportable, json_values
 
 TIMINGS = {"prompt_n": 3, "prompt_ms": 1.5, "predicted_n": 2, "predicted_ms": 2.5}
 CHAT = {
@@ -31,10 +31,10 @@ CHAT = {
 }
 
 READERS = {
-    "text": (fields.text, lambda v: isinstance(v, str) and v != "" and exportable(v)),
-    "count": (fields.count, lambda v: type(v) is int and 0 <= v <= 2**53),
-    "integer": (fields.integer, lambda v: type(v) is int and abs(v) < 2**63),
-    "number": (fields.number, lambda v: type(v) is float and math.isfinite(v)),
+    "text": (fields.as_str, lambda v: isinstance(v, str) and v != "" and exportable(v)),
+    "count": (fields.as_count, lambda v: type(v) is int and 0 <= v <= 2**53),
+    "integer": (fields.as_int, lambda v: type(v) is int and abs(v) < 2**63),
+    "number": (fields.as_float, lambda v: type(v) is float and math.isfinite(v)),
     "model_name": (fields.model_name, lambda v: isinstance(v, str) and v != "" and exportable(v)),
 }
 
@@ -48,52 +48,52 @@ def test_any_value_gives_the_promised_type_or_none(read, promised, value):
 
 @given(value=json_values())
 def test_any_value_has_items_and_a_mapping(value):
-    assert fields.items(value) == (value if isinstance(value, list) else ())
-    assert fields.mapping(value) == (value if isinstance(value, dict) else {})
+    assert fields.as_list(value) == (value if isinstance(value, list) else ())
+    assert fields.as_dict(value) == (value if isinstance(value, dict) else {})
 
 
 @given(source=json_values(), name=TEXTS)
 def test_any_value_can_be_asked_for_any_field(source, name):
     expected = source.get(name) if isinstance(source, dict) else None
-    found = fields.get(source, name)
+    found = fields.get_field(source, name)
     assert found is expected or found == expected or (found != found and expected != expected)  # noqa: PLR0124 - NaN
 
 
 @pytest.mark.parametrize(
     ("read", "value", "expected"),
     [
-        (fields.text, "a", "a"),
-        (fields.text, "", None),
-        (fields.text, b"a", None),
-        (fields.text, 1, None),
-        (fields.text, "\ud800", None),
-        (fields.text, "日本語 🦙", "日本語 🦙"),
-        (fields.count, 0, 0),
-        (fields.count, 5, 5),
-        (fields.count, -1, None),
-        (fields.count, True, None),
-        (fields.count, 5.0, None),
-        (fields.count, "5", None),
-        (fields.count, 2**53, 2**53),
-        (fields.count, 2**53 + 1, None),
-        (fields.integer, -5, -5),
-        (fields.integer, False, None),
-        (fields.integer, 2**63 - 1, 2**63 - 1),
-        (fields.integer, 2**63, None),
-        (fields.integer, 1 - 2**63, 1 - 2**63),
-        (fields.integer, -(2**63) - 1, None),
-        (fields.number, 2, 2.0),
-        (fields.number, -0.5, -0.5),
-        (fields.number, True, None),
-        (fields.number, "0.5", None),
-        (fields.number, math.nan, None),
-        (fields.number, math.inf, None),
-        pytest.param(fields.number, 10**400, None, id="more than a float holds"),
-        (fields.items, (1, 2), (1, 2)),
-        (fields.items, "ab", ()),
-        (fields.items, {"a": 1}, ()),
-        (fields.mapping, [("a", 1)], {}),
-        (fields.mapping, None, {}),
+        (fields.as_str, "a", "a"),
+        (fields.as_str, "", None),
+        (fields.as_str, b"a", None),
+        (fields.as_str, 1, None),
+        (fields.as_str, "\ud800", None),
+        (fields.as_str, "日本語 🦙", "日本語 🦙"),
+        (fields.as_count, 0, 0),
+        (fields.as_count, 5, 5),
+        (fields.as_count, -1, None),
+        (fields.as_count, True, None),
+        (fields.as_count, 5.0, None),
+        (fields.as_count, "5", None),
+        (fields.as_count, 2**53, 2**53),
+        (fields.as_count, 2**53 + 1, None),
+        (fields.as_int, -5, -5),
+        (fields.as_int, False, None),
+        (fields.as_int, 2**63 - 1, 2**63 - 1),
+        (fields.as_int, 2**63, None),
+        (fields.as_int, 1 - 2**63, 1 - 2**63),
+        (fields.as_int, -(2**63) - 1, None),
+        (fields.as_float, 2, 2.0),
+        (fields.as_float, -0.5, -0.5),
+        (fields.as_float, True, None),
+        (fields.as_float, "0.5", None),
+        (fields.as_float, math.nan, None),
+        (fields.as_float, math.inf, None),
+        pytest.param(fields.as_float, 10**400, None, id="more than a float holds"),
+        (fields.as_list, (1, 2), (1, 2)),
+        (fields.as_list, "ab", ()),
+        (fields.as_list, {"a": 1}, ()),
+        (fields.as_dict, [("a", 1)], {}),
+        (fields.as_dict, None, {}),
     ],
 )
 def test_readers_by_example(read, value, expected):
@@ -104,7 +104,7 @@ def test_readers_by_example(read, value, expected):
 
 def test_an_iterator_is_left_alone():
     source = iter([1, 2])
-    assert fields.items(source) == ()
+    assert fields.as_list(source) == ()
     assert list(source) == [1, 2]
 
 
@@ -119,13 +119,13 @@ def test_an_iterator_is_left_alone():
 )
 def test_an_openai_model_is_read_like_the_json_it_came_from(make):
     reply = make(CHAT)
-    assert fields.get(reply, "id") == "chatcmpl-1"
-    assert fields.get(reply, "timings") == TIMINGS  # a field openai does not know
-    assert fields.get(fields.get(reply, "usage"), "prompt_tokens") == 3
-    assert fields.get(fields.get(reply, "choices")[0], "finish_reason") == "stop"
-    assert fields.get(reply, "service_tier") is None  # declared, not given
-    assert fields.get(reply, "nothing") is None
-    assert fields.get(reply, "__verbose") == {"prompt": "secret"}  # found only when asked for
+    assert fields.get_field(reply, "id") == "chatcmpl-1"
+    assert fields.get_field(reply, "timings") == TIMINGS  # a field openai does not know
+    assert fields.get_field(fields.get_field(reply, "usage"), "prompt_tokens") == 3
+    assert fields.get_field(fields.get_field(reply, "choices")[0], "finish_reason") == "stop"
+    assert fields.get_field(reply, "service_tier") is None  # declared, not given
+    assert fields.get_field(reply, "nothing") is None
+    assert fields.get_field(reply, "__verbose") == {"prompt": "secret"}  # found only when asked for
 
 
 def test_fields_inside_an_unknown_field_are_read_too():
@@ -133,15 +133,15 @@ def test_fields_inside_an_unknown_field_are_read_too():
         {"object": "list", "model": "smol", "data": [], "timings": TIMINGS}
         | {"usage": {"prompt_tokens": 4, "total_tokens": 4}}
     )
-    assert fields.get(fields.get(embeddings, "timings"), "prompt_ms") == 1.5
+    assert fields.get_field(fields.get_field(embeddings, "timings"), "prompt_ms") == 1.5
 
 
 def test_a_model_that_forbids_or_ignores_extras_is_read():
     class Strict(pydantic.BaseModel):
         id: str = "x"
 
-    assert fields.get(Strict(), "id") == "x"
-    assert fields.get(Strict(), "timings") is None
+    assert fields.get_field(Strict(), "id") == "x"
+    assert fields.get_field(Strict(), "timings") is None
 
 
 def test_properties_and_methods_are_not_fields():
@@ -155,9 +155,9 @@ def test_properties_and_methods_are_not_fields():
 
         def usage(self) -> None: ...
 
-    assert fields.get(Reply(), "id") == "r"
-    assert fields.get(Reply(), "model") is None
-    assert fields.get(Reply(), "usage") is None
+    assert fields.get_field(Reply(), "id") == "r"
+    assert fields.get_field(Reply(), "model") is None
+    assert fields.get_field(Reply(), "usage") is None
 
 
 class _Slotted:
@@ -180,7 +180,7 @@ class _Slotted:
     ],
 )
 def test_get_on_plain_python_objects(source: Any, expected):
-    assert fields.get(source, "id") == expected
+    assert fields.get_field(source, "id") == expected
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 
-from tests.genai.message_schemas import check
-from tests.openai_plugin import replies
-from tests.recorder import Recorder
+from tests.support import replies
+from tests.support.message_schemas import check
+from tests.support.recorder import Recorder
 
 EVENT = "gen_ai.client.inference.operation.details"
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

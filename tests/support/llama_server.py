@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
-from tests.components import require
+from tests.support.components import require
 
 MODEL_ALIAS = "SmolLM2-135M-Instruct"
 SLOTS = 2

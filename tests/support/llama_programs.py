@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import write_program
-from tests.components import note_stand_in, require, unavailable
-from tests.probes import llama_server_program
+from tests.support.children import write_program
+from tests.support.components import note_stand_in, require, unavailable
+from tests.support.probes import llama_server_program
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from llamatelemetry.llama.server.errors import describe_exit, explain_exit
-from tests.probes import PROBES
+from tests.support.probes import PROBES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REQUIRED_VARIABLE = "REQUIRE_COMPONENTS"
 # Modules that import a component while they are collected, by their folder.
 IMPORTED_IN = {"transformers": "transformers", "transformers_plugin": "transformers"}
@@ -75,7 +75,7 @@ def run_probe(component: str, limit_s: float | None = None) -> str | None:
     limit_s = PROBES[component].limit_s if limit_s is None else limit_s
     with tempfile.TemporaryFile() as output:  # a pipe may be held open by what outlives the probe
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.probes", component],
+            [sys.executable, "-m", "tests.support.probes", component],
             cwd=ROOT,
             env=_Run.environment,
             stdin=subprocess.DEVNULL,
@@ -122,7 +122,8 @@ def _demand(component: str, reason: str) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark; make the shared folder, or take that of the process that runs all."""
     config.addinivalue_line(
-        "markers", "needs(*components): skip unless these can be used; names in tests/probes.py"
+        "markers",
+        "needs(*components): skip unless these can be used; names in tests/support/probes.py",
     )
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     folder = tempfile.mkdtemp(prefix="components-") if worker is None else worker[_WORKER_KEY]

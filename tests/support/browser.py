@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.probes import browser
+from tests.support.probes import browser
 
 MARKS = [pytest.mark.slow, pytest.mark.needs("chromium")]
 

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.components import require
+from tests.support.components import require
 
 GIB = 1024**3
 LOST, RESET_REQUIRED = 15, 16

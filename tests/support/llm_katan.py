@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.children import with_signals
+from tests.support.children import with_signals
 
 REQUIREMENT = "llm-katan == 0.22.0"
 TIME_TO_FIRST_TOKEN_S = 0.03

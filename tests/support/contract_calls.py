@@ -155,8 +155,8 @@ def bench() -> Any:
 def summarize() -> None:
     summary = bench().summary()
     assert "p95" in summary
-    told = "A confidence interval or a comparison needs" in summary
-    assert told == ("95 % of p50" not in summary)
+    has_note = "A confidence interval or a comparison needs" in summary
+    assert has_note == ("p50 95% CI" not in summary)
 
 
 def compare() -> None:

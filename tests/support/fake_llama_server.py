@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.children import write_program
+from tests.support.children import write_program
 
 
 class Option(NamedTuple):

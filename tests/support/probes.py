@@ -1,6 +1,6 @@
 """What the tests need besides Python packages, each with a probe that uses it as the tests do.
 
-`tests.components` runs a probe as a process of its own, ``python -m tests.probes NAME``: a
+`tests.support.components` runs a probe as a process of its own, ``python -m tests.support.probes NAME``: a
 component may hang, or die and take its process along. The process prints the reason why the
 component cannot be used as its last line.
 """
@@ -93,7 +93,7 @@ def _llama_cpp() -> None:
 
 
 def _chromium() -> None:
-    from tests.browser import drawn
+    from tests.support.browser import drawn
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = "<body><script>document.body.textContent = 6 * 7</script></body>"
@@ -101,7 +101,7 @@ def _chromium() -> None:
 
 
 def _compiler() -> None:
-    from tests.gpu import nvml
+    from tests.support import nvml
 
     if shutil.which("cc") is None:
         raise MissingError("there is no C compiler `cc`: apt-get install gcc libc6-dev")
@@ -116,7 +116,7 @@ def _torch() -> None:
 
 def _gloo() -> None:
     _torch()
-    from tests.nccl.ranks import run_ranks
+    from tests.support.torch_ranks import run_ranks
 
     found = run_ranks(_reduce_over_gloo, wait_s=50)
     for answer in found.values():
@@ -135,14 +135,14 @@ def _reduce_over_gloo(rank: int) -> int:
 def _transformers() -> None:
     _torch()
     _imported("transformers", "scripts/install dev")
-    from tests.transformers_plugin.models import llama, tokenizer
+    from tests.support.transformers_models import llama, tokenizer
 
     prompt = tokenizer()("Hello", return_tensors="pt")
     assert llama().generate(**prompt, max_new_tokens=2).shape[1] > 2
 
 
 def _katan() -> None:
-    from tests.openai_plugin.katan import katan_server
+    from tests.support.llm_katan import katan_server
 
     with katan_server() as server:
         import openai

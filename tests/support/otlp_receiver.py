@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
 
-from tests.serving import http_server
+from tests.support.http_server import http_server
 
 REQUESTS = {
     "traces": traces.ExportTraceServiceRequest,

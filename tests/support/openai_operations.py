@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.openai_plugin import replies
+from tests.support import replies
 
 VERSION = replies.OPENAI
 

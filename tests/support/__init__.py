@@ -1,0 +1,1 @@
+"""Servers, responses, recorders and other support that tests of several folders share."""
