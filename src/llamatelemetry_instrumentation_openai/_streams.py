@@ -41,14 +41,9 @@ class CloseHook:
     """Replaces `close` or `aclose` of one HTTP response, until `remove`.
 
     `Stream.close`, the end of a `with` block, the stream helpers and raw responses have only the
-    method of the HTTP response in common.
-
-    Args:
-        response: HTTP response.
-        on_close: Called before each close, with the exception that causes it: one that leaves a
-            `with` block of the application, or the `GeneratorExit` of an iterator. `None` stands
-            for any other reason.
-        is_async: Whether the response belongs to an asynchronous client.
+    method of the HTTP response in common. `on_close` is called before each close, with the
+    exception that causes it: one that leaves a `with` block of the application, or the
+    `GeneratorExit` of an iterator. `None` stands for any other reason.
     """
 
     def __init__(
@@ -116,13 +111,8 @@ class RawResponseObserver:
     HTTP response, or `aiter_bytes` and `aclose`. Both are replaced in the instance until the call
     has ended. A raw stream that is parsed is observed like any other stream.
 
-    Args:
-        call: Call to end.
-        route: Endpoint of the call.
-        raw: Object that the application received: one with `parse`, or the HTTP response itself.
-        http: HTTP response.
-        is_stream: Whether the application requested a stream.
-        is_async: Whether the response belongs to an asynchronous client.
+    `raw` is the object that the application received: one with `parse`, or the HTTP response
+    itself. `is_stream` is what the application requested.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from llamatelemetry_instrumentation_transformers._recorder import GenerationReco
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
     _Wrapped = Callable[..., Any]
     _Arguments = tuple[Any, ...]
@@ -48,10 +48,10 @@ _NON_TEXT_INPUTS = ("input_features", "input_values", "pixel_values", "pixel_val
 
 
 class GenerateWrappers:
-    """Wrappers, one method for each patched method."""
+    """Wrappers of the patched methods, with their names."""
 
-    def __init__(self, state: InstrumentorState) -> None:
-        self._state = state
+    def __init__(self, instrumentor: TransformersInstrumentor) -> None:
+        self._instrumentor = instrumentor
 
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap `GenerationMixin.generate`."""
@@ -117,8 +117,8 @@ class GenerateWrappers:
     def _start_recorder(self, model: Any, given: _Keywords) -> GenerationRecorder | None:
         try:
             request = _request(model, given)
-            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
-            return None if call is None else GenerationRecorder(self._state, call, model)
+            call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
+            return None if call is None else GenerationRecorder(self._instrumentor, call, model)
         except Exception as error:
             internal_errors.log_once("starting a call of generate", error)
             return None
@@ -147,14 +147,7 @@ def _run_nested(
 
 
 class _GenerateRun:
-    """One recorded `generate`.
-
-    Args:
-        recorder: Recorder of the call.
-        model: Model that generates; not kept.
-        given: Arguments of `generate` by name.
-        is_own_call: Whether the call covers this `generate` only, and not a whole pipeline call.
-    """
+    """One recorded `generate`. Its call covers a whole pipeline call unless `is_own_call`."""
 
     def __init__(
         self, recorder: GenerationRecorder, model: Any, given: _Keywords, is_own_call: bool
@@ -196,7 +189,9 @@ class _GenerateRun:
         if not self._recorder.wants_content:
             return None
         pipeline_call = None if self._is_own_call else current_pipeline_call.get()
-        return _tokenizer(self._given) if pipeline_call is None else pipeline_call.tokenizer
+        if pipeline_call is None:
+            return _tokenizer(self._given)
+        return getattr(pipeline_call.pipeline, "tokenizer", None)
 
     def fail(self, error: BaseException) -> None:
         """Record the error that the library raised."""

@@ -9,26 +9,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class Counters(Protocol):
-    """Memory counters of an allocator, for each device. `torch.cuda` implements them."""
-
-    def memory_allocated(self, device: Any) -> int:
-        """Return the allocated memory in bytes."""
-        ...
-
-    def max_memory_allocated(self, device: Any) -> int:
-        """Return the peak since the last reset, in bytes."""
-        ...
-
-    def reset_peak_memory_stats(self, device: Any) -> None:
-        """Reset the peak to the allocated memory."""
-        ...
 
 
 class MemoryPeak:
@@ -57,10 +41,10 @@ class PeakMemoryTracker:
     """Tracks the peak memory of the running calls.
 
     Args:
-        counters: Counters of the allocator; those of `torch.cuda` if `None`.
+        counters: Object with the memory functions of `torch.cuda`, which is used if `None`.
     """
 
-    def __init__(self, counters: Counters | None = None) -> None:
+    def __init__(self, counters: Any = None) -> None:
         self._counters = counters
         self._lock = threading.Lock()
         self._running: list[MemoryPeak] = []
@@ -88,7 +72,7 @@ class PeakMemoryTracker:
             self._running.remove(peak)
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> Any:
         """Counters of the allocator. They are kept on the host, so that reading them does not wait."""
         return sys.modules["torch"].cuda if self._counters is None else self._counters
 

@@ -16,32 +16,25 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
 
 class GenerationRecorder:
     """Records one call and the generations of its model.
 
-    Args:
-        state: State of the instrumentor.
-        call: Call that was just started.
-        model: Model that the call runs; not kept.
-
     Attributes:
-        call: The call.
-        generations: Generations of the call so far.
         input_tokens: Tokens of each prompt of a call without a generation.
         attributes: Span attributes that describe the model.
         texts: Texts of a result without a generation, if content is recorded.
     """
 
-    def __init__(self, state: InstrumentorState, call: Call, model: Any) -> None:
+    def __init__(self, instrumentor: TransformersInstrumentor, call: Call, model: Any) -> None:
         self.call = call
         self.generations: list[Generation] = []
         self.input_tokens: list[int] = []
         self.attributes: dict[str, AttributeValue] = {}
         self.texts: list[str] = []
-        self._record_events = state.record_events
+        self._record_events = instrumentor.record_events
         self._memory: MemoryPeak | None = None
         try:
             self._memory = memory_tracker.start(devices_of(model))
