@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,14 @@ def test_failed_stream_records_input_without_output(
 
     recorder = instrument(capture_content="span_only")
     streamer = FullStreamer(tokenizer(), skip_prompt=True)
+    options = {"streamer": streamer, **GREEDY}
+    run = (
+        partial(make_pipeline("text-generation", tmp_path), "Hello", **options)
+        if is_pipeline
+        else partial(llama().generate, **encoded("Hello"), **options)
+    )
     with pytest.raises(RuntimeError, match="the reader is gone"):
-        if is_pipeline:
-            make_pipeline("text-generation", tmp_path)("Hello", streamer=streamer, **GREEDY)
-        else:
-            llama().generate(**encoded("Hello"), streamer=streamer, **GREEDY)
+        run()
     span = only(recorder)
     assert span.attributes["error.type"] == "RuntimeError"
     assert messages_of(span) == [text_message("user", "Hello")]
