@@ -33,7 +33,9 @@ def observe_stream(call: Call, route: OpenAIRoute, stream: Any, *, is_async: boo
             _end(observer, error)
 
     hook = CloseHook(stream.response, on_close, is_async=is_async)
-    observer = StreamObserver(call, route.accumulator(call.content_max_chars), on_end=hook.remove)
+    observer = StreamObserver(
+        call, route.make_accumulator(call.content_max_chars), on_end=hook.remove
+    )
     stream._iterator = (AsyncStreamWrapper if is_async else StreamWrapper)(source, observer)
 
 
@@ -133,7 +135,9 @@ class RawResponseObserver:
         self._is_stream = is_stream or content_type.startswith("text/event-stream")
         self._body = _BodyAccumulator(route)
         self._events = EventReader()
-        accumulator = route.accumulator(call.content_max_chars) if self._is_stream else self._body
+        accumulator = (
+            route.make_accumulator(call.content_max_chars) if self._is_stream else self._body
+        )
         self._observer = StreamObserver(call, accumulator, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False
