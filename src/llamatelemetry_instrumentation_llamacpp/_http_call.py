@@ -153,7 +153,7 @@ class HttpCall:
             self._call.fail(error)
 
     def on_destroyed(self) -> None:
-        """End the call without a context: its coroutine is destroyed, perhaps in a foreign one."""
+        """Leave the call to the finalizer: its coroutine is destroyed, perhaps in another context."""
         if self._call is not None:
             self._call.abandon()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from llamatelemetry.genai import Observer, Server
+    from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
@@ -98,7 +98,7 @@ class _SendWrappers:
             return None
         try:
             url = request.url
-            server = _server_of(url.scheme, url.host, url.port, _socket(client))
+            server = _server_of(url.scheme, url.host, url.port, socket=_socket(client))
         except Exception as error:
             internal_errors.log_once("reading a URL", error)
             return None
@@ -116,9 +116,7 @@ def _match(request: Any) -> RouteMatch | None:
         return None
 
 
-@lru_cache(maxsize=1024)
-def _server_of(scheme: str, host: str, port: int | None, socket: str | None) -> Server | None:
-    return server_of(scheme, host, port, socket=socket)
+_server_of = lru_cache(maxsize=1024)(server_of)
 
 
 def _socket(client: Any) -> str | None:
@@ -147,9 +145,7 @@ class HttpxAdapter(HttpClientAdapter):
         return getattr(response, "_content", None)
 
     def redirected_s(self, response: Any) -> float:
-        if not response.history:
-            return 0.0
-        return sum(hop.elapsed.total_seconds() for hop in response.history)
+        return sum((hop.elapsed.total_seconds() for hop in response.history), 0.0)
 
     def is_networked(self, response: Any) -> bool:
         return "network_stream" in response.extensions
@@ -200,7 +196,7 @@ class _ObservedStream:
 
 
 class _AsyncBytesWrapper(AsyncStreamWrapper):
-    """An asynchronous iterator with the methods of a generator, because httpx2 closes it."""
+    """An iterator with the methods of `AsyncGenerator`: httpx2 closes only those."""
 
     async def aclose(self) -> None:
         """Close the source if it can be closed."""

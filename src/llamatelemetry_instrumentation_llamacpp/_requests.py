@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
+    _Arguments = tuple[Any, ...]
+    _Keywords = Mapping[str, Any]
+
 
 def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrapper reads `instrumentor` at each call: it can change."""
 
-    def send(
-        wrapped: Callable[..., Any], session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
+    def send(wrapped: Callable[..., Any], session: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         request = args[0] if args else kwargs.get("request")
         http_call = _start(instrumentor, session, request)
         if http_call is None:
@@ -115,21 +116,18 @@ class _ObservedBody(_ObjectProxy):
 
     def stream(self, *args: Any, **kwargs: Any) -> Any:
         """Iterate over the body."""
-        source: Any = self.__wrapped__.stream(*args, **kwargs)
-        decode: Any = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        return self._observe(source, decode)
+        return self._observe(self.__wrapped__.stream(*args, **kwargs), args, kwargs)
 
     def read_chunked(self, *args: Any, **kwargs: Any) -> Any:
         """Iterate over the chunks of the body as the server sent them."""
-        source: Any = self.__wrapped__.read_chunked(*args, **kwargs)
-        decode: Any = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        return self._observe(source, decode)
+        return self._observe(self.__wrapped__.read_chunked(*args, **kwargs), args, kwargs)
 
     def __iter__(self) -> Any:
-        return self._observe(iter(self.__wrapped__), decode=True)
+        return StreamWrapper(iter(self.__wrapped__), self._self_observer)
 
-    def _observe(self, source: Any, decode: Any) -> Any:
-        if self._self_is_encoded and not decode:
+    def _observe(self, source: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+        is_decoded = args[1] if len(args) > 1 else kwargs.get("decode_content")
+        if self._self_is_encoded and not is_decoded:
             return source
         return StreamWrapper(source, self._self_observer)
 
@@ -144,9 +142,7 @@ class _ObservedBody(_ObjectProxy):
         """Read the available part of the body."""
         return self._read(self.__wrapped__.read1, args, kwargs)
 
-    def _read(
-        self, read: Callable[..., bytes], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> bytes:
+    def _read(self, read: Callable[..., bytes], args: _Arguments, kwargs: _Keywords) -> bytes:
         try:
             data = read(*args, **kwargs)
         except BaseException as error:

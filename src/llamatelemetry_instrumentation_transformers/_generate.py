@@ -67,14 +67,7 @@ class GenerateWrappers:
         if recorder is None:
             return wrapped(*args, **kwargs)
         run = _GenerateRun(recorder, model, given, is_own_call)
-        run.start()
-        try:
-            result = wrapped(*args, **kwargs)
-        except BaseException as error:
-            run.fail(error)
-            raise
-        run.finish(result)
-        return result
+        return run.run(lambda: wrapped(*args, **kwargs))
 
     def get_logits_processor(
         self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
@@ -156,27 +149,30 @@ class _GenerateRun:
         self._given = given
         self._is_own_call = is_own_call
         self._generation: Generation | None = None
-        self._token: Any = None
-        self._context: Any = None
         try:
             self._generation = recorder.generate(model, given)
         except Exception as error:
             internal_errors.log_once("starting to observe a generation", error)
 
-    def start(self) -> None:
-        """Make the generation and its call current, before the library runs."""
-        self._token = generation_variable.set(self._generation)
-        if self._is_own_call:
-            self._context = self._recorder.call.activate()
+    def run(self, generate: Callable[[], Any]) -> Any:
+        """Run the library with the generation and its call as the current ones."""
+        token = generation_variable.set(self._generation)
+        call = self._recorder.call
+        context = call.activate() if self._is_own_call else None
+        try:
+            try:
+                result = generate()
+            finally:
+                generation_variable.reset(token)
+                if context is not None:
+                    call.deactivate(context)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._finish(result)
+        return result
 
-    def _leave(self) -> None:
-        generation_variable.reset(self._token)
-        if self._is_own_call:
-            self._recorder.call.deactivate(self._context)
-
-    def finish(self, result: Any) -> None:
-        """Record the result that the library returned."""
-        self._leave()
+    def _finish(self, result: Any) -> None:
         if self._generation is not None:
             try:
                 self._generation.finish(result, self._given, self._content_tokenizer())
@@ -193,9 +189,7 @@ class _GenerateRun:
             return _tokenizer(self._given)
         return getattr(pipeline_call.pipeline, "tokenizer", None)
 
-    def fail(self, error: BaseException) -> None:
-        """Record the error that the library raised."""
-        self._leave()
+    def _fail(self, error: BaseException) -> None:
         if self._generation is not None:
             try:
                 self._generation.fail(self._given)
@@ -248,7 +242,7 @@ def observe_criteria(criteria: Any, generation: Generation) -> Any:
     """Return the same criteria in a list that notifies the generation of each evaluation.
 
     The list has exactly the elements of the original one, so custom loops, beam search and
-    assisted generation see what they would see without it. It creates no tensor.
+    assisted generation behave as without it. It creates no tensor.
     """
     observed_list = _list_type(cast("Any", type(criteria)))(criteria)
     observed_list.generation = generation

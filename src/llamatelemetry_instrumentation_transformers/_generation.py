@@ -135,7 +135,7 @@ class Generation:
             self._end()
 
     def fail(self, kwargs: Mapping[str, Any]) -> None:
-        """Read what was generated before an error."""
+        """Read the prompt, and the number of tokens that were generated before an error."""
         self._end_steps()
         try:
             self._read_prompt(kwargs)
