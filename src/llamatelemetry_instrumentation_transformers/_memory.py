@@ -16,25 +16,16 @@ if TYPE_CHECKING:
 
 
 class MemoryPeak:
-    """Memory of one call.
+    """Memory of one call in bytes: the peak so far, and the allocated memory at its end.
 
-    Attributes:
-        devices: Devices of the model.
-        peaks: Peak allocated memory so far by device, in bytes.
-        allocated: Allocated memory of each device when the call ended, in bytes.
+    `peaks` has the devices of the model as keys. `allocated` has their order.
     """
 
-    __slots__ = ("_tracker", "allocated", "devices", "peaks")
+    __slots__ = ("allocated", "peaks")
 
-    def __init__(self, tracker: PeakMemoryTracker, devices: Sequence[Any]) -> None:
-        self._tracker = tracker
-        self.devices = tuple(devices)
-        self.peaks = dict.fromkeys(self.devices, 0)
+    def __init__(self, devices: Sequence[Any]) -> None:
+        self.peaks = dict.fromkeys(devices, 0)
         self.allocated: list[int] = []
-
-    def stop(self) -> None:
-        """End the call: read the counters for the last time."""
-        self._tracker.stop(self)
 
 
 class PeakMemoryTracker:
@@ -53,7 +44,7 @@ class PeakMemoryTracker:
         """Start a call on these devices. Return `None` if there are none."""
         if not devices:
             return None
-        peak = MemoryPeak(self, devices)
+        peak = MemoryPeak(devices)
         with self._lock:
             for device in devices:
                 self._update_peaks(device)
@@ -66,7 +57,7 @@ class PeakMemoryTracker:
         with self._lock:
             if peak not in self._running:
                 return
-            for device in peak.devices:
+            for device in peak.peaks:
                 self._update_peaks(device)
                 peak.allocated.append(self.counters.memory_allocated(device))
             self._running.remove(peak)

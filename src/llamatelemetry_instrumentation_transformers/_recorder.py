@@ -73,7 +73,7 @@ class GenerationRecorder:
     def _response(self) -> Response:
         try:
             if self._memory is not None:
-                self._memory.stop()
+                memory_tracker.stop(self._memory)
             response = self._read()
             self._record_generations()
             return response
@@ -109,7 +109,7 @@ class GenerationRecorder:
         if causes:
             response.attributes[names.GENERATION_FINISH_CAUSES] = tuple(causes)
         if self._memory is not None:
-            response.attributes[names.CUDA_DEVICES] = tuple(map(str, self._memory.devices))
+            response.attributes[names.CUDA_DEVICES] = tuple(map(str, self._memory.peaks))
             response.attributes[names.CUDA_MEMORY_ALLOCATED] = tuple(self._memory.allocated)
             response.attributes[names.CUDA_MEMORY_PEAK] = tuple(self._memory.peaks.values())
         texts = [text for each in generations for text in each.texts] or self.texts
