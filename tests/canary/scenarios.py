@@ -296,15 +296,15 @@ def http_to_llama_cpp() -> None:
         for path, (body, reply, stream) in ROUTES.items():
             streamed = caller in STREAMED
             secret = json.loads(json.dumps([body, reply]).replace("SECRET", marker(f"http{path}")))
-            said = [piece.replace(b"SECRET", marker(f"http{path}").encode()) for piece in stream]
-            answer = chunked(said) if streamed else plain(json.dumps(secret[1]).encode())
+            events = [event.replace(b"SECRET", marker(f"http{path}").encode()) for event in stream]
+            answer = chunked(events) if streamed else plain(json.dumps(secret[1]).encode())
             failure = plain(
                 json.dumps({"error": {"message": marker("http.error"), "code": 400}}).encode(),
                 status="400 Bad Request",
             )
             with scripted(answer, failure) as server:
                 url = server.origin.replace("://", f"://me:{marker('http.password')}@")
-                asked = CallerRequest(
+                request = CallerRequest(
                     f"{url}{path}?api_key={marker('http.query')}",
                     {**secret[0], "stream": streamed, "grammar": marker("http.grammar")},
                     {
@@ -312,8 +312,8 @@ def http_to_llama_cpp() -> None:
                         "Cookie": marker("http.cookie"),
                     },
                 )
-                call(asked)
-                call(asked)
+                call(request)
+                call(request)
             call(
                 CallerRequest(
                     f"http://me:{marker('http.dead')}@127.0.0.1:1{path}?key={marker('http.dead')}",
@@ -326,9 +326,9 @@ def llama_client() -> None:
     """Make every inference call of the clients for llama.cpp."""
     for kind in ("sync", "async"):
         with loopback(_llama_reply) as server, Driver(kind, server.url, api_key=KEY) as driver:
-            said = [{"role": "user", "content": marker("client.asked")}]
-            driver("chat", said)
-            driver("chat", said, stream=True)
+            messages = [{"role": "user", "content": marker("client.asked")}]
+            driver("chat", messages)
+            driver("chat", messages, stream=True)
             driver("generate", marker("client.prompt"), stop_sequences=None)
             driver("complete", marker("client.prompt"))
             driver("embed", marker("client.embedded"))
@@ -341,8 +341,8 @@ def llama_client_errors() -> None:
     """Make calls that fail with an error message that quotes the prompt and the key."""
     for kind in ("sync", "async"):
         with loopback(_llama_error) as server, Driver(kind, server.url, api_key=KEY) as driver:
-            said = [{"role": "user", "content": marker("client.asked")}]
-            for call in (("chat", said), ("complete", marker("client.prompt"))):
+            messages = [{"role": "user", "content": marker("client.asked")}]
+            for call in (("chat", messages), ("complete", marker("client.prompt"))):
                 with (
                     contextlib.suppress(LlamaServerError),
                     _application_span("ask"),
@@ -350,13 +350,13 @@ def llama_client_errors() -> None:
                     driver(*call)
 
 
-def _llama_reply(asked: Asked) -> Reply:
-    path = asked.path.partition("?")[0]
-    said = marker(f"server{path}")
+def _llama_reply(request: Asked) -> Reply:
+    path = request.path.partition("?")[0]
+    text = marker(f"server{path}")
     body: Any
-    if (asked.body or {}).get("stream"):
+    if (request.body or {}).get("stream"):
         chunks = [
-            replies.chunk({"role": "assistant", "content": said}),
+            replies.chunk({"role": "assistant", "content": text}),
             replies.chunk({}, "stop", timings=replies.TIMINGS),
         ]
         return Reply(pieces=[f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks])
@@ -365,12 +365,12 @@ def _llama_reply(asked: Asked) -> Reply:
     elif "embeddings" in path:
         body = replies.embeddings()
     elif "rerank" in path:
-        result = {"index": 0, "relevance_score": 0.5, "document": {"text": said}}
+        result = {"index": 0, "relevance_score": 0.5, "document": {"text": text}}
         body = {"model": "smol", "results": [result], "usage": {"prompt_tokens": 3}}
     elif "tokenize" in path:
         body = {"tokens": [1, 2]}
     else:
-        body = {"content": said, "prompt": said, "stop": True, "model": "smol"}
+        body = {"content": text, "prompt": text, "stop": True, "model": "smol"}
         body |= {"tokens_predicted": 3, "tokens_evaluated": 9, "timings": replies.TIMINGS}
     return Reply(body=body, headers={"set-cookie": marker("server.cookie")})
 
@@ -385,15 +385,15 @@ def transformers_in_process() -> None:
     from tests.support.transformers_models import llama, make_pipeline, tokenizer
 
     chat = [{"role": "user", "content": marker("tf.chat")}]
-    ask = make_pipeline("text-generation", None)
-    for asked in (chat, marker("tf.text"), [marker("tf.batch"), marker("tf.batch")]):
-        ask(asked, max_new_tokens=2)
+    run = make_pipeline("text-generation", None)
+    for inputs in (chat, marker("tf.text"), [marker("tf.batch"), marker("tf.batch")]):
+        run(inputs, max_new_tokens=2)
     make_pipeline("feature-extraction", None)(marker("tf.features"))
     make_pipeline("text-classification", None)(marker("tf.classified"))
     inputs = tokenizer()([marker("tf.generate")], return_tensors="pt")
     llama().generate(inputs["input_ids"], max_new_tokens=2)
     with contextlib.suppress(Exception):
-        ask(chat, max_new_tokens=marker("tf.error"))
+        run(chat, max_new_tokens=marker("tf.error"))
 
 
 def pipelines() -> None:

@@ -18,12 +18,18 @@ from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
 from tests.support.recorder import Recorder
 
-SAID = "SECRET"
+SECRET = "SECRET"
 COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}
-NATIVE = {"content": f"{SAID} answer", "stop": True, "stop_type": "eos", "model": "smol", **COUNTS}
-NATIVE |= {"prompt": SAID, "__verbose": {"prompt": SAID}}
-PIECES = [{"content": part, "stop": False, "index": 0} for part in (SAID, " ans", "wer")]
-MESSAGES = [{"role": "user", "content": f"{SAID} question"}]
+NATIVE = {
+    "content": f"{SECRET} answer",
+    "stop": True,
+    "stop_type": "eos",
+    "model": "smol",
+    **COUNTS,
+}
+NATIVE |= {"prompt": SECRET, "__verbose": {"prompt": SECRET}}
+TEXT_EVENTS = [{"content": part, "stop": False, "index": 0} for part in (SECRET, " ans", "wer")]
+MESSAGES = [{"role": "user", "content": f"{SECRET} question"}]
 
 
 def events(*bodies: dict[str, Any]) -> list[bytes]:
@@ -38,20 +44,20 @@ ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
                 {
                     "index": 0,
                     "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": f"{SAID} answer"},
+                    "message": {"role": "assistant", "content": f"{SECRET} answer"},
                 }
             ]
         ),
         events(
             replies.chunk({"role": "assistant", "content": None}),
-            *(replies.chunk({"content": part}) for part in (SAID, " ans", "wer")),
+            *(replies.chunk({"content": part}) for part in (SECRET, " ans", "wer")),
             replies.chunk({}, "stop", timings=replies.TIMINGS),
         ),
     ),
     "/completion": (
-        {"prompt": f"{SAID} question"},
+        {"prompt": f"{SECRET} question"},
         NATIVE,
-        events(*PIECES, {**NATIVE, "content": "", "index": 0}),
+        events(*TEXT_EVENTS, {**NATIVE, "content": "", "index": 0}),
     ),
 }
 cases = pytest.mark.parametrize("path", ROUTES)
@@ -70,7 +76,7 @@ def send_request(caller: str, path: str) -> None:
 def test_content_is_not_recorded_by_default(instrumented: Recorder, caller: str, path: str) -> None:
     send_request(caller, path)
     for span in instrumented.spans():
-        assert SAID not in span.to_json()
+        assert SECRET not in span.to_json()
     instrumented.call()
 
 
@@ -84,8 +90,8 @@ def test_content_is_recorded_when_capture_is_on(
     attributes = recorder.call().attributes
     (question,) = json.loads(attributes["gen_ai.input.messages"])
     (answer,) = json.loads(attributes["gen_ai.output.messages"])
-    assert question["parts"] == [{"type": "text", "content": f"{SAID} question"}]
-    assert answer["parts"] == [{"type": "text", "content": f"{SAID} answer"}]
+    assert question["parts"] == [{"type": "text", "content": f"{SECRET} question"}]
+    assert answer["parts"] == [{"type": "text", "content": f"{SECRET} answer"}]
     assert answer["finish_reason"] == "stop"
 
 
@@ -101,7 +107,7 @@ def check_output(recorder: Recorder, finish_reason: str) -> None:
     [message] = json.loads(recorder.call().attributes["gen_ai.output.messages"])
     [part] = message.pop("parts")
     assert message == {"role": "assistant", "finish_reason": finish_reason}
-    assert part["content"].startswith(f"{SAID} ans")
+    assert part["content"].startswith(f"{SECRET} ans")
 
 
 @cases
