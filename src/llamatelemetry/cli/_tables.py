@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryLine
+    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryRow
 
 _UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMING = "»"
@@ -73,7 +73,7 @@ def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print one row for each operation and model. Columns without any known value are hidden."""
-    if not summary.lines:
+    if not summary.rows:
         console.print(Text(_why_empty(summary), "yellow"), soft_wrap=True)
         return
     candidates = [
@@ -176,46 +176,46 @@ def _quantiles(quantiles: Quantiles | None, *, pairs: bool) -> str:
 
 
 def _times(
-    header: str, of: Callable[[SummaryLine], Quantiles | None], *, pairs: bool
-) -> TableColumn[SummaryLine]:
+    header: str, of: Callable[[SummaryRow], Quantiles | None], *, pairs: bool
+) -> TableColumn[SummaryRow]:
     return TableColumn(
         f"{header}\n(ms)",
-        lambda line: _quantiles(of(line), pairs=pairs),
-        is_known=lambda line: of(line) is not None,
+        lambda row: _quantiles(of(row), pairs=pairs),
+        is_known=lambda row: of(row) is not None,
     )
 
 
-def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryLine]]:
+def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow]]:
     return [
-        TableColumn("operation", lambda line: line.operation, justify="left"),
+        TableColumn("operation", lambda row: row.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
-        TableColumn("calls", lambda line: str(line.calls)),
-        TableColumn("errors", lambda line: str(line.errors)),
-        TableColumn("input\ntokens", lambda line: whole(line.input_tokens), "in\ntok"),
-        TableColumn("output\ntokens", lambda line: whole(line.output_tokens), "out\ntok"),
-        _times("queue", lambda line: line.queue_ms, pairs=pairs),
-        _times("TTFT", lambda line: line.ttft_ms, pairs=pairs),
-        _times("TPOT", lambda line: line.tpot_ms, pairs=pairs),
-        _times("duration", lambda line: line.duration_ms, pairs=pairs),
+        TableColumn("calls", lambda row: str(row.calls)),
+        TableColumn("errors", lambda row: str(row.errors)),
+        TableColumn("input\ntokens", lambda row: whole(row.input_tokens), "in\ntok"),
+        TableColumn("output\ntokens", lambda row: whole(row.output_tokens), "out\ntok"),
+        _times("queue", lambda row: row.queue_ms, pairs=pairs),
+        _times("TTFT", lambda row: row.ttft_ms, pairs=pairs),
+        _times("TPOT", lambda row: row.tpot_ms, pairs=pairs),
+        _times("duration", lambda row: row.duration_ms, pairs=pairs),
         TableColumn(
             "output\ntokens/s",
-            lambda line: _quantiles(line.tokens_per_s, pairs=False),
+            lambda row: _quantiles(row.tokens_per_s, pairs=False),
             "out\ntok/s",
-            is_known=lambda line: line.tokens_per_s is not None,
+            is_known=lambda row: row.tokens_per_s is not None,
         ),
         TableColumn(
             "energy\n(J)",
-            lambda line: decimal(line.energy_j),
-            is_known=lambda line: line.energy_j is not None,
+            lambda row: decimal(row.energy_j),
+            is_known=lambda row: row.energy_j is not None,
         ),
     ]
 
 
-def _model_of(line: SummaryLine) -> str:
-    return line.model or _UNKNOWN
+def _model_of(row: SummaryRow) -> str:
+    return row.model or _UNKNOWN
 
 
-_SUMMARY_MODEL: TableColumn[SummaryLine] = TableColumn("model", _model_of, justify="left")
+_SUMMARY_MODEL: TableColumn[SummaryRow] = TableColumn("model", _model_of, justify="left")
 
 # From wide to narrow: short headers, a column for the model, p95 beside p50.
 _SUMMARY_LAYOUTS = (
@@ -228,8 +228,8 @@ _SUMMARY_LAYOUTS = (
 
 def _summary_table(summary: Summary, *, model: bool, pairs: bool, short: bool, gap: int) -> Table:
     columns = _summary_columns(model=model, pairs=pairs)
-    shown = [column for column in columns if any(map(column.is_known, summary.lines))]
-    return _table(summary.lines, shown, lambda line: line.errors, short=short, gap=gap)
+    shown = [column for column in columns if any(map(column.is_known, summary.rows))]
+    return _table(summary.rows, shown, lambda row: row.errors, short=short, gap=gap)
 
 
 def _why_empty(summary: Summary) -> str:
@@ -241,7 +241,7 @@ def _why_empty(summary: Summary) -> str:
 def _summary_notes(summary: Summary, *, model: bool, pairs: bool) -> Iterator[str]:
     yield "Times: p50 / p95 (p95 from 20 calls)" if pairs else "Times: p50"
     if not model:
-        named = [_model_of(line) for line in summary.lines]
+        named = [_model_of(row) for row in summary.rows]
         one = len(set(named)) == 1
         yield f"Model: {named[0]}" if one else f"Models by row: {', '.join(named)}"
     if summary.errors:

@@ -81,10 +81,6 @@ class Command:
     Create it while this process has a single thread. The constructor blocks signals, and threads
     created later inherit this, so that only `wait()` receives them.
 
-    Args:
-        arguments: Program and its arguments.
-        environ: Environment of the program.
-
     Raises:
         OSError: The program cannot be started.
     """

@@ -1,7 +1,7 @@
 """Parse OTLP export requests, in protobuf or JSON, into records.
 
-JSON is converted to protobuf messages, so that there is one reader. OTLP's JSON differs from
-protobuf's own JSON in that ids are hex instead of base64.
+The message types come from `opentelemetry-proto`. JSON is converted to these messages, so that
+there is one reader. In OTLP's JSON, ids are hex; protobuf's own JSON has base64 instead.
 """
 
 from __future__ import annotations
@@ -48,12 +48,7 @@ class RejectedError(Exception):
 
 
 def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message:
-    """Parse the body of an export request.
-
-    Args:
-        signal: `traces`, `metrics` or `logs`.
-        body: Uncompressed body.
-        is_json: Whether the body is JSON instead of protobuf.
+    """Parse the uncompressed body of an export request: protobuf, or JSON.
 
     Raises:
         MalformedError: The body is not an export request of the signal.
@@ -140,10 +135,8 @@ def _point(  # noqa: PLR0917 - the levels of an OTLP metric
     metric: Any, kind: str, data: Any, point: Any, scope: str, resource: Mapping[str, Any]
 ) -> MetricPoint:
     is_number = kind in {"sum", "gauge"}
-    value: float | None = None
-    if is_number:
-        which = point.WhichOneof("value")
-        value = None if which is None else getattr(point, which)
+    is_histogram = kind == "histogram"
+    which = point.WhichOneof("value") if is_number else None
     return MetricPoint(
         name=metric.name,
         unit=metric.unit,
@@ -153,11 +146,11 @@ def _point(  # noqa: PLR0917 - the levels of an OTLP metric
         attributes=_attributes(point.attributes),
         start_ns=point.start_time_unix_nano,
         time_ns=point.time_unix_nano,
-        value=value,
+        value=None if which is None else getattr(point, which),
         count=None if is_number else point.count,
         sum=None if is_number else point.sum,
-        bounds=list(point.explicit_bounds) if kind == "histogram" else (),
-        buckets=list(point.bucket_counts) if kind == "histogram" else (),
+        bounds=list(point.explicit_bounds) if is_histogram else (),
+        buckets=list(point.bucket_counts) if is_histogram else (),
         scope=scope,
         resource=resource,
     )

@@ -54,14 +54,10 @@ _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class Receiver:
-    """Receives OTLP. Binds the port on construction, and serves from `start()`.
+    """An OTLP receiver. Binds its port on construction, and serves from `start()`.
 
-    A child process can be started in between, while this process has no other threads.
-
-    Args:
-        store: Database to write to.
-        port: Port for HTTP on loopback; 0 selects a free port.
-        grpc_port: Port for gRPC on loopback; `None` disables gRPC.
+    A child process can be started in between, while this process has no other threads. `port` 0
+    selects a free port. Without a `grpc_port`, only HTTP is served.
 
     Raises:
         OSError: The port is in use.
@@ -185,7 +181,8 @@ class _OtlpHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         signal = self.path.removeprefix("/v1/")
-        is_json = self.headers.get_content_type() == _JSON
+        kind = self.headers.get_content_type()
+        is_json = kind == _JSON
         response: Message
         try:
             body = self._body()
@@ -194,11 +191,10 @@ class _OtlpHandler(BaseHTTPRequestHandler):
                     HTTPStatus.NOT_FOUND,
                     f"the path must be /v1/traces, /v1/metrics or /v1/logs, got {self.path}",
                 )
-            if not is_json and self.headers.get_content_type() != _PROTOBUF:
+            if kind not in {_PROTOBUF, _JSON}:
                 raise RejectedError(
                     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                    f"the content type must be {_PROTOBUF} or {_JSON}, "
-                    f"got {self.headers.get_content_type()}",
+                    f"the content type must be {_PROTOBUF} or {_JSON}, got {kind}",
                 )
             sink = cast("_OtlpServer", self.server).sink
             sink.store(signal, parse_request(signal, body, is_json=is_json))
@@ -223,13 +219,11 @@ class _OtlpHandler(BaseHTTPRequestHandler):
         else:
             length = self.headers.get("content-length", "")
             if not length.isdigit():
-                self.close_connection = True
-                raise RejectedError(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
+                raise self._closing(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
             self._check_size(int(length))
             body = self.rfile.read(int(length))
             if len(body) < int(length):
-                self.close_connection = True
-                raise RejectedError(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
+                raise self._closing(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
         return _decompressed(body, self.headers.get("content-encoding", "identity").lower())
 
     def _chunks(self) -> bytes:
@@ -238,8 +232,7 @@ class _OtlpHandler(BaseHTTPRequestHandler):
             try:
                 size = int(self.rfile.readline(64).partition(b";")[0], 16)
             except ValueError as error:
-                self.close_connection = True
-                raise RejectedError(
+                raise self._closing(
                     HTTPStatus.BAD_REQUEST, "the size of a chunk is invalid"
                 ) from error
             self._check_size(len(body) + size)
@@ -250,12 +243,15 @@ class _OtlpHandler(BaseHTTPRequestHandler):
 
     def _check_size(self, size: int) -> None:
         if not 0 <= size <= _MAX_BODY_BYTES:
-            # The rest of the body stays unread.
-            self.close_connection = True
-            raise RejectedError(
+            raise self._closing(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the body must not exceed {_MAX_BODY_BYTES} bytes",
             )
+
+    def _closing(self, status: HTTPStatus, message: str) -> RejectedError:
+        """Return an error after which the connection closes, because its body stays unread."""
+        self.close_connection = True
+        return RejectedError(status, message)
 
     def _respond(self, status: HTTPStatus, response: Message, *, is_json: bool) -> None:
         body = (
