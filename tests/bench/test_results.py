@@ -213,9 +213,9 @@ def test_compare_uses_runs_when_both_sides_have_several():
 
 
 def test_holm_correction_matches_textbook_example():
-    from llamatelemetry.bench.analysis.comparison import _holm
+    from llamatelemetry.bench.analysis.significance import holm
 
-    assert _holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_compare_rejects_unknown_metrics_and_omits_metrics_without_values():

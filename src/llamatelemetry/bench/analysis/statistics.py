@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 CONFIDENCE: Final = 0.95
+ALPHA: Final = 0.05
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
 ENOUGH_RUNS: Final = 10
 """Number of runs from which whole runs are resampled. Fewer allow too few distinct resamples."""
