@@ -110,18 +110,17 @@ class RequestRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the known fields as plain data, with times in nanosecond resolution."""
-        found = {name: value for name, value in asdict(self).items() if value is not None}
-        for name, value in found.items():
-            if isinstance(value, float):
-                found[name] = round(value, 9)
-        found["token_times_s"] = [round(time_s, 9) for time_s in self.token_times_s]
-        return found
+        found = {
+            name: round(value, 9) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+        return {**found, "token_times_s": [round(time_s, 9) for time_s in self.token_times_s]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Create a record from `to_dict()` data. Ignores fields of later versions."""
-        known = {each.name for each in fields(cls)}
-        given = {name: value for name, value in data.items() if name in known}
+        given = _known_fields(cls, data)
         given["token_times_s"] = tuple(given.get("token_times_s", ()))
         return cls(**given)
 
@@ -159,5 +158,8 @@ class RunRecord:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Create a record from `to_dict()` data. Ignores fields of later versions."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in known})
+        return cls(**_known_fields(cls, data))
+
+
+def _known_fields(cls: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: data[each.name] for each in fields(cls) if each.name in data}

@@ -82,10 +82,7 @@ def call_from_span(span: SpanRecord) -> RecordedCall | None:
 
 
 def _ttft_ms(found: Mapping[str, object]) -> float | None:
-    """Return the engine's or stream's TTFT, or the time to the first chunk if it is unknown.
-
-    The first chunk may hold only a role, without any token.
-    """
+    """Return the TTFT if known, else the time to the first chunk, which may hold no token."""
     known = _number(found, names.TTFT_MS)
     return known or _number(found, names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, scale=1000)
 

@@ -34,10 +34,7 @@ class BenchmarkError(RuntimeError):
 class Session:
     """Opens a target and makes runs against it. The caller closes the target.
 
-    Attributes:
-        records: Requests of all runs so far.
-        runs: Finished runs.
-        warnings: Warnings about the runs.
+    `records`, `runs` and `warnings` accumulate over the runs.
     """
 
     def __init__(

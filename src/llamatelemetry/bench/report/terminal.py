@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.report.tables import Table
 
 
-def render_text(table: Table, width: int | None = None) -> str:
-    """Return a table as plain text, for a terminal or a log.
-
-    Raises:
-        MissingPackageError: Rich is not installed.
-    """
+def render_text(table: Table) -> str:
+    """Return a table as plain text, or raise `MissingPackageError` if Rich is not installed."""
     with required_by("A table of a benchmark", "llamatelemetry-core[cli]"):
         from rich import box
         from rich.console import Console
@@ -40,7 +36,7 @@ def render_text(table: Table, width: int | None = None) -> str:
         rich_table.add_column(header, justify=justify, no_wrap=True)
     for row in table.rows:
         rich_table.add_row(*map(Text, row))
-    console = Console(width=width or 200, color_system=None, force_terminal=False)
+    console = Console(width=200, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(rich_table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
@@ -53,8 +49,7 @@ def progress_bar(
 ) -> Generator[Callable[[RequestRecord], None]]:
     """Show a progress bar if stderr is a terminal and Rich is installed.
 
-    Yields:
-        The function to call with each finished request.
+    Yields the function to call with each finished request.
     """
     if not shown or not sys.stderr.isatty() or find_spec("rich") is None:
         yield lambda _record: None

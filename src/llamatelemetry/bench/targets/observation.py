@@ -49,15 +49,9 @@ _TRUNCATED: Final = ErrorInfo("truncated_stream", "the stream ended without a fi
 
 
 class RequestPosition(NamedTuple):
-    """Position of a request in the benchmark, and its scheduled time.
+    """Position of a request in the benchmark, as in `RequestRecord`, and its scheduled time.
 
-    Attributes:
-        run: Number of the run.
-        request_index: Index of the request within the run.
-        prompt: Position of the conversation in the list of prompts.
-        turn: Turn of the conversation.
-        due_ns: Scheduled time, by `perf_counter_ns`.
-        started_ns: Start of the run, by `perf_counter_ns`.
+    `due_ns`, and `started_ns` of the run, are times of `perf_counter_ns`.
     """
 
     run: int
@@ -71,8 +65,7 @@ class RequestPosition(NamedTuple):
 class TimedAccumulator:
     """Accumulates the chunks of a stream and the arrival time of each chunk with tokens.
 
-    Args:
-        keep_text: Whether to keep the text, for the next turn of a conversation.
+    `keep_text` keeps the text, for the next turn of a conversation.
     """
 
     def __init__(self, keep_text: bool) -> None:
@@ -280,14 +273,14 @@ class Observation:
             cached_tokens=usage.cache_read_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             finish_reason=next(iter(response.finish_reasons), None),
-            queue_s=None if phases is None else phases.queue_s,
-            queue_source=None if phases is None else phases.queue_source,
-            prefill_s=None if phases is None else phases.prefill_s,
-            decode_s=None if phases is None else phases.decode_s,
-            prefilled_tokens=None if timings is None else timings.prompt_tokens,
-            decoded_tokens=None if timings is None else timings.predicted_tokens,
-            error=None if failure is None else failure.type,
-            http_status=None if failure is None else failure.status_code,
+            queue_s=phases and phases.queue_s,
+            queue_source=phases and phases.queue_source,
+            prefill_s=phases and phases.prefill_s,
+            decode_s=phases and phases.decode_s,
+            prefilled_tokens=timings and timings.prompt_tokens,
+            decoded_tokens=timings and timings.predicted_tokens,
+            error=failure and failure.type,
+            http_status=failure and failure.status_code,
             **self._span_ids(),
         )
 

@@ -35,13 +35,10 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """Properties of the server under test.
+    """Properties of the server under test. `kind` is `llama_cpp`, `vllm`, `sglang` or unknown.
 
-    Attributes:
-        kind: `llama_cpp`, `vllm` or `sglang`; `None` if unknown.
-        slots: Number of requests that the server processes in parallel.
-        fingerprint: Conditions that must be equal in two benchmarks to compare them.
-        busy: Number of requests from other clients that the server is processing.
+    The server processes `slots` requests in parallel, and was processing `busy` requests of other
+    clients. The `fingerprint` must be equal in two benchmarks to compare them.
     """
 
     kind: str | None = None
