@@ -7,7 +7,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -22,7 +22,7 @@ from llamatelemetry.bench.analysis.metrics import (
     summarize_metric,
 )
 from llamatelemetry.bench.analysis.statistics import missing_intervals
-from llamatelemetry.bench.records import RequestRecord, RunRecord
+from llamatelemetry.bench.records import RequestRecord, RunRecord, known_fields
 from llamatelemetry.bench.report.export import Exportable
 from llamatelemetry.bench.report.page import results_page
 from llamatelemetry.bench.report.tables import results_table
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "llamatelemetry.bench/1"
 _COLUMNS: Final = (*(each.name for each in fields(RequestRecord)), "tpot_s", "remainder_s")
+_PLAIN_FIELDS: Final = ("model", "settings", "fingerprint", "environment", "slo", "warnings")
 PAIR: Final = "pair"
 """Name of the setting whose value two interleaved benchmarks share."""
 
@@ -127,12 +128,7 @@ class BenchmarkResults(Exportable):
         """Return everything as plain data, including the summary statistics."""
         return {
             "schema": SCHEMA,
-            "model": self.model,
-            "settings": dict(self.settings),
-            "fingerprint": dict(self.fingerprint),
-            "environment": dict(self.environment),
-            "slo": dict(self.slo),
-            "warnings": list(self.warnings),
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "summary": self._summary_data(),
             "runs": [run.to_dict() for run in self.runs],
             "requests": [record.to_dict() for record in self.requests],
@@ -187,14 +183,9 @@ class BenchmarkResults(Exportable):
         if schema != SCHEMA:
             raise ValueError(f"the schema of {path} must be {SCHEMA!r}, got {schema!r}")
         return cls(
-            model=data["model"],
-            settings=data["settings"],
-            fingerprint=data["fingerprint"],
-            environment=data["environment"],
+            **{name: data[name] for name in _PLAIN_FIELDS},
             requests=[RequestRecord.from_dict(record) for record in data["requests"]],
             runs=[RunRecord.from_dict(run) for run in data["runs"]],
-            slo=data["slo"],
-            warnings=data["warnings"],
         )
 
 
@@ -212,10 +203,4 @@ def _summary_data(summary: MetricSummary) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """Return the known fields of a dataclass as plain data."""
-    found = {each.name: getattr(value, each.name) for each in fields(value)}
-    return {
-        name: _plain(each) if hasattr(each, "__dataclass_fields__") else each
-        for name, each in found.items()
-        if each is not None
-    }
+    return asdict(value, dict_factory=known_fields)

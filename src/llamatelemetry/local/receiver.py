@@ -29,7 +29,7 @@ from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_reque
 from llamatelemetry.local.store import StoreFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -59,31 +59,28 @@ class Receiver:
     A child process can be started in between, while this process has no other threads. `port` 0
     selects a free port. Without a `grpc_port`, only HTTP is served.
 
+    Attributes:
+        received: Number of stored spans, metric data points and log records, by signal.
+        problem: Why data was lost, or `None` if everything was stored.
+
     Raises:
         OSError: The port is in use.
     """
 
     def __init__(self, store: Store, *, port: int = 0, grpc_port: int | None = None) -> None:
-        self._sink = OtlpSink(store)
-        self._server = _OtlpServer((_HOST, port), self._sink)
+        self._store = store
+        self._lock = threading.Lock()
+        self._server = _OtlpServer((_HOST, port), self._write)
         self._thread: threading.Thread | None = None
         self._grpc_port = grpc_port
         self._grpc: GrpcServer | None = None
+        self.received = dict.fromkeys(_RESPONSES, 0)
+        self.problem: str | None = None
 
     @property
     def url(self) -> str:
         """Base URL, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
         return f"http://{_HOST}:{self._server.server_address[1]}"
-
-    @property
-    def received(self) -> Mapping[str, int]:
-        """Number of stored spans, metric data points and log records, by signal."""
-        return self._sink.received
-
-    @property
-    def problem(self) -> str | None:
-        """Why data was lost, or `None` if everything was stored."""
-        return self._sink.problem
 
     def start(self) -> None:
         """Serve in background threads.
@@ -96,7 +93,7 @@ class Receiver:
             with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
                 from llamatelemetry.local.grpc_server import GrpcServer
 
-            self._grpc = GrpcServer(self._sink.store, self._grpc_port)
+            self._grpc = GrpcServer(self._write, self._grpc_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -114,17 +111,7 @@ class Receiver:
             self._thread.join()
         self._server.server_close()
 
-
-class OtlpSink:
-    """Stores the export requests of both protocols and counts their records."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self.received = dict.fromkeys(_RESPONSES, 0)
-        self.problem: str | None = None
-
-    def store(self, signal: str, request: Message) -> None:
+    def _write(self, signal: str, request: Message) -> None:
         """Write the records of a request to the database.
 
         Raises:
@@ -150,8 +137,8 @@ class _OtlpServer(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], sink: OtlpSink) -> None:
-        self.sink = sink
+    def __init__(self, address: tuple[str, int], write: Callable[[str, Message], None]) -> None:
+        self.write = write
         self._open: set[socket.socket] = set()
         super().__init__(address, _OtlpHandler)
 
@@ -196,8 +183,8 @@ class _OtlpHandler(BaseHTTPRequestHandler):
                     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                     f"the content type must be {_PROTOBUF} or {_JSON}, got {kind}",
                 )
-            sink = cast("_OtlpServer", self.server).sink
-            sink.store(signal, parse_request(signal, body, is_json=is_json))
+            request = parse_request(signal, body, is_json=is_json)
+            cast("_OtlpServer", self.server).write(signal, request)
             status, response = HTTPStatus.OK, _RESPONSES[signal]()
         except MalformedError as error:
             status, response = HTTPStatus.BAD_REQUEST, Status(code=3, message=str(error))

@@ -7,9 +7,9 @@ lines. Each line is one export request.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from llamatelemetry.local.otlp import parse_request, records_of
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
@@ -30,7 +30,14 @@ class Recording:
     spans: Sequence[SpanRecord] = ()
     points: Sequence[MetricPoint] = ()
     logs: Sequence[LogRecord] = ()
-    sources: Sequence[str] = field(default_factory=list[str])
+    sources: Sequence[str] = ()
+
+    @classmethod
+    def of_store(cls, reader: StoreReader) -> Self:
+        """Read all records of a database."""
+        return cls(
+            list(reader.spans()), list(reader.points()), list(reader.logs()), [reader.path.name]
+        )
 
 
 def read_recorded(path: Path | str) -> Recording:
@@ -51,9 +58,7 @@ def read_recorded(path: Path | str) -> Recording:
     if not is_database:
         return _from_lines(path, [path])
     with StoreReader(path) as reader:
-        return Recording(
-            list(reader.spans()), list(reader.points()), list(reader.logs()), [path.name]
-        )
+        return Recording.of_store(reader)
 
 
 def _from_lines(path: Path, files: Sequence[Path]) -> Recording:

@@ -127,20 +127,11 @@ class MetricSummary:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Totals over all requests of a benchmark. Rates are per second of the runs' duration.
+    """Totals over all requests of a benchmark, including failed ones; `None` if unknown.
 
-    Attributes:
-        requests: Number of finished requests, including failed ones.
-        failures: Number of failed requests by error type.
-        duration_s: Duration of all runs, in seconds.
-        request_rate: Successful requests per second.
-        output_rate: Output tokens per second, if known.
-        input_rate: Input tokens per second, if known.
-        success: Share of requests with a complete response.
-        goodput_rate: Requests per second that met all SLOs, if there are SLOs.
-        goodput: Share of requests that met all SLOs, if there are SLOs.
-        energy_per_token_j: GPU energy per output token, in joules, including idle power.
-        energy_above_idle_per_token_j: GPU energy above idle power per output token, in joules.
+    Rates are per second of the runs' duration. `failures` counts requests by error type. `success`
+    is the share of requests with a complete response, `goodput` the share that met all SLOs.
+    Energy is that of the GPUs per output token; without `above_idle` it includes idle power.
     """
 
     requests: int

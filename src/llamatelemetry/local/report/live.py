@@ -65,7 +65,6 @@ class _LiveDatabase:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._reader = StoreReader(path)
-        self._name = path.name
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
         self._summarized_up_to = (0, 0)
@@ -76,12 +75,7 @@ class _LiveDatabase:
 
     def page(self) -> str:
         with self._lock:
-            whole = Recording(
-                list(self._reader.spans()),
-                list(self._reader.points()),
-                list(self._reader.logs()),
-                [self._name],
-            )
+            whole = Recording.of_store(self._reader)
             position = self._position()
         return render(whole, live=True, position=position)
 
