@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanKind
 
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.bench.targets.http_timing import current_observation
@@ -237,16 +237,10 @@ class Observation:
 
     def _end_call(self, error: BaseException | None, response: Response) -> None:
         """End the span. An instrumented client has completed `response` afterwards."""
-        if self._call is None:
-            return
-        if self._stream is not None and error is None:
-            self._stream.on_end()
-        elif self._stream is not None and error is not None:
-            self._stream.on_error(error)
-        elif error is None:
-            self._call.finish(response)
-        else:
-            self._call.fail(error, response)
+        if self._stream is not None:
+            self._stream.on_end() if error is None else self._stream.on_error(error)
+        elif self._call is not None:
+            self._call.finish(response) if error is None else self._call.fail(error, response)
 
     def _make_record(
         self, error: Exception | None, response: Response, ended_ns: int
@@ -303,9 +297,7 @@ class Observation:
         )
 
     def _span_ids(self) -> dict[str, str]:
-        if self._call is None:
-            return {}
-        context = self._call.span.get_span_context()
+        context = INVALID_SPAN_CONTEXT if self._call is None else self._call.span.get_span_context()
         if not context.is_valid:
             return {}
         return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from llamatelemetry.local.report import Recording, render
 from tests import browser
-from tests.local.test_report import EVIL, call, sample_recording, span
+from tests.local.report.test_page import EVIL, call, sample_recording, span
 
 pytestmark = browser.MARKS
 
