@@ -180,39 +180,39 @@ def _times(
 ) -> TableColumn[SummaryRow]:
     return TableColumn(
         f"{header}\n(ms)",
-        lambda row: _quantiles(of(row), pairs=pairs),
-        is_known=lambda row: of(row) is not None,
+        lambda line: _quantiles(of(line), pairs=pairs),
+        is_known=lambda line: of(line) is not None,
     )
 
 
 def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow]]:
     return [
-        TableColumn("operation", lambda row: row.operation, justify="left"),
+        TableColumn("operation", lambda line: line.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
-        TableColumn("calls", lambda row: str(row.calls)),
-        TableColumn("errors", lambda row: str(row.errors)),
-        TableColumn("input\ntokens", lambda row: whole(row.input_tokens), "in\ntok"),
-        TableColumn("output\ntokens", lambda row: whole(row.output_tokens), "out\ntok"),
-        _times("queue", lambda row: row.queue_ms, pairs=pairs),
-        _times("TTFT", lambda row: row.ttft_ms, pairs=pairs),
-        _times("TPOT", lambda row: row.tpot_ms, pairs=pairs),
-        _times("duration", lambda row: row.duration_ms, pairs=pairs),
+        TableColumn("calls", lambda line: str(line.calls)),
+        TableColumn("errors", lambda line: str(line.errors)),
+        TableColumn("input\ntokens", lambda line: whole(line.input_tokens), "in\ntok"),
+        TableColumn("output\ntokens", lambda line: whole(line.output_tokens), "out\ntok"),
+        _times("queue", lambda line: line.queue_ms, pairs=pairs),
+        _times("TTFT", lambda line: line.ttft_ms, pairs=pairs),
+        _times("TPOT", lambda line: line.tpot_ms, pairs=pairs),
+        _times("duration", lambda line: line.duration_ms, pairs=pairs),
         TableColumn(
             "output\ntokens/s",
-            lambda row: _quantiles(row.tokens_per_s, pairs=False),
+            lambda line: _quantiles(line.tokens_per_s, pairs=False),
             "out\ntok/s",
-            is_known=lambda row: row.tokens_per_s is not None,
+            is_known=lambda line: line.tokens_per_s is not None,
         ),
         TableColumn(
             "energy\n(J)",
-            lambda row: decimal(row.energy_j),
-            is_known=lambda row: row.energy_j is not None,
+            lambda line: decimal(line.energy_j),
+            is_known=lambda line: line.energy_j is not None,
         ),
     ]
 
 
-def _model_of(row: SummaryRow) -> str:
-    return row.model or _UNKNOWN
+def _model_of(line: SummaryRow) -> str:
+    return line.model or _UNKNOWN
 
 
 _SUMMARY_MODEL: TableColumn[SummaryRow] = TableColumn("model", _model_of, justify="left")
@@ -229,7 +229,7 @@ _SUMMARY_LAYOUTS = (
 def _summary_table(summary: Summary, *, model: bool, pairs: bool, short: bool, gap: int) -> Table:
     columns = _summary_columns(model=model, pairs=pairs)
     shown = [column for column in columns if any(map(column.is_known, summary.rows))]
-    return _table(summary.rows, shown, lambda row: row.errors, short=short, gap=gap)
+    return _table(summary.rows, shown, lambda line: line.errors, short=short, gap=gap)
 
 
 def _why_empty(summary: Summary) -> str:
@@ -241,7 +241,7 @@ def _why_empty(summary: Summary) -> str:
 def _summary_notes(summary: Summary, *, model: bool, pairs: bool) -> Iterator[str]:
     yield "Times: p50 / p95 (p95 from 20 calls)" if pairs else "Times: p50"
     if not model:
-        named = [_model_of(row) for row in summary.rows]
+        named = [_model_of(line) for line in summary.rows]
         one = len(set(named)) == 1
         yield f"Model: {named[0]}" if one else f"Models by row: {', '.join(named)}"
     if summary.errors:

@@ -267,9 +267,8 @@ def _slo_name(name: str) -> str:
 
 
 def _slo_seconds(name: str, value: Any) -> float:
-    limit = value
-    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
-        limit = float(match["number"]) * _UNITS_S[match["unit"]]
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    limit = value if match is None else float(match["number"]) * _UNITS_S[match["unit"]]
     if not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
         raise ValueError(f"{name} must be a time such as 500ms or 1.5s, or seconds, got {value!r}")
     return float(limit)

@@ -54,31 +54,25 @@ def progress_bar(
     if not shown or not sys.stderr.isatty() or find_spec("rich") is None:
         yield lambda _record: None
         return
+    from rich import progress
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[status]}"),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(escape(title), total=total, status="warming up")
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(title), total=total, status="warming up")
         failures = 0
 
         def advance(record: RequestRecord) -> None:
             nonlocal failures
             failures += not record.ok
             status = f"last {record.e2e_s:.2f} s" + (f", {failures} failed" if failures else "")
-            progress.update(task, advance=1, status=status)
+            bar.update(task, advance=1, status=status)
 
         yield advance
