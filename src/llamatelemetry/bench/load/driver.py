@@ -107,8 +107,7 @@ class Driver:
             position = RequestPosition(
                 self._plan.run, index, scheduled.prompt, turn, due_ns, self._started_ns
             )
-            is_last = turn + 1 == scheduled.turns
-            observation = await self._send(position, history, conversation, keep_text=not is_last)
+            observation = await self._send(position, history, conversation)
             if observation.record is None or not observation.record.ok:
                 # Without this response the next turns would not be the planned conversation.
                 return
@@ -116,12 +115,7 @@ class Driver:
             due_ns = perf_counter_ns()
 
     async def _send(
-        self,
-        position: RequestPosition,
-        history: list[Message],
-        conversation: Conversation,
-        *,
-        keep_text: bool,
+        self, position: RequestPosition, history: list[Message], conversation: Conversation
     ) -> Observation:
         plan = self._plan
         request = BenchRequest(
@@ -131,9 +125,7 @@ class Driver:
             seed=plan.seed,
             cold=plan.cold,
         )
-        observation = Observation(
-            self._instrumenter, self._span_request(request), position, keep_text=keep_text
-        )
+        observation = Observation(self._instrumenter, self._span_request(request), position)
         if self._in_flight is None:
             await self._observe(request, observation)
         else:

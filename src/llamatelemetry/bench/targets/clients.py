@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from llamatelemetry.bench.targets.http_timing import observe_llama, observe_openai
-from llamatelemetry.bench.targets.target import ServerFacts
+from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts
 from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
 
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 _KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
 
 
-class LlamaTarget:
+class LlamaTarget(BenchmarkTarget):
     """A llama.cpp server, through `AsyncLlamaCppClient`."""
 
-    is_blocking = False
-    is_streaming = True
-    has_queue = True
     provider = PROVIDER_LLAMA_CPP
 
     def __init__(self, client: AsyncLlamaCppClient) -> None:
@@ -129,11 +126,8 @@ def _busy_requests(counters: Mapping[str, float]) -> int | None:
     return int(counters["requests_processing"] + counters.get("requests_deferred", 0))
 
 
-class _OpenAI:
+class _OpenAI(BenchmarkTarget):
     """Common part of the synchronous and asynchronous openai targets."""
-
-    is_streaming = True
-    has_queue = True
 
     def __init__(self, client: Any) -> None:
         self.server = _server_at(str(client.base_url))
@@ -222,8 +216,6 @@ class OpenAITarget(_OpenAI):
 
 class AsyncOpenAITarget(_OpenAI):
     """An asynchronous client of the openai library."""
-
-    is_blocking = False
 
     def __init__(self, client: Any) -> None:
         super().__init__(client)

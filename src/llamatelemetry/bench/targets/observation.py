@@ -65,12 +65,12 @@ class RequestPosition(NamedTuple):
 class TimedAccumulator:
     """Accumulates the chunks of a stream and the arrival time of each chunk with tokens.
 
-    `keep_text` keeps the text, for the next turn of a conversation.
+    The next turn of a conversation needs the text.
     """
 
-    def __init__(self, keep_text: bool) -> None:
+    def __init__(self) -> None:
         self._chunks = ChatAccumulator()
-        self._texts: list[str] | None = [] if keep_text else None
+        self._texts: list[str] = []
         self._response: Response | None = None
         self.token_ns: list[int] = []
         self.answer_ns: int | None = None
@@ -86,10 +86,7 @@ class TimedAccumulator:
         self.token_ns.append(now_ns)
         if has_answer and self.answer_ns is None:
             self.answer_ns = now_ns
-        if self._texts is not None:
-            self._texts.extend(
-                content for delta in deltas[:1] if (content := as_str(get_field(delta, "content")))
-            )
+        self._texts.append(as_str(get_field(deltas[0], "content")) or "")
         return True
 
     @property
@@ -99,8 +96,8 @@ class TimedAccumulator:
 
     @property
     def text(self) -> str:
-        """Text of the response; empty unless `keep_text` is set."""
-        return "".join(self._texts or ())
+        """Text of the response."""
+        return "".join(self._texts)
 
     def response(self) -> Response:
         """Return the accumulated response: always the same object, which others complete."""
@@ -131,13 +128,11 @@ class Observation:
         instrumenter: Instrumenter,
         request: Request,
         position: RequestPosition,
-        *,
-        keep_text: bool,
     ) -> None:
         self._instrumenter = instrumenter
         self._request = request
         self._position = position
-        self._accumulator = TimedAccumulator(keep_text)
+        self._accumulator = TimedAccumulator()
         self._call: Call | None = None
         self._stream: StreamObserver | None = None
         self._context_token: Token[Context] | None = None
