@@ -107,10 +107,10 @@ def _ratio_error(totals: Values, weights: Values) -> Values:
 
 def of_mean(values: Sequence[float]) -> Ends:
     """Return Student's t interval for the mean of independent, roughly normal values."""
-    low, high = stats.t.interval(
-        CONFIDENCE, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
-    )
-    return float(low), float(high)
+    # `stats.t.interval()` returns NaN if the values are equal.
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    center = float(np.mean(values))
+    return center - half, center + half
 
 
 def bootstrap_medians(values: Values, rng: np.random.Generator) -> Values:
