@@ -14,7 +14,7 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Recorder behind the global providers, because a runner accepts no providers."""
+    """Return a recorder behind the global providers, because a runner accepts no providers."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
     return recorder

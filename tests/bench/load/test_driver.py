@@ -18,7 +18,7 @@ RATE = 20.0
 
 @pytest.fixture(scope="module")
 def serial_server(tmp_path_factory: pytest.TempPathFactory, realtime_priority: None):
-    """A server that processes one request at a time, with a queue that clients cannot see."""
+    """Start a server that processes one request at a time, with a queue that clients cannot see."""
     with scripted_server(tmp_path_factory.mktemp("serial"), "--serial", "--slots", "1") as server:
         yield server
 

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import secrets
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -73,7 +73,7 @@ class Driver:
         self._plan = plan
         self._instrumenter = instrumenter
         limit = plan.load.max_in_flight
-        self._in_flight = None if limit is None else asyncio.Semaphore(limit)
+        self._in_flight = nullcontext() if limit is None else asyncio.Semaphore(limit)
         self._on_record = on_record
         self._started_ns = 0
         self.records: list[RequestRecord] = []
@@ -126,11 +126,8 @@ class Driver:
             cold=plan.cold,
         )
         observation = Observation(self._instrumenter, self._span_request(request), position)
-        if self._in_flight is None:
+        async with self._in_flight:
             await self._observe(request, observation)
-        else:
-            async with self._in_flight:
-                await self._observe(request, observation)
         if observation.record is not None:
             if plan.keep_prompts:
                 text = _text_of(history[-1])

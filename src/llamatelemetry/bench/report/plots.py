@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME, values_by_run
+from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.records import RequestRecord
@@ -63,8 +63,7 @@ def _distributions(good: Sequence[RequestRecord]) -> Plot:
     curves: list[Any] = []
     for name in _DISTRIBUTIONS:
         metric = METRIC_BY_NAME[name]
-        runs = values_by_run(good, metric).values()
-        found = sorted(value * 1000 for run in runs for each in run for value in each)
+        found = sorted(value * 1000 for record in good for value in metric.values_of(record))
         if not found:
             continue
         points = min(len(found), _MAX_POINTS)
