@@ -14,7 +14,7 @@ from tests.support.timed_server import ScriptedServer, scripted_server
 
 @pytest.fixture
 def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Recorder behind the global providers, because a runner accepts no providers."""
+    """Return a recorder behind the global providers, because a runner accepts no providers."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
     return recorder

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryLine
+    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryRow
 
 _UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMING = "»"
@@ -64,15 +64,15 @@ def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print one row for each operation and model. Columns without any known value are hidden."""
-    if not summary.lines:
+    if not summary.rows:
         console.print(Text(_why_empty(summary), "yellow"), soft_wrap=True)
         return
 
     def create(layout: tuple[bool, bool, bool], gap: int) -> Table:
         short, model, pairs = layout
         columns = _summary_columns(model=model, pairs=pairs)
-        shown = [column for column in columns if any(map(column.is_known, summary.lines))]
-        return _table(summary.lines, shown, lambda line: line.errors, short=short, gap=gap)
+        shown = [column for column in columns if any(map(column.is_known, summary.rows))]
+        return _table(summary.rows, shown, lambda line: line.errors, short=short, gap=gap)
 
     _, model, pairs = _print_first_that_fits(console, _SUMMARY_LAYOUTS, create)
     for note in _summary_notes(summary, model=model, pairs=pairs):
@@ -156,8 +156,8 @@ def _quantiles(quantiles: Quantiles | None, *, pairs: bool) -> str:
 
 
 def _times(
-    header: str, of: Callable[[SummaryLine], Quantiles | None], *, pairs: bool
-) -> TableColumn[SummaryLine]:
+    header: str, of: Callable[[SummaryRow], Quantiles | None], *, pairs: bool
+) -> TableColumn[SummaryRow]:
     return TableColumn(
         f"{header}\n(ms)",
         lambda line: _quantiles(of(line), pairs=pairs),
@@ -165,7 +165,7 @@ def _times(
     )
 
 
-def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryLine]]:
+def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow]]:
     return [
         TableColumn("Operation", lambda line: line.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
@@ -191,11 +191,11 @@ def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryLin
     ]
 
 
-def _model_of(line: SummaryLine) -> str:
+def _model_of(line: SummaryRow) -> str:
     return line.model or _UNKNOWN
 
 
-_SUMMARY_MODEL: TableColumn[SummaryLine] = TableColumn("Model", _model_of, justify="left")
+_SUMMARY_MODEL: TableColumn[SummaryRow] = TableColumn("Model", _model_of, justify="left")
 
 # From wide to narrow: short headers, a column for the model, p95 beside p50.
 _SUMMARY_LAYOUTS = (
@@ -215,7 +215,7 @@ def _why_empty(summary: Summary) -> str:
 def _summary_notes(summary: Summary, *, model: bool, pairs: bool) -> Iterator[str]:
     yield "Times: p50 / p95 (p95 from 20 calls)" if pairs else "Times: p50"
     if not model:
-        named = [_model_of(line) for line in summary.lines]
+        named = [_model_of(line) for line in summary.rows]
         one = len(set(named)) == 1
         yield f"Model: {named[0]}" if one else f"Models by row: {', '.join(named)}"
     if summary.errors:
