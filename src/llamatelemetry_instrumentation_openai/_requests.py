@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from llamatelemetry.genai import Request, Server, as_dict, model_name, parse_choice_count, server_of
@@ -61,8 +61,10 @@ def read_body(options: Any) -> Mapping[str, Any]:
     Args:
         options: `FinalRequestOptions` of the request.
     """
-    body, extra = as_dict(options.json_data), options.extra_json
-    return {**body, **as_dict(extra)} if extra else body
+    body, extra = options.json_data, options.extra_json
+    if isinstance(body, dict) and not extra:
+        return cast("dict[str, Any]", body)
+    return {**as_dict(body), **as_dict(extra)}
 
 
 def parse_parameters(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from llamatelemetry.genai import EngineTimings
-from llamatelemetry.genai.usage import find_usage, parse_usage
+from llamatelemetry.genai.wire.openai_chat import find_usage, parse_usage
 from tests.genai.strategies import REPLIES
 
 TIMINGS = EngineTimings(5, 2.0, 6, 4.0, cached_tokens=16)

@@ -21,7 +21,7 @@ from llamatelemetry.genai import (
     parse_native_completion,
     parse_response,
 )
-from llamatelemetry.genai.usage import correct_undercount
+from llamatelemetry.genai.wire.openai_chat import correct_undercount
 from tests.genai.strategies import json_values
 
 TIMINGS = {"cache_n": 9, "prompt_n": 1, "prompt_ms": 7.0, "predicted_n": 3, "predicted_ms": 24.0}

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "call_path.py"
-MODULES = 15
-MOVES = 37
+MODULES = 12
+MOVES = 30
 
 
 def test_plain_call_stays_within_its_limits_of_modules_and_moves():

@@ -38,7 +38,7 @@ from llamatelemetry.genai.span_target import (
     is_within,
 )
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
-from llamatelemetry.genai.usage import correct_undercount
+from llamatelemetry.genai.wire.openai_chat import correct_undercount
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
 from llamatelemetry.genai.json_access import as_count, as_fields, as_list, get_field
-from llamatelemetry.genai.usage import find_usage
-from llamatelemetry.genai.wire.openai_chat import parse_response
+from llamatelemetry.genai.wire.openai_chat import find_usage, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import as_str, get_field, model_name
 from llamatelemetry.genai.model import Response, Usage
-from llamatelemetry.genai.usage import parse_usage
+from llamatelemetry.genai.wire.openai_chat import parse_usage
 
 if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo

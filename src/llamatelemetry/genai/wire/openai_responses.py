@@ -12,8 +12,7 @@ from llamatelemetry.genai.content.responses_messages import (
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.usage import parse_usage
-from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings
+from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings, parse_usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
