@@ -40,12 +40,11 @@ class OpenAIRoute:
         operation: Operation name; `None` if the conventions define none for this endpoint.
         task: Task of an endpoint without an operation.
         fixed: Attributes of every call.
-        read_parameters: Parses the parameters in the JSON body of a request.
+        parse_parameters: Parses the parameters in the JSON body of a request.
         read_content: Parses the messages in the JSON body of a request; `None` if the
             conventions define no content for this endpoint.
         parse_response: Parses a plain response, as a model or as JSON.
-        accumulator: Creates the accumulator for a stream, with the number of characters to keep of each
-            text.
+        accumulator: Creates the accumulator for a stream, with the length limit of each text.
         bulk: Top-level array that can make a response long.
         is_bulk_wanted: Whether anything in that array is recorded.
         is_json: Whether plain responses are JSON.

@@ -15,7 +15,8 @@ from opentelemetry.trace import INVALID_SPAN
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.content.limits import compact_json
-from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span, value_max_chars
+from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span
+from llamatelemetry.otel._sdk_private import attribute_length_limit
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.genai.message_schemas import check
 from tests.openai_plugin import replies
@@ -131,4 +132,4 @@ def test_json_on_a_span_stays_json_under_the_limit_of_the_sdk(max_chars):
 
 
 def test_a_span_without_limits_has_none():
-    assert value_max_chars(INVALID_SPAN) is None
+    assert attribute_length_limit(INVALID_SPAN) is None

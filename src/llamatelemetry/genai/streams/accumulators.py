@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 # Fields of a delta that carry a token. The role does not, nor does an empty delta: llama.cpp opens
 # each chat stream with a role and null content.
 _TOKEN_FIELDS = (
-    "content",
-    "reasoning_content",
-    "reasoning",
-    "tool_calls",
-    "refusal",
-    "function_call",
+    *("content", "reasoning_content", "reasoning"),
+    *("tool_calls", "refusal", "function_call"),
 )
 _HEAD_FIELDS = ("id", "model", "service_tier", "system_fingerprint")
 
@@ -58,15 +54,8 @@ class ChatAccumulator:
     """
 
     __slots__ = (
-        "_at_finish",
-        "_at_usage",
-        "_content",
-        "_finish_reasons",
-        "_has_token",
-        "_head",
-        "_is_named",
-        "timings",
-        "usage",
+        *("_at_finish", "_at_usage", "_content", "_finish_reasons", "_has_token", "_head"),
+        *("_is_named", "timings", "usage"),
     )
 
     def __init__(self, content_max_chars: int | None = None) -> None:
@@ -136,11 +125,11 @@ class ChatAccumulator:
 
     def result(self) -> dict[str, Any]:
         """Return the response in the format of a plain one, for `parse_response`."""
-        said = {} if self._content is None else self._content.results()
+        contents = {} if self._content is None else self._content.results()
         return {
             **self._head,
             "choices": [
-                {"finish_reason": self._finish_reasons[index], **said.get(index, {})}
+                {"finish_reason": self._finish_reasons[index], **contents.get(index, {})}
                 for index in sorted(self._finish_reasons)
             ],
             "usage": self.usage,

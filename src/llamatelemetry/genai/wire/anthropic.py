@@ -63,8 +63,8 @@ class AnthropicAccumulator:
     def _add_usage(self, usage: Any) -> None:
         # The last event contains only the changed values.
         if isinstance(usage, dict):
-            told = cast("dict[str, Any]", usage)
-            self._usage.update({name: value for name, value in told.items() if value is not None})
+            counts = cast("dict[str, Any]", usage)
+            self._usage.update({name: value for name, value in counts.items() if value is not None})
 
     @property
     def model(self) -> Any:
