@@ -1,4 +1,4 @@
-"""A plain call passes through few modules; `benchmarks/call_path.py` prints which."""
+"""Limits of the modules that a plain call passes through; `benchmarks/call_path.py` lists them."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
-    # Fast path: nothing is known of most servers.
+    # Fast path: most servers have no such attributes.
     if known_servers.has_descriptions or server_metadata_cache.has_any:
         attributes.update(_server_attributes(outcome))
     attributes.update(response.attributes)

@@ -141,8 +141,7 @@ def parse_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
 def parse_response(reply: Any) -> Response:
     """Parse a response of any format except the Responses API: JSON, a model, or an accumulated stream.
 
-    Supports chat and text completions, embeddings, images, transcriptions and moderations. Missing fields
-    stay unknown.
+    It may be of a chat or text completion, embedding, image, transcription or moderation request.
     """
     fields = as_fields(reply)
     raw_timings, usage = fields.get("timings"), fields.get("usage")
@@ -165,11 +164,7 @@ def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """Return one reason per choice, in order; `error` for a choice without one beside others."""
     if not isinstance(choices, (list, tuple)):
         return ()
-    found = [
-        reason
-        for choice in cast("list[Any]", choices)
-        for reason in get_strs(choice, "finish_reason")
-    ]
+    found = [get_strs(choice, "finish_reason")[0] for choice in cast("list[Any]", choices)]
     if len(found) == 1:
         return () if found[0] is None else (found[0],)
     return tuple(reason or "error" for reason in found) if any(found) else ()
