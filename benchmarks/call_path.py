@@ -74,15 +74,15 @@ def _module_of(frame: FrameType) -> str | None:
 
 
 def plain_call_path() -> CallPath:
-    """Return the path of one plain chat completion call, after some that fill the caches."""
+    """Return the path of one plain chat completion call, after `WARM_UP` calls."""
 
     def respond(_: Any) -> Any:
         return httpx2.Response(200, json=json.loads(json.dumps(_REPLY)))
 
     http_client = httpx2.Client(transport=httpx2.MockTransport(respond))
     client = openai.OpenAI(base_url="http://llm.test/v1", api_key="none", http_client=http_client)
-    given, instrumentor, path = providers(), OpenAIInstrumentor(), CallPath()
-    instrumentor.instrument(**given)
+    sdk, instrumentor, path = providers(), OpenAIInstrumentor(), CallPath()
+    instrumentor.instrument(**sdk)
     try:
         for number in range(WARM_UP + 1):
             if number == WARM_UP:
@@ -95,7 +95,7 @@ def plain_call_path() -> CallPath:
                 sys.setprofile(None)
     finally:
         instrumentor.uninstrument()
-        for provider in given.values():
+        for provider in sdk.values():
             provider.shutdown()
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from llamatelemetry.genai import Request, Server, as_dict, model_name, parse_choice_count, server_of
@@ -32,14 +32,7 @@ _DEPLOYMENT: Final = re.compile(r"/deployments/([^/]+)")
 def parse_request(
     client: Any, route: OpenAIRoute, body: Mapping[str, Any], *, is_stream: bool
 ) -> Request:
-    """Return the request that a call starts with. `read_parameters` adds the parameters.
-
-    Args:
-        client: Client of the `openai` library.
-        route: Endpoint of the request.
-        body: JSON body, from `read_body`.
-        is_stream: Whether the application requested a stream.
-    """
+    """Return the request that a call starts with, without the parameters."""
     is_fetch = route is FETCH
     return Request(
         operation=route.operation,
@@ -56,13 +49,11 @@ def parse_request(
 
 
 def read_body(options: Any) -> Mapping[str, Any]:
-    """Return the JSON body of a request. `extra_body` is merged as the client merges it.
-
-    Args:
-        options: `FinalRequestOptions` of the request.
-    """
-    body, extra = as_dict(options.json_data), options.extra_json
-    return {**body, **as_dict(extra)} if extra else body
+    """Return the JSON body of a request. `extra_body` is merged as the client merges it."""
+    body, extra = options.json_data, options.extra_json
+    if isinstance(body, dict) and not extra:
+        return cast("dict[str, Any]", body)
+    return {**as_dict(body), **as_dict(extra)}
 
 
 def parse_parameters(

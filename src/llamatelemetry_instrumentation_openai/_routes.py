@@ -118,12 +118,9 @@ ROUTES: Final[Mapping[tuple[str, str], OpenAIRoute]] = {
 }
 
 
-def find_route(method: str, url: str) -> OpenAIRoute | None:
-    """Return the endpoint of a request, or `None` if it does not call a model."""
-    route = ROUTES.get((method, url))
-    if route is None and method == "get" and fetched_response_id(url) is not None:
-        return FETCH
-    return route
+def find_fetch_route(method: str, url: str) -> OpenAIRoute | None:
+    """Return the endpoint of a request that fetches a response by its id, or `None`."""
+    return FETCH if method == "get" and fetched_response_id(url) is not None else None
 
 
 def fetched_response_id(url: str) -> str | None:

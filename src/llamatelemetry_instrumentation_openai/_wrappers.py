@@ -16,7 +16,7 @@ from llamatelemetry_instrumentation_openai._responses import (
     record_headers,
     record_result,
 )
-from llamatelemetry_instrumentation_openai._routes import MODELS, find_route
+from llamatelemetry_instrumentation_openai._routes import MODELS, ROUTES, find_fetch_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,7 +141,8 @@ class Wrappers:
 
 def _route(options: Any) -> OpenAIRoute | None:
     try:
-        return find_route(options.method, options.url)
+        endpoint = options.method, options.url
+        return ROUTES.get(endpoint) or find_fetch_route(*endpoint)
     except Exception as error:
         internal_errors.log_once("reading a request of the openai client", error)
         return None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from llamatelemetry.genai import EngineTimings, Request, Usage, parse_response
-from llamatelemetry.genai.usage import correct_undercount, find_usage, parse_usage
+from llamatelemetry.genai.wire.openai_chat import correct_undercount, find_usage, parse_usage
 from tests.support.json_strategies import REPLIES
 
 TIMINGS = EngineTimings(5, 2.0, 6, 4.0, cached_tokens=16)

@@ -2,9 +2,9 @@
 
 A plugin uses, in this order:
 
-- `PatchTable` and `PatchPoint`: which functions of a library are wrapped;
-- `Request`: what a wrapper reads from the arguments;
-- `plugin_instrumenter` and `Instrumenter.start`: they open a `Call`, the span and metrics of one call;
+- `PatchTable` and `PatchPoint`: the functions of a library to wrap;
+- `Request`: the request, which a wrapper parses from the arguments of the function;
+- `plugin_instrumenter` and `Instrumenter.start`: the `Call`, with the span and metrics of one request;
 - `Response`, or a parser of a known protocol such as `parse_response`: the result of the call;
 - `StreamObserver` with a `StreamWrapper` and an accumulator: the result of a stream.
 
@@ -177,7 +177,7 @@ __all__ = [
 
 
 def flush_pending(timeout_s: float) -> bool:
-    """End the calls whose streams were abandoned. Return whether `timeout_s` was enough."""
+    """End the calls of abandoned streams. Return whether that took no longer than `timeout_s`."""
     return _finalizer.flush(timeout_s)
 
 

@@ -38,7 +38,7 @@ from llamatelemetry.genai.span_target import (
     is_within,
 )
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
-from llamatelemetry.genai.usage import correct_undercount
+from llamatelemetry.genai.wire.openai_chat import correct_undercount
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ class Instrumenter:
     ) -> Call | None:
         """Start a call. Return `None` if this request must not be recorded as a call.
 
-        That is so if instrumentation is suppressed, and if this plugin already records the same
-        request, because its library is wrapped twice. Inside a call of another plugin, or of
-        another instrumentation, no span is opened and the call is recorded on that one's span.
+        Nothing is recorded if instrumentation is suppressed, or if this plugin already records the
+        same request because its library is wrapped twice. A call inside one of another plugin or
+        instrumentation is recorded on that one's span.
 
         Args:
             request: The request, as far as it is known.
@@ -162,8 +162,8 @@ class Call:
         instrumenter: Instrumenter that started the call.
         request: The request.
         span: The span that the call is recorded on.
-        recording: Whether the span or an event will have attributes. If not, what only they
-            show need not be parsed.
+        recording: Whether the span or an event will have attributes. If not, request parameters
+            need not be parsed.
         content_max_chars: Length limit of each text of the response; `None` if its content is
             not recorded.
         attempts: How often the request was sent.
@@ -287,7 +287,7 @@ class Call:
             self.instrumenter.metrics.record_chunk_intervals(seconds, attributes, self.span)
 
     def chunk_attributes(self, response_model: str | None) -> Attributes:
-        """Return the metric attributes of a stream's chunks, once a chunk has named the model."""
+        """Return the metric attributes of a stream's chunks."""
         return spans.call_attributes(self.request, response_model)
 
     def add_event(self, name: str, attributes: Mapping[str, AttributeValue], at_ns: int) -> None:
@@ -295,15 +295,10 @@ class Call:
         self.span.add_event(name, attributes, self._started_wall_ns + at_ns - self._started_ns)
 
     def record_engine_request(self, timings: EngineTimings, started_ns: int, ended_ns: int) -> None:
-        """Record one of several requests to the engine that this call consists of.
+        """Record phase spans and server metrics of one of the several engine requests of this call.
 
-        It gets server metrics and phase spans. A call with a single request has its timings in
-        `Response.timings` instead.
-
-        Args:
-            timings: What the engine measured of the request.
-            started_ns: Start of the request, by `perf_counter_ns`.
-            ended_ns: End of the request, by `perf_counter_ns`.
+        A call with a single request has its timings in `Response.timings` instead. Both times
+        are readings of `perf_counter_ns`.
         """
         wall_ns = self._started_wall_ns - self._started_ns
         duration_s = (ended_ns - started_ns) / 1e9
@@ -318,10 +313,13 @@ class Call:
             resend_count=0,
         )
         outcome.phases = phases_of(outcome, timings)
+        try:
+            if self.instrumenter.config.phase_spans and self.span.is_recording():
+                context = trace.set_span_in_context(self.span)
+                spans.record_phase_spans(self.instrumenter.tracer, context, outcome)
+        except Exception as failure:
+            internal_errors.log_once("recording a request to the engine", failure)
         self.instrumenter.metrics.record(outcome, self.span, client=False)
-        if self.instrumenter.config.phase_spans and self.span.is_recording():
-            context = trace.set_span_in_context(self.span)
-            spans.record_phase_spans(self.instrumenter.tracer, context, outcome)
 
     def merge_response(self, nested: Call, response: Response) -> None:
         """Merge a nested call's view of the same response, before this call ends."""
@@ -345,8 +343,7 @@ class Call:
     def abandon(self, waiting: Finalizable | None = None) -> None:
         """Queue the call for the finalizer thread: for `__del__`, where nothing may be recorded.
 
-        Args:
-            waiting: What ends the call, if not the call itself.
+        That thread calls `finalize` of `waiting`, or of the call itself if `None`.
         """
         if self._open:
             self._abandoned_ns = perf_counter_ns()
@@ -403,7 +400,8 @@ class Call:
         except Exception as failure:
             internal_errors.log_once("ending a span", failure)
         finally:
-            if outcome is not None:  # The metrics guard themselves, and the span is complete.
+            # After the span, so that an error in the metrics, which log it, cannot lose the span.
+            if outcome is not None:
                 self.instrumenter.metrics.record(outcome, self.span)
 
     def _outcome(self, response: Response, error: BaseException | None, ended_ns: int) -> Outcome:

@@ -23,17 +23,9 @@ _PLUGIN_ARGUMENTS: Final = (
 def plugin_instrumenter(scope: str, version: str, arguments: Mapping[str, Any]) -> Instrumenter:
     """Create the instrumenter of a plugin from the keyword arguments of its `instrument()`.
 
-    Other arguments than these five are ignored, because OpenTelemetry's loader passes the same
-    arguments to all instrumentors.
-
-    ====================  =====================================================================
-    ``tracer_provider``   OpenTelemetry's global one when not given
-    ``meter_provider``    likewise
-    ``logger_provider``   likewise; for the events that hold content
-    ``completion_hook``   run with the content of each call, whether or not content is captured;
-                          that of OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK when not given
-    ``config``            options; those of `active_config` when not given
-    ====================  =====================================================================
+    These are `tracer_provider`, `meter_provider`, `logger_provider`, `completion_hook` and
+    `config`, as `Instrumenter` describes them. Other arguments are ignored, because
+    OpenTelemetry's loader passes the same arguments to all instrumentors.
     """
     known = {name: arguments[name] for name in _PLUGIN_ARGUMENTS if name in arguments}
     return Instrumenter(scope, version, **known)

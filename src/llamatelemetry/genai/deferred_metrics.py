@@ -61,12 +61,7 @@ class When(Enum):
 
 
 class SeriesLayout(NamedTuple):
-    """What all measurements of one kind of call have in common.
-
-    Attributes:
-        targets: What each value is recorded with.
-        read: Returns the values of a call.
-    """
+    """Targets of the measurements of a series' calls, and the function that reads their values."""
 
     targets: Sequence[Target]
     read: Callable[[Any], Sequence[float]]
@@ -120,11 +115,7 @@ class DeferredRecorder:
         self.series = {}
 
     def put_call(self, series: Hashable, call: object, span: Span) -> bool:
-        """Queue the measurements of a call if the layout of its series is known.
-
-        Returns:
-            Whether nothing is left to do.
-        """
+        """Queue the measurements of a call. Return `False` if the layout of its series is unknown."""
         when = self.when()
         layout = self.series.get(series)
         if when is When.AT_COLLECTION and layout is not None:
@@ -133,12 +124,9 @@ class DeferredRecorder:
         return when is When.NEVER
 
     def put(self, targets: Iterable[Target], values: Sequence[float], span: SpanContext) -> None:
-        """Queue measurements.
+        """Queue measurements, one value for each target, with the span for exemplars.
 
-        Args:
-            targets: What each value is recorded with. The attributes must not change afterwards.
-            values: The values, oldest first.
-            span: The span that exemplars point to.
+        The attributes in `targets` must not change afterwards.
         """
         queue = _queue
         queue.batches.append((targets, values, span))
@@ -198,13 +186,9 @@ class _Queue:
             recorder.forget_series()
 
     def record(self, at_most: int | None = None) -> bool:
-        """Record queued batches, after those that another thread is recording.
+        """Record queued batches: `at_most` of them, or all. Return whether the queue has more.
 
-        Args:
-            at_most: How many; all that are queued by now if `None`.
-
-        Returns:
-            Whether the queue still has some.
+        Waits for another thread that is recording.
         """
         with self._lock:
             for _ in range(len(self.batches) if at_most is None else at_most):

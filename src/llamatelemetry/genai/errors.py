@@ -120,8 +120,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-# Without requests and urllib3: their messages quote the URL, with a key in its query. The
-# exceptions that caused theirs contain the same information.
+# Without requests and urllib3: their messages quote the URL, with a key in its query. Their
+# exceptions have causes with the same information.
 _CONNECTION_PACKAGES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "openai"})
 _OPENAI_MESSAGES = frozenset({"Connection error.", "Request timed out."})
 _CONNECTION_NAMES = ("ConnectionError", "ConnectError", "Timeout", "TimeoutError")

@@ -56,6 +56,12 @@ def as_fields(source: Any) -> Mapping[str, Any]:
     return {**fields, **extra} if extra else fields
 
 
+def get_strs(source: Any, *names: str) -> list[str | None]:
+    """Return several fields of a value, as `get_field` and `as_str` do for one."""
+    fields = as_fields(source)
+    return [as_str(fields.get(name)) for name in names]
+
+
 def as_str(value: Any) -> str | None:
     """Return the value if it is a non-empty string that UTF-8 can encode, else `None`."""
     if not isinstance(value, str) or not value:

@@ -25,15 +25,7 @@ if TYPE_CHECKING:
 
 
 class CallMetrics:
-    """Records the metrics of calls on one meter.
-
-    Args:
-        meter: Meter that creates the instruments.
-        names: Metric names of the client metrics: `v1.41`, `latest` or `both`.
-
-    Attributes:
-        instruments: The instruments.
-    """
+    """Records the metrics of calls on one meter, under the names `v1.41`, `latest` or `both`."""
 
     def __init__(self, meter: Meter, names: str) -> None:
         self.instruments = GenAIMetrics(meter, names=names)
@@ -42,10 +34,7 @@ class CallMetrics:
     def record(self, outcome: Outcome, span: Span, *, client: bool = True) -> None:
         """Record the measurements of a call, at the latest when metrics are collected.
 
-        Args:
-            outcome: The call. It may change afterwards.
-            span: The span that exemplars point to.
-            client: Whether the client's measurements are recorded and not only the engine's.
+        Exemplars point to `span`. Without `client`, only the engine's measurements are recorded.
         """
         try:
             series = _series_of(outcome, client)
@@ -73,12 +62,9 @@ class CallMetrics:
     def record_chunk_intervals(
         self, seconds: Sequence[float], attributes: Attributes, span: Span
     ) -> None:
-        """Record intervals between chunks of a stream, at the latest at the next collection.
+        """Record intervals between chunks, at the latest when metrics are collected.
 
-        Args:
-            seconds: The intervals, oldest first.
-            attributes: The attributes of their measurements, which must not change afterwards.
-            span: The span that exemplars point to.
+        The attributes must not change afterwards. Exemplars point to `span`.
         """
         recorder = self._recorder
         when = recorder.when()

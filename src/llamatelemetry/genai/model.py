@@ -151,7 +151,7 @@ class Response:
 
     Attributes:
         id: Identifier of the response.
-        model: Model that answered.
+        model: Model that generated the response.
         finish_reasons: Finish reason of each choice.
         usage: Token counts.
         timings: The engine's timings.
@@ -230,10 +230,10 @@ class Outcome:
         attempt_wall_ns: When the last attempt was sent, in nanoseconds since the epoch.
         ended_wall_ns: When the call ended, in nanoseconds since the epoch.
         resend_count: Number of retries.
-        headers_s: From sending the last attempt to its response headers, of a stream.
+        headers_s: From sending the last attempt to its response headers; for streams only.
         first_chunk_s: From the start to the first chunk.
         first_token_s: From the start to the first token.
-        first_token_attempt_s: From sending the last attempt to the first token, of a stream.
+        first_token_attempt_s: From sending the last attempt to the first token; for streams only.
         phases: The engine's phases.
     """
 

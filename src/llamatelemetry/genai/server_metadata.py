@@ -74,11 +74,8 @@ class ServerMetadataCache:
     ) -> Mapping[str, AttributeValue]:
         """Return the attributes of a call's span. Empty while they are not certain.
 
-        Args:
-            server: Server of the call.
-            model: Model in its response. If it is not in the metadata, it has been loaded
-                since, and the metadata is fetched again.
-            build: Build in its response. If it differs, the metadata is fetched again.
+        If the model or the build in the response differs from the metadata, the server was
+        restarted or has loaded another model. The metadata is then fetched again.
         """
         if server is None or server.origin not in self._found:
             return {}
@@ -113,11 +110,8 @@ class ServerMetadataCache:
     ) -> None:
         """Fetch the metadata of a llama.cpp server in the background, unless it is cached.
 
-        Args:
-            server: The server.
-            base_url: Origin, and the prefix of its paths if it has one.
-            headers: Headers with the credentials, which are kept for this request only.
-            model: Requested model, in case the server is a router.
+        `base_url` includes the prefix of the paths, if any. `headers` have the credentials, which
+        are kept for this request only. `model` is used if the server is a router.
         """
         if self._is_due(server.origin):
             self._fetch_later(server, base_url, headers, None)

@@ -8,7 +8,7 @@ engine's timings. Spans of workflows, agents and tools are parents, never target
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -17,7 +17,7 @@ from llamatelemetry.genai import internal_errors, spans
 from llamatelemetry.semconv.operations import EMBEDDINGS, INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
@@ -27,45 +27,13 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.model import Outcome, Request
     from llamatelemetry.otel.client_metrics import Attributes
 
-    IntervalRecorder = Callable[[Sequence[float], Attributes], None]
-
 _GENERATING: Final = INFERENCE_OPERATIONS - {EMBEDDINGS}
 
 CALL_KEY: Final = context_api.create_key("llamatelemetry-genai-call")
 
 
-class SpanTarget(Protocol):
-    """An open span that a nested call is recorded on."""
-
-    @property
-    def span(self) -> Span:
-        """The span that the call is recorded on."""
-        ...
-
-    def context(self, call: Call) -> Context:
-        """Return the context for the library's own work."""
-        ...
-
-    def set_provider(self, provider: str) -> None:
-        """Store the provider that the response has proved."""
-        ...
-
-    def record_chunk_intervals(self, seconds: Sequence[float], attributes: Attributes) -> None:
-        """Record the seconds between chunks of a stream."""
-        ...
-
-    def record(self, call: Call, outcome: Outcome) -> None:
-        """Record a call that has ended."""
-        ...
-
-
 class ExternalSpanTarget:
-    """The open span of another instrumentation. It is enriched here and ended by its owner.
-
-    Args:
-        instrumenter: Instrumenter of the call.
-        external: The span, and whether its owner records the metrics.
-    """
+    """The open span of another instrumentation. It is enriched here and ended by its owner."""
 
     __slots__ = ("_has_metrics", "_instrumenter", "_proved", "_recorded", "span")
 
@@ -79,7 +47,7 @@ class ExternalSpanTarget:
         """Return a context with the span and the call in it."""
         return context_api.set_value(CALL_KEY, call, trace.set_span_in_context(self.span))
 
-    def set_provider(self, provider: str) -> None:  # noqa: ARG002 - as SpanTarget
+    def set_provider(self, provider: str) -> None:  # noqa: ARG002 - as the other target
         """Allow a correction of the span's provider."""
         self._proved = True
 
@@ -88,7 +56,7 @@ class ExternalSpanTarget:
         if not self._has_metrics:
             self._instrumenter.metrics.record_chunk_intervals(seconds, attributes, self.span)
 
-    def record(self, call: Call, outcome: Outcome) -> None:  # noqa: ARG002 - as SpanTarget
+    def record(self, call: Call, outcome: Outcome) -> None:  # noqa: ARG002 - as the other target
         """Add the engine's timings, and the metrics that the owner of the span does not record."""
         instrumenter = self._instrumenter
         try:
@@ -116,7 +84,7 @@ class EnclosingCallTarget:
         """The enclosing call's span."""
         return self._enclosing.span
 
-    def context(self, call: Call) -> Context:  # noqa: ARG002 - as SpanTarget
+    def context(self, call: Call) -> Context:  # noqa: ARG002 - as the other target
         """Return the context unchanged: the enclosing call stays the current one."""
         return context_api.get_current()
 
@@ -130,6 +98,10 @@ class EnclosingCallTarget:
     def record(self, call: Call, outcome: Outcome) -> None:
         """Merge the response into the enclosing call, which records it when it ends itself."""
         self._enclosing.merge_response(call, outcome.response)
+
+
+SpanTarget = ExternalSpanTarget | EnclosingCallTarget
+"""The open span that a nested call is recorded on."""
 
 
 def is_within(enclosing: Call, request: Request) -> bool:

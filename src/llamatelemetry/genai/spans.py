@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class DroppedSpanObserver(Protocol):
-    """Observes calls whose spans are dropped by the sampler; it raises nothing.
+    """Interface of an observer of calls whose spans the sampler drops. It raises nothing.
 
     Span processors never see a span that the sampler drops, although the engine does its work.
     Code that divides the energy of an engine among its calls must count these calls too.
@@ -40,11 +40,9 @@ class DroppedSpanObserver(Protocol):
         self, span: Span, request: Request, kind: SpanKind, scope: str
     ) -> None:
         """Handle the start of a call. `span` stands for the dropped one and records nothing."""
-        ...
 
     def on_dropped_span_end(self, span: Span) -> None:
         """Handle the end of the call."""
-        ...
 
 
 class DroppedSpans:
@@ -85,10 +83,7 @@ def start_attributes(request: Request) -> dict[str, AttributeValue]:
 def record_span(span: Span, outcome: Outcome, started_provider: str) -> None:
     """Set the attributes of a call's span, and its status if the call failed.
 
-    Args:
-        span: The span.
-        outcome: The call.
-        started_provider: The provider that the span was started with.
+    The span already has its start attributes, with `started_provider` among them.
     """
     attributes = _span_attributes(outcome)
     if outcome.request.provider != started_provider:  # The response has proved another one.
@@ -122,18 +117,13 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
-    # Fast path: nothing is known of most servers.
+    # Fast path: most servers have no such attributes.
     if known_servers.has_descriptions or server_metadata_cache.has_any:
         attributes.update(_server_attributes(outcome))
     attributes.update(response.attributes)
     if request.provider not in OPENAI_PROVIDERS:
-        _drop_openai_attributes(attributes)
+        attributes = {k: v for k, v in attributes.items() if not k.startswith("openai.")}
     return attributes
-
-
-def _drop_openai_attributes(attributes: dict[str, AttributeValue]) -> None:
-    for name in [name for name in attributes if name.startswith("openai.")]:
-        del attributes[name]
 
 
 def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -202,7 +192,7 @@ _is_known: Final[Callable[[Any], bool]] = partial(is_not, None)
 
 
 def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
-    """Yield what the client measures of a stream without `timings`: closed early, or Anthropic's."""
+    """Yield the client's measurements of a stream without `timings`: closed early, or Anthropic's."""
     if outcome.first_token_s is not None:
         yield names.TTFT_MS, outcome.first_token_s * 1000
     if outcome.headers_s is not None and outcome.first_chunk_s is not None:

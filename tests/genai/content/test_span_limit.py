@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import INVALID_SPAN
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.content.limits import compact_json
-from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span, value_max_chars
+from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.support import replies
 from tests.support.message_schemas import check
@@ -128,7 +127,3 @@ def test_recorded_content_is_valid_json_under_sdk_limit(max_chars):
     text = span.attributes[IN]
     assert len(text) <= max_chars
     check(IN, json.loads(text))
-
-
-def test_value_max_chars_is_none_for_span_without_limits():
-    assert value_max_chars(INVALID_SPAN) is None

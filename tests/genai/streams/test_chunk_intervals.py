@@ -33,7 +33,7 @@ def test_chunk_intervals_record_every_interval_once(chunks):
     recorded = Recorded()
     times_ns = list(accumulate(range(5, 5 + chunks)))
     for time_ns in times_ns:
-        recorded.intervals.chunk(time_ns)
+        recorded.intervals.add(time_ns)
     recorded.intervals.flush()
     recorded.intervals.flush()
     together = [interval for batch in recorded.batches for interval in batch]
@@ -45,5 +45,5 @@ def test_chunk_intervals_record_every_interval_once(chunks):
 def test_chunk_intervals_record_slow_stream_while_it_runs():
     recorded = Recorded()
     for time_ns in (1, SECOND_NS // 2, SECOND_NS + 1):
-        recorded.intervals.chunk(time_ns)
+        recorded.intervals.add(time_ns)
     assert [len(batch) for batch in recorded.batches] == [2]

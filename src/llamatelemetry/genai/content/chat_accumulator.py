@@ -27,14 +27,14 @@ class GrowingText:
         self._room = max_chars
         self.chars = 0
 
-    def add(self, piece: Any) -> None:
+    def add(self, chunk: Any) -> None:
         """Add a chunk. Values other than strings are ignored."""
-        if not isinstance(piece, str):
+        if not isinstance(chunk, str):
             return
-        self.chars += len(piece)
+        self.chars += len(chunk)
         if self._room > 0:
-            self._kept += piece[: self._room].encode("utf-8", "surrogatepass")
-            self._room -= len(piece)
+            self._kept += chunk[: self._room].encode("utf-8", "surrogatepass")
+            self._room -= len(chunk)
 
     def result(self) -> str | None:
         """Return the text; a `CutText` if it is longer than the kept part; `None` if empty."""
@@ -55,16 +55,16 @@ class ChoicesContentAccumulator:
 
     def add(self, key: int, choice: Any) -> None:
         """Add one choice of a chunk. `key` identifies the choice."""
-        fold = self._choices.get(key)
-        if fold is None:
+        accumulator = self._choices.get(key)
+        if accumulator is None:
             if len(self._choices) >= _MOST_ENTRIES:
                 return
-            fold = self._choices[key] = _ChoiceAccumulator(self._max_chars)
-        fold.add(choice)
+            accumulator = self._choices[key] = _ChoiceAccumulator(self._max_chars)
+        accumulator.add(choice)
 
     def results(self) -> dict[int, dict[str, Any]]:
         """Return the choices in the format of a plain response, by key: `message` or `text`."""
-        return {key: fold.result() for key, fold in self._choices.items()}
+        return {key: accumulator.result() for key, accumulator in self._choices.items()}
 
 
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
@@ -91,18 +91,18 @@ class _ChoiceAccumulator:
             return
         self._role = self._role or get_field(delta, "role")
         for name in _TEXTS:
-            piece = get_field(delta, name)
-            if piece:
-                self._add_text(name, piece)
+            chunk = get_field(delta, name)
+            if chunk:
+                self._add_text(name, chunk)
         for call in as_list(get_field(delta, "tool_calls")):
             self._add_call(call)
         self._add_function_and_audio(delta)
 
-    def _add_text(self, name: str, piece: Any) -> None:
+    def _add_text(self, name: str, chunk: Any) -> None:
         growing = self._texts.get(name)
         if growing is None:
             growing = self._texts[name] = GrowingText(self._max_chars)
-        growing.add(piece)
+        growing.add(chunk)
 
     def _add_call(self, call: Any) -> None:
         key: Any = get_field(call, "index")
@@ -110,12 +110,12 @@ class _ChoiceAccumulator:
             # Some servers send no index. An id then starts a call, and later chunks belong to it.
             known = as_str(get_field(call, "id"))
             key = known if known is not None else next(reversed(self._calls), 0)
-        fold = self._calls.get(key)
-        if fold is None:
+        accumulator = self._calls.get(key)
+        if accumulator is None:
             if len(self._calls) >= _MOST_ENTRIES:
                 return
-            fold = self._calls[key] = _ToolCallAccumulator(self._max_chars)
-        fold.add(call, get_field(call, "function") or get_field(call, "custom"))
+            accumulator = self._calls[key] = _ToolCallAccumulator(self._max_chars)
+        accumulator.add(call, get_field(call, "function") or get_field(call, "custom"))
 
     def _add_function_and_audio(self, delta: Any) -> None:
         function = get_field(delta, "function_call")
@@ -132,7 +132,7 @@ class _ChoiceAccumulator:
             return {"text": self._text.result()}
         message: dict[str, Any] = {"role": self._role}
         message.update({name: growing.result() for name, growing in self._texts.items()})
-        message["tool_calls"] = [fold.result() for fold in self._calls.values()]
+        message["tool_calls"] = [accumulator.result() for accumulator in self._calls.values()]
         if self._function is not None:
             message["function_call"] = self._function.result()["function"]
         if self._audio is not None:

@@ -108,9 +108,7 @@ def message_types() -> Any:
 class GuardedCompletionHook:
     """A hook whose exceptions are logged and never reach the application.
 
-    Args:
-        hook: The hook.
-        types: Module with the message types.
+    `types` is the module with the message types.
     """
 
     def __init__(self, hook: CompletionHook, types: Any) -> None:
@@ -170,12 +168,7 @@ class OtherPart:
 
 
 class HookMessages:
-    """The lists that a hook receives and may change.
-
-    Args:
-        content: Content to convert.
-        types: Module with the message types.
-    """
+    """The lists that a hook receives and may change, converted from a `Content`."""
 
     def __init__(self, content: Content, types: Any) -> None:
         self._types = types

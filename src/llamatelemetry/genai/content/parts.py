@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import math
 import mimetypes
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai.content.blobs import BlobData, data_url
 from llamatelemetry.genai.json_access import as_list, as_str, get_field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Part = dict[str, Any]
 
@@ -33,7 +34,7 @@ _DEEPEST = 24
 
 
 class CutText(str):
-    """Text of which only the beginning was kept. `original_chars` is its full length."""
+    """The kept beginning of a longer text. `original_chars` is the length of the whole text."""
 
     original_chars: int
 
@@ -150,30 +151,6 @@ def _content_part(item: Any) -> list[Part]:
     return [other_part(kind, item)] if read is None else read(item)
 
 
-def _text(item: Any) -> list[Part]:
-    return text_part(get_field(item, "text"))
-
-
-def _reasoning(item: Any) -> list[Part]:
-    return reasoning_part(get_field(item, "text"))
-
-
-def _refusal(item: Any) -> list[Part]:
-    return refusal_part(get_field(item, "refusal"))
-
-
-def _image(item: Any) -> list[Part]:
-    return _linked(item, "image_url", "image")
-
-
-def _video(item: Any) -> list[Part]:
-    return _linked(item, "video_url", "video")
-
-
-def _audio_link(item: Any) -> list[Part]:
-    return _linked(item, "audio_url", "audio")
-
-
 def _linked(item: Any, field: str, modality: str) -> list[Part]:
     link = get_field(item, field)
     if link is not None and not isinstance(link, str):
@@ -243,18 +220,20 @@ def _media(kind: str, modality: str, mime_type: str | None, field: str, value: A
     return part
 
 
-_READERS = {
-    "text": _text,
-    "input_text": _text,
-    "output_text": _text,
-    "summary_text": _reasoning,
-    "reasoning_text": _reasoning,
-    "refusal": _refusal,
-    "image_url": _image,
-    "input_image": _image,
-    "computer_screenshot": _image,
-    "video_url": _video,
-    "audio_url": _audio_link,
+_READERS: Mapping[str, Callable[[Any], list[Part]]] = {
+    **dict.fromkeys(
+        ("text", "input_text", "output_text"), lambda item: text_part(get_field(item, "text"))
+    ),
+    **dict.fromkeys(
+        ("summary_text", "reasoning_text"), lambda item: reasoning_part(get_field(item, "text"))
+    ),
+    "refusal": lambda item: refusal_part(get_field(item, "refusal")),
+    **dict.fromkeys(
+        ("image_url", "input_image", "computer_screenshot"),
+        partial(_linked, field="image_url", modality="image"),
+    ),
+    "video_url": partial(_linked, field="video_url", modality="video"),
+    "audio_url": partial(_linked, field="audio_url", modality="audio"),
     "input_audio": _audio,
     "file": _file,
     "input_file": _file,

@@ -1,4 +1,4 @@
-"""What is done with the content of calls: on the span, in an event, by a completion hook.
+"""Recording of the content of calls: on the span, in an event, and by a completion hook.
 
 Content is parsed only if it is recorded or a hook is set. Otherwise a call costs one check of
 `Instrumenter.content`, and no content is kept. A request is parsed before it is sent, because the
@@ -28,9 +28,10 @@ from llamatelemetry.genai.content.limits import (
     limit_parts,
     limit_tools,
 )
-from llamatelemetry.genai.content.span_limit import fit_on_span, value_max_chars
+from llamatelemetry.genai.content.span_limit import fit_on_span
 from llamatelemetry.genai.model import Content
 from llamatelemetry.genai.spans import event_attributes
+from llamatelemetry.otel._sdk_private import attribute_length_limit
 from llamatelemetry.semconv import INFERENCE_OPERATIONS
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import EMBEDDINGS
@@ -54,7 +55,6 @@ EVENT_NAME: Final = "gen_ai.client.inference.operation.details"
 # broken server might.
 _HOOK_MAX_CHARS: Final = 1 << 24
 
-
 _EMIT_EVENT: Final = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -62,9 +62,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 class GenAIVariables(NamedTuple):
     """OpenTelemetry's GenAI variables without an option in `LlamaTelemetryConfig`.
 
-    Attributes:
-        emit_event: Whether events are emitted; `None` if unset.
-        completion_hook: Entry point name of the completion hook; `None` if unset.
+    `completion_hook` is the name of an entry point. `None` means unset.
     """
 
     emit_event: bool | None
@@ -95,15 +93,7 @@ def content_recorder(
     logger_provider: LoggerProvider | None,
     completion_hook: CompletionHook | None,
 ) -> ContentRecorder | None:
-    """Create the recorder for a configuration; `None` if content is not used, the default.
-
-    Args:
-        scope: Instrumentation scope of the events.
-        version: Version of the scope.
-        config: Configuration.
-        logger_provider: Logger provider; the global one if `None`.
-        completion_hook: Completion hook; the one named by the environment if `None`.
-    """
+    """Create the recorder of an `Instrumenter`. Return `None` if content is not used, the default."""
     variables = read_genai_variables()
     hook = _guarded_hook(completion_hook, variables.completion_hook)
     emits = variables.emit_event
@@ -124,13 +114,7 @@ def _guarded_hook(hook: CompletionHook | None, name: str | None) -> GuardedCompl
 
 
 class ContentRecorder:
-    """Recorder of content for one `Instrumenter`.
-
-    Args:
-        config: Configuration.
-        logger: Logger for the events; `None` for no events.
-        hook: Completion hook.
-    """
+    """Recorder of content for one `Instrumenter`. Without a logger there are no events."""
 
     def __init__(
         self,
@@ -199,12 +183,7 @@ class CallContent:
         return self._logger is not None
 
     def finish(self, outcome: Outcome, context: Context) -> Mapping[str, AttributeValue]:
-        """Run the hook, emit the event, and return the content attributes of the span.
-
-        Args:
-            outcome: The ended call.
-            context: Context with the span of the call.
-        """
+        """Run the hook, emit the event in `context`, and return the span's content attributes."""
         self._add_response(outcome)
         record = None
         if self._logger is not None:
@@ -251,7 +230,7 @@ class CallContent:
             names.GEN_AI_TOOL_DEFINITIONS: limit_tools(content.tools, max_chars),
         }
         used = {name: value for name, value in found.items() if value}
-        value_limit = value_max_chars(self._span) if self._to_span else None
+        value_limit = attribute_length_limit(self._span) if self._to_span else None
         return {**fit_on_span(used, max_chars, value_limit)}
 
 

@@ -39,12 +39,8 @@ _ENDINGS: Final = frozenset({"response.completed", "response.incomplete", "respo
 class ResponsesContentAccumulator:
     """Accumulator for the content of a Responses stream.
 
-    The last event repeats the whole response and is sufficient. For an interrupted stream, the completed
-    items and the deltas of the others are used.
-
-    Args:
-        max_chars: Maximum number of characters to keep of each text of incomplete items.
-        read: Function that parses the whole response.
+    The last event repeats the whole response, and `read` parses it. For an interrupted stream, the
+    completed items and the deltas of the others are used, `max_chars` of each text.
     """
 
     __slots__ = ("_items", "_max_chars", "_read", "_response")
@@ -78,10 +74,10 @@ class ResponsesContentAccumulator:
     def _item(self, event: Any) -> _ItemAccumulator | None:
         key = get_field(event, "output_index")
         key = key if isinstance(key, int) else 0
-        fold = self._items.get(key)
-        if fold is None and len(self._items) < _MOST_ENTRIES:
-            fold = self._items[key] = _ItemAccumulator(self._max_chars)
-        return fold
+        accumulator = self._items.get(key)
+        if accumulator is None and len(self._items) < _MOST_ENTRIES:
+            accumulator = self._items[key] = _ItemAccumulator(self._max_chars)
+        return accumulator
 
     def content(self) -> Content:
         """Return the messages so far."""
@@ -108,14 +104,14 @@ class _ItemAccumulator:
         else:
             self._head = {name: get_field(item, name) for name in ("type", "id", "call_id", "name")}
 
-    def add(self, field: str, index: Any, piece: Any) -> None:
+    def add(self, field: str, index: Any, chunk: Any) -> None:
         key = (field, index if isinstance(index, int) else 0)
         growing = self._texts.get(key)
         if growing is None:
             if len(self._texts) >= _MOST_ENTRIES:
                 return
             growing = self._texts[key] = GrowingText(self._max_chars)
-        growing.add(piece)
+        growing.add(chunk)
 
     def parts(self) -> list[Part]:
         if self._parts is not None:

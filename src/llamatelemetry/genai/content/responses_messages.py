@@ -36,7 +36,7 @@ from llamatelemetry.genai.json_access import as_list, as_str, get_field
 from llamatelemetry.genai.model import Content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from llamatelemetry.genai.content.parts import Part
 
@@ -133,18 +133,18 @@ def _instruction_parts(instructions: Any) -> list[Part]:
 
 def _messages(sent: Sequence[Any]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
-    said = False  # whether the last message contains an item of type message
+    has_text = False  # Whether the last message contains an item of type message.
     for item in sent:
         if not as_mapping(item):
             continue
-        role, says = _role_of(item), get_field(item, "content") is not None
-        goes_on = bool(messages) and role == "assistant" == messages[-1]["role"]
-        if goes_on and not (said and says):
+        role, is_text = _role_of(item), get_field(item, "content") is not None
+        is_continued = bool(messages) and role == "assistant" == messages[-1]["role"]
+        if is_continued and not (has_text and is_text):
             messages[-1]["parts"].extend(item_parts(item))
-            said = said or says
+            has_text = has_text or is_text
             continue
         messages.append({"role": role, "parts": item_parts(item)})
-        said = says
+        has_text = is_text
     return messages
 
 
@@ -176,14 +176,6 @@ def item_parts(item: Any) -> list[Part]:
     if kind.endswith(_OUTPUT_SUFFIX):
         return [tool_response_part(_call_id(item), _tool_output(get_field(item, "output")))]
     return [other_part(kind, item)]
-
-
-def _function_call(item: Any) -> list[Part]:
-    return [_called(item, get_field(item, "name"), get_field(item, "arguments"))]
-
-
-def _custom_tool_call(item: Any) -> list[Part]:
-    return [custom_call_part(_call_id(item), get_field(item, "name"), get_field(item, "input"))]
 
 
 def _called(item: Any, name: Any, arguments: Any) -> Part:
@@ -225,21 +217,17 @@ _IMAGE_TYPES: Final = {
 
 
 def _server_tool_parts(
-    item: Any, name: str, asked: tuple[str, ...], outcome: tuple[str, ...]
+    item: Any, name: str, arguments: tuple[str, ...], results: tuple[str, ...]
 ) -> list[Part]:
-    details = _named(item, asked)
+    details = _named(item, arguments)
     if "arguments" in details:
         details["arguments"] = parsed_json(details["arguments"])
     call = server_tool_part(_call_id(item), name, details)
     call["name"] = as_str(get_field(item, "name")) or name  # an MCP item has the tool's name
-    found = _named(item, outcome)
+    found = _named(item, results)
     if not found:
         return [call]
     return [call, server_tool_response_part(_call_id(item), name, found)]
-
-
-def _tool_search_output(item: Any) -> list[Part]:
-    return [server_tool_response_part(_call_id(item), "tool_search", _named(item, ("tools",)))]
 
 
 def _named(item: Any, fields: Iterable[str]) -> dict[str, Any]:
@@ -247,11 +235,17 @@ def _named(item: Any, fields: Iterable[str]) -> dict[str, Any]:
     return {field: value for field, value in found.items() if value is not None}
 
 
-_ITEM_READERS: Final = {
-    "function_call": _function_call,
-    "custom_tool_call": _custom_tool_call,
+_ITEM_READERS: Final[Mapping[str, Callable[[Any], list[Part]]]] = {
+    "function_call": lambda item: [
+        _called(item, get_field(item, "name"), get_field(item, "arguments"))
+    ],
+    "custom_tool_call": lambda item: [
+        custom_call_part(_call_id(item), get_field(item, "name"), get_field(item, "input"))
+    ],
     "reasoning": _reasoning,
     "compaction": _compaction,
     "image_generation_call": _image_generation,
-    "tool_search_output": _tool_search_output,
+    "tool_search_output": lambda item: [
+        server_tool_response_part(_call_id(item), "tool_search", _named(item, ("tools",)))
+    ],
 }

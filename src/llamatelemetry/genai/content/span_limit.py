@@ -22,13 +22,10 @@ from llamatelemetry.genai.content.limits import (
     limit_parts,
     limit_tools,
 )
-from llamatelemetry.otel._sdk_private import attribute_length_limit
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from opentelemetry.trace import Span
 
 SPAN_MAX_CHARS: Final = 1 << 20
 """Maximum number of characters of all content JSON of a span. gRPC accepts 4 MiB for a whole batch."""
@@ -47,20 +44,13 @@ _BY_IMPORTANCE: Final = (
 )
 
 
-def value_max_chars(span: Span) -> int | None:
-    """Return the SDK's length limit of a string attribute; `None` if unknown or unlimited."""
-    return attribute_length_limit(span)
-
-
 def fit_on_span(
     found: Mapping[str, list[Any]], part_max_chars: int, value_max_chars: int | None
 ) -> dict[str, list[Any]]:
-    """Return content whose JSON fits on one span.
+    """Return messages, instructions and tools whose JSON fits on one span.
 
-    Args:
-        found: Messages, instructions and tools by attribute, with parts cut to size.
-        part_max_chars: Maximum number of characters of a part. One such part always fits.
-        value_max_chars: Maximum length of an attribute value, if there is a limit.
+    Their parts were cut to `part_max_chars`; one such part always fits. `value_max_chars` is the
+    SDK's limit of an attribute value, if any.
     """
     left = SPAN_MAX_CHARS + part_max_chars
     if value_max_chars is None and _is_surely_less(found, part_max_chars, left):

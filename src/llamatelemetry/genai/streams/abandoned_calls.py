@@ -21,7 +21,6 @@ class Finalizable(Protocol):
 
     def finalize(self) -> None:
         """End the call with the part of its response that arrived."""
-        ...
 
 
 _STOP = object()
@@ -83,11 +82,7 @@ class AbandonedCallFinalizer:
         return reached.wait(timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the queued calls and stop the thread. `start` works again afterwards.
-
-        Returns:
-            Whether the thread has stopped within the time.
-        """
+        """End the queued calls and stop the thread. Return whether it stopped within the time."""
         # Hold the lock to the end: a thread started meanwhile could take this one's signal.
         with self._lock:
             thread, self._thread = self._thread, None

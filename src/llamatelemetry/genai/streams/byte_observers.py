@@ -1,7 +1,6 @@
 """Observers for raw bytes of responses, for streams that no client library parses.
 
-They are the counterpart of `observers`, whose chunks are already parsed. The same wrappers are used;
-they pass bytes to the observer.
+The wrappers of `observers` pass these bytes instead of parsed chunks.
 """
 
 from __future__ import annotations
@@ -36,18 +35,15 @@ _NOT_A_DELTA: Final = re.compile(rb'"(?:response|item|message|usage|error)"\s*:'
 
 
 def event_bytes_observer(
-    call: Call, fold: Accumulator, encoding: str, *, is_typed: bool
+    call: Call, accumulator: Accumulator, encoding: str, *, is_typed: bool
 ) -> EventBytesObserver:
     """Create the observer for the bytes of an event stream.
 
-    Args:
-        call: Call that the stream belongs to.
-        fold: Accumulator for the format of the stream.
-        encoding: `Content-Encoding` of the response.
-        is_typed: Whether its events have a `type`, as in the Responses API.
+    `encoding` is the `Content-Encoding`. `is_typed` means that events have a `type`, as in the
+    Responses API.
     """
     return EventBytesObserver(
-        call, fold, content_decoder(encoding), _NOT_A_DELTA if is_typed else _END_OF_TEXT
+        call, accumulator, content_decoder(encoding), _NOT_A_DELTA if is_typed else _END_OF_TEXT
     )
 
 
@@ -61,9 +57,9 @@ class EventBytesObserver(StreamObserver):
     __slots__ = ("_decode", "_is_replayed", "_parsed", "_reader", "_skipped", "_wanted")
 
     def __init__(
-        self, call: Call, fold: Accumulator, decode: Decode | None, wanted: re.Pattern[bytes]
+        self, call: Call, accumulator: Accumulator, decode: Decode | None, wanted: re.Pattern[bytes]
     ) -> None:
-        super().__init__(call, fold)
+        super().__init__(call, accumulator)
         self._decode = decode
         self._reader = EventReader()
         self._wanted = wanted
@@ -86,18 +82,16 @@ class EventBytesObserver(StreamObserver):
             internal_errors.log_once("reading the bytes of a stream", error)
 
     def replay(self, passed: bytes, first_ns: int | None) -> None:
-        """Process bytes that arrived before the call was started.
+        """Process the last bytes that arrived before the call was started.
 
-        Args:
-            passed: Last bytes that arrived.
-            first_ns: Time of the first chunk, if these bytes are not the first chunk. The time of the first
-                token and the intervals until now are unknown then.
+        `first_ns` is the time of the first chunk, or `None` if these bytes are the first chunk.
+        Otherwise the time of the first token and the intervals until now are unknown.
         """
         if first_ns is None:
             self.on_chunk(passed)
             return
         self._is_replayed = True
-        self._gaps = None
+        self._intervals = None
         self.on_chunk(passed)
         self._call.first_chunk_ns = first_ns
 
@@ -111,8 +105,8 @@ class EventBytesObserver(StreamObserver):
 
     def _skip(self, payload: bytes) -> None:
         now_ns = perf_counter_ns()
-        if self._gaps is not None:
-            self._gaps.chunk(now_ns)
+        if self._intervals is not None:
+            self._intervals.add(now_ns)
         self._last_ns = now_ns
         self._skipped = payload
 
@@ -135,7 +129,7 @@ class EventBytesObserver(StreamObserver):
         if self._skipped is not None:
             event = parse_object(self._skipped)
             if event is not None:
-                self._fold.add(event)
+                self._accumulator.add(event)
         return super()._response()
 
 
@@ -219,10 +213,10 @@ class ProvisionalObserver:
     def _start(self, lines: bytes) -> None:
         confirm, self._confirm = self._confirm, None
         try:
-            watch = None if confirm is None else confirm()
-            if watch is not None:
-                watch.replay(lines, self._first_ns if self._chunks > 1 else None)
-            self._confirmed = watch
+            observer = None if confirm is None else confirm()
+            if observer is not None:
+                observer.replay(lines, self._first_ns if self._chunks > 1 else None)
+            self._confirmed = observer
         except Exception as error:
             internal_errors.log_once("starting a call retroactively", error)
 

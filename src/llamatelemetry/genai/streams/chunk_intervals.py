@@ -1,8 +1,8 @@
 """The intervals between the chunks of a stream, one histogram measurement each.
 
-Recording a measurement between two chunks takes up to 28 µs. The intervals are therefore noted
-as chunks arrive and handed over in batches. A batch is handed over at least once a second, so
-that the metrics show a slow stream while it runs.
+Recording a measurement between two chunks takes up to 28 µs. The times of chunks are therefore
+only collected, and their intervals recorded in batches. A batch is recorded at least once a
+second, so that the metrics show a slow stream while it runs.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ChunkIntervals:
         self._known: Attributes | None = None
         self._times_ns: list[int] = []  # The first is the end of the last recorded interval.
 
-    def chunk(self, now_ns: int) -> None:
-        """Note a chunk that arrived at a reading of `time.perf_counter_ns`."""
+    def add(self, now_ns: int) -> None:
+        """Add a chunk that arrived at a reading of `time.perf_counter_ns`."""
         times_ns = self._times_ns
         times_ns.append(now_ns)
         if len(times_ns) > _BATCH or now_ns - times_ns[0] >= _BATCH_NS:

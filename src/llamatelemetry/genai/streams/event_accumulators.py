@@ -12,7 +12,7 @@ from llamatelemetry.genai.content.responses_messages import (
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import as_str, get_field
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.usage import parse_usage
+from llamatelemetry.genai.wire.openai_chat import parse_usage
 from llamatelemetry.genai.wire.openai_responses import (
     has_compaction,
     parse_created_response,

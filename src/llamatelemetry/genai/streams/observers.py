@@ -27,29 +27,27 @@ class StreamObserver:
 
     Args:
         call: Call that the stream belongs to.
-        fold: Accumulator for the format of the stream; `ChatAccumulator` if `None`.
+        accumulator: Accumulator for the format of the stream; `ChatAccumulator` if `None`.
         on_end: Function that runs once at the end of the stream, to remove hooks.
     """
 
-    __slots__ = (
-        "_call",
-        "_error",
-        "_fold",
-        "_gaps",
-        "_last_ns",
-        "_on_end",
-    )
+    __slots__ = ("_accumulator", "_call", "_error", "_intervals", "_last_ns", "_on_end")
 
     def __init__(
-        self, call: Call, fold: Accumulator | None = None, on_end: Callable[[], None] | None = None
+        self,
+        call: Call,
+        accumulator: Accumulator | None = None,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         self._call = call
         self._on_end = on_end
-        self._fold = ChatAccumulator(call.content_max_chars) if fold is None else fold
+        self._accumulator = (
+            ChatAccumulator(call.content_max_chars) if accumulator is None else accumulator
+        )
         self._last_ns = 0
         self._error: ErrorInfo | None = None
-        self._gaps = (
-            ChunkIntervals(call.record_chunk_intervals, self._gap_attributes)
+        self._intervals = (
+            ChunkIntervals(call.record_chunk_intervals, self._interval_attributes)
             if measures_chunks(call.request)
             else None
         )
@@ -61,10 +59,10 @@ class StreamObserver:
         self._last_ns = now_ns
         try:
             call = self._call
-            if self._fold.add(chunk) and call.first_token_ns is None:
+            if self._accumulator.add(chunk) and call.first_token_ns is None:
                 call.first_token_ns = now_ns
-            if self._gaps is not None:
-                self._gaps.chunk(now_ns)
+            if self._intervals is not None:
+                self._intervals.add(now_ns)
                 if call.first_chunk_ns is None:
                     call.first_chunk_ns = now_ns
         except Exception as error:
@@ -75,7 +73,7 @@ class StreamObserver:
         self._last_ns = perf_counter_ns()
 
     def on_reported_error(self, error: ErrorInfo | None) -> None:
-        """Store an error that the server reported inside the stream, and that the library may not raise."""
+        """Store an error that the server reported inside the stream. The library may not raise it."""
         self._error = error
 
     def on_end(self) -> None:
@@ -93,7 +91,7 @@ class StreamObserver:
         self.on_end()
 
     def on_abandon(self) -> None:
-        """Leave the call to the finalizer thread: the stream was dropped. Runs in a finalizer."""
+        """Queue the call for the finalizer thread: the stream was dropped. Runs in a finalizer."""
         self._call.abandon(self)
 
     def finalize(self) -> None:
@@ -106,14 +104,14 @@ class StreamObserver:
         """Whether the stream's call has ended."""
         return self._call.ended
 
-    def _gap_attributes(self) -> Attributes:
-        return self._call.chunk_attributes(model_name(self._fold.model))
+    def _interval_attributes(self) -> Attributes:
+        return self._call.chunk_attributes(model_name(self._accumulator.model))
 
     def _response(self) -> Response:
         try:
-            if self._gaps is not None:
-                self._gaps.flush()
-            response = self._fold.response()
+            if self._intervals is not None:
+                self._intervals.flush()
+            response = self._accumulator.response()
             response.error = response.error or self._error
             return response
         except Exception as error:
@@ -134,32 +132,27 @@ class Observer(Protocol):
 
     def on_chunk(self, chunk: Any, /) -> None:
         """Process a chunk."""
-        ...
 
     def on_end(self) -> None:
         """Handle the end of the stream."""
-        ...
 
     def on_error(self, error: BaseException) -> None:
         """Handle a failure of the stream, or the cancellation of its reader."""
-        ...
 
     def on_close(self) -> None:
         """Handle a close by the application."""
-        ...
 
     def on_abandon(self) -> None:
-        """Handle a stream that was dropped. Runs in a finalizer."""
-        ...
+        """Handle a stream that was dropped without being closed. Runs in a finalizer."""
 
 
 class StreamWrapper:
     """Iterator that passes on each chunk and reports it to an observer."""
 
-    __slots__ = ("_next", "_source", "_watch")
+    __slots__ = ("_next", "_observer", "_source")
 
-    def __init__(self, source: Any, watch: Observer) -> None:
-        self._watch = watch  # set first: `__del__` also runs if the next line fails
+    def __init__(self, source: Any, observer: Observer) -> None:
+        self._observer = observer  # set first: `__del__` also runs if the next line fails
         self._source = source
         self._next = source.__next__
 
@@ -170,16 +163,16 @@ class StreamWrapper:
         try:
             chunk = self._next()
         except StopIteration:
-            self._watch.on_end()
+            self._observer.on_end()
             raise
         except BaseException as error:
-            self._watch.on_error(error)
+            self._observer.on_error(error)
             raise
-        self._watch.on_chunk(chunk)
+        self._observer.on_chunk(chunk)
         return chunk
 
     def __del__(self) -> None:
-        self._watch.on_abandon()
+        self._observer.on_abandon()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -188,10 +181,10 @@ class StreamWrapper:
 class AsyncStreamWrapper:
     """Asynchronous version of `StreamWrapper`."""
 
-    __slots__ = ("_next", "_source", "_watch")
+    __slots__ = ("_next", "_observer", "_source")
 
-    def __init__(self, source: Any, watch: Observer) -> None:
-        self._watch = watch  # set first: `__del__` also runs if the next line fails
+    def __init__(self, source: Any, observer: Observer) -> None:
+        self._observer = observer  # set first: `__del__` also runs if the next line fails
         self._source = source
         self._next = source.__anext__
 
@@ -202,20 +195,20 @@ class AsyncStreamWrapper:
         try:
             chunk = await self._next()
         except StopAsyncIteration:
-            self._watch.on_end()
+            self._observer.on_end()
             raise
         except GeneratorExit:
             # The coroutine is being destroyed, perhaps by the garbage collector: see abandoned_calls.
-            self._watch.on_abandon()
+            self._observer.on_abandon()
             raise
         except BaseException as error:
-            self._watch.on_error(error)
+            self._observer.on_error(error)
             raise
-        self._watch.on_chunk(chunk)
+        self._observer.on_chunk(chunk)
         return chunk
 
     def __del__(self) -> None:
-        self._watch.on_abandon()
+        self._observer.on_abandon()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)

@@ -20,36 +20,31 @@ class GenerationSteps:
         started_ns: Start of the prompt evaluation, by `time.perf_counter_ns`.
     """
 
-    __slots__ = ("_gaps", "started_ns", "times_ns", "tokens")
+    __slots__ = ("_intervals", "started_ns", "times_ns", "tokens")
 
     def __init__(self, started_ns: int) -> None:
         self.started_ns = started_ns
         self.times_ns: list[int] = []
         self.tokens: list[int] = []
-        self._gaps: ChunkIntervals | None = None
+        self._intervals: ChunkIntervals | None = None
 
     def stream_to(self, call: Call) -> None:
         """Record the intervals between steps as chunk intervals of a call."""
-        self._gaps = ChunkIntervals(
+        self._intervals = ChunkIntervals(
             call.record_chunk_intervals, lambda: call.chunk_attributes(call.request.model)
         )
 
     def add(self, at_ns: int, tokens: int) -> None:
-        """Add the end of a step.
-
-        Args:
-            at_ns: Time, by `time.perf_counter_ns`.
-            tokens: Number of tokens in each sequence so far.
-        """
+        """Add the end of a step, by `perf_counter_ns`, and the tokens of each sequence so far."""
         self.times_ns.append(at_ns)
         self.tokens.append(tokens)
-        if self._gaps is not None:
-            self._gaps.chunk(at_ns)
+        if self._intervals is not None:
+            self._intervals.add(at_ns)
 
     def end(self) -> None:
         """Record the remaining intervals."""
-        if self._gaps is not None:
-            self._gaps.flush()
+        if self._intervals is not None:
+            self._intervals.flush()
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import as_str, get_field, model_name
 from llamatelemetry.genai.model import Response, Usage
-from llamatelemetry.genai.usage import parse_usage
+from llamatelemetry.genai.wire.openai_chat import parse_usage
 
 if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
@@ -63,8 +63,8 @@ class AnthropicAccumulator:
     def _add_usage(self, usage: Any) -> None:
         # The last event contains only the changed values.
         if isinstance(usage, dict):
-            told = cast("dict[str, Any]", usage)
-            self._usage.update({name: value for name, value in told.items() if value is not None})
+            counts = cast("dict[str, Any]", usage)
+            self._usage.update({name: value for name, value in counts.items() if value is not None})
 
     @property
     def model(self) -> Any:

@@ -76,11 +76,6 @@ class BodyCapture:
             self._tail_size -= len(self._tail.popleft())
             self.is_whole = False
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no bytes were added."""
-        return not self._head
-
     def body(self) -> bytes:
         """Return the kept bytes."""
         return b"".join((*self._head, *self._tail))

@@ -36,9 +36,7 @@ _FINISH_REASON_BY_STOP_TYPE: Final = {"eos": "stop", "word": "stop", "limit": "l
 def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response:
     """Parse a native completion, or a list of them.
 
-    Args:
-        reply: The object or the list.
-        answers_per_prompt: Number of choices with the same prompt, which is evaluated once.
+    Choices with the same prompt, `answers_per_prompt` of them, evaluate it once.
     """
     results = as_list(reply) or (reply,)
     first = results[0]
@@ -62,21 +60,20 @@ def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response
 
 def _parse_native_content(results: Sequence[Any]) -> Content:
     """Parse the choices as those of a text completion."""
-    reasons = [
-        _FINISH_REASON_BY_STOP_TYPE.get(as_str(get_field(one, "stop_type")) or "")
-        for one in results
-    ]
     return parse_choices(
         [
-            {"text": get_field(one, "content"), "finish_reason": reason}
-            for one, reason in zip(results, reasons, strict=True)
+            {"text": get_field(one, "content"), "finish_reason": _finish_reason(one)}
+            for one in results
         ]
     )
 
 
+def _finish_reason(result: Any) -> str | None:
+    return _FINISH_REASON_BY_STOP_TYPE.get(as_str(get_field(result, "stop_type")) or "")
+
+
 def _native_finish_reasons(results: Sequence[Any]) -> tuple[str, ...]:
-    told = [as_str(get_field(one, "stop_type")) for one in results]
-    reasons = [_FINISH_REASON_BY_STOP_TYPE.get(stop or "") for stop in told]
+    reasons = [_finish_reason(one) for one in results]
     return tuple(reason or "error" for reason in reasons) if any(reasons) else ()
 
 
@@ -114,7 +111,7 @@ def _of_prompts(values: Sequence[Any], answers_per_prompt: int) -> int | None:
 
 
 class LlamaCppAccumulator:
-    """Accumulator for the events of a native completion: text chunks, and one event at the end of a choice.
+    """Accumulator for the events of a native completion: texts, and one event that ends a choice.
 
     Args:
         answers_per_prompt: Number of choices with the same prompt.
@@ -154,9 +151,9 @@ class LlamaCppAccumulator:
 
     def response(self) -> Response:
         """Return the response accumulated so far."""
-        said = {} if self._content is None else self._content.results()
+        contents = {} if self._content is None else self._content.results()
         last = [
-            {**self._last[index], "content": get_field(said.get(index), "text")}
+            {**self._last[index], "content": get_field(contents.get(index), "text")}
             for index in sorted(self._last)
         ]
         response = parse_native_completion(last, self._answers_per_prompt) if last else Response()
@@ -164,18 +161,13 @@ class LlamaCppAccumulator:
         return response
 
 
-_NATIVE_COUNTS: Final = (
-    "model",
-    "id_slot",
-    "stop_type",
-    "tokens_evaluated",
-    "tokens_predicted",
-    "truncated",
-    "timings",
+_KEPT_FIELDS: Final = (
+    *("model", "id_slot", "stop_type", "tokens_evaluated", "tokens_predicted"),
+    *("truncated", "timings"),
 )
 
 
 def _counts_of(event: Any) -> dict[str, Any]:
     # The last event itself is not kept: it contains the prompt and all settings. Before the end
     # `id_slot` is -1, which is not a slot.
-    return {name: get_field(event, name) for name in _NATIVE_COUNTS}
+    return {name: get_field(event, name) for name in _KEPT_FIELDS}

@@ -7,7 +7,7 @@ llama.cpp's `timings`, are parsed wherever they occur.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content.messages import parse_choices
 from llamatelemetry.genai.json_access import (
@@ -18,16 +18,18 @@ from llamatelemetry.genai.json_access import (
     as_list,
     as_str,
     get_field,
+    get_strs,
     model_name,
 )
-from llamatelemetry.genai.model import EngineTimings, Response
-from llamatelemetry.genai.usage import find_usage, parse_usage
+from llamatelemetry.genai.model import EngineTimings, Response, Usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.util.types import AttributeValue
+
+    from llamatelemetry.genai.model import Request
 
 
 def _stop_sequences(value: Any) -> tuple[str, ...] | None:
@@ -139,28 +141,30 @@ def parse_parameters(body: Mapping[str, Any]) -> dict[str, AttributeValue]:
 def parse_response(reply: Any) -> Response:
     """Parse a response of any format except the Responses API: JSON, a model, or an accumulated stream.
 
-    Supports chat and text completions, embeddings, images, transcriptions and moderations. Missing fields
-    stay unknown.
+    It may be of a chat or text completion, embedding, image, transcription or moderation request.
     """
     fields = as_fields(reply)
     raw_timings, usage = fields.get("timings"), fields.get("usage")
     timings = None if raw_timings is None else parse_timings(raw_timings)
     choices = fields.get("choices")
+    response_id, tier, fingerprint = get_strs(fields, "id", "service_tier", "system_fingerprint")
     return Response(
-        id=as_str(fields.get("id")),
+        id=response_id,
         model=model_name(fields.get("model")),
         finish_reasons=_finish_reasons(choices),
         usage=parse_usage(find_usage(fields) if usage is None else usage, timings),
         timings=timings,
-        service_tier=as_str(fields.get("service_tier")),
-        system_fingerprint=as_str(fields.get("system_fingerprint")),
+        service_tier=tier,
+        system_fingerprint=fingerprint,
         read_content=partial(parse_choices, choices),
     )
 
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """Return one reason per choice, in order; `error` for a choice without one beside others."""
-    found = [as_str(as_fields(choice).get("finish_reason")) for choice in as_list(choices)]
+    if not isinstance(choices, (list, tuple)):
+        return ()
+    found = [get_strs(choice, "finish_reason")[0] for choice in cast("list[Any]", choices)]
     if len(found) == 1:
         return () if found[0] is None else (found[0],)
     return tuple(reason or "error" for reason in found) if any(found) else ()
@@ -191,3 +195,135 @@ def parse_timings(timings: Any) -> EngineTimings | None:
         drafted_tokens=as_count(get_field(timings, "draft_n")),
         accepted_tokens=as_count(get_field(timings, "draft_n_accepted")),
     )
+
+
+def correct_undercount(response: Response, request: Request) -> None:
+    """Remove counts that cover only one of several choices or prompts.
+
+    llama.cpp counts and times only the first of several choices, and only the first of several
+    prompts. A plain response does not contain the rest. A stream and a native response do.
+    """
+    timings, usage = response.timings, response.usage
+    if timings is None or request.choice_count <= 1:
+        return
+    if usage.output_tokens == timings.predicted_tokens:
+        usage.output_tokens = None
+    prompts = request.choice_count // (
+        as_count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
+    )
+    first_prompt = (timings.prompt_tokens or 0) + (timings.cached_tokens or 0)
+    if prompts > 1 and usage.input_tokens == first_prompt:
+        usage.input_tokens = usage.cache_read_tokens = None
+
+
+# Field of the response to field of `Usage`. Of several spellings, the first one counts.
+_TOTALS: Final = {
+    "prompt_tokens": "input_tokens",
+    "input_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "output_tokens": "output_tokens",
+}
+_INPUT: Final = (
+    ("cached_tokens", "cache_read_tokens"),
+    ("cache_write_tokens", "cache_write_tokens"),
+    ("text_tokens", "text_input_tokens"),
+    ("image_tokens", "image_input_tokens"),
+    ("audio_tokens", "audio_input_tokens"),
+)
+_CACHED: Final = (
+    ("text_tokens", "text_cache_read_tokens"),
+    ("image_tokens", "image_cache_read_tokens"),
+    ("audio_tokens", "audio_cache_read_tokens"),
+)
+_OUTPUT: Final = (
+    ("reasoning_tokens", "reasoning_tokens"),
+    ("text_tokens", "text_output_tokens"),
+    ("image_tokens", "image_output_tokens"),
+    ("audio_tokens", "audio_output_tokens"),
+)
+_BESIDE_TOTALS: Final = (
+    ("prompt_cache_hit_tokens", "cache_read_tokens"),
+    ("cache_read_input_tokens", "cache_read_tokens"),
+    ("cache_creation_input_tokens", "cache_write_tokens"),
+)
+_CERTAIN_COUNT: Final = 2**31
+_BESIDE_NAMES: Final = frozenset(dict(_BESIDE_TOTALS))
+_DETAILS: Final = {
+    **dict.fromkeys(
+        ("prompt_tokens_details", "input_tokens_details", "input_token_details"), _INPUT
+    ),
+    **dict.fromkeys(
+        ("completion_tokens_details", "output_tokens_details", "output_token_details"), _OUTPUT
+    ),
+}
+
+
+def find_usage(reply: Any) -> Any:
+    """Return the usage object of a response or of a stream's last chunk.
+
+    It is `usage`, but in streams of Groq `x_groq.usage`, and in those of Moonshot it is in a choice.
+    """
+    fields = as_fields(reply)
+    usage = fields.get("usage")
+    if usage is not None:
+        return usage
+    groq = fields.get("x_groq")
+    if groq is not None:
+        return get_field(groq, "usage")
+    choices = as_list(fields.get("choices"))
+    return get_field(choices[0], "usage") if choices else None
+
+
+def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
+    """Parse the token counts of a usage object, in every known spelling.
+
+    `timings` supply the missing counts: a stream of llama.cpp has no usage unless requested.
+
+    | Server or API | Difference |
+    |---|---|
+    | OpenAI chat | `prompt_tokens`, `completion_tokens`, details of each |
+    | OpenAI Responses, images | `input_tokens`, `output_tokens`, details of each |
+    | OpenAI transcription | `input_token_details`; or `seconds` and no tokens |
+    | DeepSeek | `prompt_cache_hit_tokens` next to `prompt_tokens` |
+    | Anthropic, LiteLLM | `cache_read_input_tokens`, `cache_creation_input_tokens` |
+    """
+    read = Usage()
+    if usage is not None:
+        _read_counts(as_fields(usage), read)
+    if timings is not None:
+        if read.input_tokens is None and timings.prompt_tokens is not None:
+            read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
+        if read.output_tokens is None:
+            read.output_tokens = timings.predicted_tokens
+        if read.cache_read_tokens is None:
+            read.cache_read_tokens = timings.cached_tokens
+    return read
+
+
+def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
+    for field, value in fields.items():
+        if value is None:
+            continue
+        total = _TOTALS.get(field)
+        if total is not None:
+            if getattr(into, total) is None:
+                # Fast path: most counts are small integers.
+                is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
+                setattr(into, total, value if is_count else as_count(value))
+        elif field in _DETAILS:
+            details = as_fields(value)
+            _read_fields(details, _DETAILS[field], into)
+            cached = details.get("cached_tokens_details")
+            if cached is not None:
+                _read_fields(as_fields(cached), _CACHED, into)
+    if not _BESIDE_NAMES.isdisjoint(fields):
+        _read_fields(fields, _BESIDE_TOTALS, into)
+
+
+def _read_fields(
+    fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage
+) -> None:
+    for field, name in spellings:
+        value = fields.get(field)
+        if value is not None and getattr(into, name) is None:
+            setattr(into, name, as_count(value))

@@ -12,8 +12,7 @@ from llamatelemetry.genai.content.responses_messages import (
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.usage import parse_usage
-from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings
+from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings, parse_usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -52,9 +51,7 @@ def parse_responses_parameters(body: Mapping[str, Any]) -> dict[str, AttributeVa
 def parse_created_response(reply: Any, timings: Any = None) -> Response:
     """Parse a response of `POST /responses`, plain or from the last event of a stream.
 
-    Args:
-        reply: The response object.
-        timings: llama.cpp's timings, which are beside the response in that event.
+    llama.cpp sends `timings` next to the response in that event.
     """
     response = parse_fetched_response(reply)
     response.timings = parse_timings(timings)
@@ -94,8 +91,8 @@ def has_compaction(conversation: Any) -> bool:
 def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
     status = get_field(reply, "status")
     if status == "incomplete":
-        told = as_str(get_field(get_field(reply, "incomplete_details"), "reason"))
-        return (_FINISH_REASON_BY_INCOMPLETENESS.get(told or "", told or "incomplete"),)
+        cause = as_str(get_field(get_field(reply, "incomplete_details"), "reason")) or "incomplete"
+        return (_FINISH_REASON_BY_INCOMPLETENESS.get(cause, cause),)
     if status == "completed" and any(map(_is_for_the_application, as_list(output))):
         return ("tool_calls",)
     reason = _FINISH_REASON_BY_STATUS.get(status) if isinstance(status, str) else None
