@@ -16,10 +16,7 @@ from opentelemetry.trace import SpanKind, get_current_span, use_span
 from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
-from tests.llama.conftest import recorded
 from tests.support.loopback_server import Reply, loopback, sse
-
-__all__ = ["recorded"]
 
 HELLO = [{"role": "user", "content": "Hello"}]
 COMPLETION = {

@@ -4,51 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.support import replies
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.llama_cpp_responses import ROUTES, SAID
 from tests.support.recorder import Recorder
 
-SAID = "SECRET"
-COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}
-NATIVE = {"content": f"{SAID} answer", "stop": True, "stop_type": "eos", "model": "smol", **COUNTS}
-NATIVE |= {"prompt": SAID, "__verbose": {"prompt": SAID}}
-PIECES = [{"content": part, "stop": False, "index": 0} for part in (SAID, " ans", "wer")]
-MESSAGES = [{"role": "user", "content": f"{SAID} question"}]
-
-
-def events(*bodies: dict[str, Any]) -> list[bytes]:
-    return [f"data: {json.dumps(body)}\n\n".encode() for body in bodies]
-
-
-ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
-    "/v1/chat/completions": (
-        {"messages": MESSAGES},
-        replies.chat(
-            choices=[
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": f"{SAID} answer"},
-                }
-            ]
-        ),
-        events(
-            replies.chunk({"role": "assistant", "content": None}),
-            *(replies.chunk({"content": part}) for part in (SAID, " ans", "wer")),
-            replies.chunk({}, "stop", timings=replies.TIMINGS),
-        ),
-    ),
-    "/completion": (
-        {"prompt": f"{SAID} question"},
-        NATIVE,
-        events(*PIECES, {**NATIVE, "content": "", "index": 0}),
-    ),
-}
 cases = pytest.mark.parametrize("path", ROUTES)
 
 

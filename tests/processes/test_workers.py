@@ -24,8 +24,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes.calls import CALLS
-from tests.processes.model import model_server
 from tests.support.children import with_signals
+from tests.support.model_server import model_server
 from tests.support.otlp_receiver import Received, grpc_receiver, http_receiver
 from tests.support.selection import slow_except
 
