@@ -1,1 +1,1 @@
-"""The tests; a package, so that `tests.support.llama_server` is never somebody else's."""
+"""The tests. They are a package, so that `tests.support` is not found elsewhere."""

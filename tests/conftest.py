@@ -1,4 +1,4 @@
-"""What every test gets: no settings of the surroundings, and a profile of hypothesis."""
+"""Set-up of all tests: an environment without telemetry variables, and hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ pytest_plugins = [
 if importlib.util.find_spec("tests.support.llama_server"):
     pytest_plugins.append("tests.support.llama_server")
 
-# Variables that no test may see, by how their names begin.
+# Prefixes of variables that tests must not see.
 _SETTINGS = (
-    # Of telemetry, and of the clients and servers that tests start.
+    # Options of telemetry, and of the clients and servers that tests start.
     *("OTEL_", "LLAMATELEMETRY_", "OPENAI_", "LLAMA_", "GRAPHISTRY_"),
-    # Which GPUs there are is what a test's driver says.
+    # GPU selection: tests define their GPUs with an NVML library of their own.
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
-    # Of a job with several processes: a test's own processes are all of it.
+    # Variables of distributed jobs.
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    # Servers on loopback are asked directly, and certificates are those a test makes.
+    # Proxies and certificates: tests use loopback servers and create their certificates.
     *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")),
     *(f"{name}_proxy" for name in ("http", "https", "all", "no")),
     *("SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-    # What a child prints is compared: it has no other width than the one a test gives it.
+    # Terminal size, because tests compare the output of child processes.
     *("COLUMNS", "LINES"),
-    # Children write UTF-8, as Python does by itself even where the locale is "C"; and warn of
-    # nothing, as many a library's warnings would be in the output that is compared.
+    # Encoding and warnings: children write UTF-8, which is Python's default in the locale "C", and
+    # no warnings, which would be in the compared output.
     *("LC_", "LANG", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONWARNINGS"),
 )
-# Likewise, but pytest's own output goes by them first.
+# Variables that pytest reads for its own output before the tests start.
 _COLOURS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
@@ -45,10 +45,10 @@ def _settings_in_environment() -> list[str]:
     return [name for name in os.environ if name.startswith(_SETTINGS)]
 
 
-# At import, for fixtures of a wider scope and for the modules that tests import.
+# Delete them at import, for fixtures of wider scopes and for imported modules.
 for _name in _settings_in_environment():
     del os.environ[_name]
-# So that this process reads what its children write, and files, as UTF-8.
+# Read files and the output of children as UTF-8.
 with contextlib.suppress(locale.Error):
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
@@ -59,7 +59,8 @@ def pytest_configure() -> None:
         os.environ.pop(name, None)
 
 
-# No deadline: on a busy machine an example may have to wait. No database: the checkout stays clean.
+# No deadline, because an example may have to wait on a busy machine. No database, because tests
+# leave no files in the checkout.
 # `scripts/test` uses the first one, `scripts/test --all` the second one.
 settings.register_profile("fast", deadline=None, database=None, max_examples=20)
 settings.register_profile("all", deadline=None, database=None, max_examples=150)
@@ -76,13 +77,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Many tests collect garbage; what all those modules have brought never is any."""
+    """Exclude the imported modules from garbage collection, which many tests run."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees a setting that it, or one of its fixtures, did not make."""
+    """Delete variables that an earlier test or fixture has left."""
     for name in _settings_in_environment():
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Components that cannot be used: probed once, skipped with the reason, counted, or demanded."""
+"""Tests of unusable components: probed once, skipped with the reason, counted, or failed."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ def executable(path: Path, code: str) -> Path:
 
 
 class TestProbe:
-    def test_returns_no_reason_for_what_can_be_used(self, monkeypatch, tmp_path):
+    def test_probe_returns_none_for_usable_component(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").touch()
         assert reason(monkeypatch, "pandas", PYTHONPATH=str(tmp_path)) is None
 
-    def test_ends_what_hangs(self, monkeypatch, tmp_path):
+    def test_probe_kills_hanging_component(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").write_text("import time\ntime.sleep(600)")
         said = reason(monkeypatch, "pandas", limit_s=0.5, PYTHONPATH=str(tmp_path))
         assert said == "its probe did not end within 0.5 s"
 
-    def test_names_the_signal_that_ended_an_import(self, monkeypatch, tmp_path):
+    def test_probe_names_signal_that_killed_import(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").write_text(DIES)
         said = reason(monkeypatch, "pandas", PYTHONPATH=str(tmp_path))
         assert said == "its probe was terminated by SIGILL: it was built for another CPU"
@@ -75,7 +75,7 @@ class TestProbe:
     @pytest.mark.parametrize(
         ("fault", "when"), [("kills_itself", " before it was ready"), ("first_request_kills", "")]
     )
-    def test_names_the_signal_that_ended_a_server(self, monkeypatch, tmp_path, fault, when):
+    def test_probe_names_signal_that_killed_server(self, monkeypatch, tmp_path, fault, when):
         environment = faults(**{fault: signal.SIGILL})
         server = str(make_server(tmp_path))
         said = reason(monkeypatch, "llama-server", TEST_LLAMA_SERVER=server, **environment)
@@ -93,15 +93,13 @@ class TestProbe:
             ("openssl", "openssl", "openssl ended with exit status 3"),
         ],
     )
-    def test_notices_a_program_that_is_there_and_fails(
-        self, monkeypatch, tmp_path, program, component, said
-    ):
+    def test_probe_reports_failing_program(self, monkeypatch, tmp_path, program, component, said):
         executable(tmp_path / program, "#!/bin/sh\nexit 3\n")
         path = f"{tmp_path}:{os.environ['PATH']}"
         assert said in (reason(monkeypatch, component, PATH=path) or "")
 
     @pytest.mark.parametrize("component", ["chromium", "cc", "openssl", "ps"])
-    def test_names_a_program_that_is_missing(self, monkeypatch, tmp_path, component):
+    def test_probe_names_missing_program(self, monkeypatch, tmp_path, component):
         assert re.search(
             r"not installed|no C compiler", reason(monkeypatch, component, PATH="/") or ""
         )
@@ -114,7 +112,7 @@ MORE_RUNS = [
 
 
 class TestRun:
-    """A run of pytest with tests of a component that cannot be used."""
+    """Run pytest on tests of a component that cannot be used."""
 
     @pytest.fixture
     def project(self, tmp_path: Path) -> Path:
@@ -148,20 +146,20 @@ class TestRun:
         )
 
     @pytest.mark.parametrize("workers", slow_except(["2"], ["0", "2"]))
-    def test_skips_with_the_reason_and_probes_once(self, project, workers):
+    def test_run_skips_with_reason_and_probes_once(self, project, workers):
         done = self.run(project, "-n", workers)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "4 passed, 12 skipped" in done.stdout
         assert "pandas (skipped tests: 12): too old\n" in done.stdout
         assert (project / "probed").read_text() == "once\n"
 
-    def test_fails_where_the_component_is_required(self, project):
+    def test_run_fails_when_component_is_required(self, project):
         done = self.run(project, REQUIRE_COMPONENTS="ps, pandas")
         assert done.returncode == 1
         assert "4 failed, 4 passed, 8 errors" in done.stdout
         assert "pandas is required by REQUIRE_COMPONENTS and cannot be used: too old" in done.stdout
 
-    def test_refuses_to_require_what_it_does_not_know(self, project):
+    def test_run_rejects_unknown_required_component(self, project):
         done = self.run(project, REQUIRE_COMPONENTS="panda")
         assert done.returncode == pytest.ExitCode.USAGE_ERROR
         assert "REQUIRE_COMPONENTS: no such component: panda; there are " in done.stderr
@@ -177,7 +175,9 @@ class TestRun:
             *slow_except([], MORE_RUNS),
         ],
     )
-    def test_imports_no_module_that_would_end_the_run(self, project, workers, required, said):
+    def test_run_does_not_import_modules_of_crashing_component(
+        self, project, workers, required, said
+    ):
         (project / "package/torch.py").write_text(DIES)
         folder = project / "tests/transformers"
         folder.mkdir()

@@ -36,7 +36,7 @@ DOCUMENTS = [
     for path in sorted(ROOT.glob(pattern))
 ]
 # What a reader has at hand besides the block itself.
-AT_HAND = ("examples", "deploy", "benchmarks", "scripts", "src", "Makefile", "pyproject.toml")
+LINKED_FILES = ("examples", "deploy", "benchmarks", "scripts", "src", "Makefile", "pyproject.toml")
 RUNNERS = {
     "python": [sys.executable, "-c"],
     "sh": ["bash", "-euo", "pipefail", "-c"],
@@ -49,7 +49,7 @@ _NEEDS = {
     r"\b(torch|transformers)\b|TransformersBackend": "transformers",
     r"NCCLGroup|torchrun": "gloo",
 }
-_TALKS_TO_A_SERVER = re.compile(r"OpenAI\(|OPENAI_BASE_URL|examples/openai|LlamaCppClient\(")
+_CALLS_SERVER = re.compile(r"OpenAI\(|OPENAI_BASE_URL|examples/openai|LlamaCppClient\(")
 
 
 class Block(NamedTuple):
@@ -64,7 +64,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(document: str, text: str) -> Iterator[Block]:
-    """The blocks that can be run, each with the directive right before it."""
+    """Yield the executable code blocks, each with the directive before it."""
     before = ""
     for token in MarkdownIt().parse(text):
         language = (token.info.split() or [""])[0] if token.type == "fence" else ""
@@ -91,16 +91,16 @@ def marked(block: Block) -> object:
 @pytest.mark.parametrize("block", [marked(block) for block in BLOCKS])
 def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRequest):
     settings = {
-        # A reader's program would send to a collector; none is here unless the block starts one.
+        # No collector runs unless the block starts one.
         "LLAMATELEMETRY_EXPORTER": "none",
-        # opentelemetry-distro is installed too, for other tests; a reader has one distro.
+        # opentelemetry-distro is installed for other tests, too.
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    if _TALKS_TO_A_SERVER.search(block.code):
+    if _CALLS_SERVER.search(block.code):
         server = request.getfixturevalue("llama_server")
         settings |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}
-    for name in AT_HAND:
+    for name in LINKED_FILES:
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to(ROOT / name)
     for words, component in _NEEDS.items():
@@ -135,14 +135,14 @@ def test_code_block_runs(block: Block, tmp_path: Path, request: pytest.FixtureRe
         ("<!-- test: skip -->\n```python\nx\n```", [("python", 2, None)]),
     ],
 )
-def test_the_reader_of_documents_sees(text, expected):
+def test_blocks_of_finds_code_blocks_and_directives(text, expected):
     found = [(b.language, b.line, b.directive) for b in blocks_of("doc.md", text)]
     assert found == expected
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_directive_was_understood(path):
-    """One with a slip of the pen, or before no block, would otherwise just be ignored."""
+def test_every_directive_precedes_a_code_block(path):
+    """A directive with a typo, or without a block after it, would be ignored."""
     text = path.read_text()
-    understood = [block for block in blocks_of(path.name, text) if block.directive]
-    assert len(understood) == text.count("<!-- test:")
+    parsed = [block for block in blocks_of(path.name, text) if block.directive]
+    assert len(parsed) == text.count("<!-- test:")

@@ -1,4 +1,4 @@
-"""An unmodified OpenAI program, a real llama.cpp server, and each way of switching telemetry on."""
+"""An unmodified OpenAI program and a real llama.cpp server, with each way to enable telemetry."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Recorded:
                 self.metrics += [{**metric, "scope": scope["scope"]} for metric in scope["metrics"]]
 
     def shapes(self) -> Counter[str]:
-        """Each span with all that does not differ from run to run, and the parent's name."""
+        """Return each span with its constant attributes and the name of its parent."""
         names = {span["spanId"]: span["name"] for span in self.spans}
         return Counter(
             json.dumps(
@@ -73,7 +73,7 @@ class Recorded:
         )
 
     def points(self) -> Counter[str]:
-        """Each metric point with its attributes, boundaries and count."""
+        """Return each metric point with its attributes, boundaries and count."""
         return Counter(
             json.dumps(
                 [
@@ -97,7 +97,7 @@ def attributes(holder: dict[str, Any]) -> dict[str, Any]:
 
 
 def steady(found: dict[str, Any]) -> dict[str, Any]:
-    """Times and ids differ between two runs, and so does what the prompt cache held.
+    """Replace values that differ between two runs: times, ids and cached tokens.
 
     What the server is, is asked for off the path of the calls, and known to the later ones only.
     """
@@ -136,7 +136,7 @@ def zero_code(server: LlamaServer, folder: Path, **variables: str) -> Recorded:
 
 @pytest.fixture(scope="module")
 def ours(llama_server: LlamaServer, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """Zero-code, with only variables set, next to an installed opentelemetry-distro."""
+    """Run the program without code changes, beside an installed opentelemetry-distro."""
     # Once before, so that the prompt cache is as warm for this run as for the ones compared to it.
     zero_code(llama_server, tmp_path_factory.mktemp("warm"), **OURS, LLAMATELEMETRY_EXPORTER="file")
     return zero_code(
@@ -148,7 +148,7 @@ def calls(recorded: Recorded) -> list[dict[str, Any]]:
     return [span for span in recorded.spans if span["kind"] == 3]
 
 
-def test_zero_code_shows_every_call_of_an_unmodified_program(ours: Recorded) -> None:
+def test_zero_code_records_every_call_of_unmodified_program(ours: Recorded) -> None:
     assert Counter(span["name"].split(" ")[0] for span in calls(ours)) == {
         "chat": 8,
         "text_completion": 1,
@@ -174,7 +174,7 @@ def test_zero_code_shows_every_call_of_an_unmodified_program(ours: Recorded) -> 
 
 
 @pytest.mark.slow
-def test_init_gives_the_same_spans_and_metrics_attribute_for_attribute(
+def test_init_records_same_spans_and_metrics_as_zero_code(
     ours: Recorded, llama_server: LlamaServer, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", IN_CODE, str(EXAMPLE)]
@@ -186,7 +186,7 @@ def test_init_gives_the_same_spans_and_metrics_attribute_for_attribute(
 
 
 @pytest.mark.slow
-def test_the_plugin_alone_works_inside_a_plain_opentelemetry_distro(
+def test_plugin_alone_works_in_opentelemetry_distro(
     ours: Recorded, llama_server: LlamaServer, tmp_path: Path
 ) -> None:
     plain = zero_code(llama_server, tmp_path, **PLAIN)
@@ -195,7 +195,7 @@ def test_the_plugin_alone_works_inside_a_plain_opentelemetry_distro(
     assert "telemetry.distro.name" not in plain.resources[0]
 
 
-def test_a_disabled_sdk_records_nothing_and_starts_no_thread(
+def test_disabled_sdk_records_nothing_and_starts_no_thread(
     llama_server: LlamaServer, tmp_path: Path
 ) -> None:
     program = (
@@ -215,7 +215,7 @@ def test_a_disabled_sdk_records_nothing_and_starts_no_thread(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_start_up_imports_no_openai(llama_server: LlamaServer, tmp_path: Path) -> None:
+def test_startup_does_not_import_openai(llama_server: LlamaServer, tmp_path: Path) -> None:
     program = (
         "import sys; "
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'openai', 'httpx', 'httpx2'}))"
@@ -231,7 +231,7 @@ def test_start_up_imports_no_openai(llama_server: LlamaServer, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_program_whose_server_is_not_there_ends_as_it_would_without_us(
+def test_program_with_unreachable_server_exits_as_without_instrumentation(
     llama_server: LlamaServer, tmp_path: Path
 ) -> None:
     program = (

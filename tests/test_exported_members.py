@@ -1,4 +1,4 @@
-"""The public surface is what each package's `__all__` lists: no more, no less."""
+"""Public names: `__all__` of each package lists exactly its public functions and classes."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ packages = pytest.mark.parametrize("name", _public_packages())
 
 
 @packages
-def test_every_listed_name_is_there(name):
+def test_every_listed_name_exists(name):
     package = importlib.import_module(name)
     missing = [each for each in _listed(package) if not hasattr(package, each)]
     assert missing == []
 
 
 @packages
-def test_every_listed_name_shows_in_dir(name):
+def test_dir_lists_every_listed_name(name):
     package = importlib.import_module(name)
     assert set(_listed(package)) <= set(dir(package))
 
 
 @packages
-def test_every_public_function_and_class_of_a_package_is_listed(name):
-    """What a package defines itself is listed unless its name is private."""
+def test_all_lists_every_public_function_and_class(name):
+    """Names that a package defines itself are public unless they begin with `_`."""
     if name == "llamatelemetry.cli":
         pytest.skip("its surface is the command line, not its functions")
     package = importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""What import-linter cannot tell apart: where in a module an import stands, and what it names.
+"""Import rules that import-linter cannot check: the place of an import, and the imported names.
 
 The order of the layers themselves is in pyproject.toml, held by `scripts/check`.
 """
@@ -90,7 +90,7 @@ class Import(NamedTuple):
         return f"{self.importer}:{self.line} imports {self.imported}"
 
 
-def test_optional_libraries_are_never_imported_at_the_top_of_a_module(imports):
+def test_optional_libraries_are_imported_inside_functions_only(imports):
     wrong = [
         str(found)
         for found in imports
@@ -101,7 +101,7 @@ def test_optional_libraries_are_never_imported_at_the_top_of_a_module(imports):
     assert wrong == []
 
 
-def test_what_a_plugin_can_reach_never_imports_the_sdk(imports):
+def test_modules_that_plugins_import_never_import_sdk(imports):
     wrong = [
         str(found)
         for found in imports
@@ -110,7 +110,7 @@ def test_what_a_plugin_can_reach_never_imports_the_sdk(imports):
     assert wrong == []
 
 
-def test_plugins_use_only_what_the_core_offers_to_plugins(imports):
+def test_plugins_import_only_plugin_interface(imports):
     wrong = [
         str(found)
         for found in imports
@@ -155,8 +155,8 @@ def test_private_name_check_finds(source, expected):
     assert [name for _, name in _private_names_in(ast.parse(source))] == expected
 
 
-def test_no_module_of_ours_imports_the_lazy_names_of_the_core(imports):
-    """`from llamatelemetry import init` inside the core would go round the layers."""
+def test_core_modules_do_not_import_lazy_package_names(imports):
+    """`from llamatelemetry import init` inside the core would bypass the layers."""
     core = SRC / "llamatelemetry"
     wrong = [
         str(found)
@@ -185,7 +185,7 @@ def test_no_module_of_ours_imports_the_lazy_names_of_the_core(imports):
         ("from .sibling import x", [("pkg.sibling.x", True)]),
     ],
 )
-def test_the_reader_of_imports_sees(source, expected):
+def test_import_reader_finds_imports(source, expected):
     found = [(i.imported, i.at_top) for i in _imports_of(ast.parse(source), "pkg.mod", "pkg")]
     assert found == expected
 
@@ -254,7 +254,7 @@ def _imports_of(
 
 
 def _runtime_children(node: ast.AST) -> Iterator[ast.AST]:
-    """The children of a node, less the branch that only a type checker takes."""
+    """Return the children of a node, without `if TYPE_CHECKING` branches."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         yield from node.orelse
     else:

@@ -1,4 +1,4 @@
-"""Without any one optional package: what needs it says how to install it, and the rest works."""
+"""Each optional package missing in turn: its features name the install command, the rest works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamatelemetry._optional import MissingPackageError, required_by
 from tests.support.selection import slow_except
 from tests.support.timed_server import scripted_server
 
-PROGRAM = Path(__file__).with_name("contract_calls.py")
+PROGRAM = Path(__file__).with_name("support") / "contract_calls.py"
 
 # What cannot work without a package, of the calls and commands of the program.
 CLIENTS = {"LlamaCppClient", "AsyncLlamaCppClient", "engines", "bench"}
@@ -123,7 +123,7 @@ def test_each_call_works_or_says_what_to_install(
     assert failed == NEEDED_BY.get(missing, set()), (calls, commands)
 
 
-def test_the_message_names_feature_package_and_command() -> None:
+def test_missing_package_error_names_feature_package_and_command() -> None:
     with (
         pytest.raises(MissingPackageError) as raised,
         required_by("This", "llamatelemetry[bench]", "other"),
@@ -137,7 +137,7 @@ def test_the_message_names_feature_package_and_command() -> None:
         import nowhere.at_all  # noqa: F401
 
 
-def test_an_import_that_fails_for_another_reason_is_not_said_to_be_missing(
+def test_import_that_fails_for_another_reason_is_reraised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_library.py").write_text("raise ImportError('built for another machine')")

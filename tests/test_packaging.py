@@ -1,6 +1,6 @@
-"""Five distributions out of one repository: that their metadata agree and tell the truth.
+"""Metadata of the five distributions: they agree with each other and with the code.
 
-`scripts/check_wheels.py` proves the rest, in environments made from wheels.
+`scripts/check_wheels.py` checks the built wheels in new environments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ all_packages = pytest.mark.parametrize("path", PACKAGES, ids=lambda path: path.n
 all_plugins = pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.name)
 
 
-def test_there_are_five_distributions():
+def test_repository_has_five_distributions():
     assert {
         "llamatelemetry",
         "llamatelemetry-core",
@@ -44,12 +44,12 @@ def test_there_are_five_distributions():
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_all_have_the_version_of_the_core(name):
-    """A failure after a change of version means: install again (`make test` does)."""
+def test_every_distribution_has_version_of_core(name):
+    """After a change of version, install again (`make test` does)."""
     assert distribution(name).version == llamatelemetry.__version__
 
 
-def test_the_distro_names_the_version_that_the_plugins_take_from_the_core():
+def test_plugins_read_version_from_core_and_distro_repeats_it():
     assert PROJECTS[ROOT]["project"]["version"] == llamatelemetry.__version__
     for path in PACKAGES:
         version_file = (path / PROJECTS[path]["tool"]["hatch"]["version"]["path"]).resolve()
@@ -57,12 +57,12 @@ def test_the_distro_names_the_version_that_the_plugins_take_from_the_core():
 
 
 @all_projects
-def test_ours_depend_on_each_other_at_exactly_this_version(path):
+def test_distributions_require_each_other_in_exact_version(path):
     ours = [r for r in _requirements(path) if canonicalize_name(r.name) in OURS]
     assert {str(r.specifier) for r in ours} <= {f"=={llamatelemetry.__version__}"}
 
 
-def test_who_depends_on_whom():
+def test_distributions_require_only_lower_ones():
     depends = {
         PROJECTS[path]["project"]["name"]: {canonicalize_name(r.name) for r in _requirements(path)}
         for path in PROJECTS
@@ -85,12 +85,12 @@ def test_metadata_is_complete(path):
 
 
 @all_packages
-def test_every_package_carries_the_license_and_says_that_it_is_typed(path):
+def test_every_package_has_license_and_type_marker(path):
     assert (path / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert (path / "py.typed").is_file()
 
 
-def test_supported_python_versions_are_those_that_ci_runs():
+def test_classifiers_list_python_versions_of_ci():
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()
     run = re.search(r"python: \[(.*)\]", workflow)
     assert run
@@ -100,7 +100,7 @@ def test_supported_python_versions_are_those_that_ci_runs():
         assert in_ci == set(re.findall(r"Python :: (3\.\d+)", "\n".join(classifiers)))
 
 
-def test_only_the_distro_registers_a_distro_and_only_plugins_register_instrumentors():
+def test_entry_points_are_registered_by_distro_and_plugins_only():
     groups = {
         PROJECTS[path]["project"]["name"]: sorted(
             PROJECTS[path]["project"].get("entry-points", {}),
@@ -142,8 +142,8 @@ def test_every_entry_point_is_installed_and_loads(entry_point):
 
 
 @all_plugins
-def test_an_instrumentor_says_what_its_extra_says(path):
-    """OpenTelemetry's loader reads the extra, a call of `.instrument()` reads the method."""
+def test_instrumentor_dependencies_match_instruments_extra(path):
+    """OpenTelemetry's loader reads the extra; `.instrument()` reads the method."""
     project = PROJECTS[path]["project"]
     extras = project["optional-dependencies"]
     assert len(extras) == 1
@@ -152,13 +152,13 @@ def test_an_instrumentor_says_what_its_extra_says(path):
 
 
 @all_plugins
-def test_an_instrumentor_has_a_name_that_no_other_distribution_uses(path):
+def test_instrumentor_entry_point_names_are_unique(path):
     (name,) = PROJECTS[path]["project"]["entry-points"]["opentelemetry_instrumentor"]
     assert name == path.name.replace("_instrumentation", "")
 
 
-def test_importing_the_core_takes_no_action(tmp_path):
-    """No thread, no file, no change of the environment, no SDK and no optional library."""
+def test_import_of_core_has_no_side_effects(tmp_path):
+    """The import starts no thread, writes no file, and loads neither the SDK nor optional packages."""
     program = """
 import os, sys, threading
 before = dict(os.environ)
@@ -182,7 +182,7 @@ assert [name for name in heavy if name in sys.modules] == []
 
 
 @pytest.mark.parametrize("script", ["install", "check", "test"])
-def test_scripts_can_be_run(script):
+def test_scripts_are_executable(script):
     assert os.access(ROOT / "scripts" / script, os.X_OK)
 
 

@@ -20,28 +20,28 @@ def _jobs(path: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 class TestWorkflow:
-    def test_pins_every_action_by_commit_and_names_its_version(self, path: Path) -> None:
+    def test_workflow_pins_every_action_by_commit_and_names_its_version(self, path: Path) -> None:
         used = [line.strip(" -") for line in path.read_text().splitlines() if "uses:" in line]
         assert used
         assert [line for line in used if not _PINNED.fullmatch(line)] == []
 
-    def test_has_read_access_only(self, path: Path) -> None:
+    def test_workflow_has_read_access_only(self, path: Path) -> None:
         assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
 
-    def test_limits_the_time_of_every_job(self, path: Path) -> None:
+    def test_workflow_limits_time_of_every_job(self, path: Path) -> None:
         assert [name for name, job in _jobs(path).items() if "timeout-minutes" not in job] == []
 
-    def test_keeps_no_credentials_after_checkout(self, path: Path) -> None:
+    def test_workflow_keeps_no_credentials_after_checkout(self, path: Path) -> None:
         steps = [step for job in _jobs(path).values() for step in job["steps"]]
         checkouts = [step for step in steps if step.get("uses", "").startswith("actions/checkout@")]
         assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
-    def test_passes_expressions_to_shell_only_as_variables(self, path: Path) -> None:
+    def test_workflow_passes_expressions_to_shell_only_as_variables(self, path: Path) -> None:
         steps = [step for job in _jobs(path).values() for step in job["steps"]]
         assert [step["run"] for step in steps if "${{" in step.get("run", "")] == []
 
 
-def test_only_publishing_jobs_may_identify_themselves_to_pypi() -> None:
+def test_only_publishing_jobs_have_id_token() -> None:
     may = {
         name
         for path in WORKFLOWS

@@ -31,7 +31,7 @@ def pages():
 
 @pytest.mark.parametrize("name", ["results", "client only", "sweep"])
 def test_report_page_draws_plots_in_browser(tmp_path, name):
-    document = browser.drawn(tmp_path, pages()[name], budget_ms=5000)
+    document = browser.rendered_document(tmp_path, pages()[name], budget_ms=5000)
     body = document[: document.index("<script ")]
     plots = re.findall(r'id="plot-\d+".*?</svg></div>', body, re.DOTALL)
     drawn = [len(re.findall(r'class="series" d="M', plot)) for plot in plots]

@@ -77,7 +77,7 @@ def hold(
 
 
 @pytest.mark.slow
-def test_the_secrets_would_be_found(tmp_path):
+def test_search_finds_secrets_when_content_is_captured(tmp_path):
     """With content captured and nothing redacted, most places come out everywhere."""
     heard = hold(tmp_path, ALL, **CAPTURE)
     for way in ("receiver", "files", "console"):
@@ -89,7 +89,7 @@ def test_the_secrets_would_be_found(tmp_path):
     assert heard.places()["logs"] == set()
 
 
-def test_with_redaction_of_what_was_said_none_of_it_comes_out(tmp_path):
+def test_prompt_redaction_removes_all_content(tmp_path):
     variables = {**CAPTURE, "LLAMATELEMETRY_REDACT_PROMPTS": "true"}
     heard = hold(tmp_path, (*TALKS, *ERRORS, *FOREIGN), **variables)
     assert heard.places() == {way: set() for way in heard}
@@ -97,13 +97,13 @@ def test_with_redaction_of_what_was_said_none_of_it_comes_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_with_redaction_by_pattern_nothing_comes_out_at_all(tmp_path):
+def test_pattern_redaction_removes_every_secret(tmp_path):
     heard = hold(tmp_path, ALL, **CAPTURE, **ANY_SECRET)
     assert heard.is_without_secrets()
 
 
 @pytest.mark.slow
-def test_with_hashes_nothing_comes_out_either(tmp_path):
+def test_hash_redaction_removes_every_secret(tmp_path):
     variables = {
         **CAPTURE,
         **ANY_SECRET,
@@ -117,7 +117,7 @@ def test_with_hashes_nothing_comes_out_either(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_content_and_redaction_only_what_is_none_comes_out(tmp_path):
+def test_default_settings_export_no_content(tmp_path):
     talks = (*TALKS, *NO_CONTENT)
     heard = hold(tmp_path, talks, OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT="true")
     assert KEY not in "".join(heard.values())
@@ -128,7 +128,7 @@ def test_without_content_and_redaction_only_what_is_none_comes_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_errors_say_nothing_on_the_spans_of_the_plugins(tmp_path):
+def test_plugin_spans_have_no_error_messages(tmp_path):
     """Without redaction, too: the application's own spans, which have their words, are left out."""
     heard = hold(tmp_path, (*TALKS, *ERRORS), CANARY_OWN_SPANS="no")
     assert heard.places() == {way: set() for way in heard}
@@ -138,7 +138,7 @@ def test_errors_say_nothing_on_the_spans_of_the_plugins(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("talk", IN_PROCESS)
-def test_engines_in_this_process(tmp_path, talk):
+def test_in_process_engines_export_no_secrets(tmp_path, talk):
     spans, ways = 7, ("receiver", "files", "console")
     for number, (variables, is_said) in enumerate(
         [

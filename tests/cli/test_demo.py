@@ -27,7 +27,7 @@ from llamatelemetry.local.calls import RecordedCall
 from tests.support.children import with_signals
 from tests.support.components import require
 from tests.support.llama_server import LlamaServer
-from tests.support.recorded_calls import a_call
+from tests.support.recorded_calls import recorded_chat
 from tests.support.selection import slow_except
 
 DEMO = [sys.executable, "-m", "llamatelemetry.cli", "demo"]
@@ -361,7 +361,7 @@ class TestInterrupted:
         assert remaining(pids) == []
 
 
-OK = a_call(model="m", duration_ms=1.0)
+OK = recorded_chat(model="m", duration_ms=1.0)
 
 
 def failed(status: int) -> RecordedCall:

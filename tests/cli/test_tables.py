@@ -13,7 +13,7 @@ from rich.console import Console
 from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.local.calls import RecordedCall
 from llamatelemetry.local.recording import MetricTotal
-from tests.support.recorded_calls import a_call
+from tests.support.recorded_calls import recorded_chat
 
 PLAIN = RecordedCall(
     operation="chat",
@@ -33,7 +33,7 @@ PLAIN = RecordedCall(
 STREAMED = dataclasses.replace(
     PLAIN, operation="text_completion", streamed=True, queue_ms=1570.2, duration_ms=10640.0
 )
-FAILED = a_call(
+FAILED = recorded_chat(
     model="SmolLM2-135M-Instruct.Q4_1",
     duration_ms=4.04,
     error="invalid_request_error",

@@ -23,7 +23,7 @@ USE = """
 
 
 def in_browser(tmp_path: Path, page: str, use: str) -> dict[str, Any]:
-    return browser.said_in(tmp_path, page, USE % use, height=1200)
+    return browser.run_in_page(tmp_path, page, USE % use, height=1200)
 
 
 def test_browser_draws_trace_graph(tmp_path: Path, a_trace: TraceGraph) -> None:

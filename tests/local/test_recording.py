@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
 from llamatelemetry.local.recording import MetricTotal, read_metric_totals, read_spans
 from llamatelemetry.local.records import Event, SpanRecord
-from tests.support.recorded_calls import a_call
+from tests.support.recorded_calls import recorded_chat
 
 
 def append(path: Path, message: Message) -> None:
@@ -192,7 +192,7 @@ class TestCallsFromSpans:
         span.set_status(StatusCode.ERROR)
         span.end(end_time=1_000_000)
         [call] = calls_from_spans(read_spans([spans.write()]))
-        assert call == a_call(
+        assert call == recorded_chat(
             model="requested", duration_ms=1.0, error="invalid_request_error", http_status=400
         )
         assert call.tokens_per_s is None

@@ -21,7 +21,7 @@ HELPERS = """
 
 
 def in_browser(tmp_path: Path, page: str, script: str) -> dict[str, Any]:
-    return browser.said_in(tmp_path, page, HELPERS % script, height=1600)
+    return browser.run_in_page(tmp_path, page, HELPERS % script, height=1600)
 
 
 def test_page_is_usable_by_keyboard_and_shows_prompts_as_text(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A page in a real browser, without a network: what it has drawn, and what a script finds in it."""
+"""Load a page in a real browser without network, and read the resulting document."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.probes import browser
 
 MARKS = [pytest.mark.slow, pytest.mark.needs("chromium")]
 
-# Runs in the page, by its own nonce, once it is ready.
-# `pointer` does to a drawing what a mouse does, at places that are shares of its size.
+# A script that runs in the page when it is ready, with the page's own nonce. `pointer` sends mouse
+# events to an element, at positions given as fractions of its size.
 USE = """
 const pointer = (target, type, [x, y]) => {
   const box = target.getBoundingClientRect();
@@ -37,8 +37,10 @@ const settled = () => new Promise((done) => setTimeout(done, 100));
 """
 
 
-def drawn(folder: Path, page: str, *, height: int | None = None, budget_ms: int = 20_000) -> str:
-    """The document as the page has made it of itself; an error in its console fails the test."""
+def rendered_document(
+    folder: Path, page: str, *, height: int | None = None, budget_ms: int = 20_000
+) -> str:
+    """Return the document after its scripts have run. A console error fails the test."""
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
     done = subprocess.run(
@@ -50,7 +52,7 @@ def drawn(folder: Path, page: str, *, height: int | None = None, budget_ms: int 
             "--enable-logging=stderr",
             *(() if height is None else (f"--window-size=1400,{height}",)),
             f"--user-data-dir={folder / 'profile'}",
-            # Whatever it wanted from a network would be an error in its console.
+            # A request to a network becomes a console error.
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--virtual-time-budget={budget_ms}",
             "--dump-dom",
@@ -65,11 +67,11 @@ def drawn(folder: Path, page: str, *, height: int | None = None, budget_ms: int 
     return done.stdout
 
 
-def said_in(folder: Path, page: str, use: str, *, height: int) -> dict[str, Any]:
-    """What a script that is put into the page notes in its `said`."""
+def run_in_page(folder: Path, page: str, use: str, *, height: int) -> dict[str, Any]:
+    """Run a script in the page and return the values that it stores in `said`."""
     nonce = re.findall(r'nonce="([^"]+)"', page)[0]
     script = f'<script nonce="{nonce}">{USE % use}</script></body>'
-    document = drawn(folder, page.replace("</body>", script), height=height)
+    document = rendered_document(folder, page.replace("</body>", script), height=height)
     found = re.search(r'<pre id="said">(.*?)</pre>', document, re.DOTALL)
     assert found is not None, document[-2000:]
     return json.loads(html.unescape(found[1]))

@@ -1,7 +1,7 @@
-"""Child processes that do not depend on how the tests were started.
+"""Child processes with defined signal dispositions.
 
-A child inherits which signals its parent ignores and blocks: under `nohup`, in the background of
-a script and in many a CI system, SIGINT is among them.
+A child inherits the ignored and blocked signals of its parent. Under `nohup`, in background jobs of
+scripts and in some CI systems, SIGINT is ignored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# A program between the two, as subprocess warns of `preexec_fn` beside threads.
+# A launcher program, because `preexec_fn` is not safe in a process with threads.
 _LAUNCHER = """
 import os, signal, sys
 ignored = {int(number) for number in sys.argv[1].split(",") if number}
@@ -30,19 +30,18 @@ def with_signals(
     ignored: Iterable[int] = (),
     blocked: Iterable[int] = (),
 ) -> list[str]:
-    """Return a command that runs another one, with every signal but these as it is by default.
+    """Return a command that runs another one with the default action of all other signals.
 
-    The process keeps its id: its parent can send it signals as before.
+    The launcher replaces itself, so the parent can send signals to the process.
     """
     lists = [",".join(str(int(number)) for number in numbers) for numbers in (ignored, blocked)]
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, *lists, *map(os.fspath, command)]
 
 
 def write_program(path: Path, source: str, *options: str) -> None:
-    """Write a Python program that can be run by its path.
+    """Write a Python program and a shell script at `path` that runs it.
 
-    A shell script that runs it, as an interpreter line takes no interpreter with a blank in its
-    path.
+    A `#!` line cannot name an interpreter whose path has a space.
     """
     code = path.with_name(f"{path.name}.py")
     code.write_text(source, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Skips tests whose components cannot be used on this machine, with the reason, and counts them.
+"""Skip tests whose components cannot be used on this machine, and count them by reason.
 
-A test, class or module says what it uses: ``@pytest.mark.needs("chromium")``; a fixture or a helper
-calls `require`. Each component is probed once per run, by whichever process needs it first. With
-``REQUIRE_COMPONENTS=xllamacpp,cc`` in the environment those tests fail in place of being skipped.
+A test, class or module declares a component with `@pytest.mark.needs("chromium")`; a fixture or
+function calls `require`. Each component is probed once per run, in the first process that needs it.
+With `REQUIRE_COMPONENTS=xllamacpp,cc` in the environment these tests fail instead.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tests.support.probes import PROBES
 
 ROOT = Path(__file__).parents[2]
 REQUIRED_VARIABLE = "REQUIRE_COMPONENTS"
-# Modules that import a component while they are collected, by their folder.
+# Test folders whose modules import a component during collection.
 IMPORTED_IN = {"transformers": "transformers", "transformers_plugin": "transformers"}
 _WORKER_KEY = "components_folder"
 _SKIPPED, _REPLACED = "unavailable component", "stand-in for a component"
 
 
 class UnavailableError(pytest.skip.Exception):
-    """A component cannot be used; raised in a test or fixture it skips, as `pytest.skip` does."""
+    """A component cannot be used. In a test or fixture it skips, like `pytest.skip`."""
 
     def __init__(self, component: str, reason: str) -> None:
         super().__init__(f"needs {component}: {reason}")
@@ -44,7 +44,7 @@ class UnavailableError(pytest.skip.Exception):
 
 
 class _Run:
-    """What one run of pytest shares: a folder of results, and settings read at its start."""
+    """State of a pytest run: the directory of probe results, and variables read at its start."""
 
     folder: Path
     required: frozenset[str]
@@ -58,7 +58,7 @@ def require(component: str) -> None:
 
 
 def unavailable(component: str) -> str | None:
-    """Return why a component cannot be used, ``None`` if it can; fails if it is required."""
+    """Return why a component cannot be used; `None` if it can. Fail if it is required."""
     reason = _reason(component)
     if reason and component in _Run.required:
         pytest.fail(_demand(component, reason), pytrace=False)
@@ -66,14 +66,16 @@ def unavailable(component: str) -> str | None:
 
 
 def note_stand_in(item: pytest.Item, component: str, stand_in: str) -> None:
-    """Have the summary say that a test ran with something else in place of a component."""
+    """Count a test in the summary that ran with a replacement of a component."""
     item.user_properties.append((_REPLACED, [component, stand_in]))
 
 
 def run_probe(component: str, limit_s: float | None = None) -> str | None:
-    """Run a probe in a process of its own; return why the component cannot be used, if so."""
+    """Run a probe in a child process. Return why the component cannot be used; `None` if it can."""
     limit_s = PROBES[component].limit_s if limit_s is None else limit_s
-    with tempfile.TemporaryFile() as output:  # a pipe may be held open by what outlives the probe
+    with (
+        tempfile.TemporaryFile() as output
+    ):  # A process that outlives the probe could keep a pipe open.
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.probes", component],
             cwd=ROOT,
@@ -86,7 +88,7 @@ def run_probe(component: str, limit_s: float | None = None) -> str | None:
         try:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            return f"its probe did not end within {limit_s:g} s"
+            return f"its probe did not finish within {limit_s:g} s"
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

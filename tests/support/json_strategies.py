@@ -20,7 +20,7 @@ SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, FLOATS, TEXTS)
 
 
 def json_values(keys: st.SearchStrategy[str] = TEXTS, max_leaves: int = 12) -> Any:
-    """Any JSON value; objects have keys drawn from ``keys``."""
+    """Return a strategy for JSON values whose objects have keys from `keys`."""
     return st.recursive(
         SCALARS,
         lambda inner: st.one_of(
@@ -85,7 +85,7 @@ REPLIES = st.one_of(
 
 
 def exportable(value: Any) -> bool:
-    """Whether OTLP can carry an attribute value: UTF-8, 64 bits, arrays of one kind."""
+    """Return whether OTLP can encode an attribute value: UTF-8, 64 bits, arrays of one type."""
     if isinstance(value, str):
         return value.isascii() or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value)
     if isinstance(value, bool):

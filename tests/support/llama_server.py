@@ -1,4 +1,4 @@
-"""A real llama.cpp server for tests: the embedded one, shared by the whole session."""
+"""A real llama.cpp server, which all tests of a process share."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class LlamaServer:
         return f"{self.origin}/v1"
 
     def metrics(self) -> dict[str, float]:
-        """What `/metrics` counts, by name without the `llamacpp:` in front."""
-        with urllib.request.urlopen(f"{self.origin}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
+        """Return the values of `/metrics` by name, without the prefix `llamacpp:`."""
+        with urllib.request.urlopen(f"{self.origin}/metrics", timeout=30) as response:
+            lines = response.read().decode().splitlines()
         samples = (line.split() for line in lines if not line.startswith("#"))
         return {name.removeprefix("llamacpp:"): float(value) for name, value in samples}
 
 
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[LlamaServer]:
-    """Two slots of 1024 tokens each, one thread; chat, completions, embeddings, `/metrics`."""
+    """Start a server with two slots of 1024 tokens and one thread, with embeddings and `/metrics`."""
     require("xllamacpp")
     options = EmbeddedOptions(
         model_path=find_demo_model(),

@@ -1,4 +1,4 @@
-"""A real OTLP receiver on loopback, over HTTP and gRPC, that decodes what it gets."""
+"""OTLP receivers on loopback, over HTTP and gRPC, that decode all requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REQUESTS = {
 
 
 class Received:
-    """What has arrived so far."""
+    """All requests that a receiver got."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -37,7 +37,7 @@ class Received:
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
-        """Of requests over HTTP, not compressed."""
+        """Bodies of HTTP requests, decompressed."""
         self.messages: dict[str, list[Message]] = {signal: [] for signal in REQUESTS}
 
     @property

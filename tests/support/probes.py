@@ -1,8 +1,8 @@
-"""What the tests need besides Python packages, each with a probe that uses it as the tests do.
+"""Components that tests need besides Python packages, each with a probe that uses it like the tests.
 
-`tests.support.components` runs a probe as a process of its own, ``python -m tests.support.probes NAME``: a
-component may hang, or die and take its process along. The process prints the reason why the
-component cannot be used as its last line.
+`tests.support.components` runs a probe in a child process, `python -m tests.support.probes NAME`,
+because a component may hang or kill its process. The last line of the output is the reason why the
+component cannot be used.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def _llama_cpp() -> None:
 
 
 def _chromium() -> None:
-    from tests.support.browser import drawn
+    from tests.support.browser import rendered_document
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = "<body><script>document.body.textContent = 6 * 7</script></body>"
-        assert "42" in drawn(Path(folder), page)
+        assert "42" in rendered_document(Path(folder), page)
 
 
 def _compiler() -> None:

@@ -1,9 +1,9 @@
 """Tests marked `clock`: run them on a quiet machine, and skip them on a busy one.
 
 Such a test compares two clocks within milliseconds or percents. Another process on the same cores
-can delay one of the two, and nothing is wrong then. So the first test waits until the machine is
-quiet, and so does each one after a busy test. A test that fails while other processes use the
-cores is reported as skipped, with the measured load. On a quiet machine it fails as any other.
+can delay one of them, which is not an error. The first test waits until the machine is quiet, and
+so does each test after a busy one. A test that fails while other processes use the cores is
+reported as skipped, with the measured load. On a quiet machine it fails like any other test.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import NamedTuple
 
 import pytest
 
-# Cores that other processes may use: a desktop's or a CI runner's background work is below it.
+# Cores that other processes may use. Background work of a desktop or CI runner is below this.
 QUIET_CORES = 0.2
-# In all, for one run of the tests.
+# Total for one run of the tests.
 LONGEST_WAIT_S = 60.0
 _SAMPLE_S = 0.3
 _PROC = Path("/proc")
 
 
 class CpuTime(NamedTuple):
-    """CPU time in seconds since boot, as of one moment.
+    """CPU time in seconds since boot, at one moment.
 
     Attributes:
         at: Clock reading in seconds.
-        all: CPU time of everything on the machine, the host's share (steal) included.
+        all: CPU time of all processes, and of the host (steal).
         ours: CPU time of this process and its descendants.
     """
 
@@ -58,10 +58,12 @@ def _ticks_of_descendants(root: int) -> int:
             # The name, in parentheses, may contain spaces.
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
-            continue  # it has ended
+            continue  # The process has ended.
         pid = int(stat.parent.name)
         parents[pid] = int(fields[1])
-        ticks[pid] = sum(int(field) for field in fields[11:15])  # its own and its ended children's
+        ticks[pid] = sum(
+            int(field) for field in fields[11:15]
+        )  # of the process and its ended children
     return sum(spent for pid, spent in ticks.items() if _descends(pid, root, parents))
 
 
@@ -74,7 +76,7 @@ def _descends(pid: int, root: int, parents: dict[int, int]) -> bool:
 
 
 def cores_used_by_others(before: CpuTime | None, after: CpuTime | None) -> float:
-    """Return how many cores other processes used in between, on average; 0 if unknown."""
+    """Return the mean number of cores that other processes used; 0 if unknown."""
     if before is None or after is None or after.at <= before.at:
         return 0.0
     others = (after.all - before.all) - (after.ours - before.ours)
@@ -90,7 +92,7 @@ class QuietMachine:
         self._before: CpuTime | None = None
 
     def wait(self) -> float:
-        """Wait until the machine is quiet, or the time is up. Return the cores others use."""
+        """Wait until the machine is quiet, for a limited time. Return the cores in use by others."""
         used = 0.0
         while not self._known_quiet:
             used = self._sample()

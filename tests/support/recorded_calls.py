@@ -1,4 +1,4 @@
-"""Calls as a summary shows them."""
+"""Recorded calls, for tests of tables and reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llamatelemetry.local.calls import RecordedCall
 
 
-def a_call(**known: Any) -> RecordedCall:
-    """A plain chat of which nothing else is known than this."""
+def recorded_chat(**known: Any) -> RecordedCall:
+    """Return a plain chat call with these fields; all others are unknown."""
     unknown = dict.fromkeys(field.name for field in fields(RecordedCall))
     return RecordedCall(**{**unknown, "operation": "chat", "streamed": False, **known})

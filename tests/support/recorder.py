@@ -1,4 +1,4 @@
-"""What a test sees of the telemetry: real SDK providers that keep everything in memory."""
+"""SDK providers that keep all telemetry in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamatelemetry.genai import flush_pending, internal_errors, known_servers
 
 
 class Recorder:
-    """Tracer, meter and logger providers, and what they got."""
+    """Tracer, meter and logger providers with in-memory exporters."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -39,21 +39,21 @@ class Recorder:
         }
 
     def spans(self) -> list[ReadableSpan]:
-        """All spans that have ended, in the order of their ending."""
+        """Return all ended spans, in the order in which they ended."""
         assert flush_pending(5)
         return list(self._exporter.get_finished_spans())
 
     def calls(self) -> list[ReadableSpan]:
-        """The spans of calls, without their phases."""
+        """Return the spans of calls, without phase spans."""
         return [span for span in self.spans() if span.kind is SpanKind.CLIENT]
 
     def call(self) -> ReadableSpan:
-        """The span of the one call there was."""
+        """Return the span of the only call."""
         (span,) = self.calls()
         return span
 
     def phases(self, of: ReadableSpan) -> dict[str, ReadableSpan]:
-        """The phase spans below a call's span, by name."""
+        """Return the phase spans of a call by name."""
         return {
             span.name: span
             for span in self.spans()
@@ -61,7 +61,7 @@ class Recorder:
         }
 
     def events(self) -> list[ReadableLogRecord]:
-        """All events, in the order of their emission."""
+        """Return all events in the order of emission."""
         assert flush_pending(5)
         return list(self._logs.get_finished_logs())
 
@@ -71,7 +71,7 @@ class Recorder:
     def metrics(self) -> dict[str, Metric]:
         found: dict[str, Metric] = {}
         for metric in self._all_metrics():
-            assert metric.name not in found, f"{metric.name} comes from two scopes"
+            assert metric.name not in found, f"{metric.name} is in two scopes"
             found[metric.name] = metric
         return found
 
@@ -82,7 +82,7 @@ class Recorder:
                 yield from scope.metrics
 
     def points(self, name: str) -> list[HistogramDataPoint]:
-        """The points of a metric, of all plugins that are active."""
+        """Return the points of a metric, of all active plugins."""
         return [
             point
             for metric in self._all_metrics()
@@ -91,7 +91,7 @@ class Recorder:
         ]
 
     def tokens(self, token_type: str) -> int:
-        """The sum of ``gen_ai.client.token.usage`` of one type, over all its points."""
+        """Return the sum of `gen_ai.client.token.usage` of one token type."""
         return sum(
             int(point.sum)
             for point in self.points("gen_ai.client.token.usage")
@@ -118,15 +118,15 @@ def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 @pytest.fixture(autouse=True)
-def our_errors_surface() -> Iterator[None]:
-    """An error of ours fails the test; a test about the guard itself switches this off."""
+def internal_errors_fail_tests() -> Iterator[None]:
+    """Make internal errors fail the test. Tests of the error handling switch this off."""
     internal_errors.set_strict(True)
     yield
     internal_errors.set_strict(False)
 
 
 @pytest.fixture(autouse=True)
-def no_server_is_remembered() -> Iterator[None]:
+def forget_known_servers() -> Iterator[None]:
     known_servers.forget()
     yield
     known_servers.forget()

@@ -1,4 +1,4 @@
-"""Which rows of a parametrised test belong to the fast tests."""
+"""Marks for the rows of parametrized tests that are slow."""
 
 from __future__ import annotations
 

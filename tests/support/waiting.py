@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Waiting for a condition that another thread or process fulfills."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Until it is so; it fails the test when that takes too long."""
+    """Wait until the condition is true. Fail the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s"
+        assert time.monotonic() < deadline, f"condition not true within {timeout_s} s"
         time.sleep(0.05)

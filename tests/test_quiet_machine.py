@@ -1,4 +1,4 @@
-"""Tests that compare clocks: skipped while other processes use the cores, and failing otherwise."""
+"""Tests marked `clock` are skipped under load of other processes, and fail otherwise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def start_orphan(seconds: float) -> None:
 
 
 @needs_proc
-def test_cpu_time_of_a_process_that_is_not_a_descendant_is_others():
+def test_cpu_time_of_unrelated_process_counts_as_load():
     before = read_cpu_time()
     start_orphan(1)
     time.sleep(0.8)
@@ -30,14 +30,14 @@ def test_cpu_time_of_a_process_that_is_not_a_descendant_is_others():
 
 
 @needs_proc
-def test_cpu_time_of_a_child_is_ours():
+def test_cpu_time_of_child_does_not_count_as_load():
     before = read_cpu_time()
     subprocess.run([sys.executable, "-c", "sum(range(30_000_000))"], check=True)
     after = read_cpu_time()
     assert after.ours - before.ours > 0.1
 
 
-def test_load_is_zero_if_the_counters_cannot_be_read():
+def test_load_is_zero_when_counters_are_unreadable():
     assert cores_used_by_others(None, read_cpu_time()) == 0
 
 
