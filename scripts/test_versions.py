@@ -45,7 +45,7 @@ ENVIRONMENTS = ROOT / "build" / "versions"
 ALL_TESTS = ("tests", "-m", "not slow and not long and not clock", "-n", "auto", "--dist=worksteal")
 OPENAI_TESTS = ("tests/openai_plugin", "-m", "not slow and not long")
 SDK_TESTS = (
-    *("tests/otel", "tests/distro", "tests/test_distro.py", "tests/test_lifecycle.py"),
+    *("tests/otel", "tests/distro", "tests/test_lifecycle.py"),
     *("tests/openai_plugin", "-m", "not slow and not long and not clock"),
 )
 # Tests with a model of full size are about times, and not about versions.

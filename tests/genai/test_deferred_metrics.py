@@ -38,7 +38,7 @@ from llamatelemetry.genai.deferred_metrics import (
     wait_for_thread,
 )
 from llamatelemetry.otel._sdk_private import reset_metrics_after_fork
-from llamatelemetry.otel.providers._metrics import DelegatingMeterProvider
+from llamatelemetry.otel.providers import DelegatingMeterProvider
 
 CHAT = {"gen_ai.operation.name": "chat"}
 EMBEDDINGS = {"gen_ai.operation.name": "embeddings"}

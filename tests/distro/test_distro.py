@@ -115,7 +115,7 @@ class TestSetUp:
             "from opentelemetry.instrumentation.auto_instrumentation import initialize\n"
             "initialize(swallow_exceptions=False)\n"
         )
-        source = Path(__file__).parents[1] / "src"
+        source = Path(__file__).parents[2] / "src"
         done = subprocess.run(
             # -S excludes the real site-packages, which has the other distro.
             [sys.executable, "-S", "-W", "error", "-c", initialize + PROGRAM],
