@@ -135,7 +135,7 @@ def test_call_overlapping_with_another_process_gets_half_of_the_energy(
     )
     try:
         other.stdout.readline()
-        time.sleep(0.5)
+        time.sleep(0.5)  # time for some readings of the other process, every 20 ms
         tracing = Tracing(watch(pids_of=pids_of, shared_folder=lambda: tmp_path))
         found = call(tracing, LLAMA_SERVER)
     finally:

@@ -104,7 +104,7 @@ def test_monitor_finds_driver_that_is_loaded_later(driver_with, watch):
     driver = driver_with(nvml.one_gpu())
     driver.file.unlink()
     monitor = watch(first_reading=False, reopen_every_s=0.05)
-    time.sleep(0.1)
+    time.sleep(0.1)  # Time to look for the driver twice.
     assert monitor.snapshot.devices == ()
     driver.write()
     wait_for(lambda: monitor.snapshot.states)
@@ -212,10 +212,10 @@ def test_gpu_is_read_ten_times_per_second_while_a_call_is_in_flight(
         wait_for(lambda: len(monitor.timeline.history) >= count + 5)
         assert monitor.snapshot.engine_pids == {server}
         monitor.ledger.finish(key, time.monotonic())
-        time.sleep(0.25)
+        time.sleep(0.25)  # The last readings of the fast pace, which ends after the call.
         count = len(monitor.timeline.history)
     else:
         wait_for(lambda: len(monitor.timeline.history) == count + 1)
         count += 1
-    time.sleep(0.35)
+    time.sleep(0.35)  # Time for some readings at the fast pace, of which there must be none.
     assert len(monitor.timeline.history) <= count + 1

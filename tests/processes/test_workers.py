@@ -105,7 +105,7 @@ def arrives(received: Received, made: Counter[int]) -> Seen:
         if seen.spans.total() >= total and sum(seen.calls.values()) >= total:
             break
         time.sleep(0.1)
-    time.sleep(0.5)
+    time.sleep(0.5)  # Time for a second export of the same calls.
     return Seen(received)
 
 
