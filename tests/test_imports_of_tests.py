@@ -33,7 +33,7 @@ def test_no_test_file_imports_another_test_file_or_another_directory():
     found = [
         f"{module}:{line} imports {name}"
         for module, line, name in _imports()
-        if _is_of_another_test_file(module, name) and module != "tests.genai.test_metrics"
+        if _is_of_another_test_file(module, name)
     ]
     assert found == [], (
         "Tests import from tests.support and from modules of their own directory that are not test "

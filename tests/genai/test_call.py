@@ -1,4 +1,4 @@
-"""The life of a call: one span, ended once, whatever happens around it."""
+"""Calls without an enclosing call: the span, its attributes, the metrics, and how calls end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import Response, Usage, internal_errors, metrics, spans
+from llamatelemetry.genai import Instrumenter, Response, Usage, internal_errors, metrics, spans
 from llamatelemetry.genai import call as call_module
-from tests.genai.conftest import COMMON, DURATION, SCOPE, TIMINGS, VERSION, chat
+from tests.genai.conftest import (
+    CLIENT_METRICS,
+    COMMON,
+    DURATION,
+    SCOPE,
+    SERVER_METRICS,
+    TIMINGS,
+    VERSION,
+    chat,
+    chat_response,
+    make_call,
+)
 
 
 def test_call_records_client_span_named_after_operation_and_model(start, recorder):
@@ -87,34 +99,34 @@ def test_span_has_all_response_attributes(start, recorder):
     }
 
 
-class DecidingSampler(Sampler):
-    """Keeps what it was given to decide by."""
+class RecordingSampler(Sampler):
+    """A sampler that drops every span and keeps the arguments that it was called with."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Any, dict[str, Any]]] = []
+        self.samples: list[tuple[str, Any, dict[str, Any]]] = []
 
     def should_sample(self, *_args: Any, **kwargs: Any) -> SamplingResult:
         _parent, _trace_id, name, kind, attributes = [*_args, *kwargs.values()][:5]
-        self.asked.append((name, kind, dict(attributes)))
+        self.samples.append((name, kind, dict(attributes)))
         return SamplingResult(Decision.DROP)
 
     def get_description(self) -> str:
-        return "deciding"
+        return "recording"
 
 
 def test_sampler_receives_start_attributes(make_instrumenter):
-    sampler = DecidingSampler()
+    sampler = RecordingSampler()
     provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     make_instrumenter(tracer_provider=provider).start(chat()).finish(Response())
-    assert sampler.asked == [("chat smol", SpanKind.CLIENT, COMMON)]
+    assert sampler.samples == [("chat smol", SpanKind.CLIENT, COMMON)]
 
 
 def test_call_ends_once_when_twenty_threads_end_it(start, recorder):
     for _ in range(10):
-        call, together = start(), threading.Barrier(20)
+        call, barrier = start(), threading.Barrier(20)
 
-        def end(position: int, call: Any = call, together: Any = together) -> None:
-            together.wait(5)
+        def end(position: int, call: Any = call, barrier: Any = barrier) -> None:
+            barrier.wait(5)
             if position % 2:
                 call.finish(Response(usage=Usage(input_tokens=1, output_tokens=1)))
             else:
@@ -169,14 +181,14 @@ def test_metrics_agree_with_span(start, recorder):
 def test_fail_ends_span_with_error_type(start, recorder, error):
     start().fail(error, Response(usage=Usage(input_tokens=2)))
     span = recorder.call()
-    kind = span.attributes["error.type"]
-    assert kind.endswith(type(error).__name__)
+    error_type = span.attributes["error.type"]
+    assert error_type.endswith(type(error).__name__)
     assert span.status.status_code is StatusCode.ERROR
-    assert span.events == ()  # an exception event would quote the message
+    assert span.events == ()  # An exception event would contain the message.
     assert span.attributes["gen_ai.usage.input_tokens"] == 2
     (point,) = recorder.points(DURATION)
-    assert dict(point.attributes) == {**COMMON, "error.type": kind}
-    # Tokens and the rest are not told apart by errors.
+    assert dict(point.attributes) == {**COMMON, "error.type": error_type}
+    # Token usage has no error.type.
     assert "error.type" not in recorder.points("gen_ai.client.token.usage")[0].attributes
 
 
@@ -193,34 +205,30 @@ def test_http_status_is_on_span_and_not_on_metric(start, recorder):
 
 
 def test_internal_error_still_ends_span(start, recorder, monkeypatch):
-    def broken(*_args: Any) -> None:
-        raise RuntimeError("ours")
+    def fail(*_args: Any) -> None:
+        raise RuntimeError("internal")
 
-    monkeypatch.setattr(spans, "record_span", broken)
+    monkeypatch.setattr(spans, "record_span", fail)
     call = start()
-    with pytest.raises(RuntimeError, match="ours"):  # Internal errors are raised in tests.
+    with pytest.raises(RuntimeError, match="internal"):  # Internal errors are raised in tests.
         call.finish(Response())
     assert recorder.call().end_time is not None
 
 
 def test_failure_of_span_leaves_metrics_complete(start, recorder, monkeypatch, caplog):
     def fail(*_args: Any) -> None:
-        raise RuntimeError("ours")
+        raise RuntimeError("internal")
 
     internal_errors.set_strict(False)
     monkeypatch.setattr(spans, "record_span", fail)
     start().finish(Response(usage=Usage(21, 5), timings=TIMINGS))
-    assert set(recorder.metrics()) == {
-        *("gen_ai.client.operation.duration", "gen_ai.client.token.usage"),
-        *("gen_ai.server.request.duration", "gen_ai.server.time_to_first_token"),
-        "gen_ai.server.time_per_output_token",
-    }
+    assert set(recorder.metrics()) == CLIENT_METRICS | SERVER_METRICS
     assert "failed while recording a call (RuntimeError at tests.genai.test_call:" in caplog.text
 
 
 def test_failure_of_metrics_leaves_span_complete(start, recorder, monkeypatch, caplog):
     def fail(*_args: Any) -> None:
-        raise RuntimeError("ours")
+        raise RuntimeError("internal")
 
     start().finish(Response(id="1", usage=Usage(21, 5)))
     complete = dict(recorder.call().attributes)
@@ -234,7 +242,7 @@ def test_failure_of_metrics_leaves_span_complete(start, recorder, monkeypatch, c
 def test_failing_span_processor_leaves_metrics_complete(make_instrumenter, recorder, caplog):
     class Failing(SpanProcessor):
         def on_end(self, span: Any) -> None:
-            raise RuntimeError("a processor's")
+            raise RuntimeError("error of the processor")
 
     internal_errors.set_strict(False)
     provider = TracerProvider(shutdown_on_exit=False)
@@ -247,7 +255,7 @@ def test_failing_span_processor_leaves_metrics_complete(make_instrumenter, recor
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
 def test_wall_clock_step_leaves_duration_unchanged(start, recorder, monkeypatch, step_s):
-    began_ns = time.time_ns()
+    started_ns = time.time_ns()
     call = start()
     monkeypatch.setattr(call_module, "time_ns", lambda: time.time_ns() + step_s * 10**9)
     time.sleep(0.01)
@@ -255,7 +263,7 @@ def test_wall_clock_step_leaves_duration_unchanged(start, recorder, monkeypatch,
     call.finish(Response(timings=TIMINGS))
     span = recorder.call()
     assert 0.01 <= (span.end_time - span.start_time) / 1e9 < 5
-    assert 0 <= (span.start_time - began_ns) / 1e9 < 5
+    assert 0 <= (span.start_time - started_ns) / 1e9 < 5
     phases = recorder.phases(span)
     assert len(phases) == 3
     assert all(abs(p.start_time - span.start_time) / 1e9 < 5 for p in phases.values())
@@ -266,7 +274,7 @@ def test_duration_exemplars_point_to_span(start, recorder):
     with tracer.start_as_current_span("request"):
         start().finish(Response(usage=Usage(input_tokens=5), timings=TIMINGS))
     span = recorder.call()
-    led_to = {
+    exemplar_spans = {
         name: {
             (exemplar.trace_id, exemplar.span_id)
             for point in metric.data.data_points
@@ -274,10 +282,10 @@ def test_duration_exemplars_point_to_span(start, recorder):
         }
         for name, metric in recorder.metrics().items()
     }
-    here = {(span.context.trace_id, span.context.span_id)}
-    assert led_to == dict.fromkeys(led_to, here)
-    assert DURATION in led_to
-    assert "gen_ai.server.request.duration" in led_to
+    call_span = {(span.context.trace_id, span.context.span_id)}
+    assert exemplar_spans == dict.fromkeys(exemplar_spans, call_span)
+    assert DURATION in exemplar_spans
+    assert "gen_ai.server.request.duration" in exemplar_spans
 
 
 def test_call_can_end_at_a_past_time(start, recorder):
@@ -288,3 +296,46 @@ def test_call_can_end_at_a_past_time(start, recorder):
     span = recorder.call()
     assert (span.end_time - span.start_time) / 1e9 < 0.2
     assert recorder.points(DURATION)[0].sum < 0.2
+
+
+def test_unsampled_span_gets_no_attributes_but_metrics_are_recorded(
+    make_instrumenter, recorder, monkeypatch
+):
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    recorded = []
+    monkeypatch.setattr(spans, "record_span", lambda *args: recorded.append(args))
+    monkeypatch.setattr(spans, "record_phase_spans", lambda *args: recorded.append(args))
+    call = make_instrumenter(tracer_provider=provider).start(chat())
+    call.finish(Response(usage=Usage(input_tokens=2), timings=TIMINGS))
+    assert recorded == []
+    assert recorder.points(DURATION)[0].count == 1
+    assert recorder.tokens("input") == 2
+    assert recorder.points("gen_ai.server.request.duration")[0].count == 1
+
+
+def test_call_works_when_no_sdk_is_installed(make_instrumenter):
+    instrumenter = make_instrumenter(
+        tracer_provider=trace.NoOpTracerProvider(), meter_provider=None
+    )
+    call = instrumenter.start(chat())
+    token = call.activate()
+    call.deactivate(token)
+    call.finish(Response(timings=TIMINGS))
+    assert call.ended
+
+
+def test_start_returns_none_when_instrumentation_is_suppressed(instrumenter):
+    with suppress_instrumentation():
+        assert instrumenter.start(chat()) is None
+    assert instrumenter.start(chat()) is not None
+
+
+def test_unsampled_call_inside_application_span_is_counted(recorder):
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    instrumenter = Instrumenter(
+        SCOPE, VERSION, tracer_provider=provider, meter_provider=recorder.meter_provider
+    )
+    tracer = trace.get_tracer("app", tracer_provider=provider)
+    with tracer.start_as_current_span("request"):
+        make_call(instrumenter, chat_response())
+    assert set(recorder.metrics()) == CLIENT_METRICS

@@ -1,4 +1,4 @@
-"""Where an instrumenter comes from."""
+"""Creation of an instrumenter from the arguments of a plugin or from the environment."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.support.recorder import Recorder
 def test_plugin_instrumenter_uses_its_arguments_and_ignores_others(
     recorder: Recorder,
 ) -> None:
-    given = {
+    arguments = {
         **recorder.providers,
         "config": LlamaTelemetryConfig(metric_names="latest"),
         "completion_hook": None,
         "skip_dep_check": True,
         "request_hook": print,
     }
-    instrumenter = plugin_instrumenter("plugin", "1", given)
+    instrumenter = plugin_instrumenter("plugin", "1", arguments)
     assert instrumenter.config.metric_names == "latest"
     call = instrumenter.start(Request(operation="chat", provider="openai"))
     assert call is not None

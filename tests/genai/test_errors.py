@@ -1,4 +1,4 @@
-"""Errors as a span may tell them: real exceptions of real libraries, and no word of the content."""
+"""Descriptions of exceptions for spans: error type, status and cause, without any content."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import openai
 import pydantic
 import pytest
 import requests
+from hypothesis import given
 
-from llamatelemetry.genai import ErrorInfo, describe_error
+from llamatelemetry.genai import ErrorInfo, describe_error, describe_status
+from tests.support.json_strategies import json_values
 
 SECRET = "swordfish"
 REQUEST = httpx2.Request("POST", f"http://localhost:8080/v1/chat/completions?key={SECRET}")
 
 
-def status_error(kind: type[openai.APIStatusError], status: int, body: Any) -> BaseException:
+def status_error(error_class: type[openai.APIStatusError], status: int, body: Any) -> BaseException:
     response = httpx2.Response(status, request=REQUEST, json=body)
-    return kind(f"Error code: {status} - {body}", response=response, body=body)
+    return error_class(f"Error code: {status} - {body}", response=response, body=body)
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """Return the error as an application gets it: raised, with an optional cause."""
+    """Return the error with a traceback and an optional cause, as an application catches it."""
     try:
         raise error from cause
     except BaseException as caught:
@@ -44,7 +46,7 @@ OPENAI = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "body", "expected"),
+    ("error_class", "status", "body", "expected"),
     [
         (
             openai.BadRequestError,
@@ -79,8 +81,8 @@ OPENAI = {
             ErrorInfo("oauth_error", "openai.AuthenticationError: HTTP 401 oauth_error", 401),
         ),
         *(
-            (kind, status, body, ErrorInfo(str(status), f"{name}: HTTP {status}", status))
-            for kind, name, status, body in [
+            (error_class, status, body, ErrorInfo(str(status), f"{name}: HTTP {status}", status))
+            for error_class, name, status, body in [
                 (openai.NotFoundError, "openai.NotFoundError", 404, {}),
                 (openai.ConflictError, "openai.ConflictError", 409, None),
                 (openai.BadRequestError, "openai.BadRequestError", 400, SECRET),
@@ -94,10 +96,10 @@ OPENAI = {
         ),
     ],
 )
-def test_error_response_has_error_code_of_server_or_status(kind, status, body, expected):
-    found = describe_error(status_error(kind, status, body))
-    assert found == expected
-    assert SECRET not in found.description
+def test_error_response_has_error_code_of_server_or_status(error_class, status, body, expected):
+    described = describe_error(status_error(error_class, status, body))
+    assert described == expected
+    assert SECRET not in described.description
 
 
 def test_error_inside_stream_has_code_and_no_status():
@@ -120,22 +122,22 @@ def test_successful_status_is_not_error_type():
 
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 CONNECTION: dict[str, tuple[BaseException, str, str]] = {
-    "refused": (
+    "connection refused": (
         raised(openai.APIConnectionError(request=REQUEST), httpx2.ConnectError("refused")),
         "openai.APIConnectionError",
         "openai.APIConnectionError: Connection error. (httpx2.ConnectError: refused)",
     ),
-    "timed out": (
+    "timeout": (
         raised(openai.APITimeoutError(request=REQUEST), httpx2.ReadTimeout("timed out")),
         "openai.APITimeoutError",
         "openai.APITimeoutError: Request timed out. (httpx2.ReadTimeout: timed out)",
     ),
-    "timed out without a word": (
+    "timeout without message": (
         raised(openai.APITimeoutError(request=REQUEST), httpx2.ReadTimeout("")),
         "openai.APITimeoutError",
         "openai.APITimeoutError: Request timed out. (httpx2.ReadTimeout)",
     ),
-    "broken off": (
+    "connection reset": (
         raised(
             openai.APIConnectionError(request=REQUEST),
             raised(httpx2.ReadError(SECRET), ConnectionResetError(104, "Connection reset by peer")),
@@ -143,7 +145,7 @@ CONNECTION: dict[str, tuple[BaseException, str, str]] = {
         "openai.APIConnectionError",
         "openai.APIConnectionError: Connection error. (ConnectionResetError: Connection reset by peer)",
     ),
-    "broken off in words that may be anything": (
+    "connection error with unknown message": (
         raised(openai.APIConnectionError(request=REQUEST), httpx2.RemoteProtocolError(SECRET)),
         "openai.APIConnectionError",
         "openai.APIConnectionError: Connection error. (httpx2.RemoteProtocolError)",
@@ -153,40 +155,44 @@ CONNECTION: dict[str, tuple[BaseException, str, str]] = {
         "openai.APIConnectionError",
         "openai.APIConnectionError: Connection error.",
     ),
-    "httpx itself": (
+    "exception of httpx": (
         httpx.ConnectError("All connection attempts failed"),
         "httpx.ConnectError",
         "httpx.ConnectError: All connection attempts failed",
     ),
-    "httpx itself, about content": (
+    "exception of httpx with content": (
         httpx.ReadError(SECRET),
         "httpx.ReadError",
         "httpx.ReadError",
     ),
-    "requests, whose text quotes the URL": (
+    "exception of requests with URL": (
         raised(requests.ConnectionError(f"Max retries exceeded with url: /?key={SECRET}"), REFUSED),
         "requests.exceptions.ConnectionError",
         "requests.exceptions.ConnectionError (ConnectionRefusedError: Connection refused)",
     ),
-    "the system": (REFUSED, "ConnectionRefusedError", "ConnectionRefusedError: Connection refused"),
-    "no such host": (
+    "OSError with errno": (
+        REFUSED,
+        "ConnectionRefusedError",
+        "ConnectionRefusedError: Connection refused",
+    ),
+    "unknown host": (
         socket.gaierror(-2, "Name or service not known"),
         "socket.gaierror",
         "socket.gaierror: Name or service not known",
     ),
-    "certificate": (
+    "invalid certificate": (
         ssl.SSLCertVerificationError(1, "certificate verify failed"),
         "ssl.SSLCertVerificationError",
         "ssl.SSLCertVerificationError: certificate verify failed",
     ),
-    "a file": (
+    "OSError with file name": (
         FileNotFoundError(2, "No such file or directory", f"/home/jane/{SECRET}"),
         "FileNotFoundError",
         "FileNotFoundError: No such file or directory",
     ),
-    "a program's own words": (OSError(SECRET), "OSError", "OSError"),
-    "a bare timeout": (TimeoutError(), "TimeoutError", "TimeoutError"),
-    "raised while handling another": (
+    "OSError with message only": (OSError(SECRET), "OSError", "OSError"),
+    "TimeoutError without message": (TimeoutError(), "TimeoutError", "TimeoutError"),
+    "other exception with cause": (
         raised(ValueError(SECRET), REFUSED),
         "ValueError",
         "ValueError (ConnectionRefusedError: Connection refused)",
@@ -194,27 +200,29 @@ CONNECTION: dict[str, tuple[BaseException, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("error", "kind", "description"), CONNECTION.values(), ids=CONNECTION)
-def test_connection_error_description_names_cause(error, kind, description):
-    assert describe_error(error) == ErrorInfo(kind, description)
+@pytest.mark.parametrize(
+    ("error", "error_type", "description"), CONNECTION.values(), ids=CONNECTION
+)
+def test_connection_error_description_names_cause(error, error_type, description):
+    assert describe_error(error) == ErrorInfo(error_type, description)
 
 
 def validation_error() -> BaseException:
-    class Answer(pydantic.BaseModel):
-        number: int
+    class Person(pydantic.BaseModel):
+        age: int
 
-    with pytest.raises(pydantic.ValidationError, match=SECRET) as raised_by_pydantic:
-        Answer.model_validate({"number": SECRET})
-    return raised_by_pydantic.value
+    with pytest.raises(pydantic.ValidationError, match=SECRET) as raised_error:
+        Person.model_validate({"age": SECRET})
+    return raised_error.value
 
 
 def decode_error() -> BaseException:
-    with pytest.raises(json.JSONDecodeError) as raised_by_json:
+    with pytest.raises(json.JSONDecodeError) as raised_error:
         json.loads(SECRET)
-    return raised_by_json.value
+    return raised_error.value
 
 
-# Older versions of openai do not have it.
+# Older versions of openai lack this class.
 LIBRARY_ERRORS = [
     (error, "openai.LengthFinishReasonError")
     for error in [getattr(openai, "LengthFinishReasonError", None)]
@@ -222,8 +230,8 @@ LIBRARY_ERRORS = [
 ]
 
 
-class OurError(Exception):
-    """An application's own."""
+class ApplicationError(Exception):
+    """An exception class of the application."""
 
 
 @pytest.mark.parametrize(
@@ -231,7 +239,7 @@ class OurError(Exception):
     [
         (ValueError(SECRET), "ValueError"),
         (KeyError(SECRET), "KeyError"),
-        (OurError(SECRET), f"{__name__}.OurError"),
+        (ApplicationError(SECRET), f"{__name__}.ApplicationError"),
         (validation_error(), "pydantic_core.ValidationError"),
         (decode_error(), "json.decoder.JSONDecodeError"),
         *LIBRARY_ERRORS,
@@ -270,8 +278,8 @@ def test_suppressed_context_is_not_a_cause():
 
 
 def test_long_description_is_truncated():
-    found = describe_error(httpx2.ConnectError("x" * 1000))
-    assert len(found.description) == 200
+    described = describe_error(httpx2.ConnectError("x" * 1000))
+    assert len(described.description) == 200
 
 
 @pytest.mark.parametrize(
@@ -279,7 +287,7 @@ def test_long_description_is_truncated():
     [(True, None), ("404", None), (404.0, None), (None, None), (404, 404)],
 )
 def test_status_is_integer_or_none(status, expected):
-    error = OurError(SECRET)
+    error = ApplicationError(SECRET)
     error.status_code = status  # type: ignore[attr-defined]
     assert describe_error(error).status_code == expected
 
@@ -288,8 +296,21 @@ def test_exception_with_raising_properties_is_described_by_class():
     class HostileError(Exception):
         @property
         def status_code(self) -> int:
-            raise RuntimeError("odd")
+            raise RuntimeError("broken property")
 
         body = status_code
 
     assert describe_error(HostileError()).type.endswith("HostileError")
+
+
+def test_describe_status_uses_error_type_of_body_or_status():
+    body = {"error": {"code": 400, "type": "exceed_context_size_error", "message": "SECRET"}}
+    error = describe_status(400, body)
+    assert (error.type, error.status_code) == ("exceed_context_size_error", 400)
+    assert error.description == "HTTP 400 exceed_context_size_error"
+    assert describe_status(502, None).type == "502"
+
+
+@given(body=json_values())
+def test_describe_status_accepts_any_body(body):
+    assert describe_status(500, body).status_code == 500

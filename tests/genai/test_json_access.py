@@ -1,4 +1,4 @@
-"""Single fields out of anything: the promised type or None, never an error."""
+"""JSON accessors: they return a value of their type or `None`, and raise no error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from llamatelemetry.genai import json_access as fields
+from llamatelemetry.genai.json_access import (
+    as_count,
+    as_dict,
+    as_float,
+    as_int,
+    as_list,
+    as_str,
+    get_field,
+    model_name,
+)
 from tests.support.json_strategies import SCALARS, TEXTS, exportable, json_values
 
 TIMINGS = {"prompt_n": 3, "prompt_ms": 1.5, "predicted_n": 2, "predicted_ms": 2.5}
@@ -30,81 +39,84 @@ CHAT = {
     "__verbose": {"prompt": "secret"},
 }
 
-READERS = {
-    "text": (fields.as_str, lambda v: isinstance(v, str) and v != "" and exportable(v)),
-    "count": (fields.as_count, lambda v: type(v) is int and 0 <= v <= 2**53),
-    "integer": (fields.as_int, lambda v: type(v) is int and abs(v) < 2**63),
-    "number": (fields.as_float, lambda v: type(v) is float and math.isfinite(v)),
-    "model_name": (fields.model_name, lambda v: isinstance(v, str) and v != "" and exportable(v)),
+CONVERTERS = {
+    "text": (as_str, lambda v: isinstance(v, str) and v != "" and exportable(v)),
+    "count": (as_count, lambda v: type(v) is int and 0 <= v <= 2**53),
+    "integer": (as_int, lambda v: type(v) is int and abs(v) < 2**63),
+    "number": (as_float, lambda v: type(v) is float and math.isfinite(v)),
+    "model_name": (
+        model_name,
+        lambda v: isinstance(v, str) and v != "" and exportable(v),
+    ),
 }
 
 
-@pytest.mark.parametrize(("read", "promised"), READERS.values(), ids=READERS)
+@pytest.mark.parametrize(("convert", "has_type"), CONVERTERS.values(), ids=CONVERTERS)
 @given(value=st.one_of(SCALARS, json_values()))
-def test_any_value_gives_the_promised_type_or_none(read, promised, value):
-    found = read(value)
-    assert found is None or promised(found)
+def test_converter_returns_its_type_or_none_for_any_value(convert, has_type, value):
+    actual = convert(value)
+    assert actual is None or has_type(actual)
 
 
 @given(value=json_values())
-def test_any_value_has_items_and_a_mapping(value):
-    assert fields.as_list(value) == (value if isinstance(value, list) else ())
-    assert fields.as_dict(value) == (value if isinstance(value, dict) else {})
+def test_as_list_and_as_dict_accept_any_value(value):
+    assert as_list(value) == (value if isinstance(value, list) else ())
+    assert as_dict(value) == (value if isinstance(value, dict) else {})
 
 
 @given(source=json_values(), name=TEXTS)
-def test_any_value_can_be_asked_for_any_field(source, name):
+def test_get_field_accepts_any_value_and_name(source, name):
     expected = source.get(name) if isinstance(source, dict) else None
-    found = fields.get_field(source, name)
-    assert found is expected or found == expected or (found != found and expected != expected)  # noqa: PLR0124 - NaN
+    actual = get_field(source, name)
+    assert actual is expected or actual == expected  # NaN is identical, not equal.
 
 
 @pytest.mark.parametrize(
-    ("read", "value", "expected"),
+    ("convert", "value", "expected"),
     [
-        (fields.as_str, "a", "a"),
-        (fields.as_str, "", None),
-        (fields.as_str, b"a", None),
-        (fields.as_str, 1, None),
-        (fields.as_str, "\ud800", None),
-        (fields.as_str, "日本語 🦙", "日本語 🦙"),
-        (fields.as_count, 0, 0),
-        (fields.as_count, 5, 5),
-        (fields.as_count, -1, None),
-        (fields.as_count, True, None),
-        (fields.as_count, 5.0, None),
-        (fields.as_count, "5", None),
-        (fields.as_count, 2**53, 2**53),
-        (fields.as_count, 2**53 + 1, None),
-        (fields.as_int, -5, -5),
-        (fields.as_int, False, None),
-        (fields.as_int, 2**63 - 1, 2**63 - 1),
-        (fields.as_int, 2**63, None),
-        (fields.as_int, 1 - 2**63, 1 - 2**63),
-        (fields.as_int, -(2**63) - 1, None),
-        (fields.as_float, 2, 2.0),
-        (fields.as_float, -0.5, -0.5),
-        (fields.as_float, True, None),
-        (fields.as_float, "0.5", None),
-        (fields.as_float, math.nan, None),
-        (fields.as_float, math.inf, None),
-        pytest.param(fields.as_float, 10**400, None, id="more than a float holds"),
-        (fields.as_list, (1, 2), (1, 2)),
-        (fields.as_list, "ab", ()),
-        (fields.as_list, {"a": 1}, ()),
-        (fields.as_dict, [("a", 1)], {}),
-        (fields.as_dict, None, {}),
+        (as_str, "a", "a"),
+        (as_str, "", None),
+        (as_str, b"a", None),
+        (as_str, 1, None),
+        (as_str, "\ud800", None),
+        (as_str, "日本語 🦙", "日本語 🦙"),
+        (as_count, 0, 0),
+        (as_count, 5, 5),
+        (as_count, -1, None),
+        (as_count, True, None),
+        (as_count, 5.0, None),
+        (as_count, "5", None),
+        (as_count, 2**53, 2**53),
+        (as_count, 2**53 + 1, None),
+        (as_int, -5, -5),
+        (as_int, False, None),
+        (as_int, 2**63 - 1, 2**63 - 1),
+        (as_int, 2**63, None),
+        (as_int, 1 - 2**63, 1 - 2**63),
+        (as_int, -(2**63) - 1, None),
+        (as_float, 2, 2.0),
+        (as_float, -0.5, -0.5),
+        (as_float, True, None),
+        (as_float, "0.5", None),
+        (as_float, math.nan, None),
+        (as_float, math.inf, None),
+        pytest.param(as_float, 10**400, None, id="too large for a float"),
+        (as_list, (1, 2), (1, 2)),
+        (as_list, "ab", ()),
+        (as_list, {"a": 1}, ()),
+        (as_dict, [("a", 1)], {}),
+        (as_dict, None, {}),
     ],
 )
-def test_readers_by_example(read, value, expected):
-    found = read(value)
-    assert found == expected
-    assert type(found) is type(expected)
+def test_converters_return_expected_value(convert, value, expected):
+    actual = convert(value)
+    assert actual == expected
+    assert type(actual) is type(expected)
 
 
-def test_an_iterator_is_left_alone():
+def test_as_list_does_not_consume_iterator():
     source = iter([1, 2])
-    assert fields.as_list(source) == ()
+    assert as_list(source) == ()
     assert list(source) == [1, 2]
 
 
@@ -112,40 +124,40 @@ def test_an_iterator_is_left_alone():
     "make",
     [
         ChatCompletion.model_validate,
-        lambda reply: ChatCompletion.construct(**reply),
-        lambda reply: ChatCompletion.model_construct(**reply),
+        lambda completion: ChatCompletion.construct(**completion),
+        lambda completion: ChatCompletion.model_construct(**completion),
     ],
     ids=["model_validate", "construct", "model_construct"],
 )
-def test_an_openai_model_is_read_like_the_json_it_came_from(make):
-    reply = make(CHAT)
-    assert fields.get_field(reply, "id") == "chatcmpl-1"
-    assert fields.get_field(reply, "timings") == TIMINGS  # a field openai does not know
-    assert fields.get_field(fields.get_field(reply, "usage"), "prompt_tokens") == 3
-    assert fields.get_field(fields.get_field(reply, "choices")[0], "finish_reason") == "stop"
-    assert fields.get_field(reply, "service_tier") is None  # declared, not given
-    assert fields.get_field(reply, "nothing") is None
-    assert fields.get_field(reply, "__verbose") == {"prompt": "secret"}  # found only when asked for
+def test_get_field_returns_fields_of_openai_model(make):
+    completion = make(CHAT)
+    assert get_field(completion, "id") == "chatcmpl-1"
+    assert get_field(completion, "timings") == TIMINGS  # An undeclared field.
+    assert get_field(get_field(completion, "usage"), "prompt_tokens") == 3
+    assert get_field(get_field(completion, "choices")[0], "finish_reason") == "stop"
+    assert get_field(completion, "service_tier") is None  # Declared and unset.
+    assert get_field(completion, "nothing") is None
+    assert get_field(completion, "__verbose") == {"prompt": "secret"}  # A private field.
 
 
-def test_fields_inside_an_unknown_field_are_read_too():
+def test_get_field_returns_fields_inside_undeclared_field():
     embeddings = CreateEmbeddingResponse.model_validate(
         {"object": "list", "model": "smol", "data": [], "timings": TIMINGS}
         | {"usage": {"prompt_tokens": 4, "total_tokens": 4}}
     )
-    assert fields.get_field(fields.get_field(embeddings, "timings"), "prompt_ms") == 1.5
+    assert get_field(get_field(embeddings, "timings"), "prompt_ms") == 1.5
 
 
-def test_a_model_that_forbids_or_ignores_extras_is_read():
+def test_get_field_accepts_model_without_extra_fields():
     class Strict(pydantic.BaseModel):
         id: str = "x"
 
-    assert fields.get_field(Strict(), "id") == "x"
-    assert fields.get_field(Strict(), "timings") is None
+    assert get_field(Strict(), "id") == "x"
+    assert get_field(Strict(), "timings") is None
 
 
-def test_properties_and_methods_are_not_fields():
-    class Reply:
+def test_get_field_does_not_return_properties_or_methods():
+    class PlainObject:
         def __init__(self) -> None:
             self.id = "r"
 
@@ -155,9 +167,9 @@ def test_properties_and_methods_are_not_fields():
 
         def usage(self) -> None: ...
 
-    assert fields.get_field(Reply(), "id") == "r"
-    assert fields.get_field(Reply(), "model") is None
-    assert fields.get_field(Reply(), "usage") is None
+    assert get_field(PlainObject(), "id") == "r"
+    assert get_field(PlainObject(), "model") is None
+    assert get_field(PlainObject(), "usage") is None
 
 
 class _Slotted:
@@ -179,12 +191,12 @@ class _Slotted:
         (MappingProxyType({"id": 1}), None),
     ],
 )
-def test_get_on_plain_python_objects(source: Any, expected):
-    assert fields.get_field(source, "id") == expected
+def test_get_field_of_python_objects(source: Any, expected):
+    assert get_field(source, "id") == expected
 
 
 @pytest.mark.parametrize(
-    ("given_name", "recorded"),
+    ("name", "recorded"),
     [
         ("gpt-4o", "gpt-4o"),
         ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
@@ -213,11 +225,11 @@ def test_get_on_plain_python_objects(source: Any, expected):
         ({"name": "x"}, None),
     ],
 )
-def test_a_model_keeps_its_name_and_loses_the_folder_of_its_file(given_name, recorded):
-    assert fields.model_name(given_name) == recorded
+def test_model_name_removes_directory_of_model_file(name, recorded):
+    assert model_name(name) == recorded
 
 
 @given(value=TEXTS)
-def test_a_name_that_has_lost_its_folder_has_none_left_to_lose(value):
-    once = fields.model_name("/models/" + value)
-    assert once is None or ("/" not in once and "\\" not in once)
+def test_model_name_of_absolute_path_has_no_separator(value):
+    file_name = model_name("/models/" + value)
+    assert file_name is None or ("/" not in file_name and "\\" not in file_name)

@@ -1,4 +1,4 @@
-"""Deferred metrics of calls are those of recording each call at once."""
+"""Metrics of calls: deferred recording yields the same data as immediate recording."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from llamatelemetry.genai import ErrorInfo, Phases, Request, Response, Server, Usage
-from llamatelemetry.genai import metrics as module
+from llamatelemetry.genai import metrics as call_metrics
 from llamatelemetry.genai.metrics import CallMetrics
 from llamatelemetry.genai.model import Outcome
 from llamatelemetry.otel.client_metrics import record_measurements
-from tests.genai.test_deferred_metrics import without_times
+from tests.genai.meters import without_times
 
 URL = "https://api.openai.com:443"
 SERVERS = [
     None,
     Server("api.openai.com", 443, URL, "openai"),
-    Server("api.openai.com", 443, URL),  # By a client that is not bound to a provider.
+    Server("api.openai.com", 443, URL),  # A client that works with any provider.
     Server("127.0.0.1", 8080, "http://127.0.0.1:8080"),
 ]
 
@@ -99,13 +99,15 @@ def collected(calls: list[tuple[Outcome, bool]], names: str, *, is_deferred: boo
             record_measurements(metrics.measurements(outcome), trace.set_span_in_context(span))
     data = reader.get_metrics_data()
     provider.shutdown()
-    found = (
+    scopes = (
         []
         if data is None
         else without_times(data.to_json())["resource_metrics"][0]["scope_metrics"]
     )
     points = {
-        metric["name"]: metric["data"]["data_points"] for one in found for metric in one["metrics"]
+        metric["name"]: metric["data"]["data_points"]
+        for scope in scopes
+        for metric in scope["metrics"]
     }
     for point in points.values():
         point.sort(key=lambda each: sorted(map(str, each["attributes"].items())))
@@ -117,15 +119,15 @@ def collected(calls: list[tuple[Outcome, bool]], names: str, *, is_deferred: boo
 
 @pytest.mark.parametrize("names", ["v1.41", "latest", "both"])
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_deferred_calls_have_the_metrics_of_calls_recorded_at_once(names, variant):
-    turns = [FULL, variant, variant, FULL, FULL, variant, FULL]
+def test_deferred_metrics_equal_immediate_metrics(names, variant):
+    outcomes = [FULL, variant, variant, FULL, FULL, variant, FULL]
     calls = [
         (replace(outcome, duration_s=outcome.duration_s + number), number % 3 > 0)
-        for number, outcome in enumerate(turns)
+        for number, outcome in enumerate(outcomes)
     ]
-    at_once = collected(calls, names, is_deferred=False)
-    assert at_once
-    assert collected(calls, names, is_deferred=True) == at_once
+    immediate = collected(calls, names, is_deferred=False)
+    assert immediate
+    assert collected(calls, names, is_deferred=True) == immediate
 
 
 def test_only_engine_metrics_are_recorded_when_client_is_false():
@@ -135,8 +137,8 @@ def test_only_engine_metrics_are_recorded_when_client_is_false():
     for _ in range(3):
         metrics.record(FULL, trace.INVALID_SPAN, client=False)
     (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
-    found = {metric.name: metric.data.data_points[0].count for metric in scope.metrics}
-    assert found == {
+    counts = {metric.name: metric.data.data_points[0].count for metric in scope.metrics}
+    assert counts == {
         "gen_ai.server.time_to_first_token": 3,
         "gen_ai.server.time_per_output_token": 3,
         "gen_ai.server.request.duration": 3,
@@ -144,7 +146,7 @@ def test_only_engine_metrics_are_recorded_when_client_is_false():
     provider.shutdown()
 
 
-def test_queued_measurements_do_not_change_with_the_call():
+def test_queued_measurements_do_not_change_when_call_changes():
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     metrics = CallMetrics(provider.get_meter("m"), "v1.41")
@@ -162,8 +164,8 @@ def test_queued_measurements_do_not_change_with_the_call():
     provider.shutdown()
 
 
-def test_fingerprint_starts_a_series_for_openai_servers_only():
-    by_response = [
+def test_system_fingerprint_starts_series_for_openai_server_only():
+    outcomes = [
         replace(
             FULL,
             request=replace(FULL.request, server=SERVERS[3]),
@@ -171,6 +173,6 @@ def test_fingerprint_starts_a_series_for_openai_servers_only():
         )
         for fingerprint in ("fp-1", "fp-2")
     ]
-    assert len({module._series_of(outcome, True) for outcome in by_response}) == 1
-    of_openai = [replace(outcome, request=FULL.request) for outcome in by_response]
-    assert len({module._series_of(outcome, True) for outcome in of_openai}) == 2
+    assert len({call_metrics._series_of(outcome, True) for outcome in outcomes}) == 1
+    openai_outcomes = [replace(outcome, request=FULL.request) for outcome in outcomes]
+    assert len({call_metrics._series_of(outcome, True) for outcome in openai_outcomes}) == 2

@@ -35,34 +35,36 @@ def test_apply_wraps_point_when_module_is_imported_later(library, path):
 
 
 def test_wrapper_gets_instance_and_arguments(library):
-    library.table("Client.own", "Client.of_class", "Client.of_none", "function").apply()
+    library.table(
+        "Client.method", "Client.class_method", "Client.static_method", "function"
+    ).apply()
     module = library.load()
     client = module.Client()
-    client.own(x=1)
-    module.Client.of_class(2)
-    module.Client.of_none(3)
+    client.method(x=1)
+    module.Client.class_method(2)
+    module.Client.static_method(3)
     module.function(4)
-    assert library.seen == [
-        ("Client.own", client, (), {"x": 1}),
-        ("Client.of_class", module.Client, (2,), {}),
-        ("Client.of_none", None, (3,), {}),
+    assert library.wrapper_calls == [
+        ("Client.method", client, (), {"x": 1}),
+        ("Client.class_method", module.Client, (2,), {}),
+        ("Client.static_method", None, (3,), {}),
         ("function", None, (4,), {}),
     ]
 
 
 def test_deferred_wrapper_is_created_when_module_is_imported(library):
-    made = []
+    created = []
 
-    def make() -> Any:
-        made.append(1)
+    def create_wrapper() -> Any:
+        created.append(1)
         return library.point("function").wrapper
 
-    table = PatchTable([PatchPoint(library.name, "function", make, deferred=True)])
+    table = PatchTable([PatchPoint(library.name, "function", create_wrapper, deferred=True)])
     table.apply()
-    assert made == []
+    assert created == []
     assert library.call("function") == 1
     assert library.call("function") == 1
-    assert made == [1]
+    assert created == [1]
     table.revert()
 
 
@@ -77,48 +79,48 @@ def test_apply_wraps_once_when_called_twice(library, path):
 
 
 def test_two_tables_wrap_same_point(library):
-    first, second = library.table("Client.own"), library.table("Client.own")
+    first, second = library.table("Client.method"), library.table("Client.method")
     first.apply()
     second.apply()
-    assert library.call("Client.own") == 2
+    assert library.call("Client.method") == 2
     first.revert()  # Not the outermost wrapper.
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
     second.revert()
-    assert library.call("Client.own") == 0
+    assert library.call("Client.method") == 0
 
 
 def test_apply_covers_subclasses_and_existing_instances(library):
     module = library.load()
     early = module.Client()
-    library.table("Client.own").apply()
+    library.table("Client.method").apply()
 
     class Special(module.Client):
         pass
 
-    early.own(1)
-    Special().own(1)
-    assert len(library.seen) == 2
-    assert library.seen[0][1] is early
+    early.method(1)
+    Special().method(1)
+    assert len(library.wrapper_calls) == 2
+    assert library.wrapper_calls[0][1] is early
 
 
 def test_apply_does_not_patch_base_of_inherited_method(library):
-    library.table("Client.inherited").apply()
+    library.table("Client.inherited_method").apply()
     module = library.load()
-    module.Base().inherited(1)
-    assert library.seen == []
-    assert "inherited" in vars(module.Client)
+    module.Base().inherited_method(1)
+    assert library.wrapper_calls == []
+    assert "inherited_method" in vars(module.Client)
 
 
 def test_coroutine_function_keeps_kind_name_and_signature(library):
-    before = inspect.signature(library.load().Client.async_own)
-    library.table("Client.async_own", "Client.own").apply()
+    before = inspect.signature(library.load().Client.async_method)
+    library.table("Client.async_method", "Client.method").apply()
     client = library.load().Client
-    assert inspect.iscoroutinefunction(client.async_own)
-    assert inspect.iscoroutinefunction(client().async_own)
-    assert not inspect.iscoroutinefunction(client.own)
-    assert client.own.__name__ == "own"
-    assert client.own.__qualname__ == "Client.own"
-    assert inspect.signature(client.async_own) == before
+    assert inspect.iscoroutinefunction(client.async_method)
+    assert inspect.iscoroutinefunction(client().async_method)
+    assert not inspect.iscoroutinefunction(client.method)
+    assert client.method.__name__ == "method"
+    assert client.method.__qualname__ == "Client.method"
+    assert inspect.signature(client.async_method) == before
 
 
 @pytest.mark.parametrize("path", POINTS)
@@ -132,7 +134,7 @@ def test_patched_function_can_be_pickled_and_copied(library, path):
     assert pickle.loads(data) == function
 
 
-@pytest.mark.parametrize("name", ["own", "inherited", "async_own", "generated"])
+@pytest.mark.parametrize("name", ["method", "inherited_method", "async_method", "generator_method"])
 def test_patched_bound_method_can_be_pickled_and_copied(library, name):
     library.table(f"Client.{name}").apply()
     client = library.load().Client()
@@ -146,19 +148,19 @@ def test_patched_bound_method_can_be_pickled_and_copied(library, name):
 
 
 def test_generator_function_keeps_kind(library):
-    library.table("Client.generated").apply()
+    library.table("Client.generator_method").apply()
     client = library.load().Client
-    assert inspect.isgeneratorfunction(client.generated)
-    assert inspect.isgenerator(client().generated(1))
+    assert inspect.isgeneratorfunction(client.generator_method)
+    assert inspect.isgenerator(client().generator_method(1))
 
 
 def test_revert_restores_every_object_and_removes_inherited_wrappers(library):
-    before = library.dicts()
+    before = library.namespaces()
     table = library.table(*POINTS)
     table.apply()
-    assert library.dicts() != before
+    assert library.namespaces() != before
     table.revert()
-    after = library.dicts()
+    after = library.namespaces()
     assert after == before
     for owner, members in before.items():
         assert list(after[owner]) == list(members)  # In the same order.
@@ -167,14 +169,14 @@ def test_revert_restores_every_object_and_removes_inherited_wrappers(library):
 
 @pytest.mark.parametrize("path", POINTS)
 def test_apply_and_revert_can_be_repeated(library, path):
-    before = library.dicts()
+    before = library.namespaces()
     table = library.table(path)
     for _ in range(3):
         table.apply()
         assert library.call(path) == 1
         table.revert()
         assert library.call(path) == 0
-        assert library.dicts() == before
+        assert library.namespaces() == before
 
 
 def test_revert_before_import_cancels_patching(library):
@@ -182,44 +184,44 @@ def test_revert_before_import_cancels_patching(library):
     table.apply()
     table.revert()
     assert all(library.call(path) == 0 for path in POINTS)
-    assert "inherited" not in vars(library.load().Client)
+    assert "inherited_method" not in vars(library.load().Client)
 
 
 def test_apply_after_revert_wraps_point_on_import(library):
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
     table.revert()
     table.apply()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
 
 
 def test_apply_wraps_module_imported_after_revert(library):
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
     table.revert()
-    assert library.call("Client.own") == 0
+    assert library.call("Client.method") == 0
     table.apply()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
 
 
 def test_revert_does_nothing_when_not_applied(library):
     table = library.table(*POINTS)
     table.revert()
-    before = library.dicts()
+    before = library.namespaces()
     table.revert()
-    assert library.dicts() == before
+    assert library.namespaces() == before
 
 
 def test_kept_bound_method_follows_revert_and_apply(library):
-    table = library.table("Client.own")
+    table = library.table("Client.method")
     table.apply()
-    own = library.load().Client().own
+    method = library.load().Client().method
     table.revert()
-    assert own(1) == ("own", 1)
-    assert library.seen == []
+    assert method(1) == ("method", 1)
+    assert library.wrapper_calls == []
     table.apply()
-    assert own(1) == ("own", 1)
-    assert len(library.seen) == 1
+    assert method(1) == ("method", 1)
+    assert len(library.wrapper_calls) == 1
 
 
 @pytest.fixture
@@ -229,20 +231,20 @@ def log(caplog):
     return caplog
 
 
-@pytest.mark.parametrize("path", ["Client.missing", "Missing.own", "missing"])
+@pytest.mark.parametrize("path", ["Client.missing", "Missing.method", "missing"])
 def test_missing_point_logs_one_warning_and_import_succeeds(library, log, path):
-    library.table(path, "Client.own").apply()
-    assert library.call("Client.own") == 1
+    library.table(path, "Client.method").apply()
+    assert library.call("Client.method") == 1
     (record,) = log.records
     assert record.levelno == logging.WARNING
     assert f"patching {library.name}.{path}" in record.getMessage()
 
 
-@pytest.mark.parametrize("path", ["Client.missing", "Missing.own", "missing"])
+@pytest.mark.parametrize("path", ["Client.missing", "Missing.method", "missing"])
 def test_missing_optional_point_logs_nothing(library, log, path):
-    table = PatchTable([library.point(path, optional=True), library.point("Client.own")])
+    table = PatchTable([library.point(path, optional=True), library.point("Client.method")])
     table.apply()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
     table.revert()
     table.apply()
     assert log.records == []
@@ -256,29 +258,29 @@ def test_optional_point_logs_warning_when_owner_rejects_wrapper(library, log):
 
 
 def test_revert_restores_other_points_when_one_was_deleted(library, log):
-    table = library.table("Client.own", "function")
+    table = library.table("Client.method", "function")
     table.apply()
     module = library.load()
     del module.Client
     table.revert()
     assert module.function(1) == ("function", 1)
     assert not isinstance(module.function, wrapt.FunctionWrapper)
-    assert library.seen == []
+    assert library.wrapper_calls == []
 
 
 def test_failed_import_raises_and_can_be_repeated(tmp_path, library):
     path = tmp_path / f"{library.name}.py"
     path.write_text("raise RuntimeError('broken')")
-    library.table("Client.own").apply()
+    library.table("Client.method").apply()
     with pytest.raises(RuntimeError, match="broken"):
         library.load()
-    path.write_text(SOURCE + "\n# mended\n")
+    path.write_text(SOURCE + "\n# fixed\n")
     importlib.invalidate_caches()
-    assert library.call("Client.own") == 1
+    assert library.call("Client.method") == 1
 
 
 def test_apply_and_revert_are_thread_safe(library):
-    before = library.dicts()
+    before = library.namespaces()
     table = library.table(*POINTS)
 
     def flip() -> None:
@@ -291,6 +293,6 @@ def test_apply_and_revert_are_thread_safe(library):
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert library.dicts() == before
+    assert library.namespaces() == before
     table.apply()
     assert all(library.call(path) == 1 for path in POINTS)

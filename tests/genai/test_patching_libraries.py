@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib.util
 import inspect
+import json
 import multiprocessing
 import pickle
 import re
@@ -25,9 +26,9 @@ import wrapt
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+from tests.support import replies
 from tests.support.byte_server import plain, scripted
 from tests.support.embedded_llama_server import make_embedded_server
-from tests.support.llama_cpp_responses import BODY, CHAT
 
 INSTRUMENTORS: tuple[Any, ...] = (
     OpenAIInstrumentor,
@@ -36,34 +37,35 @@ INSTRUMENTORS: tuple[Any, ...] = (
 )
 
 
-def _openai(name: str) -> Any:
+def make_openai_client(name: str) -> Any:
     return getattr(importlib.import_module("openai"), name)(api_key="k")
 
 
-def _model() -> Any:
+def make_model() -> Any:
     from tests.support.transformers_models import llama
 
     return llama()
 
 
-def _pipeline() -> Any:
+def make_text_pipeline() -> Any:
     from tests.support.transformers_models import make_pipeline
 
     return make_pipeline("text-classification", None)
 
 
-# An instance to bind each method to. llama-cpp-python is missing: it takes minutes to build.
+# Functions that create an instance to bind each method to. llama-cpp-python is omitted, because
+# its build takes minutes.
 INSTANCES: dict[str, Callable[[], Any]] = {
-    "openai._client:OpenAI": lambda: _openai("OpenAI"),
-    "openai._client:AsyncOpenAI": lambda: _openai("AsyncOpenAI"),
+    "openai._client:OpenAI": lambda: make_openai_client("OpenAI"),
+    "openai._client:AsyncOpenAI": lambda: make_openai_client("AsyncOpenAI"),
     "httpx._client:Client": lambda: importlib.import_module("httpx").Client(),
     "httpx._client:AsyncClient": lambda: importlib.import_module("httpx").AsyncClient(),
     "httpx2._client:Client": lambda: importlib.import_module("httpx2").Client(),
     "httpx2._client:AsyncClient": lambda: importlib.import_module("httpx2").AsyncClient(),
     "requests.sessions:Session": requests.Session,
     "xllamacpp.xllamacpp:Server": make_embedded_server,
-    "transformers.generation.utils:GenerationMixin": _model,
-    "transformers.pipelines.base:Pipeline": _pipeline,
+    "transformers.generation.utils:GenerationMixin": make_model,
+    "transformers.pipelines.base:Pipeline": make_text_pipeline,
 }
 COMPONENTS = {"xllamacpp": "xllamacpp", "transformers": "transformers", "llama_cpp": "llama_cpp"}
 
@@ -75,16 +77,16 @@ class Point(NamedTuple):
     path: str
 
     @property
-    def kind(self) -> str:
+    def owner(self) -> str:
         return f"{self.module}:{self.path.partition('.')[0]}"
 
     def in_library(self) -> Any:
         """Return the function as it is stored in its class."""
         return wrapt.resolve_path(importlib.import_module(self.module), self.path)[2]
 
-    def on_class(self) -> Any:
-        kind, _, name = self.path.partition(".")
-        return getattr(getattr(importlib.import_module(self.module), kind), name)
+    def from_class(self) -> Any:
+        class_name, _, name = self.path.partition(".")
+        return getattr(getattr(importlib.import_module(self.module), class_name), name)
 
     def bound(self, instance: Any) -> Any:
         return getattr(instance, self.path.partition(".")[2])
@@ -104,14 +106,14 @@ def points() -> list[Point]:
     return found
 
 
-def _parameter(point: Point) -> Any:
+def point_parameter(point: Point) -> Any:
     component = COMPONENTS.get(point.module.partition(".")[0])
     marks = () if component is None else (pytest.mark.needs(component),)
     return pytest.param(point, id=f"{point.module.partition('.')[0]}-{point.path}", marks=marks)
 
 
 POINTS = points()
-each_point = pytest.mark.parametrize("point", [_parameter(point) for point in POINTS])
+each_point = pytest.mark.parametrize("point", [point_parameter(point) for point in POINTS])
 
 
 @contextmanager
@@ -126,32 +128,32 @@ def instrumented() -> Iterator[None]:
 
 
 def pickled(value: Any) -> bytes | str:
-    # The types of errors differ between functions in Python and in extension modules.
+    # Python functions and extension functions raise different errors.
     try:
         return pickle.dumps(value)
     except (TypeError, pickle.PicklingError):
         return "cannot be pickled"
 
 
-def outcome(operation: Callable[[], Any]) -> str:
+def outcome_of(operation: Callable[[], Any]) -> str:
     """Return the result or the exception of an operation, without memory addresses."""
     try:
-        found = repr(operation())
+        text = repr(operation())
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    return re.sub(r"0x[0-9a-f]+", "0x", found)
+        text = f"{type(error).__name__}: {error}"
+    return re.sub(r"0x[0-9a-f]+", "0x", text)
 
 
-def facts(function: Any) -> dict[str, Any]:
-    """Return all that an application can learn about a function without calling it."""
+def describe(function: Any) -> dict[str, Any]:
+    """Return the properties of a function that an application can inspect without a call."""
     kinds = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
     return {
         "name": function.__name__,
         "doc": function.__doc__,
         "annotations": getattr(function, "__annotations__", None),
         "signature": inspect.signature(function),
-        "autospec": outcome(lambda: inspect.signature(mock.create_autospec(function))),
-        "source": outcome(lambda: inspect.getsource(function)),
+        "autospec": outcome_of(lambda: inspect.signature(mock.create_autospec(function))),
+        "source": outcome_of(lambda: inspect.getsource(function)),
         "is coroutine function": inspect.iscoroutinefunction(function),
         "is generator function": inspect.isgeneratorfunction(function),
         "is a": [kind.__name__ for kind in kinds if isinstance(function, kind)],
@@ -159,36 +161,36 @@ def facts(function: Any) -> dict[str, Any]:
     }
 
 
-def names(function: Any) -> dict[str, Any]:
+def describe_names(function: Any) -> dict[str, Any]:
     return {
         "qualified name": function.__qualname__,
         "module": function.__module__,
-        "text": outcome(lambda: function),
+        "text": outcome_of(lambda: function),
     }
 
 
 @each_point
 def test_patched_function_looks_like_original(point: Point) -> None:
-    bare, bare_names = facts(point.on_class()), names(point.on_class())
-    is_inherited = "." in point.path and point.path != point.on_class().__qualname__
+    unpatched, unpatched_names = describe(point.from_class()), describe_names(point.from_class())
+    is_inherited = "." in point.path and point.path != point.from_class().__qualname__
     with instrumented():
         assert hasattr(point.in_library(), "_self_wrapper")
-        patched = point.on_class()
-        assert facts(patched) == bare
+        patched = point.from_class()
+        assert describe(patched) == unpatched
         if is_inherited:
-            # pickle finds a function by these names; under the old ones it is the original.
+            # pickle looks up a function by this name; the old name refers to the unpatched function.
             assert patched.__qualname__ == point.path
         else:
-            assert names(patched) == bare_names
-    assert facts(point.on_class()) == bare
-    assert names(point.on_class()) == bare_names
+            assert describe_names(patched) == unpatched_names
+    assert describe(point.from_class()) == unpatched
+    assert describe_names(point.from_class()) == unpatched_names
 
 
 @each_point
 def test_patched_function_is_pickled_and_copied_by_reference(point: Point) -> None:
-    original = point.on_class()
+    original = point.from_class()
     with instrumented():
-        patched = point.on_class()
+        patched = point.from_class()
         assert copy.copy(patched) is patched
         assert copy.deepcopy(patched) is patched
         data = pickle.dumps(patched)
@@ -199,33 +201,34 @@ def test_patched_function_is_pickled_and_copied_by_reference(point: Point) -> No
     assert pickle.loads(data) == original
 
 
-def bound_facts(point: Point, instance: Any) -> dict[str, Any]:
+def describe_bound_method(point: Point, instance: Any) -> dict[str, Any]:
     method = point.bound(instance)
     return {
-        **facts(method),
+        **describe(method),
         "qualified name": method.__qualname__.rpartition(".")[2],
         "self": method.__self__ is instance,
         "equal": method == point.bound(instance),
         "hash": hash(method) == hash(point.bound(instance)),
-        "in a set": len({method, point.bound(instance)}),
+        "size of set": len({method, point.bound(instance)}),
         "pickled": pickled(method),
-        "copied": outcome(lambda: copy.copy(method) == method),
-        "deep-copied": outcome(lambda: copy.deepcopy(method).__name__),
-        "deep-copied self": outcome(lambda: copy.deepcopy(method).__self__ is instance),
+        "copied": outcome_of(lambda: copy.copy(method) == method),
+        "deep-copied": outcome_of(lambda: copy.deepcopy(method).__name__),
+        "deep-copied self": outcome_of(lambda: copy.deepcopy(method).__self__ is instance),
         "partial": pickled(functools.partial(method, 1)),
     }
 
 
-# Copies of openai's clients fail, and their `__del__` cannot cope with half a client.
+# Copying a client of openai fails, and `__del__` of the incomplete copy raises.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    "point", [_parameter(point) for point in POINTS if not point.module.startswith("llama_cpp")]
+    "point",
+    [point_parameter(point) for point in POINTS if not point.module.startswith("llama_cpp")],
 )
 def test_patched_bound_method_behaves_like_original(point: Point) -> None:
-    instance = INSTANCES[point.kind]()
-    bare = bound_facts(point, instance)
+    instance = INSTANCES[point.owner]()
+    unpatched = describe_bound_method(point, instance)
     with instrumented():
-        assert bound_facts(point, instance) == bare
+        assert describe_bound_method(point, instance) == unpatched
 
 
 @each_point
@@ -239,16 +242,16 @@ def test_subclass_can_override_patched_method(point: Point) -> None:
 
         subclass: Any = type("Subclass", (base,), {name: override})
         assert vars(subclass)[name] is override
-        assert inspect.signature(getattr(base, name)) == inspect.signature(point.on_class())
+        assert inspect.signature(getattr(base, name)) == inspect.signature(point.from_class())
 
 
 BARE_LOADER = """
 import importlib.abc, pickle, sys
-class Refuse(importlib.abc.MetaPathFinder):
+class BlockImports(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.startswith(("llamatelemetry", "wrapt")):
             raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, BlockImports())
 for data in pickle.load(open(sys.argv[1], "rb")):
     print(pickle.loads(data).__name__)
 """
@@ -263,7 +266,9 @@ def load_in_bare_process(path: Path, functions: list[Any]) -> list[str]:
 
 def test_pickled_functions_load_in_process_without_llamatelemetry(tmp_path: Path) -> None:
     with instrumented():
-        functions = [p.on_class() for p in POINTS if p.module.startswith(("openai", "http", "req"))]
+        functions = [
+            p.from_class() for p in POINTS if p.module.startswith(("openai", "http", "req"))
+        ]
         functions.append(requests.Session().send)
         assert load_in_bare_process(tmp_path / "pickles", functions) == [
             function.__name__ for function in functions
@@ -274,7 +279,7 @@ def test_pickled_functions_load_in_process_without_llamatelemetry(tmp_path: Path
 @pytest.mark.needs("transformers")
 def test_pickled_model_methods_load_in_process_without_llamatelemetry(tmp_path: Path) -> None:
     with instrumented():
-        model = _model()
+        model = make_model()
         functions = [model.generate, type(model).generate, model._get_logits_processor]
         assert load_in_bare_process(tmp_path / "pickles", functions) == [
             "generate",
@@ -284,10 +289,11 @@ def test_pickled_model_methods_load_in_process_without_llamatelemetry(tmp_path: 
 
 
 def test_spawned_process_runs_patched_bound_method() -> None:
-    with instrumented(), scripted(plain(CHAT)) as server:
+    with instrumented(), scripted(plain(json.dumps(replies.chat()).encode())) as server:
         session = requests.Session()
         url = f"{server.origin}/v1/chat/completions"
-        request = session.prepare_request(requests.Request("POST", url, json=BODY))
+        body = {"model": "smol", "messages": replies.MESSAGES}
+        request = session.prepare_request(requests.Request("POST", url, json=body))
         process = multiprocessing.get_context("spawn").Process(target=session.send, args=(request,))
         process.start()
         process.join(30)

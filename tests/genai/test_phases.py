@@ -1,4 +1,4 @@
-"""Queue, prefill and decode: worked out by hand, beside what the code makes of them."""
+"""Durations of queue, prefill and decode, compared with hand-computed values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def timings(prefill_ms: float, decode_ms: float, predicted_tokens: int = 6) -> E
 
 
 def test_stream_queue_ends_with_headers():
-    # Sent at 0, headers at 1.5 s, then 250 ms of prompt and 5 later tokens in 1 s.
+    # Sent at 0, headers at 1.5 s, then 250 ms of prefill and 5 further tokens in 1 s.
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.8, headers_s=1.5)
     assert phases == Phases(
         prefill_s=0.25,
@@ -33,7 +33,7 @@ def test_stream_queue_ends_with_headers():
 
 
 def test_plain_response_queue_is_the_remainder():
-    # 2 s on the wire, of which 0.25 s prompt and 1 s decode.
+    # 2 s from request to response, with 0.25 s of prefill and 1 s of decode.
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=2.0, headers_s=None)
     assert phases == Phases(
         prefill_s=0.25,
@@ -74,13 +74,13 @@ def test_several_choices_of_stream_have_queue_by_headers():
     ("predicted_tokens", "per_token_s"), [(0, None), (1, None), (2, 0.9), (4, 0.3), (10, 0.1)]
 )
 def test_time_per_output_token_excludes_first_token(predicted_tokens, per_token_s):
-    # The engine reports next to nothing for a single token: no later one, no rate.
-    found = measure_phases(timings(10.0, 900.0, predicted_tokens), attempt_s=1.0, headers_s=None)
-    assert found.time_per_output_token_s == pytest.approx(per_token_s)
+    # Only tokens after the first one are decoded, so a single token has no rate.
+    phases = measure_phases(timings(10.0, 900.0, predicted_tokens), attempt_s=1.0, headers_s=None)
+    assert phases.time_per_output_token_s == pytest.approx(per_token_s)
 
 
 def test_time_per_output_token_agrees_with_real_server():
-    # llama.cpp itself said predicted_per_token_ms 1149.5164.
+    # The server reported predicted_per_token_ms 1149.5164.
     phases = measure_phases(timings(0.0, 5747.582), attempt_s=6.0, headers_s=None)
     assert phases.time_per_output_token_s == pytest.approx(1.1495164)
 

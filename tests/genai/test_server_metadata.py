@@ -1,10 +1,9 @@
-"""What a server is, queried for off the request's path; against real servers on this machine."""
+"""Metadata of llama.cpp servers, fetched in a background thread from servers on this machine."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,7 +45,7 @@ ROUTER = {
 
 
 class QueriedServer:
-    """A server that keeps what it was queried."""
+    """A server that keeps the paths and headers of its requests."""
 
     def __init__(self, port: int) -> None:
         self.paths: list[str] = []
@@ -56,12 +55,12 @@ class QueriedServer:
 
 
 @contextmanager
-def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterator[QueriedServer]:
+def serving(respond: Callable[[str], tuple[int, Any]], **headers: str) -> Iterator[QueriedServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            queried.paths.append(self.path)
-            queried.headers.append({name.lower(): value for name, value in self.headers.items()})
-            status, body = answer(self.path)
+            server.paths.append(self.path)
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
+            status, body = respond(self.path)
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             for name, value in {"content-length": str(len(data)), **headers}.items():
@@ -70,21 +69,21 @@ def serving(answer: Callable[[str], tuple[int, Any]], **headers: str) -> Iterato
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Keep the output of the test clean."""
+            """Write no log to the output of the test."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    queried = QueriedServer(server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = QueriedServer(http_server.server_address[1])
+    thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield queried
+        yield server
     finally:
-        server.shutdown()
+        http_server.shutdown()
         thread.join()
-        server.server_close()
+        http_server.server_close()
 
 
-def wait() -> None:
+def wait_for_fetches() -> None:
     """Wait until no metadata is being fetched."""
     for thread in threading.enumerate():
         if thread.name == "llamatelemetry-metadata":
@@ -98,9 +97,9 @@ def test_parse_props_returns_attributes_of_server() -> None:
 
 
 def test_parse_props_of_router_has_no_model_attributes() -> None:
-    identity = parse_props(ROUTER)
-    assert identity.is_router
-    assert identity.attributes == {"llamatelemetry.server.build": "b11549-abc"}
+    metadata = parse_props(ROUTER)
+    assert metadata.is_router
+    assert metadata.attributes == {"llamatelemetry.server.build": "b11549-abc"}
 
 
 @pytest.mark.parametrize("props", [{}, {"total_slots": "two", "model_path": 7}, [], None])
@@ -109,140 +108,140 @@ def test_parse_props_omits_missing_values(props: Any) -> None:
 
 
 def test_metadata_of_real_server(llama_server: LlamaServer) -> None:
-    identity = fetch_server_metadata(llama_server.origin, {})
-    assert identity is not None
-    assert identity.attributes["llamatelemetry.server.quantization"] == "Q4_1"
-    assert identity.attributes["llamatelemetry.server.slots"] == 2
-    assert identity.attributes["llamatelemetry.server.context_length"] == 1024
-    assert llama_server.model in identity.models
+    metadata = fetch_server_metadata(llama_server.origin, {})
+    assert metadata is not None
+    assert metadata.attributes["llamatelemetry.server.quantization"] == "Q4_1"
+    assert metadata.attributes["llamatelemetry.server.slots"] == 2
+    assert metadata.attributes["llamatelemetry.server.context_length"] == 1024
+    assert llama_server.model in metadata.models
 
 
-@pytest.mark.clock
 def test_fetch_queries_server_once_in_background() -> None:
-    with serving(lambda _: (time.sleep(0.2), (200, PROPS))[1]) as queried:
-        server_metadata_cache = ServerMetadataCache()
-        started = time.perf_counter()
+    may_respond = threading.Event()
+
+    def respond(_path: str) -> tuple[int, Any]:
+        assert may_respond.wait(10)
+        return 200, PROPS
+
+    with serving(respond) as server:
+        cache = ServerMetadataCache()
         for _ in range(50):
-            server_metadata_cache.fetch(queried.server, f"{queried.origin}/prefix", {}, "smol")
-            assert server_metadata_cache.attributes_of(queried.server, "smol") == {}
-        assert time.perf_counter() - started < 0.15
-        wait()
+            cache.fetch(server.server, f"{server.origin}/prefix", {}, "smol")
+            assert cache.attributes_of(server.server, "smol") == {}
+        may_respond.set()
+        wait_for_fetches()
         for _ in range(50):
-            server_metadata_cache.fetch(queried.server, f"{queried.origin}/prefix", {}, "smol")
-        wait()
-    assert queried.paths == ["/prefix/props"]
-    assert server_metadata_cache.attributes_of(queried.server, "smol") == ATTRIBUTES
-    assert server_metadata_cache.attributes_of(queried.server, None) == ATTRIBUTES
-    assert server_metadata_cache.attributes_of(Server("other", 1, "http://other:1"), "smol") == {}
-    assert server_metadata_cache.attributes_of(None, "smol") == {}
+            cache.fetch(server.server, f"{server.origin}/prefix", {}, "smol")
+        wait_for_fetches()
+    assert server.paths == ["/prefix/props"]
+    assert cache.attributes_of(server.server, "smol") == ATTRIBUTES
+    assert cache.attributes_of(server.server, None) == ATTRIBUTES
+    assert cache.attributes_of(Server("other", 1, "http://other:1"), "smol") == {}
+    assert cache.attributes_of(None, "smol") == {}
 
 
 def test_api_key_is_not_sent_to_redirect_target() -> None:
     with serving(lambda _: (200, PROPS)) as other:
-        elsewhere = {"Location": f"{other.origin}/props"}
-        with serving(lambda _: (302, b""), **elsewhere) as queried:
-            server_metadata_cache = ServerMetadataCache()
-            server_metadata_cache.fetch(
-                queried.server, queried.origin, {"authorization": "Bearer sk"}, None
-            )
-            wait()
-    assert queried.headers[0]["authorization"] == "Bearer sk"
+        redirect = {"Location": f"{other.origin}/props"}
+        with serving(lambda _: (302, b""), **redirect) as server:
+            cache = ServerMetadataCache()
+            cache.fetch(server.server, server.origin, {"authorization": "Bearer sk"}, None)
+            wait_for_fetches()
+    assert server.headers[0]["authorization"] == "Bearer sk"
     assert other.paths == []
-    assert server_metadata_cache.attributes_of(queried.server, "smol") == {}
-    assert "sk" not in repr(vars(server_metadata_cache))
+    assert cache.attributes_of(server.server, "smol") == {}
+    assert "sk" not in repr(vars(cache))
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [(401, {"error": {}}), (503, {}), (200, b"<html>"), (200, [1]), (200, b"[" * 100_000)],
-    ids=["refused", "loading", "no-json", "a-list", "nested"],
+    ids=["unauthorized", "loading", "invalid JSON", "list", "nested too deeply"],
 )
-def test_server_without_metadata_is_not_queried_again_soon(answer: Any) -> None:
-    with serving(lambda _: answer) as queried:
-        server_metadata_cache = ServerMetadataCache()
+def test_server_without_metadata_is_not_queried_again_soon(response: Any) -> None:
+    with serving(lambda _: response) as server:
+        cache = ServerMetadataCache()
         for _ in range(3):
-            server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
-            wait()
-    assert len(queried.paths) == 1
-    assert server_metadata_cache.attributes_of(queried.server, "smol") == {}
+            cache.fetch(server.server, server.origin, {}, None)
+            wait_for_fetches()
+    assert len(server.paths) == 1
+    assert cache.attributes_of(server.server, "smol") == {}
 
 
 def test_unreachable_server_is_not_an_error() -> None:
-    server_metadata_cache = ServerMetadataCache()
+    cache = ServerMetadataCache()
     server = Server("127.0.0.1", 9, "http://127.0.0.1:9")
-    server_metadata_cache.fetch(server, server.origin, {}, None)
-    wait()
-    assert server_metadata_cache.attributes_of(server, "smol") == {}
+    cache.fetch(server, server.origin, {}, None)
+    wait_for_fetches()
+    assert cache.attributes_of(server, "smol") == {}
 
 
 def test_router_is_queried_for_model_without_loading_it() -> None:
-    def answer(path: str) -> tuple[int, Any]:
+    def respond(path: str) -> tuple[int, Any]:
         return 200, ROUTER if path == "/props" else PROPS
 
-    with serving(answer) as queried:
-        server_metadata_cache = ServerMetadataCache()
+    with serving(respond) as server:
+        cache = ServerMetadataCache()
         for _ in range(3):
-            server_metadata_cache.fetch(queried.server, queried.origin, {}, "a/smol:Q4")
-            wait()
-    assert queried.paths == ["/props", "/props?model=a%2Fsmol%3AQ4&autoload=false"]
-    assert server_metadata_cache.attributes_of(queried.server, "a/smol:Q4") == ATTRIBUTES
-    # Of another model, and of a reply that names none, the router's build is all that is known.
+            cache.fetch(server.server, server.origin, {}, "a/smol:Q4")
+            wait_for_fetches()
+    assert server.paths == ["/props", "/props?model=a%2Fsmol%3AQ4&autoload=false"]
+    assert cache.attributes_of(server.server, "a/smol:Q4") == ATTRIBUTES
+    # For another model, or a response without a model, only the build of the router is known.
     build = {"llamatelemetry.server.build": "b11549-abc"}
-    assert server_metadata_cache.attributes_of(queried.server, "other") == build
-    assert server_metadata_cache.attributes_of(queried.server, None) == build
+    assert cache.attributes_of(server.server, "other") == build
+    assert cache.attributes_of(server.server, None) == build
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "response",
     [{"model": "another"}, {"model": "smol", "build": "b12000-def"}],
     ids=["model", "build"],
 )
 def test_changed_server_is_queried_again(
-    reply: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    response: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
     props = dict(PROPS)
-    with serving(lambda _: (200, props)) as queried:
-        server_metadata_cache = ServerMetadataCache()
-        server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
-        wait()
+    with serving(lambda _: (200, props)) as server:
+        cache = ServerMetadataCache()
+        cache.fetch(server.server, server.origin, {}, None)
+        wait_for_fetches()
         now[0] += 120
-        assert server_metadata_cache.attributes_of(queried.server, **reply) == {}
+        assert cache.attributes_of(server.server, **response) == {}
         props.update(model_alias="another", build_info="b12000-def")
-        server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
-        wait()
-        # One that goes on contradicting itself is queried every half minute.
+        cache.fetch(server.server, server.origin, {}, None)
+        wait_for_fetches()
+        # If the model still differs, the server is queried again after 30 seconds.
         for _ in range(3):
-            assert server_metadata_cache.attributes_of(queried.server, "a third") == {}
-            server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
-            wait()
-    assert len(queried.paths) == 2
+            assert cache.attributes_of(server.server, "a third") == {}
+            cache.fetch(server.server, server.origin, {}, None)
+            wait_for_fetches()
+    assert len(server.paths) == 2
 
 
 def test_metadata_is_refreshed_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("llamatelemetry.genai.server_metadata.monotonic", lambda: now[0])
-    with serving(lambda _: (200, PROPS)) as queried:
-        server_metadata_cache = ServerMetadataCache()
+    with serving(lambda _: (200, PROPS)) as server:
+        cache = ServerMetadataCache()
         for seconds in (0, 599, 2):
             now[0] += seconds
-            server_metadata_cache.fetch(queried.server, queried.origin, {}, None)
-            wait()
-            assert server_metadata_cache.attributes_of(queried.server, "smol") == ATTRIBUTES
-    assert len(queried.paths) == 2
+            cache.fetch(server.server, server.origin, {}, None)
+            wait_for_fetches()
+            assert cache.attributes_of(server.server, "smol") == ATTRIBUTES
+    assert len(server.paths) == 2
 
 
 def test_number_of_cached_servers_is_bounded() -> None:
-    server_metadata_cache = ServerMetadataCache()
+    cache = ServerMetadataCache()
     for number in range(2000):
-        server_metadata_cache.cache(Server("a", number, f"http://a:{number}"), ServerMetadata({}))
-    assert len(server_metadata_cache._found) <= 256
+        cache.cache(Server("a", number, f"http://a:{number}"), ServerMetadata({}))
+    assert len(cache._found) <= 256
 
 
 def test_unix_socket_is_not_queried() -> None:
-    server_metadata_cache = ServerMetadataCache()
-    server_metadata_cache.fetch(
-        Server("/run/llama.sock", None, "unix:/run/llama.sock"), "unix:/run", {}, None
-    )
+    cache = ServerMetadataCache()
+    cache.fetch(Server("/run/llama.sock", None, "unix:/run/llama.sock"), "unix:/run", {}, None)
     assert not any(thread.name == "llamatelemetry-metadata" for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""What is known about servers: by host name, by headers, learned from replies."""
+"""Detection of servers and providers from URLs, host names, headers and model lists."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_azure_host_has_provider_by_path(path, provider):
     assert KnownServers().provider_of(server, "the default") == provider
 
 
-def test_provider_of_client_overrides_host_name():
+def test_provider_of_client_library_overrides_host_name():
     server = server_of("https", "api.openai.com", None, provider="azure.ai.openai")
     assert KnownServers().provider_of(server, "the default") == "azure.ai.openai"
     assert server == server_of("https", "api.openai.com", None)
@@ -112,7 +112,7 @@ def test_provider_of_returns_default_when_server_is_unknown():
     assert KnownServers().provider_of(None, "openai") == "openai"
 
 
-def test_proved_provider_overrides_host_name_until_forgotten():
+def test_remembered_provider_overrides_host_name_until_forgotten():
     known, server = KnownServers(), server_of("https", "api.openai.com", None)
     assert server is not None
     known.remember(server, "llama_cpp")

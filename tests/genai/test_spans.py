@@ -1,4 +1,4 @@
-"""What a call that has ended leaves: its provider, its phases, and nothing OTLP cannot carry."""
+"""Spans of finished calls: provider, phase attributes, phase spans, and export as OTLP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.json_strategies import REPLIES
 from tests.support.recorder import Recorder
 
 
-def test_timings_prove_llama_cpp_for_this_and_later_calls(start, recorder):
+def test_timings_identify_llama_cpp_for_this_and_later_calls(start, recorder):
     start(parameters={"openai.api.type": "chat_completions"}).finish(
         Response(timings=TIMINGS, system_fingerprint="b1")
     )
@@ -44,7 +44,7 @@ def test_timings_prove_llama_cpp_for_this_and_later_calls(start, recorder):
     assert start(server=OTHER_SERVER).request.provider == "openai"
 
 
-def test_configured_provider_overrides_proved_provider(make_instrumenter, recorder):
+def test_configured_provider_overrides_detected_provider(make_instrumenter, recorder):
     instrumenter = make_instrumenter(provider_name="my_gateway")
     call = instrumenter.start(chat(parameters={"openai.api.type": "chat_completions"}))
     assert call.request.provider == "my_gateway"
@@ -53,7 +53,8 @@ def test_configured_provider_overrides_proved_provider(make_instrumenter, record
     span = recorder.call()
     assert span.attributes["gen_ai.provider.name"] == "my_gateway"
     assert "openai.api.type" not in span.attributes
-    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"  # The cache has it.
+    # The option does not change what is known about the server.
+    assert known_servers.provider_of(LOCAL, "openai") == "llama_cpp"
 
 
 def finish_with_phases(call: Any, **changes: Any) -> None:
@@ -65,7 +66,7 @@ def finish_with_phases(call: Any, **changes: Any) -> None:
 def test_phase_spans_follow_one_another_from_last_attempt(start, recorder):
     call = start()
     call.start_attempt()
-    time.sleep(0.03)  # the first attempt came to nothing
+    time.sleep(0.03)  # Duration of the failed first attempt.
     finish_with_phases(call)
     span = recorder.call()
     phases = recorder.phases(span)
@@ -77,7 +78,7 @@ def test_phase_spans_follow_one_another_from_last_attempt(start, recorder):
     assert prefill.end_time - prefill.start_time == 20_000_000
     assert prefill.end_time == decode.start_time
     assert decode.end_time - decode.start_time == 40_000_000
-    assert abs(decode.end_time - span.end_time) < 1000  # ns: rounding
+    assert abs(decode.end_time - span.end_time) < 1000  # ns, for rounding errors
     assert span.attributes["http.request.resend_count"] == 1
     queue_s = span.attributes["llamatelemetry.queue_duration"]
     assert queue_s >= 0.04
@@ -101,7 +102,7 @@ def test_phase_spans_follow_one_another_from_last_attempt(start, recorder):
     }
 
 
-def test_call_span_has_phase_attributes(start, recorder):
+def test_call_records_phase_attributes_and_server_metrics(start, recorder):
     call = start()
     finish_with_phases(call, usage=Usage(input_tokens=10, output_tokens=5))
     attributes = dict(recorder.call().attributes)
@@ -194,18 +195,18 @@ def test_call_without_timings_has_no_phases(start, recorder):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(reply=REPLIES)
-def test_any_response_is_exportable_as_otlp(reply, caplog):
+@given(body=REPLIES)
+def test_any_response_is_exportable_as_otlp(body, caplog):
     recorder = Recorder()
     instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
     caplog.clear()
-    response = parse_response(reply)
+    response = parse_response(body)
     call = instrumenter.start(chat(model=response.model))
     call.finish(response)
     reader: InMemoryMetricReader = recorder._reader
     encode_spans(recorder.spans()).SerializeToString()
     encode_metrics(reader.get_metrics_data()).SerializeToString()
-    assert caplog.records == []  # an encoder logs what it drops
+    assert caplog.records == []  # The encoder logs attributes that it drops.
     assert len(recorder.calls()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Token counts in every spelling that servers have for them."""
+"""Token counts under every field name that servers use, and their correction for llama.cpp."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from llamatelemetry.genai import EngineTimings
-from llamatelemetry.genai.usage import find_usage, parse_usage
+from llamatelemetry.genai import EngineTimings, Request, Usage, parse_response
+from llamatelemetry.genai.usage import correct_undercount, find_usage, parse_usage
 from tests.support.json_strategies import REPLIES
 
 TIMINGS = EngineTimings(5, 2.0, 6, 4.0, cached_tokens=16)
 
 
-def known(usage: Any, timings: EngineTimings | None = None) -> dict[str, int]:
-    read = asdict(parse_usage(usage, timings))
-    return {name: value for name, value in read.items() if value is not None}
+def known_counts(usage: Any, timings: EngineTimings | None = None) -> dict[str, int]:
+    counts = asdict(parse_usage(usage, timings))
+    return {name: value for name, value in counts.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -84,38 +84,92 @@ def known(usage: Any, timings: EngineTimings | None = None) -> dict[str, int]:
         (7, {}),
     ],
 )
-def test_read_usage_parses_every_spelling(usage, expected):
-    assert known(usage) == expected
+def test_parse_usage_accepts_every_field_name(usage, expected):
+    assert known_counts(usage) == expected
 
 
-def test_read_usage_fills_missing_counts_from_timings():
+def test_parse_usage_takes_missing_counts_from_timings():
     whole = {"input_tokens": 21, "output_tokens": 6, "cache_read_tokens": 16}
-    assert known(None, TIMINGS) == whole
-    assert known({"prompt_tokens": 30}, TIMINGS) == {**whole, "input_tokens": 30}
-    assert known({"completion_tokens": 0}, TIMINGS) == {**whole, "output_tokens": 0}
+    assert known_counts(None, TIMINGS) == whole
+    assert known_counts({"prompt_tokens": 30}, TIMINGS) == {**whole, "input_tokens": 30}
+    assert known_counts({"completion_tokens": 0}, TIMINGS) == {**whole, "output_tokens": 0}
 
 
 USAGE = {"prompt_tokens": 21}
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "body",
     [
         {"usage": USAGE, "x_groq": {"usage": {}}},
         {"usage": None, "x_groq": {"id": "req_1", "usage": USAGE}},
         {"choices": [{"usage": USAGE}]},
     ],
 )
-def test_find_usage_finds_every_location(reply):
-    assert find_usage(reply) == USAGE
+def test_find_usage_finds_every_location(body):
+    assert find_usage(body) == USAGE
 
 
-@pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": 3}, {"x_groq": {}}, None, "x"])
-def test_find_usage_returns_none_when_missing(reply):
-    assert find_usage(reply) is None
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": 3}, {"x_groq": {}}, None, "x"])
+def test_find_usage_returns_none_when_missing(body):
+    assert find_usage(body) is None
 
 
-@given(reply=REPLIES)
-def test_read_usage_accepts_any_value(reply):
-    for usage in (reply, find_usage(reply)):
-        assert all(type(value) is int and value >= 0 for value in known(usage).values())
+@given(body=REPLIES)
+def test_parse_usage_accepts_any_value(body):
+    for usage in (body, find_usage(body)):
+        assert all(type(value) is int and value >= 0 for value in known_counts(usage).values())
+
+
+LLAMA_CPP_TIMINGS = {
+    "cache_n": 9,
+    "prompt_n": 1,
+    "prompt_ms": 7.0,
+    "predicted_n": 3,
+    "predicted_ms": 24.0,
+}
+TWO_CHOICES: Any = {"gen_ai.request.choice.count": 2}
+
+
+def response_with_choices(count: int) -> dict[str, Any]:
+    return {
+        "model": "smol",
+        "choices": [{"index": index, "finish_reason": "stop"} for index in range(count)],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 3},
+        "timings": LLAMA_CPP_TIMINGS,
+    }
+
+
+def test_correct_undercount_drops_output_tokens_of_first_choice_only() -> None:
+    response = parse_response(response_with_choices(2))
+    correct_undercount(
+        response, Request("chat", "llama_cpp", choice_count=2, parameters=TWO_CHOICES)
+    )
+    assert response.usage == Usage(input_tokens=10, output_tokens=None, cache_read_tokens=9)
+
+
+def test_correct_undercount_drops_input_tokens_when_request_has_several_prompts() -> None:
+    for parameters, choice_count in (({}, 2), (TWO_CHOICES, 4)):
+        response = parse_response(response_with_choices(choice_count))
+        request = Request("text_completion", "llama_cpp", parameters={**parameters})
+        request.choice_count = choice_count
+        correct_undercount(response, request)
+        assert response.usage == Usage()
+
+
+def test_correct_undercount_keeps_count_of_all_choices() -> None:
+    body = response_with_choices(2)
+    body["usage"] = {"prompt_tokens": 10, "completion_tokens": 7}
+    response = parse_response(body)
+    correct_undercount(response, Request("chat", "llama_cpp", choice_count=2))
+    assert response.usage.output_tokens == 7
+
+
+def test_correct_undercount_keeps_count_for_one_choice_or_without_timings() -> None:
+    for body, choice_count in (
+        (response_with_choices(1), 1),
+        (response_with_choices(2) | {"timings": None}, 2),
+    ):
+        response = parse_response(body)
+        correct_undercount(response, Request("chat", "llama_cpp", choice_count=choice_count))
+        assert response.usage.output_tokens == 3

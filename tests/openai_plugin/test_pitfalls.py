@@ -49,7 +49,7 @@ TESTS_BY_DEFECT = {
         "openai_plugin/test_one_client.py::test_wrapped_client_records_one_span_and_attempt_when_plugin_is_active",
         "openai_plugin/test_one_client.py::test_wrapping_twice_records_one_span",
         "openai_plugin/test_propagation.py::test_http_instrumentation_writes_the_only_traceparent",
-        "genai/test_nesting.py::test_nested_call_of_same_operation_and_server_gets_no_span",
+        "genai/test_nested_calls.py::test_nested_call_of_same_operation_and_server_gets_no_span",
     ),
     "phase spans have no duration": (
         "openai_plugin/test_spans.py::test_phase_spans_are_children_with_actual_times",
@@ -67,7 +67,7 @@ TESTS_BY_DEFECT = {
     ),
     "uninstrumenting removes another package's wrapper": (
         "openai_plugin/test_instrumentor.py::test_uninstrument_disables_wrapper_below_foreign_wrapper",
-        "genai/test_patching_foreign_wrappers.py::test_revert_disables_link_below_foreign_wrapper",
+        "genai/test_patching_other_wrappers.py::test_revert_disables_wrapper_inside_other_wrapper",
     ),
     "an abandoned stream that is found during metric collection deadlocks": (
         "openai_plugin/test_abandoned_streams.py::test_calls_end_when_thousand_streams_are_dropped_during_metric_collection",

@@ -1,4 +1,4 @@
-"""Arbitrary JSON, as a server may send it: hostile numbers and text included."""
+"""Strategies for arbitrary JSON of a server, with extreme numbers and invalid text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ INTEGERS = st.one_of(
     st.integers(),
     st.sampled_from([2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**400]),
 )
-FLOATS = st.floats()  # JSON as Python reads it: NaN and the infinities too
-# Lone surrogates too: JSON can spell them ("\ud800"), UTF-8 cannot.
+FLOATS = st.floats()  # Python's JSON parser accepts NaN and the infinities.
+# JSON can contain lone surrogates ("\ud800"), UTF-8 cannot.
 TEXTS = st.one_of(
     st.text(max_size=8), st.sampled_from(["\ud800", "half \udfff", "/models/\ud800.gguf", "\0"])
 )
@@ -23,14 +23,14 @@ def json_values(keys: st.SearchStrategy[str] = TEXTS, max_leaves: int = 12) -> A
     """Return a strategy for JSON values whose objects have keys from `keys`."""
     return st.recursive(
         SCALARS,
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=4), st.dictionaries(keys, inner, max_size=5)
+        lambda children: st.one_of(
+            st.lists(children, max_size=4), st.dictionaries(keys, children, max_size=5)
         ),
         max_leaves=max_leaves,
     )
 
 
-# The fields of replies, so that odd values land where they are read.
+# Field names of responses, so that arbitrary values are drawn for fields that are parsed.
 REPLY_FIELDS = st.sampled_from(
     [
         *("id", "model", "choices", "usage", "timings", "service_tier", "system_fingerprint"),
@@ -52,33 +52,33 @@ TIMINGS = st.fixed_dictionaries(
     | {"predicted_ms": _MILLISECONDS},
     optional={"cache_n": _COUNTS, "draft_n": _COUNTS, "draft_n_accepted": _COUNTS},
 )
-_ODD = json_values(REPLY_FIELDS, max_leaves=8)
+_JSON = json_values(REPLY_FIELDS, max_leaves=8)
 REPLIES = st.one_of(
     json_values(),
-    _ODD,
+    _JSON,
     st.fixed_dictionaries(
         {},
         optional={
-            "id": _ODD,
-            "model": st.one_of(TEXTS, _ODD),
+            "id": _JSON,
+            "model": st.one_of(TEXTS, _JSON),
             "choices": st.one_of(
-                _ODD,
+                _JSON,
                 st.lists(
                     st.fixed_dictionaries(
-                        {}, optional={"index": _ODD, "finish_reason": _ODD, "delta": _ODD}
+                        {}, optional={"index": _JSON, "finish_reason": _JSON, "delta": _JSON}
                     ),
                     max_size=3,
                 ),
             ),
             "usage": st.one_of(
-                _ODD,
+                _JSON,
                 st.fixed_dictionaries(
                     {"prompt_tokens": _COUNTS, "completion_tokens": _COUNTS},
-                    optional={"prompt_tokens_details": _ODD, "completion_tokens_details": _ODD},
+                    optional={"prompt_tokens_details": _JSON, "completion_tokens_details": _JSON},
                 ),
             ),
-            "timings": st.one_of(_ODD, TIMINGS),
-            "service_tier": _ODD,
+            "timings": st.one_of(_JSON, TIMINGS),
+            "service_tier": _JSON,
         },
     ),
 )
@@ -87,7 +87,7 @@ REPLIES = st.one_of(
 def exportable(value: Any) -> bool:
     """Return whether OTLP can encode an attribute value: UTF-8, 64 bits, arrays of one type."""
     if isinstance(value, str):
-        return value.isascii() or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value)
+        return value.isascii() or not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
     if isinstance(value, bool):
         return True
     if isinstance(value, int):

@@ -1,7 +1,7 @@
-"""The conventions' message schemas, as the facts that a recorded message must keep to.
+"""JSON schemas of the recorded messages, taken from the semantic conventions.
 
-Stricter than the published ones in one respect: there, a part of a known type that lacks a
-required field passes as one of an unknown type. Here a part must keep to its own type.
+The published schemas accept a part of a known type without a required field, because it is also
+a valid part of an unknown type. These schemas reject such a part.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ TEXT = {"type": "string"}
 TYPED = {"type": "object", "required": ["type"], "properties": {"type": TEXT}}
 MEDIA = {"modality": TEXT, "mime_type": TEXT}
 
-# Fields of each part type: the required ones, then the optional ones. Optional fields are left
-# out where nothing is known, never null; `arguments`, `response` may be any JSON.
+# Required and optional fields of each part type. An optional field without a value is omitted,
+# never null. `arguments` and `response` can be any JSON.
 PART_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "text": ({"content": TEXT}, {}),
     "reasoning": ({"content": TEXT}, {}),
@@ -79,7 +79,7 @@ SCHEMAS = {
 
 
 def check(name: str, value: Any) -> None:
-    """Hold the decoded value of a content attribute against its schema."""
+    """Validate the decoded value of a content attribute against its schema."""
     Draft202012Validator(SCHEMAS[name]).validate(value)
     if name == "gen_ai.tool.definitions":
         for tool in value:
@@ -87,10 +87,10 @@ def check(name: str, value: Any) -> None:
 
 
 def check_messages(messages: Any) -> None:
-    """Hold messages against the schema."""
+    """Validate messages against the schema."""
     check("gen_ai.input.messages", messages)
 
 
 def check_parts(parts: Any) -> None:
-    """Hold message parts against the schema."""
+    """Validate message parts against the schema."""
     check_messages([{"role": "user", "parts": parts}])

@@ -1,4 +1,4 @@
-"""Folding what the chunks of chat and text completions say into the reply they add up to."""
+"""Accumulation of the content of chat and text completion chunks into messages."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ def chunk(delta: Any, index: Any = 0, **choice: Any) -> dict[str, Any]:
     return {"id": "c", "model": "m", "choices": [{"index": index, "delta": delta, **choice}]}
 
 
-def call(index: Any = 0, **fields: Any) -> dict[str, Any]:
+def tool_call_delta(index: Any = 0, **fields: Any) -> dict[str, Any]:
     return {"tool_calls": [{"index": index, **fields}]}
 
 
-def folded(chunks: list[dict[str, Any]], max_chars: int = 1000) -> list[dict[str, Any]]:
-    fold = ChatAccumulator(max_chars)
-    for item in chunks:
-        fold.add(item)
-    read = parse_response(fold.result()).read_content
-    assert read is not None
-    limited = limit_messages(read().outputs, max_chars)
-    check_messages(limited)
-    return limited
+def messages_of(chunks: list[dict[str, Any]], max_chars: int = 1000) -> list[dict[str, Any]]:
+    """Return the messages as they are recorded, after a check against the schema."""
+    accumulator = ChatAccumulator(max_chars)
+    for each in chunks:
+        accumulator.add(each)
+    read_content = parse_response(accumulator.result()).read_content
+    assert read_content is not None
+    messages = limit_messages(read_content().outputs, max_chars)
+    check_messages(messages)
+    return messages
 
 
 def parts(*deltas: dict[str, Any]) -> list[dict[str, Any]]:
-    (message,) = folded([chunk(delta) for delta in deltas])
+    (message,) = messages_of([chunk(delta) for delta in deltas])
     return message["parts"]
 
 
-def test_the_deltas_of_a_choice_add_up_to_its_message() -> None:
+def test_deltas_of_choice_become_message() -> None:
     chunks = [
         chunk({"role": "assistant", "content": None}),
         chunk({"reasoning_content": "H"}),
         chunk({"reasoning_content": "m."}),
         chunk({"content": "He"}),
         chunk({"content": "llo"}),
-        chunk(call(0, id="call_1", function={"name": "weather", "arguments": ""})),
-        chunk(call(0, function={"arguments": '{"city"'})),
-        chunk(call(1, id="call_2", function={"name": "now", "arguments": "{}"})),
-        chunk(call(0, function={"arguments": ': "Paris"}'})),
+        chunk(tool_call_delta(0, id="call_1", function={"name": "weather", "arguments": ""})),
+        chunk(tool_call_delta(0, function={"arguments": '{"city"'})),
+        chunk(tool_call_delta(1, id="call_2", function={"name": "now", "arguments": "{}"})),
+        chunk(tool_call_delta(0, function={"arguments": ': "Paris"}'})),
         chunk({}, finish_reason="tool_calls"),
         {"id": "c", "model": "m", "choices": [], "usage": {}},
     ]
-    assert folded(chunks) == [
+    assert messages_of(chunks) == [
         {
             "role": "assistant",
             "parts": [
@@ -73,14 +74,14 @@ def test_the_deltas_of_a_choice_add_up_to_its_message() -> None:
     ]
 
 
-def test_choices_are_told_apart_and_come_in_their_order() -> None:
+def test_choices_become_messages_in_order_of_index() -> None:
     chunks = [
         chunk({"content": "b"}, 1),
         chunk({"content": "a"}, 0),
         chunk({"content": "B"}, 1),
         chunk({"content": "A"}, 0, finish_reason="length"),
     ]
-    assert folded(chunks) == [
+    assert messages_of(chunks) == [
         {
             "role": "assistant",
             "parts": [{"type": "text", "content": "aA"}],
@@ -90,12 +91,12 @@ def test_choices_are_told_apart_and_come_in_their_order() -> None:
     ]
 
 
-def test_text_completions_add_up_as_well() -> None:
+def test_text_completion_becomes_message() -> None:
     chunks = [
         {"choices": [{"index": 0, "text": " the", "finish_reason": None}]},
         {"choices": [{"index": 0, "text": "re", "finish_reason": "stop"}]},
     ]
-    assert folded(chunks) == [
+    assert messages_of(chunks) == [
         {
             "role": "assistant",
             "parts": [{"type": "text", "content": " there"}],
@@ -104,13 +105,13 @@ def test_text_completions_add_up_as_well() -> None:
     ]
 
 
-def test_a_refusal_comes_in_deltas_too() -> None:
+def test_refusal_deltas_become_marked_text_part() -> None:
     assert parts({"refusal": "N"}, {"refusal": "o."}) == [
         {"type": "text", "content": "No.", "refusal": True}
     ]
 
 
-def test_a_call_without_an_index_begins_with_its_id() -> None:
+def test_tool_call_without_index_starts_at_delta_with_id() -> None:
     deltas = [
         {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": '{"x"'}}]},
         {"tool_calls": [{"index": None, "function": {"arguments": ": 1}"}}]},
@@ -123,17 +124,17 @@ def test_a_call_without_an_index_begins_with_its_id() -> None:
 
 
 @pytest.mark.parametrize("index", ["one", [], {}, 1.5])
-def test_an_index_that_is_none_is_no_index(index: Any) -> None:
-    begun = call(index, id="a", function={"name": "f", "arguments": '{"x"'})
-    assert parts(begun, call(index, function={"arguments": ": 1}"})) == [
+def test_invalid_index_of_tool_call_is_ignored(index: Any) -> None:
+    first_delta = tool_call_delta(index, id="a", function={"name": "f", "arguments": '{"x"'})
+    assert parts(first_delta, tool_call_delta(index, function={"arguments": ": 1}"})) == [
         {"type": "tool_call", "id": "a", "name": "f", "arguments": {"x": 1}}
     ]
 
 
-def test_custom_calls_and_functions_of_old_come_in_deltas_too() -> None:
+def test_custom_and_legacy_function_call_deltas_become_tool_calls() -> None:
     deltas = [
-        call(0, id="a", custom={"name": "sh", "input": "l"}),
-        call(0, custom={"input": "s"}),
+        tool_call_delta(0, id="a", custom={"name": "sh", "input": "l"}),
+        tool_call_delta(0, custom={"input": "s"}),
         {"function_call": {"name": "now", "arguments": "{"}},
         {"function_call": {"arguments": "}"}},
     ]
@@ -143,7 +144,7 @@ def test_custom_calls_and_functions_of_old_come_in_deltas_too() -> None:
     ]
 
 
-def test_sound_is_counted_and_its_transcript_kept() -> None:
+def test_audio_is_counted_and_transcript_is_kept() -> None:
     deltas = [
         {"audio": {"id": "audio-1"}},
         {"audio": {"data": "AAAA" * 300, "transcript": "He"}},
@@ -161,16 +162,16 @@ def test_sound_is_counted_and_its_transcript_kept() -> None:
     ]
 
 
-def test_each_text_is_kept_up_to_the_limit_and_counted_beyond_it() -> None:
+def test_text_and_arguments_beyond_limit_are_counted_and_not_kept() -> None:
     deltas = [
         {"content": "0123456"},
         {"content": "789ABC"},
         {"content": "D"},
-        call(0, id="c", function={"name": "f", "arguments": '"0123456789"'}),
-        # What is left of it is JSON by chance, and not what was sent.
-        call(1, id="d", function={"name": "g", "arguments": "123456789012345"}),
+        tool_call_delta(0, id="c", function={"name": "f", "arguments": '"0123456789"'}),
+        # The truncated text is valid JSON by chance, but must not be parsed.
+        tool_call_delta(1, id="d", function={"name": "g", "arguments": "123456789012345"}),
     ]
-    (message,) = folded([chunk(delta) for delta in deltas], 10)
+    (message,) = messages_of([chunk(delta) for delta in deltas], 10)
     assert message["parts"] == [
         {"type": "text", "content": "012345678…", "truncated": True, "original_chars": 14},
         {
@@ -192,43 +193,41 @@ def test_each_text_is_kept_up_to_the_limit_and_counted_beyond_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("pieces", [["0123456789"], ["01234", "56789"], list("0123456789")])
-def test_a_text_of_just_the_limit_is_whole(pieces: list[str]) -> None:
-    (message,) = folded([chunk({"content": piece}) for piece in pieces], 10)
+@pytest.mark.parametrize("fragments", [["0123456789"], ["01234", "56789"], list("0123456789")])
+def test_text_of_exact_limit_is_not_truncated(fragments: list[str]) -> None:
+    (message,) = messages_of([chunk({"content": fragment}) for fragment in fragments], 10)
     assert message["parts"] == [{"type": "text", "content": "0123456789"}]
 
 
 @given(st.text(max_size=60), st.lists(st.integers(1, 9)), st.integers(1, 70))
-def test_a_text_folds_the_same_however_it_is_split(
-    text: str, sizes: list[int], max_chars: int
-) -> None:
-    pieces, at = [], 0
+def test_text_is_same_for_any_fragments(text: str, sizes: list[int], max_chars: int) -> None:
+    fragments, position = [], 0
     for size in sizes:
-        pieces.append(text[at : at + size])
-        at += size
-    pieces.append(text[at:])
-    split = folded([chunk({"content": piece}) for piece in pieces], max_chars)
-    assert split == folded([chunk({"content": text})], max_chars)
+        fragments.append(text[position : position + size])
+        position += size
+    fragments.append(text[position:])
+    split = messages_of([chunk({"content": fragment}) for fragment in fragments], max_chars)
+    assert split == messages_of([chunk({"content": text})], max_chars)
 
 
-def test_a_stream_of_ever_new_choices_or_calls_is_bounded() -> None:
-    assert len(parts(*(call(index, id="c") for index in range(2000)))) == 256
-    many = folded([chunk({"content": "a"}, index) for index in range(2000)])
-    assert sum(1 for message in many if message["parts"]) == 256
+def test_number_of_choices_and_tool_calls_is_bounded() -> None:
+    assert len(parts(*(tool_call_delta(index, id="c") for index in range(2000)))) == 256
+    messages = messages_of([chunk({"content": "a"}, index) for index in range(2000)])
+    assert sum(1 for message in messages if message["parts"]) == 256
 
 
 @pytest.mark.slow
-def test_a_long_stream_costs_time_in_proportion_and_memory_up_to_the_limit() -> None:
+def test_long_stream_needs_linear_time_and_bounded_memory() -> None:
     def cost(count: int) -> tuple[float, int]:
-        fold = ChatAccumulator(16384)
-        piece = chunk({"content": "four"})
-        began = time.process_time()
+        accumulator = ChatAccumulator(16384)
+        fragment = chunk({"content": "four"})
+        started_s = time.process_time()
         tracemalloc.start()
         for _ in range(count):
-            fold.add(piece)
+            accumulator.add(fragment)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        return time.process_time() - began, peak
+        return time.process_time() - started_s, peak
 
     cost(100)
     short_s, short_bytes = cost(10_000)
@@ -238,28 +237,28 @@ def test_a_long_stream_costs_time_in_proportion_and_memory_up_to_the_limit() -> 
     assert short_bytes < 300_000
 
 
-def test_nothing_of_what_is_said_is_collected_when_content_is_not_wanted(
+def test_accumulator_keeps_no_content_when_capture_is_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[Any] = []
+    created: list[Any] = []
     original = chat_accumulator.GrowingText.__init__
 
-    def counting(self: Any, max_chars: int) -> None:
-        made.append(self)
+    def count_and_init(self: Any, max_chars: int) -> None:
+        created.append(self)
         original(self, max_chars)
 
-    monkeypatch.setattr(chat_accumulator.GrowingText, "__init__", counting)
+    monkeypatch.setattr(chat_accumulator.GrowingText, "__init__", count_and_init)
     for max_chars, expected in ((None, 0), (10, 1)):
-        fold = ChatAccumulator(max_chars)
-        fold.add(chunk({"content": "the secret"}))
-        assert len(made) == expected
-        assert ("the secret" in repr(fold.result())) is (max_chars is not None)
+        accumulator = ChatAccumulator(max_chars)
+        accumulator.add(chunk({"content": "the secret"}))
+        assert len(created) == expected
+        assert ("the secret" in repr(accumulator.result())) is (max_chars is not None)
 
 
-ODD = st.recursive(
+JSON_VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
+    lambda children: st.one_of(
+        st.lists(children, max_size=3),
         st.dictionaries(
             st.sampled_from(
                 [
@@ -268,7 +267,7 @@ ODD = st.recursive(
                     *("name", "arguments", "input", "data", "transcript", "finish_reason"),
                 ]
             ),
-            inner,
+            children,
             max_size=5,
         ),
     ),
@@ -279,10 +278,14 @@ ODD = st.recursive(
 @given(
     st.lists(
         st.fixed_dictionaries(
-            {"choices": st.one_of(ODD, st.lists(st.fixed_dictionaries({"delta": ODD}), max_size=2))}
+            {
+                "choices": st.one_of(
+                    JSON_VALUES, st.lists(st.fixed_dictionaries({"delta": JSON_VALUES}), max_size=2)
+                )
+            }
         ),
         max_size=6,
     )
 )
-def test_any_chunks_give_messages_of_the_schema(chunks: list[dict[str, Any]]) -> None:
-    folded(chunks)
+def test_any_chunks_become_messages_of_schema(chunks: list[dict[str, Any]]) -> None:
+    messages_of(chunks)

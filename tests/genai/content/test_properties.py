@@ -1,4 +1,4 @@
-"""Any JSON at all, where messages are expected: messages of the schema, and never an error."""
+"""Conversion of arbitrary JSON to messages: the result is valid, and no error is raised."""
 
 from __future__ import annotations
 
@@ -64,24 +64,26 @@ KINDS = st.sampled_from(
             "item_reference",
             "data:image/png;base64,AAAA",
             "data:x",
-            "mystery",
+            "unknown type",
         ),
     ]
 )
-ODD = st.recursive(
+JSON_VALUES = st.recursive(
     st.one_of(SCALARS, KINDS),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(FIELDS, inner, max_size=4),
-        # So that readers of a kind get something to read.
-        st.builds(lambda kind, rest: {**rest, "type": kind}, KINDS, st.dictionaries(FIELDS, inner)),
+    lambda children: st.one_of(
+        st.lists(children, max_size=3),
+        st.dictionaries(FIELDS, children, max_size=4),
+        # Objects with a known type, so that the parser of that type runs.
+        st.builds(
+            lambda kind, rest: {**rest, "type": kind}, KINDS, st.dictionaries(FIELDS, children)
+        ),
     ),
     max_leaves=15,
 )
-ITEMS = st.one_of(ODD, st.lists(ODD, max_size=4))
+ITEMS = st.one_of(JSON_VALUES, st.lists(JSON_VALUES, max_size=4))
 BODIES = st.one_of(
     json_values(),
-    ODD,
+    JSON_VALUES,
     st.fixed_dictionaries(
         {}, optional=dict.fromkeys(("messages", "prompt", "input", "tools", "instructions"), ITEMS)
     ),
@@ -90,7 +92,7 @@ LIMITS = st.integers(1, 60)
 
 
 def check_content(content: Content, max_chars: int) -> dict[str, Any]:
-    """Everything that would be recorded of some content: of the schema, as JSON, and by OTLP."""
+    """Check that the recorded content is valid by the schema, as JSON and in OTLP."""
     recorded: dict[str, Any] = {
         "gen_ai.input.messages": limit_messages(content.inputs, max_chars),
         "gen_ai.output.messages": limit_messages(content.outputs, max_chars),
@@ -99,7 +101,7 @@ def check_content(content: Content, max_chars: int) -> dict[str, Any]:
     }
     for name, value in recorded.items():
         if name == "gen_ai.tool.definitions":
-            # Their parameters are a JSON schema only where the application has sent one.
+            # Arbitrary parameters are not a valid JSON schema.
             for tool in value:
                 tool.pop("parameters", None)
         check(name, value)
@@ -110,33 +112,33 @@ def check_content(content: Content, max_chars: int) -> dict[str, Any]:
 
 
 @given(BODIES, LIMITS)
-def test_any_chat_request(body: Any, max_chars: int) -> None:
+def test_any_chat_request_becomes_valid_messages(body: Any, max_chars: int) -> None:
     check_content(parse_chat_request(body), max_chars)
 
 
 @given(BODIES, LIMITS)
-def test_any_completion_request(body: Any, max_chars: int) -> None:
+def test_any_completion_request_becomes_valid_messages(body: Any, max_chars: int) -> None:
     check_content(parse_completion_request(body), max_chars)
 
 
 @given(ITEMS, LIMITS)
-def test_any_choices(choices: Any, max_chars: int) -> None:
+def test_any_choices_become_valid_messages(choices: Any, max_chars: int) -> None:
     check_content(parse_choices(choices), max_chars)
 
 
 @given(BODIES, LIMITS)
-def test_any_responses_request(body: Any, max_chars: int) -> None:
+def test_any_responses_request_becomes_valid_messages(body: Any, max_chars: int) -> None:
     check_content(parse_responses_request(body), max_chars)
 
 
-@given(st.one_of(ODD, st.fixed_dictionaries({"output": ITEMS, "status": SCALARS})), LIMITS)
-def test_any_response(reply: Any, max_chars: int) -> None:
-    check_content(parse_fetched_content(reply), max_chars)
+@given(st.one_of(JSON_VALUES, st.fixed_dictionaries({"output": ITEMS, "status": SCALARS})), LIMITS)
+def test_any_response_becomes_valid_messages(body: Any, max_chars: int) -> None:
+    check_content(parse_fetched_content(body), max_chars)
 
 
 EVENTS = st.lists(
     st.one_of(
-        ODD,
+        JSON_VALUES,
         st.fixed_dictionaries(
             {
                 "type": st.sampled_from(
@@ -150,7 +152,7 @@ EVENTS = st.lists(
                 )
             },
             optional={
-                "item": ODD,
+                "item": JSON_VALUES,
                 "delta": TEXTS,
                 "output_index": SCALARS,
                 "content_index": SCALARS,
@@ -162,11 +164,11 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, LIMITS)
-def test_any_stream_of_events(events: list[Any], max_chars: int) -> None:
-    fold = ResponsesContentAccumulator(max_chars)
+def test_any_events_become_valid_messages(events: list[Any], max_chars: int) -> None:
+    accumulator = ResponsesContentAccumulator(max_chars)
     for event in events:
-        fold.add(event)
-    check_content(fold.content(), max_chars)
+        accumulator.add(event)
+    check_content(accumulator.content(), max_chars)
 
 
 @pytest.mark.skipif(
@@ -174,15 +176,15 @@ def test_any_stream_of_events(events: list[Any], max_chars: int) -> None:
     reason="completion hooks need opentelemetry-util-genai 1.2 or newer",
 )
 @given(BODIES, LIMITS)
-def test_content_comes_back_from_a_hook_as_it_went_there(body: Any, max_chars: int) -> None:
+def test_content_is_unchanged_by_conversion_for_hook(body: Any, max_chars: int) -> None:
     for read in (parse_chat_request, parse_responses_request):
         content = read(body)
-        back = HookMessages(content, types).content()
-        assert check_content(back, max_chars) == check_content(content, max_chars)
+        returned = HookMessages(content, types).content()
+        assert check_content(returned, max_chars) == check_content(content, max_chars)
 
 
 @given(st.lists(st.fixed_dictionaries({"role": TEXTS, "content": TEXTS}), max_size=3))
-def test_reading_changes_nothing_of_what_is_read(messages: list[dict[str, Any]]) -> None:
+def test_conversion_does_not_change_request(messages: list[dict[str, Any]]) -> None:
     body = {"messages": messages, "input": messages}
     before = json.dumps(body)
     limit_messages(parse_chat_request(body).inputs, 3)

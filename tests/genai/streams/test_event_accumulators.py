@@ -1,4 +1,4 @@
-"""Streams of typed events: what they add up to, whatever becomes of them."""
+"""Accumulation of the typed events of responses, images and audio into a response."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ COMPLETED = {
 }
 
 
-def folded(*events: Any, **options: Any) -> Response:
-    fold = ResponsesAccumulator(**options)
+def response_of(*events: Any, **options: Any) -> Response:
+    accumulator = ResponsesAccumulator(**options)
     for event in events:
-        fold.add(event)
-    response = fold.response()
+        accumulator.add(event)
+    response = accumulator.response()
     response.read_content = None
     return response
 
 
-def test_the_last_response_is_what_counts():
-    assert folded(CREATED, COMPLETED) == Response(
+def test_last_response_event_is_used():
+    assert response_of(CREATED, COMPLETED) == Response(
         id="resp_1",
         model="smol.gguf",
         finish_reasons=("stop",),
@@ -39,49 +39,51 @@ def test_the_last_response_is_what_counts():
     )
 
 
-def test_a_stream_that_was_broken_off_has_the_names_of_its_first_event():
-    assert folded(CREATED) == Response(id="resp_1", model="smol.gguf")
-    assert folded() == Response()
+def test_interrupted_stream_has_id_and_model_of_first_event():
+    assert response_of(CREATED) == Response(id="resp_1", model="smol.gguf")
+    assert response_of() == Response()
 
 
-def test_what_is_repeated_while_a_response_is_made_is_not_read_again():
-    again = {"type": "response.in_progress", "response": {"id": "other"}}
-    assert folded(CREATED, again).id == "resp_1"
-    assert folded(again).id == "other"
+def test_id_is_parsed_from_first_event_only():
+    repeated = {"type": "response.in_progress", "response": {"id": "other"}}
+    assert response_of(CREATED, repeated).id == "resp_1"
+    assert response_of(repeated).id == "other"
 
 
-def test_timings_stand_beside_the_response():
+def test_timings_are_parsed_from_created_stream_only():
     timings = {"prompt_n": 5, "prompt_ms": 2.0, "predicted_n": 3, "predicted_ms": 4.0}
-    response = folded({**COMPLETED, "timings": timings})
+    response = response_of({**COMPLETED, "timings": timings})
     assert response.timings is not None
     assert response.timings.prefill_ms == 2.0
-    assert folded({**COMPLETED, "timings": timings}, fetched=True).timings is None
+    assert response_of({**COMPLETED, "timings": timings}, fetched=True).timings is None
 
 
-def test_of_a_fetched_response_the_status_is_told_and_the_tokens_are_not():
-    response = folded(CREATED, COMPLETED, fetched=True)
+def test_fetched_stream_has_status_and_no_usage():
+    response = response_of(CREATED, COMPLETED, fetched=True)
     assert response.status == "completed"
     assert response.usage == Usage()
 
 
 @pytest.mark.parametrize(
-    ("event", "kind"),
+    ("event", "error_type"),
     [
         ({"type": "error", "code": "rate_limit", "message": "SECRET"}, "rate_limit"),
         ({"type": "error", "error": {"code": None, "type": "server_error"}}, "server_error"),
-        ({"type": "error", "error": "SECRET words"}, "_OTHER"),
+        ({"type": "error", "error": "SECRET message"}, "_OTHER"),
         (
             {"type": "response.failed", "response": {**HEAD, "error": {"code": "server_error"}}},
             "server_error",
         ),
     ],
 )
-def test_an_error_that_is_told_is_kept_without_its_words(event, kind):
-    assert folded(CREATED, event).error == ErrorInfo(kind, f"reported by the server: {kind}")
+def test_error_event_is_recorded_without_message(event, error_type):
+    assert response_of(CREATED, event).error == ErrorInfo(
+        error_type, f"reported by the server: {error_type}"
+    )
 
 
 @pytest.mark.parametrize(
-    ("event", "carries"),
+    ("event", "carries_token"),
     [
         ({"type": "response.output_text.delta", "delta": "a"}, True),
         ({"type": "response.output_text.delta", "delta": ""}, False),
@@ -93,19 +95,19 @@ def test_an_error_that_is_told_is_kept_without_its_words(event, kind):
         ({"delta": "a"}, False),
     ],
 )
-def test_a_delta_with_something_in_it_is_a_token(event, carries):
-    assert ResponsesAccumulator().add(event) is carries
+def test_delta_event_with_content_carries_token(event, carries_token):
+    assert ResponsesAccumulator().add(event) is carries_token
 
 
-def test_a_conversation_that_is_summed_up_on_the_way_stays_so():
+def test_compaction_item_marks_response_as_compacted():
     item = {"type": "response.output_item.done", "item": {"type": "compaction"}}
-    assert folded(CREATED, item).compacted is True
-    assert folded(CREATED, item, COMPLETED).compacted is True
-    assert folded(CREATED, {**item, "item": {"type": "message"}}).compacted is None
+    assert response_of(CREATED, item).compacted is True
+    assert response_of(CREATED, item, COMPLETED).compacted is True
+    assert response_of(CREATED, {**item, "item": {"type": "message"}}).compacted is None
 
 
 @pytest.mark.parametrize(
-    ("event", "carries"),
+    ("event", "carries_token"),
     [
         ({"type": "image_generation.partial_image", "b64_json": "aGk="}, True),
         ({"type": "image_edit.completed", "usage": USAGE}, True),
@@ -115,21 +117,21 @@ def test_a_conversation_that_is_summed_up_on_the_way_stays_so():
         ({"usage": USAGE}, False),
     ],
 )
-def test_a_piece_of_an_image_or_of_a_sound_is_what_was_asked_for(event, carries):
-    assert MediaAccumulator().add(event) is carries
+def test_image_and_audio_events_carry_token(event, carries_token):
+    assert MediaAccumulator().add(event) is carries_token
 
 
-def test_media_count_their_tokens_at_the_end():
-    fold = MediaAccumulator()
+def test_media_stream_has_usage_of_final_event():
+    accumulator = MediaAccumulator()
     for event in (
         {"type": "transcript.text.delta", "delta": "a"},
         {"type": "transcript.text.done", "usage": USAGE},
         {"type": "error", "error": {"code": "too_long"}},
     ):
-        fold.add(event)
-    assert fold.model is None
-    assert fold.response().usage == Usage(7, 3)
-    assert fold.response().error == ErrorInfo("too_long", "reported by the server: too_long")
+        accumulator.add(event)
+    assert accumulator.model is None
+    assert accumulator.response().usage == Usage(7, 3)
+    assert accumulator.response().error == ErrorInfo("too_long", "reported by the server: too_long")
 
 
 KINDS = st.sampled_from(
@@ -156,8 +158,8 @@ EVENTS = st.one_of(
 
 
 @given(events=st.lists(EVENTS, max_size=6), fetched=st.booleans())
-def test_any_events_fold_without_error(events, fetched):
-    response = folded(*events, fetched=fetched)
+def test_any_events_are_accepted(events, fetched):
+    response = response_of(*events, fetched=fetched)
     assert response.id is None or isinstance(response.id, str)
     media = MediaAccumulator()
     for event in events:

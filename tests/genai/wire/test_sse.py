@@ -1,4 +1,4 @@
-"""Events out of raw bytes, in whatever pieces they come."""
+"""Incremental decoding of server-sent events and JSON lines from raw bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llamatelemetry.genai import EventReader
 from llamatelemetry.genai.wire.sse import parse_object
 
 
-def read(*pieces: bytes) -> list[object]:
+def read(*chunks: bytes) -> list[object]:
     reader = EventReader()
-    return [event for piece in pieces for event in reader.feed(piece)]
+    return [event for chunk in chunks for event in reader.feed(chunk)]
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def read(*pieces: bytes) -> list[object]:
         (b"", []),
     ],
 )
-def test_a_stream_gives_its_objects(stream: bytes, events: list[object]) -> None:
+def test_reader_returns_objects_of_stream(stream: bytes, events: list[object]) -> None:
     assert read(stream) == events
-    assert read(*(stream[at : at + 1] for at in range(len(stream)))) == events
+    assert read(*(stream[start : start + 1] for start in range(len(stream)))) == events
 
 
 @given(
@@ -52,37 +52,39 @@ def test_a_stream_gives_its_objects(stream: bytes, events: list[object]) -> None
     st.lists(st.integers(0, 400), max_size=8),
     st.booleans(),
 )
-def test_however_it_is_cut(objects, line_end, cuts, is_indented) -> None:
+def test_reader_returns_same_objects_for_any_chunk_boundaries(
+    objects, line_end, boundaries, is_indented
+) -> None:
     stream = b""
-    for each in objects:
-        lines = json.dumps(each, indent=1 if is_indented else None).encode().split(b"\n")
+    for item in objects:
+        lines = json.dumps(item, indent=1 if is_indented else None).encode().split(b"\n")
         stream += b"".join(b"data: " + line + line_end for line in lines) + line_end
         stream += b": ping" + line_end + line_end
-    at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    assert read(*(stream[a:b] for a, b in pairwise(at))) == objects
+    positions = sorted({0, len(stream), *(each for each in boundaries if each < len(stream))})
+    assert read(*(stream[start:end] for start, end in pairwise(positions))) == objects
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
-def test_any_bytes_are_read_without_error(pieces) -> None:
-    read(*pieces)
+def test_reader_accepts_any_bytes(chunks) -> None:
+    read(*chunks)
 
 
 @pytest.mark.parametrize("size", [1000, 65536, 20_000_000])
-def test_a_line_that_is_too_long_is_passed_over_and_not_kept(size: int) -> None:
+def test_reader_skips_too_long_line_and_does_not_buffer_it(size: int) -> None:
     line = b'data: {"image": "' + b"A" * 10_000_000 + b'"}\n\n'
-    pieces = [line[at : at + size] for at in range(0, len(line), size)]
+    chunks = [line[start : start + size] for start in range(0, len(line), size)]
     reader = EventReader()
     started = perf_counter()
-    held = []
-    for piece in pieces:
-        assert reader.feed(piece) == []
-        held.append(sum(map(len, reader._rest)))
-    assert max(held) <= 4 * 1024 * 1024
+    buffered_bytes = []
+    for chunk in chunks:
+        assert reader.feed(chunk) == []
+        buffered_bytes.append(sum(map(len, reader._rest)))
+    assert max(buffered_bytes) <= 4 * 1024 * 1024
     assert reader.feed(b'data: {"a": 1}\n\n') == [{"a": 1}]
     assert perf_counter() - started < 2
 
 
-def test_lines_of_one_event_are_not_kept_without_end() -> None:
+def test_reader_limits_size_of_multi_line_event() -> None:
     reader = EventReader()
     for _ in range(200):
         reader.feed(b"data: {" + b"x" * 100_000 + b"\n")
@@ -91,5 +93,5 @@ def test_lines_of_one_event_are_not_kept_without_end() -> None:
     assert reader.feed(b'data: {"a": 1}\n\n') == [{"a": 1}]
 
 
-def test_nesting_beyond_all_measure_is_no_object() -> None:
+def test_parse_object_returns_none_when_nesting_is_too_deep() -> None:
     assert parse_object(b'{"a":' * 100_000 + b"1" + b"}" * 100_000) is None

@@ -1,4 +1,4 @@
-"""The steps of a generation, and the phases they come to, worked out by hand."""
+"""Timings of a generation, computed from its steps and compared with hand-computed values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ MS = 1_000_000
 
 
 def steps(*ended: tuple[int, int]) -> GenerationSteps:
-    made = GenerationSteps(started_ns=100 * MS)
+    recorded_steps = GenerationSteps(started_ns=100 * MS)
     for at_ms, tokens in ended:
-        made.add(at_ms * MS, tokens)
-    return made
+        recorded_steps.add(at_ms * MS, tokens)
+    return recorded_steps
 
 
-def test_the_first_token_ends_the_prefill_and_the_last_the_decoding():
+def test_first_token_ends_prefill_and_last_token_ends_decode():
     timings = steps((130, 6), (140, 7), (160, 8)).timings(
         "huggingface", input_tokens=5, output_tokens=3, cached_tokens=2
     )
@@ -29,8 +29,8 @@ def test_the_first_token_ends_the_prefill_and_the_last_the_decoding():
     )
 
 
-def test_in_a_batch_a_token_takes_what_one_sequence_waits_for_it():
-    # Four sequences of three tokens each; decoding brought two to each.
+def test_time_per_output_token_of_batch_counts_tokens_of_one_sequence():
+    # Four sequences of three tokens each; decode generated two tokens of each.
     timings = steps((130, 6), (140, 7), (160, 8)).timings(
         "huggingface", input_tokens=20, output_tokens=12
     )
@@ -40,16 +40,16 @@ def test_in_a_batch_a_token_takes_what_one_sequence_waits_for_it():
     assert phases.request_s == 0.06
 
 
-def test_a_step_may_bring_several_tokens():
-    made = steps((130, 6), (140, 9), (150, 11))
-    assert made.tokens_per_second == 250
-    timings = made.timings("huggingface", input_tokens=None, output_tokens=None)
+def test_step_can_add_several_tokens():
+    recorded_steps = steps((130, 6), (140, 9), (150, 11))
+    assert recorded_steps.tokens_per_second == 250
+    timings = recorded_steps.timings("huggingface", input_tokens=None, output_tokens=None)
     assert timings is not None
     assert timings.decoded_tokens == 5
     assert (timings.prompt_tokens, timings.predicted_tokens) == (None, None)
 
 
-def test_without_a_token_nothing_is_known():
+def test_rates_are_unknown_without_enough_tokens():
     assert steps().timings("huggingface", input_tokens=5, output_tokens=0) is None
     assert steps().tokens_per_second is None
     assert steps((130, 6)).tokens_per_second is None

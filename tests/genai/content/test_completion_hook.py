@@ -1,4 +1,4 @@
-"""Finding a completion hook, what it is given, and what becomes of what it does."""
+"""Completion hooks: loading, the content that they receive, and their changes to it."""
 
 from __future__ import annotations
 
@@ -72,27 +72,24 @@ def content() -> Content:
     )
 
 
-class Recording:
+class RecordingHook:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
-    def on_completion(self, **given: Any) -> None:
-        self.calls.append(given)
+    def on_completion(self, **arguments: Any) -> None:
+        self.calls.append(arguments)
 
 
-# --- what it is given ---------------------------------------------------------------------
-
-
-def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape() -> None:
-    hook = Recording()
+def test_hook_receives_untruncated_content_as_util_genai_types() -> None:
+    hook = RecordingHook()
     GuardedCompletionHook(hook, types).run(content(), INVALID_SPAN, None)
-    (given,) = hook.calls
-    assert given["span"] is INVALID_SPAN
-    assert given["log_record"] is None
-    (sent,) = given["inputs"]
-    assert type(sent) is types.InputMessage
-    assert (sent.role, sent.name) == ("user", "ann")
-    assert sent.parts == [
+    (arguments,) = hook.calls
+    assert arguments["span"] is INVALID_SPAN
+    assert arguments["log_record"] is None
+    (message,) = arguments["inputs"]
+    assert type(message) is types.InputMessage
+    assert (message.role, message.name) == ("user", "ann")
+    assert message.parts == [
         types.TextPart("Hi"),
         types.ReasoningPart("Hm."),
         types.ToolCallRequestPart({"a": 1}, "f", "c"),
@@ -106,19 +103,19 @@ def test_a_hook_gets_the_content_whole_as_objects_of_the_official_shape() -> Non
         OtherPart("hologram", {"beam": 1}),
         types.BlobPart("image/png", "image", IMAGE),
     ]
-    assert given["outputs"] == [
+    assert arguments["outputs"] == [
         types.OutputMessage("assistant", [types.TextPart("Hi")], finish_reason="stop")
     ]
-    assert type(given["outputs"][0].parts[0].content) is str
-    assert given["system_instruction"] == [types.TextPart("Be brief.")]
-    assert given["tool_definitions"] == [
+    assert type(arguments["outputs"][0].parts[0].content) is str
+    assert arguments["system_instruction"] == [types.TextPart("Be brief.")]
+    assert arguments["tool_definitions"] == [
         types.FunctionToolDefinition("f", "Does.", {}),
         types.GenericToolDefinition("web_search", "web_search"),
     ]
 
 
-def test_a_hook_without_tools_gets_none_of_them() -> None:
-    hook = Recording()
+def test_hook_receives_none_as_tools_when_request_has_none() -> None:
+    hook = RecordingHook()
     GuardedCompletionHook(hook, types).run(Content(), INVALID_SPAN, None)
     assert hook.calls == [
         {
@@ -132,36 +129,38 @@ def test_a_hook_without_tools_gets_none_of_them() -> None:
     ]
 
 
-def test_what_a_hook_leaves_alone_comes_back_as_it_was() -> None:
-    back = HookMessages(content(), types).content()
+def test_unchanged_content_is_returned_by_hook_messages() -> None:
+    returned = HookMessages(content(), types).content()
     expected = content()
     expected.inputs[0]["parts"][-1] = {**BLOB, "content": IMAGE}
-    assert back == expected
+    assert returned == expected
 
 
-def test_what_a_hook_changes_is_changed() -> None:
+def test_changes_of_hook_are_recorded() -> None:
     class Masking:
-        def on_completion(self, *, inputs: list[Any], outputs: list[Any], **_more: Any) -> None:
+        def on_completion(
+            self, *, inputs: list[Any], outputs: list[Any], **_arguments: Any
+        ) -> None:
             inputs[0].parts[0].content = "***"
             inputs[0].parts[9:] = [types.TextPart("new"), {"type": "text", "content": "plain"}, 7]
             del inputs[0].parts[1:9]
             outputs.clear()
 
     hook: Any = Masking()
-    left = GuardedCompletionHook(hook, types).run(content(), INVALID_SPAN, None)
-    assert left.outputs == []
-    assert left.inputs[0]["parts"] == [
+    changed_content = GuardedCompletionHook(hook, types).run(content(), INVALID_SPAN, None)
+    assert changed_content.outputs == []
+    assert changed_content.inputs[0]["parts"] == [
         {"type": "text", "content": "***"},
         {"type": "text", "content": "new"},
         {"type": "text", "content": "plain"},
     ]
 
 
-def test_a_hook_that_raises_is_logged_once_and_the_content_stays(
+def test_failing_hook_is_logged_once_and_content_is_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
-        def on_completion(self, **_given: Any) -> None:
+        def on_completion(self, **_arguments: Any) -> None:
             raise RuntimeError("out of order")
 
     caplog.set_level(logging.DEBUG, "llamatelemetry")
@@ -176,20 +175,24 @@ def test_a_hook_that_raises_is_logged_once_and_the_content_stays(
     assert second.levelno == logging.DEBUG
 
 
-def test_a_hook_is_interrupted_like_anything_else() -> None:
+def test_keyboard_interrupt_of_hook_is_raised() -> None:
     class Interrupted:
-        def on_completion(self, **_given: Any) -> None:
+        def on_completion(self, **_arguments: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         GuardedCompletionHook(Interrupted(), types).run(content(), INVALID_SPAN, None)
 
 
-@pytest.mark.parametrize("found", [None, ModuleType("old_types")], ids=["absent", "before 1.2"])
+@pytest.mark.parametrize(
+    "installed_types", [None, ModuleType("old_types")], ids=["absent", "before 1.2"]
+)
 def test_missing_message_types_log_one_warning_with_install_command(
-    found: ModuleType | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    installed_types: ModuleType | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.util.genai.types", found)
+    monkeypatch.setitem(sys.modules, "opentelemetry.util.genai.types", installed_types)
     message_types.cache_clear()
     try:
         assert message_types() is None
@@ -200,41 +203,40 @@ def test_missing_message_types_log_one_warning_with_install_command(
     assert "pip install --pre 'opentelemetry-util-genai >= 1.2b0'" in record.getMessage()
 
 
-# --- finding it ---------------------------------------------------------------------------
-
-
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hooks of this module, as if a package had entry points to them."""
+    """Register the hooks of this module as entry points."""
     group = "opentelemetry_genai_completion_hook"
-    points = EntryPoints(
+    entry_points = EntryPoints(
         EntryPoint(name, f"{__name__}:{value}", group)
         for name, value in {
-            "recording": "Recording",
+            "recording": "RecordingHook",
             "broken": "no_such_name",
-            "raising": "make_nothing",
+            "raising": "fail_to_create",
             "no-hook": "Content",
             "no-op": "_NoOpCompletionHook",
         }.items()
     )
-    monkeypatch.setattr(completion_hook, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr(
+        completion_hook, "entry_points", lambda group: entry_points.select(group=group)
+    )
     load_completion_hook.cache_clear()
     yield
     load_completion_hook.cache_clear()
 
 
-def make_nothing() -> None:
+def fail_to_create() -> None:
     raise OSError("no bucket")
 
 
-class _NoOpCompletionHook(Recording):
-    """What util-genai's `upload` hands out when it cannot work."""
+class _NoOpCompletionHook(RecordingHook):
+    """The class that the `upload` hook of util-genai returns when its configuration is invalid."""
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_hook_is_made_once_for_the_process(caplog: pytest.LogCaptureFixture) -> None:
+def test_load_completion_hook_creates_hook_once(caplog: pytest.LogCaptureFixture) -> None:
     hook = load_completion_hook("recording")
-    assert isinstance(hook, Recording)
+    assert isinstance(hook, RecordingHook)
     assert isinstance(hook, CompletionHook)
     assert load_completion_hook("recording") is hook
     assert not caplog.records
@@ -242,7 +244,7 @@ def test_a_hook_is_made_once_for_the_process(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "expected_texts"),
     [
         ("unknown", ["unknown", "broken, no-hook, no-op, raising, recording"]),
         ("broken", ["broken"]),
@@ -250,23 +252,23 @@ def test_a_hook_is_made_once_for_the_process(caplog: pytest.LogCaptureFixture) -
         ("no-hook", ["on_completion"]),
     ],
 )
-def test_a_hook_that_cannot_be_had_is_one_warning(
-    name: str, words: list[str], caplog: pytest.LogCaptureFixture
+def test_load_completion_hook_logs_one_warning_when_hook_cannot_be_loaded(
+    name: str, expected_texts: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert load_completion_hook(name) is None
     assert load_completion_hook(name) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for word in words:
-        assert word in record.getMessage()
+    for expected_text in expected_texts:
+        assert expected_text in record.getMessage()
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_hook_that_does_nothing_is_none() -> None:
+def test_load_completion_hook_returns_none_for_no_op_hook() -> None:
     assert load_completion_hook("no-op") is None
 
 
-def test_the_official_upload_hook_writes_what_it_is_given(
+def test_upload_hook_of_util_genai_writes_content(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_UPLOAD_BASE_PATH", str(tmp_path))
@@ -293,26 +295,23 @@ def test_the_official_upload_hook_writes_what_it_is_given(
     }
 
 
-# --- variables ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "expected"), [(None, None), ("", None), ("true", True), (" FALSE ", False)]
 )
-def test_the_variable_for_events_is_read(text: str | None, expected: bool | None) -> None:
+def test_emit_event_variable_is_parsed(text: str | None, expected: bool | None) -> None:
     environ = {} if text is None else {"OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT": text}
     assert read_genai_variables(environ).emit_event is expected
 
 
-def test_a_bad_value_counts_as_not_given_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_emit_event_value_is_ignored_with_warning(caplog: pytest.LogCaptureFixture) -> None:
     environ = {"OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT": "maybe"}
     assert read_genai_variables(environ).emit_event is None
     (record,) = caplog.records
-    for word in ("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "maybe", "true or false"):
-        assert word in record.getMessage()
+    for expected_text in ("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "maybe", "true or false"):
+        assert expected_text in record.getMessage()
 
 
-def test_the_variable_for_the_hook_is_read() -> None:
+def test_completion_hook_variable_is_parsed() -> None:
     name = "OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK"
     assert read_genai_variables({}).completion_hook is None
     assert read_genai_variables({name: " "}).completion_hook is None

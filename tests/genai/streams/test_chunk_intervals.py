@@ -1,4 +1,4 @@
-"""Each interval between two chunks is one measurement, handed over in small batches."""
+"""Recording of the intervals between chunks, one measurement each, in small batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECOND_NS = 1_000_000_000
 
 
 class Recorded:
-    """Keeps the batches of one stream."""
+    """The recorded batches of one stream."""
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []

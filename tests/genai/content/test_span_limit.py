@@ -1,4 +1,4 @@
-"""All the content of a call together: what fits on a span, and how it says what does not."""
+"""Limit of the whole content of a call on one span."""
 
 from __future__ import annotations
 
@@ -24,67 +24,67 @@ IN, OUT = "gen_ai.input.messages", "gen_ai.output.messages"
 TOOLS, INSTRUCTIONS = "gen_ai.tool.definitions", "gen_ai.system_instructions"
 
 
-def said(text: str, role: str = "user") -> dict[str, Any]:
+def text_message(text: str, role: str = "user") -> dict[str, Any]:
     return {"role": role, "parts": [{"type": "text", "content": text}]}
 
 
-def length(found: dict[str, list[Any]]) -> int:
-    return sum(len(compact_json(items)) for items in found.values())
+def length(content: dict[str, list[Any]]) -> int:
+    return sum(len(compact_json(items)) for items in content.values())
 
 
-def test_what_fits_stays_as_it_is():
-    found = {IN: [said("Hi")] * 20, OUT: [said("Ho", "assistant")]}
-    assert fit_on_span(found, 16384, None) == found
-    assert fit_on_span(found, 16384, 10_000) == found
+def test_content_within_limit_is_unchanged():
+    content = {IN: [text_message("Hi")] * 20, OUT: [text_message("Ho", "assistant")]}
+    assert fit_on_span(content, 16384, None) == content
+    assert fit_on_span(content, 16384, 10_000) == content
 
 
-def test_a_long_conversation_keeps_its_end_and_says_what_it_lost():
-    messages = [said(f"{n} " + "x" * 16_000) for n in range(200)]
-    found = fit_on_span({IN: messages, OUT: [said("answer", "assistant")]}, 16384, None)
-    assert 0.9 * SPAN_MAX_CHARS < length(found) <= SPAN_MAX_CHARS + 16384
-    assert found[OUT] == [said("answer", "assistant")]
-    assert found[IN][-60:] == messages[-60:]
-    assert found[IN][0] == {
+def test_long_conversation_keeps_latest_messages_and_marks_emptied_ones():
+    messages = [text_message(f"{n} " + "x" * 16_000) for n in range(200)]
+    fitted = fit_on_span({IN: messages, OUT: [text_message("answer", "assistant")]}, 16384, None)
+    assert 0.9 * SPAN_MAX_CHARS < length(fitted) <= SPAN_MAX_CHARS + 16384
+    assert fitted[OUT] == [text_message("answer", "assistant")]
+    assert fitted[IN][-60:] == messages[-60:]
+    assert fitted[IN][0] == {
         "role": "user",
         "parts": [],
         "truncated": True,
         "original_chars": len(compact_json(messages[0])),
     }
-    assert len(found[IN]) == 200
-    (cut,) = [m for m in found[IN] if m["parts"] and "truncated" in m["parts"][0]]
-    assert cut["parts"][0]["original_chars"] == len(
-        messages[found[IN].index(cut)]["parts"][0]["content"]
+    assert len(fitted[IN]) == 200
+    (shortened,) = [m for m in fitted[IN] if m["parts"] and "truncated" in m["parts"][0]]
+    assert shortened["parts"][0]["original_chars"] == len(
+        messages[fitted[IN].index(shortened)]["parts"][0]["content"]
     )
-    check(IN, found[IN])
+    check(IN, fitted[IN])
 
 
-def test_more_messages_than_anybody_reads_are_counted():
-    found = fit_on_span({IN: [said("x" * 300)] * 10_000}, 16384, None)
-    assert len(found[IN]) < 10_000
-    assert found[IN][0]["dropped_items"] == 10_000 - len(found[IN])
-    assert found[IN][-1] == said("x" * 300)
-    check(IN, found[IN])
+def test_dropped_messages_are_counted():
+    fitted = fit_on_span({IN: [text_message("x" * 300)] * 10_000}, 16384, None)
+    assert len(fitted[IN]) < 10_000
+    assert fitted[IN][0]["dropped_items"] == 10_000 - len(fitted[IN])
+    assert fitted[IN][-1] == text_message("x" * 300)
+    check(IN, fitted[IN])
 
 
-def test_tools_and_instructions_say_that_they_were_cut():
+def test_truncated_tools_and_instructions_have_original_length():
     tools = [
         {"type": "function", "name": f"f{n}", "parameters": {"a": "x" * 900}} for n in range(9)
     ]
     instructions = [{"type": "text", "content": "x" * 5000}]
-    found = fit_on_span({INSTRUCTIONS: instructions, TOOLS: tools}, 16384, 1000)
-    for name, items in found.items():
+    fitted = fit_on_span({INSTRUCTIONS: instructions, TOOLS: tools}, 16384, 1000)
+    for name, items in fitted.items():
         assert len(compact_json(items)) <= 1000
         check(name, items)
-    assert {tool["name"] for tool in found[TOOLS]} == {f"f{n}" for n in range(9)}
-    assert found[INSTRUCTIONS][0]["original_chars"] == 5000
+    assert {tool["name"] for tool in fitted[TOOLS]} == {f"f{n}" for n in range(9)}
+    assert fitted[INSTRUCTIONS][0]["original_chars"] == 5000
 
 
-def test_a_part_that_was_cut_before_is_as_long_as_it_was_at_first():
+def test_part_truncated_before_keeps_original_length():
     part = {"type": "text", "content": "x" * 999 + "…", "truncated": True, "original_chars": 70_000}
-    found = fit_on_span({IN: [{"role": "user", "parts": [part]}]}, 1000, 400)
-    (left,) = found[IN][0]["parts"]
-    assert left["original_chars"] == 70_000
-    assert len(left["content"]) < 400
+    fitted = fit_on_span({IN: [{"role": "user", "parts": [part]}]}, 1000, 400)
+    (shortened,) = fitted[IN][0]["parts"]
+    assert shortened["original_chars"] == 70_000
+    assert len(shortened["content"]) < 400
 
 
 _MESSAGES = st.lists(
@@ -102,14 +102,14 @@ _MESSAGES = st.lists(
 
 
 @given(_MESSAGES, st.integers(2, 3000))
-def test_no_attribute_is_longer_than_the_sdk_lets_it_be(messages, max_chars):
-    found = fit_on_span({IN: messages}, 300, max_chars)
-    assert len(compact_json(found[IN])) <= max(max_chars, 2)
-    check(IN, found[IN])
+def test_attribute_length_is_within_sdk_limit(messages, max_chars):
+    fitted = fit_on_span({IN: messages}, 300, max_chars)
+    assert len(compact_json(fitted[IN])) <= max(max_chars, 2)
+    check(IN, fitted[IN])
 
 
 @pytest.mark.parametrize("max_chars", [64, 200, 1000])
-def test_json_on_a_span_stays_json_under_the_limit_of_the_sdk(max_chars):
+def test_recorded_content_is_valid_json_under_sdk_limit(max_chars):
     exporter = InMemorySpanExporter()
     provider = TracerProvider(
         span_limits=SpanLimits(max_span_attribute_length=max_chars), shutdown_on_exit=False
@@ -130,5 +130,5 @@ def test_json_on_a_span_stays_json_under_the_limit_of_the_sdk(max_chars):
     check(IN, json.loads(text))
 
 
-def test_a_span_without_limits_has_none():
+def test_value_max_chars_is_none_for_span_without_limits():
     assert value_max_chars(INVALID_SPAN) is None

@@ -1,4 +1,4 @@
-"""Calls that cannot end where they are: what is handed over, when it ends, and in which process."""
+"""Abandoned calls: a thread ends them, because garbage collection may run under any lock."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from llamatelemetry.genai import (
 from llamatelemetry.genai.streams.abandoned_calls import AbandonedCallFinalizer
 from tests.genai.conftest import chat
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
-class Item:
-    """Something to end: it runs `action` and stores the time."""
+class FakeCall:
+    """A call that can be finalized: it runs `action` and stores the name of the thread."""
 
     def __init__(self, action: Callable[[], Any] = lambda: None) -> None:
         self.action = action
@@ -64,10 +64,10 @@ def test_finalizer_starts_one_daemon_thread_on_first_use():
     assert finalizer_threads() == []
     finalizer = AbandonedCallFinalizer()
     assert finalizer_threads() == []
-    together = threading.Barrier(10)
+    barrier = threading.Barrier(10)
 
     def start() -> None:
-        together.wait(5)
+        barrier.wait(5)
         finalizer.start()
 
     starters = [threading.Thread(target=start) for _ in range(10)]
@@ -82,13 +82,13 @@ def test_finalizer_starts_one_daemon_thread_on_first_use():
 
 def test_finalizer_ends_calls_in_order_in_its_thread(finalizer):
     order: list[int] = []
-    items = [Item(lambda number=number: order.append(number)) for number in range(100)]
+    calls = [FakeCall(lambda number=number: order.append(number)) for number in range(100)]
     finalizer.start()
-    for item in items:
-        finalizer.put(item)
+    for call in calls:
+        finalizer.put(call)
     assert finalizer.flush(5)
     assert order == list(range(100))
-    assert {name for item in items for name in item.ended} == {"llamatelemetry-finalizer"}
+    assert {name for call in calls for name in call.ended} == {"llamatelemetry-finalizer"}
 
 
 def test_flush_starts_no_thread_when_queue_is_empty(finalizer):
@@ -98,22 +98,22 @@ def test_flush_starts_no_thread_when_queue_is_empty(finalizer):
 
 
 def test_flush_ends_calls_queued_before_thread_started(finalizer):
-    item = Item()
-    finalizer.put(item)
-    assert item.ended == []
+    call = FakeCall()
+    finalizer.put(call)
+    assert call.ended == []
     assert finalizer.flush(5)
-    assert len(item.ended) == 1
+    assert len(call.ended) == 1
 
 
 def test_flush_returns_false_after_timeout(finalizer):
-    go = threading.Event()
-    last = Item()
-    finalizer.put(Item(lambda: go.wait(10)))
+    may_end = threading.Event()
+    last = FakeCall()
+    finalizer.put(FakeCall(lambda: may_end.wait(10)))
     finalizer.put(last)
-    began = time.monotonic()
+    started_s = time.monotonic()
     assert finalizer.flush(0.05) is False
-    assert time.monotonic() - began < 5
-    go.set()
+    assert time.monotonic() - started_s < 5
+    may_end.set()
     assert finalizer.flush(5)
     assert len(last.ended) == 1
 
@@ -122,11 +122,11 @@ def test_failing_call_is_logged_and_next_call_ends(finalizer, caplog):
     internal_errors.set_strict(False)
 
     def fail() -> None:
-        raise ValueError("odd")
+        raise ValueError("broken")
 
-    last = Item()
+    last = FakeCall()
     finalizer.start()
-    finalizer.put(Item(fail))
+    finalizer.put(FakeCall(fail))
     finalizer.put(last)
     assert finalizer.flush(5)
     assert len(last.ended) == 1
@@ -139,10 +139,10 @@ def test_dead_thread_is_replaced(finalizer):
         raise KeyboardInterrupt
 
     finalizer.start()
-    finalizer.put(Item(die))
+    finalizer.put(FakeCall(die))
     for thread in finalizer_threads():
         thread.join(0.5)
-    last = Item()
+    last = FakeCall()
     finalizer.put(last)
     assert finalizer.flush(5)
     assert len(last.ended) == 1
@@ -150,61 +150,61 @@ def test_dead_thread_is_replaced(finalizer):
 
 def test_finalizer_keeps_no_reference_to_ended_call(finalizer):
     finalizer.start()
-    item = Item()
-    gone = weakref.ref(item)
-    finalizer.put(item)
+    call = FakeCall()
+    reference = weakref.ref(call)
+    finalizer.put(call)
     assert finalizer.flush(5)
-    del item
-    assert gone() is None
+    del call
+    assert reference() is None
 
 
 def test_stop_ends_queued_calls_and_start_works_again(finalizer):
     for _ in range(3):
-        items = [Item() for _ in range(20)]
+        calls = [FakeCall() for _ in range(20)]
         finalizer.start()
-        for item in items:
-            finalizer.put(item)
+        for call in calls:
+            finalizer.put(call)
         assert finalizer.stop(5)
-        assert all(item.ended for item in items)
-    assert finalizer.stop(5)  # what does not run is stopped
+        assert all(call.ended for call in calls)
+    assert finalizer.stop(5)  # Stopping a stopped finalizer succeeds.
 
 
 def test_stop_returns_false_after_timeout(finalizer):
-    go = threading.Event()
+    may_end = threading.Event()
     finalizer.start()
-    finalizer.put(Item(lambda: go.wait(10)))
+    finalizer.put(FakeCall(lambda: may_end.wait(10)))
     assert finalizer.stop(0.05) is False
-    go.set()
+    may_end.set()
     assert finalizer.flush(5)
 
 
 def test_stop_and_start_from_many_threads_lose_no_call(finalizer):
-    items = [Item() for _ in range(400)]
+    calls = [FakeCall() for _ in range(400)]
 
-    def work(mine: list[Item]) -> None:
-        for item in mine:
+    def work(own_items: list[FakeCall]) -> None:
+        for call in own_items:
             finalizer.start()
-            finalizer.put(item)
+            finalizer.put(call)
             assert finalizer.stop(5)
 
-    workers = [threading.Thread(target=work, args=(items[n::8],)) for n in range(8)]
+    workers = [threading.Thread(target=work, args=(calls[n::8],)) for n in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(30)
     assert finalizer.flush(5)
-    assert all(len(item.ended) == 1 for item in items)
+    assert all(len(call.ended) == 1 for call in calls)
 
 
 def test_call_abandoned_before_response_ends_at_that_time(start, recorder):
     call = start()
     time.sleep(0.01)
     call.abandon(call)
-    dropped_ns = time.time_ns()
+    abandoned_ns = time.time_ns()
     time.sleep(0.05)
     span = recorder.call()
     assert span.attributes["error.type"] == "GeneratorExit"
-    assert span.start_time + 10_000_000 <= span.end_time <= dropped_ns
+    assert span.start_time + 10_000_000 <= span.end_time <= abandoned_ns
 
 
 def test_ended_call_is_not_queued(start, recorder):
@@ -214,34 +214,34 @@ def test_ended_call_is_not_queued(start, recorder):
     assert recorder.call().attributes["gen_ai.response.id"] == "r"
 
 
-class Holder:
-    """A stream in a reference cycle, as every stream of the openai client is."""
+class CyclicHolder:
+    """A stream in a reference cycle, like every stream of the openai client."""
 
-    def __init__(self, tap: StreamWrapper) -> None:
-        self.tap = tap
-        self.myself = self
+    def __init__(self, wrapper: StreamWrapper) -> None:
+        self.wrapper = wrapper
+        self.cycle = self
 
 
 def abandoned_stream(instrumenter: Instrumenter, model: str = "smol") -> None:
     call = instrumenter.start(chat(stream=True, model=model))
     assert call is not None
     chunks = ({"id": "c", "choices": [{"delta": {"content": "a"}}]} for _ in range(5))
-    tap = StreamWrapper(chunks, StreamObserver(call))
-    next(tap)
-    next(tap)
-    Holder(tap)
+    wrapper = StreamWrapper(chunks, StreamObserver(call))
+    next(wrapper)
+    next(wrapper)
+    CyclicHolder(wrapper)
 
 
 def test_garbage_collection_during_metric_collection_does_not_hang(instrumenter, recorder):
-    collected = []
+    collected_objects = []
 
     def collect_garbage(_options: CallbackOptions) -> Iterator[Observation]:
-        collected.append(gc.collect())
+        collected_objects.append(gc.collect())
         yield Observation(1)
 
     meter = recorder.meter_provider.get_meter("app")
     meter.create_observable_gauge("app.gauge", [collect_garbage])
-    gc.disable()  # nothing but the callback finds the cycle
+    gc.disable()  # Only the callback collects the cycle.
     try:
         for _ in range(3):
             abandoned_stream(instrumenter)
@@ -251,7 +251,7 @@ def test_garbage_collection_during_metric_collection_does_not_hang(instrumenter,
         assert not collection.is_alive(), "deadlock"
     finally:
         gc.enable()
-    assert collected
+    assert collected_objects
     assert flush_pending(5)
     assert len(recorder.calls()) == 3
     (duration,) = recorder.points("gen_ai.client.operation.duration")
@@ -259,7 +259,7 @@ def test_garbage_collection_during_metric_collection_does_not_hang(instrumenter,
 
 
 class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
-    """Collects garbage where the SDK holds the lock that a new series needs."""
+    """A reservoir that collects garbage while the SDK holds the lock that a new series needs."""
 
     def collect(self, point_attributes: Any) -> Any:
         gc.collect()
@@ -273,10 +273,10 @@ def test_garbage_collection_under_sdk_locks_does_not_hang(make_instrumenter):
     )
     provider = MeterProvider([reader], views=[view], shutdown_on_exit=False)
     instrumenter = make_instrumenter(meter_provider=provider)
-    instrumenter.start(chat()).finish(Response())  # so that there is something to collect
+    instrumenter.start(chat()).finish(Response())  # The reader needs a series to collect.
     gc.disable()
     try:
-        abandoned_stream(instrumenter, model="one that has no series yet")
+        abandoned_stream(instrumenter, model="model without a series")
         collection = threading.Thread(target=reader.get_metrics_data, daemon=True)
         collection.start()
         collection.join(20)
@@ -313,7 +313,7 @@ def test_garbage_collection_during_span_export_does_not_hang(instrumenter, recor
     assert len(recorder.calls()) == 1
 
 
-# In a process of its own: forking one with threads, as pytest's is, warns.
+# Runs in a separate process, because forking a process with threads, such as pytest, warns.
 PROGRAM = textwrap.dedent("""
     import gc, json, os, threading, time
     from llamatelemetry.genai import (
@@ -329,20 +329,20 @@ PROGRAM = textwrap.dedent("""
     def stream(name):
         call = instrumenter.start(chat(stream=True, model=name))
         chunks = ({"id": name, "choices": []} for _ in range(5))
-        tap = StreamWrapper(chunks, StreamObserver(call))
-        next(tap)
-        return tap
+        wrapper = StreamWrapper(chunks, StreamObserver(call))
+        next(wrapper)
+        return wrapper
 
-    class Blocking:
+    class BlockingCall:
         def finalize(self):
-            go.wait(20)
+            may_end.wait(20)
 
-    go = threading.Event()
+    may_end = threading.Event()
     queued, open_in_both, finished_in_both = stream("queued"), stream("open"), stream("read")
-    finalizer.put(Blocking())
-    del queued  # handed over, and still waiting when the process forks
+    finalizer.put(BlockingCall())
+    del queued  # Queued, and still waiting when the process forks.
     stopping = threading.Thread(target=stop_finalizer, args=(20,))
-    stopping.start()  # waits for the blocked item, and holds the finalizer's lock
+    stopping.start()  # Waits for the blocked call, and holds the finalizer's lock.
     while not finalizer._lock.locked():
         time.sleep(0.01)
 
@@ -359,14 +359,14 @@ PROGRAM = textwrap.dedent("""
             stopped = stop_finalizer(10)
         except BaseException as error:
             flushed = stopped = repr(error)
-        told = [flushed, stopped, [span.name for span in recorder.spans()]]
-        os.write(writing, json.dumps(told).encode())
+        results = [flushed, stopped, [span.name for span in recorder.spans()]]
+        os.write(writing, json.dumps(results).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         in_child = json.load(pipe)
     os.waitpid(child, 0)
-    go.set()
+    may_end.set()
     stopping.join()
     del open_in_both
     list(finished_in_both)
@@ -375,7 +375,7 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
 def test_forked_child_ends_own_calls_and_not_those_of_parent():
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
@@ -386,8 +386,8 @@ def test_forked_child_ends_own_calls_and_not_those_of_parent():
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    told = json.loads(done.stdout)
-    assert told["child"] == [True, True, ["chat child"]]
-    flushed, stopped, names = told["parent"]
+    results = json.loads(done.stdout)
+    assert results["child"] == [True, True, ["chat child"]]
+    flushed, stopped, names = results["parent"]
     assert (flushed, stopped) == (True, True)
     assert sorted(names) == ["chat open", "chat queued", "chat read"]
