@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +90,10 @@ def test_import_check_finds_private_names(module, name, is_wrong):
 
 
 def _imports() -> Iterator[tuple[str, int, str]]:
-    """Yield the importing module, the line and the imported name, imports in functions included."""
+    """Yield the importing module, the line and the imported name.
+
+    Imports in functions count, and so do imports of `tests` in programs that are strings.
+    """
     for path in sorted(TESTS.rglob("*.py")):
         module = ".".join(("tests", *path.relative_to(TESTS).with_suffix("").parts))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -99,6 +103,9 @@ def _imports() -> Iterator[tuple[str, int, str]]:
                 yield from (
                     (module, node.lineno, f"{node.module}.{alias.name}") for alias in node.names
                 )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found = re.finditer(r"(?m)^ *from (tests[.\w]+) import (\w+)", node.value)
+                yield from ((module, node.lineno, ".".join(each.groups())) for each in found)
 
 
 def _is_of_another_test_file(module: str, name: str) -> bool:

@@ -1,10 +1,10 @@
-"""The calls of the contract that need no GPU, as a program that uses only what is installed.
+"""A program that makes each public call that needs no GPU, with the installed packages only.
 
     python contract_calls.py SERVER-URL FOLDER [URL-OF-A-SERVER-TO-BENCHMARK]
 
-It prints one JSON object: for each call its outcome, which is `ok`, or the type and message of
-the exception; for each command its exit status and what it wrote. The names in the variable
-MISSING cannot be imported. `scripts/check_wheels.py` runs it where only wheels are installed.
+It prints one JSON object: for each call `ok`, or the type and message of the exception; for each
+command its exit status and output. Modules in the variable MISSING cannot be imported.
+`scripts/check_wheels.py` runs the program where only wheels are installed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HELLO = [{"role": "user", "content": "Say hello."}]
 
 
 class Hiding:
-    """A finder that does not find what is said to be missing."""
+    """A finder that rejects the missing modules."""
 
     def __init__(self, finder: Any) -> None:
         self._finder = finder
@@ -49,7 +49,7 @@ class Hiding:
 
 
 class Parrot:
-    """An engine of one's own."""
+    """An engine that an application defines."""
 
     model_name = "parrot"
 
@@ -115,7 +115,7 @@ def wrap() -> None:
     try:
         from openai import OpenAI
     except ImportError:
-        with contextlib.suppress(TypeError):  # it is no client
+        with contextlib.suppress(TypeError):  # not an OpenAI client
             wrap_openai_client(Parrot())
         return
     with OpenAI(base_url=f"{URL}/v1", api_key="none") as client:
@@ -129,15 +129,15 @@ def start_server() -> None:
 
     with contextlib.suppress(ValueError):
         ServerConfig("nowhere.gguf")
-        raise AssertionError("a missing file, and no error")
+        raise AssertionError("no error for a missing file")
     Path("empty.gguf").write_bytes(b"GGUF")
     try:
         ServerManager(ServerConfig("empty.gguf", port=0, startup_timeout_s=20)).start()
     except ServerNotFoundError:
         raise
     except ServerManagerError:
-        return  # it is no model
-    raise AssertionError("an empty model, and no error")
+        return  # the file is not a model
+    raise AssertionError("no error for an empty model")
 
 
 def bench() -> Any:
@@ -231,7 +231,7 @@ def draw() -> None:
 
 
 def kept_graph() -> Any:
-    if MISSING:  # it may be what keeps one
+    if MISSING:  # the package that records the graph may be missing
         from llamatelemetry.otel.trace_graph.graph import TraceGraph
 
         return TraceGraph()
@@ -262,7 +262,7 @@ def look_for_gpus() -> None:
             llamatelemetry.require_cuda()
         except RuntimeError:
             return
-        raise AssertionError("no GPU, and no error")
+        raise AssertionError("no error without a GPU")
 
 
 def instrument_transformers() -> None:
@@ -270,7 +270,7 @@ def instrument_transformers() -> None:
 
     instrumentor = TransformersInstrumentor()
     instrumentor.instrument()
-    if instrumentor.is_instrumented_by_opentelemetry:  # not where transformers is not installed
+    if instrumentor.is_instrumented_by_opentelemetry:  # false if transformers is not installed
         instrumentor.uninstrument()
 
 
@@ -295,7 +295,7 @@ def finish() -> None:
     llamatelemetry.shutdown(2)
 
 
-# What loads torch takes seconds: only where it is asked for.
+# These load torch, which takes seconds, so they run only on request.
 HEAVY = {"TransformersBackend": transformers_backend, "NCCLGroup": nccl_group}
 CALLS: dict[str, Callable[[], Any]] = {
     **{f"names of {package}": names_of(package) for package in PACKAGES},
@@ -349,7 +349,7 @@ def outcome_of(call: Callable[[], Any]) -> str:
 
 
 def command(arguments: list[str]) -> dict[str, Any]:
-    """Run a command line in this process, as its console script does."""
+    """Run a command line in this process, as the console script does."""
     known = {"URL": URL, "BENCH_URL": BENCH_URL, "PORT": str(free_port())}
     sys.argv = ["llamatelemetry", *(known.get(each, each) for each in arguments)]
     out, err = io.StringIO(), io.StringIO()
@@ -377,18 +377,18 @@ def free_port() -> int:
 
 def main() -> None:
     os.chdir(sys.argv[2])
-    # The scripted server of the tests takes its orders from the prompt.
+    # The prompt tells the timed server of the tests how to respond.
     prompt = json.dumps({"first_s": 0.0, "gaps_s": [0.0]})
     Path("prompts.jsonl").write_text(json.dumps({"prompt": prompt}), encoding="utf-8")
     calls = CALLS | (HEAVY if os.environ.get("HEAVY") else {})
     found = {name: outcome_of(call) for name, call in calls.items()}
-    # With all that it needs it would run; that is a test of its own.
+    # With all packages installed it would run, which another test covers.
     demo = {"demo": ["demo"]} if {"openai", "xllamacpp"} & {*MISSING} else {}
     commands = {}
     for name, given in (COMMANDS | demo).items():
         if name != "bench --compare" or Path("bench.json").exists():
             commands[name] = command(given)
-    print(json.dumps({"calls": found, "commands": commands}))  # noqa: T201 - the answer
+    print(json.dumps({"calls": found, "commands": commands}))  # noqa: T201 - the output
 
 
 if __name__ == "__main__":

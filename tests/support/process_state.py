@@ -10,12 +10,12 @@ from llamatelemetry.distro import _instrumentors
 
 
 def forget_logged_options() -> None:
-    """Let each warning about an option be logged again."""
+    """Clear the record of logged warnings about options, so that each is logged again."""
     _sources._logged.clear()
 
 
 def forget_entry_points() -> None:
-    """Let the entry points of installed distributions be read again."""
+    """Clear the caches of entry points, so that installed distributions are read again."""
     _instrumentors._all_entry_points.cache_clear()
     # OpenTelemetry's own loader has a cache, too, under a private name.
     with contextlib.suppress(ImportError, AttributeError):
