@@ -30,8 +30,8 @@ from llamatelemetry.bench import (
     BenchmarkRunner,
     synthetic_prompts,
 )
-from llamatelemetry.llama import LlamaCppClient
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
+from llamatelemetry.llama.embedded import find_demo_model
 
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2"
@@ -80,11 +80,11 @@ def run_aiperf(program: str, url: str, prompts: Sequence[str], *options: str) ->
 
 def compare_on_real_server(program: str, rounds: int, concurrency: int, max_tokens: int) -> None:
     """Print the medians of both, measured alternately on a real server."""
-    options = EmbeddedOptions(
-        model_path=find_demo_model(), alias=MODEL, parallel=2, metrics=True, slots=True
+    config = ServerConfig(
+        find_demo_model(), alias=MODEL, port=0, n_ctx=2048, n_parallel=2, threads=1
     )
     found: dict[str, dict[str, list[float]]] = {name: {"own": [], "aiperf": []} for name in METRICS}
-    with EmbeddedServer(options) as server, LlamaCppClient(server.url) as client:
+    with ServerManager(config, binary="embedded") as server, LlamaCppClient(server.url) as client:
         for turn in range(rounds):
             own_prompts = synthetic_prompts(client, 10, 64, seed=2 * turn)
             runner = BenchmarkRunner(

@@ -33,7 +33,8 @@ from _wheel_environment import (
     run,
 )
 
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+from llamatelemetry.llama import ServerConfig, ServerManager
+from llamatelemetry.llama.embedded import find_demo_model
 
 INSTRUMENTORS = {
     "llamatelemetry_openai": "llamatelemetry_instrumentation_openai:OpenAIInstrumentor",
@@ -175,8 +176,8 @@ def check_base_install(environment: Environment) -> None:
     print(f"  size of the base install: {found_mb}")
     if sum(sizes.values()) > MAX_BASE_MB:
         raise CheckError(f"the base install must have at most {MAX_BASE_MB} MB, got {found_mb}")
-    options = EmbeddedOptions(model_path=find_demo_model(), parallel=2, slots=True)
-    with EmbeddedServer(options) as server:
+    config = ServerConfig(find_demo_model(), port=0, n_ctx=2048, n_parallel=2, threads=1)
+    with ServerManager(config, binary="embedded") as server:
         found = environment.contract_calls(server.url)
     outcomes = {
         **found["calls"],

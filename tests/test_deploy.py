@@ -1,8 +1,7 @@
-"""deploy/: what the images are built from, run without a container, and what the files say.
+"""`deploy/`: the contents of its files, and the operator's init container without Docker.
 
-No Docker is needed: the folder that the operator's init container copies is made by the script
-that the Dockerfile calls, and a Python without any telemetry is started with it as the operator
-would start it: by variables alone.
+The script that the Dockerfile calls creates the directory that the init container copies. Then a
+Python without telemetry packages is started as by the operator: only variables configure it.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 class TestManifests:
-    # From the operator's custom resource definition, v1alpha1: the fields we use and their types.
+    # From the operator's custom resource definition, v1alpha1: the fields of our manifest.
     INSTRUMENTATION = {  # noqa: RUF012 - not changed
         "exporter": {"endpoint"},
         "propagators": {"tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray", "ottrace"},
         "python": {"image", "env", "volumeLimitSize", "resourceRequirements"},
     }
 
-    def test_the_instrumentation_has_only_fields_of_the_operators_definition(self):
+    def test_instrumentation_has_only_fields_of_the_operator_definition(self):
         (manifest,) = documents(DEPLOY / "operator" / "instrumentation.yaml")
         assert manifest["apiVersion"] == "opentelemetry.io/v1alpha1"
         assert manifest["kind"] == "Instrumentation"
@@ -52,7 +51,7 @@ class TestManifests:
         # The image has no gRPC.
         assert ":4318" in manifest["spec"]["exporter"]["endpoint"]
 
-    def test_the_deployment_copies_and_finds_what_the_operator_would(self):
+    def test_deployment_copies_files_and_sets_path_as_the_operator_does(self):
         (manifest,) = documents(DEPLOY / "operator" / "deployment.yaml")
         pod = manifest["spec"]["template"]["spec"]
         (init,), (container,) = pod["initContainers"], pod["containers"]
@@ -65,12 +64,12 @@ class TestManifests:
         assert variables["PYTHONPATH"] == python_path(Path(MOUNT))
 
     @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-    def test_every_variable_is_one_that_is_read_and_has_a_value_that_is_accepted(self, path):
+    def test_manifests_contain_only_known_variables_with_valid_values(self, path):
         known = {each: option for option in OPTIONS.values() for each in variables_of(option)}
         found = variables_in(documents(path))
         assert found
         for name, value in found.items():
-            # Kubernetes takes text only: a number without quotes is refused.
+            # Kubernetes rejects numbers without quotes.
             assert isinstance(value, str)
             if name in known:
                 known[name].parser.parse(value)
@@ -96,7 +95,7 @@ def variables_in(node: Any) -> dict[str, Any]:
 
 class TestDockerfiles:
     @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-    def test_it_is_slim_and_runs_as_no_root(self, path):
+    def test_image_has_slim_base_and_does_not_run_as_root(self, path):
         lines = path.read_text().splitlines()
         bases = [line.split()[1] for line in lines if line.startswith("FROM")]
         assert all(re.search(r"-slim$|-alpine$|^busybox:", base) for base in bases)
@@ -104,7 +103,7 @@ class TestDockerfiles:
         assert "USER 10001:10001" in last_stage
 
     @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-    def test_what_it_copies_and_calls_is_in_the_context(self, path):
+    def test_build_context_contains_all_copied_and_called_files(self, path):
         text = path.read_text()
         copied = re.findall(r"^COPY (?!--from)(\S+)", text, re.MULTILINE)
         called = re.findall(r"/source/(\S+)", text)
@@ -120,7 +119,7 @@ class TestDockerfiles:
         for each in called:
             assert os.access(ROOT / each, os.X_OK)
 
-    def test_the_wheels_of_every_distribution_are_built(self):
+    def test_wheels_script_builds_every_distribution(self):
         text = (DEPLOY / "wheels").read_text()
         sources = re.findall(r"\./(src/\w+)", text)
         assert sorted(sources) == sorted(
@@ -129,13 +128,13 @@ class TestDockerfiles:
 
 
 def python_path(folder: Path) -> str:
-    """As the operator sets it."""
+    """Return `PYTHONPATH` as the operator sets it."""
     return f"{folder}/opentelemetry/instrumentation/auto_instrumentation:{folder}"
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> Path:
-    """The folder that Docker would be given: without what .dockerignore leaves out."""
+    """Return the build context: the files that `.dockerignore` does not exclude."""
     folder = tmp_path_factory.mktemp("context")
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line.startswith("!"):
@@ -147,7 +146,7 @@ def context(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def layout(context: Path, tmp_path_factory) -> Path:
-    """Where the init container has copied the folder to."""
+    """Return the directory to which the init container has copied the files."""
     folder = tmp_path_factory.mktemp("image")
     # The scripts call `python3`.
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -164,7 +163,7 @@ def layout(context: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory) -> Path:
-    """A Python with openai and nothing else."""
+    """Return an interpreter with openai and no other package."""
     folder = tmp_path_factory.mktemp("application")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -176,13 +175,13 @@ def application(tmp_path_factory) -> Path:
 @pytest.mark.timeout(600)
 @pytest.mark.needs("package-index")
 class TestInitContainer:
-    def test_the_folder_has_what_it_needs_and_no_more(self, layout):
+    def test_directory_contains_only_packages_for_the_application(self, layout):
         names = {path.name for path in layout.iterdir() if not path.name.endswith(".dist-info")}
         assert "llamatelemetry" in names
         assert (
             layout / "opentelemetry/instrumentation/auto_instrumentation/sitecustomize.py"
         ).exists()
-        # They would stand in for the application's own.
+        # They would replace the application's own packages.
         assert not names & {
             "httpx",
             "httpx2",
@@ -196,7 +195,7 @@ class TestInitContainer:
         size = sum(path.stat().st_size for path in layout.rglob("*") if path.is_file())
         assert size < 50 * 2**20  # the operator's volume has 200 MiB
 
-    def test_an_application_is_instrumented_by_variables_alone(self, layout, application):
+    def test_variables_alone_instrument_an_application(self, layout, application):
         program = "import calls; calls.work()"
         with http_receiver() as received, model_server() as model:
             done = subprocess.run(
@@ -207,7 +206,7 @@ class TestInitContainer:
                     "OPENAI_BASE_URL": model,
                     "OPENAI_API_KEY": "none",
                     "PYTHONPATH": python_path(layout),
-                    # The operator's own, and those of the manifest.
+                    # The variables of the operator, and those of the manifest.
                     "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,
                     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
                     "OTEL_TRACES_EXPORTER": "otlp",
@@ -229,7 +228,7 @@ class TestInitContainer:
         assert resource["service.name"] == "shop"
         assert resource["k8s.pod.name"] == "shop-0"
 
-    def test_the_applications_own_packages_are_not_replaced(self, layout, application):
+    def test_packages_of_the_application_are_not_replaced(self, layout, application):
         program = "import openai, httpx2, pydantic; print(openai.__file__, httpx2.__file__)"
         done = subprocess.run(
             [application, "-c", program],

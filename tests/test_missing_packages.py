@@ -62,8 +62,7 @@ NEEDED_BY: dict[str, set[str]] = {
         "redaction by pattern",
         "bench",
     },
-    # It runs the command all the same; see below.
-    "grpc": set(),
+    "grpc": {"run --grpc-port"},
     "requests": set(),
     # What the rest of the environment may bring or not.
     OTHERS: {"demo", "ServerManager"},

@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from llamatelemetry._optional import MissingPackageError, required_by
-
-
-def main() -> None:
-    """Run the command line, and say in one line what to install if something is missing."""
-    try:
-        with required_by("The command line", "llamatelemetry"):
-            from llamatelemetry.cli import main as run
-
-            run()
-    except MissingPackageError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-
+from llamatelemetry.cli import main
 
 if __name__ == "__main__":
     main()

@@ -14,14 +14,9 @@ if TYPE_CHECKING:
 def fill_page(package: str, template: str, *, feature: str, **values: Any) -> str:
     """Render a template of a package's directory `templates`. All values are escaped.
 
-    The template can include the drawing scripts in `llamatelemetry/templates`. It also receives
-    `version`, and `nonce`, which its scripts need to run.
-
-    Args:
-        package: Package of the template.
-        template: File name of the template.
-        feature: Description of the page, for the error message.
-        values: Other values of the template.
+    The template can include the drawing scripts in `llamatelemetry/templates`. Besides `values`,
+    it receives `version`, and `nonce`, which its scripts need to run. `feature` names the page in
+    the error message.
 
     Raises:
         ImportError: Jinja2 is not installed.
@@ -36,11 +31,7 @@ def fill_page(package: str, template: str, *, feature: str, **values: Any) -> st
 
 
 def check_installed(feature: str) -> None:
-    """Raise before the work, not after it, if pages cannot be rendered.
-
-    Raises:
-        ImportError: Jinja2 is not installed.
-    """
+    """Raise `ImportError` before the work, instead of after it, if Jinja2 is not installed."""
     _environment("llamatelemetry", feature)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -30,7 +31,7 @@ class MissingPackageError(ImportError):
 
 @contextmanager
 def required_by(feature: str, *requirements: str) -> Generator[None]:
-    """Run imports of optional packages, and say what to install if one is missing.
+    """Run imports of optional packages. If one is missing, raise an error with the install command.
 
     Args:
         feature: Subject of the message, such as `to_dataframe()`.
@@ -43,3 +44,18 @@ def required_by(feature: str, *requirements: str) -> Generator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingPackageError(feature, error.name or "a package", requirements) from error
+
+
+def require(feature: str, module: str, *requirements: str) -> None:
+    """Raise before the work, not in the middle of it, if a module is not installed.
+
+    Args:
+        feature: Subject of the message.
+        module: Import name. It is not imported.
+        requirements: Arguments for `pip install`.
+
+    Raises:
+        MissingPackageError: The module is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingPackageError(feature, module, requirements)

@@ -27,5 +27,7 @@ class ShipExample(BuildHookInterface):
         if version == "editable" or Path(self.root, _PROGRAM).is_file():
             return
         if not source.is_file():
-            raise FileNotFoundError(f"Cannot find {source}. Build from the repository or from an sdist")
+            raise FileNotFoundError(
+                f"Cannot find {source}. Build from the repository or from an sdist"
+            )
         build_data["force_include"][str(source)] = _PROGRAM

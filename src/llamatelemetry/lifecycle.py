@@ -26,7 +26,7 @@ from llamatelemetry.otel.trace_graph.graph import GRAPHS_DISABLED
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from llamatelemetry.distro import Setup
+    from llamatelemetry.distro import LlamaTelemetryConfigurator, Setup
     from llamatelemetry.otel.trace_graph.graph import TraceGraph
     from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
@@ -229,13 +229,18 @@ def _requested_names(config: LlamaTelemetryConfig | None, explicit: dict[str, An
     return names
 
 
-def _setup() -> Setup | None:
+def _configurator() -> LlamaTelemetryConfigurator | None:
     # Not imported for a check, because the SDK may not be installed.
     if "llamatelemetry.distro" not in sys.modules:
         return None
     from llamatelemetry.distro import LlamaTelemetryConfigurator
 
-    return LlamaTelemetryConfigurator().setup
+    return LlamaTelemetryConfigurator()
+
+
+def _setup() -> Setup | None:
+    configurator = _configurator()
+    return None if configurator is None else configurator.setup
 
 
 def _running_setup() -> Setup | None:
@@ -250,7 +255,6 @@ def _running_setup() -> Setup | None:
 
 
 def _forget_setup() -> None:
-    if "llamatelemetry.distro" in sys.modules:
-        from llamatelemetry.distro import LlamaTelemetryConfigurator
-
-        LlamaTelemetryConfigurator().forget()
+    configurator = _configurator()
+    if configurator is not None:
+        configurator.forget()

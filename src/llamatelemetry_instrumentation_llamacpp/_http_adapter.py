@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import (
     BodyCapture,
@@ -18,54 +19,44 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from llamatelemetry.genai import Instrumenter, Observer
+    from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp._http_call import HttpCall
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 
-class HttpClientAdapter(Protocol):
+class HttpClientAdapter(ABC):
     """Access to the requests and responses of one HTTP client library."""
 
-    def request_body(self, request: Any, /) -> bytes | str | None:
+    # Whether the bytes that `observe_body` passes on are decompressed.
+    observes_decoded = False
+
+    @abstractmethod
+    def request_body(self, request: Any) -> bytes | str | None:
         """Return the body if it is in memory. A streamed body is not read."""
-        ...
 
-    def propagate(self, instrumenter: Instrumenter, client: Any, request: Any, /) -> Any:
-        """Write the trace context into a copy of the headers. Return the argument of `restore`."""
-        ...
-
-    def restore(self, request: Any, headers: Any, /) -> None:
-        """Put the original headers back into the request."""
-        ...
-
+    @abstractmethod
     def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
         """Return whether the request belongs to an outer one, such as a redirect or a cache."""
-        ...
 
-    def content(self, response: Any, /) -> bytes | None:
+    @abstractmethod
+    def content(self, response: Any) -> bytes | None:
         """Return the decoded body if it has been read."""
-        ...
 
-    def headers_ns(self, response: Any, sent_ns: int, /) -> int | None:
-        """Return the time when the headers arrived, or `None` if the library does not record it."""
-        ...
-
-    def redirected_s(self, response: Any, /) -> float:
-        """Return the seconds that were spent on redirects before the last request."""
-        ...
-
-    def is_networked(self, response: Any, /) -> bool:
-        """Return whether the response came over a network, unlike in an application's tests."""
-        ...
-
+    @abstractmethod
     def observe_body(self, response: Any, observer: Observer, encoding: str, /) -> None:
         """Pass the bytes of the body to `observer` while the application reads them."""
-        ...
 
-    @property
-    def observes_decoded(self) -> bool:
-        """Whether the bytes that `observe_body` passes on are decompressed."""
-        ...
+    def headers_ns(self, _response: Any, _sent_ns: int) -> int | None:
+        """Return the time when the headers arrived, or `None` if the library does not record it."""
+        return None
+
+    def redirected_s(self, _response: Any) -> float:
+        """Return the seconds that were spent on redirects before the last request."""
+        return 0.0
+
+    def is_networked(self, _response: Any) -> bool:
+        """Return whether the response came over a network, unlike in an application's tests."""
+        return True
 
 
 class HttpResponse:
@@ -107,7 +98,7 @@ def parse_content(
     """Parse a response with a complete body."""
     content = http.content or b""
     if http.is_event_stream and http.status < 300:
-        accumulator = match.route.accumulator(request, content_max_chars)
+        accumulator = match.route.make_accumulator(request, content_max_chars)
         for event in EventReader().feed(content):
             accumulator.add(event)
         return accumulator.response()

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
-    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
 
 
 _current: Final[ContextVar[HttpCall | None]] = ContextVar("llamatelemetry-http-call", default=None)
@@ -55,36 +55,29 @@ _CREDENTIALS: Final = ("authorization", "x-api-key")
 
 
 class OutgoingRequest(NamedTuple):
-    """A request that is about to be sent.
-
-    Attributes:
-        client: Client or session of the HTTP library.
-        request: Request of the HTTP library.
-        server: Server in the URL; `None` if the URL has no host.
-        match: Endpoint of the request.
-    """
+    """A request that is about to be sent: objects of the HTTP library, and what the URL names."""
 
     client: Any
     request: Any
-    server: Server | None
+    server: Server | None  # `None` if the URL has no host.
     match: RouteMatch
 
 
 def start_http_call(
-    adapter: HttpClientAdapter, state: InstrumentorState, outgoing: OutgoingRequest
+    adapter: HttpClientAdapter, instrumentor: LlamaCppInstrumentor, outgoing: OutgoingRequest
 ) -> HttpCall | None:
     """Start the call of a request, or return `None` if the request is not to be recorded."""
     try:
         if outgoing.server is None:
             return None
-        is_llama_cpp = state.origins.is_llama_cpp(outgoing.server)
+        is_llama_cpp = instrumentor.origins.is_llama_cpp(outgoing.server)
         if is_llama_cpp is False:
             return None
         outer = _current.get()
         if outer is not None and adapter.is_part_of(outgoing.client, outgoing.request, outer):
             outer.on_resend()
             return None
-        http_call = HttpCall(adapter, state.instrumenter, outgoing)
+        http_call = HttpCall(adapter, instrumentor.instrumenter, outgoing)
         http_call.open(is_known=is_llama_cpp is True)
     except Exception as error:
         internal_errors.log_once("starting a call over HTTP", error)
@@ -93,13 +86,7 @@ def start_http_call(
 
 
 class HttpCall:
-    """A request that is being sent, and its response until the application gets it.
-
-    Args:
-        adapter: Adapter of the HTTP library.
-        instrumenter: Starts the call.
-        outgoing: Request that is sent.
-    """
+    """A request that is being sent, and its response until the application gets it."""
 
     def __init__(
         self, adapter: HttpClientAdapter, instrumenter: Instrumenter, outgoing: OutgoingRequest
@@ -127,11 +114,17 @@ class HttpCall:
         self._tokens = (token, _current.set(self))
         if self._call is not None:
             try:
-                self._headers = self._adapter.propagate(
-                    self._instrumenter, self.client, self.request
-                )
+                self._propagate()
             except Exception as error:
                 internal_errors.log_once("propagating the trace context", error)
+
+    def _propagate(self) -> None:
+        """Write the trace context into a copy of the headers, which `_close` takes out again."""
+        original = self.request.headers
+        headers = original.copy()
+        self._instrumenter.propagation.inject(headers, self.client, self.request.url)
+        if len(headers) != len(original):
+            self.request.headers, self._headers = headers, original
 
     def on_resend(self) -> None:
         """Restart the clock: the time before a redirect is not queue time of the server."""
@@ -148,7 +141,7 @@ class HttpCall:
             if self._call is not None and token is not None:
                 self._call.deactivate(token)
             if self._headers is not None:
-                self._adapter.restore(self.request, self._headers)
+                self.request.headers = self._headers
             _current.reset(current)
         except Exception as error:
             internal_errors.log_once("finishing a request over HTTP", error)
@@ -160,7 +153,7 @@ class HttpCall:
             self._call.fail(error)
 
     def on_destroyed(self) -> None:
-        """End the call without a context: its coroutine is destroyed, perhaps in a foreign one."""
+        """Leave the call to the finalizer: its coroutine is destroyed, perhaps in another context."""
         if self._call is not None:
             self._call.abandon()
 
@@ -284,7 +277,7 @@ class HttpCall:
 
     def _event_observer(self, call: Call, encoding: str) -> EventBytesObserver:
         route = self._match.route
-        accumulator = route.accumulator(call.request, call.content_max_chars)
+        accumulator = route.make_accumulator(call.request, call.content_max_chars)
         return event_bytes_observer(call, accumulator, encoding, is_typed=route.is_typed)
 
     def _body_observer(self, call: Call, status: int, encoding: str) -> BodyBytesObserver:

@@ -17,6 +17,7 @@ from llamatelemetry.genai import (
     internal_errors,
     server_of,
 )
+from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
@@ -28,19 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from llamatelemetry.genai import Instrumenter, Observer, Server
-    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
+    from llamatelemetry.genai import Observer
+    from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
     _Arguments = tuple[Any, ...]
     _Keywords = Mapping[str, Any]
 
 
-def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
     """Return the patch table of both libraries."""
     points: list[PatchPoint] = []
     for package in ("httpx", "httpx2"):
-        wrappers = _SendWrappers(state, HttpxAdapter(package))
+        wrappers = _SendWrappers(instrumentor, HttpxAdapter(package))
         module = f"{package}._client"
         points.append(PatchPoint(module, "Client.send", wrappers.send))
         points.append(PatchPoint(module, "AsyncClient.send", wrappers.send_async))
@@ -48,10 +49,13 @@ def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
 
 
 class _SendWrappers:
-    """The wrappers of `send`. Instrumenting again changes `state`, which is read at each call."""
+    """The wrappers of `send`.
 
-    def __init__(self, state: InstrumentorState, adapter: HttpxAdapter) -> None:
-        self._state = state
+    They read the instrumentor at each call, because instrumenting again changes it.
+    """
+
+    def __init__(self, instrumentor: LlamaCppInstrumentor, adapter: HttpxAdapter) -> None:
+        self._instrumentor = instrumentor
         self._adapter = adapter
 
     def send(
@@ -94,12 +98,12 @@ class _SendWrappers:
             return None
         try:
             url = request.url
-            server = _server_of(url.scheme, url.host, url.port, _socket(client))
+            server = _server_of(url.scheme, url.host, url.port, socket=_socket(client))
         except Exception as error:
             internal_errors.log_once("reading a URL", error)
             return None
         outgoing = OutgoingRequest(client, request, server, match)
-        return start_http_call(self._adapter, self._state, outgoing)
+        return start_http_call(self._adapter, self._instrumentor, outgoing)
 
 
 def _match(request: Any) -> RouteMatch | None:
@@ -112,9 +116,7 @@ def _match(request: Any) -> RouteMatch | None:
         return None
 
 
-@lru_cache(maxsize=1024)
-def _server_of(scheme: str, host: str, port: int | None, socket: str | None) -> Server | None:
-    return server_of(scheme, host, port, socket=socket)
+_server_of = lru_cache(maxsize=1024)(server_of)
 
 
 def _socket(client: Any) -> str | None:
@@ -125,10 +127,8 @@ def _socket(client: Any) -> str | None:
         return None
 
 
-class HttpxAdapter:
+class HttpxAdapter(HttpClientAdapter):
     """The adapter of httpx or httpx2."""
-
-    observes_decoded = False
 
     def __init__(self, package: str) -> None:
         self._package = package
@@ -137,18 +137,6 @@ class HttpxAdapter:
         # A request with a streamed body does not have this attribute.
         return getattr(request, "_content", None)
 
-    def propagate(self, instrumenter: Instrumenter, client: Any, request: Any) -> Any:
-        original = request.headers
-        headers = original.copy()
-        instrumenter.propagation.inject(headers, client, request.url)
-        if len(headers) == len(original):
-            return None
-        request.headers = headers
-        return original
-
-    def restore(self, request: Any, headers: Any) -> None:
-        request.headers = headers
-
     def is_part_of(self, _client: Any, request: Any, outer: HttpCall) -> bool:
         # A transport may send the request with a client of its own, to cache or retry it.
         return getattr(outer.request, "url", None) == request.url
@@ -156,13 +144,8 @@ class HttpxAdapter:
     def content(self, response: Any) -> bytes | None:
         return getattr(response, "_content", None)
 
-    def headers_ns(self, _response: Any, _sent_ns: int) -> int | None:
-        return None
-
     def redirected_s(self, response: Any) -> float:
-        if not response.history:
-            return 0.0
-        return sum(hop.elapsed.total_seconds() for hop in response.history)
+        return sum((hop.elapsed.total_seconds() for hop in response.history), 0.0)
 
     def is_networked(self, response: Any) -> bool:
         return "network_stream" in response.extensions
@@ -189,7 +172,7 @@ def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
 
     class ObservedAsyncStream(_ObservedStream, library.AsyncByteStream):
         def __aiter__(self) -> Any:
-            return _AsyncBytesTap(self._source.__aiter__(), self._observer)
+            return _AsyncBytesWrapper(self._source.__aiter__(), self._observer)
 
         async def aclose(self) -> None:
             self._observer.on_close()
@@ -212,8 +195,8 @@ class _ObservedStream:
         self._observer.on_abandon()
 
 
-class _AsyncBytesTap(AsyncStreamWrapper):
-    """An asynchronous iterator with the methods of a generator, because httpx2 closes it."""
+class _AsyncBytesWrapper(AsyncStreamWrapper):
+    """An iterator with the methods of `AsyncGenerator`: httpx2 closes only those."""
 
     async def aclose(self) -> None:
         """Close the source if it can be closed."""

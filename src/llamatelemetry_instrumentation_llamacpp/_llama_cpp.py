@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from llamatelemetry.genai import Request
-    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
+    from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 
     _Wrapped = Callable[..., Any]
     _Arguments = tuple[Any, ...]
@@ -52,13 +52,13 @@ _METHODS = (
 )
 
 
-def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
-    """Return the patch table. Instrumenting again changes `state`, which is read at each call."""
+def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+    """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
     points = [PatchPoint(_MODULE, "Llama.generate", _wrap_generate, optional=True)]
     for method, path, first in _METHODS:
         match = match_path(path)
         if match is not None:
-            wrapper = _CreateWrapper(state, match.route, first)
+            wrapper = _CreateWrapper(instrumentor, match.route, first)
             points.append(PatchPoint(_MODULE, f"Llama.{method}", wrapper))
     return tuple(points)
 
@@ -164,7 +164,7 @@ class _LlamaChunkAccumulator(ChatAccumulator):
         return self._run.complete(super().response())
 
 
-class _GeneratorTap(StreamWrapper):
+class _GeneratorWrapper(StreamWrapper):
     """A stream wrapper with the `close` of a generator."""
 
     def close(self) -> None:
@@ -176,8 +176,10 @@ class _GeneratorTap(StreamWrapper):
 class _CreateWrapper:
     """The wrapper of one `create_*` method."""
 
-    def __init__(self, state: InstrumentorState, route: LlamaCppRoute, first: str) -> None:
-        self._state = state
+    def __init__(
+        self, instrumentor: LlamaCppInstrumentor, route: LlamaCppRoute, first: str
+    ) -> None:
+        self._instrumentor = instrumentor
         self._route = route
         self._first = first
 
@@ -204,7 +206,7 @@ class _CreateWrapper:
                 return None  # A chat calls `create_completion`.
             body = {self._first: args[0], **kwargs} if args else kwargs
             request = _parse_request(self._route, body, llama)
-            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
+            call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
             run = _runs[llama] = _LlamaRun(call, llama)
@@ -217,7 +219,9 @@ class _CreateWrapper:
         try:
             if not isinstance(result, dict):
                 run.call.request.stream = True
-                return _GeneratorTap(result, StreamObserver(run.call, _LlamaChunkAccumulator(run)))
+                return _GeneratorWrapper(
+                    result, StreamObserver(run.call, _LlamaChunkAccumulator(run))
+                )
             body = as_dict(result)
             response = self._route.parse_response(body, run.call.request)
             if "choices" in body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from llamatelemetry.genai import known_servers
@@ -11,23 +11,9 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llamatelemetry.genai import Instrumenter, Server
+    from llamatelemetry.genai import Server
 
 _MAX_CACHED: Final = 1024
-
-
-class InstrumentorState(Protocol):
-    """The part of the instrumentor that the wrappers use. Instrumenting again replaces both."""
-
-    @property
-    def instrumenter(self) -> Instrumenter:
-        """Starts the calls."""
-        ...
-
-    @property
-    def origins(self) -> Origins:
-        """Which servers are llama.cpp."""
-        ...
 
 
 class Origins:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import wrapt
 
 from llamatelemetry.genai import PatchPoint, StreamWrapper, server_of
+from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
@@ -19,19 +20,20 @@ from llamatelemetry_instrumentation_llamacpp._routes import match_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry.genai import Instrumenter, Observer, Server
-    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
+    from llamatelemetry.genai import Observer, Server
+    from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
+    _Arguments = tuple[Any, ...]
+    _Keywords = Mapping[str, Any]
 
-def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
-    """Return the patch table. Instrumenting again changes `state`, which is read at each call."""
 
-    def send(
-        wrapped: Callable[..., Any], session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
+def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+    """Return the patch table. The wrapper reads `instrumentor` at each call: it can change."""
+
+    def send(wrapped: Callable[..., Any], session: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         request = args[0] if args else kwargs.get("request")
-        http_call = _start(state, session, request)
+        http_call = _start(instrumentor, session, request)
         if http_call is None:
             return wrapped(*args, **kwargs)
         try:
@@ -45,7 +47,7 @@ def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
     return (PatchPoint("requests.sessions", "Session.send", send),)
 
 
-def _start(state: InstrumentorState, session: Any, request: Any) -> HttpCall | None:
+def _start(instrumentor: LlamaCppInstrumentor, session: Any, request: Any) -> HttpCall | None:
     try:
         if request.method != "POST":
             return None
@@ -55,7 +57,7 @@ def _start(state: InstrumentorState, session: Any, request: Any) -> HttpCall | N
     if found is None:
         return None
     match, server = found
-    return start_http_call(ADAPTER, state, OutgoingRequest(session, request, server, match))
+    return start_http_call(ADAPTER, instrumentor, OutgoingRequest(session, request, server, match))
 
 
 @lru_cache(maxsize=1024)
@@ -67,24 +69,13 @@ def _match_url(url: str) -> tuple[RouteMatch, Server | None] | None:
     return match, server_of(parts.scheme, parts.hostname or "", parts.port)
 
 
-class _RequestsAdapter:
+class _RequestsAdapter(HttpClientAdapter):
+    # `redirected_s` stays 0: `Session.send` is called for each redirect.
     observes_decoded = True
 
     def request_body(self, request: Any) -> bytes | str | None:
         # A file or an iterator would be consumed by reading it.
         return request.body if isinstance(request.body, (bytes, str)) else None
-
-    def propagate(self, instrumenter: Instrumenter, client: Any, request: Any) -> Any:
-        original = request.headers
-        headers = original.copy()
-        instrumenter.propagation.inject(headers, client, request.url)
-        if len(headers) == len(original):
-            return None
-        request.headers = headers
-        return original
-
-    def restore(self, request: Any, headers: Any) -> None:
-        request.headers = headers
 
     def is_part_of(self, client: Any, _request: Any, outer: HttpCall) -> bool:
         return client is outer.client
@@ -96,12 +87,6 @@ class _RequestsAdapter:
 
     def headers_ns(self, response: Any, sent_ns: int) -> int | None:
         return sent_ns + int(response.elapsed.total_seconds() * 1e9)
-
-    def redirected_s(self, _response: Any) -> float:
-        return 0.0  # `Session.send` is called for each redirect.
-
-    def is_networked(self, _response: Any) -> bool:
-        return True
 
     def observe_body(self, response: Any, observer: Observer, encoding: str) -> None:
         if hasattr(response.raw, "stream"):
@@ -131,21 +116,18 @@ class _ObservedBody(_ObjectProxy):
 
     def stream(self, *args: Any, **kwargs: Any) -> Any:
         """Iterate over the body."""
-        source: Any = self.__wrapped__.stream(*args, **kwargs)
-        decode: Any = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        return self._observe(source, decode)
+        return self._observe(self.__wrapped__.stream(*args, **kwargs), args, kwargs)
 
     def read_chunked(self, *args: Any, **kwargs: Any) -> Any:
         """Iterate over the chunks of the body as the server sent them."""
-        source: Any = self.__wrapped__.read_chunked(*args, **kwargs)
-        decode: Any = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        return self._observe(source, decode)
+        return self._observe(self.__wrapped__.read_chunked(*args, **kwargs), args, kwargs)
 
     def __iter__(self) -> Any:
-        return self._observe(iter(self.__wrapped__), decode=True)
+        return StreamWrapper(iter(self.__wrapped__), self._self_observer)
 
-    def _observe(self, source: Any, decode: Any) -> Any:
-        if self._self_is_encoded and not decode:
+    def _observe(self, source: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+        is_decoded = args[1] if len(args) > 1 else kwargs.get("decode_content")
+        if self._self_is_encoded and not is_decoded:
             return source
         return StreamWrapper(source, self._self_observer)
 
@@ -160,9 +142,7 @@ class _ObservedBody(_ObjectProxy):
         """Read the available part of the body."""
         return self._read(self.__wrapped__.read1, args, kwargs)
 
-    def _read(
-        self, read: Callable[..., bytes], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> bytes:
+    def _read(self, read: Callable[..., bytes], args: _Arguments, kwargs: _Keywords) -> bytes:
         try:
             data = read(*args, **kwargs)
         except BaseException as error:

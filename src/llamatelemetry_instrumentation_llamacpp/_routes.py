@@ -56,12 +56,12 @@ class LlamaCppRoute:
         operation: Operation name; `None` if the conventions define none for this endpoint.
         task: Task of an endpoint without an operation.
         fixed: Attributes of every call.
-        read_parameters: Parses the parameters in the JSON body of a request.
+        parse_parameters: Parses the parameters in the JSON body of a request.
         read_content: Parses the messages in the JSON body of a request; `None` if their content
             is not recorded.
         parse_response: Parses the JSON of a plain response.
-        accumulator: Creates the accumulator for a stream, with the number of characters to keep of each
-            text.
+        make_accumulator: Creates the accumulator of a stream, from the request and the number of
+            characters to keep of each text.
         is_typed: Whether the events of a stream have a `type`.
         bulk: Top-level array that can make a response long.
         is_bulk_wanted: Whether anything in that array is recorded.
@@ -73,7 +73,7 @@ class LlamaCppRoute:
     parse_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = parse_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
     parse_response: Callable[[Any, Request], Response] = lambda body, _: parse_response(body)
-    accumulator: Callable[[Request, int | None], Accumulator] = lambda _, max_chars: (
+    make_accumulator: Callable[[Request, int | None], Accumulator] = lambda _, max_chars: (
         ChatAccumulator(max_chars)
     )
     is_typed: bool = False
@@ -133,7 +133,7 @@ _NATIVE: Final = LlamaCppRoute(
     TEXT_COMPLETION,
     read_content=parse_completion_request,
     parse_response=_parse_native,
-    accumulator=_CompletionAccumulator,
+    make_accumulator=_CompletionAccumulator,
 )
 _EMBEDDINGS: Final = LlamaCppRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
 _RERANK: Final = LlamaCppRoute(task="rerank", bulk="results", is_bulk_wanted=False)
@@ -144,7 +144,7 @@ _ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
     "/v1/completions": _NATIVE,
     "/chat/completions": LlamaCppRoute(CHAT, read_content=parse_chat_request),
     "/infill": LlamaCppRoute(
-        task="infill", parse_response=_parse_native, accumulator=_CompletionAccumulator
+        task="infill", parse_response=_parse_native, make_accumulator=_CompletionAccumulator
     ),
     "/embedding": _EMBEDDINGS,
     "/embeddings": _EMBEDDINGS,
@@ -155,21 +155,21 @@ _ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
         parse_parameters=parse_responses_parameters,
         parse_response=lambda body, _: parse_created_response(body),
         read_content=parse_responses_request,
-        accumulator=lambda _, max_chars: ResponsesAccumulator(max_chars),
+        make_accumulator=lambda _, max_chars: ResponsesAccumulator(max_chars),
         is_typed=True,
         bulk="output",
     ),
     "/messages": LlamaCppRoute(
         CHAT,
         parse_response=lambda body, _: parse_messages_response(body),
-        accumulator=lambda _request, _max_chars: AnthropicAccumulator(),
+        make_accumulator=lambda _request, _max_chars: AnthropicAccumulator(),
         is_typed=True,
         bulk="content",
     ),
     "/audio/transcriptions": LlamaCppRoute(
         task="transcription",
         fixed={names.GEN_AI_OUTPUT_TYPE: "text"},
-        accumulator=lambda _request, _max_chars: MediaAccumulator(),
+        make_accumulator=lambda _request, _max_chars: MediaAccumulator(),
         is_typed=True,
     ),
 }

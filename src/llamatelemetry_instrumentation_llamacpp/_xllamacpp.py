@@ -7,7 +7,7 @@ callback.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
@@ -32,7 +32,10 @@ from llamatelemetry_instrumentation_llamacpp._routes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_llamacpp._origins import InstrumentorState
+    from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+
+    _Arguments = tuple[Any, ...]
+    _Keywords = Mapping[str, Any]
 
 _MODULE = "xllamacpp.xllamacpp"
 # Each method, and the path of the same endpoint over HTTP.
@@ -44,125 +47,119 @@ _METHODS = (
 )
 
 
-def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
-    """Return the patch table. Instrumenting again changes `state`, which is read at each call."""
+def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+    """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
     points: list[PatchPoint] = []
     for method, path in _METHODS:
         match = match_path(path)
         if match is not None:
-            wrapper = _HandleWrapper(state, match.route)
+            wrapper = _HandleWrapper(instrumentor, match.route)
             points.append(PatchPoint(_MODULE, f"Server.{method}", wrapper, optional=True))
     return tuple(points)
-
-
-class _ServerCall(NamedTuple):
-    """A call, and the arguments that replace those of the application."""
-
-    call: Call
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    recorder: CallbackRecorder | None
 
 
 class _HandleWrapper:
     """The wrapper of one `handle_*` method."""
 
-    def __init__(self, state: InstrumentorState, route: LlamaCppRoute) -> None:
-        self._state = state
+    def __init__(self, instrumentor: LlamaCppInstrumentor, route: LlamaCppRoute) -> None:
+        self._instrumentor = instrumentor
         self._route = route
 
     def __call__(
-        self,
-        wrapped: Callable[..., Any],
-        _server: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        self, wrapped: Callable[..., Any], _server: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        started = self._start(args, kwargs)
-        if started is None:
+        recorder = self._start(args, kwargs)
+        if recorder is None:
             return wrapped(*args, **kwargs)
-        call, args, kwargs, recorder = started
-        token = call.activate()
+        args, kwargs = recorder.replace_callback(args, kwargs)
+        token = recorder.call.activate()
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
-            call.deactivate(token)
-            if recorder is None:
-                call.fail(error)
-            else:
-                recorder.on_error(error)
+            recorder.call.deactivate(token)
+            recorder.on_error(error)
             raise
-        call.deactivate(token)
-        if recorder is None:
-            self._record(call, result)
-        else:
-            recorder.on_return()
+        recorder.call.deactivate(token)
+        recorder.on_return(result)
         return result
 
-    def _start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _ServerCall | None:
+    def _start(self, args: _Arguments, kwargs: _Keywords) -> _Recorder | None:
         try:
             prompt = args[0] if args else kwargs.get("prompt")
             request = parse_request(self._route, as_dict(_parse(prompt)), None)
-            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
+            call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
             call.start_attempt()
             callback = args[1] if len(args) > 1 else kwargs.get("callback")
-            if callback is None:
-                return _ServerCall(call, args, kwargs, None)
-            recorder = CallbackRecorder(call, self._route, callback)
-            if len(args) > 1:
-                return _ServerCall(call, (args[0], recorder.callback, *args[2:]), kwargs, recorder)
-            return _ServerCall(call, args, {**kwargs, "callback": recorder.callback}, recorder)
+            return _Recorder(call, self._route, callback)
         except Exception as error:
             internal_errors.log_once("starting a call of xllamacpp", error)
             return None
 
-    def _record(self, call: Call, result: Any) -> None:
+
+class _Recorder:
+    """Records the response of one call: the result, or the values that the callback receives.
+
+    The callback receives the chunks of a stream, or one plain response.
+    """
+
+    def __init__(
+        self, call: Call, route: LlamaCppRoute, callback: Callable[[Any], Any] | None
+    ) -> None:
+        self.call = call
+        self._route = route
+        self._callback = callback
+        self._observer = None
+        if callback is not None:
+            accumulator = route.make_accumulator(call.request, call.content_max_chars)
+            self._observer = StreamObserver(call, accumulator)
+        self._body: Any = None
+
+    def replace_callback(self, args: _Arguments, kwargs: _Keywords) -> tuple[_Arguments, _Keywords]:
+        """Return the arguments with `_call_back` in place of the application's callback."""
+        if self._callback is None:
+            return args, kwargs
+        if len(args) > 1:
+            return (args[0], self._call_back, *args[2:]), kwargs
+        return args, {**kwargs, "callback": self._call_back}
+
+    def _call_back(self, value: Any) -> Any:
+        """Record a value and call the application's callback, whose result can stop the stream."""
+        observer, callback = self._observer, self._callback
+        if observer is None or callback is None:
+            return None
         try:
-            response = _parse_response(self._route, result, call.request)
+            body = _parse(value)
+            if not self.call.request.stream:
+                self._body = body
+            elif get_field(body, "error") is not None:
+                observer.on_reported_error(describe_reported_error(get_field(body, "error")))
+            else:
+                observer.on_chunk(body)
+        except Exception as error:
+            internal_errors.log_once("reading a chunk of xllamacpp", error)
+        return callback(value)
+
+    def on_return(self, result: Any) -> None:
+        """End the call after the method has returned."""
+        if self._observer is not None and self.call.request.stream:
+            self._observer.on_end()
+            return
+        try:
+            body = self._body if self._observer is not None else _parse(result)
+            response = _parse_response(self._route, body, self.call.request)
         except Exception as error:
             internal_errors.log_once("reading a response of xllamacpp", error)
             response = Response()
-        call.finish(response)
-
-
-class CallbackRecorder:
-    """Records the values that a callback receives: the chunks of a stream, or a plain response."""
-
-    def __init__(self, call: Call, route: LlamaCppRoute, callback: Callable[[Any], Any]) -> None:
-        self._call = call
-        self._route = route
-        self._callback = callback
-        self._observer = StreamObserver(
-            call, route.accumulator(call.request, call.content_max_chars)
-        )
-        self._body: Any = None
-
-    def callback(self, value: Any) -> Any:
-        """Record a value and call the application's callback, which can stop the stream."""
-        try:
-            body = _parse(value)
-            if not self._call.request.stream:
-                self._body = body
-            elif get_field(body, "error") is not None:
-                self._observer.on_reported_error(describe_reported_error(get_field(body, "error")))
-            else:
-                self._observer.on_chunk(body)
-        except Exception as error:
-            internal_errors.log_once("reading a chunk of xllamacpp", error)
-        return self._callback(value)
-
-    def on_return(self) -> None:
-        """End the call after the method has returned."""
-        if self._call.request.stream:
-            self._observer.on_end()
-        else:
-            self._call.finish(_parse_response(self._route, self._body, self._call.request))
+        self.call.finish(response)
 
     def on_error(self, error: BaseException) -> None:
         """End the call after the method has raised."""
-        self._observer.on_error(error)
+        if self._observer is None:
+            self.call.fail(error)
+        else:
+            self._observer.on_error(error)
 
 
 def _parse(value: Any) -> Any:
@@ -171,8 +168,7 @@ def _parse(value: Any) -> Any:
     return parse_body(value, "") if isinstance(value, bytes) else value
 
 
-def _parse_response(route: LlamaCppRoute, value: Any, request: Request) -> Response:
-    body = _parse(value)
+def _parse_response(route: LlamaCppRoute, body: Any, request: Request) -> Response:
     if body is None:
         return Response()
     error = describe_reported_error(get_field(body, "error"))

@@ -34,14 +34,9 @@ _COPY_METHODS: Final = ("copy", "with_options")
 
 
 class InstrumentorState(Protocol):
-    """The part of an instrumentor that the wrappers use.
+    """The part of `OpenAIInstrumentor` and of `_ClientPatches` that the wrappers use."""
 
-    Attributes:
-        instrumenter: Starts the calls. It is read at each call, because instrumenting again
-            replaces it.
-    """
-
-    instrumenter: Instrumenter
+    instrumenter: Instrumenter  # Read at each call, because instrumenting again replaces it.
 
 
 def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
@@ -179,7 +174,7 @@ class _ClientPatches:
 
 
 def _below_plugin(client: Any, name: str) -> Any:
-    """Return a method without the plugin's own wrapper, which would count each attempt twice."""
+    """Return a method without the plugin's own wrapper, which would record each attempt twice."""
     kind: type[object] = client.__class__
     function: Any = inspect.getattr_static(kind, name)
     while _is_from_plugin(function):

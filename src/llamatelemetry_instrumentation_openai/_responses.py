@@ -26,14 +26,7 @@ def record_result(
 ) -> None:
     """End the call with its response, or arrange that the end of the response ends the call.
 
-    The application gets the same object as without instrumentation.
-
-    Args:
-        call: Call to end.
-        route: Endpoint of the call.
-        result: Return value of `request`.
-        is_stream: Whether the application requested a stream.
-        is_async: Whether the client is asynchronous.
+    The application gets `result` as without instrumentation. `is_stream` is what it requested.
     """
     try:
         # Not `type(result)`: another instrumentation may have put a proxy around the result.

@@ -40,12 +40,12 @@ class OpenAIRoute:
         operation: Operation name; `None` if the conventions define none for this endpoint.
         task: Task of an endpoint without an operation.
         fixed: Attributes of every call.
-        read_parameters: Parses the parameters in the JSON body of a request.
+        parse_parameters: Parses the parameters in the JSON body of a request.
         read_content: Parses the messages in the JSON body of a request; `None` if the
             conventions define no content for this endpoint.
         parse_response: Parses a plain response, as a model or as JSON.
-        accumulator: Creates the accumulator for a stream, with the number of characters to keep of each
-            text.
+        make_accumulator: Creates the accumulator of a stream, from the number of characters to
+            keep of each text.
         bulk: Top-level array that can make a response long.
         is_bulk_wanted: Whether anything in that array is recorded.
         is_json: Whether plain responses are JSON.
@@ -57,7 +57,7 @@ class OpenAIRoute:
     parse_parameters: Callable[[Mapping[str, Any]], dict[str, AttributeValue]] = parse_parameters
     read_content: Callable[[Mapping[str, Any]], Content] | None = None
     parse_response: Callable[[Any], Response] = parse_response
-    accumulator: Callable[[int | None], Accumulator] = ChatAccumulator
+    make_accumulator: Callable[[int | None], Accumulator] = ChatAccumulator
     bulk: str = "choices"
     is_bulk_wanted: bool = True
     is_json: bool = True
@@ -68,7 +68,7 @@ def _media(task: str, output_type: str, *, is_json: bool = True) -> OpenAIRoute:
         task=task,
         fixed={names.GEN_AI_OUTPUT_TYPE: output_type},
         parse_response=parse_response if is_json else lambda _: Response(),
-        accumulator=MediaAccumulator,
+        make_accumulator=MediaAccumulator,
         bulk="data",
         is_bulk_wanted=False,
         is_json=is_json,
@@ -82,7 +82,7 @@ _RESPONSES: Final = OpenAIRoute(
     parse_parameters=parse_responses_parameters,
     read_content=parse_responses_request,
     parse_response=parse_created_response,
-    accumulator=ResponsesAccumulator,
+    make_accumulator=ResponsesAccumulator,
     bulk="output",
 )
 FETCH: Final = OpenAIRoute(
@@ -90,7 +90,7 @@ FETCH: Final = OpenAIRoute(
     fixed=_RESPONSES_API,
     read_content=lambda _: Content(),
     parse_response=parse_fetched_response,
-    accumulator=partial(ResponsesAccumulator, fetched=True),
+    make_accumulator=partial(ResponsesAccumulator, fetched=True),
     bulk="output",
 )
 # Not a call of a model, but the response identifies some servers.

@@ -33,7 +33,9 @@ def observe_stream(call: Call, route: OpenAIRoute, stream: Any, *, is_async: boo
             _end(observer, error)
 
     hook = CloseHook(stream.response, on_close, is_async=is_async)
-    observer = StreamObserver(call, route.accumulator(call.content_max_chars), on_end=hook.remove)
+    observer = StreamObserver(
+        call, route.make_accumulator(call.content_max_chars), on_end=hook.remove
+    )
     stream._iterator = (AsyncStreamWrapper if is_async else StreamWrapper)(source, observer)
 
 
@@ -41,14 +43,9 @@ class CloseHook:
     """Replaces `close` or `aclose` of one HTTP response, until `remove`.
 
     `Stream.close`, the end of a `with` block, the stream helpers and raw responses have only the
-    method of the HTTP response in common.
-
-    Args:
-        response: HTTP response.
-        on_close: Called before each close, with the exception that causes it: one that leaves a
-            `with` block of the application, or the `GeneratorExit` of an iterator. `None` stands
-            for any other reason.
-        is_async: Whether the response belongs to an asynchronous client.
+    method of the HTTP response in common. `on_close` is called before each close, with the
+    exception that causes it: one that leaves a `with` block of the application, or the
+    `GeneratorExit` of an iterator. `None` stands for any other reason.
     """
 
     def __init__(
@@ -116,13 +113,8 @@ class RawResponseObserver:
     HTTP response, or `aiter_bytes` and `aclose`. Both are replaced in the instance until the call
     has ended. A raw stream that is parsed is observed like any other stream.
 
-    Args:
-        call: Call to end.
-        route: Endpoint of the call.
-        raw: Object that the application received: one with `parse`, or the HTTP response itself.
-        http: HTTP response.
-        is_stream: Whether the application requested a stream.
-        is_async: Whether the response belongs to an asynchronous client.
+    `raw` is the object that the application received: one with `parse`, or the HTTP response
+    itself. `is_stream` is what the application requested.
     """
 
     def __init__(
@@ -143,7 +135,9 @@ class RawResponseObserver:
         self._is_stream = is_stream or content_type.startswith("text/event-stream")
         self._body = _BodyAccumulator(route)
         self._events = EventReader()
-        accumulator = route.accumulator(call.content_max_chars) if self._is_stream else self._body
+        accumulator = (
+            route.make_accumulator(call.content_max_chars) if self._is_stream else self._body
+        )
         self._observer = StreamObserver(call, accumulator, on_end=self._remove)
         self._is_reading = False
         self._is_iterated = False

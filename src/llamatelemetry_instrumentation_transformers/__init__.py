@@ -73,11 +73,8 @@ class TransformersInstrumentor(BaseInstrumentor):
         strict_operation_names: bool = True,
     ) -> None:
         super().__init__()
-        del (
-            record_events,
-            emit_metrics,
-            strict_operation_names,
-        )  # `set_explicit_options` receives the explicit ones.
+        # `set_explicit_options` receives the explicit ones.
+        del record_events, emit_metrics, strict_operation_names
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the supported versions of transformers."""
@@ -89,11 +86,7 @@ class TransformersInstrumentor(BaseInstrumentor):
             super().instrument(**kwargs)
 
     def _instrument(self, **kwargs: Any) -> None:
-        """Patch transformers, now or when it is imported.
-
-        Args:
-            kwargs: Arguments of `plugin_instrumenter`.
-        """
+        """Patch transformers now or on import. Accepts the arguments of `plugin_instrumenter`."""
         if sdk_disabled():
             return
         self._arguments = kwargs

@@ -93,8 +93,8 @@ def read_rows(
 
     Args:
         sequences: Returned rows of token ids.
-        prefix: Number of tokens that each row starts with.
-        config: Generation settings; without them no cause is known.
+        prefix: Number of prompt tokens that each row starts with.
+        config: Generation settings. Without them, no cause is known.
         criteria: Stopping criteria of the loop.
         ended: Steps at which the rows ended, if the rows do not show it.
     """
@@ -176,17 +176,10 @@ def _prompts(kwargs: Mapping[str, Any]) -> Any:
 def count_prompt(
     kwargs: Mapping[str, Any], config: Any, prefix: int | None, end: int | None = None
 ) -> list[int] | None:
-    """Count the tokens of each prompt, without padding.
+    """Return the number of tokens of each prompt without padding, up to position `end`.
 
-    Args:
-        kwargs: Arguments of `generate`.
-        config: Generation settings.
-        prefix: Number of tokens that each row of the result starts with.
-        end: Position to count up to; the length of the prompts if `None`.
-
-    Returns:
-        The number of tokens of each prompt; `None` if unknown: sound and images that are passed
-        as such are not tokens.
+    It is `None` if unknown: sound and images that are passed as such are not tokens. `prefix` is
+    the number of tokens that each row of the result starts with.
     """
     prompts = _prompts(kwargs)
     if prompts is None:
@@ -211,12 +204,10 @@ _COUNTED_CACHES: Final = frozenset({"DynamicCache", "QuantizedCache"})
 
 
 def cached_length(kwargs: Mapping[str, Any]) -> int | None:
-    """Return how many positions of each prompt the cache holds that the caller passed.
+    """Return how many positions of each prompt are in the cache that the caller passed.
 
-    transformers 5.24 renamed the argument `past_key_values` to `cache` and prefers the new name.
-
-    Returns:
-        `None` if there is no cache, or if its length is unknown or expensive to read.
+    It is `None` without a cache, or if its length is unknown or expensive to read. transformers
+    5.24 renamed the argument `past_key_values` to `cache` and prefers the new name.
     """
     lengths = (_length(kwargs.get(name)) for name in ("cache", "past_key_values"))
     return next((length for length in lengths if length is not None), None)
@@ -229,7 +220,7 @@ def _length(cache: Any) -> int | None:
         return None
     try:
         return as_int(cache.get_seq_length())
-    except ValueError:  # only layers of linear attention, which have no positions
+    except ValueError:  # The cache has only layers of linear attention, without positions.
         return None
 
 

@@ -27,7 +27,7 @@ from llamatelemetry_instrumentation_transformers._recorder import GenerationReco
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
     _Wrapped = Callable[..., Any]
     _Arguments = tuple[Any, ...]
@@ -48,10 +48,10 @@ _NON_TEXT_INPUTS = ("input_features", "input_values", "pixel_values", "pixel_val
 
 
 class GenerateWrappers:
-    """Wrappers, one method for each patched method."""
+    """Wrappers of the patched methods, with their names."""
 
-    def __init__(self, state: InstrumentorState) -> None:
-        self._state = state
+    def __init__(self, instrumentor: TransformersInstrumentor) -> None:
+        self._instrumentor = instrumentor
 
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap `GenerationMixin.generate`."""
@@ -67,14 +67,7 @@ class GenerateWrappers:
         if recorder is None:
             return wrapped(*args, **kwargs)
         run = _GenerateRun(recorder, model, given, is_own_call)
-        run.start()
-        try:
-            result = wrapped(*args, **kwargs)
-        except BaseException as error:
-            run.fail(error)
-            raise
-        run.finish(result)
-        return result
+        return run.run(lambda: wrapped(*args, **kwargs))
 
     def get_logits_processor(
         self, wrapped: _Wrapped, _model: Any, args: _Arguments, kwargs: _Keywords
@@ -117,8 +110,8 @@ class GenerateWrappers:
     def _start_recorder(self, model: Any, given: _Keywords) -> GenerationRecorder | None:
         try:
             request = _request(model, given)
-            call = self._state.instrumenter.start(request, SpanKind.INTERNAL)
-            return None if call is None else GenerationRecorder(self._state, call, model)
+            call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
+            return None if call is None else GenerationRecorder(self._instrumentor, call, model)
         except Exception as error:
             internal_errors.log_once("starting a call of generate", error)
             return None
@@ -147,14 +140,7 @@ def _run_nested(
 
 
 class _GenerateRun:
-    """One recorded `generate`.
-
-    Args:
-        recorder: Recorder of the call.
-        model: Model that generates; not kept.
-        given: Arguments of `generate` by name.
-        is_own_call: Whether the call covers this `generate` only, and not a whole pipeline call.
-    """
+    """One recorded `generate`. Its call covers a whole pipeline call unless `is_own_call`."""
 
     def __init__(
         self, recorder: GenerationRecorder, model: Any, given: _Keywords, is_own_call: bool
@@ -163,27 +149,30 @@ class _GenerateRun:
         self._given = given
         self._is_own_call = is_own_call
         self._generation: Generation | None = None
-        self._token: Any = None
-        self._context: Any = None
         try:
             self._generation = recorder.generate(model, given)
         except Exception as error:
             internal_errors.log_once("starting to observe a generation", error)
 
-    def start(self) -> None:
-        """Make the generation and its call current, before the library runs."""
-        self._token = generation_variable.set(self._generation)
-        if self._is_own_call:
-            self._context = self._recorder.call.activate()
+    def run(self, generate: Callable[[], Any]) -> Any:
+        """Run the library with the generation and its call as the current ones."""
+        token = generation_variable.set(self._generation)
+        call = self._recorder.call
+        context = call.activate() if self._is_own_call else None
+        try:
+            try:
+                result = generate()
+            finally:
+                generation_variable.reset(token)
+                if context is not None:
+                    call.deactivate(context)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._finish(result)
+        return result
 
-    def _leave(self) -> None:
-        generation_variable.reset(self._token)
-        if self._is_own_call:
-            self._recorder.call.deactivate(self._context)
-
-    def finish(self, result: Any) -> None:
-        """Record the result that the library returned."""
-        self._leave()
+    def _finish(self, result: Any) -> None:
         if self._generation is not None:
             try:
                 self._generation.finish(result, self._given, self._content_tokenizer())
@@ -196,11 +185,11 @@ class _GenerateRun:
         if not self._recorder.wants_content:
             return None
         pipeline_call = None if self._is_own_call else current_pipeline_call.get()
-        return _tokenizer(self._given) if pipeline_call is None else pipeline_call.tokenizer
+        if pipeline_call is None:
+            return _tokenizer(self._given)
+        return getattr(pipeline_call.pipeline, "tokenizer", None)
 
-    def fail(self, error: BaseException) -> None:
-        """Record the error that the library raised."""
-        self._leave()
+    def _fail(self, error: BaseException) -> None:
         if self._generation is not None:
             try:
                 self._generation.fail(self._given)
@@ -253,7 +242,7 @@ def observe_criteria(criteria: Any, generation: Generation) -> Any:
     """Return the same criteria in a list that notifies the generation of each evaluation.
 
     The list has exactly the elements of the original one, so custom loops, beam search and
-    assisted generation see what they would see without it. It creates no tensor.
+    assisted generation behave as without it. It creates no tensor.
     """
     observed_list = _list_type(cast("Any", type(criteria)))(criteria)
     observed_list.generation = generation

@@ -51,11 +51,6 @@ _PLAIN_CRITERIA: Final = frozenset({"MaxLengthCriteria", "EosTokenCriteria"})
 class Generation:
     """Data about one `generate`, collected while it runs. It holds no tensor after the end.
 
-    Args:
-        model: Model that generates; not kept.
-        call: Call that records the generation.
-        kwargs: Arguments of `generate`; not kept.
-
     Attributes:
         nested_calls: Number of open `generate` calls inside this one that are not observed.
         in_loop: Whether the loop of transformers has started.
@@ -131,13 +126,7 @@ class Generation:
         self.steps.add(at_ns, self._length)
 
     def finish(self, result: Any, kwargs: Mapping[str, Any], tokenizer: Any) -> None:
-        """Read the result.
-
-        Args:
-            result: Return value of `generate`.
-            kwargs: Arguments of `generate`.
-            tokenizer: Tokenizer that decodes the texts; `None` if content is not recorded.
-        """
+        """Read the result. The tokenizer decodes its texts; `None` if content is not recorded."""
         self._end_steps()
         try:
             self._read_prompt(kwargs)
@@ -146,7 +135,7 @@ class Generation:
             self._end()
 
     def fail(self, kwargs: Mapping[str, Any]) -> None:
-        """Read what was generated before an error."""
+        """Read the prompt, and the number of tokens that were generated before an error."""
         self._end_steps()
         try:
             self._read_prompt(kwargs)
@@ -211,16 +200,10 @@ class Generation:
 def _settings_of(config: Any, prefix: int | None, assistant: Any) -> dict[str, AttributeValue]:
     """Return the settings of a `GenerationConfig` that `generate` has completed.
 
-    Args:
-        config: Settings.
-        prefix: Number of tokens that each row starts with; `max_length` includes them.
-        assistant: Model that drafts tokens, if any.
+    `max_length` includes `prefix`, the number of tokens that each row starts with.
     """
-    return {
-        name: value
-        for name, value in _read_settings(config, prefix, assistant)
-        if value is not None
-    }
+    settings = _read_settings(config, prefix, assistant)
+    return {name: value for name, value in settings if value is not None}
 
 
 def _read_settings(

@@ -9,58 +9,33 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Counters(Protocol):
-    """Memory counters of an allocator, for each device. `torch.cuda` implements them."""
-
-    def memory_allocated(self, device: Any) -> int:
-        """Return the allocated memory in bytes."""
-        ...
-
-    def max_memory_allocated(self, device: Any) -> int:
-        """Return the peak since the last reset, in bytes."""
-        ...
-
-    def reset_peak_memory_stats(self, device: Any) -> None:
-        """Reset the peak to the allocated memory."""
-        ...
-
-
 class MemoryPeak:
-    """Memory of one call.
+    """Memory of one call in bytes: the peak so far, and the allocated memory at its end.
 
-    Attributes:
-        devices: Devices of the model.
-        peaks: Peak allocated memory so far by device, in bytes.
-        allocated: Allocated memory of each device when the call ended, in bytes.
+    `peaks` has the devices of the model as keys. `allocated` has their order.
     """
 
-    __slots__ = ("_tracker", "allocated", "devices", "peaks")
+    __slots__ = ("allocated", "peaks")
 
-    def __init__(self, tracker: PeakMemoryTracker, devices: Sequence[Any]) -> None:
-        self._tracker = tracker
-        self.devices = tuple(devices)
-        self.peaks = dict.fromkeys(self.devices, 0)
+    def __init__(self, devices: Sequence[Any]) -> None:
+        self.peaks = dict.fromkeys(devices, 0)
         self.allocated: list[int] = []
-
-    def stop(self) -> None:
-        """End the call: read the counters for the last time."""
-        self._tracker.stop(self)
 
 
 class PeakMemoryTracker:
     """Tracks the peak memory of the running calls.
 
     Args:
-        counters: Counters of the allocator; those of `torch.cuda` if `None`.
+        counters: Object with the memory functions of `torch.cuda`, which is used if `None`.
     """
 
-    def __init__(self, counters: Counters | None = None) -> None:
+    def __init__(self, counters: Any = None) -> None:
         self._counters = counters
         self._lock = threading.Lock()
         self._running: list[MemoryPeak] = []
@@ -69,7 +44,7 @@ class PeakMemoryTracker:
         """Start a call on these devices. Return `None` if there are none."""
         if not devices:
             return None
-        peak = MemoryPeak(self, devices)
+        peak = MemoryPeak(devices)
         with self._lock:
             for device in devices:
                 self._update_peaks(device)
@@ -82,13 +57,13 @@ class PeakMemoryTracker:
         with self._lock:
             if peak not in self._running:
                 return
-            for device in peak.devices:
+            for device in peak.peaks:
                 self._update_peaks(device)
                 peak.allocated.append(self.counters.memory_allocated(device))
             self._running.remove(peak)
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> Any:
         """Counters of the allocator. They are kept on the host, so that reading them does not wait."""
         return sys.modules["torch"].cuda if self._counters is None else self._counters
 

@@ -46,9 +46,7 @@ def devices_of(model: Any) -> tuple[Any, ...]:
     """Return the CUDA devices of a model."""
     device_map = getattr(model, "hf_device_map", None)
     if device_map:
-        return tuple(
-            sorted({device for device in device_map.values() if _is_cuda(device)}, key=str)
-        )
+        return tuple(sorted(filter(_is_cuda, set(device_map.values())), key=str))
     parameter = _any_parameter(model)
     return () if parameter is None or parameter.device.type != "cuda" else (parameter.device,)
 
@@ -81,12 +79,7 @@ def _attributes(model: Any) -> dict[str, AttributeValue]:
         names.MODEL_ARCHITECTURE: type(model).__name__,
         names.MODEL_PARAMETER_COUNT: model.num_parameters(),
     }
-    quantization = _quantization(model)
-    if quantization is not None:
-        attributes[names.MODEL_QUANTIZATION] = quantization
-    return attributes
-
-
-def _quantization(model: Any) -> str | None:
     method = get_field(getattr(model.config, "quantization_config", None), "quant_method")
-    return None if method is None else str(getattr(method, "value", method))
+    if method is not None:
+        attributes[names.MODEL_QUANTIZATION] = str(getattr(method, "value", method))
+    return attributes

@@ -9,62 +9,53 @@ application that never imports it does not load them.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import Instrumenter, PatchPoint
+from llamatelemetry.genai import PatchPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_GENERATION = "transformers.generation.utils"
-_PIPELINES = "transformers.pipelines.base"
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+
+_GENERATE_METHODS = (
+    "generate",
+    "_get_logits_processor",
+    "_get_stopping_criteria",
+    "_has_unfinished_sequences",
+)
 
 
-class InstrumentorState(Protocol):
-    """Attributes of the active instrumentor that the wrappers read.
+def patch_points(instrumentor: TransformersInstrumentor) -> list[PatchPoint]:
+    """Return the patch points. The wrappers read `instrumentor` at each call: it can change."""
 
-    Attributes:
-        instrumenter: Instrumenter that starts the calls.
-        record_events: Whether each step of a generation is recorded as a span event.
-    """
-
-    instrumenter: Instrumenter
-    record_events: bool
-
-
-def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
-    """Return the patch points. The wrappers read `state` at each call, because it can change."""
-
-    def generate_wrapper(name: str) -> Callable[..., Any]:
+    def generate_wrapper(method: str) -> Callable[..., Any]:
         from llamatelemetry_instrumentation_transformers._generate import GenerateWrappers
 
-        return getattr(GenerateWrappers(state), name)
+        return getattr(GenerateWrappers(instrumentor), method.strip("_"))
 
-    def pipeline_wrapper(name: str) -> Callable[..., Any]:
+    def pipeline_wrapper(method: str) -> Callable[..., Any]:
         from llamatelemetry_instrumentation_transformers._pipeline import PipelineWrappers
 
-        return getattr(PipelineWrappers(state), name)
+        return getattr(PipelineWrappers(instrumentor), method.strip("_"))
 
-    return (
-        *(
-            PatchPoint(
-                _GENERATION,
-                f"GenerationMixin.{method}",
-                partial(generate_wrapper, name),
-                optional=method != "generate",
-                deferred=True,
-            )
-            for method, name in (
-                ("generate", "generate"),
-                ("_get_logits_processor", "get_logits_processor"),
-                ("_get_stopping_criteria", "get_stopping_criteria"),
-                ("_has_unfinished_sequences", "has_unfinished_sequences"),
-            )
-        ),
-        *(
-            PatchPoint(
-                _PIPELINES, f"Pipeline.{method}", partial(pipeline_wrapper, name), deferred=True
-            )
-            for method, name in (("__call__", "call"), ("forward", "forward"))
-        ),
-    )
+    points = [
+        PatchPoint(
+            "transformers.generation.utils",
+            f"GenerationMixin.{method}",
+            partial(generate_wrapper, method),
+            optional=method != "generate",
+            deferred=True,
+        )
+        for method in _GENERATE_METHODS
+    ]
+    points += [
+        PatchPoint(
+            "transformers.pipelines.base",
+            f"Pipeline.{method}",
+            partial(pipeline_wrapper, method),
+            deferred=True,
+        )
+        for method in ("__call__", "forward")
+    ]
+    return points

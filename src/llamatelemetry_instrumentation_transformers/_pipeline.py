@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,7 +23,7 @@ from llamatelemetry_instrumentation_transformers._recorder import GenerationReco
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
     _Wrapped = Callable[..., Any]
     _Arguments = tuple[Any, ...]
@@ -32,22 +33,23 @@ if TYPE_CHECKING:
 class PipelineWrappers:
     """Wrappers of a pipeline's call, and of the model's part of it."""
 
-    def __init__(self, state: InstrumentorState) -> None:
-        self._state = state
+    def __init__(self, instrumentor: TransformersInstrumentor) -> None:
+        self._instrumentor = instrumentor
 
     def call(self, wrapped: _Wrapped, pipeline: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap `Pipeline.__call__`, which every kind of pipeline runs through."""
         inputs = args[0] if args else kwargs.get("inputs")
-        pipeline_call = PipelineCall(self._state, pipeline, kwargs)
+        new_call = partial(PipelineCall, self._instrumentor, pipeline, kwargs)
+        pipeline_call = new_call()
         is_iterator_expected = is_lazy(inputs)
         if not is_iterator_expected:
-            pipeline_call.start(inputs)
+            pipeline_call.start(inputs, is_pull=False)
             if pipeline_call.recorder is None:
                 return wrapped(*args, **kwargs)
-        result = _run(pipeline_call, lambda: wrapped(*args, **kwargs))
+        result = pipeline_call.run(lambda: wrapped(*args, **kwargs))
         # A generator of messages is a single chat, which the pipeline runs immediately.
         if is_iterator_expected and hasattr(result, "__next__"):
-            return TracedOutputs(result, self._state, pipeline, kwargs)
+            return TracedOutputs(result, new_call)
         pipeline_call.finish(result)
         return result
 
@@ -59,27 +61,6 @@ class PipelineWrappers:
         return pipeline_call.forward(wrapped, args, kwargs)
 
 
-def _run(pipeline_call: PipelineCall, do: Callable[[], Any]) -> Any:
-    recorder = pipeline_call.recorder
-    token = current_pipeline_call.set(pipeline_call)
-    context = None if recorder is None else recorder.call.activate()
-    try:
-        result = do()
-    except BaseException as error:
-        _leave(pipeline_call, token, context)
-        # Does nothing if a pull found no more inputs: no call was started.
-        pipeline_call.fail(error)
-        raise
-    _leave(pipeline_call, token, context)
-    return result
-
-
-def _leave(pipeline_call: PipelineCall, token: Any, context: Any) -> None:
-    current_pipeline_call.reset(token)
-    if context is not None and pipeline_call.recorder is not None:
-        pipeline_call.recorder.call.deactivate(context)
-
-
 class TracedOutputs(wrapt.ObjectProxy):  # type: ignore[misc] - wrapt has no types
     """Proxy of the iterator that a pipeline returns for a dataset or a generator.
 
@@ -87,31 +68,25 @@ class TracedOutputs(wrapt.ObjectProxy):  # type: ignore[misc] - wrapt has no typ
     finished batch is not. Nothing is pulled ahead of the application.
     """
 
-    def __init__(
-        self, iterator: Any, state: InstrumentorState, pipeline: Any, kwargs: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, iterator: Any, new_call: Callable[[], PipelineCall]) -> None:
         super().__init__(iterator)  # pyright: ignore[reportUnknownMemberType]
-        self._self_state = state
-        self._self_pipeline = pipeline
-        self._self_kwargs = kwargs
+        self._self_new_call = new_call
 
     def __iter__(self) -> Any:
         wrapped = cast("Any", self.__wrapped__)  # pyright: ignore[reportUnknownMemberType]
         iterator = iter(wrapped)
-        if iterator is wrapped:
-            return self
-        return TracedOutputs(iterator, self._self_state, self._self_pipeline, self._self_kwargs)
+        return self if iterator is wrapped else TracedOutputs(iterator, self._self_new_call)
 
     def __next__(self) -> Any:
-        pipeline_call = PipelineCall(self._self_state, self._self_pipeline, self._self_kwargs)
+        pipeline_call = self._self_new_call()
         wrapped = cast("Any", self.__wrapped__)  # pyright: ignore[reportUnknownMemberType]
-        item = _run(pipeline_call, wrapped.__next__)
+        item = pipeline_call.run(wrapped.__next__)
         pipeline_call.finish(item)
         return item
 
 
 current_pipeline_call: Final[ContextVar[PipelineCall | None]] = ContextVar(
-    "llamatelemetry-transformers-work", default=None
+    "llamatelemetry-transformers-pipeline-call", default=None
 )
 """The pipeline call that runs in this context."""
 
@@ -120,19 +95,14 @@ class PipelineCall:
     """One call of a pipeline, or one pull on its iterator.
 
     A pull need not run the model: it may return an item of a finished batch. Its call is therefore
-    started when the model runs, retroactively from the time at which the pull started.
-
-    Args:
-        state: State of the instrumentor.
-        pipeline: The pipeline.
-        kwargs: Keyword arguments of the pipeline call.
-
-    Attributes:
-        recorder: Recorder of the call; `None` if none was started.
+    started when the model runs, retroactively from the time at which the pull started. Until then,
+    `recorder` is `None`.
     """
 
-    def __init__(self, state: InstrumentorState, pipeline: Any, kwargs: Mapping[str, Any]) -> None:
-        self._state = state
+    def __init__(
+        self, instrumentor: TransformersInstrumentor, pipeline: Any, kwargs: Mapping[str, Any]
+    ) -> None:
+        self._instrumentor = instrumentor
         self.pipeline = pipeline
         self._kwargs = kwargs
         self._started_ns = perf_counter_ns()
@@ -149,27 +119,36 @@ class PipelineCall:
         """
         return self.recorder if self._forwarding or self._is_call else None
 
-    @property
-    def tokenizer(self) -> Any:
-        """The pipeline's tokenizer, if it has one."""
-        return getattr(self.pipeline, "tokenizer", None)
-
-    def start(self, inputs: Any) -> None:
+    def start(self, inputs: Any, *, is_pull: bool) -> None:
         """Start recording a call with these inputs."""
-        self._is_call = True
-        self._start(inputs)
-
-    def _start(self, inputs: Any) -> None:
+        self._is_call = not is_pull
         try:
             request = parse_request(self.pipeline, inputs, self._kwargs)
             request.read_content = content_reader(self.pipeline, inputs, self._kwargs)
-            call = self._state.instrumenter.start(
+            call = self._instrumentor.instrumenter.start(
                 request, SpanKind.INTERNAL, started_ns=self._started_ns
             )
             if call is not None:
-                self.recorder = GenerationRecorder(self._state, call, self.pipeline.model)
+                self.recorder = GenerationRecorder(self._instrumentor, call, self.pipeline.model)
         except Exception as error:
             internal_errors.log_once("starting a call of a pipeline", error)
+
+    def run(self, library_call: Callable[[], Any]) -> Any:
+        """Run the pipeline, or the pull, with this call as the current one."""
+        token = current_pipeline_call.set(self)
+        call = None if self.recorder is None else self.recorder.call
+        context = None if call is None else call.activate()
+        try:
+            try:
+                return library_call()
+            finally:
+                current_pipeline_call.reset(token)
+                if call is not None and context is not None:
+                    call.deactivate(context)
+        except BaseException as error:
+            # Does nothing if a pull found no more inputs: no call was started.
+            self.fail(error)
+            raise
 
     def forward(
         self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -177,7 +156,7 @@ class PipelineCall:
         """Run the pipeline's `forward`, on one input or a batch."""
         inputs = args[0] if args else kwargs.get("model_inputs")
         if self.recorder is None and not self._is_call:
-            self._start(_PreparedInputs(inputs))
+            self.start(_PreparedInputs(inputs), is_pull=True)
         recorder = self.recorder
         if recorder is None:
             return wrapped(*args, **kwargs)

@@ -48,13 +48,7 @@ _TEXT_FIELDS: Final = ("text", "prompt", "question", "context")
 
 
 def parse_request(pipeline: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Request:
-    """Return the request of a pipeline call.
-
-    Args:
-        pipeline: The pipeline.
-        inputs: One or several inputs; an iterator is not consumed.
-        kwargs: Other arguments of the call.
-    """
+    """Return the request of a pipeline call. An iterator of inputs is not consumed."""
     task = task_of(pipeline)
     chats = task in _CHAT_TASKS and bool(chats_in(inputs))
     operation = CHAT if chats else _OPERATIONS.get(task)

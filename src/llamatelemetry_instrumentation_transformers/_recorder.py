@@ -16,32 +16,25 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry_instrumentation_transformers._patches import InstrumentorState
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
 
 class GenerationRecorder:
     """Records one call and the generations of its model.
 
-    Args:
-        state: State of the instrumentor.
-        call: Call that was just started.
-        model: Model that the call runs; not kept.
-
     Attributes:
-        call: The call.
-        generations: Generations of the call so far.
         input_tokens: Tokens of each prompt of a call without a generation.
         attributes: Span attributes that describe the model.
         texts: Texts of a result without a generation, if content is recorded.
     """
 
-    def __init__(self, state: InstrumentorState, call: Call, model: Any) -> None:
+    def __init__(self, instrumentor: TransformersInstrumentor, call: Call, model: Any) -> None:
         self.call = call
         self.generations: list[Generation] = []
         self.input_tokens: list[int] = []
         self.attributes: dict[str, AttributeValue] = {}
         self.texts: list[str] = []
-        self._record_events = state.record_events
+        self._record_events = instrumentor.record_events
         self._memory: MemoryPeak | None = None
         try:
             self._memory = memory_tracker.start(devices_of(model))
@@ -80,7 +73,7 @@ class GenerationRecorder:
     def _response(self) -> Response:
         try:
             if self._memory is not None:
-                self._memory.stop()
+                memory_tracker.stop(self._memory)
             response = self._read()
             self._record_generations()
             return response
@@ -116,7 +109,7 @@ class GenerationRecorder:
         if causes:
             response.attributes[names.GENERATION_FINISH_CAUSES] = tuple(causes)
         if self._memory is not None:
-            response.attributes[names.CUDA_DEVICES] = tuple(map(str, self._memory.devices))
+            response.attributes[names.CUDA_DEVICES] = tuple(map(str, self._memory.peaks))
             response.attributes[names.CUDA_MEMORY_ALLOCATED] = tuple(self._memory.allocated)
             response.attributes[names.CUDA_MEMORY_PEAK] = tuple(self._memory.peaks.values())
         texts = [text for each in generations for text in each.texts] or self.texts

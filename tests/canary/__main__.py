@@ -1,4 +1,4 @@
-"""`python -m tests.canary openai_operations ...`: holds talks, set up by the environment alone."""
+"""Run scenarios, configured by environment variables: `python -m tests.canary NAME ...`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 
 import llamatelemetry
-from tests.canary import talks
+from tests.canary import scenarios
 
 if __name__ == "__main__":
     logging.getLogger("llamatelemetry").addHandler(logging.StreamHandler(sys.stderr))
@@ -14,5 +14,5 @@ if __name__ == "__main__":
     llamatelemetry.init()
     logging.getLogger("llamatelemetry").setLevel(logging.DEBUG)
     for name in sys.argv[1:]:
-        getattr(talks, name)()
+        getattr(scenarios, name)()
     sys.exit(not (llamatelemetry.flush(60) and llamatelemetry.shutdown(60)))

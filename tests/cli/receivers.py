@@ -38,7 +38,7 @@ def http_receiver(
     bodies: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Iterator[Receiver]:
-    """Answers `status`, or the status of the path, with the body of the path."""
+    """Run a server that returns `status` or the status of the path, with the body of the path."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -70,7 +70,7 @@ def http_receiver(
 
 @contextmanager
 def grpc_receiver(refuse: grpc.StatusCode | None = None) -> Iterator[Receiver]:
-    """Takes traces only, as many a tracing back end does; `refuse` is its answer to them."""
+    """Run a gRPC receiver for traces only, which it rejects with the status `refuse` if given."""
 
     class Servicer(TraceServiceServicer):
         def Export(self, request, context):

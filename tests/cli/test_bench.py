@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llamatelemetry.bench import BenchmarkResults
-from llamatelemetry.cli import app
+from llamatelemetry.cli._app import app
 from tests.support.timed_server import Script, scripted_server
 
 

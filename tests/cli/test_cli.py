@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llamatelemetry
-from llamatelemetry.cli import app
+from llamatelemetry.cli._app import app
 
 COMMANDS = ["demo", "doctor", "topology"]
 
@@ -43,6 +44,10 @@ def test_help_describes_every_command():
         ["demo", "--base-url", "http://localhost:8080", "--model", __file__],
         ["demo", "--output", __file__],
         ["topology", "--no-such-option"],
+        *(
+            ["doctor", "--server", url]
+            for url in ("127.0.0.1:8080", "ftp://host", "http://", "http://host:port")
+        ),
     ],
 )
 def test_invalid_arguments_exit_with_2(arguments: list[str]):
@@ -63,15 +68,33 @@ def test_command_line_runs_as_module_and_script(command: list[str]):
     assert output == f"{llamatelemetry.__version__}\n"
 
 
+@pytest.mark.parametrize("module", ["llamatelemetry", "llamatelemetry.cli"])
+def test_command_line_names_the_install_command_when_typer_is_missing(tmp_path: Path, module: str):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('missing', name='typer')")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "doctor"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    expected = "The command line needs typer. Install it: pip install llamatelemetry\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
 def test_importing_the_command_line_imports_no_command():
     program = (
-        "import sys, llamatelemetry.cli\n"
+        "import sys, llamatelemetry.cli._app\n"
         "print(sorted(n for n in sys.modules if n.startswith(('llamatelemetry.', 'openai', "
         "'opentelemetry', 'xllamacpp'))))\n"
     )
     output = subprocess.check_output([sys.executable, "-c", program], text=True)
     # The options are imported for `--help`. The modules that run commands are not.
-    assert output == "['llamatelemetry.cli', 'llamatelemetry.cli._bench_options']\n"
+    assert ast.literal_eval(output) == [
+        "llamatelemetry._optional",
+        "llamatelemetry.cli",
+        "llamatelemetry.cli._app",
+        "llamatelemetry.cli._bench_options",
+    ]
 
 
 # The second encoding is that of the locale "C" with PYTHONUTF8=0.

@@ -133,6 +133,19 @@ def test_run_rejects_output_file_that_is_not_a_database_before_running(tmp_path:
     assert (tmp_path / "text").read_text() == "mine" * 100
 
 
+def test_run_names_the_install_command_when_grpc_is_missing_before_running(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "PathFinder.find_spec = lambda name, *path: None if name == 'grpc' else find(name, *path)\n"
+    )
+    command = ("--grpc-port", "4317", "--", "sh", "-c", "echo ran")
+    done = run(*command, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Receiving OTLP over gRPC needs grpc. Install it: pip install" in done.stderr
+    assert not (tmp_path / "llamatelemetry-data").exists()
+
+
 LISTENING = f"""
 import os, signal, sys, time
 {SPAN}

@@ -42,24 +42,24 @@ FAILED = recorded_chat(
 
 AT_80 = """\
 Calls
-                     in cached out queue prefill TTFT TPOT   out duration
-# operation         tok    tok tok  (ms)    (ms) (ms) (ms) tok/s     (ms)
+                     In Cached Out Queue Prefill TTFT TPOT Duration   Out
+# Operation         tok    tok tok  (ms)    (ms) (ms) (ms)     (ms) tok/s
 ─────────────────────────────────────────────────────────────────────────
-1 chat               37      0  32   0.3     250  251   11    92      589
-2 text_completion »  37      0  32  1570     250  251   11    92    10640
-3 chat                –      –   –     –       –    –    –     –      4.0
+1 chat               37      0  32   0.3     250  251   11      589    92
+2 text_completion »  37      0  32  1570     250  251   11    10640    92
+3 chat                –      –   –     –       –    –    –      4.0     –
 » streaming   – unknown
 Model: SmolLM2-135M-Instruct.Q4_1
 Call 3 failed: invalid_request_error (400)
 """
 AT_140 = """\
 Calls
-                                                input cached output queue prefill TTFT TPOT   output duration
-# operation         model                      tokens tokens tokens  (ms)    (ms) (ms) (ms) tokens/s     (ms) error
+                                                Input Cached Output Queue Prefill TTFT TPOT Duration   Output
+# Operation         Model                      tokens tokens tokens  (ms)    (ms) (ms) (ms)     (ms) tokens/s Error
 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-1 chat              SmolLM2-135M-Instruct.Q4_1     37      0     32   0.3     250  251   11       92      589
-2 text_completion » SmolLM2-135M-Instruct.Q4_1     37      0     32  1570     250  251   11       92    10640
-3 chat              SmolLM2-135M-Instruct.Q4_1      –      –      –     –       –    –    –        –      4.0 invalid_request_error (400)
+1 chat              SmolLM2-135M-Instruct.Q4_1     37      0     32   0.3     250  251   11      589       92
+2 text_completion » SmolLM2-135M-Instruct.Q4_1     37      0     32  1570     250  251   11    10640       92
+3 chat              SmolLM2-135M-Instruct.Q4_1      –      –      –     –       –    –    –      4.0        – invalid_request_error (400)
 » streaming   – unknown
 """
 
@@ -96,7 +96,7 @@ def test_print_calls_shows_one_decimal_below_ten():
     console = console_of(80)
     print_calls(console, [dataclasses.replace(PLAIN, tpot_ms=9.94, duration_ms=9.96, queue_ms=0.0)])
     row = printed(console).splitlines()[4].split()
-    assert row == ["1", "chat", "37", "0", "32", "0.0", "250", "251", "9.9", "101", "10"]
+    assert row == ["1", "chat", "37", "0", "32", "0.0", "250", "251", "9.9", "10", "101"]
 
 
 def test_print_calls_does_not_interpret_markup_from_a_server():
@@ -109,7 +109,7 @@ def test_print_calls_does_not_interpret_markup_from_a_server():
 def test_print_calls_shows_status_once_when_it_is_the_error_type():
     console = console_of(80)
     print_calls(console, [dataclasses.replace(FAILED, error="503", http_status=503)])
-    assert printed(console).splitlines()[4].endswith(" 4.0 503")
+    assert printed(console).splitlines()[4].split()[-3:] == ["4.0", "–", "503"]
 
 
 def test_print_metrics_sums_over_models_and_separates_token_types():
@@ -128,7 +128,7 @@ def test_print_metrics_sums_over_models_and_separates_token_types():
         printed(console)
         == """\
 Metrics
-metric                                         count         mean       total
+Metric                                         Count         Mean       Total
 ─────────────────────────────────────────────────────────────────────────────
 calls                                              –            –          12
 gen_ai.client.operation.duration                  10     430.0 ms

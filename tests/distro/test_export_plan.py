@@ -14,8 +14,7 @@ def plan(environ: dict[str, str] | None = None, **options):
     environ = environ or {}
     config = effective_config(options.pop("config", None), environ=environ, **options)
     found = plan_exports(config, environ)
-    exporters = {signal: dict(export.exporters) for signal, export in found.signals.items()}
-    return exporters, list(found.warnings)
+    return found.exporters, list(found.warnings)
 
 
 def test_every_signal_uses_http_exporter_by_default():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ import ollama
 import pytest
 
 from llamatelemetry import genai
+from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import flush_pending
 from tests.support.http_server import http_server
 from tests.support.recorder import Recorder
 
-PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "examples" / "plugin"
+IMPORTS = (ast.Import, ast.ImportFrom)
 DONE = {
     "done": True,
     "done_reason": "stop",
@@ -57,14 +62,15 @@ class Ollama(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+@pytest.fixture(params=["no_content"])
+def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     monkeypatch.syspath_prepend(str(PLUGIN / "src"))
     from ollama_telemetry import OllamaInstrumentor
 
     recorder = Recorder()
     instrumentor = OllamaInstrumentor()
-    instrumentor.instrument(**recorder.providers, skip_dep_check=True)
+    config = LlamaTelemetryConfig(capture_content=request.param)
+    instrumentor.instrument(**recorder.providers, config=config, skip_dep_check=True)
     yield recorder
     instrumentor.uninstrument()
     for name in [name for name in sys.modules if name.startswith("ollama_telemetry")]:
@@ -99,6 +105,23 @@ def test_plugin_records_a_chat_with_tokens_and_engine_timings(
     assert recorder.tokens("input") == 11
 
 
+@pytest.mark.parametrize("recorder", ["span_only"], indirect=True)
+@pytest.mark.parametrize(
+    ("read", "text", "reason"),
+    [(None, "Hi!", "stop"), (2, "Hi!", "stop"), (1, "Hi", "unknown")],
+)
+def test_plugin_records_the_text_that_the_application_received(
+    recorder: Recorder, client: ollama.Client, read: int | None, text: str, reason: str
+) -> None:
+    result = client.chat("llama3.2", MESSAGES, stream=read is not None)
+    if read is not None:
+        list(islice(result, read))
+    del result
+    [message] = json.loads(recorder.call().attributes["gen_ai.output.messages"])
+    assert message["parts"] == [{"type": "text", "content": text}]
+    assert message["finish_reason"] == reason
+
+
 def test_plugin_records_an_error_and_passes_it_on(
     recorder: Recorder, client: ollama.Client
 ) -> None:
@@ -130,15 +153,31 @@ def test_plugin_builds_as_a_distribution_that_opentelemetry_finds(tmp_path: Path
     assert (point.name, point.value) == ("ollama_telemetry", "ollama_telemetry:OllamaInstrumentor")
 
 
-def test_documentation_shows_the_code_and_the_metadata_of_the_plugin() -> None:
-    page = (PLUGIN.parents[1] / "docs" / "writing-a-plugin.md").read_text()
-    for name in ("pyproject.toml", "src/ollama_telemetry/__init__.py"):
+def test_plugin_passes_its_own_tests() -> None:
+    path = os.pathsep.join([str(PLUGIN / "src"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    result = subprocess.run(
+        command, cwd=PLUGIN, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE
+    )
+    assert result.returncode == 0, result.stdout.decode()
+
+
+def test_plugin_imports_only_the_plugin_interface() -> None:
+    tree = ast.parse((PLUGIN / "src" / "ollama_telemetry" / "__init__.py").read_text())
+    imported = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, IMPORTS)}
+    assert {each for each in imported if "llamatelemetry" in each} == {
+        "from llamatelemetry import genai"
+    }
+
+
+def test_documentation_shows_every_file_of_plugin() -> None:
+    page = (ROOT / "docs" / "writing-a-plugin.md").read_text()
+    files = ("pyproject.toml", "src/ollama_telemetry/__init__.py", "tests/test_ollama_telemetry.py")
+    for name in files:
         assert (PLUGIN / name).read_text().strip() in page
 
 
-def test_documentation_names_the_whole_plugin_interface() -> None:
-    page = (PLUGIN.parents[1] / "docs" / "writing-a-plugin.md").read_text()
-    functions = {name for name in genai.__all__ if name.startswith("parse_")}
-    others = {"BlobData", "CompletionHook", "Phases", "flush_pending", "measure_phases"}
-    others |= {"stop_finalizer", "text_part"}
-    assert {name for name in genai.__all__ if f"`{name}`" not in page} <= functions | others
+def test_documentation_lists_every_name_of_plugin_interface() -> None:
+    page = (ROOT / "docs" / "writing-a-plugin.md").read_text()
+    interface = page.partition("## Plugin interface")[2]
+    assert [name for name in genai.__all__ if f"`{name}`" not in interface] == []

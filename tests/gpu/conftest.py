@@ -22,7 +22,7 @@ __all__ = ["driver_with"]
 
 
 @pytest.fixture
-def watch() -> Iterator[Callable[..., GpuMonitor]]:
+def start_monitor() -> Iterator[Callable[..., GpuMonitor]]:
     """Return a function that starts a monitor and waits for its first reading."""
     monitors: list[GpuMonitor] = []
 
@@ -41,7 +41,7 @@ def watch() -> Iterator[Callable[..., GpuMonitor]]:
 
 
 class Tracing:
-    """A real provider whose spans are enriched, and the spans that it exports."""
+    """A real provider with enrichment, and the spans that it exports."""
 
     def __init__(self, monitor: GpuMonitor, *, only_genai: bool = False) -> None:
         spans = SpanGpu(monitor, only_genai=only_genai)

@@ -58,13 +58,15 @@ def exported():
     exported.instruments.show(None)
 
 
-def host(watch, exported, **options):
-    monitor = watch(reports_host=lambda: True, **options)
+def host(start_monitor, exported, **options):
+    monitor = start_monitor(reports_host=lambda: True, **options)
     exported.instruments.show(monitor)
     return monitor
 
 
-def test_gpu_metrics_have_attributes_and_units_of_the_conventions(driver_with, watch, exported):
+def test_gpu_metrics_have_attributes_and_units_of_the_conventions(
+    driver_with, start_monitor, exported
+):
     driver = driver_with(
         nvml.one_gpu(
             throttle=0x4,
@@ -72,7 +74,7 @@ def test_gpu_metrics_have_attributes_and_units_of_the_conventions(driver_with, w
             pcie={"generation": 1, "width": 16, "max_generation": 5, "max_width": 16},
         )
     )
-    host(watch, exported, record_pass=exported.instruments.record_pass)
+    host(start_monitor, exported, record_pass=exported.instruments.record_pass)
 
     metrics = exported.metrics()
 
@@ -151,9 +153,9 @@ def test_gpu_metrics_have_attributes_and_units_of_the_conventions(driver_with, w
     }
 
 
-def test_instruments_have_the_kind_of_the_conventions(driver_with, watch, exported):
+def test_instruments_have_the_kind_of_the_conventions(driver_with, start_monitor, exported):
     driver_with(nvml.one_gpu())
-    host(watch, exported)
+    host(start_monitor, exported)
     data = {name: metric.data for name, metric in exported.metrics().items()}
     assert {name for name, each in data.items() if getattr(each, "is_monotonic", False)} == {
         *("hw.gpu.io", "hw.energy", "hw.errors", "llamatelemetry.gpu.nvlink.io"),
@@ -166,20 +168,22 @@ def test_instruments_have_the_kind_of_the_conventions(driver_with, watch, export
     }
 
 
-def test_device_without_support_reports_status_and_no_zeros(driver_with, watch, exported):
+def test_device_without_support_reports_status_and_no_zeros(driver_with, start_monitor, exported):
     driver_with(nvml.answers_almost_nothing())
-    host(watch, exported)
+    host(start_monitor, exported)
     assert set(exported.metrics()) == {"hw.status"}
 
 
-def test_process_that_is_not_leader_reports_only_its_own_memory(driver_with, watch, exported):
+def test_process_that_is_not_leader_reports_only_its_own_memory(
+    driver_with, start_monitor, exported
+):
     processes = [
         {"pid": os.getpid(), "memory": 7},
         {"pid": 4711, "memory": 8},
         {"pid": 1, "memory": 9},
     ]
     driver_with(nvml.one_gpu(processes=processes))
-    monitor = watch(pids_of=lambda origin: {4711})
+    monitor = start_monitor(pids_of=lambda origin: {4711})
     exported.instruments.show(monitor)
     key = type("Key", (), {})()
     monitor.ledger.start(key, "http://127.0.0.1:8080", 0.0)
@@ -189,10 +193,10 @@ def test_process_that_is_not_leader_reports_only_its_own_memory(driver_with, wat
     assert set(exported.metrics()) == {"llamatelemetry.gpu.process.memory"}
 
 
-def test_leader_also_reports_memory_of_called_servers(driver_with, watch, exported):
+def test_leader_also_reports_memory_of_called_servers(driver_with, start_monitor, exported):
     processes = [{"pid": 4711, "memory": 8}, {"pid": 1, "memory": 9}]
     driver_with(nvml.one_gpu(processes=processes))
-    monitor = host(watch, exported, pids_of=lambda origin: {4711})
+    monitor = host(start_monitor, exported, pids_of=lambda origin: {4711})
     key = type("Key", (), {})()
     monitor.ledger.start(key, "http://127.0.0.1:8080", 0.0)
     monitor.read_soon()
@@ -200,9 +204,9 @@ def test_leader_also_reports_memory_of_called_servers(driver_with, watch, export
     assert exported.points("llamatelemetry.gpu.process.memory") == {(4711,): 8}
 
 
-def test_counters_continue_when_driver_is_reloaded(driver_with, watch, exported):
+def test_counters_continue_when_driver_is_reloaded(driver_with, start_monitor, exported):
     driver = driver_with(nvml.one_gpu())
-    monitor = host(watch, exported, reopen_every_s=0.05)
+    monitor = host(start_monitor, exported, reopen_every_s=0.05)
     (before_j,) = exported.points("hw.energy").values()
     driver.machine["driver_loads"] = 1
     driver.change(energy_base_j=10)
@@ -213,12 +217,12 @@ def test_counters_continue_when_driver_is_reloaded(driver_with, watch, exported)
 
 
 def test_status_is_degraded_for_uncorrected_errors_and_failed_for_lost_gpu(
-    driver_with, watch, exported
+    driver_with, start_monitor, exported
 ):
     machine = nvml.four_on_pcie()
     machine["devices"][1]["ecc"]["uncorrected"] = 1
     driver = driver_with(machine)
-    monitor = host(watch, exported)
+    monitor = host(start_monitor, exported)
     driver.lose(2)
     wait_for(lambda: monitor.snapshot.lost)
     states = {
@@ -229,9 +233,9 @@ def test_status_is_degraded_for_uncorrected_errors_and_failed_for_lost_gpu(
     assert states == {"GPU 0": "ok", "GPU 1": "degraded", "GPU 2": "failed", "GPU 3": "ok"}
 
 
-def test_mig_instances_name_their_board_and_have_no_power(driver_with, watch, exported):
+def test_mig_instances_name_their_board_and_have_no_power(driver_with, start_monitor, exported):
     driver_with(nvml.with_mig())
-    host(watch, exported)
+    host(start_monitor, exported)
     metrics = exported.metrics()
     parents = {
         p.attributes["hw.id"]: p.attributes.get("hw.parent")
@@ -246,9 +250,9 @@ def test_metrics_are_empty_without_a_monitor(exported):
     assert exported.metrics() == {}
 
 
-def test_sampling_duration_is_recorded(driver_with, watch, exported):
+def test_sampling_duration_is_recorded(driver_with, start_monitor, exported):
     driver_with(nvml.slow(10))
-    host(watch, exported, record_pass=exported.instruments.record_pass)
+    host(start_monitor, exported, record_pass=exported.instruments.record_pass)
     wait_for(lambda: "llamatelemetry.gpu.sampling.duration" in exported.metrics())
     (point,) = exported.metrics()["llamatelemetry.gpu.sampling.duration"].data.data_points
     assert point.sum / point.count > 0.05

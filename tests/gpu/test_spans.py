@@ -34,9 +34,9 @@ IN_PROCESS = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name"
 TRANSFORMERS = "llamatelemetry_instrumentation_transformers"
 
 
-def test_span_gets_gpu_usage_during_its_time(driver_with, watch):
+def test_span_gets_gpu_usage_during_its_time(driver_with, start_monitor):
     driver = driver_with(nvml.eight_with_nvswitch())
-    tracing = Tracing(watch())
+    tracing = Tracing(start_monitor())
     with tracing.tracer().start_as_current_span("work"):
         driver.change(3, power=600, temperature=71, memory_used=70 * nvml.GIB)
         time.sleep(0.3)
@@ -55,32 +55,32 @@ def test_span_gets_gpu_usage_during_its_time(driver_with, watch):
     assert found["utilization_peak"] == (0.4,) * 8
 
 
-def test_short_span_gets_the_last_reading(driver_with, watch):
+def test_short_span_gets_the_last_reading(driver_with, start_monitor):
     driver_with(nvml.one_gpu())
-    tracing = Tracing(watch(interval_s=30.0))
+    tracing = Tracing(start_monitor(interval_s=30.0))
     tracing.tracer().start_span("work").end()
     assert tracing.attributes("work")["power"] == (300.5,)
 
 
-def test_span_outside_the_history_gets_nothing(driver_with, watch):
+def test_span_outside_the_history_gets_nothing(driver_with, start_monitor):
     driver_with(nvml.one_gpu())
-    tracing = Tracing(watch())
+    tracing = Tracing(start_monitor())
     long_ago = time.time_ns() - 3600 * 10**9
     span = tracing.tracer().start_span("work", start_time=long_ago)
     span.end(long_ago + 10**9)
     assert tracing.attributes("work") == {}
 
 
-def test_values_that_no_gpu_reports_are_absent(driver_with, watch):
+def test_values_that_no_gpu_reports_are_absent(driver_with, start_monitor):
     driver_with({"start": 0, "devices": [{"uuid": nvml.uuid(0), "power": 50}]})
-    tracing = Tracing(watch())
+    tracing = Tracing(start_monitor())
     tracing.tracer().start_span("work").end()
     assert tracing.attributes("work") == {"ids": (nvml.uuid(0),), "power": (50.0,)}
 
 
-def test_lost_gpu_is_not_in_the_arrays(driver_with, watch):
+def test_lost_gpu_is_not_in_the_arrays(driver_with, start_monitor):
     driver = driver_with(nvml.four_on_pcie())
-    monitor = watch()
+    monitor = start_monitor()
     tracing = Tracing(monitor)
     driver.lose(1)
     wait_for(lambda: monitor.snapshot.lost)
@@ -90,20 +90,20 @@ def test_lost_gpu_is_not_in_the_arrays(driver_with, watch):
     assert len(found["power"]) == 3
 
 
-def test_arrays_follow_visible_gpus_in_cuda_order(driver_with, watch, monkeypatch):
+def test_arrays_follow_visible_gpus_in_cuda_order(driver_with, start_monitor, monkeypatch):
     driver_with(nvml.four_on_pcie())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"2,{nvml.uuid(0)}")
-    tracing = Tracing(watch(reports_host=lambda: True))
+    tracing = Tracing(start_monitor(reports_host=lambda: True))
     tracing.tracer().start_span("work").end()
     assert tracing.attributes("work")["ids"] == (nvml.uuid(2), nvml.uuid(0))
 
 
-def test_mig_instance_has_memory_but_no_power(driver_with, watch, monkeypatch):
+def test_mig_instance_has_memory_but_no_power(driver_with, start_monitor, monkeypatch):
     machine = nvml.with_mig()
     instance = machine["devices"][0]["mig"]["instances"][1]
     driver_with(machine)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", instance["uuid"])
-    tracing = Tracing(watch())
+    tracing = Tracing(start_monitor())
     tracing.tracer().start_span("work").end()
     assert tracing.attributes("work") == {
         "ids": (instance["uuid"],),
@@ -111,18 +111,18 @@ def test_mig_instance_has_memory_but_no_power(driver_with, watch, monkeypatch):
     }
 
 
-def test_only_genai_skips_other_spans(driver_with, watch):
+def test_only_genai_skips_other_spans(driver_with, start_monitor):
     driver_with(nvml.one_gpu())
-    tracing = Tracing(watch(), only_genai=True)
+    tracing = Tracing(start_monitor(), only_genai=True)
     tracing.tracer().start_span("chat", attributes=LLAMA_SERVER).end()
     tracing.tracer().start_span("work").end()
     assert "power" in tracing.attributes("chat")
     assert tracing.attributes("work") == {}
 
 
-def test_enrichment_never_evicts_attributes_of_the_application(driver_with, watch):
+def test_enrichment_never_evicts_attributes_of_the_application(driver_with, start_monitor):
     driver_with(nvml.one_gpu())
-    spans = SpanGpu(watch(), only_genai=False)
+    spans = SpanGpu(start_monitor(), only_genai=False)
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=4), shutdown_on_exit=False)
     provider.add_span_processor(
         EnrichingSpanProcessor(spans.started, spans.ending, lambda *_: pytest.fail("failed"))
@@ -134,9 +134,9 @@ def test_enrichment_never_evicts_attributes_of_the_application(driver_with, watc
     assert set(span.attributes) == {"a", "b", "c", "llamatelemetry.gpu.ids"}
 
 
-def test_ended_span_accepts_no_more_attributes(driver_with, watch, caplog):
+def test_ended_span_accepts_no_more_attributes(driver_with, start_monitor, caplog):
     driver_with(nvml.one_gpu())
-    tracing = Tracing(watch())
+    tracing = Tracing(start_monitor())
     span = tracing.tracer().start_span("work")
     span.end()
     span.set_attribute("late", 1)
@@ -161,9 +161,9 @@ def test_failure_is_logged_and_span_is_exported(driver_with):
     assert reported == ["registering the start of a span", "adding attributes to a span"]
 
 
-def test_spans_do_not_call_the_driver(driver_with, watch):
+def test_spans_do_not_call_the_driver(driver_with, start_monitor):
     driver = driver_with(with_server())
-    tracing = Tracing(watch(pids_of=pids_of))
+    tracing = Tracing(start_monitor(pids_of=pids_of))
 
     def request():
         for _ in range(20):
@@ -184,9 +184,9 @@ def test_spans_do_not_call_the_driver(driver_with, watch):
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_slow_driver_does_not_delay_spans(driver_with, watch):
+def test_slow_driver_does_not_delay_spans(driver_with, start_monitor):
     driver_with(nvml.slow(200))
-    tracing = Tracing(watch(interval_s=0.02))
+    tracing = Tracing(start_monitor(interval_s=0.02))
     began = time.monotonic()
     for _ in range(100):
         tracing.tracer().start_span("chat", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER).end()
@@ -195,9 +195,9 @@ def test_slow_driver_does_not_delay_spans(driver_with, watch):
 
 
 @pytest.mark.clock
-def test_call_to_local_server_has_energy_and_energy_per_token(driver_with, watch):
+def test_call_to_local_server_has_energy_and_energy_per_token(driver_with, start_monitor):
     driver = driver_with(with_server(power=60, utilization={"gpu": 0, "memory": 0}))
-    tracing = Tracing(watch(pids_of=pids_of))
+    tracing = Tracing(start_monitor(pids_of=pids_of))
     time.sleep(0.2)  # the GPU is observed idle
     driver.change(power=[[0, 60], [time.time() - driver.machine["start"], 360]])
     driver.change(utilization={"gpu": 90, "memory": 50})
@@ -211,29 +211,31 @@ def test_call_to_local_server_has_energy_and_energy_per_token(driver_with, watch
 
 
 @pytest.mark.clock
-def test_in_process_call_has_energy_when_process_is_on_the_gpu(driver_with, watch):
+def test_in_process_call_has_energy_when_process_is_on_the_gpu(driver_with, start_monitor):
     driver_with(nvml.one_gpu(processes=[{"pid": os.getpid(), "memory": 1}]))
-    found = call(Tracing(watch()), IN_PROCESS, scope=TRANSFORMERS, kind=SpanKind.INTERNAL)
+    found = call(Tracing(start_monitor()), IN_PROCESS, scope=TRANSFORMERS, kind=SpanKind.INTERNAL)
     assert found["energy"] == pytest.approx(300.5 * LONG_ENOUGH_S, rel=0.1)
 
 
 @pytest.mark.clock
-def test_energy_counts_only_gpus_of_the_engine(driver_with, watch):
+def test_energy_counts_only_gpus_of_the_engine(driver_with, start_monitor):
     machine = nvml.four_on_pcie()
     for index in (1, 2):
         machine["devices"][index]["processes"] = [{"pid": SERVER_PID, "memory": 1}]
     driver_with(machine)
-    found = call(Tracing(watch(pids_of=pids_of)), LLAMA_SERVER)
+    found = call(Tracing(start_monitor(pids_of=pids_of)), LLAMA_SERVER)
     assert found["energy"] == pytest.approx(2 * 300.5 * LONG_ENOUGH_S, rel=0.1)
 
 
-def test_managed_server_has_energy_at_any_address(driver_with, watch):
+def test_managed_server_has_energy_at_any_address(driver_with, start_monitor):
     driver_with(with_server())
     origin = "http://192.0.2.7:8080"
     known_servers.describe(
         Server("192.0.2.7", 8080, origin), {"llamatelemetry.server.binary": "llama-server"}
     )
-    tracing = Tracing(watch(pids_of=lambda asked: {SERVER_PID} if asked == origin else set()))
+    tracing = Tracing(
+        start_monitor(pids_of=lambda asked: {SERVER_PID} if asked == origin else set())
+    )
     assert "energy" in call(tracing, {**LLAMA_SERVER, "server.address": "192.0.2.7"})
 
 
@@ -256,23 +258,23 @@ CLOUD = {**LLAMA_SERVER, "server.address": "api.openai.com", "server.port": 443}
         pytest.param(LLAMA_SERVER, {"kind": SpanKind.SERVER}, id="server span"),
     ],
 )
-def test_other_calls_have_no_energy(driver_with, watch, attributes, options):
+def test_other_calls_have_no_energy(driver_with, start_monitor, attributes, options):
     processes = [{"pid": SERVER_PID, "memory": 1}, {"pid": os.getpid(), "memory": 1}]
     driver_with(nvml.one_gpu(processes=processes))
-    found = call(Tracing(watch(pids_of=pids_of)), attributes, **options)
+    found = call(Tracing(start_monitor(pids_of=pids_of)), attributes, **options)
     assert [name for name in found if "energy" in name] == []
     assert "power" in found
 
 
-def test_short_call_has_no_energy(driver_with, watch):
+def test_short_call_has_no_energy(driver_with, start_monitor):
     driver_with(with_server())
-    found = call(Tracing(watch(pids_of=pids_of, interval_s=1.0)), LLAMA_SERVER, seconds=0.7)
+    found = call(Tracing(start_monitor(pids_of=pids_of, interval_s=1.0)), LLAMA_SERVER, seconds=0.7)
     assert [name for name in found if "energy" in name] == []
 
 
-def test_nested_call_is_counted_once(driver_with, watch):
+def test_nested_call_is_counted_once(driver_with, start_monitor):
     driver_with(with_server())
-    tracing = Tracing(watch(pids_of=pids_of))
+    tracing = Tracing(start_monitor(pids_of=pids_of))
     outer = tracing.tracer().start_span("outer", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER)
     found = call(tracing, LLAMA_SERVER, context=set_span_in_context(outer))
     outer.end()
@@ -282,10 +284,12 @@ def test_nested_call_is_counted_once(driver_with, watch):
 
 @pytest.mark.slow
 @pytest.mark.clock
-def test_shares_of_overlapping_calls_add_up_to_counter_within_one_percent(driver_with, watch):
+def test_shares_of_overlapping_calls_add_up_to_counter_within_one_percent(
+    driver_with, start_monitor
+):
     curve = [[0, 70], [1.1, 350], [1.9, 610], [2.6, 240], [3.4, 480], [4.3, 130], [5.2, 560]]
     driver = driver_with(with_server(power=curve, energy_step_ms=20))
-    tracing = Tracing(watch(pids_of=pids_of, interval_s=0.1))
+    tracing = Tracing(start_monitor(pids_of=pids_of, interval_s=0.1))
     wait_for(lambda: time.time() - driver.machine["start"] > 0.9)
     threads = [
         threading.Thread(target=one_call, args=(tracing, f"call {n}", start_s, seconds))
@@ -313,9 +317,9 @@ def one_call(tracing: Tracing, name: str, start_s: float, seconds: float) -> Non
 
 
 @pytest.mark.clock
-def test_unsampled_call_still_gets_its_share(driver_with, watch, monkeypatch):
+def test_unsampled_call_still_gets_its_share(driver_with, start_monitor, monkeypatch):
     driver_with(with_server())
-    monitor = watch(pids_of=pids_of)
+    monitor = start_monitor(pids_of=pids_of)
     tracing = Tracing(monitor)
     monkeypatch.setattr(DroppedSpans, "observer", SpanGpu(monitor, only_genai=False))
     dropped = Instrumenter(

@@ -134,7 +134,7 @@ def test_upload_failure_is_logged_when_login_is_rejected(
 ):
     server = {"server": graphistry_server.address, "protocol": "http"}
     line = failed_upload(GraphistryViz(**login, **server), caplog)
-    assert line.startswith(f"{graphistry_server.address} refused the login (")
+    assert line.startswith(f"{graphistry_server.address} rejected the login (")
     assert "wrong-secret" not in line
     assert capfd.readouterr() == ("", "")
     assert graphistry_server.order == []
@@ -148,7 +148,7 @@ def test_upload_failure_is_logged_when_login_is_rejected(
 )
 def test_upload_failure_is_logged_without_network(caplog, capfd, login):
     viz = GraphistryViz(**login, server="127.0.0.1:1", protocol="http")
-    assert failed_upload(viz, caplog) == "there is no connection to 127.0.0.1:1"
+    assert failed_upload(viz, caplog) == "cannot connect to 127.0.0.1:1"
     assert capfd.readouterr() == ("", "")
 
 
@@ -164,7 +164,7 @@ def test_upload_ignores_output_of_client(graphistry_server: Graphistry, capfd):
 @needs_client
 def test_upload_failure_is_logged_when_host_is_unknown(caplog):
     viz = GraphistryViz(**KEY, server="graphistry.invalid")
-    assert failed_upload(viz, caplog) == "there is no connection to graphistry.invalid"
+    assert failed_upload(viz, caplog) == "cannot connect to graphistry.invalid"
 
 
 @needs_client
@@ -215,7 +215,7 @@ def test_upload_failure_names_pip_command_when_client_is_missing(monkeypatch, tm
     ("program", "message"),
     [
         ("/nowhere/python", "cannot start the upload process"),
-        ("/bin/false", "the upload process died"),
+        ("/bin/false", "the upload process ended without a result"),
     ],
 )
 def test_upload_failure_is_logged_when_child_process_fails(monkeypatch, caplog, program, message):

@@ -25,7 +25,7 @@ def _zlib(data: bytes) -> bytes:
     return zlib.compress(data)
 
 
-def _in_pieces(data: bytes, size: int = 40) -> list[bytes]:
+def _split(data: bytes, size: int = 40) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
@@ -41,9 +41,9 @@ class Fault:
 FAULTS: dict[str, Fault] = {
     "good-plain": Fault(plain(CHAT)),
     "good-stream": Fault(chunked([*EVENTS, b"data: [DONE]\n\n"])),
-    "stream-in-small-pieces": Fault(chunked(_in_pieces(b"".join(EVENTS)))),
+    "stream-in-small-pieces": Fault(chunked(_split(b"".join(EVENTS)))),
     "stream-with-crlf": Fault(chunked([event.replace(b"\n", b"\r\n") for event in EVENTS])),
-    "stream-with-pings": Fault(chunked([piece for event in EVENTS for piece in (b":\n\n", event)])),
+    "stream-with-pings": Fault(chunked([part for event in EVENTS for part in (b":\n\n", event)])),
     "stream-without-last-line-end": Fault(chunked([*EVENTS[:-1], EVENTS[-1].rstrip()]), None),
     "stream-of-invalid-utf8": Fault(chunked([b'data: {"x": "\xff\xfe"}\n\n', *EVENTS])),
     "stream-with-10-MB-line": Fault(chunked([*EVENTS[:2], LONG_LINE, *EVENTS[2:]])),
@@ -53,7 +53,7 @@ FAULTS: dict[str, Fault] = {
         [*chunked(EVENTS[:2], is_ended=False), b"ff\r\ndata: {"], None, fails=True
     ),
     "stream-gzipped": Fault(
-        chunked(_in_pieces(gzip.compress(b"".join(EVENTS))), "Content-Encoding: gzip")
+        chunked(_split(gzip.compress(b"".join(EVENTS))), "Content-Encoding: gzip")
     ),
     "stream-not-gzip-after-all": Fault(chunked(EVENTS, "Content-Encoding: gzip"), None, fails=True),
     "plain-gzipped": Fault(plain(gzip.compress(CHAT), "Content-Encoding: gzip")),

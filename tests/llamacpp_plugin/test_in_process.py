@@ -151,6 +151,26 @@ def test_callback_can_stop_stream(instrumented: Recorder, server: Any) -> None:
     assert span.attributes["gen_ai.response.id"] == received[0]["id"]
 
 
+def test_stopped_stream_records_message_with_finish_reason(
+    instrument: Callable[..., Recorder], server: Any
+) -> None:
+    recorder = instrument(capture_content="span_only")
+    received: list[Any] = []
+
+    def stop_after_three(chunk: Any) -> bool:
+        received.append(chunk)
+        return len(received) == 3
+
+    server.handle_chat_completions({**CHAT, "max_tokens": 200, "stream": True}, stop_after_three)
+    [message] = json.loads(only(recorder).attributes["gen_ai.output.messages"])
+    texts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in received]
+    assert message == {
+        "role": "assistant",
+        "parts": [{"type": "text", "content": "".join(texts)}],
+        "finish_reason": "unknown",
+    }
+
+
 def test_xllamacpp_embeddings_are_recorded(instrumented: Recorder, server: Any) -> None:
     reply = server.handle_embeddings({"input": ["one", "two words"]})
     span = only(instrumented)

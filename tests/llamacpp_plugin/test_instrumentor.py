@@ -448,9 +448,9 @@ def test_streamed_request_body_is_not_read(
     library: Any, instrument: Callable[..., Recorder]
 ) -> None:
     recorder = instrument(llamacpp_allow=("llama.test",))
-    pieces = iter([b'{"model": "smol", ', b'"messages": []}'])
+    chunks = iter([b'{"model": "smol", ', b'"messages": []}'])
     with mock(library) as client:
-        client.post(URL, content=pieces)
+        client.post(URL, content=chunks)
         assert client.seen[0].headers["transfer-encoding"] == "chunked"
     assert recorder.call().name == "chat"
 

@@ -150,8 +150,8 @@ def test_timings_identify_llama_cpp_for_any_split_of_stream(
     instrumented: Recorder, caller: str, cut: int
 ) -> None:
     body = b"".join(EVENTS)
-    pieces = [body[at : at + cut] for at in range(0, len(body), cut)]
-    with scripted(chunked(pieces, server="Server: nginx\r\n")) as server:
+    chunks = [body[at : at + cut] for at in range(0, len(body), cut)]
+    with scripted(chunked(chunks, server="Server: nginx\r\n")) as server:
         CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
@@ -247,11 +247,11 @@ def test_plugin_requests_no_props_of_mock_transport(
     library: str, instrument: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instrumented = instrument(llamacpp_props=True)
-    asked: list[Any] = []
-    monkeypatch.setattr(server_metadata_cache, "fetch", lambda *args: asked.append(args))
+    fetched: list[Any] = []
+    monkeypatch.setattr(server_metadata_cache, "fetch", lambda *args: fetched.append(args))
     with mock(library, Server="llama.cpp") as client:
         client.post("http://llama.test/v1/chat/completions", json=BODY)
-    assert asked == []
+    assert fetched == []
     instrumented.call()
 
 

@@ -41,14 +41,14 @@ def test_summarize_groups_calls_by_operation_and_model() -> None:
         ],
         [load(0.5), load(0.7)],
     )
-    line, other = summary.lines
-    assert (line.operation, line.model, line.calls, line.errors) == ("chat", "m", 22, 1)
-    assert (line.input_tokens, line.output_tokens) == (210, sum(range(1, 22)))
-    assert line.ttft_ms == Quantiles(11.0, 20.0)
-    assert line.duration_ms == Quantiles(11.0, 20.0)  # without failed calls
-    assert line.tokens_per_s == Quantiles(500.0, 500.0)
-    assert line.energy_j == pytest.approx(31.5)
-    assert line.queue_ms is None
+    row, other = summary.rows
+    assert (row.operation, row.model, row.calls, row.errors) == ("chat", "m", 22, 1)
+    assert (row.input_tokens, row.output_tokens) == (210, sum(range(1, 22)))
+    assert row.ttft_ms == Quantiles(11.0, 20.0)
+    assert row.duration_ms == Quantiles(11.0, 20.0)  # without failed calls
+    assert row.tokens_per_s == Quantiles(500.0, 500.0)
+    assert row.energy_j == pytest.approx(31.5)
+    assert row.queue_ms is None
     assert (other.operation, other.input_tokens, other.energy_j) == ("text_completion", None, None)
     assert summary.errors == {"timeout": 1}
     assert (summary.calls, summary.spans, summary.processes) == (23, 26, 2)

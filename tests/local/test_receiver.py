@@ -199,7 +199,7 @@ def test_receiver_stores_metrics_and_logs(running: RunningReceiver) -> None:
 
 
 def otlp_json(request: ExportTraceServiceRequest) -> bytes:
-    """Return OTLP's JSON, in which ids are hex."""
+    """Return OTLP's JSON, with ids as hex."""
     fields = json_format.MessageToDict(request)
     for resource in fields["resourceSpans"]:
         for scope in resource["scopeSpans"]:

@@ -176,7 +176,7 @@ def test_content_is_recorded_once_when_two_plugins_record_call(recorder: Recorde
         for name, hook in zip(("outer", "inner"), hooks, strict=True)
     )
 
-    def said(text: str) -> Content:
+    def content_of(text: str) -> Content:
         return Content(
             outputs=[
                 {
@@ -196,10 +196,10 @@ def test_content_is_recorded_once_when_two_plugins_record_call(recorder: Recorde
     inner = inner_plugin.start(request())
     assert inner is not None
     assert inner.content_max_chars is None
-    inner.finish(Response(read_content=lambda: said("further in")))
+    inner.finish(Response(read_content=lambda: content_of("nested")))
     outer.deactivate(token)
     # The values of the enclosing plugin take precedence, if it could parse the response.
     outer.finish(Response())
-    assert on_span(recorder) == {"gen_ai.output.messages": said("further in").outputs}
-    assert in_event(recorder) == {"gen_ai.output.messages": said("further in").outputs}
+    assert on_span(recorder) == {"gen_ai.output.messages": content_of("nested").outputs}
+    assert in_event(recorder) == {"gen_ai.output.messages": content_of("nested").outputs}
     assert [len(hook.calls) for hook in hooks] == [1, 0]

@@ -32,7 +32,7 @@ SECRET = "c4n4ry-7f3a"
 
 def talk_in_secret() -> None:
     """Send secrets in every place: prompts, responses, arguments, results, errors and streams."""
-    said = replies.chat(
+    reply = replies.chat(
         choices=[
             {
                 "index": 0,
@@ -66,7 +66,7 @@ def talk_in_secret() -> None:
         ],
         "user": SECRET,
     }
-    ask(said, **request)
+    ask(reply, **request)
     ask({"choices": SECRET, "usage": SECRET, "id": None, "error": SECRET}, **request)
     list(stream([replies.chunk({"content": SECRET, "role": "assistant"})]))
     with stream([replies.chunk({"content": SECRET})] * 3) as chunks:

@@ -93,9 +93,9 @@ def own_cpu_of_each_item() -> list[float]:
         return measure
 
     stream = open_stream()
-    tap = stream._iterator
-    assert type(tap) is StreamWrapper
-    tap._next = timed(tap._next)
+    wrapper = stream._iterator
+    assert type(wrapper) is StreamWrapper
+    wrapper._next = timed(wrapper._next)
     own: list[float] = []
     for _ in range(CHUNKS + 1):  # One more for the end of the stream.
         started = time.thread_time_ns()

@@ -142,7 +142,11 @@ async def test_stream_span_ends_when_stream_was_read(
     span = instrumented.call()
     duration_s = (span.end_time - span.start_time) / 1e9
     assert duration_s >= len(parts) * PAUSE_S
-    assert PAUSE_S <= span.attributes["gen_ai.response.time_to_first_chunk"] < duration_s / 2
+    # A busy machine can delay the first chunk, but not shorten the pauses after it. One is spare,
+    # because the clocks of the span and of the chunk differ.
+    pauses_after_s = (len(parts) - 2) * PAUSE_S
+    first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
+    assert PAUSE_S <= first_chunk_s <= duration_s - pauses_after_s
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
 
 

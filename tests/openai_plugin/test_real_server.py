@@ -14,9 +14,8 @@ import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 from tests.support import replies
-from tests.support.llama_server import LlamaServer
+from tests.support.llama_server import LlamaServer, embedded_server
 from tests.support.recorder import Recorder
 
 SLOTS = 2
@@ -217,12 +216,11 @@ def test_queue_starts_at_last_attempt(instrumented: Recorder, llama_server: Llam
 @pytest.mark.needs("xllamacpp")
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_call_fails_when_server_is_killed(instrumented: Recorder, stream: bool) -> None:
-    options = EmbeddedOptions(model_path=find_demo_model(), alias="smol")
     # Before openai 3, errors inside a stream are those of the HTTP client.
     wrapped = not stream or replies.OPENAI >= (3, 0)
     expected = openai.APIConnectionError if wrapped else replies.http.RemoteProtocolError
-    with EmbeddedServer(options) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    with embedded_server(alias="smol") as server:
+        client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
         killer = threading.Timer(0.8, os.kill, (server.pid, signal.SIGKILL))
 
         def ask() -> None:

@@ -10,8 +10,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.openai_plugin.observed_application import (
+    ObservedApplication,
+    ServerResponse,
+    check_same_when_instrumented,
+    split_at,
+)
 from tests.openai_plugin.sse_strategies import CUTS, bodies
-from tests.openai_plugin.witness import Served, Witness, pieces, same_with_and_without
 from tests.support import replies
 from tests.support.json_strategies import REPLIES, SCALARS, TEXTS, json_values
 from tests.support.openai_operations import IGNORE_DEPRECATED, OPERATIONS, Operation, streams
@@ -72,40 +77,40 @@ RAW = [each for each in OPERATIONS if has_face(each, "with_raw_response")]
 UNREAD = [each for each in OPERATIONS if has_face(each, "with_streaming_response")]
 
 
-async def create(witness: Witness, operation: Operation) -> None:
-    witness.note(await witness.result(operation.call(witness.client)))
+async def create(application: ObservedApplication, operation: Operation) -> None:
+    application.record(await application.result(operation.call(application.client)))
 
 
-async def raw(witness: Witness, operation: Operation) -> None:
+async def raw(application: ObservedApplication, operation: Operation) -> None:
     """Read the body and parse it, which may fail."""
-    reply = await witness.result(operation.call(witness.client, face="with_raw_response"))
-    witness.note(type(reply), reply.text, dict(reply.headers))
-    witness.note(await witness.result(reply.parse()))
+    reply = await application.result(operation.call(application.client, face="with_raw_response"))
+    application.record(type(reply), reply.text, dict(reply.headers))
+    application.record(await application.result(reply.parse()))
 
 
-async def raw_unparsed(witness: Witness, operation: Operation) -> None:
-    reply = await witness.result(operation.call(witness.client, face="with_raw_response"))
-    witness.note(type(reply), reply.content)
+async def raw_unparsed(application: ObservedApplication, operation: Operation) -> None:
+    reply = await application.result(operation.call(application.client, face="with_raw_response"))
+    application.record(type(reply), reply.content)
 
 
-async def unread(witness: Witness, operation: Operation) -> None:
+async def unread(application: ObservedApplication, operation: Operation) -> None:
     """Parse an unread body."""
-    call = operation.call(witness.client, face="with_streaming_response")
-    async with witness.entered(call) as reply:
-        witness.note(type(reply), dict(reply.headers))
-        witness.note(await witness.result(reply.parse()))
+    call = operation.call(application.client, face="with_streaming_response")
+    async with application.enter(call) as reply:
+        application.record(type(reply), dict(reply.headers))
+        application.record(await application.result(reply.parse()))
 
 
-async def unread_bytes(witness: Witness, operation: Operation) -> None:
-    call = operation.call(witness.client, face="with_streaming_response")
-    async with witness.entered(call) as reply:
-        await witness.read(reply.iter_bytes())
+async def unread_bytes(application: ObservedApplication, operation: Operation) -> None:
+    call = operation.call(application.client, face="with_streaming_response")
+    async with application.enter(call) as reply:
+        await application.read(reply.iter_bytes())
 
 
-async def never_read(witness: Witness, operation: Operation) -> None:
-    call = operation.call(witness.client, face="with_streaming_response")
-    async with witness.entered(call) as reply:
-        witness.note(type(reply))
+async def never_read(application: ObservedApplication, operation: Operation) -> None:
+    call = operation.call(application.client, face="with_streaming_response")
+    async with application.enter(call) as reply:
+        application.record(type(reply))
 
 
 PLAIN = {
@@ -122,73 +127,75 @@ def test_any_json_response_is_passed_on_unchanged(
     *, way: Any, data: st.DataObject, mode: Mode, reply: Any, status: int, cuts: Any
 ) -> None:
     operation = data.draw(st.sampled_from(PLAIN[way]), "operation")
-    served = Served(pieces(json.dumps(reply).encode(), cuts), operation.media, status)
-    span = same_with_and_without(served, partial(way, operation=operation), **mode)
+    response = ServerResponse(split_at(json.dumps(reply).encode(), cuts), operation.media, status)
+    span = check_same_when_instrumented(response, partial(way, operation=operation), **mode)
     assert span.name == operation.span_name
 
 
-async def send(witness: Witness, body: dict[str, Any], one_shot: bool) -> None:
+async def send(application: ObservedApplication, body: dict[str, Any], one_shot: bool) -> None:
     """Send messages and tools, optionally as iterators that can be read once."""
     options = {
         name: iter(value) if one_shot and isinstance(value, list) else value
         for name, value in body.items()
     }
-    witness.note(await witness.result(witness.client.chat.completions.create(**options)))
+    application.record(
+        await application.result(application.client.chat.completions.create(**options))
+    )
 
 
 @settings(**COMMON)
 @given(body=REQUESTS, mode=MODES, one_shot=st.booleans())
 def test_any_request_is_sent_unchanged(*, body: dict[str, Any], mode: Mode, one_shot: bool) -> None:
-    """The witness compares the sent bytes. A body that cannot be serialized is a failed call."""
-    served = Served((json.dumps(replies.chat()).encode(),))
-    same_with_and_without(served, partial(send, body=body, one_shot=one_shot), **mode)
+    """The observations contain the sent bytes. A body that cannot be serialized is a failed call."""
+    response = ServerResponse((json.dumps(replies.chat()).encode(),))
+    check_same_when_instrumented(response, partial(send, body=body, one_shot=one_shot), **mode)
 
 
-async def drained(witness: Witness, operation: Operation) -> None:
-    stream = await witness.result(operation.call(witness.client, stream=True))
-    await witness.read(stream)
-    witness.note(type(stream), sorted(vars(stream)))
+async def drained(application: ObservedApplication, operation: Operation) -> None:
+    stream = await application.result(operation.call(application.client, stream=True))
+    await application.read(stream)
+    application.record(type(stream), sorted(vars(stream)))
 
 
-async def closed_early(witness: Witness, operation: Operation) -> None:
-    stream = await witness.result(operation.call(witness.client, stream=True))
-    await witness.read(stream, at_most=2)
-    await witness.result(stream.close())
+async def closed_early(application: ObservedApplication, operation: Operation) -> None:
+    stream = await application.result(operation.call(application.client, stream=True))
+    await application.read(stream, at_most=2)
+    await application.result(stream.close())
 
 
-async def left_early(witness: Witness, operation: Operation) -> None:
-    stream = await witness.result(operation.call(witness.client, stream=True))
-    async with witness.entered(stream) as entered:
-        witness.note(entered is stream)
-        await witness.read(stream, at_most=1)
+async def left_early(application: ObservedApplication, operation: Operation) -> None:
+    stream = await application.result(operation.call(application.client, stream=True))
+    async with application.enter(stream) as entered:
+        application.record(entered is stream)
+        await application.read(stream, at_most=1)
 
 
-async def left_with_an_error(witness: Witness, operation: Operation) -> None:
-    stream = await witness.result(operation.call(witness.client, stream=True))
-    async with witness.entered(stream):
-        await witness.read(stream, at_most=1)
+async def left_with_an_error(application: ObservedApplication, operation: Operation) -> None:
+    stream = await application.result(operation.call(application.client, stream=True))
+    async with application.enter(stream):
+        await application.read(stream, at_most=1)
         raise KeyError("of the application")
 
 
-async def raw_stream(witness: Witness, operation: Operation) -> None:
+async def raw_stream(application: ObservedApplication, operation: Operation) -> None:
     face = {"face": "with_raw_response", "stream": True}
-    reply = await witness.result(operation.call(witness.client, **face))
-    witness.note(type(reply), dict(reply.headers))
-    stream = await witness.result(reply.parse())
-    witness.note((await witness.result(reply.parse())) is stream)
-    await witness.read(stream)
+    reply = await application.result(operation.call(application.client, **face))
+    application.record(type(reply), dict(reply.headers))
+    stream = await application.result(reply.parse())
+    application.record((await application.result(reply.parse())) is stream)
+    await application.read(stream)
 
 
-async def unread_stream(witness: Witness, operation: Operation) -> None:
+async def unread_stream(application: ObservedApplication, operation: Operation) -> None:
     face = {"face": "with_streaming_response", "stream": True}
-    async with witness.entered(operation.call(witness.client, **face)) as reply:
-        await witness.read(await witness.result(reply.parse()), at_most=3)
+    async with application.enter(operation.call(application.client, **face)) as reply:
+        await application.read(await application.result(reply.parse()), at_most=3)
 
 
-async def unread_lines(witness: Witness, operation: Operation) -> None:
+async def unread_lines(application: ObservedApplication, operation: Operation) -> None:
     face = {"face": "with_streaming_response", "stream": True}
-    async with witness.entered(operation.call(witness.client, **face)) as reply:
-        await witness.read(reply.iter_lines())
+    async with application.enter(operation.call(application.client, **face)) as reply:
+        await application.read(reply.iter_lines())
 
 
 WAYS = [
@@ -197,8 +204,8 @@ WAYS = [
 ]
 
 
-def see_a_stream(way: Any, operation: Operation, served: Served, mode: Mode) -> None:
-    span = same_with_and_without(served, partial(way, operation=operation), **mode)
+def check_stream(way: Any, operation: Operation, response: ServerResponse, mode: Mode) -> None:
+    span = check_same_when_instrumented(response, partial(way, operation=operation), **mode)
     assert span.name == operation.span_name
 
 
@@ -209,36 +216,40 @@ def see_a_stream(way: Any, operation: Operation, served: Served, mode: Mode) -> 
     mode=MODES,
     body=bodies(),
     cuts=CUTS,
-    breaks=st.booleans(),
+    is_interrupted=st.booleans(),
 )
-@example(operation=STREAMED[0], mode=SYNC, body=GOOD, cuts=None, breaks=False)
-@example(operation=STREAMED[0], mode=ASYNC, body=GOOD, cuts=(), breaks=False)
+@example(operation=STREAMED[0], mode=SYNC, body=GOOD, cuts=None, is_interrupted=False)
+@example(operation=STREAMED[0], mode=ASYNC, body=GOOD, cuts=(), is_interrupted=False)
 def test_any_event_stream_is_passed_on_unchanged_in_any_chunks(
-    *, way: Any, operation: Operation, mode: Mode, body: bytes, cuts: Any, breaks: bool
+    *, way: Any, operation: Operation, mode: Mode, body: bytes, cuts: Any, is_interrupted: bool
 ) -> None:
-    served = Served(pieces(body, cuts), "text/event-stream", breaks=breaks)
-    see_a_stream(way, operation, served, mode)
+    response = ServerResponse(
+        split_at(body, cuts), "text/event-stream", is_interrupted=is_interrupted
+    )
+    check_stream(way, operation, response, mode)
 
 
-async def helped(witness: Witness, operation: Operation) -> None:
-    resource = operation.bound(witness.client).__self__
-    async with witness.entered(resource.stream(**operation.sent())) as stream:
-        await witness.read(stream)
+async def helped(application: ObservedApplication, operation: Operation) -> None:
+    resource = operation.bound(application.client).__self__
+    async with application.enter(resource.stream(**operation.sent())) as stream:
+        await application.read(stream)
         final = getattr(stream, "get_final_completion", None) or stream.get_final_response
-        witness.note(await witness.result(final()))
+        application.record(await application.result(final()))
 
 
 @pytest.mark.skipif(OPENAI < (1, 92), reason="the helpers were in `beta` before")
 @pytest.mark.parametrize("operation", HELPED, ids=lambda operation: operation.name)
 @settings(**COMMON)
-@given(mode=MODES, data=st.data(), cuts=CUTS, breaks=st.booleans())
+@given(mode=MODES, data=st.data(), cuts=CUTS, is_interrupted=st.booleans())
 def test_stream_helpers_pass_on_any_event_stream_unchanged(
-    *, operation: Operation, mode: Mode, data: st.DataObject, cuts: Any, breaks: bool
+    *, operation: Operation, mode: Mode, data: st.DataObject, cuts: Any, is_interrupted: bool
 ) -> None:
     # Include valid streams without one or two events: helpers stop at the first unexpected event.
     events = (operation.events or list)()
     left_out = data.draw(st.sets(st.integers(0, len(events)), max_size=2), "left out")
     kept = [event for position, event in enumerate(events) if position not in left_out]
     body = data.draw(st.one_of(st.just(replies.sse(kept)), bodies()), "body")
-    served = Served(pieces(body, cuts), "text/event-stream", breaks=breaks)
-    see_a_stream(helped, operation, served, mode)
+    response = ServerResponse(
+        split_at(body, cuts), "text/event-stream", is_interrupted=is_interrupted
+    )
+    check_stream(helped, operation, response, mode)

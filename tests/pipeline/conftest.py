@@ -12,7 +12,7 @@ from tests.support.recorder import Recorder
 
 @pytest.fixture
 def telemetry(recorder: Recorder) -> Iterator[Recorder]:
-    """The recorder behind OpenTelemetry's global providers, arranged as `init()` does."""
+    """Return a recorder attached to OpenTelemetry's global providers, as by `init()`."""
     prepend_processors(recorder.tracer_provider, [SessionSpanProcessor()])
     SIGNALS["traces"].attach(recorder.tracer_provider)
     SIGNALS["metrics"].attach(recorder.meter_provider)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
 from llamatelemetry.server_metrics import ServerMetrics
 from tests.support.components import require
+from tests.support.llama_server import embedded_server
 from tests.support.recorder import Recorder
 from tests.support.tiny_gguf_models import make_llama
 from tests.support.waiting import wait_for
@@ -31,26 +31,17 @@ class RealServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/metrics"
         self.served: dict[str, dict[str, int]] = {}
-        self._server: EmbeddedServer | None = None
+        self._server = contextlib.ExitStack()
         self._model = ""
 
     def start(self, model: str = "one") -> None:
         require("xllamacpp")
         self._model = model
-        options = EmbeddedOptions(
-            model_path=find_demo_model(),
-            alias=model,
-            port=self.port,
-            ctx_size=1024,
-            parallel=2,
-            metrics=True,
-            slots=True,
-        )
-        self._server = EmbeddedServer(options).start()
+        options = {"alias": model, "port": self.port, "ctx_size": 1024, "parallel": 2}
+        self._server.enter_context(embedded_server(**options, metrics=True, slots=True))
 
     def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
+        self._server.close()
 
     def chat(self, tokens: int = 3) -> None:
         body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": tokens}

@@ -1,10 +1,10 @@
-"""A program that makes each public call that needs no GPU, with the installed packages only.
+"""All documented calls that work without a GPU, as a program that needs no test library.
 
-    python contract_calls.py SERVER-URL FOLDER [URL-OF-A-SERVER-TO-BENCHMARK]
+    python contract_calls.py SERVER_URL DIRECTORY [BENCHMARK_URL]
 
-It prints one JSON object: for each call `ok`, or the type and message of the exception; for each
-command its exit status and output. Modules in the variable MISSING cannot be imported.
-`scripts/check_wheels.py` runs the program where only wheels are installed.
+It prints one JSON object. Each call has an outcome: `ok`, or the type and message of the exception.
+Each command has an exit status and an output. The packages in the variable `MISSING` cannot be
+imported. `scripts/check_wheels.py` runs the program where only wheels are installed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from typing import Any
 MISSING = [name for name in os.environ.get("MISSING", "").split(",") if name]
 PACKAGES = (
     "llamatelemetry",
-    *(
-        f"llamatelemetry.{name}"
-        for name in ("bench", "distributed", "gpu", "graphistry", "inference", "llama")
-    ),
-    *(f"llamatelemetry.{name}" for name in ("nccl", "otel", "pipeline", "semconv", "transformers")),
+    *("llamatelemetry.bench", "llamatelemetry.distributed", "llamatelemetry.gpu"),
+    *("llamatelemetry.graphistry", "llamatelemetry.inference", "llamatelemetry.llama"),
+    *("llamatelemetry.nccl", "llamatelemetry.otel", "llamatelemetry.pipeline"),
+    *("llamatelemetry.semconv", "llamatelemetry.transformers"),
 )
 HELLO = [{"role": "user", "content": "Say hello."}]
 
 
-class Hiding:
-    """A finder that rejects the missing modules."""
+class FinderWithoutMissing:
+    """A module finder that does not find the packages in `MISSING`."""
 
     def __init__(self, finder: Any) -> None:
         self._finder = finder
@@ -42,16 +41,16 @@ class Hiding:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._finder, name)
 
-    def find_spec(self, name: str, *place: Any) -> Any:
+    def find_spec(self, name: str, *args: Any) -> Any:
         if any(f"{name}.".startswith(f"{missing}.") for missing in MISSING):
             return None
-        return self._finder.find_spec(name, *place)
+        return self._finder.find_spec(name, *args)
 
 
-class Parrot:
-    """An engine that an application defines."""
+class EchoEngine:
+    """A custom engine that returns its prompt."""
 
-    model_name = "parrot"
+    model_name = "echo"
 
     def generate(self, prompt: str, *_args: Any, **_options: Any) -> str:
         return prompt
@@ -62,7 +61,7 @@ class Parrot:
         return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
 
 
-def names_of(package: str) -> Callable[[], Any]:
+def load_names_of(package: str) -> Callable[[], Any]:
     def load() -> None:
         module = importlib.import_module(package)
         for name in module.__all__:
@@ -75,11 +74,11 @@ def init() -> None:
     import llamatelemetry
 
     kind = {"exporter": "file", "export_path": "data"}
-    nowhere = {"exporter": "otlp", "otlp_endpoint": "http://127.0.0.1:9"}
+    unreachable = {"exporter": "otlp", "otlp_endpoint": "http://127.0.0.1:9"}
     if {"grpc", "opentelemetry.exporter.otlp.proto.grpc"} & {*MISSING}:
-        kind = {**nowhere, "otlp_protocol": "grpc"}
+        kind = {**unreachable, "otlp_protocol": "grpc"}
     elif {"requests", "opentelemetry.exporter.otlp.proto.http"} & {*MISSING}:
-        kind = nowhere
+        kind = unreachable
     llamatelemetry.init(service_name="contract", enable_trace_graphs=True, **kind)
 
 
@@ -104,7 +103,7 @@ async def use_async_client() -> None:
 def use_engines() -> None:
     from llamatelemetry.inference import create_engine, traced_engine
 
-    assert traced_engine(Parrot()).generate("a") == "a"
+    assert traced_engine(EchoEngine()).generate("a") == "a"
     with create_engine("llama.cpp", base_url=URL) as engine:
         assert engine.generate("Once", max_tokens=2)
 
@@ -115,8 +114,8 @@ def wrap() -> None:
     try:
         from openai import OpenAI
     except ImportError:
-        with contextlib.suppress(TypeError):  # not an OpenAI client
-            wrap_openai_client(Parrot())
+        with contextlib.suppress(TypeError):  # not a client
+            wrap_openai_client(EchoEngine())
         return
     with OpenAI(base_url=f"{URL}/v1", api_key="none") as client:
         wrap_openai_client(client).chat.completions.create(model="m", messages=HELLO, max_tokens=2)
@@ -128,24 +127,24 @@ def start_server() -> None:
     from llamatelemetry.llama import ServerManagerError, ServerNotFoundError
 
     with contextlib.suppress(ValueError):
-        ServerConfig("nowhere.gguf")
-        raise AssertionError("no error for a missing file")
+        ServerConfig("missing.gguf")
+        raise AssertionError("ServerConfig accepted a missing file")
     Path("empty.gguf").write_bytes(b"GGUF")
     try:
         ServerManager(ServerConfig("empty.gguf", port=0, startup_timeout_s=20)).start()
     except ServerNotFoundError:
         raise
     except ServerManagerError:
-        return  # the file is not a model
-    raise AssertionError("no error for an empty model")
+        return  # not a model
+    raise AssertionError("ServerManager started an empty model")
 
 
 def bench() -> Any:
     from llamatelemetry.bench import BenchmarkProfile, BenchmarkResults, BenchmarkRunner
 
-    runner = BenchmarkRunner(Parrot(), BenchmarkProfile.QUICK, progress=False)
-    results = runner.run("parrot", ["one", "two"])
-    assert BenchmarkResults.load(results.save("results.json")).model == "parrot"
+    runner = BenchmarkRunner(EchoEngine(), BenchmarkProfile.QUICK, progress=False)
+    results = runner.run("echo", ["one", "two"])
+    assert BenchmarkResults.load(results.save("results.json")).model == "echo"
     for suffix in (".csv", ".md", ".html"):
         assert results.save(f"results{suffix}").stat().st_size > 100
     assert json.loads(results.to_json())["summary"]["figures"]["e2e"]["count"] == 10
@@ -216,7 +215,7 @@ def draw() -> None:
     from llamatelemetry.graphistry import GraphistryViz
 
     viz = GraphistryViz(output_dir="pages")
-    graph = kept_graph()
+    graph = recorded_graph()
     topology = TopologyMapper().detect()
     assert str(topology)
     topology.to_dict()
@@ -230,8 +229,8 @@ def draw() -> None:
     assert graph.to_mermaid()
 
 
-def kept_graph() -> Any:
-    if MISSING:  # the package that records the graph may be missing
+def recorded_graph() -> Any:
+    if MISSING:  # a missing package may be needed to record graphs
         from llamatelemetry.otel.trace_graph.graph import TraceGraph
 
         return TraceGraph()
@@ -240,14 +239,14 @@ def kept_graph() -> Any:
     return llamatelemetry.trace_graph()
 
 
-def frames_of(what: str) -> Callable[[], Any]:
+def data_frame_of(kind: str) -> Callable[[], Any]:
     def make() -> None:
         from llamatelemetry.distributed import TopologyMapper
 
-        if what == "bench":
+        if kind == "bench":
             bench().to_dataframe()
-        elif what == "graph":
-            kept_graph().to_dataframes()
+        elif kind == "graph":
+            recorded_graph().to_dataframes()
         else:
             TopologyMapper().detect().to_dataframe()
 
@@ -262,7 +261,7 @@ def look_for_gpus() -> None:
             llamatelemetry.require_cuda()
         except RuntimeError:
             return
-        raise AssertionError("no error without a GPU")
+        raise AssertionError("require_cuda() found no GPU and raised no error")
 
 
 def instrument_transformers() -> None:
@@ -270,7 +269,7 @@ def instrument_transformers() -> None:
 
     instrumentor = TransformersInstrumentor()
     instrumentor.instrument()
-    if instrumentor.is_instrumented_by_opentelemetry:  # false if transformers is not installed
+    if instrumentor.is_instrumented_by_opentelemetry:  # False without transformers
         instrumentor.uninstrument()
 
 
@@ -295,10 +294,10 @@ def finish() -> None:
     llamatelemetry.shutdown(2)
 
 
-# These load torch, which takes seconds, so they run only on request.
+# Importing torch takes seconds, so these run only if the variable HEAVY is set.
 HEAVY = {"TransformersBackend": transformers_backend, "NCCLGroup": nccl_group}
 CALLS: dict[str, Callable[[], Any]] = {
-    **{f"names of {package}": names_of(package) for package in PACKAGES},
+    **{f"names of {package}": load_names_of(package) for package in PACKAGES},
     "init": init,
     "LlamaCppClient": use_client,
     "AsyncLlamaCppClient": lambda: asyncio.run(use_async_client()),
@@ -308,13 +307,13 @@ CALLS: dict[str, Callable[[], Any]] = {
     "benchmark": bench,
     "benchmark summary": summarize,
     "benchmark compare": compare,
-    "benchmark to_dataframe": frames_of("bench"),
+    "benchmark to_dataframe": data_frame_of("bench"),
     "pipeline, semconv, metrics": observe,
     "redaction": redact,
     "redaction by pattern": redact_by_pattern,
     "graphs": draw,
-    "trace graph to_dataframes": frames_of("graph"),
-    "topology to_dataframe": frames_of("topology"),
+    "trace graph to_dataframes": data_frame_of("graph"),
+    "topology to_dataframe": data_frame_of("topology"),
     "GPUs": look_for_gpus,
     "TransformersInstrumentor": instrument_transformers,
     "flush and shutdown": finish,
@@ -349,7 +348,7 @@ def outcome_of(call: Callable[[], Any]) -> str:
 
 
 def command(arguments: list[str]) -> dict[str, Any]:
-    """Run a command line in this process, as the console script does."""
+    """Run a command line in this process, as its console script does."""
     known = {"URL": URL, "BENCH_URL": BENCH_URL, "PORT": str(free_port())}
     sys.argv = ["llamatelemetry", *(known.get(each, each) for each in arguments)]
     out, err = io.StringIO(), io.StringIO()
@@ -362,7 +361,7 @@ def command(arguments: list[str]) -> dict[str, Any]:
         except SystemExit as error:
             status = error.code
         except BaseException:
-            status = "an exception"
+            status = "exception"
             traceback.print_exc()
     return {"status": status or 0, "out": out.getvalue()[-2000:], "err": err.getvalue()[-3000:]}
 
@@ -377,21 +376,21 @@ def free_port() -> int:
 
 def main() -> None:
     os.chdir(sys.argv[2])
-    # The prompt tells the timed server of the tests how to respond.
+    # The scripted server of the tests reads its timing from the prompt.
     prompt = json.dumps({"first_s": 0.0, "gaps_s": [0.0]})
     Path("prompts.jsonl").write_text(json.dumps({"prompt": prompt}), encoding="utf-8")
     calls = CALLS | (HEAVY if os.environ.get("HEAVY") else {})
     found = {name: outcome_of(call) for name, call in calls.items()}
-    # With all packages installed it would run, which another test covers.
+    # Only to see its error: tests/cli/test_demo.py runs the demo.
     demo = {"demo": ["demo"]} if {"openai", "xllamacpp"} & {*MISSING} else {}
     commands = {}
     for name, given in (COMMANDS | demo).items():
         if name != "bench --compare" or Path("bench.json").exists():
             commands[name] = command(given)
-    print(json.dumps({"calls": found, "commands": commands}))  # noqa: T201 - the output
+    print(json.dumps({"calls": found, "commands": commands}))  # noqa: T201 - the result
 
 
 if __name__ == "__main__":
     URL, BENCH_URL = sys.argv[1], (sys.argv[3:] or sys.argv[1:2])[0]
-    sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+    sys.meta_path[:] = [FinderWithoutMissing(finder) for finder in sys.meta_path]
     main()

@@ -7,12 +7,18 @@ from typing import Any
 
 from tests.support import replies
 
-SAID = "SECRET"
+SECRET = "SECRET"
 COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}
-NATIVE = {"content": f"{SAID} answer", "stop": True, "stop_type": "eos", "model": "smol", **COUNTS}
-NATIVE |= {"prompt": SAID, "__verbose": {"prompt": SAID}}
-PIECES = [{"content": part, "stop": False, "index": 0} for part in (SAID, " ans", "wer")]
-MESSAGES = [{"role": "user", "content": f"{SAID} question"}]
+NATIVE = {
+    "content": f"{SECRET} answer",
+    "stop": True,
+    "stop_type": "eos",
+    "model": "smol",
+    **COUNTS,
+}
+NATIVE |= {"prompt": SECRET, "__verbose": {"prompt": SECRET}}
+TEXT_EVENTS = [{"content": part, "stop": False, "index": 0} for part in (SECRET, " ans", "wer")]
+MESSAGES = [{"role": "user", "content": f"{SECRET} question"}]
 
 
 def events(*bodies: dict[str, Any]) -> list[bytes]:
@@ -27,20 +33,20 @@ ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
                 {
                     "index": 0,
                     "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": f"{SAID} answer"},
+                    "message": {"role": "assistant", "content": f"{SECRET} answer"},
                 }
             ]
         ),
         events(
             replies.chunk({"role": "assistant", "content": None}),
-            *(replies.chunk({"content": part}) for part in (SAID, " ans", "wer")),
+            *(replies.chunk({"content": part}) for part in (SECRET, " ans", "wer")),
             replies.chunk({}, "stop", timings=replies.TIMINGS),
         ),
     ),
     "/completion": (
-        {"prompt": f"{SAID} question"},
+        {"prompt": f"{SECRET} question"},
         NATIVE,
-        events(*PIECES, {**NATIVE, "content": "", "index": 0}),
+        events(*TEXT_EVENTS, {**NATIVE, "content": "", "index": 0}),
     ),
 }
 BODY = {"model": "smol", "messages": replies.MESSAGES, "stream": True}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from llamatelemetry.llama.embedded import EmbeddedOptions, EmbeddedServer, find_demo_model
+from llamatelemetry.llama.embedded import find_demo_model
+from llamatelemetry.llama.embedded.options import EmbeddedOptions, embedded_command
+from llamatelemetry.llama.server.log import ServerLog
+from llamatelemetry.llama.server.process import ServerProcess
 from tests.support.components import require
+from tests.support.waiting import wait_for
 
 MODEL_ALIAS = "SmolLM2-135M-Instruct"
 SLOTS = 2
@@ -28,24 +36,37 @@ class LlamaServer:
         return f"{self.origin}/v1"
 
     def metrics(self) -> dict[str, float]:
-        """Return the values of `/metrics` by name, without the prefix `llamacpp:`."""
-        with urllib.request.urlopen(f"{self.origin}/metrics", timeout=30) as response:
-            lines = response.read().decode().splitlines()
+        """Return the samples of `/metrics` by name, without the prefix `llamacpp:`."""
+        with urllib.request.urlopen(f"{self.origin}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
         samples = (line.split() for line in lines if not line.startswith("#"))
         return {name.removeprefix("llamacpp:"): float(value) for name, value in samples}
 
 
+@contextmanager
+def embedded_server(**options: Any) -> Iterator[LlamaServer]:
+    """Run a server that, unlike that of a `ServerManager`, is unknown to the instrumentation."""
+    arguments = EmbeddedOptions(model_path=find_demo_model(), **options).arguments()
+    log = ServerLog()
+    environment = {**os.environ, "OTEL_SDK_DISABLED": "true"}
+    process = ServerProcess([*embedded_command(), *arguments], environment, log)
+
+    def announcements() -> list[str]:
+        assert not process.has_ended, "\n".join(log.lines())
+        return [line for line in log.lines() if line.startswith('{"url"')]
+
+    try:
+        wait_for(announcements, timeout_s=120)
+        ready = json.loads(announcements()[0])
+        yield LlamaServer(ready["url"], ready["pid"])
+    finally:
+        process.end(10)
+
+
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[LlamaServer]:
-    """Start a server with two slots of 1024 tokens and one thread, with embeddings and `/metrics`."""
+    """Run one server for all tests: two slots of 1024 tokens, one thread, embeddings, `/metrics`."""
     require("xllamacpp")
-    options = EmbeddedOptions(
-        model_path=find_demo_model(),
-        alias=MODEL_ALIAS,
-        parallel=SLOTS,
-        embeddings=True,
-        metrics=True,
-        slots=True,
-    )
-    with EmbeddedServer(options) as server:
-        yield LlamaServer(server.url, server.pid)
+    options = {"parallel": SLOTS, "embeddings": True, "metrics": True, "slots": True}
+    with embedded_server(alias=MODEL_ALIAS, **options) as server:
+        yield server

@@ -1,7 +1,7 @@
 """The NVML library of `nvml.c`: compiled once, loaded like the driver's, controlled by a JSON file.
 
-Tests use `Driver`, which writes the devices, changes them while the code under test runs, and
-returns which thread called which function.
+A test changes the devices through `Driver` while the code under test runs, and reads which thread
+has called which function.
 """
 
 from __future__ import annotations

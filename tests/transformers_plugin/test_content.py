@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,33 @@ def test_generate_records_content_when_caller_passes_tokenizer(
     span = only(recorder)
     assert messages_of(span) == [text_message("user", "Hello")]
     assert messages_of(span, "output")[0]["parts"][0]["content"] == "".join(streamer)
+
+
+@pytest.mark.parametrize("is_pipeline", [False, True])
+def test_failed_stream_records_input_without_output(
+    instrument: Callable[..., Recorder], tmp_path: Path, is_pipeline: bool
+) -> None:
+    class FullStreamer(TextIteratorStreamer):
+        def put(self, value: Any) -> None:
+            super().put(value)
+            if value.numel() == 1 and self.text_queue.qsize() > 1:
+                raise RuntimeError("the reader is gone")
+
+    recorder = instrument(capture_content="span_only")
+    streamer = FullStreamer(tokenizer(), skip_prompt=True)
+    options = {"streamer": streamer, **GREEDY}
+    run = (
+        partial(make_pipeline("text-generation", tmp_path), "Hello", **options)
+        if is_pipeline
+        else partial(llama().generate, **encoded("Hello"), **options)
+    )
+    with pytest.raises(RuntimeError, match="the reader is gone"):
+        run()
+    span = only(recorder)
+    assert span.attributes["error.type"] == "RuntimeError"
+    assert messages_of(span) == [text_message("user", "Hello")]
+    # `generate` did not return the tokens that it had generated before the error.
+    assert "gen_ai.output.messages" not in span.attributes
 
 
 def test_speech_recognition_records_transcript_as_output(

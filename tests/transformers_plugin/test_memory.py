@@ -55,7 +55,7 @@ def test_peak_of_call_excludes_earlier_calls() -> None:
     call = started(tracker)
     allocator.set(300)
     allocator.set(120)
-    call.stop()
+    tracker.stop(call)
     assert call.peaks == {GPU: 300}
     assert call.allocated == [120]
 
@@ -69,9 +69,9 @@ def test_concurrent_calls_have_separate_peaks() -> None:
     # This resets the counter, after the first call has stored its value.
     second = started(tracker)
     allocator.set(200)
-    second.stop()
+    tracker.stop(second)
     allocator.set(300)
-    first.stop()
+    tracker.stop(first)
     assert first.peaks == {GPU: 500}
     assert second.peaks == {GPU: 200}
 
@@ -83,7 +83,7 @@ def test_tracker_keeps_measurement_of_application() -> None:
     call = started(tracker)
     allocator.set(700)
     allocator.set(0)
-    call.stop()
+    tracker.stop(call)
     assert allocator.max_memory_allocated(GPU) == 700
 
 
@@ -103,16 +103,16 @@ def test_peak_of_call_is_maximum_of_its_duration_for_any_event_order(events: lis
     tracker = PeakMemoryTracker(allocator)
     running: list[tuple[MemoryPeak, list[int]]] = []
     ended: list[tuple[MemoryPeak, list[int]]] = []
-    for what, value in events:
-        if what == "allocate":
+    for action, value in events:
+        if action == "allocate":
             allocator.set(value)
             for _, seen in running:
                 seen.append(value)
-        elif what == "start":
+        elif action == "start":
             running.append((started(tracker), [allocator.now]))
         elif running:
             call, seen = running.pop(value % len(running))
-            call.stop()
+            tracker.stop(call)
             ended.append((call, seen))
     for call, seen in ended:
         assert call.peaks == {GPU: max(seen)}

@@ -56,10 +56,9 @@ def fingerprint(
     Prompts contribute only their number and lengths, because a digest of their text would allow
     guessing the text.
     """
-    processors = f"{_processor()} x {os.cpu_count()}"
     return {
         **facts.fingerprint,
-        "machine": processors,
+        "machine": f"{_processor()} x {os.cpu_count()}",
         **({"gpus": list(gpus)} if gpus else {}),
         "prompts": len(conversations),
         "prompt_lengths": _lengths_digest(conversations),
@@ -104,10 +103,8 @@ class Clocks:
 class GpuMeter:
     """Measures the energy of the GPUs that an engine on this machine uses.
 
-    Measures nothing for a remote server, or if no process uses a GPU.
-
-    Args:
-        server: Server under test; `None` for an engine in this process.
+    Measures nothing for a remote server, or if no process uses a GPU. `server` is `None` for an
+    engine in this process.
     """
 
     def __init__(self, server: Server | None) -> None:
@@ -178,13 +175,9 @@ class GpuMeter:
                     )
         return found
 
-    def close(self) -> None:
-        """Release NVML."""
-        if self._reader is not None:
-            self._reader.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._reader is not None:
+            self._reader.close()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +110,17 @@ class RequestRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the known fields as plain data, with times in nanosecond resolution."""
-        found = {name: value for name, value in asdict(self).items() if value is not None}
-        for name, value in found.items():
-            if isinstance(value, float):
-                found[name] = round(value, 9)
-        found["token_times_s"] = [round(time_s, 9) for time_s in self.token_times_s]
-        return found
+        found = asdict(self, dict_factory=known_fields)
+        rounded = {
+            name: round(value, 9) if isinstance(value, float) else value
+            for name, value in found.items()
+        }
+        return rounded | {"token_times_s": [round(time_s, 9) for time_s in self.token_times_s]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Create a record from `to_dict()` data. Ignores fields of later versions."""
-        known = {each.name for each in fields(cls)}
-        given = {name: value for name, value in data.items() if name in known}
+        given = _fields_of(cls, data)
         given["token_times_s"] = tuple(given.get("token_times_s", ()))
         return cls(**given)
 
@@ -154,10 +153,18 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the known fields as plain data."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return asdict(self, dict_factory=known_fields)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Create a record from `to_dict()` data. Ignores fields of later versions."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in known})
+        return cls(**_fields_of(cls, data))
+
+
+def known_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields that are not `None`, as `dict_factory` of `dataclasses.asdict()`."""
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _fields_of(cls: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: data[each.name] for each in fields(cls) if each.name in data}

@@ -7,12 +7,13 @@ import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from llamatelemetry._optional import required_by
+from llamatelemetry.bench.analysis.comparison import COMPARED, Comparison, compare
 from llamatelemetry.bench.analysis.metrics import (
     METRICS,
     MetricSummary,
@@ -21,19 +22,25 @@ from llamatelemetry.bench.analysis.metrics import (
     summarize_metric,
 )
 from llamatelemetry.bench.analysis.statistics import missing_intervals
-from llamatelemetry.bench.records import RequestRecord, RunRecord
+from llamatelemetry.bench.records import RequestRecord, RunRecord, known_fields
+from llamatelemetry.bench.report.export import Exportable
+from llamatelemetry.bench.report.page import results_page
+from llamatelemetry.bench.report.tables import results_table
 
 if TYPE_CHECKING:
-    from llamatelemetry.bench.analysis.comparison import Comparison
+    from collections.abc import Callable
+
+    from llamatelemetry.bench.report.tables import Table
 
 SCHEMA: Final = "llamatelemetry.bench/1"
 _COLUMNS: Final = (*(each.name for each in fields(RequestRecord)), "tpot_s", "remainder_s")
+_PLAIN_FIELDS: Final = ("model", "settings", "fingerprint", "environment", "slo", "warnings")
 PAIR: Final = "pair"
 """Name of the setting whose value two interleaved benchmarks share."""
 
 
 @dataclass(frozen=True)
-class BenchmarkResults:
+class BenchmarkResults(Exportable):
     """A finished or interrupted benchmark.
 
     Attributes:
@@ -81,21 +88,20 @@ class BenchmarkResults:
         """Load model as text, such as `concurrency 4`."""
         return str(self.settings.get("load_text", ""))
 
-    def summary(self) -> str:
-        """Return a printable table of the metrics, with totals and warnings."""
-        from llamatelemetry.bench.report.tables import results_table
-        from llamatelemetry.bench.report.terminal import render_text
+    def _table(self) -> Table:
+        return results_table(self)
 
-        return render_text(results_table(self))
+    def _page(self) -> str:
+        return results_page(self)
 
-    def __str__(self) -> str:
-        return self.summary()
+    def _formats(self) -> dict[str, Callable[[], str]]:
+        return {**super()._formats(), ".csv": self.to_csv}
 
     def compare(
         self,
         other: BenchmarkResults,
         *,
-        metrics: Sequence[str] = ("ttft", "tpot", "e2e"),
+        metrics: Sequence[str] = COMPARED,
         min_effect: float = 0.05,
         allow: Iterable[str] = (),
         force: bool = False,
@@ -114,8 +120,6 @@ class BenchmarkResults:
             ImportError: numpy or SciPy is not installed.
             ValueError: A metric name is invalid, or no metric has values in both benchmarks.
         """
-        from llamatelemetry.bench.analysis.comparison import compare
-
         return compare(
             other, self, metrics=metrics, min_effect=min_effect, allow=allow, force=force
         )
@@ -124,12 +128,7 @@ class BenchmarkResults:
         """Return everything as plain data, including the summary statistics."""
         return {
             "schema": SCHEMA,
-            "model": self.model,
-            "settings": dict(self.settings),
-            "fingerprint": dict(self.fingerprint),
-            "environment": dict(self.environment),
-            "slo": dict(self.slo),
-            "warnings": list(self.warnings),
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "summary": self._summary_data(),
             "runs": [run.to_dict() for run in self.runs],
             "requests": [record.to_dict() for record in self.requests],
@@ -158,25 +157,6 @@ class BenchmarkResults:
             writer.writerow([round(v, 9) if isinstance(v, float) else v for v in values])
         return output.getvalue()
 
-    def to_markdown(self) -> str:
-        """Return the table of `summary()` as Markdown."""
-        from llamatelemetry.bench.report.tables import render_markdown, results_table
-
-        return render_markdown(results_table(self))
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return a self-contained HTML page with plots, and write it to `path` if given.
-
-        Raises:
-            ImportError: Jinja2 is not installed.
-        """
-        from llamatelemetry.bench.report.page import results_page
-
-        page = results_page(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
-
     def to_dataframe(self) -> Any:
         """Return a pandas `DataFrame` with one row per request.
 
@@ -187,17 +167,6 @@ class BenchmarkResults:
             pandas: Any = importlib.import_module("pandas")
         rows = [{name: getattr(record, name) for name in _COLUMNS} for record in self.requests]
         return pandas.DataFrame(rows)
-
-    def save(self, path: str | Path) -> Path:
-        """Write a file and return its path. The suffix `.csv`, `.md` or `.html` selects the format.
-
-        Any other suffix writes JSON, which `load()` reads.
-        """
-        path = Path(path)
-        write = {".csv": self.to_csv, ".md": self.to_markdown, ".html": self.to_html}
-        content = write.get(path.suffix.lower(), self.to_json)()
-        path.write_text(content, encoding="utf-8")
-        return path
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -214,14 +183,9 @@ class BenchmarkResults:
         if schema != SCHEMA:
             raise ValueError(f"the schema of {path} must be {SCHEMA!r}, got {schema!r}")
         return cls(
-            model=data["model"],
-            settings=data["settings"],
-            fingerprint=data["fingerprint"],
-            environment=data["environment"],
+            **{name: data[name] for name in _PLAIN_FIELDS},
             requests=[RequestRecord.from_dict(record) for record in data["requests"]],
             runs=[RunRecord.from_dict(run) for run in data["runs"]],
-            slo=data["slo"],
-            warnings=data["warnings"],
         )
 
 
@@ -239,10 +203,4 @@ def _summary_data(summary: MetricSummary) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """Return the known fields of a dataclass as plain data."""
-    found = {each.name: getattr(value, each.name) for each in fields(value)}
-    return {
-        name: _plain(each) if hasattr(each, "__dataclass_fields__") else each
-        for name, each in found.items()
-        if each is not None
-    }
+    return asdict(value, dict_factory=known_fields)

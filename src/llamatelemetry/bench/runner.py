@@ -31,7 +31,7 @@ from llamatelemetry.bench.targets.target import make_target
 from llamatelemetry.genai import ConfiguredInstrumenter
 
 if TYPE_CHECKING:
-    from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts
+    from llamatelemetry.bench.targets.target import BenchmarkTarget
 
 _SCOPE: Final = "llamatelemetry.bench"
 
@@ -42,8 +42,6 @@ class _ActiveBenchmark(NamedTuple):
     model: str
     conversations: Sequence[Conversation]
     load: Load
-    facts: ServerFacts
-    gpus: Sequence[str]
     session: Session
     plan: Callable[[int], Plan]
 
@@ -103,6 +101,7 @@ class BenchmarkRunner:
         self._profile = profile
         self._load = Load(concurrency, rate, arrival)
         self._max_tokens = max_tokens
+        self._cache = cache
         self._is_cold = cache == "cold"
         self._seed = seed
         self._slo = parse_slo(slo)
@@ -244,24 +243,33 @@ class BenchmarkRunner:
                 session.warnings = setup_warnings(target.facts, load)
                 session.warm_up(self._warm_up_plan(target, model, conversations, load))
                 plan = partial(self._plan, model, conversations, load)
-                yield _ActiveBenchmark(
-                    model, conversations, load, target.facts, gpus.names, session, plan
-                )
+                yield _ActiveBenchmark(model, conversations, load, session, plan)
             finally:
                 loop.run(target.close())
 
     def _results(self, active: _ActiveBenchmark, pair: str | None = None) -> BenchmarkResults:
-        session, load, facts = active.session, active.load, active.facts
-        exact = facts.ignores_eos
+        model, conversations, load, session, _ = active
+        facts, profile = session.target.facts, self._profile
         found = validity_warnings(
-            session.records, load, is_cold=self._is_cold, wants_exact=not exact
+            session.records, load, is_cold=self._is_cold, wants_exact=not facts.ignores_eos
         )
+        settings = {
+            "profile": profile.name,
+            "warmup": profile.warmup,
+            "runs": profile.runs,
+            **load.describe(),
+            "load_text": str(load),
+            "max_tokens": self._max_tokens,
+            "cache": self._cache,
+            "seed": self._seed,
+            "ignore_eos": facts.ignores_eos,
+            **({} if pair is None else {PAIR: pair}),
+        }
+        conditions = {"model": model, "max_tokens": self._max_tokens, "cache": self._cache}
         return BenchmarkResults(
-            model=active.model,
-            settings=self._settings(load, exact) | ({} if pair is None else {PAIR: pair}),
-            fingerprint=fingerprint(
-                facts, active.conversations, load, active.gpus, self._conditions(active.model)
-            ),
+            model=model,
+            settings=settings,
+            fingerprint=fingerprint(facts, conversations, load, session.gpus.names, conditions),
             environment=describe_machine(),
             requests=sorted(session.records, key=lambda record: (record.run, record.index)),
             runs=session.runs,
@@ -305,23 +313,3 @@ class BenchmarkRunner:
         ]
         plan = self._plan(model, conversations, Load(slots), -1)
         return replace(plan, schedule=schedule, keep_prompts=False)
-
-    @property
-    def _cache(self) -> str:
-        return "cold" if self._is_cold else "warm"
-
-    def _settings(self, load: Load, exact: bool) -> dict[str, Any]:
-        return {
-            "profile": self._profile.name,
-            "warmup": self._profile.warmup,
-            "runs": self._profile.runs,
-            **load.describe(),
-            "load_text": str(load),
-            "max_tokens": self._max_tokens,
-            "cache": self._cache,
-            "seed": self._seed,
-            "ignore_eos": exact,
-        }
-
-    def _conditions(self, model: str) -> dict[str, Any]:
-        return {"model": model, "max_tokens": self._max_tokens, "cache": self._cache}

@@ -6,10 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.bench.report.export import Exportable
+from llamatelemetry.bench.report.page import sweep_page
+from llamatelemetry.bench.report.tables import sweep_table
 from llamatelemetry.bench.results import BenchmarkResults
+
+if TYPE_CHECKING:
+    from llamatelemetry.bench.report.tables import Table
 
 # A step of the load must raise the throughput by at least this fraction of the load increase.
 _MIN_GAIN: Final = 0.5
@@ -35,7 +40,7 @@ class SweepPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepResults:
+class SweepResults(Exportable):
     """The results of a sweep.
 
     Attributes:
@@ -59,21 +64,11 @@ class SweepResults:
                 return before.level
         return None
 
-    def summary(self) -> str:
-        """Return a printable table of throughput and latency at each load."""
-        from llamatelemetry.bench.report.tables import sweep_table
-        from llamatelemetry.bench.report.terminal import render_text
+    def _table(self) -> Table:
+        return sweep_table(self)
 
-        return render_text(sweep_table(self))
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def to_markdown(self) -> str:
-        """Return the table of `summary()` as Markdown."""
-        from llamatelemetry.bench.report.tables import render_markdown, sweep_table
-
-        return render_markdown(sweep_table(self))
+    def _page(self) -> str:
+        return sweep_page(self)
 
     def to_json(self) -> str:
         """Return everything as JSON: the parameter, the knee, and the results at each load."""
@@ -82,19 +77,3 @@ class SweepResults:
         ]
         data = {"parameter": self.parameter, "knee": self.knee, "points": points}
         return json.dumps({"schema": "llamatelemetry.bench.sweep/1", **data}, indent=1)
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return a self-contained HTML page with plots, and write it to `path` if given."""
-        from llamatelemetry.bench.report.page import sweep_page
-
-        page = sweep_page(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
-
-    def save(self, path: str | Path) -> Path:
-        """Write a file and return its path: JSON, or by its suffix `.md` or `.html`."""
-        path = Path(path)
-        write = {".md": self.to_markdown, ".html": self.to_html}
-        path.write_text(write.get(path.suffix.lower(), self.to_json)(), encoding="utf-8")
-        return path

@@ -1,181 +1,26 @@
-"""The command line `llamatelemetry`.
-
-Each command imports its module when it runs, so that `--help` is fast.
-"""
+"""The command line `llamatelemetry`. Its packages are imported when it runs."""
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Any
 
-import typer
+from llamatelemetry._optional import MissingPackageError, required_by
 
-import llamatelemetry
-from llamatelemetry.cli._bench_options import BenchOptions, options_are_fields
-
-app = typer.Typer(
-    name="llamatelemetry",
-    help="Trace and measure LLM inference with OpenTelemetry.",
-    epilog="Example: llamatelemetry demo",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+__all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0 success, 1 failure, 2 usage error."""
+    """Run the command line. Exit status: 0 success, 1 failure, 2 usage error or missing package."""
     # The encoding of the locale may lack characters of tables and file names.
     stdout: Any = sys.stdout
     if getattr(stdout, "errors", None) in {"strict", "surrogateescape"}:
         stdout.reconfigure(errors="replace")
-    app()
+    try:
+        with required_by("The command line", "llamatelemetry"):
+            from llamatelemetry.cli._app import app
 
-
-def _print_version(requested: bool) -> None:
-    if requested:
-        typer.echo(llamatelemetry.__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
-        ),
-    ] = False,
-) -> None:
-    pass
-
-
-def _with_path(base_url: str | None) -> str | None:
-    """Validate the URL, and append the path `/v1` if it has none."""
-    if base_url is None:
-        return None
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise typer.BadParameter(f"must be an http:// or https:// URL, got {base_url!r}")
-    return base_url if parts.path.strip("/") else f"{base_url.rstrip('/')}/v1"
-
-
-@app.command("demo", epilog="Example: llamatelemetry demo --output demo-output")
-def demo_command(
-    output: Annotated[
-        Path, typer.Option(file_okay=False, help="Directory for the recorded telemetry.")
-    ] = Path("demo-output"),
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="GGUF file to serve instead of the demo's model."
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            callback=_with_path, help="URL of a running OpenAI-compatible server to use instead."
-        ),
-    ] = None,
-) -> None:
-    """Start a local llama.cpp server, run an example OpenAI program and print its calls."""
-    from llamatelemetry.cli.demo import run_demo
-
-    if model is not None and base_url is not None:
-        raise typer.BadParameter("--model and --base-url cannot be combined")
-    raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
-
-
-@app.command("doctor", epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")
-def doctor_command(
-    server: Annotated[
-        str | None, typer.Option(help="Also check this inference server (URL).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Check installation, configuration and export endpoints."""
-    from llamatelemetry.cli.doctor import run_doctor
-
-    raise typer.Exit(run_doctor(server=server, as_json=as_json))
-
-
-@app.command(
-    "bench",
-    epilog="Example: llamatelemetry bench --url http://127.0.0.1:8080 --profile quick --concurrency 4",
-)
-@options_are_fields
-def bench_command(options: BenchOptions) -> None:
-    """Benchmark an inference server, and compare it with an earlier result."""
-    from llamatelemetry.cli.bench import run_bench
-
-    raise typer.Exit(run_bench(options))
-
-
-@app.command(
-    "run",
-    epilog="Example: llamatelemetry run -- python app.py",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-def run_command_command(  # noqa: PLR0917 - typer turns the parameters into options
-    command: Annotated[list[str], typer.Argument(help="Command to run, after `--`.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="SQLite file to write."),
-    ] = None,
-    port: Annotated[
-        int,
-        typer.Option(min=0, max=65535, help="Port of the OTLP/HTTP receiver; 0 picks a free one."),
-    ] = 0,
-    grpc_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Also receive OTLP/gRPC on this port.")
-    ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Serve the report on loopback while the command runs.")
-    ] = False,
-    report: Annotated[bool, typer.Option(help="Write an HTML report next to the database.")] = True,
-) -> None:
-    """Run a command and record its LLM calls locally, without a collector or code changes.
-
-    All its Python processes, including workers, export to a receiver on loopback. Prints a
-    summary when the command exits. The exit status is that of the command.
-    """
-    from llamatelemetry.cli.run import run_command
-
-    raise typer.Exit(
-        run_command(
-            command, output=output, port=port, grpc_port=grpc_port, live=live, report=report
-        )
-    )
-
-
-@app.command("report", epilog="Example: llamatelemetry report llamatelemetry-data")
-def report_command_command(
-    path: Annotated[
-        Path, typer.Argument(help="Database of `llamatelemetry run`, or OTLP JSON lines.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="HTML file to write; next to PATH by default."),
-    ] = None,
-) -> None:
-    """Create an HTML report from recorded telemetry."""
-    from llamatelemetry.cli.run import report_command
-
-    raise typer.Exit(report_command(path, output))
-
-
-@app.command("topology", epilog="Example: llamatelemetry topology --json")
-def topology_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the topology as JSON.")] = False,
-) -> None:
-    """Show how the GPUs of this machine are connected: NVLink, PCIe, NUMA nodes and NICs.
-
-    Exits with 0 if the machine has no GPU.
-    """
-    from llamatelemetry.distributed import TopologyMapper
-
-    topology = TopologyMapper().detect()
-    typer.echo(json.dumps(topology.to_dict(), indent=2) if as_json else str(topology))
+            app()
+    except MissingPackageError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)

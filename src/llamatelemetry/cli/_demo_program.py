@@ -23,17 +23,11 @@ _PROGRAM = Path("examples", "openai_chat.py")
 
 @dataclass(frozen=True, slots=True)
 class DemoServer:
-    """The server that the program calls.
-
-    Attributes:
-        base_url: URL, with the path `/v1`.
-        is_own: Whether the demo started it.
-        model: Model name; the first one that the server lists if `None`.
-    """
+    """The server that the program calls. The path of its URL is `/v1`."""
 
     base_url: str
-    is_own: bool
-    model: str | None = None
+    is_own: bool  # whether the demo started it
+    model: str | None = None  # the first one that the server lists if `None`
 
 
 def find_program() -> Path:
@@ -77,12 +71,9 @@ def program_environment(
 def run_program(
     server: DemoServer, export_path: Path, on_line: Callable[[str], None]
 ) -> tuple[int, int]:
-    """Run the program and return its exit status and its process ID.
+    """Run the program, call `on_line` with each line that it prints, and return status and pid.
 
-    Args:
-        server: Server that the program calls.
-        export_path: Directory for the telemetry. The names of its files contain the process ID.
-        on_line: Called with each line that the program prints.
+    The names of the files in `export_path` contain the process ID.
     """
     command = [sys.executable, "-c", _INSTRUMENT, sys.executable, str(find_program())]
     environment = program_environment(server, export_path, os.environ)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryLine
+    from llamatelemetry.local.calls import Quantiles, RecordedCall, Summary, SummaryRow
 
 _UNKNOWN = "–"  # noqa: RUF001 - the usual sign in tables; a hyphen would look like a minus
 _STREAMING = "»"
@@ -28,15 +28,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class TableColumn(Generic[Row]):
-    """One column of a table.
-
-    Attributes:
-        header: Header.
-        cell: Function that returns the text of a cell.
-        short: Header for narrow terminals.
-        justify: Alignment.
-        is_known: Function that returns whether a row has a value.
-    """
+    """One column of a table. `short` is the header for narrow terminals."""
 
     header: str
     cell: Callable[[Row], str]
@@ -59,31 +51,30 @@ def decimal(value: float | None) -> str:
 
 def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
     """Print one row for each call. In a narrow terminal, model and error follow below the table."""
-    candidates = [
-        (omitted, _calls_table(calls, omitted, short=short, gap=gap))
-        for short, omitted in _CALL_LAYOUTS
-        for gap in (2, 1)
-    ]
-    omitted, table = _first_that_fits(console, candidates)
-    console.print()
-    console.print(table)
+
+    def create(layout: tuple[bool, tuple[TableColumn[RecordedCall], ...]], gap: int) -> Table:
+        short, omitted = layout
+        columns = [column for column in _CALL_COLUMNS if column not in omitted]
+        return _table(calls, columns, lambda call: call.error, short=short, gap=gap, numbered=True)
+
+    _, omitted = _print_first_that_fits(console, _CALL_LAYOUTS, create)
     for line in _call_notes(calls, omitted):
         console.print(Text(line, "dim"))
 
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print one row for each operation and model. Columns without any known value are hidden."""
-    if not summary.lines:
+    if not summary.rows:
         console.print(Text(_why_empty(summary), "yellow"), soft_wrap=True)
         return
-    candidates = [
-        ((model, pairs), _summary_table(summary, model=model, pairs=pairs, short=short, gap=gap))
-        for short, model, pairs in _SUMMARY_LAYOUTS
-        for gap in (2, 1)
-    ]
-    (model, pairs), table = _first_that_fits(console, candidates)
-    console.print()
-    console.print(table)
+
+    def create(layout: tuple[bool, bool, bool], gap: int) -> Table:
+        short, model, pairs = layout
+        columns = _summary_columns(model=model, pairs=pairs)
+        shown = [column for column in columns if any(map(column.is_known, summary.rows))]
+        return _table(summary.rows, shown, lambda line: line.errors, short=short, gap=gap)
+
+    _, model, pairs = _print_first_that_fits(console, _SUMMARY_LAYOUTS, create)
     for note in _summary_notes(summary, model=model, pairs=pairs):
         console.print(Text(note, "dim"), soft_wrap=True)
 
@@ -91,8 +82,8 @@ def print_summary(console: Console, summary: Summary) -> None:
 def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
     """Print one row for each metric. Input and output tokens have a row each."""
     table = _plain_table("Metrics", gap=2)
-    table.add_column("metric", no_wrap=True)
-    for header in ("count", "mean", "total"):
+    table.add_column("Metric", no_wrap=True)
+    for header in ("Count", "Mean", "Total"):
         table.add_column(header, justify="right", no_wrap=True)
     for label, total in sorted(_by_label(totals).items()):
         table.add_row(
@@ -100,7 +91,7 @@ def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
             whole(total.count),
             _quantity(total.mean, total.unit),
             # A sum of durations of concurrent calls has no meaning.
-            "" if total.unit == "s" else _quantity(total.total, total.unit),
+            "" if total.unit in {"s", "ms"} else _quantity(total.total, total.unit),
         )
     console.print()
     console.print(table)
@@ -118,21 +109,21 @@ def _error(call: RecordedCall) -> str:
 
 
 _CALL_MODEL: TableColumn[RecordedCall] = TableColumn(
-    "model", lambda call: call.model or _UNKNOWN, justify="left"
+    "Model", lambda call: call.model or _UNKNOWN, justify="left"
 )
-_CALL_ERROR: TableColumn[RecordedCall] = TableColumn("error", _error, justify="left")
+_CALL_ERROR: TableColumn[RecordedCall] = TableColumn("Error", _error, justify="left")
 _CALL_COLUMNS: tuple[TableColumn[RecordedCall], ...] = (
-    TableColumn("operation", _operation, justify="left"),
+    TableColumn("Operation", _operation, justify="left"),
     _CALL_MODEL,
-    TableColumn("input\ntokens", lambda call: whole(call.input_tokens), "in\ntok"),
-    TableColumn("cached\ntokens", lambda call: whole(call.cached_tokens), "cached\ntok"),
-    TableColumn("output\ntokens", lambda call: whole(call.output_tokens), "out\ntok"),
-    TableColumn("queue\n(ms)", lambda call: decimal(call.queue_ms)),
-    TableColumn("prefill\n(ms)", lambda call: decimal(call.prefill_ms)),
+    TableColumn("Input\ntokens", lambda call: whole(call.input_tokens), "In\ntok"),
+    TableColumn("Cached\ntokens", lambda call: whole(call.cached_tokens), "Cached\ntok"),
+    TableColumn("Output\ntokens", lambda call: whole(call.output_tokens), "Out\ntok"),
+    TableColumn("Queue\n(ms)", lambda call: decimal(call.queue_ms)),
+    TableColumn("Prefill\n(ms)", lambda call: decimal(call.prefill_ms)),
     TableColumn("TTFT\n(ms)", lambda call: decimal(call.ttft_ms)),
     TableColumn("TPOT\n(ms)", lambda call: decimal(call.tpot_ms)),
-    TableColumn("output\ntokens/s", lambda call: decimal(call.tokens_per_s), "out\ntok/s"),
-    TableColumn("duration\n(ms)", lambda call: decimal(call.duration_ms)),
+    TableColumn("Duration\n(ms)", lambda call: decimal(call.duration_ms)),
+    TableColumn("Output\ntokens/s", lambda call: decimal(call.tokens_per_s), "Out\ntok/s"),
     _CALL_ERROR,
 )
 # From wide to narrow: short headers, and the columns that follow below the table.
@@ -143,17 +134,6 @@ _CALL_LAYOUTS: tuple[tuple[bool, tuple[TableColumn[RecordedCall], ...]], ...] = 
     (True, (_CALL_MODEL,)),
     (True, (_CALL_MODEL, _CALL_ERROR)),
 )
-
-
-def _calls_table(
-    calls: Sequence[RecordedCall],
-    omitted: Sequence[TableColumn[RecordedCall]],
-    *,
-    short: bool,
-    gap: int,
-) -> Table:
-    columns = [column for column in _CALL_COLUMNS if column not in omitted]
-    return _table(calls, columns, lambda call: call.error, short=short, gap=gap, numbered=True)
 
 
 def _call_notes(
@@ -176,8 +156,8 @@ def _quantiles(quantiles: Quantiles | None, *, pairs: bool) -> str:
 
 
 def _times(
-    header: str, of: Callable[[SummaryLine], Quantiles | None], *, pairs: bool
-) -> TableColumn[SummaryLine]:
+    header: str, of: Callable[[SummaryRow], Quantiles | None], *, pairs: bool
+) -> TableColumn[SummaryRow]:
     return TableColumn(
         f"{header}\n(ms)",
         lambda line: _quantiles(of(line), pairs=pairs),
@@ -185,37 +165,37 @@ def _times(
     )
 
 
-def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryLine]]:
+def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow]]:
     return [
-        TableColumn("operation", lambda line: line.operation, justify="left"),
+        TableColumn("Operation", lambda line: line.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
-        TableColumn("calls", lambda line: str(line.calls)),
-        TableColumn("errors", lambda line: str(line.errors)),
-        TableColumn("input\ntokens", lambda line: whole(line.input_tokens), "in\ntok"),
-        TableColumn("output\ntokens", lambda line: whole(line.output_tokens), "out\ntok"),
-        _times("queue", lambda line: line.queue_ms, pairs=pairs),
+        TableColumn("Calls", lambda line: str(line.calls)),
+        TableColumn("Errors", lambda line: str(line.errors)),
+        TableColumn("Input\ntokens", lambda line: whole(line.input_tokens), "In\ntok"),
+        TableColumn("Output\ntokens", lambda line: whole(line.output_tokens), "Out\ntok"),
+        _times("Queue", lambda line: line.queue_ms, pairs=pairs),
         _times("TTFT", lambda line: line.ttft_ms, pairs=pairs),
         _times("TPOT", lambda line: line.tpot_ms, pairs=pairs),
-        _times("duration", lambda line: line.duration_ms, pairs=pairs),
+        _times("Duration", lambda line: line.duration_ms, pairs=pairs),
         TableColumn(
-            "output\ntokens/s",
+            "Output\ntokens/s",
             lambda line: _quantiles(line.tokens_per_s, pairs=False),
-            "out\ntok/s",
+            "Out\ntok/s",
             is_known=lambda line: line.tokens_per_s is not None,
         ),
         TableColumn(
-            "energy\n(J)",
+            "Energy\n(J)",
             lambda line: decimal(line.energy_j),
             is_known=lambda line: line.energy_j is not None,
         ),
     ]
 
 
-def _model_of(line: SummaryLine) -> str:
+def _model_of(line: SummaryRow) -> str:
     return line.model or _UNKNOWN
 
 
-_SUMMARY_MODEL: TableColumn[SummaryLine] = TableColumn("model", _model_of, justify="left")
+_SUMMARY_MODEL: TableColumn[SummaryRow] = TableColumn("Model", _model_of, justify="left")
 
 # From wide to narrow: short headers, a column for the model, p95 beside p50.
 _SUMMARY_LAYOUTS = (
@@ -224,12 +204,6 @@ _SUMMARY_LAYOUTS = (
     (True, False, True),
     (True, False, False),
 )
-
-
-def _summary_table(summary: Summary, *, model: bool, pairs: bool, short: bool, gap: int) -> Table:
-    columns = _summary_columns(model=model, pairs=pairs)
-    shown = [column for column in columns if any(map(column.is_known, summary.lines))]
-    return _table(summary.lines, shown, lambda line: line.errors, short=short, gap=gap)
 
 
 def _why_empty(summary: Summary) -> str:
@@ -241,7 +215,7 @@ def _why_empty(summary: Summary) -> str:
 def _summary_notes(summary: Summary, *, model: bool, pairs: bool) -> Iterator[str]:
     yield "Times: p50 / p95 (p95 from 20 calls)" if pairs else "Times: p50"
     if not model:
-        named = [_model_of(line) for line in summary.lines]
+        named = [_model_of(line) for line in summary.rows]
         one = len(set(named)) == 1
         yield f"Model: {named[0]}" if one else f"Models by row: {', '.join(named)}"
     if summary.errors:
@@ -275,20 +249,20 @@ def _quantity(value: float | None, unit: str) -> str:
 Layout = TypeVar("Layout")
 
 
-def _first_that_fits(
-    console: Console, candidates: Sequence[tuple[Layout, Table]]
-) -> tuple[Layout, Table]:
-    """Return the first table that fits the terminal, else the last one."""
-    return next(
-        (each for each in candidates if _natural_width(console, each[1]) <= console.width),
-        candidates[-1],
+def _print_first_that_fits(
+    console: Console, layouts: Iterable[Layout], create: Callable[[Layout, int], Table]
+) -> Layout:
+    """Print the first table that fits the terminal, else the last one, and return its layout."""
+    unbounded = console.options.update(max_width=10_000)  # to measure without truncation
+    candidates = [(layout, create(layout, gap)) for layout in layouts for gap in (2, 1)]
+    widths = (Measurement.get(console, unbounded, table).maximum for _, table in candidates)
+    fitting = (
+        each for each, width in zip(candidates, widths, strict=True) if width <= console.width
     )
-
-
-def _natural_width(console: Console, table: Table) -> int:
-    """Return the width of a table, in characters, if nothing is truncated."""
-    unbounded = console.options.update(max_width=10_000)
-    return Measurement.get(console, unbounded, table).maximum
+    layout, table = next(fitting, candidates[-1])
+    console.print()
+    console.print(table)
+    return layout
 
 
 def _table(

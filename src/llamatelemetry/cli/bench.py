@@ -13,7 +13,7 @@ from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
 from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError
 from llamatelemetry.bench.analysis.statistics import require_intervals
-from llamatelemetry.bench.load.prompts import load_prompts
+from llamatelemetry.bench.load.prompts import load_prompts, synthetic_prompts
 from llamatelemetry.bench.load.schedule import BenchmarkProfile, Ramp
 from llamatelemetry.bench.load.session import BenchmarkError
 from llamatelemetry.bench.results import BenchmarkResults
@@ -35,6 +35,15 @@ _KEY_VARIABLES: Final = ("OPENAI_API_KEY", "LLAMA_API_KEY")
 
 class _UsageError(Exception):
     """The options cannot be used; the message is shown to the user."""
+
+
+@contextmanager
+def _usage_error(subject: str = "") -> Generator[None]:
+    """Turn an invalid value or an unreadable file into a usage error."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise _UsageError(f"{subject}{error}") from error
 
 
 def run_bench(options: BenchOptions) -> int:
@@ -62,7 +71,8 @@ def _run(options: BenchOptions) -> int:
         raise _UsageError("--sweep, --compare and --against cannot be combined")
     if options.compare is not None or options.against is not None:
         require_intervals()  # fail before the benchmark, not after it
-    baseline = None if options.compare is None else _loaded(options.compare)
+    with _usage_error():
+        baseline = None if options.compare is None else BenchmarkResults.load(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
     client, model = _client_and_model(options.url, options)
     prompts = _prompts(options, client)
@@ -86,7 +96,7 @@ def _client_and_model(url: str, options: BenchOptions) -> tuple[Any, str]:
 
 
 def _runner(client: Any, options: BenchOptions) -> BenchmarkRunner:
-    try:
+    with _usage_error():
         return BenchmarkRunner(
             client,
             BenchmarkProfile[options.profile.upper()],
@@ -98,8 +108,6 @@ def _runner(client: Any, options: BenchOptions) -> BenchmarkRunner:
             seed=options.seed,
             slo=options.slo,
         )
-    except ValueError as error:
-        raise _UsageError(str(error)) from error
 
 
 def _interleaved(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOptions) -> int:
@@ -137,23 +145,14 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
         levels = []
     if parameter not in {"concurrency", "rate"} or not levels:
         raise _UsageError(f"--sweep must be concurrency=1,2,4 or rate=0.5,1,2, got {options.sweep}")
-    try:
+    with _usage_error():
         if parameter == "rate":
             found = runner.sweep(model, prompts, rates=levels)
         else:
             found = runner.sweep(model, prompts, concurrencies=[int(level) for level in levels])
-    except ValueError as error:
-        raise _UsageError(str(error)) from error
     _print(found.summary())
     _write(found, options.files)
     return max(_status(point.results) for point in found.points)
-
-
-def _loaded(path: Path) -> BenchmarkResults:
-    try:
-        return BenchmarkResults.load(path)
-    except (OSError, ValueError) as error:
-        raise _UsageError(str(error)) from error
 
 
 def _check_outputs(paths: Iterable[Path], *, is_sweep: bool) -> None:
@@ -177,11 +176,11 @@ def _write(results: BenchmarkResults | SweepResults, paths: Iterable[Path]) -> N
 def _client(url: str) -> tuple[Any, str | None]:
     """Return a client for the server, and the first model that it lists."""
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), None)
-    try:
-        with LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe:
-            described = _first_model(probe)
-    except ValueError as error:
-        raise _UsageError(f"{url}: {error}") from error
+    with (
+        _usage_error(f"{url}: "),
+        LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe,
+    ):
+        described = _first_model(probe)
     model = as_str(get_field(described, "id"))
     if as_str(get_field(described, "owned_by")) == "llamacpp":
         return LlamaCppClient(url, api_key=key), model
@@ -206,33 +205,23 @@ def _first_model(probe: LlamaCppClient) -> Any:
 
 def _prompts(options: BenchOptions, client: Any) -> Any:
     if options.prompts is not None:
-        try:
+        with _usage_error("--prompts: "):
             return load_prompts(options.prompts, multi_turn=options.multi_turn)
-        except (OSError, ValueError) as error:
-            raise _UsageError(f"--prompts: {error}") from error
     if not isinstance(client, LlamaCppClient):
         raise _UsageError(
             "Synthetic prompts need a llama.cpp server, which counts tokens. Use --prompts FILE"
         )
-    from llamatelemetry.bench.load.prompts import synthetic_prompts
-
     runs = BenchmarkProfile[options.profile.upper()].runs
-    try:
+    with _usage_error("--input-tokens: "):
         return synthetic_prompts(client, runs, options.input_tokens, seed=options.seed)
-    except ValueError as error:
-        raise _UsageError(f"--input-tokens: {error}") from error
 
 
 def _rate(given: str | None) -> float | Ramp | None:
     if given is None:
         return None
     start, colon, stop = given.partition(":")
-    try:
+    with _usage_error(f"--rate must be requests per second, such as 2 or 1:8, got {given}: "):
         return Ramp(float(start), float(stop)) if colon else float(start)
-    except ValueError as error:
-        raise _UsageError(
-            f"--rate must be requests per second, such as 2 or 1:8, got {given}: {error}"
-        ) from error
 
 
 @contextmanager

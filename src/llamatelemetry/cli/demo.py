@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import signal
 import time
@@ -12,15 +11,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from llamatelemetry._optional import MissingPackageError
+from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._demo_program import DemoServer, run_program
 from llamatelemetry.cli._tables import print_calls, print_metrics
-from llamatelemetry.llama.embedded import (
-    EmbeddedOptions,
-    EmbeddedServer,
-    EmbeddedServerError,
-    find_demo_model,
-)
+from llamatelemetry.llama import ServerConfig, ServerManager, ServerManagerError
+from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
 from llamatelemetry.local.recording import read_metric_totals, read_spans
 
@@ -43,11 +38,6 @@ class _DemoError(Exception):
 def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = None) -> int:
     """Run the demo and print the recorded calls.
 
-    Args:
-        output: Directory for the telemetry, as OTLP JSON lines.
-        model: GGUF file for the demo's server.
-        base_url: URL of a running server. No server is started then.
-
     Returns:
         0 if every call was recorded as expected, 1 if not, 130 after Ctrl-C.
     """
@@ -58,19 +48,19 @@ def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = 
     except KeyboardInterrupt:
         console.print("Interrupted. All processes have ended.")
         return _INTERRUPTED
-    except (_DemoError, MissingPackageError, EmbeddedServerError, FileNotFoundError) as error:
+    except (_DemoError, MissingPackageError, ServerManagerError, FileNotFoundError) as error:
         Console(stderr=True).print(Text(f"error: {error}", "red"), soft_wrap=True)
         return 1
 
 
 def _run(console: Console, output: Path, model: Path | None, base_url: str | None) -> int:
-    _require("openai")
+    require("The demo", "openai", "llamatelemetry[demo]")
     with _demo_server(console, model, base_url) as server:
         _print(console, "$ opentelemetry-instrument python examples/openai_chat.py", "bold")
         status, pid = run_program(
             server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
         )
-    traces, metrics = (_written(output, signal_, pid) for signal_ in ("traces", "metrics"))
+    traces, metrics = (list(output.glob(f"{each}-{pid}.jsonl")) for each in ("traces", "metrics"))
     calls = calls_from_spans(read_spans(traces))
     if calls:
         print_calls(console, calls)
@@ -97,11 +87,6 @@ def _directory(path: Path) -> Generator[None]:
                 path.rmdir()
 
 
-def _require(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise MissingPackageError("The demo", module, ("llamatelemetry[demo]",))
-
-
 @contextmanager
 def _demo_server(
     console: Console, model: Path | None, base_url: str | None
@@ -109,39 +94,30 @@ def _demo_server(
     if base_url is not None:
         yield DemoServer(base_url, is_own=False)
         return
-    _require("xllamacpp")
+    require("The demo", "xllamacpp", "llamatelemetry[demo]")
     model = model or find_demo_model()
     # With two slots, two of the program's four concurrent calls are queued.
-    options = EmbeddedOptions(
-        model_path=model,
-        alias=model.stem,
-        parallel=2,
-        embeddings=True,
-        metrics=True,
-        # A wheel built for another CPU crashes in its first computation.
-        warmup=True,
-    )
-    server = EmbeddedServer(options)
+    try:
+        config = ServerConfig(model, port=0, n_ctx=2048, n_parallel=2, threads=1, embeddings=True)
+    except ValueError as error:
+        raise _DemoError(f"--model: {error}") from error
+    server = ServerManager(config, binary="embedded")
     try:
         _start(console, server, model)
         yield DemoServer(f"{server.url}/v1", is_own=True, model=model.stem)
-        if crash := server.crash():
-            raise crash
+        # The log has the cause.
+        if not server.is_healthy():
+            raise _DemoError("the llama.cpp server has crashed")
     finally:
         server.stop()
 
 
-def _start(console: Console, server: EmbeddedServer, model: Path) -> None:
+def _start(console: Console, server: ServerManager, model: Path) -> None:
     began = time.monotonic()
     with console.status(Text(f"llama.cpp is loading {model.name}")) as status:
         server.start(lambda line: status.update(Text(f"llama.cpp is loading {model.name}  {line}")))
     took_s = time.monotonic() - began
     _print(console, f"llama.cpp serves {model.name} at {server.url} (started in {took_s:.1f} s)")
-
-
-def _written(output: Path, name: str, pid: int) -> list[Path]:
-    """Return the file of a signal and process, if it exists."""
-    return [path for path in (output / f"{name}-{pid}.jsonl",) if path.exists()]
 
 
 def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
+from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.local.calls import Summary, summarize
 from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
@@ -38,24 +39,18 @@ def run_command(
 ) -> int:
     """Run a command, save its telemetry, and print a summary on standard error.
 
-    Args:
-        arguments: Command and its arguments.
-        output: Database file; by default a file in `llamatelemetry-data` named by the time.
-        port: Port of the OTLP/HTTP receiver; 0 picks a free one.
-        grpc_port: Port of the OTLP/gRPC receiver; none if `None`.
-        live: Whether to serve the report on loopback while the command runs.
-        report: Whether to write an HTML report next to the database.
-
     Returns:
         The exit status of the command; 126 or 127, as a shell does, if it cannot be started;
-        2 if the database or a port is not available.
+        2 if the database, a port or grpcio is not available.
     """
     console = Console(stderr=True, highlight=False)
     path = output or _new_path()
     try:
+        if grpc_port is not None:
+            require("Receiving OTLP over gRPC", "grpc", "llamatelemetry")
         store = Store(path)
         receiver = Receiver(store, port=port, grpc_port=grpc_port)
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, MissingPackageError) as error:
         _print(console, f"error: {error}", "red")
         return _USAGE
     try:
@@ -69,7 +64,7 @@ def run_command(
         return exit_status_of(error)
     try:
         receiver.start()
-    except (OSError, ImportError) as error:
+    except OSError as error:
         # The command is already running, and goes on without telemetry.
         _print(console, f"error: {error}", "red")
     with _live_page(console, path) if live else nullcontext():

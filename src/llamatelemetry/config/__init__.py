@@ -3,8 +3,8 @@
 Each option is declared once, as a field of `LlamaTelemetryConfig`. That declaration drives the
 environment, `describe()` and the documentation. No other package reads `LLAMATELEMETRY_*`.
 
-`effective_config()` resolves all sources; the set-up of the SDK uses it. Everything else gets its
-options from `active_config()`:
+`init()` and the zero-code set-up resolve all sources once, with `effective_config()`, and put the
+result in force with `set_active_config()`. Everything else reads it with `active_config()`:
 
     config = active_config(strict_operation_names=False)
     config.capture_content   # 'no_content'

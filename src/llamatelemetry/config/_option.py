@@ -79,12 +79,9 @@ def option(
 ) -> Any:
     """Declare a dataclass field with its `Option`. The field is `None` until a value is given.
 
-    Args:
-        parser: Parser of its values.
-        own: Environment variable without the prefix `LLAMATELEMETRY_`.
-        *otel: OpenTelemetry's environment variables for the same setting.
-        in_hash: Whether the field is part of the hash; `None` for the default of dataclasses.
-        **settings: Further fields of `Option`.
+    `own` is the environment variable without the prefix `LLAMATELEMETRY_`, `otel` are
+    OpenTelemetry's variables, `in_hash` is the argument `hash` of `dataclasses.field`, and
+    `settings` are further fields of `Option`.
     """
     variable = own and PREFIX + own
     declared = Option(parser, variable=variable, otel_variables=otel, **settings)

@@ -16,12 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class ValueParser(NamedTuple):
-    """The parser of one kind of value.
-
-    Attributes:
-        accepts: Accepted values, for messages and the documentation.
-        parse: Function that returns the parsed value or raises `ValueError`.
-    """
+    """The parser of one kind of value. `accepts` describes these values for users."""
 
     accepts: str
     parse: Callable[[object], object]

@@ -55,9 +55,7 @@ def active_config(
 class FromActiveConfig(Generic[T]):
     """A value that is built from the active configuration, and rebuilt when that is replaced.
 
-    Args:
-        build: Builds the value from a configuration.
-        **explicit: Options that override the active configuration.
+    `explicit` options override the active configuration.
     """
 
     __slots__ = ("_active", "_build", "_explicit", "_is_built", "_value")

@@ -11,7 +11,7 @@ from llamatelemetry.distro._configurator import (
     LlamaTelemetryDistro,
     set_log_level,
 )
-from llamatelemetry.distro._export_plan import ExportPlan, SignalExport, plan_exports
+from llamatelemetry.distro._export_plan import ExportPlan, plan_exports
 from llamatelemetry.distro._instrumentors import (
     INSTRUMENTOR_OPTIONS,
     installed_instrumentors,
@@ -29,7 +29,6 @@ __all__ = [
     "LlamaTelemetryConfigurator",
     "LlamaTelemetryDistro",
     "Setup",
-    "SignalExport",
     "installed_instrumentors",
     "instrumentors",
     "load_instrumentors",

@@ -36,11 +36,8 @@ class LlamaTelemetryConfigurator:
     """Sets up the SDK by llamatelemetry's options and OpenTelemetry's variables, once.
 
     There is one instance per process. A second configuration only prepends new span
-    processors. A global provider that the application set stays the global one.
-
-    Attributes:
-        setup: The current set-up, or `None`.
-        disabled: Whether the declarative file disables telemetry.
+    processors. A global provider that the application set stays the global one. `disabled` is
+    `True` if the declarative file disables telemetry.
     """
 
     setup: Setup | None = None
@@ -64,7 +61,6 @@ class LlamaTelemetryConfigurator:
         """Forget the set-up, so that the next configuration creates another one."""
         self.setup = None
         self.disabled = False
-        set_active_config(None)
 
     def configure(
         self,
@@ -73,14 +69,10 @@ class LlamaTelemetryConfigurator:
         span_processors: Sequence[SpanProcessor] = (),
         **kwargs: Any,
     ) -> None:
-        """Set up the SDK.
+        """Set up the SDK, by the options of the environment if `config` is `None`.
 
-        Args:
-            config: Effective options; those of the environment if `None`.
-            auto_instrumentation_version: Version of `opentelemetry-instrument`, recorded on
-                the resource.
-            span_processors: Span processors that run before the exporters.
-            **kwargs: Further arguments of the SDK's own configurator.
+        `auto_instrumentation_version` is that of `opentelemetry-instrument`, for the resource.
+        Further arguments are those of the SDK's own configurator.
         """
         if self._named_itself:
             # OpenTelemetry has read it. A child process may have other packages installed.

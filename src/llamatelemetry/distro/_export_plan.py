@@ -20,42 +20,28 @@ _PROTOCOLS = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 
 
 @dataclass(frozen=True)
-class SignalExport:
-    """The exporters of one signal.
-
-    Attributes:
-        exporters: Name of the entry point to the arguments of the exporter. Without an argument,
-            the exporter reads the environment itself.
-    """
-
-    exporters: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
 class ExportPlan:
     """The exporters of every signal.
 
     Attributes:
-        signals: The exporters by signal.
-        warnings: Warnings to log, as complete sentences.
+        exporters: Signal to the names of its exporters' entry points, with the arguments of each.
+            An exporter without arguments reads the environment itself.
+        warnings: Warnings to log.
     """
 
-    signals: Mapping[str, SignalExport]
-    warnings: tuple[str, ...] = ()
+    exporters: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    warnings: tuple[str, ...]
 
 
 def plan_exports(config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> ExportPlan:
-    """Resolve exporters, protocols and endpoints.
-
-    Args:
-        config: Effective options.
-        environ: Environment, for OpenTelemetry's variables of a single signal.
-    """
+    """Resolve exporters, protocols and endpoints, with the variables of each signal."""
     plans = {signal: _Signal(signal, config, environ) for signal in SIGNALS}
-    exports = {signal: plan.exports() for signal, plan in plans.items()}
+    exporters = {signal: plan.exporters() for signal, plan in plans.items()}
     warnings = [warning for plan in plans.values() for warning in plan.warnings]
-    warnings += _unexported_warning(config, list(plans.values()))
-    return ExportPlan(exports, tuple(warnings))
+    unexported = [signal for signal, plan in plans.items() if plan.is_unexported]
+    if unexported:
+        warnings.append(_unexported_warning(config, unexported))
+    return ExportPlan(exporters, tuple(warnings))
 
 
 def is_explicit(config: LlamaTelemetryConfig, name: str) -> bool:
@@ -69,10 +55,6 @@ class _Signal:
     """The plan of one signal.
 
     Attributes:
-        name: Name of the signal.
-        config: Effective options.
-        environ: Environment.
-        warnings: Warnings to log.
         is_unexported: Whether the general endpoint is that of another signal, and this signal
             has none of its own.
     """
@@ -83,13 +65,13 @@ class _Signal:
     warnings: list[str] = field(default_factory=list[str])
     is_unexported: bool = False
 
-    def exports(self) -> SignalExport:
+    def exporters(self) -> Mapping[str, Mapping[str, Any]]:
         if self.name == "metrics" and not self.config.enable_metrics:
-            return SignalExport({})
+            return {}
         found: dict[str, Mapping[str, Any]] = {}
         for name in self.config.exporters()[self.name]:
             found.update(self._exporter(name))
-        return SignalExport(found)
+        return found
 
     def _exporter(self, name: str) -> dict[str, Mapping[str, Any]]:
         if name in ("file", _ENTRY_POINTS["file"]):
@@ -162,16 +144,11 @@ def _split(endpoint: str | None):  # noqa: ANN202 - a private type of urllib
     return urlsplit(text if "://" in text else f"//{text}")
 
 
-def _unexported_warning(config: LlamaTelemetryConfig, plans: list[_Signal]) -> list[str]:
-    unexported = [plan.name for plan in plans if plan.is_unexported]
-    if not unexported:
-        return []
-    # Without a password.
-    shown = OPTIONS["otlp_endpoint"].shown(config.otlp_endpoint)
-    variables = " and ".join(f"OTEL_EXPORTER_OTLP_{name.upper()}_ENDPOINT" for name in unexported)
-    message = (
+def _unexported_warning(config: LlamaTelemetryConfig, signals: list[str]) -> str:
+    shown = OPTIONS["otlp_endpoint"].shown(config.otlp_endpoint)  # without a password
+    variables = " and ".join(f"OTEL_EXPORTER_OTLP_{name.upper()}_ENDPOINT" for name in signals)
+    return (
         f"The endpoint {shown} accepts only {_signal_of(config.otlp_endpoint)}: "
-        f"{' and '.join(unexported)} are not exported. Set {variables}, or use a base URL "
+        f"{' and '.join(signals)} are not exported. Set {variables}, or use a base URL "
         "without /v1/..."
     )
-    return [message]

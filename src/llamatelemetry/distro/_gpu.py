@@ -27,11 +27,7 @@ _instruments: list[GpuMetrics] = []
 
 
 class GpuTelemetry:
-    """The GPU telemetry of one set-up, by its options. Nothing runs before `start`.
-
-    Attributes:
-        processors: Span processors that add GPU attributes.
-    """
+    """The GPU telemetry of one set-up, by its options. Nothing runs before `start`."""
 
     def __init__(self, config: LlamaTelemetryConfig) -> None:
         self._config = config
@@ -70,9 +66,7 @@ class GpuTelemetry:
     def start(self, service_name: str) -> None:
         """Start the reading thread. It ends at once without an NVIDIA driver.
 
-        Args:
-            service_name: The resource's `service.name`. One process per host and service
-                reports the metrics.
+        One process per host and `service_name` reports the metrics.
         """
         if self._monitor is None:
             return

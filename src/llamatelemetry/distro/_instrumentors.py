@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
 )
 
-from llamatelemetry.config import LlamaTelemetryConfig, effective_config
+from llamatelemetry.config import LlamaTelemetryConfig, active_config
 from llamatelemetry.genai import internal_errors
 
 GROUP = "opentelemetry_instrumentor"
@@ -65,12 +65,8 @@ def preferred_instrumentor(
 ) -> EntryPoint | None:
     """Return the instrumentor to load instead of this one, or `None` to load this one.
 
-    Args:
-        entry_point: The instrumentor in question.
-        installed: All installed instrumentors.
-        mode: Value of the option `instrumentors`.
-        environ: Environment, for `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
-        disabled: Names of further instrumentors that are not loaded.
+    `mode` is the value of the option `instrumentors`. Neither the names in `disabled` nor those in
+    `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` are loaded.
     """
     if mode == "all" or is_llamatelemetry(entry_point) != (mode == "theirs"):
         return None
@@ -118,13 +114,8 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 
 def load_instrumentors(distro: Any) -> None:
-    """Load all instrumentors, with the checks and in the order of `opentelemetry-instrument`.
-
-    Args:
-        distro: The distro, whose `load_instrumentor` is called for each of them.
-    """
-    variable = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
-    disabled = {name.strip() for name in variable.split(",")}
+    """Load all instrumentors, with the checks and in the order of `opentelemetry-instrument`."""
+    disabled = _disabled_names(os.environ)
     for entry_point in entry_points("opentelemetry_pre_instrument"):
         entry_point.load()()
     for entry_point in [] if "*" in disabled else entry_points(GROUP):
@@ -145,6 +136,11 @@ def load_instrumentors(distro: Any) -> None:
         entry_point.load()()
 
 
+def _disabled_names(environ: Mapping[str, str]) -> set[str]:
+    variable = environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
+    return {name.strip() for name in variable.split(",")}
+
+
 def _are_competing(one: EntryPoint, other: EntryPoint) -> bool:
     if is_llamatelemetry(one) == is_llamatelemetry(other):
         return False
@@ -156,8 +152,7 @@ def _are_competing(one: EntryPoint, other: EntryPoint) -> bool:
 def _can_load(
     entry_point: EntryPoint, environ: Mapping[str, str], disabled: frozenset[str]
 ) -> bool:
-    variable = environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
-    names = {name.strip() for name in variable.split(",")} | disabled
+    names = _disabled_names(environ) | disabled
     if "*" in names or entry_point.name in names:
         return False
     found = entry_point.dist
@@ -177,12 +172,10 @@ class Instrumentors:
     def prepare(
         self, config: LlamaTelemetryConfig, declared: Mapping[str, bool] | None = None
     ) -> None:
-        """Set the options for the next instrumentors.
+        """Set the options for the next instrumentors, and those that a declarative file names.
 
-        Args:
-            config: Options for llamatelemetry's instrumentors.
-            declared: The instrumentors named in a declarative file, and whether it enables
-                them. OpenTelemetry has loaded the enabled ones by then.
+        `declared` maps a name to whether the file enables it. OpenTelemetry has loaded the enabled
+        ones by then.
         """
         _all_entry_points.cache_clear()
         self._config = config
@@ -210,10 +203,8 @@ class Instrumentors:
 
     @property
     def config(self) -> LlamaTelemetryConfig:
-        """The active options; those of the environment if none were set."""
-        if self._config is None:
-            self._config = effective_config()
-        return self._config
+        """The options that were set, by default those of `active_config()`."""
+        return self._config or active_config()
 
     def reload_own(self, config: LlamaTelemetryConfig) -> None:
         """Instrument again with llamatelemetry's instrumentors and other options."""

@@ -62,8 +62,7 @@ def log_redaction_processors(
 class LogAndMetricRedaction:
     """Applies the rules of redacting span processors to log records and the metrics' resource.
 
-    Args:
-        created: The SDK providers of this set-up, by signal. The others are the application's.
+    `created` are the SDK providers of this set-up. The others are the application's.
     """
 
     def __init__(self, created: Mapping[str, Any]) -> None:
@@ -80,9 +79,7 @@ class LogAndMetricRedaction:
     def add(self, span_processors: Sequence[SpanProcessor], *, logs_done: bool = False) -> None:
         """Apply the rules of the redacting processors among these.
 
-        Args:
-            span_processors: Span processors of any kind.
-            logs_done: Whether the logger provider already has their log record processors.
+        `logs_done` is `True` if the logger provider already has their log record processors.
         """
         redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
         if not redacting:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, effective_config
+from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, active_config
 from llamatelemetry.distro._export_plan import is_explicit
 from llamatelemetry.otel.processor_chains import install_tail_sampler
 from llamatelemetry.otel.providers import DelegatingTracerProvider
@@ -44,12 +44,8 @@ def sample_at_end(
 ) -> TailSampler | None:
     """Install a tail sampler if the options or the provider's own sampler ask for one.
 
-    Args:
-        config: Effective options.
-        provider: Tracer provider.
-        in_front: Processors that receive every span.
-        is_created: Whether llamatelemetry created the provider and its sampler. Otherwise, the
-            tail sampler applies `ratio`, too.
+    The processors `in_front` receive every span. If llamatelemetry created neither the provider
+    nor its sampler (`is_created`), the tail sampler applies `ratio`, too.
     """
     count_decisions(False)
     _warn_of_unused_options(config, getattr(provider, "sampler", None))
@@ -137,13 +133,11 @@ def _warn_of_unused_options(config: LlamaTelemetryConfig, sampler: Sampler | Non
 # The functions below are entry points. OTEL_TRACES_SAMPLER and declarative files name them, also
 # with another distro.
 def ratio(argument: str | None = None) -> Sampler:
-    """Return the sampler `llamatelemetry_ratio`.
+    """Return the sampler `llamatelemetry_ratio`, for a share of traces from 0 to 1.
 
-    Args:
-        argument: Share of traces to keep, from 0 to 1; the option `sample_rate` if empty.
+    Without an argument, it is the option `sample_rate`.
     """
-    config = effective_config()
-    return ratio_sampler(float(argument) if argument else config.sample_rate)
+    return ratio_sampler(float(argument) if argument else active_config().sample_rate)
 
 
 def only_errors(argument: str | None = None) -> Sampler:  # noqa: ARG001 - the SDK passes it
@@ -152,25 +146,20 @@ def only_errors(argument: str | None = None) -> Sampler:  # noqa: ARG001 - the S
 
 
 def only_slow(argument: str | None = None) -> Sampler:
-    """Return the sampler `llamatelemetry_only_slow`.
+    """Return the sampler `llamatelemetry_only_slow`, for a threshold in seconds.
 
-    Args:
-        argument: Threshold in seconds; the option `slow_threshold_s` if empty.
+    Without an argument, it is the option `slow_threshold_s`.
     """
     return RuleSampler(Policy(slow_s=_seconds(argument)), _install_globally)
 
 
 def only_errors_or_slow(argument: str | None = None) -> Sampler:
-    """Return the sampler `llamatelemetry_only_errors_or_slow`.
-
-    Args:
-        argument: Threshold in seconds; the option `slow_threshold_s` if empty.
-    """
+    """Return the sampler `llamatelemetry_only_errors_or_slow`; argument as for `only_slow`."""
     return RuleSampler(Policy(errors=True, slow_s=_seconds(argument)), _install_globally)
 
 
 def _seconds(argument: str | None) -> float:
-    return float(argument) if argument else effective_config().slow_threshold_s
+    return float(argument) if argument else active_config().slow_threshold_s
 
 
 def _install_globally(sampler: RuleSampler) -> None:

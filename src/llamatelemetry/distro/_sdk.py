@@ -61,9 +61,7 @@ _EXPORTER_NAMES = {
 def setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any]) -> Setup:
     """Set up the SDK by llamatelemetry's options and OpenTelemetry's variables.
 
-    Args:
-        config: Effective options.
-        options: Further arguments of the SDK's configuration, which win.
+    `options` are further arguments of the SDK's configuration, which win.
     """
     application = {name for name, each in SIGNALS.items() if each.application_provider is not None}
     plan = plan_exports(config, os.environ)
@@ -102,10 +100,8 @@ def setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any])
 def setup_from_file(configure: Callable[[], None], config: LlamaTelemetryConfig) -> Setup:
     """Set up the SDK by a declarative file, which does not have llamatelemetry's options.
 
-    Args:
-        configure: Applies the file.
-        config: Effective options. Resource attributes, span processors and the sampler are
-            added to the configuration of the file.
+    `configure` applies the file. Resource attributes, span processors and the sampler of `config`
+    are added to it.
     """
     _warn_of_ignored_options(config, _EXPORT, "OTEL_CONFIG_FILE is set. Set them in that file")
     with captured_providers(
@@ -130,12 +126,10 @@ def setup_from_file(configure: Callable[[], None], config: LlamaTelemetryConfig)
 
 
 class ProviderCapture:
-    """Takes the providers that the SDK sets as global ones, and attaches them to the delegating ones.
+    """Attaches the providers that the SDK sets as global ones to the delegating ones.
 
-    Attributes:
-        providers: SDK providers by signal, without the signals for which the application set a
-            provider.
-        logging_handlers: Handlers that the SDK added to the root logger.
+    `providers` lacks the signals for which the application set a provider. `logging_handlers` are
+    those that the SDK added to the root logger.
     """
 
     def __init__(self, prepare_traces: Callable[[Any], None]) -> None:
@@ -184,19 +178,16 @@ def captured_providers(
     """Capture the providers that a configuration of the SDK creates within the `with` block.
 
     An application's provider stays the global one, and the SDK's is shut down. An exception
-    shuts all of them down.
-
-    Args:
-        prepare_traces: Called with the tracer provider before it is attached.
-        declarative: Whether a declarative file is applied.
+    shuts all of them down. `prepare_traces` is called with the tracer provider before it is
+    attached. `declarative` is `True` if a declarative file is applied.
     """
     capture = ProviderCapture(prepare_traces)
     handlers = list(logging.getLogger().handlers)
-    setters = PROVIDER_SETTERS + (DECLARATIVE_PROVIDER_SETTERS if declarative else ())
+    setters = PROVIDER_SETTERS | (DECLARATIVE_PROVIDER_SETTERS if declarative else {})
     try:
         with ExitStack() as stack:
-            for module, name, signal in setters:
-                stack.enter_context(_replaced(module, name, partial(capture.set_provider, signal)))
+            for setter, signal in setters.items():
+                stack.enter_context(_replaced(setter, partial(capture.set_provider, signal)))
             yield capture
         capture.adopt()
     except BaseException:
@@ -212,7 +203,9 @@ def captured_providers(
 
 
 @contextmanager
-def _replaced(module_name: str, name: str, value: object) -> Generator[None]:
+def _replaced(function: str, value: object) -> Generator[None]:
+    """Replace a function, named as `module:name`, within the `with` block."""
+    module_name, _, name = function.partition(":")
     try:
         module = importlib.import_module(module_name)
         before = getattr(module, name)
@@ -295,11 +288,11 @@ def _exporter_options(plan: ExportPlan, excluded: set[str]) -> dict[str, Any]:
     """Return the plan as arguments of the SDK's configuration, without the excluded signals."""
     options: dict[str, Any] = {name: [] for name in _EXPORTER_NAMES.values()}
     arguments: dict[type, Mapping[str, Any]] = {}
-    for signal, export in plan.signals.items():
+    for signal, exporters in plan.exporters.items():
         if signal in excluded:
             continue
-        options[_EXPORTER_NAMES[signal]] = list(export.exporters)
-        for name, given in export.exporters.items():
+        options[_EXPORTER_NAMES[signal]] = list(exporters)
+        for name, given in exporters.items():
             # The SDK loads the class by the same name, and reports one that is missing or fails.
             kind = _load_exporter(signal, name) if given else None
             if kind is not None:

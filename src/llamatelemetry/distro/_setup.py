@@ -24,11 +24,7 @@ from llamatelemetry.otel._sdk_private import (
     warn_of_missing_names,
 )
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
-from llamatelemetry.otel.process.deadline import (
-    Deadline,
-    flush_global_providers,
-    run_side_by_side,
-)
+from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
 from llamatelemetry.otel.processor_chains import (
     prepend_processors,
@@ -83,18 +79,12 @@ class Setup:
         return all(SIGNALS[name].delegating.sdk is each for name, each in self._created.items())
 
     def add(
-        self,
-        processors: Sequence[SpanProcessor],
-        *,
-        present: bool = False,
-        logs_done: bool = False,
+        self, processors: Sequence[SpanProcessor], *, present: bool = False, logs_done: bool = False
     ) -> None:
-        """Prepend the span processors that are not present yet.
+        """Prepend the span processors that are not present yet, in the order in which they run.
 
-        Args:
-            processors: Span processors in the order in which they run.
-            present: Whether the tracer provider already has them.
-            logs_done: Whether the logger provider already has their log record processors.
+        `present` and `logs_done` are `True` if the tracer provider and the logger provider already
+        have their processors.
         """
         new = [each for each in processors if not any(each is p for p in self._processors)]
         if "traces" not in self._created:
@@ -106,16 +96,9 @@ class Setup:
         self._redaction.add(new, logs_done=logs_done)
 
     def redact(self, wanted: LlamaTelemetryConfig, changed: set[str]) -> set[str]:
-        """Apply changed options `redact_*`, unless they weaken the redaction.
+        """Apply changed options `redact_*`, unless they weaken the redaction. Return those applied.
 
         Another thread may rely on the present redaction, so it stays.
-
-        Args:
-            wanted: The new options.
-            changed: Names of the options that differ from the present ones.
-
-        Returns:
-            The names of the options that were applied.
         """
         asked = changed & {*REDACTION_OPTIONS}
         applied = asked - weakened_options(self.config, wanted)
@@ -188,9 +171,7 @@ class Setup:
     def stop(self, deadline: Deadline, *, at_once: bool) -> bool:
         """Shut the created providers and all threads down. Return whether that was in time.
 
-        Args:
-            deadline: When to stop waiting.
-            at_once: Whether exporters give up running retries.
+        `at_once` makes exporters give up running retries.
         """
         # Detached first, so that nothing is recorded on providers that shut down.
         for name in self._created:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.resources import Resource, ResourceDetector
 
-from llamatelemetry.gpu.devices import detect_cuda
+from llamatelemetry.gpu.devices import detect_cuda, dotted
 from llamatelemetry.semconv import gpu as names
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ def resource_attributes(info: CudaInfo) -> dict[str, AttributeValue]:
     if not info.available:
         return {}
     devices = info.devices
-    capabilities = [
-        None if d.compute_capability is None else "{}.{}".format(*d.compute_capability)
-        for d in devices
-    ]
+    capabilities = [d.compute_capability and dotted(d.compute_capability) for d in devices]
     arrays: dict[str, Sequence[str | int | None]] = {
         names.GPU_IDS: [device.uuid for device in devices],
         names.GPU_NAMES: [device.name for device in devices],

@@ -86,10 +86,10 @@ def require_cuda(
     able = [d for d in info.devices if d.compute_capability and d.compute_capability >= wanted]
     if not able:
         seen = ", ".join(
-            f"{d.name or d.uuid} ({_dotted(d.compute_capability)})" for d in info.devices
+            f"{d.name or d.uuid} ({dotted(d.compute_capability)})" for d in info.devices
         )
         raise RuntimeError(
-            f"No NVIDIA GPU of compute capability {_dotted(wanted)} or higher; available: {seen}. "
+            f"No NVIDIA GPU of compute capability {dotted(wanted)} or higher; available: {seen}. "
             "Use a newer GPU or a lower min_compute_capability"
         )
     return able
@@ -106,7 +106,8 @@ def _capability(given: tuple[int, int] | float | str | None) -> tuple[int, int] 
         raise ValueError(message) from None
 
 
-def _dotted(capability: tuple[int, int] | None) -> str:
+def dotted(capability: tuple[int, int] | None) -> str:
+    """Return a compute capability as text, such as `9.0`."""
     return "unknown" if capability is None else "{}.{}".format(*capability)
 
 

@@ -35,43 +35,26 @@ _LONGEST_INTERVAL_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class CallEnergy:
-    """Energy of one call.
-
-    Attributes:
-        joules: Share of the call, in joules.
-        above_idle_joules: The share minus the energy of the idle GPUs, in joules; `None` if the
-            GPUs were not observed idle.
-        attribution: `shared` if another call was in flight on the same GPUs, else `exclusive`.
-    """
+    """Energy of one call: its share, and the share minus the energy of the idle GPUs."""
 
     joules: float
-    above_idle_joules: float | None
-    attribution: Attribution
+    above_idle_joules: float | None  # None if the GPUs were not observed idle
+    attribution: Attribution  # shared if another call was in flight on the same GPUs
 
 
 @dataclass(slots=True, eq=False)
 class _EnergyShare:
-    """Energy of one call so far.
-
-    Attributes:
-        engine: Engine that runs the call.
-        start_s: Start.
-        end_s: End; `None` while the call is in flight.
-        shared: Whether another call was in flight at the same time.
-        joules: Share of each device.
-        seconds: Share of each device's time.
-        updates: Counter updates of each device during the call.
-        estimated: Estimated joules between the last reading and the end of the call.
-    """
+    """Energy of one call so far. The mappings are by device."""
 
     engine: str
     start_s: float
-    end_s: float | None = None
+    end_s: float | None = None  # None while the call is in flight
     shared: bool = False
     joules: dict[str, float] = field(default_factory=dict[str, float])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     updates: dict[str, int] = field(default_factory=dict[str, int])
-    estimated: dict[str, float] = field(default_factory=dict[str, float])
+    # Estimated energy between the last reading and the end of the call.
+    estimated_j: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, device: str, joules: float, seconds: float) -> None:
         self.joules[device] = self.joules.get(device, 0.0) + joules
@@ -80,20 +63,12 @@ class _EnergyShare:
 
 @dataclass(slots=True)
 class _Counter:
-    """Energy counter of one GPU at the last reading.
-
-    Attributes:
-        at_s: Time of the reading.
-        energy_j: Counter value, in joules.
-        power_w: Mean power over the previous interval, in watts.
-        others: Calls in flight in other processes during that interval.
-        idle_w: Mean power of the last idle intervals, in watts.
-    """
+    """Energy counter of one GPU at the last reading, and mean power of the intervals before it."""
 
     at_s: float
     energy_j: float
     power_w: float | None = None
-    others: int = 0
+    others: int = 0  # calls in flight in other processes during the last interval
     idle_w: deque[float] = field(default_factory=lambda: deque[float](maxlen=_IDLE_INTERVALS))
 
 
@@ -112,10 +87,7 @@ class EnergyLedger:
     def start(self, key: object, engine: str, at_s: float) -> bool:
         """Register a call. Return whether the energy counters should be read now.
 
-        Args:
-            key: Key to finish the call by. Only a weak reference is kept.
-            engine: Engine that runs the call. `place` assigns GPUs to engines, before or later.
-            at_s: Start time.
+        `place` assigns GPUs to engines, before or later. Only a weak reference to `key` is kept.
         """
         with self._lock:
             engines = {call.engine for call in self._calls.values()}
@@ -179,10 +151,7 @@ class EnergyLedger:
     ) -> None:
         """Divide the increase of the counters since the last reading among the calls.
 
-        Args:
-            readings: Time and counter value (joules) of each device that has a counter.
-            idle: Devices without load.
-            other_processes: Calls in flight in other processes, by device.
+        Readings are times and counter values in joules; `other_processes` are calls in flight.
         """
         idle = frozenset(idle)
         with self._lock:
@@ -239,10 +208,8 @@ class EnergyLedger:
         for call, part_s in zip(on_it, parts_s, strict=True):
             if call.end_s is None:
                 still_open.append((call, part_s))
-            elif (
-                device in call.estimated
-            ):  # else the call was too short, and no energy was reported
-                mistaken_j += power_w * part_s - call.estimated[device]
+            elif device in call.estimated_j:  # no energy is reported for shorter calls
+                mistaken_j += power_w * part_s - call.estimated_j[device]
         open_s = sum(part_s for _, part_s in still_open)
         for call, part_s in still_open:
             correction_j = mistaken_j * part_s / open_s if open_s else 0.0
@@ -255,8 +222,8 @@ class EnergyLedger:
                 continue
             on_it = self._on(device)
             part_s = _parts(on_it, counter.at_s, end_s, counter.others)[on_it.index(call)]
-            call.estimated[device] = counter.power_w * part_s
-            call.add(device, call.estimated[device], part_s)
+            call.estimated_j[device] = counter.power_w * part_s
+            call.add(device, call.estimated_j[device], part_s)
 
     def _on(self, device: str) -> list[_EnergyShare]:
         everyone = (*self._calls.values(), *self._ended)
@@ -286,11 +253,7 @@ def _parts(calls: list[_EnergyShare], start_s: float, until_s: float, others: in
 
     Sets `shared` on calls that were in flight at the same time as others.
 
-    Args:
-        calls: Calls on the device.
-        start_s: Start of the interval.
-        until_s: End of the interval.
-        others: Calls of other processes, assumed to be in flight all the time.
+    The `others`, calls of other processes, are assumed to be in flight all the time.
     """
     spans: list[tuple[float, float]] = []
     for call in calls:

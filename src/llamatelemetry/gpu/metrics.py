@@ -43,9 +43,6 @@ class GpuMetrics:
 
     Observable instruments cannot be removed from a meter. So this object is created once per meter
     provider, and `show` sets the monitor.
-
-    Args:
-        meter_provider: Meter provider; the global one if `None`.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:

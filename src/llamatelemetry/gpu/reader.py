@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 
 class GpuUnavailableError(Exception):
-    """No GPU can be read, which is a normal state. The message is the reason.
+    """No GPU can be read, which is a normal state. The message is the reason, for users.
 
-    Args:
-        reason: Reason, for users.
-        is_permanent: Whether retrying is useless, for example without a driver.
+    A retry is useless if it `is_permanent`, for example without a driver.
     """
 
     def __init__(self, reason: str, *, is_permanent: bool = False) -> None:
@@ -38,13 +36,10 @@ class GpuDevice:
         index: Index of the board, in the driver's order.
         uuid: UUID of the board or the MIG instance.
         name: Product name.
-        vendor: Vendor name.
-        memory_total_bytes: Total memory in bytes, including the driver's share.
+        memory_total_bytes: Total memory, including the driver's share.
         compute_capability: Compute capability, such as `(9, 0)`.
-        driver_version: Version of the vendor's driver.
         cuda_version: Newest CUDA version that the driver supports, such as `12.8`.
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
-        serial_number: Serial number of the board.
         firmware_version: VBIOS version of the board.
         parent_uuid: UUID of the board of a MIG instance; `None` for a board.
         is_partitioned: Whether this board is partitioned into MIG instances. Programs then run on
@@ -70,12 +65,8 @@ class GpuDevice:
 class GpuState:
     """Current state of a GPU.
 
-    Attributes:
-        utilization: Fraction of time with a running kernel, 0 to 1.
-        memory_used_bytes: Memory used by all processes, in bytes.
-        power_w: Power, in watts.
-        energy_j: Energy counter since the driver was loaded, in joules.
-        temperature_c: Chip temperature, in degrees Celsius.
+    The utilization is the fraction of time with a running kernel, 0 to 1. The memory is that of all
+    processes, and the energy counter starts when the driver is loaded.
     """
 
     utilization: float | None = None
@@ -87,22 +78,17 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True)
 class GpuDetails:
-    """Values that change slowly or are slow to query.
+    """Values that change slowly or are slow to query. Utilizations are 0 to 1.
 
     Attributes:
-        memory_utilization: Fraction of time with memory traffic, 0 to 1.
-        encoder_utilization: Utilization of the video encoder, 0 to 1.
-        decoder_utilization: Utilization of the video decoder, 0 to 1.
-        power_limit_w: Enforced power limit, in watts.
-        clocks_hz: Clock rate in Hz by domain: `sm`, `memory`.
+        memory_utilization: Fraction of time with memory traffic.
+        clocks_hz: Clock rate by domain: `sm`, `memory`.
         throttle_reasons: Reasons for reduced clocks; `None` if the device does not report them.
-        pcie_generation: Current PCIe generation of the link, which is lower when idle.
-        pcie_generation_max: Highest PCIe generation that both the GPU and the slot support.
-        pcie_width: Current number of PCIe lanes.
-        pcie_width_max: Highest number of PCIe lanes that both the GPU and the slot support.
+        pcie_generation: Current generation of the link, which is lower when idle.
+        pcie_generation_max: Highest generation that both the GPU and the slot support.
+        pcie_width: Current number of lanes; `pcie_width_max` is as for the generation.
         io_bytes: Bytes over PCIe since the driver was loaded, by `receive` and `transmit`.
-        nvlink_bytes: Bytes over all NVLinks since the driver was loaded, by `receive` and
-            `transmit`.
+        nvlink_bytes: The same for all NVLinks.
         errors: Memory errors since the driver was loaded, by `corrected` and `uncorrected`.
     """
 
@@ -137,8 +123,7 @@ class GpuReader(Protocol):
 
         Raises:
             GpuLostError: The device is lost.
-            GpuUnavailableError: The session has ended, for example because the driver was
-                reloaded.
+            GpuUnavailableError: The session has ended, for example after a reload of the driver.
         """
         ...
 
@@ -149,8 +134,7 @@ class GpuReader(Protocol):
     def processes(self, device: GpuDevice) -> Mapping[int, int | None] | None:
         """Return the memory in bytes of each compute process, by process ID.
 
-        The memory of a process may be `None`; the result is `None` if processes are not reported.
-        Raises the same errors as `state`.
+        Returns `None` if the device does not report processes. Raises the same errors as `state`.
         """
         ...
 

@@ -51,12 +51,7 @@ _NOTHING: Final[Mapping[str, AttributeValue]] = {}
 
 
 class SpanGpu:
-    """GPU attributes of spans, for an `EnrichingSpanProcessor`.
-
-    Args:
-        monitor: Monitor that reads the GPUs.
-        only_genai: Whether to enrich only GenAI spans.
-    """
+    """GPU attributes of spans, for an `EnrichingSpanProcessor`."""
 
     def __init__(self, monitor: GpuMonitor, *, only_genai: bool) -> None:
         self._monitor = monitor
@@ -69,19 +64,16 @@ class SpanGpu:
         if not monitor.snapshot.visible:
             return
         engine = _engine_of(span)
-        if engine is None:
+        # A span below a call in flight is a nested span of the same call.
+        if engine is None or monitor.ledger.is_open(trace.get_current_span(parent_context)):
             return
-        ledger = monitor.ledger
-        parent = trace.get_current_span(parent_context)
-        if ledger.is_open(parent):
-            return  # a nested span of the same call
-        if ledger.start(span, engine, _monotonic_s(span.start_time)):
+        if monitor.ledger.start(span, engine, _monotonic_s(span.start_time)):
             monitor.read_soon()
 
     def on_dropped_span_start(
         self, span: trace.Span, request: Request, kind: SpanKind, scope: str
     ) -> None:
-        """Start measuring a call whose span is not recorded, because it uses the GPUs as well."""
+        """Start measuring a call without a recorded span, because it uses the GPUs as well."""
         if not self._monitor.snapshot.visible or request.operation in _NO_INFERENCE:
             return
         server, engine = request.server, None
@@ -93,14 +85,14 @@ class SpanGpu:
             self._monitor.read_soon()
 
     def on_dropped_span_end(self, span: trace.Span) -> None:
-        """Finish measuring a call whose span is not recorded."""
+        """Finish measuring a call without a recorded span."""
         self._monitor.ledger.finish(span, time.monotonic())
 
     def ending(self, span: Span) -> Mapping[str, AttributeValue]:
         """Return the GPU attributes of a span that is ending."""
         monitor = self._monitor
-        timeline = monitor.timeline
-        if not timeline.devices:
+        history = monitor.history
+        if not history.devices:
             return _NOTHING
         end_s = _monotonic_s(span.end_time)
         energy = monitor.ledger.finish(span, end_s)
@@ -110,9 +102,9 @@ class SpanGpu:
         attributes: dict[str, AttributeValue] = {}
         if energy is not None:
             attributes.update(_energy_attributes(energy, present))
-        usages = timeline.history.over(_monotonic_s(span.start_time), end_s)
+        usages = history.over(_monotonic_s(span.start_time), end_s)
         if usages is not None:
-            uuids = [device.uuid for device in timeline.devices]
+            uuids = [device.uuid for device in history.devices]
             attributes.update(_usage_attributes(uuids, usages))
         return attributes
 

@@ -22,11 +22,7 @@ class NotUploadedError(Exception):
 
 
 def upload(graph: Graph, account: Account, *, privacy: str, timeout_s: float) -> str:
-    """Upload a graph and return its URL.
-
-    Raises:
-        NotUploadedError: The upload failed.
-    """
+    """Upload a graph and return its URL. Raises `NotUploadedError`."""
     job = {
         "account": account.registration(),
         "privacy": privacy,
@@ -63,7 +59,7 @@ def _run_child(text: str, server: str, timeout_s: float) -> dict[str, str]:
     except OSError as error:
         raise NotUploadedError(f"cannot start the upload process: {error}") from None
     except ValueError:
-        raise NotUploadedError("the upload process died") from None
+        raise NotUploadedError("the upload process ended without a result") from None
 
 
 def _reason(result: dict[str, str], server: str) -> str:
@@ -72,12 +68,11 @@ def _reason(result: dict[str, str], server: str) -> str:
     if result["step"] == "start":
         return f"its client cannot be imported ({short}): {_INSTALL}"
     # Messages of requests, some of them passed on by the client.
-    if re.search(
-        r"Max retries exceeded|ConnectionError|Connection aborted", f"{error_type} {message}"
-    ):
-        return f"there is no connection to {server}"
+    unreachable = r"Max retries exceeded|ConnectionError|Connection aborted"
+    if re.search(unreachable, f"{error_type} {message}"):
+        return f"cannot connect to {server}"
     if result["step"] == "login":
-        return f"{server} refused the login ({short})"
+        return f"{server} rejected the login ({short})"
     return f"the upload to {server} failed ({short})"
 
 
@@ -169,11 +164,7 @@ class Account:
 
 
 def read_account(**arguments: str | None) -> Account:
-    """Return the account of arguments and environment. Credentials come from only one of them.
-
-    Raises:
-        ValueError: The arguments contain an incomplete login.
-    """
+    """Return the account of arguments and environment. Credentials come from only one of them."""
     values = {name: value for name, value in arguments.items() if value is not None}
     environment = _read_environment()
     if _CREDENTIALS.isdisjoint(values):

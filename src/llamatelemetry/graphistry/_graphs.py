@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from llamatelemetry.genai import model_name as base_name
@@ -38,15 +38,7 @@ _UNDIRECTED_KINDS: Final = {"NVLink", "PCIe"}
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node.
-
-    Attributes:
-        id: Unique id.
-        kind: Kind, a key of `COLORS`.
-        name: Name to show.
-        details: Further values to show.
-        weight: Relative size in the drawing.
-    """
+    """A node. Its kind is a key of `COLORS`, its weight the relative size in the drawing."""
 
     id: str
     kind: str
@@ -57,15 +49,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A relation between two nodes.
-
-    Attributes:
-        source: Id of the first node.
-        target: Id of the second node.
-        kind: What the relation is, such as `calls` or `NVLink`.
-        details: Further values to show.
-        directed: Whether the relation has a direction.
-    """
+    """A relation between two nodes, named by their ids. Its kind is such as `calls` or `NVLink`."""
 
     source: str
     target: str
@@ -76,17 +60,9 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A graph to draw.
+    """A graph to draw, or a note why it is empty."""
 
-    Attributes:
-        kind: `pipeline`, `trace` or `topology`.
-        title: Title of the page.
-        nodes: The nodes.
-        edges: The edges.
-        note: Why the graph is empty.
-    """
-
-    kind: str
+    kind: Literal["pipeline", "trace", "topology"]
     title: str
     nodes: Sequence[Node]
     edges: Sequence[Edge]
@@ -100,11 +76,7 @@ def pipeline_graph(
     tensor_split: Sequence[float] | None,
     server_url: str | None,
 ) -> Graph:
-    """Return how a model is served: program, model, server and GPUs.
-
-    Raises:
-        ValueError: `tensor_split` does not match the GPUs.
-    """
+    """Return the graph of a served model: program, model, server and GPUs."""
     shares = _shares(tensor_split, len(gpu_names))
     address = _address(server_url)
     program = Node("program", "service", "this program")
@@ -133,11 +105,7 @@ def pipeline_graph(
 
 
 def trace_graph(trace: Any) -> Graph:
-    """Return the drawing of a trace graph.
-
-    Raises:
-        TypeError: The argument is not a trace graph.
-    """
+    """Return the drawing of a trace graph."""
     found = _as_dict(trace, "the result of llamatelemetry.trace_graph()")
     nodes = [_trace_node(row) for row in _rows(found, "nodes")]
     edges = [
@@ -155,11 +123,7 @@ def trace_graph(trace: Any) -> Graph:
 
 
 def topology_graph(topology: Any) -> Graph:
-    """Return the drawing of the GPUs of a machine and their connections.
-
-    Raises:
-        TypeError: The argument is not a topology.
-    """
+    """Return the drawing of the GPUs of a machine and their connections."""
     found = _as_dict(topology, "the result of TopologyMapper().detect()")
     nodes = [_gpu(row) for row in _rows(found, "gpus")]
     nodes += [

@@ -1,7 +1,7 @@
 """Positions of nodes and paths of edges in a drawing.
 
-Directed graphs are drawn in layers from left to right, others on a circle. The layouts of networkx
-need numpy, and a page must not.
+Directed graphs are drawn in layers from left to right, others on a circle. No library fits: the
+layouts of networkx need numpy and have no dummy nodes, and igraph has the GPL as its license.
 """
 
 from __future__ import annotations
@@ -22,12 +22,7 @@ _MAX_DUMMY_NODES: Final = 2_000
 
 
 class Layout(NamedTuple):
-    """Where a graph is drawn.
-
-    Attributes:
-        positions: Position of each node.
-        paths: Positions of an edge in the layers between its nodes, for edges that pass any.
-    """
+    """Position of each node, and of the points in the layers that an edge passes, if any."""
 
     positions: Mapping[str, Position]
     paths: Mapping[Edge, Sequence[Position]]

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_page(graph: Graph, folder: Path) -> Path:
-    """Write the page into a directory, or into the temporary directory if that fails.
-
-    Raises:
-        ImportError: Jinja2 is not installed.
-        OSError: The page cannot be written.
-    """
+    """Write the page into a directory, or into the temporary directory if that fails."""
     page = render(graph)
     when = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     name = f"graph-{graph.kind}-{when}-{os.getpid()}-{secrets.token_hex(3)}.html"
@@ -40,11 +35,7 @@ def write_page(graph: Graph, folder: Path) -> Path:
 
 
 def render(graph: Graph) -> str:
-    """Return the page.
-
-    Raises:
-        ImportError: Jinja2 is not installed.
-    """
+    """Return the page. Needs Jinja2."""
     return fill_page(
         "llamatelemetry.graphistry",
         "graph.html",

@@ -35,7 +35,7 @@ _ICONS: Final = {
 def main() -> None:
     """Upload the graph from stdin and print the result on stdout: `url`, or `step` and `error`."""
     result = os.dup(1)
-    # The client prints to stdout, which must have the result only.
+    # The client prints to stdout, which must contain only the result.
     os.dup2(2, 1)
     job = json.load(sys.stdin)
     with os.fdopen(result, "w", encoding="utf-8") as out:

@@ -40,8 +40,8 @@ def traced_engine(engine: InferenceEngine, *, provider: str | None = None) -> In
 
     The span has kind `INTERNAL`. It has tokens and timings if the response contains them, or if the
     engine uses a client that is traced itself. A stream is recorded until its end, a coroutine until
-    its result. All other attributes of the engine stay accessible. An engine whose attribute
-    `records_its_calls` is true is returned unchanged.
+    its result. All other attributes of the engine stay accessible. An engine with a true attribute
+    `records_its_calls` is returned unchanged.
 
     Args:
         engine: Object with `generate`, `chat` and `model_name`.

@@ -1,8 +1,7 @@
 """Tracing of custom engines.
 
-An engine may be asynchronous or streaming. It then works when its result is awaited or iterated over.
-The call is open until that ends. It is current whenever the engine works, so that a traced client
-that the engine uses adds to it.
+The call of an asynchronous or streaming engine is open until its result has been awaited or read. It
+is the current span while the engine works, so that a traced client in the engine enriches it.
 """
 
 from __future__ import annotations
@@ -47,12 +46,7 @@ _CHAT: Final = ("messages", "max_tokens", "temperature")
 
 
 class TracedEngine:
-    """Proxy of an engine that records its calls.
-
-    Args:
-        engine: The engine.
-        provider: Value of `gen_ai.provider.name`; unknown if `None`.
-    """
+    """Proxy of an engine that records its calls."""
 
     records_its_calls = True
 
@@ -67,7 +61,7 @@ class TracedEngine:
         return self._engine.model_name
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the engine generates for a prompt. Missing arguments keep its defaults."""
+        """Return the engine's text for a prompt. Missing arguments keep its defaults."""
         given = dict(zip(_GENERATE, args, strict=False)) | kwargs
         given["stop"] = given.pop("stop_sequences", given.get("stop"))
         call = self._start(TEXT_COMPLETION, given, parse_completion_request)
@@ -123,11 +117,9 @@ def _run_in_call(call: Call | None, work: Callable[[], Any]) -> Any:
         call.fail(error)
         raise
     call.deactivate(token)
-    return (
-        _await_in_call(call, result)
-        if inspect.iscoroutine(result)
-        else _end_with_result(call, result)
-    )
+    if inspect.iscoroutine(result):
+        return _await_in_call(call, result)
+    return _end_with_result(call, result)
 
 
 async def _await_in_call(call: Call, work: Coroutine[Any, Any, Any]) -> Any:
@@ -277,7 +269,7 @@ class _IteratorInCall:
 
 
 class _AsyncIteratorInCall:
-    """Asynchronous version of `_Working`."""
+    """Asynchronous version of `_IteratorInCall`."""
 
     __slots__ = ("_call", "_source")
 

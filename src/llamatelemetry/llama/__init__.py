@@ -66,11 +66,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # All names without an entry are errors of the server manager.
-    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'server.errors')}")
-    value = getattr(module, name)
-    # Cache the name, so that this function is not called again.
-    globals()[name] = value
-    return value
+    module = _MODULES.get(name, "server.errors")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.records import KIND_CLIENT
 from llamatelemetry.semconv import attributes as names
@@ -52,7 +52,7 @@ class RecordedCall:
 
 def calls_from_spans(spans: Iterable[SpanRecord]) -> list[RecordedCall]:
     """Return the calls of models among the spans, without phases, steps and HTTP requests."""
-    return [call for call in map(call_from_span, spans) if call is not None]
+    return [call for span in spans if (call := call_from_span(span)) is not None]
 
 
 def call_from_span(span: SpanRecord) -> RecordedCall | None:
@@ -82,10 +82,7 @@ def call_from_span(span: SpanRecord) -> RecordedCall | None:
 
 
 def _ttft_ms(found: Mapping[str, object]) -> float | None:
-    """Return the engine's or stream's TTFT, or the time to the first chunk if it is unknown.
-
-    The first chunk may hold only a role, without any token.
-    """
+    """Return the TTFT if known, else the time to the first chunk, which may hold no token."""
     known = _number(found, names.TTFT_MS)
     return known or _number(found, names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, scale=1000)
 
@@ -125,7 +122,7 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True)
-class SummaryLine:
+class SummaryRow:
     """Calls of one operation to one model. Times are in milliseconds."""
 
     operation: str
@@ -144,17 +141,12 @@ class SummaryLine:
 
 @dataclass(slots=True)
 class Summary:
-    """Summary of a recording.
+    """Summary of a recording: calls by operation and model, and failed calls by error type.
 
-    Attributes:
-        lines: Calls by operation and model, most frequent first.
-        errors: Number of failed calls by error type.
-        spans: Number of spans, including those that are not calls.
-        processes: Number of processes that sent spans.
-        gpu_utilization: Mean utilization of the GPUs, from 0 to 1.
+    `spans` includes spans that are not calls. `gpu_utilization` is a mean, from 0 to 1.
     """
 
-    lines: list[SummaryLine] = field(default_factory=list[SummaryLine])
+    rows: list[SummaryRow] = field(default_factory=list[SummaryRow])
     errors: Counter[str] = field(default_factory=Counter[str])
     spans: int = 0
     processes: int = 0
@@ -163,7 +155,7 @@ class Summary:
     @property
     def calls(self) -> int:
         """Number of calls."""
-        return sum(line.calls for line in self.lines)
+        return sum(row.calls for row in self.rows)
 
 
 def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -> Summary:
@@ -181,8 +173,8 @@ def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -
             if call.error is not None:
                 summary.errors[call.error] += 1
     summary.processes = len(processes)
-    summary.lines = [
-        _line(operation, model, calls)
+    summary.rows = [
+        _row(operation, model, calls)
         for (operation, model), calls in sorted(
             groups.items(), key=lambda item: (-len(item[1]), item[0][0], item[0][1] or "")
         )
@@ -192,9 +184,8 @@ def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -
     return summary
 
 
-def _line(operation: str, model: str | None, calls: Sequence[RecordedCall]) -> SummaryLine:
-    energies = [call.energy_j for call in calls if call.energy_j is not None]
-    return SummaryLine(
+def _row(operation: str, model: str | None, calls: Sequence[RecordedCall]) -> SummaryRow:
+    return SummaryRow(
         operation=operation,
         model=model,
         calls=len(calls),
@@ -206,10 +197,10 @@ def _line(operation: str, model: str | None, calls: Sequence[RecordedCall]) -> S
         tpot_ms=Quantiles.of(call.tpot_ms for call in calls),
         duration_ms=Quantiles.of(call.duration_ms for call in calls if call.error is None),
         tokens_per_s=Quantiles.of(call.tokens_per_s for call in calls),
-        energy_j=sum(energies) if energies else None,
+        energy_j=_sum_known(call.energy_j for call in calls),
     )
 
 
-def _sum_known(counts: Iterable[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
+def _sum_known(values: Iterable[Any]) -> Any:
+    known = [value for value in values if value is not None]
     return sum(known) if known else None

@@ -1,4 +1,8 @@
-"""OTLP over gRPC, for programs that cannot use HTTP."""
+"""OTLP over gRPC, for programs that cannot use HTTP.
+
+The handlers are registered by service name instead of through the generated `*_pb2_grpc` modules.
+With those, grpcio would answer a malformed request with `INTERNAL` and print a traceback.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,7 @@ _MAX_BODY_BYTES: Final = 64 * 1024**2
 
 
 class GrpcServer:
-    """Starts serving on construction.
-
-    Args:
-        store: Function that stores a request, given the signal.
-        port: Port on loopback.
+    """A gRPC server on loopback that serves from its construction.
 
     Raises:
         OSError: The port is in use.

@@ -1,4 +1,4 @@
-"""Run a command whose Python processes send their telemetry to this process.
+"""Run a command and let its Python processes send their telemetry to this process.
 
 The command keeps its standard streams, terminal and exit status. Signals to this process are
 forwarded to it.
@@ -44,7 +44,7 @@ _FORWARDED: Final = tuple(
 
 
 def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str, str]:
-    """Return an environment in which Python processes send their telemetry to an endpoint.
+    """Return an environment that makes Python processes send their telemetry to an endpoint.
 
     Sets what `opentelemetry-instrument` sets, and removes other destinations. All other
     telemetry settings of the user stay.
@@ -80,10 +80,6 @@ class Command:
 
     Create it while this process has a single thread. The constructor blocks signals, and threads
     created later inherit this, so that only `wait()` receives them.
-
-    Args:
-        arguments: Program and its arguments.
-        environ: Environment of the program.
 
     Raises:
         OSError: The program cannot be started.

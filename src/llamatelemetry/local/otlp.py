@@ -1,7 +1,7 @@
 """Parse OTLP export requests, in protobuf or JSON, into records.
 
-JSON is converted to protobuf messages, so that there is one reader. OTLP's JSON differs from
-protobuf's own JSON in that ids are hex instead of base64.
+The message types come from `opentelemetry-proto`. JSON is converted to these messages, so that
+there is one reader. In OTLP's JSON, ids are hex; protobuf's own JSON has base64 instead.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,7 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, Record, SpanRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 _REQUESTS: Final[Mapping[str, type[Message]]] = {
     "traces": ExportTraceServiceRequest,
@@ -48,12 +49,7 @@ class RejectedError(Exception):
 
 
 def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message:
-    """Parse the body of an export request.
-
-    Args:
-        signal: `traces`, `metrics` or `logs`.
-        body: Uncompressed body.
-        is_json: Whether the body is JSON instead of protobuf.
+    """Parse the uncompressed body of an export request: protobuf, or JSON.
 
     Raises:
         MalformedError: The body is not an export request of the signal.
@@ -95,96 +91,82 @@ def _convert_ids_to_base64(value: Any) -> None:
 
 def records_of(signal: str, request: Any) -> Iterator[Record]:
     """Yield the spans, metric data points or log records of an export request."""
-    return _READERS[signal](request)
-
-
-def _spans(request: ExportTraceServiceRequest) -> Iterator[SpanRecord]:
-    for group in request.resource_spans:
+    plural, items, read = _READERS[signal]
+    for group in getattr(request, f"resource_{plural}"):
         resource = _attributes(group.resource.attributes)
-        for scoped in group.scope_spans:
-            for span in scoped.spans:
-                yield SpanRecord(
-                    trace_id=span.trace_id.hex(),
-                    span_id=span.span_id.hex(),
-                    parent_span_id=span.parent_span_id.hex() or None,
-                    name=span.name,
-                    kind=span.kind,
-                    start_ns=span.start_time_unix_nano,
-                    end_ns=span.end_time_unix_nano,
-                    attributes=_attributes(span.attributes),
-                    status=span.status.code,
-                    status_message=span.status.message,
-                    events=[
-                        Event(event.name, event.time_unix_nano, _attributes(event.attributes))
-                        for event in span.events
-                    ],
-                    scope=scoped.scope.name,
-                    resource=resource,
-                )
+        for scoped in getattr(group, f"scope_{plural}"):
+            for item in getattr(scoped, items):
+                yield from read(item, scoped.scope.name, resource)
 
 
-def _points(request: ExportMetricsServiceRequest) -> Iterator[MetricPoint]:
-    for group in request.resource_metrics:
-        resource = _attributes(group.resource.attributes)
-        for scoped in group.scope_metrics:
-            for metric in scoped.metrics:
-                kind = metric.WhichOneof("data")
-                if kind not in _KINDS:
-                    continue
-                data: Any = getattr(metric, kind)
-                for point in data.data_points:
-                    yield _point(metric, kind, data, point, scoped.scope.name, resource)
-
-
-def _point(  # noqa: PLR0917 - the levels of an OTLP metric
-    metric: Any, kind: str, data: Any, point: Any, scope: str, resource: Mapping[str, Any]
-) -> MetricPoint:
-    is_number = kind in {"sum", "gauge"}
-    value: float | None = None
-    if is_number:
-        which = point.WhichOneof("value")
-        value = None if which is None else getattr(point, which)
-    return MetricPoint(
-        name=metric.name,
-        unit=metric.unit,
-        kind=kind,
-        is_monotonic=getattr(data, "is_monotonic", kind != "gauge"),
-        is_delta=getattr(data, "aggregation_temporality", 0) == _DELTA,
-        attributes=_attributes(point.attributes),
-        start_ns=point.start_time_unix_nano,
-        time_ns=point.time_unix_nano,
-        value=value,
-        count=None if is_number else point.count,
-        sum=None if is_number else point.sum,
-        bounds=list(point.explicit_bounds) if kind == "histogram" else (),
-        buckets=list(point.bucket_counts) if kind == "histogram" else (),
+def _read_span(span: Any, scope: str, resource: Mapping[str, Any]) -> Iterator[SpanRecord]:
+    yield SpanRecord(
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_span_id=span.parent_span_id.hex() or None,
+        name=span.name,
+        kind=span.kind,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        attributes=_attributes(span.attributes),
+        status=span.status.code,
+        status_message=span.status.message,
+        events=[
+            Event(event.name, event.time_unix_nano, _attributes(event.attributes))
+            for event in span.events
+        ],
         scope=scope,
         resource=resource,
     )
 
 
-def _logs(request: ExportLogsServiceRequest) -> Iterator[LogRecord]:
-    for group in request.resource_logs:
-        resource = _attributes(group.resource.attributes)
-        for scoped in group.scope_logs:
-            for record in scoped.log_records:
-                yield LogRecord(
-                    time_ns=record.time_unix_nano or record.observed_time_unix_nano,
-                    severity=record.severity_number,
-                    event_name=record.event_name,
-                    body=_value(record.body),
-                    attributes=_attributes(record.attributes),
-                    trace_id=record.trace_id.hex() or None,
-                    span_id=record.span_id.hex() or None,
-                    scope=scoped.scope.name,
-                    resource=resource,
-                )
+def _read_metric(metric: Any, scope: str, resource: Mapping[str, Any]) -> Iterator[MetricPoint]:
+    kind = metric.WhichOneof("data")
+    if kind not in _KINDS:
+        return
+    data = getattr(metric, kind)
+    is_number, is_histogram = kind in {"sum", "gauge"}, kind == "histogram"
+    for point in data.data_points:
+        which = point.WhichOneof("value") if is_number else None
+        yield MetricPoint(
+            name=metric.name,
+            unit=metric.unit,
+            kind=kind,
+            is_monotonic=getattr(data, "is_monotonic", kind != "gauge"),
+            is_delta=getattr(data, "aggregation_temporality", 0) == _DELTA,
+            attributes=_attributes(point.attributes),
+            start_ns=point.start_time_unix_nano,
+            time_ns=point.time_unix_nano,
+            value=None if which is None else getattr(point, which),
+            count=None if is_number else point.count,
+            sum=None if is_number else point.sum,
+            bounds=list(point.explicit_bounds) if is_histogram else (),
+            buckets=list(point.bucket_counts) if is_histogram else (),
+            scope=scope,
+            resource=resource,
+        )
 
 
-_READERS: Final[Mapping[str, Callable[[Any], Iterator[Record]]]] = {
-    "traces": _spans,
-    "metrics": _points,
-    "logs": _logs,
+def _read_log(record: Any, scope: str, resource: Mapping[str, Any]) -> Iterator[LogRecord]:
+    yield LogRecord(
+        time_ns=record.time_unix_nano or record.observed_time_unix_nano,
+        severity=record.severity_number,
+        event_name=record.event_name,
+        body=_value(record.body),
+        attributes=_attributes(record.attributes),
+        trace_id=record.trace_id.hex() or None,
+        span_id=record.span_id.hex() or None,
+        scope=scope,
+        resource=resource,
+    )
+
+
+_Reader = Callable[[Any, str, "Mapping[str, Any]"], Iterator[Record]]
+# Names of a signal's lists in `resource_*` and `scope_*`, name of the items, and their reader.
+_READERS: Final[Mapping[str, tuple[str, str, _Reader]]] = {
+    "traces": ("spans", "spans", _read_span),
+    "metrics": ("metrics", "metrics", _read_metric),
+    "logs": ("logs", "log_records", _read_log),
 }
 
 

@@ -29,7 +29,7 @@ from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_reque
 from llamatelemetry.local.store import StoreFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -54,40 +54,33 @@ _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class Receiver:
-    """Receives OTLP. Binds the port on construction, and serves from `start()`.
+    """An OTLP receiver. Binds its port on construction, and serves from `start()`.
 
-    A child process can be started in between, while this process has no other threads.
+    A child process can be started in between, while this process has no other threads. `port` 0
+    selects a free port. Without a `grpc_port`, only HTTP is served.
 
-    Args:
-        store: Database to write to.
-        port: Port for HTTP on loopback; 0 selects a free port.
-        grpc_port: Port for gRPC on loopback; `None` disables gRPC.
+    Attributes:
+        received: Number of stored spans, metric data points and log records, by signal.
+        problem: Why data was lost, or `None` if everything was stored.
 
     Raises:
         OSError: The port is in use.
     """
 
     def __init__(self, store: Store, *, port: int = 0, grpc_port: int | None = None) -> None:
-        self._sink = OtlpSink(store)
-        self._server = _OtlpServer((_HOST, port), self._sink)
+        self._store = store
+        self._lock = threading.Lock()
+        self._server = _OtlpServer((_HOST, port), self._write)
         self._thread: threading.Thread | None = None
         self._grpc_port = grpc_port
         self._grpc: GrpcServer | None = None
+        self.received = dict.fromkeys(_RESPONSES, 0)
+        self.problem: str | None = None
 
     @property
     def url(self) -> str:
         """Base URL, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
         return f"http://{_HOST}:{self._server.server_address[1]}"
-
-    @property
-    def received(self) -> Mapping[str, int]:
-        """Number of stored spans, metric data points and log records, by signal."""
-        return self._sink.received
-
-    @property
-    def problem(self) -> str | None:
-        """Why data was lost, or `None` if everything was stored."""
-        return self._sink.problem
 
     def start(self) -> None:
         """Serve in background threads.
@@ -100,7 +93,7 @@ class Receiver:
             with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
                 from llamatelemetry.local.grpc_server import GrpcServer
 
-            self._grpc = GrpcServer(self._sink.store, self._grpc_port)
+            self._grpc = GrpcServer(self._write, self._grpc_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -118,17 +111,7 @@ class Receiver:
             self._thread.join()
         self._server.server_close()
 
-
-class OtlpSink:
-    """Stores the export requests of both protocols and counts their records."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self.received = dict.fromkeys(_RESPONSES, 0)
-        self.problem: str | None = None
-
-    def store(self, signal: str, request: Message) -> None:
+    def _write(self, signal: str, request: Message) -> None:
         """Write the records of a request to the database.
 
         Raises:
@@ -154,8 +137,8 @@ class _OtlpServer(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], sink: OtlpSink) -> None:
-        self.sink = sink
+    def __init__(self, address: tuple[str, int], write: Callable[[str, Message], None]) -> None:
+        self.write = write
         self._open: set[socket.socket] = set()
         super().__init__(address, _OtlpHandler)
 
@@ -185,7 +168,8 @@ class _OtlpHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         signal = self.path.removeprefix("/v1/")
-        is_json = self.headers.get_content_type() == _JSON
+        kind = self.headers.get_content_type()
+        is_json = kind == _JSON
         response: Message
         try:
             body = self._body()
@@ -194,14 +178,13 @@ class _OtlpHandler(BaseHTTPRequestHandler):
                     HTTPStatus.NOT_FOUND,
                     f"the path must be /v1/traces, /v1/metrics or /v1/logs, got {self.path}",
                 )
-            if not is_json and self.headers.get_content_type() != _PROTOBUF:
+            if kind not in {_PROTOBUF, _JSON}:
                 raise RejectedError(
                     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                    f"the content type must be {_PROTOBUF} or {_JSON}, "
-                    f"got {self.headers.get_content_type()}",
+                    f"the content type must be {_PROTOBUF} or {_JSON}, got {kind}",
                 )
-            sink = cast("_OtlpServer", self.server).sink
-            sink.store(signal, parse_request(signal, body, is_json=is_json))
+            request = parse_request(signal, body, is_json=is_json)
+            cast("_OtlpServer", self.server).write(signal, request)
             status, response = HTTPStatus.OK, _RESPONSES[signal]()
         except MalformedError as error:
             status, response = HTTPStatus.BAD_REQUEST, Status(code=3, message=str(error))
@@ -223,13 +206,11 @@ class _OtlpHandler(BaseHTTPRequestHandler):
         else:
             length = self.headers.get("content-length", "")
             if not length.isdigit():
-                self.close_connection = True
-                raise RejectedError(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
+                raise self._closing(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
             self._check_size(int(length))
             body = self.rfile.read(int(length))
             if len(body) < int(length):
-                self.close_connection = True
-                raise RejectedError(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
+                raise self._closing(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
         return _decompressed(body, self.headers.get("content-encoding", "identity").lower())
 
     def _chunks(self) -> bytes:
@@ -238,8 +219,7 @@ class _OtlpHandler(BaseHTTPRequestHandler):
             try:
                 size = int(self.rfile.readline(64).partition(b";")[0], 16)
             except ValueError as error:
-                self.close_connection = True
-                raise RejectedError(
+                raise self._closing(
                     HTTPStatus.BAD_REQUEST, "the size of a chunk is invalid"
                 ) from error
             self._check_size(len(body) + size)
@@ -250,12 +230,15 @@ class _OtlpHandler(BaseHTTPRequestHandler):
 
     def _check_size(self, size: int) -> None:
         if not 0 <= size <= _MAX_BODY_BYTES:
-            # The rest of the body stays unread.
-            self.close_connection = True
-            raise RejectedError(
+            raise self._closing(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the body must not exceed {_MAX_BODY_BYTES} bytes",
             )
+
+    def _closing(self, status: HTTPStatus, message: str) -> RejectedError:
+        """Return an error after which the connection closes, because its body stays unread."""
+        self.close_connection = True
+        return RejectedError(status, message)
 
     def _respond(self, status: HTTPStatus, response: Message, *, is_json: bool) -> None:
         body = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,9 +13,8 @@ STATUS_ERROR: Final = 2
 KIND_CLIENT: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A span event."""
+class Event(NamedTuple):
+    """A span event. A tuple, because JSON then represents it as an array."""
 
     name: str
     time_ns: int

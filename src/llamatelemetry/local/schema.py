@@ -1,22 +1,22 @@
 """Tables of the SQLite database, and the conversion between records and rows.
 
-A change of the tables raises `VERSION`.
+Columns have the names of the record's fields. A change of the tables raises `VERSION`.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, Record, SpanRecord
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 VERSION: Final = 1
-TABLES: Final = ("spans", "points", "logs")
 SCHEMA: Final = """
 CREATE TABLE resources (
     id INTEGER PRIMARY KEY,
@@ -71,93 +71,65 @@ CREATE TABLE logs (
 to_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), allow_nan=True)
 
 
-def _span_row(span: SpanRecord) -> tuple[Any, ...]:
-    events: Sequence[tuple[Any, ...]] = [(e.name, e.time_ns, e.attributes) for e in span.events]
-    return (
-        *(span.trace_id, span.span_id, span.parent_span_id, span.name, span.kind),
-        *(span.start_ns, span.end_ns, span.status, span.status_message, span.scope),
-        *(to_json(span.attributes), to_json(events) if events else None),
-    )
+def _dump_events(events: Sequence[Event]) -> str | None:
+    return to_json(events) if events else None
 
 
-def _point_row(point: MetricPoint) -> tuple[Any, ...]:
-    return (
-        *(point.name, point.unit, point.kind, point.is_monotonic, point.is_delta, point.scope),
-        *(to_json(point.attributes), point.start_ns, point.time_ns, point.value, point.count),
-        *(point.sum, to_json(point.bounds), to_json(point.buckets)),
-    )
+def _load_events(text: str | None) -> Sequence[Event]:
+    return [Event(*event) for event in json.loads(text)] if text else ()
 
 
-def _log_row(record: LogRecord) -> tuple[Any, ...]:
-    return (
-        *(record.time_ns, record.severity, record.event_name, record.trace_id, record.span_id),
-        *(record.scope, to_json(record.body), to_json(record.attributes)),
-    )
-
-
-ROW_OF: Final[Mapping[type[Record], Any]] = {
-    SpanRecord: _span_row,
-    MetricPoint: _point_row,
-    LogRecord: _log_row,
+_JSON: Final = ("attributes", "body", "bounds", "buckets")
+_DUMP: Final[Mapping[str, Callable[[Any], str | None]]] = {
+    **dict.fromkeys(_JSON, to_json),
+    "events": _dump_events,
 }
-INSERT: Final[Mapping[type[Record], str]] = {
-    SpanRecord: f"INSERT OR IGNORE INTO spans VALUES ({', '.join('?' * 13)})",  # noqa: S608
-    MetricPoint: f"INSERT INTO points VALUES ({', '.join('?' * 15)})",  # noqa: S608
-    LogRecord: f"INSERT INTO logs VALUES ({', '.join('?' * 9)})",  # noqa: S608
+# SQLite stores booleans as integers.
+_LOAD: Final[Mapping[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_JSON, json.loads),
+    **dict.fromkeys(("is_monotonic", "is_delta"), bool),
+    "events": _load_events,
 }
 
 
-def span_of(row: sqlite3.Row, resource: Mapping[str, Any]) -> SpanRecord:
-    """Return the span of a row."""
-    events = json.loads(row["events"]) if row["events"] else ()
-    return SpanRecord(
-        trace_id=row["trace_id"],
-        span_id=row["span_id"],
-        parent_span_id=row["parent_span_id"],
-        name=row["name"],
-        kind=row["kind"],
-        start_ns=row["start_ns"],
-        end_ns=row["end_ns"],
-        attributes=json.loads(row["attributes"]),
-        status=row["status"],
-        status_message=row["status_message"],
-        events=[Event(*event) for event in events] if events else (),
-        scope=row["scope"],
-        resource=resource,
-    )
+class Table:
+    """Conversion between the records of one type and the rows of their table.
+
+    Attributes:
+        insert: Statement that inserts a row, unless it is a span that the table already has.
+        select: Statement that selects the rows after a row number.
+    """
+
+    def __init__(self, name: str, kind: type[Record]) -> None:
+        self._kind: Any = kind
+        # The last field of each record type is its resource, which has a table of its own.
+        names = [each.name for each in fields(kind)][:-1]
+        self._values_of: Callable[[Record], Sequence[Any]] = attrgetter(*names)
+        self._dump = [(at, _DUMP[each]) for at, each in enumerate(names) if each in _DUMP]
+        self._load = [(at, _LOAD[each]) for at, each in enumerate(names) if each in _LOAD]
+        columns = ", ".join([*names, "resource_id"])
+        marks = ", ".join("?" * (len(names) + 1))
+        self.insert = f"INSERT INTO {name}({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
+        self.select = f"SELECT {columns} FROM {name} WHERE rowid > ? ORDER BY rowid"  # noqa: S608
+
+    def row_of(self, record: Record, resource_id: int) -> list[Any]:
+        """Return the values of a record's row."""
+        values: list[Any] = [*self._values_of(record), resource_id]
+        for at, dump in self._dump:
+            values[at] = dump(values[at])
+        return values
+
+    def record_of(self, values: Sequence[Any], resource: Mapping[str, Any]) -> Any:
+        """Return the record of a row."""
+        found = list(values)
+        for at, load in self._load:
+            found[at] = load(found[at])
+        return self._kind(*found, resource)
 
 
-def point_of(row: sqlite3.Row, resource: Mapping[str, Any]) -> MetricPoint:
-    """Return the metric data point of a row."""
-    return MetricPoint(
-        name=row["name"],
-        unit=row["unit"],
-        kind=row["kind"],
-        is_monotonic=bool(row["is_monotonic"]),
-        is_delta=bool(row["is_delta"]),
-        attributes=json.loads(row["attributes"]),
-        start_ns=row["start_ns"],
-        time_ns=row["time_ns"],
-        value=row["value"],
-        count=row["count"],
-        sum=row["sum"],
-        bounds=json.loads(row["bounds"]),
-        buckets=json.loads(row["buckets"]),
-        scope=row["scope"],
-        resource=resource,
-    )
-
-
-def log_of(row: sqlite3.Row, resource: Mapping[str, Any]) -> LogRecord:
-    """Return the log record of a row."""
-    return LogRecord(
-        time_ns=row["time_ns"],
-        severity=row["severity"],
-        event_name=row["event_name"],
-        body=json.loads(row["body"]),
-        attributes=json.loads(row["attributes"]),
-        trace_id=row["trace_id"],
-        span_id=row["span_id"],
-        scope=row["scope"],
-        resource=resource,
-    )
+TABLES: Final = {
+    "spans": Table("spans", SpanRecord),
+    "points": Table("points", MetricPoint),
+    "logs": Table("logs", LogRecord),
+}
+TABLE_OF: Final = dict(zip((SpanRecord, MetricPoint, LogRecord), TABLES.values(), strict=True))

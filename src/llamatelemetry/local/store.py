@@ -11,20 +11,11 @@ import contextlib
 import json
 import sqlite3
 import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.local.schema import (
-    INSERT,
-    ROW_OF,
-    SCHEMA,
-    TABLES,
-    VERSION,
-    log_of,
-    point_of,
-    span_of,
-    to_json,
-)
+from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, VERSION, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -45,11 +36,10 @@ class StoreFullError(Exception):
 
 
 class Store:
-    """Writes records to a database. Other processes may read it at the same time.
+    """Writer of a database, which other processes may read at the same time.
 
-    Args:
-        path: Path of the file. Created if it does not exist.
-        max_bytes: Size limit. Above it, the oldest records of the largest table are deleted.
+    Creates the file if it does not exist. Above `max_bytes`, it deletes the oldest records of the
+    largest table.
 
     Raises:
         StoreError: The file is not a database of this version of llamatelemetry.
@@ -88,14 +78,12 @@ class Store:
                 raise StoreFullError(f"cannot write to {self.path}: {error}") from error
 
     def _insert(self, records: Iterable[Record]) -> None:
-        rows: dict[type[Record], list[tuple[Any, ...]]] = {kind: [] for kind in INSERT}
+        rows: dict[type[Record], list[list[Any]]] = defaultdict(list)
         for record in records:
-            rows[type(record)].append(
-                (self._resource_id(record.resource), *ROW_OF[type(record)](record))
-            )
+            kind = type(record)
+            rows[kind].append(TABLE_OF[kind].row_of(record, self._resource_id(record.resource)))
         for kind, found in rows.items():
-            if found:
-                self._connection.executemany(INSERT[kind], found)
+            self._connection.executemany(TABLE_OF[kind].insert, found)
 
     def _resource_id(self, resource: Mapping[str, Any]) -> int:
         key = to_json(resource)
@@ -142,10 +130,7 @@ class Store:
 
 
 class StoreReader:
-    """Reads a database, including one that is being written or that a killed process left.
-
-    Args:
-        path: Path of the file.
+    """Reader of a database, including one that is being written or that a killed process left.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -170,20 +155,16 @@ class StoreReader:
         self._connection.close()
 
     def spans(self, *, after: int = 0) -> Iterator[SpanRecord]:
-        """Yield spans in the order of arrival.
-
-        Args:
-            after: Row number as returned by `last_row()`; only later rows are returned.
-        """
-        return (span_of(*row) for row in self._rows("spans", after))
+        """Yield spans in the order of arrival, from the row after number `after`."""
+        return self._records("spans", after)
 
     def points(self, *, after: int = 0) -> Iterator[MetricPoint]:
         """Yield metric data points in the order of arrival; `after` as for `spans()`."""
-        return (point_of(*row) for row in self._rows("points", after))
+        return self._records("points", after)
 
     def logs(self, *, after: int = 0) -> Iterator[LogRecord]:
         """Yield log records in the order of arrival; `after` as for `spans()`."""
-        return (log_of(*row) for row in self._rows("logs", after))
+        return self._records("logs", after)
 
     def last_row(self, table: str) -> int:
         """Return the number of the newest row of `spans`, `points` or `logs`; 0 if empty."""
@@ -192,10 +173,10 @@ class StoreReader:
         query = f"SELECT coalesce(max(rowid), 0) FROM {table}"  # noqa: S608 - one of three names
         return self._connection.execute(query).fetchone()[0]
 
-    def _rows(self, table: str, after: int) -> Iterator[tuple[sqlite3.Row, dict[str, Any]]]:
-        query = f"SELECT * FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608 - one of three names
-        for row in self._connection.execute(query, (after,)):
-            yield row, self._resource(row["resource_id"])
+    def _records(self, name: str, after: int) -> Iterator[Any]:
+        table = TABLES[name]
+        for *values, resource_id in self._connection.execute(table.select, (after,)):
+            yield table.record_of(values, self._resource(resource_id))
 
     def _resource(self, number: int) -> dict[str, Any]:
         known = self._resources.get(number)
@@ -212,7 +193,6 @@ def _connect(path: Path, *, writing: bool) -> sqlite3.Connection:
     try:
         # `mode=ro` could not read the write-ahead log that a killed process left.
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:

@@ -75,16 +75,7 @@ def all_reduce_results(
     times_s: tuple[float, float],
     fallback_reason: str | None = None,
 ) -> CollectiveResults:
-    """Return the bandwidths of an all-reduce.
-
-    Args:
-        backend: Backend that was used.
-        world_size: Number of ranks.
-        size_bytes: Size of each rank's input.
-        iterations: Number of timed operations.
-        times_s: Time of one operation, on the slowest and on the fastest rank, in seconds.
-        fallback_reason: Why it was not the requested backend.
-    """
+    """Return the bandwidths of an all-reduce, from its time on the slowest and the fastest rank."""
     slowest_s, fastest_s = times_s
     algbw = size_bytes / slowest_s / _GIGA
     return CollectiveResults(

@@ -55,8 +55,6 @@ class NCCLGroup:
     Under torchrun no argument is needed. Processes that you start yourself need `world_size`, a `rank`
     each, and the variables `MASTER_ADDR` and `MASTER_PORT`.
 
-    It probes what `torch.distributed` uses. llama.cpp copies between its GPUs itself.
-
     Args:
         world_size: Number of processes; by default that of the open group, `WORLD_SIZE`, or 1.
         backend: `"nccl"`, or `"gloo"` on CPUs.
@@ -140,12 +138,8 @@ class NCCLGroup:
             self._open(torch)
         self._is_open, self._failed = True, False
         if self.fallback_reason:
-            _logger.warning(
-                "Using backend %s instead of %s: %s",
-                self.backend,
-                self._requested,
-                self.fallback_reason,
-            )
+            text = "Using backend %s instead of %s: %s"
+            _logger.warning(text, self.backend, self._requested, self.fallback_reason)
         describe_on_resource(self.rank, self.world_size, self.backend)
         return self
 
@@ -263,18 +257,14 @@ class NCCLGroup:
     @contextmanager
     def _as_collective_error(self, what: str, advice: str) -> Generator[None]:
         """Convert an exception of torch to a `CollectiveError` with rank, cause and time."""
-        started_s, assignment = time.monotonic(), self._assignment
+        started_s, own = time.monotonic(), self._assignment
         try:
             yield
         except RuntimeError as error:
-            where = (
-                f" at {assignment.address}"
-                if assignment.address and assignment.world_size > 1
-                else ""
-            )
+            where = f" at {own.address}" if own.address and own.world_size > 1 else ""
             waited_s = time.monotonic() - started_s
             raise CollectiveError(
-                f"rank {assignment.rank} of {assignment.world_size}{where}, after {waited_s:.1f} s "
+                f"rank {own.rank} of {own.world_size}{where}, after {waited_s:.1f} s "
                 f"(timeout_s={self._timeout_s:g}): {what}: {_first_sentence(error)}"
                 # A CollectiveError already states a remedy.
                 f"{'' if isinstance(error, CollectiveError) else advice}"

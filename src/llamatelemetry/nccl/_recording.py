@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry._logs import get_logger_provider
@@ -18,6 +18,7 @@ from llamatelemetry.semconv import metrics as specs
 from llamatelemetry.semconv.attributes import ERROR_TYPE
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import Histogram
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.nccl._collectives import CollectiveResults
@@ -26,23 +27,17 @@ _SCOPE: Final = "llamatelemetry.nccl"
 _GIGA: Final = 1e9
 
 
-class _Instruments:
-    def __init__(self) -> None:
-        meter = get_meter(_SCOPE, __version__)
-        self.duration = create_histogram(meter, specs.COLLECTIVE_DURATION)
-        self.algorithm_bandwidth = meter.create_gauge(
-            specs.COLLECTIVE_ALGORITHM_BANDWIDTH,
-            "By/s",
-            "Bytes over time of a collective operation.",
-        )
-        self.bus_bandwidth = meter.create_gauge(
-            specs.COLLECTIVE_BUS_BANDWIDTH, "By/s", "Speed of a collective over each rank's links."
-        )
-
-
 @cache
-def _instruments() -> _Instruments:
-    return _Instruments()
+def _instruments() -> tuple[Histogram, Any, Any]:
+    """Return the instruments of the duration, the algorithm bandwidth and the bus bandwidth."""
+    meter = get_meter(_SCOPE, __version__)
+    algbw = "Bytes over time of a collective operation."
+    busbw = "Speed of a collective over each rank's links."
+    return (
+        create_histogram(meter, specs.COLLECTIVE_DURATION),
+        meter.create_gauge(specs.COLLECTIVE_ALGORITHM_BANDWIDTH, "By/s", algbw),
+        meter.create_gauge(specs.COLLECTIVE_BUS_BANDWIDTH, "By/s", busbw),
+    )
 
 
 def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
@@ -54,7 +49,7 @@ def describe_on_resource(rank: int, world_size: int, backend: str) -> None:
     }
     try:
         for provider in (trace.get_tracer_provider(), get_meter_provider(), get_logger_provider()):
-            # The SDK has it, ours in front of it too; the API alone has no resource.
+            # Providers of the SDK and llamatelemetry's have a resource; those of the API do not.
             update_resource(provider, attributes)
     except Exception as error:
         internal_errors.log_once("describing a process group", error, may_quote=False)
@@ -66,11 +61,11 @@ def record_results(results: CollectiveResults) -> None:
         results.operation, results.backend, results.world_size, results.size_bytes
     )
     try:
-        instruments = _instruments()
-        instruments.duration.record(results.time_s, attributes)
-        instruments.algorithm_bandwidth.set(results.algbw * _GIGA, attributes)
+        duration, algbw, busbw = _instruments()
+        duration.record(results.time_s, attributes)
+        algbw.set(results.algbw * _GIGA, attributes)
         if results.busbw is not None:
-            instruments.bus_bandwidth.set(results.busbw * _GIGA, attributes)
+            busbw.set(results.busbw * _GIGA, attributes)
     except Exception as error:
         internal_errors.log_once("recording a collective", error, may_quote=False)
 
@@ -82,7 +77,7 @@ def record_failure(
     attributes = _attributes("all_reduce", backend, world_size, size_bytes)
     try:
         shown = {**attributes, ERROR_TYPE: type(error).__name__}
-        _instruments().duration.record(after_s, shown)
+        _instruments()[0].record(after_s, shown)
     except Exception as failure:
         internal_errors.log_once("recording a collective", failure, may_quote=False)
 

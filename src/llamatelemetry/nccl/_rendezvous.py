@@ -34,11 +34,7 @@ _VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_
 class RankAssignment:
     """Position of this process in the job.
 
-    Attributes:
-        rank: Rank, from 0.
-        world_size: Number of ranks.
-        local_rank: Rank among the processes of this machine; `None` if unknown.
-        address: Address of rank 0, `host:port`; `None` if unknown.
+    `local_rank` is the rank on this machine. `address` is that of rank 0, as `host:port`.
     """
 
     rank: int
@@ -72,9 +68,8 @@ def find_rank_assignment(
         world_size = _require_same("world_size", world_size, dist.get_world_size())
         rank = _require_same("rank", rank, dist.get_rank())
     if world_size is None:
-        world_size = _int_variable(variables, "WORLD_SIZE")
-    if world_size is None:
-        world_size = 1
+        found = _int_variable(variables, "WORLD_SIZE")
+        world_size = 1 if found is None else found
     if rank is None:
         rank = _int_variable(variables, "RANK")
     if world_size < 1:
@@ -118,14 +113,7 @@ def _master_address(variables: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Requested backend of one rank, and whether it can use it.
-
-    Attributes:
-        backend: Requested backend.
-        fallback: Backend to use if a rank cannot use the requested one.
-        problem: Why this rank cannot use it; `None` if it can.
-        host: Host of the rank.
-    """
+    """Requested backend of one rank, and why the rank cannot use it, if so."""
 
     backend: str
     fallback: str | None
@@ -135,12 +123,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Decision of all ranks.
-
-    Attributes:
-        backend: Backend of all ranks.
-        fallback_reason: Why it is not the requested one; `None` if it is.
-    """
+    """Backend of all ranks, and why it is not the requested one, if so."""
 
     backend: str
     fallback_reason: str | None = None

@@ -1,8 +1,8 @@
 """The only module that names private parts of OpenTelemetry, each with a fallback.
 
-OpenTelemetry does not promise to keep these names. `PRIVATE_NAMES` lists them with the feature
-that each one carries. If a name is missing, only that feature is lost: spans, metrics and logs
-are still recorded and exported, and `warn_of_missing_names` logs one warning.
+OpenTelemetry does not promise to keep these names. `PRIVATE_NAMES` lists them with the consequence
+if one is missing: spans, metrics and logs are still recorded and exported, and
+`warn_of_missing_names` logs one warning.
 
 Importing this module loads neither the SDK nor a private module. `tests/test_layers.py` finds
 private names in any other file.
@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import logging
+import pkgutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import context as context_api
+from opentelemetry.attributes import BoundedAttributes
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from contextvars import Token
 
     from opentelemetry.context import Context
@@ -30,34 +31,37 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 TESTED_SDK: Final = "1.45"
-_CONFIGURATION: Final = "opentelemetry.sdk._configuration"
-_DECLARATIVE_LOGS: Final = "opentelemetry.configuration._logger_provider"
-
-PROVIDER_SETTERS: Final = (
+PROVIDER_SETTERS: Final = {
     # No public way: the SDK's configuration passes its providers to these functions only.
-    (_CONFIGURATION, "set_tracer_provider", "traces"),
-    (_CONFIGURATION, "set_meter_provider", "metrics"),
-    (_CONFIGURATION, "set_logger_provider", "logs"),
-)
-DECLARATIVE_PROVIDER_SETTERS: Final = (
-    ("opentelemetry.trace", "set_tracer_provider", "traces"),
-    ("opentelemetry.metrics", "set_meter_provider", "metrics"),
-    (_DECLARATIVE_LOGS, "set_logger_provider", "logs"),
-)
-"""Functions by which a set-up makes its providers the global ones: module, name, signal."""
+    "opentelemetry.sdk._configuration:set_tracer_provider": "traces",
+    "opentelemetry.sdk._configuration:set_meter_provider": "metrics",
+    "opentelemetry.sdk._configuration:set_logger_provider": "logs",
+}
+"""Functions by which the SDK's configuration sets the global providers, and their signals."""
+
+DECLARATIVE_PROVIDER_SETTERS: Final = {
+    "opentelemetry.trace:set_tracer_provider": "traces",
+    "opentelemetry.metrics:set_meter_provider": "metrics",
+    "opentelemetry.configuration._logger_provider:set_logger_provider": "logs",
+}
+"""Functions by which a declarative file sets the global providers, and their signals."""
 
 _logger = logging.getLogger("llamatelemetry.otel")
+_all_spans = threading.RLock()
 
 
 def sdk_configurator() -> Callable[..., None] | None:
     """Return the SDK's own configuration as a function, or `None` if it is missing.
 
     No public way: it alone applies id generators, OpAMP and the configurators of tracers, meters
-    and loggers. Its documentation asks distros to subclass it.
+    and loggers. The SDK documents it as a base class for distros.
     """
-    base = getattr(_module(_CONFIGURATION), "_OTelSDKConfigurator", None)
+    try:
+        base = pkgutil.resolve_name("opentelemetry.sdk._configuration:_OTelSDKConfigurator")
+    except (ImportError, AttributeError):
+        return None
     # The SDK keeps one instance per class. One of its own class would be that of all subclasses.
-    return None if base is None else type("SdkConfigurator", (base,), {})().configure
+    return type("SdkConfigurator", (base,), {})().configure
 
 
 class ProcessorChain:
@@ -65,9 +69,6 @@ class ProcessorChain:
 
     No public way: `add_span_processor` and `add_log_record_processor` only append, after the
     exporters, where a processor that changes spans or records runs too late.
-
-    Attributes:
-        sdk_chain: The SDK's object that calls the processors.
     """
 
     def __init__(self, sdk_chain: Any, name: str) -> None:
@@ -177,25 +178,68 @@ def call_on_ending(processor: object, span: object) -> None:
         on_ending(span)
 
 
-def add_to_ended_span(span: object, attributes: Mapping[str, AttributeValue]) -> None:
-    """Add attributes to an ended span, up to the limit on their number.
+def span_lock(span: object) -> AbstractContextManager[object]:
+    """Return the lock of a span, or if it is missing one lock for all spans.
 
-    No public way: `set_attribute` rejects them as soon as the span has an end time. Values are
-    stored as they are, because the SDK's cleaning of arrays costs more than everything else
-    here. Beyond its limit the SDK would drop the oldest attribute, not the new one.
-
-    Args:
-        span: A span of the SDK, while processors handle its end.
-        attributes: Attributes with clean values; arrays are tuples.
+    No public way: processors that the SDK runs concurrently have nothing else in common.
     """
-    present: Any = getattr(span, "_attributes", None)
-    values: dict[str, AttributeValue] | None = getattr(present, "_dict", None)
-    if values is None:
-        return
+    return getattr(span, "_lock", None) or _all_spans
+
+
+def span_part(span: object, name: str) -> Any:
+    """Return the object that a span stores for a public property, which returns a copy or view.
+
+    Raises:
+        AttributeError: The span does not store this part.
+    """
+    return getattr(span, _field(name))
+
+
+def replace_span_parts(span: object, **parts: object) -> None:
+    """Replace the objects that a span stores for its public properties.
+
+    No public way: an ended span is read-only.
+
+    Raises:
+        AttributeError: The span does not store one of the parts. No part is replaced.
+    """
+    fields = {_field(name): part for name, part in parts.items()}
+    for field in fields:
+        getattr(span, field)  # raises before any part is replaced
+    for field, part in fields.items():
+        setattr(span, field, part)
+
+
+@functools.cache
+def _field(name: str) -> str:
+    """Return where the SDK's spans store a public property, found by its value in a sample."""
+    span = _sample_span()
+    wanted = getattr(span, name)
+    for field, value in cast("dict[str, Any]", vars(span)).items():
+        items = tuple(cast("Any", value)) if isinstance(value, Sequence) else value
+        if wanted in (value, items):
+            return field
+    return f"_{name}"
+
+
+def add_to_ended_span(span: object, attributes: Mapping[str, AttributeValue]) -> None:
+    """Add attributes with clean values, arrays as tuples, to a span that is ending or ended.
+
+    No public way: `set_attribute` rejects them as soon as the span has an end time. Beyond its
+    limit on their number, the SDK would drop the oldest attribute, not the new one.
+    """
+    present = span_part(span, "attributes")
+    # Stored without the SDK's cleaning of arrays, which costs more than everything else here.
+    stored: dict[str, AttributeValue] | None = getattr(present, "_dict", None)
+    values = dict(present) if stored is None else stored
     with getattr(present, "_lock", None) or contextlib.nullcontext():
         for name, value in attributes.items():
             if present.maxlen is None or len(values) < present.maxlen:
                 values[name] = value
+    if stored is None:
+        copied = BoundedAttributes(attributes=values)
+        copied.dropped = present.dropped
+        replace_span_parts(span, attributes=copied)
 
 
 def attribute_length_limit(span: object) -> int | None:
@@ -221,85 +265,52 @@ def detach_context(token: Token[Context]) -> None:
         runtime_context.detach(token)
 
 
-def _module(name: str) -> Any:
-    """Return a private module, or `None` if it is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-@dataclass(frozen=True)
-class PrivateName:
-    """A private name of OpenTelemetry that a feature needs.
-
-    Attributes:
-        name: The name, with the class or module that has it.
-        path: Where the name is, separated by `/`: first a module, "span", or a signal for its
-            provider; then attributes. A class after a signal is that of a processor or reader.
-        lost: Consequence if the name is missing, as a clause of the warning.
-    """
-
-    name: str
-    path: str
-    lost: str
-
-    @property
-    def identifier(self) -> str:
-        """The name alone."""
-        return self.path.rpartition("/")[2]
-
-    def is_there(self, providers: Mapping[str, Any]) -> bool:
-        """Return whether the installed version has the name, or nothing uses it.
-
-        Args:
-            providers: The SDK's providers by signal.
-        """
-        root, *names = self.path.split("/")
-        found: Any
-        if "." in root:
-            if root.rpartition(".")[0] not in sys.modules:
-                return True
-            found = _module(root)
-        else:
-            found = _sample_span() if root == "span" else providers.get(root)
-            if found is not None and names[0][0].isupper():
-                kind = names.pop(0)
-                holders = _exporter_holders(found)
-                found = next((each for each in holders if type(each).__name__ == kind), None)
-            if found is None:
-                return True
-        for name in names[:-1]:
-            if not hasattr(found, name):
-                # This one has a warning of its own.
-                return True
-            found = getattr(found, name)
-        return hasattr(found, names[-1])
-
-
 def warn_of_missing_names(providers: Mapping[str, Any]) -> None:
-    """Log one warning for each name that the installed OpenTelemetry lacks, once per process.
-
-    Args:
-        providers: The SDK's providers by signal.
-    """
-    for each in PRIVATE_NAMES:
+    """Log one warning for each name that the installed OpenTelemetry lacks, once per process."""
+    for name, lost in PRIVATE_NAMES.items():
         try:
-            is_there = each.is_there(providers)
+            missing = is_missing(name, providers)
         except Exception:
-            _logger.debug("Cannot check %s", each.name, exc_info=True)
-            is_there = False
-        if not is_there:
-            _warn_once(each)
+            _logger.debug("Cannot check %s", name, exc_info=True)
+            missing = True
+        if missing:
+            _warn_once(name, lost)
+
+
+def is_missing(name: str, providers: Mapping[str, Any]) -> bool:
+    """Return whether the installed version lacks a name of `PRIVATE_NAMES` that something uses.
+
+    A name is `module:name`, or `Class.name` for a span and for the SDK's providers by signal, with
+    their processors and readers.
+    """
+    module, is_in_module, _ = name.partition(":")
+    if is_in_module:
+        if module.rpartition(".")[0] not in sys.modules:
+            return False
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            return True
+        return False
+    kind, *parents, identifier = name.split(".")
+    holders = (each for provider in providers.values() for each in _exporter_holders(provider))
+    found: Any = _sample_span() if kind == "Span" else None
+    for each in (*providers.values(), *holders):
+        if kind in (base.__name__ for base in type(each).__mro__):
+            found = each
+    for parent in parents:
+        # If this one is missing, it has a warning of its own.
+        found = getattr(found, parent, None)
+    return found is not None and not hasattr(found, identifier)
 
 
 @functools.cache
-def _warn_once(missing: PrivateName) -> None:
+def _warn_once(name: str, lost: str) -> None:
     _logger.warning(
         "This version of OpenTelemetry does not have %s: %s. Everything else works. Update "
         "llamatelemetry, or install opentelemetry-sdk %s",
-        missing.name,
-        missing.lost,
+        name,
+        lost,
         TESTED_SDK,
     )
 
@@ -310,118 +321,58 @@ def _sample_span() -> Any:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-    provider = TracerProvider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False)
-    return provider.get_tracer("llamatelemetry").start_span("sample")
+    provider = TracerProvider(ALWAYS_ON, Resource({"sample": 1}), shutdown_on_exit=False)
+    span = provider.get_tracer("llamatelemetry").start_span("sample", attributes={"sample": 1})
+    span.add_event("sample")
+    span.add_link(span.get_span_context(), {"sample": 1})
+    return span
 
 
-_SPANS_NOT_IN_FRONT = (
+_PROCESSOR_ORDER = (
     "span processors added after the set-up run after the exporters, which therefore receive spans "
     "that are not redacted or enriched, tail sampling is disabled, and flush() cannot detect "
     "rejected spans"
 )
-_LOGS_NOT_IN_FRONT = (
+_LOG_PROCESSOR_ORDER = (
     "log record processors added after the set-up run after the exporters, which therefore receive "
     "log records that are not redacted, and flush() cannot detect rejected log records"
 )
 _FORKS = "forked processes continue from the metric values of their parent"
-_NOT_REPLACED = "{} are not recorded any more after shutdown() and another init()"
 
-PRIVATE_NAMES: Final = (
-    PrivateName(
-        f"{_CONFIGURATION}._OTelSDKConfigurator",
-        f"{_CONFIGURATION}/_OTelSDKConfigurator",
-        "OTEL_* variables for id generators, OpAMP and logger, meter and tracer configurators are "
-        "ignored",
-    ),
-    *(
-        PrivateName(f"{module}.{name}", f"{module}/{name}", _NOT_REPLACED.format(signal))
-        for module, name, signal in (*PROVIDER_SETTERS, DECLARATIVE_PROVIDER_SETTERS[-1])
-    ),
-    PrivateName(
-        "TracerProvider._active_span_processor",
-        "traces/_active_span_processor",
-        _SPANS_NOT_IN_FRONT,
-    ),
-    PrivateName(
-        "SynchronousMultiSpanProcessor._span_processors",
-        "traces/_active_span_processor/_span_processors",
-        _SPANS_NOT_IN_FRONT,
-    ),
-    PrivateName(
-        "SynchronousMultiSpanProcessor._lock",
-        "traces/_active_span_processor/_lock",
-        "processors that two threads add at the same time can be lost",
-    ),
-    PrivateName(
-        "LoggerProvider._multi_log_record_processor",
-        "logs/_multi_log_record_processor",
-        _LOGS_NOT_IN_FRONT,
-    ),
-    PrivateName(
-        "SynchronousMultiLogRecordProcessor._log_record_processors",
-        "logs/_multi_log_record_processor/_log_record_processors",
-        _LOGS_NOT_IN_FRONT,
-    ),
-    PrivateName(
-        "BatchLogRecordProcessor._batch_processor",
-        "logs/BatchLogRecordProcessor/_batch_processor",
-        "flush() cannot detect rejected log records",
-    ),
-    PrivateName(
-        "PeriodicExportingMetricReader._exporter",
-        "metrics/PeriodicExportingMetricReader/_exporter",
-        "flush() cannot detect rejected metrics and log records",
-    ),
-    PrivateName(
-        "MeterProvider._metric_readers",
-        "metrics/_metric_readers",
-        "flush() cannot detect rejected metrics",
-    ),
-    PrivateName(
-        "MeterProvider._update_resource",
-        "metrics/_update_resource",
-        "the resource keeps the process id of the parent after a fork, lacks attributes set next to "
-        "OTEL_CONFIG_FILE, and is not redacted for metrics",
-    ),
-    PrivateName(
-        "MeterProvider._sdk_config",
-        "metrics/_sdk_config",
-        "the resource of metrics is not redacted",
-    ),
-    PrivateName(
-        "MeterProvider._measurement_consumer",
-        "metrics/_measurement_consumer",
-        _FORKS,
-    ),
-    PrivateName(
-        "SynchronousMeasurementConsumer._reader_storages",
-        "metrics/_measurement_consumer/_reader_storages",
-        _FORKS,
-    ),
-    PrivateName(
-        "PeriodicExportingMetricReader._export_lock",
-        "metrics/PeriodicExportingMetricReader/_export_lock",
-        "a process that is forked during an export can fail to export metrics",
-    ),
-    PrivateName(
-        "SpanProcessor._on_ending",
-        "opentelemetry.sdk.trace/SpanProcessor/_on_ending",
-        "spans have no energy attributes, and processors that the application added first receive "
-        "spans that are not redacted",
-    ),
-    PrivateName("Span._attributes", "span/_attributes", "spans have no GPU attributes"),
-    PrivateName(
-        "BoundedAttributes._dict", "span/_attributes/_dict", "spans have no GPU attributes"
-    ),
-    PrivateName(
-        "Span._limits",
-        "span/_limits",
-        "a limit on the length of attributes can cut recorded messages in the middle of their JSON",
-    ),
-    PrivateName(
-        "opentelemetry.context._RUNTIME_CONTEXT",
-        "opentelemetry.context/_RUNTIME_CONTEXT",
-        "an asynchronous generator that is closed late logs an error of OpenTelemetry",
-    ),
-)
-"""Every private name, in the order of the functions above."""
+PRIVATE_NAMES: Final[Mapping[str, str]] = {
+    "opentelemetry.sdk._configuration:_OTelSDKConfigurator": "OTEL_* variables for id generators, "
+    "OpAMP and logger, meter and tracer configurators are ignored",
+    **{
+        name: f"{signal} are not recorded any more after shutdown() and another init()"
+        for name, signal in (PROVIDER_SETTERS | DECLARATIVE_PROVIDER_SETTERS).items()
+        if "._" in name
+    },
+    "TracerProvider._active_span_processor": _PROCESSOR_ORDER,
+    "TracerProvider._active_span_processor._span_processors": _PROCESSOR_ORDER,
+    "TracerProvider._active_span_processor._lock": "processors that two threads add at the same "
+    "time can be lost",
+    "LoggerProvider._multi_log_record_processor": _LOG_PROCESSOR_ORDER,
+    "LoggerProvider._multi_log_record_processor._log_record_processors": _LOG_PROCESSOR_ORDER,
+    "BatchLogRecordProcessor._batch_processor": "flush() cannot detect rejected log records",
+    "PeriodicExportingMetricReader._exporter": "flush() cannot detect rejected metrics and log "
+    "records",
+    "MeterProvider._metric_readers": "flush() cannot detect rejected metrics",
+    "MeterProvider._update_resource": "the resource keeps the process id of the parent after a "
+    "fork, lacks attributes set next to OTEL_CONFIG_FILE, and is not redacted for metrics",
+    "MeterProvider._sdk_config": "the resource of metrics is not redacted",
+    "MeterProvider._measurement_consumer": _FORKS,
+    "MeterProvider._measurement_consumer._reader_storages": _FORKS,
+    "PeriodicExportingMetricReader._export_lock": "a process that is forked during an export can "
+    "fail to export metrics",
+    "opentelemetry.sdk.trace:SpanProcessor._on_ending": "spans have no energy attributes, and "
+    "processors that the application added first receive spans that are not redacted",
+    "Span._lock": "spans are redacted one at a time",
+    "Span._limits": "a limit on the length of attributes can cut recorded messages in the middle "
+    "of their JSON",
+    "opentelemetry.context:_RUNTIME_CONTEXT": "an asynchronous generator that is closed late logs "
+    "an error of OpenTelemetry",
+}
+"""Every private name that a feature needs, and the consequence for users if it is missing.
+
+A name without a consequence, because the fallback is as good, is not listed.
+"""

@@ -42,20 +42,20 @@ class TokenCounts(Protocol):
     `None` is unknown. Cached tokens are part of the input, reasoning tokens of the output.
     """
 
-    input_tokens: int | None
-    output_tokens: int | None
-    cache_read_tokens: int | None
-    cache_write_tokens: int | None
-    reasoning_tokens: int | None
-    text_input_tokens: int | None
-    image_input_tokens: int | None
-    audio_input_tokens: int | None
-    text_output_tokens: int | None
-    image_output_tokens: int | None
-    audio_output_tokens: int | None
-    text_cache_read_tokens: int | None
-    image_cache_read_tokens: int | None
-    audio_cache_read_tokens: int | None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    text_input_tokens: int | None = None
+    image_input_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    text_output_tokens: int | None = None
+    image_output_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    text_cache_read_tokens: int | None = None
+    image_cache_read_tokens: int | None = None
+    audio_cache_read_tokens: int | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -63,9 +63,6 @@ class CallMeasurement:
     """Duration and token counts of one call.
 
     Attributes:
-        operation: Value of `gen_ai.operation.name`.
-        duration_s: Duration of the call in seconds.
-        tokens: Token counts.
         attributes: Attributes of every metric of the call, without `error.type`.
         error_type: Value of `error.type`, which only some metrics carry.
         unknown: Value recorded for an inference without a token count. The newest conventions
@@ -86,44 +83,39 @@ class CallMeasurement:
         return {**self.attributes, ERROR_TYPE: self.error_type}
 
 
-class ClientMetrics(Protocol):
-    """The instruments of one set of metric names, and the measurements of a call for them."""
+class ClientMetrics:
+    """The instruments of one set of metric names, and the measurements of a call for them.
 
-    @property
-    def chunk_histograms(self) -> tuple[Histogram, ...]:
-        """The histograms of the seconds between two chunks of a stream."""
-        ...
+    `chunk_histograms` record the seconds between two chunks of a stream.
+    """
+
+    def __init__(self, time_to_first_chunk: Histogram, *chunk_intervals: Histogram) -> None:
+        self.time_to_first_chunk = time_to_first_chunk
+        self.chunk_histograms = chunk_intervals
 
     def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
         """Return the measurements of the time to a stream's first chunk."""
-        ...
+        return [(self.time_to_first_chunk, seconds, attributes)]
 
     def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
         """Return the measurements of a call's duration."""
-        ...
+        raise NotImplementedError
 
     def token_measurements(self, call: CallMeasurement) -> list[Measurement]:
         """Return the measurements of a call's token counts."""
-        ...
+        raise NotImplementedError
 
 
-class V141Metrics:
+class V141Metrics(ClientMetrics):
     """Metric names of v1.41: one set for all operations, tokens split by `gen_ai.token.type`."""
 
     def __init__(self, meter: Meter) -> None:
         self.token_usage = create_histogram(meter, specs.CLIENT_TOKEN_USAGE)
         self.operation_duration = create_histogram(meter, specs.CLIENT_OPERATION_DURATION)
-        self.time_to_first_chunk = create_histogram(meter, specs.CLIENT_TIME_TO_FIRST_CHUNK)
-        self.time_per_output_chunk = create_histogram(meter, specs.CLIENT_TIME_PER_OUTPUT_CHUNK)
-
-    @property
-    def chunk_histograms(self) -> tuple[Histogram, ...]:
-        """The histogram of the seconds between two chunks of a stream."""
-        return (self.time_per_output_chunk,)
-
-    def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
-        """Return the measurements of the time to a stream's first chunk."""
-        return [(self.time_to_first_chunk, seconds, attributes)]
+        super().__init__(
+            create_histogram(meter, specs.CLIENT_TIME_TO_FIRST_CHUNK),
+            create_histogram(meter, specs.CLIENT_TIME_PER_OUTPUT_CHUNK),
+        )
 
     def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
         """Return the measurements of a call's duration."""
@@ -141,13 +133,11 @@ class V141Metrics:
         ]
 
 
-class LatestMetrics:
+class LatestMetrics(ClientMetrics):
     """Newest metric names: separate ones for inference and embeddings, tokens as counters.
 
-    Args:
-        meter: Meter that creates the instruments.
-        other_operations: Whether the durations of all other operations are recorded, under
-            the name that v1.41 has for every operation.
+    With `other_operations`, the duration of all other operations is recorded under the name that
+    v1.41 has for every operation.
     """
 
     def __init__(self, meter: Meter, *, other_operations: bool = True) -> None:
@@ -156,8 +146,6 @@ class LatestMetrics:
         self.operation_duration = (
             create_histogram(meter, specs.CLIENT_OPERATION_DURATION) if other_operations else None
         )
-        self.time_to_first_chunk = create_histogram(meter, specs.INFERENCE_TIME_TO_FIRST_CHUNK)
-        self.time_per_output_chunk = create_histogram(meter, specs.INFERENCE_TIME_PER_OUTPUT_CHUNK)
         self.input_tokens = create_histogram(meter, specs.INFERENCE_INPUT_TOKENS)
         self.output_tokens = create_histogram(meter, specs.INFERENCE_OUTPUT_TOKENS)
         self.embeddings_input_tokens = create_histogram(meter, specs.EMBEDDINGS_INPUT_TOKENS)
@@ -166,15 +154,10 @@ class LatestMetrics:
         self.cache_read_usage = _create_counter(meter, specs.USAGE_CACHE_READ_TOKENS)
         self.cache_write_usage = _create_counter(meter, specs.USAGE_CACHE_WRITE_TOKENS)
         self.reasoning_usage = _create_counter(meter, specs.USAGE_REASONING_TOKENS)
-
-    @property
-    def chunk_histograms(self) -> tuple[Histogram, ...]:
-        """The histogram of the seconds between two chunks of a stream."""
-        return (self.time_per_output_chunk,)
-
-    def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
-        """Return the measurements of the time to a stream's first chunk."""
-        return [(self.time_to_first_chunk, seconds, attributes)]
+        super().__init__(
+            create_histogram(meter, specs.INFERENCE_TIME_TO_FIRST_CHUNK),
+            create_histogram(meter, specs.INFERENCE_TIME_PER_OUTPUT_CHUNK),
+        )
 
     def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
         """Return the measurement of a call's duration, in the histogram of its operation."""
@@ -215,44 +198,40 @@ class LatestMetrics:
         no_usage = tokens.input_tokens is None and tokens.output_tokens is None
         part = unknown if no_usage else None
         for counter, count, split in (
-            (self.input_usage, _or(tokens.input_tokens, unknown), _input_split(tokens)),
-            (self.output_usage, _or(tokens.output_tokens, unknown), _output_split(tokens)),
-            (self.cache_read_usage, _or(tokens.cache_read_tokens, part), _cache_split(tokens)),
+            (self.input_usage, _or(tokens.input_tokens, unknown), _INPUT),
+            (self.output_usage, _or(tokens.output_tokens, unknown), _OUTPUT),
+            (self.cache_read_usage, _or(tokens.cache_read_tokens, part), _CACHE_READ),
             (self.cache_write_usage, _or(tokens.cache_write_tokens, part), ()),
             (self.reasoning_usage, _or(tokens.reasoning_tokens, part), ()),
         ):
             if count is None:
                 continue
-            for modality, share in _shares(count, split):
+            for modality, share in _shares(count, [(m, getattr(tokens, f)) for m, f in split]):
                 yield counter, share, {**call.attributes, GEN_AI_TOKEN_MODALITY: modality}
 
 
-class BothMetrics:
+class BothMetrics(ClientMetrics):
     """Both sets of metric names, for moving dashboards from one to the other."""
 
     def __init__(self, meter: Meter) -> None:
-        self.v1_41 = V141Metrics(meter)
-        self.latest = LatestMetrics(meter, other_operations=False)
-
-    @property
-    def chunk_histograms(self) -> tuple[Histogram, ...]:
-        """The histograms of the seconds between two chunks of a stream."""
-        return (*self.v1_41.chunk_histograms, *self.latest.chunk_histograms)
+        self._v1_41 = V141Metrics(meter)
+        self._latest = LatestMetrics(meter, other_operations=False)
+        self.chunk_histograms = self._v1_41.chunk_histograms + self._latest.chunk_histograms
 
     def first_chunk_measurements(self, seconds: float, attributes: Attributes) -> list[Measurement]:
-        """Return the measurements of the time to a stream's first chunk."""
+        """Return the measurements under both names."""
         return [
-            *self.v1_41.first_chunk_measurements(seconds, attributes),
-            *self.latest.first_chunk_measurements(seconds, attributes),
+            *self._v1_41.first_chunk_measurements(seconds, attributes),
+            *self._latest.first_chunk_measurements(seconds, attributes),
         ]
 
     def duration_measurements(self, call: CallMeasurement) -> list[Measurement]:
-        """Return the measurements of a call's duration."""
-        return [*self.v1_41.duration_measurements(call), *self.latest.duration_measurements(call)]
+        """Return the measurements under both names."""
+        return [*self._v1_41.duration_measurements(call), *self._latest.duration_measurements(call)]
 
     def token_measurements(self, call: CallMeasurement) -> list[Measurement]:
-        """Return the measurements of a call's token counts."""
-        return [*self.v1_41.token_measurements(call), *self.latest.token_measurements(call)]
+        """Return the measurements under both names."""
+        return [*self._v1_41.token_measurements(call), *self._latest.token_measurements(call)]
 
 
 _BY_NAME: Final[Mapping[str, Callable[[Meter], ClientMetrics]]] = {
@@ -306,34 +285,14 @@ def _or(count: int | None, otherwise: int | None) -> int | None:
     return otherwise if count is None else count
 
 
-_Split = tuple[tuple[str, int | None], ...]
+# Modalities of a token count, and the fields of `TokenCounts` with their shares.
+_INPUT, _OUTPUT, _CACHE_READ = (
+    tuple((modality, f"{modality}_{part}_tokens") for modality in ("text", "image", "audio"))
+    for part in ("input", "output", "cache_read")
+)
 
 
-def _input_split(tokens: TokenCounts) -> _Split:
-    return (
-        ("text", tokens.text_input_tokens),
-        ("image", tokens.image_input_tokens),
-        ("audio", tokens.audio_input_tokens),
-    )
-
-
-def _output_split(tokens: TokenCounts) -> _Split:
-    return (
-        ("text", tokens.text_output_tokens),
-        ("image", tokens.image_output_tokens),
-        ("audio", tokens.audio_output_tokens),
-    )
-
-
-def _cache_split(tokens: TokenCounts) -> _Split:
-    return (
-        ("text", tokens.text_cache_read_tokens),
-        ("image", tokens.image_cache_read_tokens),
-        ("audio", tokens.audio_cache_read_tokens),
-    )
-
-
-def _shares(total: int, split: _Split) -> Iterator[tuple[str, int]]:
+def _shares(total: int, split: list[tuple[str, int | None]]) -> Iterator[tuple[str, int]]:
     """Split a count by modality. The part without a modality is `unknown`."""
     known = [(modality, count) for modality, count in split if count]
     rest = total - sum(count for _, count in known)

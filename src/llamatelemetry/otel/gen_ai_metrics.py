@@ -8,6 +8,7 @@ from llamatelemetry.otel.client_metrics import (
     CallMeasurement,
     ClientMetrics,
     MetricNames,
+    TokenCounts,
     client_metrics,
     create_histogram,
     record_measurements,
@@ -132,21 +133,8 @@ class GenAIMetrics:
         )
 
 
-class _Tokens:
+class _Tokens(TokenCounts):
     """Token counts recorded by hand."""
-
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    text_input_tokens: int | None = None
-    image_input_tokens: int | None = None
-    audio_input_tokens: int | None = None
-    text_output_tokens: int | None = None
-    image_output_tokens: int | None = None
-    audio_output_tokens: int | None = None
-    text_cache_read_tokens: int | None = None
-    image_cache_read_tokens: int | None = None
-    audio_cache_read_tokens: int | None = None
 
     def __init__(self, input_tokens: int | None = None, output_tokens: int | None = None) -> None:
         self.input_tokens = input_tokens

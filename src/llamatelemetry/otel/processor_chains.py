@@ -20,14 +20,10 @@ _logger = logging.getLogger("llamatelemetry.otel")
 
 
 def prepend_processors(provider: Any, processors: Sequence[Any]) -> None:
-    """Prepend processors, so that the provider calls them first, in this order.
+    """Prepend span or log record processors, so that the provider calls them first, in this order.
 
     The SDK can only append, after the exporters, where a processor that changes spans or log
     records runs too late. A provider that is not the SDK's gets them appended, with a warning.
-
-    Args:
-        provider: A tracer provider or a logger provider.
-        processors: Span processors or log record processors.
     """
     chain = _chain(provider)
     if chain is not None:
@@ -72,11 +68,8 @@ def install_tail_sampler(
 ) -> bool:
     """Install a tail sampler, which decides which spans the provider's processors receive.
 
-    The processors `in_front` still receive every span. Processors that are added to the
-    provider later receive the sampled spans.
-
-    Returns:
-        `False` if the provider already has a tail sampler, which stays.
+    The processors `in_front` still receive every span, processors that are added later only the
+    sampled ones. Return `False` if the provider already has a tail sampler, which stays.
 
     Raises:
         TypeError: The provider is not the SDK's.

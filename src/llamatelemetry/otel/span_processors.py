@@ -35,14 +35,9 @@ class EnrichingSpanProcessor(SpanProcessor):
     """Adds attributes to spans when they end, at any position among the processors.
 
     The SDK informs all processors that a span is ending before any of them, exporters included,
-    receives the ended span. The processor does not import the GPU code: it gets the attributes
-    from a callable, and reports errors through another one.
-
-    Args:
-        started: Called with each started span and the context of its parent.
-        ending: Returns the attributes of an ending span; arrays are tuples.
-        report: Called with a description of the failed step and the exception.
-        stop: Called by `shutdown`.
+    receives the ended span. The GPU code is passed in as callables: `started` is called with each
+    started span and the context of its parent, `ending` returns the attributes of an ending span,
+    with arrays as tuples. `report` is called with a failed step and its exception.
     """
 
     def __init__(

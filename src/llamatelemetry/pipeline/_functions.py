@@ -1,4 +1,4 @@
-"""Decorated functions, each call of which is an operation.
+"""Decorated functions: each call is an operation.
 
 Handles plain functions, coroutine functions and generators of both kinds. A decorated function
 keeps its signature, its kind for `inspect`, and its pickling by name.
@@ -17,13 +17,15 @@ from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content.limits import compact_json, limit_parts
 from llamatelemetry.genai.content.parts import plain_json
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
+from llamatelemetry.otel._sdk_private import detach_context
 from llamatelemetry.pipeline._instruments import TOOL, content_max_chars
-from llamatelemetry.pipeline._scopes import OperationScope, detach
+from llamatelemetry.pipeline._scopes import OperationScope
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from llamatelemetry.pipeline._instruments import OperationKind
@@ -31,13 +33,7 @@ if TYPE_CHECKING:
 
 
 class TracedFunction(FunctionWrapper[Any, Any]):
-    """A function that starts an operation on each call.
-
-    Args:
-        function: Function, coroutine function, generator function of either kind, or method.
-        kind: Kind of operation.
-        start: Starts the operation.
-    """
+    """A function that starts an operation on each call, by `start`."""
 
     def __init__(
         self,
@@ -54,11 +50,11 @@ class TracedFunction(FunctionWrapper[Any, Any]):
                 return _named(_generator(start, wrapped(*args, **kwargs)), wrapped)
             if inspect.isasyncgenfunction(wrapped):
                 return _named(_async_generator(start, wrapped(*args, **kwargs)), wrapped)
-            call = start, wrapped, args, kwargs
             if inspect.iscoroutinefunction(wrapped):
                 coroutine = wrapped(*args, **kwargs)
-                return _named(_await(*call, coroutine, with_content=kind is TOOL), wrapped)
-            return _call(*call, with_content=kind is TOOL)
+                call = _await(start, wrapped, args, kwargs, coroutine, kind=kind)
+                return _named(call, wrapped)
+            return _call(start, kind, wrapped, args, kwargs)
 
         super().__init__(function, run)
 
@@ -76,18 +72,15 @@ def _named(lazy: Any, function: Callable[..., Any]) -> Any:
 
 def _call(
     start: Callable[[], OperationSpan],
+    kind: OperationKind,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    *,
-    with_content: bool,
 ) -> Any:
     with OperationScope(start) as span:
-        if with_content:
-            _record_arguments(span, function, args, kwargs)
+        _record_arguments(kind, span, function, args, kwargs)
         result = function(*args, **kwargs)
-        if with_content:
-            _record_result(span, result)
+        _record_result(kind, span, result)
     return result
 
 
@@ -98,84 +91,85 @@ async def _await(
     kwargs: dict[str, Any],
     coroutine: Coroutine[Any, Any, Any],
     *,
-    with_content: bool,
+    kind: OperationKind,
 ) -> Any:
     with OperationScope(start) as span:
-        if with_content:
-            _record_arguments(span, function, args, kwargs)
+        _record_arguments(kind, span, function, args, kwargs)
         result = await coroutine
-        if with_content:
-            _record_result(span, result)
+        _record_result(kind, span, result)
     return result
+
+
+class _GeneratorScope:
+    """The `with` block of a generator's operation. A generator that is closed early is abandoned."""
+
+    def __init__(self, start: Callable[[], OperationSpan]) -> None:
+        # A finalizer must not start a thread.
+        finalizer.start()
+        self._operation = start()
+
+    def __enter__(self) -> Context:
+        return self._operation.context
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, GeneratorExit):
+            self._operation.abandon()
+        else:
+            self._operation.finish(error)
 
 
 def _generator(
     start: Callable[[], OperationSpan], generator: Generator[Any, Any, Any]
 ) -> Generator[Any, Any, Any]:
-    # A finalizer must not start a thread.
-    finalizer.start()
-    operation = start()
     step: Callable[[Any], Any] = generator.send
     value: Any = None
-    try:
+    with _GeneratorScope(start) as context:
         while True:
             # Attach only while the generator runs: between items, the caller's context applies.
-            token = context_api.attach(operation.context)
+            token = context_api.attach(context)
             try:
                 item = step(value)
+            except StopIteration as stop:
+                return stop.value
             finally:
-                detach(token)
+                detach_context(token)
             try:
                 value = yield item
                 step = generator.send
             except BaseException as error:
                 step, value = generator.throw, error
-    except StopIteration as stop:
-        operation.finish()
-        return stop.value
-    except GeneratorExit:
-        operation.abandon()
-        raise
-    except BaseException as error:
-        operation.finish(error)
-        raise
 
 
 async def _async_generator(
     start: Callable[[], OperationSpan], generator: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
-    # A finalizer must not start a thread.
-    finalizer.start()
-    operation = start()
     step: Callable[[Any], Any] = generator.asend
     value: Any = None
-    try:
+    with _GeneratorScope(start) as context:
         while True:
-            token = context_api.attach(operation.context)
+            token = context_api.attach(context)
             try:
                 item = await step(value)
+            except StopAsyncIteration:
+                return
             finally:
-                detach(token)
+                detach_context(token)
             try:
                 value = yield item
                 step = generator.asend
             except BaseException as error:
                 step, value = generator.athrow, error
-    except StopAsyncIteration:
-        operation.finish()
-    except GeneratorExit:
-        operation.abandon()
-        raise
-    except BaseException as error:
-        operation.finish(error)
-        raise
 
 
 def _record_arguments(
-    span: Span, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    kind: OperationKind,
+    span: Span,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> None:
     """Record the arguments of a tool on its span, by parameter name."""
-    max_chars = content_max_chars()
+    max_chars = content_max_chars() if kind is TOOL else None
     if max_chars is None or not span.is_recording():
         return
     try:
@@ -188,9 +182,9 @@ def _record_arguments(
         internal_errors.log_once("recording the arguments of a tool", error)
 
 
-def _record_result(span: Span, result: Any) -> None:
+def _record_result(kind: OperationKind, span: Span, result: Any) -> None:
     """Record the result of a tool on its span."""
-    max_chars = content_max_chars()
+    max_chars = content_max_chars() if kind is TOOL else None
     if max_chars is None or not span.is_recording():
         return
     try:

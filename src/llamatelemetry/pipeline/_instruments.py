@@ -53,12 +53,7 @@ TASK: Final = OperationKind(None, names.TASK, None)
 
 
 class PipelineInstruments:
-    """A tracer and the histograms of `llamatelemetry.semconv.metrics.PIPELINE`.
-
-    Args:
-        tracer_provider: Tracer provider; the global one if `None`.
-        meter_provider: Meter provider; the global one if `None`.
-    """
+    """A tracer and the histograms of `llamatelemetry.semconv.metrics.PIPELINE`."""
 
     def __init__(
         self,

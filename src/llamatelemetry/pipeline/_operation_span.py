@@ -35,13 +35,7 @@ _FUNCTION: Final = "function"
 class OperationSpan:
     """The span of a workflow, agent, tool or task, started on construction.
 
-    Nothing is recorded if instrumentation is suppressed.
-
-    Args:
-        kind: Kind of operation.
-        name: Name of the operation.
-        attributes: Further attributes of the span; those that are `None` are left out.
-        instruments: Tracer and histograms.
+    Attributes that are `None` are left out. Nothing is recorded if instrumentation is suppressed.
     """
 
     __slots__ = (
@@ -130,7 +124,7 @@ class OperationSpan:
             self.span.end(self._started_wall_ns + duration_ns)
 
     def abandon(self) -> None:
-        """End the operation now, but let the reaper's thread record it.
+        """End the operation now, but let the finalizer's thread record it.
 
         The garbage collector may close a generator, and recording inside it is not safe.
         """

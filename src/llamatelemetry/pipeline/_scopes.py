@@ -27,21 +27,11 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
-def detach(token: Token[Context]) -> None:
-    """Detach a context. Do nothing if it was attached in another task.
-
-    An abandoned asynchronous generator is closed by another task, in whose context nothing was
-    attached.
-    """
-    detach_context(token)
-
-
 class Scope(Generic[T_co]):
     """A context manager for one `with` or `async with` block. It cannot be used twice.
 
-    Args:
-        enter: Called at the start of the block. Returns the context and the value for `as`.
-        leave: Called at the end of the block, with the exception that ended it.
+    `enter` returns the context of the block and the value for `as`. `leave` is called with the
+    exception that ended the block.
     """
 
     def __init__(
@@ -67,7 +57,7 @@ class Scope(Generic[T_co]):
         trace: TracebackType | None,
     ) -> None:
         if self._token is not None:
-            detach(self._token)
+            detach_context(self._token)
         self._leave(error)
 
     async def __aenter__(self) -> T_co:
@@ -83,11 +73,7 @@ class Scope(Generic[T_co]):
 
 
 class OperationScope(Scope["Span"]):
-    """The block of one operation: its span starts and ends with the block.
-
-    Args:
-        start: Starts the operation.
-    """
+    """The block of one operation: `start` starts its span, which ends with the block."""
 
     def __init__(self, start: Callable[[], OperationSpan]) -> None:
         self._start = start

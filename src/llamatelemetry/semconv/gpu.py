@@ -49,13 +49,7 @@ PROCESS_PID: Final = "process.pid"
 CLOCK_DOMAIN: Final = "llamatelemetry.gpu.clock_domain"
 THROTTLE_REASON: Final = "llamatelemetry.gpu.throttle_reason"
 
-THROTTLE_REASONS: Final = (
-    "power_cap",
-    "hw_slowdown",
-    "sw_thermal",
-    "hw_thermal",
-    "power_brake",
-)
+THROTTLE_REASONS: Final = ("power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "power_brake")
 """Reasons for throttled clocks. Idling and application clocks are not throttling."""
 
 InstrumentKind = Literal["gauge", "counter", "up_down_counter"]

@@ -1,8 +1,7 @@
 """Names, units, descriptions and bucket boundaries of the GenAI instruments.
 
-There are two sets of client metrics: those of v1.41 (`V1_41`), which released instrumentations
-and dashboards use, and those of the newest merged conventions (`LATEST`). Metrics of the engine
-(`SERVER`) have the same names in both.
+There are two sets of client metrics: those of v1.41, which released instrumentations and dashboards
+use, and those of the newest merged conventions. Metrics of the engine have the same names in both.
 
 Descriptions are those of the conventions, because two descriptions of one metric name conflict in
 the OpenTelemetry data model. Boundaries are those of the conventions too. They are passed to the
@@ -202,32 +201,6 @@ TOOL_DURATION: Final = HistogramSpec(
     "gen_ai.execute_tool.duration", "s", "The duration of a single tool execution.", _DURATION_S
 )
 
-V1_41: Final = (
-    CLIENT_TOKEN_USAGE,
-    CLIENT_OPERATION_DURATION,
-    CLIENT_TIME_TO_FIRST_CHUNK,
-    CLIENT_TIME_PER_OUTPUT_CHUNK,
-)
-LATEST: Final = (
-    INFERENCE_DURATION,
-    INFERENCE_TIME_TO_FIRST_CHUNK,
-    INFERENCE_TIME_PER_OUTPUT_CHUNK,
-    INFERENCE_INPUT_TOKENS,
-    INFERENCE_OUTPUT_TOKENS,
-    USAGE_INPUT_TOKENS,
-    USAGE_OUTPUT_TOKENS,
-    USAGE_CACHE_READ_TOKENS,
-    USAGE_CACHE_WRITE_TOKENS,
-    USAGE_REASONING_TOKENS,
-    EMBEDDINGS_DURATION,
-    EMBEDDINGS_INPUT_TOKENS,
-    CLIENT_OPERATION_DURATION,  # for all other operations
-)
-SERVER: Final = (
-    SERVER_REQUEST_DURATION,
-    SERVER_TIME_TO_FIRST_TOKEN,
-    SERVER_TIME_PER_OUTPUT_TOKEN,
-)
 PIPELINE: Final = (
     WORKFLOW_DURATION,
     AGENT_DURATION,

@@ -16,24 +16,10 @@ FETCH_RESPONSE: Final = "fetch_response"
 
 WELL_KNOWN_OPERATIONS: Final = frozenset(
     {
-        CHAT,
-        GENERATE_CONTENT,
-        TEXT_COMPLETION,
-        EMBEDDINGS,
-        RETRIEVAL,
-        FETCH_RESPONSE,
-        "create_agent",
-        "invoke_agent",
-        "execute_tool",
-        "invoke_workflow",
-        "plan",
-        "create_memory",
-        "search_memory",
-        "update_memory",
-        "upsert_memory",
-        "delete_memory",
-        "create_memory_store",
-        "delete_memory_store",
+        *(CHAT, GENERATE_CONTENT, TEXT_COMPLETION, EMBEDDINGS, RETRIEVAL, FETCH_RESPONSE),
+        *("create_agent", "invoke_agent", "execute_tool", "invoke_workflow", "plan"),
+        *("create_memory", "search_memory", "update_memory", "upsert_memory", "delete_memory"),
+        *("create_memory_store", "delete_memory_store"),
     }
 )
 
@@ -117,10 +103,7 @@ def normalize_operation(name: str, strict: bool = False) -> str:
 def operation_of_task(task: str, strict: bool = True) -> str | None:
     """Return the operation name of a task that the conventions lack, such as "transcription".
 
-    Args:
-        task: Name of the task.
-        strict: Whether to return the well-known operation that matches the task, `None` if
-            none does. Otherwise return the task itself.
+    With `strict`, it is the well-known operation that matches the task, or `None`, else the task.
     """
     return OPERATION_OF_TASK.get(task) if strict else task
 

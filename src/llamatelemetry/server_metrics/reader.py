@@ -40,11 +40,7 @@ _PROCESS_START_HEADER: Final = "Process-Start-Time-Unix"
 
 
 class ScrapeError(Exception):
-    """The server cannot be scraped.
-
-    Attributes:
-        needs_action: Whether the server responds, but the user has to change something.
-    """
+    """The server cannot be scraped. `needs_action` means that the user has to change something."""
 
     def __init__(self, reason: str, *, needs_action: bool = False) -> None:
         super().__init__(reason)
@@ -124,10 +120,8 @@ class ServerReader:
         """Yield the loaded models of a router, with their status. No other model is loaded by this."""
         listed = as_list(get_field(self._get_json("/models"), "data"))
         for entry in listed[:_MAX_MODELS]:
-            name, status = (
-                as_str(get_field(entry, "id")),
-                get_field(get_field(entry, "status"), "value"),
-            )
+            name = as_str(get_field(entry, "id"))
+            status = get_field(get_field(entry, "status"), "value")
             is_wanted = name is not None and self._target.model in (None, name)
             if name is not None and is_wanted and status in ("loaded", "sleeping"):
                 yield name, status
@@ -137,10 +131,10 @@ class ServerReader:
 
     def _scrape_model(self, name: str | None, routed: str | None = None) -> ModelScrape:
         """Scrape one model. `routed` is its name in requests to a router."""
-        response = self._get("/metrics", routed)
-        found = parse_metrics(response.body.decode(errors="replace"))
+        body, start = self._get("/metrics", routed)
+        found = parse_metrics(body.decode(errors="replace"))
         samples = {key: value for key, value in found.items() if math.isfinite(value)}
-        last, start = self._last.get(name), response.process_start
+        last = self._last.get(name)
         if last is not None and last.process_start == start and _is_idle(last.samples, samples):
             slots = last.slots
         else:
@@ -158,11 +152,11 @@ class ServerReader:
 
     def _get_json(self, path: str, model: str | None = None) -> Any:
         try:
-            return json.loads(self._get(path, model).body)
+            return json.loads(self._get(path, model)[0])
         except (ValueError, RecursionError):
             raise ScrapeError(f"{path} is not JSON", needs_action=True) from None
 
-    def _get(self, path: str, model: str | None = None) -> _HttpResponse:
+    def _get(self, path: str, model: str | None = None) -> tuple[bytes, str | None]:
         # Without autoload=false a router loads the model only to report its metrics.
         query = "" if model is None else f"?model={quote(model, safe='')}&autoload=false"
         return _get(f"{self._target.base_url}{path}{query}", self._target.headers, path)
@@ -199,13 +193,8 @@ def parse_slots(body: Any) -> SlotUsage | None:
     )
 
 
-@dataclass(frozen=True)
-class _HttpResponse:
-    body: bytes
-    process_start: str | None
-
-
-def _get(url: str, headers: Mapping[str, str], path: str) -> _HttpResponse:
+def _get(url: str, headers: Mapping[str, str], path: str) -> tuple[bytes, str | None]:
+    """Return the body of a response, and the value that identifies the server's process."""
     # Imported here, so that processes that never scrape do not import it.
     import urllib.error
     import urllib.request
@@ -222,7 +211,7 @@ def _get(url: str, headers: Mapping[str, str], path: str) -> _HttpResponse:
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as response:
             process_start = response.headers.get(_PROCESS_START_HEADER)
-            return _HttpResponse(response.read(_MAX_RESPONSE_BYTES), process_start)
+            return response.read(_MAX_RESPONSE_BYTES), process_start
     except urllib.error.HTTPError as error:
         error.close()
         raise _status_error(path, error.code) from None

@@ -59,13 +59,9 @@ class ServerMetrics:
     own thread. It scrapes only in the leader among the service's processes, and waits in the
     others. A forked child starts its own threads.
 
-    Args:
-        urls: URLs of the servers' `/metrics`.
-        service: The resource's `service.name`. Processes of one service elect a leader.
-        meter_provider: Meter provider; the global one if `None`.
-        directory: Directory of the lock file and the saved totals, as for `LeaderElection`.
-        is_delta: Whether the exporter uses delta temporality. Counts from before the first scrape
-            are then left out, because they are not an increase.
+    The lock file of the election and the saved totals are in `directory`. `is_delta` means that the
+    exporter uses delta temporality. Counts from before the first scrape are then left out, because
+    they are not an increase.
     """
 
     def __init__(

@@ -24,11 +24,7 @@ _METRICS_PATH = "/metrics"
 class ScrapeTarget:
     """A server to scrape.
 
-    Attributes:
-        base_url: URL of the server without credentials, so that it can be logged.
-        attributes: Attributes of all its metrics.
-        headers: Authorization header, if any.
-        model: Only model of a router to scrape; all loaded models if `None`.
+    `base_url` has no credentials, so that it can be logged. `model` selects one model of a router.
     """
 
     base_url: str
@@ -40,10 +36,8 @@ class ScrapeTarget:
 def parse_target(url: str, api_key: str | None = None) -> ScrapeTarget:
     """Parse the URL of a server's `/metrics`, or its base URL.
 
-    Args:
-        url: URL; with `?model=...` for one model of a router, with `user:password@` for a proxy
-            with basic authentication.
-        api_key: API key of the server. It is not sent if the URL has a password.
+    `?model=...` selects one model of a router. The API key is not sent if the URL has
+    `user:password@`, which is for a proxy with basic authentication.
     """
     parts = urlsplit(url)
     path = parts.path.rstrip("/").removesuffix(_METRICS_PATH)

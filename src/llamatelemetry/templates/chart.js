@@ -1,11 +1,12 @@
-// Charts as SVG. Dragging zooms in, a double click shows everything again.
+// Charts as SVG. Dragging selects the part to show, a double click shows everything again.
 //
-// A plot: { title, x: axis, y: [axis, ...], series: [...], legend: whether there is one }
-// An axis: { title, type: "log" or "time" (milliseconds since the epoch), low, high: fixed ends,
-//   reversed, right: whether it is on that side, from, to: the part of the height that it has }
-// A series: { name, color, kind: "line", "step", "segments", "bars", "dots" or "crosses", x, y,
-//   x2, y2: the other ends of segments and bars, axis: number of its y axis, width, dash,
-//   text: labels of points that are marked, tips: (place) => text, off: whether it is hidden }
+// plot: { title, x: axis, y: [axis, ...], series: [...], legend: whether to draw a legend }
+// axis: { title, type: "log" or "time" (milliseconds since the epoch), low, high: fixed ends,
+//   reversed: whether the lowest value is at the top, right: whether the axis is on the right,
+//   from, to: the fractions of the plot's height between which the axis lies }
+// series: { name, color, kind: "line", "step", "segments", "bars", "dots" or "crosses", x, y,
+//   x2, y2: the other ends of segments and bars, axis: index of the y axis, width, dash,
+//   text: labels next to the points, tips: (index) => text, off: whether the series is hidden }
 
 const NEAR = 25; // pixels within which the pointer finds a mark
 const STEPS_MS = [
@@ -64,7 +65,7 @@ function rangeOf(axis, series, names) {
   return [axis.low === undefined ? wider[0] : low, axis.high === undefined ? wider[1] : high];
 }
 
-// From a value to pixels, and back.
+// Returns a function from values to pixels; its method `back` is the inverse.
 function scaleOf(axis, [low, high], from, to) {
   const [there, back] = axis.type === "log" ? [Math.log10, (at) => 10 ** at] : [Number, Number];
   const start = there(low);
@@ -88,7 +89,7 @@ class Chart {
   constructor(box) {
     this.box = box;
     this.zoom = null;
-    this.hidden = new Map(); // by name, so that it stays when more data comes
+    this.hidden = new Map(); // by series name, so that updates of the data keep it
     this.svg = shape("svg", { role: "img" });
     this.svg.addEventListener("pointermove", (event) => this.moved(event));
     this.svg.addEventListener("pointerleave", (event) => this.point(null, event));
@@ -133,7 +134,7 @@ class Chart {
     const series = this.shown.filter((each) => (each.axis || 0) === at);
     const range = (this.zoom && this.zoom.y[at]) || rangeOf(axis, series, ["y", "y2"]);
     const y = scaleOf(axis, range, ...(axis.reversed ? [0, height] : [height, 0]));
-    // An inner svg shows nothing of what lies outside of it.
+    // A nested svg clips the series.
     const inner = shape("svg", { x: left, y: from, width, height, fill: "none" });
     for (const [value] of ticksOf(this.plot.x, ...this.x.range, width / 75)) {
       inner.append(shape("path", { class: "grid", d: `M${this.x(value)} 0v${height}` }));
@@ -160,7 +161,7 @@ class Chart {
     return [...drawn, shape("text", { x: left + width / 2, y: bottom + 32, "text-anchor": "middle" }, x.title)];
   }
 
-  // A mark as pixels: left, right, top and bottom of it, as the series names them.
+  // Returns the pixels of a point, segment or bar: x, x2, y and y2.
   mark(each, at, y) {
     const end = (name, first) => (each[name] ? each[name][at] : each[first][at]);
     return [this.x(each.x[at]), this.x(end("x2", "x")), y(each.y[at]), y(end("y2", "y"))];
@@ -182,8 +183,6 @@ class Chart {
       inner.append(shape("text", { x, y: top - 7, "text-anchor": "middle" }, text));
     });
   }
-
-  // --- the pointer ---
 
   place(event) {
     const box = this.svg.getBoundingClientRect();

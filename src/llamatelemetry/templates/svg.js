@@ -1,5 +1,5 @@
 "use strict";
-// What the drawings of all pages share. Data is only ever put into them as text.
+// Drawing functions for all pages. Data is inserted as text only, never as markup.
 
 function shape(tag, attributes, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -21,7 +21,8 @@ function showTip(text, event) {
   tip.style.top = Math.max(4, Math.min(event.clientY + 14, innerHeight - height - 8)) + "px";
 }
 
-// One button per series: a click hides or shows it, a double click leaves only it, or all again.
+// One button per series. A click hides or shows the series, a double click hides all others or
+// shows all again.
 function legendOf(series, changed) {
   const box = document.createElement("div");
   box.className = "legend";

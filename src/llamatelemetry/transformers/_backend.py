@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
@@ -14,7 +15,6 @@ from llamatelemetry.transformers._running import GeneratedText, GenerationRun, S
 from llamatelemetry.transformers._text import TextStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     Messages = Sequence[Mapping[str, Any]]
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class TransformersBackend:
     """Inference engine for a Transformers model in this process.
 
-    It satisfies `llamatelemetry.inference.InferenceEngine`. Each call is one span with token counts and
-    phases, with or without the plugin for transformers. With the plugin, the span also describes the
-    model.
+    It satisfies `llamatelemetry.inference.InferenceEngine`. Each call is one span with token counts
+    and phases, with or without the plugin for transformers. With the plugin, the span also describes
+    the model.
 
     Args:
         model_name_or_path: Name on the Hub, directory, or GGUF file.
@@ -154,30 +154,16 @@ class TransformersBackend:
     ) -> TextStream:
         """Return an iterator over the generated text. It ends before a stop sequence.
 
-        Args:
-            prompt: Text to continue, or messages.
-            max_tokens: See `generate`.
-            temperature: See `generate`.
-            stop_sequences: See `generate`.
-            repetition_penalty: See `generate`.
+        `prompt` is a text to continue, or messages. The other arguments are those of `generate`.
         """
         sampling = self._sampling(max_tokens, temperature, stop_sequences, repetition_penalty)
         self._require_generative()
         if isinstance(prompt, str):
-            inputs = self._encode([prompt])
-            call = self._recorder.start(
-                TEXT_COMPLETION, _as_request(sampling, prompt=prompt), stream=True
-            )
+            operation, inputs, given = TEXT_COMPLETION, self._encode([prompt]), {"prompt": prompt}
         else:
-            inputs = self._encode_chat(prompt)
-            call = self._recorder.start(
-                CHAT, _as_request(sampling, messages=list(prompt)), stream=True
-            )
-
-        def create_run(on_chunk: Callable[[str], None]) -> GenerationRun:
-            return GenerationRun(self._loaded, inputs, sampling, on_chunk)
-
-        return TextStream(create_run, call)
+            operation, inputs, given = CHAT, self._encode_chat(prompt), {"messages": list(prompt)}
+        call = self._recorder.start(operation, _as_request(sampling, **given), stream=True)
+        return TextStream(partial(GenerationRun, self._loaded, inputs, sampling), call)
 
     def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return a normalized vector for each text: the mean over its tokens in the last layer."""

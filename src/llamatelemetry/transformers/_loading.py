@@ -17,14 +17,9 @@ _GENERATES: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 class LoadedModel(NamedTuple):
-    """A loaded model with its tokenizer.
+    """A model in evaluation mode, and its tokenizer.
 
-    Attributes:
-        model: The model, in evaluation mode.
-        tokenizer: The tokenizer.
-        name: Name on the Hub, or of the directory or file.
-        device: Device of the model.
-        generates: Whether the model generates text.
+    `name` is that on the Hub, or of the directory or file. `generates`: whether it generates text.
     """
 
     model: Any

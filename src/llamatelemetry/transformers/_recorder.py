@@ -32,11 +32,7 @@ _SCOPE: Final = "llamatelemetry.transformers"
 
 
 class BackendRecorder:
-    """Starts the calls of one backend.
-
-    Args:
-        model: Name of the model.
-    """
+    """Starts the calls of one backend."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -45,13 +41,7 @@ class BackendRecorder:
     def start(
         self, operation: str, given: Mapping[str, Any], *, stream: bool = False
     ) -> RecordedCall:
-        """Start a call.
-
-        Args:
-            operation: Operation name of `llamatelemetry.semconv`.
-            given: The request as a server would receive it: `messages` or `prompt`, and settings.
-            stream: Whether the text is streamed.
-        """
+        """Start a call. `given` is the request as a server would receive it."""
         try:
             request = Request(
                 operation=operation,
@@ -146,11 +136,8 @@ def _response(run: GenerationRun, model: str | None) -> Response:
         response.attributes[names.BATCH_INPUT_TOKENS] = tuple(run.input_tokens)
         response.attributes[names.BATCH_OUTPUT_TOKENS] = tuple(counts)
     choices = [
-        {
-            "message": {"role": "assistant", "content": output.text},
-            "finish_reason": output.reason,
-        }
-        for output in run.outputs
+        {"message": {"role": "assistant", "content": each.text}, "finish_reason": each.reason}
+        for each in run.outputs
     ]
     response.read_content = lambda: parse_choices(choices)
     return response

@@ -76,11 +76,7 @@ class Sampling(NamedTuple):
 class GeneratedText:
     """The text generated for one prompt so far.
 
-    Attributes:
-        decoder: Decoder of its tokens.
-        chunks: Text that each token completed.
-        tokens: Number of tokens.
-        reason: Finish reason; `None` while it runs and if it was interrupted.
+    `tokens` is their number. `reason` is `None` while it runs and if it was interrupted.
     """
 
     decoder: IncrementalDecoder
@@ -103,11 +99,7 @@ class GeneratedText:
         return chunk
 
     def close(self, *, is_complete: bool) -> str:
-        """End the text. Return the rest of it.
-
-        Args:
-            is_complete: Whether generation ended regularly. If not, there is no finish reason.
-        """
+        """End the text, without a finish reason if it is not complete. Return the rest of it."""
         chunk = self.decoder.finish()
         self.chunks.append(chunk)
         if self.decoder.stopped:
@@ -120,11 +112,7 @@ class GeneratedText:
 class GenerationRun:
     """One run of the model on a batch of prompts.
 
-    Args:
-        loaded: Model and tokenizer.
-        inputs: Output of the tokenizer, one row per prompt.
-        sampling: Sampling settings.
-        on_chunk: Function that receives each chunk of text of the first prompt.
+    `inputs` is the output of the tokenizer. `on_chunk` receives the text of the first prompt.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from llamatelemetry.transformers._recorder import RecordedCall
     from llamatelemetry.transformers._running import GenerationRun
@@ -23,14 +22,6 @@ class IncrementalDecoder:
 
     It holds back text that may be the beginning of a stop sequence, and characters with missing
     bytes. A stop sequence may begin and end within tokens.
-
-    Args:
-        tokenizer: Tokenizer that decodes the tokens.
-        stops: Sequences before which the text ends.
-
-    Attributes:
-        tokens: Tokens so far.
-        stopped: Whether a stop sequence was found.
     """
 
     __slots__ = ("_from", "_held", "_read", "_stops", "_tokenizer", "stopped", "tokens")
@@ -108,11 +99,8 @@ def _longest_partial_stop(text: str, stops: Sequence[str]) -> int:
 class TextStream:
     """Iterator over the chunks of a text that a thread generates.
 
-    Closing or deleting it stops the model at its next token.
-
-    Args:
-        create_run: Function that creates the run. Its argument receives the chunks of text.
-        call: Call to record. It ends when the run ends, even if the stream is not read.
+    Closing or deleting it stops the model at its next token. The call is recorded until the model
+    stops, even if the stream is not read.
     """
 
     def __init__(
@@ -154,12 +142,7 @@ class TextStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from llamatelemetry.cli.doctor.check import Check
-from llamatelemetry.cli.doctor.config import config_checks, resolve
+from llamatelemetry.cli.doctor.config import resolve
 from llamatelemetry.cli.doctor.exporters import (
     SignalPlan,
     declarative_checks,
@@ -367,7 +367,7 @@ def test_exporter_checks_recognize_common_mistakes(environ, llamatelemetry, stat
     assert detail in check.detail
 
 
-def test_files_go_to_a_folder_that_can_be_written_to(tmp_path):
+def test_file_probe_requires_a_writable_directory(tmp_path):
     environ = {"LLAMATELEMETRY_EXPORTER": "file"}
     new = probe({**environ, "LLAMATELEMETRY_EXPORT_PATH": str(tmp_path / "new" / "deep")})
     assert (new.status, new.detail.rpartition(": ")[2]) == ("ok", "will be created")
@@ -378,15 +378,27 @@ def test_files_go_to_a_folder_that_can_be_written_to(tmp_path):
         assert probe({**environ, "LLAMATELEMETRY_EXPORT_PATH": str(path)}).status == "fail"
 
 
-def test_nothing_exported_fails_only_when_all_signals_are_disabled():
-    def statuses(environ: dict[str, str]) -> list[str]:
-        checks = nothing_exported(plans_of(environ, llamatelemetry=True), "LLAMATELEMETRY_EXPORTER")
-        return [check.status for check in checks]
+def nothing_exported_statuses(environ: dict[str, str], *, llamatelemetry: bool) -> list[str]:
+    plans = plans_of(environ, llamatelemetry=llamatelemetry)
+    return [check.status for check in nothing_exported(plans, "OTEL_TRACES_EXPORTER")]
 
-    assert statuses({"LLAMATELEMETRY_EXPORTER": "none"}) == ["fail"]
-    assert statuses({"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}) == []
-    assert probe({"OTEL_TRACES_EXPORTER": "none"}).status == "warn"
+
+def test_nothing_exported_fails_only_when_the_user_did_not_choose_none():
+    chosen, other = {"LLAMATELEMETRY_EXPORTER": "none"}, {"OTEL_METRICS_EXPORTER": "none"}
+    assert nothing_exported_statuses(chosen, llamatelemetry=True) == ["info"]
+    assert nothing_exported_statuses(other, llamatelemetry=True) == []
+    # The exporter of the SDK's own configurator is `none` without a variable.
+    assert nothing_exported_statuses({}, llamatelemetry=False) == ["fail"]
+    assert nothing_exported_statuses(other, llamatelemetry=False) == ["fail"]
+    chosen = {"OTEL_TRACES_EXPORTER": "none"}
+    assert nothing_exported_statuses(chosen, llamatelemetry=False) == ["info"]
+
+
+def test_exporter_check_warns_of_unexported_traces_that_the_user_did_not_choose():
+    assert probe({"OTEL_TRACES_EXPORTER": "none"}).status == "info"
     assert probe({"OTEL_LOGS_EXPORTER": "none"}, "logs").status == "info"
+    [unset] = exporter_checks(plans_of({}, llamatelemetry=False)[0], 1)
+    assert (unset.status, unset.detail) == ("warn", "none: not exported")
 
 
 def test_declarative_checks_report_the_file(tmp_path):
@@ -400,23 +412,3 @@ def test_declarative_checks_report_the_file(tmp_path):
         "warn",
         "fail",
     )  # depends on whether opentelemetry-configuration is installed
-
-
-def test_config_checks_show_sources_and_invalid_values_but_no_secret():
-    environ = {
-        HEADERS: "authorization=Bearer%20secret",
-        "LLAMATELEMETRY_EXPORTER": "console",
-        "LLAMATELEMETRY_GPU_INTERVAL_MS": "soon",
-        ENDPOINT: "http://user:secret@c:4317",
-    }
-    checks = config_checks(*resolve(environ))
-    lines = {check.title: (check.status, check.detail) for check in checks}
-    assert lines["exporter"] == ("info", "console, from LLAMATELEMETRY_EXPORTER")
-    assert lines["otlp_headers"] == ("info", f"***, from {HEADERS}")
-    assert lines["invalid value"][0] == "warn"
-    assert (
-        "LLAMATELEMETRY_GPU_INTERVAL_MS must be integer >= 10, got 'soon'"
-        in lines["invalid value"][1]
-    )
-    assert "options at their defaults" in lines["defaults"][1]
-    assert "secret" not in str(checks)

@@ -214,8 +214,8 @@ def test_instrumentor_statuses_agree_with_opentelemetry_loader(tmp_path, monkeyp
     assert checks == {
         "good": ("ok", "will be loaded"),
         "switched_off": ("warn", "not loaded: disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"),
-        "absent": ("info", "not loaded: no-such-library>=1 is not installed"),
-        "too_new": ("warn", "not loaded: needs library<2, found library 2.0"),
+        "absent": ("info", "not loaded: no-such-library (>=1) is not installed"),
+        "too_new": ("warn", "not loaded: needs library (<2), found library 2.0"),
         "broken": (
             "warn",
             "cannot be imported: ImportError: written for another library",

@@ -20,12 +20,6 @@ from llamatelemetry.llama import (
     ServerManagerError,
     ServerNotFoundError,
 )
-from llamatelemetry.llama.embedded import (
-    EmbeddedOptions,
-    EmbeddedServer,
-    EmbeddedServerError,
-    find_demo_model,
-)
 from tests.support.fake_llama_server import faults, make_server
 from tests.support.recorder import Recorder
 from tests.support.waiting import wait_for
@@ -224,29 +218,9 @@ class TestHelp:
 
 
 class TestEmbedded:
-    def test_embedded_error_explains_wheel_for_other_cpu(self, model, dying_wheel):
-        with pytest.raises(EmbeddedServerError) as raised:
-            EmbeddedServer(EmbeddedOptions(model_path=model)).start()
-        first, advice = str(raised.value).splitlines()
-        assert first == f"the llama.cpp server {OTHER_CPU}"
-        assert "build llama.cpp from source on this machine" in advice
-        assert "--base-url" in advice
-
     def test_manager_error_explains_wheel_for_other_cpu(self, model, dying_wheel):
         text = str(failure(model, "embedded"))
         assert f"the llama.cpp server {OTHER_CPU}\n" in text
+        assert "build llama.cpp from source on this machine" in text
+        assert "--base-url" in text
         assert "The program is the embedded server, inside xllamacpp." in text
-
-    @pytest.mark.needs("xllamacpp")
-    def test_crash_explains_exit_of_ready_server(self):
-        server = EmbeddedServer(EmbeddedOptions(model_path=find_demo_model())).start()
-        try:
-            assert server.crash() is None
-            os.kill(server.pid, signal.SIGILL)
-            wait_for(lambda: not server.is_running)
-            first = str(server.crash()).splitlines()[0]
-        finally:
-            server.stop()
-        assert (
-            first == "the llama.cpp server was terminated by SIGILL: it was built for another CPU"
-        )

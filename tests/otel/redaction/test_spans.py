@@ -509,8 +509,39 @@ class TestFailClosed:
         assert SECRET not in caplog.text
 
     def test_failure_raises_nothing_into_application(self, broken, monkeypatch):
-        monkeypatch.setattr(spans, "_error_types", None)
+        monkeypatch.setattr(spans, "_with_history", None)
         Pipeline(broken).record({"s": SECRET})
+
+    @pytest.mark.parametrize("field", ["_attributes", "_name", "_events", "_resource"])
+    def test_on_ending_drops_all_text_when_field_of_span_is_renamed(self, field):
+        span = Pipeline(resource={"r": SECRET}).tracer.start_span(SECRET)
+        span.set_attribute("gen_ai.prompt", SECRET)
+        span.set_attribute("n", 1)
+        span.add_event("gen_ai.content.prompt", {"gen_ai.prompt": SECRET})
+        span.set_status(Status(StatusCode.ERROR, SECRET))
+        renamed = f"renamed{field}"
+        vars(span)[renamed] = vars(span).pop(field)
+        RedactionSpanProcessor()._on_ending(span)
+        texts = [str(getattr(each, "attributes", each)) for each in vars(span).values()]
+        assert SECRET not in str(texts)
+        assert span.status.status_code is StatusCode.ERROR
+        attributes = getattr(
+            span, "renamed_attributes" if field == "_attributes" else "_attributes"
+        )
+        assert dict(attributes) == {"n": 1, fail_closed.FAILED_ATTRIBUTE: True}
+
+    @pytest.mark.parametrize("processor", [RedactionSpanProcessor, spans.SecretsSpanProcessor])
+    def test_on_ending_redacts_when_span_has_no_lock(self, processor):
+        span = Pipeline().tracer.start_span("work", attributes={"app.password": SECRET})
+        del span._lock
+        processor()._on_ending(span)
+        assert dict(span.attributes) == {"app.password": GONE}
+
+    @pytest.mark.parametrize("processor", [RedactionSpanProcessor, spans.SecretsSpanProcessor])
+    def test_on_ending_raises_nothing_when_span_has_no_attributes(self, processor):
+        span = Pipeline().tracer.start_span("work", attributes={"app.password": SECRET})
+        del span._attributes
+        processor()._on_ending(span)
 
     def test_pattern_over_time_limit_redacts_rest_of_span(self, caplog):
         runaway = "a" * 100 + "b"

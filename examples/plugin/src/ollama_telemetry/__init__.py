@@ -1,4 +1,4 @@
-"""A complete llamatelemetry plugin: it traces `ollama.Client.chat`, plain and streamed."""
+"""A complete llamatelemetry plugin: it records `ollama.Client.chat`, plain and streamed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from llamatelemetry.genai import (
-    EngineTimings,
-    PatchPoint,
-    PatchTable,
-    Request,
-    Response,
-    StreamObserver,
-    StreamWrapper,
-    Usage,
-    as_count,
-    as_str,
-    internal_errors,
-    parse_chat_request,
-    parse_choices,
-    parse_parameters,
-    plugin_instrumenter,
-    server_of,
-)
+from llamatelemetry import genai
 
 
 class OllamaInstrumentor(BaseInstrumentor):
@@ -34,9 +17,10 @@ class OllamaInstrumentor(BaseInstrumentor):
         return ("ollama >= 0.4, < 1",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        self._instrumenter = plugin_instrumenter("ollama_telemetry", "0.1.0", kwargs)
-        self._table = PatchTable([PatchPoint("ollama._client", "Client.chat", self._chat)])
-        self._table.apply()  # now, or as soon as the application imports ollama
+        self._instrumenter = genai.plugin_instrumenter(__name__, "0.1.0", kwargs)
+        point = genai.PatchPoint("ollama._client", "Client.chat", self._chat)
+        self._table = genai.PatchTable([point])
+        self._table.apply()  # Now, or when the application imports ollama.
 
     def _uninstrument(self, **_kwargs: Any) -> None:
         self._table.revert()
@@ -45,9 +29,9 @@ class OllamaInstrumentor(BaseInstrumentor):
         call = None
         try:
             call = self._instrumenter.start(_request(client, args, kwargs))
-        except Exception as error:  # a failure here must not reach the application
-            internal_errors.log_once("starting a call of ollama", error)
-        if call is None:  # suppressed, or already recorded by another layer
+        except Exception as error:
+            genai.internal_errors.log_once("starting a call of ollama", error)
+        if call is None:  # Suppressed, already recorded by another plugin, or failed above.
             return wrapped(*args, **kwargs)
         token = call.activate()
         try:
@@ -57,61 +41,67 @@ class OllamaInstrumentor(BaseInstrumentor):
             raise
         finally:
             call.deactivate(token)
-        if call.request.stream:
-            return StreamWrapper(result, StreamObserver(call, _LastChunk()))
-        call.finish(_response(result))
+        try:
+            if call.request.stream:
+                chunks = _Chunks(call.content_max_chars)
+                return genai.StreamWrapper(result, genai.StreamObserver(call, chunks))
+            call.finish(_response(result, result.message.content))
+        except Exception as error:
+            genai.internal_errors.log_once("reading a response of ollama", error)
+            call.finish(genai.Response())
         return result
 
 
-class _LastChunk:
-    """Accumulator: only the last chunk of ollama's streams has figures. It keeps no text."""
+class _Chunks:
+    """Accumulator of a stream. The last chunk has the counts and timings."""
 
-    def __init__(self) -> None:
+    def __init__(self, content_max_chars: int | None) -> None:
         self.model: str | None = None
+        self._max_chars = content_max_chars or 0  # `None` if content is not recorded.
+        self._text = ""
         self._last: Any = None
 
     def add(self, chunk: Any) -> bool:
+        """Add a chunk. Return whether it has output of the model."""
         self._last, self.model = chunk, chunk.model
+        if len(self._text) < self._max_chars:
+            self._text += chunk.message.content or ""
         return bool(chunk.message.content)
 
-    def response(self) -> Response:
-        return Response() if self._last is None else _response(self._last)
+    def response(self) -> genai.Response:
+        """Return the response that the chunks so far amount to."""
+        return genai.Response() if self._last is None else _response(self._last, self._text)
 
 
-def _request(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+def _request(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> genai.Request:
     body = dict(zip(("model", "messages"), args, strict=False)) | kwargs
     url = client._client.base_url
-    return Request(
+    return genai.Request(
         operation="chat",
         provider="ollama",
-        model=as_str(body.get("model")),
-        server=server_of(url.scheme, url.host, url.port),
+        model=genai.as_str(body.get("model")),
+        server=genai.server_of(url.scheme, url.host, url.port),
         stream=bool(body.get("stream")),
-        parameters=parse_parameters(dict(body.get("options") or {})),
-        read_content=lambda: parse_chat_request(body),  # runs only if content is recorded
+        parameters=genai.parse_parameters(dict(body.get("options") or {})),
+        read_content=lambda: genai.parse_chat_request(body),  # Runs only if content is recorded.
     )
 
 
-def _response(reply: Any) -> Response:
-    reason = as_str(reply.done_reason)
-    choice = {"message": reply.message, "finish_reason": reason}
-    return Response(
-        model=as_str(reply.model),
+def _response(reply: Any, text: str | None) -> genai.Response:
+    reason = genai.as_str(reply.done_reason)
+    choice = {"message": {"content": text}, "finish_reason": reason}
+    response = genai.Response(
+        model=genai.as_str(reply.model),
         finish_reasons=() if reason is None else (reason,),
-        usage=Usage(as_count(reply.prompt_eval_count), as_count(reply.eval_count)),
-        timings=_timings(reply),
-        read_content=lambda: parse_choices([choice]),
+        usage=genai.Usage(reply.prompt_eval_count, reply.eval_count),
+        read_content=lambda: genai.parse_choices([choice]),
     )
-
-
-def _timings(reply: Any) -> EngineTimings | None:
-    """Return what the engine measured, in milliseconds; absent unless both figures are known."""
-    if reply.prompt_eval_duration is None or reply.eval_duration is None:
-        return None
-    return EngineTimings(
-        prompt_tokens=as_count(reply.prompt_eval_count),
-        prefill_ms=reply.prompt_eval_duration / 1e6,
-        predicted_tokens=as_count(reply.eval_count),
-        decode_ms=reply.eval_duration / 1e6,
-        provider="ollama",
-    )
+    if reply.prompt_eval_duration is not None and reply.eval_duration is not None:
+        response.timings = genai.EngineTimings(
+            prompt_tokens=reply.prompt_eval_count,
+            prefill_ms=reply.prompt_eval_duration / 1e6,
+            predicted_tokens=reply.eval_count,
+            decode_ms=reply.eval_duration / 1e6,
+            provider="ollama",
+        )
+    return response

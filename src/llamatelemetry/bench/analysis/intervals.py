@@ -1,9 +1,10 @@
 """Confidence intervals with numpy and SciPy. Each method was chosen by its measured coverage.
 
 - Quantiles: an interval between order statistics, interpolated as in Nyblom (1992). It is valid
-  for any distribution.
-- Means: the bootstrap-t. Percentile and BCa intervals of ten skewed values have a coverage of
-  85% instead of 95%.
+  for any distribution. `scipy.stats.quantile_test` does not interpolate: its intervals are 7% to
+  50% wider and have a coverage of 96% to 99%.
+- Means: the bootstrap-t, which `scipy.stats.bootstrap` lacks. The percentile and BCa intervals
+  of ten skewed values have a coverage of 85% instead of 95%.
 - Several runs, within which requests are correlated: Student's t over the runs. From ten runs,
   the bootstrap-t with whole runs as blocks. A percentile block bootstrap has a coverage of 73%
   with three runs and 91% with ten.
@@ -104,9 +105,12 @@ def _ratio_error(totals: Values, weights: Values) -> Values:
     return np.sqrt((residuals**2).sum(1) / (n - 1) * n) / weights.sum(1)
 
 
-def t_quantile(q: float, freedom: int) -> float:
-    """Return the quantile of Student's t distribution."""
-    return float(stats.t.ppf(q, freedom))
+def of_mean(values: Sequence[float]) -> Ends:
+    """Return Student's t interval for the mean of independent, roughly normal values."""
+    # `stats.t.interval()` returns NaN if the values are equal.
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    center = float(np.mean(values))
+    return center - half, center + half
 
 
 def bootstrap_medians(values: Values, rng: np.random.Generator) -> Values:

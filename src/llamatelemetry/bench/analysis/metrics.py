@@ -58,15 +58,10 @@ def _decode_rate(record: RequestRecord) -> Sequence[float]:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Definition of a metric of requests.
+    """Definition of a metric of requests, with `name` in files and `title` in tables.
 
-    Attributes:
-        name: Name in files and on the command line.
-        title: Name in tables.
-        values_of: Function that returns the values of a request; ITL has several per request.
-        definition: Definition in one line.
-        unit: `s` or `tokens/s`.
-        clock: Who measures it, `client` or `engine`.
+    `values_of` returns the values of a request; ITL has several. `unit` is `s` or `tokens/s`.
+    `clock` is what measures it, `client` or `engine`.
     """
 
     name: str
@@ -80,12 +75,7 @@ class Metric:
 METRICS: Final = (
     Metric("ttft", "TTFT", _field("ttft_s"), "scheduled time to first token"),
     Metric("ttfo", "TTFO", _field("ttfo_s"), "scheduled time to first token after the reasoning"),
-    Metric(
-        "itl",
-        "ITL",
-        lambda record: record.gaps_s,
-        "time between two chunks of a response, over all responses",
-    ),
+    Metric("itl", "ITL", lambda record: record.gaps_s, "time between two chunks of a response"),
     Metric("tpot", "TPOT", _field("tpot_s"), "time after the first token / (output tokens - 1)"),
     Metric("e2e", "E2E", _field("e2e_s"), "scheduled time to the end of the response"),
     Metric("queue", "Queue", _field("queue_s"), "time waiting for a slot", clock="engine"),
@@ -97,12 +87,7 @@ METRICS: Final = (
         _field("remainder_s"),
         "E2E minus dispatch delay, queue, prefill and decode",
     ),
-    Metric(
-        "lag",
-        "Dispatch delay",
-        _field("lag_s"),
-        "scheduled time to sending: how late the benchmark client was",
-    ),
+    Metric("lag", "Dispatch delay", _field("lag_s"), "scheduled time to sending"),
     Metric(
         "prefill_rate",
         "Prefill rate",
@@ -127,14 +112,8 @@ METRIC_BY_NAME: Final = {metric.name: metric for metric in METRICS}
 class MetricSummary:
     """Summary statistics of one metric.
 
-    Attributes:
-        metric: Definition of the metric.
-        count: Number of values: inter-chunk intervals for ITL, requests otherwise.
-        mean: Mean with its interval.
-        sd: Standard deviation.
-        minimum: Smallest value.
-        maximum: Largest value.
-        quantiles: Estimates of p50, p90, p95 and p99, by quantile.
+    `count` is the number of values: inter-chunk intervals for ITL, requests otherwise.
+    `quantiles` holds the estimates of p50, p90, p95 and p99 by quantile, such as 0.5.
     """
 
     metric: Metric
@@ -148,20 +127,11 @@ class MetricSummary:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Totals over all requests of a benchmark. Rates are per second of the runs' duration.
+    """Totals over all requests of a benchmark, including failed ones; `None` if unknown.
 
-    Attributes:
-        requests: Number of finished requests, including failed ones.
-        failures: Number of failed requests by error type.
-        duration_s: Duration of all runs, in seconds.
-        request_rate: Successful requests per second.
-        output_rate: Output tokens per second, if known.
-        input_rate: Input tokens per second, if known.
-        success: Share of requests with a complete response.
-        goodput_rate: Requests per second that met all SLOs, if there are SLOs.
-        goodput: Share of requests that met all SLOs, if there are SLOs.
-        energy_per_token_j: GPU energy per output token, in joules, including idle power.
-        energy_above_idle_per_token_j: GPU energy above idle power per output token, in joules.
+    Rates are per second of the runs' duration. `failures` counts requests by error type. `success`
+    is the share of requests with a complete response, `goodput` the share that met all SLOs.
+    Energy is that of the GPUs per output token; without `above_idle` it includes idle power.
     """
 
     requests: int
@@ -237,7 +207,7 @@ def compute_totals(
     good = [record for record in records if record.ok]
     within = sum(meets_slo(record, slo) for record in records)
     duration_s = sum(run.duration_s for run in runs)
-    output = _sum_if_known(record.output_tokens for record in good)
+    output = sum_if_known(record.output_tokens for record in good)
     energy_j, above_j = _energy(runs)
     return Totals(
         requests=len(records),
@@ -245,7 +215,7 @@ def compute_totals(
         duration_s=duration_s,
         request_rate=len(good) / duration_s if duration_s else 0.0,
         output_rate=_rate(output, duration_s),
-        input_rate=_rate(_sum_if_known(record.input_tokens for record in good), duration_s),
+        input_rate=_rate(sum_if_known(record.input_tokens for record in good), duration_s),
         success=proportion(len(good), len(records)) if records else None,
         goodput_rate=_rate(within, duration_s) if slo else None,
         goodput=proportion(within, len(records)) if slo and records else None,
@@ -254,7 +224,7 @@ def compute_totals(
     )
 
 
-def _sum_if_known(values: Iterable[int | None]) -> int | None:
+def sum_if_known(values: Iterable[int | None]) -> int | None:
     """Return the sum, or `None` if there are no values or any of them is unknown."""
     found = list(values)
     return None if not found or None in found else sum(value or 0 for value in found)
@@ -276,10 +246,7 @@ def _energy(runs: Sequence[RunRecord]) -> tuple[float | None, float | None]:
 
 
 def parse_slo(slo: Mapping[str, Any] | str | None) -> dict[str, float]:
-    """Return latency limits in seconds by metric name.
-
-    Args:
-        slo: `"ttft=500ms,tpot=50ms"`, or a dict with such texts or seconds as values.
+    """Return the latency limits of `"ttft=500ms,tpot=50ms"`, or of a dict, in seconds by metric.
 
     Raises:
         ValueError: A metric or a limit is invalid.
@@ -300,9 +267,8 @@ def _slo_name(name: str) -> str:
 
 
 def _slo_seconds(name: str, value: Any) -> float:
-    limit = value
-    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
-        limit = float(match["number"]) * _UNITS_S[match["unit"]]
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    limit = value if match is None else float(match["number"]) * _UNITS_S[match["unit"]]
     if not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
         raise ValueError(f"{name} must be a time such as 500ms or 1.5s, or seconds, got {value!r}")
     return float(limit)
@@ -314,14 +280,8 @@ def meets_slo(record: RequestRecord, slo: Mapping[str, float]) -> bool:
     A response of one token has no TPOT and so meets a TPOT limit. Any other unknown value does
     not meet its limit.
     """
-    if not record.ok:
-        return False
-    for name, limit_s in slo.items():
-        value: float | None = getattr(record, f"{name}_s")
-        if value is None:
-            if name == "tpot" and record.output_tokens is not None and record.output_tokens < 2:
-                continue
-            return False
-        if value > limit_s:
-            return False
-    return True
+    has_tpot = record.output_tokens is None or record.output_tokens > 1
+    values = (
+        (getattr(record, f"{name}_s"), slo[name]) for name in slo if name != "tpot" or has_tpot
+    )
+    return record.ok and all(value is not None and value <= limit_s for value, limit_s in values)

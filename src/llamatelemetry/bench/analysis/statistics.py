@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 CONFIDENCE: Final = 0.95
+ALPHA: Final = 0.05
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
 ENOUGH_RUNS: Final = 10
 """Number of runs from which whole runs are resampled. Fewer allow too few distinct resamples."""
@@ -29,11 +30,7 @@ ENOUGH_RUNS: Final = 10
 class Estimate:
     """A point estimate with its 95% interval. An end that the sample cannot bound is `None`.
 
-    Attributes:
-        value: Point estimate.
-        low: Lower end of the 95% interval.
-        high: Upper end of the 95% interval.
-        supported: Whether the sample is large enough for this estimate.
+    `supported` is whether the sample is large enough for this estimate.
     """
 
     value: float
@@ -43,11 +40,7 @@ class Estimate:
 
 
 def require_intervals() -> ModuleType:
-    """Return the module that computes intervals.
-
-    Raises:
-        MissingPackageError: numpy or SciPy is not installed.
-    """
+    """Return the module that computes intervals, or raise `MissingPackageError`."""
     return importlib.import_module("llamatelemetry.bench.analysis.intervals")
 
 
@@ -78,12 +71,7 @@ def needed_for(quantile: float) -> int:
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """Return the quantile of values, interpolated between neighbors as numpy does by default.
-
-    Args:
-        values: Values in any order, at least one.
-        q: Quantile, a multiple of 0.01.
-    """
+    """Return a quantile, interpolated as numpy does by default. `q` is a multiple of 0.01."""
     if len(values) == 1:
         # Before Python 3.13, `statistics.quantiles()` needs two values.
         return float(values[0])
@@ -106,12 +94,8 @@ def quantile(values: Sequence[float], q: float) -> Estimate:
 def ratio(totals: Sequence[float], weights: Sequence[float], seed: int | Generator = 0) -> Estimate:
     """Estimate the ratio of two sums over units, such as a mean over the values of requests.
 
-    The bootstrap resamples whole units, because values within a unit are correlated.
-
-    Args:
-        totals: Sum of the values of each unit.
-        weights: Number of values of each unit.
-        seed: Random seed or generator of the bootstrap.
+    A unit has a sum, in `totals`, and a number of values, in `weights`. The bootstrap resamples
+    whole units, because values within a unit are correlated.
     """
     value = math.fsum(totals) / math.fsum(weights)
     found = intervals()
@@ -123,15 +107,12 @@ def over_runs(estimates: Sequence[float]) -> Estimate:
     """Estimate the mean of one statistic over several runs, with a Student's t interval."""
     center = statistics.fmean(estimates)
     found = intervals() if len(estimates) > 1 else None
-    if found is None:
-        return Estimate(center)
-    half = found.t_quantile((1 + CONFIDENCE) / 2, len(estimates) - 1)
-    half *= statistics.stdev(estimates) / math.sqrt(len(estimates))
-    return Estimate(center, center - half, center + half)
+    low, high = (None, None) if found is None else found.of_mean(estimates)
+    return Estimate(center, low, high)
 
 
 def proportion(successes: int, trials: int) -> Estimate:
-    """Estimate a proportion, with Wilson's interval."""
+    """Estimate a proportion, with Wilson's interval. It needs no SciPy."""
     if trials == 0:
         raise ValueError("trials must be greater than 0, got 0")
     share = successes / trials

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from llamatelemetry.bench.analysis.metrics import sum_if_known
 from llamatelemetry.bench.analysis.statistics import intervals
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def _machine_load() -> float | None:
 def clock_warnings(clocks: Clocks, *, engine_in_process: bool) -> list[str]:
     """Return warnings about wall-clock steps and CPU saturation during a run.
 
-    Args:
-        clocks: Clocks of the run.
-        engine_in_process: Whether the engine runs in this process and so uses its CPU time.
+    An engine in this process uses its CPU time, so saturation is then normal.
     """
     found: list[str] = []
     if abs(clocks.jump_s) > _MAX_CLOCK_STEP_S:
@@ -87,8 +86,8 @@ def shortfall_warnings(run: RunRecord, records: Sequence[RequestRecord]) -> list
         )
     # The token counts of a failed request are unknown here, but part of the engine's counters.
     if all(record.ok for record in records):
-        prompt = _sum([record.prefilled_tokens for record in records])
-        output = _sum([record.decoded_tokens for record in records])
+        prompt = sum_if_known(record.prefilled_tokens for record in records)
+        output = sum_if_known(record.decoded_tokens for record in records)
         external = external_load_warning(run.engine, prompt, output)
         found += [external] if external else []
     return found
@@ -114,20 +113,13 @@ def external_load_warning(
     )
 
 
-def _sum(values: Sequence[int | None]) -> int | None:
-    return None if None in values else sum(value or 0 for value in values)
-
-
 def validity_warnings(
     records: Sequence[RequestRecord], load: Load, *, is_cold: bool, wants_exact: bool
 ) -> Iterator[str]:
-    """Yield warnings derived from the measured requests.
+    """Yield warnings derived from all measured requests.
 
-    Args:
-        records: All requests of the benchmark.
-        load: Load model of the benchmark.
-        is_cold: Whether the prompt cache was meant to be cold, otherwise warm.
-        wants_exact: Whether to warn about differing response lengths.
+    `is_cold` is whether the prompt cache was meant to be cold, otherwise warm. `wants_exact`
+    enables a warning about differing response lengths.
     """
     good = [record for record in records if record.ok]
     if len(good) < len(records):

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import secrets
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -33,11 +33,9 @@ _POLLING_NS: Final = 1_500_000
 class ScheduledConversation(NamedTuple):
     """A conversation of a run.
 
-    Attributes:
-        prompt: Position in the list of conversations.
-        turns: Number of turns to run.
-        due_s: Scheduled time of the first turn, in seconds from the start of the run.
-        first_index: Index of the first turn's request within the run.
+    `prompt` is its position in the list of conversations, and `first_index` the index of its
+    first request within the run. `due_s` is the scheduled time of that request, in seconds from
+    the start of the run.
     """
 
     prompt: int
@@ -62,11 +60,7 @@ class Plan:
 
 
 class Driver:
-    """Runs the conversations of a plan against a target.
-
-    Attributes:
-        records: Finished requests, also after a cancellation.
-    """
+    """Runs the conversations of a plan. `records` has the finished requests, even if canceled."""
 
     def __init__(
         self,
@@ -79,53 +73,41 @@ class Driver:
         self._plan = plan
         self._instrumenter = instrumenter
         limit = plan.load.max_in_flight
-        self._in_flight = None if limit is None else asyncio.Semaphore(limit)
+        self._in_flight = nullcontext() if limit is None else asyncio.Semaphore(limit)
         self._on_record = on_record
         self._started_ns = 0
         self.records: list[RequestRecord] = []
 
     async def run(self) -> None:
         """Run all conversations."""
+        plan = self._plan
         self._started_ns = perf_counter_ns()
-        if self._plan.load.is_open:
-            await self._run_open_load()
-        else:
-            await self._run_closed_load()
-
-    async def _run_closed_load(self) -> None:
-        # The workers share one iterator: each takes the next conversation when it is idle.
-        pending = iter(self._plan.schedule)
-        workers = min(self._plan.load.concurrency, len(self._plan.schedule))
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
+            if plan.load.is_open:
+                for scheduled in plan.schedule:
+                    due_ns = self._started_ns + round(scheduled.due_s * 1e9)
+                    await _sleep_until(due_ns)
+                    group.create_task(self._run_conversation(scheduled, due_ns))
+                return
+            # The workers share one iterator: each takes the next conversation when it is idle.
+            pending = iter(plan.schedule)
+            for _ in range(min(plan.load.concurrency, len(plan.schedule))):
                 group.create_task(self._work(pending))
 
     async def _work(self, pending: Iterator[ScheduledConversation]) -> None:
         for scheduled in pending:
             await self._run_conversation(scheduled, perf_counter_ns())
 
-    async def _run_open_load(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for scheduled in self._plan.schedule:
-                due_ns = self._started_ns + round(scheduled.due_s * 1e9)
-                await _sleep_until(due_ns)
-                group.create_task(self._run_conversation(scheduled, due_ns))
-
     async def _run_conversation(self, scheduled: ScheduledConversation, due_ns: int) -> None:
         conversation = self._plan.conversations[scheduled.prompt]
         history: list[Message] = []
         for turn in range(scheduled.turns):
             history.extend(conversation.turns[turn])
+            index = scheduled.first_index + turn
             position = RequestPosition(
-                self._plan.run,
-                scheduled.first_index + turn,
-                scheduled.prompt,
-                turn,
-                due_ns,
-                self._started_ns,
+                self._plan.run, index, scheduled.prompt, turn, due_ns, self._started_ns
             )
-            is_last = turn + 1 == scheduled.turns
-            observation = await self._send(position, history, conversation, keep_text=not is_last)
+            observation = await self._send(position, history, conversation)
             if observation.record is None or not observation.record.ok:
                 # Without this response the next turns would not be the planned conversation.
                 return
@@ -133,12 +115,7 @@ class Driver:
             due_ns = perf_counter_ns()
 
     async def _send(
-        self,
-        position: RequestPosition,
-        history: list[Message],
-        conversation: Conversation,
-        *,
-        keep_text: bool,
+        self, position: RequestPosition, history: list[Message], conversation: Conversation
     ) -> Observation:
         plan = self._plan
         request = BenchRequest(
@@ -148,14 +125,9 @@ class Driver:
             seed=plan.seed,
             cold=plan.cold,
         )
-        observation = Observation(
-            self._instrumenter, self._span_request(request), position, keep_text=keep_text
-        )
-        if self._in_flight is None:
+        observation = Observation(self._instrumenter, self._span_request(request), position)
+        async with self._in_flight:
             await self._observe(request, observation)
-        else:
-            async with self._in_flight:
-                await self._observe(request, observation)
         if observation.record is not None:
             if plan.keep_prompts:
                 text = _text_of(history[-1])
@@ -226,12 +198,8 @@ async def _run_in_thread(work: Callable[[], None]) -> None:
     context = contextvars.copy_context()
 
     def finish(error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
+        if not done.cancelled():
+            done.set_exception(error) if error else done.set_result(None)
 
     def run() -> None:
         failure: BaseException | None = None

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,12 +16,8 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 _ROLES: Final = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "bing": "assistant",
-    "chatgpt": "assistant",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "bing", "chatgpt"), "assistant"),
     "system": "system",
     "tool": "tool",
 }
@@ -86,18 +83,16 @@ def _as_conversation(prompt: Any, number: int) -> Conversation:
 
 
 def rotate(conversations: Sequence[Conversation], requests: int) -> Iterator[tuple[int, int]]:
-    """Yield conversations in rotation until they add up to the number of requests.
+    """Yield positions of conversations in rotation, and the number of turns to run of each.
 
-    Yields:
-        The position of a conversation and the number of its turns to run.
+    The turns add up to the number of requests.
     """
-    position = 0
-    while requests > 0:
-        number = position % len(conversations)
+    for number in cycle(range(len(conversations))):
         turns = min(len(conversations[number].turns), requests)
+        if turns == 0:
+            return
         yield number, turns
         requests -= turns
-        position += 1
 
 
 def load_prompts(path: str | Path, *, multi_turn: bool = False) -> list[Conversation]:
@@ -161,19 +156,9 @@ def _parse_item(item: Any, multi_turn: bool) -> Conversation | None:
 
 def _split_turns(messages: Any) -> list[tuple[Message, ...]]:
     """Split a conversation at its assistant messages, which the model generates itself."""
-    turns: list[tuple[Message, ...]] = []
-    pending: list[Message] = []
-    for message in map(_parse_message, messages):
-        if message is None:
-            continue
-        if message["role"] == "assistant":
-            if pending:
-                turns.append(tuple(pending))
-            pending = []
-        else:
-            pending.append(message)
-    if pending:
-        turns.append(tuple(pending))
+    known = filter(None, map(_parse_message, messages))
+    groups = groupby(known, lambda message: message["role"] == "assistant")
+    turns = [tuple(group) for is_assistant, group in groups if not is_assistant]
     return [turn for turn in turns if any(message["role"] == "user" for message in turn)]
 
 
@@ -268,9 +253,8 @@ def _pad_with_fillers(length_of: Callable[[str], int], words: list[str], target:
     text = " ".join(words)
     while (missing := target - length_of(text)) > 0:
         candidates = (text + filler for filler in _FILLERS)
-        longer = next(
-            (each for each in candidates if length_of(each) == target - missing + 1), None
-        )
+        wanted = target - missing + 1
+        longer = next((each for each in candidates if length_of(each) == wanted), None)
         if longer is None:
             break
         text = longer

@@ -39,12 +39,7 @@ class BenchmarkProfile(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """Request rate that changes linearly over a run, as in `rate=Ramp(1, 8)`.
-
-    Attributes:
-        start: Rate at the start of the run, in requests per second.
-        stop: Rate at the end of the run, in requests per second.
-    """
+    """Rate in requests per second that changes linearly over a run, as in `rate=Ramp(1, 8)`."""
 
     start: float
     stop: float

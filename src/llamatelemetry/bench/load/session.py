@@ -34,10 +34,7 @@ class BenchmarkError(RuntimeError):
 class Session:
     """Opens a target and makes runs against it. The caller closes the target.
 
-    Attributes:
-        records: Requests of all runs so far.
-        runs: Finished runs.
-        warnings: Warnings about the runs.
+    `records`, `runs` and `warnings` accumulate over the runs.
     """
 
     def __init__(
@@ -49,10 +46,10 @@ class Session:
         gpus: GpuMeter,
     ) -> None:
         self._loop = loop
-        self._target = target
+        self.target = target
         self._instrumenter = instrumenter
         self._on_record = on_record
-        self._gpus = gpus
+        self.gpus = gpus
         self.records: list[RequestRecord] = []
         self.runs: list[RunRecord] = []
         self.warnings: list[str] = []
@@ -66,7 +63,7 @@ class Session:
         Raises:
             BenchmarkError: Every request failed.
         """
-        driver = Driver(self._target, plan, self._instrumenter)
+        driver = Driver(self.target, plan, self._instrumenter)
         with suppress_instrumentation():
             self._loop.run(driver.run())
         if not any(record.ok for record in driver.records):
@@ -90,18 +87,18 @@ class Session:
 
     def _run(self, plan: Plan) -> None:
         before = self._counters()
-        driver = Driver(self._target, plan, self._instrumenter, self._on_record)
+        driver = Driver(self.target, plan, self._instrumenter, self._on_record)
         interrupted = False
         with self._span(plan) as span, _without_full_collections():
-            self._gpus.start()
+            self.gpus.start()
             clocks = Clocks()
             try:
                 self._loop.run(driver.run())
             except KeyboardInterrupt:
                 interrupted = True
-            warnings = clock_warnings(clocks, engine_in_process=not self._target.has_queue)
+            warnings = clock_warnings(clocks, engine_in_process=not self.target.has_queue)
             cpu_share = clocks.cpu_share
-            warnings += self._gpus.finish()
+            warnings += self.gpus.finish()
         records = driver.records
         if not records:
             raise KeyboardInterrupt
@@ -117,8 +114,8 @@ class Session:
             planned=sum(scheduled.turns for scheduled in plan.schedule),
             interrupted=interrupted,
             engine=engine,
-            gpu_energy_j=self._gpus.energy_j,
-            gpu_idle_w=self._gpus.idle_w,
+            gpu_energy_j=self.gpus.energy_j,
+            gpu_idle_w=self.gpus.idle_w,
             client_cpu_share=round(cpu_share, 3),
         )
         self.records += records
@@ -127,7 +124,7 @@ class Session:
 
     def _counters(self) -> dict[str, float]:
         with suppress_instrumentation():
-            return self._loop.run(self._target.counters())
+            return self._loop.run(self.target.counters())
 
     @contextmanager
     def _span(self, plan: Plan) -> Generator[Span]:

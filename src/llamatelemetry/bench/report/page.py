@@ -23,36 +23,16 @@ _MAX_ROWS: Final = 500
 
 def results_page(results: BenchmarkResults) -> str:
     """Return the HTML page of a benchmark."""
-    return _render(
-        heading=f"Benchmark of {results.model or 'a model'}",
-        table=results_table(results),
-        plots=results_plots(results),
-        conditions=_conditions(results),
-        requests=[_request_row(record) for record in results.requests[:_MAX_ROWS]],
-        omitted=max(0, len(results.requests) - _MAX_ROWS),
-        has_prompts=any(record.prompt_text for record in results.requests),
-        started=_start_time(results),
-    )
+    heading = f"Benchmark of {results.model or 'a model'}"
+    table, plots = results_table(results), results_plots(results)
+    return _render(heading, table, plots, results, results.requests)
 
 
 def sweep_page(sweep: SweepResults) -> str:
-    """Return the HTML page of a sweep."""
+    """Return the HTML page of a sweep, with the conditions of its first load."""
     first = sweep.points[0].results
-    return _render(
-        heading=f"Sweep of {first.model or 'a model'}",
-        table=sweep_table(sweep),
-        plots=sweep_plots(sweep),
-        conditions=_conditions(first),
-        requests=[],
-        omitted=0,
-        has_prompts=False,
-        started=_start_time(first),
-    )
-
-
-def _conditions(results: BenchmarkResults) -> list[tuple[str, str]]:
-    merged = {**results.fingerprint, **results.settings, **results.environment}
-    return [(name, str(value)) for name, value in merged.items() if value is not None]
+    heading = f"Sweep of {first.model or 'a model'}"
+    return _render(heading, sweep_table(sweep), sweep_plots(sweep), first, ())
 
 
 def _start_time(results: BenchmarkResults) -> str:
@@ -62,15 +42,12 @@ def _start_time(results: BenchmarkResults) -> str:
 
 
 def _request_row(record: RequestRecord) -> dict[str, Any]:
-    times = (record.due_s, record.lag_s, record.ttft_s, record.tpot_s, record.e2e_s)
-    scales = (1.0, 1000.0, 1000.0, 1000.0, 1000.0)
-    cells = [
-        "" if value is None else number(value * scale)
-        for value, scale in zip(times, scales, strict=True)
-    ]
+    times_s = (record.lag_s, record.ttft_s, record.tpot_s, record.e2e_s)
+    times_ms = ["" if time_s is None else number(time_s * 1000) for time_s in times_s]
+    tokens = (record.input_tokens, record.cached_tokens, record.output_tokens)
     return {
         "name": f"{record.run}/{record.index}",
-        "cells": [*cells, record.input_tokens, record.cached_tokens, record.output_tokens],
+        "cells": [number(record.due_s), *times_ms, *tokens],
         "outcome": record.error or record.finish_reason or "",
         "failed": not record.ok,
         "trace_id": record.trace_id or "",
@@ -78,14 +55,25 @@ def _request_row(record: RequestRecord) -> dict[str, Any]:
     }
 
 
-def _render(*, table: Table, plots: Sequence[Plot], requests: Sequence[Any], **fields: Any) -> str:
+def _render(
+    heading: str,
+    table: Table,
+    plots: Sequence[Plot],
+    results: BenchmarkResults,
+    requests: Sequence[RequestRecord],
+) -> str:
+    conditions = {**results.fingerprint, **results.settings, **results.environment}
     return fill_page(
         "llamatelemetry.bench.report",
         "report.html",
         feature="An HTML report",
+        heading=heading,
         table=table,
         plots=plots,
         metrics=METRICS,
-        requests=requests,
-        **fields,
+        conditions=[(name, str(each)) for name, each in conditions.items() if each is not None],
+        requests=[_request_row(record) for record in requests[:_MAX_ROWS]],
+        omitted=max(0, len(requests) - _MAX_ROWS),
+        has_prompts=any(record.prompt_text for record in requests),
+        started=_start_time(results),
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME, values_by_run
+from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.records import RequestRecord
@@ -63,8 +63,7 @@ def _distributions(good: Sequence[RequestRecord]) -> Plot:
     curves: list[Any] = []
     for name in _DISTRIBUTIONS:
         metric = METRIC_BY_NAME[name]
-        runs = values_by_run(good, metric).values()
-        found = sorted(value * 1000 for run in runs for each in run for value in each)
+        found = sorted(value * 1000 for record in good for value in metric.values_of(record))
         if not found:
             continue
         points = min(len(found), _MAX_POINTS)
@@ -119,24 +118,23 @@ def _marks(
 def _timeline(good: Sequence[RequestRecord]) -> Plot:
     """Return each request as a stacked bar of its phases, or of TTFT and the rest."""
     known = [record for record in good if record.remainder_s is not None]
+    pieces: list[tuple[str, str, list[float]]] = []
+    if known:
+        for name in _PHASES:
+            # The remainder can be slightly negative, because it combines two clocks.
+            lengths = [max(0.0, getattr(record, f"{name}_s") or 0.0) for record in known]
+            pieces.append((METRIC_BY_NAME[name].title, _COLORS[name], lengths))
+    elif known := [record for record in good if record.ttft_s is not None]:
+        first = [record.ttft_s or 0.0 for record in known]
+        rest = [record.e2e_s - each for record, each in zip(known, first, strict=True)]
+        pieces.append(("To first token", _COLORS["prefill"], first))
+        pieces.append(("First token to end", _COLORS["decode"], rest))
     bars: list[Any] = []
     base = [record.due_s for record in known]
-    for name in _PHASES if known else ():
-        # The remainder can be slightly negative, because it combines two clocks.
-        lengths = [max(0.0, getattr(record, f"{name}_s") or 0.0) for record in known]
-        bars.append(_bars(METRIC_BY_NAME[name].title, known, base, lengths, _COLORS[name]))
+    for name, color, lengths in pieces:
+        bars.append(_bars(name, known, base, lengths, color))
         base = [start + length for start, length in zip(base, lengths, strict=True)]
-    if not known:
-        streamed = [record for record in good if record.ttft_s is not None]
-        first = [record.ttft_s or 0.0 for record in streamed]
-        base = [record.due_s for record in streamed]
-        bars.append(_bars("To first token", streamed, base, first, _COLORS["prefill"]))
-        rest = [record.e2e_s - (record.ttft_s or 0.0) for record in streamed]
-        base = [start + length for start, length in zip(base, first, strict=True)]
-        bars.append(_bars("First token to end", streamed, base, rest, _COLORS["decode"]))
-        bars = bars if streamed else []
-    y = {"reversed": True}
-    return _plot("Timeline of requests", bars, _TIME_TITLE, "Request", y=y)
+    return _plot("Timeline of requests", bars, _TIME_TITLE, "Request", y={"reversed": True})
 
 
 def _bars(
@@ -180,25 +178,25 @@ def _throughput(good: Sequence[RequestRecord]) -> Plot:
         "y2": [0] * _BINS,
         "color": _COLORS["decode"],
     }
-    y = {"low": 0}
-    return _plot(name, [line], _TIME_TITLE, "Chunks/s", y=y)
+    return _plot(name, [line], _TIME_TITLE, "Chunks/s", y={"low": 0})
 
 
 def sweep_plots(sweep: SweepResults) -> list[Plot]:
     """Return the plot of latency against throughput at each load."""
     lines: list[Any] = []
     for name, q in (("ttft", 0.5), ("e2e", 0.5), ("e2e", 0.95)):
-        known = [point for point in sweep.points if point.latency_s(name, q) is not None]
+        latencies_s = ((point, point.latency_s(name, q)) for point in sweep.points)
+        known = [(point, time_s) for point, time_s in latencies_s if time_s is not None]
         if not known:
             continue
         lines.append(
             {
                 "kind": "line",
                 "name": f"{METRIC_BY_NAME[name].title} p{q * 100:g}",
-                "x": [round(point.throughput, 3) for point in known],
-                "y": [round((point.latency_s(name, q) or 0.0) * 1000, 3) for point in known],
-                "text": [f"{point.level:g}" for point in known],
-                "notes": [f"{sweep.parameter} {point.level:g}" for point in known],
+                "x": [round(point.throughput, 3) for point, _ in known],
+                "y": [round(time_s * 1000, 3) for _, time_s in known],
+                "text": [f"{point.level:g}" for point, _ in known],
+                "notes": [f"{sweep.parameter} {point.level:g}" for point, _ in known],
                 "color": _COLORS[name],
                 "dash": "2 4" if q > 0.5 else "",
             }

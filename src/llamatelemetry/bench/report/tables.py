@@ -102,13 +102,13 @@ def number(value: float) -> str:
 
 def total_lines(totals: Totals) -> list[str]:
     """Return throughput, failures, SLO attainment and energy as lines of text."""
-    parts = [f"{totals.requests} requests in {totals.duration_s:.1f} s"]
-    parts.append(f"{number(totals.request_rate)} requests/s")
-    if totals.output_rate is not None:
-        parts.append(f"{number(totals.output_rate)} output tokens/s")
-    if totals.input_rate is not None:
-        parts.append(f"{number(totals.input_rate)} input tokens/s")
-    lines = [", ".join(parts)]
+    rates = {
+        "requests/s": totals.request_rate,
+        "output tokens/s": totals.output_rate,
+        "input tokens/s": totals.input_rate,
+    }
+    known = [f"{number(rate)} {unit}" for unit, rate in rates.items() if rate is not None]
+    lines = [", ".join([f"{totals.requests} requests in {totals.duration_s:.1f} s", *known])]
     if totals.failures and totals.success is not None:
         kinds = ", ".join(f"{kind} {count}" for kind, count in totals.failures.items())
         lines.append(f"Success rate {_share(totals.success)}; failures: {kinds}")

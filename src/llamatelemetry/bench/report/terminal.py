@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.report.tables import Table
 
 
-def render_text(table: Table, width: int | None = None) -> str:
-    """Return a table as plain text, for a terminal or a log.
-
-    Raises:
-        MissingPackageError: Rich is not installed.
-    """
+def render_text(table: Table) -> str:
+    """Return a table as plain text, or raise `MissingPackageError` if Rich is not installed."""
     with required_by("A table of a benchmark", "llamatelemetry-core[cli]"):
         from rich import box
         from rich.console import Console
@@ -40,7 +36,7 @@ def render_text(table: Table, width: int | None = None) -> str:
         rich_table.add_column(header, justify=justify, no_wrap=True)
     for row in table.rows:
         rich_table.add_row(*map(Text, row))
-    console = Console(width=width or 200, color_system=None, force_terminal=False)
+    console = Console(width=200, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(rich_table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
@@ -53,37 +49,30 @@ def progress_bar(
 ) -> Generator[Callable[[RequestRecord], None]]:
     """Show a progress bar if stderr is a terminal and Rich is installed.
 
-    Yields:
-        The function to call with each finished request.
+    Yields the function to call with each finished request.
     """
     if not shown or not sys.stderr.isatty() or find_spec("rich") is None:
         yield lambda _record: None
         return
+    from rich import progress
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[status]}"),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(escape(title), total=total, status="warming up")
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(title), total=total, status="warming up")
         failures = 0
 
         def advance(record: RequestRecord) -> None:
             nonlocal failures
             failures += not record.ok
             status = f"last {record.e2e_s:.2f} s" + (f", {failures} failed" if failures else "")
-            progress.update(task, advance=1, status=status)
+            bar.update(task, advance=1, status=status)
 
         yield advance

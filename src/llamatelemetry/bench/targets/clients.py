@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from llamatelemetry.bench.targets.http_timing import observe_llama, observe_openai
-from llamatelemetry.bench.targets.target import ServerFacts
+from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts
 from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.targets.observation import Observation
     from llamatelemetry.bench.targets.target import BenchRequest
+    from llamatelemetry.genai import Server
     from llamatelemetry.llama import AsyncLlamaCppClient
 
 # Values of `owned_by` in a server's list of models.
 _KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
 
 
-class LlamaTarget:
+class LlamaTarget(BenchmarkTarget):
     """A llama.cpp server, through `AsyncLlamaCppClient`."""
 
-    is_blocking = False
-    is_streaming = True
-    has_queue = True
     provider = PROVIDER_LLAMA_CPP
 
     def __init__(self, client: AsyncLlamaCppClient) -> None:
         self._client = client
         observe_llama(client)
-        parts = urlsplit(client.base_url)
-        self.server = server_of(parts.scheme, parts.hostname or "", parts.port)
+        self.server = _server_at(client.base_url)
         self.facts = ServerFacts(PROVIDER_LLAMA_CPP)
 
     async def open(self) -> None:
         """Fetch the properties of the server."""
-        self.facts = await fetch_llama_facts(self._client)
+        self.facts = await _fetch_llama_facts(self._client)
 
     async def counters(self) -> dict[str, float]:
         """Return the counters of `/metrics`; empty if the server does not expose them."""
-        return await fetch_llama_counters(self._client)
+        return await _fetch_llama_counters(self._client)
 
     async def send(self, request: BenchRequest, observation: Observation) -> None:
         """Stream one response."""
@@ -72,7 +70,7 @@ def _llama_options(request: BenchRequest) -> dict[str, Any]:
     return {"ignore_eos": True, "cache_prompt": not request.cold}
 
 
-async def fetch_llama_counters(client: AsyncLlamaCppClient) -> dict[str, float]:
+async def _fetch_llama_counters(client: AsyncLlamaCppClient) -> dict[str, float]:
     """Return the counters of a llama.cpp server; empty if `/metrics` is disabled."""
     from llamatelemetry.llama import LlamaServerError
 
@@ -82,7 +80,7 @@ async def fetch_llama_counters(client: AsyncLlamaCppClient) -> dict[str, float]:
         return {}
 
 
-async def fetch_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
+async def _fetch_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
     """Return the build, model, context length and slots of a llama.cpp server."""
     from llamatelemetry.llama import LlamaServerError
 
@@ -109,8 +107,13 @@ async def fetch_llama_facts(client: AsyncLlamaCppClient) -> ServerFacts:
         PROVIDER_LLAMA_CPP,
         slots,
         {name: value for name, value in known.items() if value is not None},
-        _busy_requests(await fetch_llama_counters(client)),
+        _busy_requests(await _fetch_llama_counters(client)),
     )
+
+
+def _server_at(url: str) -> Server | None:
+    parts = urlsplit(url)
+    return server_of(parts.scheme, parts.hostname or "", parts.port)
 
 
 def _first_model(models: Any) -> Any:
@@ -123,15 +126,11 @@ def _busy_requests(counters: Mapping[str, float]) -> int | None:
     return int(counters["requests_processing"] + counters.get("requests_deferred", 0))
 
 
-class _OpenAI:
+class _OpenAI(BenchmarkTarget):
     """Common part of the synchronous and asynchronous openai targets."""
 
-    is_streaming = True
-    has_queue = True
-
     def __init__(self, client: Any) -> None:
-        parts = urlsplit(str(client.base_url))
-        self.server = server_of(parts.scheme, parts.hostname or "", parts.port)
+        self.server = _server_at(str(client.base_url))
         known = None if self.server is None else self.server.provider
         self._is_openai = known == PROVIDER_OPENAI
         self.provider = known or PROVIDER_OPENAI
@@ -139,7 +138,14 @@ class _OpenAI:
         self._client = client
         self._llama: AsyncLlamaCppClient | None = None
 
-    async def _fetch_facts(self, models: Any) -> None:
+    async def open(self) -> None:
+        """Fetch the properties of the server."""
+        try:
+            models = self._client.models.list()
+            if isawaitable(models):
+                models = await models
+        except Exception:  # the library's errors vary, and not every server lists models
+            models = None
         owner = as_str(get_field(_first_model(models), "owned_by"))
         kind = _KINDS.get(owner or "")
         self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
@@ -147,11 +153,11 @@ class _OpenAI:
             self.provider = PROVIDER_LLAMA_CPP
             self._llama = _llama_client(self._client)
         if self._llama is not None:
-            self.facts = await fetch_llama_facts(self._llama)
+            self.facts = await _fetch_llama_facts(self._llama)
 
     async def counters(self) -> dict[str, float]:
         """Return the counters of a llama.cpp server; empty for any other server."""
-        return {} if self._llama is None else await fetch_llama_counters(self._llama)
+        return {} if self._llama is None else await _fetch_llama_counters(self._llama)
 
     async def close(self) -> None:
         """Close the llama.cpp client. The caller owns the openai client."""
@@ -183,11 +189,9 @@ def _llama_client(client: Any) -> AsyncLlamaCppClient | None:
     """Return a client for llama.cpp's own endpoints, or `None` if httpx2 is not installed."""
     from llamatelemetry.llama import AsyncLlamaCppClient
 
-    key = client.api_key
+    key = client.api_key if isinstance(client.api_key, str) else None
     try:
-        return AsyncLlamaCppClient(
-            str(client.base_url), api_key=key if isinstance(key, str) else None, timeout_s=10.0
-        )
+        return AsyncLlamaCppClient(str(client.base_url), api_key=key, timeout_s=10.0)
     except ImportError:
         return None
 
@@ -201,14 +205,6 @@ class OpenAITarget(_OpenAI):
         super().__init__(client.with_options(max_retries=0))
         observe_openai(self._client, is_async=False)
 
-    async def open(self) -> None:
-        """Fetch the properties of the server."""
-        try:
-            models = self._client.models.list()
-        except Exception:  # the library's errors vary, and not every server lists models
-            models = None
-        await self._fetch_facts(models)
-
     def send(self, request: BenchRequest, observation: Observation) -> None:
         """Stream one response."""
         stream = self._client.chat.completions.create(**self._options(request))
@@ -220,8 +216,6 @@ class OpenAITarget(_OpenAI):
 
 class AsyncOpenAITarget(_OpenAI):
     """An asynchronous client of the openai library."""
-
-    is_blocking = False
 
     def __init__(self, client: Any) -> None:
         super().__init__(client)
@@ -237,11 +231,7 @@ class AsyncOpenAITarget(_OpenAI):
             self._own_http = options["http_client"] = openai.DefaultAsyncHttpxClient()
         self._client = self._client.with_options(**options)
         observe_openai(self._client, is_async=True)
-        try:
-            models = await self._client.models.list()
-        except Exception:  # the library's errors vary, and not every server lists models
-            models = None
-        await self._fetch_facts(models)
+        await super().open()
 
     async def send(self, request: BenchRequest, observation: Observation) -> None:
         """Stream one response."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanKind
 
 from llamatelemetry.bench.records import RequestRecord
 from llamatelemetry.bench.targets.http_timing import current_observation
@@ -49,15 +49,9 @@ _TRUNCATED: Final = ErrorInfo("truncated_stream", "the stream ended without a fi
 
 
 class RequestPosition(NamedTuple):
-    """Position of a request in the benchmark, and its scheduled time.
+    """Position of a request in the benchmark, as in `RequestRecord`, and its scheduled time.
 
-    Attributes:
-        run: Number of the run.
-        request_index: Index of the request within the run.
-        prompt: Position of the conversation in the list of prompts.
-        turn: Turn of the conversation.
-        due_ns: Scheduled time, by `perf_counter_ns`.
-        started_ns: Start of the run, by `perf_counter_ns`.
+    `due_ns`, and `started_ns` of the run, are times of `perf_counter_ns`.
     """
 
     run: int
@@ -71,13 +65,12 @@ class RequestPosition(NamedTuple):
 class TimedAccumulator:
     """Accumulates the chunks of a stream and the arrival time of each chunk with tokens.
 
-    Args:
-        keep_text: Whether to keep the text, for the next turn of a conversation.
+    The next turn of a conversation needs the text.
     """
 
-    def __init__(self, keep_text: bool) -> None:
+    def __init__(self) -> None:
         self._chunks = ChatAccumulator()
-        self._texts: list[str] | None = [] if keep_text else None
+        self._texts: list[str] = []
         self._response: Response | None = None
         self.token_ns: list[int] = []
         self.answer_ns: int | None = None
@@ -93,10 +86,7 @@ class TimedAccumulator:
         self.token_ns.append(now_ns)
         if has_answer and self.answer_ns is None:
             self.answer_ns = now_ns
-        if self._texts is not None:
-            self._texts.extend(
-                content for delta in deltas[:1] if (content := as_str(get_field(delta, "content")))
-            )
+        self._texts.append(as_str(get_field(deltas[0], "content")) or "")
         return True
 
     @property
@@ -106,8 +96,8 @@ class TimedAccumulator:
 
     @property
     def text(self) -> str:
-        """Text of the response; empty unless `keep_text` is set."""
-        return "".join(self._texts or ())
+        """Text of the response."""
+        return "".join(self._texts)
 
     def response(self) -> Response:
         """Return the accumulated response: always the same object, which others complete."""
@@ -138,13 +128,11 @@ class Observation:
         instrumenter: Instrumenter,
         request: Request,
         position: RequestPosition,
-        *,
-        keep_text: bool,
     ) -> None:
         self._instrumenter = instrumenter
         self._request = request
         self._position = position
-        self._accumulator = TimedAccumulator(keep_text)
+        self._accumulator = TimedAccumulator()
         self._call: Call | None = None
         self._stream: StreamObserver | None = None
         self._context_token: Token[Context] | None = None
@@ -244,16 +232,10 @@ class Observation:
 
     def _end_call(self, error: BaseException | None, response: Response) -> None:
         """End the span. An instrumented client has completed `response` afterwards."""
-        if self._call is None:
-            return
-        if self._stream is not None and error is None:
-            self._stream.on_end()
-        elif self._stream is not None and error is not None:
-            self._stream.on_error(error)
-        elif error is None:
-            self._call.finish(response)
-        else:
-            self._call.fail(error, response)
+        if self._stream is not None:
+            self._stream.on_end() if error is None else self._stream.on_error(error)
+        elif self._call is not None:
+            self._call.finish(response) if error is None else self._call.fail(error, response)
 
     def _make_record(
         self, error: Exception | None, response: Response, ended_ns: int
@@ -280,14 +262,14 @@ class Observation:
             cached_tokens=usage.cache_read_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             finish_reason=next(iter(response.finish_reasons), None),
-            queue_s=None if phases is None else phases.queue_s,
-            queue_source=None if phases is None else phases.queue_source,
-            prefill_s=None if phases is None else phases.prefill_s,
-            decode_s=None if phases is None else phases.decode_s,
-            prefilled_tokens=None if timings is None else timings.prompt_tokens,
-            decoded_tokens=None if timings is None else timings.predicted_tokens,
-            error=None if failure is None else failure.type,
-            http_status=None if failure is None else failure.status_code,
+            queue_s=phases and phases.queue_s,
+            queue_source=phases and phases.queue_source,
+            prefill_s=phases and phases.prefill_s,
+            decode_s=phases and phases.decode_s,
+            prefilled_tokens=timings and timings.prompt_tokens,
+            decoded_tokens=timings and timings.predicted_tokens,
+            error=failure and failure.type,
+            http_status=failure and failure.status_code,
             **self._span_ids(),
         )
 
@@ -310,9 +292,7 @@ class Observation:
         )
 
     def _span_ids(self) -> dict[str, str]:
-        if self._call is None:
-            return {}
-        context = self._call.span.get_span_context()
+        context = INVALID_SPAN_CONTEXT if self._call is None else self._call.span.get_span_context()
         if not context.is_valid:
             return {}
         return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}

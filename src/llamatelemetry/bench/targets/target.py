@@ -7,7 +7,7 @@ otherwise be measured as one slow request.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import InferenceEngine
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE, PROVIDER_LLAMA_CPP
@@ -35,13 +35,10 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """Properties of the server under test.
+    """Properties of the server under test. `kind` is `llama_cpp`, `vllm`, `sglang` or unknown.
 
-    Attributes:
-        kind: `llama_cpp`, `vllm` or `sglang`; `None` if unknown.
-        slots: Number of requests that the server processes in parallel.
-        fingerprint: Conditions that must be equal in two benchmarks to compare them.
-        busy: Number of requests from other clients that the server is processing.
+    The server processes `slots` requests in parallel, and was processing `busy` requests of other
+    clients. The `fingerprint` must be equal in two benchmarks to compare them.
     """
 
     kind: str | None = None
@@ -60,34 +57,32 @@ class ServerFacts:
         return self.kind == PROVIDER_LLAMA_CPP
 
 
-class BenchmarkTarget(Protocol):
-    """A client or engine under test."""
+class BenchmarkTarget:
+    """A client or engine under test. A subclass sets `provider`, `server` and `facts`."""
 
-    is_blocking: bool
-    is_streaming: bool
-    has_queue: bool
+    is_blocking = False
+    is_streaming = True
+    has_queue = True
     provider: str
     server: Server | None
     facts: ServerFacts
 
     async def open(self) -> None:
-        """Connect and fetch the properties of the server."""
-        ...
+        """Connect and fetch the properties of the server, if there is one."""
 
     async def counters(self) -> dict[str, float]:
         """Return the engine's own counters; empty if it has none."""
-        ...
+        return {}
 
     def send(self, request: BenchRequest, observation: Observation) -> Any:
-        """Send one request. Returns an awaitable unless the target blocks."""
-        ...
+        """Send one request. Return an awaitable unless the target blocks."""
+        raise NotImplementedError
 
     async def close(self) -> None:
-        """Close what `open()` opened."""
-        ...
+        """Close what `open()` opened. The caller owns its client or engine."""
 
 
-class EngineTarget:
+class EngineTarget(BenchmarkTarget):
     """An in-process or custom engine without streaming. Each request runs in its own thread."""
 
     is_blocking = True
@@ -95,26 +90,16 @@ class EngineTarget:
 
     def __init__(self, engine: InferenceEngine) -> None:
         self._engine = engine
-        self.server: Server | None = None
+        self.server = None
         is_transformers = type(engine).__module__.startswith(_TRANSFORMERS)
         self.provider = PROVIDER_HUGGINGFACE if is_transformers else _UNKNOWN_PROVIDER
         self.has_queue = not is_transformers
         self.facts = ServerFacts(fingerprint={"engine": type(engine).__name__})
 
-    async def open(self) -> None:
-        """Do nothing: the engine is ready."""
-
-    async def counters(self) -> dict[str, float]:
-        """Return an empty dict: an engine has no counters."""
-        return {}
-
     def send(self, request: BenchRequest, observation: Observation) -> None:
         """Request one complete response."""
         messages = [dict(message) for message in request.messages]
         observation.on_response(self._engine.chat(messages, request.max_tokens, 0.0))
-
-    async def close(self) -> None:
-        """Do nothing: the caller owns the engine."""
 
 
 def make_target(client: Any) -> BenchmarkTarget:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llamatelemetry.cli.doctor.diagnose import diagnose, run_doctor
+from llamatelemetry.cli.doctor.diagnose import run_doctor
 
-__all__ = ["diagnose", "run_doctor"]
+__all__ = ["run_doctor"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
+
+from llamatelemetry.otel.process.deadline import Deadline, run_side_by_side
+
+SERVER = "Server"
+"""Section of the inference server, which does not affect the export."""
 
 Status = Literal["ok", "info", "warn", "fail"]
 """Only `fail` makes the exit status 1."""
@@ -19,29 +23,29 @@ class Check:
     """One line of the report.
 
     Attributes:
-        section: Heading under which the line is printed.
-        status: Outcome.
         title: Subject of the check, such as a signal or a distribution.
         detail: Finding, without a final period.
-        remedy: What to do; begins with a verb. Empty if there is nothing to do.
+        remedy: What to do, beginning with a verb; empty if there is nothing to do.
+        section: Heading above the line; see `in_section`.
     """
 
-    section: str
     status: Status
     title: str
     detail: str
     remedy: str = ""
+    section: str = ""
+
+
+def in_section(section: str, checks: Iterable[Check]) -> list[Check]:
+    """Return the checks with their section set."""
+    return [replace(check, section=section) for check in checks]
 
 
 @dataclass(frozen=True)
 class Job:
     """Checks that may wait for a network or a driver.
 
-    Attributes:
-        section: Section of the checks.
-        title: Title of the line that is printed if the job does not end in time.
-        run: Function that returns the checks.
-        late_status: Status of that line.
+    A job that does not end in time is a line with `title` and `late_status`.
     """
 
     section: str
@@ -53,8 +57,7 @@ class Job:
 def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]:
     """Run the jobs in parallel and return the checks of each, in the given order.
 
-    A job that has not ended after `deadline_s` is reported as late and abandoned. Its thread is
-    a daemon, because a name lookup or a driver call that hangs cannot be interrupted.
+    A job that takes longer is abandoned: a name lookup or a driver call cannot be interrupted.
     """
     found: dict[int, list[Check]] = {}
 
@@ -63,31 +66,16 @@ def run_in_parallel(jobs: Sequence[Job], deadline_s: float) -> list[list[Check]]
             found[index] = job.run()
         except Exception as error:
             detail = f"the check itself failed: {type(error).__name__}: {error}"
-            found[index] = [Check(job.section, "warn", job.title, detail)]
+            found[index] = [Check("warn", job.title, detail)]
 
-    threads = [
-        threading.Thread(target=work, args=pair, daemon=True, name=f"doctor-{pair[1].title}")
-        for pair in enumerate(jobs)
-    ]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + deadline_s
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+    steps = {f"doctor-{i}": partial(work, i, job) for i, job in enumerate(jobs)}
+    run_side_by_side(steps, Deadline(deadline_s))
+    late = f"no response within {deadline_s:g} s"
+    remedy = "Check for a firewall, proxy or DNS server that drops packets"
     return [
-        found[index] if index in found else [_too_late(job, deadline_s)]
-        for index, job in enumerate(jobs)
+        in_section(job.section, found.get(i, [Check(job.late_status, job.title, late, remedy)]))
+        for i, job in enumerate(jobs)
     ]
-
-
-def _too_late(job: Job, deadline_s: float) -> Check:
-    return Check(
-        job.section,
-        job.late_status,
-        job.title,
-        f"no response within {deadline_s:g} s",
-        "Check for a firewall, proxy or DNS server that drops packets",
-    )
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

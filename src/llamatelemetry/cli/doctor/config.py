@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from llamatelemetry.cli.doctor.check import Check
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig, effective_config
 
-SECTION = "Configuration"
-
 
 class _Collector(logging.Handler):
     """Logging handler that keeps the messages logged while options are resolved."""
@@ -36,7 +34,7 @@ def resolve(environ: Mapping[str, str]) -> tuple[LlamaTelemetryConfig, list[str]
 
 def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Check]:
     """Return invalid values first, then explicit options with their source, then the defaults."""
-    checks = [Check(SECTION, "warn", _title(message), message) for message in warnings]
+    checks = [Check("warn", _title(message), message) for message in warnings]
     defaults = 0
     for name, option in OPTIONS.items():
         given = config.option_value(name)
@@ -44,10 +42,10 @@ def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Che
             defaults += 1
         else:
             detail = f"{option.shown(given.value)}, from {given.origin}"
-            checks.append(Check(SECTION, "info", name, detail))
-    detail = f"{defaults} options at their defaults (listed in docs/configuration.md)"
-    return [*checks, Check(SECTION, "info", "defaults", detail)]
+            checks.append(Check("info", name, detail))
+    detail = f"{defaults} options at their defaults (docs: Configuration; --json lists them)"
+    return [*checks, Check("info", "defaults", detail)]
 
 
 def _title(warning: str) -> str:
-    return "unknown variable" if warning.startswith("Unknown") else "invalid value"
+    return "unknown variable" if "unknown variable" in warning else "invalid value"

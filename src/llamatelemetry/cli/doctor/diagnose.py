@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import EntryPoint
 
 from llamatelemetry.cli.doctor import exporters, instrumentors, loading, machine, report
-from llamatelemetry.cli.doctor.check import Check, Job, run_in_parallel
+from llamatelemetry.cli.doctor.check import SERVER, Check, Job, in_section, run_in_parallel
 from llamatelemetry.cli.doctor.config import config_checks, resolve
 from llamatelemetry.cli.doctor.imports import import_problems
 from llamatelemetry.cli.doctor.reach import exporter_checks
@@ -27,28 +27,19 @@ DEADLINE_S = 4.0
 
 
 def run_doctor(*, server: str | None = None, as_json: bool = False) -> int:
-    """Print the report and return the exit status.
-
-    Args:
-        server: URL of an inference server to check as well.
-        as_json: Whether to print JSON.
-
-    Returns:
-        0 if no check failed, 1 if one did, 2 if `server` is not a URL.
-    """
-    if server is not None and not machine.is_server_url(server):
-        sys.stderr.write(f"--server must be a URL such as http://127.0.0.1:8080, got {server}\n")
-        return 2
-    checks = diagnose(os.environ, server)
+    """Print the report. Return 0 if no check failed, else 1."""
+    checks, config = _diagnose(os.environ, server)
     if as_json:
-        sys.stdout.write(report.as_json(checks) + "\n")
+        sys.stdout.write(report.as_json(checks, config) + "\n")
     else:
         report.print_report(checks)
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
-def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Check]:
-    """Return all checks, in the order of the report."""
+def _diagnose(
+    environ: Mapping[str, str], server: str | None
+) -> tuple[list[Check], LlamaTelemetryConfig]:
+    """Return all checks, in the order of the report, and the effective configuration."""
     distros = loading.installed_entry_points("opentelemetry_distro")
     configurators = loading.installed_entry_points("opentelemetry_configurator")
     chosen = loading.what_loads(distros, configurators, environ)
@@ -56,27 +47,23 @@ def diagnose(environ: Mapping[str, str], server: str | None = None) -> list[Chec
     config, warnings = resolve(environ)
     imported, instrumented, *others = run_in_parallel(
         [
-            Job(loading.SECTION, "import", partial(_imports, chosen), "warn"),
-            Job(
-                instrumentors.SECTION,
-                "all",
-                partial(_instrumentors, environ, config, chosen),
-                "warn",
-            ),
+            Job("Distro", "import", partial(_imports, chosen), "warn"),
+            Job("Instrumentors", "all", partial(_instrumentors, environ, config, chosen), "warn"),
             *_exporter_jobs(environ, config, chosen),
-            Job(machine.GPU_SECTION, "NVML", machine.gpu_checks, "info"),
+            Job("GPU", "NVML", machine.gpu_checks, "info"),
             *_server_jobs(server),
         ],
         DEADLINE_S,
     )
-    return [
-        *version_checks(installed_distributions()),
-        *loading.loading_checks(distros, configurators, environ),
+    checks = [
+        *in_section("Versions", version_checks(installed_distributions())),
+        *in_section("Distro", loading.loading_checks(distros, configurators, environ)),
         *imported,
         *instrumented,
-        *config_checks(config, warnings),
+        *in_section("Configuration", config_checks(config, warnings)),
         *(check for found in others for check in found),
     ]
+    return checks, config
 
 
 def _imports(chosen: loading.Loading) -> list[Check]:
@@ -116,8 +103,11 @@ def _skip_reason(
     # Imported here: a plugin that is installed alone has neither the distro nor the SDK.
     from llamatelemetry.distro import preferred_instrumentor, skip_message
 
-    instead = preferred_instrumentor(entry_point, installed, mode, environ, broken)
-    return None if instead is None else skip_message(entry_point, instead)
+    preferred = preferred_instrumentor(entry_point, installed, mode, environ, broken)
+    if preferred is None:
+        return None
+    # The message begins with "Not loading instrumentor NAME: ", which the report states already.
+    return skip_message(entry_point, preferred).partition(": ")[2]
 
 
 def _exporter_jobs(
@@ -126,10 +116,10 @@ def _exporter_jobs(
     plans, checks = _exporter_plans(environ, config, chosen)
     return [
         *(
-            Job(exporters.SECTION, plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
+            Job("Exporter", plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
             for plan in plans
         ),
-        Job(exporters.SECTION, "all", lambda: checks),
+        Job("Exporter", "all", lambda: checks),
     ]
 
 
@@ -141,9 +131,7 @@ def _exporter_plans(
     if declared:
         return [], declared
     if chosen.configurator is None:
-        return [], [
-            Check(exporters.SECTION, "info", "all", "not tested: nothing sets up exporters")
-        ]
+        return [], [Check("info", "all", "not tested: nothing sets up exporters")]
     if not chosen.configurator_is_llamatelemetry:
         plans = exporters.sdk_plans(environ)
         if chosen.exporters_are_known:
@@ -153,7 +141,7 @@ def _exporter_plans(
         plans, warnings = exporters.llamatelemetry_plans(config, environ)
     except ImportError:  # the section Distro names the missing module
         detail = "not tested: llamatelemetry's distro cannot be imported"
-        return [], [Check(exporters.SECTION, "warn", "all", detail)]
+        return [], [Check("warn", "all", detail)]
     return plans, [*warnings, *exporters.nothing_exported(plans, "LLAMATELEMETRY_EXPORTER")]
 
 
@@ -161,4 +149,4 @@ def _server_jobs(server: str | None) -> list[Job]:
     if server is None:
         return []
     run = partial(machine.server_checks, server, PROBE_TIMEOUT_S / 2)
-    return [Job(machine.SERVER_SECTION, server, run)]
+    return [Job(SERVER, server, run)]

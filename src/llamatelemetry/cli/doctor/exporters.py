@@ -18,9 +18,8 @@ from opentelemetry.util.re import parse_env_headers
 from llamatelemetry.cli.doctor.check import Check, is_true, nearest, without_userinfo
 from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig
 
-SECTION = "Exporter"
-
 GRPC, HTTP = "grpc", "http/protobuf"
+NO_EXPORT = "no signal is exported, as configured"
 _PROTOCOL_OF = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 _DEFAULT_ENDPOINT = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
 _USUAL_PORT = {GRPC: 4317, HTTP: 4318}
@@ -31,16 +30,11 @@ class SignalPlan:
     """One exporter of one signal.
 
     Attributes:
-        signal: `traces`, `metrics` or `logs`.
         kind: `otlp`, `console`, `file`, `none` or `other`.
-        name: Entry point name of the exporter.
-        protocol: OTLP protocol; empty for other kinds.
+        name: Entry point name of the exporter; empty if no variable or option names one.
         endpoint: Endpoint as the exporter gets it: for HTTP, the full URL.
-        headers: OTLP headers.
         insecure: Whether a gRPC channel is opened without TLS.
         certificate: Path of the CA certificate.
-        client_key: Path of the client key.
-        client_certificate: Path of the client certificate.
         path: Directory of the file exporter.
     """
 
@@ -79,11 +73,12 @@ def llamatelemetry_plans(
     export = plan_exports(config, environ)
     plans: list[SignalPlan] = []
     for signal in SIGNALS:
-        named = export.signals[signal].exporters
+        named = export.exporters[signal]
         plans += [_plan(signal, name, environ, arguments) for name, arguments in named.items()]
         if not named:
-            plans.append(SignalPlan(signal, "none"))
-    return plans, [Check(SECTION, "warn", "all", warning) for warning in export.warnings]
+            is_chosen = not config.exporters()[signal]
+            plans.append(SignalPlan(signal, "none", "none" if is_chosen else ""))
+    return plans, [Check("warn", "all", warning) for warning in export.warnings]
 
 
 def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
@@ -100,7 +95,7 @@ def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
         named = [name for name in names if name and name.lower() != "none"]
         plans += [_plan(signal, name, environ, {}) for name in named]
         if not named:
-            plans.append(SignalPlan(signal, "none"))
+            plans.append(SignalPlan(signal, "none", "none" if any(names) else ""))
     return plans
 
 
@@ -173,12 +168,7 @@ def _insecure(endpoint: str, variable: str | None) -> bool:
 
 
 def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
-    """Return a failure that is certain without a test export, if any.
-
-    Args:
-        plan: Exporter to check.
-        known: Entry point names of the installed exporters of this signal.
-    """
+    """Return a failure that is certain without a test export; `known` are the installed exporters."""
     if plan.kind == "other" and plan.name not in known:
         return _unknown_exporter(plan, known)
     if plan.kind != "otlp":
@@ -186,7 +176,7 @@ def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
     if plan.protocol not in (GRPC, HTTP):
         detail = f"unknown protocol {plan.protocol}: the SDK fails to start"
         remedy = f"Set OTEL_EXPORTER_OTLP_PROTOCOL={HTTP}"
-        return Check(SECTION, "fail", plan.signal, detail, remedy)
+        return Check("fail", plan.signal, detail, remedy)
     return _mistake_in_address(plan)
 
 
@@ -194,25 +184,27 @@ def _mistake_in_address(plan: SignalPlan) -> Check | None:
     signal, address, variable = plan.signal, plan.endpoint, "OTEL_EXPORTER_OTLP_ENDPOINT"
     if set(address) & set("\"' \t"):
         detail = f"the endpoint {plan.shown} contains quotes or spaces"
-        return Check(SECTION, "fail", signal, detail, f"Remove them from {variable}")
+        return Check("fail", signal, detail, f"Remove them from {variable}")
     if plan.protocol == HTTP and "://" not in address:
         remedy = f"Set {variable}=http://{address.split('/')[0]}"
-        return Check(SECTION, "fail", signal, f"the endpoint {address} has no scheme", remedy)
+        return Check("fail", signal, f"the endpoint {address} has no scheme", remedy)
     return None
 
 
 def nothing_exported(plans: Sequence[SignalPlan], variable: str) -> list[Check]:
-    """Return a failure if no signal has an exporter."""
+    """Return a check if no signal has an exporter: a failure, unless the user chose so for traces."""
     if any(plan.kind != "none" for plan in plans):
         return []
+    if any(plan.signal == "traces" and plan.name for plan in plans):
+        return [Check("info", "all", NO_EXPORT)]
     detail = "no signal is exported: telemetry is recorded and discarded"
-    return [Check(SECTION, "fail", "all", detail, f"Set {variable}=otlp")]
+    return [Check("fail", "all", detail, f"Set {variable}=otlp")]
 
 
 def unknown_exporters(distro: EntryPoint | None) -> Check:
     """Return a warning that a third-party distro may choose its own exporters."""
     detail = f"{distro.name if distro else 'the distro'} may choose its own exporters; not tested"
-    return Check(SECTION, "warn", "all", detail, "Set OTEL_TRACES_EXPORTER=otlp explicitly")
+    return Check("warn", "all", detail, "Set OTEL_TRACES_EXPORTER=otlp explicitly")
 
 
 def declarative_checks(environ: Mapping[str, str]) -> list[Check]:
@@ -222,14 +214,14 @@ def declarative_checks(environ: Mapping[str, str]) -> list[Check]:
         return []
     title = "OTEL_CONFIG_FILE"
     if not Path(path).is_file():
-        return [Check(SECTION, "fail", title, f"{path} is not a file", f"Unset or correct {title}")]
+        return [Check("fail", title, f"{path} is not a file", f"Unset or correct {title}")]
     if importlib.util.find_spec("opentelemetry.configuration") is None:
         detail = "opentelemetry-configuration is not installed: the SDK fails to start"
         remedy = "Run: pip install 'llamatelemetry[declarative]'"
-        return [Check(SECTION, "fail", title, detail, remedy)]
+        return [Check("fail", title, detail, remedy)]
     detail = f"the exporters in {path} are used, and doctor does not test them; OTEL_*_EXPORTER "
     detail += "and OTEL_EXPORTER_OTLP_* are ignored"
-    return [Check(SECTION, "warn", title, detail)]
+    return [Check("warn", title, detail)]
 
 
 def hint_on(plan: SignalPlan) -> tuple[str, str]:
@@ -261,4 +253,4 @@ def _unknown_exporter(plan: SignalPlan, known: Collection[str]) -> Check:
     variable = f"OTEL_{plan.signal.upper()}_EXPORTER"
     detail = f"no exporter is named {plan.name}: the SDK fails to start, for all signals"
     near = nearest(plan.name, [*known, "otlp", "console", "none"]) or "otlp"
-    return Check(SECTION, "fail", plan.signal, detail, f"Set {variable}={near}")
+    return Check("fail", plan.signal, detail, f"Set {variable}={near}")

@@ -17,11 +17,9 @@ from collections.abc import Sequence
 
 
 def import_problems(values: Sequence[str], timeout_s: float) -> dict[str, str]:
-    """Return the entry point values that cannot be imported, each with its error in one line.
+    """Return the values `module:attribute` that cannot be imported, each with its error in one line.
 
-    Args:
-        values: Entry point values, `module:attribute`.
-        timeout_s: Time limit. Values that were not tried in time are omitted.
+    Values that were not tried in time are omitted.
     """
     if not values:
         return {}
@@ -40,10 +38,6 @@ def import_problems(values: Sequence[str], timeout_s: float) -> dict[str, str]:
     except subprocess.TimeoutExpired:
         child.kill()
         output = child.communicate()[0]
-    return _read(output)
-
-
-def _read(output: str) -> dict[str, str]:
     problems: dict[str, str] = {}
     for line in output.splitlines():
         with contextlib.suppress(ValueError):  # the kill may truncate the last line

@@ -1,4 +1,4 @@
-"""Which instrumentors OpenTelemetry would load, and why not the others.
+"""The instrumentors that OpenTelemetry would load, and why it would not load the others.
 
 The steps are those of OpenTelemetry's loader, in its order: disabled names, the `instruments`
 extra of the distribution (checked by OpenTelemetry's own function), the distro's choice between
@@ -16,27 +16,20 @@ from opentelemetry.instrumentation.dependencies import get_dist_dependency_confl
 from opentelemetry.instrumentation.environment_variables import (
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS,
 )
+from packaging.requirements import Requirement
 
 from llamatelemetry.cli.doctor.check import Check, Status
 from llamatelemetry.cli.doctor.loading import described
 
-SECTION = "Instrumentors"
-
 Arbitrate = Callable[[EntryPoint], str | None]
-"""Function that returns why the distro would not load an entry point, or `None`."""
+"""Function that returns why the distro would not load an entry point, or `None`.
+
+The text is a reason and a remedy, with a period between them."""
 
 
 @dataclass(frozen=True)
 class InstrumentorStatus:
-    """Whether an entry point would be loaded, and why.
-
-    Attributes:
-        entry_point: Entry point.
-        loads: Whether it would be loaded.
-        level: Status of its line in the report.
-        reason: Reason, for the report.
-        remedy: What to do; empty if there is nothing to do.
-    """
+    """Whether an entry point would be loaded, and why."""
 
     entry_point: EntryPoint
     loads: bool
@@ -57,12 +50,7 @@ def instrumentor_statuses(
 def with_imports(
     statuses: Sequence[InstrumentorStatus], problems: Mapping[str, str]
 ) -> list[InstrumentorStatus]:
-    """Return the statuses with import errors applied.
-
-    Args:
-        statuses: Statuses before the import test.
-        problems: Import error by entry point value.
-    """
+    """Return the statuses with import errors, by entry point value, applied."""
     return [
         replace(
             status,
@@ -98,7 +86,8 @@ def _status_of(
         return conflict
     skipped = arbitrate(entry_point) if arbitrate else None
     if skipped is not None:
-        return InstrumentorStatus(entry_point, False, "info", f"not loaded: {skipped}")
+        reason, _, remedy = skipped.partition(". ")
+        return InstrumentorStatus(entry_point, False, "info", f"not loaded: {reason}", remedy)
     return InstrumentorStatus(entry_point, True, "ok", "will be loaded")
 
 
@@ -109,7 +98,7 @@ def _conflict(entry_point: EntryPoint) -> InstrumentorStatus | None:
     if conflict is None:
         return None
     required = [conflict.required] if conflict.required else list(conflict.required_any or ())
-    wanted = " or ".join(str(each).split(";")[0].strip() for each in required)  # no marker
+    wanted = " or ".join(_described_requirement(str(each)) for each in required)
     found = ", ".join([conflict.found] if conflict.found else conflict.found_any or ())
     if not found:
         return InstrumentorStatus(
@@ -120,10 +109,17 @@ def _conflict(entry_point: EntryPoint) -> InstrumentorStatus | None:
     return InstrumentorStatus(entry_point, False, "warn", reason, remedy)
 
 
+def _described_requirement(text: str) -> str:
+    """Return `name (>=1,<2)`: without the marker, and with the lower limit first."""
+    requirement = Requirement(text)
+    limits = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+    return f"{requirement.name} ({limits})" if limits else requirement.name
+
+
 def _as_check(status: InstrumentorStatus, names: Counter[str]) -> Check:
     entry_point = status.entry_point
     title = described(entry_point) if names[entry_point.name] > 1 else entry_point.name
-    return Check(SECTION, status.level, title, status.reason, status.remedy)
+    return Check(status.level, title, status.reason, status.remedy)
 
 
 def _none_loads(statuses: Sequence[InstrumentorStatus]) -> Check:
@@ -131,7 +127,7 @@ def _none_loads(statuses: Sequence[InstrumentorStatus]) -> Check:
         detail, remedy = "none will be loaded: only the application's own spans are recorded", ""
     else:
         detail, remedy = "none is installed", "Run: pip install llamatelemetry"
-    return Check(SECTION, "fail", "all", detail, remedy)
+    return Check("fail", "all", detail, remedy)
 
 
 def _distribution(entry_point: EntryPoint) -> str:

@@ -1,8 +1,8 @@
-"""Which distro and configurator OpenTelemetry would load.
+"""The distro and configurator that OpenTelemetry would load.
 
 Its rule (`opentelemetry.instrumentation.auto_instrumentation._load`): the entry point named by
 `OTEL_PYTHON_DISTRO` or `OTEL_PYTHON_CONFIGURATOR`; without the variable, the first one in the
-order in which the file system lists the packages, which is arbitrary.
+order of the file system, which is arbitrary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from opentelemetry.instrumentation.environment_variables import (
 
 from llamatelemetry.cli.doctor.check import Check, is_true, nearest
 
-SECTION = "Distro"
 LLAMATELEMETRY = "llamatelemetry"
 INSTALL = "pip install llamatelemetry"
 _SET_BY_DISTRO = {
@@ -50,10 +49,8 @@ class Loading:
     @property
     def exporters_are_known(self) -> bool:
         """Whether configuration alone determines the exporters. A third-party distro may choose others."""
-        known = (
-            self.distro is None or self.distro_is_llamatelemetry or self._distro_is_opentelemetry
-        )
-        return known or self.configurator_is_llamatelemetry
+        known_distro = self.distro_is_llamatelemetry or self._distro_is_opentelemetry
+        return self.distro is None or known_distro or self.configurator_is_llamatelemetry
 
     @property
     def _distro_is_opentelemetry(self) -> bool:
@@ -65,7 +62,7 @@ class Loading:
 
 
 def installed_entry_points(group: str) -> list[EntryPoint]:
-    """Return the entry points of a group, in the order in which OpenTelemetry loads them."""
+    """Return the entry points of a group, in the order of OpenTelemetry's loader."""
     return list(entry_points(group=group))
 
 
@@ -102,7 +99,6 @@ def import_checks(entry_points: Sequence[EntryPoint], problems: Mapping[str, str
     """
     return [
         Check(
-            SECTION,
             "fail",
             described(each),
             f"cannot be imported: {problems[each.value]}",
@@ -127,15 +123,8 @@ def _choose(entry_points: Sequence[EntryPoint], name: str | None) -> EntryPoint 
 def _disabled_check(environ: Mapping[str, str]) -> list[Check]:
     if not is_true(environ.get("OTEL_SDK_DISABLED")):
         return []
-    return [
-        Check(
-            SECTION,
-            "fail",
-            "SDK",
-            "disabled by OTEL_SDK_DISABLED: nothing is recorded",
-            "Unset OTEL_SDK_DISABLED",
-        )
-    ]
+    detail = "disabled by OTEL_SDK_DISABLED: nothing is recorded"
+    return [Check("fail", "SDK", detail, "Unset OTEL_SDK_DISABLED")]
 
 
 def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | None) -> Check:
@@ -143,44 +132,37 @@ def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | 
         return _unknown_name(OTEL_PYTHON_DISTRO, named, distros)
     if loading.distro is None:
         return Check(
-            SECTION, "fail", "distro", "none is installed: no exporter is chosen", f"Run: {INSTALL}"
+            "fail", "distro", "none is installed: no exporter is chosen", f"Run: {INSTALL}"
         )
-    if named is not None:
-        return _named_distro(distros, loading.distro)
-    if len(distros) == 1:
-        return _only_distro(loading.distro)
-    return _distro_conflict(distros, loading.distro)
+    if named is None and len(distros) > 1:
+        return _distro_conflict(distros, loading.distro)
+    return _chosen_distro(distros, loading.distro, is_named=named is not None)
 
 
-def _named_distro(distros: Sequence[EntryPoint], chosen: EntryPoint) -> Check:
-    detail = f"{described(chosen)}, named by {OTEL_PYTHON_DISTRO}"
+def _chosen_distro(distros: Sequence[EntryPoint], chosen: EntryPoint, *, is_named: bool) -> Check:
+    origin = f"named by {OTEL_PYTHON_DISTRO}" if is_named else "the only one installed"
+    detail = f"{described(chosen)}, {origin}"
     others = [each for each in distros if each is not chosen]
     if others:
         detail += f"; also installed: {_listed(others)}"
-    if chosen.name == LLAMATELEMETRY or all(each.name != LLAMATELEMETRY for each in others):
-        return Check(SECTION, "ok", "distro", detail)
-    detail += "; llamatelemetry's exporters, redaction and options do not apply"
-    return Check(SECTION, "warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
-
-
-def _only_distro(chosen: EntryPoint) -> Check:
-    detail = f"{described(chosen)}, the only one installed"
     if chosen.name == LLAMATELEMETRY:
-        return Check(SECTION, "ok", "distro", detail)
-    return Check(SECTION, "info", "distro", detail, f"Run: {INSTALL} (for llamatelemetry's distro)")
+        return Check("ok", "distro", detail)
+    if any(each.name == LLAMATELEMETRY for each in others):
+        detail += "; llamatelemetry's exporters, redaction and options do not apply"
+        return Check("warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
+    if is_named:
+        return Check("ok", "distro", detail)
+    return Check("info", "distro", detail, f"Run: {INSTALL} (for llamatelemetry's distro)")
 
 
 def _distro_conflict(distros: Sequence[EntryPoint], first: EntryPoint) -> Check:
-    if all(each.name != LLAMATELEMETRY for each in distros):
-        detail = (
-            f"{len(distros)} are installed, {_listed(distros)}; the load order is arbitrary: "
-            f"{first.name} is first here"
-        )
-        return Check(SECTION, "warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={first.name}")
     detail = f"{len(distros)} are installed, {_listed(distros)}; the load order is arbitrary: "
-    detail += f"{first.name} is first"
-    detail += " here, but perhaps not on another machine" if first.name == LLAMATELEMETRY else ""
-    return Check(SECTION, "fail", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
+    detail += f"{first.name} is first here"
+    if all(each.name != LLAMATELEMETRY for each in distros):
+        return Check("warn", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={first.name}")
+    if first.name == LLAMATELEMETRY:
+        detail += ", but perhaps not on another machine"
+    return Check("fail", "distro", detail, f"Set {OTEL_PYTHON_DISTRO}={LLAMATELEMETRY}")
 
 
 def _configurator_check(
@@ -190,20 +172,18 @@ def _configurator_check(
     if named is not None and chosen is None:
         return _unknown_name(OTEL_PYTHON_CONFIGURATOR, named, configurators)
     if chosen is None:
-        return Check(
-            SECTION, "fail", title, "none is installed: nothing sets up the SDK", f"Run: {INSTALL}"
-        )
+        return Check("fail", title, "none is installed: nothing sets up the SDK", f"Run: {INSTALL}")
     detail = described(chosen)
     if chosen.name == LLAMATELEMETRY or not any(
         each.name == LLAMATELEMETRY for each in configurators
     ):
         why = _why_configurator(configurators, loading, named)
-        return Check(SECTION, "ok", title, f"{detail}, {why}")
+        return Check("ok", title, f"{detail}, {why}")
     if loading.distro_is_llamatelemetry:
         detail += f", named by {OTEL_PYTHON_CONFIGURATOR}, but the distro is llamatelemetry: "
         detail += "redaction, enrichment and the file exporter do not apply"
-        return Check(SECTION, "warn", title, detail, f"Unset {OTEL_PYTHON_CONFIGURATOR}")
-    return Check(SECTION, "info", title, f"{detail}; llamatelemetry's is not used")
+        return Check("warn", title, detail, f"Unset {OTEL_PYTHON_CONFIGURATOR}")
+    return Check("info", title, f"{detail}; llamatelemetry's is not used")
 
 
 def _why_configurator(
@@ -222,13 +202,11 @@ def _unknown_name(variable: str, named: str, entry_points: Sequence[EntryPoint])
     names = sorted({each.name for each in entry_points})
     if not named:
         detail = f"{variable} is set but empty: OpenTelemetry looks for this name and loads none"
-        return Check(SECTION, "fail", title, detail, f"Unset {variable}")
+        return Check("fail", title, detail, f"Unset {variable}")
     detail = f"{variable}={named} is not installed; installed: {', '.join(names) or 'none'}"
     near = nearest(named, names) or (LLAMATELEMETRY if LLAMATELEMETRY in names else "")
-    return Check(
-        SECTION, "fail", title, detail, f"Set {variable}={near}" if near else f"Unset {variable}"
-    )
+    return Check("fail", title, detail, f"Set {variable}={near}" if near else f"Unset {variable}")
 
 
 def _listed(entry_points: Sequence[EntryPoint]) -> str:
-    return ", ".join(described(each) for each in entry_points)
+    return ", ".join(map(described, entry_points))

@@ -14,22 +14,20 @@ from urllib.parse import urlsplit
 from llamatelemetry.cli.doctor.check import Check, without_userinfo
 from llamatelemetry.genai import is_loopback
 from llamatelemetry.gpu import detect_cuda
+from llamatelemetry.gpu.devices import dotted
 
 if TYPE_CHECKING:
     from llamatelemetry.gpu import GpuDevice
-
-GPU_SECTION = "GPU"
-SERVER_SECTION = "Server"
 
 
 def gpu_checks() -> list[Check]:
     """Return the GPUs that applications can use. A machine without a GPU is not a failure."""
     info = detect_cuda()
     if not info.available:
-        return [Check(GPU_SECTION, "info", "NVIDIA", f"no NVIDIA GPU available: {info.reason}")]
+        return [Check("info", "NVIDIA", f"no NVIDIA GPU available: {info.reason}")]
     versions = f"driver {info.driver_version}, CUDA {info.cuda_version}"
-    checks = [Check(GPU_SECTION, "ok", "NVIDIA", f"{len(info.devices)} available, {versions}")]
-    return checks + [Check(GPU_SECTION, "ok", _title(d), _device(d)) for d in info.devices]
+    checks = [Check("ok", "NVIDIA", f"{len(info.devices)} available, {versions}")]
+    return checks + [Check("ok", _title(d), _device(d)) for d in info.devices]
 
 
 def _title(device: GpuDevice) -> str:
@@ -41,17 +39,8 @@ def _device(device: GpuDevice) -> str:
     if device.memory_total_bytes is not None:
         known.append(f"{device.memory_total_bytes / 2**30:.0f} GiB")
     if device.compute_capability is not None:
-        known.append("compute capability {}.{}".format(*device.compute_capability))
+        known.append(f"compute capability {dotted(device.compute_capability)}")
     return ", ".join((*known, device.uuid))
-
-
-def is_server_url(url: str) -> bool:
-    """Return whether `url` is an HTTP or HTTPS URL with a host and a valid port."""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def server_checks(url: str, timeout_s: float) -> list[Check]:
@@ -62,40 +51,38 @@ def server_checks(url: str, timeout_s: float) -> list[Check]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         remedy = "Start llama-server there, or correct the URL"
-        return [Check(SERVER_SECTION, "fail", title, f"cannot connect: {reason}", remedy)]
+        return [Check("fail", title, f"cannot connect: {reason}", remedy)]
     health = _health(title, status, body)
     if health.status != "ok":
         return [health]
     if "llama.cpp" not in server:
         detail = f"responds, but is not llama.cpp (Server: {server or 'not sent'})"
         remedy = "Check that the URL is the one of llama-server"
-        return [health, Check(SERVER_SECTION, "warn", title, detail, remedy)]
+        return [health, Check("warn", title, detail, remedy)]
     return [health, _props(title, base, timeout_s)]
 
 
 def _health(title: str, status: int, body: Mapping[str, Any]) -> Check:
     if status == 200:
-        return Check(SERVER_SECTION, "ok", title, f"healthy ({body.get('status', status)})")
+        return Check("ok", title, f"healthy ({body.get('status', status)})")
     if status == 503:
-        return Check(
-            SERVER_SECTION, "warn", title, "the model is still loading", "Run doctor again later"
-        )
+        return Check("warn", title, "the model is still loading", "Run doctor again later")
     detail, remedy = (
         f"/health returned {status}",
         "Set --server to the URL of llama-server itself, without a path",
     )
-    return Check(SERVER_SECTION, "fail", title, detail, remedy)
+    return Check("fail", title, detail, remedy)
 
 
 def _props(title: str, base: str, timeout_s: float) -> Check:
     try:
         status, _, props = _get(f"{base}/props", timeout_s)
     except (OSError, http.client.HTTPException) as error:
-        return Check(SERVER_SECTION, "warn", title, f"/props: {error}")
+        return Check("warn", title, f"/props: {error}")
     if status == 401:
-        return Check(SERVER_SECTION, "info", title, "/props requires the server's API key")
+        return Check("info", title, "/props requires the server's API key")
     if status != 200:
-        return Check(SERVER_SECTION, "warn", title, f"/props returned {status}")
+        return Check("warn", title, f"/props returned {status}")
     settings = props.get("default_generation_settings")
     n_ctx = cast("Mapping[str, Any]", settings).get("n_ctx") if isinstance(settings, dict) else None
     known = {
@@ -108,7 +95,7 @@ def _props(title: str, base: str, timeout_s: float) -> Check:
         ),
     }
     detail = ", ".join(f"{name} {value}" for name, value in known.items() if value)
-    return Check(SERVER_SECTION, "ok", title, detail or "/props is empty")
+    return Check("ok", title, detail or "/props is empty")
 
 
 def _get(url: str, timeout_s: float) -> tuple[int, str, dict[str, Any]]:

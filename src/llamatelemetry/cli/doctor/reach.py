@@ -16,24 +16,17 @@ from typing import Any, NamedTuple
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from llamatelemetry.cli.doctor.check import Check, Status
-from llamatelemetry.cli.doctor.exporters import GRPC, SECTION, SignalPlan, hint_on, mistake_in
+from llamatelemetry.cli.doctor.exporters import GRPC, SignalPlan, hint_on, mistake_in
 from llamatelemetry.cli.doctor.loading import installed_entry_points
 
 
 class ProbeResult(NamedTuple):
-    """Result of a probe. `{signal}` and `{SIGNAL}` in its texts are placeholders.
-
-    Attributes:
-        status: Status of the check.
-        detail: Finding.
-        remedy: What to do.
-        certain: Whether the cause is known, so that the endpoint itself is not suspected.
-    """
+    """Result of a probe. `{signal}` and `{SIGNAL}` in its texts are placeholders."""
 
     status: Status
     detail: str
     remedy: str = ""
-    certain: bool = False
+    certain: bool = False  # whether the cause is known, so that the endpoint is not suspected
 
 
 _GRPC_INSTEAD = "Set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or the receiver's HTTP port (usually 4318)"
@@ -84,16 +77,15 @@ def exporter_checks(plan: SignalPlan, timeout_s: float) -> list[Check]:
     if mistake is not None:
         return [mistake]
     status, found, advice, certain = _probe(plan, timeout_s)
-    detail, remedy = (_filled(text, plan.signal) for text in (found, advice))
+    detail, remedy = (
+        text.replace("{signal}", plan.signal).replace("{SIGNAL}", plan.signal.upper())
+        for text in (found, advice)
+    )
     detail = f"{plan.shown}: {detail}"
     reason, better = hint_on(plan) if status == "fail" and not certain else ("", "")
     if reason:
         detail, remedy = f"{detail}; {reason}", better
-    return [Check(SECTION, status, plan.signal, detail, remedy)]
-
-
-def _filled(text: str, signal: str) -> str:
-    return text.replace("{signal}", signal).replace("{SIGNAL}", signal.upper())
+    return [Check(status, plan.signal, detail, remedy)]
 
 
 def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:
@@ -101,10 +93,12 @@ def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:
         return (_probe_grpc if plan.protocol == GRPC else _probe_http)(plan, timeout_s)
     if plan.kind == "file":
         return _probe_directory(plan.path)
-    return {
-        "console": ProbeResult("ok", "printed to stdout by the application"),
-        "none": ProbeResult("warn" if plan.signal == "traces" else "info", "not exported"),
-    }.get(plan.kind, ProbeResult("info", "an exporter of another package, not tested"))
+    if plan.kind == "none":
+        is_oversight = plan.signal == "traces" and not plan.name
+        return ProbeResult("warn" if is_oversight else "info", "not exported")
+    if plan.kind == "console":
+        return ProbeResult("ok", "printed to stdout by the application")
+    return ProbeResult("info", "an exporter of another package, not tested")
 
 
 _BY_STATUS: Mapping[int, ProbeResult] = {

@@ -12,18 +12,33 @@ from rich.table import Table
 from rich.text import Text
 
 from llamatelemetry import __version__
-from llamatelemetry.cli.doctor.check import Check
-from llamatelemetry.cli.doctor.machine import SERVER_SECTION
+from llamatelemetry.cli.doctor.check import SERVER, Check
+from llamatelemetry.cli.doctor.exporters import NO_EXPORT
+from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig
 
 # Color is optional: the labels alone are sufficient.
 _STYLES = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
 _LABELS = {"ok": "ok", "info": "info", "warn": "warn", "fail": "FAIL"}
 
 
-def as_json(checks: Sequence[Check]) -> str:
-    """Return a JSON object: `version`, `ok` (no check failed) and the list `checks`."""
-    failed = any(check.status == "fail" for check in checks)
-    report = {"version": __version__, "ok": not failed, "checks": [asdict(c) for c in checks]}
+def as_json(checks: Sequence[Check], config: LlamaTelemetryConfig) -> str:
+    """Return a JSON object.
+
+    Its keys: `version`, `ok` (no check failed), `checks`, and `options`, with the value and source
+    of every option. Secrets are masked.
+    """
+    options = {name: config.option_value(name) for name in OPTIONS}
+    report = {
+        "version": __version__,
+        "ok": all(check.status != "fail" for check in checks),
+        "checks": [asdict(check) for check in checks],
+        "options": {
+            name: {"value": OPTIONS[name].default_doc, "source": "default"}
+            if given is None
+            else {"value": OPTIONS[name].shown(given.value), "source": given.origin}
+            for name, given in options.items()
+        },
+    }
     return json.dumps(report, indent=2)
 
 
@@ -53,16 +68,16 @@ def _table(checks: Sequence[Check]) -> Table:
 
 
 def _conclusion(checks: Sequence[Check]) -> Text:
-    """Return whether telemetry would be exported, and which sections failed.
-
-    A failure of the inference server does not affect the export.
-    """
+    """Return whether telemetry would be exported, and which sections failed."""
     failed = [check.section for check in checks if check.status == "fail"]
     warned = sum(check.status == "warn" for check in checks)
     warnings = f" ({warned} warning{'' if warned == 1 else 's'})" if warned else ""
-    export = "OK" if all(section == SERVER_SECTION for section in failed) else "FAILED"
+    # A failure of the inference server does not affect the export.
+    export = "OK" if all(section == SERVER for section in failed) else "FAILED"
+    if any(check.detail == NO_EXPORT for check in checks):
+        export = "off"
     if not failed:
-        return Text(f"Export: OK{warnings}.", style="bold green")
+        return Text(f"Export: {export}{warnings}.", style="bold green")
     count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     sections = ", ".join(dict.fromkeys(failed))
     return Text(f"Export: {export}. {count}: {sections}{warnings}.", style="bold red")

@@ -14,8 +14,6 @@ from packaging.utils import canonicalize_name
 
 from llamatelemetry.cli.doctor.check import Check
 
-SECTION = "Versions"
-
 LLAMATELEMETRY = (
     "llamatelemetry",
     "llamatelemetry-core",
@@ -55,7 +53,7 @@ def installed_distributions() -> dict[str, Distribution]:
 def version_checks(installed: Mapping[str, Distribution], prefix: str = sys.prefix) -> list[Check]:
     """Check the versions of Python, llamatelemetry, OpenTelemetry and the traced libraries."""
     return [
-        Check(SECTION, "info", "python", f"{platform.python_version()} in {prefix}"),
+        Check("info", "python", f"{platform.python_version()} in {prefix}"),
         *_launcher_check(shutil.which("opentelemetry-instrument"), prefix),
         _own_check(installed),
         *_opentelemetry_checks(installed),
@@ -73,7 +71,7 @@ def _launcher_check(found: str | None, prefix: str) -> list[Check]:
     else:
         detail = f"PATH contains {found}, which belongs to another environment"
         remedy = "Run doctor and the application in the environment of that command"
-    return [Check(SECTION, "info" if found is None else "warn", title, detail, remedy)]
+    return [Check("info" if found is None else "warn", title, detail, remedy)]
 
 
 def _own_check(installed: Mapping[str, Distribution]) -> Check:
@@ -83,32 +81,30 @@ def _own_check(installed: Mapping[str, Distribution]) -> Check:
         newest = installed.get("llamatelemetry", installed[next(iter(versions))]).version
         wanted = " ".join(f"{name}=={newest}" for name in versions)
         remedy = f"Run: pip install {wanted}"
-        return Check(SECTION, "fail", "llamatelemetry", f"mixed versions: {listed}", remedy)
+        return Check("fail", "llamatelemetry", f"mixed versions: {listed}", remedy)
     missing = [name for name in LLAMATELEMETRY if name not in versions]
     version = next(iter(versions.values()), "not installed")
     detail = f"{version}, {len(versions)} of {len(LLAMATELEMETRY)} distributions"
     if missing:
-        return Check(
-            SECTION, "info", "llamatelemetry", f"{detail}; not installed: {', '.join(missing)}"
-        )
-    return Check(SECTION, "ok", "llamatelemetry", detail)
+        return Check("info", "llamatelemetry", f"{detail}; not installed: {', '.join(missing)}")
+    return Check("ok", "llamatelemetry", detail)
 
 
 def _opentelemetry_checks(installed: Mapping[str, Distribution]) -> list[Check]:
     checks: list[Check] = []
     for name in OPENTELEMETRY:
         if name in installed:
-            checks.append(Check(SECTION, "ok", name, installed[name].version))
+            checks.append(Check("ok", name, installed[name].version))
         elif name == "opentelemetry-sdk":
             detail = "not installed: nothing is recorded or exported"
-            checks.append(Check(SECTION, "fail", name, detail, "Run: pip install llamatelemetry"))
+            checks.append(Check("fail", name, detail, "Run: pip install llamatelemetry"))
         else:
-            checks.append(Check(SECTION, "info", name, "not installed"))
+            checks.append(Check("info", name, "not installed"))
     broken = _unsatisfied(installed)
     if broken:
         detail = "; ".join(broken)
         remedy = "Run: pip install --upgrade llamatelemetry, then pip check"
-        checks.append(Check(SECTION, "warn", "opentelemetry", detail, remedy))
+        checks.append(Check("warn", "opentelemetry", detail, remedy))
     return checks
 
 
@@ -142,6 +138,6 @@ def _sibling(line: str) -> Requirement | None:
 def _library_check(installed: Mapping[str, Distribution]) -> Check:
     found = [f"{name} {installed[name].version}" for name in LIBRARIES if name in installed]
     if found:
-        return Check(SECTION, "info", "libraries", ", ".join(found))
+        return Check("info", "libraries", ", ".join(found))
     detail = "no library that llamatelemetry traces is installed"
-    return Check(SECTION, "warn", "libraries", detail, "Run: pip install openai")
+    return Check("warn", "libraries", detail, "Run: pip install openai")

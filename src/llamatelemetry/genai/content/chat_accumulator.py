@@ -6,7 +6,6 @@ that time is linear and memory is bounded.
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import Any, Final
 
 from llamatelemetry.genai.content.blobs import BlobData
@@ -23,7 +22,8 @@ class GrowingText:
     __slots__ = ("_kept", "_room", "chars")
 
     def __init__(self, max_chars: int) -> None:
-        self._kept = StringIO()
+        # Not a `StringIO`: the garbage collector closes one before an abandoned stream is recorded.
+        self._kept = bytearray()
         self._room = max_chars
         self.chars = 0
 
@@ -33,12 +33,12 @@ class GrowingText:
             return
         self.chars += len(piece)
         if self._room > 0:
-            self._kept.write(piece[: self._room])
+            self._kept += piece[: self._room].encode("utf-8", "surrogatepass")
             self._room -= len(piece)
 
     def result(self) -> str | None:
         """Return the text; a `CutText` if it is longer than the kept part; `None` if empty."""
-        kept = self._kept.getvalue()
+        kept = self._kept.decode("utf-8", "surrogatepass")
         if self.chars > len(kept):
             return CutText(kept, self.chars)
         return kept or None

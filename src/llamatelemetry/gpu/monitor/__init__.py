@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llamatelemetry.gpu.monitor.monitor import GpuMonitor, Snapshot, Timeline
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor, Snapshot
 
-__all__ = ["GpuMonitor", "Snapshot", "Timeline"]
+__all__ = ["GpuMonitor", "Snapshot"]

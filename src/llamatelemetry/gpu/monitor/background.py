@@ -18,16 +18,11 @@ _AFTER_FAILURE_S: Final = 10.0
 
 
 class BackgroundLoop:
-    """Daemon thread that runs passes. Each pass returns the pause before the next one.
+    """Daemon thread that calls `run_pass`, which returns the seconds until the next call.
 
-    After a fork the child has no such thread; its next `ensure_running` starts one. A fork waits
-    for the end of a running pass, so that the child does not inherit an incomplete state.
-
-    Args:
-        name: Name of the thread.
-        run_pass: Function that returns the seconds until the next pass, or `None` to stop.
-        finish: Function that runs in the thread after the last pass.
-        after_fork: Function that runs in a forked child and resets the state of the passes.
+    It ends when that is `None`, and then calls `finish`. After a fork the child has no such thread;
+    its next `ensure_running` starts one. A fork waits for the end of a running pass, so that the
+    child does not inherit an incomplete state, which `after_fork` then resets.
     """
 
     def __init__(
@@ -48,7 +43,7 @@ class BackgroundLoop:
 
     def _new_locks(self) -> None:
         self._lock = threading.Lock()
-        self._in_pass = threading.Lock()
+        self.in_pass = threading.Lock()
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -95,7 +90,7 @@ class BackgroundLoop:
         try:
             while not stopping.is_set():
                 woken.clear()
-                with self._in_pass:
+                with self.in_pass:
                     pause_s = self._guarded_pass()
                 if pause_s is None:
                     return
@@ -112,11 +107,7 @@ class BackgroundLoop:
 
     def before_fork(self) -> bool:
         """Wait until no pass is running. Return whether that succeeded."""
-        return self._in_pass.acquire(timeout=_FORK_WAITS_S)
-
-    def after_in_parent(self) -> None:
-        """Allow passes again."""
-        self._in_pass.release()
+        return self.in_pass.acquire(timeout=_FORK_WAITS_S)
 
     def after_in_child(self) -> None:
         """Reset the state: the thread does not exist in the child."""
@@ -126,30 +117,27 @@ class BackgroundLoop:
 
 
 _loops: Final[WeakSet[BackgroundLoop]] = WeakSet()
+_waiting_for_fork: Final[list[BackgroundLoop]] = []
 
 
-class _Forks:
-    """Handlers of `os.register_at_fork` for all loops."""
-
-    held: tuple[BackgroundLoop, ...] = ()
-
-    def before(self) -> None:
-        self.held = tuple(loop for loop in list(_loops) if loop.before_fork())
-
-    def in_parent(self) -> None:
-        held, self.held = self.held, ()
-        for loop in held:
-            loop.after_in_parent()
-
-    def in_child(self) -> None:
-        self.held = ()
-        for loop in list(_loops):
-            loop.after_in_child()
+def _before_fork() -> None:
+    _waiting_for_fork[:] = [loop for loop in list(_loops) if loop.before_fork()]
 
 
-_forks = _Forks()
+def _after_fork_in_parent() -> None:
+    while _waiting_for_fork:
+        _waiting_for_fork.pop().in_pass.release()
+
+
+def _after_fork_in_child() -> None:
+    _waiting_for_fork.clear()
+    for loop in list(_loops):
+        loop.after_in_child()
+
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
-        before=_forks.before, after_in_parent=_forks.in_parent, after_in_child=_forks.in_child
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
     )

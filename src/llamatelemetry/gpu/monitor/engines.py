@@ -1,8 +1,8 @@
-"""Which GPUs of this machine an inference engine runs on, determined by its processes.
+"""The GPUs of this machine on which an inference engine runs, determined by its processes.
 
 An engine is this process (`IN_PROCESS`) or a server, identified by its origin. It runs on a GPU if
-the driver lists one of its processes there. Servers of other machines, and servers whose process is
-unknown, run on no GPU here: their calls get no energy.
+the driver lists one of its processes there. Servers of other machines, and servers with an unknown
+process, run on no GPU here: their calls get no energy.
 """
 
 from __future__ import annotations
@@ -28,11 +28,7 @@ class _Found:
 
 
 class Engines:
-    """The GPUs of each engine. Used by the monitor's thread only.
-
-    Args:
-        pids_of: Function that returns the process IDs of a server, given its origin.
-    """
+    """The GPUs of each engine. Used by the monitor's thread only."""
 
     def __init__(self, pids_of: Callable[[str], Collection[int]]) -> None:
         self._pids_of = pids_of
@@ -48,13 +44,7 @@ class Engines:
     def look_up(
         self, engines: Iterable[str], processes: Mapping[str, Collection[int]], now_s: float
     ) -> None:
-        """Determine the GPUs of the engines.
-
-        Args:
-            engines: `IN_PROCESS` or origins of servers.
-            processes: Process IDs on each device, by its UUID.
-            now_s: Current `time.monotonic`.
-        """
+        """Determine the GPUs of the engines from the process IDs on each device."""
         for engine in engines:
             in_process = engine == IN_PROCESS
             pids = frozenset({os.getpid()} if in_process else self._pids_of(engine))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamatelemetry.gpu.reader import GpuState
+    from llamatelemetry.gpu.reader import GpuDevice, GpuState
 
 _BLOCK: Final = 32
 _TRIMMED: Final = 16 * _BLOCK
@@ -25,15 +25,7 @@ CAPACITY: Final = 3072
 
 
 class GpuUsage(NamedTuple):
-    """GpuUsage of one GPU over a time range. `None` means unknown.
-
-    Attributes:
-        utilization: Mean utilization, 0 to 1.
-        utilization_peak: Highest sampled utilization, 0 to 1.
-        memory_used_bytes: Highest sampled memory use, in bytes.
-        power_w: Mean power, in watts.
-        temperature_c: Highest sampled temperature, in degrees Celsius.
-    """
+    """Usage of one GPU over a time range: mean utilization and power, peak memory and temperature."""
 
     utilization: float | None = None
     utilization_peak: float | None = None
@@ -54,15 +46,8 @@ class _Peaks(NamedTuple):
 class _Device(NamedTuple):
     """One device in one sample. A sample applies to the time since the previous one.
 
-    The areas are integrals since the first sample, each with the time for which the value was known.
-
-    Attributes:
-        state: Sampled state.
-        utilization_area: Integral of the utilization, in seconds.
-        utilization_known_s: Time for which the utilization was known.
-        power_area: Integral of the power, in joules.
-        power_known_s: Time for which the power was known.
-        peaks: Peaks since the start of the block.
+    The areas are integrals since the first sample, each with the time during which the value was
+    known. The peaks are those since the start of the block.
     """
 
     state: GpuState
@@ -74,14 +59,12 @@ class _Device(NamedTuple):
 
 
 class History:
-    """Bounded list of samples. One thread appends, any thread reads.
+    """Bounded list of samples of some devices. One thread appends, any thread reads."""
 
-    Args:
-        stale_after_s: How long the last sample remains valid.
-        capacity: Minimum number of samples kept.
-    """
-
-    def __init__(self, stale_after_s: float, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, stale_after_s: float, devices: tuple[GpuDevice, ...] = (), capacity: int = CAPACITY
+    ) -> None:
+        self.devices = devices
         self._stale_after_s = stale_after_s
         self._capacity = capacity
         self._times: list[float] = []
@@ -93,7 +76,7 @@ class History:
         return len(self._times)
 
     def append(self, at_s: float, states: Sequence[GpuState]) -> None:
-        """Append a sample. The devices and their order are the same each time."""
+        """Append a sample: one state for each device, in the order of `devices`."""
         # Created outside the lock: only this thread appends.
         before = self._samples[-1] if self._samples else None
         duration_s = at_s - self._times[-1] if self._times else 0.0
@@ -197,12 +180,9 @@ def _next(
 def _area(
     start: tuple[float, float, float | None, float], end: tuple[float, float, float | None, float]
 ) -> tuple[float, float]:
-    """Return the area between two times, and the time for which it is known.
+    """Return the area between two times, and the part of the time during which it is known.
 
-    Args:
-        start: Area and known time at a sample, the value of the sample, and the seconds from the
-            sample to the start.
-        end: The same for the end.
+    Each end is given by a sample, as area, known time and value, and by the seconds from the sample.
     """
     area, known_s = end[0] - start[0], end[1] - start[1]
     if end[2] is not None:

@@ -32,9 +32,7 @@ _IS_FREE_AFTER_S: Final = 60.0
 class HostCallCounts:
     """Record of this process, and the sums of all others. Used by one thread.
 
-    Args:
-        folder: Function that returns the directory of the file, writable by this user only;
-            `None` if there is none, which disables sharing.
+    Only this user can write to the directory of the file. Without one, nothing is shared.
     """
 
     def __init__(self, folder: Callable[[], Path | None]) -> None:

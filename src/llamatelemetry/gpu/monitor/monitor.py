@@ -47,18 +47,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Result of the last pass. Immutable; each pass creates a new one.
+    """Result of the last pass. Immutable; each pass creates a new one. Mappings are by UUID.
 
     Attributes:
         devices: All devices of this machine.
         visible: Devices that this process can use, in CUDA's order.
-        states: State of each device that was read, by UUID.
-        details: Details by UUID; empty in a process that does not report for the host.
-        processes: Memory in bytes by process ID, for each visible device, if it was needed.
-        lost: UUIDs of the devices that stopped responding.
+        details: Details; empty in a process that does not report for the host.
+        processes: Memory in bytes by process ID, for visible devices, if it was needed.
+        lost: Devices that stopped responding.
         engine_pids: Process IDs of the called servers on this machine.
-        reports_host: Whether this process reports for the host.
-        at_s: `time.monotonic` of the last pass.
     """
 
     devices: tuple[GpuDevice, ...] = ()
@@ -74,18 +71,6 @@ class Snapshot:
     at_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """History of the visible devices, in their order."""
-
-    devices: tuple[GpuDevice, ...]
-    history: History
-
-
-def _no_pids(origin: str) -> Collection[int]:  # noqa: ARG001 - signature of pids_of
-    return ()
-
-
 class GpuMonitor:
     """Reader of the GPUs in a background thread. Other threads see its last results.
 
@@ -96,8 +81,8 @@ class GpuMonitor:
         reports_host: Function that returns whether this process reports for the host.
         record_pass: Function that receives the duration of each pass, in seconds.
         reopen_every_s: Seconds between attempts to reopen a lost driver or device.
-        shared_folder: Function that returns the directory in which the processes of this host
-            share their call counts; `None` if there is none.
+        shared_folder: Function that returns the directory for the call counts that the processes
+            of this host share; `None` if there is none.
     """
 
     def __init__(
@@ -105,7 +90,7 @@ class GpuMonitor:
         reader: GpuReader,
         *,
         interval_s: float = 1.0,
-        pids_of: Callable[[str], Collection[int]] = _no_pids,
+        pids_of: Callable[[str], Collection[int]] = lambda _: (),
         reports_host: Callable[[], bool] = lambda: False,
         record_pass: Callable[[float], None] = lambda _: None,
         reopen_every_s: float = 30.0,
@@ -120,7 +105,7 @@ class GpuMonitor:
         self._host_calls = HostCallCounts(shared_folder)
         self.ledger = EnergyLedger()
         self.snapshot = Snapshot()
-        self.timeline = Timeline((), History(_STALE_AFTER_S))
+        self.history = History(_STALE_AFTER_S)
         self._is_open = False
         self._reopen_at_s = float("inf")
         self._details_at_s = self._processes_at_s = float("-inf")
@@ -178,9 +163,8 @@ class GpuMonitor:
         dead = [d for d in before.devices if d.uuid in before.lost and d.uuid not in known]
         devices = tuple(sorted((*found, *dead), key=lambda device: device.index))
         usable = visible(devices, cuda_visible_devices())
-        if usable != self.timeline.devices:
-            stale_after_s = max(_STALE_AFTER_S, 5 * self._interval_s)
-            self.timeline = Timeline(usable, History(stale_after_s))
+        if usable != self.history.devices:
+            self.history = History(max(_STALE_AFTER_S, 5 * self._interval_s), usable)
         self.snapshot = replace(before, devices=devices, visible=usable)
 
     def _locate_engines(self, now_s: float, reports_host: bool) -> None:
@@ -217,9 +201,8 @@ class GpuMonitor:
         at_s = time.monotonic()
         idle = {uuid for uuid, state in states.items() if state.utilization == 0}
         self.ledger.settle(energy, idle, self._calls_of_other_processes(before.visible, at_s))
-        timeline = self.timeline
-        if timeline.devices:
-            timeline.history.append(at_s, [states[device.uuid] for device in timeline.devices])
+        if self.history.devices:
+            self.history.append(at_s, [states[device.uuid] for device in self.history.devices])
         self._report_lost(before.lost, lost, at_s)
         self.snapshot = replace(
             before,
@@ -279,4 +262,4 @@ class GpuMonitor:
         self._host_calls.after_fork()
         self.ledger.after_fork()
         self.snapshot = Snapshot()
-        self.timeline = Timeline((), History(_STALE_AFTER_S))
+        self.history = History(_STALE_AFTER_S)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llamatelemetry.gpu.nvml.session import NvmlSession
-from llamatelemetry.gpu.reader import (
-    GpuDetails,
-    GpuDevice,
-    GpuLostError,
-    GpuState,
-)
+from llamatelemetry.gpu.reader import GpuDetails, GpuDevice, GpuLostError, GpuState
 from llamatelemetry.semconv.gpu import THROTTLE_REASONS
 
 _TEMPERATURE_OF_GPU: Final = 0
@@ -140,7 +135,6 @@ class NvmlReader:
             return None
         self._handles[uuid] = _Handles(handle, handle)
         memory = query("nvmlDeviceGetMemoryInfo", handle)
-        pci = query("nvmlDeviceGetPciInfo", handle)
         mig = query("nvmlDeviceGetMigMode", handle)
         return GpuDevice(
             index=index,
@@ -150,7 +144,7 @@ class NvmlReader:
             compute_capability=_pair(query("nvmlDeviceGetCudaComputeCapability", handle)),
             driver_version=driver,
             cuda_version=cuda,
-            pci_bus_id=None if pci is None else _text(pci.busId),
+            pci_bus_id=self._nvml.bus_id(handle),
             serial_number=query("nvmlDeviceGetSerial", handle),
             firmware_version=query("nvmlDeviceGetVbiosVersion", handle),
             is_partitioned=mig is not None and mig[0] == 1,
@@ -168,18 +162,13 @@ class NvmlReader:
             self._handles[uuid] = _Handles(own, handle)
             memory = self._nvml.query("nvmlDeviceGetMemoryInfo", own)
             found.append(
-                GpuDevice(
-                    index=board.index,
+                replace(
+                    board,
                     uuid=uuid,
                     name=self._nvml.query("nvmlDeviceGetName", own) or board.name,
                     memory_total_bytes=None if memory is None else int(memory.total),
-                    compute_capability=board.compute_capability,
-                    driver_version=board.driver_version,
-                    cuda_version=board.cuda_version,
-                    pci_bus_id=board.pci_bus_id,
-                    serial_number=board.serial_number,
-                    firmware_version=board.firmware_version,
                     parent_uuid=board.uuid,
+                    is_partitioned=False,
                 )
             )
         return found
@@ -238,7 +227,3 @@ def _pair(found: tuple[int, int] | None) -> tuple[int, int] | None:
 def _version(number: int | None) -> str | None:
     """Convert the driver's number: 12080 is CUDA 12.8."""
     return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -85,10 +85,6 @@ class NvmlSession:
 
         A query that a device does not support is not repeated in this session.
 
-        Args:
-            function: Name of the function, such as `nvmlDeviceGetPowerUsage`.
-            arguments: Arguments; the device's handle first, if the function takes one.
-
         Raises:
             GpuLostError: The device is lost.
             GpuUnavailableError: The session has ended.
@@ -102,19 +98,21 @@ class NvmlSession:
         if call is None:  # an older nvidia-ml-py
             return None
         try:
-            result = call(*arguments)
+            return _text(call(*arguments))
         except self._nvml.NVMLError as error:
             self._handle_error(error, key)
             return None
-        # Old releases of nvidia-ml-py return bytes.
-        return result.decode(errors="replace") if isinstance(result, bytes) else result
+
+    def bus_id(self, handle: Any, *link: int) -> str | None:
+        """Return the PCI bus ID of a device, or of the other end of one of its NVLinks."""
+        function = "nvmlDeviceGetNvLinkRemotePciInfo" if link else "nvmlDeviceGetPciInfo"
+        pci = self.query(function, handle, *link)
+        return None if pci is None else _text(pci.busId)
 
     def fields(self, handle: Any, fields: Sequence[int | tuple[int, int]]) -> list[int | None]:
-        """Query several field values in one call. An unsupported field is `None`.
+        """Query several fields in one call: IDs, or pairs of an ID and a scope, such as a link.
 
-        Args:
-            handle: Handle of the device.
-            fields: Field IDs, or pairs of a field ID and a scope, such as a link.
+        The value of an unsupported field is `None`.
         """
         values = self.query("nvmlDeviceGetFieldValues", handle, list(fields))
         if values is None:
@@ -146,6 +144,11 @@ def _identity(argument: Any) -> Hashable:
         # Handles of nvidia-ml-py compare by object identity. The address identifies the device.
         return ctypes.cast(cast("Any", argument), ctypes.c_void_p).value
     return str(argument)
+
+
+def _text(value: Any) -> Any:
+    """Decode bytes, which old releases of nvidia-ml-py return."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _field_value(value: Any) -> int:

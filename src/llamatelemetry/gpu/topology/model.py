@@ -7,7 +7,7 @@ near to far, `PIX`, `PXB`, `PHB`, `NODE`, `SYS`.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry._optional import required_by
@@ -26,8 +26,6 @@ class TopologyGpu:
 
     Attributes:
         index: Index in the driver's order, as in `nvidia-smi`.
-        uuid: UUID, such as `GPU-...`.
-        name: Product name.
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
         cpu_affinity: Nearest CPUs, such as `0-55,112-167`.
         numa_affinity: NUMA nodes with the nearest memory, such as `0-1`.
@@ -52,12 +50,7 @@ class TopologyGpu:
 
 @dataclass(frozen=True, slots=True)
 class TopologyNic:
-    """A network adapter listed by `nvidia-smi topo -m`.
-
-    Attributes:
-        label: Label in the matrix, such as `NIC0`.
-        name: Device name, such as `mlx5_0`.
-    """
+    """A network adapter listed by `nvidia-smi topo -m`, such as `NIC0` with the name `mlx5_0`."""
 
     label: str
     name: str
@@ -140,18 +133,10 @@ class Topology:
         """Return the topology as JSON-compatible data. Unknown values are `None`."""
         return {
             "reason": self.reason,
-            "gpus": [_gpu_as_dict(gpu) for gpu in self.gpus],
-            "nics": [{"label": nic.label, "name": nic.name} for nic in self.nics],
+            "gpus": [{"label": gpu.label, **asdict(gpu)} for gpu in self.gpus],
+            "nics": [asdict(nic) for nic in self.nics],
             "links": [
-                {
-                    "a": one,
-                    "b": other,
-                    "label": links.label,
-                    "nvlinks": links.nvlinks,
-                    "through_nvswitch": links.through_nvswitch,
-                    "pcie": links.pcie,
-                    "p2p": dict(links.p2p),
-                }
+                {"a": one, "b": other, "label": links.label, **asdict(links)}
                 for (one, other), links in self.between.items()
             ],
         }
@@ -181,17 +166,3 @@ class Topology:
             yield gpu.label, (gpu.index, gpu.label, gpu.uuid)
         for nic in self.nics:
             yield nic.label, (nic.label, nic.name)
-
-
-def _gpu_as_dict(gpu: TopologyGpu) -> dict[str, Any]:
-    return {
-        "label": gpu.label,
-        "index": gpu.index,
-        "uuid": gpu.uuid,
-        "name": gpu.name,
-        "pci_bus_id": gpu.pci_bus_id,
-        "cpu_affinity": gpu.cpu_affinity,
-        "numa_affinity": gpu.numa_affinity,
-        "gpu_numa_node": gpu.gpu_numa_node,
-        "nvlinks_active": gpu.nvlinks_active,
-    }

@@ -50,12 +50,7 @@ def read_nics(gpus: Sequence[str]) -> tuple[tuple[TopologyNic, ...], Near]:
 
 
 def parse_nics(output: str, gpus: Sequence[str]) -> tuple[tuple[TopologyNic, ...], Near]:
-    """Parse the output of `nvidia-smi topo -m`.
-
-    Args:
-        output: Rows of tab-separated cells, followed by a legend.
-        gpus: Labels of the known GPUs. Connections to other GPUs are omitted.
-    """
+    """Parse the output of `nvidia-smi topo -m`. Connections to other GPUs are omitted."""
     table = [line.split("\t") for line in _UNDERLINED.sub("", output).splitlines()]
     headers = (_stripped(row) for row in table if "GPU0" in _stripped(row)[1:])
     header = next(headers, list[str]())

@@ -75,13 +75,12 @@ def _board(nvml: NvmlSession, index: int) -> _Board | None:
     uuid = None if handle is None else nvml.query("nvmlDeviceGetUUID", handle)
     if uuid is None:
         return None
-    pci = nvml.query("nvmlDeviceGetPciInfo", handle)
     direct, to_switches = _nvlinks(nvml, handle)
     gpu = TopologyGpu(
         index=index,
         uuid=uuid,
         name=nvml.query("nvmlDeviceGetName", handle),
-        pci_bus_id=None if pci is None else _text(pci.busId),
+        pci_bus_id=nvml.bus_id(handle),
         cpu_affinity=_ranges(nvml.query("nvmlDeviceGetCpuAffinity", handle, _AFFINITY_WORDS)),
         numa_affinity=_ranges(
             nvml.query("nvmlDeviceGetMemoryAffinity", handle, _AFFINITY_WORDS, _SCOPE_NODE)
@@ -99,8 +98,7 @@ def _nvlinks(nvml: NvmlSession, handle: Any) -> tuple[Counter[str], int]:
         if nvml.query("nvmlDeviceGetNvLinkState", handle, link) != 1:
             continue
         kind = nvml.query("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link)
-        remote = nvml.query("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
-        bus_id = _NO_BUS if remote is None else _bus(_text(remote.busId))
+        bus_id = _bus(nvml.bus_id(handle, link) or _NO_BUS)
         # In a virtual machine the switches are hidden, so the other end has no bus ID.
         if kind == _IS_SWITCH or (kind != _IS_GPU and bus_id.startswith(_NO_BUS)):
             to_switches += 1
@@ -160,7 +158,3 @@ def _ranges(words: Sequence[int] | None) -> str | None:
             ranges.append(str(start) if start == number - 1 else f"{start}-{number - 1}")
             start = None
     return ",".join(ranges) or None
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,16 +1,13 @@
 """Synchronous and asynchronous clients of a llama.cpp server: every inference call is a span.
 
 `endpoints` defines the requests and `conversation` the protocol, once for both clients. This module
-has the public methods of each client, and performs the actions of a conversation with or without
-`await`.
+has the public methods of each client.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -28,19 +25,11 @@ from typing import (
 from llamatelemetry.llama.client import endpoints
 from llamatelemetry.llama.client.chat import Chat
 from llamatelemetry.llama.client.connection import Connection
-from llamatelemetry.llama.client.conversation import (
-    Send,
-    Wait,
-    converse,
-    converse_streaming,
-    wait_until_ready,
-)
+from llamatelemetry.llama.client.conversation import converse, run_blocking, wait_until_ready
 from llamatelemetry.llama.client.responses import ChatResponse
 from llamatelemetry.llama.client.streams import AsyncChatStream, ChatStream
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from llamatelemetry.llama.client.endpoints import Exchange
 
 P = ParamSpec("P")
@@ -49,66 +38,14 @@ ResponseT = TypeVar("ResponseT")
 StreamT = TypeVar("StreamT")
 
 
-Actions = Generator[Send | Wait, Any, T]
-
-
-def _run(connection: Connection, actions: Actions[T]) -> T:
-    """Perform the actions of a conversation. Return its result."""
-    try:
-        action = next(actions)
-        while True:
-            try:
-                outcome = _perform(connection, action)
-            except BaseException as error:
-                action = actions.throw(error)
-            else:
-                action = actions.send(outcome)
-    except StopIteration as done:
-        return done.value
-
-
-def _perform(connection: Connection, action: Send | Wait) -> Any:
-    if isinstance(action, Wait):
-        return time.sleep(action.seconds)
-    response = connection.http.send(action.request, stream=action.stream)
-    if action.stream and not response.is_success:
-        response.read()
-    return response
-
-
 def _open(connection: Connection, exchange: Exchange[Any]) -> Any:
-    if not exchange.stream:
-        return _run(connection, converse(connection, exchange))
-    return ChatStream(*_run(connection, converse_streaming(connection, exchange)))
-
-
-async def _run_async(connection: Connection, actions: Actions[T]) -> T:
-    try:
-        action = next(actions)
-        while True:
-            try:
-                outcome = await _perform_async(connection, action)
-            except BaseException as error:
-                action = actions.throw(error)
-            else:
-                action = actions.send(outcome)
-    except StopIteration as done:
-        return done.value
-
-
-async def _perform_async(connection: Connection, action: Send | Wait) -> Any:
-    if isinstance(action, Wait):
-        return await asyncio.sleep(action.seconds)
-    response = await connection.http.send(action.request, stream=action.stream)
-    if action.stream and not response.is_success:
-        await response.aread()
-    return response
+    result = run_blocking(converse(connection, exchange))
+    return ChatStream(*result) if exchange.stream else result
 
 
 async def _open_async(connection: Connection, exchange: Exchange[Any]) -> Any:
-    if not exchange.stream:
-        return await _run_async(connection, converse(connection, exchange))
-    return AsyncChatStream(*await _run_async(connection, converse_streaming(connection, exchange)))
+    result = await converse(connection, exchange)
+    return AsyncChatStream(*result) if exchange.stream else result
 
 
 def _method(build: Callable[..., Any]) -> Any:
@@ -272,7 +209,7 @@ class LlamaCppClient(_Client[ChatResponse, ChatStream]):
             ServerLoadingError: The server is still loading after `timeout_s`.
             TimeoutError: No server responded within `timeout_s`.
         """
-        _run(self._connection, wait_until_ready(self._connection, timeout_s))
+        run_blocking(wait_until_ready(self._connection, timeout_s))
 
     def close(self) -> None:
         """Close the connections."""
@@ -281,12 +218,7 @@ class LlamaCppClient(_Client[ChatResponse, ChatStream]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -319,7 +251,7 @@ class AsyncLlamaCppClient(
 
     async def wait_until_ready(self, timeout_s: float = 120.0) -> None:
         """Wait until the server runs and has loaded its model, as `LlamaCppClient.wait_until_ready`."""
-        await _run_async(self._connection, wait_until_ready(self._connection, timeout_s))
+        await wait_until_ready(self._connection, timeout_s)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -330,10 +262,5 @@ class AsyncLlamaCppClient(
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

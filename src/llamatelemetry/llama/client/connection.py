@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -20,8 +22,6 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from llamatelemetry.genai import Call
     from llamatelemetry.llama.client.endpoints import Exchange, Inference
 
@@ -48,7 +48,9 @@ class Connection:
         load_wait_s: float,
         strict_operation_names: bool,
     ) -> None:
-        self.httpx2 = _import_httpx2()
+        with required_by("A llama.cpp client", "llamatelemetry-core[llama]"):
+            import httpx2
+        self.httpx2: Any = httpx2
         self.is_async = is_async
         self.base_url = _root_of(base_url)
         self.model = model
@@ -68,20 +70,31 @@ class Connection:
         own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
         self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__, **own)
 
-    def build(self, exchange: Exchange[Any], timeout_s: float | None = None) -> Any:
+    def build(self, exchange: Exchange[Any], **options: Any) -> Any:
         """Build the HTTP request of one attempt."""
-        options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
         if exchange.stream:
             # llama.cpp's HTTP library may close a connection after a stream without announcing
             # it. The next request over the same connection would get no response.
             options["headers"] = {"Connection": "close"}
         return self.http.build_request(
-            exchange.method,
-            exchange.path,
-            json=exchange.body,
-            params=exchange.query,
-            **options,
+            exchange.method, exchange.path, json=exchange.body, params=exchange.query, **options
         )
+
+    async def send(self, request: Any, *, stream: bool = False) -> Any:
+        """Send a request. The body of the response is read, except that of a successful stream."""
+        response = self.http.send(request, stream=stream)
+        if self.is_async:
+            response = await response
+        if stream and not response.is_success:
+            await response.aread() if self.is_async else response.read()
+        return response
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for some seconds."""
+        if self.is_async:
+            await asyncio.sleep(seconds)
+        else:
+            time.sleep(seconds)  # noqa: ASYNC251 - a synchronous client is to block
 
     def set_default_model(self, exchange: Exchange[T]) -> Exchange[T]:
         """Add the client's model to a request without one: a router requires it in each."""
@@ -125,12 +138,6 @@ class Connection:
             call.instrumenter.propagation.inject(request.headers, self.http, request.url)
         except Exception as error:
             internal_errors.log_once("injecting the trace context", error)
-
-
-def _import_httpx2() -> ModuleType:
-    with required_by("A llama.cpp client", "llamatelemetry-core[llama]"):
-        import httpx2
-    return httpx2
 
 
 def _root_of(base_url: str) -> str:

@@ -1,13 +1,13 @@
 """The protocol of one exchange for both clients: send, retry, wait for loading, parse, record.
 
-It is written once, as generators that yield the next action (send this request, wait this long)
-and receive its result. A client performs the actions, with or without `await`.
+It is written once, as coroutines. With a synchronous client they never suspend, because `Connection`
+then blocks where it otherwise awaits, and `run_blocking` returns their result.
 """
 
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llamatelemetry.genai import Response, StreamObserver, internal_errors
 from llamatelemetry.llama.client.connection import Connection, ConnectionReuseTracker
@@ -21,7 +21,7 @@ from llamatelemetry.llama.client.errors import (
 from llamatelemetry.llama.client.responses import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine, Iterator
 
     from llamatelemetry.genai import Call
     from llamatelemetry.llama.client.endpoints import Inference
@@ -33,31 +33,28 @@ _LONGEST_PAUSE_S: Final = 1.0
 _CONNECTION_ATTEMPTS: Final = 4
 
 
-class Send(NamedTuple):
-    """Send a request. The result is the HTTP response, read unless it is a successful stream."""
-
-    request: Any
-    stream: bool
-
-
-class Wait(NamedTuple):
-    """Wait for some seconds."""
-
-    seconds: float
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of a synchronous client, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("unreachable: a synchronous client suspended")
 
 
-class OpenStream(NamedTuple):
-    """A stream after its headers have arrived, with its observer if it is recorded."""
+async def converse(connection: Connection, exchange: Exchange[Any]) -> Any:
+    """Perform an exchange. Return the parsed response.
 
-    response: Any
-    watch: StreamObserver | None
-
-
-def converse(connection: Connection, exchange: Exchange[T]) -> Generator[Send | Wait, Any, T]:
-    """Perform an exchange with a plain response."""
+    For a stream, return the HTTP response once its headers have arrived, and the observer of the
+    stream, which is `None` if the call is not recorded.
+    """
     inference = connection.set_default_model(exchange).inference
     call = None if inference is None else connection.start(exchange, inference)
-    response = yield from _send_recorded(connection, exchange, call)
+    response = await _send_recorded(connection, exchange, call)
+    if exchange.stream:
+        if call is None or inference is None:
+            return response, None
+        return response, StreamObserver(call, inference.accumulator(call.content_max_chars))
     try:
         body = response.text if exchange.is_text else _parse_body(response)
     except BaseException as error:
@@ -69,18 +66,6 @@ def converse(connection: Connection, exchange: Exchange[T]) -> Generator[Send | 
         if call is not None:
             call.finish(_parse_inference(inference, body))
     return exchange.parse(body)
-
-
-def converse_streaming(
-    connection: Connection, exchange: Exchange[Any]
-) -> Generator[Send | Wait, Any, OpenStream]:
-    """Perform an exchange with a streaming response, until its headers have arrived."""
-    inference = connection.set_default_model(exchange).inference
-    call = None if inference is None else connection.start(exchange, inference)
-    response = yield from _send_recorded(connection, exchange, call)
-    if call is None or inference is None:
-        return OpenStream(response, None)
-    return OpenStream(response, StreamObserver(call, inference.accumulator(call.content_max_chars)))
 
 
 def _parse_inference(inference: Inference, body: Any) -> Response:
@@ -102,18 +87,16 @@ def _parse_body(response: Any) -> Any:
         ) from error
 
 
-def _send_recorded(
-    connection: Connection, exchange: Exchange[Any], call: Call | None
-) -> Generator[Send | Wait, Any, Any]:
+async def _send_recorded(connection: Connection, exchange: Exchange[Any], call: Call | None) -> Any:
     """Send a request inside the span of its call; return the successful HTTP response.
 
     An error ends the span.
     """
     if call is None:
-        return (yield from _send_until_loaded(connection, exchange, None))
+        return await _send_until_loaded(connection, exchange, None)
     token = call.activate()
     try:
-        response = yield from _send_until_loaded(connection, exchange, call)
+        response = await _send_until_loaded(connection, exchange, call)
     except GeneratorExit:
         # A coroutine is being destroyed, in an arbitrary context of the garbage collector. Record
         # nothing here, and do not restore the context, which is not the one of the call.
@@ -127,27 +110,27 @@ def _send_recorded(
     return response
 
 
-def _send_until_loaded(
+async def _send_until_loaded(
     connection: Connection, exchange: Exchange[Any], call: Call | None
-) -> Generator[Send | Wait, Any, Any]:
+) -> Any:
     """Send a request, and again while the server loads its model, up to `load_wait_s`."""
-    pauses = _Pauses(connection.load_wait_s if exchange.waits else 0.0)
+    pauses = _pauses(perf_counter() + (connection.load_wait_s if exchange.waits else 0.0))
     while True:
-        response = yield from _send_until_answered(connection, exchange, call)
+        response = await _send_until_answered(connection, exchange, call)
         if call is not None:
             call.mark_headers_received()
         if response.is_success:
             return response
         error = parse_error_response(response.status_code, response.content)
-        pause_s = pauses.next() if isinstance(error, ServerLoadingError) else None
+        pause_s = next(pauses, None) if isinstance(error, ServerLoadingError) else None
         if pause_s is None:
             raise error
-        yield Wait(pause_s)
+        await connection.sleep(pause_s)
 
 
-def _send_until_answered(
+async def _send_until_answered(
     connection: Connection, exchange: Exchange[Any], call: Call | None
-) -> Generator[Send | Wait, Any, Any]:
+) -> Any:
     """Send a request, and again if a reused connection was just closed; return any response."""
     httpx2 = connection.httpx2
     for attempts_left in reversed(range(_CONNECTION_ATTEMPTS)):
@@ -157,7 +140,7 @@ def _send_until_answered(
         if call is not None:
             connection.start_attempt(call, request)
         try:
-            return (yield Send(request, exchange.stream))
+            return await connection.send(request, stream=exchange.stream)
         except httpx2.ConnectError as error:
             error.add_note(f"Is a llama.cpp server running at {connection.base_url}?")
             raise
@@ -167,34 +150,23 @@ def _send_until_answered(
     raise AssertionError("unreachable: the last attempt raises")
 
 
-class _Pauses:
-    """Growing pauses between attempts, until the time is over."""
-
-    def __init__(self, total_s: float) -> None:
-        self._until = perf_counter() + total_s
-        self._pause_s = _FIRST_PAUSE_S
-
-    @property
-    def left_s(self) -> float:
-        return self._until - perf_counter()
-
-    def next(self) -> float | None:
-        left_s = self.left_s
-        if left_s <= 0:
-            return None
-        pause_s = min(self._pause_s, left_s)
-        self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
-        return pause_s
+def _pauses(until_s: float) -> Iterator[float]:
+    """Yield growing pauses between attempts, until a reading of the clock."""
+    pause_s = _FIRST_PAUSE_S
+    while (left_s := until_s - perf_counter()) > 0:
+        yield min(pause_s, left_s)
+        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
-def wait_until_ready(connection: Connection, timeout_s: float) -> Generator[Send | Wait, Any, None]:
+async def wait_until_ready(connection: Connection, timeout_s: float) -> None:
     """Request `/health` until it reports ok."""
-    pauses = _Pauses(timeout_s)
+    until_s = perf_counter() + timeout_s
+    pauses = _pauses(until_s)
     last_error: Exception | None = None
     while True:
-        request = connection.build(health(), timeout_s=max(pauses.left_s, _FIRST_PAUSE_S))
+        request = connection.build(health(), timeout=max(until_s - perf_counter(), _FIRST_PAUSE_S))
         try:
-            response = yield Send(request, False)
+            response = await connection.send(request)
         except connection.httpx2.TransportError as error:
             last_error = error
         else:
@@ -203,10 +175,10 @@ def wait_until_ready(connection: Connection, timeout_s: float) -> Generator[Send
             last_error = parse_error_response(response.status_code, response.content)
             if not isinstance(last_error, ServerLoadingError):
                 raise last_error
-        pause_s = pauses.next()
+        pause_s = next(pauses, None)
         if pause_s is None:
             break
-        yield Wait(pause_s)
+        await connection.sleep(pause_s)
     if isinstance(last_error, ServerLoadingError):
         raise last_error
     raise TimeoutError(

@@ -39,14 +39,8 @@ Message = Mapping[str, Any]
 class Inference:
     """How the calls of an inference endpoint are recorded.
 
-    Attributes:
-        operation: Operation name; `None` for a task without one.
-        task: Task name of an endpoint without an operation name.
-        parse: Parses the JSON of a plain response.
-        accumulator: Creates the accumulator of a stream, given the maximum number of characters
-            of each text to keep; `None` keeps no text.
-        parse_content: Parses the message content of a request; `None` if there is none.
-        choice_count: Number of requested choices, for all prompts together.
+    An endpoint has an operation name or a task name. The argument of `accumulator` is the maximum
+    number of characters of each text to keep; `None` keeps no text.
     """
 
     operation: str | None = None
@@ -59,18 +53,10 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Exchange(Generic[T]):
-    """One request, and how its response is parsed.
+    """One request, and how its response is parsed: text if `is_text`, else JSON.
 
-    Attributes:
-        method: HTTP method.
-        path: Path below the server's base URL.
-        parse: Returns the result of the method for the response, which is JSON unless `is_text`.
-        body: JSON of the request.
-        query: Query parameters.
-        inference: How the call is recorded; `None` for an endpoint that is not recorded.
-        stream: Whether the response is a stream of events.
-        is_text: Whether the response is plain text.
-        waits: Whether to retry while the server loads its model.
+    A call without `inference` is not recorded. One that `waits` is retried while the server loads
+    its model.
     """
 
     method: str

@@ -8,17 +8,10 @@ from typing import Any, Final, cast
 # Members that are present only if they have a value. Programs written for the openai client read
 # them without a check: `chunk.choices[0].delta.content or ""`.
 _OPTIONAL: Final = frozenset(
-    {
-        "content",
-        "finish_reason",
-        "logprobs",
-        "reasoning_content",
-        "refusal",
-        "role",
-        "timings",
-        "tool_calls",
-        "usage",
-    }
+    (
+        *("content", "finish_reason", "logprobs", "reasoning_content", "refusal", "role"),
+        *("timings", "tool_calls", "usage"),
+    )
 )
 
 

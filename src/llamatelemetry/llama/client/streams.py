@@ -2,62 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from llamatelemetry.genai import AsyncStreamWrapper, EventReader, StreamWrapper
 from llamatelemetry.llama.client.errors import parse_error_object
 from llamatelemetry.llama.client.responses import ChatResponse, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-    from types import TracebackType
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 
     from llamatelemetry.genai import StreamObserver
 
 
-class _ChunkParser:
-    """Incremental parser of the chunks of one stream."""
+# Completes an event that lacks the empty line at its end.
+_END_OF_STREAM: Final = b"\n\n"
 
-    def __init__(self) -> None:
-        self._reader = EventReader()
 
-    def feed(self, data: bytes) -> Iterator[ChatResponse]:
-        """Parse bytes; return the chunks that are complete now.
+def _parse(payloads: Iterable[bytes]) -> Iterator[ChatResponse]:
+    """Parse the data of events.
 
-        Raises:
-            LlamaServerError: The server sent an error event, which ends a stream.
-        """
-        for payload in self._reader.payloads(data):
-            try:
-                chunk = parse_json(payload)
-            except ValueError:
-                continue
-            if chunk.get("error"):
-                raise parse_error_object(chunk)
-            yield chunk
-
-    def end(self) -> Iterator[ChatResponse]:
-        """Return the chunk of an unfinished event at the end of the stream."""
-        return self.feed(b"\n\n")
+    Raises:
+        LlamaServerError: The server sent an error event, which ends a stream.
+    """
+    for payload in payloads:
+        try:
+            chunk = parse_json(payload)
+        except ValueError:
+            continue
+        if chunk.get("error"):
+            raise parse_error_object(chunk)
+        yield chunk
 
 
 def _chunks(response: Any) -> Generator[ChatResponse, None, None]:
-    parser = _ChunkParser()
+    reader = EventReader()
     try:
         for data in response.iter_bytes():
-            yield from parser.feed(data)
-        yield from parser.end()
+            yield from _parse(reader.payloads(data))
+        yield from _parse(reader.payloads(_END_OF_STREAM))
     finally:
         response.close()
 
 
 async def _chunks_async(response: Any) -> AsyncGenerator[ChatResponse, None]:
-    parser = _ChunkParser()
+    reader = EventReader()
     try:
         async for data in response.aiter_bytes():
-            for chunk in parser.feed(data):
+            for chunk in _parse(reader.payloads(data)):
                 yield chunk
-        for chunk in parser.end():
+        for chunk in _parse(reader.payloads(_END_OF_STREAM)):
             yield chunk
     finally:
         await response.aclose()
@@ -69,12 +62,12 @@ class ChatStream:
     Close a stream that you do not read to its end: the server then stops generating.
     """
 
-    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
+    def __init__(self, response: Any, observer: StreamObserver | None) -> None:
         self._source = _chunks(response)
         self._response = response
-        self._watch = watch
+        self._observer = observer
         self._chunks: Iterator[ChatResponse] = (
-            self._source if watch is None else StreamWrapper(self._source, watch)
+            self._source if observer is None else StreamWrapper(self._source, observer)
         )
 
     def __iter__(self) -> Self:
@@ -93,29 +86,24 @@ class ChatStream:
             # Closing a generator that was never started does not close the response.
             self._response.close()
         finally:
-            _finish(self._watch, error)
+            _finish(self._observer, error)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self._close(error)
 
 
 class AsyncChatStream:
     """The asynchronous version of `ChatStream`."""
 
-    def __init__(self, response: Any, watch: StreamObserver | None) -> None:
+    def __init__(self, response: Any, observer: StreamObserver | None) -> None:
         self._source = _chunks_async(response)
         self._response = response
-        self._watch = watch
+        self._observer = observer
         self._chunks: AsyncIterator[ChatResponse] = (
-            self._source if watch is None else AsyncStreamWrapper(self._source, watch)
+            self._source if observer is None else AsyncStreamWrapper(self._source, observer)
         )
 
     def __aiter__(self) -> Self:
@@ -136,24 +124,21 @@ class AsyncChatStream:
             # Closing a generator that was never started does not close the response.
             await self._response.aclose()
         finally:
-            _finish(self._watch, error)
+            _finish(self._observer, error)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
+        self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
         await self._close(error)
 
 
-def _finish(watch: StreamObserver | None, error: BaseException | None) -> None:
-    if watch is None:
+def _finish(observer: StreamObserver | None, error: BaseException | None) -> None:
+    if observer is None:
         return
     if error is None:
-        watch.on_close()
+        observer.on_close()
     else:
-        watch.on_error(error)
+        observer.on_error(error)

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +33,11 @@ class _CannotServeError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM, SIGINT or the end of stdin. Return 1 if the server cannot start.
+    """Serve until SIGTERM or SIGINT. Return 1 if the server cannot start.
 
     SIGINT stays ignored if it was ignored when the process started.
     """
-    options, watch_stdin = parse_arguments(arguments)
+    options = parse_arguments(arguments)
     announce_fd = _redirect_stdout()
     try:
         _check_model(options.model_path)
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"this version of xllamacpp is not supported ({error}). "
                 f"Install a supported one: pip install {XLLAMACPP_REQUIREMENT}"
             ) from error
-        _use_default_signals_while_loading(watch_stdin=watch_stdin)
+        _use_default_signals_while_loading()
         server = _start(xllamacpp, parameters, options.model_path)
     except _CannotServeError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the standard error of a program
@@ -98,8 +97,8 @@ def _import_xllamacpp() -> Any:
         raise _CannotServeError(f"cannot import xllamacpp: {error}") from error
 
 
-def _use_default_signals_while_loading(*, watch_stdin: bool) -> None:
-    """Let signals end the process at once while the model loads: nothing needs cleaning up.
+def _use_default_signals_while_loading() -> None:
+    """Restore the default signal handlers while the model loads, when there is nothing to clean up.
 
     Python's own SIGINT handler would run only after the model is loaded.
     """
@@ -107,16 +106,6 @@ def _use_default_signals_while_loading(*, watch_stdin: bool) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _EXIT_SIGNALS)
     if signal.SIGINT in _exit_signals():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if watch_stdin:
-        threading.Thread(target=_exit_with_stdin, name="watch-stdin", daemon=True).start()
-
-
-def _exit_with_stdin() -> None:
-    # The parent holds the other end and never writes. The pipe closes when the parent ends,
-    # SIGKILL included. Loading holds the interpreter lock, so this is noticed only after it.
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _start(xllamacpp: Any, parameters: Any, model_path: Path) -> Any:
@@ -132,7 +121,7 @@ def _start(xllamacpp: Any, parameters: Any, model_path: Path) -> Any:
 
 
 def _announce_and_wait(announce_fd: int, ready: str) -> None:
-    """Announce the server on stdout, then wait for SIGTERM or SIGINT.
+    """Write the URL and process id to stdout, then wait for SIGTERM or SIGINT.
 
     The wake-up pipe works on every thread that may get the signal; llama.cpp's threads do not block
     signals.

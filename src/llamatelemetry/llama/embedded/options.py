@@ -1,13 +1,13 @@
 """Options of the embedded server, and the command line between parent and child process.
 
-Both processes use the same dataclass, so that the two sides of the command line stay in step.
+Both sides of the command line are generated from the fields of one dataclass.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 # Fields with other names than their flags, which are those of llama-server.
 _FLAGS = {"model_path": "--model", "draft_model": "--spec-draft-model"}
+_TYPES = {"int": int, "str": str, "Path": Path}
+_MINIMA = {"ctx_size": 0, "parallel": 1, "threads": 1, "batch_size": 1, "ubatch_size": 1}
+_LAST_PORT = 65535
+_CHOICES = {
+    "flash_attn": ("on", "off", "auto"),
+    "split_mode": ("none", "layer", "row", "tensor"),
+    "load_mode": ("none", "mmap", "mlock", "mmap+mlock"),
+    "pooling": ("mean", "model"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +33,8 @@ class EmbeddedOptions:
     """Options of the embedded llama.cpp server, with the names and values of its flags.
 
     The `parallel` slots share `ctx_size`, as in llama.cpp. With `port=0` the system picks a free
-    port. API keys come from a file with one key a line, or from `LLAMA_API_KEY`, and never appear
-    in argv. An option that is `None` has llama.cpp's default.
+    port. `api_key_env` reads the API key from `LLAMA_API_KEY`, because every user can read argv. An
+    option that is `None` has llama.cpp's default.
     """
 
     model_path: Path
@@ -38,8 +47,6 @@ class EmbeddedOptions:
     embeddings: bool = False
     metrics: bool = False
     slots: bool = False
-    warmup: bool = False
-    api_key_file: Path | None = None
     api_key_env: bool = False
     n_gpu_layers: int | None = None
     batch_size: int | None = None
@@ -61,7 +68,7 @@ class EmbeddedOptions:
         """Return the command line that `parse_arguments` parses into these options."""
         arguments: list[str] = []
         for field in fields(self):
-            name = _FLAGS.get(field.name) or f"--{field.name.replace('_', '-')}"
+            name = _flag(field.name)
             value = getattr(self, field.name)
             if value is True:
                 arguments.append(name)
@@ -69,6 +76,10 @@ class EmbeddedOptions:
                 # As `--name=value`, because a separate value may start with a dash.
                 arguments.append(f"{name}={value}")
         return arguments
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name) or f"--{name.replace('_', '-')}"
 
 
 def embedded_command() -> list[str]:
@@ -79,83 +90,35 @@ def embedded_command() -> list[str]:
     return [sys.executable, "-P", "-m", "llamatelemetry.llama.embedded"]
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[EmbeddedOptions, bool]:
-    """Parse the command line. Return the options, and whether to exit when stdin closes."""
-    namespace = vars(_parser().parse_args(arguments))
-    watch_stdin = bool(namespace.pop("watch_stdin"))
-    return EmbeddedOptions(**namespace), watch_stdin
-
-
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(arguments: Sequence[str] | None = None) -> EmbeddedOptions:
+    """Parse the command line. Exit with status 2 if it is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m llamatelemetry.llama.embedded",
         description="Run the llama.cpp server of the xllamacpp wheel in this process. Once it "
-        'listens, it prints one line of JSON to stdout: {"url": ..., "pid": ...}.',
+        'listens, it prints one line of JSON to stdout: {"url": ..., "pid": ...}. The options are '
+        "those of llama-server.",
         epilog="Example: python -m llamatelemetry.llama.embedded --model model.gguf --metrics",
         allow_abbrev=False,
         # The defaults are those of EmbeddedOptions.
         argument_default=argparse.SUPPRESS,
     )
-    add = parser.add_argument
-    add("--model", dest="model_path", type=Path, required=True, help="GGUF file to serve")
-    add("--alias", help="model name in responses (default: the file name)")
-    add("--host", help="address to listen on (default: 127.0.0.1)")
-    add("--port", type=_port, help="port to listen on; 0 (the default) picks a free one")
-    add("--ctx-size", type=_size, help="tokens of context, shared by the slots; 0: the model's")
-    add("--parallel", type=_count, help="number of slots (default: 2)")
-    add("--threads", type=_count, help="number of compute threads (default: 1)")
-    add("--embeddings", action="store_true", help="also serve embeddings (mean pooling)")
-    add("--metrics", action="store_true", help="serve /metrics")
-    add("--slots", action="store_true", help="serve /slots")
-    add("--warmup", action="store_true", help="run the model once before the first request")
-    add("--api-key-file", type=Path, help="file with accepted API keys, one a line")
-    add("--api-key-env", action="store_true", help="read the accepted API key from LLAMA_API_KEY")
-    _add_tuning(parser)
-    add("--watch-stdin", action="store_true", default=False, help="exit when stdin closes")
-    return parser
-
-
-def _add_tuning(parser: argparse.ArgumentParser) -> None:
-    """Add the options that have llama.cpp's default if they are omitted."""
-    add = parser.add_argument
-    add("--n-gpu-layers", type=int, help="number of layers on the GPU; -2 means all")
-    add("--batch-size", type=_count, help="logical batch size in tokens")
-    add("--ubatch-size", type=_count, help="physical batch size in tokens")
-    add("--flash-attn", choices=("on", "off", "auto"), help="flash attention")
-    add("--tensor-split", help="proportions of the model on each GPU, such as 3,1")
-    add(
-        "--split-mode",
-        choices=("none", "layer", "row", "tensor"),
-        help="how the model is split over GPUs",
-    )
-    add("--main-gpu", type=int, help="GPU of a model that is not split")
-    add("--cache-type-k", help="data type of the cached keys, such as q8_0")
-    add("--cache-type-v", help="data type of the cached values")
-    add(
-        "--load-mode",
-        choices=("none", "mmap", "mlock", "mmap+mlock"),
-        help="how the model file is loaded",
-    )
-    add("--pooling", choices=("mean", "model"), help="pooling of embeddings (default: mean)")
-    add("--reranking", action="store_true", help="serve reranking")
-    add("--chat-template", help="name of a template, a template, or a file with one")
-    add("--spec-draft-model", dest="draft_model", type=Path, help="GGUF file of the draft model")
-    add("--verbosity", type=int, help="log level: 3 is info, 4 is trace")
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 65535, got {value}")
-    return value
-
-
-def _size(text: str) -> int:
-    return 0 if text == "0" else _count(text)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
-    return value
+    for field in fields(EmbeddedOptions):
+        kind = str(field.type).removesuffix(" | None")
+        if kind == "bool":
+            parser.add_argument(_flag(field.name), dest=field.name, action="store_true")
+        else:
+            parser.add_argument(
+                _flag(field.name),
+                dest=field.name,
+                type=_TYPES[kind],
+                choices=_CHOICES.get(field.name),
+                required=field.default is MISSING,
+            )
+    options = EmbeddedOptions(**vars(parser.parse_args(arguments)))
+    for name, least in _MINIMA.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"{_flag(name)} must be an integer >= {least}, got {value}")
+    if not 0 <= options.port <= _LAST_PORT:
+        parser.error(f"--port must be an integer from 0 to {_LAST_PORT}, got {options.port}")
+    return options

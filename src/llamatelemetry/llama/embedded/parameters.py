@@ -21,7 +21,7 @@ def server_parameters(xllamacpp: Any, options: EmbeddedOptions) -> Any:
 
     Raises:
         AttributeError: This version of xllamacpp has other parameters.
-        OSError: The chat template or the API key file cannot be read.
+        OSError: The chat template cannot be read.
         ValueError: An option has an invalid value, or there is no API key.
     """
     parameters = xllamacpp.CommonParams()
@@ -34,7 +34,6 @@ def server_parameters(xllamacpp: Any, options: EmbeddedOptions) -> Any:
     parameters.n_parallel = options.parallel
     parameters.cpuparams.n_threads = options.threads
     parameters.cpuparams_batch.n_threads = options.threads
-    parameters.warmup = options.warmup
     parameters.ui = False
     parameters.endpoint_metrics = options.metrics
     parameters.endpoint_slots = options.slots
@@ -62,19 +61,7 @@ def _api_keys(options: EmbeddedOptions) -> list[str]:
         if not key:
             raise ValueError("LLAMA_API_KEY is not set")
         return [key]
-    return [] if options.api_key_file is None else _read_keys(options.api_key_file)
-
-
-def _read_keys(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"API key file cannot be read: {error}") from error
-    keys = [line.strip() for line in lines if line.strip()]
-    if not keys:
-        # With an empty list the server would accept every request.
-        raise ValueError(f"API key file must contain a key, got an empty file: {path}")
-    return keys
+    return []
 
 
 def _set_optional(parameters: Any, options: EmbeddedOptions) -> None:

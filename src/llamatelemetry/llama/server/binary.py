@@ -21,12 +21,7 @@ _OPTION_PREFIXES = ("LLAMA_ARG_", "LLAMA_LOG_", "LLAMA_API_KEY")
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A server program.
-
-    Attributes:
-        path: Path of the program; `None` for the embedded server.
-        found_by: How the program was found, such as "found on PATH".
-    """
+    """A server program. `path` is `None` for the embedded server."""
 
     path: Path | None
     found_by: str

@@ -220,8 +220,8 @@ def _check_names(config: ServerConfig) -> None:
         if (
             not isinstance(value, str)
             or not value.strip()
-            or "," in value
             or not value.isprintable()
+            or "," in value
         ):
             raise ValueError(
                 f"{name} must be a non-empty string without commas and control characters{shown}"

@@ -33,16 +33,6 @@ _OR_EMBEDDED = (
 _OTHER_CPU = "it was built for another CPU"
 
 
-def error_text(message: str, advice: str, log_lines: Sequence[str]) -> str:
-    """Join the message, the advice and the last log lines. The latter two may be empty."""
-    lines = [message, advice] if advice else [message]
-    if log_lines and advice:
-        lines.append("Its last log lines:")
-    elif log_lines:
-        lines[0] += "; its last log lines:"
-    return "\n".join([*lines, *log_lines])
-
-
 class ServerManagerError(RuntimeError):
     """A managed server did not start, or is not running any more.
 
@@ -62,7 +52,12 @@ class ServerManagerError(RuntimeError):
     ) -> None:
         self.log_lines = tuple(log_lines)
         self.exit_code = exit_code
-        super().__init__(error_text(message, advice, self.log_lines[-LOG_LINES_SHOWN:]))
+        lines = [message, advice] if advice else [message]
+        if log_lines and advice:
+            lines.append("Its last log lines:")
+        elif log_lines:
+            lines[0] += "; its last log lines:"
+        super().__init__("\n".join([*lines, *self.log_lines[-LOG_LINES_SHOWN:]]))
 
 
 class ServerNotFoundError(ServerManagerError):
@@ -92,26 +87,36 @@ class Explanation(NamedTuple):
     remedy: str = ""
 
 
+# By name: Windows has few of these signals.
 _BY_SIGNAL = {
-    signal.SIGKILL: Explanation(
+    "SIGKILL": Explanation(
         "perhaps the system ran out of memory",
         "If no person or service killed it, look for the OOM killer in `dmesg`. A smaller model "
         "or n_ctx needs less memory.",
     ),
-    signal.SIGSEGV: Explanation(
+    "SIGSEGV": Explanation(
         "it crashed in native code",
         "Use another build of llama.cpp. With a GPU, try n_gpu_layers=0, which does not use its "
         "driver.",
     ),
-    signal.SIGBUS: Explanation(
+    "SIGBUS": Explanation(
         "it could not read or write mapped memory",
         "Check that the model file is complete and that no disk is full; try mmap=False.",
     ),
-    signal.SIGABRT: Explanation(
+    "SIGABRT": Explanation(
         "it aborted after an error",
         "The log names the check or the allocation that failed.",
     ),
 }
+
+
+def _missing_library(path_variable: str) -> Explanation:
+    return Explanation(
+        "a shared library is missing",
+        f"Install the library that the log names, or add its directory to {path_variable}.",
+    )
+
+
 # The exit statuses of a program that the dynamic loader cannot load, and what the loaders of
 # glibc, musl and macOS print.
 _LOADER_CODES = (1, _NOT_FOUND, -signal.SIGABRT)
@@ -125,18 +130,9 @@ _LOADER_MESSAGES = (
     ),
     (
         re.compile(r"error while loading shared libraries|Error loading shared library"),
-        Explanation(
-            "a shared library is missing",
-            "Install the library that the log names, or add its directory to LD_LIBRARY_PATH.",
-        ),
+        _missing_library("LD_LIBRARY_PATH"),
     ),
-    (
-        re.compile(r"Library not loaded: "),
-        Explanation(
-            "a shared library is missing",
-            "Install the library that the log names, or add its directory to DYLD_LIBRARY_PATH.",
-        ),
-    ),
+    (re.compile(r"Library not loaded: "), _missing_library("DYLD_LIBRARY_PATH")),
 )
 _BY_STATUS = {
     _CANNOT_EXECUTE: Explanation(
@@ -171,11 +167,15 @@ def describe_exit(code: int) -> str:
     """Return how a process exited, such as "was terminated by SIGILL"."""
     if code >= 0:
         return f"exited with status {code}"
+    return f"was terminated by {_signal_name(-code) or f'signal {-code}'}"
+
+
+def _signal_name(number: int) -> str | None:
     try:
-        return f"was terminated by {signal.Signals(-code).name}"
+        return signal.Signals(number).name
     except ValueError:
         # Real-time signals have no name.
-        return f"was terminated by signal {-code}"
+        return None
 
 
 def explain_exit(code: int | None, log: Sequence[str] = (), *, embedded: bool) -> Explanation:
@@ -188,13 +188,10 @@ def explain_exit(code: int | None, log: Sequence[str] = (), *, embedded: bool) -
         for pattern, explanation in _LOADER_MESSAGES:
             if pattern.search(text):
                 return explanation
-    number = 0 if code is None else -code if code < 0 else code - _SHELL_SIGNALS
-    if number == signal.SIGILL:
+    name = _signal_name(0 if code is None else -code if code < 0 else code - _SHELL_SIGNALS)
+    if name == "SIGILL":
         return Explanation(_OTHER_CPU, _WITHOUT_EMBEDDED if embedded else _OR_EMBEDDED)
-    for known, explanation in _BY_SIGNAL.items():
-        if number == known:
-            return explanation
-    return _BY_STATUS.get(code or 0, Explanation())
+    return _BY_SIGNAL.get(name or "") or _BY_STATUS.get(code or 0, Explanation())
 
 
 def explain_os_error(error: OSError) -> Explanation:

@@ -39,6 +39,13 @@ _POOLING = ("--pooling",)
 _VERBOSITY = ("--verbosity", "--log-verbosity", "-lv")
 # Builds with this level log on it how the loader uses memory.
 _TRACE_LEVEL = re.compile(r"\b(\d+): trace\b")
+# By `mlock` and `mmap`. `None` is the default of all builds.
+LOAD_MODES: Final = {
+    (False, True): None,
+    (False, False): "none",
+    (True, True): "mmap+mlock",
+    (True, False): "mlock",
+}
 _POOLING_KEY = b".pooling_type"
 _METADATA_BYTES = 262_144
 
@@ -94,10 +101,8 @@ class _FlagBuilder:
     def _model(self) -> Iterator[str]:
         config = self._config
         if config.is_router:
-            yield from (
-                self._name("model_path (a directory)", "--models-dir"),
-                str(config.model_file),
-            )
+            name = self._name("model_path (a directory)", "--models-dir")
+            yield from (name, str(config.model_file))
             return
         yield from (self._name("model_path", "--model", "-m"), str(config.model_file))
         # Without an alias some builds return the whole path as the model name.
@@ -126,8 +131,8 @@ class _FlagBuilder:
 
     def _load_mode(self) -> Iterator[str]:
         mlock, mmap = self._config.mlock, self._config.mmap
-        if mmap and not mlock:
-            # This is the default of all builds.
+        mode = LOAD_MODES[mlock, mmap]
+        if mode is None:
             return
         found = self._help.find("--load-mode", "-lm")
         if found is None:
@@ -136,7 +141,6 @@ class _FlagBuilder:
             if not mmap:
                 yield self._name("mmap", "--load-mode", "--no-mmap")
             return
-        mode = "none" if not mlock else "mmap+mlock" if mmap else "mlock"
         if not re.search(rf"(?<![\w+]){re.escape(mode)}(?![\w+])", found[1].text):
             raise UnsupportedOptionError(
                 f"{self._binary} has no load mode {mode!r} for ServerConfig.mlock and mmap"

@@ -26,13 +26,7 @@ _NAME = re.compile(r"--?[A-Za-z][\w-]*")
 
 @dataclass(frozen=True, slots=True)
 class HelpEntry:
-    """One option of a `--help`.
-
-    Attributes:
-        names: All spellings of the flag.
-        hint: Placeholder of the value, such as `N`; empty for a switch.
-        text: The whole help text of the option.
-    """
+    """One option of a `--help`. `hint` is the placeholder of its value; empty for a switch."""
 
     names: tuple[str, ...]
     hint: str

@@ -13,7 +13,7 @@ from llamatelemetry.llama.embedded.options import EmbeddedOptions, embedded_comm
 from llamatelemetry.llama.server.address import Address
 from llamatelemetry.llama.server.binary import server_environment
 from llamatelemetry.llama.server.errors import UnsupportedOptionError
-from llamatelemetry.llama.server.flags import needs_pooling, server_flags
+from llamatelemetry.llama.server.flags import LOAD_MODES, needs_pooling, server_flags
 from llamatelemetry.llama.server.help import read_help
 
 if TYPE_CHECKING:
@@ -109,21 +109,13 @@ def embedded_options(config: ServerConfig, port: int) -> EmbeddedOptions:
         main_gpu=config.main_gpu,
         cache_type_k=config.cache_type_k,
         cache_type_v=config.cache_type_v,
-        load_mode=_LOAD_MODES[config.mlock, config.mmap],
+        load_mode=LOAD_MODES[config.mlock, config.mmap],
         pooling="mean" if config.embeddings and needs_pooling(config) else "model",
         reranking=config.reranking,
         chat_template=config.chat_template,
         draft_model=None if draft is None else Path(draft),
         verbosity=_LOADER_VERBOSITY,
     )
-
-
-_LOAD_MODES = {
-    (False, True): None,
-    (False, False): "none",
-    (True, True): "mmap+mlock",
-    (True, False): "mlock",
-}
 
 
 def _address(config: ServerConfig, port: int) -> Address:

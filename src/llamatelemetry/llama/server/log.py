@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _LINES_KEPT = 2000
 _LINE_BYTES_KEPT = 8192
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|output|compute) buffer size = *([\d.]+) MiB")
-_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
 _KINDS = {"model": "model", "KV": "context", "RS": "context", "output": "context"}
 _MIB = 1024 * 1024
 
@@ -88,17 +88,10 @@ class ServerLog:
 
 @dataclass(slots=True)
 class LoadReport:
-    """Memory and GPU layers of the model, parsed from the server's log.
-
-    Attributes:
-        memory: Bytes by device and kind (`model`, `context`, `compute`); empty if not logged.
-        gpu_layers: Layers on the GPU.
-        model_layers: Layers of the model.
-    """
+    """Memory of the model in bytes by device and kind, and its layers on the GPU, from the log."""
 
     memory: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     gpu_layers: int | None = None
-    model_layers: int | None = None
 
     def parse_line(self, line: str) -> None:
         """Update the report from one line of the log."""
@@ -107,4 +100,4 @@ class LoadReport:
             kinds = self.memory.setdefault(device, {"model": 0, "context": 0, "compute": 0})
             kinds[_KINDS.get(kind, "compute")] += round(float(size_mib) * _MIB)
         elif found := _OFFLOADED.search(line):
-            self.gpu_layers, self.model_layers = int(found[1]), int(found[2])
+            self.gpu_layers = int(found[1])

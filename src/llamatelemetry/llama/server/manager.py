@@ -1,4 +1,4 @@
-"""`ServerManager`: start, watch and stop a llama.cpp server that never outlives its program."""
+"""`ServerManager`: start, monitor and stop a llama.cpp server that ends with this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from llamatelemetry.llama.server.startup_span import StartupSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from opentelemetry.util.types import AttributeValue
 
@@ -156,12 +155,7 @@ class ServerManager:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _prepare_start(self) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 _PROC: Final = Path("/proc")
 _LISTENING: Final = "0A"
@@ -30,13 +30,6 @@ _FOUND_TTL_S: Final = 5.0
 # The process of another user, or one behind a container's port: a new lookup seldom helps.
 _NOT_FOUND_TTL_S: Final = 30.0
 _CACHE_SIZE: Final = 256
-
-
-class ListeningSocket(NamedTuple):
-    """A listening socket: its address, and its name among the open files of a process."""
-
-    address: str
-    name: str
 
 
 class _Lookup(NamedTuple):
@@ -101,8 +94,8 @@ def _look_up(origin: str, last_pid: int | None) -> int | None:
     if not (addresses and port.isdigit()):
         return None
     try:
-        sockets = _reachable(_listening_sockets(int(port)), addresses)
-        return _owner_of({each.name for each in sockets}, last_pid) if sockets else None
+        names = _reachable(_listening_sockets(int(port)), addresses)
+        return _owner_of(names, last_pid) if names else None
     except OSError:
         # This system has no /proc.
         return None
@@ -119,13 +112,13 @@ def _loopback_addresses(host: str) -> set[str]:
     return {str(address)} if address.is_loopback else set()
 
 
-def _reachable(sockets: Collection[ListeningSocket], addresses: set[str]) -> list[ListeningSocket]:
-    """Return the sockets that a connection to these addresses reaches.
+def _reachable(sockets: Mapping[str, str], addresses: set[str]) -> set[str]:
+    """Return the names of the sockets that a connection to these addresses reaches.
 
     A socket on the exact address takes precedence over one on all addresses.
     """
-    exact = [each for each in sockets if each.address in addresses]
-    return exact or [each for each in sockets if each.address in {"0.0.0.0", "::"}]  # noqa: S104
+    exact = {name for name, address in sockets.items() if address in addresses}
+    return exact or {name for name, address in sockets.items() if address in {"0.0.0.0", "::"}}  # noqa: S104
 
 
 def _owner_of(names: set[str], last_pid: int | None) -> int | None:
@@ -140,7 +133,7 @@ def _owner_of(names: set[str], last_pid: int | None) -> int | None:
 def session_listens(session: int, port: int) -> bool | None:
     """Return whether a process of a session listens on a port; `None` if this is unknown."""
     try:
-        names = {each.name for each in _listening_sockets(port)}
+        names = _listening_sockets(port).keys()
         if not names:
             return False
         pids = (pid for pid in _all_pids() if _is_in_session(pid, session))
@@ -149,13 +142,13 @@ def session_listens(session: int, port: int) -> bool | None:
         return None
 
 
-def _listening_sockets(port: int) -> list[ListeningSocket]:
-    """Return the sockets of all processes that listen on a port.
+def _listening_sockets(port: int) -> dict[str, str]:
+    """Return the addresses of all sockets that listen on a port, by their names as open files.
 
     Raises:
         FileNotFoundError: This system has no table of sockets.
     """
-    found: list[ListeningSocket] = []
+    found: dict[str, str] = {}
     tables = [table for name in ("tcp", "tcp6") if (table := _PROC / "self/net" / name).exists()]
     if not tables:
         raise FileNotFoundError("no table of sockets")
@@ -165,7 +158,7 @@ def _listening_sockets(port: int) -> list[ListeningSocket]:
             columns = line.split()
             address, _, its_port = columns[1].rpartition(":")
             if columns[3] == _LISTENING and int(its_port, 16) == port:
-                found.append(ListeningSocket(_decode_address(address), f"socket:[{columns[9]}]"))
+                found[f"socket:[{columns[9]}]"] = _decode_address(address)
     return found
 
 

@@ -20,8 +20,6 @@ import signal
 import sys
 import time
 
-_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
 
 def main(grace_s: float, command: list[str]) -> int:
     """Run the server until it exits.
@@ -47,7 +45,7 @@ def _catch_signals() -> int:
     os.set_blocking(woken_fd, False)
     os.set_blocking(wake_fd, False)
     signal.set_wakeup_fd(wake_fd)
-    for number in _SIGNALS:
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _only_wake)
     # The thread that started this process may block signals, and the server inherits the mask.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

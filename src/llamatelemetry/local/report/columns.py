@@ -28,6 +28,10 @@ _GPU_METRICS: Final = {
     "hw.power": "power",
     "hw.temperature": "temperature",
 }
+_CONTENT: Final = (
+    *(names.GEN_AI_SYSTEM_INSTRUCTIONS, names.GEN_AI_INPUT_MESSAGES),
+    *(names.GEN_AI_OUTPUT_MESSAGES, names.GEN_AI_TOOL_DEFINITIONS),
+)
 _CONTENT_EVENT: Final = "gen_ai.client.inference.operation.details"
 
 
@@ -110,15 +114,10 @@ def _add(
         "failed": int(span.failed),
         "message": values.index_of(span.status_message),
         "role": 1 if call else _ROLES.get(str(span.attributes.get(names.PHASE)), 0),
-        "call": None
-        if call is None
-        else [
-            values.index_of(call.operation),
-            values.index_of(call.model),
-            call.input_tokens,
-            call.output_tokens,
-            call.ttft_ms,
-            call.tpot_ms,
+        "call": call
+        and [
+            *(values.index_of(call.operation), values.index_of(call.model)),
+            *(call.input_tokens, call.output_tokens, call.ttft_ms, call.tpot_ms),
             values.index_of(call.error),
         ],
         "attributes": _pairs({**span.attributes, **content}, values),
@@ -141,14 +140,7 @@ def _content_by_span(logs: Iterable[LogRecord]) -> dict[tuple[str, str], dict[st
     for log in logs:
         if log.event_name == _CONTENT_EVENT and log.trace_id and log.span_id:
             found[log.trace_id, log.span_id] = {
-                name: log.attributes[name]
-                for name in (
-                    names.GEN_AI_SYSTEM_INSTRUCTIONS,
-                    names.GEN_AI_INPUT_MESSAGES,
-                    names.GEN_AI_OUTPUT_MESSAGES,
-                    names.GEN_AI_TOOL_DEFINITIONS,
-                )
-                if name in log.attributes
+                name: log.attributes[name] for name in _CONTENT if name in log.attributes
             }
     return found
 

@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs, urlsplit
 
+from llamatelemetry._html_page import check_installed
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
-from llamatelemetry.local.report.page import render, summary_lines
+from llamatelemetry.local.report.page import render, summary_rows
 from llamatelemetry.local.store import StoreReader
 
 if TYPE_CHECKING:
@@ -25,11 +26,7 @@ _IDLE_S: Final = 30
 
 
 class LivePage:
-    """Starts serving on construction.
-
-    Args:
-        path: Path of the database.
-        port: Port on loopback; 0 selects a free port.
+    """A server of the page of a database, on loopback, that serves from its construction.
 
     Raises:
         ImportError: Jinja2 is not installed.
@@ -37,8 +34,8 @@ class LivePage:
     """
 
     def __init__(self, path: Path, *, port: int = 0) -> None:
-        # Fail now rather than in a request if Jinja2 is missing.
-        render(Recording(), live=True)
+        # Fail now instead of in a request if Jinja2 is missing.
+        check_installed("An HTML report")
         self._token = secrets.token_urlsafe(24)
         self._server = _LivePageServer((_HOST, port), _LiveDatabase(path), self._token)
         self._thread = threading.Thread(
@@ -68,7 +65,6 @@ class _LiveDatabase:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._reader = StoreReader(path)
-        self._name = path.name
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
         self._summarized_up_to = (0, 0)
@@ -79,12 +75,7 @@ class _LiveDatabase:
 
     def page(self) -> str:
         with self._lock:
-            whole = Recording(
-                list(self._reader.spans()),
-                list(self._reader.points()),
-                list(self._reader.logs()),
-                [self._name],
-            )
+            whole = Recording.of_store(self._reader)
             position = self._position()
         return render(whole, live=True, position=position)
 
@@ -97,19 +88,19 @@ class _LiveDatabase:
                 list(self._reader.logs(after=logs)),
             )
             position = self._position()
-            lines = self._summary()
-        return compact({"columns": found, "next": position, "summary": lines})
+            rows = self._summary()
+        return compact({"columns": found, "next": position, "summary": rows})
 
     def _position(self) -> str:
         tables = ("spans", "points", "logs")
         return ".".join(str(self._reader.last_row(table)) for table in tables)
 
-    def _summary(self) -> list[dict[str, Any]]:
+    def _summary(self) -> list[list[Any]]:
         spans, points = self._summarized_up_to
         self._spans += self._reader.spans(after=spans)
         self._points += self._reader.points(after=points)
         self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
-        return summary_lines(summarize(self._spans, self._points))
+        return summary_rows(summarize(self._spans, self._points))
 
 
 class _LivePageServer(ThreadingHTTPServer):

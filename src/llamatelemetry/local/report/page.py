@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llamatelemetry.local.recording import Recording
 
 _UNKNOWN = "\N{EN DASH}"
+_COLUMNS = (
+    *("Operation", "Model", "Calls", "Errors", "Input tokens", "Output tokens", "Queue (ms)"),
+    *("TTFT (ms)", "TPOT (ms)", "Duration (ms)", "Output tokens/s", "Energy (J)"),
+)
 
 
 def write_report(recorded: Recording, path: Path) -> None:
@@ -40,10 +44,7 @@ def write_report(recorded: Recording, path: Path) -> None:
 def render(recorded: Recording, *, live: bool = False, position: str = "") -> str:
     """Return the page of a recording as HTML.
 
-    Args:
-        recorded: Recording to show.
-        live: Whether the page polls `data`, relative to its own URL, for newer records.
-        position: Position in the database from which the page polls.
+    A `live` page polls `data`, relative to its own URL, for records after a position.
 
     Raises:
         ImportError: Jinja2 is not installed.
@@ -56,31 +57,30 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         "report.html",
         feature="An HTML report",
         data=base64.b64encode(gzip.compress(data.encode(), 6)).decode(),
-        summary={"lines": summary_lines(summary), "errors": summary.errors.most_common()},
+        columns=_COLUMNS,
+        rows=summary_rows(summary),
+        errors=summary.errors.most_common(),
         sources=", ".join(recorded.sources),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         live=live,
     )
 
 
-def summary_lines(summary: Summary) -> list[dict[str, Any]]:
+def summary_rows(summary: Summary) -> list[list[Any]]:
     """Return the rows of the table of calls, with unknown numbers as a dash."""
     return [
-        {
-            "operation": line.operation,
-            "model": line.model or _UNKNOWN,
-            "calls": line.calls,
-            "errors": line.errors,
-            "input_tokens": _whole(line.input_tokens),
-            "output_tokens": _whole(line.output_tokens),
-            "queue": _quantiles(line.queue_ms),
-            "ttft": _quantiles(line.ttft_ms),
-            "tpot": _quantiles(line.tpot_ms),
-            "duration": _quantiles(line.duration_ms),
-            "rate": _number(line.tokens_per_s.p50 if line.tokens_per_s else None),
-            "energy": _number(line.energy_j),
-        }
-        for line in summary.lines
+        [
+            row.operation,
+            row.model or _UNKNOWN,
+            row.calls,
+            row.errors,
+            _whole(row.input_tokens),
+            _whole(row.output_tokens),
+            *map(_quantiles, (row.queue_ms, row.ttft_ms, row.tpot_ms, row.duration_ms)),
+            _number(row.tokens_per_s.p50 if row.tokens_per_s else None),
+            _number(row.energy_j),
+        ]
+        for row in summary.rows
     ]
 
 

@@ -52,30 +52,12 @@ _DELTA_INSTRUMENTS: dict[str, tuple[type, ...]] = {
     "delta": (metrics.Counter, metrics.ObservableCounter, metrics.Histogram),
     "lowmemory": (metrics.Counter, metrics.Histogram),
 }
-_INSTRUMENTS: tuple[type, ...] = (
-    metrics.Counter,
-    metrics.UpDownCounter,
-    metrics.Histogram,
-    metrics.ObservableCounter,
-    metrics.ObservableUpDownCounter,
-    metrics.ObservableGauge,
-)
 
 
-class FileSpanExporter(SpanExporter):
-    """Writes spans to `traces-<pid>.jsonl`.
+class _FileExporter:
+    """The end of an exporter of spans or log records."""
 
-    Args:
-        path: Directory of the file; the option `export_path` if `None`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._file = _LineFile("traces", path)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write one line. Return `FAILURE` if that is impossible; never raise."""
-        written = self._file.append(lambda: encode_spans(spans))
-        return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
+    _file: _LineFile
 
     def shutdown(self) -> None:
         """Close the file. Later exports fail."""
@@ -84,6 +66,18 @@ class FileSpanExporter(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
         """Return `True`: every export is in the file when it returns."""
         return True
+
+
+class FileSpanExporter(_FileExporter, SpanExporter):
+    """Writes spans to `traces-<pid>.jsonl` in `path`, by default the option `export_path`."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._file = _LineFile("traces", path)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write one line. Return `FAILURE` if that is impossible; never raise."""
+        written = self._file.append(lambda: encode_spans(spans))
+        return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
 
 class FileMetricExporter(MetricExporter):
@@ -128,12 +122,8 @@ class FileMetricExporter(MetricExporter):
         return True
 
 
-class FileLogExporter(LogRecordExporter):
-    """Writes log records to `logs-<pid>.jsonl`.
-
-    Args:
-        path: Directory of the file; the option `export_path` if `None`.
-    """
+class FileLogExporter(_FileExporter, LogRecordExporter):
+    """Writes log records to `logs-<pid>.jsonl` in `path`, by default the option `export_path`."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._file = _LineFile("logs", path)
@@ -142,14 +132,6 @@ class FileLogExporter(LogRecordExporter):
         """Write one line. Return `FAILURE` if that is impossible; never raise."""
         written = self._file.append(lambda: encode_logs(batch))
         return LogRecordExportResult.SUCCESS if written else LogRecordExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        """Close the file. Later exports fail."""
-        self._file.close()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
-        """Return `True`: every export is in the file when it returns."""
-        return True
 
 
 def _temporality() -> dict[type, AggregationTemporality]:
@@ -161,11 +143,7 @@ def _temporality() -> dict[type, AggregationTemporality]:
             ", ".join(_DELTA_INSTRUMENTS),
             preference,
         )
-    delta = _DELTA_INSTRUMENTS.get(preference, ())
-    return {
-        kind: AggregationTemporality.DELTA if kind in delta else AggregationTemporality.CUMULATIVE
-        for kind in _INSTRUMENTS
-    }
+    return dict.fromkeys(_DELTA_INSTRUMENTS.get(preference, ()), AggregationTemporality.DELTA)
 
 
 class _LineFile:

@@ -1,13 +1,14 @@
 """OTLP encoding of log records.
 
-OpenTelemetry's package has public encoders for spans and metrics, but only a private one for log
-records. This one creates the same messages.
+OpenTelemetry has public encoders for spans and metrics, but only a private one for log records.
+This one creates the same messages. Unlike the private one, it keeps a batch with a record that has
+no trace flags, and does not log the value of an attribute that cannot be encoded.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -18,7 +19,7 @@ from opentelemetry.proto.common.v1.common_pb2 import (
     KeyValue,
     KeyValueList,
 )
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs, SeverityNumber
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 if TYPE_CHECKING:
@@ -46,7 +47,14 @@ def encode_logs(batch: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:
         resource_logs=[
             ResourceLogs(
                 resource=Resource(attributes=_attributes(resource.attributes)),
-                scope_logs=[_scope_logs(scope, records) for scope, records in by_scope.items()],
+                scope_logs=[
+                    ScopeLogs(
+                        scope=_scope(scope),
+                        log_records=records,
+                        schema_url=getattr(scope, "schema_url", ""),
+                    )
+                    for scope, records in by_scope.items()
+                ],
                 schema_url=resource.schema_url,
             )
             for resource, by_scope in by_resource.items()
@@ -54,30 +62,27 @@ def encode_logs(batch: Sequence[ReadableLogRecord]) -> ExportLogsServiceRequest:
     )
 
 
-def _scope_logs(scope: Any, records: Iterable[LogRecord]) -> ScopeLogs:
+def _scope(scope: Any) -> InstrumentationScope:
     if scope is None:
-        return ScopeLogs(scope=InstrumentationScope(), log_records=records)
-    encoded = InstrumentationScope(
-        name=scope.name, version=scope.version, attributes=_attributes(scope.attributes)
-    )
-    return ScopeLogs(scope=encoded, log_records=records, schema_url=scope.schema_url)
+        return InstrumentationScope()
+    attributes = _attributes(scope.attributes)
+    return InstrumentationScope(name=scope.name, version=scope.version, attributes=attributes)
 
 
 def _record(readable: ReadableLogRecord) -> LogRecord:
-    record = readable.log_record
-    number = record.severity_number
+    record: Any = readable.log_record
     return LogRecord(
-        time_unix_nano=record.timestamp or 0,
-        observed_time_unix_nano=record.observed_timestamp or 0,
+        time_unix_nano=record.timestamp,
+        observed_time_unix_nano=record.observed_timestamp,
         trace_id=record.trace_id.to_bytes(16, "big") if record.trace_id else b"",
         span_id=record.span_id.to_bytes(8, "big") if record.span_id else b"",
         flags=int(record.trace_flags or 0),
         body=_value(record.body),
-        severity_text=record.severity_text or "",
-        severity_number=SeverityNumber.ValueType(0 if number is None else number.value),
+        severity_text=record.severity_text,
+        severity_number=cast("Any", getattr(record.severity_number, "value", 0)),
         attributes=_attributes(record.attributes),
         dropped_attributes_count=readable.dropped_attributes,
-        event_name=record.event_name or "",
+        event_name=record.event_name,
     )
 
 

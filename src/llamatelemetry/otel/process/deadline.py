@@ -14,11 +14,7 @@ _logger = logging.getLogger("llamatelemetry.otel")
 
 
 class Deadline:
-    """A point in time, read as the time that remains.
-
-    Args:
-        timeout_s: Time until the deadline, in seconds.
-    """
+    """A point in time, read as the time that remains."""
 
     def __init__(self, timeout_s: float) -> None:
         self._end = time.monotonic() + timeout_s
@@ -38,11 +34,8 @@ def run_side_by_side(steps: Mapping[str, Callable[[], object]], deadline: Deadli
     """Run each step in its own thread. Return whether all succeeded before the deadline.
 
     The SDK's `force_flush` and `shutdown` continue as long as an exporter retries, even beyond
-    their timeout. A step that is still running at the deadline is left to end by itself.
-
-    Args:
-        steps: Functions by name. `False` and an exception are failures.
-        deadline: When to stop waiting.
+    their timeout. A step that is still running at the deadline is left to end by itself. `False`
+    and an exception are failures of a step.
     """
     succeeded: dict[str, bool] = {}
 

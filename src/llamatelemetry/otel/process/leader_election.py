@@ -40,13 +40,9 @@ class LeaderElection:
     """An election with at most one leader per host, user and service at a time.
 
     Two objects for the same election exclude each other within a process, too. A forked child
-    does not inherit the leadership of its parent.
-
-    Args:
-        name: Name of the reported data, such as "gpu-metrics".
-        service: The resource's `service.name`. Each service elects a leader of its own.
-        directory: Directory of the lock file, writable only by this user. By default a private
-            directory in the system's directory for temporary files.
+    does not inherit the leadership of its parent. The directory of the lock file must be
+    writable only by this user. By default it is a private one in the system's directory for
+    temporary files.
     """
 
     def __init__(self, name: str, service: str, *, directory: Path | None = None) -> None:

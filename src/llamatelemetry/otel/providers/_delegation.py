@@ -52,12 +52,9 @@ class DelegateRegistry(Generic[S, F]):
         self._weak: WeakValueDictionary[Hashable, F] = WeakValueDictionary()
 
     def get(self, key: Hashable, create: Callable[[S], F], *, keep: bool) -> F:
-        """Return the delegating object of a key. Create it if it is new.
+        """Return the delegating object of a key, or create it. Exceptions reach the caller.
 
-        Args:
-            key: Identity of the object.
-            create: Creates the object from the source. Its exceptions reach the caller.
-            keep: Whether the object stays alive without other references to it.
+        With `keep`, the object stays alive without other references to it.
         """
         items: MutableMapping[Hashable, F] = self._kept if keep else self._weak
         with _lock.held():
@@ -127,8 +124,7 @@ P = TypeVar("P", bound=SdkProvider)
 class DelegatingProvider(Delegate, Generic[P, F]):
     """A provider that outlives its underlying SDK provider, as do the objects obtained from it.
 
-    Args:
-        no_op: The API's provider that is used while no SDK is set up.
+    Without an SDK provider, it uses the API's no-op provider.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

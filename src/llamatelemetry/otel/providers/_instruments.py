@@ -56,28 +56,25 @@ class DelegatingInstrument(Delegate):
             setattr(self, name, getattr(real, name))
 
 
-class DelegatingCounter(DelegatingInstrument, metrics_api.Counter):
+class _AddingInstrument(DelegatingInstrument):
+    record_methods = ("add",)
+
+    def add(
+        self, amount: float, attributes: Attributes = None, context: Context | None = None
+    ) -> None:
+        """Record with the underlying counter. Each instance overrides this method."""
+
+
+class DelegatingCounter(_AddingInstrument, metrics_api.Counter):
     """A counter that keeps working when the SDK is replaced."""
 
     create = "create_counter"
-    record_methods = ("add",)
-
-    def add(
-        self, amount: float, attributes: Attributes = None, context: Context | None = None
-    ) -> None:
-        """Record with the underlying counter. Each instance overrides this method."""
 
 
-class DelegatingUpDownCounter(DelegatingInstrument, metrics_api.UpDownCounter):
+class DelegatingUpDownCounter(_AddingInstrument, metrics_api.UpDownCounter):
     """An up-down counter that keeps working when the SDK is replaced."""
 
     create = "create_up_down_counter"
-    record_methods = ("add",)
-
-    def add(
-        self, amount: float, attributes: Attributes = None, context: Context | None = None
-    ) -> None:
-        """Record with the underlying counter. Each instance overrides this method."""
 
 
 class DelegatingHistogram(DelegatingInstrument, metrics_api.Histogram):

@@ -11,7 +11,7 @@ from opentelemetry.sdk import trace as trace_sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from llamatelemetry.otel.providers._delegation import Delegate, DelegatingProvider
+from llamatelemetry.otel.providers._delegation import Delegate, DelegatingProvider, F, P
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes
@@ -38,8 +38,16 @@ class DelegatingTracer(Delegate, trace_sdk.Tracer):
         self.start_span = self._real.start_span
 
 
+class _WithResource(DelegatingProvider[P, F]):
+    @property
+    def resource(self) -> Resource:
+        """The resource of the underlying SDK provider, or an empty one."""
+        real: Any = self._real
+        return real.resource if real else Resource.get_empty()
+
+
 class DelegatingTracerProvider(
-    DelegatingProvider[trace_sdk.TracerProvider, DelegatingTracer], trace_sdk.TracerProvider
+    _WithResource[trace_sdk.TracerProvider, DelegatingTracer], trace_sdk.TracerProvider
 ):
     """The tracer provider that OpenTelemetry's global is set to, once per process.
 
@@ -66,12 +74,6 @@ class DelegatingTracerProvider(
             keep=not attributes,
         )
 
-    @property
-    def resource(self) -> Resource:
-        """The resource of the underlying SDK provider, or an empty one."""
-        real = self._real
-        return real.resource if real else Resource.get_empty()
-
     def add_span_processor(self, span_processor: trace_sdk.SpanProcessor) -> None:
         """Add the processor to the underlying SDK provider. It is removed with that provider."""
         if real := self._sdk_for(span_processor):
@@ -94,7 +96,7 @@ class DelegatingLogger(Delegate, logs_sdk.Logger):
 
 
 class DelegatingLoggerProvider(
-    DelegatingProvider[logs_sdk.LoggerProvider, DelegatingLogger], logs_sdk.LoggerProvider
+    _WithResource[logs_sdk.LoggerProvider, DelegatingLogger], logs_sdk.LoggerProvider
 ):
     """The logger provider that OpenTelemetry's global is set to, once per process."""
 
@@ -115,12 +117,6 @@ class DelegatingLoggerProvider(
             lambda source: DelegatingLogger(source, scope),
             keep=not attributes,
         )
-
-    @property
-    def resource(self) -> Resource:
-        """The resource of the underlying SDK provider, or an empty one."""
-        real = self._real
-        return real.resource if real else Resource.get_empty()
 
     def add_log_record_processor(self, log_record_processor: logs_sdk.LogRecordProcessor) -> None:
         """Add the processor to the underlying SDK provider. It is removed with that provider."""

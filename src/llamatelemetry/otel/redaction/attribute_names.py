@@ -125,11 +125,7 @@ _ERRORS: Final = {
 
 
 class NameClassifier:
-    """Classifies attributes by name.
-
-    Args:
-        keys: Names from the option `redact_keys`, exact or with `*`, in any case.
-    """
+    """Classifies attributes by name. `keys` are the names of the option `redact_keys`."""
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._keys = _any_of(keys, re.IGNORECASE) if keys else None

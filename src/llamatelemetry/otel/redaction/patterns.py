@@ -52,10 +52,7 @@ _PERSONAL: Final = (
         r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}+",
         check=checks.iban_length,
     ),
-    Pattern(
-        "us_ssn",
-        r"(?<![\w-])(?!000|666|9)\d{3}([ -])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])",
-    ),
+    Pattern("us_ssn", r"(?<![\w-])(?!000|666|9)\d{3}([ -])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])"),
 )
 
 _SECRETS: Final = (
@@ -66,11 +63,7 @@ _SECRETS: Final = (
         r"[^-]*+(?:-(?!----)[^-]*+)*+" + _PEM_END,
         needs=("PRIVATE KEY",),
     ),
-    Pattern(
-        "jwt",
-        r"(?<![\w-])eyJ[\w-]{8,}+(?:\.[\w-]*+){2,4}",
-        needs=("eyJ",),
-    ),
+    Pattern("jwt", r"(?<![\w-])eyJ[\w-]{8,}+(?:\.[\w-]*+){2,4}", needs=("eyJ",)),
     Pattern(
         "bearer_token",
         r"(?i)(?<!\w)bearer[ \t]{1,4}+(?P<value>(?!eyJ)[\w.~+/-]{8,}+={0,2})",
@@ -100,11 +93,7 @@ _SECRETS: Final = (
         r"|(?i:aws_?secret_?access_?key)" + _SEPARATOR + r"[A-Za-z0-9/+=]{40})",
         needs=("AKIA", "ASIA", "ABIA", "ACCA", "access", "Access", "ACCESS"),
     ),
-    Pattern(
-        "openai_key",
-        r"(?<![A-Za-z0-9])sk-(?!ant-)[\w-]{20,}+",
-        needs=("sk-",),
-    ),
+    Pattern("openai_key", r"(?<![A-Za-z0-9])sk-(?!ant-)[\w-]{20,}+", needs=("sk-",)),
     Pattern("anthropic_key", r"(?<![A-Za-z0-9])sk-ant-[\w-]{20,}+", needs=("sk-ant-",)),
     Pattern(
         "huggingface_token",

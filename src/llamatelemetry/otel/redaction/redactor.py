@@ -28,9 +28,8 @@ _FIRST_LINE: Final = "Traceback (most recent call last):"
 class Redactor:
     """Rules with their caches, shared by all threads.
 
-    Attributes:
-        clean_texts: Short texts without anything to redact, such as model names and addresses.
-        slow_patterns: Names of patterns that exceeded the time limit and were logged.
+    `clean_texts` are short texts without anything to redact, such as model names and addresses.
+    `slow_patterns` are the names of patterns whose time limit was exceeded and logged.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -74,12 +73,7 @@ class Redaction:
         }
 
     def body(self, value: Any, *, is_content: bool) -> Any:
-        """Return the redacted body of a log record.
-
-        Args:
-            value: Body of the record.
-            is_content: Whether the body is a prompt or a completion.
-        """
+        """Return the redacted body of a log record, which may be a prompt or a completion."""
         if is_content and self._rules.redact_prompts:
             return redact_messages(value, self)
         return self._value("", value, 0)
@@ -87,9 +81,7 @@ class Redaction:
     def error_text(self, text: str, known_type: Iterable[object] = ()) -> str:
         """Return the redacted message of an error, which may quote a prompt or a key.
 
-        Args:
-            text: Error message or status description.
-            known_type: Class names of the error. One of them at the start of the text is kept.
+        A class name of the error among `known_type`, at the start of the text, is kept.
         """
         if not self._rules.redact_prompts or not text:
             return self.redact_secrets(text)

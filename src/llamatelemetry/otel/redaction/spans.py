@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.util import BoundedList
-from opentelemetry.trace import Link
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext
 from opentelemetry.trace.status import Status
 
+from llamatelemetry.otel._sdk_private import (
+    has_on_ending,
+    replace_span_parts,
+    span_lock,
+    span_part,
+)
 from llamatelemetry.otel.redaction import fail_closed
 from llamatelemetry.otel.redaction.attribute_names import URLS, AttributeKind
 from llamatelemetry.otel.redaction.processor_base import RedactionProcessor, redact_scope
@@ -31,7 +38,6 @@ _STATUS_WITHOUT_CONTENT: Final = frozenset(
 )
 
 
-_HAS_ON_ENDING: Final = hasattr(SpanProcessor, "_on_ending")
 _MAX_CACHED_NAMES: Final = 4096
 
 
@@ -69,47 +75,47 @@ class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
     """
 
     def _on_ending(self, span: Span) -> None:
-        # Private in the SDK; the specification calls it OnEnding. The lock keeps two redactors
-        # of a concurrent pipeline from overwriting each other's result.
-        live: Any = span
-        with live._lock:
-            self._redact(live)
+        # The lock keeps two redactors of a concurrent pipeline from overwriting each other's result.
+        with span_lock(span):
+            self._redact(span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Redact what was added since `OnEnding`, or everything in an SDK without `OnEnding`."""
+        """Redact additions since `OnEnding`, or everything in an SDK without `OnEnding`."""
         self._redact(span)
 
-    def _redact(self, span: Any) -> None:
+    def _redact(self, span: ReadableSpan) -> None:
         try:
             before = _RedactedAttributes.of(span)
             if not (self._redactor in before.done_by and before.is_unchanged(span)):
                 self._redact_from(span, before)
         except Exception as error:
-            _drop_text(span)
+            _fail_closed(span, _drop_text)
             fail_closed.log_once("a span", error)
 
-    def _redact_from(self, span: Any, before: _RedactedAttributes) -> None:
+    def _redact_from(self, span: ReadableSpan, before: _RedactedAttributes) -> None:
         own = before if self._redactor in before.done_by else _NOT_REDACTED
         redaction = self._redactor.start()
-        types = _error_types(span)
-        given = span._attributes
-        attributes = {
+        given = span_part(span, "attributes")
+        redacted = {
             name: value if own.has_result(name, value) else redaction.attribute(name, value)
             for name, value in as_dict(given).items()
         }
-        if own.status is not span._status:
-            span._status = _status(span, redaction, types)
-        span._name = redaction.text(span._name)
-        span._events = _bounded_list(
-            span._events, [self._event(e, redaction) for e in span._events]
+        attributes = _with_history(redacted, given, self._redactor, before)
+        replace_span_parts(
+            span,
+            name=redaction.text(span.name),
+            status=span.status if own.status is span.status else _status(span, redaction),
+            events=_bounded_list(
+                [self._event(each, redaction) for each in span.events], span.dropped_events
+            ),
+            links=_bounded_list(
+                [self._link(each, redaction) for each in span.links], span.dropped_links
+            ),
+            resource=self._resources.redact(span.resource),
+            instrumentation_scope=redact_scope(span.instrumentation_scope, redaction),
+            attributes=attributes,
         )
-        span._links = _bounded_list(
-            span._links, [self._link(each, redaction) for each in span._links]
-        )
-        span._resource = self._resources.redact(span._resource)
-        span._instrumentation_scope = redact_scope(span._instrumentation_scope, redaction)
-        span._attributes = _with_history(attributes, given, self._redactor, before)
-        span._attributes.remember(span)
+        attributes.remember(span)
 
     def _event(self, event: Any, redaction: Redaction) -> Any:
         given = event.attributes
@@ -136,39 +142,37 @@ class _RedactedAttributes(BoundedAttributes):
     """
 
     def __init__(self, values: Mapping[str, Any], dropped: int = 0) -> None:
-        super().__init__()
-        # The setter of the base class would validate values that are valid already.
-        self._dict = dict(values)
+        super().__init__(attributes=values)
         self.dropped = dropped
-        self._immutable = True
         self.done_by: tuple[Redactor, ...] = ()
         self.status: object = None
         self._result_values: dict[str, Any] = {}
         self._result_parts: tuple[object, ...] = ()
 
     @classmethod
-    def of(cls, span: Any) -> _RedactedAttributes:
+    def of(cls, span: ReadableSpan) -> _RedactedAttributes:
         """Return the redacted attributes of the span, empty ones if it is not redacted yet."""
-        return span._attributes if isinstance(span._attributes, cls) else _NOT_REDACTED
+        present = span_part(span, "attributes")
+        return present if isinstance(present, cls) else _NOT_REDACTED
 
-    def remember(self, span: Any) -> None:
+    def remember(self, span: ReadableSpan) -> None:
         """Remember the state of the span after redaction."""
-        self.status = span._status
-        self._result_values = dict(self._dict)
+        self.status = span.status
+        self._result_values = dict(self.copy())
         self._result_parts = _parts_of(span)
 
     def has_result(self, name: str, value: object) -> bool:
         """Return whether the value is the result of earlier redaction: do not hash a hash."""
         return self._result_values.get(name, self) is value
 
-    def is_unchanged(self, span: Any) -> bool:
+    def is_unchanged(self, span: ReadableSpan) -> bool:
         """Return whether the span is unchanged since its redaction."""
         now = _parts_of(span)
         return (
             len(now) == len(self._result_parts)
             and all(a is b for a, b in zip(now, self._result_parts, strict=True))
-            and len(self._result_values) == len(self._dict)
-            and all(self.has_result(name, value) for name, value in self._dict.items())
+            and len(self._result_values) == len(self)
+            and all(self.has_result(name, value) for name, value in self.copy().items())
         )
 
 
@@ -187,43 +191,58 @@ def _with_history(
     return kept
 
 
-def _parts_of(span: Any) -> tuple[object, ...]:
-    own = (span._name, span._status, span._resource, span._instrumentation_scope)
-    return (*own, *span._events, None, *span._links)
+def _parts_of(span: ReadableSpan) -> tuple[object, ...]:
+    own = (span.name, span.status, span.resource, span.instrumentation_scope)
+    return (*own, *span.events, None, *span.links)
 
 
-def _error_types(span: Any) -> list[object]:
-    found = [as_dict(event.attributes).get("exception.type") for event in span._events]
-    return [*found, as_dict(span._attributes).get("error.type")]
-
-
-def _status(span: Any, redaction: Redaction, known_types: list[object]) -> Status:
-    status: Status = span._status
+def _status(span: ReadableSpan, redaction: Redaction) -> Status:
+    status: Status = span.status
     if not status.description:
         return status
-    scope = getattr(span._instrumentation_scope, "name", None)
+    scope = getattr(span.instrumentation_scope, "name", None)
     if scope in _STATUS_WITHOUT_CONTENT:
         described = redaction.redact_secrets(status.description)
     else:
-        described = redaction.error_text(status.description, known_types)
+        types = [as_dict(event.attributes).get("exception.type") for event in span.events]
+        types.append(as_dict(span.attributes).get("error.type"))
+        described = redaction.error_text(status.description, types)
     return Status(status.status_code, described)
 
 
-def _bounded_list(given: Any, items: list[Any]) -> Any:
+def _bounded_list(items: list[Any], dropped: int) -> Any:
     copied = cast("Any", BoundedList(None))
     copied.extend(items)
-    copied.dropped = getattr(given, "dropped", 0)
+    copied.dropped = dropped
     return copied
 
 
-def _drop_text(span: Any) -> None:
-    span._attributes = _RedactedAttributes(fail_closed.numbers_only(span._attributes))
-    span._name = fail_closed.FAILED_SPAN_NAME
-    span._events = _bounded_list(span._events, [])
-    span._links = _bounded_list(span._links, [])
-    span._status = Status(span._status.status_code)
-    span._resource = Resource({})
-    span._instrumentation_scope = None
+def _drop_attributes(stored: object) -> object:
+    if isinstance(stored, Mapping):
+        return BoundedAttributes(
+            attributes=fail_closed.numbers_only(cast("Mapping[str, Any]", stored))
+        )
+    return stored
+
+
+def _drop_text(stored: object) -> object:
+    if isinstance(stored, str):
+        return fail_closed.FAILED_SPAN_NAME
+    if isinstance(stored, Status):
+        return Status(stored.status_code)
+    if isinstance(stored, Resource):
+        return Resource({})
+    if isinstance(stored, InstrumentationScope):
+        return None
+    if isinstance(stored, Sequence) and not isinstance(stored, SpanContext):
+        return _bounded_list([], getattr(cast("Any", stored), "dropped", 0))
+    return _drop_attributes(stored)
+
+
+def _fail_closed(span: object, drop: Callable[[object], object]) -> None:
+    """Drop text from a span by the types of its fields, because a field may be renamed or missing."""
+    for field, stored in dict(getattr(span, "__dict__", {})).items():
+        setattr(span, field, drop(stored))
 
 
 class SecretsSpanProcessor(SpanProcessor):
@@ -237,26 +256,26 @@ class SecretsSpanProcessor(SpanProcessor):
         self._redactor = Redactor(Rules(redact_prompts=False))
         self._names = self._redactor.rules.names
         self._harmless_names: set[str] = set()
+        self._has_on_ending = has_on_ending()
 
     def _on_ending(self, span: Span) -> None:
-        live: Any = span
-        with live._lock:
-            self._redact(live)
+        with span_lock(span):
+            self._redact(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Redact here in an SDK without `OnEnding`."""
-        if not _HAS_ON_ENDING:
+        if not self._has_on_ending:
             self._redact(span)
 
-    def _redact(self, span: Any) -> None:
+    def _redact(self, span: ReadableSpan) -> None:
         try:
-            names = span._attributes
+            names = span.attributes
             if names and not self._harmless_names.issuperset(names):
                 found = [name for name in names if self._is_secret(name)]
                 if found:
                     self._replace(span, found)
         except Exception as error:
-            span._attributes = BoundedAttributes(attributes=fail_closed.numbers_only(None))
+            _fail_closed(span, _drop_attributes)
             fail_closed.log_once("the secrets of a span", error)
 
     def _is_secret(self, name: str) -> bool:
@@ -266,11 +285,10 @@ class SecretsSpanProcessor(SpanProcessor):
             self._harmless_names.add(name)
         return False
 
-    def _replace(self, span: Any, found: list[str]) -> None:
+    def _replace(self, span: ReadableSpan, found: list[str]) -> None:
         redaction = self._redactor.start()
-        given = span._attributes
-        values = dict(given)
+        values = as_dict(span.attributes)
         values |= {name: redaction.attribute(name, values[name]) for name in found}
-        replaced: Any = BoundedAttributes(attributes=values)
-        replaced.dropped = getattr(given, "dropped", 0)
-        span._attributes = replaced
+        replaced = BoundedAttributes(attributes=values)
+        replaced.dropped = span.dropped_attributes
+        replace_span_parts(span, attributes=replaced)

@@ -44,12 +44,7 @@ _HEX: Final = re.compile(f"[0-9a-f]{{1,{_DIGITS}}}")
 
 
 class KeepDecision(NamedTuple):
-    """The decision to keep a trace.
-
-    Attributes:
-        rule: Name of the rule that keeps it.
-        rate: Share of comparable traces that are kept, from 0 to 1.
-    """
+    """The decision to keep a trace: the rule, and the share of comparable traces that it keeps."""
 
     rule: str
     rate: float
@@ -72,13 +67,7 @@ class Policy:
 
     @classmethod
     def named(cls, rules: str, *, rate: float, slow_s: float) -> Policy:
-        """Return the policy for a value of the option `sampling`.
-
-        Args:
-            rules: Comma-separated rules: `only_errors`, `only_slow`, `ratio`.
-            rate: Share of traces that `ratio` keeps, from 0 to 1.
-            slow_s: Duration in seconds from which `only_slow` keeps a trace.
-        """
+        """Return the policy for comma-separated rules, the value of the option `sampling`."""
         names = rules.split(",")
         return cls(
             errors="only_errors" in names,
@@ -177,10 +166,8 @@ def ratio_sampler(rate: float) -> Sampler:
 class RuleSampler(ParentBased):
     """Records every trace that its parent does not exclude. A `TailSampler` decides at its end.
 
-    Args:
-        policy: Rules that the tail sampler applies.
-        on_first_use: Called with this sampler before its first span. An entry point creates a
-            sampler without a provider, so the tail sampler is installed then.
+    `on_first_use` is called before the first span: an entry point creates a sampler without a
+    provider, so the tail sampler is installed then.
     """
 
     def __init__(self, policy: Policy, on_first_use: Any = None) -> None:

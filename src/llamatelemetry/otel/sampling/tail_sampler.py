@@ -172,11 +172,7 @@ class TailSampler(SpanProcessor):
         self._next.shutdown()
 
     def decide_all(self, *, with_open_roots: bool = True) -> None:
-        """Decide the buffered traces by their ended spans, and empty the buffer.
-
-        Args:
-            with_open_roots: Whether to decide traces with an open local root, too.
-        """
+        """Decide the buffered traces by their ended spans, and empty the buffer."""
         outbox = _Outbox()
         with self._lock:
             for trace in list(self._traces.values()):

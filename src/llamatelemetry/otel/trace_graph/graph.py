@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import weakref
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llamatelemetry._optional import required_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
 NodeKind = Literal[
     "service", "pipeline", "agent", "stage", "tool", "model", "server", "slot", "gpu"
@@ -176,27 +178,12 @@ class TraceGraph:
             yield {**ends, **edge.stats.row()}
 
 
-class GraphSource(Protocol):
-    """An object with the graphs of recent traces, such as `TraceGraphProcessor`."""
-
-    def graph(self, trace_id: int | str | None = None) -> TraceGraph:
-        """Return the graph of a trace, or of all traces. Raise `KeyError` for an unknown trace."""
-        ...
-
-
-_sources: weakref.WeakSet[GraphSource] = weakref.WeakSet()
-
-
-def register_source(source: GraphSource) -> None:
-    """Register a source for `find_graph`, as long as other references keep it alive."""
-    _sources.add(source)
+processors: Final[weakref.WeakSet[TraceGraphProcessor]] = weakref.WeakSet()
+"""The trace graph processors of this process, as long as other references keep them alive."""
 
 
 def find_graph(trace_id: int | str) -> TraceGraph:
     """Return the graph of a recent trace of this process.
-
-    Args:
-        trace_id: Trace id as a number or as 32 hexadecimal digits.
 
     Raises:
         ValueError: The text is not a trace id.
@@ -209,9 +196,9 @@ def find_graph(trace_id: int | str) -> TraceGraph:
         except ValueError:
             raise ValueError(f"trace_id must be 32 hexadecimal digits, got {trace_id!r}") from None
     missing: KeyError | None = None
-    for source in list(_sources):
+    for processor in list(processors):
         try:
-            return source.graph(trace_id)
+            return processor.graph(trace_id)
         except KeyError as error:
             missing = error
     if missing is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from llamatelemetry.otel.trace_graph.graph import NodeKind, TraceGraph, register_source
+from llamatelemetry.otel.trace_graph.graph import NodeKind, TraceGraph, processors
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
 
@@ -41,12 +41,7 @@ class _Step(NamedTuple):
 
 
 class _Open(NamedTuple):
-    """An open span.
-
-    Attributes:
-        parent: The step that the span belongs to.
-        step: The step that its children belong to.
-    """
+    """An open span: the step that it belongs to, and the step that its children belong to."""
 
     parent: _Step
     step: _Step
@@ -60,13 +55,10 @@ class TraceGraphProcessor(SpanProcessor):
         self._open: OrderedDict[tuple[int, int], _Open] = OrderedDict()
         self._graphs: OrderedDict[int, TraceGraph] = OrderedDict()
         self._all = TraceGraph()
-        register_source(self)
+        processors.add(self)
 
     def graph(self, trace_id: int | str | None = None) -> TraceGraph:
-        """Return a copy of the graph of a trace.
-
-        Args:
-            trace_id: Trace id as a number or in hexadecimal; all traces if `None`.
+        """Return a copy of the graph of a trace, or of all traces.
 
         Raises:
             KeyError: The trace is not among the recent ones.

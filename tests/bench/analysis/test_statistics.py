@@ -100,7 +100,7 @@ def test_percentile_bootstrap_has_less_than_90_percent_coverage():
 
 
 def runs_of(rng, runs, requests=50):
-    """Yield runs whose means differ by 10% and whose requests differ by 30%."""
+    """Yield runs. Their means differ by 10%, and the requests of one run by 30%."""
     for _ in range(runs):
         yield np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.3, requests))
 
@@ -191,7 +191,7 @@ def test_itl_interval_treats_intervals_of_one_response_as_correlated():
 
 
 def results_of(rng, n, *, slower=1.0, spread=0.2, runs=1, between=0.0):
-    """Return a benchmark whose three latencies are correlated, as in practice."""
+    """Return a benchmark with three correlated latencies, as in practice."""
     records = []
     for run in range(runs):
         factor = slower * np.exp(rng.normal(0, between))

@@ -158,7 +158,7 @@ def test_least_disturbed_request_matches_server_clock(server, name, client):
             continue
         reported = [getattr(record, f"{metric}_s") for record in results.requests]
         errors = [mine - true for mine, true in zip(reported, values, strict=True)]
-        # Queue time excludes the time in which a client builds its request and connects.
+        # Queue time excludes the time that a client takes to build its request and to connect.
         share = 0.005 if metric == "queue" else 0.01
         within = [max(0.001, share * true) for true in values]
         if metric != "tpot":  # its start and end errors can cancel out
@@ -347,7 +347,7 @@ def test_warm_up_sends_every_prompt_when_cache_is_warm(server):
 
 @pytest.fixture(scope="module")
 def unknown_server(tmp_path_factory: pytest.TempPathFactory):
-    """A server of unknown kind."""
+    """Start a server of unknown kind."""
     folder = tmp_path_factory.mktemp("unknown")
     with scripted_server(folder, "--owner", "unknown") as server:
         yield server

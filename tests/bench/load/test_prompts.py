@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llamatelemetry.bench import Conversation, load_prompts, synthetic_prompts
-from llamatelemetry.bench.load.prompts import as_conversations
+from llamatelemetry.bench.load.prompts import as_conversations, rotate
 
 SHAREGPT = [
     {
@@ -112,3 +112,16 @@ def test_synthetic_prompts_reject_impossible_lengths():
         synthetic_prompts(lambda text: 2 * len(text.split()) + 1, 1, 50)
     with pytest.raises(ValueError, match="greater than 0"):
         synthetic_prompts(count_words, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("turns", "requests", "expected"),
+    [
+        ((1, 1), 3, [(0, 1), (1, 1), (0, 1)]),
+        ((3,), 7, [(0, 3), (0, 3), (0, 1)]),
+        ((2, 1), 4, [(0, 2), (1, 1), (0, 1)]),
+    ],
+)
+def test_rotate_repeats_prompts_up_to_number_of_requests(turns, requests, expected):
+    conversations = [Conversation.of_texts(*"x" * count) for count in turns]
+    assert list(rotate(conversations, requests)) == expected

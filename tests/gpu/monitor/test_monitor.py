@@ -1,4 +1,4 @@
-"""The monitor thread: what it reads, when, and how it handles failures."""
+"""The monitor thread: its readings, their intervals, and its failures."""
 
 from __future__ import annotations
 
@@ -20,32 +20,34 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "llamatelemetry-gpu" in thread.name]
 
 
-def test_snapshot_does_not_change(driver_with, watch):
+def test_snapshot_does_not_change(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
-    monitor = watch()
+    monitor = start_monitor()
     before = monitor.snapshot
     driver.change(power=444)
     wait_for(lambda: monitor.snapshot.states[nvml.uuid(0)].power_w == 444)
     assert before.states[nvml.uuid(0)].power_w == 300.5
 
 
-def test_leader_reads_all_devices_and_others_only_visible_ones(driver_with, watch, monkeypatch):
+def test_leader_reads_all_devices_and_others_only_visible_ones(
+    driver_with, start_monitor, monkeypatch
+):
     driver_with(nvml.eight_with_nvswitch())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,1")
 
-    worker = watch()
-    reporter = watch(reports_host=lambda: True)
+    worker = start_monitor()
+    reporter = start_monitor(reports_host=lambda: True)
 
     assert list(worker.snapshot.states) == [nvml.uuid(5), nvml.uuid(1)]
     assert worker.snapshot.details == {}
     assert len(reporter.snapshot.states) == len(reporter.snapshot.details) == 8
-    assert [device.index for device in reporter.timeline.devices] == [5, 1]
+    assert [device.index for device in reporter.history.devices] == [5, 1]
 
 
-def test_slow_queries_run_less_often(driver_with, watch):
+def test_slow_queries_run_less_often(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
-    monitor = watch(reports_host=lambda: True)
-    wait_for(lambda: len(monitor.timeline.history) > 10)
+    monitor = start_monitor(reports_host=lambda: True)
+    wait_for(lambda: len(monitor.history) > 10)
     calls = driver.count()
     assert calls["nvmlDeviceGetTotalEnergyConsumption"] > 10
     assert calls["nvmlDeviceGetClockInfo"] == 2  # two domains, once
@@ -53,18 +55,18 @@ def test_slow_queries_run_less_often(driver_with, watch):
     assert calls["nvmlInitWithFlags"] == 1
 
 
-def test_only_the_monitor_thread_calls_the_driver(driver_with, watch):
+def test_only_the_monitor_thread_calls_the_driver(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
-    monitor = watch()
+    monitor = start_monitor()
     (caller,) = {call.thread for call in driver.calls()}
     assert caller != threading.get_native_id()
     monitor.stop(10)
     assert {call.thread for call in driver.calls()} == {caller}
 
 
-def test_stop_ends_thread_and_session_for_good(driver_with, watch):
+def test_stop_ends_thread_and_session_for_good(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
-    monitor = watch()
+    monitor = start_monitor()
     assert len(threads()) == 1
     assert monitor.stop(10)
     assert threads() == []
@@ -73,9 +75,9 @@ def test_stop_ends_thread_and_session_for_good(driver_with, watch):
     assert threads() == []
 
 
-def test_lost_gpu_is_excluded_until_it_responds_again(driver_with, watch, caplog):
+def test_lost_gpu_is_excluded_until_it_responds_again(driver_with, start_monitor, caplog):
     driver = driver_with(nvml.eight_with_nvswitch())
-    monitor = watch(reports_host=lambda: True, reopen_every_s=0.1)
+    monitor = start_monitor(reports_host=lambda: True, reopen_every_s=0.1)
     driver.lose(2)
     wait_for(lambda: monitor.snapshot.lost == {nvml.uuid(2)})
     assert monitor.snapshot.states[nvml.uuid(2)] == GpuState()
@@ -83,7 +85,7 @@ def test_lost_gpu_is_excluded_until_it_responds_again(driver_with, watch, caplog
     # A new NVML session no longer lists the GPU. It is still reported as lost.
     wait_for(lambda: driver.count()["nvmlInitWithFlags"] > 2)
     assert monitor.snapshot.lost == {nvml.uuid(2)}
-    assert len(monitor.timeline.devices) == 8
+    assert len(monitor.history.devices) == 8
     driver.change(2, errors={})
     wait_for(lambda: not monitor.snapshot.lost)
     assert monitor.snapshot.states[nvml.uuid(2)].power_w == 300.5
@@ -91,26 +93,26 @@ def test_lost_gpu_is_excluded_until_it_responds_again(driver_with, watch, caplog
     assert nvml.uuid(2) in warning.getMessage()
 
 
-def test_monitor_reopens_reloaded_driver(driver_with, watch):
+def test_monitor_reopens_reloaded_driver(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
-    monitor = watch(reopen_every_s=0.05)
+    monitor = start_monitor(reopen_every_s=0.05)
     driver.machine["driver_loads"] = 1
     driver.write()
     wait_for(lambda: driver.count()["nvmlInitWithFlags"] == 2)
     wait_for(lambda: monitor.snapshot.states)
 
 
-def test_monitor_finds_driver_that_is_loaded_later(driver_with, watch):
+def test_monitor_finds_driver_that_is_loaded_later(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
     driver.file.unlink()
-    monitor = watch(first_reading=False, reopen_every_s=0.05)
-    time.sleep(0.1)  # Time to look for the driver twice.
+    monitor = start_monitor(first_reading=False, reopen_every_s=0.05)
+    time.sleep(0.1)
     assert monitor.snapshot.devices == ()
     driver.write()
     wait_for(lambda: monitor.snapshot.states)
 
 
-def test_thread_ends_with_info_message_without_a_driver(driver_with, watch):
+def test_thread_ends_with_info_message_without_a_driver(driver_with, start_monitor):
     code = """
 import logging, threading, time
 logging.basicConfig(level=logging.INFO)
@@ -129,10 +131,10 @@ print("pynvml" in sys.modules)
 
 
 @pytest.mark.slow
-def test_slow_driver_is_called_at_most_half_of_the_time(driver_with, watch):
+def test_slow_driver_is_called_at_most_half_of_the_time(driver_with, start_monitor):
     driver = driver_with(nvml.slow(30))
     took_s = []
-    monitor = watch(record_pass=took_s.append)
+    monitor = start_monitor(record_pass=took_s.append)
     wait_for(lambda: len(took_s) >= 3)
     began, count = time.monotonic(), len(took_s)
     wait_for(lambda: len(took_s) >= count + 2)
@@ -142,9 +144,9 @@ def test_slow_driver_is_called_at_most_half_of_the_time(driver_with, watch):
     monitor.stop(10)
 
 
-def test_forked_child_uses_its_own_thread_and_session(driver_with, watch):
+def test_forked_child_uses_its_own_thread_and_session(driver_with, start_monitor):
     driver = driver_with(nvml.one_gpu())
-    monitor = watch()
+    monitor = start_monitor()
     key = Key()
     monitor.ledger.start(key, "parent's engine", 0.0)
     reading, writing = os.pipe()
@@ -161,17 +163,17 @@ def test_forked_child_uses_its_own_thread_and_session(driver_with, watch):
     os.waitpid(pid, 0)
     assert os.read(reading, 1000) == b"[] {} set() 300.5 True"
     assert driver.count()["nvmlInitWithFlags"] == 2
-    before = len(monitor.timeline.history)
-    wait_for(lambda: len(monitor.timeline.history) > before)
+    before = len(monitor.history)
+    wait_for(lambda: len(monitor.history) > before)
 
 
 class Key:
     pass
 
 
-def test_fork_waits_for_running_pass_with_a_time_limit(driver_with, watch):
+def test_fork_waits_for_running_pass_with_a_time_limit(driver_with, start_monitor):
     driver_with(nvml.slow(30))
-    watch()
+    start_monitor()
     for _ in range(5):
         pid = os.fork()
         if pid == 0:
@@ -199,23 +201,23 @@ def test_internal_error_is_logged_and_reading_continues(monkeypatch, caplog):
 
 @pytest.mark.parametrize(("where", "paces"), [({nvml.uuid(0)}, "fast"), (set(), "slow")])
 def test_gpu_is_read_ten_times_per_second_while_a_call_is_in_flight(
-    driver_with, watch, where, paces
+    driver_with, start_monitor, where, paces
 ):
     server = 4711
     driver_with(nvml.one_gpu(processes=[{"pid": server, "memory": 1}] if where else []))
-    monitor = watch(interval_s=30.0, pids_of=lambda origin: {server})
+    monitor = start_monitor(interval_s=30.0, pids_of=lambda origin: {server})
     key = Key()
-    count = len(monitor.timeline.history)
+    count = len(monitor.history)
     monitor.ledger.start(key, "http://127.0.0.1:8080", time.monotonic())
     monitor.read_soon()
     if paces == "fast":
-        wait_for(lambda: len(monitor.timeline.history) >= count + 5)
+        wait_for(lambda: len(monitor.history) >= count + 5)
         assert monitor.snapshot.engine_pids == {server}
         monitor.ledger.finish(key, time.monotonic())
-        time.sleep(0.25)  # The last readings of the fast pace, which ends after the call.
-        count = len(monitor.timeline.history)
+        time.sleep(0.25)
+        count = len(monitor.history)
     else:
-        wait_for(lambda: len(monitor.timeline.history) == count + 1)
+        wait_for(lambda: len(monitor.history) == count + 1)
         count += 1
-    time.sleep(0.35)  # Time for some readings at the fast pace, of which there must be none.
-    assert len(monitor.timeline.history) <= count + 1
+    time.sleep(0.35)
+    assert len(monitor.history) <= count + 1

@@ -124,7 +124,7 @@ time.sleep(60)
 
 @pytest.mark.clock
 def test_call_overlapping_with_another_process_gets_half_of_the_energy(
-    driver_with, watch, tmp_path
+    driver_with, start_monitor, tmp_path
 ):
     driver = driver_with(with_server())
     other = subprocess.Popen(
@@ -135,8 +135,8 @@ def test_call_overlapping_with_another_process_gets_half_of_the_energy(
     )
     try:
         other.stdout.readline()
-        time.sleep(0.5)  # time for some readings of the other process, every 20 ms
-        tracing = Tracing(watch(pids_of=pids_of, shared_folder=lambda: tmp_path))
+        time.sleep(0.5)
+        tracing = Tracing(start_monitor(pids_of=pids_of, shared_folder=lambda: tmp_path))
         found = call(tracing, LLAMA_SERVER)
     finally:
         other.kill()

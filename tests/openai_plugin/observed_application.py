@@ -1,6 +1,6 @@
-"""An application that records all that it observes, run with and without the plugin.
+"""An application that records what it observes, to compare runs with and without the plugin.
 
-Its observations must be equal: values and types, exceptions with their causes, the sent bytes, the
+The observations must be equal: values and types, exceptions with their causes, the sent bytes, the
 state of the response and the current span.
 """
 
@@ -29,69 +29,71 @@ _ADDED_HEADERS = {"traceparent", "tracestate"}
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerResponse:
     """The response of a server: a body in chunks, which may be interrupted."""
 
-    pieces: tuple[bytes, ...]
+    chunks: tuple[bytes, ...]
     media: str = "application/json"
     status: int = 200
-    breaks: bool = False
+    is_interrupted: bool = False
 
-    def answer(self) -> Any:
-        broken = [replies.http.ReadError("connection lost")] if self.breaks else []
-        body = replies.Parts(*self.pieces, *broken)
+    def build(self) -> Any:
+        broken = [replies.http.ReadError("connection lost")] if self.is_interrupted else []
+        body = replies.Parts(*self.chunks, *broken)
         headers = {"content-type": self.media}
         return replies.http.Response(self.status, stream=body, headers=headers)
 
 
-class Witness:
+class ObservedApplication:
     """An application with a sync or an async client, and its observations."""
 
-    def __init__(self, served: Served, is_async: bool) -> None:
-        def answer(request: Any) -> Any:
-            self._note_request(request)
-            self._response = served.answer()
+    def __init__(self, response: ServerResponse, is_async: bool) -> None:
+        def respond(request: Any) -> Any:
+            self._record_request(request)
+            self._response = response.build()
             self._body = self._response.stream  # The client replaces it.
             return self._response
 
         make: Any = replies.async_client if is_async else replies.client
-        self.client: Any = make(answer)
-        self.notes: list[Any] = []
+        self.client: Any = make(respond)
+        self.observations: list[Any] = []
         self._response: Any = None
         self._body: Any = None
 
     @property
-    def answered(self) -> bool:
+    def has_response(self) -> bool:
         return self._response is not None
 
-    def _note_request(self, request: Any) -> None:
+    def _record_request(self, request: Any) -> None:
         headers = dict(request.headers)
         for added in _ADDED_HEADERS:
             headers.pop(added, None)
         # The boundary of a multipart form is random.
         media, _, boundary = headers["content-type"].partition("; boundary=")
         content = request.content.replace(boundary.encode(), b"") if boundary else request.content
-        self.notes.append((request.method, str(request.url), {**headers, "content-type": media}))
-        self.notes.append(content)
+        self.observations.append(
+            (request.method, str(request.url), {**headers, "content-type": media})
+        )
+        self.observations.append(content)
 
-    def note(self, *values: Any) -> None:
+    def record(self, *values: Any) -> None:
         """Record values, and whether a span is current."""
         current = trace.get_current_span().get_span_context().is_valid
-        self.notes.append((tuple(map(_shown, values)), current))
+        self.observations.append((tuple(map(_shown, values)), current))
 
-    def note_response(self) -> None:
+    def record_response(self) -> None:
         """Record the final state of the HTTP response."""
         response = self._response
         state = (response.is_closed, response.is_stream_consumed, response.num_bytes_downloaded)
-        self.note(sorted(vars(response)), self._body.closed, *state)
+        self.record(sorted(vars(response)), self._body.closed, *state)
 
-    def note_error(self, error: BaseException) -> None:
+    def record_error(self, error: BaseException) -> None:
         seen: list[BaseException | None] = []
         link: BaseException | None = error
         while link is not None and link not in seen:
             seen.append(link)
             fields = {name: repr(getattr(link, name, None)) for name in ("body", "code", "type")}
-            self.notes.append((type(link), str(link), fields, link.__suppress_context__))
+            self.observations.append((type(link), str(link), fields, link.__suppress_context__))
             link = link.__cause__ or link.__context__
 
     async def result(self, value: Any) -> Any:
@@ -99,7 +101,7 @@ class Witness:
         return await value if inspect.isawaitable(value) else value
 
     @contextlib.asynccontextmanager
-    async def entered(self, manager: Any) -> Any:
+    async def enter(self, manager: Any) -> Any:
         """Enter a context manager, sync or async."""
         if hasattr(manager, "__aenter__"):
             async with manager as value:
@@ -115,14 +117,14 @@ class Witness:
         count = 0
         try:
             while count != at_most:
-                self.note(await anext(items) if is_async else next(items))
+                self.record(await anext(items) if is_async else next(items))
                 count += 1
         except (StopIteration, StopAsyncIteration):
-            self.note("end")
+            self.record("end")
         except Exception as error:  # The client may raise any error.
-            self.note_error(error)
+            self.record_error(error)
         if count != at_most:
-            self.note(await anext(items, "ended") if is_async else next(items, "ended"))
+            self.record(await anext(items, "ended") if is_async else next(items, "ended"))
 
 
 def _shown(value: Any) -> tuple[type[Any], str]:
@@ -132,28 +134,28 @@ def _shown(value: Any) -> tuple[type[Any], str]:
     return type(value), repr(content if isinstance(content, bytes) else value)
 
 
-Ask = Callable[[Witness], Awaitable[None]]
+Program = Callable[[ObservedApplication], Awaitable[None]]
 
 
-def testimony(served: Served, ask: Ask, is_async: bool) -> list[Any]:
+def observations_of(response: ServerResponse, program: Program, is_async: bool) -> list[Any]:
     """Run an application and return its observations. The last one may be an uncaught exception."""
 
     async def run() -> list[Any]:
-        witness = Witness(served, is_async)
+        application = ObservedApplication(response, is_async)
         try:
-            await ask(witness)
+            await program(application)
         except Exception as error:  # The client may raise any error.
-            witness.note_error(error)
-        if witness.answered:
-            witness.note_response()
-        return witness.notes
+            application.record_error(error)
+        if application.has_response:
+            application.record_response()
+        return application.observations
 
     # A separate context: a change that remains would affect the next run in the same way.
-    drive = asyncio.run if is_async else _without_a_loop
+    drive = asyncio.run if is_async else _run_without_event_loop
     return contextvars.copy_context().run(drive, run())
 
 
-def _without_a_loop(program: Coroutine[Any, Any, Any]) -> Any:
+def _run_without_event_loop(program: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that never waits, without an event loop, as in a synchronous program."""
     try:
         program.send(None)
@@ -162,8 +164,8 @@ def _without_a_loop(program: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("a sync client has waited for something")
 
 
-def same_with_and_without(
-    served: Served, ask: Ask, *, is_async: bool, capture: bool
+def check_same_when_instrumented(
+    response: ServerResponse, program: Program, *, is_async: bool, capture: bool
 ) -> ReadableSpan:
     """Check that the plugin changes no observation. Return the only span."""
     known_servers.forget()
@@ -171,15 +173,15 @@ def same_with_and_without(
     config = LlamaTelemetryConfig(capture_content="span_and_event" if capture else "no_content")
     OpenAIInstrumentor().instrument(**recorder.providers, config=config)
     try:
-        seen = testimony(served, ask, is_async)
+        instrumented = observations_of(response, program, is_async)
     finally:
         OpenAIInstrumentor().uninstrument()
-    bare = testimony(served, ask, is_async)
-    assert seen == bare
+    uninstrumented = observations_of(response, program, is_async)
+    assert instrumented == uninstrumented
     return recorder.call()
 
 
-def pieces(body: bytes, cuts: Iterable[int] | None) -> tuple[bytes, ...]:
+def split_at(body: bytes, cuts: Iterable[int] | None) -> tuple[bytes, ...]:
     """Split a body at the given positions, or into bytes. A repeated position gives an empty chunk."""
     inside = range(1, len(body)) if cuts is None else (cut % (len(body) + 1) for cut in cuts)
     return tuple(body[start:end] for start, end in pairwise([0, *sorted(inside), len(body)]))

@@ -1,13 +1,11 @@
-"""Schedules, load models, and the time from which latency counts."""
+"""Open and closed load, conversations, and the start of latency measurements."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner, Conversation, Ramp
-from llamatelemetry.bench.load.prompts import rotate
-from llamatelemetry.bench.load.schedule import Load, arrival_times
+from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner, Conversation
 from llamatelemetry.llama import LlamaCppClient
 from tests.support.timed_server import Script, scripted_server
 
@@ -20,7 +18,7 @@ RATE = 20.0
 
 @pytest.fixture(scope="module")
 def serial_server(tmp_path_factory: pytest.TempPathFactory, realtime_priority: None):
-    """A server that processes one request at a time, with a queue that clients cannot see."""
+    """Start a server that processes one request at a time, with a queue that clients cannot see."""
     with scripted_server(tmp_path_factory.mktemp("serial"), "--serial", "--slots", "1") as server:
         yield server
 
@@ -111,58 +109,6 @@ def test_run_warns_when_concurrency_exceeds_slots(tmp_path):
     assert any("the 2 slots of the server" in warning for warning in results.warnings)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("rate", [0.5, 10.0, Ramp(1, 9)])
-def test_arrival_times_span_requests_divided_by_rate(rate, seed):
-    due = arrival_times(Load(rate=rate), 100, seed)
-    mean_rate = (rate.start + rate.stop) / 2 if isinstance(rate, Ramp) else rate
-    assert list(due) == sorted(due)
-    assert 0 <= due[0] <= due[-1] <= 100 / mean_rate
-
-
-def test_poisson_arrivals_have_exponential_intervals():
-    from scipy import stats
-
-    gaps = np.diff(arrival_times(Load(rate=5.0), 5000, 1))
-    assert stats.kstest(gaps, "expon", args=(0, 0.2)).pvalue > 0.01
-
-
-def test_constant_arrivals_have_equal_intervals():
-    assert arrival_times(Load(rate=4.0, arrival="constant"), 4, 0) == [0, 0.25, 0.5, 0.75]
-
-
-def test_ramp_changes_rate_linearly():
-    due = np.array(arrival_times(Load(rate=Ramp(1, 9), arrival="constant"), 1000, 0))
-    first, second = (due < 100).sum(), ((due >= 100) & (due < 200)).sum()
-    assert first == pytest.approx(300, abs=2)  # rate 1 to 5 in the first 100 of 200 s
-    assert second == pytest.approx(700, abs=2)
-
-
-def test_arrival_times_are_reproducible_by_seed():
-    load = Load(rate=3.0)
-    assert arrival_times(load, 50, 4) == arrival_times(load, 50, 4)
-    assert arrival_times(load, 50, 4) != arrival_times(load, 50, 5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"concurrency": 0}, "concurrency must be at least 1"),
-        ({"rate": 0}, "rate must be greater than 0"),
-        ({"rate": float("nan")}, "rate must be greater than 0"),
-        ({"arrival": "gamma"}, "'poisson' or 'constant'"),
-    ],
-)
-def test_load_rejects_invalid_values(options, message):
-    with pytest.raises(ValueError, match=message):
-        Load(**options)
-
-
-def test_ramp_rejects_rate_of_zero():
-    with pytest.raises(ValueError, match="greater than 0"):
-        Ramp(0, 3)
-
-
 def test_conversation_turns_include_actual_responses(tmp_path):
     """The second turn is sent with the first response, and counts as a request."""
     conversation = Conversation.of_texts(Script(0, gaps_s=[0.0]).text(), Script(1).text())
@@ -186,16 +132,3 @@ def test_conversation_ends_after_failed_turn(tmp_path):
         assert all(truth.id == 0 for truth in server.truths())
     assert len(results.requests) == 7  # instead of 3 + 3 + 3 + 1
     assert any("3 turns were not sent" in warning for warning in results.warnings)
-
-
-@pytest.mark.parametrize(
-    ("turns", "requests", "expected"),
-    [
-        ((1, 1), 3, [(0, 1), (1, 1), (0, 1)]),
-        ((3,), 7, [(0, 3), (0, 3), (0, 1)]),
-        ((2, 1), 4, [(0, 2), (1, 1), (0, 1)]),
-    ],
-)
-def test_rotate_repeats_prompts_up_to_number_of_requests(turns, requests, expected):
-    conversations = [Conversation.of_texts(*"x" * count) for count in turns]
-    assert list(rotate(conversations, requests)) == expected

@@ -1,0 +1,69 @@
+"""Printing and files, common to benchmark results, sweeps and comparisons."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamatelemetry.bench.report.tables import render_markdown
+from llamatelemetry.bench.report.terminal import render_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamatelemetry.bench.report.tables import Table
+
+
+class Printable(ABC):
+    """Base class of data with a printable table."""
+
+    @abstractmethod
+    def _table(self) -> Table: ...
+
+    def summary(self) -> str:
+        """Return a printable table of the most important values, with notes and warnings."""
+        return render_text(self._table())
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def to_markdown(self) -> str:
+        """Return the table of `summary()` as Markdown."""
+        return render_markdown(self._table())
+
+
+class Exportable(Printable):
+    """Base class of data that can be saved as JSON, Markdown or HTML."""
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """Return everything as JSON. `schema` names the version of the format."""
+
+    @abstractmethod
+    def _page(self) -> str: ...
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return a self-contained HTML page with plots, and write it to `path` if given.
+
+        Raises:
+            ImportError: Jinja2 is not installed.
+        """
+        page = self._page()
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def save(self, path: str | Path) -> Path:
+        """Write a file and return its path. The suffix selects the format.
+
+        `.md` and `.html`, and for benchmark results `.csv`, select these formats. Any other
+        suffix selects JSON.
+        """
+        path = Path(path)
+        content = self._formats().get(path.suffix.lower(), self.to_json)()
+        path.write_text(content, encoding="utf-8")
+        return path
+
+    def _formats(self) -> dict[str, Callable[[], str]]:
+        return {".md": self.to_markdown, ".html": self.to_html}
