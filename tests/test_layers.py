@@ -39,7 +39,10 @@ OPTIONAL = {
 # Who may import one of them at the top of a module, because nothing else imports that module.
 ALLOWED_AT_TOP = {
     "rich": ("llamatelemetry.cli",),
-    "numpy": ("llamatelemetry.bench.analysis.intervals",),
+    "numpy": (
+        "llamatelemetry.bench.analysis.intervals",
+        "llamatelemetry.bench.analysis.significance",
+    ),
     "scipy": ("llamatelemetry.bench.analysis.intervals",),
     "typer": ("llamatelemetry.cli",),
 }

@@ -29,6 +29,7 @@ from tests.support.temporary_distributions import (
     make_instrumentor,
     throwaway_path,  # noqa: F401 - a fixture
 )
+from tests.support.waiting import wait_for
 
 HOUR_MS = 3_600_000
 
@@ -66,6 +67,10 @@ def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
+
+
+def _threads_named(part: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if part in thread.name]
 
 
 class Last(SpanProcessor):
@@ -183,10 +188,7 @@ class TestExport:
     def test_export_interval_is_applied_to_metrics(self, receiver):
         init(otlp_endpoint=receiver.url, export_interval_ms=20)
         record("one")
-        deadline = time.monotonic() + 10
-        while len(receiver.messages["metrics"]) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(receiver.messages["metrics"]) >= 2
+        wait_for(lambda: len(receiver.messages["metrics"]) >= 2)
 
     def test_full_signal_url_exports_one_signal_with_one_warning(self, receiver, caplog):
         init(otlp_endpoint=f"{receiver.url}/v1/traces")
@@ -458,11 +460,8 @@ class TestFlush:
         assert not finish(0.5)
         assert time.monotonic() - started < 1.5
         receiver.delay_s = 0
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and any(
-            thread.name.startswith("llamatelemetry-") for thread in threading.enumerate()
-        ):
-            time.sleep(0.05)
+        # The finalizer of abandoned calls runs as long as the process.
+        wait_for(lambda: set(_threads_named("llamatelemetry-")) <= {"llamatelemetry-finalizer"})
 
     def test_shutdown_ends_retries_and_threads_without_collector(self, caplog):
         init(otlp_endpoint="http://127.0.0.1:9", enable_metrics=False)
@@ -470,8 +469,7 @@ class TestFlush:
         started = time.monotonic()
         assert not shutdown(1.0)
         assert time.monotonic() - started < 2
-        time.sleep(0.2)
-        assert [t.name for t in threading.enumerate() if "Otel" in t.name] == []
+        wait_for(lambda: not _threads_named("Otel"))
         assert "already shutdown, ignoring call" not in caplog.text
 
     def test_pending_calls_end_before_sdk_shuts_down_at_exit(self, receiver):

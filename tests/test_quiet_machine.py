@@ -9,23 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.orphans import start_orphan
 from tests.support.quiet_machine import cores_used_by_others, read_cpu_time
 
 ROOT = Path(__file__).parents[1]
-# Not a descendant of the process that starts it: its parent ends at once.
-ORPHAN = "timeout {seconds} sh -c 'while :; do :; done' >/dev/null 2>&1 &"
 needs_proc = pytest.mark.skipif(read_cpu_time() is None, reason="needs /proc/stat")
-
-
-def start_orphan(seconds: float) -> None:
-    subprocess.run(["sh", "-c", ORPHAN.format(seconds=seconds)], check=True)
 
 
 @needs_proc
 def test_cpu_time_of_unrelated_process_counts_as_load():
     before = read_cpu_time()
     start_orphan(1)
-    time.sleep(0.8)
+    time.sleep(0.8)  # the load of the other process
     assert cores_used_by_others(before, read_cpu_time()) > 0.2
 
 
@@ -47,7 +42,7 @@ def test_load_is_zero_when_counters_are_unreadable():
     ("load", "outcome"), [("start_orphan(2)", "1 skipped"), ("", "1 failed")], ids=["busy", "quiet"]
 )
 def test_clock_test_is_skipped_only_under_load(tmp_path, load, outcome):
-    source = "import time\nimport pytest\nfrom tests.test_quiet import start_orphan\n\n"
+    source = "import time\nimport pytest\nfrom tests.support.orphans import start_orphan\n\n"
     source += (
         f"@pytest.mark.clock\ndef test_times():\n    {load}\n    time.sleep(1)\n    assert False\n"
     )

@@ -1,4 +1,4 @@
-"""Fixtures: an in-memory recorder, a scripted server, and realtime priority."""
+"""Fixtures: a scripted server, and realtime priority."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.support.recorder import Recorder
 from tests.support.timed_server import ScriptedServer, scripted_server
-
-
-@pytest.fixture
-def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Return a recorder behind the global providers, because a runner accepts no providers."""
-    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
-    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
-    return recorder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from llamatelemetry.bench.machine import Clocks
 from llamatelemetry.transformers import TransformersBackend
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.support.recorder import Recorder
-from tests.transformers.conftest import folder
+from tests.support.saved_models import folder
 
 __all__ = ["folder"]
 

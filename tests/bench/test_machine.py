@@ -8,11 +8,11 @@ import pytest
 
 from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
 from llamatelemetry.llama import LlamaCppClient
-from tests.gpu.conftest import driver_with, no_cuda_settings
 from tests.support import nvml
+from tests.support.nvml import driver_with
 from tests.support.timed_server import Script
 
-__all__ = ["driver_with", "no_cuda_settings"]  # fixtures
+__all__ = ["driver_with"]  # a fixture
 
 
 def run(server):

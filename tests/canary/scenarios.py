@@ -21,12 +21,12 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from llamatelemetry import pipeline
 from llamatelemetry.llama import LlamaServerError, unwrap_openai_client, wrap_openai_client
 from tests.canary.secret_markers import marker, with_markers
-from tests.llamacpp_plugin.test_content import ROUTES
 from tests.support import openai_operations as operations
 from tests.support import replies
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
 from tests.support.llama_clients import Driver
+from tests.support.llama_cpp_responses import ROUTES
 from tests.support.loopback_server import Asked, Reply, loopback
 
 KEY = f"sk-{'c4n4ryc4n4ry'}-{'0' * 24}"

@@ -157,7 +157,7 @@ for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
     signal.signal(getattr(signal, name), on)
 print("listening", flush=True)
 while True:
-    time.sleep(0.1)
+    signal.pause()
 """
 
 
@@ -197,7 +197,7 @@ def test_ignored_sigint_stays_ignored_and_sigterm_ends_the_command(tmp_path: Pat
         assert process.stdout is not None
         assert process.stdout.readline() == "True\n"
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        time.sleep(0.2)  # Time for the signal to end the command.
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)

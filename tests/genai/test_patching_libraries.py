@@ -26,9 +26,9 @@ import wrapt
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from tests.llamacpp_plugin.conftest import make_embedded_server
 from tests.support import replies
 from tests.support.byte_server import plain, scripted
+from tests.support.embedded_llama_server import make_embedded_server
 
 INSTRUMENTORS: tuple[Any, ...] = (
     OpenAIInstrumentor,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,28 +15,10 @@ from llamatelemetry.gpu.monitor.monitor import GpuMonitor
 from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
-from tests.support import nvml
+from tests.support.nvml import driver_with
 from tests.support.waiting import wait_for
 
-
-@pytest.fixture
-def driver_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., nvml.Driver]:
-    """Return a function that installs an NVIDIA driver with these devices for one test."""
-    nvml.load()
-
-    def make(machine: dict[str, Any]) -> nvml.Driver:
-        driver = nvml.Driver(tmp_path, machine)
-        for name, value in driver.environment.items():
-            monkeypatch.setenv(name, value)
-        return driver
-
-    return make
-
-
-@pytest.fixture(autouse=True)
-def no_cuda_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+__all__ = ["driver_with"]
 
 
 @pytest.fixture

@@ -17,30 +17,21 @@ from llamatelemetry.genai import Instrumenter, Request, Response, Server, known_
 from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.gpu.spans import SpanGpu
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
+from tests.gpu.calls import (
+    LLAMA_SERVER,
+    LONG_ENOUGH_S,
+    ORIGIN,
+    SERVER_PID,
+    call,
+    pids_of,
+    with_server,
+)
 from tests.gpu.conftest import Tracing
 from tests.support import nvml
 from tests.support.waiting import wait_for
 
-SERVER_PID = 4711
-LLAMA_SERVER = {
-    "gen_ai.operation.name": "chat",
-    "gen_ai.provider.name": "llama_cpp",
-    "server.address": "127.0.0.1",
-    "server.port": 8080,
-}
-ORIGIN = "http://127.0.0.1:8080"
 IN_PROCESS = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "huggingface"}
 TRANSFORMERS = "llamatelemetry_instrumentation_transformers"
-LONG_ENOUGH_S = 0.6
-"""Three times ten counter updates of 20 ms, for a busy machine."""
-
-
-def pids_of(origin: str) -> set[int]:
-    return {SERVER_PID} if origin == ORIGIN else set()
-
-
-def with_server(**changes) -> dict:
-    return nvml.one_gpu(processes=[{"pid": SERVER_PID, "memory": 5 * nvml.GIB}], **changes)
 
 
 def test_span_gets_gpu_usage_during_its_time(driver_with, start_monitor):
@@ -93,7 +84,6 @@ def test_lost_gpu_is_not_in_the_arrays(driver_with, start_monitor):
     tracing = Tracing(monitor)
     driver.lose(1)
     wait_for(lambda: monitor.snapshot.lost)
-    time.sleep(0.05)
     tracing.tracer().start_span("work").end()
     found = tracing.attributes("work")
     assert found["ids"] == tuple(nvml.uuid(i) for i in (0, 2, 3))
@@ -202,15 +192,6 @@ def test_slow_driver_does_not_delay_spans(driver_with, start_monitor):
         tracing.tracer().start_span("chat", kind=SpanKind.CLIENT, attributes=LLAMA_SERVER).end()
     # One driver call takes 0.2 s.
     assert time.monotonic() - began < 0.2
-
-
-def call(tracing: Tracing, attributes, scope="test", seconds=LONG_ENOUGH_S, **options):
-    options = {"kind": SpanKind.CLIENT, **options}
-    span = tracing.tracer(scope).start_span("call", attributes=attributes, **options)
-    time.sleep(seconds)
-    span.set_attribute("gen_ai.usage.output_tokens", 100)
-    span.end()
-    return tracing.attributes("call")
 
 
 @pytest.mark.clock

@@ -32,7 +32,7 @@ SETTINGS = {
 WORK = """
 import time
 from opentelemetry import trace
-time.sleep(0.3)
+time.sleep(0.3)  # time for some readings, every 20 ms
 trace.get_tracer("app").start_span("work").end()
 trace.get_tracer("app").start_span("chat", attributes={"gen_ai.operation.name": "chat"}).end()
 """
@@ -374,7 +374,7 @@ CALL = """
 import os
 from openai import OpenAI
 client = OpenAI(base_url=os.environ["URL"], api_key="none")
-time.sleep(0.5)
+time.sleep(0.5)  # the GPU is observed idle
 for _ in range(2):  # the first call, which may be short, locates the server
     client.chat.completions.create(
         model="model",

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from llamatelemetry.distributed import Links, Topology, TopologyGpu, TopologyNic
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.graphistry.graphistry_server import Graphistry, serving
 
@@ -50,3 +52,26 @@ def a_trace() -> TraceGraph:
     model.stats.add(50, failed=False, input_tokens=12, output_tokens=7)
     graph.link("GPU-a", "GPU-b", "NVLink")
     return graph
+
+
+def a_topology(gpus: int, reason: str | None = None) -> Topology:
+    """Return a topology of fully connected GPUs, and of an adapter close to the first one."""
+    p2p = {"read": "OK", "write": "OK"}
+    between = {
+        (f"GPU{a}", f"GPU{b}"): Links(18, through_nvswitch=True, pcie="SYS", p2p=p2p)
+        for a, b in itertools.combinations(range(gpus), 2)
+    }
+    between |= {(f"GPU{gpu}", "NIC0"): Links(pcie=None if gpu else "PIX") for gpu in range(gpus)}
+    return Topology(
+        gpus=tuple(
+            TopologyGpu(n, f"GPU-{n}", "NVIDIA H100", numa_affinity="0", nvlinks_active=18)
+            for n in range(gpus)
+        ),
+        nics=(TopologyNic("NIC0", "mlx5_0"),) if gpus else (),
+        between=between,
+        reason=reason,
+    )
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [(level, text) for name, level, text in caplog.record_tuples if "llamatel" in name]

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from llamatelemetry.distributed import Links, Topology, TopologyGpu, TopologyMapper, TopologyNic
+from llamatelemetry.distributed import TopologyMapper
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.graphistry._graphs import (
     Edge,
@@ -19,25 +19,7 @@ from llamatelemetry.graphistry._graphs import (
 )
 from llamatelemetry.graphistry._layout import circle, layers
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-
-
-def a_topology(gpus: int, reason: str | None = None) -> Topology:
-    """Return a topology of fully connected GPUs, and of an adapter close to the first one."""
-    p2p = {"read": "OK", "write": "OK"}
-    between = {
-        (f"GPU{a}", f"GPU{b}"): Links(18, through_nvswitch=True, pcie="SYS", p2p=p2p)
-        for a, b in itertools.combinations(range(gpus), 2)
-    }
-    between |= {(f"GPU{gpu}", "NIC0"): Links(pcie=None if gpu else "PIX") for gpu in range(gpus)}
-    return Topology(
-        gpus=tuple(
-            TopologyGpu(n, f"GPU-{n}", "NVIDIA H100", numa_affinity="0", nvlinks_active=18)
-            for n in range(gpus)
-        ),
-        nics=(TopologyNic("NIC0", "mlx5_0"),) if gpus else (),
-        between=between,
-        reason=reason,
-    )
+from tests.graphistry.conftest import a_topology
 
 
 def test_pipeline_graph_has_program_model_server_and_gpus():

@@ -15,12 +15,7 @@ import pytest
 import llamatelemetry
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests.graphistry.conftest import MARKUP
-from tests.graphistry.test_graphs import a_topology
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    return [(level, text) for name, level, text in caplog.record_tuples if "llamatel" in name]
+from tests.graphistry.conftest import MARKUP, a_topology, logged
 
 
 def test_plot_writes_page_without_account(a_trace: TraceGraph, caplog):

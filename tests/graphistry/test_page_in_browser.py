@@ -7,8 +7,7 @@ from typing import Any
 
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests.graphistry.conftest import MARKUP
-from tests.graphistry.test_graphs import a_topology
+from tests.graphistry.conftest import MARKUP, a_topology
 from tests.support import browser
 
 pytestmark = browser.MARKS

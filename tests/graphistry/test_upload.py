@@ -12,10 +12,8 @@ import pytest
 
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests.graphistry.conftest import MARKUP
+from tests.graphistry.conftest import MARKUP, a_topology, logged
 from tests.graphistry.graphistry_server import DATASET, Graphistry
-from tests.graphistry.test_graphs import a_topology
-from tests.graphistry.test_page import logged
 
 HAS_CLIENT = importlib.util.find_spec("graphistry") is not None
 

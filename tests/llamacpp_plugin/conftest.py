@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import server_metadata_cache
-from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.support.recorder import Recorder
 
@@ -22,20 +20,6 @@ def wait_for_props() -> None:
     for thread in threading.enumerate():
         if thread.name == "llamatelemetry-metadata":
             thread.join(15)
-
-
-def make_embedded_server() -> Any:
-    """Start llama.cpp's server in this process, with the demo model and two slots."""
-    xllamacpp = importlib.import_module("xllamacpp")
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(find_demo_model())
-    parameters.n_ctx = 1024
-    parameters.n_parallel = 2
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.warmup = False
-    parameters.embedding = True
-    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    return xllamacpp.Server(parameters)
 
 
 @pytest.fixture

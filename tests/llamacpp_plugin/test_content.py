@@ -13,53 +13,11 @@ import httpx2
 import pytest
 import requests
 
-from tests.support import replies
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.llama_cpp_responses import ROUTES, SECRET
 from tests.support.recorder import Recorder
 
-SECRET = "SECRET"
-COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}
-NATIVE = {
-    "content": f"{SECRET} answer",
-    "stop": True,
-    "stop_type": "eos",
-    "model": "smol",
-    **COUNTS,
-}
-NATIVE |= {"prompt": SECRET, "__verbose": {"prompt": SECRET}}
-TEXT_EVENTS = [{"content": part, "stop": False, "index": 0} for part in (SECRET, " ans", "wer")]
-MESSAGES = [{"role": "user", "content": f"{SECRET} question"}]
-
-
-def events(*bodies: dict[str, Any]) -> list[bytes]:
-    return [f"data: {json.dumps(body)}\n\n".encode() for body in bodies]
-
-
-ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
-    "/v1/chat/completions": (
-        {"messages": MESSAGES},
-        replies.chat(
-            choices=[
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": f"{SECRET} answer"},
-                }
-            ]
-        ),
-        events(
-            replies.chunk({"role": "assistant", "content": None}),
-            *(replies.chunk({"content": part}) for part in (SECRET, " ans", "wer")),
-            replies.chunk({}, "stop", timings=replies.TIMINGS),
-        ),
-    ),
-    "/completion": (
-        {"prompt": f"{SECRET} question"},
-        NATIVE,
-        events(*TEXT_EVENTS, {**NATIVE, "content": "", "index": 0}),
-    ),
-}
 cases = pytest.mark.parametrize("path", ROUTES)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,11 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.support import replies
 from tests.support.byte_server import chunked, head, plain, scripted
 from tests.support.http_callers import CALLERS, PLAIN, STREAMED, CallerRequest, Observation
+from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
 from tests.support.recorder import Recorder
 
-BODY = {"model": "smol", "messages": replies.MESSAGES, "stream": True}
-CHAT = json.dumps(replies.chat(timings=replies.TIMINGS)).encode()
-EVENTS = [
-    f"data: {json.dumps(event)}\n\n".encode()
-    for event in replies.chat_chunks(timings=replies.TIMINGS)
-]
 LONG_LINE = b'data: {"image": "' + b"A" * 10_000_000 + b'"}\n\n'
 
 

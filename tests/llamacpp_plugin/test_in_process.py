@@ -14,8 +14,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor, _llama_cpp
-from tests.llamacpp_plugin.conftest import make_embedded_server
 from tests.support.components import require
+from tests.support.embedded_llama_server import make_embedded_server
 from tests.support.recorder import Recorder
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]

@@ -26,10 +26,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.support import replies
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
 from tests.support.recorder import Recorder
 
 URL = "http://llama.test:8080/v1/chat/completions"

@@ -11,10 +11,10 @@ import pytest
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.llamacpp_plugin.conftest import wait_for_props
-from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.support import replies
 from tests.support.byte_server import ScriptedHttpServer, chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
 from tests.support.recorder import Recorder
 
 PROPS = json.dumps(

@@ -13,10 +13,10 @@ from llamatelemetry.genai import known_servers, server_metadata_cache, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
-from tests.llamacpp_plugin.test_faults import BODY, CHAT, EVENTS
 from tests.support import replies
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
+from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
 from tests.support.recorder import Recorder
 
 both = pytest.mark.parametrize("library", ["httpx", "httpx2"])

@@ -369,7 +369,7 @@ def test_receiver_stores_10000_spans_per_second(running: RunningReceiver) -> Non
         bodies.append(template.SerializeToString())
     connection = http.client.HTTPConnection(running.receiver.url.removeprefix("http://"))
     started = time.monotonic()
-    for number, body in enumerate(bodies):
+    for number, body in enumerate(bodies):  # at 10,000 spans per second
         time.sleep(max(0.0, started + number * batch / 10_000 - time.monotonic()))
         connection.request("POST", "/v1/traces", body, {"Content-Type": "application/x-protobuf"})
         response = connection.getresponse()

@@ -14,6 +14,7 @@ import pytest
 
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store, StoreError, StoreFullError, StoreReader
+from tests.local.example_records import numbered
 
 SPAN = SpanRecord(
     trace_id="0af7651916cd43dd8448eb211c80319c",
@@ -57,19 +58,6 @@ LOG = LogRecord(
     scope="plugin",
     resource={"service.name": "other"},
 )
-
-
-def numbered(number: int, padding: int = 0) -> SpanRecord:
-    return SpanRecord(
-        trace_id=f"{number:032x}",
-        span_id=f"{number:016x}",
-        parent_span_id=None,
-        name=f"span {number}",
-        kind=1,
-        start_ns=number,
-        end_ns=number + 1,
-        attributes={"padding": "x" * padding},
-    )
 
 
 def test_reader_returns_written_records(tmp_path: Path) -> None:
@@ -125,7 +113,7 @@ def test_killed_process_leaves_complete_batches(tmp_path: Path) -> None:
     code = """
         import sys
         from llamatelemetry.local.store import Store
-        from tests.local.test_store import numbered
+        from tests.local.example_records import numbered
         store = Store(sys.argv[1])
         for batch in range(10_000):
             store.write([numbered(batch * 10 + n) for n in range(10)])

@@ -64,7 +64,7 @@ def _one_is_slow_to_leave(slow, rank):
         with NCCLGroup(2, "gloo", rank=rank, timeout_s=20) as group:
             sizes.append(group.check(size_bytes=SIZE, iterations=1, warmup=0).world_size)
             if rank == slow:
-                time.sleep(0.7)
+                time.sleep(0.7)  # This rank closes its group late.
     return sizes
 
 

@@ -147,9 +147,8 @@ async def abandon_async_streams(exporter: CollectingExporter) -> int:
             await anext(stream)
         del stream
         if not n % 10:
-            await asyncio.sleep(
-                0.001
-            )  # The event loop closes the generators that the collector has found.
+            # Let the event loop close the generators that the collector has found.
+            await asyncio.sleep(0.001)
     return n + 1
 
 

@@ -15,10 +15,7 @@ import pytest
 
 from llamatelemetry.llama import unwrap_openai_client, wrap_openai_client
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor, instrument_client
-from tests.llama.conftest import recorded
 from tests.support.loopback_server import Asked, Loopback, Reply, loopback, sse
-
-__all__ = ["recorded"]
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHUNK = {

@@ -26,6 +26,7 @@ from tests.support.openai_operations import (
     streams,
 )
 from tests.support.recorder import Recorder
+from tests.support.waiting import wait_for_async
 
 pytestmark = IGNORE_DEPRECATED
 
@@ -301,9 +302,8 @@ async def test_abandoned_stream_ends_call_when_garbage_collected(
     await caller.next(chunks)
     assert instrumented.calls() == []
     del chunks
-    for _ in range(3):  # The event loop closes an async generator before it is collected.
-        gc.collect()
-        await asyncio.sleep(0.01)
+    # The event loop closes an async generator before it is collected.
+    await wait_for_async(lambda: gc.collect() >= 0 and instrumented.calls())
     span = instrumented.call()
     assert span.status.status_code is StatusCode.UNSET
     assert span.attributes.get("gen_ai.response.id") == operation.response_id
@@ -336,6 +336,7 @@ async def test_task_cancelled_between_chunks_ends_span(instrumented: Recorder) -
     class Endless(replies.http.AsyncByteStream):
         async def __aiter__(self) -> Any:
             yield replies.sse(replies.chat_chunks()[:2], done=False)
+            waits_for_next_chunk.set()
             await asyncio.Event().wait()
 
     def handler(_: Any) -> Any:
@@ -343,18 +344,17 @@ async def test_task_cancelled_between_chunks_ends_span(instrumented: Recorder) -
             200, stream=Endless(), headers={"content-type": "text/event-stream"}
         )
 
-    arrived = asyncio.Event()
+    waits_for_next_chunk = asyncio.Event()
 
     async def read() -> None:
         client = replies.async_client(handler)
         async for _ in await client.chat.completions.create(
             model="smol", messages=replies.MESSAGES, stream=True
         ):
-            arrived.set()
+            pass
 
     task = asyncio.create_task(read())
-    await arrived.wait()
-    await asyncio.sleep(0.01)
+    await waits_for_next_chunk.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -263,9 +263,8 @@ async def test_server_time_to_first_token_includes_queue(
     """`prompt_ms` is 2. The time at the client, with the network, is a separate attribute."""
 
     def answer(_: Any) -> Any:
-        time.sleep(
-            PAUSE_S
-        )  # The queue: llama.cpp sends the headers when it starts to process the request.
+        # The queue: llama.cpp sends the headers when it starts to process the request.
+        time.sleep(PAUSE_S)
         if stream:
             return slowly(each(*replies.chat_chunks(timings=replies.TIMINGS)))
         return replies.json_reply(replies.chat(timings=replies.TIMINGS))

@@ -33,6 +33,7 @@ from tests.support.openai_operations import (
     shown,
 )
 from tests.support.recorder import Recorder
+from tests.support.waiting import wait_for_async
 
 pytestmark = IGNORE_DEPRECATED
 Way = Callable[[Any], Awaitable[Any]]
@@ -289,9 +290,7 @@ async def test_abandoned_raw_stream_ends_call_when_garbage_collected(
         del chunks
     assert instrumented.calls() == []
     del raw
-    for _ in range(3):
-        gc.collect()
-        await asyncio.sleep(0.01)
+    await wait_for_async(lambda: gc.collect() >= 0 and instrumented.calls())
     assert instrumented.call().status.status_code is StatusCode.UNSET
 
 
@@ -333,6 +332,7 @@ async def test_cancelled_read_of_raw_response_ends_call(instrumented: Recorder) 
     class Endless(replies.http.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b'{"id"'
+            started.set()
             await asyncio.Event().wait()
 
     started = asyncio.Event()
@@ -345,12 +345,10 @@ async def test_cancelled_read_of_raw_response_ends_call(instrumented: Recorder) 
         async with client.chat.completions.with_streaming_response.create(
             model="smol", messages=replies.MESSAGES
         ) as raw:
-            started.set()
             await raw.read()
 
     task = asyncio.create_task(use())
     await started.wait()
-    await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -372,7 +370,7 @@ def test_call_ends_at_last_byte_of_raw_response(instrumented: Recorder) -> None:
         begun = time.time_ns()
         raw.read()
         read_ns = time.time_ns()
-        time.sleep(0.05)
+        time.sleep(0.05)  # Not part of the call, which has ended.
     span = instrumented.call()
     assert span.end_time is not None
     assert begun < span.end_time <= read_ns + 1_000_000

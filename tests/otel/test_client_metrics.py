@@ -17,7 +17,7 @@ from llamatelemetry.otel.client_metrics import (
     client_metrics,
     record_measurements,
 )
-from tests.semconv.test_metric_specs import DURATION, TOKENS
+from tests.support.bucket_boundaries import DURATION, TOKENS
 from tests.support.recorder import Recorder
 
 BASE = {

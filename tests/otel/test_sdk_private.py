@@ -46,7 +46,7 @@ PROGRAM = """
     )
     import openai
     from opentelemetry import _logs
-    from tests.processes.model import model_server
+    from tests.support.model_server import model_server
     with model_server() as url, openai.OpenAI(api_key="k", base_url=url) as client:
         messages = [{"role": "user", "content": "I am a@b.example"}]
         client.chat.completions.create(model="smol", messages=messages)

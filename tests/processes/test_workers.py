@@ -24,8 +24,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes.calls import CALLS
-from tests.processes.model import model_server
 from tests.support.children import with_signals
+from tests.support.model_server import model_server
 from tests.support.otlp_receiver import Received, grpc_receiver, http_receiver
 from tests.support.selection import slow_except
 
@@ -105,7 +105,7 @@ def arrives(received: Received, made: Counter[int]) -> Seen:
         if seen.spans.total() >= total and sum(seen.calls.values()) >= total:
             break
         time.sleep(0.1)
-    time.sleep(0.5)
+    time.sleep(0.5)  # Time for a second export of the same calls.
     return Seen(received)
 
 

@@ -18,8 +18,7 @@ if os.environ.get("INIT_IN_CODE"):
 
 def wsgi(environ, start_response):
     pid = work()
-    # The other worker gets its share of the requests.
-    time.sleep(0.02)
+    time.sleep(0.02)  # Meanwhile the other worker accepts requests.
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(pid).encode()]
 
@@ -28,7 +27,7 @@ async def asgi(scope, receive, send):
     if scope["type"] != "http":
         return
     pid = work()
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # Meanwhile the other worker accepts requests.
     headers = [(b"content-type", b"text/plain")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": str(pid).encode()})

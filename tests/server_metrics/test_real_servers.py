@@ -149,7 +149,7 @@ def test_totals_are_correct_after_outage_of_one_minute(server, reading, caplog):
     gone_until = time.monotonic() + 60
     while time.monotonic() < gone_until:
         assert reading.totals() == {}
-        time.sleep(1)
+        time.sleep(1)  # Part of the outage.
     server.start()
     server.chat()
     wait_for(lambda: reading.totals() == server.served)

@@ -81,7 +81,7 @@ class ScriptedHttpServer:
             try:
                 for piece in answer:
                     connection.sendall(piece)
-                    time.sleep(0.002)
+                    time.sleep(0.002)  # so that the client receives each piece by itself
             except OSError:
                 pass  # The client has closed the connection.
 

@@ -118,7 +118,7 @@ def _demand(component: str, reason: str) -> str:
     return f"{component} is required by {REQUIRED_VARIABLE} and cannot be used: {reason}"
 
 
-# ------------------------------------------------------------------ hooks of pytest
+# Hooks of pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:

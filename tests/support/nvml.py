@@ -16,8 +16,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 from tests.support.components import require
 
@@ -267,3 +270,17 @@ def run_python(code: str, driver: Driver | None, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def driver_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Driver]:
+    """Return a function that installs an NVIDIA driver with these devices for one test."""
+    load()
+
+    def make(machine: dict[str, Any]) -> Driver:
+        driver = Driver(tmp_path, machine)
+        for name, value in driver.environment.items():
+            monkeypatch.setenv(name, value)
+        return driver
+
+    return make

@@ -230,7 +230,7 @@ def main(name: str) -> int:
         PROBES[name].check()
     except (Exception, SystemExit) as error:  # an unusable component may raise anything
         sys.stderr.flush()
-        print(f"\n{reason_of(error)}", flush=True)  # noqa: T201 - what the parent reads
+        print(f"\n{reason_of(error)}", flush=True)  # noqa: T201 - the parent reads it
         return 1
     return 0
 

@@ -108,6 +108,15 @@ def recorder() -> Iterator[Recorder]:
     recorder.logger_provider.shutdown()
 
 
+@pytest.fixture
+def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Install the recorder as OpenTelemetry's global providers, for code that accepts no others."""
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", recorder.tracer_provider)
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
+    monkeypatch.setattr("opentelemetry._logs._internal._LOGGER_PROVIDER", recorder.logger_provider)
+    return recorder
+
+
 @pytest.fixture(autouse=True)
 def internal_errors_fail_tests() -> Iterator[None]:
     """Make internal errors fail the test. Tests of the error handling switch this off."""

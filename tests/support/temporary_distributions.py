@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from llamatelemetry.distro import _instrumentors
+from tests.support.process_state import forget_entry_points
 
 INSTRUMENTOR = """
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
@@ -76,16 +74,8 @@ def make_instrumentor(
 def throwaway_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Yield a directory of distributions that OpenTelemetry finds, with modules `throwaway_*`."""
     monkeypatch.syspath_prepend(tmp_path)
-    _forget_entry_points()
+    forget_entry_points()
     yield tmp_path
-    _forget_entry_points()
+    forget_entry_points()
     for name in [name for name in sys.modules if name.startswith("throwaway_")]:
         del sys.modules[name]
-
-
-def _forget_entry_points() -> None:
-    _instrumentors._all_entry_points.cache_clear()
-    # OpenTelemetry's own loader has a cache, too, under a private name.
-    with contextlib.suppress(ImportError, AttributeError):
-        module = importlib.import_module("opentelemetry.util._importlib_metadata")
-        module._original_entry_points_cached.cache_clear()

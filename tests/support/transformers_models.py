@@ -198,3 +198,11 @@ def make_pipeline(task: str, tmp_path: Any, model: Any = None) -> Any:
     model = _KINDS[task]() if model is None else model
     task = "translation_en_to_fr" if task == "translation" else task
     return pipeline(task, model=model, tokenizer=tokenizer(), device="cpu")
+
+
+GREEDY = {"do_sample": False}
+
+
+def encoded(*texts: str) -> dict[str, torch.Tensor]:
+    both = tokenizer()(list(texts), return_tensors="pt", padding=True)
+    return {name: both[name] for name in ("input_ids", "attention_mask")}

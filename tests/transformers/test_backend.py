@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from llamatelemetry.transformers._text import IncrementalDecoder
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.support.recorder import Recorder
 from tests.support.transformers_models import tokenizer
+from tests.support.waiting import wait_for
 from tests.transformers.conftest import only
 
 GREEDY = {"temperature": 0}
@@ -231,9 +231,7 @@ def test_closed_stream_stops_model(recorded: Recorder, backend: TransformersBack
 def test_deleted_stream_stops_model(recorded: Recorder, backend: TransformersBackend) -> None:
     next(backend.stream("Hello", max_tokens=400, **GREEDY))
     gc.collect()
-    deadline = time.monotonic() + 20
-    while _threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: not _threads())
     assert only(recorded).attributes["gen_ai.usage.output_tokens"] < 400
 
 

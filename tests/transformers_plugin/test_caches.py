@@ -21,12 +21,12 @@ from tests.support.transformers_models import (
     EOS,
     PAD,
     VOCABULARY,
+    encoded,
     llama,
     make_pipeline,
     t5,
 )
 from tests.transformers_plugin.conftest import only
-from tests.transformers_plugin.test_generate import encoded
 
 TWO = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
 CACHED = "gen_ai.usage.cache_read.input_tokens"

@@ -15,9 +15,15 @@ from transformers import TextIteratorStreamer
 
 from tests.support.message_schemas import check_messages
 from tests.support.recorder import Recorder
-from tests.support.transformers_models import SOUND, llama, make_pipeline, not_letters, tokenizer
+from tests.support.transformers_models import (
+    SOUND,
+    encoded,
+    llama,
+    make_pipeline,
+    not_letters,
+    tokenizer,
+)
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.test_generate import encoded
 
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "suppress_tokens": not_letters()}
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.tool.definitions")

@@ -22,20 +22,15 @@ from tests.support.recorder import Recorder
 from tests.support.transformers_models import (
     BOS,
     EOS,
+    GREEDY,
     PAD,
+    encoded,
     llama,
     not_letters,
     t5,
     tokenizer,
 )
 from tests.transformers_plugin.conftest import calls, only
-
-GREEDY = {"do_sample": False}
-
-
-def encoded(*texts: str) -> dict[str, torch.Tensor]:
-    both = tokenizer()(list(texts), return_tensors="pt", padding=True)
-    return {name: both[name] for name in ("input_ids", "attention_mask")}
 
 
 def new_tokens(output: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

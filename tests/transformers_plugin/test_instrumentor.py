@@ -17,9 +17,8 @@ from transformers import GenerationMixin
 from llamatelemetry.transformers import TransformersInstrumentor as CoreInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.support.recorder import Recorder
-from tests.support.transformers_models import llama
+from tests.support.transformers_models import GREEDY, encoded, llama
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.test_generate import GREEDY, encoded
 
 
 def generate() -> None:

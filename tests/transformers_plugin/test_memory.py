@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, PeakMemoryTracker
 from tests.support.recorder import Recorder
-from tests.support.transformers_models import llama
+from tests.support.transformers_models import encoded, llama
 from tests.transformers_plugin.conftest import only
-from tests.transformers_plugin.test_generate import encoded
 
 GPU = "cuda:0"
 

@@ -14,9 +14,8 @@ from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.transformers import TransformersBackend
 from tests.support.components import require
 from tests.support.recorder import Recorder
-from tests.support.transformers_models import IS_V5, llama
+from tests.support.transformers_models import GREEDY, IS_V5, encoded, llama
 from tests.transformers_plugin.conftest import duration_ms, only
-from tests.transformers_plugin.test_generate import GREEDY, encoded
 
 # Accepted difference between the phases and the probe, relative to the duration.
 TOLERANCE = 0.03

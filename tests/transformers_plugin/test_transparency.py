@@ -34,9 +34,16 @@ from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from llamatelemetry_instrumentation_transformers._generation import Generation
 from tests.support.recorder import Recorder
-from tests.support.transformers_models import CACHE_NAME, IS_V5, llama, make_pipeline, t5, tokenizer
+from tests.support.transformers_models import (
+    CACHE_NAME,
+    IS_V5,
+    encoded,
+    llama,
+    make_pipeline,
+    t5,
+    tokenizer,
+)
 from tests.transformers_plugin.conftest import calls, only
-from tests.transformers_plugin.test_generate import encoded
 
 SAMPLED = {"do_sample": True, "max_new_tokens": 12}
 SETTINGS: dict[str, dict[str, Any]] = {

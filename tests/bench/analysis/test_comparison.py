@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llamatelemetry.bench import FingerprintMismatchError
-from tests.bench.test_results import record, results
+from tests.bench.example_results import record, results
 
 
 def test_compare_reports_slower_candidate_and_exit_code():

@@ -9,7 +9,7 @@ import pytest
 
 from llamatelemetry.bench import RunRecord, SweepResults
 from llamatelemetry.bench.sweep import SweepPoint
-from tests.bench.test_results import EVIL, record, results
+from tests.bench.example_results import EVIL, record, results
 from tests.support import browser
 
 pytestmark = browser.MARKS

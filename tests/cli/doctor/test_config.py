@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from llamatelemetry.cli.doctor.config import config_checks, resolve
-from llamatelemetry.config import _sources
+from tests.support.process_state import forget_logged_options
 
 ENDPOINT, HEADERS = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"
 
 
 @pytest.fixture(autouse=True)
-def no_warning_is_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sources, "_logged", set())
+def no_warning_is_logged_before() -> None:
+    forget_logged_options()
 
 
 def test_config_checks_distinguish_unknown_variables_from_invalid_values():

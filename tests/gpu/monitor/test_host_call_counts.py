@@ -10,9 +10,9 @@ import time
 import pytest
 
 from llamatelemetry.gpu.monitor.host_call_counts import HostCallCounts
+from tests.gpu.calls import LLAMA_SERVER, LONG_ENOUGH_S, call, pids_of, with_server
 from tests.gpu.conftest import Tracing
-from tests.gpu.test_energy import HERE, Meter
-from tests.gpu.test_spans import LLAMA_SERVER, LONG_ENOUGH_S, call, pids_of, with_server
+from tests.gpu.meter import HERE, Meter
 from tests.support import nvml
 
 

@@ -18,6 +18,7 @@ from llamatelemetry.llama import (
 )
 from tests.support.loopback_server import Asked, Reply, loopback, sse
 from tests.support.tiny_gguf_models import make_llama
+from tests.support.waiting import wait_for
 
 SOCKETS = Path("/proc/self/fd")
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -61,8 +62,7 @@ def test_concurrent_calls_leave_no_connection_and_no_open_span(count, recorded):
         assert all(span.end_time for span in spans)
         points = recorded.points("gen_ai.client.operation.duration")
         assert sum(point.count for point in points) == count * 3 // 4
-        deadline = asyncio.run(_until(lambda: not server.connections))
-        assert deadline, "the server still has connections"
+        wait_for(lambda: not server.connections)
         assert open_sockets() == sockets
     gc.collect()
     open_calls = [each for each in gc.get_objects() if type(each) is Call and not each.ended]
@@ -80,14 +80,6 @@ def _opened(entry: Path) -> str:
     except FileNotFoundError:
         # The descriptor by which the directory itself was read.
         return ""
-
-
-async def _until(condition: object) -> bool:
-    for _ in range(200):
-        if condition():  # type: ignore[operator]
-            return True
-        await asyncio.sleep(0.02)
-    return False
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_server_started_by_thread_outlives_thread_and_ends_with_process(model, f
         "time.sleep(600)\n",
     )
     pid, healthy = parent.stdout.readline().split()
-    time.sleep(0.3)
+    time.sleep(0.3)  # Time for a parent-death signal of the thread to end the server.
     assert healthy == "True"
     assert not is_gone(int(pid))
     parent.kill()
@@ -111,7 +111,7 @@ def test_forked_child_neither_stops_server_nor_keeps_it_alive(model, fake_progra
         "time.sleep(600)\n",
     )
     assert parent.stdout.readline() == "True\n"
-    time.sleep(0.3)
+    time.sleep(0.3)  # Time for the child's `stop()` to end the server.
     assert not is_gone(pid)
     parent.kill()
     parent.communicate()

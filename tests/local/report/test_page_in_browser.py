@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llamatelemetry.local.report import Recording, render
-from tests.local.report.test_page import EVIL, call, sample_recording, span
+from tests.local.example_records import EVIL, call, sample_recording, span
 from tests.support import browser
 
 pytestmark = browser.MARKS

@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
-from llamatelemetry.config import _sources
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import matching
 from tests.support.otlp_receiver import http_receiver
+from tests.support.process_state import forget_logged_options
 
 SECRET = "c4n4ry-7f3a"
 MAIL = "a@example.com"
@@ -34,7 +34,7 @@ def receiver():
 def shut_down(receiver):
     logger = logging.getLogger("llamatelemetry")
     level, logger.level = logger.level, logging.NOTSET
-    _sources._logged.clear()
+    forget_logged_options()
     yield
     shutdown()
     logger.setLevel(level)

@@ -16,10 +16,7 @@ from opentelemetry.trace import SpanKind, get_current_span, use_span
 from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
-from tests.llama.conftest import recorded
 from tests.support.loopback_server import Reply, loopback, sse
-
-__all__ = ["recorded"]
 
 HELLO = [{"role": "user", "content": "Hello"}]
 COMPLETION = {
@@ -217,7 +214,7 @@ async def test_traced_engine_records_coroutine_until_its_result(recorded):
     outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
     with use_span(outer):
         waiting = asyncio.create_task(traced_engine(EchoEngine(respond)).chat(HELLO))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # The engine works. The span has this duration, too.
         assert recorded.spans() == []
         may_return.set()
         assert await waiting == COMPLETION

@@ -1,0 +1,35 @@
+"""The table that summarizes the calls of a run."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from llamatelemetry.cli._tables import print_summary
+from llamatelemetry.local.calls import Summary, summarize
+from tests.support.recorded_calls import chat
+
+
+def printed(summary: Summary, width: int) -> str:
+    out = io.StringIO()
+    print_summary(Console(file=out, width=width), summary)
+    return out.getvalue()
+
+
+def test_summary_table_hides_unknown_columns_and_fits_width() -> None:
+    summary = summarize([chat(number) for number in range(1, 22)])
+    wide = printed(summary, 120)
+    assert "energy" not in wide
+    assert "queue" not in wide
+    assert "11 / 20" in wide
+    assert "Processes: 2" in wide
+    narrow = printed(summary, 60)
+    assert "11 / 20" not in narrow
+    assert "Model: m" in narrow
+    assert all(len(line) <= 60 for line in narrow.splitlines())
+
+
+def test_empty_summary_names_next_command() -> None:
+    assert "llamatelemetry doctor" in printed(Summary(), 200)
+    assert "received 3 other spans" in printed(Summary(spans=3), 200)
