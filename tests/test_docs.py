@@ -1,16 +1,15 @@
-"""Every code block of the documentation is run, for real, as a reader would run it.
+"""Run every code block of the documentation as a reader would.
 
-A ```` ```python ```` block is a program of its own, a ```` ```sh ```` or ```` ```bash ```` block a
-script; both run in an empty folder that has the repository's `examples/` and the like in it. A
-block that talks to a server gets the real llama.cpp server, and one that names `model.gguf` a
-model of that name. Only an HTML comment right before a block keeps it from running, or leaves it to
-`scripts/test --all`, and it has to say why:
+A block of Python is a program, and a block of `sh` or `bash` is a script. Both run in an empty
+directory with links to the repository's `examples/` and similar files. A block that calls a server
+gets a real llama.cpp server. One that names `model.gguf` gets a model of that name. An HTML comment
+before a block skips it, or leaves it to `scripts/test --all`, with a reason:
 
     <!-- test: skip (needs a GPU) -->
     <!-- test: slow (loads torch) -->
 
-markdown-it-py, which rich brings anyway, finds the blocks. Sybil and pytest-examples would run
-them too, but in the process of the tests, where `import llamatelemetry` has long happened.
+markdown-it-py finds the blocks. Sybil and pytest-examples would run them in the process of the
+tests, where `llamatelemetry` is already imported.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def listening() -> Iterator[socket.socket]:
     [{"OTEL_SDK_DISABLED": "true"}, {"LLAMATELEMETRY_METRICS": "false"}],
     ids=["SDK disabled", "no metrics"],
 )
-def test_nothing_is_scraped_when_metrics_are_off(start, tmp_path, setting):
+def test_scraper_does_not_start_when_metrics_are_off(start, tmp_path, setting):
     code = SHORT.format(init="llamatelemetry.init()", end="")
     program = start(code, **setting)
     output, _ = program.communicate(timeout=30)

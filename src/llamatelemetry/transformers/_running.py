@@ -133,8 +133,8 @@ class GenerationRun:
             for _ in self.input_tokens
         ]
         self.steps = GenerationSteps(perf_counter_ns())
-        # Not empty if the run is cancelled. A list, because `__del__` can append without a lock.
-        self.cancelled: list[None] = []
+        # Not empty if the run is canceled. A list, because `__del__` can append without a lock.
+        self.canceled: list[None] = []
 
     def execute(self) -> list[GeneratedText]:
         """Run the model and return the texts. If this raises, `outputs` has the partial texts."""
@@ -148,7 +148,7 @@ class GenerationRun:
                 pad_token_id=self._loaded.tokenizer.pad_token_id,
                 stopping_criteria=transformers.StoppingCriteriaList([_criterion()(self)]),
             )
-            is_complete = not self.cancelled
+            is_complete = not self.canceled
         finally:
             for index, output in enumerate(self.outputs):
                 self._emit(index, output.close(is_complete=is_complete))
@@ -179,7 +179,7 @@ def _criterion() -> Any:
     transformers: Any = sys.modules["transformers"]
 
     class StopCriterion(transformers.StoppingCriteria):
-        """Stops each row at its stop sequence, and all rows if the run is cancelled."""
+        """Stops each row at its stop sequence, and all rows if the run is canceled."""
 
         def __init__(self, run: GenerationRun) -> None:
             self._run = run

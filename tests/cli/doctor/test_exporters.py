@@ -383,7 +383,7 @@ def nothing_exported_statuses(environ: dict[str, str], *, llamatelemetry: bool) 
     return [check.status for check in nothing_exported(plans, "OTEL_TRACES_EXPORTER")]
 
 
-def test_nothing_exported_fails_only_when_the_user_did_not_choose_none():
+def test_missing_exporters_fail_unless_none_was_chosen():
     chosen, other = {"LLAMATELEMETRY_EXPORTER": "none"}, {"OTEL_METRICS_EXPORTER": "none"}
     assert nothing_exported_statuses(chosen, llamatelemetry=True) == ["info"]
     assert nothing_exported_statuses(other, llamatelemetry=True) == []

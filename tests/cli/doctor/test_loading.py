@@ -164,7 +164,7 @@ def run_real_loader(folder: Path, environ: dict[str, str]) -> tuple[str, list[st
 
 
 @pytest.mark.parametrize("named", ["rival_a", "rival_b"])
-def test_what_loads_agrees_with_opentelemetry_on_the_named_distro(tmp_path, named):
+def test_loading_check_agrees_with_opentelemetry_on_named_distro(tmp_path, named):
     install_distros(tmp_path, "rival_a", "rival_b")
     environ = {"OTEL_PYTHON_DISTRO": named}
     predicted = what_loads(entry_points_in(tmp_path, DISTRO), [], environ).distro

@@ -56,7 +56,7 @@ def test_concurrent_calls_leave_no_connection_and_no_open_span(count, recorded):
     with loopback(respond) as server:
         sockets = open_sockets()
         asyncio.run(call_concurrently(server.url))
-        # A call that is cancelled before it starts has no span.
+        # A call that is canceled before it starts has no span.
         spans = recorded.calls()
         assert len(spans) == len({span.context.span_id for span in spans}) == count * 3 // 4
         assert all(span.end_time for span in spans)

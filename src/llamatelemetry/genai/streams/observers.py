@@ -82,7 +82,7 @@ class StreamObserver:
         self._clean_up()
 
     def on_error(self, error: BaseException) -> None:
-        """Fail the call: the stream failed, or its reader was cancelled."""
+        """Fail the call: the stream failed, or its reader was canceled."""
         self._call.fail(error, self._response())
         self._clean_up()
 
