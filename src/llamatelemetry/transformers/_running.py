@@ -160,7 +160,7 @@ class GenerationRun:
         for index, (output, token) in enumerate(zip(self.outputs, tokens, strict=True)):
             if output.reason is None:
                 self._emit(index, output.add_token(token, self._end_tokens))
-        return [output.reason is not None or bool(self.cancelled) for output in self.outputs]
+        return [output.reason is not None or bool(self.canceled) for output in self.outputs]
 
     def _emit(self, index: int, chunk: str) -> None:
         if self._on_chunk is not None and index == 0 and chunk:

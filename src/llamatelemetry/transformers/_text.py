@@ -135,7 +135,7 @@ class TextStream:
 
     def close(self) -> None:
         """Stop the model and wait until it has stopped."""
-        self._run.cancelled.append(None)
+        self._run.canceled.append(None)
         self._thread.join()
         self._ended = True
 
@@ -149,7 +149,7 @@ class TextStream:
         # This must not block: the garbage collector may run it anywhere.
         run = getattr(self, "_run", None)
         if run is not None:
-            run.cancelled.append(None)
+            run.canceled.append(None)
 
 
 def _execute(
