@@ -1,4 +1,4 @@
-"""An OpenAI program without telemetry code: chats, streams, concurrent calls, embeddings, an error.
+"""An OpenAI program: chats, streams, concurrent calls, a completion, embeddings, an error.
 
 It works with any OpenAI-compatible server. The client reads OPENAI_BASE_URL and OPENAI_API_KEY.
 OPENAI_MODEL is the model; if unset, the first one that the server lists.

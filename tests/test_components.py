@@ -64,7 +64,7 @@ class TestProbe:
     def test_probe_kills_hanging_component(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").write_text("import time\ntime.sleep(600)")
         said = reason(monkeypatch, "pandas", limit_s=0.5, PYTHONPATH=str(tmp_path))
-        assert said == "its probe did not end within 0.5 s"
+        assert said == "its probe did not finish within 0.5 s"
 
     def test_probe_names_signal_that_killed_import(self, monkeypatch, tmp_path):
         (tmp_path / "pandas.py").write_text(DIES)

@@ -22,12 +22,12 @@ from llamatelemetry import pipeline
 from llamatelemetry.llama import LlamaServerError, unwrap_openai_client, wrap_openai_client
 from tests.canary.secret_markers import marker, with_markers
 from tests.support import openai_operations as operations
-from tests.support import replies
+from tests.support import payloads
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
 from tests.support.llama_clients import Driver
 from tests.support.llama_cpp_responses import ROUTES
-from tests.support.loopback_server import Asked, Reply, loopback
+from tests.support.loopback_server import ReceivedRequest, ScriptedResponse, loopback
 
 KEY = f"sk-{'c4n4ryc4n4ry'}-{'0' * 24}"
 _FACES = (None, "with_raw_response", "with_streaming_response")
@@ -70,7 +70,7 @@ _TOOL_MESSAGES = [
     },
     {"role": "tool", "tool_call_id": "call_1", "content": marker("request.tool_result")},
 ]
-_TOOL_REPLY = replies.chat(
+_TOOL_REPLY = payloads.chat(
     choices=[
         {
             "index": 0,
@@ -135,7 +135,7 @@ def _operation_with_markers(operation: operations.Operation) -> operations.Opera
     )
 
 
-def _client_options(server: str = replies.BASE_URL) -> dict[str, Any]:
+def _client_options(server: str = payloads.BASE_URL) -> dict[str, Any]:
     scheme, _, rest = server.partition("://")
     return {
         "base_url": f"{scheme}://me:{marker('url.password')}@{rest}",
@@ -184,7 +184,7 @@ async def _openai_operation(operation: Any, is_async: bool, stream: bool) -> Non
 
 def openai_tools() -> None:
     """Send a chat with tools, images, names and extra fields."""
-    client = replies.client(lambda _: replies.json_reply(_TOOL_REPLY), **_client_options())
+    client = payloads.client(lambda _: payloads.json_response(_TOOL_REPLY), **_client_options())
     client.chat.completions.create(
         model="smol",
         messages=_TOOL_MESSAGES,
@@ -202,9 +202,9 @@ def openai_tools() -> None:
 
 def openai_stop() -> None:
     """Send stop sequences, which the conventions record as a request parameter."""
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
     client.chat.completions.create(
-        model="smol", messages=replies.MESSAGES, stop=[marker("request.stop")]
+        model="smol", messages=payloads.MESSAGES, stop=[marker("request.stop")]
     )
 
 
@@ -218,35 +218,35 @@ def openai_errors() -> None:
     }
 
     def failing(_: Any) -> Any:
-        request = replies.http.Request("POST", f"http://x/?key={marker('error.url')}")
-        raise replies.http.ConnectError(f"refused: {request.url} {marker('error.connect')}")
+        request = payloads.http.Request("POST", f"http://x/?key={marker('error.url')}")
+        raise payloads.http.ConnectError(f"refused: {request.url} {marker('error.connect')}")
 
     handlers = [
         *(
-            lambda _, status=status: replies.json_reply({"error": error}, status)
+            lambda _, status=status: payloads.json_response({"error": error}, status)
             for status in (400, 401, 404, 429, 500)
         ),
-        lambda _: replies.json_reply({"error": error}),
-        lambda _: replies.http.Response(500, content=marker("error.html").encode()),
-        lambda _: replies.http.Response(200, content=f"{{{marker('error.broken')}".encode()),
+        lambda _: payloads.json_response({"error": error}),
+        lambda _: payloads.http.Response(500, content=marker("error.html").encode()),
+        lambda _: payloads.http.Response(200, content=f"{{{marker('error.broken')}".encode()),
         failing,
     ]
     for handler in handlers:
-        _send_failing_chat(replies.client(handler, **_client_options()), stream=False)
+        _send_failing_chat(payloads.client(handler, **_client_options()), stream=False)
     streams = [
-        [replies.chunk({"content": marker("stream.content")}), {"error": error}],
+        [payloads.chunk({"content": marker("stream.content")}), {"error": error}],
         [{"choices": marker("stream.odd"), "usage": marker("stream.usage"), "model": None}],
     ]
     for chunks in streams:
-        body = replies.sse(chunks)
-        handler = lambda _, body=body: replies.stream_reply(body)  # noqa: E731
-        _send_failing_chat(replies.client(handler, **_client_options()), stream=True)
+        body = payloads.sse(chunks)
+        handler = lambda _, body=body: payloads.stream_response(body)  # noqa: E731
+        _send_failing_chat(payloads.client(handler, **_client_options()), stream=True)
     parts = (
-        replies.sse([replies.chunk({"content": marker("x")})]),
+        payloads.sse([payloads.chunk({"content": marker("x")})]),
         OSError(marker("error.midstream")),
     )
-    handler = lambda _: replies.parts_reply(*parts, media="text/event-stream")  # noqa: E731
-    _send_failing_chat(replies.client(handler, **_client_options()), stream=True)
+    handler = lambda _: payloads.chunked_response(*parts, media="text/event-stream")  # noqa: E731
+    _send_failing_chat(payloads.client(handler, **_client_options()), stream=True)
 
 
 def _application_span(name: str) -> Any:
@@ -350,20 +350,22 @@ def llama_client_errors() -> None:
                     driver(*call)
 
 
-def _llama_reply(request: Asked) -> Reply:
+def _llama_reply(request: ReceivedRequest) -> ScriptedResponse:
     path = request.path.partition("?")[0]
     text = marker(f"server{path}")
     body: Any
     if (request.body or {}).get("stream"):
         chunks = [
-            replies.chunk({"role": "assistant", "content": text}),
-            replies.chunk({}, "stop", timings=replies.TIMINGS),
+            payloads.chunk({"role": "assistant", "content": text}),
+            payloads.chunk({}, "stop", timings=payloads.TIMINGS),
         ]
-        return Reply(pieces=[f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks])
+        return ScriptedResponse(
+            chunks=[f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks]
+        )
     if path.endswith("chat/completions"):
-        body = with_markers(replies.chat(timings=replies.TIMINGS), "server.chat")
+        body = with_markers(payloads.chat(timings=payloads.TIMINGS), "server.chat")
     elif "embeddings" in path:
-        body = replies.embeddings()
+        body = payloads.embeddings()
     elif "rerank" in path:
         result = {"index": 0, "relevance_score": 0.5, "document": {"text": text}}
         body = {"model": "smol", "results": [result], "usage": {"prompt_tokens": 3}}
@@ -371,13 +373,15 @@ def _llama_reply(request: Asked) -> Reply:
         body = {"tokens": [1, 2]}
     else:
         body = {"content": text, "prompt": text, "stop": True, "model": "smol"}
-        body |= {"tokens_predicted": 3, "tokens_evaluated": 9, "timings": replies.TIMINGS}
-    return Reply(body=body, headers={"set-cookie": marker("server.cookie")})
+        body |= {"tokens_predicted": 3, "tokens_evaluated": 9, "timings": payloads.TIMINGS}
+    return ScriptedResponse(body=body, headers={"set-cookie": marker("server.cookie")})
 
 
-def _llama_error(_: Asked) -> Reply:
+def _llama_error(_: ReceivedRequest) -> ScriptedResponse:
     message = f"cannot parse {marker('server.error')} with key {KEY}"
-    return Reply(400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
+    return ScriptedResponse(
+        400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}}
+    )
 
 
 def transformers_in_process() -> None:

@@ -23,7 +23,7 @@ from llamatelemetry.config import effective_config
 from llamatelemetry.distro import _sampling
 from llamatelemetry.otel.sampling.rules import RuleSampler
 from tests.support.otlp_receiver import http_receiver
-from tests.support.replies import http
+from tests.support.payloads import http
 from tests.support.selection import slow_except
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")

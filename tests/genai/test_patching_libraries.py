@@ -26,7 +26,7 @@ import wrapt
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.byte_server import plain, scripted
 from tests.support.embedded_llama_server import make_embedded_server
 
@@ -289,10 +289,10 @@ def test_pickled_model_methods_load_in_process_without_llamatelemetry(tmp_path: 
 
 
 def test_spawned_process_runs_patched_bound_method() -> None:
-    with instrumented(), scripted(plain(json.dumps(replies.chat()).encode())) as server:
+    with instrumented(), scripted(plain(json.dumps(payloads.chat()).encode())) as server:
         session = requests.Session()
         url = f"{server.origin}/v1/chat/completions"
-        body = {"model": "smol", "messages": replies.MESSAGES}
+        body = {"model": "smol", "messages": payloads.MESSAGES}
         request = session.prepare_request(requests.Request("POST", url, json=body))
         process = multiprocessing.get_context("spawn").Process(target=session.send, args=(request,))
         process.start()

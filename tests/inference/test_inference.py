@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, get_current_span, use_span
 from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.inference import InferenceEngine, create_engine, traced_engine
 from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
-from tests.support.loopback_server import Reply, loopback, sse
+from tests.support.loopback_server import ScriptedResponse, loopback, sse
 
 HELLO = [{"role": "user", "content": "Hello"}]
 COMPLETION = {
@@ -271,7 +271,7 @@ async def test_traced_engine_records_async_stream_until_its_end(recorded, how):
 def streaming_server() -> Iterator[str]:
     timings = {"prompt_n": 3, "prompt_ms": 1.0, "predicted_n": 1, "predicted_ms": 0.0}
     last = {"id": "1", "choices": [], "timings": timings}
-    with loopback(lambda _: Reply(pieces=sse(CHUNK, last))) as server:
+    with loopback(lambda _: ScriptedResponse(chunks=sse(CHUNK, last))) as server:
         yield server.url
 
 
@@ -302,7 +302,7 @@ async def test_traced_stream_with_nested_http_call_is_one_span(
 
 def test_traced_engine_with_nested_http_call_is_one_span_with_tokens(recorded):
     with (
-        loopback(lambda _: Reply(body=COMPLETION)) as server,
+        loopback(lambda _: ScriptedResponse(body=COMPLETION)) as server,
         LlamaCppClient(server.url) as client,
     ):
         engine = traced_engine(EchoEngine(client.chat))

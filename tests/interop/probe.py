@@ -24,27 +24,27 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support import replies
+from tests.support import payloads
 
 PLUGIN = "llamatelemetry_instrumentation_openai"
-CHAT_REQUEST: dict[str, Any] = {"model": "smol", "messages": replies.MESSAGES}
+CHAT_REQUEST: dict[str, Any] = {"model": "smol", "messages": payloads.MESSAGES}
 
 
 def respond(request: Any) -> Any:
     """Respond as a llama.cpp server with timings. The model `busy` is rate-limited."""
     body = request.read().replace(b" ", b"")
     if b'"model":"busy"' in body:
-        return replies.error_reply(429, type="rate_limit")
+        return payloads.error_response(429, type="rate_limit")
     if request.url.path.endswith("/embeddings"):
-        return replies.json_reply(replies.embeddings(), server="llama.cpp")
+        return payloads.json_response(payloads.embeddings(), server="llama.cpp")
     if request.url.path.endswith("/responses"):
-        return replies.json_reply(replies.response(), server="llama.cpp")
-    last = {"usage": replies.USAGE, "timings": replies.TIMINGS}
+        return payloads.json_response(payloads.response(), server="llama.cpp")
+    last = {"usage": payloads.USAGE, "timings": payloads.TIMINGS}
     if b'"stream":true' in body:
-        chunks = replies.sse(replies.chat_chunks(**last))
-        return replies.stream_reply(chunks, server="llama.cpp")
-    reply = replies.completion if b'"prompt"' in body else replies.chat
-    return replies.json_reply(reply(**last), server="llama.cpp")
+        chunks = payloads.sse(payloads.chat_chunks(**last))
+        return payloads.stream_response(chunks, server="llama.cpp")
+    reply = payloads.completion if b'"prompt"' in body else payloads.chat
+    return payloads.json_response(reply(**last), server="llama.cpp")
 
 
 def chat(client: openai.OpenAI) -> None:
@@ -87,14 +87,14 @@ def error(client: openai.OpenAI) -> None:
 
 def async_chat(_client: openai.OpenAI) -> None:
     async def run() -> None:
-        await replies.async_client(respond).chat.completions.create(**CHAT_REQUEST)
+        await payloads.async_client(respond).chat.completions.create(**CHAT_REQUEST)
 
     asyncio.run(run())
 
 
 def async_stream(_client: openai.OpenAI) -> None:
     async def run() -> None:
-        client = replies.async_client(respond)
+        client = payloads.async_client(respond)
         chunks = await client.chat.completions.create(**CHAT_REQUEST, stream=True)
         assert len([chunk async for chunk in chunks]) == 4
 
@@ -156,7 +156,7 @@ def record(modules: list[str]) -> dict[str, Any]:
     results = {}
     for call in CALLS:
         exporter.clear()
-        call(replies.client(respond))
+        call(payloads.client(respond))
         spans = [span_to_json(span) for span in exporter.get_finished_spans()]
         results[call.__name__] = {"spans": spans, "metrics": measurement_counts(reader)}
     return results
@@ -167,4 +167,4 @@ if __name__ == "__main__":
         sys.stdout.write(json.dumps(record(sys.argv[1:])))
     else:
         for each in CALLS:
-            each(replies.client(respond))
+            each(payloads.client(respond))

@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
 from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
@@ -41,7 +41,7 @@ def mock(library: Any, **headers: str) -> Any:
     def reply(request: Any) -> Any:
         requests_seen.append(request)
         return library.Response(
-            200, json=replies.chat(), headers={"Server": "llama.cpp", **headers}
+            200, json=payloads.chat(), headers={"Server": "llama.cpp", **headers}
         )
 
     requests_seen: list[Any] = []
@@ -155,7 +155,7 @@ def test_failing_telemetry_logs_warning_and_call_succeeds(
     try:
         with mock(httpx2) as client:
             for _ in range(3):
-                assert client.post(URL, json=BODY).json() == replies.chat()
+                assert client.post(URL, json=BODY).json() == payloads.chat()
     finally:
         LlamaCppInstrumentor().uninstrument()
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]

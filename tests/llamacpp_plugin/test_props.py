@@ -11,7 +11,7 @@ import pytest
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.llamacpp_plugin.conftest import wait_for_props
-from tests.support import replies
+from tests.support import payloads
 from tests.support.byte_server import ScriptedHttpServer, chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
 from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
@@ -38,7 +38,7 @@ FACTS = {
 
 def call_with_openai(server: ScriptedHttpServer) -> None:
     with openai.OpenAI(base_url=f"{server.origin}/v1", api_key="k", max_retries=0) as client:
-        client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
 
 
 def call_with(name: str, server: ScriptedHttpServer) -> None:

@@ -13,7 +13,7 @@ from llamatelemetry.genai import known_servers, server_metadata_cache, server_of
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
-from tests.support import replies
+from tests.support import payloads
 from tests.support.byte_server import chunked, plain, scripted
 from tests.support.http_callers import CALLERS, STREAMED, CallerRequest
 from tests.support.llama_cpp_responses import BODY, CHAT, EVENTS
@@ -25,7 +25,7 @@ both = pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def mock(library: str, answer: Callable[[Any], Any] | None = None, **headers: str) -> Any:
     """Return a client with a mock transport. By default its responses do not identify the server."""
     http = importlib.import_module(library)
-    reply = answer or (lambda _: http.Response(200, json=replies.chat(), headers=headers))
+    reply = answer or (lambda _: http.Response(200, json=payloads.chat(), headers=headers))
     return http.Client(transport=http.MockTransport(reply))
 
 
@@ -165,16 +165,17 @@ def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, ca
 
 
 OTHERS = {
-    "no-name": plain(json.dumps(replies.chat()).encode(), server=""),
-    "another-name": plain(json.dumps(replies.chat()).encode(), server="Server: uvicorn\r\n"),
+    "no-name": plain(json.dumps(payloads.chat()).encode(), server=""),
+    "another-name": plain(json.dumps(payloads.chat()).encode(), server="Server: uvicorn\r\n"),
     "stream": chunked(
-        [f"data: {json.dumps(event)}\n\n".encode() for event in replies.chat_chunks()], server=""
+        [f"data: {json.dumps(event)}\n\n".encode() for event in payloads.chat_chunks()],
+        server="",
     ),
     "stream-that-says-timings": chunked([b'data: {"text": "\\"timings\\": {}"}\n\n'], server=""),
     "timings-of-another-kind": plain(b'{"timings": {"total": 3}}', server=""),
     "stream-with-timings-of-another-kind": chunked([b'data: {"timings": {}}\n\n'], server=""),
     "error": plain(b'{"error": "timings"}', status="500 Oops", server=""),
-    "embeddings": plain(json.dumps(replies.embeddings()).encode(), server=""),
+    "embeddings": plain(json.dumps(payloads.embeddings()).encode(), server=""),
 }
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.support import replies
+from tests.support import payloads
 
 
 class Loopback:
@@ -39,9 +39,9 @@ def loopback_server() -> Iterator[Loopback]:
             if loopback.statuses:
                 self._answer(loopback.statuses.pop(0), b"{}")
             elif body.get("stream"):
-                self._answer(200, replies.sse(replies.chat_chunks()), "text/event-stream")
+                self._answer(200, payloads.sse(payloads.chat_chunks()), "text/event-stream")
             else:
-                self._answer(200, json.dumps(replies.chat()).encode())
+                self._answer(200, json.dumps(payloads.chat()).encode())
 
         def do_GET(self) -> None:
             loopback.requests.append(self.headers)

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import known_servers
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 # The headers that propagation adds to a request.
@@ -38,10 +38,10 @@ class ServerResponse:
     is_interrupted: bool = False
 
     def build(self) -> Any:
-        broken = [replies.http.ReadError("connection lost")] if self.is_interrupted else []
-        body = replies.Parts(*self.chunks, *broken)
+        broken = [payloads.http.ReadError("connection lost")] if self.is_interrupted else []
+        body = payloads.Parts(*self.chunks, *broken)
         headers = {"content-type": self.media}
-        return replies.http.Response(self.status, stream=body, headers=headers)
+        return payloads.http.Response(self.status, stream=body, headers=headers)
 
 
 class ObservedApplication:
@@ -54,7 +54,7 @@ class ObservedApplication:
             self._body = self._response.stream  # The client replaces it.
             return self._response
 
-        make: Any = replies.async_client if is_async else replies.client
+        make: Any = payloads.async_client if is_async else payloads.client
         self.client: Any = make(respond)
         self.observations: list[Any] = []
         self._response: Any = None

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support import replies
+from tests.support import payloads
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Shape:
 
     @property
     def stream(self) -> bytes:
-        events = (replies.sse([event], done=False) for event in self.events)
-        return self.padding[1].join([b"", *events, replies.sse([])])
+        events = (payloads.sse([event], done=False) for event in self.events)
+        return self.padding[1].join([b"", *events, payloads.sse([])])
 
 
 def _chunks(head: dict[str, Any], *choices: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.json_strategies import REPLIES, TIMINGS
 
 # Characters of two, three and four bytes in UTF-8, a zero-width joiner, and other line separators.
@@ -18,7 +18,7 @@ _ODD_CHOICES = st.sampled_from(
         {"choices": [{"delta": None}]},
         {"choices": [{"delta": {"tool_calls": [{"function": {"arguments": {"a": 1}}}]}}]},
         {"choices": [{"index": None, "delta": {"content": 7}, "finish_reason": 3}]},
-        {"choices": [], "usage": replies.USAGE},
+        {"choices": [], "usage": payloads.USAGE},
         {"choices": [], "usage": None},
         {"prompt_progress": {"total": 9, "processed": 4}},
     ]
@@ -32,7 +32,9 @@ _KINDS = st.sampled_from(
 _REST = st.fixed_dictionaries(
     {},
     optional={
-        "response": st.one_of(st.builds(replies.response, status=REPLIES, output=REPLIES), REPLIES),
+        "response": st.one_of(
+            st.builds(payloads.response, status=REPLIES, output=REPLIES), REPLIES
+        ),
         "item": st.one_of(st.just({"type": "compaction"}), REPLIES),
         "delta": REPLIES,
         "usage": REPLIES,
@@ -41,13 +43,13 @@ _REST = st.fixed_dictionaries(
     },
 )
 _CHUNKS: st.SearchStrategy[Any] = st.one_of(
-    st.builds(lambda text: replies.chunk({"content": text}), _CONTENT),
-    st.builds(lambda text: replies.chunk({"reasoning_content": text}), _CONTENT),
-    st.builds(lambda timings: replies.chunk({}, "stop", timings=timings), TIMINGS),
-    st.builds(lambda odd: replies.chunk({}) | odd, _ODD_CHOICES),
-    st.builds(replies.completion_chunks).flatmap(st.sampled_from),
-    st.sampled_from(replies.response_events()),
-    st.sampled_from([*replies.image_events("image_edit"), *replies.transcript_events()]),
+    st.builds(lambda text: payloads.chunk({"content": text}), _CONTENT),
+    st.builds(lambda text: payloads.chunk({"reasoning_content": text}), _CONTENT),
+    st.builds(lambda timings: payloads.chunk({}, "stop", timings=timings), TIMINGS),
+    st.builds(lambda odd: payloads.chunk({}) | odd, _ODD_CHOICES),
+    st.builds(payloads.completion_chunks).flatmap(st.sampled_from),
+    st.sampled_from(payloads.response_events()),
+    st.sampled_from([*payloads.image_events("image_edit"), *payloads.transcript_events()]),
     st.builds(lambda kind, rest: {"type": kind, **rest}, _KINDS, _REST),
     REPLIES,
 )

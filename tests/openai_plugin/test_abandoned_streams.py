@@ -23,14 +23,14 @@ from opentelemetry.trace import StatusCode
 
 from llamatelemetry.genai import flush_pending
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 STREAMS = 1000  # at least: they go on until the exporter has run along
 EXPORTS = 4
 STREAMS_AT_MOST = 3 * STREAMS
 MODELS = 40  # each new one is a new series, for which the SDK needs its lock
-BODY = replies.sse(replies.chat_chunks(usage=replies.USAGE))
+BODY = payloads.sse(payloads.chat_chunks(usage=payloads.USAGE))
 
 
 class CollectingReservoir(AlignedHistogramBucketExemplarReservoir):
@@ -113,7 +113,7 @@ def exporter(recorder: Recorder) -> Iterator[CollectingExporter]:
 
 def ask(client: Any, n: int) -> Any:
     return client.chat.completions.create(
-        model=f"model-{n % MODELS}", messages=replies.MESSAGES, stream=True
+        model=f"model-{n % MODELS}", messages=payloads.MESSAGES, stream=True
     )
 
 
@@ -129,7 +129,7 @@ def numbers(exporter: CollectingExporter) -> Iterator[int]:
 
 def abandon_streams(exporter: CollectingExporter) -> int:
     """Abandon half of the streams unread and half after the first chunk. Return their number."""
-    client = replies.client(lambda _: replies.stream_reply(BODY))
+    client = payloads.client(lambda _: payloads.stream_response(BODY))
     n = -1
     for n in numbers(exporter):
         stream = ask(client, n)
@@ -139,7 +139,7 @@ def abandon_streams(exporter: CollectingExporter) -> int:
 
 
 async def abandon_async_streams(exporter: CollectingExporter) -> int:
-    client = replies.async_client(lambda _: replies.stream_reply(BODY))
+    client = payloads.async_client(lambda _: payloads.stream_response(BODY))
     n = -1
     for n in numbers(exporter):
         stream = await ask(client, n)

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_operations import (
     CASES,
     IGNORE_DEPRECATED,
@@ -169,7 +169,7 @@ async def test_span_has_own_operation_name_when_strict_names_are_off(
 def test_moderation_records_no_metric_without_operation_name(
     instrumented: Recorder,
 ) -> None:
-    replies.client(lambda _: replies.json_reply(replies.moderation())).moderations.create(
+    payloads.client(lambda _: payloads.json_response(payloads.moderation())).moderations.create(
         input="Hi"
     )
     assert instrumented.call().name == "moderation"
@@ -181,7 +181,7 @@ needs_responses = pytest.mark.skipif(VERSION < (1, 66), reason="this client has 
 
 @needs_responses
 def test_fetch_response_records_duration_but_no_tokens(instrumented: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.response()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.response()))
     client.responses.retrieve("resp_1")
     assert set(instrumented.metrics()) == {"gen_ai.client.operation.duration"}
     (duration,) = instrumented.points("gen_ai.client.operation.duration")
@@ -197,14 +197,14 @@ def test_fetch_response_records_duration_but_no_tokens(instrumented: Recorder) -
 
 @needs_responses
 def test_span_records_request_parameters_of_responses_api(instrumented: Recorder) -> None:
-    reply = replies.response(
+    reply = payloads.response(
         model="/models/smol.gguf",
         service_tier="flex",
         conversation={"id": "conv_1"},
         status="incomplete",
         incomplete_details={"reason": "max_output_tokens"},
     )
-    replies.client(lambda _: replies.json_reply(reply)).responses.create(
+    payloads.client(lambda _: payloads.json_response(reply)).responses.create(
         model="smol",
         input=[{"role": "user", "content": "Hi"}],
         instructions="Be kind.",
@@ -253,12 +253,14 @@ def test_span_marks_compacted_conversation(instrumented: Recorder, where: str) -
     requested: list[Any] = [{"role": "user", "content": "Hi"}]
     if where == "stream":
         item = {"type": "response.output_item.done", "output_index": 0, "item": _SUMMARY}
-        events = [*replies.response_events()[:2], {**item, "sequence_number": 2}]
-        client = replies.client(lambda _: replies.stream_reply(replies.sse(events, done=False)))
+        events = [*payloads.response_events()[:2], {**item, "sequence_number": 2}]
+        client = payloads.client(
+            lambda _: payloads.stream_response(payloads.sse(events, done=False))
+        )
         list(client.responses.create(model="smol", input=requested, stream=True))
     else:
         output = [_SUMMARY] if where == "output" else []
-        client = replies.client(lambda _: replies.json_reply(replies.response(output=output)))
+        client = payloads.client(lambda _: payloads.json_response(payloads.response(output=output)))
         client.responses.create(
             model="smol", input=[_SUMMARY, *requested] if where == "input" else requested
         )
@@ -291,10 +293,12 @@ _CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"
 def test_finish_reason_is_derived_from_response_status(
     instrumented: Recorder, reply: dict[str, Any], reasons: Any, stream: bool
 ) -> None:
-    body = replies.sse(replies.response_events(**reply), done=False)
-    client = replies.client(
+    body = payloads.sse(payloads.response_events(**reply), done=False)
+    client = payloads.client(
         lambda _: (
-            replies.stream_reply(body) if stream else replies.json_reply(replies.response(**reply))
+            payloads.stream_response(body)
+            if stream
+            else payloads.json_response(payloads.response(**reply))
         )
     )
     result = client.responses.create(model="smol", input="Hi", stream=stream)
@@ -312,13 +316,13 @@ _FAILED = {"status": "failed", "error": {"code": "server_error", "message": "SEC
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_call_fails_when_response_has_status_failed(instrumented: Recorder, stream: bool) -> None:
     """The client raises nothing; only the status in the response is `failed`."""
-    events = [*replies.response_events()[:-1]]
-    events.append({"type": "response.failed", "response": replies.response(**_FAILED)})
-    client = replies.client(
+    events = [*payloads.response_events()[:-1]]
+    events.append({"type": "response.failed", "response": payloads.response(**_FAILED)})
+    client = payloads.client(
         lambda _: (
-            replies.stream_reply(replies.sse(events, done=False))
+            payloads.stream_response(payloads.sse(events, done=False))
             if stream
-            else replies.json_reply(replies.response(**_FAILED))
+            else payloads.json_response(payloads.response(**_FAILED))
         )
     )
     result = client.responses.create(model="smol", input="Hi", stream=stream)
@@ -337,7 +341,7 @@ def test_call_fails_when_response_has_status_failed(instrumented: Recorder, stre
 
 @needs_responses
 def test_fetch_response_succeeds_when_fetched_response_has_failed(instrumented: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.response(**_FAILED)))
+    client = payloads.client(lambda _: payloads.json_response(payloads.response(**_FAILED)))
     client.responses.retrieve("resp_1")
     span = instrumented.call()
     assert span.status.is_unset
@@ -355,8 +359,8 @@ def test_error_event_of_responses_api_fails_call(instrumented: Recorder) -> None
         "param": None,
         "sequence_number": 3,
     }
-    body = replies.sse([*replies.response_events()[:3], error], done=False)
-    client = replies.client(lambda _: replies.stream_reply(body))
+    body = payloads.sse([*payloads.response_events()[:3], error], done=False)
+    client = payloads.client(lambda _: payloads.stream_response(body))
     assert len(list(client.responses.create(model="smol", input="Hi", stream=True))) == 4
     span = instrumented.call()
     assert not span.status.is_ok
@@ -370,9 +374,9 @@ def test_resumed_stream_records_its_cursor(instrumented: Recorder) -> None:
 
     def handler(request: Any) -> Any:
         requested.append(request.url.params)
-        return replies.stream_reply(replies.sse(replies.response_events(), done=False))
+        return payloads.stream_response(payloads.sse(payloads.response_events(), done=False))
 
-    client = replies.client(handler)
+    client = payloads.client(handler)
     list(client.responses.retrieve("resp_1", stream=True, starting_after=3))
     assert requested[0]["starting_after"] == "3"
     found = dict(instrumented.call().attributes or {})
@@ -382,7 +386,7 @@ def test_resumed_stream_records_its_cursor(instrumented: Recorder) -> None:
 
 @needs_responses
 def test_fetch_response_records_requested_id_when_it_fails(instrumented: Recorder) -> None:
-    client = replies.client(lambda _: replies.error_reply(404, type="not_found_error"))
+    client = payloads.client(lambda _: payloads.error_response(404, type="not_found_error"))
     with pytest.raises(Exception, match="SECRET"):
         client.responses.retrieve("resp_1")
     found = instrumented.call().attributes or {}
@@ -394,7 +398,7 @@ def test_fetch_response_records_requested_id_when_it_fails(instrumented: Recorde
 @needs_responses
 def test_subresources_of_a_response_are_not_recorded(instrumented: Recorder) -> None:
     items = {"object": "list", "data": [], "has_more": False}
-    client = replies.client(lambda _: replies.json_reply(items))
+    client = payloads.client(lambda _: payloads.json_response(items))
     list(client.responses.input_items.list("resp_1"))
     client.responses.delete("resp_1")
     client.files.list()
@@ -424,14 +428,14 @@ def test_subresources_of_a_response_are_not_recorded(instrumented: Recorder) -> 
 def test_parameters_in_extra_body_are_recorded(
     instrumented: Recorder, body: dict[str, Any], found: dict[str, Any]
 ) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES, extra_body=body)
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES, extra_body=body)
     assert dict(instrumented.call().attributes or {}) == {**CHAT, **found}
 
 
 def test_model_in_extra_body_is_recorded_as_request_model(instrumented: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
     client.chat.completions.create(
-        model="smol", messages=replies.MESSAGES, extra_body={"model": "other"}
+        model="smol", messages=payloads.MESSAGES, extra_body={"model": "other"}
     )
     assert instrumented.call().name == "chat other"

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.llama_server import LlamaServer
 from tests.support.openai_content import (
     CAPTURE,
@@ -98,7 +98,7 @@ def test_event_of_failed_call_has_input_messages(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="event_only")
-    client = replies.client(lambda _: replies.error_reply(429, code="rate_limit_exceeded"))
+    client = payloads.client(lambda _: payloads.error_response(429, code="rate_limit_exceeded"))
     with pytest.raises(openai.RateLimitError):
         client.chat.completions.create(model="smol", messages=MESSAGES)
     assert in_event(recorder) == {
@@ -112,7 +112,7 @@ def test_embeddings_record_no_content_and_no_event(
 ) -> None:
     hook = Recording()
     instrument(hook, capture_content="span_and_event")
-    replies.client(lambda _: replies.json_reply(replies.embeddings())).embeddings.create(
+    payloads.client(lambda _: payloads.json_response(payloads.embeddings())).embeddings.create(
         model="embed", input="a secret"
     )
     assert on_span(recorder) == {}
@@ -124,7 +124,7 @@ def test_text_completion_records_prompts_and_completions(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
-    replies.client(lambda _: replies.json_reply(replies.completion())).completions.create(
+    payloads.client(lambda _: payloads.json_response(payloads.completion())).completions.create(
         model="smol", prompt=["Hi", "Ho"]
     )
     assert on_span(recorder) == {
@@ -151,9 +151,9 @@ def test_messages_of_custom_types_are_recorded_as_sent(
 
     def handle(request: Any) -> Any:
         bodies.append(json.loads(request.content))
-        return replies.json_reply(REPLY)
+        return payloads.json_response(REPLY)
 
-    client = replies.client(handle)
+    client = payloads.client(handle)
     create: Any = client.chat.completions.create
     answer = create(model="smol", messages=MESSAGES).choices[0].message
     recorder.clear_spans()
@@ -188,17 +188,17 @@ def test_content_of_unparsed_raw_response_is_recorded(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
-    client = replies.client(lambda _: replies.json_reply(REPLY))
+    client = payloads.client(lambda _: payloads.json_response(REPLY))
     client.chat.completions.with_raw_response.create(model="smol", messages=MESSAGES, tools=TOOLS)
     assert on_span(recorder) == EXPECTED
 
 
 CHUNKS = [
-    replies.chunk({"role": "assistant", "content": None}),
-    replies.chunk({"reasoning_content": "Hm."}),
-    replies.chunk({"content": "H"}),
-    replies.chunk({"content": "i"}),
-    replies.chunk({}, "stop"),
+    payloads.chunk({"role": "assistant", "content": None}),
+    payloads.chunk({"reasoning_content": "Hm."}),
+    payloads.chunk({"content": "H"}),
+    payloads.chunk({"content": "i"}),
+    payloads.chunk({}, "stop"),
 ]
 SAID = [{"type": "reasoning", "content": "Hm."}, {"type": "text", "content": "Hi"}]
 
@@ -222,8 +222,8 @@ def test_content_of_asynchronous_stream_is_recorded(
     instrument(capture_content="span_only")
 
     async def talk() -> None:
-        body = replies.sse(CHUNKS)
-        async with replies.async_client(lambda _: replies.stream_reply(body)) as client:
+        body = payloads.sse(CHUNKS)
+        async with payloads.async_client(lambda _: payloads.stream_response(body)) as client:
             chunks: Any = await client.chat.completions.create(
                 model="smol", messages=MESSAGES, stream=True
             )
@@ -258,7 +258,7 @@ def test_content_of_stream_is_truncated_and_marked(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only", content_max_chars=10)
-    list(stream([replies.chunk({"content": "0123456789"}) for _ in range(100)]))
+    list(stream([payloads.chunk({"content": "0123456789"}) for _ in range(100)]))
     (message,) = on_span(recorder)["gen_ai.output.messages"]
     assert message["parts"] == [
         {"type": "text", "content": "012345678…", "truncated": True, "original_chars": 1000}
@@ -309,7 +309,7 @@ def test_completion_hook_gets_untruncated_content(
 ) -> None:
     hook = Recording()
     instrument(hook, capture_content="span_only", content_max_chars=4)
-    list(stream([replies.chunk({"content": "0123456789"}) for _ in range(100)]))
+    list(stream([payloads.chunk({"content": "0123456789"}) for _ in range(100)]))
     (given,) = hook.calls
     assert given["outputs"][0].parts[0].content == "0123456789" * 100
     assert given["inputs"][0].parts[0].content == "Be brief."

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_content import on_span
 from tests.support.openai_operations import CASES, Caller, Operation
 from tests.support.recorder import Recorder
@@ -22,11 +22,11 @@ STREAMS = [
 ]
 FULL_TEXTS = {"chat": "Hi", "text_completion": " there", "responses": '{"greeting": "Hi"}'}
 ERROR = {"error": {"code": 500, "message": "slot is gone", "type": "server_error"}}
-FAILURES = (openai.OpenAIError, replies.http.HTTPError, asyncio.CancelledError)
+FAILURES = (openai.OpenAIError, payloads.http.HTTPError, asyncio.CancelledError)
 # What follows the read part of a stream: an exception, an event of the server, or nothing.
 INTERRUPTIONS: dict[str, Any] = {
-    "lost-connection": replies.http.ReadError("connection lost"),
-    "error-event": replies.sse([ERROR], done=False),
+    "lost-connection": payloads.http.ReadError("connection lost"),
+    "error-event": payloads.sse([ERROR], done=False),
     "cancelled": asyncio.CancelledError(),
     "closed": None,
     "dropped": None,
@@ -34,10 +34,10 @@ INTERRUPTIONS: dict[str, Any] = {
 
 
 def reply(events: list[dict[str, Any]], interruption: str) -> Any:
-    parts = [replies.sse([event], done=False) for event in events]
+    parts = [payloads.sse([event], done=False) for event in events]
     follows = INTERRUPTIONS[interruption]
-    rest = replies.sse(replies.chat_chunks()) if follows is None else follows
-    return replies.parts_reply(*parts, rest, media="text/event-stream")
+    rest = payloads.sse(payloads.chat_chunks()) if follows is None else follows
+    return payloads.chunked_response(*parts, rest, media="text/event-stream")
 
 
 async def read(caller: Caller, operation: Operation, count: int, interruption: str) -> None:
@@ -93,7 +93,7 @@ async def test_stream_interrupted_after_finish_reason_keeps_it(
 ) -> None:
     instrument(capture_content="span_only")
     operation = next(case.values[0] for case in STREAMS if case.values[0].name == "chat")
-    events = replies.chat_chunks()
+    events = payloads.chat_chunks()
     caller = Caller(is_async, lambda _: reply(events, interruption))
     await read(caller, operation, len(events), interruption)
     await collect_garbage()

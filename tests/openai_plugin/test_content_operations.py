@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import Content, Instrumenter, Request, Response
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_content import CONTENT, Recording, ask, event, in_event, of, on_span
 from tests.support.openai_operations import IGNORE_DEPRECATED, OPERATIONS, VERSION, Operation
 from tests.support.recorder import Recorder
@@ -41,7 +41,7 @@ EXPECTED = {
 
 
 def responses(reply: Any) -> Any:
-    return replies.client(lambda _: reply).responses
+    return payloads.client(lambda _: reply).responses
 
 
 @needs_responses
@@ -49,7 +49,7 @@ def test_response_records_instructions_separately_from_messages(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_and_event")
-    responses(replies.json_reply(replies.response())).create(**SENT)
+    responses(payloads.json_response(payloads.response())).create(**SENT)
     assert on_span(recorder) == EXPECTED
     assert in_event(recorder) == EXPECTED
 
@@ -59,8 +59,8 @@ def test_content_of_streamed_response_equals_content_of_plain_one(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
-    body = replies.sse(replies.response_events(), done=False)
-    assert len(list(responses(replies.stream_reply(body)).create(**SENT, stream=True))) == 7
+    body = payloads.sse(payloads.response_events(), done=False)
+    assert len(list(responses(payloads.stream_response(body)).create(**SENT, stream=True))) == 7
     assert on_span(recorder) == EXPECTED
 
 
@@ -69,8 +69,8 @@ def test_content_of_response_stream_closed_early_is_recorded_up_to_close(
     instrument: Callable[..., None], recorder: Recorder
 ) -> None:
     instrument(capture_content="span_only")
-    body = replies.sse(replies.response_events(), done=False)
-    with responses(replies.stream_reply(body)).create(**SENT, stream=True) as events:
+    body = payloads.sse(payloads.response_events(), done=False)
+    with responses(payloads.stream_response(body)).create(**SENT, stream=True) as events:
         for _ in range(5):
             next(events)
     assert on_span(recorder)["gen_ai.output.messages"] == [
@@ -90,10 +90,10 @@ def test_fetched_response_records_output_and_no_event(
     instrument(capture_content="span_and_event")
     more = {"instructions": "Be brief.", "tools": SENT["tools"]}
     if streamed:
-        body = replies.sse(replies.response_events(**more), done=False)
-        list(responses(replies.stream_reply(body)).retrieve("resp_1", stream=True))
+        body = payloads.sse(payloads.response_events(**more), done=False)
+        list(responses(payloads.stream_response(body)).retrieve("resp_1", stream=True))
     else:
-        responses(replies.json_reply(replies.response(**more))).retrieve("resp_1")
+        responses(payloads.json_response(payloads.response(**more))).retrieve("resp_1")
     recorded = {name: value for name, value in EXPECTED.items() if name != "gen_ai.input.messages"}
     assert on_span(recorder) == recorded
     assert recorder.events() == []
@@ -106,12 +106,12 @@ def test_content_of_raw_response_is_recorded_when_read(
 ) -> None:
     instrument(capture_content="span_only")
     if streamed:
-        body = replies.sse(replies.response_events(), done=False)
-        raw = responses(replies.stream_reply(body)).with_streaming_response
+        body = payloads.sse(payloads.response_events(), done=False)
+        raw = responses(payloads.stream_response(body)).with_streaming_response
         with raw.create(**SENT, stream=True) as response:
             assert b"".join(response.iter_bytes()) == body
     else:
-        raw = responses(replies.json_reply(replies.response())).with_streaming_response
+        raw = responses(payloads.json_response(payloads.response())).with_streaming_response
         with raw.create(**SENT) as response:
             response.read()
     assert on_span(recorder) == EXPECTED
@@ -124,7 +124,7 @@ def test_only_text_operations_record_content(
 ) -> None:
     hook = Recording()
     instrument(hook, capture_content="span_and_event")
-    operation.call(replies.client(lambda _: operation.reply(stream=False)))
+    operation.call(payloads.client(lambda _: operation.reply(stream=False)))
     found = set(on_span(recorder))
     talks = {"gen_ai.input.messages", "gen_ai.output.messages"} <= found
     assert talks is (operation.span_name.split()[0] in {"chat", "text_completion"})

@@ -16,7 +16,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content import recorder as content_module
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_content import (
     EMIT,
     Recording,
@@ -26,13 +26,13 @@ from tests.support.openai_content import (
 )
 from tests.support.recorder import Recorder
 
-CHUNKS = replies.chat_chunks()
+CHUNKS = payloads.chat_chunks()
 SECRET = "c4n4ry-7f3a"
 
 
 def talk_in_secret() -> None:
     """Send secrets in every place: prompts, responses, arguments, results, errors and streams."""
-    reply = replies.chat(
+    reply = payloads.chat(
         choices=[
             {
                 "index": 0,
@@ -68,19 +68,19 @@ def talk_in_secret() -> None:
     }
     ask(reply, **request)
     ask({"choices": SECRET, "usage": SECRET, "id": None, "error": SECRET}, **request)
-    list(stream([replies.chunk({"content": SECRET, "role": "assistant"})]))
-    with stream([replies.chunk({"content": SECRET})] * 3) as chunks:
+    list(stream([payloads.chunk({"content": SECRET, "role": "assistant"})]))
+    with stream([payloads.chunk({"content": SECRET})] * 3) as chunks:
         next(chunks)
     for status, error in ((400, openai.BadRequestError), (500, openai.InternalServerError)):
         body = {"error": {"message": SECRET, "param": SECRET, "code": f"{SECRET} {SECRET}"}}
-        client = replies.client(
-            lambda _, status=status, body=body: replies.json_reply(body, status)
+        client = payloads.client(
+            lambda _, status=status, body=body: payloads.json_response(body, status)
         )
         with pytest.raises(error):
             client.chat.completions.create(model="smol", **request)
-    client = replies.client(lambda _: replies.json_reply(replies.completion()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.completion()))
     client.completions.create(model="smol", prompt=SECRET, suffix=SECRET)
-    client = replies.client(lambda _: replies.json_reply(replies.embeddings()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.embeddings()))
     client.embeddings.create(model="smol", input=SECRET)
 
 
@@ -178,6 +178,8 @@ def test_unexpected_content_raises_no_error_into_application(
             {"message": {"tool_calls": [None, {"function": {"arguments": {"a": 1}}}]}},
         ]
     }
-    raw: Any = replies.client(lambda _: replies.json_reply(odd)).chat.completions.with_raw_response
+    raw: Any = payloads.client(
+        lambda _: payloads.json_response(odd)
+    ).chat.completions.with_raw_response
     assert raw.create(model="smol", messages=[{}, {"content": 7}]).http_response.json() == odd
     assert len(on_span(recorder)["gen_ai.output.messages"]) == 5

@@ -10,7 +10,7 @@ import pytest
 import wrapt
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 
@@ -29,9 +29,9 @@ def proxied(recorder: Recorder) -> Iterator[Recorder]:
 
 
 def test_stream_in_object_proxy_is_recorded(proxied: Recorder) -> None:
-    body = replies.sse(replies.chat_chunks(usage=replies.USAGE, timings=replies.TIMINGS))
-    client = replies.client(lambda _: replies.stream_reply(body))
-    stream = client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True)
+    body = payloads.sse(payloads.chat_chunks(usage=payloads.USAGE, timings=payloads.TIMINGS))
+    client = payloads.client(lambda _: payloads.stream_response(body))
+    stream = client.chat.completions.create(model="smol", messages=payloads.MESSAGES, stream=True)
     assert proxied.calls() == []
     assert len(list(stream)) == 4
     attributes = proxied.call().attributes
@@ -41,13 +41,13 @@ def test_stream_in_object_proxy_is_recorded(proxied: Recorder) -> None:
 
 
 def test_response_in_object_proxy_is_recorded(proxied: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert proxied.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
 def test_raw_response_in_object_proxy_is_recorded(proxied: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
-    raw = client.chat.completions.with_raw_response.create(model="smol", messages=replies.MESSAGES)
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
+    raw = client.chat.completions.with_raw_response.create(model="smol", messages=payloads.MESSAGES)
     assert raw.parse().id == "chatcmpl-1"
     assert proxied.call().attributes["gen_ai.usage.output_tokens"] == 5

@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.view import View
 
 from llamatelemetry.genai import flush_pending
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 _models = itertools.count()
@@ -39,15 +39,15 @@ class Holder:
 
 def ask(**options: Any) -> Any:
     """Return an unread stream of a model without time series."""
-    body = replies.sse(replies.chat_chunks(usage=replies.USAGE))
-    client = replies.client(
-        lambda _: replies.parts_reply(*replies.split(body, 90), media="text/event-stream")
+    body = payloads.sse(payloads.chat_chunks(usage=payloads.USAGE))
+    client = payloads.client(
+        lambda _: payloads.chunked_response(*payloads.split(body, 90), media="text/event-stream")
     )
     completions: Any = client.chat.completions
     if options.pop("raw", False):
         completions = completions.with_raw_response
     return completions.create(
-        model=f"model {next(_models)}", messages=replies.MESSAGES, stream=True, **options
+        model=f"model {next(_models)}", messages=payloads.MESSAGES, stream=True, **options
     )
 
 

@@ -15,13 +15,13 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 
 def ask(client: openai.OpenAI | None = None) -> None:
-    client = client or replies.client(lambda _: replies.json_reply(replies.chat()))
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    client = client or payloads.client(lambda _: payloads.json_response(payloads.chat()))
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
 
 
 def test_uninstrument_restores_original_functions(recorder: Recorder) -> None:
@@ -58,11 +58,11 @@ def test_uninstrument_disables_wrapper_below_foreign_wrapper(recorder: Recorder)
 
 
 def test_client_created_before_instrumenting_is_recorded(recorder: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
     completions = client.chat.completions
     OpenAIInstrumentor().instrument(**recorder.providers)
     try:
-        completions.create(model="smol", messages=replies.MESSAGES)
+        completions.create(model="smol", messages=payloads.MESSAGES)
     finally:
         OpenAIInstrumentor().uninstrument()
     recorder.call()

@@ -12,15 +12,15 @@ import pytest
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import StreamWrapper
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 CHUNKS = 10_000
-CHUNK = replies.sse([replies.chunk({"content": "a word or two"})], done=False)
-END = replies.sse([replies.chunk({}, "stop", usage=replies.USAGE)])
+CHUNK = payloads.sse([payloads.chunk({"content": "a word or two"})], done=False)
+END = payloads.sse([payloads.chunk({}, "stop", usage=payloads.USAGE)])
 
 
-class Endless(replies.http.SyncByteStream):
+class Endless(payloads.http.SyncByteStream):
     """A body that is generated while it is read."""
 
     def __iter__(self) -> Any:
@@ -30,12 +30,12 @@ class Endless(replies.http.SyncByteStream):
 
 
 def open_stream() -> Any:
-    client = replies.client(
-        lambda _: replies.http.Response(
+    client = payloads.client(
+        lambda _: payloads.http.Response(
             200, stream=Endless(), headers={"content-type": "text/event-stream"}
         )
     )
-    return client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True)
+    return client.chat.completions.create(model="smol", messages=payloads.MESSAGES, stream=True)
 
 
 def memory_of_reading() -> tuple[int, int]:

@@ -9,7 +9,7 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 V1_41 = {
@@ -47,10 +47,10 @@ def instrument(recorder: Recorder) -> Iterator[Callable[..., None]]:
 
 
 def stream(**options: Any) -> None:
-    last = {"usage": replies.USAGE, "timings": replies.TIMINGS}
-    body = replies.sse(replies.chat_chunks(**last))
-    client = replies.client(lambda _: replies.stream_reply(body), **options)
-    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))
+    last = {"usage": payloads.USAGE, "timings": payloads.TIMINGS}
+    body = payloads.sse(payloads.chat_chunks(**last))
+    client = payloads.client(lambda _: payloads.stream_response(body), **options)
+    list(client.chat.completions.create(model="smol", messages=payloads.MESSAGES, stream=True))
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_semconv_stability_variable_selects_metric_names(
 
 def test_failed_call_records_zero_tokens(instrument, recorder):
     instrument(metric_names="latest")
-    client = replies.client(lambda _: replies.error_reply(429, type="tokens"))
+    client = payloads.client(lambda _: payloads.error_response(429, type="tokens"))
     with pytest.raises(Exception, match="429"):
-        client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     (usage,) = recorder.points("gen_ai.client.inference.usage.input_tokens")
     assert usage.value == 0
     assert usage.attributes["gen_ai.token.modality"] == "unknown"
@@ -116,9 +116,11 @@ def test_openai_metrics_have_service_tier_and_fingerprint(
     instrument, recorder, names, base_url, expected
 ):
     instrument(metric_names=names)
-    chunks = [{**chunk, **REPLIED} for chunk in replies.chat_chunks(usage=replies.USAGE)]
-    client = replies.client(lambda _: replies.stream_reply(replies.sse(chunks)), base_url=base_url)
-    list(client.chat.completions.create(model="gpt", messages=replies.MESSAGES, stream=True))
+    chunks = [{**chunk, **REPLIED} for chunk in payloads.chat_chunks(usage=payloads.USAGE)]
+    client = payloads.client(
+        lambda _: payloads.stream_response(payloads.sse(chunks)), base_url=base_url
+    )
+    list(client.chat.completions.create(model="gpt", messages=payloads.MESSAGES, stream=True))
     found = {
         name: {key: value for key, value in point.attributes.items() if key.startswith("openai.")}
         for name in recorder.metrics()
@@ -130,8 +132,8 @@ def test_openai_metrics_have_service_tier_and_fingerprint(
 
 def test_llama_cpp_metrics_have_no_service_tier_or_fingerprint(instrument, recorder):
     instrument()
-    reply = replies.chat(**REPLIED, timings=replies.TIMINGS)
-    client = replies.client(lambda _: replies.json_reply(reply))
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    reply = payloads.chat(**REPLIED, timings=payloads.TIMINGS)
+    client = payloads.client(lambda _: payloads.json_response(reply))
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     (duration,) = recorder.points("gen_ai.client.operation.duration")
     assert not {TIER, FINGERPRINT} & set(duration.attributes)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -48,9 +48,9 @@ CALL = {
 @pytest.fixture
 def stream(instrumented: Recorder) -> Recorder:
     """Make one streamed call with timings to a known llama.cpp server."""
-    body = replies.sse(replies.chat_chunks(timings=replies.TIMINGS))
-    client = replies.client(lambda _: replies.stream_reply(body, server="llama.cpp"))
-    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))
+    body = payloads.sse(payloads.chat_chunks(timings=payloads.TIMINGS))
+    client = payloads.client(lambda _: payloads.stream_response(body, server="llama.cpp"))
+    list(client.chat.completions.create(model="smol", messages=payloads.MESSAGES, stream=True))
     return instrumented
 
 
@@ -98,8 +98,8 @@ def test_metric_values_equal_values_in_response(stream: Recorder) -> None:
 
 
 def test_plain_call_records_no_chunk_metrics(instrumented: Recorder) -> None:
-    replies.client(lambda _: replies.json_reply(replies.chat())).chat.completions.create(
-        model="smol", messages=replies.MESSAGES
+    payloads.client(lambda _: payloads.json_response(payloads.chat())).chat.completions.create(
+        model="smol", messages=payloads.MESSAGES
     )
     assert set(instrumented.metrics()) == {
         "gen_ai.client.token.usage",
@@ -108,8 +108,8 @@ def test_plain_call_records_no_chunk_metrics(instrumented: Recorder) -> None:
 
 
 def test_data_point_has_exemplar_with_trace_of_call(instrumented: Recorder) -> None:
-    replies.client(lambda _: replies.json_reply(replies.chat())).chat.completions.create(
-        model="smol", messages=replies.MESSAGES
+    payloads.client(lambda _: payloads.json_response(payloads.chat())).chat.completions.create(
+        model="smol", messages=payloads.MESSAGES
     )
     (duration,) = instrumented.points("gen_ai.client.operation.duration")
     (exemplar,) = duration.exemplars
@@ -119,9 +119,9 @@ def test_data_point_has_exemplar_with_trace_of_call(instrumented: Recorder) -> N
 def test_server_metrics_are_left_out_for_several_choices(
     instrumented: Recorder,
 ) -> None:
-    reply = replies.chat(timings=replies.TIMINGS)
-    replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
-        model="smol", messages=replies.MESSAGES, n=2
+    reply = payloads.chat(timings=payloads.TIMINGS)
+    payloads.client(lambda _: payloads.json_response(reply)).chat.completions.create(
+        model="smol", messages=payloads.MESSAGES, n=2
     )
     assert not any(name.startswith("gen_ai.server.") for name in instrumented.metrics())
     span = instrumented.call()

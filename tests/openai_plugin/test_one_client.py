@@ -15,7 +15,7 @@ import pytest
 
 from llamatelemetry.llama import unwrap_openai_client, wrap_openai_client
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor, instrument_client
-from tests.support.loopback_server import Asked, Loopback, Reply, loopback, sse
+from tests.support.loopback_server import Loopback, ReceivedRequest, ScriptedResponse, loopback, sse
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHUNK = {
@@ -39,10 +39,14 @@ MODERATION = {"id": "1", "model": "m", "results": []}
 both = pytest.mark.parametrize("make", [openai.OpenAI, openai.AsyncOpenAI])
 
 
-def answer(asked: Asked) -> Reply:
+def answer(asked: ReceivedRequest) -> ScriptedResponse:
     if asked.path == "/moderations":
-        return Reply(body=MODERATION)
-    return Reply(pieces=sse(CHUNK, CHUNK)) if asked.body.get("stream") else Reply(body=ANSWER)
+        return ScriptedResponse(body=MODERATION)
+    return (
+        ScriptedResponse(chunks=sse(CHUNK, CHUNK))
+        if asked.body.get("stream")
+        else ScriptedResponse(body=ANSWER)
+    )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_operations import (
     CASES,
     IGNORE_DEPRECATED,
@@ -75,23 +75,23 @@ async def test_successful_call_has_one_span_without_status(
 
 
 def _refused(_: Any) -> Any:
-    raise replies.http.ConnectError("[Errno 111] Connection refused")
+    raise payloads.http.ConnectError("[Errno 111] Connection refused")
 
 
-def _error(status: int, kind: str) -> replies.Handler:
-    return lambda _: replies.error_reply(status, type=kind, code=status)
+def _error(status: int, kind: str) -> payloads.Handler:
+    return lambda _: payloads.error_response(status, type=kind, code=status)
 
 
 @dataclass(frozen=True)
 class Failure:
-    handler: replies.Handler
+    handler: payloads.Handler
     error: type[Exception]
     error_type: str
     status: int | None
 
 
 def _html(_: Any) -> Any:
-    return replies.http.Response(502, text="<html>Bad gateway</html>")
+    return payloads.http.Response(502, text="<html>Bad gateway</html>")
 
 
 FAILURES = [
@@ -143,7 +143,7 @@ async def test_invalid_response_has_same_result_as_uninstrumented(
     instrumented: Recorder, operation: Operation, is_async: bool, body: str
 ) -> None:
     async def outcome() -> Any:
-        reply = replies.http.Response(200, text=body, headers={"content-type": "application/json"})
+        reply = payloads.http.Response(200, text=body, headers={"content-type": "application/json"})
         try:
             return shown(*await Caller(is_async, lambda _: reply).run(operation, False))
         except Exception as error:  # The client may raise any error.
@@ -156,7 +156,7 @@ async def test_invalid_response_has_same_result_as_uninstrumented(
     assert (span.status.status_code is StatusCode.ERROR) == issubclass(seen[0], Exception)
 
 
-class DyingStream(replies.http.SyncByteStream, replies.http.AsyncByteStream):
+class DyingStream(payloads.http.SyncByteStream, payloads.http.AsyncByteStream):
     """A body with a connection that is lost after the first bytes."""
 
     def __init__(self, head: bytes) -> None:
@@ -164,11 +164,11 @@ class DyingStream(replies.http.SyncByteStream, replies.http.AsyncByteStream):
 
     def __iter__(self) -> Any:
         yield self.head
-        raise replies.http.ReadError("connection lost")
+        raise payloads.http.ReadError("connection lost")
 
     async def __aiter__(self) -> Any:
         yield self.head
-        raise replies.http.ReadError("connection lost")
+        raise payloads.http.ReadError("connection lost")
 
 
 @pytest.mark.parametrize(("operation", "is_async", "stream"), STREAMS)
@@ -176,10 +176,10 @@ async def test_call_fails_when_server_closes_connection_during_stream(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool
 ) -> None:
     assert operation.events is not None
-    head = replies.sse(operation.events()[:1], done=False)
+    head = payloads.sse(operation.events()[:1], done=False)
 
     def handler(_: Any) -> Any:
-        return replies.http.Response(
+        return payloads.http.Response(
             200, stream=DyingStream(head), headers={"content-type": "text/event-stream"}
         )
 
@@ -218,9 +218,9 @@ async def test_error_event_in_stream_fails_call(
 ) -> None:
     assert operation.events is not None
     error = {"error": {"code": 500, "message": "slot is gone: TOP SECRET", "type": "server_error"}}
-    body = replies.sse([operation.events()[0], error])
+    body = payloads.sse([operation.events()[0], error])
     with pytest.raises(openai.APIError, match="slot is gone"):
-        await Caller(is_async, lambda _: replies.stream_reply(body)).run(operation, True)
+        await Caller(is_async, lambda _: payloads.stream_response(body)).run(operation, True)
     span = instrumented.call()
     assert span.attributes["error.type"] == "server_error"
     assert "SECRET" not in span.to_json()
@@ -333,23 +333,23 @@ async def test_cancelled_call_ends_span(
 
 
 async def test_task_cancelled_between_chunks_ends_span(instrumented: Recorder) -> None:
-    class Endless(replies.http.AsyncByteStream):
+    class Endless(payloads.http.AsyncByteStream):
         async def __aiter__(self) -> Any:
-            yield replies.sse(replies.chat_chunks()[:2], done=False)
+            yield payloads.sse(payloads.chat_chunks()[:2], done=False)
             waits_for_next_chunk.set()
             await asyncio.Event().wait()
 
     def handler(_: Any) -> Any:
-        return replies.http.Response(
+        return payloads.http.Response(
             200, stream=Endless(), headers={"content-type": "text/event-stream"}
         )
 
     waits_for_next_chunk = asyncio.Event()
 
     async def read() -> None:
-        client = replies.async_client(handler)
+        client = payloads.async_client(handler)
         async for _ in await client.chat.completions.create(
-            model="smol", messages=replies.MESSAGES, stream=True
+            model="smol", messages=payloads.MESSAGES, stream=True
         ):
             pass
 
@@ -362,28 +362,28 @@ async def test_task_cancelled_between_chunks_ends_span(instrumented: Recorder) -
 
 
 def test_raw_response_keeps_type_and_is_recorded(instrumented: Recorder) -> None:
-    reply = replies.chat(timings=replies.TIMINGS)
-    client = replies.client(lambda _: replies.json_reply(reply))
-    raw = client.chat.completions.with_raw_response.create(model="smol", messages=replies.MESSAGES)
+    reply = payloads.chat(timings=payloads.TIMINGS)
+    client = payloads.client(lambda _: payloads.json_response(reply))
+    raw = client.chat.completions.with_raw_response.create(model="smol", messages=payloads.MESSAGES)
     assert raw.parse().choices[0].message.content == "Hi"
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
 def test_retries_are_counted_on_one_span(instrumented: Recorder) -> None:
     answers = [
-        replies.error_reply(500),
-        replies.error_reply(503),
-        replies.json_reply(replies.chat()),
+        payloads.error_response(500),
+        payloads.error_response(503),
+        payloads.json_response(payloads.chat()),
     ]
-    client = replies.client(lambda _: answers.pop(0), max_retries=2)
+    client = payloads.client(lambda _: answers.pop(0), max_retries=2)
     client._calculate_retry_timeout = lambda *_: 0.0  # type: ignore[method-assign]
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert instrumented.call().attributes["http.request.resend_count"] == 2
 
 
 def test_other_endpoints_are_not_recorded(instrumented: Recorder) -> None:
     models = {"object": "list", "data": []}
-    replies.client(lambda _: replies.json_reply(models)).models.list()
+    payloads.client(lambda _: payloads.json_response(models)).models.list()
     assert instrumented.spans() == []
 
 
@@ -392,8 +392,8 @@ def test_messages_iterator_is_sent_complete(instrumented: Recorder) -> None:
 
     def handler(request: Any) -> Any:
         sent.append(request.read())
-        return replies.json_reply(replies.chat())
+        return payloads.json_response(payloads.chat())
 
-    replies.client(handler).chat.completions.create(model="smol", messages=iter(replies.MESSAGES))
+    payloads.client(handler).chat.completions.create(model="smol", messages=iter(payloads.MESSAGES))
     assert b"Say hi." in sent[0]
     instrumented.call()

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 TESTS = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def test_each_listed_defect_has_a_test(defect: str) -> None:
 def slowly(parts: list[bytes]) -> Any:
     """Return a body with a pause before each part."""
 
-    class Body(replies.http.SyncByteStream, replies.http.AsyncByteStream):
+    class Body(payloads.http.SyncByteStream, payloads.http.AsyncByteStream):
         def __iter__(self) -> Any:
             for part in parts:
                 time.sleep(PAUSE_S)
@@ -109,16 +109,19 @@ def slowly(parts: list[bytes]) -> Any:
             for part in self:
                 yield part
 
-    return replies.http.Response(200, stream=Body(), headers={"content-type": "text/event-stream"})
+    return payloads.http.Response(200, stream=Body(), headers={"content-type": "text/event-stream"})
 
 
 def each(*chunks: dict[str, Any]) -> list[bytes]:
-    return [*(replies.sse([chunk], done=False) for chunk in chunks), replies.sse([])]
+    return [
+        *(payloads.sse([chunk], done=False) for chunk in chunks),
+        payloads.sse([]),
+    ]
 
 
-async def ask(handler: replies.Handler, is_async: bool, **options: Any) -> Any:
-    client: Any = (replies.async_client if is_async else replies.client)(handler)
-    result = client.chat.completions.create(model="smol", messages=replies.MESSAGES, **options)
+async def ask(handler: payloads.Handler, is_async: bool, **options: Any) -> Any:
+    client: Any = (payloads.async_client if is_async else payloads.client)(handler)
+    result = client.chat.completions.create(model="smol", messages=payloads.MESSAGES, **options)
     return await result if inspect.isawaitable(result) else result
 
 
@@ -135,7 +138,7 @@ async def test_stream_span_ends_when_stream_was_read(
     instrumented: Recorder, is_async: bool
 ) -> None:
     """It does not end when the stream is returned."""
-    parts = each(*replies.chat_chunks(usage=replies.USAGE))
+    parts = each(*payloads.chat_chunks(usage=payloads.USAGE))
     stream = await ask(lambda _: slowly(parts), is_async, stream=True)
     assert instrumented.spans() == []
     await read(stream)
@@ -157,8 +160,8 @@ async def test_missing_usage_is_absent_instead_of_zero(
 ) -> None:
     def answer(_: Any) -> Any:
         if stream:
-            return replies.stream_reply(replies.sse(replies.chat_chunks()))
-        return replies.json_reply(replies.chat(usage=None))
+            return payloads.stream_response(payloads.sse(payloads.chat_chunks()))
+        return payloads.json_response(payloads.chat(usage=None))
 
     result = await ask(answer, is_async, stream=stream)
     if stream:
@@ -189,7 +192,7 @@ async def test_failed_request_is_sent_once(
 
     def answer(request: Any) -> Any:
         seen.append(request)
-        return replies.error_reply(400)
+        return payloads.error_response(400)
 
     internal_errors.set_strict(False)
     broken = {"tracer_provider": TracerProvider(sampler=BrokenSampler())}
@@ -217,12 +220,15 @@ async def test_first_token_ignores_roles_pings_progress_and_empty_deltas(
     instrumented: Recorder, is_async: bool, first: dict[str, Any]
 ) -> None:
     before = [
-        replies.sse([replies.chunk({"role": "assistant", "content": None})], done=False),
+        payloads.sse([payloads.chunk({"role": "assistant", "content": None})], done=False),
         b": ping\n\n",
-        replies.sse([replies.chunk({}, prompt_progress={"processed": 5})], done=False),
-        replies.sse([replies.chunk({"content": ""})], done=False),
+        payloads.sse([payloads.chunk({}, prompt_progress={"processed": 5})], done=False),
+        payloads.sse([payloads.chunk({"content": ""})], done=False),
     ]
-    after = each(replies.chunk(first), replies.chunk({}, "stop", timings=replies.TIMINGS))
+    after = each(
+        payloads.chunk(first),
+        payloads.chunk({}, "stop", timings=payloads.TIMINGS),
+    )
     await read(await ask(lambda _: slowly([*before, *after]), is_async, stream=True))
     span = instrumented.call()
     first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
@@ -231,9 +237,9 @@ async def test_first_token_ignores_roles_pings_progress_and_empty_deltas(
 
 async def test_metrics_have_model_file_name_without_directory(instrumented: Recorder) -> None:
     path = "/srv/models/private/smol.gguf"
-    body = replies.sse([chunk | {"model": path} for chunk in replies.chat_chunks()])
-    client = replies.client(lambda _: replies.stream_reply(body))
-    await read(client.chat.completions.create(model=path, messages=replies.MESSAGES, stream=True))
+    body = payloads.sse([chunk | {"model": path} for chunk in payloads.chat_chunks()])
+    client = payloads.client(lambda _: payloads.stream_response(body))
+    await read(client.chat.completions.create(model=path, messages=payloads.MESSAGES, stream=True))
     assert "private" not in instrumented.call().to_json()
     for name, metric in instrumented.metrics().items():
         for point in metric.data.data_points:
@@ -246,7 +252,7 @@ async def test_instrumenting_again_uses_new_meter_provider() -> None:
         recorder = Recorder()
         OpenAIInstrumentor().instrument(**recorder.providers)
         try:
-            await ask(lambda _: replies.json_reply(replies.chat()), False)
+            await ask(lambda _: payloads.json_response(payloads.chat()), False)
         finally:
             OpenAIInstrumentor().uninstrument()
         (duration,) = recorder.points("gen_ai.client.operation.duration")
@@ -266,8 +272,8 @@ async def test_server_time_to_first_token_includes_queue(
         # The queue: llama.cpp sends the headers when it starts to process the request.
         time.sleep(PAUSE_S)
         if stream:
-            return slowly(each(*replies.chat_chunks(timings=replies.TIMINGS)))
-        return replies.json_reply(replies.chat(timings=replies.TIMINGS))
+            return slowly(each(*payloads.chat_chunks(timings=payloads.TIMINGS)))
+        return payloads.json_response(payloads.chat(timings=payloads.TIMINGS))
 
     result = await ask(answer, False, stream=stream)
     if stream:

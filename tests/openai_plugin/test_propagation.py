@@ -23,11 +23,11 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.openai_plugin.loopback import Loopback, loopback_server
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 # The instrumentor of the HTTP library that this version of openai uses, and the other one.
-USES_HTTPX2 = replies.http.__name__ == "httpx2"
+USES_HTTPX2 = payloads.http.__name__ == "httpx2"
 THE_RIGHT_ONE, THE_OTHER = (
     (HTTPX2ClientInstrumentor, HTTPXClientInstrumentor)
     if USES_HTTPX2
@@ -64,7 +64,7 @@ def make_client(server: Loopback, **options: Any) -> openai.OpenAI:
 
 
 def ask(client: openai.OpenAI, **more: Any) -> Any:
-    return client.chat.completions.create(model="smol", messages=replies.MESSAGES, **more)
+    return client.chat.completions.create(model="smol", messages=payloads.MESSAGES, **more)
 
 
 def named_by(server: Loopback) -> tuple[str, bool]:
@@ -99,20 +99,20 @@ def stream(client: Any) -> None:
 
 def raw(client: Any) -> None:
     client.chat.completions.with_raw_response.create(
-        model="smol", messages=replies.MESSAGES
+        model="smol", messages=payloads.MESSAGES
     ).parse()
 
 
 def raw_stream(client: Any) -> None:
     response = client.chat.completions.with_raw_response.create(
-        model="smol", messages=replies.MESSAGES, stream=True
+        model="smol", messages=payloads.MESSAGES, stream=True
     )
     list(response.parse())
 
 
 def streaming_response(client: Any) -> None:
     with client.chat.completions.with_streaming_response.create(
-        model="smol", messages=replies.MESSAGES
+        model="smol", messages=payloads.MESSAGES
     ) as response:
         response.read()
 
@@ -130,7 +130,7 @@ def test_request_has_traceparent_of_call_span(instrument, recorder, server, use)
 async def test_asynchronous_request_has_traceparent_of_call_span(instrument, recorder, server):
     instrument()
     async with openai.AsyncOpenAI(base_url=server.url, api_key="k") as client:
-        await client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        await client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert named_by(server) == (id_of(our_span(recorder)), True)
 
 
@@ -284,17 +284,17 @@ def instrumented_alone(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
 def with_their_transport(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
     name = "SyncOpenTelemetryTransport" + ("Httpx2" if USES_HTTPX2 else "")
     kind = getattr(otel_httpx, name)
-    transport = kind(replies.http.HTTPTransport(), **options)
-    return client.with_options(http_client=replies.http.Client(transport=transport))
+    transport = kind(payloads.http.HTTPTransport(), **options)
+    return client.with_options(http_client=payloads.http.Client(transport=transport))
 
 
 def with_a_transport_of_ones_own(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
-    class Transport(replies.http.HTTPTransport):
+    class Transport(payloads.http.HTTPTransport):
         def handle_request(self, request: Any) -> Any:
             return super().handle_request(request)
 
     THE_RIGHT_ONE().instrument(**options)
-    return client.with_options(http_client=replies.http.Client(transport=Transport()))
+    return client.with_options(http_client=payloads.http.Client(transport=Transport()))
 
 
 def legacy(client: openai.OpenAI, **options: Any) -> openai.OpenAI:
@@ -340,7 +340,7 @@ async def test_asynchronous_http_instrumentation_writes_the_only_traceparent(
     instrument()
     instrument_http(THE_RIGHT_ONE)
     async with openai.AsyncOpenAI(base_url=server.url, api_key="k") as client:
-        await client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        await client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert named_by(server) == (id_of(http_span(recorder)), True)
 
 
@@ -376,9 +376,9 @@ def test_plugin_writes_traceparent_for_uninstrumented_transport(
 
     def handle(request: Any) -> Any:
         seen.append(request.headers.get("traceparent"))
-        return replies.json_reply(replies.chat())
+        return payloads.json_response(payloads.chat())
 
-    ask(replies.client(handle))
+    ask(payloads.client(handle))
     assert seen[0].split("-")[2] == id_of(our_span(recorder))
 
 

@@ -22,7 +22,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_operations import VERSION
 from tests.support.recorder import Recorder
 
@@ -47,7 +47,7 @@ _AZURE_FILTER = {
 }
 PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "openai": (
-        replies.chat(
+        payloads.chat(
             choices=_message(refusal=None, annotations=[]),
             service_tier="default",
             system_fingerprint="fp_1",
@@ -72,7 +72,7 @@ PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "azure": (
-        replies.chat(
+        payloads.chat(
             choices=[{**_message()[0], "content_filter_results": _AZURE_FILTER, "logprobs": None}],
             prompt_filter_results=[{"prompt_index": 0, "content_filter_results": _AZURE_FILTER}],
             system_fingerprint="fp_2",
@@ -81,7 +81,7 @@ PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"openai.response.system_fingerprint": "fp_2"},
     ),
     "vllm": (
-        replies.chat(
+        payloads.chat(
             choices=[
                 {
                     **_message(reasoning_content="Hm.", tool_calls=[])[0],
@@ -96,13 +96,13 @@ PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
     ),
     "ollama": (
-        replies.chat(
+        payloads.chat(
             choices=_message(reasoning="Hm."), system_fingerprint="fp_ollama", usage=_COUNTS
         ),
         {"openai.response.system_fingerprint": "fp_ollama"},
     ),
     "deepseek": (
-        replies.chat(
+        payloads.chat(
             choices=_message(reasoning_content="Hm."),
             system_fingerprint="fp_3",
             usage={
@@ -119,7 +119,7 @@ PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "xai": (
-        replies.chat(
+        payloads.chat(
             choices=_message(),
             usage={
                 **_COUNTS,
@@ -139,7 +139,7 @@ PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "litellm": (
-        replies.chat(
+        payloads.chat(
             choices=_message(),
             usage={**_COUNTS, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 4},
         ),
@@ -159,33 +159,33 @@ STREAMED: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
                     {"prompt_index": 0, "content_filter_results": _AZURE_FILTER}
                 ],
             },
-            *replies.chat_chunks(),
-            {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+            *payloads.chat_chunks(),
+            {**payloads.chunk({}), "choices": [], "usage": _COUNTS},
         ],
         {},
     ),
     "vllm": (
         [
-            replies.chunk({"role": "assistant", "content": ""}),
-            replies.chunk({"reasoning_content": "Hm."}, usage={**_COUNTS, "completion_tokens": 1}),
-            replies.chunk({"content": "Hi"}, "stop", usage={**_COUNTS, "completion_tokens": 3}),
-            {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+            payloads.chunk({"role": "assistant", "content": ""}),
+            payloads.chunk({"reasoning_content": "Hm."}, usage={**_COUNTS, "completion_tokens": 1}),
+            payloads.chunk({"content": "Hi"}, "stop", usage={**_COUNTS, "completion_tokens": 3}),
+            {**payloads.chunk({}), "choices": [], "usage": _COUNTS},
         ],
         {},
     ),
     "ollama": (
         [
-            replies.chunk({"role": "assistant", "content": "", "reasoning": "Hm."}),
-            replies.chunk({"role": "assistant", "content": "Hi"}),
-            replies.chunk({"role": "assistant", "content": ""}, "stop"),
-            {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+            payloads.chunk({"role": "assistant", "content": "", "reasoning": "Hm."}),
+            payloads.chunk({"role": "assistant", "content": "Hi"}),
+            payloads.chunk({"role": "assistant", "content": ""}, "stop"),
+            {**payloads.chunk({}), "choices": [], "usage": _COUNTS},
         ],
         {},
     ),
     "deepseek": (
         [
-            replies.chunk({"role": "assistant", "content": None, "reasoning_content": "Hm."}),
-            replies.chunk(
+            payloads.chunk({"role": "assistant", "content": None, "reasoning_content": "Hm."}),
+            payloads.chunk(
                 {"content": "Hi"}, "stop", usage={**_COUNTS, "prompt_cache_hit_tokens": 16}
             ),
         ],
@@ -193,16 +193,16 @@ STREAMED: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     ),
     "groq": (
         [
-            replies.chunk({"role": "assistant", "content": ""}, x_groq={"id": "req_1"}),
-            replies.chunk({"content": "Hi"}),
-            replies.chunk({}, "stop", x_groq={"id": "req_1", "usage": _COUNTS}),
+            payloads.chunk({"role": "assistant", "content": ""}, x_groq={"id": "req_1"}),
+            payloads.chunk({"content": "Hi"}),
+            payloads.chunk({}, "stop", x_groq={"id": "req_1", "usage": _COUNTS}),
         ],
         {},
     ),
     "moonshot": (
         [
-            replies.chunk({"role": "assistant", "content": ""}),
-            {**replies.chunk({}), "choices": _first_choice(usage=_COUNTS)},
+            payloads.chunk({"role": "assistant", "content": ""}),
+            {**payloads.chunk({}), "choices": _first_choice(usage=_COUNTS)},
         ],
         {},
     ),
@@ -226,8 +226,8 @@ CHAT = {
 def test_plain_response_of_provider_is_fully_recorded(instrumented: Recorder, server: str) -> None:
     reply, found = PLAIN[server]
     ChatCompletion.model_validate(reply)
-    client = replies.client(lambda _: replies.json_reply(reply))
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    client = payloads.client(lambda _: payloads.json_response(reply))
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert dict(instrumented.call().attributes or {}) == {**CHAT, **found}
 
 
@@ -236,8 +236,8 @@ def test_stream_of_provider_is_fully_recorded(instrumented: Recorder, server: st
     chunks, found = STREAMED[server]
     for chunk in chunks:
         ChatCompletionChunk.model_validate({**chunk, "object": "chat.completion.chunk"})
-    client = replies.client(lambda _: replies.stream_reply(replies.sse(chunks)))
-    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True))
+    client = payloads.client(lambda _: payloads.stream_response(payloads.sse(chunks)))
+    list(client.chat.completions.create(model="smol", messages=payloads.MESSAGES, stream=True))
     seen = dict(instrumented.call().attributes or {})
     assert seen.pop("gen_ai.response.time_to_first_chunk") > 0
     assert seen == {**CHAT, "gen_ai.request.stream": True, **found}
@@ -246,17 +246,17 @@ def test_stream_of_provider_is_fully_recorded(instrumented: Recorder, server: st
 def test_stream_of_several_choices_has_finish_reason_for_each(instrumented: Recorder) -> None:
     def of(index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "finish_reason": reason}
-        return {**replies.chunk({}), "choices": [choice]}
+        return {**payloads.chunk({}), "choices": [choice]}
 
     chunks = [
         of(0, {"role": "assistant"}),
         of(1, {"content": "b"}),
         of(2, {"content": "c"}, "length"),
         of(0, {"content": "a"}, "stop"),
-        {**replies.chunk({}), "choices": [], "usage": _COUNTS},
+        {**payloads.chunk({}), "choices": [], "usage": _COUNTS},
     ]
-    client = replies.client(lambda _: replies.stream_reply(replies.sse(chunks)))
-    list(client.chat.completions.create(model="smol", messages=replies.MESSAGES, stream=True, n=3))
+    client = payloads.client(lambda _: payloads.stream_response(payloads.sse(chunks)))
+    list(client.chat.completions.create(model="smol", messages=payloads.MESSAGES, stream=True, n=3))
     found = instrumented.call().attributes or {}
     assert found["gen_ai.request.choice.count"] == 3
     # The second choice has no finish reason.
@@ -264,16 +264,16 @@ def test_stream_of_several_choices_has_finish_reason_for_each(instrumented: Reco
 
 
 def test_vllm_embeddings_record_response_id(instrumented: Recorder) -> None:
-    reply = replies.embeddings(id="embd-1", created=1)
+    reply = payloads.embeddings(id="embd-1", created=1)
     CreateEmbeddingResponse.model_validate(reply)
-    replies.client(lambda _: replies.json_reply(reply)).embeddings.create(model="e", input="a")
+    payloads.client(lambda _: payloads.json_response(reply)).embeddings.create(model="e", input="a")
     assert (instrumented.call().attributes or {})["gen_ai.response.id"] == "embd-1"
 
 
-def azure(handler: replies.Handler, **options: Any) -> openai.AzureOpenAI:
+def azure(handler: payloads.Handler, **options: Any) -> openai.AzureOpenAI:
     options = {"api_version": "2026-01-01", "api_key": "sk-secret", "max_retries": 0, **options}
-    transport = replies.http.MockTransport(handler)
-    return openai.AzureOpenAI(http_client=replies.http.Client(transport=transport), **options)
+    transport = payloads.http.MockTransport(handler)
+    return openai.AzureOpenAI(http_client=payloads.http.Client(transport=transport), **options)
 
 
 ENDPOINT = "https://mine.openai.azure.com"
@@ -311,9 +311,9 @@ def test_azure_client_has_azure_provider_for_any_url(
 
     def handler(request: Any) -> Any:
         requested.append(str(request.url).partition("?")[0])
-        return replies.json_reply(PLAIN["azure"][0])
+        return payloads.json_response(PLAIN["azure"][0])
 
-    azure(handler, **options).chat.completions.create(model="smol", messages=replies.MESSAGES)
+    azure(handler, **options).chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert requested == [url]
     assert dict(instrumented.call().attributes or {}) == {
         **CHAT,
@@ -329,14 +329,14 @@ async def test_asynchronous_azure_client_has_azure_provider(instrumented: Record
         azure_endpoint=ENDPOINT,
         api_version="2026-01-01",
         api_key="sk-secret",
-        http_client=replies.http.AsyncClient(
-            transport=replies.http.MockTransport(
-                lambda _: replies.stream_reply(replies.sse(STREAMED["azure"][0]))
+        http_client=payloads.http.AsyncClient(
+            transport=payloads.http.MockTransport(
+                lambda _: payloads.stream_response(payloads.sse(STREAMED["azure"][0]))
             )
         ),
     )
     stream = await client.chat.completions.create(
-        model="smol", messages=replies.MESSAGES, stream=True
+        model="smol", messages=payloads.MESSAGES, stream=True
     )
     assert len([chunk async for chunk in stream]) == 6
     found = instrumented.call().attributes or {}
@@ -351,7 +351,7 @@ def test_azure_deployment_is_model_when_body_has_none(
     instrumented: Recorder,
 ) -> None:
     client = azure(
-        lambda _: replies.json_reply(replies.transcript()),
+        lambda _: payloads.json_response(payloads.transcript()),
         azure_endpoint=ENDPOINT,
         azure_deployment="my-ear",
     )
@@ -364,7 +364,7 @@ def test_fetch_response_has_no_model_of_azure_deployment(
     instrumented: Recorder,
 ) -> None:
     client = azure(
-        lambda _: replies.json_reply(replies.response()),
+        lambda _: payloads.json_response(payloads.response()),
         azure_endpoint=ENDPOINT,
         azure_deployment="mine",
     )
@@ -375,12 +375,12 @@ def test_fetch_response_has_no_model_of_azure_deployment(
 
 
 def test_azure_header_names_served_model(instrumented: Recorder) -> None:
-    reply = replies.chat(model="my-deployment")
+    reply = payloads.chat(model="my-deployment")
     client = azure(
-        lambda _: replies.json_reply(reply, **{"x-ms-served-model": "gpt-6-2026-01-01"}),
+        lambda _: payloads.json_response(reply, **{"x-ms-served-model": "gpt-6-2026-01-01"}),
         azure_endpoint=ENDPOINT,
     )
-    client.chat.completions.create(model="my-deployment", messages=replies.MESSAGES)
+    client.chat.completions.create(model="my-deployment", messages=payloads.MESSAGES)
     found = instrumented.call().attributes or {}
     assert found["gen_ai.request.model"] == "my-deployment"
     assert found["gen_ai.response.model"] == "gpt-6-2026-01-01"
@@ -407,8 +407,8 @@ def test_azure_header_names_served_model(instrumented: Recorder) -> None:
 def test_server_and_provider_are_parsed_from_url(
     instrumented: Recorder, url: str, provider: str, address: str | None, port: int | None
 ) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()), base_url=url)
-    client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()), base_url=url)
+    client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     span = instrumented.call()
     found = span.attributes or {}
     assert found["gen_ai.provider.name"] == provider
@@ -424,7 +424,7 @@ def serving_on(path: Path) -> Iterator[None]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.dumps(replies.chat()).encode()
+            body = json.dumps(payloads.chat()).encode()
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(200)
             self.send_header("content-type", "application/json")
@@ -443,16 +443,16 @@ def serving_on(path: Path) -> Iterator[None]:
 
 def test_unix_socket_is_recorded_as_server_address(instrumented: Recorder, tmp_path: Path) -> None:
     path = tmp_path / "llm.sock"
-    transport = replies.http.HTTPTransport(uds=str(path))
+    transport = payloads.http.HTTPTransport(uds=str(path))
     with (
         serving_on(path),
         openai.OpenAI(
             base_url="http://localhost/v1",
             api_key="sk-secret",
-            http_client=replies.http.Client(transport=transport),
+            http_client=payloads.http.Client(transport=transport),
         ) as client,
     ):
-        client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert dict(instrumented.call().attributes or {}) == {
         name: str(path) if name == "server.address" else value
         for name, value in CHAT.items()
@@ -467,11 +467,12 @@ def test_configured_provider_name_takes_precedence(recorder: Recorder) -> None:
     config = LlamaTelemetryConfig(provider_name="ours")
     OpenAIInstrumentor().instrument(**recorder.providers, config=config)
     try:
-        reply = replies.chat(timings=replies.TIMINGS)
+        reply = payloads.chat(timings=payloads.TIMINGS)
         client = azure(
-            lambda _: replies.json_reply(reply, server="llama.cpp"), azure_endpoint=ENDPOINT
+            lambda _: payloads.json_response(reply, server="llama.cpp"),
+            azure_endpoint=ENDPOINT,
         )
-        client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     finally:
         OpenAIInstrumentor().uninstrument()
     assert (recorder.call().attributes or {})["gen_ai.provider.name"] == "ours"
@@ -486,23 +487,23 @@ async def test_models_list_identifies_provider(
 
     def handler(request: Any) -> Any:
         listing = request.url.path.endswith("/models")
-        return replies.json_reply(models if listing else replies.chat())
+        return payloads.json_response(models if listing else payloads.chat())
 
     if is_async:
-        client = replies.async_client(handler)
+        client = payloads.async_client(handler)
         assert [model.owned_by async for model in client.models.list()] == [owner]
-        await client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        await client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     else:
-        sync_client = replies.client(handler)
+        sync_client = payloads.client(handler)
         assert [model.owned_by for model in sync_client.models.list()] == [owner]
-        sync_client.chat.completions.create(model="smol", messages=replies.MESSAGES)
+        sync_client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert (instrumented.call().attributes or {})["gen_ai.provider.name"] == provider
 
 
 @pytest.mark.parametrize("body", [None, [], {"data": None}, {"data": [3]}, {"data": "x"}])
 def test_unexpected_models_list_is_returned_unchanged(instrumented: Recorder, body: Any) -> None:
     def outcome() -> str:
-        client = replies.client(lambda _: replies.json_reply(body))
+        client = payloads.client(lambda _: payloads.json_response(body))
         try:
             return repr(client.models.list())
         except Exception as error:  # The client may raise any error.
@@ -520,13 +521,13 @@ async def test_error_response_identifies_provider(instrumented: Recorder, is_asy
     error = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 
     def handler(_: Any) -> Any:
-        return replies.json_reply(error, 503, server="llama.cpp")
+        return payloads.json_response(error, 503, server="llama.cpp")
 
     async def ask() -> None:
         if is_async:
-            await replies.async_client(handler).embeddings.create(model="smol", input="Hi")
+            await payloads.async_client(handler).embeddings.create(model="smol", input="Hi")
         else:
-            replies.client(handler).embeddings.create(model="smol", input="Hi")
+            payloads.client(handler).embeddings.create(model="smol", input="Hi")
 
     with pytest.raises(openai.InternalServerError):
         await ask()
@@ -536,9 +537,9 @@ async def test_error_response_identifies_provider(instrumented: Recorder, is_asy
 
 
 def test_openai_attributes_are_left_out_for_other_providers(instrumented: Recorder) -> None:
-    reply = replies.chat(system_fingerprint="b1", service_tier="default")
-    client = replies.client(lambda _: replies.json_reply(reply, server="llama.cpp"))
+    reply = payloads.chat(system_fingerprint="b1", service_tier="default")
+    client = payloads.client(lambda _: payloads.json_response(reply, server="llama.cpp"))
     client.chat.completions.create(
-        model="smol", messages=replies.MESSAGES, extra_body={"service_tier": "flex"}
+        model="smol", messages=payloads.MESSAGES, extra_body={"service_tier": "flex"}
     )
     assert "openai." not in json.dumps(list(instrumented.call().attributes or {}))

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_operations import (
     CASES,
     IGNORE_DEPRECATED,
@@ -111,10 +111,10 @@ WAYS = [parse, read, text, read_http, over_bytes, over_small_chunks, over_lines,
 READ_IN_ALL_WAYS = {"chat", "responses", "speech"}
 
 
-def handler(operation: Operation, stream: bool, *, size: int = 7) -> replies.Handler:
+def handler(operation: Operation, stream: bool, *, size: int = 7) -> payloads.Handler:
     body = operation.stream if stream else operation.plain
     media = "text/event-stream" if stream else operation.media
-    return lambda _: replies.parts_reply(*replies.split(body, size), media=media)
+    return lambda _: payloads.chunked_response(*payloads.split(body, size), media=media)
 
 
 async def with_streaming_response(
@@ -231,9 +231,11 @@ async def test_response_with_preloaded_content_is_recorded(
 async def test_interrupted_raw_stream_fails_call(
     instrumented: Recorder, operation: Operation, is_async: bool, stream: bool, face: Any
 ) -> None:
-    parts = [operation.stream[:3], replies.http.ReadError("connection lost")]
-    caller = Caller(is_async, lambda _: replies.parts_reply(*parts, media="text/event-stream"))
-    with pytest.raises(replies.http.ReadError):
+    parts = [operation.stream[:3], payloads.http.ReadError("connection lost")]
+    caller = Caller(
+        is_async, lambda _: payloads.chunked_response(*parts, media="text/event-stream")
+    )
+    with pytest.raises(payloads.http.ReadError):
         await face(caller, operation, stream, over_small_chunks)
     assert (instrumented.call().attributes or {})["error.type"].endswith("ReadError")
 
@@ -246,7 +248,9 @@ async def test_interrupted_raw_body_fails_call(
     media = "text/event-stream" if stream else operation.media
 
     def breaking(_: Any) -> Any:
-        return replies.parts_reply(head, replies.http.ReadError("connection lost"), media=media)
+        return payloads.chunked_response(
+            head, payloads.http.ReadError("connection lost"), media=media
+        )
 
     async def outcome() -> tuple[type[BaseException], str]:
         caller = Caller(is_async, breaking)
@@ -329,7 +333,7 @@ async def test_hooks_are_removed_from_raw_response_when_call_ends(
 
 
 async def test_cancelled_read_of_raw_response_ends_call(instrumented: Recorder) -> None:
-    class Endless(replies.http.AsyncByteStream):
+    class Endless(payloads.http.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b'{"id"'
             started.set()
@@ -338,12 +342,12 @@ async def test_cancelled_read_of_raw_response_ends_call(instrumented: Recorder) 
     started = asyncio.Event()
 
     def endless(_: Any) -> Any:
-        return replies.http.Response(200, stream=Endless())
+        return payloads.http.Response(200, stream=Endless())
 
     async def use() -> None:
-        client = replies.async_client(endless)
+        client = payloads.async_client(endless)
         async with client.chat.completions.with_streaming_response.create(
-            model="smol", messages=replies.MESSAGES
+            model="smol", messages=payloads.MESSAGES
         ) as raw:
             await raw.read()
 
@@ -357,15 +361,15 @@ async def test_cancelled_read_of_raw_response_ends_call(instrumented: Recorder) 
 
 
 def test_call_ends_at_last_byte_of_raw_response(instrumented: Recorder) -> None:
-    class Slow(replies.http.SyncByteStream):
+    class Slow(payloads.http.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
-            for part in replies.split(json.dumps(replies.chat()).encode(), 100):
+            for part in payloads.split(json.dumps(payloads.chat()).encode(), 100):
                 time.sleep(0.005)
                 yield part
 
-    client = replies.client(lambda _: replies.http.Response(200, stream=Slow()))
+    client = payloads.client(lambda _: payloads.http.Response(200, stream=Slow()))
     with client.chat.completions.with_streaming_response.create(
-        model="smol", messages=replies.MESSAGES
+        model="smol", messages=payloads.MESSAGES
     ) as raw:
         begun = time.time_ns()
         raw.read()
@@ -377,13 +381,15 @@ def test_call_ends_at_last_byte_of_raw_response(instrumented: Recorder) -> None:
 
 
 def test_compressed_raw_body_is_recorded(instrumented: Recorder) -> None:
-    body = gzip.compress(json.dumps(replies.chat()).encode())
+    body = gzip.compress(json.dumps(payloads.chat()).encode())
     reply = {"content-encoding": "gzip"}
-    client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50), **reply))
+    client = payloads.client(
+        lambda _: payloads.chunked_response(*payloads.split(body, 50), **reply)
+    )
     with client.chat.completions.with_streaming_response.create(
-        model="smol", messages=replies.MESSAGES
+        model="smol", messages=payloads.MESSAGES
     ) as raw:
-        assert list(raw.iter_lines()) == [json.dumps(replies.chat())]
+        assert list(raw.iter_lines()) == [json.dumps(payloads.chat())]
     assert (instrumented.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
 
 
@@ -393,9 +399,9 @@ def test_long_arrays_of_raw_response_are_not_parsed_again(
     instrumented: Recorder, what: str, is_read: bool
 ) -> None:
     """The array here is invalid, so parsing it would fail."""
-    usage = json.dumps(replies.IMAGE_USAGE if what == "images" else {"prompt_tokens": 7})
+    usage = json.dumps(payloads.IMAGE_USAGE if what == "images" else {"prompt_tokens": 7})
     body = b'{"data":[%s],"usage":%s}' % (b"[0.5 0.5]" * 100_000, usage.encode())
-    client = replies.client(lambda _: replies.parts_reply(*replies.split(body, 50_000)))
+    client = payloads.client(lambda _: payloads.chunked_response(*payloads.split(body, 50_000)))
     resource: Any = getattr(client, what)
     face = resource.with_raw_response if is_read else resource.with_streaming_response
     options: dict[str, Any] = {"model": "smol", "prompt": "a cat"}
@@ -412,7 +418,9 @@ def test_long_arrays_of_raw_response_are_not_parsed_again(
 
 
 def test_speech_is_streamed_to_file(instrumented: Recorder, tmp_path: Path) -> None:
-    client = replies.client(lambda _: replies.parts_reply(b"ID3", b"sound", media="audio/mpeg"))
+    client = payloads.client(
+        lambda _: payloads.chunked_response(b"ID3", b"sound", media="audio/mpeg")
+    )
     with client.audio.speech.with_streaming_response.create(
         model="voice", voice="alloy", input="Hi"
     ) as raw:
@@ -427,8 +435,8 @@ def test_speech_events_record_tokens(instrumented: Recorder) -> None:
         {"type": "speech.audio.delta", "audio": "aGk="},
         {"type": "speech.audio.done", "usage": usage},
     ]
-    body = replies.sse(events, done=False)
-    client = replies.client(lambda _: replies.parts_reply(body, media="text/event-stream"))
+    body = payloads.sse(events, done=False)
+    client = payloads.client(lambda _: payloads.chunked_response(body, media="text/event-stream"))
     with client.audio.speech.with_streaming_response.create(
         model="voice", voice="alloy", input="Hi", extra_body={"stream_format": "sse"}
     ) as raw:
@@ -441,10 +449,10 @@ def test_speech_events_record_tokens(instrumented: Recorder) -> None:
 @pytest.mark.parametrize("way", [over_lines, parse], ids=lambda way: way.__name__)
 async def test_error_event_in_raw_stream_fails_call(instrumented: Recorder, way: Way) -> None:
     error = {"error": {"code": 500, "message": "TOP SECRET", "type": "server_error"}}
-    body = replies.sse([replies.chat_chunks()[0], error], done=False)
-    client = replies.client(lambda _: replies.parts_reply(body, media="text/event-stream"))
+    body = payloads.sse([payloads.chat_chunks()[0], error], done=False)
+    client = payloads.client(lambda _: payloads.chunked_response(body, media="text/event-stream"))
     raw = client.chat.completions.with_raw_response.create(
-        model="smol", messages=replies.MESSAGES, stream=True
+        model="smol", messages=payloads.MESSAGES, stream=True
     )
     with contextlib.suppress(openai.APIError):
         await way(raw)
@@ -458,10 +466,10 @@ def test_raw_stream_is_parsed_into_custom_type(instrumented: Recorder) -> None:
     class Mine(openai.Stream[openai.types.Completion]):
         """A stream class of the caller."""
 
-    body = replies.sse([*replies.chat_chunks(usage=replies.USAGE)])
-    client = replies.client(lambda _: replies.parts_reply(body, media="text/event-stream"))
+    body = payloads.sse([*payloads.chat_chunks(usage=payloads.USAGE)])
+    client = payloads.client(lambda _: payloads.chunked_response(body, media="text/event-stream"))
     raw = client.chat.completions.with_raw_response.create(
-        model="smol", messages=replies.MESSAGES, stream=True
+        model="smol", messages=payloads.MESSAGES, stream=True
     )
     stream = raw.parse(to=Mine)
     assert type(stream) is Mine
@@ -486,11 +494,13 @@ async def test_parsing_raw_stream_twice_counts_tokens_once(
 
 
 def test_post_with_http_response_type_is_recorded(instrumented: Recorder) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.chat()))
+    client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
     reply = client.post(
-        "/chat/completions", cast_to=replies.http.Response, body={"model": "smol", "messages": []}
+        "/chat/completions",
+        cast_to=payloads.http.Response,
+        body={"model": "smol", "messages": []},
     )
-    assert type(reply) is replies.http.Response
+    assert type(reply) is payloads.http.Response
     assert (instrumented.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
 
 
@@ -499,7 +509,7 @@ def test_post_with_http_response_type_is_recorded(instrumented: Recorder) -> Non
 def test_raw_stream_is_recorded_alike_for_any_split_into_bytes(
     instrumented: Recorder, cuts: list[int], crlf: bool
 ) -> None:
-    body = replies.sse(replies.chat_chunks(usage=replies.USAGE))
+    body = payloads.sse(payloads.chat_chunks(usage=payloads.USAGE))
     if crlf:
         body = body.replace(b"\n", b"\r\n")
     parts, at = [], 0
@@ -507,9 +517,9 @@ def test_raw_stream_is_recorded_alike_for_any_split_into_bytes(
         size = cuts[len(parts) % len(cuts)]
         parts.append(body[at : at + size])
         at += size
-    client = replies.client(lambda _: replies.parts_reply(*parts, media="text/event-stream"))
+    client = payloads.client(lambda _: payloads.chunked_response(*parts, media="text/event-stream"))
     raw = client.chat.completions.with_raw_response.create(
-        model="smol", messages=replies.MESSAGES, stream=True
+        model="smol", messages=payloads.MESSAGES, stream=True
     )
     assert list(raw.http_response.iter_bytes()) == parts
     found = instrumented.call().attributes or {}

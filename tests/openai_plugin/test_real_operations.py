@@ -10,7 +10,7 @@ import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.llama_server import LlamaServer
 from tests.support.openai_operations import VERSION
 from tests.support.recorder import Recorder
@@ -21,12 +21,12 @@ CHAT: dict[str, Any] = {
     "max_tokens": 6,
 }
 RESPONSE: dict[str, Any] = {"model": "smol", "input": "Say hi.", "max_output_tokens": 6}
-LIMITS = replies.http.Limits(max_keepalive_connections=0)
+LIMITS = payloads.http.Limits(max_keepalive_connections=0)
 
 
 @pytest.fixture
 def client(llama_server: LlamaServer) -> Iterator[openai.OpenAI]:
-    http_client = replies.http.Client(limits=LIMITS)
+    http_client = payloads.http.Client(limits=LIMITS)
     url = llama_server.url
     with openai.OpenAI(
         base_url=url, api_key="none", max_retries=0, http_client=http_client

@@ -14,7 +14,7 @@ import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.llama_server import LlamaServer, embedded_server
 from tests.support.recorder import Recorder
 
@@ -27,13 +27,13 @@ def messages(text: str) -> list[Any]:
 
 # openai 1 reuses a connection that llama.cpp closes after a stream, and then retries. The tests
 # count attempts, so each call gets a new connection.
-KEPT = 0 if replies.OPENAI < (2, 0) else None
-LIMITS = replies.http.Limits(max_keepalive_connections=KEPT)
+KEPT = 0 if payloads.OPENAI < (2, 0) else None
+LIMITS = payloads.http.Limits(max_keepalive_connections=KEPT)
 
 
 @pytest.fixture
 def client(llama_server: LlamaServer) -> Iterator[openai.OpenAI]:
-    http_client = replies.http.Client(limits=LIMITS)
+    http_client = payloads.http.Client(limits=LIMITS)
     with openai.OpenAI(
         base_url=llama_server.url, api_key="none", max_retries=0, http_client=http_client
     ) as client:
@@ -43,7 +43,7 @@ def client(llama_server: LlamaServer) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 async def async_client(llama_server: LlamaServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    http_client = replies.http.AsyncClient(limits=LIMITS)
+    http_client = payloads.http.AsyncClient(limits=LIMITS)
     async with openai.AsyncOpenAI(
         base_url=llama_server.url, api_key="none", max_retries=0, http_client=http_client
     ) as client:
@@ -184,10 +184,10 @@ async def test_queue_of_plain_calls_matches_order_of_service(
 @pytest.mark.clock
 def test_queue_starts_at_last_attempt(instrumented: Recorder, llama_server: LlamaServer) -> None:
     """Two attempts fail before they reach the server, which is idle."""
-    failures = [replies.error_reply(503), replies.error_reply(503)]
-    transport = replies.http.HTTPTransport()
+    failures = [payloads.error_response(503), payloads.error_response(503)]
+    transport = payloads.http.HTTPTransport()
 
-    class Flaky(replies.http.BaseTransport):
+    class Flaky(payloads.http.BaseTransport):
         def handle_request(self, request: Any) -> Any:
             if failures:
                 time.sleep(0.2)
@@ -201,7 +201,7 @@ def test_queue_starts_at_last_attempt(instrumented: Recorder, llama_server: Llam
         base_url=llama_server.url,
         api_key="none",
         max_retries=2,
-        http_client=replies.http.Client(transport=Flaky()),
+        http_client=payloads.http.Client(transport=Flaky()),
     )
     with client:
         client.chat.completions.create(model="smol", messages=messages("Say hi."), max_tokens=8)
@@ -217,8 +217,8 @@ def test_queue_starts_at_last_attempt(instrumented: Recorder, llama_server: Llam
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_call_fails_when_server_is_killed(instrumented: Recorder, stream: bool) -> None:
     # Before openai 3, errors inside a stream are those of the HTTP client.
-    wrapped = not stream or replies.OPENAI >= (3, 0)
-    expected = openai.APIConnectionError if wrapped else replies.http.RemoteProtocolError
+    wrapped = not stream or payloads.OPENAI >= (3, 0)
+    expected = openai.APIConnectionError if wrapped else payloads.http.RemoteProtocolError
     with embedded_server(alias="smol") as server:
         client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
         killer = threading.Timer(0.8, os.kill, (server.pid, signal.SIGKILL))

@@ -12,7 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.openai_plugin.server_shapes import SHAPES, Shape
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
@@ -20,10 +20,10 @@ SIDES = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"]
 CALL = {"gen_ai.operation.name": "chat"}
 
 
-def client_of(shape: Shape, is_async: bool, answer: replies.Handler) -> Any:
+def client_of(shape: Shape, is_async: bool, answer: payloads.Handler) -> Any:
     """Create a client as the server's documentation describes."""
-    transport = replies.http.MockTransport(answer)
-    http = (replies.http.AsyncClient if is_async else replies.http.Client)(transport=transport)
+    transport = payloads.http.MockTransport(answer)
+    http = (payloads.http.AsyncClient if is_async else payloads.http.Client)(transport=transport)
     common = {"api_key": "secret", "max_retries": 0, "http_client": http}
     if shape.azure:
         azure: Any = openai.AsyncAzureOpenAI if is_async else openai.AzureOpenAI
@@ -32,10 +32,10 @@ def client_of(shape: Shape, is_async: bool, answer: replies.Handler) -> Any:
     return plain(base_url=shape.base_url, **common)
 
 
-async def ask(shape: Shape, is_async: bool, answer: replies.Handler, **options: Any) -> Any:
+async def ask(shape: Shape, is_async: bool, answer: payloads.Handler, **options: Any) -> Any:
     create = client_of(shape, is_async, answer).chat.completions.create
-    parameters = replies.known_to(create, **shape.request)
-    result = create(model=shape.model, messages=replies.MESSAGES, **parameters, **options)
+    parameters = payloads.known_to(create, **shape.request)
+    result = create(model=shape.model, messages=payloads.MESSAGES, **parameters, **options)
     return await result if inspect.isawaitable(result) else result
 
 
@@ -69,7 +69,7 @@ async def test_plain_response_of_server_shape_is_recorded(
     reply = await ask(
         shape,
         is_async,
-        lambda _: replies.http.Response(
+        lambda _: payloads.http.Response(
             200, content=shape.body, headers={"content-type": "application/json"}
         ),
     )
@@ -86,7 +86,9 @@ async def test_plain_response_of_server_shape_is_recorded(
 async def test_stream_of_server_shape_is_recorded(
     instrumented: Recorder, shape: Shape, is_async: bool
 ) -> None:
-    stream = await ask(shape, is_async, lambda _: replies.stream_reply(shape.stream), stream=True)
+    stream = await ask(
+        shape, is_async, lambda _: payloads.stream_response(shape.stream), stream=True
+    )
     chunks = [chunk async for chunk in stream] if is_async else list(stream)
     assert len(chunks) == len(shape.events)
     found = dict(instrumented.call().attributes)
@@ -103,7 +105,7 @@ async def test_stream_of_server_shape_is_recorded(
 async def test_error_of_server_shape_is_recorded(instrumented: Recorder, shape: Shape) -> None:
     status, body = shape.refusal
     with pytest.raises(openai.APIStatusError):
-        await ask(shape, False, lambda _: replies.json_reply(body, status))
+        await ask(shape, False, lambda _: payloads.json_response(body, status))
     span = instrumented.call()
     assert span.attributes["error.type"] == shape.error_type
     assert span.attributes["http.response.status_code"] == status

@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 SERVER = {"server.address": "llm.test", "server.port": 8080}
@@ -28,9 +28,9 @@ def pop_positive(attributes: dict[str, Any], *names: str) -> None:
 
 
 def test_chat_call_records_request_response_and_usage(instrumented: Recorder) -> None:
-    reply = replies.chat(service_tier="default", system_fingerprint="fp_1")
-    create = replies.client(lambda _: replies.json_reply(reply)).chat.completions.create
-    parameters = replies.known_to(
+    reply = payloads.chat(service_tier="default", system_fingerprint="fp_1")
+    create = payloads.client(lambda _: payloads.json_response(reply)).chat.completions.create
+    parameters = payloads.known_to(
         create,
         temperature=0.5,
         top_p=0.9,
@@ -47,7 +47,7 @@ def test_chat_call_records_request_response_and_usage(instrumented: Recorder) ->
             "service_tier": "flex",
         },
     )
-    create(model="smol", messages=replies.MESSAGES, **parameters)
+    create(model="smol", messages=payloads.MESSAGES, **parameters)
     span = instrumented.call()
     assert span.name == "chat smol"
     assert span.kind is SpanKind.CLIENT
@@ -85,11 +85,17 @@ def test_chat_call_records_request_response_and_usage(instrumented: Recorder) ->
 
 
 def test_chat_stream_records_chunk_times(instrumented: Recorder) -> None:
-    body = replies.sse(
-        [*replies.chat_chunks(), replies.chat_chunks()[0] | {"choices": [], "usage": replies.USAGE}]
+    body = payloads.sse(
+        [
+            *payloads.chat_chunks(),
+            payloads.chat_chunks()[0] | {"choices": [], "usage": payloads.USAGE},
+        ]
     )
-    stream = replies.client(lambda _: replies.stream_reply(body)).chat.completions.create(
-        model="smol", messages=replies.MESSAGES, stream=True, stream_options={"include_usage": True}
+    stream = payloads.client(lambda _: payloads.stream_response(body)).chat.completions.create(
+        model="smol",
+        messages=payloads.MESSAGES,
+        stream=True,
+        stream_options={"include_usage": True},
     )
     assert len(list(stream)) == 5
     found = attributes(instrumented.call())
@@ -112,7 +118,7 @@ def test_chat_stream_records_chunk_times(instrumented: Recorder) -> None:
 
 
 def test_text_completion_has_own_operation_name(instrumented: Recorder) -> None:
-    replies.client(lambda _: replies.json_reply(replies.completion())).completions.create(
+    payloads.client(lambda _: payloads.json_response(payloads.completion())).completions.create(
         model="smol", prompt="Hi", max_tokens=4, n=1
     )
     span = instrumented.call()
@@ -134,7 +140,7 @@ def test_text_completion_has_own_operation_name(instrumented: Recorder) -> None:
 
 
 def test_embeddings_record_input_tokens_dimensions_and_formats(instrumented: Recorder) -> None:
-    replies.client(lambda _: replies.json_reply(replies.embeddings())).embeddings.create(
+    payloads.client(lambda _: payloads.json_response(payloads.embeddings())).embeddings.create(
         model="embed", input=["a", "b"], dimensions=2, encoding_format="float"
     )
     span = instrumented.call()
@@ -152,9 +158,9 @@ def test_embeddings_record_input_tokens_dimensions_and_formats(instrumented: Rec
 
 
 def test_timings_in_plain_response_are_recorded_as_phases(instrumented: Recorder) -> None:
-    reply = replies.chat(timings=replies.TIMINGS)
-    replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
-        model="smol", messages=replies.MESSAGES
+    reply = payloads.chat(timings=payloads.TIMINGS)
+    payloads.client(lambda _: payloads.json_response(reply)).chat.completions.create(
+        model="smol", messages=payloads.MESSAGES
     )
     span = instrumented.call()
     found = attributes(span)
@@ -189,9 +195,9 @@ def test_timings_in_plain_response_are_recorded_as_phases(instrumented: Recorder
 def test_phase_spans_are_children_with_actual_times(instrumented: Recorder) -> None:
     def answer(_: object) -> Any:
         time.sleep(0.02)  # Longer than prefill and decode together: the remainder is the queue.
-        return replies.json_reply(replies.chat(timings=replies.TIMINGS))
+        return payloads.json_response(payloads.chat(timings=payloads.TIMINGS))
 
-    replies.client(answer).chat.completions.create(model="smol", messages=replies.MESSAGES)
+    payloads.client(answer).chat.completions.create(model="smol", messages=payloads.MESSAGES)
     call = instrumented.call()
     phases = instrumented.phases(call)
     assert list(phases) == ["queue", "prefill", "decode"]
@@ -226,10 +232,10 @@ def test_phase_spans_are_children_with_actual_times(instrumented: Recorder) -> N
 
 
 def test_stream_without_usage_records_tokens_from_timings(instrumented: Recorder) -> None:
-    body = replies.sse(replies.chat_chunks(timings=replies.TIMINGS))
+    body = payloads.sse(payloads.chat_chunks(timings=payloads.TIMINGS))
     list(
-        replies.client(lambda _: replies.stream_reply(body)).chat.completions.create(
-            model="smol", messages=replies.MESSAGES, stream=True
+        payloads.client(lambda _: payloads.stream_response(body)).chat.completions.create(
+            model="smol", messages=payloads.MESSAGES, stream=True
         )
     )
     found = attributes(instrumented.call())
@@ -268,15 +274,17 @@ def test_stream_without_usage_records_tokens_from_timings(instrumented: Recorder
 def test_server_header_identifies_llama_cpp_on_first_response(
     instrumented: Recorder,
 ) -> None:
-    client = replies.client(lambda _: replies.json_reply(replies.embeddings(), server="llama.cpp"))
+    client = payloads.client(
+        lambda _: payloads.json_response(payloads.embeddings(), server="llama.cpp")
+    )
     client.embeddings.create(model="embed", input="a")
     assert instrumented.call().attributes["gen_ai.provider.name"] == "llama_cpp"
 
 
 def test_model_file_is_recorded_without_directory(instrumented: Recorder) -> None:
-    reply = replies.chat(model="/srv/models/private/smol.gguf")
-    replies.client(lambda _: replies.json_reply(reply)).chat.completions.create(
-        model="/srv/models/private/smol.gguf", messages=replies.MESSAGES
+    reply = payloads.chat(model="/srv/models/private/smol.gguf")
+    payloads.client(lambda _: payloads.json_response(reply)).chat.completions.create(
+        model="/srv/models/private/smol.gguf", messages=payloads.MESSAGES
     )
     span = instrumented.call()
     assert span.name == "chat smol.gguf"

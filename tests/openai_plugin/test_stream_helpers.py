@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.openai_operations import VERSION, Greeting
 from tests.support.recorder import Recorder
 
@@ -37,8 +37,8 @@ OTHER = {
 }
 
 
-def client_for(is_async: bool, handler: replies.Handler) -> Any:
-    return (replies.async_client if is_async else replies.client)(handler)
+def client_for(is_async: bool, handler: payloads.Handler) -> Any:
+    return (payloads.async_client if is_async else payloads.client)(handler)
 
 
 async def settle(value: Any) -> Any:
@@ -61,11 +61,11 @@ async def test_usage_of_chat_is_recorded_when_parse_raises(
     instrumented: Recorder, is_async: bool, reply: Any, error: type[Exception], error_type: str
 ) -> None:
     async def outcome() -> tuple[type[BaseException], str]:
-        client = client_for(is_async, lambda _: replies.json_reply(replies.chat(**reply)))
+        client = client_for(is_async, lambda _: payloads.json_response(payloads.chat(**reply)))
         with pytest.raises(error) as caught:
             await settle(
                 client.chat.completions.parse(
-                    model="smol", messages=replies.MESSAGES, response_format=Greeting
+                    model="smol", messages=payloads.MESSAGES, response_format=Greeting
                 )
             )
         return type(caught.value), str(caught.value)
@@ -90,9 +90,11 @@ async def test_usage_of_chat_is_recorded_when_parse_raises(
 async def test_usage_of_response_is_recorded_when_parse_raises(
     instrumented: Recorder, is_async: bool
 ) -> None:
-    output = replies.response()["output"]
+    output = payloads.response()["output"]
     output[0]["content"][0]["text"] = '{"SECRET": 1}'
-    client = client_for(is_async, lambda _: replies.json_reply(replies.response(output=output)))
+    client = client_for(
+        is_async, lambda _: payloads.json_response(payloads.response(output=output))
+    )
     with pytest.raises(Exception, match="validation error"):
         await settle(client.responses.parse(model="smol", input="Hi", text_format=Greeting))
     found = instrumented.call().attributes or {}
@@ -105,11 +107,11 @@ async def test_usage_of_response_is_recorded_when_parse_raises(
 async def test_usage_is_recorded_when_client_rejects_response(
     instrumented: Recorder, is_async: bool
 ) -> None:
-    reply = replies.chat(choices=None)
-    make = replies.async_client if is_async else replies.client
-    client: Any = make(lambda _: replies.json_reply(reply), _strict_response_validation=True)
+    reply = payloads.chat(choices=None)
+    make = payloads.async_client if is_async else payloads.client
+    client: Any = make(lambda _: payloads.json_response(reply), _strict_response_validation=True)
     with pytest.raises(openai.APIResponseValidationError):
-        await settle(client.chat.completions.create(model="smol", messages=replies.MESSAGES))
+        await settle(client.chat.completions.create(model="smol", messages=payloads.MESSAGES))
     found = instrumented.call().attributes or {}
     assert found["error.type"] == "openai.APIResponseValidationError"
     assert found["gen_ai.usage.output_tokens"] == 5
@@ -118,21 +120,21 @@ async def test_usage_is_recorded_when_client_rejects_response(
 def stream_body(api: str) -> bytes:
     if api == "chat":
         chunks = [
-            replies.chunk({"role": "assistant", "content": None}),
-            replies.chunk({"content": '{"greeting"'}),
-            replies.chunk({"content": ': "Hi"}'}),
-            replies.chunk({}, "stop"),
-            {**replies.chunk({}), "choices": [], "usage": replies.USAGE},
+            payloads.chunk({"role": "assistant", "content": None}),
+            payloads.chunk({"content": '{"greeting"'}),
+            payloads.chunk({"content": ': "Hi"}'}),
+            payloads.chunk({}, "stop"),
+            {**payloads.chunk({}), "choices": [], "usage": payloads.USAGE},
         ]
-        return replies.sse(chunks)
-    return replies.sse(replies.response_events(), done=False)
+        return payloads.sse(chunks)
+    return payloads.sse(payloads.response_events(), done=False)
 
 
 def manager(client: Any, api: str) -> Any:
     if api == "chat":
         return client.chat.completions.stream(
             model="smol",
-            messages=replies.MESSAGES,
+            messages=payloads.MESSAGES,
             response_format=Greeting,
             stream_options={"include_usage": True},
         )
@@ -168,7 +170,9 @@ async def test_stream_helper_returns_same_events_as_uninstrumented(
     instrumented: Recorder, is_async: bool, api: str
 ) -> None:
     def handler(_: Any) -> Any:
-        return replies.parts_reply(*replies.split(stream_body(api), 9), media="text/event-stream")
+        return payloads.chunked_response(
+            *payloads.split(stream_body(api), 9), media="text/event-stream"
+        )
 
     seen = await use(client_for(is_async, handler), api)
     span = instrumented.call()
@@ -209,8 +213,10 @@ async def test_stream_helper_returns_same_events_as_uninstrumented(
 async def test_call_succeeds_when_stream_helper_is_closed_early(
     instrumented: Recorder, is_async: bool, api: str
 ) -> None:
-    parts = replies.split(stream_body(api), 50)
-    client = client_for(is_async, lambda _: replies.parts_reply(*parts, media="text/event-stream"))
+    parts = payloads.split(stream_body(api), 50)
+    client = client_for(
+        is_async, lambda _: payloads.chunked_response(*parts, media="text/event-stream")
+    )
     assert len(await use(client, api, stop_after=2)) == 2
     span = instrumented.call()
     assert span.status.status_code is StatusCode.UNSET
@@ -223,10 +229,10 @@ async def test_call_fails_when_stream_helper_cannot_parse_output(
     instrumented: Recorder, is_async: bool
 ) -> None:
     chunks = [
-        replies.chunk({"content": '{"gree'}),
-        replies.chunk({}, "length", usage=replies.USAGE),
+        payloads.chunk({"content": '{"gree'}),
+        payloads.chunk({}, "length", usage=payloads.USAGE),
     ]
-    client = client_for(is_async, lambda _: replies.stream_reply(replies.sse(chunks)))
+    client = client_for(is_async, lambda _: payloads.stream_response(payloads.sse(chunks)))
     with pytest.raises(openai.LengthFinishReasonError):
         await use(client, "chat")
     found = instrumented.call().attributes or {}
@@ -239,8 +245,8 @@ async def test_call_fails_when_stream_helper_cannot_parse_output(
 async def test_stream_helper_with_response_id_is_fetch_response(
     instrumented: Recorder, is_async: bool
 ) -> None:
-    body = replies.sse(replies.response_events(), done=False)
-    client = client_for(is_async, lambda _: replies.stream_reply(body))
+    body = payloads.sse(payloads.response_events(), done=False)
+    client = client_for(is_async, lambda _: payloads.stream_response(body))
     entered = client.responses.stream(response_id="resp_1", starting_after=2)
     if is_async:
         async with entered as stream:
@@ -256,8 +262,8 @@ async def test_stream_helper_with_response_id_is_fetch_response(
 
 
 def test_transcription_as_text_returns_str(instrumented: Recorder) -> None:
-    client = replies.client(
-        lambda _: replies.http.Response(200, text="Hi", headers={"content-type": "text/plain"})
+    client = payloads.client(
+        lambda _: payloads.http.Response(200, text="Hi", headers={"content-type": "text/plain"})
     )
     text = client.audio.transcriptions.create(
         model="ear", file=("sound.wav", b"RIFF"), response_format="text"
@@ -269,7 +275,7 @@ def test_transcription_as_text_returns_str(instrumented: Recorder) -> None:
 
 @pytest.mark.skipif(not hasattr(openai.resources.beta, "Responses"), reason="has no beta of it")
 def test_beta_responses_api_is_recorded_like_responses_api(instrumented: Recorder) -> None:
-    client: Any = replies.client(lambda _: replies.json_reply(replies.response()))
+    client: Any = payloads.client(lambda _: payloads.json_response(payloads.response()))
     client.beta.responses.create(model="smol", input="Hi")
     client.beta.responses.retrieve("resp_1")
     assert [span.name for span in instrumented.calls()] == ["chat smol", "fetch_response"]

@@ -17,13 +17,13 @@ from tests.openai_plugin.observed_application import (
     split_at,
 )
 from tests.openai_plugin.sse_strategies import CUTS, bodies
-from tests.support import replies
+from tests.support import payloads
 from tests.support.json_strategies import REPLIES, SCALARS, TEXTS, json_values
 from tests.support.openai_operations import IGNORE_DEPRECATED, OPERATIONS, Operation, streams
-from tests.support.replies import OPENAI
+from tests.support.payloads import OPENAI
 
 pytestmark = IGNORE_DEPRECATED
-GOOD = replies.sse(replies.chat_chunks(usage=replies.USAGE))
+GOOD = payloads.sse(payloads.chat_chunks(usage=payloads.USAGE))
 MESSAGE_FIELDS = st.sampled_from(
     [
         *("role", "content", "type", "text", "image_url", "url", "input_audio", "data", "format"),
@@ -67,7 +67,7 @@ HELPED = [operation for operation in STREAMED if operation.name in {"chat", "res
 def has_face(operation: Operation, face: str) -> bool:
     """Return whether the installed client has the raw variant of the operation."""
     try:
-        operation.bound(replies.client(lambda _: None), face)
+        operation.bound(payloads.client(lambda _: None), face)
     except AttributeError:
         return False
     return True
@@ -147,7 +147,7 @@ async def send(application: ObservedApplication, body: dict[str, Any], one_shot:
 @given(body=REQUESTS, mode=MODES, one_shot=st.booleans())
 def test_any_request_is_sent_unchanged(*, body: dict[str, Any], mode: Mode, one_shot: bool) -> None:
     """The observations contain the sent bytes. A body that cannot be serialized is a failed call."""
-    response = ServerResponse((json.dumps(replies.chat()).encode(),))
+    response = ServerResponse((json.dumps(payloads.chat()).encode(),))
     check_same_when_instrumented(response, partial(send, body=body, one_shot=one_shot), **mode)
 
 
@@ -248,7 +248,7 @@ def test_stream_helpers_pass_on_any_event_stream_unchanged(
     events = (operation.events or list)()
     left_out = data.draw(st.sets(st.integers(0, len(events)), max_size=2), "left out")
     kept = [event for position, event in enumerate(events) if position not in left_out]
-    body = data.draw(st.one_of(st.just(replies.sse(kept)), bodies()), "body")
+    body = data.draw(st.one_of(st.just(payloads.sse(kept)), bodies()), "body")
     response = ServerResponse(
         split_at(body, cuts), "text/event-stream", is_interrupted=is_interrupted
     )

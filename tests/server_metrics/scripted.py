@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from llamatelemetry.server_metrics.reader import ServerReader
 from llamatelemetry.server_metrics.target import parse_target
-from tests.support.loopback_server import Asked, Loopback, Reply
+from tests.support.loopback_server import Loopback, ReceivedRequest, ScriptedResponse
 
 
 @dataclass
@@ -26,19 +26,19 @@ class ScriptedModel:
         default_factory=lambda: [{"n_ctx": 512, "is_processing": False, "n_prompt_tokens": 5}]
     )
 
-    def respond(self, path: str) -> Reply:
+    def respond(self, path: str) -> ScriptedResponse:
         if path == "/props":
             asleep = self.sleeping and self.props_sleeping
-            return Reply(body={"model_alias": self.name, "is_sleeping": asleep})
+            return ScriptedResponse(body={"model_alias": self.name, "is_sleeping": asleep})
         if path == "/slots":
-            return Reply(body=self.slots)
+            return ScriptedResponse(body=self.slots)
         if path == "/metrics":
             lines = [f"llamacpp:{name} {value:g}" for name, value in self.counters.items()]
             process_start = (
                 {"Process-Start-Time-Unix": self.process_start} if self.process_start else {}
             )
-            return Reply(body="\n".join(lines).encode() + b"\n", headers=process_start)
-        return Reply(404, {"error": {"code": 404}})
+            return ScriptedResponse(body="\n".join(lines).encode() + b"\n", headers=process_start)
+        return ScriptedResponse(404, {"error": {"code": 404}})
 
 
 class Scripted:
@@ -47,10 +47,10 @@ class Scripted:
     def __init__(self, *models: ScriptedModel, router: bool = False) -> None:
         self.models = {model.name: model for model in models}
         self.router = router
-        self.fault: Reply | None = None
+        self.fault: ScriptedResponse | None = None
         self.loopback: Loopback
 
-    def respond(self, asked: Asked) -> Reply:
+    def respond(self, asked: ReceivedRequest) -> ScriptedResponse:
         if self.fault is not None:
             return self.fault
         url = urlsplit(asked.path)
@@ -62,13 +62,15 @@ class Scripted:
                 raise AssertionError(f"{asked.path} would load a model")
             model = self.models[query["model"][0]]
             if model.status not in ("loaded", "sleeping"):
-                return Reply(400, {"error": {"message": "model is not loaded"}})
+                return ScriptedResponse(400, {"error": {"message": "model is not loaded"}})
             return model.respond(url.path)
         if url.path == "/props":
-            return Reply(body={"role": "router", "model_alias": "none", "is_sleeping": False})
+            return ScriptedResponse(
+                body={"role": "router", "model_alias": "none", "is_sleeping": False}
+            )
         assert url.path == "/models", asked.path
         listed = [{"id": m.name, "status": {"value": m.status}} for m in self.models.values()]
-        return Reply(body={"data": listed})
+        return ScriptedResponse(body={"data": listed})
 
     @property
     def paths(self) -> list[str]:

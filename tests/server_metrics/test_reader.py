@@ -15,7 +15,7 @@ from llamatelemetry.server_metrics.reader import (
 )
 from llamatelemetry.server_metrics.target import parse_target
 from tests.server_metrics.scripted import ScriptedModel
-from tests.support.loopback_server import Reply
+from tests.support.loopback_server import ScriptedResponse
 
 
 def samples(readings: ServerScrape) -> dict[str | None, float]:
@@ -80,7 +80,9 @@ class TestOneServer:
         server = serve(model)
         original = model.respond
         monkeypatch.setattr(
-            model, "respond", lambda path: Reply(501) if path == "/slots" else original(path)
+            model,
+            "respond",
+            lambda path: ScriptedResponse(501) if path == "/slots" else original(path),
         )
         (reading,) = server.reader().scrape().awake
         assert (reading.slots, reading.samples) == (None, {"prompt_tokens_total": 7})
@@ -88,15 +90,23 @@ class TestOneServer:
     @pytest.mark.parametrize(
         ("fault", "reason", "needs_action"),
         [
-            (Reply(401), "/props: HTTP 401: set LLAMA_API_KEY to the server's key", True),
-            (Reply(404), "/props: HTTP 404", True),
-            (Reply(302, headers={"Location": "/elsewhere"}), "/props: HTTP 302", True),
-            (Reply(503, {"error": {"message": "Loading model"}}), "/props: HTTP 503", False),
-            (Reply(502), "/props: HTTP 502", False),
-            (Reply(body=b"<html>"), "/props is not JSON", True),
-            (Reply(body=b"[" * 100_000), "/props is not JSON", True),
-            (Reply(body=[]), "/props is not llama.cpp's", True),
-            (Reply(pieces=[b"{}"], cut=True), "/props", False),
+            (
+                ScriptedResponse(401),
+                "/props: HTTP 401: set LLAMA_API_KEY to the server's key",
+                True,
+            ),
+            (ScriptedResponse(404), "/props: HTTP 404", True),
+            (ScriptedResponse(302, headers={"Location": "/elsewhere"}), "/props: HTTP 302", True),
+            (
+                ScriptedResponse(503, {"error": {"message": "Loading model"}}),
+                "/props: HTTP 503",
+                False,
+            ),
+            (ScriptedResponse(502), "/props: HTTP 502", False),
+            (ScriptedResponse(body=b"<html>"), "/props is not JSON", True),
+            (ScriptedResponse(body=b"[" * 100_000), "/props is not JSON", True),
+            (ScriptedResponse(body=[]), "/props is not llama.cpp's", True),
+            (ScriptedResponse(chunks=[b"{}"], cut=True), "/props", False),
         ],
     )
     def test_scrape_raises_for_unexpected_response(self, serve, fault, reason, needs_action):
@@ -122,7 +132,9 @@ class TestOneServer:
         server = serve(model)
         original = model.respond
         monkeypatch.setattr(
-            model, "respond", lambda path: Reply(501) if path == "/metrics" else original(path)
+            model,
+            "respond",
+            lambda path: ScriptedResponse(501) if path == "/metrics" else original(path),
         )
         with pytest.raises(ScrapeError, match="start the server with --metrics"):
             server.reader().scrape()
@@ -172,7 +184,7 @@ class TestRouter:
     def test_scrape_continues_when_model_was_unloaded(self, serve, monkeypatch):
         gone = ScriptedModel("gone")
         server = serve(gone, ScriptedModel("here"), router=True)
-        monkeypatch.setattr(gone, "respond", lambda _path: Reply(400))
+        monkeypatch.setattr(gone, "respond", lambda _path: ScriptedResponse(400))
         assert samples(server.reader().scrape()) == {"here": 7}
 
     def test_scrape_is_limited_to_model_of_url(self, serve):

@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMet
 
 from llamatelemetry.server_metrics import ServerMetrics, instruments
 from tests.server_metrics.scripted import Scripted, ScriptedModel
-from tests.support.loopback_server import Reply
+from tests.support.loopback_server import ScriptedResponse
 from tests.support.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
@@ -147,7 +147,7 @@ class TestReporting:
     def test_outage_and_recovery_are_logged_once(self, serve, start, recorder, caplog):
         caplog.set_level(logging.INFO, "llamatelemetry.llama")
         server = serve(ScriptedModel("smol"))
-        server.fault = Reply(503)
+        server.fault = ScriptedResponse(503)
         start(server)
         wait_for(lambda: server.paths.count("/props") >= 2)
         server.fault = None
@@ -160,7 +160,7 @@ class TestReporting:
 
     def test_misconfiguration_is_logged_as_warning_without_secrets(self, serve, start, caplog):
         server = serve(ScriptedModel("smol"))
-        server.fault = Reply(401)
+        server.fault = ScriptedResponse(401)
         host = urlsplit(server.loopback.url).netloc
         start(f"http://user:secret@{host}/metrics")
         wait_for(lambda: caplog.records)
@@ -245,7 +245,7 @@ def test_delta_increases_cover_only_scraped_time(serve, tmp_path):
     wait_for(lambda: collect(reader))
     model.counters["prompt_tokens_total"] = 10
     wait_for(lambda: collect(reader) and sum(increases) == 3)
-    server.fault = Reply(503)
+    server.fault = ScriptedResponse(503)
     # Less than the 15 s after which old samples are dropped.
     wait_for(lambda: not collect(reader), 10)
     server.fault, model.process_start, model.counters = None, "2", {"prompt_tokens_total": 4}

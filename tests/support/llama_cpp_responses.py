@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.support import replies
+from tests.support import payloads
 
 SECRET = "SECRET"
-COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": replies.TIMINGS}
+COUNTS = {"tokens_predicted": 3, "tokens_evaluated": 10, "timings": payloads.TIMINGS}
 NATIVE = {
     "content": f"{SECRET} answer",
     "stop": True,
@@ -28,7 +28,7 @@ def events(*bodies: dict[str, Any]) -> list[bytes]:
 ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
     "/v1/chat/completions": (
         {"messages": MESSAGES},
-        replies.chat(
+        payloads.chat(
             choices=[
                 {
                     "index": 0,
@@ -38,9 +38,9 @@ ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
             ]
         ),
         events(
-            replies.chunk({"role": "assistant", "content": None}),
-            *(replies.chunk({"content": part}) for part in (SECRET, " ans", "wer")),
-            replies.chunk({}, "stop", timings=replies.TIMINGS),
+            payloads.chunk({"role": "assistant", "content": None}),
+            *(payloads.chunk({"content": part}) for part in (SECRET, " ans", "wer")),
+            payloads.chunk({}, "stop", timings=payloads.TIMINGS),
         ),
     ),
     "/completion": (
@@ -49,9 +49,9 @@ ROUTES: dict[str, tuple[dict[str, Any], dict[str, Any], list[bytes]]] = {
         events(*TEXT_EVENTS, {**NATIVE, "content": "", "index": 0}),
     ),
 }
-BODY = {"model": "smol", "messages": replies.MESSAGES, "stream": True}
-CHAT = json.dumps(replies.chat(timings=replies.TIMINGS)).encode()
+BODY = {"model": "smol", "messages": payloads.MESSAGES, "stream": True}
+CHAT = json.dumps(payloads.chat(timings=payloads.TIMINGS)).encode()
 EVENTS = [
     f"data: {json.dumps(event)}\n\n".encode()
-    for event in replies.chat_chunks(timings=replies.TIMINGS)
+    for event in payloads.chat_chunks(timings=payloads.TIMINGS)
 ]

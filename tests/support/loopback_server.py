@@ -16,7 +16,7 @@ REASONS = {200: "OK"}
 
 
 @dataclass
-class Asked:
+class ReceivedRequest:
     """A received request."""
 
     method: str
@@ -26,7 +26,7 @@ class Asked:
 
 
 @dataclass
-class Reply:
+class ScriptedResponse:
     """A response: JSON, bytes, or the chunks of a stream.
 
     Attributes:
@@ -37,7 +37,7 @@ class Reply:
 
     status: int = 200
     body: Any = b""
-    pieces: list[bytes] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     cut: bool = False
@@ -51,7 +51,7 @@ class Reply:
 @dataclass
 class Loopback:
     url: str
-    asked: list[Asked]
+    asked: list[ReceivedRequest]
     connections: set[asyncio.StreamWriter]
 
 
@@ -61,10 +61,10 @@ def sse(*events: Any) -> list[bytes]:
 
 
 @contextmanager
-def loopback(answer: Callable[[Asked], Reply]) -> Iterator[Loopback]:
+def loopback(answer: Callable[[ReceivedRequest], ScriptedResponse]) -> Iterator[Loopback]:
     """Serve on a free port, on a thread with its own event loop."""
     loop = asyncio.new_event_loop()
-    asked: list[Asked] = []
+    asked: list[ReceivedRequest] = []
     connections: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -102,7 +102,7 @@ async def _stop(server: asyncio.Server) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _read(reader: asyncio.StreamReader) -> Asked | None:
+async def _read(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
     except asyncio.IncompleteReadError:
@@ -111,20 +111,20 @@ async def _read(reader: asyncio.StreamReader) -> Asked | None:
     method, path, _ = first.split(" ")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Asked(method, path, headers, json.loads(body) if body else None)
+    return ReceivedRequest(method, path, headers, json.loads(body) if body else None)
 
 
-async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
+async def _write(writer: asyncio.StreamWriter, reply: ScriptedResponse) -> bool:
     await asyncio.sleep(reply.delay_s)
     if reply.silent:
         return False
     content = reply.encoded()
-    kind = "text/event-stream" if reply.pieces else "application/json"
-    size = "transfer-encoding: chunked" if reply.pieces else f"content-length: {len(content)}"
+    kind = "text/event-stream" if reply.chunks else "application/json"
+    size = "transfer-encoding: chunked" if reply.chunks else f"content-length: {len(content)}"
     own = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
     head = f"HTTP/1.1 {reply.status} X\r\nserver: llama.cpp\r\ncontent-type: {kind}\r\n{size}\r\n{own}\r\n"
     writer.write(head.encode() + content)
-    for piece in reply.pieces:
+    for piece in reply.chunks:
         writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         await writer.drain()
     if reply.reset:
@@ -132,7 +132,7 @@ async def _write(writer: asyncio.StreamWriter, reply: Reply) -> bool:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if reply.cut or reply.reset:
         return False
-    if reply.pieces:
+    if reply.chunks:
         writer.write(b"0\r\n\r\n")
     await writer.drain()
     return True

@@ -7,7 +7,7 @@ from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 
-from tests.support import replies
+from tests.support import payloads
 from tests.support.message_schemas import check
 from tests.support.recorder import Recorder
 
@@ -32,7 +32,7 @@ MESSAGES: list[Any] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Weather in Paris?"}]},
 ]
-REPLY = replies.chat(
+REPLY = payloads.chat(
     choices=[
         {
             "index": 0,
@@ -83,12 +83,12 @@ EXPECTED = {
 
 def ask(reply: Any = REPLY, **request: Any) -> Any:
     request = {"model": "smol", "messages": MESSAGES, "tools": TOOLS, **request}
-    client = replies.client(lambda _: replies.json_reply(reply))
+    client = payloads.client(lambda _: payloads.json_response(reply))
     return client.chat.completions.create(**request)
 
 
 def stream(chunks: list[dict[str, Any]]) -> Any:
-    client = replies.client(lambda _: replies.stream_reply(replies.sse(chunks)))
+    client = payloads.client(lambda _: payloads.stream_response(payloads.sse(chunks)))
     return client.chat.completions.create(model="smol", messages=MESSAGES, stream=True)
 
 

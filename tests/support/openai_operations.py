@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.support import replies
+from tests.support import payloads
 
-VERSION = replies.OPENAI
+VERSION = payloads.OPENAI
 
 
 class Greeting(BaseModel):
@@ -91,13 +91,13 @@ class Operation:
     def stream(self) -> bytes:
         assert self.events is not None
         # Only the older endpoints end with [DONE]. The client accepts both.
-        return replies.sse(self.events(), done="/" not in self.name)
+        return payloads.sse(self.events(), done="/" not in self.name)
 
     def reply(self, stream: bool) -> Any:
         """Return a complete successful response."""
         if stream:
-            return replies.stream_reply(self.stream)
-        return replies.http.Response(200, content=self.plain, headers={"content-type": self.media})
+            return payloads.stream_response(self.stream)
+        return payloads.http.Response(200, content=self.plain, headers={"content-type": self.media})
 
 
 def _file() -> Any:
@@ -109,7 +109,7 @@ def _picture() -> Any:
 
 
 def _chunks_with_usage() -> list[dict[str, Any]]:
-    return replies.chat_chunks(usage=replies.USAGE)
+    return payloads.chat_chunks(usage=payloads.USAGE)
 
 
 _PARSEABLE = {
@@ -120,8 +120,8 @@ ALL = [
     Operation(
         "chat",
         "chat.completions",
-        {"model": "smol", "messages": replies.MESSAGES},
-        body=replies.chat(),
+        {"model": "smol", "messages": payloads.MESSAGES},
+        body=payloads.chat(),
         events=_chunks_with_usage,
         span_name="chat smol",
         response_id="chatcmpl-1",
@@ -129,9 +129,9 @@ ALL = [
     Operation(
         "chat-parse",
         "chat.completions",
-        {"model": "smol", "messages": replies.MESSAGES, "response_format": Greeting},
+        {"model": "smol", "messages": payloads.MESSAGES, "response_format": Greeting},
         method="parse",
-        body=replies.chat(choices=[{"index": 0, "finish_reason": "stop", "message": _PARSEABLE}]),
+        body=payloads.chat(choices=[{"index": 0, "finish_reason": "stop", "message": _PARSEABLE}]),
         span_name="chat smol",
         since=(1, 92),
         response_id="chatcmpl-1",
@@ -140,8 +140,8 @@ ALL = [
         "text_completion",
         "completions",
         {"model": "smol", "prompt": "Hi"},
-        body=replies.completion(),
-        events=lambda: replies.completion_chunks(usage=replies.USAGE),
+        body=payloads.completion(),
+        events=lambda: payloads.completion_chunks(usage=payloads.USAGE),
         span_name="text_completion smol",
         response_id="cmpl-1",
     ),
@@ -149,7 +149,7 @@ ALL = [
         "embeddings",
         "embeddings",
         {"model": "smol", "input": "Hi", "encoding_format": "float"},
-        body=replies.embeddings(),
+        body=payloads.embeddings(),
         span_name="embeddings smol",
         tokens=(7, None),
         response_model="embed-v1",
@@ -158,8 +158,8 @@ ALL = [
         "responses",
         "responses",
         {"model": "smol", "input": "Hi"},
-        body=replies.response(),
-        events=replies.response_events,
+        body=payloads.response(),
+        events=payloads.response_events,
         span_name="chat smol",
         since=(1, 66),
         streams_since=(1, 66),
@@ -170,7 +170,7 @@ ALL = [
         "responses",
         {"model": "smol", "input": "Hi", "text_format": Greeting},
         method="parse",
-        body=replies.response(),
+        body=payloads.response(),
         span_name="chat smol",
         since=(1, 66),
         response_id="resp_1",
@@ -180,8 +180,8 @@ ALL = [
         "responses",
         {"response_id": "resp_1"},
         method="retrieve",
-        body=replies.response(),
-        events=replies.response_events,
+        body=payloads.response(),
+        events=payloads.response_events,
         span_name="fetch_response",
         since=(1, 66),
         streams_since=(1, 88),
@@ -193,8 +193,8 @@ ALL = [
         "images",
         {"model": "paint", "prompt": "a cat"},
         method="generate",
-        body=replies.images(),
-        events=lambda: replies.image_events("image_generation"),
+        body=payloads.images(),
+        events=lambda: payloads.image_events("image_generation"),
         span_name="generate_content paint",
         streams_since=(1, 98),
         tokens=(50, 30),
@@ -205,8 +205,8 @@ ALL = [
         "images",
         {"model": "paint", "prompt": "a cat", "image": _picture},
         method="edit",
-        body=replies.images(),
-        events=lambda: replies.image_events("image_edit"),
+        body=payloads.images(),
+        events=lambda: payloads.image_events("image_edit"),
         span_name="generate_content paint",
         streams_since=(1, 98),
         tokens=(50, 30),
@@ -217,7 +217,7 @@ ALL = [
         "images",
         {"model": "paint", "image": _picture},
         method="create_variation",
-        body=replies.images(),
+        body=payloads.images(),
         span_name="generate_content paint",
         tokens=(50, 30),
         response_model=None,
@@ -235,8 +235,8 @@ ALL = [
         "transcription",
         "audio.transcriptions",
         {"model": "ear", "file": _file},
-        body=replies.transcript(),
-        events=replies.transcript_events,
+        body=payloads.transcript(),
+        events=payloads.transcript_events,
         span_name="generate_content ear",
         streams_since=(1, 68),
         tokens=(14, 9),
@@ -246,7 +246,7 @@ ALL = [
         "speech_translation",
         "audio.translations",
         {"model": "ear", "file": _file},
-        body=replies.transcript(),
+        body=payloads.transcript(),
         span_name="generate_content ear",
         tokens=(14, 9),
         response_model=None,
@@ -255,7 +255,7 @@ ALL = [
         "moderation",
         "moderations",
         {"model": "mod", "input": "Hi"},
-        body=replies.moderation(),
+        body=payloads.moderation(),
         span_name="moderation mod",
         tokens=(None, None),
         response_id="modr-1",
@@ -285,9 +285,9 @@ STREAMS = [case for case in CASES if case.values[2]]
 class Caller:
     """An application that uses a sync or an async client in the same way, so that one test covers both."""
 
-    def __init__(self, is_async: bool, handler: replies.Handler, **options: Any) -> None:
+    def __init__(self, is_async: bool, handler: payloads.Handler, **options: Any) -> None:
         self.is_async = is_async
-        self.client: Any = (replies.async_client if is_async else replies.client)(
+        self.client: Any = (payloads.async_client if is_async else payloads.client)(
             handler, **options
         )
 

@@ -16,7 +16,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.content.limits import compact_json
 from llamatelemetry.genai.content.span_limit import SPAN_MAX_CHARS, fit_on_span
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support import replies
+from tests.support import payloads
 from tests.support.message_schemas import check
 
 IN, OUT = "gen_ai.input.messages", "gen_ai.output.messages"
@@ -118,7 +118,7 @@ def test_recorded_content_is_valid_json_under_sdk_limit(max_chars):
         tracer_provider=provider, config=LlamaTelemetryConfig(capture_content="span_only")
     )
     try:
-        client = replies.client(lambda _: replies.json_reply(replies.chat()))
+        client = payloads.client(lambda _: payloads.json_response(payloads.chat()))
         messages = [{"role": "user", "content": "x" * 500}] * 5
         client.chat.completions.create(model="smol", messages=messages)
     finally:

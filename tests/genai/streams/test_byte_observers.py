@@ -20,7 +20,7 @@ from llamatelemetry.genai import (
     content_decoder,
     event_bytes_observer,
 )
-from tests.support import replies
+from tests.support import payloads
 from tests.support.recorder import Recorder
 
 TOKENS = 20
@@ -32,9 +32,9 @@ def to_event(body: dict[str, Any]) -> bytes:
 
 def stream_events() -> list[bytes]:
     """Return the events of a chat stream: the role, the tokens and a final chunk with counts."""
-    first = replies.chunk({"role": "assistant", "content": None})
-    tokens = [replies.chunk({"content": f"t{number}"}) for number in range(TOKENS)]
-    last = replies.chunk({}, "length", timings=replies.TIMINGS)
+    first = payloads.chunk({"role": "assistant", "content": None})
+    tokens = [payloads.chunk({"content": f"t{number}"}) for number in range(TOKENS)]
+    last = payloads.chunk({}, "length", timings=payloads.TIMINGS)
     return [to_event(chunk) for chunk in (first, *tokens, last)]
 
 
@@ -91,7 +91,7 @@ def test_chunk_with_field_names_in_text_is_not_parsed(
     accumulator = CountingAccumulator()
     observer = event_bytes_observer(start(stream=True), accumulator, "", is_typed=False)
     events = stream_events()
-    events[4] = to_event(replies.chunk({"content": text}))
+    events[4] = to_event(payloads.chunk({"content": text}))
     for data in events:
         observer.on_chunk(data)
     observer.on_end()
@@ -226,7 +226,7 @@ def test_stream_confirmed_by_first_chunk_has_all_times(
     """The option `timings_per_token` adds timings to every chunk."""
     observer = ProvisionalObserver(ObserverStart(start))
     for _ in range(3):
-        observer.on_chunk(to_event(replies.chunk({"content": "t"}, timings=replies.TIMINGS)))
+        observer.on_chunk(to_event(payloads.chunk({"content": "t"}, timings=payloads.TIMINGS)))
     observer.on_end()
     (intervals,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
     assert intervals.count == 2

@@ -9,22 +9,28 @@ import httpx2
 import pytest
 
 from tests.support.llama_clients import Driver
-from tests.support.loopback_server import Asked, Reply, loopback, sse
+from tests.support.loopback_server import ReceivedRequest, ScriptedResponse, loopback, sse
 from tests.support.recorder import Recorder
 
 HELLO = [{"role": "user", "content": "Hello"}]
-RESPONSE = Reply(body={"model": "m", "choices": [{"finish_reason": "stop", "message": {}}]})
-CHUNKS = Reply(pieces=sse({"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}))
-NO_RESPONSE = Reply(silent=True)
+RESPONSE = ScriptedResponse(
+    body={"model": "m", "choices": [{"finish_reason": "stop", "message": {}}]}
+)
+CHUNKS = ScriptedResponse(
+    chunks=sse({"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]})
+)
+NO_RESPONSE = ScriptedResponse(silent=True)
 both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 @pytest.fixture
-def connect(kind: str, recorded: Recorder) -> Iterator[Callable[..., tuple[Driver, list[Asked]]]]:
+def connect(
+    kind: str, recorded: Recorder
+) -> Iterator[Callable[..., tuple[Driver, list[ReceivedRequest]]]]:
     """Return a function that creates a client of a server with these responses in turn."""
     opened = []
 
-    def start(*replies: Reply) -> tuple[Driver, list[Asked]]:
+    def start(*replies: ScriptedResponse) -> tuple[Driver, list[ReceivedRequest]]:
         left = list(replies)
         server = loopback(lambda _asked: left.pop(0))
         running = server.__enter__()
@@ -71,9 +77,9 @@ def test_call_raises_when_new_connection_is_closed(connect, recorded):
 @pytest.mark.parametrize(
     "broken",
     [
-        Reply(pieces=[b"{"], cut=True),
-        Reply(pieces=[b"{"], reset=True),
-        Reply(body=b"{}", headers={"content-length": "999"}),
+        ScriptedResponse(chunks=[b"{"], cut=True),
+        ScriptedResponse(chunks=[b"{"], reset=True),
+        ScriptedResponse(body=b"{}", headers={"content-length": "999"}),
     ],
     ids=["cut", "reset", "too short"],
 )
@@ -96,7 +102,7 @@ def test_call_raises_when_resent_request_gets_no_response(connect, recorded):
 
 def test_cancelled_call_releases_connection(recorded):
     with (
-        loopback(lambda _asked: Reply(body={}, delay_s=30)) as server,
+        loopback(lambda _asked: ScriptedResponse(body={}, delay_s=30)) as server,
         Driver("async", server.url) as driver,
     ):
         with pytest.raises(TimeoutError):

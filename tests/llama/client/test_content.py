@@ -18,7 +18,7 @@ from llamatelemetry.genai.content import recorder as content_module
 from llamatelemetry.genai.content.completion_hook import load_completion_hook
 from llamatelemetry.llama import LlamaServerError
 from tests.support.llama_clients import Driver
-from tests.support.loopback_server import Asked, Reply, loopback, sse
+from tests.support.loopback_server import ReceivedRequest, ScriptedResponse, loopback, sse
 from tests.support.openai_content import (
     CONTENT,
     EVENT,
@@ -53,11 +53,11 @@ def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
     return {"id": "1", "model": "m", "choices": [{"delta": delta, "finish_reason": reason}]}
 
 
-def chat_reply(**message: Any) -> dict[str, Any]:
+def chat_response(**message: Any) -> dict[str, Any]:
     return {"model": "m", "choices": [{"finish_reason": "stop", "message": message}]}
 
 
-def respond(asked: Asked) -> Reply:
+def respond(asked: ReceivedRequest) -> ScriptedResponse:
     """Respond as llama.cpp does, with the canary in all texts."""
     texts = [CANARY, " ans", "wer"]
     is_stream = asked.body.get("stream")
@@ -65,16 +65,18 @@ def respond(asked: Asked) -> Reply:
         case "/v1/chat/completions", True:
             head = chunk({"role": "assistant", "content": None})
             chunks = [chunk({"content": text}) for text in texts]
-            return Reply(pieces=sse(head, *chunks, chunk({}, "stop")))
+            return ScriptedResponse(chunks=sse(head, *chunks, chunk({}, "stop")))
         case "/v1/chat/completions", _:
-            return Reply(body=chat_reply(role="assistant", content=f"{CANARY} answer"))
+            return ScriptedResponse(
+                body=chat_response(role="assistant", content=f"{CANARY} answer")
+            )
         case "/v1/embeddings", _:
-            return Reply(body={"data": [{"embedding": [0.5], "index": 0}]})
+            return ScriptedResponse(body={"data": [{"embedding": [0.5], "index": 0}]})
         case _, True:
             events = [{"content": text, "index": 0, "stop": False} for text in texts]
-            return Reply(pieces=sse(*events, {**NATIVE, "content": "", "index": 0}))
+            return ScriptedResponse(chunks=sse(*events, {**NATIVE, "content": "", "index": 0}))
         case _:
-            return Reply(body=NATIVE)
+            return ScriptedResponse(body=NATIVE)
 
 
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -109,9 +111,9 @@ def everything(recorded: Recorder) -> str:
 
 @both
 def test_content_is_not_recorded_by_default(kind, recorded):
-    def refuse(asked: Asked) -> Reply:
+    def refuse(asked: ReceivedRequest) -> ScriptedResponse:
         details = {"message": CANARY, "type": "invalid_request_error", "param": CANARY}
-        return Reply(400, {"error": details})
+        return ScriptedResponse(400, {"error": details})
 
     with loopback(respond) as server, Driver(kind, server.url) as driver:
         for call in CALLS:
@@ -170,7 +172,7 @@ def test_content_includes_tools_and_tool_calls(kind, stream, recorded):
         chunk({"tool_calls": [{"index": 0, "function": {"arguments": rest}}]}),
         chunk({}, "tool_calls"),
     ]
-    response = Reply(pieces=sse(*chunks)) if stream else Reply(body=REPLY)
+    response = ScriptedResponse(chunks=sse(*chunks)) if stream else ScriptedResponse(body=REPLY)
     with captured(), loopback(lambda _: response) as server, Driver(kind, server.url) as driver:
         driver("chat", MESSAGES, tools=TOOLS, stream=stream)
     assert on_span(recorded) == EXPECTED
@@ -183,7 +185,11 @@ def test_content_has_reasoning_part_before_text_part(kind, stream, recorded):
     message = {"reasoning_content": "Hm. Well.", "content": "Yes."}
     deltas = [{"reasoning_content": "Hm. "}, {"reasoning_content": "Well."}, {"content": "Yes."}]
     chunks = [*map(chunk, deltas), chunk({}, "stop")]
-    response = Reply(pieces=sse(*chunks)) if stream else Reply(body=chat_reply(**message))
+    response = (
+        ScriptedResponse(chunks=sse(*chunks))
+        if stream
+        else ScriptedResponse(body=chat_response(**message))
+    )
     with captured(), loopback(lambda _: response) as server, Driver(kind, server.url) as driver:
         driver("chat", PROMPT, stream=stream)
     (message,) = on_span(recorded)["gen_ai.output.messages"]
@@ -243,7 +249,7 @@ def test_content_of_stream_closed_early_has_received_text(kind, recorded):
 def test_content_of_failed_call_has_input_messages(kind, recorded):
     with (
         captured(),
-        loopback(lambda _: Reply(400, {"error": {"message": "no"}})) as server,
+        loopback(lambda _: ScriptedResponse(400, {"error": {"message": "no"}})) as server,
         Driver(kind, server.url) as driver,
         pytest.raises(LlamaServerError),
     ):

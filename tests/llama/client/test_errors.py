@@ -23,7 +23,7 @@ from llamatelemetry.llama import (
     ServerLoadingError,
 )
 from tests.support.llama_clients import Driver
-from tests.support.loopback_server import Asked, Loopback, Reply, loopback, sse
+from tests.support.loopback_server import Loopback, ReceivedRequest, ScriptedResponse, loopback, sse
 
 HELLO = [{"role": "user", "content": "Hello"}]
 RESPONSE = {
@@ -32,7 +32,7 @@ RESPONSE = {
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Hi"}}],
     "usage": {"prompt_tokens": 3, "completion_tokens": 1},
 }
-LOADING = Reply(
+LOADING = ScriptedResponse(
     503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 )
 NO_SERVER = "http://127.0.0.1:1"
@@ -44,9 +44,9 @@ class Script:
     """Responses in turn; the last one is repeated."""
 
     def __init__(self) -> None:
-        self.replies: list[Reply] = [Reply(body=RESPONSE)]
+        self.replies: list[ScriptedResponse] = [ScriptedResponse(body=RESPONSE)]
 
-    def __call__(self, asked: Asked) -> Reply:
+    def __call__(self, asked: ReceivedRequest) -> ScriptedResponse:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
 
@@ -71,14 +71,14 @@ def test_call_raises_at_once_when_server_is_loading(kind, server, script, record
             assert (caught.value.status, caught.value.message) == (503, "Loading model")
     assert len(server.asked) == 3
     assert recorded.call().attributes["error.type"] == "unavailable_error"
-    script.replies = [LOADING, Reply(body={"status": "ok"})]
+    script.replies = [LOADING, ScriptedResponse(body={"status": "ok"})]
     with Driver(kind, server.url, load_wait_s=10) as driver, pytest.raises(ServerLoadingError):
         driver("health")
 
 
 @both
 def test_call_retries_in_one_span_while_server_is_loading(kind, server, script, recorded):
-    script.replies = [LOADING, LOADING, Reply(body=RESPONSE)]
+    script.replies = [LOADING, LOADING, ScriptedResponse(body=RESPONSE)]
     with Driver(kind, server.url, load_wait_s=10) as driver:
         assert driver("chat", HELLO).choices[0].message.content == "Hi"
     span = recorded.call()
@@ -102,7 +102,7 @@ def test_call_raises_when_server_is_loading_beyond_load_wait(kind, server, scrip
 @both
 def test_call_does_not_retry_when_no_slot_is_available(kind, server, script):
     no_slot = {"code": 503, "message": "no slot available", "type": "unavailable_error"}
-    script.replies = [Reply(503, {"error": no_slot})]
+    script.replies = [ScriptedResponse(503, {"error": no_slot})]
     with (
         Driver(kind, server.url, load_wait_s=10) as driver,
         pytest.raises(LlamaServerError) as caught,
@@ -114,7 +114,7 @@ def test_call_does_not_retry_when_no_slot_is_available(kind, server, script):
 
 @both
 def test_wait_until_ready_retries_without_spans(kind, server, script, recorded):
-    script.replies = [LOADING, Reply(body={"status": "ok"})]
+    script.replies = [LOADING, ScriptedResponse(body={"status": "ok"})]
     with Driver(kind, server.url) as driver:
         driver("wait_until_ready", 10)
     assert [asked.path for asked in server.asked] == ["/health", "/health"]
@@ -133,7 +133,7 @@ def test_wait_until_ready_raises_with_reason_after_timeout(kind, server, script)
 
 @both
 def test_wait_until_ready_times_out_when_server_hangs(kind, server, script):
-    script.replies = [Reply(body={"status": "ok"}, delay_s=5)]
+    script.replies = [ScriptedResponse(body={"status": "ok"}, delay_s=5)]
     with Driver(kind, server.url) as driver, pytest.raises(TimeoutError):
         driver("wait_until_ready", 0.2)
 
@@ -148,7 +148,7 @@ def test_call_raises_connect_error_with_hint_when_no_server_runs(kind, recorded)
 
 @both
 def test_call_times_out_when_server_hangs(kind, server, script, recorded):
-    script.replies = [Reply(body=RESPONSE, delay_s=5)]
+    script.replies = [ScriptedResponse(body=RESPONSE, delay_s=5)]
     with Driver(kind, server.url, timeout_s=0.1) as driver, pytest.raises(httpx2.ReadTimeout):
         driver("chat", HELLO)
     assert recorded.call().attributes["error.type"] == "httpx2.ReadTimeout"
@@ -158,12 +158,16 @@ def test_call_times_out_when_server_hangs(kind, server, script, recorded):
 @pytest.mark.parametrize(
     ("response", "error_type", "message"),
     [
-        (Reply(502, b"<html>Bad gateway</html>"), "http_error", "<html>Bad gateway</html>"),
-        (Reply(500, b""), "http_error", "no reason given"),
-        (Reply(400, {"error": "plain words"}), "http_error", '{"error": "plain words"}'),
-        (Reply(404, {"error": {"message": "none"}}), "server_error", "none"),
-        (Reply(302, b"", headers={"location": "/"}), "http_error", "no reason given"),
-        (Reply(200, b"<html>"), "invalid_reply", "the response from .* is not JSON.*"),
+        (
+            ScriptedResponse(502, b"<html>Bad gateway</html>"),
+            "http_error",
+            "<html>Bad gateway</html>",
+        ),
+        (ScriptedResponse(500, b""), "http_error", "no reason given"),
+        (ScriptedResponse(400, {"error": "plain words"}), "http_error", '{"error": "plain words"}'),
+        (ScriptedResponse(404, {"error": {"message": "none"}}), "server_error", "none"),
+        (ScriptedResponse(302, b"", headers={"location": "/"}), "http_error", "no reason given"),
+        (ScriptedResponse(200, b"<html>"), "invalid_reply", "the response from .* is not JSON.*"),
     ],
 )
 def test_call_raises_for_unexpected_response(  # noqa: PLR0917 - a row
@@ -184,7 +188,7 @@ def test_call_raises_for_unexpected_response(  # noqa: PLR0917 - a row
 def test_stream_raises_for_error_event(kind, server, script, recorded):
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
     error = {"error": {"code": 500, "message": "lost", "type": "server_error"}}
-    script.replies = [Reply(pieces=sse(chunk, error, chunk))]
+    script.replies = [ScriptedResponse(chunks=sse(chunk, error, chunk))]
     with Driver(kind, server.url) as driver:
         with pytest.raises(LlamaServerError, match="lost"):
             driver("chat", HELLO, stream=True)
@@ -197,7 +201,7 @@ def test_stream_raises_for_error_event(kind, server, script, recorded):
 @both
 def test_stream_raises_when_connection_closes(kind, server, script, recorded):
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
-    script.replies = [Reply(pieces=sse(chunk), cut=True)]
+    script.replies = [ScriptedResponse(chunks=sse(chunk), cut=True)]
     with Driver(kind, server.url) as driver, pytest.raises(httpx2.RemoteProtocolError):
         driver("chat", HELLO, stream=True)
     assert recorded.call().attributes["error.type"] == "httpx2.RemoteProtocolError"
@@ -207,21 +211,23 @@ def test_stream_raises_when_connection_closes(kind, server, script, recorded):
 def test_stream_parses_chunks_split_anywhere(kind, server, script):
     chunks = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in ("ä", "b")]
     stream = b": ping\n\n" + b"".join(sse(*chunks)) + b"data: [DONE]\n\n"
-    script.replies = [Reply(pieces=[stream[at : at + 3] for at in range(0, len(stream), 3)])]
+    script.replies = [
+        ScriptedResponse(chunks=[stream[at : at + 3] for at in range(0, len(stream), 3)])
+    ]
     with Driver(kind, server.url) as driver:
         assert driver("chat", HELLO, stream=True) == chunks
 
 
 @both
 def test_stream_parses_last_chunk_without_empty_line(kind, server, script):
-    script.replies = [Reply(pieces=[sse(RESPONSE)[0].rstrip()])]
+    script.replies = [ScriptedResponse(chunks=[sse(RESPONSE)[0].rstrip()])]
     with Driver(kind, server.url) as driver:
         assert driver("chat", HELLO, stream=True) == [RESPONSE]
 
 
 @both
 def test_stream_records_exception_of_caller(kind, server, script, recorded):
-    script.replies = [Reply(pieces=sse(RESPONSE, RESPONSE))]
+    script.replies = [ScriptedResponse(chunks=sse(RESPONSE, RESPONSE))]
 
     def read(stream: ChatStream) -> None:
         with stream:
@@ -243,7 +249,7 @@ def test_stream_records_exception_of_caller(kind, server, script, recorded):
 @both
 @pytest.mark.parametrize("started", [False, True])
 def test_closed_stream_yields_no_chunks(kind, server, script, recorded, started):
-    script.replies = [Reply(pieces=sse(RESPONSE, RESPONSE))]
+    script.replies = [ScriptedResponse(chunks=sse(RESPONSE, RESPONSE))]
     with Driver(kind, server.url) as driver:
         stream = driver.run(driver.client.chat(HELLO, stream=True))
         if started:
@@ -273,7 +279,7 @@ async def test_destroyed_coroutine_ends_span(recorded):
 @both
 def test_abandoned_stream_ends_span(kind, server, script, recorded):
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
-    script.replies = [Reply(pieces=sse(*[chunk] * 3))]
+    script.replies = [ScriptedResponse(chunks=sse(*[chunk] * 3))]
     with Driver(kind, server.url) as driver:
         stream = driver.run(driver.client.chat(HELLO, stream=True))
         driver.run(anext(stream)) if driver.is_async else next(stream)
@@ -316,7 +322,7 @@ def test_messages_with_tools_images_and_reasoning_round_trip(kind, server, scrip
     message = {"role": "assistant", "content": None, "reasoning_content": "Hm."}
     message["tool_calls"] = [{"id": "c", "type": "function", "function": function}]
     script.replies = [
-        Reply(body={"choices": [{"finish_reason": "tool_calls", "message": message}]})
+        ScriptedResponse(body={"choices": [{"finish_reason": "tool_calls", "message": message}]})
     ]
     tools = [{"type": "function", "function": {"name": "look"}}]
     with Driver(kind, server.url) as driver:
@@ -343,7 +349,7 @@ def test_request_has_traceparent_of_span(kind, server, recorded):
     assert "traceparent" not in props.headers
 
 
-@pytest.mark.parametrize("response", [Reply(body=RESPONSE), Reply(500)])
+@pytest.mark.parametrize("response", [ScriptedResponse(body=RESPONSE), ScriptedResponse(500)])
 async def test_call_restores_current_span(server, script, recorded, response):
     script.replies = [response]
     outer = recorded.tracer_provider.get_tracer("t").start_span("outer")
@@ -361,7 +367,7 @@ async def test_call_restores_current_span(server, script, recorded, response):
 
 @both
 def test_operation_name_is_custom_when_not_strict(kind, server, script, recorded):
-    script.replies = [Reply(body={"results": []})]
+    script.replies = [ScriptedResponse(body={"results": []})]
     with Driver(kind, server.url, strict_operation_names=False) as driver:
         driver("rerank", "q", ["a"])
     assert recorded.call().attributes["gen_ai.operation.name"] == "rerank"

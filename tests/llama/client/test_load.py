@@ -16,7 +16,7 @@ from llamatelemetry.llama import (
     ServerConfig,
     ServerManager,
 )
-from tests.support.loopback_server import Asked, Reply, loopback, sse
+from tests.support.loopback_server import ReceivedRequest, ScriptedResponse, loopback, sse
 from tests.support.tiny_gguf_models import make_llama
 from tests.support.waiting import wait_for
 
@@ -26,8 +26,12 @@ CHUNK = {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"content": 
 RESPONSE = {"id": "1", "model": "m", "choices": [{"finish_reason": "stop", "message": {}}]}
 
 
-def respond(asked: Asked) -> Reply:
-    return Reply(pieces=sse(CHUNK, CHUNK)) if asked.body.get("stream") else Reply(body=RESPONSE)
+def respond(asked: ReceivedRequest) -> ScriptedResponse:
+    return (
+        ScriptedResponse(chunks=sse(CHUNK, CHUNK))
+        if asked.body.get("stream")
+        else ScriptedResponse(body=RESPONSE)
+    )
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])

@@ -40,10 +40,15 @@ LETTERS = {"grammar": "root ::= [a-z]{4}", "max_tokens": 4}
 both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
+def server_threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("llama-server")}
+
+
 @pytest.fixture
 def serve(any_program: Path) -> Iterator[Any]:
     """Create managers of the program; check at the end that no thread of them is left."""
     made: list[ServerManager] = []
+    before = server_threads()  # The shared server of the tests has one.
 
     def make(model: Path | None = None, **fields: Any) -> ServerManager:
         config = ServerConfig(
@@ -55,7 +60,7 @@ def serve(any_program: Path) -> Iterator[Any]:
     yield make
     for each in made:
         each.stop()
-    assert not [each for each in threading.enumerate() if each.name.startswith("llama-server")]
+    assert server_threads() == before
 
 
 @pytest.fixture

@@ -104,18 +104,18 @@ def sse(chunks: Iterable[dict[str, Any]], *, done: bool = True) -> bytes:
     return ("".join(lines) + ("data: [DONE]\n\n" if done else "")).encode()
 
 
-def json_reply(body: Any, status: int = 200, **headers: str) -> Any:
+def json_response(body: Any, status: int = 200, **headers: str) -> Any:
     return http.Response(status, json=body, headers=headers)
 
 
-def stream_reply(body: bytes, **headers: str) -> Any:
+def stream_response(body: bytes, **headers: str) -> Any:
     return http.Response(
         200, content=body, headers={"content-type": "text/event-stream", **headers}
     )
 
 
-def error_reply(status: int, **error: Any) -> Any:
-    return json_reply({"error": {"message": "the prompt was: TOP SECRET", **error}}, status)
+def error_response(status: int, **error: Any) -> Any:
+    return json_response({"error": {"message": "the prompt was: TOP SECRET", **error}}, status)
 
 
 def known_to(method: Callable[..., Any], **parameters: Any) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def split(body: bytes, size: int) -> list[bytes]:
     return [body[start : start + size] for start in range(0, len(body), size)]
 
 
-def parts_reply(
+def chunked_response(
     *parts: bytes | BaseException, media: str = "application/json", **headers: str
 ) -> Any:
     """Return a response with an unread body."""
