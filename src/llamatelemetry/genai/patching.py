@@ -163,10 +163,8 @@ def make_patch_link(
     function = _function_link(original, wrapper, switch)
     if name not in vars(owner):
         # pickle finds functions by these names, and under the base class it is the original.
-        function.__module__, function.__qualname__ = (
-            owner.__module__,
-            f"{owner.__qualname__}.{name}",
-        )
+        function.__module__ = owner.__module__
+        function.__qualname__ = f"{owner.__qualname__}.{name}"
     return function
 
 
@@ -235,15 +233,8 @@ class _Link(wrapt.FunctionWrapper[Any, Any]):
         self._self_attribute = name
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
-        owner = self._self_container
-        return (
-            self._self_attribute
-            if isinstance(owner, ModuleType)
-            else (
-                getattr,
-                (owner, self._self_attribute),
-            )
-        )
+        owner, name = self._self_container, self._self_attribute
+        return name if isinstance(owner, ModuleType) else (getattr, (owner, name))
 
     def __repr__(self) -> str:
         return repr(self.__wrapped__)
