@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from llamatelemetry.bench.analysis.intervals import Values, bootstrap_medians, stats
+# `intervals` names the pip command if numpy or SciPy is missing.
+from llamatelemetry.bench.analysis.intervals import Values, bootstrap_medians, np, stats
 from llamatelemetry.bench.analysis.statistics import ALPHA, CONFIDENCE, Estimate
 
 # A verdict needs significance and a relevant effect. With a power of 90% for each, both occur
