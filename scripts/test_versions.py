@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run the tests with other versions of the libraries than those of constraints.txt.
 
 Each row has its own environment in `build/versions/`, with llamatelemetry's packages as editable

@@ -162,7 +162,7 @@ def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
     """Create the observed stream classes, derived from the library's own base classes."""
     library: ModuleType = sys.modules[package]
 
-    class ObservedStream(_ObservedStream, library.SyncByteStream):
+    class ObservedStream(_ObservedStreamBase, library.SyncByteStream):
         def __iter__(self) -> Any:
             return StreamWrapper(iter(self._source), self._observer)
 
@@ -170,7 +170,7 @@ def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
             self._observer.on_close()
             self._source.close()
 
-    class ObservedAsyncStream(_ObservedStream, library.AsyncByteStream):
+    class ObservedAsyncStream(_ObservedStreamBase, library.AsyncByteStream):
         def __aiter__(self) -> Any:
             return _AsyncBytesWrapper(self._source.__aiter__(), self._observer)
 
@@ -181,7 +181,7 @@ def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
     return ObservedStream, ObservedAsyncStream
 
 
-class _ObservedStream:
+class _ObservedStreamBase:
     """A byte stream that passes its bytes to an observer. All other attributes are the source's."""
 
     def __init__(self, source: Any, observer: Observer) -> None:

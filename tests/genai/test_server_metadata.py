@@ -140,6 +140,13 @@ def test_fetch_queries_server_once_in_background() -> None:
     assert cache.attributes_of(None, "smol") == {}
 
 
+def test_fetch_bypasses_proxy_for_loopback_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(lambda _: (200, PROPS)) as server:
+        metadata = fetch_server_metadata(server.origin, {})
+    assert metadata == parse_props(PROPS)
+
+
 def test_api_key_is_not_sent_to_redirect_target() -> None:
     with serving(lambda _: (200, PROPS)) as other:
         redirect = {"Location": f"{other.origin}/props"}

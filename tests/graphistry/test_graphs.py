@@ -11,8 +11,8 @@ import pytest
 from llamatelemetry.distributed import TopologyMapper
 from llamatelemetry.graphistry import GraphistryViz
 from llamatelemetry.graphistry._graphs import (
-    Edge,
-    Node,
+    PlotEdge,
+    PlotNode,
     pipeline_graph,
     topology_graph,
     trace_graph,
@@ -29,18 +29,18 @@ def test_pipeline_graph_has_program_model_server_and_gpus():
     )  # fmt: skip
     assert found.title == "smol.gguf on llama.cpp"
     assert found.nodes == [
-        Node("program", "service", "this program"),
-        Node("model", "model", "smol.gguf"),
-        Node("server", "server", "llama.cpp", {"address": "127.0.0.1:8080"}),
-        Node("gpu:0", "gpu", "GPU0 Tesla T4", {"share": 0.75}, 0.75),
-        Node("gpu:1", "gpu", "GPU1 Tesla T4", {"share": 0.25}, 0.25),
-        Node("gpu:2", "gpu", "GPU2 Tesla T4", {"share": 0.0}, 1),
+        PlotNode("program", "service", "this program"),
+        PlotNode("model", "model", "smol.gguf"),
+        PlotNode("server", "server", "llama.cpp", {"address": "127.0.0.1:8080"}),
+        PlotNode("gpu:0", "gpu", "GPU0 Tesla T4", {"share": 0.75}, 0.75),
+        PlotNode("gpu:1", "gpu", "GPU1 Tesla T4", {"share": 0.25}, 0.25),
+        PlotNode("gpu:2", "gpu", "GPU2 Tesla T4", {"share": 0.0}, 1),
     ]
     assert found.edges == [
-        Edge("program", "model", "calls"),
-        Edge("model", "server", "runs on"),
-        Edge("server", "gpu:0", "runs on", {"share": 0.75}),
-        Edge("server", "gpu:1", "runs on", {"share": 0.25}),
+        PlotEdge("program", "model", "calls"),
+        PlotEdge("model", "server", "runs on"),
+        PlotEdge("server", "gpu:0", "runs on", {"share": 0.75}),
+        PlotEdge("server", "gpu:1", "runs on", {"share": 0.25}),
     ]
 
 
@@ -91,7 +91,7 @@ def test_trace_graph_draws_only_known_statistics(a_trace: TraceGraph):
         "max_ms": 100.5,
     }
     assert by_id["service:library"].details == {}
-    link = Edge("gpu:GPU-a", "gpu:GPU-b", "NVLink", {}, directed=False)
+    link = PlotEdge("gpu:GPU-a", "gpu:GPU-b", "NVLink", {}, directed=False)
     assert found.edges[-1] == link
 
 
@@ -120,12 +120,12 @@ def test_topology_graph_draws_links():
     ]  # fmt: skip
     assert found.nodes[0].details == {"uuid": "GPU-0", "numa_affinity": "0", "nvlinks_active": 18}
     assert found.edges == [
-        Edge(
+        PlotEdge(
             "GPU0", "GPU1", "NVLink",
             {"link": "NV18", "pcie": "SYS", "through": "NVSwitch", "p2p": "read OK, write OK"},
             directed=False,
         ),
-        Edge("GPU0", "NIC0", "PCIe", {"link": "PIX", "pcie": "PIX"}, directed=False),
+        PlotEdge("GPU0", "NIC0", "PCIe", {"link": "PIX", "pcie": "PIX"}, directed=False),
     ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class ExportPlan:
 
 def plan_exports(config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> ExportPlan:
     """Resolve exporters, protocols and endpoints, with the variables of each signal."""
-    plans = {signal: _Signal(signal, config, environ) for signal in SIGNALS}
+    plans = {signal: _SignalSettings(signal, config, environ) for signal in SIGNALS}
     exporters = {signal: plan.exporters() for signal, plan in plans.items()}
     warnings = [warning for plan in plans.values() for warning in plan.warnings]
     unexported = [signal for signal, plan in plans.items() if plan.is_unexported]
@@ -51,7 +51,7 @@ def is_explicit(config: LlamaTelemetryConfig, name: str) -> bool:
 
 
 @dataclass
-class _Signal:
+class _SignalSettings:
     """The plan of one signal.
 
     Attributes:

@@ -22,6 +22,7 @@ from opentelemetry.instrumentation.utils import (
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.json_access import as_count, as_dict, as_str, get_field, model_name
+from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -204,14 +205,5 @@ def fetch_server_metadata(
 
 
 def _get_json(url: str, headers: Mapping[str, str]) -> Any:
-    # Imported here, because `http.client` takes longer to import than the rest of this package.
-    import urllib.request
-
-    class NoRedirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-            """Do not follow redirects: the key in the headers is for this server only."""
-
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - `fetch` accepts http only
-    opener = urllib.request.build_opener(NoRedirect)
-    with opener.open(request, timeout=_TIMEOUT_S) as response:
+    with open_url(url, headers, _TIMEOUT_S) as response:
         return json.loads(response.read(_LARGEST_RESPONSE))

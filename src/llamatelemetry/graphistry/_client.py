@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
-    from llamatelemetry.graphistry._graphs import Edge, Graph, Node
+    from llamatelemetry.graphistry._graphs import Graph, PlotEdge, PlotNode
 
 _INSTALL: Final = "pip install 'llamatelemetry-core[graphistry]'"
 _MAX_MESSAGE: Final = 200
@@ -76,13 +76,13 @@ def _reason(result: dict[str, str], server: str) -> str:
     return f"the upload to {server} failed ({short})"
 
 
-def _node_row(node: Node) -> dict[str, Any]:
+def _node_row(node: PlotNode) -> dict[str, Any]:
     label = f"{node.kind} {node.name}" if node.kind not in node.name.lower() else node.name
     own = {"id": node.id, "kind": node.kind, "name": node.name, "label": label}
     return {**node.details, **own, "weight": float(node.weight)}
 
 
-def _edge_row(edge: Edge) -> dict[str, Any]:
+def _edge_row(edge: PlotEdge) -> dict[str, Any]:
     label = ", ".join([edge.kind, *(f"{name} {value}" for name, value in edge.details.items())])
     ends = {"source": edge.source, "target": edge.target, "kind": edge.kind}
     return {**edge.details, **ends, "label": label}

@@ -37,7 +37,7 @@ _UNDIRECTED_KINDS: Final = {"NVLink", "PCIe"}
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class PlotNode:
     """A node. Its kind is a key of `COLORS`, its weight the relative size in the drawing."""
 
     id: str
@@ -48,7 +48,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class PlotEdge:
     """A relation between two nodes, named by their ids. Its kind is such as `calls` or `NVLink`."""
 
     source: str
@@ -64,8 +64,8 @@ class Graph:
 
     kind: Literal["pipeline", "trace", "topology"]
     title: str
-    nodes: Sequence[Node]
-    edges: Sequence[Edge]
+    nodes: Sequence[PlotNode]
+    edges: Sequence[PlotEdge]
     note: str = ""
 
 
@@ -79,12 +79,12 @@ def pipeline_graph(
     """Return the graph of a served model: program, model, server and GPUs."""
     shares = _shares(tensor_split, len(gpu_names))
     address = _address(server_url)
-    program = Node("program", "service", "this program")
-    model = Node("model", "model", _shorten(base_name(model_name) or model_name))
+    program = PlotNode("program", "service", "this program")
+    model = PlotNode("model", "model", _shorten(base_name(model_name) or model_name))
     server_details: dict[str, Detail] = {"address": address} if address else {}
-    server = Node("server", "server", _shorten(backend), server_details)
+    server = PlotNode("server", "server", _shorten(backend), server_details)
     gpus = [
-        Node(
+        PlotNode(
             f"gpu:{number}",
             "gpu",
             _shorten(f"GPU{number} {name}"),
@@ -93,9 +93,9 @@ def pipeline_graph(
         )
         for number, (name, share) in enumerate(zip(gpu_names, shares, strict=True))
     ]
-    edges = [Edge("program", "model", "calls"), Edge("model", "server", "runs on")]
+    edges = [PlotEdge("program", "model", "calls"), PlotEdge("model", "server", "runs on")]
     edges += [
-        Edge("server", gpu.id, "runs on", _without_none(share=share))
+        PlotEdge("server", gpu.id, "runs on", _without_none(share=share))
         for gpu, share in zip(gpus, shares, strict=True)
         if share != 0
     ]
@@ -109,7 +109,7 @@ def trace_graph(trace: Any) -> Graph:
     found = _as_dict(trace, "the result of llamatelemetry.trace_graph()")
     nodes = [_trace_node(row) for row in _rows(found, "nodes")]
     edges = [
-        Edge(
+        PlotEdge(
             str(row["source"]),
             str(row["target"]),
             str(row["kind"]),
@@ -127,7 +127,7 @@ def topology_graph(topology: Any) -> Graph:
     found = _as_dict(topology, "the result of TopologyMapper().detect()")
     nodes = [_gpu(row) for row in _rows(found, "gpus")]
     nodes += [
-        Node(str(row["label"]), "nic", _shorten(f"{row['label']} {row.get('name') or ''}"))
+        PlotNode(str(row["label"]), "nic", _shorten(f"{row['label']} {row.get('name') or ''}"))
         for row in found.get("nics") or ()
     ]
     edges = [_link(row) for row in _rows(found, "links") if row.get("label")]
@@ -135,10 +135,10 @@ def topology_graph(topology: Any) -> Graph:
     return Graph("topology", "GPUs and their connections", nodes, edges, note)
 
 
-def _trace_node(row: Mapping[str, Any]) -> Node:
+def _trace_node(row: Mapping[str, Any]) -> PlotNode:
     name = _shorten(row["name"])
     weight = float(row.get("count") or 1)
-    return Node(str(row["id"]), str(row["kind"]), name, _statistics(row), weight)
+    return PlotNode(str(row["id"]), str(row["kind"]), name, _statistics(row), weight)
 
 
 def _statistics(row: Mapping[str, Any]) -> dict[str, Detail]:
@@ -155,23 +155,23 @@ def _statistics(row: Mapping[str, Any]) -> dict[str, Detail]:
     return found
 
 
-def _gpu(row: Mapping[str, Any]) -> Node:
+def _gpu(row: Mapping[str, Any]) -> PlotNode:
     label = str(row["label"])
     kept = ("uuid", "pci_bus_id", "cpu_affinity", "numa_affinity", "gpu_numa_node")
     details = _without_none(**{name: row.get(name) for name in kept})
     if row.get("nvlinks_active"):
         details["nvlinks_active"] = row["nvlinks_active"]
-    return Node(label, "gpu", _shorten(f"{label} {row.get('name') or ''}"), details)
+    return PlotNode(label, "gpu", _shorten(f"{label} {row.get('name') or ''}"), details)
 
 
-def _link(row: Mapping[str, Any]) -> Edge:
+def _link(row: Mapping[str, Any]) -> PlotEdge:
     details = _without_none(link=row["label"], pcie=row.get("pcie"))
     if row.get("through_nvswitch"):
         details["through"] = "NVSwitch"
     if row.get("p2p"):
         details["p2p"] = ", ".join(f"{name} {state}" for name, state in row["p2p"].items())
     kind = "NVLink" if row.get("nvlinks") else "PCIe"
-    return Edge(str(row["a"]), str(row["b"]), kind, details, directed=False)
+    return PlotEdge(str(row["a"]), str(row["b"]), kind, details, directed=False)
 
 
 def _shares(tensor_split: Sequence[float] | None, gpus: int) -> list[float | None]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Position = tuple[float, float]
-Edge = tuple[str, str]
+PlotEdge = tuple[str, str]
 
 _SWEEPS: Final = 8
 # Graphs with more dummy nodes than this are unreadable anyway.
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
     """Position of each node, and of the points in the layers that an edge passes, if any."""
 
     positions: Mapping[str, Position]
-    paths: Mapping[Edge, Sequence[Position]]
+    paths: Mapping[PlotEdge, Sequence[Position]]
 
 
 def circle(ids: Sequence[str]) -> Layout:
@@ -39,7 +39,7 @@ def circle(ids: Sequence[str]) -> Layout:
     return Layout(positions, {})
 
 
-def layers(ids: Sequence[str], edges: Sequence[Edge]) -> Layout:
+def layers(ids: Sequence[str], edges: Sequence[PlotEdge]) -> Layout:
     """Place each node to the right of its predecessors, with few crossings.
 
     Uses Sugiyama's method: remove cycles, use the longest path to a node as its layer, and add dummy
@@ -78,12 +78,12 @@ def layers(ids: Sequence[str], edges: Sequence[Edge]) -> Layout:
     )
 
 
-def _without_cycles(ids: Sequence[str], edges: Sequence[Edge]) -> list[Edge]:
+def _without_cycles(ids: Sequence[str], edges: Sequence[PlotEdge]) -> list[PlotEdge]:
     """Return all edges except those that close a cycle."""
     successors = _adjacency(ids, edges)
     targets_of_edges = {target for _, target in edges}
     on_path: dict[str, bool] = {}
-    kept: list[Edge] = []
+    kept: list[PlotEdge] = []
     # Start at nodes without predecessors.
     for root in sorted(ids, key=targets_of_edges.__contains__):
         if root in on_path:
@@ -104,7 +104,7 @@ def _without_cycles(ids: Sequence[str], edges: Sequence[Edge]) -> list[Edge]:
     return kept
 
 
-def _layers(ids: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
+def _layers(ids: Sequence[str], edges: Sequence[PlotEdge]) -> dict[str, int]:
     predecessors = _adjacency(ids, ((target, source) for source, target in edges))
     layer: dict[str, int] = {}
     for name in TopologicalSorter(predecessors).static_order():
@@ -112,7 +112,9 @@ def _layers(ids: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
     return layer
 
 
-def _dummy_nodes(edges: Sequence[Edge], layer: Mapping[str, int]) -> dict[Edge, dict[str, int]]:
+def _dummy_nodes(
+    edges: Sequence[PlotEdge], layer: Mapping[str, int]
+) -> dict[PlotEdge, dict[str, int]]:
     """Return the dummy nodes of edges in the layers between their ends, with unique names."""
     needed = sum(layer[target] - layer[source] - 1 for source, target in edges)
     if needed > _MAX_DUMMY_NODES:
@@ -125,7 +127,7 @@ def _dummy_nodes(edges: Sequence[Edge], layer: Mapping[str, int]) -> dict[Edge, 
     }
 
 
-def _reduce_crossings(rows: Sequence[list[str]], edges: Sequence[Edge]) -> None:
+def _reduce_crossings(rows: Sequence[list[str]], edges: Sequence[PlotEdge]) -> None:
     ids = [name for row in rows for name in row]
     predecessors = _adjacency(ids, ((target, source) for source, target in edges))
     successors = _adjacency(ids, edges)
@@ -141,7 +143,7 @@ def _reduce_crossings(rows: Sequence[list[str]], edges: Sequence[Edge]) -> None:
             position |= {name: _middle(row, index) for index, name in enumerate(row)}
 
 
-def _adjacency(ids: Iterable[str], edges: Iterable[Edge]) -> dict[str, list[str]]:
+def _adjacency(ids: Iterable[str], edges: Iterable[PlotEdge]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in ids}
     for source, target in edges:
         found[source].append(target)

@@ -92,7 +92,7 @@ _LOAD: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
-class Table:
+class StoreTable:
     """Conversion between the records of one type and the rows of their table.
 
     Attributes:
@@ -128,8 +128,8 @@ class Table:
 
 
 TABLES: Final = {
-    "spans": Table("spans", SpanRecord),
-    "points": Table("points", MetricPoint),
-    "logs": Table("logs", LogRecord),
+    "spans": StoreTable("spans", SpanRecord),
+    "points": StoreTable("points", MetricPoint),
+    "logs": StoreTable("logs", LogRecord),
 }
 TABLE_OF: Final = dict(zip((SpanRecord, MetricPoint, LogRecord), TABLES.values(), strict=True))

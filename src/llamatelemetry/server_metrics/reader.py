@@ -12,7 +12,7 @@ import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from llamatelemetry.genai import (
     as_count,
@@ -20,10 +20,10 @@ from llamatelemetry.genai import (
     as_list,
     as_str,
     get_field,
-    is_loopback,
     model_name,
     parse_props,
 )
+from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.genai.wire.prometheus import parse_metrics
 
 if TYPE_CHECKING:
@@ -197,19 +197,10 @@ def _get(url: str, headers: Mapping[str, str], path: str) -> tuple[bytes, str | 
     """Return the body of a response, and the value that identifies the server's process."""
     # Imported here, so that processes that never scrape do not import it.
     import urllib.error
-    import urllib.request
     from http.client import HTTPException
 
-    class NoRedirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-            """Do not follow redirects: the key in the headers is for this server only."""
-
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the option accepts http(s) only
-    # A proxy from the environment would look for a loopback server on its own machine.
-    direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname) else []
-    opener = urllib.request.build_opener(NoRedirect, *direct)
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as response:
+        with open_url(url, headers, _TIMEOUT_S) as response:
             process_start = response.headers.get(_PROCESS_START_HEADER)
             return response.read(_MAX_RESPONSE_BYTES), process_start
     except urllib.error.HTTPError as error:

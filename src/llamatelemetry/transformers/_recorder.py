@@ -40,7 +40,7 @@ class BackendRecorder:
 
     def start(
         self, operation: str, given: Mapping[str, Any], *, stream: bool = False
-    ) -> RecordedCall:
+    ) -> BackendCall:
         """Start a call. `given` is the request as a server would receive it."""
         try:
             request = Request(
@@ -56,20 +56,20 @@ class BackendRecorder:
                 request.parameters[names.GENERATION_REPETITION_PENALTY] = float(penalty)
             if operation != EMBEDDINGS:
                 request.read_content = lambda: _content(given)
-            return RecordedCall(self._instrumenter.get().start(request, SpanKind.INTERNAL))
+            return BackendCall(self._instrumenter.get().start(request, SpanKind.INTERNAL))
         except Exception as error:
             internal_errors.log_once("starting a call of TransformersBackend", error)
-            return RecordedCall(None)
+            return BackendCall(None)
 
 
-class RecordedCall:
+class BackendCall:
     """One call, or a no-op if the call is not recorded."""
 
     def __init__(self, call: Call | None) -> None:
         self._call = call
         self._token: Any = None
 
-    def __enter__(self) -> RecordedCall:
+    def __enter__(self) -> BackendCall:
         """Make the call current, so that the model's work belongs to it."""
         if self._call is not None:
             self._token = self._call.activate()

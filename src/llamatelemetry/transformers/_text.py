@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llamatelemetry.transformers._recorder import RecordedCall
+    from llamatelemetry.transformers._recorder import BackendCall
     from llamatelemetry.transformers._running import GenerationRun
 
 # The replacement character, which decoders return for a character with missing bytes.
@@ -104,7 +104,7 @@ class TextStream:
     """
 
     def __init__(
-        self, create_run: Callable[[Callable[[str], None]], GenerationRun], call: RecordedCall
+        self, create_run: Callable[[Callable[[str], None]], GenerationRun], call: BackendCall
     ) -> None:
         self._chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self._run = create_run(self._chunks.put)
@@ -153,7 +153,7 @@ class TextStream:
 
 
 def _execute(
-    run: GenerationRun, call: RecordedCall, chunks: queue.SimpleQueue[str | BaseException | None]
+    run: GenerationRun, call: BackendCall, chunks: queue.SimpleQueue[str | BaseException | None]
 ) -> None:
     try:
         with call:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from llamatelemetry.cli.doctor.check import Check, without_userinfo
-from llamatelemetry.genai import is_loopback
+from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.gpu import detect_cuda
 from llamatelemetry.gpu.devices import dotted
 
@@ -100,10 +98,8 @@ def _props(title: str, base: str, timeout_s: float) -> Check:
 
 def _get(url: str, timeout_s: float) -> tuple[int, str, dict[str, Any]]:
     """Return status, `Server` header and JSON object; an empty one if the body is not an object."""
-    # A proxy would look for a loopback address on its own machine.
-    direct = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname) else []
     try:
-        response = urllib.request.build_opener(*direct).open(url, timeout=timeout_s)
+        response = open_url(url, {}, timeout_s)
     except urllib.error.HTTPError as error:
         response = error
     with response:
