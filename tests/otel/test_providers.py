@@ -471,13 +471,11 @@ class TestThreads:
         collecting = threading.Thread(target=reader.collect)
         collecting.start()
         observing.wait()
-        started = time.monotonic()
         attaching = threading.Thread(target=delegating.attach, args=(sdk,))
         attaching.start()
         for thread in (collecting, attaching):
             thread.join(10)
             assert not thread.is_alive()
-        assert time.monotonic() - started < 5
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings(

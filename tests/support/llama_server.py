@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,14 +51,17 @@ def embedded_server(**options: Any) -> Iterator[LlamaServer]:
     environment = {**os.environ, "OTEL_SDK_DISABLED": "true"}
     process = ServerProcess([*embedded_command(), *arguments], environment, log)
 
-    def announcements() -> list[str]:
-        assert not process.has_ended, "\n".join(log.lines())
-        return [line for line in log.lines() if line.startswith('{"url"')]
+    def announcement() -> re.Match[str] | None:
+        text = "\n".join(log.lines())
+        assert not process.has_ended, text
+        # llama.cpp logs to the same pipe from another thread, perhaps half a line before this one.
+        return re.search(r'\{"url": "(.+)", "pid": (\d+)\}', text)
 
     try:
-        wait_for(announcements, timeout_s=120)
-        ready = json.loads(announcements()[0])
-        yield LlamaServer(ready["url"], ready["pid"])
+        wait_for(announcement, timeout_s=60)
+        ready = announcement()
+        assert ready
+        yield LlamaServer(ready[1], int(ready[2]))
     finally:
         process.end(10)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,7 +33,9 @@ class Received:
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.status = 200
-        self.delay_s = 0.0
+        self.may_respond = threading.Event()
+        """While it is not set, HTTP requests get no response for up to 30 seconds."""
+        self.may_respond.set()
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
@@ -87,7 +89,7 @@ def http_receiver() -> Iterator[Received]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            time.sleep(received.delay_s)
+            received.may_respond.wait(30)
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             received.bodies.append(body)

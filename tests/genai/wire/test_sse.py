@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -74,14 +73,12 @@ def test_reader_skips_too_long_line_and_does_not_buffer_it(size: int) -> None:
     line = b'data: {"image": "' + b"A" * 10_000_000 + b'"}\n\n'
     chunks = [line[start : start + size] for start in range(0, len(line), size)]
     reader = EventReader()
-    started = perf_counter()
     buffered_bytes = []
     for chunk in chunks:
         assert reader.feed(chunk) == []
         buffered_bytes.append(sum(map(len, reader._rest)))
     assert max(buffered_bytes) <= 4 * 1024 * 1024
     assert reader.feed(b'data: {"a": 1}\n\n') == [{"a": 1}]
-    assert perf_counter() - started < 2
 
 
 def test_reader_limits_size_of_multi_line_event() -> None:
