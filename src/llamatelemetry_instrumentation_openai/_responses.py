@@ -70,7 +70,9 @@ def parse_failed_call(
 
 
 def record_headers(call: Call, http: Any) -> None:
-    """Record the provider or the served model from the headers of an HTTP response."""
+    """Record the provider, the served model and requested headers of an HTTP response."""
+    if call.instrumenter.config.response_headers:
+        call.record_response_headers(http.headers)
     provider = provider_from_headers(http.headers)
     if provider is not None:
         call.set_provider(provider)

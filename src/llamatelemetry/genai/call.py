@@ -38,6 +38,7 @@ from llamatelemetry.genai.span_target import (
     is_within,
 )
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
+from llamatelemetry.genai.wire.headers import header_attributes
 from llamatelemetry.genai.wire.openai_chat import correct_undercount
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
@@ -87,7 +88,7 @@ class Instrumenter:
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
         meter = get_meter(scope, version, meter_provider)
         self.metrics = CallMetrics(meter, self.config.metric_names)
-        self.propagation = Propagation(self.config.propagate)
+        self.propagation = Propagation(self.config.propagate, self.config.propagate_hosts)
         self.servers: KnownServers = known_servers
         self.content = content_recorder(
             scope, version, self.config, logger_provider, completion_hook
@@ -270,6 +271,12 @@ class Call:
     def mark_headers_received(self, at_ns: int | None = None) -> None:
         """Mark the arrival of response headers, now or at `at_ns`. In a stream they end the queue."""
         self._headers_ns = at_ns or perf_counter_ns()
+
+    def record_response_headers(self, headers: Any) -> None:
+        """Record the headers of a response that the option `response_headers` names, if any."""
+        names = self.instrumenter.config.response_headers
+        if names and self.span.is_recording():
+            self.span.set_attributes(header_attributes(headers, names))
 
     def set_provider(self, provider: str) -> None:
         """Set the provider that the response has proved. Later calls to its server start with it."""

@@ -91,10 +91,11 @@ class Request:
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of a call; `None` is unknown.
+    """Token counts and cost of a call; `None` is unknown.
 
     Cached tokens are part of the input, reasoning tokens of the output. The tokens of each
-    modality are part of them too. A modality's cached tokens are part of both.
+    modality are part of them too. A modality's cached tokens are part of both. `cost` is in the
+    currency of the server that reported it.
     """
 
     input_tokens: int | None = None
@@ -111,6 +112,7 @@ class Usage:
     text_output_tokens: int | None = None
     image_output_tokens: int | None = None
     audio_output_tokens: int | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,7 @@ _ATTRIBUTE_BY_FIELD: Final = {
     "usage.text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
     "usage.image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
     "usage.audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
+    "usage.cost": names.GEN_AI_USAGE_COST,
 }
 _ATTRIBUTES: Final = tuple(_ATTRIBUTE_BY_FIELD.values())
 # Not a Python loop, because every call passes here and most fields are unknown.

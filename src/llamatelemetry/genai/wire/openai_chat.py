@@ -286,6 +286,7 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     | OpenAI transcription | `input_token_details`; or `seconds` and no tokens |
     | DeepSeek | `prompt_cache_hit_tokens` next to `prompt_tokens` |
     | Anthropic, LiteLLM | `cache_read_input_tokens`, `cache_creation_input_tokens` |
+    | OpenRouter | `cost` of the call |
     """
     read = Usage()
     if usage is not None:
@@ -310,6 +311,8 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
                 # Fast path: most counts are small integers.
                 is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
                 setattr(into, total, value if is_count else as_count(value))
+        elif field == "cost":
+            into.cost = as_float(value)
         elif field in _DETAILS:
             details = as_fields(value)
             _read_fields(details, _DETAILS[field], into)

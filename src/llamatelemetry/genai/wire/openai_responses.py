@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # A response is one generation with one finish reason, named as in chat completions.
 _FINISH_REASON_BY_STATUS: Final = {"completed": "stop", "failed": "error", "cancelled": "error"}
 _FINISH_REASON_BY_INCOMPLETENESS: Final = {"max_output_tokens": "length"}
+
+_UNFINISHED: Final = frozenset({"queued", "in_progress"})
 
 # Output items that ask the application to act.
 _CALLS_FOR_THE_APPLICATION: Final = frozenset(
@@ -53,7 +56,9 @@ def parse_created_response(reply: Any, timings: Any = None) -> Response:
 
     llama.cpp sends `timings` next to the response in that event.
     """
-    response = parse_fetched_response(reply)
+    response = _parse(reply)
+    if response.id is not None and response.status in _UNFINISHED:
+        unfinished_responses.add(response.id)
     response.timings = parse_timings(timings)
     response.usage = parse_usage(get_field(reply, "usage"), response.timings)
     response.error = describe_reported_error(get_field(reply, "error"))
@@ -68,8 +73,44 @@ def parse_fetched_response(reply: Any) -> Response:
     """Parse a response of `GET /responses/{id}`.
 
     Usage and error are not set: they belong to the call that created the response. Status and finish
-    reason describe it.
+    reason describe it. But a response that runs in the background has no usage when it is created,
+    nor has one whose stream broke. Its usage is set once: by the first fetch that sees it finished, in
+    the process that created it.
     """
+    response = _parse(reply)
+    if response.status not in _UNFINISHED and unfinished_responses.discard(response.id):
+        response.usage = parse_usage(get_field(reply, "usage"))
+    return response
+
+
+class UnfinishedResponses:
+    """Ids of responses that this process created and has not seen finished."""
+
+    _AT_MOST: Final = 10_000
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def add(self, response_id: str) -> None:
+        """Add an id. Of too many ids, the oldest ones are dropped."""
+        while len(self._ids) >= self._AT_MOST:
+            with suppress(KeyError, RuntimeError):  # Another thread may have changed it.
+                del self._ids[next(iter(self._ids))]
+        self._ids[response_id] = None
+
+    def discard(self, response_id: str | None) -> bool:
+        """Remove an id. Return whether it was there, which one thread alone sees."""
+        return self._ids.pop(response_id, self) is None  # type: ignore[reportArgumentType]
+
+    def clear(self) -> None:
+        """Remove all ids."""
+        self._ids.clear()
+
+
+unfinished_responses: Final = UnfinishedResponses()
+
+
+def _parse(reply: Any) -> Response:
     output = get_field(reply, "output")
     return Response(
         id=as_str(get_field(reply, "id")),
