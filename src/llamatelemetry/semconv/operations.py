@@ -40,6 +40,7 @@ OPERATION_OF_TASK: Final[Mapping[str, str | None]] = {
     "rerank": RETRIEVAL,
     "compaction": GENERATE_CONTENT,
     "moderation": None,
+    "realtime": GENERATE_CONTENT,
     "response_cancellation": None,
     # Pipelines of Hugging Face Transformers. No operation matches those that classify, extract
     # or fill a mask, nor any task that is not listed.
