@@ -72,6 +72,7 @@ PARSED_CHAT = Response(
         audio_output_tokens=4,
     ),
     timings=PARSED_TIMINGS,
+    provider="llama_cpp",
     service_tier="default",
     system_fingerprint="b1-abc",
 )

@@ -88,13 +88,17 @@ def provider_from_fingerprint(fingerprint: str) -> str | None:
 def provider_from_headers(headers: Any) -> str | None:
     """Return the provider that response headers prove, such as `Server: llama.cpp`."""
     entries: list[Entry] | None = headers._list if has_list(headers.__class__) else None
-    if entries is not None and (
-        # Fast path: most responses have none of these.
-        _PROVING_VALUES.isdisjoint(map(VALUE, entries))
-        and _PROVING_NAMES.isdisjoint(map(NAME, entries))
+    if entries is None:
+        server = headers.get("server")
+    elif _PROVING_VALUES.isdisjoint(map(VALUE, entries)) and _PROVING_NAMES.isdisjoint(
+        map(NAME, entries)
     ):
-        return None
-    proved = _PROVIDER_BY_SERVER_HEADER.get(str(headers.get("server")))
+        return None  # Fast path: most responses have none of these.
+    else:
+        # Of several headers with this name, the first one counts: proxies append theirs.
+        named = (VALUE(entry) for entry in entries if NAME(entry) == b"server")
+        server = next(named, b"").decode("latin-1")
+    proved = _PROVIDER_BY_SERVER_HEADER.get(server) if isinstance(server, str) else None
     if proved is not None:
         return proved
     for names, provider in _PROVIDER_BY_HEADERS:
