@@ -11,6 +11,7 @@ from llamatelemetry.genai.content.responses_messages import (
     parse_responses_content,
 )
 from llamatelemetry.genai.engines import read_engine
+from llamatelemetry.genai.engines.proofs import VLLM
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import (
     as_dict,
@@ -75,6 +76,8 @@ def parse_created_response(reply: Any, timings: Any = None) -> Response:
     if per_turn is not None or mentions_engine(fields, usage, None):
         response.provider, response.timings = read_engine(fields, usage)
     response.usage = parse_usage(usage, response.timings)
+    if response.provider == VLLM and response.usage.cache_read_tokens == 0:
+        response.usage.cache_read_tokens = None  # vLLM writes 0 if it does not count them.
     response.error = describe_reported_error(get_field(reply, "error"))
     # Record the status only for responses fetched by id. The caller that creates a response
     # already has it.
