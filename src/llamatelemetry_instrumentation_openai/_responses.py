@@ -12,6 +12,7 @@ from llamatelemetry.genai import (
     model_name,
     parse_body,
     provider_from_headers,
+    read_engine_headers,
 )
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
 from llamatelemetry_instrumentation_openai._streams import RawResponseObserver, observe_stream
@@ -76,6 +77,7 @@ def record_headers(call: Call, http: Any) -> None:
     provider = provider_from_headers(http.headers)
     if provider is not None:
         call.set_provider(provider)
+        call.header_timings = read_engine_headers(http.headers, provider)
     elif call.request.provider == PROVIDER_AZURE_OPENAI:
         # The body has the name of the deployment, this header the model behind it.
         call.served_model = model_name(http.headers.get("x-ms-served-model"))

@@ -172,11 +172,12 @@ class Call:
         first_token_ns: Arrival of the first token, by `perf_counter_ns`.
         http_response: Set by a plugin: the HTTP response, which outlives a failure to parse it.
         served_model: Set by a plugin: the model, if only the response headers name it.
+        header_timings: Set by a plugin: the engine's timings in the response headers.
     """
 
     __slots__ = (
         *("instrumenter", "request", "span", "recording", "content_max_chars", "attempts"),
-        *("first_chunk_ns", "first_token_ns", "http_response", "served_model"),
+        *("first_chunk_ns", "first_token_ns", "http_response", "served_model", "header_timings"),
         *("_target", "_context", "_content", "_nested", "_open", "_pid", "_started_provider"),
         *("_started_ns", "_started_wall_ns", "_attempt_ns", "_headers_ns", "_abandoned_ns"),
     )
@@ -198,6 +199,7 @@ class Call:
         self.first_token_ns: int | None = None
         self.http_response: Any = None
         self.served_model: str | None = None
+        self.header_timings: EngineTimings | None = None
         self._headers_ns: int | None = None
         self._abandoned_ns: int | None = None
         # A forked child inherits open calls and must not end them a second time.
@@ -372,9 +374,12 @@ class Call:
         try:
             if self._nested is not None:
                 response.complete(self._nested)
-            if response.timings is not None:
-                self.set_provider(response.timings.provider)
+            timings = response.timings = response.timings or self.header_timings
+            if timings is not None:
+                response.provider = response.provider or timings.provider
                 correct_undercount(response, self.request)
+            if response.provider is not None:
+                self.set_provider(response.provider)
             if self.served_model is not None:
                 response.model = self.served_model
             outcome = self._outcome(response, error, ended_ns)

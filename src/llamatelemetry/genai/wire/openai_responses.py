@@ -10,10 +10,19 @@ from llamatelemetry.genai.content.responses_messages import (
     parse_fetched_content,
     parse_responses_content,
 )
+from llamatelemetry.genai.engines import read_engine
+from llamatelemetry.genai.engines.proofs import VLLM
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
+from llamatelemetry.genai.json_access import (
+    as_dict,
+    as_fields,
+    as_list,
+    as_str,
+    get_field,
+    model_name,
+)
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings, parse_usage
+from llamatelemetry.genai.wire.openai_chat import mentions_engine, parse_parameters, parse_usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -59,8 +68,16 @@ def parse_created_response(reply: Any, timings: Any = None) -> Response:
     response = _parse(reply)
     if response.id is not None and response.status in _UNFINISHED:
         unfinished_responses.add(response.id)
-    response.timings = parse_timings(timings)
-    response.usage = parse_usage(get_field(reply, "usage"), response.timings)
+    fields, usage = as_fields(reply), get_field(reply, "usage")
+    if timings is not None:
+        fields = {**fields, "timings": timings}
+    # Every usage of vLLM's Responses API has this field.
+    per_turn = get_field(get_field(usage, "input_tokens_details"), "input_tokens_per_turn")
+    if per_turn is not None or mentions_engine(fields, usage, None):
+        response.provider, response.timings = read_engine(fields, usage)
+    response.usage = parse_usage(usage, response.timings)
+    if response.provider == VLLM and response.usage.cache_read_tokens == 0:
+        response.usage.cache_read_tokens = None  # vLLM writes 0 if it does not count them.
     response.error = describe_reported_error(get_field(reply, "error"))
     # Record the status only for responses fetched by id. The caller that creates a response
     # already has it.
