@@ -64,13 +64,19 @@ class Receiver:
         problem: Why data was lost, or `None` if everything was stored.
 
     Raises:
-        OSError: The port is in use.
+        OSError: The port is in use or not permitted.
     """
 
     def __init__(self, store: Store, *, port: int = 0, grpc_port: int | None = None) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._server = _OtlpServer((_HOST, port), self._write)
+        try:
+            self._server = _OtlpServer((_HOST, port), self._write)
+        except OSError as error:
+            raise OSError(
+                f"cannot receive telemetry on port {port}: {error.strerror}. Use another port, or 0 "
+                "for a free one"
+            ) from error
         self._thread: threading.Thread | None = None
         self._grpc_port = grpc_port
         self._grpc: GrpcServer | None = None
