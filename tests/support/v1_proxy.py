@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.support.http_server import http_server
 
@@ -32,59 +32,68 @@ def v1_proxy(
         routes: Further POST routes of the proxy: functions from the body to the response.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._forward(None)
+    def change(content: bytes) -> bytes:
+        response = json.loads(content)
+        if owner is not None and isinstance(response.get("data"), list):
+            for model in response["data"]:
+                model["owned_by"] = owner
+        if not has_usage:
+            response.pop("usage", None)
+        return json.dumps(response).encode()
 
-        def do_POST(self) -> None:
-            self._forward(self.rfile.read(int(self.headers.get("content-length") or 0)))
-
-        def _forward(self, body: bytes | None) -> None:
-            route = (routes or {}).get(self.path)
-            if route is not None:
-                self._respond(200, json.dumps(route(json.loads(body or b"{}"))).encode())
-                return
-            if not self.path.startswith("/v1/"):
-                self._respond(404, b'{"detail":"Not Found"}')
-                return
-            request = urllib.request.Request(f"{origin}{self.path}", data=body)
-            request.add_header("Content-Type", "application/json")
-            try:
-                with urllib.request.urlopen(request, timeout=60) as response:
-                    if "event-stream" in response.headers["content-type"]:
-                        self._stream(response)
-                    else:
-                        self._respond(response.status, self._changed(response.read()))
-            except urllib.error.HTTPError as error:
-                self._respond(error.code, error.read())
-
-        def _changed(self, content: bytes) -> bytes:
-            response = json.loads(content)
-            if owner is not None and isinstance(response.get("data"), list):
-                for model in response["data"]:
-                    model["owned_by"] = owner
-            if not has_usage:
-                response.pop("usage", None)
-            return json.dumps(response).encode()
-
-        def _respond(self, status: int, content: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def _stream(self, response: Any) -> None:
-            # Without a length, the stream ends with the connection, as in HTTP/1.0.
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.end_headers()
-            for line in response:
-                self.wfile.write(line)
-                self.wfile.flush()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http_server(Handler) as port:
+    handler = type("Handler", (_Proxy,), {"origin": origin, "routes": routes or {}})
+    handler.change = staticmethod(change)
+    with http_server(handler) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    origin: ClassVar[str]
+    routes: ClassVar[dict[str, Route]]
+    change: ClassVar[Callable[[bytes], bytes]]
+
+    def do_GET(self) -> None:
+        self._forward(None)
+
+    def do_POST(self) -> None:
+        self._forward(self.rfile.read(int(self.headers.get("content-length") or 0)))
+
+    def _forward(self, body: bytes | None) -> None:
+        route = self.routes.get(self.path)
+        if route is not None:
+            self._respond(200, json.dumps(route(json.loads(body or b"{}"))).encode())
+        elif not self.path.startswith("/v1/"):
+            self._respond(404, b'{"detail":"Not Found"}')
+        else:
+            self._fetch(body)
+
+    def _fetch(self, body: bytes | None) -> None:
+        request = urllib.request.Request(f"{self.origin}{self.path}", data=body)
+        request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                if "event-stream" in response.headers["content-type"]:
+                    self._stream(response)
+                else:
+                    self._respond(response.status, type(self).change(response.read()))
+        except urllib.error.HTTPError as error:
+            self._respond(error.code, error.read())
+
+    def _respond(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, response: Any) -> None:
+        # Without a length, the stream ends with the connection, as in HTTP/1.0.
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for line in response:
+            self.wfile.write(line)
+            self.wfile.flush()
+
+    def log_message(self, *args: object) -> None:
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, groupby, islice
 from pathlib import Path
@@ -235,11 +236,13 @@ def synthetic_prompts(
             f"count and input_tokens must be greater than 0, got {count} and {input_tokens}"
         )
     rng = random.Random(seed)  # noqa: S311 - no secret
-    with suppress_instrumentation():
+    with ExitStack() as stack:
+        stack.enter_context(suppress_instrumentation())
         if callable(tokenizer):
             counter = TokenCounter("counted by a function", cast("LengthOf", tokenizer))
         else:
-            counter = token_counter(tokenizer, model, [*islice(cycle(_WORDS), input_tokens)])
+            words = [*islice(cycle(_WORDS), input_tokens)]
+            counter = stack.enter_context(token_counter(tokenizer, model, words))
         make = _synthetic_prompt if counter.length_of else _estimated_prompt
         found = [make(counter, input_tokens, rng) for _ in range(count)]
     return SyntheticPrompts(found, input_tokens, counter.method)

@@ -12,7 +12,8 @@ A proxy may expose nothing but `/v1`, so any server may need an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,9 +52,22 @@ class TokenCounter:
         return 1 + round((tokens - self.one_word) / self.per_word)
 
 
-def token_counter(client: Any, model: str | None, words: Sequence[str]) -> TokenCounter:
-    """Return the best counter that a server offers. `words` is a prompt of the wanted length."""
-    server = _OpenAI(client, model) if openai_class(client) else _Llama(client)
+@contextmanager
+def token_counter(client: Any, model: str | None, words: Sequence[str]) -> Generator[TokenCounter]:
+    """Yield the best counter that a server offers. `words` is a prompt of the wanted length."""
+    if openai_class(client) is None:
+        yield _counter(_Llama(client), words)
+    elif openai_class(client) == "OpenAI":
+        yield _counter(_OpenAI(client, model), words)
+    else:
+        import openai
+
+        # Without an event loop, and without connections that belong to one.
+        with openai.OpenAI(api_key=client.api_key, base_url=client.base_url) as synchronous:
+            yield _counter(_OpenAI(synchronous, model), words)
+
+
+def _counter(server: _Llama | _OpenAI, words: Sequence[str]) -> TokenCounter:
     for method, length_of in server.exact():
         if _attempt(length_of, words[0]) is not None:
             return TokenCounter(method, length_of)
@@ -97,11 +111,6 @@ class _OpenAI:
     """Any OpenAI-compatible server, through a client of the openai library."""
 
     def __init__(self, client: Any, model: str | None) -> None:
-        if openai_class(client) == "AsyncOpenAI":
-            import openai
-
-            # Without an event loop, and without connections that belong to one.
-            client = openai.OpenAI(api_key=client.api_key, base_url=client.base_url)
         self._client = client.with_options(timeout=_TIMEOUT_S)
         self._root = str(client.base_url).rstrip("/").removesuffix("/v1")
         listed = self._first_model()
