@@ -71,7 +71,7 @@ def run_command(
     try:
         receiver.start()
     except OSError as error:
-        # The command is already running, and goes on without telemetry.
+        # The command is already running, and its telemetry over HTTP is received.
         _print(console, f"error: {error}", "red")
     with _live_page(console, path) if live else nullcontext():
         status = command.wait()

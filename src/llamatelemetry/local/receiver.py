@@ -89,17 +89,12 @@ class Receiver:
         return f"http://{_HOST}:{self._server.server_address[1]}"
 
     def start(self) -> None:
-        """Serve in background threads.
+        """Serve in background threads. HTTP is served even if gRPC cannot be.
 
         Raises:
             OSError: The port for gRPC is in use.
             ImportError: A gRPC port is given, but grpcio is not installed.
         """
-        if self._grpc_port is not None:
-            with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
-                from llamatelemetry.local.grpc_server import GrpcServer
-
-            self._grpc = GrpcServer(self._write, self._grpc_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -107,6 +102,11 @@ class Receiver:
             daemon=True,
         )
         self._thread.start()
+        if self._grpc_port is not None:
+            with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
+                from llamatelemetry.local.grpc_server import GrpcServer
+
+            self._grpc = GrpcServer(self._write, self._grpc_port)
 
     def stop(self) -> None:
         """Stop serving after requests in progress have finished."""
