@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from tests.support.http_server import http_server
 
 Route = Callable[[Any], Any]
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextmanager
@@ -71,7 +72,7 @@ class _Proxy(BaseHTTPRequestHandler):
         request = urllib.request.Request(f"{self.origin}{self.path}", data=body)
         request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with _direct.open(request, timeout=60) as response:
                 if "event-stream" in response.headers["content-type"]:
                     self._stream(response)
                 else:

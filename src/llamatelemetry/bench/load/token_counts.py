@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.bench.targets.target import openai_class, server_kind
+from llamatelemetry.bench.targets.target import connection_options, openai_class, server_kind
 from llamatelemetry.genai import as_count, as_list, as_str, get_field
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -63,7 +63,9 @@ def token_counter(client: Any, model: str | None, words: Sequence[str]) -> Gener
         import openai
 
         # Without an event loop, and without connections that belong to one.
-        with openai.OpenAI(api_key=client.api_key, base_url=client.base_url) as synchronous:
+        http = openai.DefaultHttpxClient(**connection_options(str(client.base_url)))
+        options: dict[str, Any] = {"api_key": client.api_key, "base_url": client.base_url}
+        with openai.OpenAI(**options, http_client=http) as synchronous:
             yield _counter(_OpenAI(synchronous, model), words)
 
 

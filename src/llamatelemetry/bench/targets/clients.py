@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llamatelemetry.bench.targets.http_timing import observe_llama, observe_openai
-from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts, server_kind
+from llamatelemetry.bench.targets.target import (
+    BenchmarkTarget,
+    ServerFacts,
+    connection_options,
+    server_kind,
+)
 from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
 
@@ -224,7 +229,10 @@ class AsyncOpenAITarget(_OpenAI):
             # The client's default connection pool may be bound to another event loop.
             import openai
 
-            self._own_http = options["http_client"] = openai.DefaultAsyncHttpxClient()
+            self._own_http = openai.DefaultAsyncHttpxClient(
+                **connection_options(str(self._client.base_url))
+            )
+            options["http_client"] = self._own_http
         self._client = self._client.with_options(**options)
         observe_openai(self._client, is_async=True)
         await super().open()
