@@ -93,7 +93,7 @@ def test_async_openai_client_reaches_loopback_server_without_proxy(llama_server,
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         monkeypatch.delenv("NO_PROXY", raising=False)
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
-        prompts = synthetic_prompts(client, 10, 32)
+        prompts = synthetic_prompts(client, 10, 64)
         assert prompts.counted_by == "estimated from the usage of two requests"
         results = run(client, prompts, max_tokens=2)
     assert results.totals.failures == {}
