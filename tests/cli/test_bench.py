@@ -192,7 +192,6 @@ def test_bench_measures_llama_cpp_server_behind_proxy_that_exposes_only_v1(llama
         (["--slo", "ttft=fast"], "--slo: ttft must be a time such as 500ms or 1.5s, got 'fast'"),
         (["--rate", "fast"], "--rate must be requests per second"),
     ],
-    ids=" ".join,
 )
 def test_bench_explains_invalid_option_before_it_connects(arguments, message):
     done = CliRunner().invoke(app, ["bench", "--url", "http://127.0.0.1:9", *arguments])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Status, StatusCode
 
 from llamatelemetry.otel.export import encoding_repair
@@ -247,7 +248,7 @@ def test_log_records_are_exported_beside_body_of_unknown_type(exported, caplog):
     exported.logger.emit(body=object())
     exported.flush()
     assert [_python(body) for body in exported.bodies()] == ["good"]
-    assert "a log record of the scope app" in caplog.text
+    assert "a log record of the scope 'app'" in caplog.text
 
 
 def test_failed_export_is_not_repeated_when_batch_is_encodable():
@@ -272,3 +273,20 @@ def _python(value: Any) -> Any:
     if kind == "array_value":
         return [_python(each) for each in value.array_value.values]
     return getattr(value, kind)
+
+
+def test_failure_of_other_exporter_is_unchanged_without_encoders_of_otlp(monkeypatch):
+    for name in ("trace_encoder", "metrics_encoder"):
+        monkeypatch.setitem(sys.modules, f"opentelemetry.exporter.otlp.proto.common.{name}", None)
+
+    class Broken(SpanExporter):
+        def export(self, spans):
+            raise OSError("the disk is full")
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(exporter := Broken()))
+    ExportMonitor().monitor(provider)
+    span = provider.get_tracer("app").start_span("good")
+    with pytest.raises(OSError, match="the disk is full"):
+        exporter.export([span])
+    provider.shutdown()

@@ -63,6 +63,13 @@ def with_repair(export: Callable[..., Any]) -> Callable[..., Any]:
 
 def _repaired(batch: Any) -> Any:
     """Return the batch with repaired items, or the same object if there is nothing to repair."""
+    try:
+        return _repair(batch)
+    except ImportError:  # exporters of another protocol do not need the encoders of OTLP
+        return batch
+
+
+def _repair(batch: Any) -> Any:
     from opentelemetry.sdk.trace import ReadableSpan
 
     if not isinstance(batch, Sequence):
@@ -109,7 +116,7 @@ def _repair_span(span: ReadableSpan) -> ReadableSpan | None:
     )
     if _is_encodable(encode_spans, [cast("ReadableSpan", repaired)]):
         return cast("ReadableSpan", repaired)
-    _warn("a span of the scope %s", getattr(span.instrumentation_scope, "name", None))
+    _warn("a span of the scope", getattr(span.instrumentation_scope, "name", None))
     return None
 
 
@@ -146,7 +153,7 @@ def _repair_log_record(readable: ReadableLogRecord) -> ReadableLogRecord | None:
         kept = replace(readable, log_record=record)
     if _is_encodable(encode_logs, [kept]):
         return kept
-    _warn("a log record of the scope %s", getattr(readable.instrumentation_scope, "name", None))
+    _warn("a log record of the scope", getattr(readable.instrumentation_scope, "name", None))
     return None
 
 
@@ -190,7 +197,7 @@ def _repair_metric(encode: Callable[[Sequence[Metric]], object], metric: Metric)
                 points.append(candidate)
                 break
         else:
-            _warn("a data point of the metric %s", metric.name)
+            _warn("a data point of the metric", metric.name)
     return replace(described, data=replace(cast("Any", metric.data), data_points=points))
 
 
@@ -233,10 +240,11 @@ def _time(value: Any) -> int | None:
     return time_ns if 0 <= time_ns <= _LARGEST_TIME else None
 
 
-def _warn(text: str, name: object) -> None:
-    if (text, name) not in _warned:
-        _warned.add((text, name))
-        _logger.warning(f"Cannot export {text}: OTLP cannot represent it. Logged once", name)  # noqa: G004
+def _warn(item: str, name: object) -> None:
+    if (item, name) not in _warned:
+        _warned.add((item, name))
+        text = "Cannot export %s %r, because OTLP cannot represent it. Logged once"
+        _logger.warning(text, item, name)
 
 
 _warned: Final[set[tuple[str, object]]] = set()
