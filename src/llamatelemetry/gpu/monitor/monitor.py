@@ -108,6 +108,7 @@ class GpuMonitor:
         self.snapshot = Snapshot()
         self.history = History(_STALE_AFTER_S)
         self._is_open = False
+        self._took_s = 0.0
         self._reopen_at_s = float("inf")
         self._details_at_s = self._processes_at_s = float("-inf")
         self._loop = BackgroundLoop(
@@ -129,7 +130,9 @@ class GpuMonitor:
     def current(self) -> Snapshot:
         """Return the last snapshot, or one of lost devices if the driver does not return any more."""
         last = self.snapshot
-        if time.monotonic() - last.at_s < max(_STUCK_AFTER_S, 5 * self._interval_s):
+        # A slow driver is read half of the time.
+        allowed_s = max(_STUCK_AFTER_S, 5 * self._interval_s, 5 * self._took_s)
+        if time.monotonic() - last.at_s < allowed_s:
             return last
         return replace(
             last,
@@ -154,7 +157,7 @@ class GpuMonitor:
             _logger.info("Not reading GPUs: %s", error)
             self._close()
             return None if error.is_permanent else self._reopen_every_s
-        took_s = time.monotonic() - began_s
+        self._took_s = took_s = time.monotonic() - began_s
         self._record_pass(took_s)
         if not self.snapshot.devices:
             return self._reopen_every_s
