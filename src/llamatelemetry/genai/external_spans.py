@@ -147,7 +147,11 @@ def _operation_on(span: Span, attributes: Mapping[str, Any], request: Request) -
         return attributes.get(names.GEN_AI_OPERATION_NAME)
     # Inference spans of some frameworks and of in-process engines have the default kind. There
     # may be no request inside them, so both sides must know the model.
-    if kind is SpanKind.INTERNAL and _model_on(attributes) is not None and request.model is not None:
+    if (
+        kind is SpanKind.INTERNAL
+        and _model_on(attributes) is not None
+        and request.model is not None
+    ):
         return attributes.get(names.GEN_AI_OPERATION_NAME) or _operation_without_name(attributes)
     return None
 

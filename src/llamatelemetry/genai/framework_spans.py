@@ -90,9 +90,10 @@ def _of_langchain_handler(handler: Any, run_id: Any) -> FrameworkSpan | None:
     if _is_from(modules, "openinference."):
         return _found(handler.get_span(run_id), has_metrics=False)
     if _is_from(modules, "opentelemetry.instrumentation.langchain."):
-        return _found(getattr(handler.spans.get(run_id), "span", None), has_metrics=True)
+        holder = getattr(handler, "spans", {}).get(run_id)
+        return _found(getattr(holder, "span", None), has_metrics=True)
     if _is_from(modules, "langfuse."):
-        observation = handler._runs.get(run_id)
+        observation = getattr(handler, "_runs", {}).get(run_id)
         return _found(getattr(observation, "_otel_span", None), has_metrics=False)
     return None
 
