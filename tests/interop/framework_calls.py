@@ -45,7 +45,7 @@ def langchain_calls(url: str) -> dict[str, Action]:
             pass
 
     def greet(name: str) -> str:
-        """Greet somebody."""
+        """Greet a person."""
         return f"Hello {name}"
 
     def chain() -> None:
@@ -119,7 +119,7 @@ def agents_calls(url: str) -> dict[str, Action]:
 
     @function_tool
     def greet(name: str) -> str:
-        """Greet somebody."""
+        """Greet a person."""
         return f"Hello {name}"
 
     def agent(kind: Any, *tools: Any) -> Any:
@@ -162,7 +162,7 @@ def pydantic_ai_calls(url: str) -> dict[str, Action]:
 
         @tooled.tool_plain
         def greet(name: str) -> str:
-            """Greet somebody."""
+            """Greet a person."""
             return f"Hello {name}"
 
         tooled.run_sync(QUESTION)

@@ -123,6 +123,7 @@ class Instrumenter:
         )
         target: SpanTarget | None = None
         # In an empty context nothing is suppressed or open, except for spans of some frameworks.
+        # The check of `are_loaded` is repeated here, because each call passes it.
         if context_api.get_current() or not modules.keys().isdisjoint(INSTRUMENTATIONS):
             if not is_instrumentation_enabled():
                 return None

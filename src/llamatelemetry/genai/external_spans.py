@@ -8,13 +8,14 @@ current one. `framework_spans` finds the spans of those that do not.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from llamatelemetry.genai import framework_spans, internal_errors
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.framework_spans import ExternalSpan, are_loaded, find_framework_span
 from llamatelemetry.genai.json_access import model_name
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, INFERENCE_OPERATIONS
@@ -60,18 +61,6 @@ _SCOPES_WITHOUT_METRICS: Final = (
 )
 
 
-class ExternalSpan(NamedTuple):
-    """The span of another instrumentation that a request is recorded on.
-
-    Attributes:
-        span: The span.
-        has_metrics: Whether the other instrumentation records tokens and duration of the call.
-    """
-
-    span: Span
-    has_metrics: bool
-
-
 def find_external_span(request: Request) -> ExternalSpan | None:
     """Return the open span that another instrumentation has opened for this request, if any."""
     span = trace.get_current_span()
@@ -82,7 +71,7 @@ def find_external_span(request: Request) -> ExternalSpan | None:
     # The span of a call that is not sampled has no attributes, but its metrics are recorded.
     elif isinstance(span, trace.NonRecordingSpan) and _is_below_util_genai(span, request):
         return ExternalSpan(span, has_metrics=True)
-    return _find_in_frameworks(request) if framework_spans.are_loaded() else None
+    return _find_in_frameworks(request) if are_loaded() else None
 
 
 def is_suppressed() -> bool:
@@ -94,7 +83,7 @@ def is_suppressed() -> bool:
 
 def _find_in_frameworks(request: Request) -> ExternalSpan | None:
     try:
-        found = framework_spans.find_framework_span()
+        found = find_framework_span()
     except Exception as error:
         internal_errors.log_once("finding the span of a framework", error)
         return None
@@ -102,7 +91,7 @@ def _find_in_frameworks(request: Request) -> ExternalSpan | None:
         return None
     # The framework calls the client for this span, so nothing but the operation need agree.
     external = _attributes_of(found.span).get(names.GEN_AI_OPERATION_NAME, CHAT)
-    return ExternalSpan(*found) if _agree_on_operation(external, request.operation) else None
+    return found if _agree_on_operation(external, request.operation) else None
 
 
 def _attributes_of(span: Span) -> Mapping[str, Any]:

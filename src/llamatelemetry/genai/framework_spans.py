@@ -35,12 +35,12 @@ INSTRUMENTATIONS: Final = frozenset(
 _MAX_FRAMES: Final = 64
 
 
-class FrameworkSpan(NamedTuple):
-    """An open span of a framework's call.
+class ExternalSpan(NamedTuple):
+    """The open span of another instrumentation that a request is recorded on.
 
     Attributes:
         span: The span.
-        has_metrics: Whether its instrumentation records tokens and duration of the call.
+        has_metrics: Whether the other instrumentation records tokens and duration of the call.
     """
 
     span: Span
@@ -49,11 +49,10 @@ class FrameworkSpan(NamedTuple):
 
 def are_loaded() -> bool:
     """Return whether an instrumentation is loaded that opens such spans."""
-    # Each call passes here. This checks a few names in C, without a set of its own.
     return not sys.modules.keys().isdisjoint(INSTRUMENTATIONS)
 
 
-def find_framework_span() -> FrameworkSpan | None:
+def find_framework_span() -> ExternalSpan | None:
     """Return the open span of the framework that has called this function, if any."""
     frame = sys._getframe(1)  # type: ignore[reportPrivateUsage]
     for _ in range(_MAX_FRAMES):
@@ -73,11 +72,11 @@ def _is_open(span: Span) -> bool:
     return span.is_recording() or is_unsampled
 
 
-def _found(span: Any, *, has_metrics: bool) -> FrameworkSpan | None:
-    return FrameworkSpan(span, has_metrics) if isinstance(span, Span) else None
+def _found(span: Any, *, has_metrics: bool) -> ExternalSpan | None:
+    return ExternalSpan(span, has_metrics) if isinstance(span, Span) else None
 
 
-def _in_langchain(frame: FrameType) -> FrameworkSpan | None:
+def _in_langchain(frame: FrameType) -> ExternalSpan | None:
     """Find the span in one of the callback handlers of the model's run."""
     manager = frame.f_locals.get("run_manager")
     run_id, handlers = getattr(manager, "run_id", None), getattr(manager, "handlers", ())
@@ -85,7 +84,7 @@ def _in_langchain(frame: FrameType) -> FrameworkSpan | None:
     return next((found for found in candidates if found is not None), None)
 
 
-def _of_langchain_handler(handler: Any, run_id: Any) -> FrameworkSpan | None:
+def _of_langchain_handler(handler: Any, run_id: Any) -> ExternalSpan | None:
     modules = [kind.__module__ for kind in type(handler).__mro__]
     if _is_from(modules, "openinference."):
         return _found(handler.get_span(run_id), has_metrics=False)
@@ -102,7 +101,7 @@ def _is_from(modules: Iterable[str], package: str) -> bool:
     return any(module.startswith(package) for module in modules)
 
 
-def _in_llama_index(frame: FrameType) -> FrameworkSpan | None:
+def _in_llama_index(frame: FrameType) -> ExternalSpan | None:
     """Find the span in one of the span handlers of the model's dispatcher."""
     span_id, dispatcher = frame.f_locals.get("span_id"), frame.f_globals.get("dispatcher")
     if span_id is None or dispatcher is None:
@@ -115,16 +114,16 @@ def _in_llama_index(frame: FrameType) -> FrameworkSpan | None:
     return None
 
 
-def _in_langfuse(frame: FrameType) -> FrameworkSpan | None:
+def _in_langfuse(frame: FrameType) -> ExternalSpan | None:
     generation = frame.f_locals.get("generation")
     return _found(getattr(generation, "_otel_span", None), has_metrics=False)
 
 
-def _in_litellm_instrumentation(frame: FrameType) -> FrameworkSpan | None:
+def _in_litellm_instrumentation(frame: FrameType) -> ExternalSpan | None:
     return _found(frame.f_locals.get("span"), has_metrics=True)
 
 
-_FINDERS: Final[Mapping[str, Callable[[FrameType], FrameworkSpan | None]]] = {
+_FINDERS: Final[Mapping[str, Callable[[FrameType], ExternalSpan | None]]] = {
     "langchain_core.language_models.chat_models": _in_langchain,
     "langchain_core.language_models.llms": _in_langchain,
     "llama_index.core.llms.callbacks": _in_llama_index,
