@@ -38,6 +38,7 @@ PHASES = {
     "llamatelemetry.queue_source": "remainder",
     "gen_ai.server.time_per_output_token": 0.01,
 }
+TOKENS = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5}
 MEASURED = {  # Measured with the client's clock.
     "llamatelemetry.queue_duration",
     "gen_ai.ttft_ms",
@@ -118,7 +119,7 @@ def test_external_span_of_another_operation_is_a_parent(
     assert (len(recorder.spans()) == 1) is is_same_call
 
 
-def test_external_span_gets_engine_timings_and_nothing_else(instrumenter, recorder, other_tracer):
+def test_external_span_gets_engine_timings_and_missing_tokens(instrumenter, recorder, other_tracer):
     attributes = {**SMOL, "gen_ai.provider.name": "ollama"}
     with other_tracer.start_as_current_span(
         "external", kind=CLIENT, attributes=attributes
@@ -133,6 +134,7 @@ def test_external_span_gets_engine_timings_and_nothing_else(instrumenter, record
     assert {key: span.attributes[key] for key in MEASURED}.keys() == MEASURED
     assert {k: v for k, v in span.attributes.items() if k not in MEASURED} == {
         **attributes,
+        **TOKENS,
         **PHASES,
     }
     assert [queue.name, prefill.name, decode.name] == ["queue", "prefill", "decode"]
@@ -145,7 +147,7 @@ def test_external_span_gets_server_attributes(instrumenter, recorder, other_trac
     with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         make_call(instrumenter, chat_response())
     (span,) = recorder.spans()
-    assert dict(span.attributes) == {**SMOL, "llamatelemetry.server.build": "b1"}
+    assert dict(span.attributes) == {**SMOL, **TOKENS, "llamatelemetry.server.build": "b1"}
 
 
 def test_call_on_external_span_records_only_engine_metrics(instrumenter, recorder, other_tracer):
@@ -164,11 +166,13 @@ def test_call_on_openinference_span_records_all_metrics(instrumenter, recorder, 
     assert recorder.tokens("input") == 10
 
 
-def test_external_span_is_unchanged_when_timings_are_missing(instrumenter, recorder, other_tracer):
+def test_external_span_gets_only_tokens_when_timings_are_missing(
+    instrumenter, recorder, other_tracer
+):
     with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
         make_call(instrumenter, chat_response())
     (span,) = recorder.spans()
-    assert dict(span.attributes) == SMOL
+    assert dict(span.attributes) == {**SMOL, **TOKENS}
     assert recorder.metrics() == {}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextvars import Token
 from os import getpid
+from sys import modules
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,8 @@ from llamatelemetry.genai import internal_errors, spans
 from llamatelemetry.genai.agents import current_agent
 from llamatelemetry.genai.content.recorder import content_recorder
 from llamatelemetry.genai.errors import describe_error
-from llamatelemetry.genai.external_spans import find_external_span
+from llamatelemetry.genai.external_spans import find_external_span, is_suppressed
+from llamatelemetry.genai.framework_spans import INSTRUMENTATIONS
 from llamatelemetry.genai.metrics import CallMetrics
 from llamatelemetry.genai.model import Outcome, Request, Response
 from llamatelemetry.genai.phases import phases_of
@@ -121,7 +123,9 @@ class Instrumenter:
             else self.servers.providers.get(server.origin) or server.provider or request.provider
         )
         target: SpanTarget | None = None
-        if context_api.get_current():  # In an empty context nothing is suppressed or open.
+        # In an empty context nothing is suppressed or open, except for spans of some frameworks.
+        # The check of `are_loaded` is repeated here, because each call passes it.
+        if context_api.get_current() or not modules.keys().isdisjoint(INSTRUMENTATIONS):
             if not is_instrumentation_enabled():
                 return None
             enclosing = _enclosing_call(request)
@@ -131,7 +135,10 @@ class Instrumenter:
                 target = EnclosingCallTarget(enclosing)
             else:
                 external = find_external_span(request)
-                target = None if external is None else ExternalSpanTarget(self, external)
+                if external is not None:
+                    target = ExternalSpanTarget(self, external)
+                elif is_suppressed():
+                    return None
         return Call(self, request, kind, target, started_ns)
 
     def enclosing_call(self, request: Request) -> Call | None:

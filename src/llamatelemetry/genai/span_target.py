@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from llamatelemetry.genai.call import Call, Instrumenter
-    from llamatelemetry.genai.external_spans import ExternalSpan
+    from llamatelemetry.genai.framework_spans import ExternalSpan
     from llamatelemetry.genai.model import Outcome, Request
     from llamatelemetry.otel.client_metrics import Attributes
 

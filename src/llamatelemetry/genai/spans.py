@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.trace import NonRecordingSpan, Status, StatusCode
 
+from llamatelemetry.genai.external_usage import missing_usage
 from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.semconv import attributes as names
@@ -132,10 +133,12 @@ def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | 
 
 
 def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
-    """Add the engine's figures to another instrumentation's span.
+    """Add the engine's figures to another instrumentation's span, and tokens that it lacks.
 
-    Its provider is corrected if it is `openai`, which most instrumentations record for any
-    server with that protocol, and the response has proved another one.
+    The owner may set the same token counts later, or never: several do not read them from streams
+    or from chat completions. The span's provider is corrected if it is `openai`, which most
+    instrumentations record for any server with that protocol, and the response has proved another
+    one.
     """
     attributes = {**_server_attributes(outcome), **outcome.response.attributes}
     if outcome.phases is not None:
@@ -143,6 +146,7 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     present: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     if provider_proved and present.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
         attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
+    attributes.update(missing_usage(span, present, outcome.response.usage))
     span.set_attributes(attributes)
 
 
