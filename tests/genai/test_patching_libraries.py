@@ -41,6 +41,11 @@ def make_openai_client(name: str) -> Any:
     return getattr(importlib.import_module("openai"), name)(api_key="k")
 
 
+def make_bedrock_client(name: str) -> Any:
+    kind = getattr(importlib.import_module("openai"), name)
+    return kind(api_key="k", base_url="http://127.0.0.1:9")
+
+
 def make_model() -> Any:
     from tests.support.transformers_models import llama
 
@@ -58,6 +63,8 @@ def make_text_pipeline() -> Any:
 INSTANCES: dict[str, Callable[[], Any]] = {
     "openai._client:OpenAI": lambda: make_openai_client("OpenAI"),
     "openai._client:AsyncOpenAI": lambda: make_openai_client("AsyncOpenAI"),
+    "openai.lib.bedrock:BedrockOpenAI": lambda: make_bedrock_client("BedrockOpenAI"),
+    "openai.lib.bedrock:AsyncBedrockOpenAI": lambda: make_bedrock_client("AsyncBedrockOpenAI"),
     "httpx._client:Client": lambda: importlib.import_module("httpx").Client(),
     "httpx._client:AsyncClient": lambda: importlib.import_module("httpx").AsyncClient(),
     "httpx2._client:Client": lambda: importlib.import_module("httpx2").Client(),
@@ -103,7 +110,12 @@ def points() -> list[Point]:
             library = importlib.import_module(f"{module}.{name}")
             if hasattr(library, "patch_points"):
                 found += [Point(each.module, each.path) for each in library.patch_points(None)]
-    return found
+    # Old versions of openai have no client of Bedrock.
+    return [
+        each
+        for each in found
+        if each.module != "openai.lib.bedrock" or importlib.util.find_spec(each.module) is not None
+    ]
 
 
 def point_parameter(point: Point) -> Any:
@@ -131,7 +143,7 @@ def pickled(value: Any) -> bytes | str:
     # Python functions and extension functions raise different errors.
     try:
         return pickle.dumps(value)
-    except (TypeError, pickle.PicklingError):
+    except (TypeError, AttributeError, pickle.PicklingError):
         return "cannot be pickled"
 
 
