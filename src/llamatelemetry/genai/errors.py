@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.json_access import as_dict, as_int, get_field
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ def describe_error(error: BaseException) -> ErrorInfo:
     The message of an exception is included only if it is about the connection. The message of
     a server, of a validation error or of an application's exception may quote a prompt.
     """
+    try:
+        return _describe(error)
+    except Exception as failure:  # An exception's own methods and properties may raise anything.
+        internal_errors.log_once("describing an error", failure)
+        return ErrorInfo(type(error).__name__, type(error).__name__)
+
+
+def _describe(error: BaseException) -> ErrorInfo:
     name = _qualified_name(type(error))
     status = as_int(_attribute(error, "status_code"))
     code = _server_code(error)

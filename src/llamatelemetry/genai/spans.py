@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.trace import NonRecordingSpan, Status, StatusCode
 
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers
 from llamatelemetry.semconv import attributes as names
@@ -248,7 +249,8 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
     """Record queue, prefill and decode as children of the span in `context`, at their real times.
 
     They follow one another from the moment the last attempt was sent. If the queue time is
-    unknown, so is the start of the others, and nothing is recorded.
+    unknown, so is the start of the others, and nothing is recorded. It raises nothing: a sampler
+    or a span processor of the application may fail.
     """
     phases = outcome.phases
     if phases is None or phases.queue_s is None:
@@ -262,5 +264,8 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         until_ns = at_ns + round(duration_s * 1e9)
         known = _known(attributes)
         known[names.PHASE] = name
-        tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
+        try:
+            tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
+        except Exception as error:
+            internal_errors.log_once("recording a phase", error)
         at_ns = until_ns

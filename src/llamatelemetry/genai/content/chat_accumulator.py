@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content.blobs import BlobData
 from llamatelemetry.genai.content.parts import CutText
 from llamatelemetry.genai.json_access import as_list, as_str, get_field
@@ -60,7 +61,10 @@ class ChoicesContentAccumulator:
             if len(self._choices) >= _MOST_ENTRIES:
                 return
             accumulator = self._choices[key] = _ChoiceAccumulator(self._max_chars)
-        accumulator.add(choice)
+        try:
+            accumulator.add(choice)
+        except Exception as error:  # The counts in the same chunk must still be read.
+            internal_errors.log_once("reading the content of a chunk", error)
 
     def results(self) -> dict[int, dict[str, Any]]:
         """Return the choices in the format of a plain response, by key: `message` or `text`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content.chat_accumulator import GrowingText
 from llamatelemetry.genai.content.limits import limit_parts
 from llamatelemetry.genai.content.responses_messages import (
@@ -55,6 +56,12 @@ class ResponsesContentAccumulator:
 
     def add(self, event: Any) -> None:
         """Add one event."""
+        try:
+            self._add(event)
+        except Exception as error:  # The counts in the same event must still be read.
+            internal_errors.log_once("reading the content of an event", error)
+
+    def _add(self, event: Any) -> None:
         kind = get_field(event, "type")
         if not isinstance(kind, str):
             return

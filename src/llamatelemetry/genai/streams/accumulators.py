@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
+from llamatelemetry.genai.content.messages import parse_choices
 from llamatelemetry.genai.json_access import as_count, as_dict, as_fields, as_list, get_field
 from llamatelemetry.genai.wire.openai_chat import find_usage, parse_response
 
@@ -124,21 +125,30 @@ class ChatAccumulator:
         return self._head.get("model")
 
     def result(self) -> dict[str, Any]:
-        """Return the response in the format of a plain one, for `parse_response`."""
-        contents = {} if self._content is None else self._content.results()
+        """Return the response in the format of a plain one."""
+        return {**self._counts(), "choices": self._choices()}
+
+    def _counts(self) -> dict[str, Any]:
+        reasons = self._finish_reasons
         return {
             **self._head,
-            "choices": [
-                {"finish_reason": self._finish_reasons[index], **contents.get(index, {})}
-                for index in sorted(self._finish_reasons)
-            ],
+            "choices": [{"finish_reason": reasons[index]} for index in sorted(reasons)],
             "usage": self.usage,
             "timings": self.timings,
         }
 
+    def _choices(self) -> list[dict[str, Any]]:
+        contents = {} if self._content is None else self._content.results()
+        return [
+            {"finish_reason": self._finish_reasons[index], **contents.get(index, {})}
+            for index in sorted(self._finish_reasons)
+        ]
+
     def response(self) -> Response:
         """Return the response accumulated so far."""
-        response = parse_response(self.result())
+        response = parse_response(self._counts())
+        # Read by itself, so that a failure there cannot lose the counts.
+        response.read_content = lambda: parse_choices(self._choices())
         predicted = self._at_usage or list(self._at_finish.values())
         if len(predicted) > 1 and None not in predicted:
             response.usage.output_tokens = sum(tokens or 0 for tokens in predicted)

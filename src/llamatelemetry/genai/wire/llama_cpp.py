@@ -151,14 +151,21 @@ class LlamaCppAccumulator:
 
     def response(self) -> Response:
         """Return the response accumulated so far."""
-        contents = {} if self._content is None else self._content.results()
-        last = [
-            {**self._last[index], "content": get_field(contents.get(index), "text")}
-            for index in sorted(self._last)
-        ]
+        last = [self._last[index] for index in sorted(self._last)]
         response = parse_native_completion(last, self._answers_per_prompt) if last else Response()
         response.error = self._error
+        # Read by itself, so that a failure there cannot lose the counts.
+        response.read_content = self._read_content
         return response
+
+    def _read_content(self) -> Content:
+        contents = {} if self._content is None else self._content.results()
+        return _parse_native_content(
+            [
+                {**self._last[index], "content": get_field(contents.get(index), "text")}
+                for index in sorted(self._last)
+            ]
+        )
 
 
 _KEPT_FIELDS: Final = (
