@@ -109,9 +109,10 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     find = getattr(http_client, "_transport_for_url", None)
     if find is None:
         is_left = hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
-        return is_left and is_http_instrumentation_enabled()
+        return is_left and _is_recorded_by_http(http_client.send, "REQUESTS", url)
     transport: Any = find(url)
     handling = _transport_methods(_type_of(transport))
+    wrapper: Any = None
     if handling is not None:
         members, methods, plain = handling
         own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
@@ -119,9 +120,37 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
         if all(map(is_, map(getitem, members, methods), plain)) and _HANDLERS.isdisjoint(own):
             return False
         found = [*map(getitem, members, methods), *(own.get(name) for name in _HANDLERS)]
-        if not any(map(_is_wrapped_by_opentelemetry, found)):
+        wrappers: list[Any] = [_opentelemetry_wrapper_of(each) for each in found]
+        wrapper = next((each for each in wrappers if each is not None), None)
+        if wrapper is None:
             return False
-    return is_http_instrumentation_enabled()
+    return _is_recorded_by_http(wrapper, "HTTPX", url)
+
+
+def _is_recorded_by_http(wrapper: Any, library: str, url: Any) -> bool:
+    """Return whether an HTTP instrumentation records a URL, instead of passing it through.
+
+    Its exclusions are an argument of its wrapper, a variable in the closure of its wrapper, or
+    those of `OTEL_PYTHON_<library>_EXCLUDED_URLS`. A URL that it excludes has nobody else who
+    propagates the context.
+    """
+    if not is_http_instrumentation_enabled():
+        return False
+    keywords: Mapping[str, Any] = getattr(wrapper, "keywords", _NO_MEMBERS)
+    excluded: Any = keywords.get("excluded_urls") or _closure_of(wrapper).get("excluded_urls")
+    if not hasattr(excluded, "url_disabled"):
+        from opentelemetry.util.http import get_excluded_urls
+
+        excluded = get_excluded_urls(library)
+    return excluded is None or not excluded.url_disabled(str(url))
+
+
+def _closure_of(function: Any) -> Mapping[str, Any]:
+    code = getattr(function, "__code__", None)
+    cells = getattr(function, "__closure__", None)
+    if code is None or cells is None:
+        return _NO_MEMBERS
+    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
 
 
 class _TransportMethods(NamedTuple):
@@ -147,13 +176,13 @@ def _transport_methods(kind: type[Any]) -> _TransportMethods | None:
     )
 
 
-def _is_wrapped_by_opentelemetry(function: Any) -> bool:
+def _opentelemetry_wrapper_of(function: Any) -> Any:
     while function is not None:
         wrapper: Any = getattr(function, "_self_wrapper", None)
         if wrapper is not None and _is_from_opentelemetry(getattr(wrapper, "func", wrapper)):
-            return True
+            return wrapper
         function = getattr(function, "__wrapped__", None)
-    return False
+    return None
 
 
 def _is_from_opentelemetry(thing: Any) -> bool:

@@ -9,6 +9,7 @@ from llamatelemetry.genai.content.chat_accumulator import GrowingText
 from llamatelemetry.genai.content.limits import limit_parts
 from llamatelemetry.genai.content.responses_messages import (
     item_parts,
+    output_item_parts,
     output_message,
     parse_responses_content,
 )
@@ -106,7 +107,7 @@ class _ItemAccumulator:
     def update(self, item: Any, *, done: bool) -> None:
         if done:
             # Cut now: the item itself would keep all its content.
-            self._parts = limit_parts(item_parts(item), self._max_chars)
+            self._parts = limit_parts(output_item_parts(item), self._max_chars)
             self._texts.clear()
         else:
             self._head = {name: get_field(item, name) for name in ("type", "id", "call_id", "name")}

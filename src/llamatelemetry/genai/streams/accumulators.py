@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
 from llamatelemetry.genai.content.messages import parse_choices
+from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.genai.json_access import as_count, as_dict, as_fields, as_list, get_field
-from llamatelemetry.genai.wire.openai_chat import find_usage, parse_response
+from llamatelemetry.genai.wire.openai_chat import find_choice_error, find_usage, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Response
 
 # Fields of a delta that carry a token. The role does not, nor does an empty delta: llama.cpp opens
@@ -55,8 +57,8 @@ class ChatAccumulator:
     """
 
     __slots__ = (
-        *("_at_finish", "_at_usage", "_content", "_finish_reasons", "_has_token", "_head"),
-        *("_is_named", "timings", "usage"),
+        *("_at_finish", "_at_usage", "_content", "_error", "_finish_reasons", "_has_token"),
+        *("_head", "_is_named", "timings", "usage"),
     )
 
     def __init__(self, content_max_chars: int | None = None) -> None:
@@ -66,6 +68,7 @@ class ChatAccumulator:
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._has_token = False
+        self._error: ErrorInfo | None = None
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
@@ -83,6 +86,8 @@ class ChatAccumulator:
         choices: Sequence[Any] | None = fields.get("choices")
         if usage is not None or timings is not None:
             self._add_counts(usage, timings, as_list(choices))
+        if not choices:
+            self._error = self._error or find_reported_error(fields)
         if not isinstance(choices, (list, tuple)):
             return self._has_token
         for position, choice in enumerate(choices):
@@ -94,11 +99,16 @@ class ChatAccumulator:
             key = index if isinstance(index, int) else position
             if reason is not None or key not in self._finish_reasons:
                 self._finish_reasons[key] = reason
-                if reason is not None and self.usage is None:
-                    self.usage = find_usage(fields)  # Groq and Moonshot send it there.
+                if reason is not None:
+                    self._add_end(choice, fields)
             if self._content is not None:
                 self._content.add(key, choice)
         return self._has_token
+
+    def _add_end(self, choice: Any, fields: Mapping[str, Any]) -> None:
+        if self.usage is None:
+            self.usage = find_usage(fields)  # Groq and Moonshot send it there.
+        self._error = find_choice_error([choice]) or self._error
 
     def _add_counts(self, usage: Any, timings: Any, choices: Sequence[Any]) -> None:
         if usage is not None:
@@ -147,6 +157,7 @@ class ChatAccumulator:
     def response(self) -> Response:
         """Return the response accumulated so far."""
         response = parse_response(self._counts())
+        response.error = self._error or response.error
         # Read by itself, so that a failure there cannot lose the counts.
         response.read_content = lambda: parse_choices(self._choices())
         predicted = self._at_usage or list(self._at_finish.values())

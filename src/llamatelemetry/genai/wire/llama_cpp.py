@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
 from llamatelemetry.genai.content.messages import parse_choices
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.genai.json_access import (
     as_count,
     as_int,
@@ -48,6 +48,7 @@ def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response
         finish_reasons=_native_finish_reasons(results),
         usage=_native_usage(results, answers_per_prompt, timings),
         timings=timings,
+        error=find_reported_error(reply),
         read_content=partial(_parse_native_content, results),
     )
     slot = as_count(get_field(first, "id_slot"))
@@ -131,9 +132,9 @@ class LlamaCppAccumulator:
 
     def add(self, event: Any) -> bool:
         """Add one event. Return whether it carries a token."""
-        error = get_field(event, "error")
+        error = find_reported_error(event)
         if error is not None:
-            self._error = describe_reported_error(error)
+            self._error = error
             return False
         # The last event of a choice has the counts of the whole choice.
         index = as_int(get_field(event, "index")) or 0

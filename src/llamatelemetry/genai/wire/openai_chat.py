@@ -10,6 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content.messages import parse_choices
+from llamatelemetry.genai.errors import (
+    ERROR_FIELDS,
+    describe_reported_error,
+    find_reported_error,
+)
 from llamatelemetry.genai.json_access import (
     as_count,
     as_fields,
@@ -25,10 +30,11 @@ from llamatelemetry.genai.model import EngineTimings, Response, Usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Request
 
 
@@ -148,7 +154,7 @@ def parse_response(reply: Any) -> Response:
     timings = None if raw_timings is None else parse_timings(raw_timings)
     choices = fields.get("choices")
     response_id, tier, fingerprint = get_strs(fields, "id", "service_tier", "system_fingerprint")
-    return Response(
+    response = Response(
         id=response_id,
         model=model_name(fields.get("model")),
         finish_reasons=_finish_reasons(choices),
@@ -158,6 +164,20 @@ def parse_response(reply: Any) -> Response:
         system_fingerprint=fingerprint,
         read_content=partial(parse_choices, choices),
     )
+    # Fast path: a response with choices and without these fields is not an error.
+    if not choices or not ERROR_FIELDS.isdisjoint(fields):
+        response.error = find_reported_error(reply)
+    if "error" in response.finish_reasons:
+        response.error = response.error or find_choice_error(as_list(choices))
+    return response
+
+
+def find_choice_error(choices: Sequence[Any]) -> ErrorInfo | None:
+    """Describe the error of a choice: OpenRouter and vLLM end it with the reason `error`."""
+    for choice in choices:
+        if get_field(choice, "finish_reason") == "error":
+            return describe_reported_error(get_field(choice, "error") or {"type": "_OTHER"})
+    return None
 
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
@@ -245,6 +265,7 @@ _BESIDE_TOTALS: Final = (
     ("prompt_cache_hit_tokens", "cache_read_tokens"),
     ("cache_read_input_tokens", "cache_read_tokens"),
     ("cache_creation_input_tokens", "cache_write_tokens"),
+    ("reasoning_tokens", "reasoning_tokens"),  # Perplexity
 )
 _CERTAIN_COUNT: Final = 2**31
 _BESIDE_NAMES: Final = frozenset(dict(_BESIDE_TOTALS))
@@ -286,10 +307,14 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     | OpenAI transcription | `input_token_details`; or `seconds` and no tokens |
     | DeepSeek | `prompt_cache_hit_tokens` next to `prompt_tokens` |
     | Anthropic, LiteLLM | `cache_read_input_tokens`, `cache_creation_input_tokens` |
+    | xAI, Perplexity | reasoning tokens that are not part of the output tokens |
     """
     read = Usage()
     if usage is not None:
-        _read_counts(as_fields(usage), read)
+        fields = as_fields(usage)
+        _read_counts(fields, read)
+        if read.reasoning_tokens:
+            _include_reasoning(as_count(fields.get("total_tokens")), read)
     if timings is not None:
         if read.input_tokens is None and timings.prompt_tokens is not None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -298,6 +323,19 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
         if read.cache_read_tokens is None:
             read.cache_read_tokens = timings.cached_tokens
     return read
+
+
+def _include_reasoning(total: int | None, read: Usage) -> None:
+    """Add the reasoning tokens to the output tokens if the server has counted them separately.
+
+    The proof is the total, or more reasoning tokens than output tokens.
+    """
+    prompt, output, reasoning = read.input_tokens, read.output_tokens, read.reasoning_tokens
+    if output is None or reasoning is None:
+        return
+    is_in_total = prompt is not None and prompt + output + reasoning == total
+    if is_in_total or reasoning > output:
+        read.output_tokens = output + reasoning
 
 
 def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:

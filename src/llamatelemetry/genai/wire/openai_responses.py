@@ -6,10 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content.responses_messages import (
+    is_hosted,
     parse_fetched_content,
     parse_responses_content,
 )
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import describe_reported_error, find_reported_error
 from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings, parse_usage
@@ -56,7 +57,9 @@ def parse_created_response(reply: Any, timings: Any = None) -> Response:
     response = parse_fetched_response(reply)
     response.timings = parse_timings(timings)
     response.usage = parse_usage(get_field(reply, "usage"), response.timings)
-    response.error = describe_reported_error(get_field(reply, "error"))
+    response.error = find_reported_error(reply)
+    if response.error is None and response.status == "failed":
+        response.error = describe_reported_error({"type": "_OTHER"})
     # Record the status only for responses fetched by id. The caller that creates a response
     # already has it.
     response.status = None
@@ -68,11 +71,13 @@ def parse_fetched_response(reply: Any) -> Response:
     """Parse a response of `GET /responses/{id}`.
 
     Usage and error are not set: they belong to the call that created the response. Status and finish
-    reason describe it.
+    reason describe it. A body without an id is not a response, but may be the error of the request.
     """
     output = get_field(reply, "output")
+    response_id = as_str(get_field(reply, "id"))
     return Response(
-        id=as_str(get_field(reply, "id")),
+        error=find_reported_error(reply) if response_id is None else None,
+        id=response_id,
         model=model_name(get_field(reply, "model")),
         finish_reasons=_finish_reasons(reply, output),
         service_tier=as_str(get_field(reply, "service_tier")),
@@ -100,6 +105,4 @@ def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
 
 
 def _is_for_the_application(item: Any) -> bool:
-    # The provider runs a shell in a container.
-    is_hosted = get_field(get_field(item, "environment"), "type") == "container_reference"
-    return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted
+    return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted(item)
