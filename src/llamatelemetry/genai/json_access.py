@@ -81,12 +81,7 @@ def as_count(value: Any) -> int | None:
 
 
 def as_int(value: Any) -> int | None:
-    """Return the value if it is a 64-bit integer or a float such as `20.0`, else `None`.
-
-    Servers in languages with one type of number send token counts like that.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """Return the value if it is a 64-bit integer, else `None`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER else None
     return None

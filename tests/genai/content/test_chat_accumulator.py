@@ -155,12 +155,7 @@ def test_content_in_lists_of_parts_becomes_parts() -> None:
     assert parts(*deltas) == [
         {"type": "reasoning", "content": "Hmm"},
         {"type": "text", "content": "Hello!"},
-        {
-            "type": "uri",
-            "modality": "image",
-            "uri": "https://a.test/b.png",
-            "mime_type": "image/png",
-        },
+        {"type": "uri", "modality": "image", "uri": "https://a.test/b.png"},
     ]
 
 

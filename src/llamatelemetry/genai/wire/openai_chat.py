@@ -314,7 +314,7 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
         fields = as_fields(usage)
         _read_counts(fields, read)
         if read.reasoning_tokens:
-            _include_reasoning(as_count(fields.get("total_tokens")), read)
+            _include_reasoning(_token_count(fields.get("total_tokens")), read)
     if timings is not None:
         if read.input_tokens is None and timings.prompt_tokens is not None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -347,7 +347,7 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
             if getattr(into, total) is None:
                 # Fast path: most counts are small integers.
                 is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
-                setattr(into, total, value if is_count else as_count(value))
+                setattr(into, total, value if is_count else _token_count(value))
         elif field in _DETAILS:
             details = as_fields(value)
             _read_fields(details, _DETAILS[field], into)
@@ -358,10 +358,16 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
         _read_fields(fields, _BESIDE_TOTALS, into)
 
 
+def _token_count(value: Any) -> int | None:
+    """Return a number of tokens. Servers with one type of number send it as `20.0`."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return as_count(int(value) if is_whole else value)
+
+
 def _read_fields(
     fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage
 ) -> None:
     for field, name in spellings:
         value = fields.get(field)
         if value is not None and getattr(into, name) is None:
-            setattr(into, name, as_count(value))
+            setattr(into, name, _token_count(value))
