@@ -130,27 +130,33 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
 def _is_recorded_by_http(wrapper: Any, library: str, url: Any) -> bool:
     """Return whether an HTTP instrumentation records a URL, instead of passing it through.
 
-    Its exclusions are an argument of its wrapper, a variable in the closure of its wrapper, or
+    Its exclusions are an argument of its wrapper (httpx), a variable of its wrapper (requests), or
     those of `OTEL_PYTHON_<library>_EXCLUDED_URLS`. A URL that it excludes has nobody else who
     propagates the context.
     """
     if not is_http_instrumentation_enabled():
         return False
-    keywords: Mapping[str, Any] = getattr(wrapper, "keywords", _NO_MEMBERS)
-    excluded: Any = keywords.get("excluded_urls") or _closure_of(wrapper).get("excluded_urls")
-    if not hasattr(excluded, "url_disabled"):
+    excluded = _exclusions_of(wrapper)
+    if excluded is None:
         from opentelemetry.util.http import get_excluded_urls
 
         excluded = get_excluded_urls(library)
     return excluded is None or not excluded.url_disabled(str(url))
 
 
-def _closure_of(function: Any) -> Mapping[str, Any]:
-    code = getattr(function, "__code__", None)
-    cells = getattr(function, "__closure__", None)
-    if code is None or cells is None:
-        return _NO_MEMBERS
-    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
+def _exclusions_of(function: Any) -> Any:
+    """Return the object that excludes URLs from a wrapper or a function in its chain, if any."""
+    while function is not None:
+        keywords: Mapping[str, Any] = getattr(function, "keywords", _NO_MEMBERS)
+        found = keywords.get("excluded_urls")
+        code: Any = getattr(function, "__code__", None)
+        cells: Any = getattr(function, "__closure__", None)
+        if found is None and code is not None and "excluded_urls" in code.co_freevars:
+            found = cells[code.co_freevars.index("excluded_urls")].cell_contents
+        if hasattr(found, "url_disabled"):
+            return found
+        function = getattr(function, "__wrapped__", None)
+    return None
 
 
 class _TransportMethods(NamedTuple):
