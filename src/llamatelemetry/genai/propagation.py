@@ -131,8 +131,8 @@ def _is_recorded_by_http(wrapper: Any, library: str, url: Any) -> bool:
     """Return whether an HTTP instrumentation records a URL, instead of passing it through.
 
     Its exclusions are an argument of its wrapper (httpx), a variable of its wrapper (requests), or
-    those of `OTEL_PYTHON_<library>_EXCLUDED_URLS`. A URL that it excludes has nobody else who
-    propagates the context.
+    those of `OTEL_PYTHON_<library>_EXCLUDED_URLS`. Nothing else propagates the context to a
+    URL that it excludes.
     """
     if not is_http_instrumentation_enabled():
         return False

@@ -149,12 +149,12 @@ def test_content_in_lists_of_parts_becomes_parts() -> None:
     deltas = [
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]},
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "m"}]}]},
-        {"content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]},
+        {"content": [{"type": "text", "text": "Good"}, {"type": "text", "text": "bye"}]},
         {"content": ["!", {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}, 5]},
     ]
     assert parts(*deltas) == [
         {"type": "reasoning", "content": "Hmm"},
-        {"type": "text", "content": "Hello!"},
+        {"type": "text", "content": "Goodbye!"},
         {"type": "uri", "modality": "image", "uri": "https://a.test/b.png"},
     ]
 
