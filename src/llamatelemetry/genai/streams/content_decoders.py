@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,7 +95,11 @@ class _Brotli(_Decompressor):
 
     def __init__(self) -> None:
         decompressor = _first_module("brotli", "brotlicffi").Decompressor()
-        super().__init__(getattr(decompressor, "decompress", None) or decompressor.process)
+        process = getattr(decompressor, "process", None) or decompressor.decompress
+        with suppress(TypeError):  # Old versions have no limit.
+            process(b"", output_buffer_limit=1)
+            process = partial(process, output_buffer_limit=_LONGEST_DECODED + 1)
+        super().__init__(process)
 
 
 class _Zstandard(_Decompressor):
@@ -103,9 +108,10 @@ class _Zstandard(_Decompressor):
     def __init__(self) -> None:
         module = _first_module("compression.zstd", "backports.zstd", "zstandard")
         decompressor = module.ZstdDecompressor()
-        if hasattr(decompressor, "decompressobj"):  # zstandard
-            decompressor = decompressor.decompressobj()
-        super().__init__(decompressor.decompress)
+        if hasattr(decompressor, "decompressobj"):  # zstandard, which has no limit
+            super().__init__(decompressor.decompressobj().decompress)
+        else:
+            super().__init__(partial(decompressor.decompress, max_length=_LONGEST_DECODED + 1))
 
 
 def _first_module(*names: str) -> Any:
