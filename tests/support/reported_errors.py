@@ -65,5 +65,6 @@ NOT_ERRORS: list[Any] = [
     {"success": True, "errors": []},
     {"base_resp": {"status_code": 0}},
     {"error_code": 0},
+    {"error_code": "0"},
     {"object": "list"},
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.json_access import as_dict, as_fields, as_int, as_list, get_field
+from llamatelemetry.genai.json_access import as_dict, as_fields, as_int, as_list, as_str, get_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +100,9 @@ def find_reported_error(body: Any) -> ErrorInfo | None:
     status = as_int(get_field(fields.get("base_resp"), "status_code"))
     if status:
         return _reported({"code": status})
-    if fields.get("error_code"):
-        return _reported({"code": fields["error_code"]})
+    code = as_int(fields.get("error_code")) or as_str(fields.get("error_code"))
+    if code and code != "0":
+        return _reported({"code": code})
     if fields.get("success") is False:
         return _reported(next(iter(as_list(fields.get("errors"))), None) or fields)
     return None
