@@ -169,7 +169,4 @@ def _parse(value: Any) -> Any:
 
 
 def _parse_response(route: LlamaCppRoute, body: Any, request: Request) -> Response:
-    if body is None:
-        return Response()
-    error = describe_reported_error(get_field(body, "error"))
-    return route.parse_response(body, request) if error is None else Response(error=error)
+    return Response() if body is None else route.parse_response(body, request)

@@ -18,11 +18,10 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from llamatelemetry import __version__
 from llamatelemetry.config import sdk_disabled
-from llamatelemetry.genai import PatchTable, plugin_instrumenter
+from llamatelemetry.genai import plugin_instrumenter
 from llamatelemetry_instrumentation_openai._patches import (
     instrument_client,
-    patch_points,
-    realtime_patch_points,
+    patches,
     uninstrument_client,
 )
 
@@ -35,8 +34,6 @@ __all__ = ["OpenAIInstrumentor", "__version__", "instrument_client", "uninstrume
 class OpenAIInstrumentor(BaseInstrumentor):
     """Records one span and its metrics for each call of every `openai` client in this process."""
 
-    _table: PatchTable | None = None
-
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the supported versions of `openai`."""
         return ("openai >= 1.26.0, < 4",)
@@ -45,11 +42,7 @@ class OpenAIInstrumentor(BaseInstrumentor):
         """Patch the client now or on import. Accepts the arguments of `plugin_instrumenter`."""
         if sdk_disabled():
             return
-        self.instrumenter = plugin_instrumenter(__name__, __version__, kwargs)
-        if self._table is None:
-            self._table = PatchTable((*patch_points(self), *realtime_patch_points(self)))
-        self._table.apply()
+        patches.instrument_all(plugin_instrumenter(__name__, __version__, kwargs))
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        if self._table is not None:
-            self._table.revert()
+        patches.uninstrument_all()

@@ -1,76 +1,140 @@
-"""Patch points of the `openai` client, for all clients of the process or for one client.
+"""Patch points of the `openai` client, for all clients of the process or for single ones.
 
 Every resource of every client goes through `OpenAI.request` or `AsyncOpenAI.request`: chat,
 Responses, embeddings, images, audio, `parse`, the stream helpers, raw responses and Azure. Two
 more hooks run inside `request`: one for each attempt, and one with the response headers.
+
+The classes are patched even if only one client is to be recorded; the others pass through. Methods
+in the instance would be bound to it, so `copy.copy` of a client would send its requests to the
+server of the first one, with the key of the first one.
 
 The wrappers are in `_wrappers`, which is loaded together with `openai`.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import threading
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, active_config, sdk_disabled
-from llamatelemetry.genai import (
-    Instrumenter,
-    PatchPoint,
-    PatchSwitch,
-    internal_errors,
-    make_patch_link,
-)
+from llamatelemetry.genai import Instrumenter, PatchPoint, PatchTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
 _PACKAGE: Final = __name__.partition(".")[0]
-_STATE: Final = "_llamatelemetry_wrapping"
-_COPY_METHODS: Final = ("copy", "with_options")
+CLIENT_KEY: Final = "_llamatelemetry_instrumentation"
+"""Key of the `ClientInstrumentation` in the `__dict__` of a client."""
 
 
-class InstrumentorState(Protocol):
-    """The part of `OpenAIInstrumentor` and of `_ClientPatches` that the wrappers use."""
+class ClientInstrumentation:
+    """Marks a client whose calls are recorded with an instrumenter of its own.
 
-    instrumenter: Instrumenter  # Read at each call, because instrumenting again replaces it.
+    `copy.copy` of a client copies the mark. A pickle of a client, which some subclasses allow, does
+    not contain it, so a process without llamatelemetry can load the pickle.
+    """
+
+    __slots__ = ("__weakref__", "instrumenter")
+
+    def __init__(self, instrumenter: Instrumenter) -> None:
+        self.instrumenter = instrumenter
+
+    def __copy__(self) -> ClientInstrumentation:
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> ClientInstrumentation:
+        return self
+
+    def __reduce__(self) -> tuple[type[str], tuple[()]]:
+        return str, ()
 
 
-def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+class ClientPatches:
+    """The patch table, which is applied while the plugin is active or a client is marked.
+
+    Attributes:
+        instrumenter: Instrumenter of clients without a mark: that of the plugin while it is active.
+    """
+
+    def __init__(self) -> None:
+        self.instrumenter: Instrumenter | None = None
+        self._marks: WeakSet[ClientInstrumentation] = WeakSet()
+        self._table = PatchTable((*patch_points(self), *realtime_patch_points(self)))
+        self._lock = threading.RLock()
+
+    def instrument_all(self, instrumenter: Instrumenter) -> None:
+        """Record the calls of all clients. Called again, it replaces the instrumenter."""
+        with self._lock:
+            self.instrumenter = instrumenter
+            self._table.apply()
+
+    def uninstrument_all(self) -> None:
+        """Record only the calls of clients that are marked themselves."""
+        with self._lock:
+            self.instrumenter = None
+            self._revert_if_unused()
+
+    def instrument(self, client: Any, instrumenter: Instrumenter) -> None:
+        """Mark one client."""
+        with self._lock:
+            mark = client.__dict__[CLIENT_KEY] = ClientInstrumentation(instrumenter)
+            self._marks.add(mark)
+            self._table.apply()
+
+    def uninstrument(self, client: Any) -> None:
+        """Remove the mark of one client."""
+        with self._lock:
+            client.__dict__.pop(CLIENT_KEY, None)
+            self._revert_if_unused()
+
+    def _revert_if_unused(self) -> None:
+        if self.instrumenter is None and not self._marks:
+            self._table.revert()
+
+
+def patch_points(patches: ClientPatches) -> tuple[PatchPoint, ...]:
     """Return the patch table of the plugin."""
 
     def wrapper(name: str) -> Callable[[], Callable[..., Any]]:
         def load() -> Callable[..., Any]:
             from llamatelemetry_instrumentation_openai._wrappers import Wrappers
 
-            return getattr(Wrappers(state), name)
+            return getattr(Wrappers(patches), name)
 
         return load
 
     return tuple(
-        PatchPoint("openai._client", path, wrapper(name), optional="._" in path, deferred=True)
-        for path, name in (
-            ("OpenAI.request", "request"),
-            ("AsyncOpenAI.request", "request_async"),
-            ("OpenAI._prepare_request", "prepare_attempt"),
-            ("AsyncOpenAI._prepare_request", "prepare_attempt"),
-            ("OpenAI._process_response", "process_response"),
-            ("AsyncOpenAI._process_response", "process_response"),
+        PatchPoint(module, path, wrapper(name), optional=is_optional, deferred=True)
+        for module, path, name, is_optional in (
+            ("openai._client", "OpenAI.request", "request", False),
+            ("openai._client", "AsyncOpenAI.request", "request_async", False),
+            ("openai._client", "OpenAI._prepare_request", "prepare_attempt", True),
+            ("openai._client", "AsyncOpenAI._prepare_request", "prepare_attempt", True),
+            ("openai._client", "OpenAI._process_response", "process_response", True),
+            ("openai._client", "AsyncOpenAI._process_response", "process_response", True),
+            # `with_options` is another name of `copy`. The clients of Azure call the method of
+            # their base class, those of Bedrock do not.
+            ("openai._client", "OpenAI.copy", "copy", False),
+            ("openai._client", "AsyncOpenAI.copy", "copy", False),
+            ("openai.lib.bedrock", "BedrockOpenAI.copy", "copy", True),
+            ("openai.lib.bedrock", "AsyncBedrockOpenAI.copy", "copy", True),
         )
     )
 
 
-def realtime_patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+def realtime_patch_points(patches: ClientPatches) -> tuple[PatchPoint, ...]:
     """Return the patch points of the Realtime API, which no other resource uses."""
 
     def wrapper(name: str) -> Callable[[], Callable[..., Any]]:
         def load() -> Callable[..., Any]:
             from llamatelemetry_instrumentation_openai._realtime import RealtimeWrappers
 
-            return getattr(RealtimeWrappers(state), name)
+            return getattr(RealtimeWrappers(patches), name)
 
         return load
 
@@ -94,6 +158,9 @@ def realtime_patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
     )
 
 
+patches: Final = ClientPatches()
+
+
 def instrument_client(
     client: Any,
     *,
@@ -115,8 +182,8 @@ def instrument_client(
     Raises:
         TypeError: The client is of another type.
     """
-    _class_name(client)
-    if _STATE in _members(client) or sdk_disabled():
+    _require_client(client)
+    if client.__dict__.get(CLIENT_KEY) or sdk_disabled():
         return
     instrumenter = Instrumenter(
         _PACKAGE,
@@ -125,94 +192,18 @@ def instrument_client(
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )
-    _ClientPatches(client, instrumenter).apply()
+    patches.instrument(client, instrumenter)
 
 
 def uninstrument_client(client: Any) -> None:
     """Remove the instrumentation of one client. Existing copies of it stay instrumented."""
-    patches = _members(client).get(_STATE)
-    if isinstance(patches, _ClientPatches):
-        patches.revert()
+    if CLIENT_KEY in client.__dict__:
+        patches.uninstrument(client)
 
 
-def _members(client: Any) -> dict[str, Any]:
-    return client.__dict__
-
-
-def _class_name(client: Any) -> str:
+def _require_client(client: Any) -> None:
     for base in type(client).__mro__:
         # The library sets the module of its exported classes to "openai".
         if base.__module__.startswith("openai") and base.__name__ in {"OpenAI", "AsyncOpenAI"}:
-            return base.__name__
+            return
     raise TypeError(f"client must be an openai.OpenAI or openai.AsyncOpenAI, got {client!r}")
-
-
-class _ClientPatches:
-    """The wrappers of the patch table, stored in one client instead of its class."""
-
-    def __init__(self, client: Any, instrumenter: Instrumenter) -> None:
-        self._client = client
-        self.instrumenter = instrumenter
-        self._links: dict[str, Any] = {}
-        self._switch = PatchSwitch(is_on=False)
-
-    def apply(self) -> None:
-        """Put the wrappers into the client."""
-        class_name = _class_name(self._client)
-        self._switch.is_on = True
-        _members(self._client)[_STATE] = self
-        for point in patch_points(self):
-            owner, _, name = point.path.partition(".")
-            if owner == class_name and (not point.optional or hasattr(self._client, name)):
-                self._wrap(name, point.make_wrapper())
-        for name in _COPY_METHODS:
-            self._wrap(name, self._copy)
-
-    def revert(self) -> None:
-        """Remove the wrappers. One that other code has wrapped again stays, disabled."""
-        self._switch.is_on = False
-        present = _members(self._client)
-        present.pop(_STATE, None)
-        for name, made in self._links.items():
-            if present.get(name) is made:
-                del present[name]
-
-    def _wrap(self, name: str, wrapper: Callable[..., Any]) -> None:
-        present = _members(self._client)
-        # An attribute of the instance is another package's wrapper, which has to be kept.
-        original = present[name] if name in present else _below_plugin(self._client, name)
-        # `with_options` is another name of `copy`: as in the library, both are one function.
-        made = self._links.get(getattr(original, "__name__", name))
-        if made is None:
-            made = make_patch_link(original, wrapper, self._switch, self._client, name)
-        self._links[name] = present[name] = made
-
-    def _copy(
-        self,
-        wrapped: Callable[..., Any],
-        _client: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        """Wrap `copy`, because a copy does not get the wrappers of this client."""
-        made = wrapped(*args, **kwargs)
-        try:
-            if _STATE not in _members(made):
-                _ClientPatches(made, self.instrumenter).apply()
-        except Exception as error:
-            internal_errors.log_once("instrumenting a copy of an openai client", error)
-        return made
-
-
-def _below_plugin(client: Any, name: str) -> Any:
-    """Return a method without the plugin's own wrapper, which would record each attempt twice."""
-    kind: type[object] = client.__class__
-    function: Any = inspect.getattr_static(kind, name)
-    while _is_from_plugin(function):
-        function = function.__wrapped__
-    return function.__get__(client, kind)
-
-
-def _is_from_plugin(function: Any) -> bool:
-    wrapper: Any = getattr(function, "_self_wrapper", None)
-    return str(getattr(wrapper, "__module__", "")).startswith(_PACKAGE)

@@ -25,19 +25,19 @@ from llamatelemetry.genai import (
     parse_response,
 )
 from llamatelemetry.semconv.operations import PROVIDER_OPENAI
+from llamatelemetry_instrumentation_openai._patches import CLIENT_KEY
 from llamatelemetry_instrumentation_openai._requests import server_of_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from llamatelemetry.genai import Call, Server
-    from llamatelemetry_instrumentation_openai._patches import InstrumentorState
+    from llamatelemetry.genai import Call, Instrumenter, Server
+    from llamatelemetry_instrumentation_openai._patches import ClientPatches
 
     _Keywords = Mapping[str, Any]
 
 _TASK: Final = "realtime"
 _OBSERVER: Final = "_llamatelemetry_observer"
-_SERVER: Final = "_llamatelemetry_server"
 _MOST_OPEN: Final = 64
 _FINISH_REASON_BY_STATUS: Final = {"completed": "stop", "cancelled": "cancelled", "failed": "error"}
 _FINISH_REASON_BY_CAUSE: Final = {"max_output_tokens": "length"}
@@ -54,8 +54,8 @@ def _guard(where: str) -> Generator[None]:
 class RealtimeWrappers:
     """The wrappers of the connection and of its manager, as methods."""
 
-    def __init__(self, state: InstrumentorState) -> None:
-        self._state = state
+    def __init__(self, patches: ClientPatches) -> None:
+        self._patches = patches
 
     def connect(
         self, wrapped: Callable[..., Any], resource: Any, args: tuple[Any, ...], kwargs: _Keywords
@@ -63,8 +63,13 @@ class RealtimeWrappers:
         """Wrap `Realtime.connect`, which knows the client and the model."""
         manager = wrapped(*args, **kwargs)
         with _guard("reading a realtime connection"):
-            server = server_of_client(resource._client)
-            manager.__dict__[_SERVER] = server, model_name(kwargs.get("model"))
+            client = resource._client
+            mark = client.__dict__.get(CLIENT_KEY)
+            instrumenter = mark.instrumenter if mark else self._patches.instrumenter
+            if instrumenter is not None:
+                manager.__dict__[_OBSERVER] = _ConnectionObserver(
+                    instrumenter, server_of_client(client), model_name(kwargs.get("model"))
+                )
         return manager
 
     def enter(
@@ -72,7 +77,7 @@ class RealtimeWrappers:
     ) -> Any:
         """Wrap `RealtimeConnectionManager.__enter__`."""
         connection = wrapped(*args, **kwargs)
-        self._observe(manager, connection)
+        _observe(manager, connection)
         return connection
 
     async def enter_async(
@@ -80,7 +85,7 @@ class RealtimeWrappers:
     ) -> Any:
         """Wrap `AsyncRealtimeConnectionManager.__aenter__`."""
         connection = await wrapped(*args, **kwargs)
-        self._observe(manager, connection)
+        _observe(manager, connection)
         return connection
 
     def exit(
@@ -111,18 +116,21 @@ class RealtimeWrappers:
             observer.on_event(event)
         return event
 
-    def _observe(self, manager: Any, connection: Any) -> None:
-        with _guard("observing a realtime connection"):
-            server, model = manager.__dict__.get(_SERVER, (None, None))
-            observer = _ConnectionObserver(self._state, server, model)
-            manager.__dict__[_OBSERVER] = connection.__dict__[_OBSERVER] = observer
+
+def _observe(manager: Any, connection: Any) -> None:
+    with _guard("observing a realtime connection"):
+        observer = manager.__dict__.get(_OBSERVER)
+        if observer is not None:
+            connection.__dict__[_OBSERVER] = observer
 
 
 class _ConnectionObserver:
     """Observer of one connection. Its responses may overlap."""
 
-    def __init__(self, state: InstrumentorState, server: Server | None, model: str | None) -> None:
-        self._state = state
+    def __init__(
+        self, instrumenter: Instrumenter, server: Server | None, model: str | None
+    ) -> None:
+        self._instrumenter = instrumenter
         self._server = server
         self._model = model
         self._requested_ns: deque[int] = deque(maxlen=_MOST_OPEN)
@@ -179,7 +187,7 @@ class _ConnectionObserver:
             model=self._model,
             server=self._server,
         )
-        call = self._state.instrumenter.start(request, started_ns=requested_ns)
+        call = self._instrumenter.start(request, started_ns=requested_ns)
         if call is not None:
             self._open[response_id] = call, requested_ns is not None
 

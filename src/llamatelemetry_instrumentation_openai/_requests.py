@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
@@ -84,8 +84,8 @@ _SERVERS_AT_MOST: Final = 256
 
 def server_of_client(client: Any) -> Server | None:
     """Return the server of a client, or `None` if its URL has no host."""
-    identity: Any = client.__dict__.get("_base_url")
     kind: type[Any] = client.__class__
+    identity: Any = client.__dict__.get("_base_url") if _stores_url(kind) else client.base_url
     known = _servers.get(id(identity))
     if known is not None and known[0] is identity and known[1] is kind and identity is not None:
         return known[2]
@@ -98,15 +98,28 @@ def server_of_client(client: Any) -> Server | None:
         socket=_socket(client),
         provider=_provider_of_class(kind),
     )
-    if len(_servers) >= _SERVERS_AT_MOST:
-        _servers.clear()
-    _servers[id(identity)] = (identity, kind, server)
+    if _stores_url(kind):
+        if len(_servers) >= _SERVERS_AT_MOST:
+            _servers.clear()
+        _servers[id(identity)] = (identity, kind, server)
     return server
 
 
 def _server_of_url(url: str) -> Server | None:
     parts = urlsplit(url)
     return server_of(parts.scheme, parts.hostname or "", parts.port, path=parts.path)
+
+
+@lru_cache(maxsize=256)
+def _stores_url(kind: type[Any]) -> bool:
+    """Return whether the URL of a client is the one that it stores.
+
+    A subclass may compute it, as the client behind `openai.base_url` does.
+    """
+    definer = next(base for base in kind.__mro__ if "base_url" in vars(base))
+    return definer.__name__ in {"BaseClient", "OpenAI", "AsyncOpenAI"} and (
+        definer.__module__.startswith("openai")
+    )
 
 
 def _socket(client: Any) -> str | None:

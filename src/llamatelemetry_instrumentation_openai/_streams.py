@@ -20,7 +20,7 @@ from llamatelemetry.genai import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from llamatelemetry.genai import Call
+    from llamatelemetry.genai import Accumulator, Call
     from llamatelemetry_instrumentation_openai._routes import OpenAIRoute
 
 
@@ -32,11 +32,63 @@ def observe_stream(call: Call, route: OpenAIRoute, stream: Any, *, is_async: boo
         if not _is_running(source):
             _end(observer, error)
 
-    hook = CloseHook(stream.response, on_close, is_async=is_async)
-    observer = StreamObserver(
-        call, route.make_accumulator(call.content_max_chars), on_end=hook.remove
-    )
+    accumulator = route.make_accumulator(call.content_max_chars)
+    response = stream.response
+    hook = CloseHook(response, on_close, is_async=is_async)
+    if _is_json(response):
+        accumulator = _PlainBodyAccumulator(route, accumulator)
+        accumulator.capture(response, is_async=is_async)
+    observer = StreamObserver(call, accumulator, on_end=hook.remove)
     stream._iterator = (AsyncStreamWrapper if is_async else StreamWrapper)(source, observer)
+
+
+def _is_json(response: Any) -> bool:
+    return str(response.headers.get("content-type", "")).startswith("application/json")
+
+
+class _PlainBodyAccumulator:
+    """Accumulator for a stream whose server sent a plain body, such as an error object, instead.
+
+    The client finds no event in it, so the application gets an empty stream.
+    """
+
+    def __init__(self, route: OpenAIRoute, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+        self._body = _BodyAccumulator(route)
+        self._has_chunk = False
+
+    def capture(self, response: Any, *, is_async: bool) -> None:
+        """Keep the bytes of the body, the next time they are read."""
+        name = "aiter_bytes" if is_async else "iter_bytes"
+        original, feed = getattr(response, name), self._body.feed
+
+        def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+            response.__dict__.pop(name, None)
+            for data in original(*args, **kwargs):
+                feed(data)
+                yield data
+
+        async def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+            response.__dict__.pop(name, None)
+            async for data in original(*args, **kwargs):
+                feed(data)
+                yield data
+
+        response.__dict__[name] = aiter_bytes if is_async else iter_bytes
+
+    def add(self, chunk: Any) -> bool:
+        """Add one chunk. Return whether it carries a token."""
+        self._has_chunk = True
+        return self._accumulator.add(chunk)
+
+    @property
+    def model(self) -> Any:
+        """The model that the chunks have named so far, if any."""
+        return self._accumulator.model
+
+    def response(self) -> Response:
+        """Return the response: the plain body if no chunk has arrived."""
+        return self._accumulator.response() if self._has_chunk else self._body.response()
 
 
 class CloseHook:
@@ -132,7 +184,9 @@ class RawResponseObserver:
         self._is_async = is_async
         # Speech can arrive as server-sent events although the client regards it as a plain body.
         content_type = str(http.headers.get("content-type", ""))
-        self._is_stream = is_stream or content_type.startswith("text/event-stream")
+        is_event_stream = content_type.startswith("text/event-stream")
+        # A server may send a plain body, such as an error object, instead of a stream.
+        self._is_stream = is_event_stream or (is_stream and not _is_json(http))
         self._body = _BodyAccumulator(route)
         self._events = EventReader()
         accumulator = (

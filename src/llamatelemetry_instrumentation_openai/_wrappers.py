@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import Call, current_call, internal_errors, provider_from_models
+from llamatelemetry_instrumentation_openai._patches import CLIENT_KEY
 from llamatelemetry_instrumentation_openai._requests import (
     parse_parameters,
     parse_request,
@@ -22,17 +23,24 @@ from llamatelemetry_instrumentation_openai._stream_usage import hide_usage, requ
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from llamatelemetry_instrumentation_openai._patches import InstrumentorState
+    from llamatelemetry.genai import Instrumenter
+    from llamatelemetry_instrumentation_openai._patches import ClientPatches
     from llamatelemetry_instrumentation_openai._routes import OpenAIRoute
 
     _Keywords = Mapping[str, Any]
 
 
 class Wrappers:
-    """The wrappers of `request` and of the hooks that run inside it, as methods."""
+    """The wrappers of `request`, of the hooks that run inside it, and of `copy`, as methods."""
 
-    def __init__(self, state: InstrumentorState) -> None:
-        self._state = state
+    def __init__(self, patches: ClientPatches) -> None:
+        self._patches = patches
+
+    def _instrumenter(self, client: Any) -> Instrumenter | None:
+        """Return the instrumenter of a client; `None` if its calls are not recorded."""
+        mark = client.__dict__.get(CLIENT_KEY)
+        # Read at each call, because instrumenting again replaces it.
+        return mark.instrumenter if mark else self._patches.instrumenter
 
     def request(
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
@@ -94,7 +102,7 @@ class Wrappers:
     ) -> Any:
         """Wrap `_prepare_request`, which runs before the first attempt and before each retry."""
         call = current_call()
-        if call is not None:
+        if call is not None and self._instrumenter(client) is not None:
             call.start_attempt()
             try:
                 # The client builds this request for one attempt, from a copy of the arguments.
@@ -107,11 +115,11 @@ class Wrappers:
         return wrapped(*args, **kwargs)
 
     def process_response(
-        self, wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwargs: _Keywords
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
     ) -> Any:
         """Wrap `_process_response`, which gets a successful response; of a stream, its headers."""
         call = current_call()
-        if call is not None:
+        if call is not None and self._instrumenter(client) is not None:
             call.mark_headers_received()
             try:
                 call.http_response = kwargs["response"]
@@ -120,13 +128,29 @@ class Wrappers:
                 internal_errors.log_once("reading response headers", error)
         return wrapped(*args, **kwargs)
 
+    def copy(
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: _Keywords
+    ) -> Any:
+        """Wrap `copy`. A copy of a marked client is marked too."""
+        copied = wrapped(*args, **kwargs)
+        try:
+            mark = client.__dict__.get(CLIENT_KEY)
+            if mark:
+                copied.__dict__.setdefault(CLIENT_KEY, mark)
+        except Exception as error:
+            internal_errors.log_once("instrumenting a copy of an openai client", error)
+        return copied
+
     def _start(self, client: Any, route: OpenAIRoute, options: Any, is_stream: bool) -> Call | None:
         if route is MODELS:
             return None
         try:
+            instrumenter = self._instrumenter(client)
+            if instrumenter is None:
+                return None
             body = read_body(options)
             request = parse_request(client, route, options.url, body, is_stream=is_stream)
-            call = self._state.instrumenter.start(request)
+            call = instrumenter.start(request)
             if call is not None and call.recording:
                 request.parameters = parse_parameters(route, options, body)
             return call
@@ -146,8 +170,9 @@ class Wrappers:
         try:
             provider = provider_from_models(models)
             server = None if provider is None else server_of_client(client)
-            if provider is not None and server is not None:
-                self._state.instrumenter.servers.remember(server, provider)
+            instrumenter = self._instrumenter(client)
+            if provider is not None and server is not None and instrumenter is not None:
+                instrumenter.servers.remember(server, provider)
         except Exception as error:
             internal_errors.log_once("reading a list of models", error)
         return models

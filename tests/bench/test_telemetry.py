@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import openai
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.inference import traced_engine
 from llamatelemetry.llama import LlamaCppClient, wrap_openai_client
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
@@ -39,6 +41,24 @@ def plugins(request, recorded):
 def run(client, scripts, **options):
     runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, progress=False, **options)
     return runner.run("scripted", [script.text() for script in scripts])
+
+
+class BrokenProcessor(SpanProcessor):
+    """A span processor of the application that raises, at the start or at the end of a span."""
+
+    def __init__(self, at: str) -> None:
+        setattr(self, at, self._fail)
+
+    def _fail(self, *_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("broken processor")
+
+
+@pytest.mark.parametrize("at", ["on_start", "on_end"])
+def test_run_has_results_when_span_processor_raises(recorded, scripted, at):
+    internal_errors.set_strict(False)
+    recorded.tracer_provider.add_span_processor(BrokenProcessor(at))
+    results = run(LlamaCppClient(scripted.url), [Script(0, first_s=0.01, gaps_s=[0.01])])
+    assert [record.ok for record in results.requests] == [True] * 10
 
 
 @pytest.mark.slow

@@ -223,7 +223,10 @@ def test_failure_of_span_leaves_metrics_complete(start, recorder, monkeypatch, c
     monkeypatch.setattr(spans, "record_span", fail)
     start().finish(Response(usage=Usage(21, 5), timings=TIMINGS))
     assert set(recorder.metrics()) == CLIENT_METRICS | SERVER_METRICS
-    assert "failed while recording a call (RuntimeError at tests.genai.test_call:" in caplog.text
+    assert (
+        "failed while recording the attributes of a call (RuntimeError at tests.genai.test_call:"
+        in caplog.text
+    )
 
 
 def test_failure_of_metrics_leaves_span_complete(start, recorder, monkeypatch, caplog):

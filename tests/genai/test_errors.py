@@ -17,7 +17,9 @@ import requests
 from hypothesis import given
 
 from llamatelemetry.genai import ErrorInfo, describe_error, describe_status
+from llamatelemetry.genai.errors import find_reported_error
 from tests.support.json_strategies import json_values
+from tests.support.reported_errors import NOT_ERRORS
 
 SECRET = "swordfish"
 REQUEST = httpx2.Request("POST", f"http://localhost:8080/v1/chat/completions?key={SECRET}")
@@ -314,3 +316,19 @@ def test_describe_status_uses_error_type_of_body_or_status():
 @given(body=json_values())
 def test_describe_status_accepts_any_body(body):
     assert describe_status(500, body).status_code == 500
+
+
+@pytest.mark.parametrize("body", NOT_ERRORS, ids=str)
+def test_body_without_error_has_no_reported_error(body: Any) -> None:
+    assert find_reported_error(body) is None
+
+
+@given(json_values())
+def test_find_reported_error_accepts_any_json(body: Any) -> None:
+    assert find_reported_error(body) is None or find_reported_error(body).type
+
+
+def test_reported_error_of_list_is_found() -> None:
+    found = find_reported_error([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}])
+    assert found is not None
+    assert found.type == "429"

@@ -78,6 +78,29 @@ def test_apply_wraps_once_when_called_twice(library, path):
     assert library.call(path) == 1
 
 
+def test_apply_wraps_again_when_other_package_removed_wrapper(library):
+    table = library.table("Client.inherited_method")
+    table.apply()
+    del library.load().Client.inherited_method
+    assert library.call("Client.inherited_method") == 0
+    table.apply()
+    assert library.call("Client.inherited_method") == 1
+
+
+def test_other_name_of_patched_method_stays_same_function(library):
+    module = library.load()
+    client = module.Client
+    client.other_name = original = client.method
+    table = library.table("Client.method")
+    table.apply()
+    assert client.other_name is client.method
+    assert pickle.loads(pickle.dumps(client.other_name)) is client.method
+    client().other_name(1)
+    assert len(library.wrapper_calls) == 1
+    table.revert()
+    assert client.other_name is client.method is original
+
+
 def test_two_tables_wrap_same_point(library):
     first, second = library.table("Client.method"), library.table("Client.method")
     first.apply()

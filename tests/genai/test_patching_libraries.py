@@ -16,25 +16,16 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import pytest
 import requests
-import wrapt
 
-from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 from tests.support import payloads
 from tests.support.byte_server import plain, scripted
 from tests.support.embedded_llama_server import make_embedded_server
-
-INSTRUMENTORS: tuple[Any, ...] = (
-    OpenAIInstrumentor,
-    LlamaCppInstrumentor,
-    TransformersInstrumentor,
-)
+from tests.support.patch_points import INSTRUMENTORS, POINTS, Point, make_bedrock_client
 
 
 def make_openai_client(name: str) -> Any:
@@ -58,6 +49,8 @@ def make_text_pipeline() -> Any:
 INSTANCES: dict[str, Callable[[], Any]] = {
     "openai._client:OpenAI": lambda: make_openai_client("OpenAI"),
     "openai._client:AsyncOpenAI": lambda: make_openai_client("AsyncOpenAI"),
+    "openai.lib.bedrock:BedrockOpenAI": lambda: make_bedrock_client("BedrockOpenAI"),
+    "openai.lib.bedrock:AsyncBedrockOpenAI": lambda: make_bedrock_client("AsyncBedrockOpenAI"),
     "httpx._client:Client": lambda: importlib.import_module("httpx").Client(),
     "httpx._client:AsyncClient": lambda: importlib.import_module("httpx").AsyncClient(),
     "httpx2._client:Client": lambda: importlib.import_module("httpx2").Client(),
@@ -70,49 +63,12 @@ INSTANCES: dict[str, Callable[[], Any]] = {
 COMPONENTS = {"xllamacpp": "xllamacpp", "transformers": "transformers", "llama_cpp": "llama_cpp"}
 
 
-class Point(NamedTuple):
-    """A patch point of a plugin."""
-
-    module: str
-    path: str
-
-    @property
-    def owner(self) -> str:
-        return f"{self.module}:{self.path.partition('.')[0]}"
-
-    def in_library(self) -> Any:
-        """Return the function as it is stored in its class."""
-        return wrapt.resolve_path(importlib.import_module(self.module), self.path)[2]
-
-    def from_class(self) -> Any:
-        class_name, _, name = self.path.partition(".")
-        return getattr(getattr(importlib.import_module(self.module), class_name), name)
-
-    def bound(self, instance: Any) -> Any:
-        return getattr(instance, self.path.partition(".")[2])
-
-
-def points() -> list[Point]:
-    """Return all patch points from the plugins' own tables."""
-    found: list[Point] = []
-    for instrumentor in INSTRUMENTORS:
-        module = instrumentor.__module__
-        for name in ("_patches", "_httpx", "_requests", "_llama_cpp", "_xllamacpp"):
-            if importlib.util.find_spec(f"{module}.{name}") is None:
-                continue
-            library = importlib.import_module(f"{module}.{name}")
-            if hasattr(library, "patch_points"):
-                found += [Point(each.module, each.path) for each in library.patch_points(None)]
-    return found
-
-
 def point_parameter(point: Point) -> Any:
     component = COMPONENTS.get(point.module.partition(".")[0])
     marks = () if component is None else (pytest.mark.needs(component),)
     return pytest.param(point, id=f"{point.module.partition('.')[0]}-{point.path}", marks=marks)
 
 
-POINTS = points()
 each_point = pytest.mark.parametrize("point", [point_parameter(point) for point in POINTS])
 
 
@@ -131,7 +87,7 @@ def pickled(value: Any) -> bytes | str:
     # Python functions and extension functions raise different errors.
     try:
         return pickle.dumps(value)
-    except (TypeError, pickle.PicklingError):
+    except (TypeError, AttributeError, pickle.PicklingError):
         return "cannot be pickled"
 
 

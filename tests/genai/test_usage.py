@@ -173,3 +173,63 @@ def test_correct_undercount_keeps_count_for_one_choice_or_without_timings() -> N
         response = parse_response(body)
         correct_undercount(response, Request("chat", "llama_cpp", choice_count=choice_count))
         assert response.usage.output_tokens == 3
+
+
+def with_reasoning(output: int, reasoning: int, total: int | None) -> dict[str, Any]:
+    return {
+        "prompt_tokens": 20,
+        "completion_tokens": output,
+        "total_tokens": total,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+@pytest.mark.parametrize(
+    ("usage", "output_tokens"),
+    [
+        pytest.param(with_reasoning(100, 80, 120), 100, id="OpenAI: included"),
+        pytest.param(with_reasoning(100, 80, 200), 180, id="xAI: counted separately"),
+        pytest.param(with_reasoning(100, 80, None), 100, id="no total"),
+        pytest.param(with_reasoning(100, 80, 150), 100, id="another total"),
+        pytest.param(with_reasoning(100, 0, 120), 100, id="no reasoning"),
+        pytest.param(with_reasoning(5, 80, None), 85, id="more reasoning than output"),
+        pytest.param(
+            {
+                "prompt_tokens": 33,
+                "completion_tokens": 7163,
+                "total_tokens": 7196,
+                "reasoning_tokens": 73995,
+            },
+            81158,
+            id="Perplexity: beside the totals",
+        ),
+        pytest.param(
+            {
+                "input_tokens": 20,
+                "output_tokens": 100,
+                "total_tokens": 200,
+                "output_tokens_details": {"reasoning_tokens": 80},
+            },
+            180,
+            id="Responses API",
+        ),
+    ],
+)
+def test_reasoning_tokens_are_part_of_output_tokens(
+    usage: dict[str, Any], output_tokens: int
+) -> None:
+    assert known_counts(usage)["output_tokens"] == output_tokens
+
+
+def test_counts_with_a_fraction_of_zero_are_counts() -> None:
+    usage = {
+        "prompt_tokens": 20.0,
+        "completion_tokens": 5.0,
+        "prompt_tokens_details": {"cached_tokens": 16.0},
+    }
+    assert known_counts(usage) == {
+        "input_tokens": 20,
+        "output_tokens": 5,
+        "cache_read_tokens": 16,
+    }
+    assert known_counts({"prompt_tokens": 20.5, "completion_tokens": float("inf")}) == {}

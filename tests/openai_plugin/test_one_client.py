@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import pickle
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import openai
 import pytest
 
 from llamatelemetry.llama import unwrap_openai_client, wrap_openai_client
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor, instrument_client
+from tests.support import payloads
 from tests.support.loopback_server import Loopback, ReceivedRequest, ScriptedResponse, loopback, sse
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -124,6 +128,109 @@ def test_copies_of_wrapped_client_are_recorded(make, how, server, recorded):
     assert len(recorded.calls()) == 1
     unwrap_openai_client(second)
     assert not any("llamatelemetry" in name for name in vars(second))
+
+
+def new_copy(client: Any, server: Loopback) -> Any:
+    """Return a `copy.copy` of a client, with a server and a key of its own."""
+    copied = copy.copy(client)
+    copied.base_url = server.url
+    copied.api_key = "key-of-copy"
+    return copied
+
+
+@both
+@pytest.mark.parametrize("is_wrapped_later", [False, True])
+def test_shallow_copy_of_wrapped_client_uses_its_own_server_and_key(
+    make, is_wrapped_later, server, recorded
+):
+    client = new(make, server)
+    with loopback(answer) as other:
+        if is_wrapped_later:
+            copied = wrap_openai_client(new_copy(client, other))
+        else:
+            copied = new_copy(wrap_openai_client(client), other)
+        assert copied.request.__self__ is copied
+        calls(copied.copy(max_retries=0))
+        assert server.asked == []
+        assert [each.headers["authorization"] for each in other.asked] == ["Bearer key-of-copy"]
+        span = recorded.call()
+        assert f"http://127.0.0.1:{span.attributes['server.port']}" == other.url
+    unwrap_openai_client(copied)
+    unwrap_openai_client(client)
+
+
+def class_members() -> dict[str, Any]:
+    return {kind.__name__: dict(vars(kind)) for kind in (openai.OpenAI, openai.AsyncOpenAI)}
+
+
+@both
+def test_wrapping_leaves_methods_of_client_in_its_class(make, server):
+    client, before = new(make, server), class_members()
+    own = set(vars(client))
+    wrap_openai_client(client)
+    assert len(set(vars(client)) - own) == 1  # The mark.
+    assert make.copy is make.with_options
+    assert pickle.loads(pickle.dumps(make.with_options)) is make.copy
+    with mock.patch.object(client, "request") as request:
+        assert client.request is request
+    assert "request" not in vars(client)
+    unwrap_openai_client(client)
+    assert class_members() == before
+
+
+@pytest.mark.skipif(
+    not hasattr(openai, "BedrockOpenAI"), reason="this openai has no Bedrock client"
+)
+@pytest.mark.parametrize("how", ["copy", "with_options"])
+@pytest.mark.parametrize("name", ["AzureOpenAI", "BedrockOpenAI"])
+def test_copies_of_wrapped_clients_of_clouds_are_recorded(name, how, server, recorded):
+    options = {"api_version": "2024-10-21"} if name == "AzureOpenAI" else {}
+    client = getattr(openai, name)(base_url=server.url, api_key="k", max_retries=0, **options)
+    calls(getattr(wrap_openai_client(client), how)(timeout=5))
+    assert len(recorded.calls()) == 1
+    unwrap_openai_client(client)
+
+
+class PicklableClient(openai.OpenAI):
+    """A client that leaves its HTTP client out of pickles."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_client"}
+
+
+LOADER = """
+import pickle, sys
+sys.modules["llamatelemetry"] = sys.modules["llamatelemetry_instrumentation_openai"] = None
+print(pickle.load(sys.stdin.buffer)["api_key"])
+"""
+
+
+def test_pickle_of_wrapped_client_loads_without_llamatelemetry(server):
+    client = PicklableClient(base_url=server.url, api_key="k")
+    state = pickle.dumps(wrap_openai_client(client).__getstate__())
+    command = [sys.executable, "-c", LOADER]
+    done = subprocess.run(command, input=state, capture_output=True, check=True)
+    assert done.stdout.split() == [b"k"]
+    loaded = pickle.loads(pickle.dumps(client))
+    loaded._client = client._client
+    calls(loaded)
+    calls(wrap_openai_client(new(openai.OpenAI, server)))
+    unwrap_openai_client(client)
+
+
+def test_calls_of_unwrapped_client_inside_wrapped_call_belong_to_no_span(server, recorded):
+    inner = new(openai.OpenAI, server)
+
+    class Transport(payloads.http.BaseTransport):
+        def handle_request(self, _request: Any) -> Any:
+            calls(inner)
+            return payloads.json_response(ANSWER)
+
+    http_client = payloads.http.Client(transport=Transport())
+    client = wrap_openai_client(openai.OpenAI(api_key="k", http_client=http_client))
+    calls(client)
+    assert "http.request.resend_count" not in recorded.call().attributes
+    unwrap_openai_client(client)
 
 
 @both

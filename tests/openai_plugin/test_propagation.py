@@ -401,3 +401,19 @@ def test_plugin_writes_traceparent_after_http_instrumentation_was_removed(
     with make_client(server) as client:
         ask(client)
     assert named_by(server) == (id_of(our_span(recorder)), True)
+
+
+@pytest.mark.parametrize("way", [instrumented_for_all, instrumented_alone, with_their_transport])
+@pytest.mark.usefixtures("instrument_http")
+def test_plugin_writes_traceparent_when_http_instrumentation_excludes_url(
+    instrument, recorder, server, monkeypatch, way
+):
+    monkeypatch.setenv("OTEL_PYTHON_HTTPX_EXCLUDED_URLS", "127.0.0.1")
+    instrument()
+    with (
+        make_client(server) as client,
+        way(client, tracer_provider=recorder.tracer_provider) as client_in_use,
+    ):
+        ask(client_in_use)
+    assert [span.name for span in recorder.spans()] == ["chat smol"]
+    assert named_by(server) == (id_of(our_span(recorder)), True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
@@ -132,3 +136,14 @@ def forget_known_servers() -> Iterator[None]:
     yield
     known_servers.forget()
     unfinished_responses.clear()
+
+
+@pytest.fixture(autouse=True)
+def release_wrapped_openai_clients() -> Iterator[None]:
+    """Restore the classes of openai if the test has left only unreachable wrapped clients."""
+    yield
+    openai: Any = sys.modules.get("openai")
+    plugin: Any = sys.modules.get("llamatelemetry_instrumentation_openai._patches")
+    if openai is not None and plugin is not None and "request" in vars(openai.OpenAI):
+        gc.collect()
+        plugin.patches.uninstrument(SimpleNamespace())

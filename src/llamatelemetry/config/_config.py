@@ -237,7 +237,7 @@ class LlamaTelemetryConfig:
         "PROPAGATE",
         default="auto",
         doc="Add `traceparent` to requests. `auto`: unless the header is present, an HTTP "
-        "instrumentor is active, or `OTEL_PROPAGATORS` excludes it",
+        "instrumentor records the URL, or `OTEL_PROPAGATORS` excludes it",
     )
     propagate_hosts: Sequence[str] = option(
         TEXTS,

@@ -71,9 +71,9 @@ from llamatelemetry.genai.streams.byte_observers import (
     BodyBytesObserver,
     EventBytesObserver,
     ProvisionalObserver,
-    content_decoder,
     event_bytes_observer,
 )
+from llamatelemetry.genai.streams.content_decoders import content_decoder
 from llamatelemetry.genai.streams.event_accumulators import MediaAccumulator, ResponsesAccumulator
 from llamatelemetry.genai.streams.observers import (
     AsyncStreamWrapper,

@@ -238,13 +238,20 @@ class Call:
         if agent is not None and request.operation in INFERENCE_OPERATIONS:
             agent.count_inference_call()
         title = request.operation or request.task or "call"
-        self.span: Span = instrumenter.tracer.start_span(
-            f"{title} {request.model}" if request.model else title,
-            self._context,
-            kind=kind,
-            attributes=spans.start_attributes(request),
-            start_time=self._started_wall_ns,
-        )
+        try:
+            self.span: Span = instrumenter.tracer.start_span(
+                f"{title} {request.model}" if request.model else title,
+                self._context,
+                kind=kind,
+                attributes=spans.start_attributes(request),
+                start_time=self._started_wall_ns,
+            )
+        except Exception as failure:
+            # A sampler or a span processor of the application has raised. The metrics are
+            # recorded, and what happens inside the call belongs to the span around it.
+            internal_errors.log_once("starting a call's span", failure)
+            around = trace.get_current_span(self._context).get_span_context()
+            self.span = trace.NonRecordingSpan(around)
         self._context = trace.set_span_in_context(self.span, self._context)
         observer = spans.DroppedSpans.observer
         if observer is not None and spans.is_dropped(self.span):
@@ -329,12 +336,9 @@ class Call:
             resend_count=0,
         )
         outcome.phases = phases_of(outcome, timings)
-        try:
-            if self.instrumenter.config.phase_spans and self.span.is_recording():
-                context = trace.set_span_in_context(self.span)
-                spans.record_phase_spans(self.instrumenter.tracer, context, outcome)
-        except Exception as failure:
-            internal_errors.log_once("recording a request to the engine", failure)
+        if self.instrumenter.config.phase_spans and self.span.is_recording():
+            context = trace.set_span_in_context(self.span)
+            spans.record_phase_spans(self.instrumenter.tracer, context, outcome)
         self.instrumenter.metrics.record(outcome, self.span, client=False)
 
     def merge_response(self, nested: Call, response: Response) -> None:
@@ -379,16 +383,7 @@ class Call:
         ended_ns = ended_ns or self._abandoned_ns or perf_counter_ns()
         outcome: Outcome | None = None
         try:
-            if self._nested is not None:
-                response.complete(self._nested)
-            timings = response.timings = response.timings or self.header_timings
-            if timings is not None:
-                response.provider = response.provider or timings.provider
-                correct_undercount(response, self.request)
-            if response.provider is not None:
-                self.set_provider(response.provider)
-            if self.served_model is not None:
-                response.model = self.served_model
+            self._complete(response)
             outcome = self._outcome(response, error, ended_ns)
             if self._target is not None:
                 self._target.record(self, outcome)
@@ -400,11 +395,34 @@ class Call:
             if self._target is None:
                 self._end_span(self._started_wall_ns + ended_ns - self._started_ns, outcome)
 
+    def _complete(self, response: Response) -> None:
+        """Complete a response with what is known from elsewhere."""
+        try:
+            if self._nested is not None:
+                response.complete(self._nested)
+            timings = response.timings = response.timings or self.header_timings
+            if timings is not None:
+                response.provider = response.provider or timings.provider
+                correct_undercount(response, self.request)
+            if response.provider is not None:
+                self.set_provider(response.provider)
+            if self.served_model is not None:
+                response.model = self.served_model
+        except Exception as failure:
+            internal_errors.log_once("completing a response", failure)
+
     def _record_span(self, outcome: Outcome) -> None:
-        """Record attributes and phases, unless the span is dropped, and the content."""
+        """Record attributes and phases, unless the span is dropped, and the content.
+
+        Each has a guard of its own, so that a failure costs only one of them. The processors of
+        the application, which may raise, run for each phase.
+        """
         instrumenter, span, context = self.instrumenter, self.span, self._context
         if span.is_recording():
-            spans.record_span(span, outcome, self._started_provider)
+            try:
+                spans.record_span(span, outcome, self._started_provider)
+            except Exception as failure:
+                internal_errors.log_once("recording the attributes of a call", failure)
             if outcome.phases is not None and instrumenter.config.phase_spans:
                 spans.record_phase_spans(instrumenter.tracer, context, outcome)
         if self._content is not None:

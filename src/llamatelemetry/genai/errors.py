@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.json_access import as_dict, as_int, get_field
+from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.json_access import as_dict, as_fields, as_int, as_list, as_str, get_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,14 @@ def describe_error(error: BaseException) -> ErrorInfo:
     The message of an exception is included only if it is about the connection. The message of
     a server, of a validation error or of an application's exception may quote a prompt.
     """
+    try:
+        return _describe(error)
+    except Exception as failure:  # An exception's own methods and properties may raise anything.
+        internal_errors.log_once("describing an error", failure)
+        return ErrorInfo(type(error).__name__, type(error).__name__)
+
+
+def _describe(error: BaseException) -> ErrorInfo:
     name = _qualified_name(type(error))
     status = as_int(_attribute(error, "status_code"))
     code = _server_code(error)
@@ -55,10 +64,48 @@ def describe_reported_error(error: Any) -> ErrorInfo | None:
     Args:
         error: The value of `error`, or an `error` event: an object with `code` or `type`.
     """
-    if not error:
-        return None
-    kind = _code_of(error) or "_OTHER"
+    return _reported(error) if error else None
+
+
+def _reported(error: Any) -> ErrorInfo:
+    kind = _code_of(error) or _number_of(error) or "_OTHER"
     return ErrorInfo(kind, f"reported by the server: {kind}")
+
+
+# Any of these fields can mean that a 2xx response is an error; see `find_reported_error`.
+ERROR_FIELDS: Final = frozenset({"error", "errors", "error_code", "base_resp", "success"})
+
+
+def find_reported_error(body: Any) -> ErrorInfo | None:
+    """Describe the error that a 2xx response or an event consists of. Return `None` if it is none.
+
+    | Server | Form |
+    |---|---|
+    | OpenRouter, llama.cpp, most others | `{"error": {"code": 502, "message": ...}}` |
+    | LM Studio, Ollama | `{"error": "a message"}` |
+    | Text Generation Inference | `{"error": "a message", "error_type": "overloaded"}` |
+    | vLLM, FastChat | `{"object": "error", "type": ..., "code": 400}` |
+    | MiniMax | `{"base_resp": {"status_code": 1004, ...}}` |
+    | Qianfan | `{"error_code": 336003, ...}` |
+    | Zhipu | `{"success": false, "code": 500, ...}` |
+    | Cloudflare | `{"success": false, "errors": [{"code": 10000}]}` |
+    | Gemini | a list with one object that has `error` |
+    """
+    fields = as_fields(next(iter(as_list(body)), None) if isinstance(body, list) else body)
+    error = fields.get("error")
+    if error:
+        return _reported(error if as_fields(error) else {"type": fields.get("error_type")})
+    if fields.get("object") == "error":
+        return _reported(fields)
+    status = as_int(get_field(fields.get("base_resp"), "status_code"))
+    if status:
+        return _reported({"code": status})
+    code = as_int(fields.get("error_code")) or as_str(fields.get("error_code"))
+    if code and code != "0":
+        return _reported({"code": code})
+    if fields.get("success") is False:
+        return _reported(next(iter(as_list(fields.get("errors"))), None) or fields)
+    return None
 
 
 def describe_status(status: int, body: Any) -> ErrorInfo:
@@ -90,6 +137,12 @@ def _code_of(error: Any) -> str | None:
         if isinstance(value, str) and _CODE.fullmatch(value):
             return value
     return None
+
+
+def _number_of(error: Any) -> str | None:
+    """Return the error code of a server that numbers its errors, such as 502 or 336003."""
+    code = as_int(get_field(error, "code"))
+    return str(code) if code is not None and 0 < code < 1_000_000 else None
 
 
 def _connection_text(error: BaseException) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llamatelemetry.otel.redaction.fail_closed import strip_message
@@ -38,15 +39,17 @@ def log_once(where: str, error: Exception, *, may_quote: bool = True) -> None:
         first = key not in _reported
         _reported.add(key)
     level = logging.WARNING if first else logging.DEBUG
-    _logger.log(
-        level,
-        "llamatelemetry failed while %s (%s at %s); the application is not affected. "
-        "Further failures of this kind are logged at debug level",
-        where,
-        type(error).__name__,
-        _location(error.__traceback__),
-        exc_info=strip_message(error) if may_quote else error,
-    )
+    # A logging handler may raise too, such as one that exports logs through a broken processor.
+    with suppress(Exception):
+        _logger.log(
+            level,
+            "llamatelemetry failed while %s (%s at %s); the application is not affected. "
+            "Further failures of this kind are logged at debug level",
+            where,
+            type(error).__name__,
+            _location(error.__traceback__),
+            exc_info=strip_message(error) if may_quote else error,
+        )
 
 
 def _location(traceback: TracebackType | None) -> str:

@@ -88,16 +88,16 @@ class _Patch:
         self._module: ModuleType | None = None
         self._link: Any = None
         self._inherited = False
+        self._aliases: list[str] = []
 
     def apply(self) -> None:
-        if self._switch.is_on:
-            return
         self._switch.is_on = True
         if not self._hooked:
             # Runs at once if the module is imported already. wrapt cannot remove an import hook.
             self._hooked = True
             wrapt.register_post_import_hook(self._on_import, self._point.module)
         elif self._module is not None:
+            # Also if it is applied already: another package may have removed the wrapper.
             self._install(self._module)
 
     def _on_import(self, module: ModuleType) -> None:
@@ -118,7 +118,14 @@ class _Patch:
                 self._switch.is_on = False
                 self._switch = switch
             self._inherited = name not in vars(owner)
-            setattr(owner, name, self._link)
+            # Other names of the same function stay the same object, as pickle requires.
+            self._aliases = [
+                each
+                for each, value in vars(owner).items()
+                if value is original and isclass(owner) and not self._inherited
+            ]
+            for each in {name, *self._aliases}:
+                setattr(owner, each, self._link)
         except Exception as error:
             # An exception here would fail the application's own import.
             if not (point.optional and isinstance(error, AttributeError)):
@@ -136,8 +143,10 @@ class _Patch:
             return
         if self._inherited:
             delattr(owner, name)
-        else:
-            setattr(owner, name, self._link.__wrapped__)
+            return
+        for each in {name, *self._aliases}:
+            if vars(owner).get(each) is self._link:
+                setattr(owner, each, self._link.__wrapped__)
 
 
 def make_patch_link(

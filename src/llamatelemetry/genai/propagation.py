@@ -119,9 +119,10 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     find = getattr(http_client, "_transport_for_url", None)
     if find is None:
         is_left = hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
-        return is_left and is_http_instrumentation_enabled()
+        return is_left and _is_recorded_by_http(http_client.send, "REQUESTS", url)
     transport: Any = find(url)
     handling = _transport_methods(_type_of(transport))
+    wrapper: Any = None
     if handling is not None:
         members, methods, plain = handling
         own: Mapping[str, Any] = getattr(transport, "__dict__", _NO_MEMBERS)
@@ -129,9 +130,43 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
         if all(map(is_, map(getitem, members, methods), plain)) and _HANDLERS.isdisjoint(own):
             return False
         found = [*map(getitem, members, methods), *(own.get(name) for name in _HANDLERS)]
-        if not any(map(_is_wrapped_by_opentelemetry, found)):
+        wrappers: list[Any] = [_opentelemetry_wrapper_of(each) for each in found]
+        wrapper = next((each for each in wrappers if each is not None), None)
+        if wrapper is None:
             return False
-    return is_http_instrumentation_enabled()
+    return _is_recorded_by_http(wrapper, "HTTPX", url)
+
+
+def _is_recorded_by_http(wrapper: Any, library: str, url: Any) -> bool:
+    """Return whether an HTTP instrumentation records a URL, instead of passing it through.
+
+    Its exclusions are an argument of its wrapper (httpx), a variable of its wrapper (requests), or
+    those of `OTEL_PYTHON_<library>_EXCLUDED_URLS`. Nothing else propagates the context to a
+    URL that it excludes.
+    """
+    if not is_http_instrumentation_enabled():
+        return False
+    excluded = _exclusions_of(wrapper)
+    if excluded is None:
+        from opentelemetry.util.http import get_excluded_urls
+
+        excluded = get_excluded_urls(library)
+    return excluded is None or not excluded.url_disabled(str(url))
+
+
+def _exclusions_of(function: Any) -> Any:
+    """Return the object that excludes URLs from a wrapper or a function in its chain, if any."""
+    while function is not None:
+        keywords: Mapping[str, Any] = getattr(function, "keywords", _NO_MEMBERS)
+        found = keywords.get("excluded_urls")
+        code: Any = getattr(function, "__code__", None)
+        cells: Any = getattr(function, "__closure__", None)
+        if found is None and code is not None and "excluded_urls" in code.co_freevars:
+            found = cells[code.co_freevars.index("excluded_urls")].cell_contents
+        if hasattr(found, "url_disabled"):
+            return found
+        function = getattr(function, "__wrapped__", None)
+    return None
 
 
 class _TransportMethods(NamedTuple):
@@ -157,13 +192,13 @@ def _transport_methods(kind: type[Any]) -> _TransportMethods | None:
     )
 
 
-def _is_wrapped_by_opentelemetry(function: Any) -> bool:
+def _opentelemetry_wrapper_of(function: Any) -> Any:
     while function is not None:
         wrapper: Any = getattr(function, "_self_wrapper", None)
         if wrapper is not None and _is_from_opentelemetry(getattr(wrapper, "func", wrapper)):
-            return True
+            return wrapper
         function = getattr(function, "__wrapped__", None)
-    return False
+    return None
 
 
 def _is_from_opentelemetry(thing: Any) -> bool:

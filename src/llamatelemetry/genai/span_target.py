@@ -63,11 +63,11 @@ class ExternalSpanTarget:
             # The owner may have ended the span already, for example if it abandoned a stream.
             if self.span.is_recording():
                 spans.enrich_span(self.span, outcome, provider_proved=self._proved)
-            if self._recorded and instrumenter.config.phase_spans:
-                context = trace.set_span_in_context(self.span)
-                spans.record_phase_spans(instrumenter.tracer, context, outcome)
         except Exception as error:
             internal_errors.log_once("recording a call on the span of another library", error)
+        if self._recorded and instrumenter.config.phase_spans:
+            context = trace.set_span_in_context(self.span)
+            spans.record_phase_spans(instrumenter.tracer, context, outcome)
         instrumenter.metrics.record(outcome, self.span, client=not self._has_metrics)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.trace import NonRecordingSpan, Status, StatusCode
 
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.external_usage import missing_usage
 from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers
@@ -256,7 +257,8 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
     """Record queue, prefill and decode as children of the span in `context`, at their real times.
 
     They follow one another from the moment the last attempt was sent. If the duration of one is
-    unknown, so is the start of those after it, and they are not recorded.
+    unknown, so is the start of those after it, and they are not recorded. It raises nothing: a
+    sampler or a span processor of the application may fail.
     """
     phases = outcome.phases
     if phases is None or phases.queue_s is None:
@@ -272,5 +274,8 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         until_ns = at_ns + round(duration_s * 1e9)
         known = _known(attributes)
         known[names.PHASE] = name
-        tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
+        try:
+            tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
+        except Exception as error:
+            internal_errors.log_once("recording a phase", error)
         at_ns = until_ns

@@ -120,8 +120,14 @@ class OperationSpan:
         except Exception as internal_error:
             internal_errors.log_once("recording the end of a pipeline's span", internal_error)
         finally:
+            self._end_span(duration_ns)
+
+    def _end_span(self, duration_ns: int) -> None:
+        try:
             # From the monotonic clock, so that a clock step does not change the duration.
             self.span.end(self._started_wall_ns + duration_ns)
+        except Exception as error:  # A span processor of the application may raise.
+            internal_errors.log_once("ending a span of a pipeline", error)
 
     def abandon(self) -> None:
         """End the operation now, but let the finalizer's thread record it.

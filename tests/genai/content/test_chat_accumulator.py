@@ -123,6 +123,42 @@ def test_tool_call_without_index_starts_at_delta_with_id() -> None:
     ]
 
 
+def test_parallel_tool_calls_with_same_index_stay_apart() -> None:
+    deltas = [
+        tool_call_delta(id="a", function={"name": "f", "arguments": '{"x"'}),
+        tool_call_delta(function={"arguments": ": 1}"}),
+        tool_call_delta(id="b", function={"name": "f", "arguments": '{"x"'}),
+        tool_call_delta(id="", function={"arguments": ": 2}"}),
+        tool_call_delta(id="a", function={"name": "f", "arguments": ""}),
+    ]
+    assert parts(*deltas) == [
+        {"type": "tool_call", "id": "a", "name": "f", "arguments": {"x": 1}},
+        {"type": "tool_call", "id": "b", "name": "f", "arguments": {"x": 2}},
+    ]
+
+
+def test_tool_call_whose_chunks_have_new_ids_stays_one_call() -> None:
+    deltas = [
+        tool_call_delta(id="a", function={"name": "f", "arguments": '{"x"'}),
+        tool_call_delta(id="b", function={"arguments": ": 1}"}),
+    ]
+    assert parts(*deltas) == [{"type": "tool_call", "id": "a", "name": "f", "arguments": {"x": 1}}]
+
+
+def test_content_in_lists_of_parts_becomes_parts() -> None:
+    deltas = [
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "m"}]}]},
+        {"content": [{"type": "text", "text": "Good"}, {"type": "text", "text": "bye"}]},
+        {"content": ["!", {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}, 5]},
+    ]
+    assert parts(*deltas) == [
+        {"type": "reasoning", "content": "Hmm"},
+        {"type": "text", "content": "Goodbye!"},
+        {"type": "uri", "modality": "image", "uri": "https://a.test/b.png"},
+    ]
+
+
 @pytest.mark.parametrize("index", ["one", [], {}, 1.5])
 def test_invalid_index_of_tool_call_is_ignored(index: Any) -> None:
     first_delta = tool_call_delta(index, id="a", function={"name": "f", "arguments": '{"x"'})

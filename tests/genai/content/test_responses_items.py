@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llamatelemetry.genai import parse_created_response
 from llamatelemetry.genai.content.limits import limit_parts
 from llamatelemetry.genai.content.responses_messages import item_parts
 from tests.genai.responses_api import LARGE
@@ -208,3 +209,26 @@ def test_item_becomes_parts_of_its_type(item: Any, expected: list[dict[str, Any]
     parts = limit_parts(item_parts(item), 1000)
     check_parts(parts)
     assert parts == expected
+
+
+def test_shell_call_in_container_of_provider_is_a_server_tool_call() -> None:
+    environment = {"type": "container_reference", "container_id": "c"}
+    call = {"type": "shell_call", "call_id": "c1", "action": {"commands": ["ls"]}}
+    output = {"type": "shell_call_output", "call_id": "c1", "output": [{"stdout": "a"}]}
+    reply = {"status": "completed", "output": [{**call, "environment": environment}, output]}
+    response = parse_created_response(reply)
+    assert response.read_content is not None
+    (message,) = response.read_content().outputs
+    assert [part["type"] for part in message["parts"]] == [
+        "server_tool_call",
+        "server_tool_call_response",
+    ]
+    assert (response.finish_reasons, message["finish_reason"]) == (("stop",), "stop")
+
+
+def test_shell_call_of_application_has_same_reason_on_span_and_in_message() -> None:
+    call = {"type": "shell_call", "call_id": "c1", "environment": {"type": "local"}}
+    response = parse_created_response({"status": "completed", "output": [call]})
+    assert response.read_content is not None
+    (message,) = response.read_content().outputs
+    assert (response.finish_reasons, message["finish_reason"]) == (("tool_calls",), "tool_call")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import importlib
 import json
 import zlib
 from collections.abc import Callable
@@ -173,6 +175,46 @@ def test_decoder_ignores_body_that_expands_too_much() -> None:
     assert decode(b"more") == b""
 
 
+def _brotli(data: bytes) -> bytes:
+    return pytest.importorskip("brotli").compress(data)
+
+
+def _zstandard(data: bytes) -> bytes:
+    for name in ("compression.zstd", "backports.zstd", "zstandard"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name).compress(data)
+    pytest.skip("no package for zstd is installed")
+
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "br": _brotli,
+    "zstd": _zstandard,
+    "gzip, br": lambda data: _brotli(gzip.compress(data)),
+}
+
+
+@pytest.mark.parametrize("encoding", COMPRESSORS)
+def test_compressed_stream_has_its_tokens(
+    start: Callable[..., Call], recorder: Recorder, encoding: str
+) -> None:
+    data = COMPRESSORS[encoding](b"".join(stream_events()))
+    observer = chat_observer(start(stream=True), encoding)
+    for position in range(0, len(data), 7):
+        observer.on_chunk(data[position : position + 7])
+    observer.on_end()
+    assert recorder.call().attributes["gen_ai.usage.output_tokens"] > 0
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_decoder_ignores_invalid_and_expanding_data(encoding: str) -> None:
+    bomb = COMPRESSORS[encoding](b"\0" * 200_000_000)
+    for data in (bomb, b"not compressed"):
+        decode = content_decoder(encoding)
+        assert decode is not None
+        assert len(decode(data)) == 0
+        assert decode(b"more") == b""
+
+
 class ObserverStart:
     """A function that starts a call and returns its observer; it keeps the started calls."""
 
@@ -197,12 +239,26 @@ def test_stream_without_timings_starts_no_call(start: Callable[..., Call]) -> No
     assert start_observer.calls == []
 
 
+def test_provisional_observer_finds_timings_in_small_chunks_of_long_line(
+    start: Callable[..., Call], recorder: Recorder
+) -> None:
+    padding = b'data: {"x": "' + b"a" * 200_000 + b'"}\n\n'
+    data = padding + b"".join(stream_events())
+    start_observer = ObserverStart(start)
+    observer = ProvisionalObserver(start_observer)
+    for position in range(0, len(data), 8):
+        observer.on_chunk(data[position : position + 8])
+    observer.on_end()
+    assert len(start_observer.calls) == 1
+    assert recorder.call().attributes["gen_ai.usage.output_tokens"] > 0
+
+
 def test_provisional_observer_limits_buffered_line(start: Callable[..., Call]) -> None:
     start_observer = ObserverStart(start)
     observer = ProvisionalObserver(start_observer)
     for _ in range(100):
         observer.on_chunk(b"x" * 65536)
-    assert len(observer._line) < 400_000
+    assert len(observer._lines) < 400_000
     observer.on_chunk(stream_events()[-1])
     assert start_observer.calls == []
 

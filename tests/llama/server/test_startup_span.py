@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llamatelemetry.genai import known_servers, server_of
+from llamatelemetry.genai import internal_errors, known_servers, server_of
 from llamatelemetry.llama import (
     ServerConfig,
     ServerCrashedError,
@@ -22,6 +23,23 @@ pytestmark = pytest.mark.needs("ps")
 @pytest.fixture(autouse=True)
 def global_provider(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", recorder.tracer_provider)
+
+
+class BrokenProcessor(SpanProcessor):
+    """A span processor of the application that raises, at the start or at the end of a span."""
+
+    def __init__(self, at: str) -> None:
+        setattr(self, at, self._fail)
+
+    def _fail(self, *_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("broken processor")
+
+
+@pytest.mark.parametrize("at", ["on_start", "on_end"])
+def test_server_starts_when_span_processor_raises(manager, recorder: Recorder, at: str):
+    internal_errors.set_strict(False)
+    recorder.tracer_provider.add_span_processor(BrokenProcessor(at))
+    assert manager().start().is_healthy()
 
 
 def test_start_records_span(manager, recorder: Recorder, model: Path):

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import INVALID_SPAN, use_span
 
 from llamatelemetry.bench.analysis.validity import clock_warnings, shortfall_warnings
 from llamatelemetry.bench.load.driver import Driver
 from llamatelemetry.bench.machine import Clocks
 from llamatelemetry.bench.records import RunRecord
+from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -136,8 +138,20 @@ class Session:
             f"{_PREFIX}.cache": "cold" if plan.cold else "warm",
         }
         name = f"benchmark {plan.model}".rstrip()
-        with self._instrumenter.tracer.start_as_current_span(name, attributes=attributes) as span:
-            yield span
+        span = INVALID_SPAN
+        # A sampler or a span processor of the application may raise. The run goes on.
+        try:
+            span = self._instrumenter.tracer.start_span(name, attributes=attributes)
+        except Exception as error:
+            internal_errors.log_once("starting the span of a run", error)
+        try:
+            with use_span(span):
+                yield span
+        finally:
+            try:
+                span.end()
+            except Exception as error:
+                internal_errors.log_once("ending the span of a run", error)
 
 
 def _difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -45,6 +45,10 @@ class CutText(str):
         return made
 
 
+class ParsedPart(dict[str, Any]):
+    """A part of the schema inside a message that is still to be parsed."""
+
+
 def text_part(value: Any) -> list[Part]:
     """Return a text part; empty if there is no text."""
     return [{"type": "text", "content": value}] if isinstance(value, str) and value else []
@@ -142,6 +146,8 @@ def content_parts(content: Any) -> list[Part]:
 def _content_part(item: Any) -> list[Part]:
     if isinstance(item, str):
         return text_part(item)
+    if isinstance(item, ParsedPart):
+        return [item]
     if not as_mapping(item):
         return []
     kind = get_field(item, "type")

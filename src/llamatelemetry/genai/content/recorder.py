@@ -201,7 +201,10 @@ class CallContent:
             if self._recorder.on_event:
                 # A hook may have added attributes.
                 record.attributes = {**(record.attributes or {}), **recorded}
-            self._logger.emit(record)
+            try:
+                self._logger.emit(record)
+            except Exception as error:  # A log processor of the application may raise.
+                internal_errors.log_once("emitting an event", error)
         if not self._to_span:
             return {}
         return {name: compact_json(value) for name, value in recorded.items()}

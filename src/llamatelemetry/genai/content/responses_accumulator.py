@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content.chat_accumulator import GrowingText
 from llamatelemetry.genai.content.limits import limit_parts
 from llamatelemetry.genai.content.responses_messages import (
     item_parts,
+    output_item_parts,
     output_message,
     parse_responses_content,
 )
@@ -55,6 +57,12 @@ class ResponsesContentAccumulator:
 
     def add(self, event: Any) -> None:
         """Add one event."""
+        try:
+            self._add(event)
+        except Exception as error:  # The counts in the same event must still be read.
+            internal_errors.log_once("reading the content of an event", error)
+
+    def _add(self, event: Any) -> None:
         kind = get_field(event, "type")
         if not isinstance(kind, str):
             return
@@ -99,7 +107,7 @@ class _ItemAccumulator:
     def update(self, item: Any, *, done: bool) -> None:
         if done:
             # Cut now: the item itself would keep all its content.
-            self._parts = limit_parts(item_parts(item), self._max_chars)
+            self._parts = limit_parts(output_item_parts(item), self._max_chars)
             self._texts.clear()
         else:
             self._head = {name: get_field(item, name) for name in ("type", "id", "call_id", "name")}

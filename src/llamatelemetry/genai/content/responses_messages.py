@@ -95,7 +95,7 @@ def parse_fetched_content(reply: Any) -> Content:
 
 def item_parts_of(output: Any) -> list[Part]:
     """Return the parts of all output items."""
-    return [part for item in as_list(output) for part in item_parts(item)]
+    return [part for item in as_list(output) for part in output_item_parts(item)]
 
 
 def output_message(parts: list[Part], reason: str | None = None) -> list[dict[str, Any]]:
@@ -160,6 +160,19 @@ def _role_of(item: Any) -> str:
     return "unknown" if kind in {"", "item_reference"} else "assistant"
 
 
+def is_hosted(item: Any) -> bool:
+    """Return whether the provider runs a shell call, in a container."""
+    return get_field(get_field(item, "environment"), "type") == "container_reference"
+
+
+def output_item_parts(item: Any) -> list[Part]:
+    """Return the parts of one item of a response."""
+    if get_field(item, "type") == "shell_call_output":
+        # Only the provider's own calls have their output in the response.
+        return [server_tool_response_part(_call_id(item), "shell", _named(item, ("output",)))]
+    return item_parts(item)
+
+
 def item_parts(item: Any) -> list[Part]:
     """Return the parts of one input or output item; empty for an unknown one."""
     kind = as_str(get_field(item, "type"))
@@ -169,13 +182,19 @@ def item_parts(item: Any) -> list[Part]:
     if read is not None:
         return read(item)
     if kind in _CLIENT_TOOLS:
-        name, fields = _CLIENT_TOOLS[kind]
-        return [_called(item, as_str(get_field(item, "name")) or name, _named(item, fields))]
+        return [_client_tool_part(item, *_CLIENT_TOOLS[kind])]
     if kind in _SERVER_TOOLS:
         return _server_tool_parts(item, *_SERVER_TOOLS[kind])
     if kind.endswith(_OUTPUT_SUFFIX):
         return [tool_response_part(_call_id(item), _tool_output(get_field(item, "output")))]
     return [other_part(kind, item)]
+
+
+def _client_tool_part(item: Any, name: str, fields: tuple[str, ...]) -> Part:
+    arguments = _named(item, fields)
+    if is_hosted(item):
+        return server_tool_part(_call_id(item), name, arguments)
+    return _called(item, as_str(get_field(item, "name")) or name, arguments)
 
 
 def _called(item: Any, name: Any, arguments: Any) -> Part:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
+from llamatelemetry.genai.content.messages import parse_choices
 from llamatelemetry.genai.engines import ENGINE_FIELDS
+from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.genai.json_access import as_count, as_dict, as_fields, as_list, get_field
-from llamatelemetry.genai.wire.openai_chat import find_usage, parse_response
+from llamatelemetry.genai.wire.openai_chat import find_choice_error, find_usage, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import Response
 
 # Fields of a delta that carry a token. The role does not, nor does an empty delta: llama.cpp opens
@@ -55,8 +58,8 @@ class ChatAccumulator:
     """
 
     __slots__ = (
-        *("_at_finish", "_at_usage", "_content", "_engine", "_finish_reasons", "_has_token"),
-        *("_head", "_is_named", "timings", "usage"),
+        *("_at_finish", "_at_usage", "_content", "_engine", "_error", "_finish_reasons"),
+        *("_has_token", "_head", "_is_named", "timings", "usage"),
     )
 
     def __init__(self, content_max_chars: int | None = None) -> None:
@@ -66,6 +69,7 @@ class ChatAccumulator:
         self._head: dict[str, Any] = {}
         self._is_named = False
         self._has_token = False
+        self._error: ErrorInfo | None = None
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
@@ -85,6 +89,8 @@ class ChatAccumulator:
         if usage is not None or timings is not None:
             self._add_counts(usage, timings, as_list(choices))
             self._add_engine(fields)
+        if not choices:
+            self._error = self._error or find_reported_error(fields)
         if not isinstance(choices, (list, tuple)):
             return self._has_token
         for position, choice in enumerate(choices):
@@ -97,12 +103,16 @@ class ChatAccumulator:
             if reason is not None or key not in self._finish_reasons:
                 self._finish_reasons[key] = reason
                 if reason is not None:
-                    if self.usage is None:
-                        self.usage = find_usage(fields)  # Groq and Moonshot send it there.
-                    self._add_engine(fields)
+                    self._add_end(choice, fields)
             if self._content is not None:
                 self._content.add(key, choice)
         return self._has_token
+
+    def _add_end(self, choice: Any, fields: Mapping[str, Any]) -> None:
+        if self.usage is None:
+            self.usage = find_usage(fields)  # Groq and Moonshot send it there.
+        self._error = find_choice_error([choice]) or self._error
+        self._add_engine(fields)
 
     def _add_counts(self, usage: Any, timings: Any, choices: Sequence[Any]) -> None:
         if usage is not None:
@@ -138,24 +148,34 @@ class ChatAccumulator:
         return self._head.get("model")
 
     def result(self) -> dict[str, Any]:
-        """Return the response in the format of a plain one, for `parse_response`."""
-        contents = {} if self._content is None else self._content.results()
+        """Return the response in the format of a plain one."""
+        return {**self._counts(), "choices": self._choices()}
+
+    def _counts(self) -> dict[str, Any]:
+        reasons = self._finish_reasons
         result = {
             **self._engine,
             **self._head,
-            "choices": [
-                {"finish_reason": self._finish_reasons[index], **contents.get(index, {})}
-                for index in sorted(self._finish_reasons)
-            ],
+            "choices": [{"finish_reason": reasons[index]} for index in sorted(reasons)],
             "usage": self.usage,
         }
         if self.timings is not None:
             result["timings"] = self.timings
         return result
 
+    def _choices(self) -> list[dict[str, Any]]:
+        contents = {} if self._content is None else self._content.results()
+        return [
+            {"finish_reason": self._finish_reasons[index], **contents.get(index, {})}
+            for index in sorted(self._finish_reasons)
+        ]
+
     def response(self) -> Response:
         """Return the response accumulated so far."""
-        response = parse_response(self.result())
+        response = parse_response(self._counts())
+        response.error = self._error or response.error
+        # Read by itself, so that a failure there cannot lose the counts.
+        response.read_content = lambda: parse_choices(self._choices())
         predicted = self._at_usage or list(self._at_finish.values())
         if len(predicted) > 1 and None not in predicted:
             response.usage.output_tokens = sum(tokens or 0 for tokens in predicted)

@@ -6,14 +6,14 @@ The wrappers of `observers` pass these bytes instead of parsed chunks.
 from __future__ import annotations
 
 import re
-import zlib
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.genai.json_access import get_field
 from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.streams.content_decoders import content_decoder
 from llamatelemetry.genai.streams.observers import StreamObserver
 from llamatelemetry.genai.wire.bodies import BodyCapture
 from llamatelemetry.genai.wire.sse import EventReader, parse_object
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.call import Call
     from llamatelemetry.genai.streams.accumulators import Accumulator
-
-    Decode = Callable[[bytes], bytes]
+    from llamatelemetry.genai.streams.content_decoders import Decode
 
 # After the first token, only the end of the stream is of interest. Quotation marks within the text are
 # escaped by a backslash, so these patterns do not match there.
@@ -116,9 +115,11 @@ class EventBytesObserver(StreamObserver):
         if event is None:
             return
         self._parsed += 1
-        error = event.get("error")
-        if error and "type" not in event:
-            self.on_reported_error(describe_reported_error(error))
+        # Events of some APIs have a type and may have an `error` of their own.
+        is_typed = "type" in event and event.get("object") != "error"
+        error = None if is_typed else find_reported_error(event)
+        if error is not None:
+            self.on_reported_error(error)
         else:
             super().on_chunk(event)
 
@@ -170,6 +171,7 @@ class BodyBytesObserver(StreamObserver):
 
 
 _TIMINGS: Final = b'"timings"'
+_LINE_END: Final = re.compile(rb"[\r\n]")
 _LONGEST_LAST_EVENT: Final = 256 * 1024
 
 
@@ -183,12 +185,13 @@ class ProvisionalObserver:
         confirm: Function that starts the call and returns its observer; `None` if it is not recorded.
     """
 
-    __slots__ = ("_chunks", "_confirm", "_confirmed", "_first_ns", "_line")
+    __slots__ = ("_chunks", "_confirm", "_confirmed", "_first_ns", "_has_word", "_lines")
 
     def __init__(self, confirm: Callable[[], EventBytesObserver | None]) -> None:
         self._confirm: Callable[[], EventBytesObserver | None] | None = confirm
         self._confirmed: EventBytesObserver | None = None
-        self._line = b""  # of an incomplete line
+        self._lines = bytearray()  # from the beginning of an incomplete line
+        self._has_word = False  # whether they contain `"timings"`
         self._chunks = 0
         self._first_ns = 0
 
@@ -200,15 +203,23 @@ class ProvisionalObserver:
             if not self._chunks:
                 self._first_ns = perf_counter_ns()
             self._chunks += 1
-            lines = self._line + chunk if self._line else chunk
-            if _TIMINGS in lines and _has_timings(lines):
-                self._start(lines)
-            elif lines.endswith(b"\n"):
-                self._line = b""
-            else:
-                self._line = lines[lines.rfind(b"\n") + 1 :]
-                if len(self._line) > _LONGEST_LAST_EVENT:
-                    self._confirm = None
+            self._add(chunk)
+
+    def _add(self, chunk: bytes) -> None:
+        # A line may arrive in thousands of chunks, so each byte is copied and searched once.
+        lines = self._lines
+        since = max(0, len(lines) - len(_TIMINGS) + 1)
+        lines += chunk
+        self._has_word = self._has_word or lines.find(_TIMINGS, since) >= 0
+        if _LINE_END.search(chunk) is not None:
+            if self._has_word and _has_timings(bytes(lines)):
+                self._start(bytes(lines))
+                return
+            del lines[: max(lines.rfind(b"\n"), lines.rfind(b"\r")) + 1]
+            self._has_word = _TIMINGS in lines
+        if len(lines) > _LONGEST_LAST_EVENT:
+            self._confirm = None
+            lines.clear()
 
     def _start(self, lines: bytes) -> None:
         confirm, self._confirm = self._confirm, None
@@ -247,43 +258,3 @@ def _has_timings(data: bytes) -> bool:
         for event in EventReader().feed(data)
         if isinstance(timings := get_field(event, "timings"), dict)
     )
-
-
-# A chunk that decodes to more than this is not a chunk of text.
-_LONGEST_DECODED: Final = 8 * 1024 * 1024
-
-
-def content_decoder(encoding: str) -> Decode | None:
-    """Return a function that undoes a `Content-Encoding` chunk by chunk; `None` if it is not supported.
-
-    Data in another encoding, or data that becomes too large, decodes to nothing.
-    """
-    name = encoding.strip().lower()
-    if name in {"", "identity"}:
-        return _identity
-    if name in {"gzip", "x-gzip", "deflate"}:
-        return _Inflate()
-    return None
-
-
-def _identity(data: bytes) -> bytes:
-    return data
-
-
-class _Inflate:
-    def __init__(self) -> None:
-        # Adding 32 accepts both gzip and zlib headers.
-        self._inflate: Any = zlib.decompressobj(zlib.MAX_WBITS + 32)
-
-    def __call__(self, data: bytes) -> bytes:
-        if self._inflate is None:
-            return b""
-        try:
-            decoded: bytes = self._inflate.decompress(data, _LONGEST_DECODED)
-        except zlib.error:
-            self._inflate = None
-            return b""
-        if self._inflate.unconsumed_tail:
-            self._inflate = None
-            return b""
-        return decoded

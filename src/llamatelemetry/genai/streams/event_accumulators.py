@@ -9,7 +9,7 @@ from llamatelemetry.genai.content.responses_messages import (
     parse_fetched_content,
     parse_responses_content,
 )
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import describe_reported_error, find_reported_error
 from llamatelemetry.genai.json_access import as_str, get_field
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.wire.openai_chat import parse_usage
@@ -53,6 +53,7 @@ class ResponsesAccumulator:
         """Add one event. Return whether it carries a token: text, reasoning, arguments and so on."""
         kind = as_str(get_field(event, "type"))
         if kind is None:
+            self._error = find_reported_error(event) or self._error
             return False
         if self._content is not None:
             self._content.add(event)
@@ -104,6 +105,7 @@ class MediaAccumulator:
         """Add one event. Return whether it carries a part of the result."""
         kind = as_str(get_field(event, "type"))
         if kind is None:
+            self._error = find_reported_error(event) or self._error
             return False
         if kind.endswith((".delta", ".partial_image")):
             return True

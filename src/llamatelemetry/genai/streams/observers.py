@@ -57,16 +57,20 @@ class StreamObserver:
         """Process a chunk."""
         now_ns = perf_counter_ns()
         self._last_ns = now_ns
+        call = self._call
         try:
-            call = self._call
             if self._accumulator.add(chunk) and call.first_token_ns is None:
                 call.first_token_ns = now_ns
-            if self._intervals is not None:
-                self._intervals.add(now_ns)
-                if call.first_chunk_ns is None:
-                    call.first_chunk_ns = now_ns
         except Exception as error:
             internal_errors.log_once("reading a chunk", error)
+        if self._intervals is None:
+            return
+        if call.first_chunk_ns is None:
+            call.first_chunk_ns = now_ns
+        try:
+            self._intervals.add(now_ns)
+        except Exception as error:
+            internal_errors.log_once("timing a chunk", error)
 
     def on_bytes(self) -> None:
         """Record that bytes arrived which are not a chunk."""
@@ -111,12 +115,15 @@ class StreamObserver:
         try:
             if self._intervals is not None:
                 self._intervals.flush()
+        except Exception as error:
+            internal_errors.log_once("recording the intervals of a stream", error)
+        try:
             response = self._accumulator.response()
-            response.error = response.error or self._error
-            return response
         except Exception as error:
             internal_errors.log_once("building the response of a stream", error)
-            return Response()
+            response = Response()
+        response.error = response.error or self._error
+        return response
 
     def _clean_up(self) -> None:
         on_end, self._on_end = self._on_end, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import describe_reported_error, find_reported_error
 from llamatelemetry.genai.json_access import as_str, get_field, model_name
 from llamatelemetry.genai.model import Response, Usage
 from llamatelemetry.genai.wire.openai_chat import parse_usage
@@ -21,6 +21,7 @@ def parse_messages_response(reply: Any) -> Response:
         model=model_name(get_field(reply, "model")),
         finish_reasons=() if reason is None else (reason,),
         usage=_messages_usage(get_field(reply, "usage")),
+        error=find_reported_error(reply),
     )
 
 
@@ -58,6 +59,8 @@ class AnthropicAccumulator:
             self._add_usage(get_field(event, "usage"))
         elif kind == "error":
             self._error = describe_reported_error(get_field(event, "error") or event)
+        elif kind is None:
+            self._error = find_reported_error(event) or self._error
         return False
 
     def _add_usage(self, usage: Any) -> None:
@@ -75,5 +78,5 @@ class AnthropicAccumulator:
         """Return the response accumulated so far."""
         message = {**self._message, "stop_reason": self._stop_reason, "usage": self._usage}
         response = parse_messages_response(message)
-        response.error = self._error
+        response.error = response.error or self._error
         return response

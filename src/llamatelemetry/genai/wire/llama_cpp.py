@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
 from llamatelemetry.genai.content.messages import parse_choices
 from llamatelemetry.genai.engines.llama_cpp import parse_timings
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.genai.json_access import (
     as_count,
     as_int,
@@ -48,6 +48,7 @@ def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response
         finish_reasons=_native_finish_reasons(results),
         usage=_native_usage(results, answers_per_prompt, timings),
         timings=timings,
+        error=find_reported_error(reply),
         read_content=partial(_parse_native_content, results),
     )
     slot = as_count(get_field(first, "id_slot"))
@@ -131,9 +132,9 @@ class LlamaCppAccumulator:
 
     def add(self, event: Any) -> bool:
         """Add one event. Return whether it carries a token."""
-        error = get_field(event, "error")
+        error = find_reported_error(event)
         if error is not None:
-            self._error = describe_reported_error(error)
+            self._error = error
             return False
         # The last event of a choice has the counts of the whole choice.
         index = as_int(get_field(event, "index")) or 0
@@ -151,14 +152,21 @@ class LlamaCppAccumulator:
 
     def response(self) -> Response:
         """Return the response accumulated so far."""
-        contents = {} if self._content is None else self._content.results()
-        last = [
-            {**self._last[index], "content": get_field(contents.get(index), "text")}
-            for index in sorted(self._last)
-        ]
+        last = [self._last[index] for index in sorted(self._last)]
         response = parse_native_completion(last, self._answers_per_prompt) if last else Response()
         response.error = self._error
+        # Read by itself, so that a failure there cannot lose the counts.
+        response.read_content = self._read_content
         return response
+
+    def _read_content(self) -> Content:
+        contents = {} if self._content is None else self._content.results()
+        return _parse_native_content(
+            [
+                {**self._last[index], "content": get_field(contents.get(index), "text")}
+                for index in sorted(self._last)
+            ]
+        )
 
 
 _KEPT_FIELDS: Final = (

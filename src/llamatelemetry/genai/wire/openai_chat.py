@@ -17,6 +17,11 @@ from llamatelemetry.genai.engines import (
     read_engine,
 )
 from llamatelemetry.genai.engines.proofs import PROVING_PREFIXES
+from llamatelemetry.genai.errors import (
+    ERROR_FIELDS,
+    describe_reported_error,
+    find_reported_error,
+)
 from llamatelemetry.genai.json_access import (
     as_count,
     as_fields,
@@ -32,10 +37,11 @@ from llamatelemetry.genai.model import Response, Usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai.errors import ErrorInfo
     from llamatelemetry.genai.model import EngineTimings, Request
 
 
@@ -158,7 +164,7 @@ def parse_response(reply: Any) -> Response:
     provider, timings = None, None
     if mentions_engine(fields, usage, fingerprint):
         provider, timings = read_engine(fields, usage)
-    return Response(
+    response = Response(
         id=response_id,
         model=model_name(fields.get("model")),
         finish_reasons=_finish_reasons(choices),
@@ -169,6 +175,20 @@ def parse_response(reply: Any) -> Response:
         system_fingerprint=fingerprint,
         read_content=partial(parse_choices, choices),
     )
+    # Fast path: a response with choices and without these fields is not an error.
+    if not choices or not ERROR_FIELDS.isdisjoint(fields):
+        response.error = find_reported_error(reply)
+    if "error" in response.finish_reasons:
+        response.error = response.error or find_choice_error(as_list(choices))
+    return response
+
+
+def find_choice_error(choices: Sequence[Any]) -> ErrorInfo | None:
+    """Describe the error of a choice: OpenRouter and vLLM end it with the reason `error`."""
+    for choice in choices:
+        if get_field(choice, "finish_reason") == "error":
+            return describe_reported_error(get_field(choice, "error") or {"type": "_OTHER"})
+    return None
 
 
 def mentions_engine(fields: Mapping[str, Any], usage: Any, fingerprint: str | None) -> bool:
@@ -257,6 +277,7 @@ _BESIDE_TOTALS: Final = (
     ("prompt_cache_hit_tokens", "cache_read_tokens"),
     ("cache_read_input_tokens", "cache_read_tokens"),
     ("cache_creation_input_tokens", "cache_write_tokens"),
+    ("reasoning_tokens", "reasoning_tokens"),  # Perplexity
 )
 _CERTAIN_COUNT: Final = 2**31
 _BESIDE_NAMES: Final = frozenset(dict(_BESIDE_TOTALS))
@@ -299,10 +320,14 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     | DeepSeek | `prompt_cache_hit_tokens` next to `prompt_tokens` |
     | Anthropic, LiteLLM | `cache_read_input_tokens`, `cache_creation_input_tokens` |
     | OpenRouter | `cost` of the call |
+    | xAI, Perplexity | reasoning tokens that are not part of the output tokens |
     """
     read = Usage()
     if usage is not None:
-        _read_counts(as_fields(usage), read)
+        fields = as_fields(usage)
+        _read_counts(fields, read)
+        if read.reasoning_tokens:
+            _include_reasoning(_token_count(fields.get("total_tokens")), read)
     if timings is not None:
         if read.input_tokens is None and timings.prompt_tokens is not None:
             read.input_tokens = timings.prompt_tokens + (timings.cached_tokens or 0)
@@ -311,6 +336,19 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
         if read.cache_read_tokens is None:
             read.cache_read_tokens = timings.cached_tokens
     return read
+
+
+def _include_reasoning(total: int | None, read: Usage) -> None:
+    """Add the reasoning tokens to the output tokens if the server has counted them separately.
+
+    The proof is the total, or more reasoning tokens than output tokens.
+    """
+    prompt, output, reasoning = read.input_tokens, read.output_tokens, read.reasoning_tokens
+    if output is None or reasoning is None:
+        return
+    is_in_total = prompt is not None and prompt + output + reasoning == total
+    if is_in_total or reasoning > output:
+        read.output_tokens = output + reasoning
 
 
 def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
@@ -322,7 +360,7 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
             if getattr(into, total) is None:
                 # Fast path: most counts are small integers.
                 is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
-                setattr(into, total, value if is_count else as_count(value))
+                setattr(into, total, value if is_count else _token_count(value))
         elif field == "cost":
             into.cost = as_float(value)
         elif field in _DETAILS:
@@ -335,10 +373,16 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
         _read_fields(fields, _BESIDE_TOTALS, into)
 
 
+def _token_count(value: Any) -> int | None:
+    """Return a number of tokens. Servers with one type of number send it as `20.0`."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return as_count(int(value) if is_whole else value)
+
+
 def _read_fields(
     fields: Mapping[str, Any], spellings: tuple[tuple[str, str], ...], into: Usage
 ) -> None:
     for field, name in spellings:
         value = fields.get(field)
         if value is not None and getattr(into, name) is None:
-            setattr(into, name, as_count(value))
+            setattr(into, name, _token_count(value))

@@ -7,12 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content.responses_messages import (
+    is_hosted,
     parse_fetched_content,
     parse_responses_content,
 )
 from llamatelemetry.genai.engines import read_engine
 from llamatelemetry.genai.engines.proofs import VLLM
-from llamatelemetry.genai.errors import describe_reported_error
+from llamatelemetry.genai.errors import describe_reported_error, find_reported_error
 from llamatelemetry.genai.json_access import (
     as_dict,
     as_fields,
@@ -78,7 +79,9 @@ def parse_created_response(reply: Any, timings: Any = None) -> Response:
     response.usage = parse_usage(usage, response.timings)
     if response.provider == VLLM and response.usage.cache_read_tokens == 0:
         response.usage.cache_read_tokens = None  # vLLM writes 0 if it does not count them.
-    response.error = describe_reported_error(get_field(reply, "error"))
+    response.error = find_reported_error(reply)
+    if response.error is None and response.status == "failed":
+        response.error = describe_reported_error({"type": "_OTHER"})
     # Record the status only for responses fetched by id. The caller that creates a response
     # already has it.
     response.status = None
@@ -90,9 +93,11 @@ def parse_fetched_response(reply: Any) -> Response:
     """Parse a response of `GET /responses/{id}`.
 
     Usage and error are not set: they belong to the call that created the response. Status and finish
-    reason describe it. But a response that runs in the background has no usage when it is created,
-    nor has one whose stream broke. Its usage is set once: by the first fetch that sees it finished, in
-    the process that created it.
+    reason describe it. A body without an id is not a response, but may be the error of the request.
+
+    A response that runs in the background has no usage when it is created, nor has one whose stream
+    broke. Its usage is set once: by the first fetch that sees it finished, in the process that created
+    it.
     """
     response = _parse(reply)
     if response.status not in _UNFINISHED and unfinished_responses.discard(response.id):
@@ -129,8 +134,10 @@ unfinished_responses: Final = UnfinishedResponses()
 
 def _parse(reply: Any) -> Response:
     output = get_field(reply, "output")
+    response_id = as_str(get_field(reply, "id"))
     return Response(
-        id=as_str(get_field(reply, "id")),
+        error=find_reported_error(reply) if response_id is None else None,
+        id=response_id,
         model=model_name(get_field(reply, "model")),
         finish_reasons=_finish_reasons(reply, output),
         service_tier=as_str(get_field(reply, "service_tier")),
@@ -158,6 +165,4 @@ def _finish_reasons(reply: Any, output: Any) -> tuple[str, ...]:
 
 
 def _is_for_the_application(item: Any) -> bool:
-    # The provider runs a shell in a container.
-    is_hosted = get_field(get_field(item, "environment"), "type") == "container_reference"
-    return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted
+    return as_str(get_field(item, "type")) in _CALLS_FOR_THE_APPLICATION and not is_hosted(item)

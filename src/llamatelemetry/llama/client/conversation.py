@@ -9,13 +9,14 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from llamatelemetry.genai import Response, StreamObserver, internal_errors
+from llamatelemetry.genai import Response, StreamObserver, internal_errors, parse_body
 from llamatelemetry.llama.client.connection import Connection, ConnectionReuseTracker
 from llamatelemetry.llama.client.endpoints import Exchange, health
 from llamatelemetry.llama.client.errors import (
     LlamaServerError,
     ServerLoadingError,
     error_attributes,
+    find_error,
     parse_error_response,
 )
 from llamatelemetry.llama.client.responses import parse_json
@@ -52,11 +53,14 @@ async def converse(connection: Connection, exchange: Exchange[Any]) -> Any:
     call = None if inference is None else connection.start(exchange, inference)
     response = await _send_recorded(connection, exchange, call)
     if exchange.stream:
+        await _raise_for_plain_body(connection, response, call)
         if call is None or inference is None:
             return response, None
         return response, StreamObserver(call, inference.accumulator(call.content_max_chars))
     try:
         body = response.text if exchange.is_text else _parse_body(response)
+        if not exchange.is_text:
+            _raise_for_error(body)
     except BaseException as error:
         if call is not None:
             call.fail(error)
@@ -66,6 +70,26 @@ async def converse(connection: Connection, exchange: Exchange[Any]) -> Any:
         if call is not None:
             call.finish(_parse_inference(inference, body))
     return exchange.parse(body)
+
+
+def _raise_for_error(body: Any) -> None:
+    """Raise the error that a proxy or a server has sent with a 2xx status."""
+    error = find_error(body)
+    if error is not None:
+        raise error
+
+
+async def _raise_for_plain_body(connection: Connection, response: Any, call: Call | None) -> None:
+    """Raise the error that a server has sent as a plain body instead of a stream."""
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return
+    try:
+        await response.aread() if connection.is_async else response.read()
+        _raise_for_error(parse_body(response.content, ""))
+    except BaseException as error:
+        if call is not None:
+            call.fail(error)
+        raise
 
 
 def _parse_inference(inference: Inference, body: Any) -> Response:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import as_dict, as_int
+from llamatelemetry.genai import as_dict, as_int, as_list
+from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -78,6 +79,16 @@ def parse_error_object(body: Any, status: int | None = None) -> LlamaServerError
     error.n_ctx = as_int(details.get("n_ctx"))
     error.body = dict(body)
     return error
+
+
+def find_error(body: Any) -> LlamaServerError | None:
+    """Return the error that the JSON of a 2xx response consists of; `None` if it is none."""
+    if find_reported_error(body) is None:
+        return None
+    fields = as_dict(next(iter(as_list(body)), None) if isinstance(body, list) else body)
+    if fields.get("error"):
+        return parse_error_object(fields)
+    return parse_error_object({"error": dict(fields)})
 
 
 def error_attributes(error: BaseException) -> dict[str, AttributeValue]:

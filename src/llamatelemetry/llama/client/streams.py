@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from llamatelemetry.genai import AsyncStreamWrapper, EventReader, StreamWrapper
-from llamatelemetry.llama.client.errors import parse_error_object
+from llamatelemetry.llama.client.errors import find_error
 from llamatelemetry.llama.client.responses import ChatResponse, parse_json
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def _parse(payloads: Iterable[bytes]) -> Iterator[ChatResponse]:
             chunk = parse_json(payload)
         except ValueError:
             continue
-        if chunk.get("error"):
-            raise parse_error_object(chunk)
+        error = find_error(chunk)
+        if error is not None:
+            raise error
         yield chunk
 
 

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from llamatelemetry import __version__
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.llama.server.config import ServerConfig
@@ -35,11 +37,16 @@ class StartupSpan:
         tracer = trace.get_tracer("llamatelemetry.llama", __version__)
         if not is_instrumentation_enabled():
             tracer = trace.NoOpTracer()
-        self._span = tracer.start_span(
-            "llama_server start",
-            kind=SpanKind.INTERNAL,
-            attributes={names.GEN_AI_PROVIDER_NAME: PROVIDER_LLAMA_CPP},
-        )
+        # A sampler or a span processor of the application may raise. The server starts anyway.
+        self._span: Span = trace.INVALID_SPAN
+        try:
+            self._span = tracer.start_span(
+                "llama_server start",
+                kind=SpanKind.INTERNAL,
+                attributes={names.GEN_AI_PROVIDER_NAME: PROVIDER_LLAMA_CPP},
+            )
+        except Exception as error:
+            internal_errors.log_once("starting the span of a server's start", error)
         if not config.is_router:
             self._span.set_attributes(
                 {
@@ -65,14 +72,20 @@ class StartupSpan:
         duration_s = time.perf_counter() - self._started_s
         self._span.set_attribute(names.SERVER_LOAD_DURATION, duration_s)
         self._span.set_attributes(description)
-        self._span.end()
+        self._end()
 
     def fail(self, error: BaseException) -> None:
         """End the span with an error. Log lines are left out: they may contain prompts."""
         self._span.set_attribute(names.ERROR_TYPE, type(error).__name__)
         reason = str(error).partition("\n")[0].removesuffix("; its last log lines:")
         self._span.set_status(Status(StatusCode.ERROR, reason))
-        self._span.end()
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self._span.end()
+        except Exception as error:
+            internal_errors.log_once("ending the span of a server's start", error)
 
 
 def _model_bytes(path: Path) -> int:

@@ -1,0 +1,68 @@
+"""The patch points of all plugins, from the plugins' own tables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any, NamedTuple
+
+import wrapt
+
+from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+
+INSTRUMENTORS: tuple[Any, ...] = (
+    OpenAIInstrumentor,
+    LlamaCppInstrumentor,
+    TransformersInstrumentor,
+)
+
+
+def make_bedrock_client(name: str) -> Any:
+    kind = getattr(importlib.import_module("openai"), name)
+    return kind(api_key="k", base_url="http://127.0.0.1:9")
+
+
+class Point(NamedTuple):
+    """A patch point of a plugin."""
+
+    module: str
+    path: str
+
+    @property
+    def owner(self) -> str:
+        return f"{self.module}:{self.path.partition('.')[0]}"
+
+    def in_library(self) -> Any:
+        """Return the function as it is stored in its class."""
+        return wrapt.resolve_path(importlib.import_module(self.module), self.path)[2]
+
+    def from_class(self) -> Any:
+        class_name, _, name = self.path.partition(".")
+        return getattr(getattr(importlib.import_module(self.module), class_name), name)
+
+    def bound(self, instance: Any) -> Any:
+        return getattr(instance, self.path.partition(".")[2])
+
+
+def points() -> list[Point]:
+    """Return all patch points from the plugins' own tables."""
+    found: list[Point] = []
+    for instrumentor in INSTRUMENTORS:
+        module = instrumentor.__module__
+        for name in ("_patches", "_httpx", "_requests", "_llama_cpp", "_xllamacpp"):
+            if importlib.util.find_spec(f"{module}.{name}") is None:
+                continue
+            library = importlib.import_module(f"{module}.{name}")
+            if hasattr(library, "patch_points"):
+                found += [Point(each.module, each.path) for each in library.patch_points(None)]
+    # Old versions of openai have no client of Bedrock.
+    return [
+        each
+        for each in found
+        if each.module != "openai.lib.bedrock" or importlib.util.find_spec(each.module) is not None
+    ]
+
+
+POINTS = points()
