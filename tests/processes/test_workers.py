@@ -110,8 +110,10 @@ def arrives(received: Received, made: Counter[int]) -> Seen:
 
 
 @contextmanager
-def serving(command: list[str], environ: dict[str, str]) -> Iterator[str]:
-    """Start a server, and yield its URL."""
+def serving(
+    command: list[str], environ: dict[str, str]
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a server, yield its URL and its process, and terminate it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -126,7 +128,7 @@ def serving(command: list[str], environ: dict[str, str]) -> Iterator[str]:
     )
     try:
         wait_for(lambda: answers(port), process)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()
         output, _ = process.communicate(timeout=30)
@@ -180,7 +182,7 @@ def test_server_workers_export_their_own_telemetry(server, model):
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     with (grpc_receiver if grpc else http_receiver)() as received:
         environ = environment(received, model, **SOON, **variables)
-        with serving(command, environ) as url, ThreadPoolExecutor(8) as pool:
+        with serving(command, environ) as (url, _), ThreadPoolExecutor(8) as pool:
             made: Counter[int] = Counter()
             while len(made) < 2 or made.total() < 12:
                 made.update(pool.map(ask, [url] * 4))

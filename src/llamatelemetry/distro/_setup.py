@@ -16,6 +16,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.distro._gpu import GpuTelemetry
 from llamatelemetry.distro._processors import LogAndMetricRedaction, redaction_processors
 from llamatelemetry.distro._sampling import sample_at_end
+from llamatelemetry.distro._server_exit import server_exit_patches
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel._sdk_private import (
     meter_provider_resource,
@@ -26,6 +27,7 @@ from llamatelemetry.otel._sdk_private import (
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
+from llamatelemetry.otel.process.termination import TerminationHook
 from llamatelemetry.otel.processor_chains import (
     prepend_processors,
     remove_processors,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from llamatelemetry.server_metrics import ServerMetrics
 
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+_EXIT_LIMIT_S = 5.0
+# If the collector did not accept the last export.
+_FAILING_EXIT_LIMIT_S = 1.0
 
 
 class Setup:
@@ -131,6 +136,9 @@ class Setup:
             is_created="traces" in self._created,
         )
         _follow_forks(self)
+        if self.config.flush_on_signal is not False:
+            _termination.install()
+        _server_exit.apply()
         self.gpus.start(self.service_name)
         warn_of_missing_names(self._created)
         # The handler registered last runs first: calls end before the SDK's own handlers run.
@@ -162,9 +170,10 @@ class Setup:
                 reset_metrics_after_fork(provider)
             update_resource(provider, process_attributes())
 
-    def flush_at_exit(self, timeout_s: float = 5.0) -> None:
+    def flush_at_exit(self) -> None:
         """Flush pending telemetry in a process that exits without running `atexit` handlers."""
-        deadline = Deadline(timeout_s)
+        is_failing = self.monitor.is_failing
+        deadline = Deadline(_FAILING_EXIT_LIMIT_S if is_failing else _EXIT_LIMIT_S)
         genai.flush_pending(deadline.remaining_s)
         flush_global_providers(deadline)
 
@@ -173,6 +182,8 @@ class Setup:
 
         `at_once` makes exporters give up running retries.
         """
+        _termination.remove()
+        _server_exit.revert()
         # Detached first, so that nothing is recorded on providers that shut down.
         for name in self._created:
             SIGNALS[name].delegating.detach()
@@ -236,6 +247,7 @@ def _reinitialize_after_fork() -> None:
         try:
             setup.reinitialize_after_fork()
             _worker_exit.register()
+            _termination.reinitialize_after_fork()
         except Exception as error:
             internal_errors.log_once("setting up a forked process", error)
 
@@ -250,3 +262,5 @@ def _flush_at_exit() -> None:
 
 
 _worker_exit = WorkerExitHook(_flush_at_exit)
+_termination = TerminationHook(_flush_at_exit, _EXIT_LIMIT_S)
+_server_exit = server_exit_patches(_flush_at_exit)

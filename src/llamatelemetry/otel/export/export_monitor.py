@@ -16,9 +16,14 @@ from llamatelemetry.otel._sdk_private import exporters_of
 
 
 class ExportMonitor:
-    """Remembers failed exports, and shuts exporters down early if nothing can be sent."""
+    """Remembers failed exports, and shuts exporters down early if nothing can be sent.
+
+    Attributes:
+        is_failing: Whether the last export failed.
+    """
 
     def __init__(self) -> None:
+        self.is_failing = False
         self._lock = threading.Lock()
         self._exporters: list[Any] = []
         self._failed = False
@@ -62,6 +67,7 @@ class ExportMonitor:
                 succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
                 return result
             finally:
+                self.is_failing = not succeeded
                 if not succeeded:
                     with self._lock:
                         self._failed = True
