@@ -372,7 +372,7 @@ meter_provider:
             llamatelemetry.init()
             assert trace.get_tracer_provider() is own
             assert [t.name for t in threading.enumerate()] == [
-                "MainThread", "OtelPeriodicExportingMetricReader"]
+                "MainThread", "OtelPeriodicExportingMetricReader", "llamatelemetry-signals"]
         """
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program)],

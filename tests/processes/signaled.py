@@ -19,7 +19,7 @@ if os.environ.get("INIT_IN_CODE"):
 
     llamatelemetry.init()
 
-TIMES = 20
+TIMES = 5
 
 
 def report(*pids: int) -> None:
@@ -52,15 +52,15 @@ def exit_in_own_handler() -> None:
 def clean_up_after_own_handler() -> None:
     """Restore the former handler at once, then clean up for a while."""
 
-    class Terminated(Exception):
+    class TerminatedError(Exception):
         pass
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, before)
-        raise Terminated
+        raise TerminatedError
 
     before = signal.signal(signal.SIGTERM, handle)
-    with contextlib.suppress(Terminated):
+    with contextlib.suppress(TerminatedError):
         wait()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)
     sys.exit(8)

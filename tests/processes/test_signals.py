@@ -33,7 +33,7 @@ from tests.support.selection import slow_except
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
-TIMES = 20  # as in `signaled.py`
+TIMES = 5  # as in `signaled.py`
 MODES = {"instrument": {}, "init": IN_CODE}
 
 
@@ -77,8 +77,11 @@ PROGRAMS = {
 }
 
 
+FAST = {"plain program, SIGTERM", "native code, SIGTERM", "own handler for a while"}
+
+
 @pytest.mark.parametrize("mode", slow_except({"init"}, MODES))
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", slow_except(FAST, PROGRAMS))
 def test_signaled_program_exports_its_calls_and_ends_as_before(program, mode, model):
     name, number, status = PROGRAMS[program]
     with http_receiver() as received:
@@ -88,7 +91,8 @@ def test_signaled_program_exports_its_calls_and_ends_as_before(program, mode, mo
         Seen(received).check(Counter(dict.fromkeys(pids, TIMES)))
 
 
-@pytest.mark.parametrize("mode", slow_except({"init"}, MODES))
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
 def test_workers_of_terminated_pool_export_their_calls(mode, model):
     with http_receiver() as received:
         pids, code = run_program("terminate_pool", 0, mode, received, model)
@@ -144,6 +148,7 @@ def test_terminated_server_exports_its_calls_and_ends_as_before(server, mode, mo
         Seen(received).check(made)
 
 
+@pytest.mark.slow
 def test_terminated_server_without_telemetry_ends_as_expected(model):
     """The statuses in `SERVERS` are those of the servers themselves."""
     with http_receiver() as received:

@@ -19,7 +19,10 @@ def server_exit_patches(flush: Callable[[], object]) -> PatchTable:
     """Return the patches that call `flush` at the end of a server's shutdown."""
 
     async def flush_after_shutdown(
-        wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        wrapped: Callable[..., Any],
+        _instance: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         try:
             return await wrapped(*args, **kwargs)

@@ -136,7 +136,8 @@ class Setup:
             is_created="traces" in self._created,
         )
         _follow_forks(self)
-        if self.config.flush_on_signal is not False:
+        has_provider = self._created or any(each.application_provider for each in SIGNALS.values())
+        if has_provider and self.config.flush_on_signal is not False:
             _termination.install()
         _server_exit.apply()
         self.gpus.start(self.service_name)

@@ -55,6 +55,7 @@ class TerminationHook:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._done: Any = None
+        self._first = 0  # the signal that the thread flushes for
         self._pid = 0
 
     def install(self) -> None:
@@ -62,7 +63,11 @@ class TerminationHook:
         if self._thread is not None or not _can_handle_signals():
             return
         numbers = [getattr(signal, name) for name in _NAMES]
-        numbers = [each for each in numbers if signal.getsignal(each) is signal.SIG_DFL]
+        numbers = [
+            each
+            for each in numbers
+            if signal.getsignal(each) is signal.SIG_DFL or self._is_handler_of(each)
+        ]
         for number in numbers:
             self._mailboxes.setdefault(number, _Mailbox())
         if not numbers or not self._start_thread():
@@ -82,17 +87,17 @@ class TerminationHook:
                     faulthandler.unregister(number)
                 signal.signal(number, signal.SIG_DFL)
         self._stopping = True
-        for mailbox in self._mailboxes.values():
-            mailbox.send()
+        next(iter(self._mailboxes.values())).send()
         thread.join(_MARGIN_S)
+        if not thread.is_alive():
+            for mailbox in self._mailboxes.values():
+                mailbox.close()
 
     def reinitialize_after_fork(self) -> None:
         """Start the thread of a forked child, which inherits the handlers."""
         if self._thread is None:
             return
-        self._done = None
-        for mailbox in self._mailboxes.values():
-            mailbox.renew()
+        self._done, self._first = None, 0
         if not self._start_thread():
             self._thread = None
 
@@ -108,16 +113,20 @@ class TerminationHook:
                 self._mailboxes[number].send()
                 done.acquire(timeout=self._limit_s + _MARGIN_S)
         finally:
-            # Also if the handler of a third signal raised an exception meanwhile.
+            # Also if the handler of another signal raised an exception meanwhile. Python runs
+            # handlers in the order of their numbers, not of the signals' arrival.
+            number = self._first or number
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             # Only process 1 of a container continues: the kernel does not end it.
             signal.signal(number, self.handle)
-            self._done = None
+            self._done, self._first = None, 0
 
     def _start_thread(self) -> bool:
         self._pid = os.getpid()
         self._stopping = False
+        for mailbox in self._mailboxes.values():
+            mailbox.renew()
         thread = threading.Thread(target=self._run, name="llamatelemetry-signals", daemon=True)
         try:
             thread.start()
@@ -131,21 +140,25 @@ class TerminationHook:
             faulthandler.register(number, self._mailboxes[number].fd, all_threads=False, chain=True)
 
     def _run(self) -> None:
+        served: Any = None
         with selectors.DefaultSelector() as selector:
             for number, mailbox in self._mailboxes.items():
-                selector.register(mailbox.inbox, selectors.EVENT_READ, number)
+                selector.register(mailbox, selectors.EVENT_READ, number)
             while True:
                 ready = [key.data for key, _ in selector.select()]
                 numbers = [number for number in ready if self._mailboxes[number].receive()]
                 if self._stopping:
                     return
-                if numbers:
+                # One signal notifies twice: by faulthandler and by `handle`.
+                if numbers and (served is None or self._done is not served):
+                    self._first = numbers[0]
                     try:
                         self._on_signal()
                     finally:
-                        self._finish(numbers[0])
+                        served = self._finish(numbers[0])
 
-    def _finish(self, number: int) -> None:
+    def _finish(self, number: int) -> Any:
+        """End the process, or let `handle` end it. Return the lock that `handle` waits for."""
         done = self._done
         if done is not None:
             # The main thread waits in `handle`, and ends the process.
@@ -157,6 +170,9 @@ class TerminationHook:
             os.kill(os.getpid(), number)
             # Only process 1 of a container continues: the kernel does not end it.
             _SET_HANDLER(number, before)
+        if done is None:
+            self._first = 0
+        return done
 
     def _is_handler_of(self, number: int) -> bool:
         return signal.getsignal(number) == self.handle
@@ -170,20 +186,32 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.fd = -1
-        self.renew()
+        self._inbox: socket.socket | None = None
 
     def renew(self) -> None:
-        """Create other sockets, after a fork: the old ones are the parent's, too."""
-        self.inbox, outbox = socket.socketpair()
-        self.inbox.setblocking(False)
+        """Replace the sockets. Old ones may hold old messages, or be the parent's, too."""
+        self.close()
+        inbox, outbox = socket.socketpair()
+        inbox.setblocking(False)
         outbox.setblocking(False)
         if hasattr(socket, "SO_PASSCRED"):
-            self.inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._inbox = inbox
         if self.fd < 0:
             self.fd = outbox.detach()
         else:
             with outbox:
                 os.dup2(outbox.fileno(), self.fd, inheritable=False)
+
+    def fileno(self) -> int:
+        """Return the file descriptor to read."""
+        return -1 if self._inbox is None else self._inbox.fileno()
+
+    def close(self) -> None:
+        """Close the reading end."""
+        if self._inbox is not None:
+            self._inbox.close()
+            self._inbox = None
 
     def send(self) -> None:
         """Notify the thread. A full buffer notifies it, too."""
@@ -197,9 +225,11 @@ class _Mailbox:
         process id of the writer.
         """
         received = False
+        if self._inbox is None:
+            return False
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, ancillary, _, _ = self.inbox.recvmsg(
+                data, ancillary, _, _ = self._inbox.recvmsg(
                     4096, socket.CMSG_SPACE(_CREDENTIALS.size)
                 )
                 writers = [_CREDENTIALS.unpack_from(each)[0] for _, _, each in ancillary]
