@@ -24,11 +24,12 @@ from tests.processes.test_workers import (
     ask,
     environment,
     extra_calls,
+    receiver,
     serving,
 )
 from tests.support.children import with_signals
 from tests.support.model_server import model_server
-from tests.support.otlp_receiver import Received, http_receiver
+from tests.support.otlp_receiver import Received
 from tests.support.selection import slow_except
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -84,7 +85,7 @@ FAST = {"plain program, SIGTERM", "native code, SIGTERM", "own handler for a whi
 @pytest.mark.parametrize("program", slow_except(FAST, PROGRAMS))
 def test_signaled_program_exports_its_calls_and_ends_as_before(program, mode, model):
     name, number, status = PROGRAMS[program]
-    with http_receiver() as received:
+    with receiver() as received:
         _, bare = run_program(name, number, "bare", received, model)
         pids, code = run_program(name, number, mode, received, model)
         assert (code, bare) == (status, status)
@@ -94,14 +95,14 @@ def test_signaled_program_exports_its_calls_and_ends_as_before(program, mode, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_workers_of_terminated_pool_export_their_calls(mode, model):
-    with http_receiver() as received:
+    with receiver() as received:
         pids, code = run_program("terminate_pool", 0, mode, received, model)
         assert code == 0
         Seen(received).check(Counter(dict.fromkeys(pids, TIMES)))
 
 
 def test_signaled_program_ends_when_collector_does_not_respond(model):
-    with http_receiver() as received:
+    with receiver() as received:
         received.may_respond.clear()
         try:
             _, code = run_program("wait", signal.SIGTERM, "init", received, model)
@@ -111,7 +112,7 @@ def test_signaled_program_ends_when_collector_does_not_respond(model):
 
 
 def test_flush_on_signal_can_be_disabled(model):
-    with http_receiver() as received:
+    with receiver() as received:
         variables = {"LLAMATELEMETRY_FLUSH_ON_SIGNAL": "false"}
         _, code = run_program("wait", signal.SIGTERM, "init", received, model, **variables)
         assert code == -signal.SIGTERM
@@ -135,7 +136,7 @@ SERVERS = {
 def test_terminated_server_exports_its_calls_and_ends_as_before(server, mode, model):
     command, status = SERVERS[server]
     instrument = [INSTRUMENT] if mode == "instrument" else []
-    with http_receiver() as received:
+    with receiver() as received:
         environ = environment(received, model, **MODES[mode])
         with (
             serving([*instrument, *command], environ) as (url, process),
@@ -151,7 +152,7 @@ def test_terminated_server_exports_its_calls_and_ends_as_before(server, mode, mo
 @pytest.mark.slow
 def test_terminated_server_without_telemetry_ends_as_expected(model):
     """The statuses in `SERVERS` are those of the servers themselves."""
-    with http_receiver() as received:
+    with receiver() as received:
         for command, status in SERVERS.values():
             with serving(command, environment(received, model)) as (url, process):
                 ask(url)

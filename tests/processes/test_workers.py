@@ -18,7 +18,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,10 +56,16 @@ def model() -> Iterator[str]:
         yield url
 
 
+def receiver(grpc: bool = False) -> AbstractContextManager[Received]:
+    # As in a real collector, connections stay open, so that processes could share them.
+    return grpc_receiver() if grpc else http_receiver(keep_alive=True)
+
+
 class Seen:
     """The received telemetry, by the process that sent it."""
 
     def __init__(self, received: Received) -> None:
+        self.malformed = received.malformed
         self.spans: Counter[int] = Counter()
         self.calls: dict[int, int] = {}
         """Count the calls by the last value of the cumulative duration metric."""
@@ -88,6 +94,7 @@ class Seen:
 
     def check(self, made: Counter[int]) -> None:
         """Check that the calls of each process arrived once, under its own identity."""
+        assert self.malformed == []
         expected = {pid: CALLS * times for pid, times in made.items()}
         assert {pid: n for pid, n in self.spans.items() if n} == expected
         assert self.calls == expected
@@ -162,6 +169,10 @@ SERVERS = {
     "gunicorn": ([INSTRUMENT, *GUNICORN], {}),
     "gunicorn, init in code": (GUNICORN, IN_CODE),
     "gunicorn --preload, init in code": ([*GUNICORN, "--preload"], IN_CODE),
+    "gunicorn --preload --max-requests, init in code": (
+        [*GUNICORN, "--preload", "--max-requests", "3"],
+        IN_CODE,
+    ),
     "gunicorn --preload, gRPC": (
         [INSTRUMENT, *GUNICORN, "--preload"],
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
@@ -180,7 +191,7 @@ FAST = {"gunicorn --preload"}
 def test_server_workers_export_their_own_telemetry(server, model):
     command, variables = SERVERS[server]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
-    with (grpc_receiver if grpc else http_receiver)() as received:
+    with receiver(grpc) as received:
         environ = environment(received, model, **SOON, **variables)
         with serving(command, environ) as (url, _), ThreadPoolExecutor(8) as pool:
             made: Counter[int] = Counter()
@@ -223,7 +234,7 @@ def test_pool_workers_export_their_own_telemetry(pool, model):
     variables = POOLS[pool]
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     command = [sys.executable, "pools.py", *pool.partition(",")[0].split()]
-    with (grpc_receiver if grpc else http_receiver)() as received:
+    with receiver(grpc) as received:
         done = subprocess.run(
             command if variables else [INSTRUMENT, *command],
             cwd=HERE,
@@ -240,18 +251,21 @@ def test_pool_workers_export_their_own_telemetry(pool, model):
 
 @pytest.mark.slow
 @pytest.mark.needs("celery")
-@pytest.mark.parametrize("interval", ["300", "60000"])
-def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval):
+@pytest.mark.parametrize(
+    ("interval", "options"),
+    [("300", ()), ("60000", ()), ("300", ("--max-tasks-per-child", "2"))],
+)
+def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval, options):
     # Threads export while the workers run, and the rest is exported when the worker stops.
     command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
     quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]
-    with http_receiver() as received:
+    with receiver() as received:
         environ = environment(received, model, QUEUE=str(tmp_path))
         environ |= {"OTEL_METRIC_EXPORT_INTERVAL": interval}
         send = "import tasks; [tasks.call.delay() for _ in range(8)]"
         subprocess.run([sys.executable, "-c", send], cwd=HERE, env=environ, check=True, timeout=60)
         worker = subprocess.Popen(
-            with_signals([INSTRUMENT, *command, *quiet]),
+            with_signals([INSTRUMENT, *command, *quiet, *options]),
             cwd=HERE,
             env=environ,
             stdout=subprocess.PIPE,

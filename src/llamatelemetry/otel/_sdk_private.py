@@ -122,6 +122,17 @@ def _exporter_holders(provider: object) -> Iterator[object]:
             yield from getattr(processor, "downstream", (processor,))
 
 
+def http_session_of(exporter: object) -> Any:
+    """Return the `requests.Session` of an OTLP exporter over HTTP, or `None`.
+
+    No public way: a session can be given to an exporter, but not read from it. Without these
+    names, only the sessions that the distro creates follow forks.
+    """
+    transport = getattr(getattr(exporter, "_client", None), "_transport", exporter)
+    session = getattr(transport, "_session", None)
+    return session if hasattr(session, "adapters") else None
+
+
 def update_resource(provider: object, attributes: Mapping[str, AttributeValue]) -> None:
     """Merge attributes into the resource of an SDK provider, if it has one.
 

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from llamatelemetry.otel._sdk_private import exporters_of
+from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
+from llamatelemetry.otel.export.http_sessions import follow_forks
 
 
 class ExportMonitor:
@@ -34,6 +35,10 @@ class ExportMonitor:
         The wrappers are set on the exporter objects, so that their classes stay the same.
         """
         for exporter in exporters_of(provider):
+            # Those that a declarative file or a credential provider created.
+            session = http_session_of(exporter)
+            if session is not None:
+                follow_forks(session)
             exporter.export = self._monitored(exporter.export)
             # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
             # log a warning about a second one.
