@@ -171,10 +171,17 @@ class Setup:
                 reset_metrics_after_fork(provider)
             update_resource(provider, process_attributes())
 
-    def flush_at_exit(self) -> None:
-        """Flush pending telemetry in a process that exits without running `atexit` handlers."""
+    def flush_at_exit(self, *, ends: bool) -> None:
+        """Flush pending telemetry in a process that exits without running `atexit` handlers.
+
+        `ends` is `False` if the process may continue, so that open streams stay open.
+        """
         is_failing = self.monitor.is_failing
         deadline = Deadline(_FAILING_EXIT_LIMIT_S if is_failing else _EXIT_LIMIT_S)
+        if ends:
+            # In a thread: a thread that a signal interrupted may hold a lock of the SDK.
+            step = {"end-streams": genai.end_open_streams}
+            run_side_by_side(step, Deadline(_FAILING_EXIT_LIMIT_S))
         genai.flush_pending(deadline.remaining_s)
         flush_global_providers(deadline)
 
@@ -221,6 +228,7 @@ def process_attributes() -> dict[str, int]:
 
 
 def _end_pending_calls() -> None:
+    genai.end_open_streams()
     genai.flush_pending(1.0)
 
 
@@ -253,15 +261,15 @@ def _reinitialize_after_fork() -> None:
             internal_errors.log_once("setting up a forked process", error)
 
 
-def _flush_at_exit() -> None:
+def _flush_at_exit(*, ends: bool = True) -> None:
     setup = _Current.setup() if _Current.setup is not None else None
     if setup is not None:
         try:
-            setup.flush_at_exit()
+            setup.flush_at_exit(ends=ends)
         except Exception as error:
             internal_errors.log_once("flushing the telemetry of a worker that ends", error)
 
 
 _worker_exit = WorkerExitHook(_flush_at_exit)
 _termination = TerminationHook(_flush_at_exit, _EXIT_LIMIT_S)
-_server_exit = server_exit_patches(_flush_at_exit)
+_server_exit = server_exit_patches(partial(_flush_at_exit, ends=False))
