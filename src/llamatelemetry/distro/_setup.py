@@ -24,6 +24,7 @@ from llamatelemetry.otel._sdk_private import (
     update_resource,
     warn_of_missing_names,
 )
+from llamatelemetry.otel.export.dropped_items import DroppedItems
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
@@ -77,6 +78,12 @@ class Setup:
         self._redaction = LogAndMetricRedaction(self._created)
         for provider in created.values():
             self.monitor.monitor(provider)
+        self._dropped = [
+            DroppedItems(name, created[name]) for name in ("traces", "logs") if name in created
+        ]
+        if "metrics" in created:
+            for each in self._dropped:
+                each.export_to(created["metrics"])
 
     @property
     def is_alive(self) -> bool:
@@ -166,6 +173,8 @@ class Setup:
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
         self.monitor.reset_after_fork()
+        for each in self._dropped:
+            each.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":
                 reset_metrics_after_fork(provider)
@@ -215,6 +224,8 @@ class Setup:
             remove_processors(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
         self._redaction.remove()
+        for each in self._dropped:
+            each.report()
         return run_side_by_side(steps, deadline)
 
     @property
