@@ -144,7 +144,7 @@ class _StderrHandler(logging.Handler):
         ]
         if not any(map(_shows_records, found)) and sys.stderr is not None:
             with contextlib.suppress(Exception):
-                print(self.format(record), file=sys.stderr)
+                sys.stderr.write(f"{self.format(record)}\n")
 
 
 def _shows_records(handler: logging.Handler) -> bool:

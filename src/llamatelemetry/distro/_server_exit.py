@@ -8,7 +8,6 @@ uvicorn worker resets the handlers, so a signal handler is not enough.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +27,8 @@ def server_exit_patches(flush: Callable[[], object]) -> PatchTable:
             return await wrapped(*args, **kwargs)
         finally:
             try:
+                import asyncio  # uvicorn has imported it
+
                 # In a thread: the server may be one of several tasks of the event loop.
                 await asyncio.to_thread(flush)
             except Exception as error:

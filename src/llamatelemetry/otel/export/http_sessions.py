@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def _without_connections(adapter: Any) -> Any:
         # An application's adapter that cannot be copied. It opens new connections after this.
         adapter.close()
         return adapter
-    for name, value in vars(adapter).items():
-        vars(copied).setdefault(name, value)
+    settings = cast("dict[str, Any]", vars(adapter))
+    vars(copied).update({name: settings[name] for name in settings.keys() - vars(copied).keys()})
     return copied
 
 
