@@ -112,7 +112,9 @@ class Invocation:
 
         return call
 
-    def _generator_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _generator_function(
+        self, function: Callable[..., Generator[Any, Any, Any]]
+    ) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             try:
                 result = yield from function(*args, **kwargs)
@@ -127,10 +129,13 @@ class Invocation:
 
         return call
 
-    def _async_generator_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _async_generator_function(
+        self, function: Callable[..., AsyncGenerator[Any, Any]]
+    ) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             generator = function(*args, **kwargs)
-            step, value = generator.asend, None
+            step: Callable[[Any], Any] = generator.asend
+            value: Any = None
             while True:
                 try:
                     item = await step(value)

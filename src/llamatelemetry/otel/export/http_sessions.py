@@ -47,8 +47,8 @@ def _without_connections(adapter: Any) -> Any:
         # An application's adapter that cannot be copied. It opens new connections after this.
         adapter.close()
         return adapter
-    settings = cast("dict[str, Any]", vars(adapter))
-    vars(copied).update({name: settings[name] for name in settings.keys() - vars(copied).keys()})
+    settings, kept = cast("dict[str, Any]", vars(adapter)), cast("dict[str, Any]", vars(copied))
+    kept.update({name: settings[name] for name in settings.keys() - kept.keys()})
     return copied
 
 
