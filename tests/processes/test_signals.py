@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.processes.test_workers import (
+from tests.processes.observed_processes import (
     GUNICORN,
     HERE,
     IN_CODE,
@@ -28,7 +27,6 @@ from tests.processes.test_workers import (
     serving,
 )
 from tests.support.children import with_signals
-from tests.support.model_server import model_server
 from tests.support.otlp_receiver import Received
 from tests.support.selection import slow_except
 
@@ -36,12 +34,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 TIMES = 5  # as in `signaled.py`
 MODES = {"instrument": {}, "init": IN_CODE}
-
-
-@pytest.fixture
-def model() -> Iterator[str]:
-    with model_server() as url:
-        yield url
 
 
 def run_program(
