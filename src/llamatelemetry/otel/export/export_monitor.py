@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
+from llamatelemetry.otel.export.encoding_repair import with_repair
 from llamatelemetry.otel.export.http_sessions import follow_forks
 
 
@@ -39,7 +40,7 @@ class ExportMonitor:
             session = http_session_of(exporter)
             if session is not None:
                 follow_forks(session)
-            exporter.export = self._monitored(exporter.export)
+            exporter.export = self._monitored(with_repair(exporter.export))
             # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
             # log a warning about a second one.
             exporter.shutdown = _once(exporter.shutdown)
