@@ -458,8 +458,9 @@ class TestFlush:
         record("one")
         assert not finish(0.5)  # with the exporter's timeout it would return True
         receiver.may_respond.set()
-        # The finalizer of abandoned calls runs as long as the process.
-        wait_for(lambda: set(_threads_named("llamatelemetry-")) <= {"llamatelemetry-finalizer"})
+        # These run until `shutdown`, or as long as the process.
+        lasting = {"llamatelemetry-finalizer", "llamatelemetry-signals"}
+        wait_for(lambda: set(_threads_named("llamatelemetry-")) <= lasting)
 
     def test_shutdown_ends_retries_and_threads_without_collector(self, caplog, monkeypatch):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")  # longer than a test may take

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llamatelemetry._invocation import invocation
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
     from llamatelemetry.lifecycle import flush, init, shutdown, trace_graph
@@ -27,6 +28,7 @@ __all__ = [
     "detect_cuda",
     "flush",
     "init",
+    "invocation",
     "require_cuda",
     "session",
     "shutdown",
@@ -46,6 +48,7 @@ _MODULES = {
     "detect_cuda": "llamatelemetry.gpu.devices",
     "flush": "llamatelemetry.lifecycle",
     "init": "llamatelemetry.lifecycle",
+    "invocation": "llamatelemetry._invocation",
     "require_cuda": "llamatelemetry.gpu.devices",
     "session": "llamatelemetry.pipeline",
     "shutdown": "llamatelemetry.lifecycle",

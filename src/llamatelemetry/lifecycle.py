@@ -129,6 +129,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
             from llamatelemetry.distro import instrumentors
 
             instrumentors.uninstrument_all()
+        genai.end_open_streams()
         # Leaves some time for the other steps if a collector does not respond.
         flushed = flush(timeout_s * 0.8)
         finalized = genai.stop_finalizer(deadline.remaining_s)

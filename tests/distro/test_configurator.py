@@ -372,7 +372,7 @@ meter_provider:
             llamatelemetry.init()
             assert trace.get_tracer_provider() is own
             assert [t.name for t in threading.enumerate()] == [
-                "MainThread", "OtelPeriodicExportingMetricReader"]
+                "MainThread", "OtelPeriodicExportingMetricReader", "llamatelemetry-signals"]
         """
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program)],
@@ -428,3 +428,54 @@ meter_provider:
         done = instrumented(**OURS, OTEL_CONFIG_FILE=str(path))
         assert seen(done)["threads"] == ["MainThread"]
         assert "Configuration of llamatelemetry failed" in done.stderr
+
+
+LOGGING = """
+    import logging, sys
+    import llamatelemetry
+    {before}
+    llamatelemetry.init(exporter="none", gpu_enrichment=False, {options})
+    logging.getLogger("llamatelemetry.test").debug("a detail")
+    logging.getLogger("llamatelemetry.test").warning("a warning")
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "before", "lines"),
+    [
+        ({}, "", "", ["a warning"]),
+        (
+            {"LLAMATELEMETRY_LOG_LEVEL": "DEBUG"},
+            "",
+            "",
+            ["DEBUG llamatelemetry.test: a detail", "WARNING llamatelemetry.test: a warning"],
+        ),
+        (
+            {},
+            "log_level='debug'",
+            "",
+            ["DEBUG llamatelemetry.test: a detail", "WARNING llamatelemetry.test: a warning"],
+        ),
+        (
+            {"LLAMATELEMETRY_LOG_LEVEL": "DEBUG"},
+            "",
+            "logging.basicConfig(format='own: %(message)s', level='DEBUG')",
+            ["own: a detail", "own: a warning"],
+        ),
+        ({"LLAMATELEMETRY_LOG_LEVEL": "ERROR"}, "", "", []),
+    ],
+)
+def test_explicit_log_level_prints_records_without_handler_of_application(
+    variables, options, before, lines
+):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LOGGING.format(options=options, before=before))],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [
+        line for line in done.stderr.splitlines() if "a detail" in line or "a warning" in line
+    ] == lines

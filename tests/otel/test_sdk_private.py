@@ -128,9 +128,8 @@ def test_telemetry_is_complete_with_one_warning_when_private_name_is_renamed(nam
     output, telemetry = recorded(name)
     assert telemetry == expected
     # Several classes have a `_lock`, and the test renames them all.
-    renamed = [
-        n for n in PRIVATE_NAMES if n == name or (n.endswith("._lock") and name.endswith("._lock"))
-    ]
+    identifier = name.rpartition(".")[2]
+    renamed = [n for n in PRIVATE_NAMES if n == name or n.endswith(f".{identifier}")]
     assert len(output["warnings"]) == len(renamed)
     for each, warning in zip(renamed, output["warnings"], strict=True):
         assert f"does not have {each}: {PRIVATE_NAMES[each]}." in warning

@@ -154,7 +154,7 @@ class TestReporting:
         wait_for(lambda: self.values(recorder))
         lines = [(r.levelname, r.getMessage().partition(" from ")[2]) for r in caplog.records]
         assert lines == [
-            ("INFO", f"{server.loopback.url} (/props: HTTP 503); retrying"),
+            ("WARNING", f"{server.loopback.url} (/props: HTTP 503); retrying"),
             ("INFO", f"{server.loopback.url} again"),
         ]
 

@@ -185,6 +185,9 @@ def observe() -> None:
         return plan()
 
     assert asyncio.run(later()) == "x"
+    assert llamatelemetry.invocation(plan)() == "x"
+    with llamatelemetry.invocation(timeout_s=2.0):
+        plan()
     tracer = PipelineTracer()
     with tracer.pipeline("rag", kind="test"), tracer.stage("retrieve") as stage:
         stage.set_attribute("n", 3)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as logs_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
@@ -41,6 +41,8 @@ class Received:
         self.bodies: list[bytes] = []
         """Bodies of HTTP requests, decompressed."""
         self.messages: dict[str, list[Message]] = {signal: [] for signal in REQUESTS}
+        self.malformed: list[str] = []
+        """Errors of HTTP requests that are not HTTP, or not OTLP."""
 
     @property
     def url(self) -> str:
@@ -83,10 +85,13 @@ class Received:
 
 
 @contextmanager
-def http_receiver() -> Iterator[Received]:
+def http_receiver(*, keep_alive: bool = False) -> Iterator[Received]:
+    """Start a receiver. With `keep_alive`, connections stay open after a response."""
     received = Received()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             received.may_respond.wait(30)
@@ -97,10 +102,17 @@ def http_receiver() -> Iterator[Received]:
             received.headers.append({name.lower(): text for name, text in self.headers.items()})
             signal = self.path.rpartition("/")[2]
             if signal in REQUESTS:
-                received.messages[signal].append(REQUESTS[signal].FromString(body))
+                try:
+                    received.messages[signal].append(REQUESTS[signal].FromString(body))
+                except DecodeError as error:
+                    received.malformed.append(repr(error))
             self.send_response(received.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        def send_error(self, code: int, message: str | None = None, *args: str | None) -> None:
+            received.malformed.append(f"{code} {message}")
+            super().send_error(code, message, *args)
 
         def log_message(self, *args: object) -> None:
             pass

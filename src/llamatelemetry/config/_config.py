@@ -285,6 +285,12 @@ class LlamaTelemetryConfig:
         doc="Send a `GET /props` to each llama.cpp server that the application calls, with the "
         "credentials of that call, to record the server's build, model file, context and slots",
     )
+    flush_on_signal: bool = option(
+        BOOLEAN,
+        "FLUSH_ON_SIGNAL",
+        default=True,
+        doc="Flush before the default action of SIGTERM, SIGHUP or SIGINT ends the process",
+    )
     log_level: str = option(
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", aliases={"warn": "WARNING"}),
         "LOG_LEVEL",

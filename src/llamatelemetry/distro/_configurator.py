@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Self
@@ -115,9 +117,39 @@ def set_log_level(config: LlamaTelemetryConfig) -> None:
     """Apply the option `log_level` to the loggers of this package."""
     logger = logging.getLogger("llamatelemetry")
     given = config.option_value("log_level")
+    is_explicit = given is not None and given.origin != "default"
     # The default does not override a level that the application set.
-    if logger.level == logging.NOTSET or (given is not None and given.origin != "default"):
+    if logger.level == logging.NOTSET or is_explicit:
         logger.setLevel(config.log_level)
+    if is_explicit and not any(isinstance(each, _StderrHandler) for each in logger.handlers):
+        logger.addHandler(_StderrHandler())
+
+
+class _StderrHandler(logging.Handler):
+    """Prints records to standard error as long as the application has no handler for them.
+
+    `logging` prints records below WARNING only through a handler, so a lower level would have no
+    effect in a program without one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        own = logging.getLogger("llamatelemetry")
+        found = [
+            each for each in (*own.handlers, *logging.getLogger().handlers) if each is not self
+        ]
+        if not any(map(_shows_records, found)) and sys.stderr is not None:
+            with contextlib.suppress(Exception):
+                sys.stderr.write(f"{self.format(record)}\n")
+
+
+def _shows_records(handler: logging.Handler) -> bool:
+    is_sdk = type(handler).__module__.startswith("opentelemetry.")
+    return not (is_sdk or isinstance(handler, logging.NullHandler))
 
 
 class LlamaTelemetryDistro(BaseDistro):

@@ -15,8 +15,9 @@ from llamatelemetry.config import OPTIONS, SIGNALS, LlamaTelemetryConfig
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _GRPC_PORT = 4317
-_ENTRY_POINTS = {GRPC: "otlp_proto_grpc", HTTP: "otlp_proto_http", "file": "llamatelemetry_file"}
-_PROTOCOLS = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
+HTTP_EXPORTER = "otlp_proto_http"
+_ENTRY_POINTS = {GRPC: "otlp_proto_grpc", HTTP: HTTP_EXPORTER, "file": "llamatelemetry_file"}
+_PROTOCOLS = {"otlp_proto_grpc": GRPC, HTTP_EXPORTER: HTTP}
 
 
 @dataclass(frozen=True)

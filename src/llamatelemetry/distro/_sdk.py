@@ -20,7 +20,12 @@ from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig
-from llamatelemetry.distro._export_plan import ExportPlan, is_explicit, plan_exports
+from llamatelemetry.distro._export_plan import (
+    HTTP_EXPORTER,
+    ExportPlan,
+    is_explicit,
+    plan_exports,
+)
 from llamatelemetry.distro._gpu import DETECTOR, GpuTelemetry
 from llamatelemetry.distro._instrumentors import entry_points
 from llamatelemetry.distro._processors import arrange, log_redaction_processors
@@ -32,6 +37,7 @@ from llamatelemetry.otel._sdk_private import (
     sdk_configurator,
     update_resource,
 )
+from llamatelemetry.otel.export.http_sessions import new_session
 from llamatelemetry.otel.providers import SIGNALS
 
 _logger = logging.getLogger("llamatelemetry.distro")
@@ -294,10 +300,23 @@ def _exporter_options(plan: ExportPlan, excluded: set[str]) -> dict[str, Any]:
         options[_EXPORTER_NAMES[signal]] = list(exporters)
         for name, given in exporters.items():
             # The SDK loads the class by the same name, and reports one that is missing or fails.
-            kind = _load_exporter(signal, name) if given else None
+            own = _own_session(signal) if name == HTTP_EXPORTER else {}
+            kind = _load_exporter(signal, name) if given or own else None
             if kind is not None:
-                arguments[kind] = given
+                arguments[kind] = {**given, **own}
     return {**options, "exporter_args_map": arguments}
+
+
+def _own_session(signal: str) -> dict[str, Any]:
+    """Return the argument for a session, unless a credential provider creates the session."""
+    for part in ("", f"{signal.upper()}_"):
+        if os.environ.get(f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{part}CREDENTIAL_PROVIDER"):
+            return {}
+    try:
+        return {"session": new_session()}
+    except ImportError:
+        # The SDK reports that the exporter cannot be loaded.
+        return {}
 
 
 def _load_exporter(signal: str, name: str) -> type | None:

@@ -16,6 +16,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.distro._gpu import GpuTelemetry
 from llamatelemetry.distro._processors import LogAndMetricRedaction, redaction_processors
 from llamatelemetry.distro._sampling import sample_at_end
+from llamatelemetry.distro._server_exit import server_exit_patches
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel._sdk_private import (
     meter_provider_resource,
@@ -23,9 +24,11 @@ from llamatelemetry.otel._sdk_private import (
     update_resource,
     warn_of_missing_names,
 )
+from llamatelemetry.otel.export.dropped_items import DroppedItems
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
+from llamatelemetry.otel.process.termination import TerminationHook
 from llamatelemetry.otel.processor_chains import (
     prepend_processors,
     remove_processors,
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from llamatelemetry.server_metrics import ServerMetrics
 
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+_EXIT_LIMIT_S = 5.0
+# If the collector did not accept the last export.
+_FAILING_EXIT_LIMIT_S = 1.0
 
 
 class Setup:
@@ -72,6 +78,12 @@ class Setup:
         self._redaction = LogAndMetricRedaction(self._created)
         for provider in created.values():
             self.monitor.monitor(provider)
+        self._dropped = [
+            DroppedItems(name, created[name]) for name in ("traces", "logs") if name in created
+        ]
+        if "metrics" in created:
+            for each in self._dropped:
+                each.export_to(created["metrics"])
 
     @property
     def is_alive(self) -> bool:
@@ -131,6 +143,10 @@ class Setup:
             is_created="traces" in self._created,
         )
         _follow_forks(self)
+        has_provider = self._created or any(each.application_provider for each in SIGNALS.values())
+        if has_provider and self.config.flush_on_signal is not False:
+            _termination.install()
+        _server_exit.apply()
         self.gpus.start(self.service_name)
         warn_of_missing_names(self._created)
         # The handler registered last runs first: calls end before the SDK's own handlers run.
@@ -157,14 +173,24 @@ class Setup:
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
         self.monitor.reset_after_fork()
+        for each in self._dropped:
+            each.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":
                 reset_metrics_after_fork(provider)
             update_resource(provider, process_attributes())
 
-    def flush_at_exit(self, timeout_s: float = 5.0) -> None:
-        """Flush pending telemetry in a process that exits without running `atexit` handlers."""
-        deadline = Deadline(timeout_s)
+    def flush_at_exit(self, *, ends: bool) -> None:
+        """Flush pending telemetry in a process that exits without running `atexit` handlers.
+
+        `ends` is `False` if the process may continue, so that open streams stay open.
+        """
+        is_failing = self.monitor.is_failing
+        deadline = Deadline(_FAILING_EXIT_LIMIT_S if is_failing else _EXIT_LIMIT_S)
+        if ends:
+            # In a thread: a thread that a signal interrupted may hold a lock of the SDK.
+            step = {"end-streams": genai.end_open_streams}
+            run_side_by_side(step, Deadline(_FAILING_EXIT_LIMIT_S))
         genai.flush_pending(deadline.remaining_s)
         flush_global_providers(deadline)
 
@@ -173,6 +199,8 @@ class Setup:
 
         `at_once` makes exporters give up running retries.
         """
+        _termination.remove()
+        _server_exit.revert()
         # Detached first, so that nothing is recorded on providers that shut down.
         for name in self._created:
             SIGNALS[name].delegating.detach()
@@ -196,6 +224,8 @@ class Setup:
             remove_processors(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
         self._redaction.remove()
+        for each in self._dropped:
+            each.report()
         return run_side_by_side(steps, deadline)
 
     @property
@@ -209,6 +239,7 @@ def process_attributes() -> dict[str, int]:
 
 
 def _end_pending_calls() -> None:
+    genai.end_open_streams()
     genai.flush_pending(1.0)
 
 
@@ -236,17 +267,20 @@ def _reinitialize_after_fork() -> None:
         try:
             setup.reinitialize_after_fork()
             _worker_exit.register()
+            _termination.reinitialize_after_fork()
         except Exception as error:
             internal_errors.log_once("setting up a forked process", error)
 
 
-def _flush_at_exit() -> None:
+def _flush_at_exit(*, ends: bool = True) -> None:
     setup = _Current.setup() if _Current.setup is not None else None
     if setup is not None:
         try:
-            setup.flush_at_exit()
+            setup.flush_at_exit(ends=ends)
         except Exception as error:
             internal_errors.log_once("flushing the telemetry of a worker that ends", error)
 
 
 _worker_exit = WorkerExitHook(_flush_at_exit)
+_termination = TerminationHook(_flush_at_exit, _EXIT_LIMIT_S)
+_server_exit = server_exit_patches(partial(_flush_at_exit, ends=False))

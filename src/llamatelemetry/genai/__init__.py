@@ -65,6 +65,7 @@ from llamatelemetry.genai.servers import (
     known_servers,
     server_of,
 )
+from llamatelemetry.genai.streams import open_streams as _open_streams
 from llamatelemetry.genai.streams.abandoned_calls import finalizer as _finalizer
 from llamatelemetry.genai.streams.accumulators import Accumulator, ChatAccumulator
 from llamatelemetry.genai.streams.byte_observers import (
@@ -143,6 +144,7 @@ __all__ = [
     "describe_error",
     "describe_reported_error",
     "describe_status",
+    "end_open_streams",
     "event_bytes_observer",
     "flush_pending",
     "get_field",
@@ -175,6 +177,11 @@ __all__ = [
     "stop_finalizer",
     "text_part",
 ]
+
+
+def end_open_streams() -> None:
+    """End the calls of streams that are open when the program ends, with what has arrived."""
+    _open_streams.end_all()
 
 
 def flush_pending(timeout_s: float) -> bool:

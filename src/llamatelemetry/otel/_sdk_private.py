@@ -122,6 +122,45 @@ def _exporter_holders(provider: object) -> Iterator[object]:
             yield from getattr(processor, "downstream", (processor,))
 
 
+def http_session_of(exporter: object) -> Any:
+    """Return the `requests.Session` of an OTLP exporter over HTTP, or `None`.
+
+    No public way: a session can be given to an exporter, but not read from it. Without these
+    names, only the sessions that the distro creates follow forks.
+    """
+    transport = getattr(getattr(exporter, "_client", None), "_transport", exporter)
+    session = getattr(transport, "_session", None)
+    return session if hasattr(session, "adapters") else None
+
+
+class _DropObserver:
+    """Passes everything on to the SDK's own metrics of a batch processor."""
+
+    def __init__(self, metrics: Any, on_drop: Callable[[int], None]) -> None:
+        self._metrics = metrics
+        self._on_drop = on_drop
+
+    def drop_items(self, count: int, error_type: str = "queue_full") -> None:
+        if error_type == "queue_full":
+            self._on_drop(count)
+        self._metrics.drop_items(count, error_type)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._metrics, name)
+
+
+def observe_dropped_items(provider: object, on_drop: Callable[[int], None]) -> None:
+    """Call `on_drop` with the number of items that a full queue drops in a provider's processors.
+
+    No public way: without its own metrics, the SDK only logs that items are dropped.
+    """
+    for holder in _exporter_holders(provider):
+        part: Any = getattr(holder, "_batch_processor", None)
+        metrics = getattr(part, "_metrics", None)
+        if hasattr(metrics, "drop_items"):
+            part._metrics = _DropObserver(metrics, on_drop)
+
+
 def update_resource(provider: object, attributes: Mapping[str, AttributeValue]) -> None:
     """Merge attributes into the resource of an SDK provider, if it has one.
 
@@ -353,7 +392,10 @@ PRIVATE_NAMES: Final[Mapping[str, str]] = {
     "time can be lost",
     "LoggerProvider._multi_log_record_processor": _LOG_PROCESSOR_ORDER,
     "LoggerProvider._multi_log_record_processor._log_record_processors": _LOG_PROCESSOR_ORDER,
+    "BatchSpanProcessor._batch_processor": "dropped spans are not counted",
+    "BatchSpanProcessor._batch_processor._metrics": "dropped spans are not counted",
     "BatchLogRecordProcessor._batch_processor": "flush() cannot detect rejected log records",
+    "BatchLogRecordProcessor._batch_processor._metrics": "dropped log records are not counted",
     "PeriodicExportingMetricReader._exporter": "flush() cannot detect rejected metrics and log "
     "records",
     "MeterProvider._metric_readers": "flush() cannot detect rejected metrics",

@@ -16,6 +16,7 @@ from wrapt import FunctionWrapper
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content.limits import compact_json, limit_parts
 from llamatelemetry.genai.content.parts import plain_json
+from llamatelemetry.genai.streams import open_streams
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.otel._sdk_private import detach_context
 from llamatelemetry.pipeline._instruments import TOOL, content_max_chars
@@ -107,11 +108,13 @@ class _GeneratorScope:
         # A finalizer must not start a thread.
         finalizer.start()
         self._operation = start()
+        open_streams.add(self._operation)
 
     def __enter__(self) -> Context:
         return self._operation.context
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        open_streams.remove(self._operation)
         if isinstance(error, GeneratorExit):
             self._operation.abandon()
         else:

@@ -39,6 +39,7 @@ class OperationSpan:
     """
 
     __slots__ = (
+        "__weakref__",
         "_agent_run",
         "_enclosing_agent",
         "_ended_ns",

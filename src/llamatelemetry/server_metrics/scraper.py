@@ -242,7 +242,9 @@ class Poller:
         if problem is None:
             _logger.info("Scraping llama.cpp metrics from %s again", url)
         else:
-            level = logging.WARNING if needs_action else logging.INFO
+            # The first failure of an outage is a warning, because no metrics arrive during it.
+            is_warning = needs_action or last is None
+            level = logging.WARNING if is_warning else logging.INFO
             text = "Cannot scrape llama.cpp metrics from %s (%s); retrying"
             _logger.log(level, text, url, problem)
 

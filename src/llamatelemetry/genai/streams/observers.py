@@ -9,6 +9,7 @@ from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.json_access import model_name
 from llamatelemetry.genai.metrics import measures_chunks
 from llamatelemetry.genai.model import Response
+from llamatelemetry.genai.streams import open_streams
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
 from llamatelemetry.genai.streams.accumulators import ChatAccumulator
 from llamatelemetry.genai.streams.chunk_intervals import ChunkIntervals
@@ -31,7 +32,10 @@ class StreamObserver:
         on_end: Function that runs once at the end of the stream, to remove hooks.
     """
 
-    __slots__ = ("_accumulator", "_call", "_error", "_intervals", "_last_ns", "_on_end")
+    __slots__ = (
+        *("_accumulator", "_call", "_error", "_intervals", "_last_ns", "_on_end"),
+        "__weakref__",
+    )
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class StreamObserver:
             else None
         )
         finalizer.start()  # ends abandoned streams; a finalizer cannot start a thread
+        open_streams.add(self)
 
     def on_chunk(self, chunk: Any) -> None:
         """Process a chunk."""
@@ -99,7 +104,7 @@ class StreamObserver:
         self._call.abandon(self)
 
     def finalize(self) -> None:
-        """Finish the call of an abandoned stream, with the time of its last chunk as its end."""
+        """Finish the call of an abandoned or open stream. It ends at its last chunk."""
         self._call.finish(self._response(), ended_ns=self._last_ns or None)
         self._clean_up()
 
@@ -126,6 +131,7 @@ class StreamObserver:
         return response
 
     def _clean_up(self) -> None:
+        open_streams.remove(self)
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             try:

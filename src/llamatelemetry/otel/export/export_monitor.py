@@ -12,14 +12,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from llamatelemetry.otel._sdk_private import exporters_of
+from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
 from llamatelemetry.otel.export.encoding_repair import with_repair
+from llamatelemetry.otel.export.http_sessions import follow_forks
 
 
 class ExportMonitor:
-    """Remembers failed exports, and shuts exporters down early if nothing can be sent."""
+    """Remembers failed exports, and shuts exporters down early if nothing can be sent.
+
+    Attributes:
+        is_failing: Whether the last export failed.
+    """
 
     def __init__(self) -> None:
+        self.is_failing = False
         self._lock = threading.Lock()
         self._exporters: list[Any] = []
         self._failed = False
@@ -30,6 +36,10 @@ class ExportMonitor:
         The wrappers are set on the exporter objects, so that their classes stay the same.
         """
         for exporter in exporters_of(provider):
+            # Those that a declarative file or a credential provider created.
+            session = http_session_of(exporter)
+            if session is not None:
+                follow_forks(session)
             exporter.export = self._monitored(with_repair(exporter.export))
             # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
             # log a warning about a second one.
@@ -63,6 +73,7 @@ class ExportMonitor:
                 succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
                 return result
             finally:
+                self.is_failing = not succeeded
                 if not succeeded:
                     with self._lock:
                         self._failed = True

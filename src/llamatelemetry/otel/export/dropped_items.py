@@ -1,0 +1,115 @@
+"""Spans and log records that are dropped because the queue of a batch processor is full.
+
+They are counted in the metrics that the conventions define for the SDK. The SDK itself records
+these only with OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from opentelemetry.metrics import Observation
+
+from llamatelemetry.otel._sdk_private import observe_dropped_items
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
+
+_logger = logging.getLogger("llamatelemetry.otel")
+_INTERVAL_S: Final = 60.0
+
+
+class _Signal(NamedTuple):
+    name: str
+    unit: str
+    items: str
+    component: str
+    variable: str
+
+
+_SIGNALS: Final = {
+    "traces": _Signal(
+        "otel.sdk.processor.span.processed",
+        "{span}",
+        "spans",
+        "batching_span_processor",
+        "OTEL_BSP_MAX_QUEUE_SIZE",
+    ),
+    "logs": _Signal(
+        "otel.sdk.processor.log.processed",
+        "{log_record}",
+        "log records",
+        "batching_log_processor",
+        "OTEL_BLRP_MAX_QUEUE_SIZE",
+    ),
+}
+
+
+class DroppedItems:
+    """Counts the dropped spans, or log records, of a provider, and warns once a minute.
+
+    Args:
+        signal: "traces" or "logs".
+        provider: SDK provider whose batch processors are observed.
+    """
+
+    def __init__(self, signal: str, provider: object) -> None:
+        self._signal = _SIGNALS[signal]
+        self._count = 0
+        self._reported = 0
+        self._next_warning = 0.0
+        observe_dropped_items(provider, self._add)
+
+    def export_to(self, meter_provider: MeterProvider) -> None:
+        """Export the count as a metric, unless the SDK does so."""
+        if _sdk_records_dropped_items():
+            return
+        meter_provider.get_meter("llamatelemetry").create_observable_counter(
+            self._signal.name,
+            [self._observe],
+            self._signal.unit,
+            f"The number of {self._signal.items} for which the processing has finished, either "
+            "successful or failed.",
+        )
+
+    def reset_after_fork(self) -> None:
+        """Start from zero in a forked child."""
+        self._count = self._reported = 0
+
+    def report(self) -> None:
+        """Log how many items were dropped since the last report, if any."""
+        dropped = self._count - self._reported
+        if dropped:
+            self._reported += dropped
+            _logger.warning(
+                "Dropped %d %s because the export queue is full: the receiver is slow or does not "
+                "respond. Check it with `llamatelemetry doctor`, or set %s to a higher value",
+                dropped,
+                self._signal.items,
+                self._signal.variable,
+            )
+
+    def _add(self, count: int) -> None:
+        # Without a lock, which an interrupting signal handler would wait for.
+        self._count += count
+        now = time.monotonic()
+        if now >= self._next_warning:
+            self._next_warning = now + _INTERVAL_S
+            self.report()
+
+    def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        if self._count:
+            attributes: dict[str, Any] = {
+                "otel.component.type": self._signal.component,
+                "otel.component.name": f"{self._signal.component}/0",
+                "error.type": "queue_full",
+            }
+            yield Observation(self._count, attributes)
+
+
+def _sdk_records_dropped_items() -> bool:
+    return os.environ.get("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "").strip().lower() == "true"
