@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
+from inspect import signature
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +17,7 @@ from llamatelemetry.semconv.operations import (
     PROVIDER_HUGGINGFACE,
     TEXT_COMPLETION,
 )
+from llamatelemetry_instrumentation_transformers._counting import NON_TEXT_INPUTS
 from llamatelemetry_instrumentation_transformers._generation import (
     Generation,
     current_generation,
@@ -44,7 +47,12 @@ _POSITIONAL = (
     "assistant_model",
     "streamer",
 )
-_NON_TEXT_INPUTS = ("input_features", "input_values", "pixel_values", "pixel_values_videos")
+_SPEECH_LISTS = (
+    "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
+    "MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES",
+)
+# Name of the task on the Hub. The conventions have no operation for it.
+_FORECASTING = "time-series-forecasting"
 
 
 class GenerateWrappers:
@@ -57,8 +65,30 @@ class GenerateWrappers:
         """Wrap `GenerationMixin.generate`."""
         outer = current_generation()
         if outer is not None:
-            return _run_nested(outer, wrapped, model, args, kwargs)
-        given = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs} if args else kwargs
+            return _run_nested(outer, wrapped, model, args, kwargs, is_own=False)
+        given = _with_positional(args, kwargs)
+        return self._record(wrapped, model, args, kwargs, given, is_own=False)
+
+    def own_generate(
+        self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
+    ) -> Any:
+        """Wrap a `generate` that a model's class defines itself."""
+        outer = current_generation()
+        if outer is not None:
+            return _run_nested(outer, wrapped, model, args, kwargs, is_own=True)
+        given = _bound(wrapped, args, kwargs)
+        return self._record(wrapped, model, args, kwargs, given, is_own=True)
+
+    def _record(
+        self,
+        wrapped: _Wrapped,
+        model: Any,
+        args: _Arguments,
+        kwargs: _Keywords,
+        given: _Keywords,
+        *,
+        is_own: bool,
+    ) -> Any:
         pipeline_call = current_pipeline_call.get()
         recorder = None if pipeline_call is None else pipeline_call.active_recorder
         is_own_call = recorder is None
@@ -66,7 +96,7 @@ class GenerateWrappers:
             recorder = self._start_recorder(model, given)
         if recorder is None:
             return wrapped(*args, **kwargs)
-        run = _GenerateRun(recorder, model, given, is_own_call)
+        run = _GenerateRun(recorder, model, given, is_own_call=is_own_call, is_own=is_own)
         return run.run(lambda: wrapped(*args, **kwargs))
 
     def get_logits_processor(
@@ -122,16 +152,42 @@ def _observed_generation() -> Generation | None:
     return None if generation is None or generation.nested_calls else generation
 
 
+def _with_positional(args: _Arguments, kwargs: _Keywords) -> _Keywords:
+    return {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs} if args else kwargs
+
+
+def _bound(wrapped: _Wrapped, args: _Arguments, kwargs: _Keywords) -> _Keywords:
+    """Return the arguments of a method by their names, whatever its parameters are."""
+    if not args:
+        return kwargs
+    try:
+        return {**signature(wrapped).bind_partial(*args).arguments, **kwargs}
+    except TypeError:  # Too many arguments: the method itself raises.
+        return kwargs
+
+
 def _run_nested(
-    outer: Generation, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
+    outer: Generation,
+    wrapped: _Wrapped,
+    model: Any,
+    args: _Arguments,
+    kwargs: _Keywords,
+    *,
+    is_own: bool,
 ) -> Any:
     """Run a `generate` inside another one.
 
     Before the outer loop starts, a nested call with the same model is the same generation, passed
-    on by the library. Any other nested call, such as that of an assistant model, is not observed.
+    on by the library. Inside a model's own `generate`, a nested call is a part of the outer one.
+    Any other nested call, such as that of an assistant model, is not observed.
     """
-    if outer.model_id == id(model) and not outer.in_loop:
-        return wrapped(*args, **kwargs)
+    is_same_model = outer.model_id == id(model)
+    if not outer.in_loop and not outer.nested_calls:
+        if is_same_model and (is_own or not outer.is_own):
+            return wrapped(*args, **kwargs)
+        if outer.is_own:
+            given = _bound(wrapped, args, kwargs) if is_own else _with_positional(args, kwargs)
+            return _run_part(outer, lambda: wrapped(*args, **kwargs), model, given, is_own=is_own)
     outer.nested_calls += 1
     try:
         return wrapped(*args, **kwargs)
@@ -139,18 +195,60 @@ def _run_nested(
         outer.nested_calls -= 1
 
 
+def _run_part(
+    outer: Generation,
+    generate: Callable[[], Any],
+    model: Any,
+    given: _Keywords,
+    *,
+    is_own: bool,
+) -> Any:
+    part: Generation | None = None
+    try:
+        part = Generation(model, outer.call, given, is_own=is_own, outer=outer)
+    except Exception as error:
+        internal_errors.log_once("starting to observe a part of a generation", error)
+    token = generation_variable.set(part or outer)
+    try:
+        result = generate()
+    except BaseException:
+        if part is not None:
+            _finish_part(outer, part, lambda: part.fail(given))
+        raise
+    finally:
+        generation_variable.reset(token)
+    if part is not None:
+        _finish_part(outer, part, lambda: part.finish(model, result, given, None))
+    return result
+
+
+def _finish_part(outer: Generation, part: Generation, finish: Callable[[], None]) -> None:
+    try:
+        finish()
+        outer.parts.append(part)
+    except Exception as error:
+        internal_errors.log_once("reading a part of a generation", error)
+
+
 class _GenerateRun:
     """One recorded `generate`. Its call covers a whole pipeline call unless `is_own_call`."""
 
     def __init__(
-        self, recorder: GenerationRecorder, model: Any, given: _Keywords, is_own_call: bool
+        self,
+        recorder: GenerationRecorder,
+        model: Any,
+        given: _Keywords,
+        *,
+        is_own_call: bool,
+        is_own: bool,
     ) -> None:
         self._recorder = recorder
+        self._model = model
         self._given = given
         self._is_own_call = is_own_call
         self._generation: Generation | None = None
         try:
-            self._generation = recorder.generate(model, given)
+            self._generation = recorder.generate(model, given, is_own=is_own)
         except Exception as error:
             internal_errors.log_once("starting to observe a generation", error)
 
@@ -175,7 +273,8 @@ class _GenerateRun:
     def _finish(self, result: Any) -> None:
         if self._generation is not None:
             try:
-                self._generation.finish(result, self._given, self._content_tokenizer())
+                tokenizer = self._content_tokenizer()
+                self._generation.finish(self._model, result, self._given, tokenizer)
             except Exception as error:
                 internal_errors.log_once("reading the result of a generation", error)
         if self._is_own_call:
@@ -201,12 +300,20 @@ class _GenerateRun:
 
 def _request(model: Any, given: _Keywords) -> Request:
     request = Request(
-        operation=TEXT_COMPLETION if _is_text(given) else GENERATE_CONTENT,
+        operation=TEXT_COMPLETION,
         provider=PROVIDER_HUGGINGFACE,
         model=name_of(model),
         stream=given.get("streamer") is not None,
         has_queue=False,
     )
+    if given.get("past_values") is not None:
+        request.operation, request.task = None, _FORECASTING
+        request.parameters[names.TASK] = _FORECASTING
+    elif _generates_speech(model, given):
+        request.operation = GENERATE_CONTENT
+        request.parameters[names.GEN_AI_OUTPUT_TYPE] = "speech"
+    elif not _is_text(given):
+        request.operation = GENERATE_CONTENT
     longest = as_int(given.get("max_new_tokens"))
     if longest is not None:
         request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
@@ -216,11 +323,20 @@ def _request(model: Any, given: _Keywords) -> Request:
     return request
 
 
+def _generates_speech(model: Any, given: _Keywords) -> bool:
+    """Return whether transformers lists a model among those that generate sound."""
+    if given.get("generate_speech") is False or given.get("return_audio") is False:
+        return False
+    lists: Any = sys.modules.get("transformers.models.auto.modeling_auto")
+    name = type(model).__name__
+    return any(name in getattr(lists, each, {}).values() for each in _SPEECH_LISTS)
+
+
 def _is_text(given: _Keywords) -> bool:
     # Token ids, or the main input of a model for sound or images.
     inputs: Any = given.get("inputs")
     has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
-    return not has_numbers and all(given.get(name) is None for name in _NON_TEXT_INPUTS)
+    return not has_numbers and all(given.get(name) is None for name in NON_TEXT_INPUTS)
 
 
 def _tokenizer(given: _Keywords) -> Any:

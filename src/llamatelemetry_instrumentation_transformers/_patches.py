@@ -1,9 +1,10 @@
-"""Patch points in transformers. Their wrappers are in `_generate` and `_pipeline`.
+"""Patch points in transformers. Their wrappers are in `_generate`, `_pipeline` and `_continuous`.
 
-Every model generates in `GenerationMixin.generate`, and every pipeline runs in `Pipeline.__call__`.
-These two call the methods of the other patch points, where the effective settings of a generation
-and each of its steps are visible. The wrappers are imported together with transformers, so an
-application that never imports it does not load them.
+Models generate in `GenerationMixin.generate` or in a method of their own (`_own_generate`), and
+every pipeline runs in `Pipeline.__call__`. These call the methods of the other patch points, where
+the effective settings of a generation and each of its steps are visible. Continuous batching runs
+in a thread of its own, where each request is an object with a status. The wrappers are imported
+together with transformers, so an application that never imports it does not load them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import PatchPoint
+from llamatelemetry_instrumentation_transformers._own_generate import (
+    MODEL_MODULE,
+    OwnGeneratePatches,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +31,9 @@ _GENERATE_METHODS = (
 )
 
 
-def patch_points(instrumentor: TransformersInstrumentor) -> list[PatchPoint]:
+def patch_points(
+    instrumentor: TransformersInstrumentor, own_generate: OwnGeneratePatches
+) -> list[PatchPoint]:
     """Return the patch points. The wrappers read `instrumentor` at each call: it can change."""
 
     def generate_wrapper(method: str) -> Callable[..., Any]:
@@ -49,6 +56,9 @@ def patch_points(instrumentor: TransformersInstrumentor) -> list[PatchPoint]:
         )
         for method in _GENERATE_METHODS
     ]
+    points.append(
+        PatchPoint(MODEL_MODULE, "PreTrainedModel.__init_subclass__", own_generate.on_class_created)
+    )
     points += [
         PatchPoint(
             "transformers.pipelines.base",
@@ -59,3 +69,14 @@ def patch_points(instrumentor: TransformersInstrumentor) -> list[PatchPoint]:
         for method in ("__call__", "forward")
     ]
     return points
+
+
+def own_generate_patches(instrumentor: TransformersInstrumentor) -> OwnGeneratePatches:
+    """Return the patches of the `generate` methods that model classes define themselves."""
+
+    def make_wrapper() -> Callable[..., Any]:
+        from llamatelemetry_instrumentation_transformers._generate import GenerateWrappers
+
+        return GenerateWrappers(instrumentor).own_generate
+
+    return OwnGeneratePatches(make_wrapper)

@@ -49,12 +49,12 @@ class GenerationRecorder:
         """Whether generated texts are recorded."""
         return self.call.content_max_chars is not None
 
-    def generate(self, model: Any, kwargs: Mapping[str, Any]) -> Generation:
-        """Start to observe a generation of the model."""
+    def generate(self, model: Any, kwargs: Mapping[str, Any], *, is_own: bool) -> Generation:
+        """Start to observe a generation of the model. `is_own`: its class defines `generate`."""
         call = self.call
         if kwargs.get("streamer") is not None:
             call.request.stream = True
-        generation = Generation(model, call, kwargs)
+        generation = Generation(model, call, kwargs, is_own=is_own)
         if call.request.stream:
             generation.steps.stream_to(call)
         if not self.generations:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
 
 
-QueueSource = Literal["header", "remainder"]
+QueueSource = Literal["engine", "header", "remainder"]
 
 # Calling `dict[str, AttributeValue]` would take ten times as long.
 _no_attributes = cast("Callable[[], dict[str, AttributeValue]]", dict)
@@ -117,7 +117,7 @@ class Usage:
 class EngineTimings:
     """Timings that an engine measured for one call, as llama.cpp reports them in `timings`.
 
-    None of them contains the queue.
+    Neither `prefill_ms` nor `decode_ms` contains the queue.
 
     Attributes:
         prompt_tokens: Tokens that were evaluated in `prefill_ms`; `None` for audio and image
@@ -131,6 +131,7 @@ class EngineTimings:
         accepted_tokens: Proposed tokens that the model accepted.
         decoded_tokens: Tokens of one sequence that were generated in `decode_ms`, if they are
             not `predicted_tokens` less one: in a batch, and if a step returns several tokens.
+        queue_ms: Wait before the prefill, if the engine measures it.
         provider: Provider of the engine.
     """
 
@@ -142,6 +143,7 @@ class EngineTimings:
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
     decoded_tokens: int | None = None
+    queue_ms: float | None = None
     provider: str = PROVIDER_LLAMA_CPP
 
 
@@ -194,7 +196,8 @@ class Phases:
         prefill_s: Prompt evaluation.
         decode_s: Generation of the tokens after the first.
         queue_s: Wait before the prefill.
-        queue_source: Where the queue time comes from: response headers or the remainder.
+        queue_source: Where the queue time comes from: the engine, response headers or the
+            remainder.
         time_per_output_token_s: Decode time divided by the output tokens less one, because the
             first token comes from the last prompt batch. In a batch of sequences it is the time
             that one sequence waits for its next token.

@@ -56,7 +56,9 @@ def measure_phases(
     decode_s = timings.decode_ms / 1000
     queue_s: float | None = None
     source: QueueSource | None = None
-    if not has_queue:
+    if timings.queue_ms is not None:
+        queue_s, source = timings.queue_ms / 1000, "engine"
+    elif not has_queue:
         queue_s = 0.0
     elif headers_s is not None:
         queue_s, source = headers_s, "header"
