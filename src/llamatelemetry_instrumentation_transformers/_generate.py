@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from functools import cache
 from inspect import signature
-from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Content, Request, as_int, internal_errors, text_part
-from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import (
-    GENERATE_CONTENT,
-    PROVIDER_HUGGINGFACE,
-    TEXT_COMPLETION,
+from llamatelemetry.genai import as_int, internal_errors
+from llamatelemetry_instrumentation_transformers._criteria import observe_criteria
+from llamatelemetry_instrumentation_transformers._generate_request import (
+    parse_generate_request,
+    tokenizer_of,
 )
-from llamatelemetry_instrumentation_transformers._counting import NON_TEXT_INPUTS
 from llamatelemetry_instrumentation_transformers._generation import (
     Generation,
     current_generation,
     generation_variable,
 )
-from llamatelemetry_instrumentation_transformers._model import name_of
 from llamatelemetry_instrumentation_transformers._pipeline import current_pipeline_call
 from llamatelemetry_instrumentation_transformers._recorder import GenerationRecorder
 
@@ -47,12 +41,6 @@ _POSITIONAL = (
     "assistant_model",
     "streamer",
 )
-_SPEECH_LISTS = (
-    "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
-    "MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES",
-)
-# Name of the task on the Hub. The conventions have no operation for it.
-_FORECASTING = "time-series-forecasting"
 
 
 class GenerateWrappers:
@@ -139,7 +127,7 @@ class GenerateWrappers:
 
     def _start_recorder(self, model: Any, given: _Keywords) -> GenerationRecorder | None:
         try:
-            request = _request(model, given)
+            request = parse_generate_request(model, given)
             call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
             return None if call is None else GenerationRecorder(self._instrumentor, call, model)
         except Exception as error:
@@ -285,7 +273,7 @@ class _GenerateRun:
             return None
         pipeline_call = None if self._is_own_call else current_pipeline_call.get()
         if pipeline_call is None:
-            return _tokenizer(self._given)
+            return tokenizer_of(self._given)
         return getattr(pipeline_call.pipeline, "tokenizer", None)
 
     def _fail(self, error: BaseException) -> None:
@@ -296,96 +284,3 @@ class _GenerateRun:
                 internal_errors.log_once("reading a failed generation", failure)
         if self._is_own_call:
             self._recorder.fail(error)
-
-
-def _request(model: Any, given: _Keywords) -> Request:
-    request = Request(
-        operation=TEXT_COMPLETION,
-        provider=PROVIDER_HUGGINGFACE,
-        model=name_of(model),
-        stream=given.get("streamer") is not None,
-        has_queue=False,
-    )
-    if given.get("past_values") is not None:
-        request.operation, request.task = None, _FORECASTING
-        request.parameters[names.TASK] = _FORECASTING
-    elif _generates_speech(model, given):
-        request.operation = GENERATE_CONTENT
-        request.parameters[names.GEN_AI_OUTPUT_TYPE] = "speech"
-    elif not _is_text(given):
-        request.operation = GENERATE_CONTENT
-    longest = as_int(given.get("max_new_tokens"))
-    if longest is not None:
-        request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
-    tokenizer = _tokenizer(given)
-    if tokenizer is not None:
-        request.read_content = lambda: _prompts(given, tokenizer)
-    return request
-
-
-def _generates_speech(model: Any, given: _Keywords) -> bool:
-    """Return whether transformers lists a model among those that generate sound."""
-    if given.get("generate_speech") is False or given.get("return_audio") is False:
-        return False
-    lists: Any = sys.modules.get("transformers.models.auto.modeling_auto")
-    name = type(model).__name__
-    return any(name in getattr(lists, each, {}).values() for each in _SPEECH_LISTS)
-
-
-def _is_text(given: _Keywords) -> bool:
-    # Token ids, or the main input of a model for sound or images.
-    inputs: Any = given.get("inputs")
-    has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
-    return not has_numbers and all(given.get(name) is None for name in NON_TEXT_INPUTS)
-
-
-def _tokenizer(given: _Keywords) -> Any:
-    """Return the tokenizer that the caller passed. `generate` itself does not need one."""
-    tokenizer = given.get("tokenizer")
-    return getattr(given.get("streamer"), "tokenizer", None) if tokenizer is None else tokenizer
-
-
-def _prompts(given: _Keywords, tokenizer: Any) -> Content:
-    tokens = given.get("inputs")
-    tokens = given.get("input_ids") if tokens is None else tokens
-    if tokens is None or tokens.ndim != 2 or tokens.is_floating_point():
-        return Content()
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in tokens.tolist()]
-    return Content(inputs=[{"role": "user", "parts": text_part(text)} for text in texts])
-
-
-def observe_criteria(criteria: Any, generation: Generation) -> Any:
-    """Return the same criteria in a list that notifies the generation of each evaluation.
-
-    The list has exactly the elements of the original one, so custom loops, beam search and
-    assisted generation behave as without it. It creates no tensor.
-    """
-    observed_list = _list_type(cast("Any", type(criteria)))(criteria)
-    observed_list.generation = generation
-    return observed_list
-
-
-@cache
-def _list_type(base: Any) -> Any:
-    class ObservedCriteria(base):  # type: ignore[misc] - the library's own list
-        generation: Generation
-
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-            now_ns = perf_counter_ns()
-            is_done = base.__call__(self, input_ids, scores, **kwargs)
-            try:
-                generation = self.generation
-                generation.on_criteria_called(input_ids, now_ns)
-                generation.on_criteria_result(is_done)
-            except Exception as error:
-                internal_errors.log_once("observing a generation", error)
-            return is_done
-
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            # The loop does not evaluate copies, so a copy is a plain list of the library.
-            return base, (list(self),)
-
-    # The type is printed like that of the library.
-    ObservedCriteria.__name__ = ObservedCriteria.__qualname__ = base.__name__
-    ObservedCriteria.__module__ = base.__module__
-    return ObservedCriteria

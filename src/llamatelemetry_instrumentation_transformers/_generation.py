@@ -102,7 +102,7 @@ class Generation:
         self.steps = GenerationSteps(self.started_ns) if outer is None else outer.steps
         self._steps_before = len(self.steps.times_ns)
         self.parts: list[Generation] = []
-        self.requests: list[BatchRequest] = []
+        self.requests: list[BatchRequest] = [] if outer is None else outer.requests
         self.sequences: Any = None
         self.rows: list[Row] | None = None
         self.starts: list[int] = []
@@ -129,7 +129,7 @@ class Generation:
     def set_config(self, config: Any, criteria: Any) -> None:
         """Store the complete settings and stopping criteria."""
         self._config, self._criteria = config, criteria
-        self.settings = _settings_of(config, self.prefix_tokens, self.assistant)
+        self.settings = settings_of(config, self.prefix_tokens, self.assistant)
         others = any(type(each).__name__ not in _PLAIN_CRITERIA for each in criteria)
         stops_at_eos = any(hasattr(each, "eos_token_id") for each in criteria)
         # Rows that end early are padded, often with the token that ends a text. The result alone
@@ -314,7 +314,7 @@ def _common_settings(parts: Sequence[Generation]) -> dict[str, AttributeValue]:
     }
 
 
-def _settings_of(config: Any, prefix: int | None, assistant: Any) -> dict[str, AttributeValue]:
+def settings_of(config: Any, prefix: int | None, assistant: Any) -> dict[str, AttributeValue]:
     """Return the settings of a `GenerationConfig` that `generate` has completed.
 
     `max_length` includes `prefix`, the number of tokens that each row starts with.

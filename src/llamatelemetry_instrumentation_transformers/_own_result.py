@@ -140,7 +140,9 @@ def _of_whisper(sequences: Any, run: Generation, model: Any, config: Any) -> Own
     padding = padding_of(config) if len(sequences) > 1 else ()
     first = next((part for part in run.parts if part.sequences is not None), None)
     prefix = 0 if first is None else first.prefix_tokens or 0
-    start_tokens = [] if first is None else first.sequences[:, :prefix].tolist()
+    start_tokens: list[list[int]] = []
+    if first is not None:
+        start_tokens = first.sequences[:, :prefix].tolist()
     ids: list[list[int]] = sequences.tolist()
     starts = [prefix if row[:prefix] in start_tokens else 0 for row in ids]
     counts = [length_without(row, padding) - start for row, start in zip(ids, starts, strict=True)]

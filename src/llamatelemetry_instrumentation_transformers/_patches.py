@@ -29,6 +29,18 @@ _GENERATE_METHODS = (
     "_get_stopping_criteria",
     "_has_unfinished_sequences",
 )
+# Module and path of each method of continuous batching. Versions before 4.53 have none of them.
+_CONTINUOUS = "transformers.generation.continuous_batching"
+_CONTINUOUS_METHODS = (
+    ("continuous_api", "ContinuousBatchingManager.add_request"),
+    ("continuous_api", "ContinuousBatchProcessor._handle_request_error"),
+    ("requests", "RequestState.__init__"),
+    ("requests", "RequestState.update_and_check_completion"),
+    ("requests", "RequestState.update_with_token"),
+    ("requests", "RequestState.to_generation_output"),
+    ("requests", "RequestState.create_equivalent_initial_request"),
+    ("scheduler", "Scheduler.set_request_cancellation"),
+)
 
 
 def patch_points(
@@ -45,6 +57,11 @@ def patch_points(
         from llamatelemetry_instrumentation_transformers._pipeline import PipelineWrappers
 
         return getattr(PipelineWrappers(instrumentor), method.strip("_"))
+
+    def continuous_wrapper(method: str) -> Callable[..., Any]:
+        from llamatelemetry_instrumentation_transformers._continuous import ContinuousWrappers
+
+        return getattr(ContinuousWrappers(instrumentor), method.strip("_"))
 
     points = [
         PatchPoint(
@@ -67,6 +84,16 @@ def patch_points(
             deferred=True,
         )
         for method in ("__call__", "forward")
+    ]
+    points += [
+        PatchPoint(
+            f"{_CONTINUOUS}.{module}",
+            path,
+            partial(continuous_wrapper, path.rpartition(".")[2]),
+            optional=True,
+            deferred=True,
+        )
+        for module, path in _CONTINUOUS_METHODS
     ]
     return points
 

@@ -1,0 +1,83 @@
+"""Request of a `generate`, parsed from its arguments: the operation by kind of input and output."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llamatelemetry.genai import Content, Request, as_int, text_part
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import (
+    GENERATE_CONTENT,
+    PROVIDER_HUGGINGFACE,
+    TEXT_COMPLETION,
+)
+from llamatelemetry_instrumentation_transformers._counting import NON_TEXT_INPUTS
+from llamatelemetry_instrumentation_transformers._model import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SPEECH_LISTS = (
+    "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
+    "MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES",
+)
+# Name of the task on the Hub. The conventions have no operation for it.
+_FORECASTING = "time-series-forecasting"
+
+
+def parse_generate_request(model: Any, given: Mapping[str, Any]) -> Request:
+    """Return the request of a `generate` with these arguments."""
+    request = Request(
+        operation=TEXT_COMPLETION,
+        provider=PROVIDER_HUGGINGFACE,
+        model=name_of(model),
+        stream=given.get("streamer") is not None,
+        has_queue=False,
+    )
+    if given.get("past_values") is not None:
+        request.operation, request.task = None, _FORECASTING
+        request.parameters[names.TASK] = _FORECASTING
+    elif _generates_speech(model, given):
+        request.operation = GENERATE_CONTENT
+        request.parameters[names.GEN_AI_OUTPUT_TYPE] = "speech"
+    elif not _is_text(given):
+        request.operation = GENERATE_CONTENT
+    longest = as_int(given.get("max_new_tokens"))
+    if longest is not None:
+        request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
+    tokenizer = tokenizer_of(given)
+    if tokenizer is not None:
+        request.read_content = lambda: _prompts(given, tokenizer)
+    return request
+
+
+def _generates_speech(model: Any, given: Mapping[str, Any]) -> bool:
+    """Return whether transformers lists a model among those that generate sound."""
+    if given.get("generate_speech") is False or given.get("return_audio") is False:
+        return False
+    lists: Any = sys.modules.get("transformers.models.auto.modeling_auto")
+    name = type(model).__name__
+    return any(name in getattr(lists, each, {}).values() for each in _SPEECH_LISTS)
+
+
+def _is_text(given: Mapping[str, Any]) -> bool:
+    # Token ids, or the main input of a model for sound or images.
+    inputs: Any = given.get("inputs")
+    has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
+    return not has_numbers and all(given.get(name) is None for name in NON_TEXT_INPUTS)
+
+
+def tokenizer_of(given: Mapping[str, Any]) -> Any:
+    """Return the tokenizer that the caller passed. `generate` itself does not need one."""
+    tokenizer = given.get("tokenizer")
+    return getattr(given.get("streamer"), "tokenizer", None) if tokenizer is None else tokenizer
+
+
+def _prompts(given: Mapping[str, Any], tokenizer: Any) -> Content:
+    tokens = given.get("inputs")
+    tokens = given.get("input_ids") if tokens is None else tokens
+    if tokens is None or tokens.ndim != 2 or tokens.is_floating_point():
+        return Content()
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in tokens.tolist()]
+    return Content(inputs=[{"role": "user", "parts": text_part(text)} for text in texts])
