@@ -113,7 +113,7 @@ class BatchRequest:
         if self._has_ended:
             return
         self._has_ended = True
-        recorder, self._recorder = self._recorder, None  # They refer to each other.
+        recorder, self._recorder = self._recorder, None
         rows = list(self._rows.values())
         if rows:
             self.output_tokens = [row.tokens for row in rows]
@@ -124,6 +124,7 @@ class BatchRequest:
         self._set_times()
         if recorder is None:
             return
+        recorder.requests.append(self)
         if self._error is not None:
             recorder.fail(self._error)
         else:

@@ -61,7 +61,7 @@ class _Submission:
             if recorder is None:
                 return
             request = BatchRequest(recorder.call, recorder, state, settings)
-            recorder.add_request(request)
+            recorder.start_request(request)
         self.request = request
         setattr(state, _ATTRIBUTE, request)
 

@@ -22,7 +22,7 @@ CRITERIA: Final = "criteria"
 # Causes that cut a text off. All others complete it.
 _REASONS: Final = {LENGTH: "length", TIME: "length"}
 
-NON_TEXT_INPUTS: Final = (
+_NON_TEXT_INPUTS: Final = (
     "input_features",
     "input_values",
     "pixel_values",
@@ -193,6 +193,11 @@ def rows_of(kwargs: Mapping[str, Any]) -> int | None:
     return None if prompts is None or not prompts.ndim else len(prompts)
 
 
+def has_non_text_input(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a model receives sound, images or a series of numbers."""
+    return any(kwargs.get(name) is not None for name in _NON_TEXT_INPUTS)
+
+
 def prompts_of(kwargs: Mapping[str, Any]) -> Any:
     """Return the tensor with the prompts, as token ids or embedded; `None` if there is none."""
     for name in ("inputs", "input_ids", "inputs_embeds"):
@@ -212,8 +217,7 @@ def count_prompt(
     """
     prompts = prompts_of(kwargs)
     if prompts is None:
-        other = any(kwargs.get(name) is not None for name in NON_TEXT_INPUTS)
-        return None if other or not prefix else [len(range(prefix)[:end])]
+        return None if has_non_text_input(kwargs) or not prefix else [len(range(prefix)[:end])]
     embedded = prompts.is_floating_point()
     if prompts.ndim != (3 if embedded else 2) or (embedded and "inputs_embeds" not in kwargs):
         return None

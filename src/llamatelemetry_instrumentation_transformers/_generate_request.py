@@ -12,7 +12,7 @@ from llamatelemetry.semconv.operations import (
     PROVIDER_HUGGINGFACE,
     TEXT_COMPLETION,
 )
-from llamatelemetry_instrumentation_transformers._counting import NON_TEXT_INPUTS
+from llamatelemetry_instrumentation_transformers._counting import has_non_text_input
 from llamatelemetry_instrumentation_transformers._model import name_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _is_text(given: Mapping[str, Any]) -> bool:
     # Token ids, or the main input of a model for sound or images.
     inputs: Any = given.get("inputs")
     has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
-    return not has_numbers and all(given.get(name) is None for name in NON_TEXT_INPUTS)
+    return not has_numbers and not has_non_text_input(given)
 
 
 def tokenizer_of(given: Mapping[str, Any]) -> Any:

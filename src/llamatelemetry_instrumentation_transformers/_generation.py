@@ -27,6 +27,7 @@ from llamatelemetry_instrumentation_transformers._counting import (
     Row,
     cached_length,
     count_prompt,
+    has_non_text_input,
     padding_of,
     read_rows,
     rows_of,
@@ -238,13 +239,14 @@ class Generation:
     ) -> None:
         found = read_own_result(self, model, result, kwargs)
         self.settings = self.settings or _common_settings(self.parts)
-        if found is not None:
-            self._set_rows(found.rows, found.starts)
-            self.input_tokens = found.input_tokens
-            if tokenizer is not None:
-                self._decode(found.sequences, tokenizer)
-        if self.input_tokens is None:
-            self.input_tokens = count_prompt(kwargs, getattr(model, "generation_config", None), 0)
+        self.input_tokens = count_prompt(kwargs, getattr(model, "generation_config", None), 0)
+        if found is None:
+            return
+        self._set_rows(found.rows, found.starts)
+        if self.input_tokens is None and found.part is not None and not has_non_text_input(kwargs):
+            self.input_tokens = found.part.input_tokens
+        if tokenizer is not None:
+            self._decode(found.sequences, tokenizer)
 
     def _set_rows(self, rows: list[Row], starts: list[int]) -> None:
         self.rows, self.starts = rows, starts

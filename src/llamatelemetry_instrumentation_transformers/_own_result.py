@@ -36,13 +36,13 @@ class OwnResult(NamedTuple):
         sequences: Rows of token ids.
         rows: Tokens and finish cause of each row.
         starts: Index of the first new token of each row.
-        input_tokens: Tokens of each prompt, if the part that generated the result knows them.
+        part: The part that returned exactly this result.
     """
 
     sequences: Any
     rows: list[Row]
     starts: list[int]
-    input_tokens: list[int] | None = None
+    part: Generation | None = None
 
 
 def token_rows(result: Any) -> Any:
@@ -74,7 +74,7 @@ def _of_part(sequences: Any, parts: Sequence[Generation]) -> OwnResult | None:
     """Return the tokens of a result whose rows are rows of the parts."""
     for part in parts:
         if part.sequences is sequences and part.rows is not None:
-            return OwnResult(sequences, part.rows, part.starts, part.input_tokens)
+            return OwnResult(sequences, part.rows, part.starts, part)
     padding = {token for part in parts for token in part.padding}
     known: dict[tuple[int, ...], tuple[int, Row] | None] = {}
     for content, start, row in _rows_of(parts):

@@ -25,6 +25,8 @@ class GenerationRecorder:
     """Records one call and the generations of its model.
 
     Attributes:
+        requests: The request that this call is, when it has ended. Before, only the library has
+            it, so that it is found if the library drops it.
         input_tokens: Tokens of each prompt of a call without a generation.
         attributes: Span attributes that describe the model.
         texts: Texts of a result without a generation, if content is recorded.
@@ -65,12 +67,11 @@ class GenerationRecorder:
         self.generations.append(generation)
         return generation
 
-    def add_request(self, request: BatchRequest) -> None:
-        """Record a request to continuous batching as this call."""
+    def start_request(self, request: BatchRequest) -> None:
+        """Start to observe the request to continuous batching that is this call."""
         if self.call.request.stream:
             request.steps.stream_to(self.call)
         self.call.start_attempt(request.started_ns)
-        self.requests.append(request)
 
     def finish(self, error: ErrorInfo | None = None) -> None:
         """End the call with the response so far, and with the error that the library reports."""
