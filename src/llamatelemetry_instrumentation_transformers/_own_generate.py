@@ -58,13 +58,15 @@ class OwnGeneratePatches:
     def on_class_created(
         self,
         wrapped: Callable[..., Any],
-        kind: type,
+        kind: Any,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Any:
         """Wrap `PreTrainedModel.__init_subclass__`."""
         result = wrapped(*args, **kwargs)
-        if self._switch.is_on:
+        # Before transformers 4.53, the method is that of `object`, which only `wrapped` is bound to.
+        kind = getattr(wrapped, "__self__", None) if kind is None else kind
+        if self._switch.is_on and isinstance(kind, type):
             self._patch(kind)
         return result
 

@@ -4,7 +4,8 @@ Such a method may return anything: what a part of the model has generated, a sel
 recording, or a picture. The tokens are counted only where it is certain which of the returned ids
 are new tokens:
 
-1. The result is that of a part, or each of its rows is a row of a part.
+1. The result is that of a part, perhaps after a start token, or each of its rows is a row of a
+   part.
 2. A loop of transformers ran in the method itself and returned the result.
 3. The result starts with the prompt.
 4. The model is Whisper, which returns transcripts and padding.
@@ -75,6 +76,9 @@ def _of_part(sequences: Any, parts: Sequence[Generation]) -> OwnResult | None:
     for part in parts:
         if part.sequences is sequences and part.rows is not None:
             return OwnResult(sequences, part.rows, part.starts, part)
+        added = _added_before(sequences, part.sequences)
+        if added and part.rows is not None:
+            return OwnResult(sequences, part.rows, [start + added for start in part.starts])
     padding = {token for part in parts for token in part.padding}
     known: dict[tuple[int, ...], tuple[int, Row] | None] = {}
     for content, start, row in _rows_of(parts):
@@ -89,6 +93,17 @@ def _of_part(sequences: Any, parts: Sequence[Generation]) -> OwnResult | None:
     if not found or len(found) < len(matches):
         return None
     return OwnResult(sequences, [row for _, row in found], [start for start, _ in found])
+
+
+def _added_before(sequences: Any, part: Any) -> int:
+    """Return how many tokens a result has before the rows of a part; 0 if it is something else.
+
+    Before version 4.47, BLIP-2 returns a start token and then what the language model returned.
+    """
+    if part is None or len(part) != len(sequences):
+        return 0
+    added = sequences.shape[1] - part.shape[1]
+    return added if added > 0 and sequences[:, added:].equal(part.to(sequences)) else 0
 
 
 def _rows_of(parts: Sequence[Generation]) -> Iterator[tuple[tuple[int, ...], int, Row]]:
