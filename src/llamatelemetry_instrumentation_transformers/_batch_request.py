@@ -109,7 +109,7 @@ class BatchRequest:
             self.end()
 
     def end(self) -> None:
-        """End the request: it is complete, has failed, or was cancelled."""
+        """End the request: it is complete, has failed, or was canceled."""
         if self._has_ended:
             return
         self._has_ended = True

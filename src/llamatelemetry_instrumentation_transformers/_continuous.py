@@ -162,9 +162,9 @@ class ContinuousWrappers:
     def set_request_cancellation(
         self, wrapped: _Wrapped, scheduler: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
-        """Wrap `Scheduler.set_request_cancellation`. A cancelled request has no output."""
+        """Wrap `Scheduler.set_request_cancellation`. A canceled request has no output."""
         result = wrapped(*args, **kwargs)
-        _guarded(_end_cancelled, (scheduler, args[0] if args else kwargs.get("request_id")))
+        _guarded(_end_canceled, (scheduler, args[0] if args else kwargs.get("request_id")))
         return result
 
 
@@ -172,8 +172,8 @@ def _request_of(state: Any) -> BatchRequest | None:
     return getattr(state, _ATTRIBUTE, None)
 
 
-def _end_cancelled(cancelled: tuple[Any, Any]) -> None:
-    scheduler, request_id = cancelled
+def _end_canceled(canceled: tuple[Any, Any]) -> None:
+    scheduler, request_id = canceled
     for states in (scheduler.active_requests, scheduler.waiting_requests):
         request = _request_of(states.get(request_id))
         if request is not None:

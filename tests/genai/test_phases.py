@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,15 @@ def test_negative_remainder_is_zero_queue():
 def test_immediate_headers_are_zero_queue():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=5.0, headers_s=0.0)
     assert (phases.queue_s, phases.queue_source) == (0.0, "header")
+
+
+@pytest.mark.parametrize("has_queue", [True, False])
+def test_queue_of_engine_takes_precedence(has_queue: bool):
+    measured = replace(timings(250.0, 1000.0), queue_ms=125.0)
+    phases = measure_phases(measured, attempt_s=9.0, headers_s=0.5, has_queue=has_queue)
+    assert (phases.queue_s, phases.queue_source) == (0.125, "engine")
+    assert phases.time_to_first_token_s == 0.375
+    assert phases.request_s == 1.375
 
 
 def test_several_choices_leave_queue_unknown():

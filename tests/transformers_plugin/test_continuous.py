@@ -206,7 +206,7 @@ def test_finish_cause_is_eos(instrumented: Recorder, manager: Any) -> None:
     assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
 
-def test_cancelled_request_has_tokens_so_far(instrumented: Recorder, manager: Any) -> None:
+def test_canceled_request_has_tokens_so_far(instrumented: Recorder, manager: Any) -> None:
     request_id = manager.add_request(PROMPTS[0], max_new_tokens=FOREVER, streaming=True)
     results = manager.request_id_iter(request_id)
     for _ in range(3):
