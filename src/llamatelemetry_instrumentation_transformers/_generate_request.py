@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import Content, Request, as_int, text_part
+from llamatelemetry.genai import Content, Request, as_int, as_list, text_part
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
     GENERATE_CONTENT,
@@ -18,12 +18,13 @@ from llamatelemetry_instrumentation_transformers._model import name_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SPEECH_LISTS = (
+_SPEECH_LISTS: Final = (
     "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
     "MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES",
 )
+_OUTPUT_TYPES: Final = {"text": "text", "audio": "speech", "image": "image"}
 # Name of the task on the Hub. The conventions have no operation for it.
-_FORECASTING = "time-series-forecasting"
+_FORECASTING: Final = "time-series-forecasting"
 
 
 def parse_generate_request(model: Any, given: Mapping[str, Any]) -> Request:
@@ -38,11 +39,12 @@ def parse_generate_request(model: Any, given: Mapping[str, Any]) -> Request:
     if given.get("past_values") is not None:
         request.operation, request.task = None, _FORECASTING
         request.parameters[names.TASK] = _FORECASTING
-    elif _generates_speech(model, given):
-        request.operation = GENERATE_CONTENT
-        request.parameters[names.GEN_AI_OUTPUT_TYPE] = "speech"
-    elif not _is_text(given):
-        request.operation = GENERATE_CONTENT
+    else:
+        output_type = _output_type(model, given)
+        if output_type != "text" or not _is_text(given):
+            request.operation = GENERATE_CONTENT
+        if output_type in ("speech", "image"):
+            request.parameters[names.GEN_AI_OUTPUT_TYPE] = output_type
     longest = as_int(given.get("max_new_tokens"))
     if longest is not None:
         request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
@@ -52,13 +54,20 @@ def parse_generate_request(model: Any, given: Mapping[str, Any]) -> Request:
     return request
 
 
-def _generates_speech(model: Any, given: Mapping[str, Any]) -> bool:
-    """Return whether transformers lists a model among those that generate sound."""
+def _output_type(model: Any, given: Mapping[str, Any]) -> str | None:
+    """Return what a `generate` returns: text, speech or an image; `None` if it is several."""
+    mode = given.get("generation_mode")
+    if mode in _OUTPUT_TYPES:
+        return _OUTPUT_TYPES[mode]
     if given.get("generate_speech") is False or given.get("return_audio") is False:
-        return False
+        return "text"
     lists: Any = sys.modules.get("transformers.models.auto.modeling_auto")
     name = type(model).__name__
-    return any(name in getattr(lists, each, {}).values() for each in _SPEECH_LISTS)
+    if any(name in getattr(lists, each, {}).values() for each in _SPEECH_LISTS):
+        return "speech"
+    # Versions before 5 have only the lists.
+    modalities = as_list(getattr(model, "output_modalities", None)) or ("text",)
+    return _OUTPUT_TYPES.get(modalities[0]) if len(modalities) == 1 else None
 
 
 def _is_text(given: Mapping[str, Any]) -> bool:

@@ -670,8 +670,8 @@ def clvp() -> OwnGenerate:
     return OwnGenerate(model, arguments, None, 6)
 
 
-def kyutai() -> OwnGenerate:
-    codec = transformers.MimiConfig(
+def _mimi() -> Any:
+    return transformers.MimiConfig(
         hidden_size=16,
         num_filters=2,
         upsampling_ratios=[2, 2],
@@ -689,6 +689,9 @@ def kyutai() -> OwnGenerate:
         frame_rate=1000,
         upsample_groups=2,
     )
+
+
+def kyutai() -> OwnGenerate:
     config = transformers.KyutaiSpeechToTextConfig(
         codebook_vocab_size=17,
         vocab_size=40,
@@ -703,11 +706,127 @@ def kyutai() -> OwnGenerate:
         audio_pad_token_id=60,
         bos_token_id=38,
         pad_token_id=3,
-        codec_config=codec.to_dict(),
+        codec_config=_mimi().to_dict(),
     )
     model = transformers.KyutaiSpeechToTextForConditionalGeneration(config).eval()
     arguments = {"input_values": noise(1, 1, 64), "max_new_tokens": 5}
     return OwnGenerate(model, arguments, lambda result: result.shape[1] - 1)
+
+
+def seamless_v2_text() -> OwnGenerate:
+    config = transformers.SeamlessM4Tv2Config(**_seamless(), char_vocab_size=VOCABULARY)
+    model = _speak(transformers.SeamlessM4Tv2ForTextToText(config))
+    arguments = {"input_ids": ids(1, 5), "tgt_lang": "eng", "max_new_tokens": 6}
+    return OwnGenerate(model, arguments, lambda result: result.shape[1] - 2, 5)
+
+
+def dia() -> OwnGenerate:
+    part = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+    }
+    config = transformers.DiaConfig(
+        encoder_config={**part, "vocab_size": VOCABULARY},
+        decoder_config={
+            **part,
+            "cross_hidden_size": 16,
+            "cross_num_attention_heads": 2,
+            "cross_num_key_value_heads": 2,
+            "cross_head_dim": 8,
+            "vocab_size": 40,
+            "num_channels": 2,
+        },
+        delay_pattern=[0, 1],
+        pad_token_id=38,
+        eos_token_id=37,
+        bos_token_id=39,
+    )
+    model = transformers.DiaForConditionalGeneration(config).eval()
+    # The result has two codes of sound per step.
+    return OwnGenerate(model, {"input_ids": ids(2, 6), "max_new_tokens": 6}, None, 12)
+
+
+def csm() -> OwnGenerate:
+    part = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_codebooks": 2,
+        "vocab_size": 40,
+        "max_position_embeddings": 64,
+    }
+    config = transformers.CsmConfig(
+        **part,
+        text_vocab_size=VOCABULARY,
+        pad_token_id=1,
+        codebook_pad_token_id=38,
+        codebook_eos_token_id=37,
+        bos_token_id=2,
+        audio_token_id=VOCABULARY - 2,
+        audio_eos_token_id=VOCABULARY - 1,
+        depth_decoder_config={**part, "backbone_hidden_size": 16},
+        codec_config=_mimi().to_dict(),
+    )
+    model = transformers.CsmForConditionalGeneration(config).eval()
+    # The result has two codes of sound per step.
+    return OwnGenerate(model, {"input_ids": ids(1, 6), "max_new_tokens": 4}, None, 6)
+
+
+def janus() -> OwnGenerate:
+    config = transformers.JanusConfig(
+        text_config=transformers.LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+        ).to_dict(),
+        vision_config={
+            **_vision(),
+            "projection_dim": 16,
+            "num_image_tokens": 4,
+            "mlp_ratio": 1.0,
+        },
+        vq_config={
+            "embed_dim": 8,
+            "num_embeddings": 32,
+            "latent_channels": 8,
+            "num_patches": 2,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1],
+            "num_res_blocks": 1,
+            "projection_dim": 16,
+            "num_hidden_layers": 1,
+            "image_token_embed_dim": 16,
+        },
+        image_token_id=VOCABULARY - 1,
+    )
+    model = transformers.JanusForConditionalGeneration(config).eval()
+    arguments = {"input_ids": ids(1, 6), "max_new_tokens": 5, "generation_mode": "text"}
+    return OwnGenerate(model, arguments, lambda result: result.shape[1] - 6, 6)
+
+
+def janus_image() -> OwnGenerate:
+    case = janus()
+    case.model.generation_config.generation_kwargs = {"boi_token_id": 5}
+    arguments = {
+        "input_ids": ids(1, 6),
+        "attention_mask": torch.ones(1, 6, dtype=torch.long),
+        "generation_mode": "image",
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    # The result has the codes of a picture.
+    return OwnGenerate(case.model, arguments, None, 6)
 
 
 CASES = (
@@ -738,4 +857,9 @@ CASES = (
     parakeet_ctc,
     clvp,
     kyutai,
+    seamless_v2_text,
+    dia,
+    csm,
+    janus,
+    janus_image,
 )
