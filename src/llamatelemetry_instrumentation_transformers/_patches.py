@@ -1,4 +1,4 @@
-"""Patch points in transformers. Their wrappers are in `_generate`, `_pipeline` and `_continuous`.
+"""Patch points in transformers. Their wrappers are in modules of their own.
 
 Models generate in `GenerationMixin.generate` or in a method of their own (`_own_generate`), and
 every pipeline runs in `Pipeline.__call__`. These call the methods of the other patch points, where
@@ -63,6 +63,11 @@ def patch_points(
 
         return getattr(ContinuousWrappers(instrumentor), method.strip("_"))
 
+    def serving_wrapper(method: str) -> Callable[..., Any]:
+        from llamatelemetry_instrumentation_transformers._serving import ServingWrappers
+
+        return getattr(ServingWrappers(), method)
+
     points = [
         PatchPoint(
             "transformers.generation.utils",
@@ -94,6 +99,16 @@ def patch_points(
             deferred=True,
         )
         for module, path in _CONTINUOUS_METHODS
+    ]
+    points += [
+        PatchPoint(
+            "transformers.cli.serving.utils",
+            f"InferenceThread.{method}",
+            partial(serving_wrapper, method),
+            optional=True,
+            deferred=True,
+        )
+        for method in ("submit", "async_submit")
     ]
     return points
 

@@ -386,6 +386,35 @@ def test_server_of_library_is_recorded(instrumented: Recorder, model: Any) -> No
         assert span.attributes["llamatelemetry.queue_source"] == "engine"
 
 
+def test_server_without_continuous_batching_continues_trace(
+    instrumented: Recorder, model: Any
+) -> None:
+    serving = pytest.importorskip("transformers.cli.serving.utils")
+    manager = serving.GenerateManager()
+    tracer = instrumented.tracer_provider.get_tracer("application")
+    inputs = {"input_ids": torch.tensor([PROMPTS[0]])}
+
+    async def serve() -> Any:
+        with tracer.start_as_current_span("request"):
+            texts, _ = manager.generate_streaming(model, tokenizer(), inputs, settings(), "first")
+            while await texts.get() is not None:
+                pass
+            return await manager.generate_non_streaming(
+                model, tokenizer(), inputs, settings(), "second"
+            )
+
+    text, count, tokens = asyncio.run(serve())
+    assert (type(text), count, len(tokens)) == (str, 4, 5)
+    wait_for(lambda: len(calls(instrumented)) == 3)
+    (request,) = [span for span in instrumented.spans() if span.name == "request"]
+    spans = [span for span in calls(instrumented) if span is not request]
+    for span in spans:
+        assert span.attributes["gen_ai.usage.output_tokens"] == 5
+        assert span.parent is not None
+        assert span.parent.span_id == request.context.span_id
+    assert [span.attributes.get("gen_ai.request.stream") for span in spans] == [True, None]
+
+
 def test_request_that_waits_again_is_one_span(
     instrumented: Recorder, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
