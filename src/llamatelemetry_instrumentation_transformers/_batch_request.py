@@ -164,9 +164,13 @@ class BatchRequest:
             output_tokens=None if self.output_tokens is None else sum(self.output_tokens),
         )
         if timings is not None:
-            queue_ms = min(self._queue_ns / 1e6, timings.prefill_ms)
-            prefill_ms = timings.prefill_ms - queue_ms
-            self.timings = replace(timings, prefill_ms=prefill_ms, queue_ms=queue_ms)
+            waited_and_prefilled_ns = times_ns[0] - self.started_ns
+            queue_ns = min(self._queue_ns, waited_and_prefilled_ns)
+            self.timings = replace(
+                timings,
+                prefill_ms=(waited_and_prefilled_ns - queue_ns) / 1e6,
+                queue_ms=queue_ns / 1e6,
+            )
 
     def record_events(self) -> None:
         """Record one span event per token of the first sequence."""
