@@ -47,6 +47,8 @@ class BatchRequest:
         settings: Settings of the generation as span attributes.
     """
 
+    _recorder: GenerationRecorder | None = None
+
     def __init__(
         self,
         call: Call,
@@ -54,8 +56,6 @@ class BatchRequest:
         state: Any,
         settings: dict[str, AttributeValue],
     ) -> None:
-        self._has_ended = False  # First: the finalizer reads it.
-        self._recorder = recorder
         self.call = call
         self.settings = settings
         self.started_ns = self._waiting_since_ns = perf_counter_ns()
@@ -74,6 +74,8 @@ class BatchRequest:
         self._rows: dict[str, Row] = {}
         self._error: BaseException | None = None
         self._has_failed = False
+        self._has_ended = False
+        self._recorder = recorder  # Last: with it, `__del__` ends the call.
 
     def __deepcopy__(self, _memo: Any) -> BatchRequest:
         return self
@@ -137,7 +139,7 @@ class BatchRequest:
 
     def __del__(self) -> None:
         # A manager that is stopped may drop requests without an output.
-        if not self._has_ended and self._recorder is not None:
+        if self._recorder is not None:
             self.call.abandon(self)
 
     def finalize(self) -> None:

@@ -60,8 +60,12 @@ class _Submission:
             recorder = self._start_recorder(state)
             if recorder is None:
                 return
-            request = BatchRequest(recorder.call, recorder, state, settings)
-            recorder.start_request(request)
+            try:
+                request = BatchRequest(recorder.call, recorder, state, settings)
+                recorder.start_request(request)
+            except Exception:
+                recorder.finish()
+                raise
         self.request = request
         setattr(state, _ATTRIBUTE, request)
 
