@@ -21,10 +21,15 @@ from opentelemetry.metrics import NoOpMeterProvider
 from llamatelemetry import __version__
 from llamatelemetry.config import active_config, sdk_disabled
 from llamatelemetry.genai import PatchTable, plugin_instrumenter
-from llamatelemetry_instrumentation_transformers._patches import patch_points
+from llamatelemetry_instrumentation_transformers._patches import (
+    own_generate_patches,
+    patch_points,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+
+    from llamatelemetry_instrumentation_transformers._own_generate import OwnGeneratePatches
 
 __all__ = ["TransformersInstrumentor", "__version__"]
 
@@ -62,6 +67,7 @@ class TransformersInstrumentor(BaseInstrumentor):
     """
 
     _table: PatchTable | None = None
+    _own_generate: OwnGeneratePatches | None = None
     _explicit: Mapping[str, bool] = {}
     _arguments: Mapping[str, Any] | None = None
 
@@ -91,14 +97,17 @@ class TransformersInstrumentor(BaseInstrumentor):
             return
         self._arguments = kwargs
         self._configure(kwargs)
-        if self._table is None:
-            self._table = PatchTable(patch_points(self))
+        if self._table is None or self._own_generate is None:
+            self._own_generate = own_generate_patches(self)
+            self._table = PatchTable(patch_points(self, self._own_generate))
         self._table.apply()
+        self._own_generate.apply()
 
     def _uninstrument(self, **_kwargs: Any) -> None:
         self._explicit, self._arguments = {}, None
-        if self._table is not None:
+        if self._table is not None and self._own_generate is not None:
             self._table.revert()
+            self._own_generate.revert()
 
     def set_explicit_options(self, given: Mapping[str, bool]) -> None:
         """Set options, from now on. The constructor calls this with its explicit arguments."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from llamatelemetry.genai import as_int, as_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 EOS: Final = "eos"
 LENGTH: Final = "length"
@@ -21,6 +21,14 @@ CRITERIA: Final = "criteria"
 
 # Causes that cut a text off. All others complete it.
 _REASONS: Final = {LENGTH: "length", TIME: "length"}
+
+_NON_TEXT_INPUTS: Final = (
+    "input_features",
+    "input_values",
+    "pixel_values",
+    "pixel_values_videos",
+    "past_values",
+)
 
 # Steps whose flags are kept before they are reduced to one number per row.
 _BATCH: Final = 256
@@ -129,10 +137,30 @@ def _count_to_eos(sequences: Any, prefix: int, eos: tuple[int, ...], config: Any
 
 
 def _without_padding(row: Sequence[int], pad: int | None) -> int:
+    return length_without(row, () if pad is None else (pad,))
+
+
+def length_without(row: Sequence[int], padding: Collection[int]) -> int:
+    """Return the length of a row without padding at its end."""
     length = len(row)
-    while length and row[length - 1] == pad:
+    while length and row[length - 1] in padding:
         length -= 1
     return length
+
+
+def padding_of(config: Any) -> tuple[int, ...]:
+    """Return the token that pads rows. `generate` uses the first end-of-text token by default."""
+    pad = token_ids(getattr(config, "pad_token_id", None))
+    return pad or token_ids(getattr(config, "eos_token_id", None))[:1]
+
+
+def count_rows(sequences: Any, prefix: int, config: Any) -> list[int] | None:
+    """Return the new tokens of each row of a loop that was not observed; `None` if unknown."""
+    if len(sequences) > 1 and not token_ids(getattr(config, "eos_token_id", None)):
+        return None
+    return _count_to_eos(
+        sequences, prefix, token_ids(getattr(config, "eos_token_id", None)), config
+    )
 
 
 def _cause(
@@ -161,11 +189,17 @@ def _cause(
 
 def rows_of(kwargs: Mapping[str, Any]) -> int | None:
     """Return the number of prompts."""
-    prompts = _prompts(kwargs)
+    prompts = prompts_of(kwargs)
     return None if prompts is None or not prompts.ndim else len(prompts)
 
 
-def _prompts(kwargs: Mapping[str, Any]) -> Any:
+def has_non_text_input(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a model receives sound, images or a series of numbers."""
+    return any(kwargs.get(name) is not None for name in _NON_TEXT_INPUTS)
+
+
+def prompts_of(kwargs: Mapping[str, Any]) -> Any:
+    """Return the tensor with the prompts, as token ids or embedded; `None` if there is none."""
     for name in ("inputs", "input_ids", "inputs_embeds"):
         prompts = kwargs.get(name)
         if prompts is not None:
@@ -181,10 +215,9 @@ def count_prompt(
     It is `None` if unknown: sound and images that are passed as such are not tokens. `prefix` is
     the number of tokens that each row of the result starts with.
     """
-    prompts = _prompts(kwargs)
+    prompts = prompts_of(kwargs)
     if prompts is None:
-        other = any(kwargs.get(name) is not None for name in ("input_features", "pixel_values"))
-        return None if other or not prefix else [len(range(prefix)[:end])]
+        return None if has_non_text_input(kwargs) or not prefix else [len(range(prefix)[:end])]
     embedded = prompts.is_floating_point()
     if prompts.ndim != (3 if embedded else 2) or (embedded and "inputs_embeds" not in kwargs):
         return None

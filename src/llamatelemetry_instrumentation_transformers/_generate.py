@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
-from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, cast
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import Content, Request, as_int, internal_errors, text_part
-from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import (
-    GENERATE_CONTENT,
-    PROVIDER_HUGGINGFACE,
-    TEXT_COMPLETION,
+from llamatelemetry.genai import as_int, internal_errors
+from llamatelemetry_instrumentation_transformers._criteria import observe_criteria
+from llamatelemetry_instrumentation_transformers._generate_request import (
+    parse_generate_request,
+    tokenizer_of,
 )
 from llamatelemetry_instrumentation_transformers._generation import (
     Generation,
     current_generation,
     generation_variable,
 )
-from llamatelemetry_instrumentation_transformers._model import name_of
 from llamatelemetry_instrumentation_transformers._pipeline import current_pipeline_call
 from llamatelemetry_instrumentation_transformers._recorder import GenerationRecorder
 
@@ -44,7 +41,6 @@ _POSITIONAL = (
     "assistant_model",
     "streamer",
 )
-_NON_TEXT_INPUTS = ("input_features", "input_values", "pixel_values", "pixel_values_videos")
 
 
 class GenerateWrappers:
@@ -57,8 +53,30 @@ class GenerateWrappers:
         """Wrap `GenerationMixin.generate`."""
         outer = current_generation()
         if outer is not None:
-            return _run_nested(outer, wrapped, model, args, kwargs)
-        given = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs} if args else kwargs
+            return _run_nested(outer, wrapped, model, args, kwargs, is_own=False)
+        given = _with_positional(args, kwargs)
+        return self._record(wrapped, model, args, kwargs, given, is_own=False)
+
+    def own_generate(
+        self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
+    ) -> Any:
+        """Wrap a `generate` that a model's class defines itself."""
+        outer = current_generation()
+        if outer is not None:
+            return _run_nested(outer, wrapped, model, args, kwargs, is_own=True)
+        given = _bound(wrapped, args, kwargs)
+        return self._record(wrapped, model, args, kwargs, given, is_own=True)
+
+    def _record(
+        self,
+        wrapped: _Wrapped,
+        model: Any,
+        args: _Arguments,
+        kwargs: _Keywords,
+        given: _Keywords,
+        *,
+        is_own: bool,
+    ) -> Any:
         pipeline_call = current_pipeline_call.get()
         recorder = None if pipeline_call is None else pipeline_call.active_recorder
         is_own_call = recorder is None
@@ -66,7 +84,7 @@ class GenerateWrappers:
             recorder = self._start_recorder(model, given)
         if recorder is None:
             return wrapped(*args, **kwargs)
-        run = _GenerateRun(recorder, model, given, is_own_call)
+        run = _GenerateRun(recorder, model, given, is_own_call=is_own_call, is_own=is_own)
         return run.run(lambda: wrapped(*args, **kwargs))
 
     def get_logits_processor(
@@ -109,7 +127,7 @@ class GenerateWrappers:
 
     def _start_recorder(self, model: Any, given: _Keywords) -> GenerationRecorder | None:
         try:
-            request = _request(model, given)
+            request = parse_generate_request(model, given)
             call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
             return None if call is None else GenerationRecorder(self._instrumentor, call, model)
         except Exception as error:
@@ -122,16 +140,42 @@ def _observed_generation() -> Generation | None:
     return None if generation is None or generation.nested_calls else generation
 
 
+def _with_positional(args: _Arguments, kwargs: _Keywords) -> _Keywords:
+    return {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs} if args else kwargs
+
+
+def _bound(wrapped: _Wrapped, args: _Arguments, kwargs: _Keywords) -> _Keywords:
+    """Return the arguments of a method by their names, whatever its parameters are."""
+    if not args:
+        return kwargs
+    try:
+        return {**signature(wrapped).bind_partial(*args).arguments, **kwargs}
+    except TypeError:  # Too many arguments: the method itself raises.
+        return kwargs
+
+
 def _run_nested(
-    outer: Generation, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
+    outer: Generation,
+    wrapped: _Wrapped,
+    model: Any,
+    args: _Arguments,
+    kwargs: _Keywords,
+    *,
+    is_own: bool,
 ) -> Any:
     """Run a `generate` inside another one.
 
     Before the outer loop starts, a nested call with the same model is the same generation, passed
-    on by the library. Any other nested call, such as that of an assistant model, is not observed.
+    on by the library. Inside a model's own `generate`, a nested call is a part of the outer one.
+    Any other nested call, such as that of an assistant model, is not observed.
     """
-    if outer.model_id == id(model) and not outer.in_loop:
-        return wrapped(*args, **kwargs)
+    is_same_model = outer.model_id == id(model)
+    if not outer.in_loop and not outer.nested_calls:
+        if is_same_model and (is_own or not outer.is_own):
+            return wrapped(*args, **kwargs)
+        if outer.is_own:
+            given = _bound(wrapped, args, kwargs) if is_own else _with_positional(args, kwargs)
+            return _run_part(outer, lambda: wrapped(*args, **kwargs), model, given, is_own=is_own)
     outer.nested_calls += 1
     try:
         return wrapped(*args, **kwargs)
@@ -139,18 +183,60 @@ def _run_nested(
         outer.nested_calls -= 1
 
 
+def _run_part(
+    outer: Generation,
+    generate: Callable[[], Any],
+    model: Any,
+    given: _Keywords,
+    *,
+    is_own: bool,
+) -> Any:
+    part: Generation | None = None
+    try:
+        part = Generation(model, outer.call, given, is_own=is_own, outer=outer)
+    except Exception as error:
+        internal_errors.log_once("starting to observe a part of a generation", error)
+    token = generation_variable.set(part or outer)
+    try:
+        result = generate()
+    except BaseException:
+        if part is not None:
+            _finish_part(outer, part, lambda: part.fail(given))
+        raise
+    finally:
+        generation_variable.reset(token)
+    if part is not None:
+        _finish_part(outer, part, lambda: part.finish(model, result, given, None))
+    return result
+
+
+def _finish_part(outer: Generation, part: Generation, finish: Callable[[], None]) -> None:
+    try:
+        finish()
+        outer.parts.append(part)
+    except Exception as error:
+        internal_errors.log_once("reading a part of a generation", error)
+
+
 class _GenerateRun:
     """One recorded `generate`. Its call covers a whole pipeline call unless `is_own_call`."""
 
     def __init__(
-        self, recorder: GenerationRecorder, model: Any, given: _Keywords, is_own_call: bool
+        self,
+        recorder: GenerationRecorder,
+        model: Any,
+        given: _Keywords,
+        *,
+        is_own_call: bool,
+        is_own: bool,
     ) -> None:
         self._recorder = recorder
+        self._model = model
         self._given = given
         self._is_own_call = is_own_call
         self._generation: Generation | None = None
         try:
-            self._generation = recorder.generate(model, given)
+            self._generation = recorder.generate(model, given, is_own=is_own)
         except Exception as error:
             internal_errors.log_once("starting to observe a generation", error)
 
@@ -175,7 +261,8 @@ class _GenerateRun:
     def _finish(self, result: Any) -> None:
         if self._generation is not None:
             try:
-                self._generation.finish(result, self._given, self._content_tokenizer())
+                tokenizer = self._content_tokenizer()
+                self._generation.finish(self._model, result, self._given, tokenizer)
             except Exception as error:
                 internal_errors.log_once("reading the result of a generation", error)
         if self._is_own_call:
@@ -186,7 +273,7 @@ class _GenerateRun:
             return None
         pipeline_call = None if self._is_own_call else current_pipeline_call.get()
         if pipeline_call is None:
-            return _tokenizer(self._given)
+            return tokenizer_of(self._given)
         return getattr(pipeline_call.pipeline, "tokenizer", None)
 
     def _fail(self, error: BaseException) -> None:
@@ -197,79 +284,3 @@ class _GenerateRun:
                 internal_errors.log_once("reading a failed generation", failure)
         if self._is_own_call:
             self._recorder.fail(error)
-
-
-def _request(model: Any, given: _Keywords) -> Request:
-    request = Request(
-        operation=TEXT_COMPLETION if _is_text(given) else GENERATE_CONTENT,
-        provider=PROVIDER_HUGGINGFACE,
-        model=name_of(model),
-        stream=given.get("streamer") is not None,
-        has_queue=False,
-    )
-    longest = as_int(given.get("max_new_tokens"))
-    if longest is not None:
-        request.parameters[names.GEN_AI_REQUEST_MAX_TOKENS] = longest
-    tokenizer = _tokenizer(given)
-    if tokenizer is not None:
-        request.read_content = lambda: _prompts(given, tokenizer)
-    return request
-
-
-def _is_text(given: _Keywords) -> bool:
-    # Token ids, or the main input of a model for sound or images.
-    inputs: Any = given.get("inputs")
-    has_numbers = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
-    return not has_numbers and all(given.get(name) is None for name in _NON_TEXT_INPUTS)
-
-
-def _tokenizer(given: _Keywords) -> Any:
-    """Return the tokenizer that the caller passed. `generate` itself does not need one."""
-    tokenizer = given.get("tokenizer")
-    return getattr(given.get("streamer"), "tokenizer", None) if tokenizer is None else tokenizer
-
-
-def _prompts(given: _Keywords, tokenizer: Any) -> Content:
-    tokens = given.get("inputs")
-    tokens = given.get("input_ids") if tokens is None else tokens
-    if tokens is None or tokens.ndim != 2 or tokens.is_floating_point():
-        return Content()
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in tokens.tolist()]
-    return Content(inputs=[{"role": "user", "parts": text_part(text)} for text in texts])
-
-
-def observe_criteria(criteria: Any, generation: Generation) -> Any:
-    """Return the same criteria in a list that notifies the generation of each evaluation.
-
-    The list has exactly the elements of the original one, so custom loops, beam search and
-    assisted generation behave as without it. It creates no tensor.
-    """
-    observed_list = _list_type(cast("Any", type(criteria)))(criteria)
-    observed_list.generation = generation
-    return observed_list
-
-
-@cache
-def _list_type(base: Any) -> Any:
-    class ObservedCriteria(base):  # type: ignore[misc] - the library's own list
-        generation: Generation
-
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-            now_ns = perf_counter_ns()
-            is_done = base.__call__(self, input_ids, scores, **kwargs)
-            try:
-                generation = self.generation
-                generation.on_criteria_called(input_ids, now_ns)
-                generation.on_criteria_result(is_done)
-            except Exception as error:
-                internal_errors.log_once("observing a generation", error)
-            return is_done
-
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            # The loop does not evaluate copies, so a copy is a plain list of the library.
-            return base, (list(self),)
-
-    # The type is printed like that of the library.
-    ObservedCriteria.__name__ = ObservedCriteria.__qualname__ = base.__name__
-    ObservedCriteria.__module__ = base.__module__
-    return ObservedCriteria

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import Call, Content, Response, Usage, internal_errors, text_part
 from llamatelemetry.semconv import attributes as names
+from llamatelemetry_instrumentation_transformers._batch_request import BatchRequest
 from llamatelemetry_instrumentation_transformers._counting import finish_reason
 from llamatelemetry_instrumentation_transformers._generation import Generation
 from llamatelemetry_instrumentation_transformers._memory import MemoryPeak, memory_tracker
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.genai import ErrorInfo
     from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
 
@@ -23,6 +25,8 @@ class GenerationRecorder:
     """Records one call and the generations of its model.
 
     Attributes:
+        requests: The request that this call is, when it has ended. Before, only the library has
+            it, so that it is found if the library drops it.
         input_tokens: Tokens of each prompt of a call without a generation.
         attributes: Span attributes that describe the model.
         texts: Texts of a result without a generation, if content is recorded.
@@ -31,6 +35,7 @@ class GenerationRecorder:
     def __init__(self, instrumentor: TransformersInstrumentor, call: Call, model: Any) -> None:
         self.call = call
         self.generations: list[Generation] = []
+        self.requests: list[BatchRequest] = []
         self.input_tokens: list[int] = []
         self.attributes: dict[str, AttributeValue] = {}
         self.texts: list[str] = []
@@ -49,12 +54,12 @@ class GenerationRecorder:
         """Whether generated texts are recorded."""
         return self.call.content_max_chars is not None
 
-    def generate(self, model: Any, kwargs: Mapping[str, Any]) -> Generation:
-        """Start to observe a generation of the model."""
+    def generate(self, model: Any, kwargs: Mapping[str, Any], *, is_own: bool) -> Generation:
+        """Start to observe a generation of the model. `is_own`: its class defines `generate`."""
         call = self.call
         if kwargs.get("streamer") is not None:
             call.request.stream = True
-        generation = Generation(model, call, kwargs)
+        generation = Generation(model, call, kwargs, is_own=is_own)
         if call.request.stream:
             generation.steps.stream_to(call)
         if not self.generations:
@@ -62,9 +67,17 @@ class GenerationRecorder:
         self.generations.append(generation)
         return generation
 
-    def finish(self) -> None:
-        """End the call with the response so far."""
-        self.call.finish(self._response())
+    def start_request(self, request: BatchRequest) -> None:
+        """Start to observe the request to continuous batching that is this call."""
+        if self.call.request.stream:
+            request.steps.stream_to(self.call)
+        self.call.start_attempt(request.started_ns)
+
+    def finish(self, error: ErrorInfo | None = None) -> None:
+        """End the call with the response so far, and with the error that the library reports."""
+        response = self._response()
+        response.error = error
+        self.call.finish(response)
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error, and the response before it."""
@@ -81,9 +94,17 @@ class GenerationRecorder:
             internal_errors.log_once("reading the result of a model of transformers", error)
             return Response()
 
-    def _record_generations(self) -> None:
-        is_one_of_several = len(self.generations) > 1
+    def _runs(self) -> list[Generation | BatchRequest]:
+        """Return the generations, and the requests of those that use continuous batching."""
+        runs: list[Generation | BatchRequest] = list(self.requests)
         for generation in self.generations:
+            runs += generation.requests or [generation]
+        return runs
+
+    def _record_generations(self) -> None:
+        runs = self._runs()
+        is_one_of_several = len(runs) > 1
+        for generation in runs:
             if is_one_of_several and generation.timings is not None:
                 self.call.record_engine_request(
                     generation.timings, generation.started_ns, generation.steps.times_ns[-1]
@@ -92,7 +113,10 @@ class GenerationRecorder:
                 generation.record_events()
 
     def _read(self) -> Response:
-        generations = self.generations
+        generations = self._runs()
+        if len(generations) == 1 and not self.requests and generations[0] not in self.generations:
+            # A request that `generate` has submitted. Its queue begins there.
+            self.call.mark_sent(generations[0].started_ns)
         causes = [cause for each in generations for cause in each.causes]
         inputs = _concatenated([each.input_tokens for each in generations]) or self.input_tokens
         outputs = _concatenated([each.output_tokens for each in generations])
@@ -129,7 +153,9 @@ def _concatenated(counts: Sequence[list[int] | None]) -> list[int] | None:
 
 
 def _usage(
-    inputs: list[int] | None, outputs: list[int] | None, generations: Sequence[Generation]
+    inputs: list[int] | None,
+    outputs: list[int] | None,
+    generations: Sequence[Generation | BatchRequest],
 ) -> Usage:
     cached = [each.cached_tokens for each in generations if each.cached_tokens is not None]
     return Usage(
@@ -152,11 +178,13 @@ def _batch_attributes(
 
 
 def _generation_attributes(
-    generations: Sequence[Generation],
+    generations: Sequence[Generation | BatchRequest],
 ) -> Iterator[tuple[str, AttributeValue]]:
     if not generations:
         return
     yield from generations[0].settings.items()
+    if len(generations) > 1 and isinstance(generations[0], BatchRequest):
+        return  # They run at the same time, so their times have no sum.
     steps = sum(len(each.steps.times_ns) for each in generations)
     if steps:
         yield names.GENERATION_STEPS, steps

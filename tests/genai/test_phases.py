@@ -84,6 +84,13 @@ def test_time_per_output_token_agrees_with_real_server():
     assert phases.time_per_output_token_s == pytest.approx(1.1495164)
 
 
+def test_engine_queue_is_used_for_engine_in_process():
+    reported = EngineTimings(queue_ms=125.0, prefill_ms=250.0, decode_ms=1000.0)
+    phases = measure_phases(reported, attempt_s=9.0, headers_s=None, has_queue=False)
+    assert (phases.queue_s, phases.queue_source) == (0.125, "engine")
+    assert phases.time_to_first_token_s == 0.375
+
+
 def test_engine_queue_is_used_instead_of_headers_and_remainder():
     reported = EngineTimings(queue_ms=500.0, prefill_ms=250.0, decode_ms=1000.0, predicted_tokens=6)
     phases = measure_phases(reported, attempt_s=9.0, headers_s=1.5, first_token_s=2.0)

@@ -55,10 +55,10 @@ def measure_phases(
     prefill_s, decode_s = _seconds(timings.prefill_ms), _seconds(timings.decode_ms)
     queue_s: float | None = None
     source: QueueSource | None = None
-    if not has_queue:
-        queue_s = 0.0
-    elif timings.queue_ms is not None:
+    if timings.queue_ms is not None:
         queue_s, source = timings.queue_ms / 1000, "engine"
+    elif not has_queue:
+        queue_s = 0.0
     elif timings.is_queue_derivable and prefill_s is not None and decode_s is not None:
         if headers_s is not None:
             queue_s, source = headers_s, "header"
