@@ -362,6 +362,14 @@ def test_prompts_get_unique_prefixes_when_server_has_no_cache_switch(unknown_ser
     assert truths[0].body["stream_options"] == {"include_usage": True}
 
 
+def test_benchmark_of_loopback_server_uses_no_proxy(unknown_server, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    results, truths = measure(unknown_server, [Script(0, timings=False)], "AsyncOpenAI")
+    assert {record.error for record in results.requests} == {None}
+    assert truths
+
+
 def test_prompts_get_no_prefix_when_cache_is_warm(unknown_server):
     scripts = [Script(i, timings=False) for i in range(10)]
     _, (truth, *_) = measure(unknown_server, scripts, "OpenAI", cache="warm")

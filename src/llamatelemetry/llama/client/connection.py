@@ -19,6 +19,7 @@ from llamatelemetry.genai import (
     parse_parameters,
     server_of,
 )
+from llamatelemetry.genai.own_requests import httpx_mounts
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Connection:
         self.model = model
         self.response_model: str | None = None
         self.load_wait_s = load_wait_s
+        parts = urlsplit(self.base_url)
         client_class = self.httpx2.AsyncClient if is_async else self.httpx2.Client
         self.http: Any = client_class(
             base_url=self.base_url,
@@ -63,8 +65,8 @@ class Connection:
             timeout=self.httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
             # With the default of 100 connections, calls would queue in the HTTP client.
             limits=self.httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+            mounts=httpx_mounts(parts.hostname),
         )
-        parts = urlsplit(self.base_url)
         self._server = server_of(parts.scheme, parts.hostname or "", parts.port)
         # True is the default, which the configuration may override; False is explicit.
         own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
