@@ -11,6 +11,7 @@ import typer
 
 import llamatelemetry
 from llamatelemetry.cli._bench_options import BenchOptions, options_are_fields
+from llamatelemetry.config import mask_url
 
 app = typer.Typer(
     name="llamatelemetry",
@@ -48,7 +49,7 @@ def _http_url(url: str | None) -> str | None:
     except ValueError:  # an invalid port
         is_valid = False
     if not is_valid:
-        raise typer.BadParameter(f"must be an http:// or https:// URL, got {url!r}")
+        raise typer.BadParameter(f"must be an http:// or https:// URL, got {mask_url(url or '')!r}")
     return url
 
 

@@ -18,7 +18,7 @@ from llamatelemetry.bench.load.schedule import BenchmarkProfile, Ramp
 from llamatelemetry.bench.load.session import BenchmarkError
 from llamatelemetry.bench.results import BenchmarkResults
 from llamatelemetry.bench.runner import BenchmarkRunner
-from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.config import LlamaTelemetryConfig, mask_url
 from llamatelemetry.genai import as_list, as_str, get_field
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 
@@ -91,7 +91,7 @@ def _client_and_model(url: str, options: BenchOptions) -> tuple[Any, str]:
     client, known_model = _client(url)
     model = options.model or known_model
     if model is None:
-        raise _UsageError(f"{url} does not list its models. Name one with --model")
+        raise _UsageError(f"{mask_url(url)} does not list its models. Name one with --model")
     return client, model
 
 
@@ -177,7 +177,7 @@ def _client(url: str) -> tuple[Any, str | None]:
     """Return a client for the server, and the first model that it lists."""
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), None)
     with (
-        _usage_error(f"{url}: "),
+        _usage_error(f"{mask_url(url)}: "),
         LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe,
     ):
         described = _first_model(probe)
@@ -199,7 +199,7 @@ def _first_model(probe: LlamaCppClient) -> Any:
         return None  # not llama.cpp, and without a list of models
     except httpx2.TransportError as error:
         raise BenchmarkError(
-            f"Cannot connect to {probe.base_url}: {error}. Start the server or check --url"
+            f"Cannot connect to {mask_url(probe.base_url)}: {error}. Start the server or check --url"
         ) from error
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from llamatelemetry import __version__
 from llamatelemetry._optional import required_by
+from llamatelemetry.config import mask_url
 from llamatelemetry.genai import (
     ConfiguredInstrumenter,
     Request,
@@ -71,6 +72,11 @@ class Connection:
         # True is the default, which the configuration may override; False is explicit.
         own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
         self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__, **own)
+
+    @property
+    def shown_url(self) -> str:
+        """Base URL for messages, with user, password and query masked."""
+        return mask_url(self.base_url)
 
     def build(self, exchange: Exchange[Any], **options: Any) -> Any:
         """Build the HTTP request of one attempt."""
@@ -145,7 +151,9 @@ class Connection:
 def _root_of(base_url: str) -> str:
     """Return the server's base URL without `/v1`, which clients of the OpenAI protocol include."""
     if not base_url.startswith(("http://", "https://")):
-        raise ValueError(f"base_url must start with http:// or https://, got {base_url!r}")
+        raise ValueError(
+            f"base_url must start with http:// or https://, got {mask_url(base_url)!r}"
+        )
     return base_url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
