@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llamatelemetry._optional import MissingPackageError, require
+from llamatelemetry._private_files import make_private_directory
 from llamatelemetry.cli._demo_program import DemoServer, run_program
 from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.llama import ServerConfig, ServerManager, ServerManagerError
@@ -74,7 +75,7 @@ def _run(console: Console, output: Path, model: Path | None, base_url: str | Non
 def _directory(path: Path) -> Generator[None]:
     """Create a directory, and remove it again if it stays empty or the demo is interrupted."""
     is_new = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
+    make_private_directory(path)
     try:
         yield
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._private_files import make_private_directory, make_private_file
 from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, VERSION, to_json
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class StoreFullError(Exception):
 class Store:
     """Writer of a database, which other processes may read at the same time.
 
-    Creates the file if it does not exist. Above `max_bytes`, it deletes the oldest records of the
-    largest table.
+    Creates the file if it does not exist. Only this user can read it. Above `max_bytes`, the store
+    deletes the oldest records of the largest table.
 
     Raises:
         StoreError: The file is not a database of this version of llamatelemetry.
@@ -52,7 +53,13 @@ class Store:
         self._lock = threading.Lock()
         self._resource_ids: dict[str, int] = {}
         self.pruned = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self.path.parent)
+        make_private_file(self.path)
+        for suffix in ("-wal", "-shm"):
+            # SQLite creates these with the mode of the database. Older ones may have another.
+            side_file = self.path.with_name(self.path.name + suffix)
+            if side_file.exists():
+                make_private_file(side_file)
         self._connection = _connect(self.path, writing=True)
 
     def __enter__(self) -> Self:
