@@ -77,8 +77,10 @@ class ResourceRedactor:
 
 def redact_scope(scope: Any, redaction: Redaction) -> Any:
     """Return the redacted instrumentation scope, or the same object if nothing is redacted."""
-    given = dict(getattr(scope, "attributes", None) or {})
-    attributes = redaction.attributes(given)
-    if attributes == given:
-        return scope
-    return InstrumentationScope(scope.name, scope.version, scope.schema_url, attributes)
+    if scope is None:
+        return None
+    attributes = dict(scope.attributes or {})
+    given = (scope.name, scope.version, scope.schema_url, attributes)
+    names = [text and redaction.text(text) for text in given[:3]]
+    redacted = (*names, redaction.attributes(attributes))
+    return scope if redacted == given else InstrumentationScope(*redacted)
