@@ -12,6 +12,7 @@ import json
 import sqlite3
 import threading
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_BYTES: Final = 2 * 1024**3
 _PRUNED_FRACTION: Final = 0.1
+_BATCH: Final = 1000
 
 
 class StoreError(Exception):
@@ -68,8 +70,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write(self, records: Iterable[Record]) -> None:
-        """Write all records or none. Ignores spans that are already in the database.
+    def write(self, records: Iterable[Record]) -> int:
+        """Write all records or none, and return their number.
+
+        Ignores spans that are already in the database. Only some records are in memory at once.
 
         Raises:
             StoreFullError: The disk is full.
@@ -77,14 +81,26 @@ class Store:
         with self._lock:
             try:
                 with self._connection:  # a transaction
-                    self._insert(records)
+                    number = self._insert(records)
                 self._prune()
             except sqlite3.OperationalError as error:
-                # The rolled-back transaction may have inserted cached resources.
-                self._resource_ids.clear()
                 raise StoreFullError(f"cannot write to {self.path}: {error}") from error
+        return number
 
-    def _insert(self, records: Iterable[Record]) -> None:
+    def _insert(self, records: Iterable[Record]) -> int:
+        number = 0
+        remaining = iter(records)
+        try:
+            while batch := list(islice(remaining, _BATCH)):
+                number += len(batch)
+                self._insert_batch(batch)
+        except BaseException:
+            # The transaction, which is rolled back, may have inserted cached resources.
+            self._resource_ids.clear()
+            raise
+        return number
+
+    def _insert_batch(self, records: Iterable[Record]) -> None:
         rows: dict[type[Record], list[list[Any]]] = defaultdict(list)
         for record in records:
             kind = type(record)

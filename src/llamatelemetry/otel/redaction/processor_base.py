@@ -79,8 +79,9 @@ def redact_scope(scope: Any, redaction: Redaction) -> Any:
     """Return the redacted instrumentation scope, or the same object if nothing is redacted."""
     if scope is None:
         return None
-    attributes = dict(scope.attributes or {})
-    given = (scope.name, scope.version, scope.schema_url, attributes)
-    names = [text and redaction.text(text) for text in given[:3]]
-    redacted = (*names, redaction.attributes(attributes))
-    return scope if redacted == given else InstrumentationScope(*redacted)
+    given = (scope.name, scope.version, scope.schema_url)
+    name, version, schema_url = (text and redaction.text(text) for text in given)
+    attributes = redaction.attributes(scope.attributes)
+    if (name, version, schema_url) == given and attributes == (scope.attributes or {}):
+        return scope
+    return InstrumentationScope(name, version, schema_url, attributes)
