@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
+from llamatelemetry._terminal import printable
 from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError
 from llamatelemetry.bench.analysis.statistics import require_intervals
 from llamatelemetry.bench.load.prompts import load_prompts, synthetic_prompts
@@ -57,10 +58,10 @@ def run_bench(options: BenchOptions) -> int:
         with _telemetry():
             return _run(options)
     except (_UsageError, FingerprintMismatchError, MissingPackageError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(printable(f"{error}\n"))
         return _USAGE
     except BenchmarkError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(printable(f"{error}\n"))
         return _FAILURE
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -241,4 +242,4 @@ def _telemetry() -> Generator[None]:
 
 
 def _print(*lines: str) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(printable("\n".join(lines)) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from llamatelemetry._private_files import make_private_file
+from llamatelemetry._terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,8 @@ class ServerLog:
         self._lock = threading.Lock()
 
     def _append(self, line: bytes) -> None:
-        text = line[:_LINE_BYTES_KEPT].decode("utf-8", "replace").rstrip()
+        # A model file can contain control characters in its metadata, which the server logs.
+        text = printable(line[:_LINE_BYTES_KEPT].decode("utf-8", "replace").rstrip())
         for secret in self._secrets:
             text = text.replace(secret, "***")
         with self._lock:
