@@ -274,24 +274,29 @@ class SecretsSpanProcessor(SpanProcessor):
 
     def _redact(self, span: ReadableSpan) -> None:
         try:
-            redaction = self._redactor.start()
-            parts: dict[str, Any] = {}
-            attributes = self._without_secrets(span.attributes, redaction)
-            if attributes is not None:
-                attributes.dropped = span.dropped_attributes
-                parts["attributes"] = attributes
-            if span.status.description:
-                described = redaction.redact_secrets(span.status.description)
-                if described != span.status.description:
-                    parts["status"] = Status(span.status.status_code, described)
-            events = [self._event(each, redaction) for each in span.events]
-            if any(event is not given for event, given in zip(events, span.events, strict=True)):
-                parts["events"] = _bounded_list(events, span.dropped_events)
-            if parts:
-                replace_span_parts(span, **parts)
+            names, events = span.attributes, span.events
+            has_names = names and not self._harmless_names.issuperset(names)
+            if has_names or events or span.status.description:
+                self._redact_parts(span, self._redactor.start())
         except Exception as error:
             _fail_closed(span, _drop_secrets)
             fail_closed.log_once("the secrets of a span", error)
+
+    def _redact_parts(self, span: ReadableSpan, redaction: Redaction) -> None:
+        parts: dict[str, Any] = {}
+        attributes = self._without_secrets(span.attributes, redaction)
+        if attributes is not None:
+            attributes.dropped = span.dropped_attributes
+            parts["attributes"] = attributes
+        if span.status.description:
+            described = redaction.redact_secrets(span.status.description)
+            if described != span.status.description:
+                parts["status"] = Status(span.status.status_code, described)
+        events = [self._event(each, redaction) for each in span.events]
+        if any(event is not given for event, given in zip(events, span.events, strict=True)):
+            parts["events"] = _bounded_list(events, span.dropped_events)
+        if parts:
+            replace_span_parts(span, **parts)
 
     def _event(self, event: Event, redaction: Redaction) -> Event:
         kept = self._without_secrets(event.attributes, redaction)
