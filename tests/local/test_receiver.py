@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
@@ -304,6 +305,18 @@ def test_receiver_accepts_any_name_and_port_of_loopback(
 ) -> None:
     # An exporter may connect through a forwarded port.
     assert running.post(EMPTY_REQUEST, Host=host).status == 200
+
+
+def test_receiver_logs_no_escape_sequences_of_request_line(
+    running: RunningReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "llamatelemetry.local")
+    host, port = running.receiver.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET /\x1b]0;evil\x07 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1000)
+    wait_for(lambda: "evil" in caplog.text)
+    assert "\x1b" not in caplog.text
 
 
 def test_receiver_stores_spans_of_new_connection_when_many_are_idle(

@@ -25,6 +25,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from llamatelemetry._optional import required_by
+from llamatelemetry._terminal import printable
 from llamatelemetry.genai import is_loopback
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
 from llamatelemetry.local.request_limits import (
@@ -332,4 +333,6 @@ class _OtlpHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - fixed by the base class
-        _logger.debug(format, *args)
+        if _logger.isEnabledFor(logging.DEBUG):
+            # The request line can contain escape sequences.
+            _logger.debug("%s", printable(format % args, lines=False))

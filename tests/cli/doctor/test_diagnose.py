@@ -404,3 +404,12 @@ def test_doctor_shows_no_credentials_of_urls(folder, endpoint, arguments):
     done = doctor(folder, environ, "--server", url, *arguments)
     assert "swordfish" not in done.stdout + done.stderr
     assert "***@127.0.0.1:9" in done.stdout
+
+
+def test_doctor_shows_no_value_of_invalid_headers(folder):
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization Bearer swordfish",
+    }
+    done = doctor(folder, environ)
+    assert "swordfish" not in done.stdout + done.stderr

@@ -6,6 +6,7 @@ This module only reads configuration and environment. `reach` sends a test expor
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -120,7 +121,7 @@ def _otlp_plan(
     endpoint = str(arguments.get("endpoint") or own.get("ENDPOINT") or own.address(protocol))
     headers: Mapping[str, str] | None = arguments.get("headers")
     if headers is None:
-        headers = parse_env_headers(own.either("HEADERS") or "", liberal=True)
+        headers = _parse_headers(own.either("HEADERS") or "")
     return SignalPlan(
         own.signal,
         "otlp",
@@ -133,6 +134,16 @@ def _otlp_plan(
         client_key=own.either("CLIENT_KEY"),
         client_certificate=own.either("CLIENT_CERTIFICATE"),
     )
+
+
+def _parse_headers(text: str) -> Mapping[str, str]:
+    # OpenTelemetry logs invalid headers with their values.
+    logger = logging.getLogger(parse_env_headers.__module__)
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        return parse_env_headers(text, liberal=True)
+    finally:
+        logger.disabled = was_disabled
 
 
 @dataclass(frozen=True)
