@@ -16,7 +16,7 @@ from llamatelemetry.llama.server.log import ServerLog
 from llamatelemetry.local.report import read_recorded, write_report
 from llamatelemetry.local.store import Store
 from llamatelemetry.otel.export.file_exporter import FileSpanExporter
-from tests.local.example_records import span
+from tests.support.recorded_calls import span
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file modes")
 
