@@ -11,7 +11,6 @@ import typer
 
 import llamatelemetry
 from llamatelemetry.cli._bench_options import BenchOptions, options_are_fields
-from llamatelemetry.config import mask_url
 
 app = typer.Typer(
     name="llamatelemetry",
@@ -49,6 +48,8 @@ def _http_url(url: str | None) -> str | None:
     except ValueError:  # an invalid port
         is_valid = False
     if not is_valid:
+        from llamatelemetry.config import mask_url
+
         raise typer.BadParameter(f"must be an http:// or https:// URL, got {mask_url(url or '')!r}")
     return url
 

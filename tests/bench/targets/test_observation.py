@@ -278,7 +278,7 @@ def test_results_omit_ttfo_without_reasoning(server):
 
 
 FAULTS = {
-    "scripted_error": (Script(1, status=500), 500),
+    "server_error": (Script(1, status=500), 500),
     "scripted_fault": (Script(2, gaps_s=[0.01], fault="error event"), 500),
     "truncated_stream": (Script(3, gaps_s=[0.01], fault="truncated"), None),
 }
