@@ -22,6 +22,7 @@ EXCEPTIONS = {
     ("tests.test_layers", "llamatelemetry.otel._sdk_private.PRIVATE_NAMES"),
     # The module under test belongs to no subpackage.
     ("tests.test_missing_packages", "llamatelemetry._optional"),
+    ("tests.test_terminal", "llamatelemetry._terminal"),
     # Caches that live as long as the process and have no public function to reset them.
     ("tests.support.process_state", "llamatelemetry.config._sources"),
     ("tests.support.process_state", "llamatelemetry.distro._instrumentors"),

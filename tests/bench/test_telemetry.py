@@ -117,7 +117,7 @@ def test_metrics_count_each_measured_request_once(recorded, scripted):
 def test_failed_request_sets_span_status_to_error(recorded, scripted):
     run(CLIENTS["llama.cpp client"](scripted.url), [Script(0), Script(1, status=500)])
     failed = [span for span in recorded.calls() if span.status.status_code is StatusCode.ERROR]
-    assert [span.attributes["error.type"] for span in failed] == ["scripted_error"] * 5
+    assert [span.attributes["error.type"] for span in failed] == ["server_error"] * 5
 
 
 def test_spans_and_results_omit_prompts_by_default(recorded, scripted):

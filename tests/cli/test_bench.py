@@ -112,7 +112,7 @@ def test_bench_exits_with_1_when_all_requests_fail(server, prompts):
     options = ["--url", server.url, "--profile", "quick"]
     done = bench(*options, "--prompts", prompts(status=500))
     assert done.returncode == 1
-    assert "all 4 warm-up requests failed: scripted_error" in done.stderr
+    assert "all 4 warm-up requests failed: server_error" in done.stderr
 
 
 def test_bench_exits_with_1_when_server_is_unreachable():

@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import requests
 
 from llamatelemetry.local.launch import telemetry_environment
 from llamatelemetry.local.store import StoreReader
@@ -300,10 +301,40 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "NO_PROXY": "example.com,127.0.0.1",
-        "no_proxy": "127.0.0.1",
+        "no_proxy": "example.com,127.0.0.1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_LOGS_EXPORTER": "otlp",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "upper", "lower"),
+    [
+        ({}, "127.0.0.1", "127.0.0.1"),
+        ({"NO_PROXY": "a.test"}, "a.test,127.0.0.1", "a.test,127.0.0.1"),
+        ({"no_proxy": "a.test"}, "a.test,127.0.0.1", "a.test,127.0.0.1"),
+        ({"NO_PROXY": "a.test", "no_proxy": "b.test"}, "a.test,127.0.0.1", "b.test,127.0.0.1"),
+        ({"NO_PROXY": "*"}, "*", "*"),
+    ],
+)
+def test_telemetry_environment_keeps_proxy_exceptions_of_the_user(
+    given: dict[str, str], upper: str, lower: str
+) -> None:
+    made = telemetry_environment(given, "http://127.0.0.1:9")
+    assert (made["NO_PROXY"], made["no_proxy"]) == (upper, lower)
+
+
+@pytest.mark.parametrize("exceptions", ["*", "a.test"])
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_http_library_of_command_bypasses_proxy_for_hosts_that_the_user_excludes(
+    name: str, exceptions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = telemetry_environment({name: exceptions}, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, environment[variable])
+    monkeypatch.setenv("http_proxy", "http://proxy.test")
+    assert requests.utils.get_environ_proxies("http://a.test/v1") == {}
+    assert requests.utils.get_environ_proxies("http://127.0.0.1:9/v1/traces") == {}

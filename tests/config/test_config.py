@@ -566,16 +566,19 @@ def test_secrets_are_masked_in_repr_describe_logs_and_errors(caplog):
     environ = {
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=swordfish",
         "LLAMATELEMETRY_REDACT_HASH_KEY": "swordfish",
-        "LLAMATELEMETRY_OTLP_ENDPOINT": "http://user:swordfish@host:4318",
-        "LLAMATELEMETRY_LLAMACPP_METRICS_URL": "http://user:swordfish@host/metrics",
+        "LLAMATELEMETRY_OTLP_ENDPOINT": "http://user:swordfish@host:4318?api_key=swordfish",
+        "LLAMATELEMETRY_LLAMACPP_METRICS_URL": "http://user:swordfish@host/metrics?swordfish",
     }
     effective = effective_config(environ=environ)
+    effective_config(environ={"LLAMATELEMETRY_OTLP_ENDPOINT": "user:swordfish@host:port"})
     effective_config(environ={"OTEL_EXPORTER_OTLP_HEADERS": "swordfish"})
     with pytest.raises(ValueError, match="otlp_headers") as bad:
         effective_config(environ=environ, otlp_headers="swordfish")
     shown = [repr(effective), str(effective), effective.describe(), caplog.text, str(bad.value)]
     assert not [text for text in shown if "swordfish" in text]
-    assert "http://***@host:4318" in effective.describe()
+    assert "http://***@host:4318?api_key=***" in effective.describe()
+    assert "otlp_endpoint='http://***@host:4318?api_key=***'" in repr(effective)
+    assert "llamacpp_metrics_url=('http://***@host/metrics?***',)" in repr(effective)
     assert "otlp_headers=***" in repr(effective)
     assert effective.otlp_headers == {"authorization": "swordfish"}
 

@@ -17,7 +17,7 @@ import requests
 from hypothesis import given
 
 from llamatelemetry.genai import ErrorInfo, describe_error, describe_status
-from llamatelemetry.genai.errors import find_reported_error
+from llamatelemetry.genai.errors import describe_reported_error, find_reported_error
 from tests.support.json_strategies import json_values
 from tests.support.reported_errors import NOT_ERRORS
 
@@ -102,6 +102,35 @@ def test_error_response_has_error_code_of_server_or_status(error_class, status, 
     described = describe_error(status_error(error_class, status, body))
     assert described == expected
     assert SECRET not in described.description
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("context_length_exceeded", "invalid_base64_image", "exceed_context_size_error"),
+        *("DeploymentNotFound", "RESOURCE_EXHAUSTED", "Throttling.RateQuota", "InvalidApiKey"),
+    ],
+)
+def test_known_error_code_of_server_is_error_type(code: str) -> None:
+    for body in ({"error": {"code": code}}, {"error": {"type": code}}, {"code": code}):
+        assert describe_status(400, body) == ErrorInfo(code, f"HTTP 400 {code}", 400)
+    assert describe_reported_error({"code": code}).type == code
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        *("org-abc123", "user_42", "req_011CSHoEeqs5C35K2UUqR7Fy", "john.doe", "sk-proj-abcdefgh"),
+        *("model_llama-3_not_found", "InvalidJohn", "invalid request", "d" * 65, "", "-", "4711"),
+    ],
+)
+def test_identifier_in_error_code_of_server_is_not_recorded(identifier: str) -> None:
+    error = {"code": identifier, "type": identifier}
+    assert describe_status(400, {"error": error}) == ErrorInfo("400", "HTTP 400", 400)
+    reported = describe_reported_error(error)
+    assert (reported.type, reported.description) == ("_OTHER", "reported by the server: _OTHER")
+    exception = status_error(openai.BadRequestError, 400, error)
+    assert describe_error(exception) == ErrorInfo("400", "openai.BadRequestError: HTTP 400", 400)
 
 
 def test_error_inside_stream_has_code_and_no_status():

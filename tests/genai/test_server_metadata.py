@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry.genai import Server, parse_props
+from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.genai.server_metadata import (
     ServerMetadata,
     ServerMetadataCache,
@@ -145,6 +146,30 @@ def test_fetch_bypasses_proxy_for_loopback_server(monkeypatch: pytest.MonkeyPatc
     with serving(lambda _: (200, PROPS)) as server:
         metadata = fetch_server_metadata(server.origin, {})
     assert metadata == parse_props(PROPS)
+
+
+def test_fetch_sends_credentials_of_application_to_no_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(lambda _: (200, PROPS)) as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.origin)
+        # A name of this kind is never resolved, so that only a proxy could respond.
+        metadata = fetch_server_metadata(
+            "http://server.invalid:8080", {"Authorization": "Bearer k"}
+        )
+    assert metadata is None
+    assert proxy.paths == []
+
+
+def test_open_url_sends_user_and_password_of_url_as_basic_authentication() -> None:
+    with serving(lambda _: (200, {})) as server:
+        url = server.origin.replace("//", "//user:pass%40word@")
+        with open_url(f"{url}/health", {}, 5):
+            pass
+    assert server.paths == ["/health"]
+    assert server.headers[0]["authorization"] == "Basic dXNlcjpwYXNzQHdvcmQ="
+    assert server.headers[0]["host"] == server.origin.removeprefix("http://")
 
 
 def test_api_key_is_not_sent_to_redirect_target() -> None:

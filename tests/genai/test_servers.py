@@ -5,7 +5,13 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from llamatelemetry.genai import Server, provider_from_headers, provider_from_models, server_of
+from llamatelemetry.genai import (
+    Server,
+    is_loopback,
+    provider_from_headers,
+    provider_from_models,
+    server_of,
+)
 from llamatelemetry.genai.servers import KnownServers
 
 
@@ -158,3 +164,19 @@ def test_changed_provider_evicts_no_other_server():
 )
 def test_provider_from_headers_recognizes_llama_cpp(headers, provider):
     assert provider_from_headers(httpx2.Headers(headers)) == provider
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *(
+            (each, True)
+            for each in ("127.0.0.1", "127.1.2.3", "localhost", "LocalHost", "localhost.")
+        ),
+        *((each, True) for each in ("::1", "[::1]", "::ffff:127.0.0.1", "0.0.0.0", "::")),
+        *((each, False) for each in ("127.example.com", "127.0.0.1.nip.test", "localhost.test")),
+        *((each, False) for each in ("10.0.0.1", "::2", "", None)),
+    ],
+)
+def test_is_loopback_accepts_only_addresses_of_this_machine(host, expected):
+    assert is_loopback(host) is expected

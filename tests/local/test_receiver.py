@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from llamatelemetry.local.receiver import Receiver
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store, StoreReader
+from tests.support.waiting import wait_for
 
 ATTRIBUTES = {"text": "ä", "number": 0.5, "whole": 2**53 + 1, "flag": False, "list": ["a", "b"]}
 
@@ -277,9 +281,92 @@ def test_receiver_rejects_other_methods_than_post(running: RunningReceiver, meth
     assert running.post(EMPTY_REQUEST, method=method).status == 405
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "attacker.test"},
+        {"Host": "127.attacker.test:4318"},
+        {"Host": ""},
+        {"Origin": "https://attacker.test"},
+        {"Origin": "null"},
+    ],
+)
+def test_receiver_rejects_requests_of_web_pages(
+    running: RunningReceiver, headers: dict[str, str]
+) -> None:
+    body = encode_spans([sample_span()]).SerializeToString()
+    assert running.post(body, **headers).status == 403
+    assert running.spans() == []
+
+
+@pytest.mark.parametrize("host", ["localhost:4318", "127.0.0.1", "[::1]:1"])
+def test_receiver_accepts_any_name_and_port_of_loopback(
+    running: RunningReceiver, host: str
+) -> None:
+    # An exporter may connect through a forwarded port.
+    assert running.post(EMPTY_REQUEST, Host=host).status == 200
+
+
+def test_receiver_logs_no_escape_sequences_of_request_line(
+    running: RunningReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "llamatelemetry.local")
+    host, port = running.receiver.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET /\x1b]0;evil\x07 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1000)
+    wait_for(lambda: "evil" in caplog.text)
+    assert "\x1b" not in caplog.text
+
+
+def test_receiver_stores_spans_of_new_connection_when_many_are_idle(
+    running: RunningReceiver,
+) -> None:
+    host, port = running.receiver.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(300)
+        ]
+        body = encode_spans([sample_span()]).SerializeToString()
+        assert running.post(body).status == 200
+        # The oldest connections were closed, and the newest are open.
+        idle[0].settimeout(10)
+        assert idle[0].recv(1) == b""
+        idle[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            idle[-1].recv(1)
+        wait_for(lambda: threading.active_count() < 200)
+    assert len(running.spans()) == 1
+
+
+def test_receiver_rejects_connection_with_retryable_status_when_all_are_busy(
+    running: RunningReceiver,
+) -> None:
+    host, port = running.receiver.url.removeprefix("http://").split(":")
+    head = f"POST /v1/traces HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n".encode()
+
+    def status_of_another() -> int | None:
+        with contextlib.suppress(ConnectionError):
+            return running.post(EMPTY_REQUEST).status
+        return None
+
+    with ExitStack() as stack:
+
+        def is_full() -> bool:
+            busy = stack.enter_context(socket.create_connection((host, int(port))))
+            with contextlib.suppress(ConnectionError):
+                busy.sendall(head)  # without the end of the headers
+            return status_of_another() == 503
+
+        wait_for(is_full, 120)
+    wait_for(lambda: status_of_another() == 200)
+
+
 def test_receiver_rejects_missing_and_wrong_content_length(running: RunningReceiver) -> None:
     address = running.receiver.url.removeprefix("http://").split(":")
-    start = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n"
+    start = (
+        b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-protobuf\r\n"
+    )
     for more, status in ((b"\r\n", b"411"), (b"Content-Length: 10\r\n\r\nabc", b"400")):
         with socket.create_connection((address[0], int(address[1]))) as connection:
             connection.sendall(start + more)

@@ -144,7 +144,7 @@ FILTERED = {"type": "incomplete", "reason": "content_filter"}
 @pytest.mark.parametrize(
     ("details", "expected"),
     [
-        (FAILED, ("error", "boom")),
+        (FAILED, ("error", "server_error")),
         (CANCELLED, ("cancelled", None)),
         (CUT_OFF, ("length", None)),
         (FILTERED, ("content_filter", None)),

@@ -84,7 +84,7 @@ def test_processors_are_appended_with_warning_when_provider_is_not_the_sdks(capl
     assert provider.added == [processor]
     (record,) = caplog.records
     assert record.getMessage().startswith("Cannot put Spans in front of the processors of ")
-    assert "for example unredacted" in record.getMessage()
+    assert "may receive unredacted data" in record.getMessage()
     remove_processors(provider, [processor])
     assert provider.added == [processor]
 
@@ -93,3 +93,4 @@ def test_processors_are_ignored_with_warning_when_provider_has_no_processors(cap
     prepend_processors(object(), [Spans("a", [])])
     (record,) = caplog.records
     assert record.getMessage().startswith("Cannot add Spans: provider <object object at ")
+    assert "Its exporters may receive unredacted data" in record.getMessage()

@@ -161,7 +161,7 @@ class _Served:
         await asyncio.sleep(script.work_s)
         await asyncio.sleep(script.queue_s)
         if script.status != 200:
-            error = {"code": script.status, "message": "no", "type": "scripted_error"}
+            error = {"code": script.status, "message": "no", "type": "server_error"}
             await _plain(writer, script.status, json.dumps({"error": error}))
             return
         if script.fault == "reset":

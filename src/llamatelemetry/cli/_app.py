@@ -48,7 +48,9 @@ def _http_url(url: str | None) -> str | None:
     except ValueError:  # an invalid port
         is_valid = False
     if not is_valid:
-        raise typer.BadParameter(f"must be an http:// or https:// URL, got {url!r}")
+        from llamatelemetry.config import mask_url
+
+        raise typer.BadParameter(f"must be an http:// or https:// URL, got {mask_url(url or '')!r}")
     return url
 
 

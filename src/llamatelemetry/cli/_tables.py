@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 from rich import box
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from llamatelemetry.cli._text import safe_text
 from llamatelemetry.local.recording import MetricTotal
 from llamatelemetry.semconv import attributes as names
 
@@ -59,13 +59,13 @@ def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
 
     _, omitted = _print_first_that_fits(console, _CALL_LAYOUTS, create)
     for line in _call_notes(calls, omitted):
-        console.print(Text(line, "dim"))
+        console.print(safe_text(line, "dim"))
 
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print one row for each operation and model. Columns without any known value are hidden."""
     if not summary.rows:
-        console.print(Text(_why_empty(summary), "yellow"), soft_wrap=True)
+        console.print(safe_text(_why_empty(summary), "yellow"), soft_wrap=True)
         return
 
     def create(layout: tuple[bool, bool, bool], gap: int) -> Table:
@@ -76,7 +76,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
     _, model, pairs = _print_first_that_fits(console, _SUMMARY_LAYOUTS, create)
     for note in _summary_notes(summary, model=model, pairs=pairs):
-        console.print(Text(note, "dim"), soft_wrap=True)
+        console.print(safe_text(note, "dim"), soft_wrap=True)
 
 
 def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
@@ -87,11 +87,11 @@ def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
         table.add_column(header, justify="right", no_wrap=True)
     for label, total in sorted(_by_label(totals).items()):
         table.add_row(
-            label,
+            safe_text(label),
             whole(total.count),
-            _quantity(total.mean, total.unit),
+            safe_text(_quantity(total.mean, total.unit)),
             # A sum of durations of concurrent calls has no meaning.
-            "" if total.unit in {"s", "ms"} else _quantity(total.total, total.unit),
+            "" if total.unit in {"s", "ms"} else safe_text(_quantity(total.total, total.unit)),
         )
     console.print()
     console.print(table)
@@ -281,7 +281,7 @@ def _table(
         header = (column.short or column.header) if short else column.header
         table.add_column(header, justify=column.justify, no_wrap=True)
     for number, row in enumerate(rows, start=1):
-        cells = [Text(column.cell(row)) for column in columns]
+        cells = [safe_text(column.cell(row)) for column in columns]
         index = [str(number)] if numbered else []
         table.add_row(*index, *cells, style="red" if failed(row) else None)
     return table

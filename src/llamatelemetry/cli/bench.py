@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
+from llamatelemetry._terminal import printable
 from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError
 from llamatelemetry.bench.analysis.metrics import parse_slo
 from llamatelemetry.bench.analysis.statistics import require_intervals
@@ -21,7 +22,7 @@ from llamatelemetry.bench.load.schedule import BenchmarkProfile, Ramp
 from llamatelemetry.bench.load.session import BenchmarkError
 from llamatelemetry.bench.results import BenchmarkResults
 from llamatelemetry.bench.runner import BenchmarkRunner
-from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.config import LlamaTelemetryConfig, mask_url
 from llamatelemetry.genai import as_list, as_str, get_field
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError, ServerLoadingError
 
@@ -60,10 +61,10 @@ def run_bench(options: BenchOptions) -> int:
         with _telemetry():
             return _run(options)
     except (_UsageError, FingerprintMismatchError, MissingPackageError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(printable(f"{error}\n"))
         return _USAGE
     except BenchmarkError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(printable(f"{error}\n"))
         return _FAILURE
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -100,7 +101,7 @@ def _client_and_model(url: str, options: BenchOptions) -> tuple[Any, str]:
     client, known_model = _client(url)
     model = options.model or known_model
     if model is None:
-        raise _UsageError(f"{url} does not list its models. Name one with --model")
+        raise _UsageError(f"{mask_url(url)} does not list its models. Name one with --model")
     return client, model
 
 
@@ -191,7 +192,7 @@ def _client(url: str) -> tuple[Any, str | None]:
     """Return a client for the server, and the first model that it lists."""
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), None)
     with (
-        _usage_error(f"{url}: "),
+        _usage_error(f"{mask_url(url)}: "),
         LlamaCppClient(url, api_key=key, timeout_s=_PROBE_TIMEOUT_S) as probe,
     ):
         described = _first_model(probe)
@@ -208,10 +209,11 @@ def _first_model(probe: LlamaCppClient) -> Any:
     import httpx2
 
     url = probe.base_url
+    shown = mask_url(url)
     try:
         return next(iter(as_list(get_field(probe.models(), "data"))), None)
     except ServerLoadingError as error:
-        raise BenchmarkError(f"{url} is still loading its model. Try again later") from error
+        raise BenchmarkError(f"{shown} is still loading its model. Try again later") from error
     except LlamaServerError as error:
         if error.status in {401, 403}:
             advice = f"Set {' or '.join(_KEY_VARIABLES)}"
@@ -219,9 +221,9 @@ def _first_model(probe: LlamaCppClient) -> Any:
             advice = _advice(url)
         else:
             return None  # not llama.cpp, and without a list of models
-        raise BenchmarkError(f"{url} cannot list its models: {error}. {advice}") from error
+        raise BenchmarkError(f"{shown} cannot list its models: {error}. {advice}") from error
     except httpx2.TransportError as error:
-        raise BenchmarkError(f"Cannot connect to {url}: {error}. {_advice(url)}") from error
+        raise BenchmarkError(f"Cannot connect to {shown}: {error}. {_advice(url)}") from error
 
 
 def _advice(url: str) -> str:
@@ -271,4 +273,4 @@ def _telemetry() -> Generator[None]:
 
 
 def _print(*lines: str) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(printable("\n".join(lines)) + "\n")

@@ -9,11 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
 from llamatelemetry._optional import MissingPackageError, require
+from llamatelemetry._private_files import make_private_directory
+from llamatelemetry._terminal import printable
 from llamatelemetry.cli._demo_program import DemoServer, run_program
 from llamatelemetry.cli._tables import print_calls, print_metrics
+from llamatelemetry.cli._text import safe_text
 from llamatelemetry.llama import ServerConfig, ServerManager, ServerManagerError
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
@@ -49,7 +51,7 @@ def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = 
         console.print("Interrupted. All processes have ended.")
         return _INTERRUPTED
     except (_DemoError, MissingPackageError, ServerManagerError, FileNotFoundError) as error:
-        Console(stderr=True).print(Text(f"error: {error}", "red"), soft_wrap=True)
+        _print(Console(stderr=True), f"error: {error}", "red")
         return 1
 
 
@@ -74,7 +76,7 @@ def _run(console: Console, output: Path, model: Path | None, base_url: str | Non
 def _directory(path: Path) -> Generator[None]:
     """Create a directory, and remove it again if it stays empty or the demo is interrupted."""
     is_new = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
+    make_private_directory(path)
     try:
         yield
     except KeyboardInterrupt:
@@ -114,8 +116,10 @@ def _demo_server(
 
 def _start(console: Console, server: ServerManager, model: Path) -> None:
     began = time.monotonic()
-    with console.status(Text(f"llama.cpp is loading {model.name}")) as status:
-        server.start(lambda line: status.update(Text(f"llama.cpp is loading {model.name}  {line}")))
+    with console.status(safe_text(f"llama.cpp is loading {model.name}")) as status:
+        server.start(
+            lambda line: status.update(safe_text(f"llama.cpp is loading {model.name}  {line}"))
+        )
     took_s = time.monotonic() - began
     _print(console, f"llama.cpp serves {model.name} at {server.url} (started in {took_s:.1f} s)")
 
@@ -130,7 +134,7 @@ def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) ->
         is_intended = number == _CALLS
         not_offered = not server.is_own and call.http_status in _NOT_OFFERED
         if call.error and not is_intended and not not_offered:
-            yield f"Call {number} failed: {call.error}."
+            yield f"Call {number} failed: {printable(call.error, lines=False)}."
         if is_intended and server.is_own and not call.error:
             yield f"Call {number} failed, but was not recorded as failed."
 
@@ -153,8 +157,8 @@ def _conclude(console: Console, problems: Iterator[str], files: Sequence[Path]) 
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    """Print text without wrapping it or interpreting markup in it."""
-    console.print(Text(text, style), soft_wrap=True)
+    """Print text without wrapping it, and without markup and control characters in it."""
+    console.print(safe_text(text, style, lines=True), soft_wrap=True)
 
 
 @contextmanager

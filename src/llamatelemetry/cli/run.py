@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.text import Text
 
 from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._tables import print_summary
+from llamatelemetry.cli._text import safe_text
 from llamatelemetry.local.calls import Summary, summarize
 from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
 from llamatelemetry.local.receiver import Receiver
@@ -140,7 +140,7 @@ def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) ->
 
 def _print(console: Console, text: str, style: str) -> None:
     sys.stdout.flush()
-    console.print(Text(text, style), soft_wrap=True)
+    console.print(safe_text(text, style, lines=True), soft_wrap=True)
 
 
 def report_command(source: Path, output: Path | None) -> int:
@@ -152,5 +152,5 @@ def report_command(source: Path, output: Path | None) -> int:
     except (OSError, ImportError, StoreError, ValueError) as error:
         _print(console, f"error: {error}", "red")
         return 1
-    Console(highlight=False).print(Text(str(page)), soft_wrap=True)
+    Console(highlight=False).print(safe_text(str(page)), soft_wrap=True)
     return 0

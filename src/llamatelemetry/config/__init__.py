@@ -29,10 +29,12 @@ from llamatelemetry.config._resolve import (
     set_active_config,
 )
 from llamatelemetry.config._sources import OptionValue
+from llamatelemetry.config._urls import SECRET_PARAMETER, mask_url, mask_urls
 
 __all__ = [
     "OPTIONS",
     "SAMPLING_RULES",
+    "SECRET_PARAMETER",
     "SIGNALS",
     "FromActiveConfig",
     "LlamaTelemetryConfig",
@@ -42,6 +44,8 @@ __all__ = [
     "active_config",
     "effective_config",
     "expression_with_flags",
+    "mask_url",
+    "mask_urls",
     "sdk_disabled",
     "set_active_config",
 ]

@@ -353,7 +353,7 @@ class LlamaTelemetryConfig:
 
     def __repr__(self) -> str:
         shown = {
-            name: declared.masked(repr(value))
+            name: declared.described(value)
             for name, declared in OPTIONS.items()
             if (value := getattr(self, name)) is not None
         }

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, field
 from typing import Any, NamedTuple, cast
 
-from llamatelemetry.config._parsers import ValueParser
+from llamatelemetry.config._parsers import URL, WEB_ADDRESSES, ValueParser
+from llamatelemetry.config._urls import mask_url, mask_urls
 
 PREFIX = "LLAMATELEMETRY_"
 USES_DEFAULT = "Using the default"
 _METADATA_KEY = "llamatelemetry.option"
-
-# "user:password@" of a URL.
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_MASK = "***"
 
 
 class Option(NamedTuple):
@@ -63,11 +61,26 @@ class Option(NamedTuple):
 
     def masked(self, text: str) -> str:
         """Return the text of a value with secrets masked."""
-        return "***" if self.secret else _USER_INFO.sub("***@", text)
+        if self.secret:
+            return _MASK
+        # An endpoint may lack the scheme, by which other texts show that they contain a URL.
+        return mask_url(text) if self.parser in (URL, WEB_ADDRESSES) else mask_urls(text)
+
+    def described(self, value: object) -> str:
+        """Return the `repr` of a value with secrets masked."""
+        if self.secret:
+            return _MASK
+        if isinstance(value, str):
+            return repr(self.masked(value))
+        if isinstance(value, (list, tuple)):
+            items = cast("Sequence[object]", value)
+            shown = [self.masked(item) if isinstance(item, str) else item for item in items]
+            return repr(shown if isinstance(value, list) else tuple(shown))
+        return self.masked(repr(value))
 
     def invalid_value_message(self, name: str, value: object) -> str:
         """Return the error message for an invalid value from any source."""
-        return f"{name} must be {self.parser.accepts}, got {self.masked(repr(value))}"
+        return f"{name} must be {self.parser.accepts}, got {self.described(value)}"
 
 
 def option(

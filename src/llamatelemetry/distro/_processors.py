@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.otel._sdk_private import meter_provider_resource, update_resource
 from llamatelemetry.otel.processor_chains import prepend_processors, remove_processors
 from llamatelemetry.otel.providers import SIGNALS
+from llamatelemetry.otel.redaction import fail_closed
 from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
 from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor, SecretsSpanProcessor
@@ -41,8 +43,30 @@ def arrange(
     redacted, too.
     """
     redaction = redaction_processors(config) or (SecretsSpanProcessor(),)
-    graphs = (TraceGraphProcessor(),) if config.enable_trace_graphs else ()
-    return (SessionSpanProcessor(), *enriching, *redaction, *config.span_processors, *graphs)
+    before_graphs = (SessionSpanProcessor(), *enriching, *redaction, *config.span_processors)
+    if not config.enable_trace_graphs:
+        return before_graphs
+    return (
+        *before_graphs,
+        TraceGraphProcessor(partial(_redact_attribute, _redactors(before_graphs))),
+    )
+
+
+def _redactors(span_processors: Sequence[SpanProcessor]) -> list[Redactor]:
+    """Return redactors with the rules of the redacting processors among these."""
+    redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
+    return [Redactor(each.rules) for each in redacting]
+
+
+def _redact_attribute(redactors: Sequence[Redactor], name: str, value: Any) -> Any:
+    """Return the value of an attribute, redacted by all redactors."""
+    try:
+        for redactor in redactors:
+            value = redactor.start().attribute(name, value)
+    except Exception as error:
+        fail_closed.log_once("the name of a step", error)
+        return fail_closed.FAILED_SPAN_NAME
+    return value
 
 
 def redaction_processors(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
@@ -81,16 +105,16 @@ class LogAndMetricRedaction:
 
         `logs_done` is `True` if the logger provider already has their log record processors.
         """
-        redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
-        if not redacting:
+        redactors = _redactors(span_processors)
+        if not redactors:
             return
         provider = self._provider("logs")
         # Without a provider, no log record can be exported.
         if provider is not None and not logs_done:
-            processors = log_redaction_processors(redacting)
+            processors = log_redaction_processors(span_processors)
             self._processors += processors
             prepend_processors(provider, processors)
-        self._redactors += [Redactor(each.rules) for each in redacting]
+        self._redactors += redactors
         self._redact_metrics()
 
     def remove(self) -> None:
@@ -114,8 +138,7 @@ class LogAndMetricRedaction:
         for name, value in resource.attributes.items():
             redacted = value
             if self._redacted.get(name, self) != value:
-                for redactor in self._redactors:
-                    redacted = redactor.start().attribute(name, redacted)
+                redacted = _redact_attribute(self._redactors, name, value)
             if redacted != value:
                 changed[name] = redacted
         if changed:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.error_codes import is_known_code
 from llamatelemetry.genai.json_access import as_dict, as_fields, as_int, as_list, as_str, get_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A server's error code or type is used as error.type if it is a short token, not a sentence.
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{1,63}")
 _MESSAGE_LIMIT = 200
 
 
@@ -134,7 +132,7 @@ def _server_code(error: BaseException) -> str | None:
 def _code_of(error: Any) -> str | None:
     for field in ("code", "type"):
         value = get_field(error, field)
-        if isinstance(value, str) and _CODE.fullmatch(value):
+        if isinstance(value, str) and is_known_code(value):
             return value
     return None
 

@@ -205,5 +205,5 @@ def fetch_server_metadata(
 
 
 def _get_json(url: str, headers: Mapping[str, str]) -> Any:
-    with open_url(url, headers, _TIMEOUT_S) as response:
+    with open_url(url, headers, _TIMEOUT_S, use_proxy=False) as response:
         return json.loads(response.read(_LARGEST_RESPONSE))

@@ -51,6 +51,11 @@ _PROVIDER_BY_PATTERN: Final = (
     (re.compile(r"(^|\.)bedrock[a-z-]*\..*\.(amazonaws\.com(\.cn)?|api\.aws)$"), "aws.bedrock"),
 )
 
+# A client that connects to an unspecified address (0.0.0.0, ::) reaches this machine.
+_LOOPBACK: Final = re.compile(
+    r"localhost\.?|0\.0\.0\.0|\[?(?:(?:::ffff:)?127(?:\.\d{1,3}){3}|::1?)\]?", re.IGNORECASE
+)
+
 # More than any real fleet has. It bounds the memory if a program keeps using new origins.
 _REMEMBERED_AT_MOST: Final = 1024
 
@@ -156,5 +161,8 @@ def provider_of_host(host: str, path: str = "") -> str | None:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Return whether a host name belongs to the loopback interface, with or without brackets."""
-    return bool(host) and (host.startswith("127.") or host in {"localhost", "::1", "[::1]"})
+    """Return whether a host is this machine: a loopback or unspecified address, or `localhost`.
+
+    Brackets around an IPv6 address are accepted. Names such as `127.example.com` are not loopback.
+    """
+    return host is not None and _LOOPBACK.fullmatch(host) is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry._html_page import fill_page
+from llamatelemetry._private_files import make_private_directory, write_private_text
 from llamatelemetry.graphistry._graphs import COLORS
 from llamatelemetry.graphistry._layout import circle, layers
 
@@ -25,12 +26,12 @@ def write_page(graph: Graph, folder: Path) -> Path:
     when = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     name = f"graph-{graph.kind}-{when}-{os.getpid()}-{secrets.token_hex(3)}.html"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_directory(folder)
         path = folder / name
-        path.write_text(page, encoding="utf-8")
+        write_private_text(path, page)
     except OSError:
         path = Path(tempfile.mkdtemp(prefix="llamatelemetry-")) / name
-        path.write_text(page, encoding="utf-8")
+        write_private_text(path, page)
     return path
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request
+from llamatelemetry.local.request_limits import MAX_BODY_BYTES, check_complexity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ _SERVICES: Final = {
     "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
 }
 _THREADS: Final = 4
-_MAX_BODY_BYTES: Final = 64 * 1024**2
 
 
 class GrpcServer:
@@ -40,7 +40,7 @@ class GrpcServer:
         self._server = library.server(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="llamatelemetry-grpc"),
             options=[
-                ("grpc.max_receive_message_length", _MAX_BODY_BYTES),
+                ("grpc.max_receive_message_length", MAX_BODY_BYTES),
                 # Otherwise a second server on the port would get some of the calls.
                 ("grpc.so_reuseport", 0),
             ],
@@ -62,6 +62,7 @@ class GrpcServer:
     def _handler(self, library: Any, signal: str) -> Any:
         def export(body: bytes, context: Any) -> bytes:
             try:
+                check_complexity(signal, body)
                 self._store(signal, parse_request(signal, body))
             except MalformedError as error:
                 context.abort(library.StatusCode.INVALID_ARGUMENT, str(error))

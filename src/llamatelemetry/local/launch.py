@@ -36,6 +36,8 @@ _LLAMATELEMETRY: Final = (
 # Short, so that the live page shows current metrics.
 _METRIC_INTERVAL_MS: Final = "2000"
 
+_HOST: Final = "127.0.0.1"
+
 _FORWARDED: Final = tuple(
     getattr(signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -59,19 +61,35 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
     before = [
         path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in {"", site}
     ]
-    # `requests` also uses a proxy for 127.0.0.1 unless excluded.
-    for name in ("NO_PROXY", "no_proxy"):
-        kept[name] = ",".join(filter(None, [kept.get(name), "127.0.0.1"]))
     return {
         "OTEL_METRIC_EXPORT_INTERVAL": _METRIC_INTERVAL_MS,
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         **kept,
+        **_proxy_exceptions(kept),
         "PYTHONPATH": os.pathsep.join([site, *before]),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_LOGS_EXPORTER": "otlp",
+    }
+
+
+def _proxy_exceptions(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `NO_PROXY` and `no_proxy` with the receiver added: `requests` uses a proxy for it, too.
+
+    Hosts that the user excludes stay excluded for each program. Most programs read `no_proxy`
+    first, Go programs `NO_PROXY`, so a variable that is not set gets the value of the other one.
+    A `*` must remain the only entry, because some libraries do not recognize it in a list.
+    """
+    upper, lower = environ.get("NO_PROXY"), environ.get("no_proxy")
+    given = {
+        "NO_PROXY": lower if upper is None else upper,
+        "no_proxy": upper if lower is None else lower,
+    }
+    return {
+        name: hosts if hosts and hosts.strip() == "*" else ",".join(filter(None, [hosts, _HOST]))
+        for name, hosts in given.items()
     }
 
 

@@ -50,6 +50,11 @@ class RejectedError(Exception):
         self.status = status
 
 
+def request_type(signal: str) -> type[Message]:
+    """Return the message type of a signal's export requests."""
+    return _REQUESTS[signal]
+
+
 def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message:
     """Parse the uncompressed body of an export request: protobuf, or JSON.
 

@@ -11,10 +11,10 @@ import logging
 import socket
 import sys
 import threading
-import zlib
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
 
 from google.protobuf import json_format
 from google.rpc.status_pb2 import Status
@@ -25,7 +25,16 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from llamatelemetry._optional import required_by
+from llamatelemetry._terminal import printable
+from llamatelemetry.genai import is_loopback
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
+from llamatelemetry.local.request_limits import (
+    MAX_BODY_BYTES,
+    BodyBudget,
+    check_complexity,
+    decompress,
+    too_large,
+)
 from llamatelemetry.local.store import StoreFullError
 
 if TYPE_CHECKING:
@@ -39,9 +48,13 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("llamatelemetry.local")
 
 _HOST: Final = "127.0.0.1"
-_MAX_BODY_BYTES: Final = 64 * 1024**2
-_MAX_PLAIN_BYTES: Final = 256 * 1024**2
 _IDLE_S: Final = 60
+# Each connection has a thread. Idle ones are closed first, and their exporters connect again.
+_MAX_CONNECTIONS: Final = 128
+_UNAVAILABLE: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
+    b"Connection: close\r\n\r\n"
+)
 _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 _RESPONSES: Final[Mapping[str, type[Message]]] = {
@@ -49,8 +62,6 @@ _RESPONSES: Final[Mapping[str, type[Message]]] = {
     "metrics": ExportMetricsServiceResponse,
     "logs": ExportLogsServiceResponse,
 }
-# zlib selects the expected header by `wbits`.
-_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class Receiver:
@@ -124,8 +135,7 @@ class Receiver:
             RejectedError: A number is out of range, or the disk is full.
         """
         try:
-            records = list(records_of(signal, request))
-            self._store.write(records)
+            number = self._store.write(records_of(signal, request))
         except OverflowError as error:
             raise RejectedError(HTTPStatus.BAD_REQUEST, "a number is out of range") from error
         except StoreFullError as error:
@@ -135,7 +145,7 @@ class Receiver:
             # Exporters do not retry this status. Retries would delay the exit of the program.
             raise RejectedError(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from error
         with self._lock:
-            self.received[signal] += len(records)
+            self.received[signal] += number
 
 
 class _OtlpServer(ThreadingHTTPServer):
@@ -145,15 +155,46 @@ class _OtlpServer(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], write: Callable[[str, Message], None]) -> None:
         self.write = write
-        self._open: set[socket.socket] = set()
+        self.budget = BodyBudget()
+        # Requests are parsed one after the other, because a message needs more memory than its
+        # body. The database has one writer anyway.
+        self.parsing = threading.Lock()
+        self._lock = threading.Lock()
+        # In the order of their last use, with whether a request is in progress.
+        self._open: dict[socket.socket, bool] = {}
         super().__init__(address, _OtlpHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
+        if self._make_room():
+            self.set_busy(request, False)
+            super().process_request(request, client_address)
+            return
+        with contextlib.suppress(OSError):  # the sender has closed the connection
+            request.sendall(_UNAVAILABLE)
+        self.shutdown_request(request)
+
+    def set_busy(self, connection: socket.socket, busy: bool) -> None:
+        """Set whether a request of this connection is in progress."""
+        with self._lock:
+            self._open.pop(connection, None)
+            self._open[connection] = busy
+
+    def _make_room(self) -> bool:
+        """Close the connection that is idle for the longest time, if there are too many."""
+        with self._lock:
+            if len(self._open) < _MAX_CONNECTIONS:
+                return True
+            idle = next((each for each, busy in self._open.items() if not busy), None)
+            if idle is None:
+                return False
+            del self._open[idle]
+        with contextlib.suppress(OSError):  # already closed
+            idle.shutdown(socket.SHUT_RDWR)
+        return True
 
     def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
+        with self._lock:
+            self._open.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
@@ -171,14 +212,16 @@ class _OtlpServer(ThreadingHTTPServer):
 class _OtlpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_S
+    _body_is_read = False
 
     def do_POST(self) -> None:
         signal = self.path.removeprefix("/v1/")
         kind = self.headers.get_content_type()
         is_json = kind == _JSON
         response: Message
+        self._body_is_read = False
         try:
-            body = self._body()
+            self._check_sender()
             if signal not in _RESPONSES or self.path != f"/v1/{signal}":
                 raise RejectedError(
                     HTTPStatus.NOT_FOUND,
@@ -189,13 +232,15 @@ class _OtlpHandler(BaseHTTPRequestHandler):
                     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                     f"the content type must be {_PROTOBUF} or {_JSON}, got {kind}",
                 )
-            request = parse_request(signal, body, is_json=is_json)
-            cast("_OtlpServer", self.server).write(signal, request)
+            self._store(signal, is_json=is_json)
             status, response = HTTPStatus.OK, _RESPONSES[signal]()
         except MalformedError as error:
             status, response = HTTPStatus.BAD_REQUEST, Status(code=3, message=str(error))
         except RejectedError as error:
             status, response = error.status, Status(message=str(error))
+        if not self._body_is_read:
+            # The rest of the body would be taken for the next request.
+            self.close_connection = True
         self._respond(status, response, is_json=is_json)
 
     def do_GET(self) -> None:
@@ -206,18 +251,58 @@ class _OtlpHandler(BaseHTTPRequestHandler):
 
     do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_GET  # noqa: N815
 
-    def _body(self) -> bytes:
+    def parse_request(self) -> bool:
+        """Mark the connection as busy once it has sent the first line of a request."""
+        self._server.set_busy(self.connection, True)
+        return super().parse_request()
+
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        if not self.close_connection:
+            self._server.set_busy(self.connection, False)
+
+    @property
+    def _server(self) -> _OtlpServer:
+        return cast("_OtlpServer", self.server)
+
+    def _check_sender(self) -> None:
+        """Reject requests of web pages: no exporter sends `Origin`, and every browser does.
+
+        With DNS rebinding, a page of another site can reach this port through its own host name.
+        """
+        host = urlsplit(f"//{self.headers.get('host', '')}").hostname
+        if not is_loopback(host):
+            raise RejectedError(HTTPStatus.FORBIDDEN, "the host must be 127.0.0.1 or localhost")
+        if "origin" in self.headers:
+            raise RejectedError(HTTPStatus.FORBIDDEN, "requests of web pages are not accepted")
+
+    def _store(self, signal: str, *, is_json: bool) -> None:
+        encoding = self.headers.get("content-encoding", "identity").lower()
+        size = self._size()
+        with self._server.budget.reserve(MAX_BODY_BYTES if size is None else size):
+            body = self._chunks() if size is None else self._read(size)
+            self._body_is_read = True
+            with self._server.parsing:
+                body = decompress(body, encoding)
+                check_complexity(signal, body, is_json=is_json)
+                self._server.write(signal, parse_request(signal, body, is_json=is_json))
+
+    def _size(self) -> int | None:
+        """Return the size of the body, `None` if it is sent in chunks."""
         if "chunked" in self.headers.get("transfer-encoding", "").lower():
-            body = self._chunks()
-        else:
-            length = self.headers.get("content-length", "")
-            if not length.isdigit():
-                raise self._closing(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
-            self._check_size(int(length))
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                raise self._closing(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
-        return _decompressed(body, self.headers.get("content-encoding", "identity").lower())
+            return None
+        length = self.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise RejectedError(HTTPStatus.LENGTH_REQUIRED, "the content length is missing")
+        size = int(length[:20])
+        self._check_size(size)
+        return size
+
+    def _read(self, size: int) -> bytes:
+        body = self.rfile.read(size)
+        if len(body) < size:
+            raise RejectedError(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
+        return body
 
     def _chunks(self) -> bytes:
         body = bytearray()
@@ -225,7 +310,7 @@ class _OtlpHandler(BaseHTTPRequestHandler):
             try:
                 size = int(self.rfile.readline(64).partition(b";")[0], 16)
             except ValueError as error:
-                raise self._closing(
+                raise RejectedError(
                     HTTPStatus.BAD_REQUEST, "the size of a chunk is invalid"
                 ) from error
             self._check_size(len(body) + size)
@@ -235,16 +320,8 @@ class _OtlpHandler(BaseHTTPRequestHandler):
                 return bytes(body)
 
     def _check_size(self, size: int) -> None:
-        if not 0 <= size <= _MAX_BODY_BYTES:
-            raise self._closing(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body must not exceed {_MAX_BODY_BYTES} bytes",
-            )
-
-    def _closing(self, status: HTTPStatus, message: str) -> RejectedError:
-        """Return an error after which the connection closes, because its body stays unread."""
-        self.close_connection = True
-        return RejectedError(status, message)
+        if not 0 <= size <= MAX_BODY_BYTES:
+            raise too_large("the number of bytes of the body", MAX_BODY_BYTES)
 
     def _respond(self, status: HTTPStatus, response: Message, *, is_json: bool) -> None:
         body = (
@@ -262,27 +339,6 @@ class _OtlpHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - fixed by the base class
-        _logger.debug(format, *args)
-
-
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    if encoding == "identity":
-        return body
-    if encoding not in _WINDOW_BITS:
-        raise RejectedError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"the content encoding must be gzip or deflate, got {encoding}",
-        )
-    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        plain = unpacker.decompress(body, _MAX_PLAIN_BYTES)
-    except zlib.error as error:
-        raise MalformedError(f"the body is not valid {encoding}: {error}") from error
-    if unpacker.unconsumed_tail:
-        raise RejectedError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the decompressed body must not exceed {_MAX_PLAIN_BYTES} bytes",
-        )
-    if not unpacker.eof:
-        raise MalformedError(f"the {encoding} body is truncated")
-    return plain
+        if _logger.isEnabledFor(logging.DEBUG):
+            # The request line can contain escape sequences.
+            _logger.debug("%s", printable(format % args, lines=False))

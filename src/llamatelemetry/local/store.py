@@ -12,9 +12,11 @@ import json
 import sqlite3
 import threading
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._private_files import make_private_directory, make_private_file
 from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, VERSION, to_json
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_BYTES: Final = 2 * 1024**3
 _PRUNED_FRACTION: Final = 0.1
+_BATCH: Final = 1000
 
 
 class StoreError(Exception):
@@ -38,8 +41,8 @@ class StoreFullError(Exception):
 class Store:
     """Writer of a database, which other processes may read at the same time.
 
-    Creates the file if it does not exist. Above `max_bytes`, it deletes the oldest records of the
-    largest table.
+    Creates the file if it does not exist. Only this user can read it. Above `max_bytes`, the store
+    deletes the oldest records of the largest table.
 
     Raises:
         StoreError: The file is not a database of this version of llamatelemetry.
@@ -52,7 +55,13 @@ class Store:
         self._lock = threading.Lock()
         self._resource_ids: dict[str, int] = {}
         self.pruned = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self.path.parent)
+        make_private_file(self.path)
+        for suffix in ("-wal", "-shm"):
+            # SQLite creates these with the mode of the database. Older ones may have another.
+            side_file = self.path.with_name(self.path.name + suffix)
+            if side_file.exists():
+                make_private_file(side_file)
         self._connection = _connect(self.path, writing=True)
 
     def __enter__(self) -> Self:
@@ -61,8 +70,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write(self, records: Iterable[Record]) -> None:
-        """Write all records or none. Ignores spans that are already in the database.
+    def write(self, records: Iterable[Record]) -> int:
+        """Write all records or none, and return their number.
+
+        Ignores spans that are already in the database. Only some records are in memory at once.
 
         Raises:
             StoreFullError: The disk is full.
@@ -70,14 +81,26 @@ class Store:
         with self._lock:
             try:
                 with self._connection:  # a transaction
-                    self._insert(records)
+                    number = self._insert(records)
                 self._prune()
             except sqlite3.OperationalError as error:
-                # The rolled-back transaction may have inserted cached resources.
-                self._resource_ids.clear()
                 raise StoreFullError(f"cannot write to {self.path}: {error}") from error
+        return number
 
-    def _insert(self, records: Iterable[Record]) -> None:
+    def _insert(self, records: Iterable[Record]) -> int:
+        number = 0
+        remaining = iter(records)
+        try:
+            while batch := list(islice(remaining, _BATCH)):
+                number += len(batch)
+                self._insert_batch(batch)
+        except BaseException:
+            # The transaction, which is rolled back, may have inserted cached resources.
+            self._resource_ids.clear()
+            raise
+        return number
+
+    def _insert_batch(self, records: Iterable[Record]) -> None:
         rows: dict[type[Record], list[list[Any]]] = defaultdict(list)
         for record in records:
             kind = type(record)

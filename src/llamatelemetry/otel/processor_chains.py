@@ -36,8 +36,8 @@ def prepend_processors(provider: Any, processors: Sequence[Any]) -> None:
         add, what = provider.add_log_record_processor, "log records"
     else:
         _logger.warning(
-            "Cannot add %s: provider %r does not support processors. llamatelemetry does not "
-            "redact, enrich or sample its telemetry",
+            "Cannot add %s: provider %r does not support processors. Its exporters may receive "
+            "unredacted data, and llamatelemetry does not enrich or sample its telemetry",
             names,
             provider,
         )
@@ -48,7 +48,7 @@ def prepend_processors(provider: Any, processors: Sequence[Any]) -> None:
     if not isinstance(provider, (TracerProvider, LoggerProvider)):
         _logger.warning(
             "Cannot put %s in front of the processors of %r; appended instead. Exporters added "
-            "earlier receive %s before these processors, for example unredacted",
+            "earlier receive %s before these processors, so they may receive unredacted data",
             names,
             provider,
             what,

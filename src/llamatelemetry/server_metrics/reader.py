@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from llamatelemetry._terminal import printable
 from llamatelemetry.genai import (
     as_count,
     as_dict,
@@ -210,7 +211,8 @@ def _get(url: str, headers: Mapping[str, str], path: str) -> tuple[bytes, str | 
         raise _status_error(path, error.code) from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise ScrapeError(f"{path}: {reason}") from None
+        # The error for an invalid response quotes the response.
+        raise ScrapeError(f"{path}: {printable(str(reason), lines=False)}") from None
 
 
 _ADVICE: Final = {

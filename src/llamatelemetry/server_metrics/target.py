@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from llamatelemetry.genai import server_of
+from llamatelemetry.genai.own_requests import basic_authorization
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -62,10 +62,8 @@ def parse_target(url: str, api_key: str | None = None) -> ScrapeTarget:
 def _authorization(
     user: str | None, password: str | None, api_key: str | None
 ) -> Mapping[str, str]:
-    if user or password:
-        pair = f"{unquote(user or '')}:{unquote(password or '')}"
-        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    basic = basic_authorization(user, password)
+    return basic or ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
 
 def api_key_from_environment() -> str | None:

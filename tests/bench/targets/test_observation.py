@@ -281,7 +281,7 @@ def test_results_omit_ttfo_without_reasoning(server):
 
 
 FAULTS = {
-    "scripted_error": (Script(1, status=500), 500),
+    "server_error": (Script(1, status=500), 500),
     "scripted_fault": (Script(2, gaps_s=[0.01], fault="error event"), 500),
     "truncated_stream": (Script(3, gaps_s=[0.01], fault="truncated"), None),
 }
@@ -363,6 +363,14 @@ def test_prompts_get_unique_prefixes_when_server_has_no_cache_switch(unknown_ser
     assert len(prefixes) == 10
     assert "cache_prompt" not in truths[0].body
     assert truths[0].body["stream_options"] == {"include_usage": True}
+
+
+def test_benchmark_of_loopback_server_uses_no_proxy(unknown_server, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    results, truths = measure(unknown_server, [Script(0, timings=False)], "AsyncOpenAI")
+    assert {record.error for record in results.requests} == {None}
+    assert truths
 
 
 def test_prompts_get_no_prefix_when_cache_is_warm(unknown_server):

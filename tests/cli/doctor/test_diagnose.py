@@ -375,3 +375,41 @@ def test_json_report_contains_every_check_and_option():
     }
     assert report["options"]["otlp_headers"]["value"] == "***"
     assert report["options"]["gpu_interval_ms"]["source"] == "default"
+
+
+def test_server_checks_mask_credentials_and_send_them_to_the_server_only():
+    with http_receiver(headers=LLAMA) as receiver:
+        url = receiver.url.replace("//", "//user:swordfish@")
+        checks = server_checks(f"{url}/v1?api_key=swordfish", 2)
+    assert checks[0].status == "ok"
+    assert "swordfish" not in repr(checks)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://user:swordfish@127.0.0.1:9/v1?api_key=swordfish",
+        "user:swordfish@127.0.0.1:9",
+        "http://user:swordfish@127.0.0.1:port",
+    ],
+)
+def test_doctor_shows_no_credentials_of_urls(folder, endpoint, arguments):
+    url = "http://user:swordfish@127.0.0.1:9/?token=swordfish"
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "LLAMATELEMETRY_LLAMACPP_METRICS_URL": url,
+    }
+    done = doctor(folder, environ, "--server", url, *arguments)
+    assert "swordfish" not in done.stdout + done.stderr
+    assert "***@127.0.0.1:9" in done.stdout
+
+
+def test_doctor_shows_no_value_of_invalid_headers(folder):
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization Bearer swordfish",
+    }
+    done = doctor(folder, environ)
+    assert "swordfish" not in done.stdout + done.stderr

@@ -109,3 +109,28 @@ def test_cancelled_call_releases_connection(recorded):
             driver.run(asyncio.wait_for(driver.client.chat(HELLO), 0.1))
         assert driver.busy_connections() == 0
     assert recorded.call().attributes["error.type"] == "asyncio.exceptions.CancelledError"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@both
+def test_client_of_loopback_server_uses_no_proxy(kind, host, monkeypatch):
+    def respond(_):
+        return ScriptedResponse(body={"content": "Hi"})
+
+    with loopback(respond) as server, loopback(respond) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        url = server.url.replace("127.0.0.1", host)
+        with Driver(kind, url, api_key="key") as driver:
+            driver("complete", "Hello")
+    assert [each.path for each in proxy.asked] == []
+    assert [each.path for each in server.asked] == ["/completion"]
+
+
+@both
+def test_client_of_other_server_uses_proxy_of_environment(kind, monkeypatch):
+    with loopback(lambda _: ScriptedResponse(body={"content": "Hi"})) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        with Driver(kind, "http://server.invalid:8080") as driver:
+            driver("complete", "Hello")
+    assert len(proxy.asked) == 1

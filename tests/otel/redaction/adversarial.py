@@ -13,7 +13,10 @@ ADVERSARIAL = {
     "jwt": ["eyJ", "eyJaaaaaaaa.", "eyJaaaaaaaa ", "eyJaaaaaaaa.."],
     "bearer_token": ["bearer ", "bearer aaaaaaa ", "Bearer\t"],
     "api_key": ["api_key=", "password:", "password = 'a ", "secret_key"],
-    "url_credentials": ["://", "://a", "://" + "a" * 255, "?key=", "&key", "?sig=" + "a" * 100],
+    "url_credentials": [
+        *("://", "://a", "://" + "a" * 255, "?key=", "&key", "?sig=" + "a" * 100, "&a_=token"),
+        *("?" + "a" * 64, "?" + "key-" * 24, "?" + "%5B" * 32 + "=", "\\u0026", "%3Fsecret%3D"),
+    ],
     "aws_key": ["AKIA", "aws_secret_access_key=", "AKIAIOSFODNN7EXAMPL "],
     "openai_key": ["sk-", "sk-aaaaaaaaaaaaaaaaaaa "],
     "anthropic_key": ["sk-ant-", "sk-ant-aaaaaaaaaaaaaaaaaaa "],

@@ -77,6 +77,12 @@ EXAMPLES = {
         "GET https://example.com/v1?a=1&key=«sesame»&b=2",
         "https://example.com/v1?sig=«abc%2Bdef»",
         "key=«sesame»",
+        "https://«user:pa@55»@example.com/path",
+        "https://example.com/#access_token=«abc»&x=1",
+        'Post "https://example.com/?a=1\\u0026secret=«abc»\\u0026b=2"',
+        "https://example.com/?next=https%3A%2F%2Fexample.com%3Fkey%3D«abc»",
+        "https://example.com/?auth%5Btoken%5D=«abc»&b",
+        "https://example.com/?token=«" + "a" * 5000 + "»",
     ],
     "aws_key": [
         "id «AKIAIOSFODNN7EXAMPLE».",
@@ -156,7 +162,8 @@ NEAR_MISSES = {
     ],
     "url_credentials": [
         *("https://example.com/a@b", "https://example.com?q=key", "monkey=banana", "key = x"),
-        *("https://example.com?model=x&max=1", "//me@host"),
+        *("https://example.com?model=x&max=1", "//me@host", "https://example.com/?max_tokens=5"),
+        *("PublicKeyToken=31bf3856ad364e35", "https://example.com/?zipcode=1&monkey=2&author=3"),
     ],
     "aws_key": ["AKIA1234", "XAKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLES0", "secret key: none"],
     "openai_key": ["sk-short", "task-abcdefghijklmnopqrstuv", "sk-ant-api03-abcdefghijklmnopqrst"],

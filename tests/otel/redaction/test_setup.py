@@ -14,9 +14,10 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown
+from llamatelemetry import LlamaTelemetryConfig, flush, init, shutdown, trace_graph
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import matching
+from llamatelemetry.pipeline import PipelineTracer
 from tests.support.otlp_receiver import http_receiver
 from tests.support.process_state import forget_logged_options
 
@@ -328,3 +329,49 @@ def test_redaction_applies_to_declarative_setup(tmp_path, receiver):
     assert {receiver.resources(signal)[0]["owner"] for signal in receiver.messages} == {
         "[REDACTED]"
     }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"redact_patterns": ["email"], "redact_keys": ["gen_ai.agent.name"]},
+        {
+            "span_processors": [
+                RedactionSpanProcessor(patterns=["email"], redact_keys=["*.agent.name"])
+            ]
+        },
+    ],
+    ids=["options", "processor"],
+)
+def test_names_in_trace_graph_are_redacted(options, receiver):
+    init(
+        otlp_endpoint=receiver.url,
+        service_name=f"shop of {MAIL}",
+        enable_trace_graphs=True,
+        **options,
+    )
+    pipeline = PipelineTracer()
+    with pipeline.pipeline(f"pipeline of {MAIL}"), pipeline.stage(f"stage of {MAIL}"):
+        with pipeline.agent("critic"), pipeline.tool(f"tool of {MAIL}"):
+            pass
+        attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": f"model of {MAIL}"}
+        trace.get_tracer("test").start_span("chat", attributes=attributes).end()
+    nodes = {(node.kind, node.name) for node in trace_graph().nodes}
+    assert nodes == {
+        ("service", "shop of [REDACTED]"),
+        ("pipeline", "pipeline of [REDACTED]"),
+        ("stage", "stage of [REDACTED]"),
+        ("agent", "[REDACTED]"),
+        ("tool", "tool of [REDACTED]"),
+        ("model", "model of [REDACTED]"),
+    }
+
+
+def test_scope_names_of_spans_and_logs_are_redacted(receiver):
+    init(otlp_endpoint=receiver.url, redact_patterns=["email"])
+    trace.get_tracer(f"app of {MAIL}").start_span("work").end()
+    _logs.get_logger(f"app of {MAIL}").emit(body="done")
+    assert flush()
+    span_scope = receiver.messages["traces"][-1].resource_spans[0].scope_spans[0].scope
+    log_scope = receiver.messages["logs"][-1].resource_logs[0].scope_logs[0].scope
+    assert (span_scope.name, log_scope.name) == ("app of [REDACTED]",) * 2

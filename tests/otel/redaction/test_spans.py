@@ -277,9 +277,17 @@ class TestCoverage:
             RedactionSpanProcessor(patterns=["email"], redact_keys=["team"]),
             resource={"owner": "a@example.com", "team": "x", "service.name": "shop"},
         )
-        tracer = pipeline.provider.get_tracer("app", attributes={"by": "a@example.com"})
+        tracer = pipeline.provider.get_tracer(
+            "app of b@example.com",
+            "1 c@example.com",
+            "https://d@example.com/",
+            {"by": "a@example.com"},
+        )
         tracer.start_span("work").end()
         span = pipeline.last()
+        scope = span.instrumentation_scope
+        assert (scope.name, scope.version) == (f"app of {GONE}", f"1 {GONE}")
+        assert "d@example.com" not in scope.schema_url
         assert dict(span.resource.attributes) == {
             "owner": GONE,
             "team": GONE,

@@ -16,9 +16,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from llamatelemetry.bench.targets.target import connection_options, openai_class, server_kind
+from llamatelemetry.bench.targets.target import openai_class, server_kind
 from llamatelemetry.genai import as_count, as_list, as_str, get_field
+from llamatelemetry.genai.own_requests import httpx_mounts
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def token_counter(client: Any, model: str | None, words: Sequence[str]) -> Gener
         import openai
 
         # Without an event loop, and without connections that belong to one.
-        http = openai.DefaultHttpxClient(**connection_options(str(client.base_url)))
+        host = urlsplit(str(client.base_url)).hostname
+        http = openai.DefaultHttpxClient(mounts=httpx_mounts(host))
         options: dict[str, Any] = {"api_key": client.api_key, "base_url": client.base_url}
         with openai.OpenAI(**options, http_client=http) as synchronous:
             yield _counter(_OpenAI(synchronous, model), words)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llamatelemetry._optional import required_by
+from llamatelemetry._terminal import printable
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.records import RequestRecord
@@ -24,7 +25,7 @@ def render_text(table: Table) -> str:
         from rich.text import Text
 
     rich_table = RichTable(
-        title=Text(table.title, "bold"),
+        title=Text(printable(table.title, lines=False), "bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -35,12 +36,13 @@ def render_text(table: Table) -> str:
         justify = "left" if index == 0 else "right"
         rich_table.add_column(header, justify=justify, no_wrap=True)
     for row in table.rows:
-        rich_table.add_row(*map(Text, row))
+        rich_table.add_row(*(Text(printable(cell, lines=False)) for cell in row))
     console = Console(width=200, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(rich_table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([*lines, "", *table.notes])
+    notes = [printable(note, lines=False) for note in table.notes]
+    return "\n".join([*lines, "", *notes])
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def progress_bar(
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(title), total=total, status="warming up")
+        task = bar.add_task(escape(printable(title, lines=False)), total=total, status="warming up")
         failures = 0
 
         def advance(record: RequestRecord) -> None:

@@ -11,10 +11,10 @@ from llamatelemetry.bench.targets.http_timing import observe_llama, observe_open
 from llamatelemetry.bench.targets.target import (
     BenchmarkTarget,
     ServerFacts,
-    connection_options,
     server_kind,
 )
 from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
+from llamatelemetry.genai.own_requests import httpx_mounts
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
 
 if TYPE_CHECKING:
@@ -229,9 +229,8 @@ class AsyncOpenAITarget(_OpenAI):
             # The client's default connection pool may be bound to another event loop.
             import openai
 
-            self._own_http = openai.DefaultAsyncHttpxClient(
-                **connection_options(str(self._client.base_url))
-            )
+            host = urlsplit(str(self._client.base_url)).hostname
+            self._own_http = openai.DefaultAsyncHttpxClient(mounts=httpx_mounts(host))
             options["http_client"] = self._own_http
         self._client = self._client.with_options(**options)
         observe_openai(self._client, is_async=True)

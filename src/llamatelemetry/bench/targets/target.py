@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from llamatelemetry.genai import InferenceEngine, as_str, get_field, is_loopback
+from llamatelemetry.genai import InferenceEngine, as_str, get_field
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE, PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -103,15 +102,6 @@ class EngineTarget(BenchmarkTarget):
         """Request one complete response."""
         messages = [dict(message) for message in request.messages]
         observation.on_response(self._engine.chat(messages, request.max_tokens, 0.0))
-
-
-def connection_options(url: str) -> dict[str, Any]:
-    """Return options of an HTTP client: a loopback server is reached without a proxy.
-
-    A proxy would look for the server on its own machine.
-    """
-    direct = {"http://": None, "https://": None}
-    return {"mounts": direct} if is_loopback(urlsplit(url).hostname) else {}
 
 
 def server_kind(model: Any) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from llamatelemetry.otel.process.deadline import Deadline, run_side_by_side
 
@@ -86,11 +85,3 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def is_true(value: str | None) -> bool:
     """Return whether a boolean OpenTelemetry variable is on: only `true`, in any case."""
     return (value or "").strip().lower() == "true"
-
-
-def without_userinfo(url: str) -> str:
-    """Return the URL with user name and password masked."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))

@@ -19,7 +19,7 @@ from llamatelemetry.cli.doctor.config import config_checks, resolve
 from llamatelemetry.cli.doctor.imports import import_problems
 from llamatelemetry.cli.doctor.reach import exporter_checks
 from llamatelemetry.cli.doctor.versions import installed_distributions, version_checks
-from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.config import LlamaTelemetryConfig, mask_url
 
 PROBE_TIMEOUT_S = 2.0
 DEADLINE_S = 4.0
@@ -149,4 +149,4 @@ def _server_jobs(server: str | None) -> list[Job]:
     if server is None:
         return []
     run = partial(machine.server_checks, server, PROBE_TIMEOUT_S / 2)
-    return [Job(SERVER, server, run)]
+    return [Job(SERVER, mask_url(server), run)]

@@ -6,6 +6,7 @@ This module only reads configuration and environment. `reach` sends a test expor
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -15,8 +16,8 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from llamatelemetry.cli.doctor.check import Check, is_true, nearest, without_userinfo
-from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig
+from llamatelemetry.cli.doctor.check import Check, is_true, nearest
+from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig, mask_url
 
 GRPC, HTTP = "grpc", "http/protobuf"
 NO_EXPORT = "no signal is exported, as configured"
@@ -59,7 +60,7 @@ class SignalPlan:
     def shown(self) -> str:
         """Exporter and endpoint as text, without credentials."""
         if self.kind == "otlp":
-            return f"{self.protocol} to {without_userinfo(self.endpoint)}"
+            return f"{self.protocol} to {mask_url(self.endpoint)}"
         return f"{self.kind} ({self.path})" if self.kind == "file" else self.name or self.kind
 
 
@@ -120,7 +121,7 @@ def _otlp_plan(
     endpoint = str(arguments.get("endpoint") or own.get("ENDPOINT") or own.address(protocol))
     headers: Mapping[str, str] | None = arguments.get("headers")
     if headers is None:
-        headers = parse_env_headers(own.either("HEADERS") or "", liberal=True)
+        headers = _parse_headers(own.either("HEADERS") or "")
     return SignalPlan(
         own.signal,
         "otlp",
@@ -133,6 +134,16 @@ def _otlp_plan(
         client_key=own.either("CLIENT_KEY"),
         client_certificate=own.either("CLIENT_CERTIFICATE"),
     )
+
+
+def _parse_headers(text: str) -> Mapping[str, str]:
+    # OpenTelemetry logs invalid headers with their values.
+    logger = logging.getLogger(parse_env_headers.__module__)
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        return parse_env_headers(text, liberal=True)
+    finally:
+        logger.disabled = was_disabled
 
 
 @dataclass(frozen=True)
@@ -186,8 +197,9 @@ def _mistake_in_address(plan: SignalPlan) -> Check | None:
         detail = f"the endpoint {plan.shown} contains quotes or spaces"
         return Check("fail", signal, detail, f"Remove them from {variable}")
     if plan.protocol == HTTP and "://" not in address:
-        remedy = f"Set {variable}=http://{address.split('/')[0]}"
-        return Check("fail", signal, f"the endpoint {address} has no scheme", remedy)
+        shown = mask_url(address)
+        remedy = f"Set {variable}=http://{shown.split('/')[0]}"
+        return Check("fail", signal, f"the endpoint {shown} has no scheme", remedy)
     return None
 
 
@@ -238,7 +250,7 @@ def hint_on(plan: SignalPlan) -> tuple[str, str]:
         return reason, "Remove the path from OTEL_EXPORTER_OTLP_ENDPOINT"
     if plan.protocol == GRPC and "://" not in plan.endpoint and not plan.insecure:
         reason = "gRPC uses TLS for an endpoint without a scheme"
-        return reason, f"Set OTEL_EXPORTER_OTLP_ENDPOINT=http://{plan.endpoint}"
+        return reason, f"Set OTEL_EXPORTER_OTLP_ENDPOINT=http://{mask_url(plan.endpoint)}"
     return "", ""
 
 

@@ -8,8 +8,10 @@ import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
-from llamatelemetry.cli.doctor.check import Check, without_userinfo
+from llamatelemetry.cli.doctor.check import Check
+from llamatelemetry.config import mask_url
 from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.gpu import detect_cuda
 from llamatelemetry.gpu.devices import dotted
@@ -43,7 +45,9 @@ def _device(device: GpuDevice) -> str:
 
 def server_checks(url: str, timeout_s: float) -> list[Check]:
     """Check `/health` of a llama.cpp server, and summarize its `/props` in one line."""
-    title, base = without_userinfo(url), url.rstrip("/").removesuffix("/v1")
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    title, base = mask_url(url), f"{parts.scheme}://{parts.netloc}{path}"
     try:
         status, server, body = _get(f"{base}/health", timeout_s)
     except (OSError, http.client.HTTPException) as error:

@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from llamatelemetry.cli.doctor.check import Check, Status
 from llamatelemetry.cli.doctor.exporters import GRPC, SignalPlan, hint_on, mistake_in
 from llamatelemetry.cli.doctor.loading import installed_entry_points
+from llamatelemetry.config import mask_url
 
 
 class ProbeResult(NamedTuple):
@@ -156,8 +157,9 @@ def _http_result(status: int, location: str) -> ProbeResult:
     if 200 <= status < 300:
         return _ACCEPTED
     if 300 <= status < 400:
-        detail = f"{status}, a redirect to {location}; exporters do not follow redirects"
-        return ProbeResult("fail", detail, f"Set the endpoint to {location}")
+        target = mask_url(location)
+        detail = f"{status}, a redirect to {target}; exporters do not follow redirects"
+        return ProbeResult("fail", detail, f"Set the endpoint to {target}")
     known = _BY_STATUS.get(status, ProbeResult("fail", "the receiver failed", _SERVER_LOG))
     return known._replace(detail=f"{status}, {known.detail}")
 

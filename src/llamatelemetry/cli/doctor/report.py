@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamatelemetry import __version__
+from llamatelemetry.cli._text import safe_text
 from llamatelemetry.cli.doctor.check import SERVER, Check
 from llamatelemetry.cli.doctor.exporters import NO_EXPORT
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig
@@ -46,7 +47,7 @@ def print_report(checks: Sequence[Check], console: Console | None = None) -> Non
     """Print one line for each check under its section, then the conclusion."""
     console = console or Console(highlight=False)
     for section, members in groupby(checks, lambda check: check.section):
-        console.print(Text(section, style="bold"))
+        console.print(safe_text(section, "bold"))
         console.print(_table(list(members)))
     console.print(_conclusion(checks))
 
@@ -58,11 +59,11 @@ def _table(checks: Sequence[Check]) -> Table:
     shown = ""
     for check in checks:
         line = Text(overflow="fold")
-        line.append(f"{check.title}: ", style="bold" if check.status == "fail" else "")
-        line.append(check.detail)
+        line.append_text(safe_text(f"{check.title}: ", "bold" if check.status == "fail" else ""))
+        line.append_text(safe_text(check.detail))
         table.add_row(Text(_LABELS[check.status], style=_STYLES[check.status]), line)
         if check.remedy and check.remedy != shown:  # all three signals often have the same remedy
-            table.add_row("", Text(f"-> {check.remedy}", style="cyan", overflow="fold"))
+            table.add_row("", safe_text(f"-> {check.remedy}", "cyan"))
         shown = check.remedy
     return table
 

@@ -164,7 +164,7 @@ class _Client(Generic[ResponseT, StreamT]):
         return AsyncLlamaCppClient(self.base_url, **self._settings)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.base_url!r})"
+        return f"{type(self).__name__}({self._connection.shown_url!r})"
 
 
 class LlamaCppClient(_Client[ChatResponse, ChatStream]):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from llamatelemetry import __version__
 from llamatelemetry._optional import required_by
+from llamatelemetry.config import mask_url
 from llamatelemetry.genai import (
     ConfiguredInstrumenter,
     Request,
@@ -19,6 +20,7 @@ from llamatelemetry.genai import (
     parse_parameters,
     server_of,
 )
+from llamatelemetry.genai.own_requests import httpx_mounts
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Connection:
         self.model = model
         self.response_model: str | None = None
         self.load_wait_s = load_wait_s
+        parts = urlsplit(self.base_url)
         client_class = self.httpx2.AsyncClient if is_async else self.httpx2.Client
         self.http: Any = client_class(
             base_url=self.base_url,
@@ -63,12 +66,17 @@ class Connection:
             timeout=self.httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
             # With the default of 100 connections, calls would queue in the HTTP client.
             limits=self.httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+            mounts=httpx_mounts(parts.hostname),
         )
-        parts = urlsplit(self.base_url)
         self._server = server_of(parts.scheme, parts.hostname or "", parts.port)
         # True is the default, which the configuration may override; False is explicit.
         own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
         self._instrumenter = ConfiguredInstrumenter(_SCOPE, __version__, **own)
+
+    @property
+    def shown_url(self) -> str:
+        """Base URL for messages, with user, password and query masked."""
+        return mask_url(self.base_url)
 
     def build(self, exchange: Exchange[Any], **options: Any) -> Any:
         """Build the HTTP request of one attempt."""
@@ -143,7 +151,9 @@ class Connection:
 def _root_of(base_url: str) -> str:
     """Return the server's base URL without `/v1`, which clients of the OpenAI protocol include."""
     if not base_url.startswith(("http://", "https://")):
-        raise ValueError(f"base_url must start with http:// or https://, got {base_url!r}")
+        raise ValueError(
+            f"base_url must start with http:// or https://, got {mask_url(base_url)!r}"
+        )
     return base_url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 

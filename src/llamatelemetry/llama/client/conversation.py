@@ -9,6 +9,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from llamatelemetry.config import mask_url
 from llamatelemetry.genai import Response, StreamObserver, internal_errors, parse_body
 from llamatelemetry.llama.client.connection import Connection, ConnectionReuseTracker
 from llamatelemetry.llama.client.endpoints import Exchange, health
@@ -107,7 +108,8 @@ def _parse_body(response: Any) -> Any:
         raise LlamaServerError(
             response.status_code,
             "invalid_reply",
-            f"the response from {response.request.url} is not JSON: is that a llama.cpp server?",
+            f"the response from {mask_url(str(response.request.url))} is not JSON: is that a "
+            "llama.cpp server?",
         ) from error
 
 
@@ -167,7 +169,7 @@ async def _send_until_answered(
         try:
             return await connection.send(request, stream=exchange.stream)
         except httpx2.ConnectError as error:
-            error.add_note(f"Is a llama.cpp server running at {connection.base_url}?")
+            error.add_note(f"Is a llama.cpp server running at {connection.shown_url}?")
             raise
         except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError) as error:
             if not (attempts_left and tracker.was_closed(error)):
@@ -207,6 +209,6 @@ async def wait_until_ready(connection: Connection, timeout_s: float) -> None:
     if isinstance(last_error, ServerLoadingError):
         raise last_error
     raise TimeoutError(
-        f"no llama.cpp server answered at {connection.base_url} within {timeout_s:g} s: "
+        f"no llama.cpp server answered at {connection.shown_url} within {timeout_s:g} s: "
         f"{last_error or 'no response'}"
     ) from last_error

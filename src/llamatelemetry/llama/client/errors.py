@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._terminal import printable
 from llamatelemetry.genai import as_dict, as_int, as_list
 from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.semconv import attributes as names
@@ -48,7 +49,7 @@ class LlamaServerError(Exception):
         size = ""
         if self.n_prompt_tokens is not None and self.n_ctx is not None:
             size = f" (prompt of {self.n_prompt_tokens} tokens, context of {self.n_ctx})"
-        return f"HTTP {self.status} {self.type}: {self.message}{size}"
+        return printable(f"HTTP {self.status} {self.type}: {self.message}{size}")
 
 
 class ServerLoadingError(LlamaServerError):

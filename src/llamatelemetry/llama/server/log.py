@@ -8,6 +8,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from llamatelemetry._private_files import make_private_file
+from llamatelemetry._terminal import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -32,7 +35,7 @@ class ServerLog:
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._unfinished = b""
         self._lock = threading.Lock()
-        self._file: BinaryIO | None = None if file_path is None else file_path.open("ab")
+        self._file: BinaryIO | None = None if file_path is None else _open(file_path)
         self.on_line: Callable[[str], None] | None = None
 
     def feed(self, data: bytes) -> None:
@@ -65,7 +68,8 @@ class ServerLog:
         self._lock = threading.Lock()
 
     def _append(self, line: bytes) -> None:
-        text = line[:_LINE_BYTES_KEPT].decode("utf-8", "replace").rstrip()
+        # A model file can contain control characters in its metadata, which the server logs.
+        text = printable(line[:_LINE_BYTES_KEPT].decode("utf-8", "replace").rstrip())
         for secret in self._secrets:
             text = text.replace(secret, "***")
         with self._lock:
@@ -84,6 +88,13 @@ class ServerLog:
             # Go on reading: with a full pipe the server would block.
             self._file = None
             self.feed(f"llamatelemetry: stopped writing the log file: {error}\n".encode())
+
+
+def _open(path: Path) -> BinaryIO:
+    if not path.exists():
+        # A verbose log contains prompts. An existing file keeps the mode that the user has chosen.
+        make_private_file(path)
+    return path.open("ab")
 
 
 @dataclass(slots=True)

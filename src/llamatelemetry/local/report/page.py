@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import gzip
-import os
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry._html_page import fill_page
+from llamatelemetry._private_files import make_private_directory, write_private_text
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.report.columns import columns, compact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llamatelemetry.local.calls import Quantiles, Summary
     from llamatelemetry.local.recording import Recording
 
@@ -25,20 +26,15 @@ _COLUMNS = (
 
 
 def write_report(recorded: Recording, path: Path) -> None:
-    """Write the page of a recording. An existing file is replaced atomically.
+    """Write the page of a recording, readable only by this user. Replace an existing file atomically.
 
     Raises:
         ImportError: Jinja2 is not installed.
         OSError: The file cannot be written.
     """
     page = render(recorded)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_private_directory(path.parent)
+    write_private_text(path, page)
 
 
 def render(recorded: Recording, *, live: bool = False, position: str = "") -> str:

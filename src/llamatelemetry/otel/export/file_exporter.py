@@ -1,8 +1,9 @@
 """Exporters that write OTLP JSON lines: one file per signal and process.
 
-The files are `<directory>/{traces,metrics,logs}-<pid>.jsonl`. Each line is one export request, as
-in https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/. This module does not read
-the files.
+The files are `<directory>/{traces,metrics,logs}-<pid>.jsonl`, which only this user can read. Each
+line is one export request, as in
+https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/. This module does not read the
+files.
 
 The official package for this cannot be installed next to the other OTLP exporters, because each
 pins another version of their common part.
@@ -33,6 +34,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from llamatelemetry._private_files import make_private_directory, open_private_file
 from llamatelemetry.config import active_config
 from llamatelemetry.otel.export.log_encoder import encode_logs
 from llamatelemetry.otel.redaction.fail_closed import strip_message
@@ -199,9 +201,9 @@ class _LineFile:
 
     def _write(self, line: bytes) -> bool:
         if self._file_descriptor is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            self._file_descriptor = os.open(self.path, flags, 0o666)
+            make_private_directory(self._directory)
+            flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._file_descriptor = open_private_file(self.path, flags)
         # One unbuffered write. Processes with the same id (containers that share the directory)
         # then do not mix their lines, and a crash does not lose exported data.
         data = b"\n" + line if self._line_is_torn else line

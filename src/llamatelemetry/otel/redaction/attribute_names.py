@@ -14,6 +14,8 @@ from enum import Enum
 from functools import cache
 from typing import Final
 
+from llamatelemetry.config import SECRET_PARAMETER
+
 CONTENT: Final = (
     # OpenTelemetry and util-genai; `gen_ai.prompt.*` and `gen_ai.completion.*` are OpenLLMetry's.
     *("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions"),
@@ -88,10 +90,21 @@ _SECRET_NAMES: Final = frozenset(
         *("access_token", "refresh_token", "id_token", "session_token", "bearer_token"),
         *("client_secret", "secret", "secret_key", "private_key", "secret_access_key"),
         *("aws_secret_access_key", "aws_session_token", "password", "passwd", "hash_key"),
+        *("hf_token", "private_token", "passphrase", "jwt"),
     }
 )
-URLS: Final = frozenset({"url.full", "url.query", "http.url", "http.target", "url.original"})
-"""Attributes of HTTP instrumentations that may hold a key in a query or credentials."""
+# A header whose name ends like a secret parameter of a URL.
+_SECRET_HEADER: Final = re.compile(
+    rf"(?:http\.(?:request|response)\.header|rpc\..*metadata)\.(?i:.*{SECRET_PARAMETER})", re.DOTALL
+)
+URLS: Final = frozenset(
+    {
+        *("url.full", "url.query", "url.fragment", "url.original", "http.url", "http.target"),
+        *("http.request.header.referer", "http.response.header.location"),
+        *("db.connection_string", "http.uri", "uri", "url"),
+    }
+)
+"""Attributes of HTTP and database instrumentations that may hold a key or credentials in a URL."""
 
 _HEADER_MAPS: Final = frozenset(
     {"gen_ai.headers", "llm.headers", "extra_headers", "default_headers"}
@@ -157,7 +170,11 @@ class NameClassifier:
         if self._keys is not None and self._keys.fullmatch(name):
             return AttributeKind.KEY
         last = name.rpartition(".")[2]
-        if name in _HEADER_MAPS or last.lower().replace("-", "_") in _SECRET_NAMES:
+        if (
+            name in _HEADER_MAPS
+            or last.lower().replace("-", "_") in _SECRET_NAMES
+            or _SECRET_HEADER.fullmatch(f"{name}=")
+        ):
             return AttributeKind.SECRET
         by_name = _ERRORS.get(name)
         if by_name is not None:

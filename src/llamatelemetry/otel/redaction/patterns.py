@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from llamatelemetry.config import expression_with_flags
+from llamatelemetry.config import SECRET_PARAMETER, expression_with_flags
 from llamatelemetry.otel.redaction import checks
 from llamatelemetry.otel.redaction.matching import Pattern
 
@@ -80,12 +80,12 @@ _SECRETS: Final = (
     ),
     Pattern(
         "url_credentials",
-        # User and password in front of the host; keys and signatures in the query.
-        r"(?<=://)[^\s/@\"'<>]{1,256}+(?=@)"
-        r"|(?i:(?:^|[?&;])(?:key|api[_-]?key|code|sig|token|(?:access|auth|refresh|id)[_-]?token"
-        r"|subscription-key|client_secret|password|x-(?:amz|goog)-(?:signature|credential"
-        r"|security-token))=)(?P<value>[^\s&#\"'<>;]{1,4096})",
-        needs=("://", "="),
+        # User and password in front of the host, up to the last "@"; secrets in the query or
+        # fragment, also of a URL that is itself a parameter, or whose "&" JSON has escaped.
+        r"(?<=://)[^\s/?#\"'<>]{1,256}(?=@)"
+        r"|(?i:(?:^|[?&;#]|\\u0026|%3F|%26)" + SECRET_PARAMETER + r")"
+        r"(?P<value>[^\s&#\"'<>;\\]++)",
+        needs=("://", "=", "%3D", "%3d"),
     ),
     Pattern(
         "aws_key",

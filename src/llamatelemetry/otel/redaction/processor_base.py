@@ -77,8 +77,11 @@ class ResourceRedactor:
 
 def redact_scope(scope: Any, redaction: Redaction) -> Any:
     """Return the redacted instrumentation scope, or the same object if nothing is redacted."""
-    given = dict(getattr(scope, "attributes", None) or {})
-    attributes = redaction.attributes(given)
-    if attributes == given:
+    if scope is None:
+        return None
+    given = (scope.name, scope.version, scope.schema_url)
+    name, version, schema_url = (text and redaction.text(text) for text in given)
+    attributes = redaction.attributes(scope.attributes)
+    if (name, version, schema_url) == given and attributes == (scope.attributes or {}):
         return scope
-    return InstrumentationScope(scope.name, scope.version, scope.schema_url, attributes)
+    return InstrumentationScope(name, version, schema_url, attributes)

@@ -39,6 +39,9 @@ _STATUS_WITHOUT_CONTENT: Final = frozenset(
 
 
 _MAX_CACHED_NAMES: Final = 4096
+_MAY_HOLD_SECRETS: Final = frozenset(
+    {AttributeKind.SECRET, AttributeKind.ERROR_TEXT, AttributeKind.STACK_TRACE}
+)
 
 
 class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
@@ -217,7 +220,15 @@ def _bounded_list(items: list[Any], dropped: int) -> Any:
     return copied
 
 
-def _drop_attributes(stored: object) -> object:
+def _drop_text(stored: object) -> object:
+    if isinstance(stored, str):
+        return fail_closed.FAILED_SPAN_NAME
+    if isinstance(stored, Status):
+        return Status(stored.status_code)
+    if isinstance(stored, (Resource, InstrumentationScope)):
+        return Resource({}) if isinstance(stored, Resource) else None
+    if isinstance(stored, Sequence) and not isinstance(stored, SpanContext):
+        return _bounded_list([], getattr(cast("Any", stored), "dropped", 0))
     if isinstance(stored, Mapping):
         return BoundedAttributes(
             attributes=fail_closed.numbers_only(cast("Mapping[str, Any]", stored))
@@ -225,18 +236,11 @@ def _drop_attributes(stored: object) -> object:
     return stored
 
 
-def _drop_text(stored: object) -> object:
-    if isinstance(stored, str):
-        return fail_closed.FAILED_SPAN_NAME
-    if isinstance(stored, Status):
-        return Status(stored.status_code)
-    if isinstance(stored, Resource):
-        return Resource({})
-    if isinstance(stored, InstrumentationScope):
-        return None
-    if isinstance(stored, Sequence) and not isinstance(stored, SpanContext):
-        return _bounded_list([], getattr(cast("Any", stored), "dropped", 0))
-    return _drop_attributes(stored)
+def _drop_secrets(stored: object) -> object:
+    # Names and the resource are kept: this processor does not redact them either.
+    if isinstance(stored, (str, Resource, InstrumentationScope)):
+        return stored
+    return _drop_text(stored)
 
 
 def _fail_closed(span: object, drop: Callable[[object], object]) -> None:
@@ -248,8 +252,9 @@ def _fail_closed(span: object, drop: Callable[[object], object]) -> None:
 class SecretsSpanProcessor(SpanProcessor):
     """Redacts secrets when no redaction is configured: headers, passwords and keys in URLs.
 
-    HTTP instrumentations record URLs with their query, and headers if configured to. For a span
-    without such attributes, only the attribute names are read.
+    HTTP instrumentations record URLs with their query, and headers if configured to. Exceptions
+    of HTTP libraries quote the URL, too, in the status description and in exception events. For a
+    span without any of these, only the attribute names are read.
     """
 
     def __init__(self) -> None:
@@ -269,26 +274,51 @@ class SecretsSpanProcessor(SpanProcessor):
 
     def _redact(self, span: ReadableSpan) -> None:
         try:
-            names = span.attributes
-            if names and not self._harmless_names.issuperset(names):
-                found = [name for name in names if self._is_secret(name)]
-                if found:
-                    self._replace(span, found)
+            names, events = span.attributes, span.events
+            has_names = names and not self._harmless_names.issuperset(names)
+            if has_names or events or span.status.description:
+                self._redact_parts(span, self._redactor.start())
         except Exception as error:
-            _fail_closed(span, _drop_attributes)
+            _fail_closed(span, _drop_secrets)
             fail_closed.log_once("the secrets of a span", error)
 
-    def _is_secret(self, name: str) -> bool:
-        if name in URLS or self._names.kind(name) is AttributeKind.SECRET:
+    def _redact_parts(self, span: ReadableSpan, redaction: Redaction) -> None:
+        parts: dict[str, Any] = {}
+        attributes = self._without_secrets(span.attributes, redaction)
+        if attributes is not None:
+            attributes.dropped = span.dropped_attributes
+            parts["attributes"] = attributes
+        if span.status.description:
+            described = redaction.redact_secrets(span.status.description)
+            if described != span.status.description:
+                parts["status"] = Status(span.status.status_code, described)
+        events = [self._event(each, redaction) for each in span.events]
+        if any(event is not given for event, given in zip(events, span.events, strict=True)):
+            parts["events"] = _bounded_list(events, span.dropped_events)
+        if parts:
+            replace_span_parts(span, **parts)
+
+    def _event(self, event: Event, redaction: Redaction) -> Event:
+        kept = self._without_secrets(event.attributes, redaction)
+        return event if kept is None else Event(event.name, kept, event.timestamp)
+
+    def _without_secrets(
+        self, given: Mapping[str, Any] | None, redaction: Redaction
+    ) -> BoundedAttributes | None:
+        """Return a copy of attributes without secrets, or `None` if there are none to redact."""
+        if not given or self._harmless_names.issuperset(given):
+            return None
+        values = as_dict(given)
+        found = {
+            name: redaction.attribute(name, value)
+            for name, value in values.items()
+            if self._may_hold_secret(name)
+        }
+        return BoundedAttributes(attributes=values | found) if found else None
+
+    def _may_hold_secret(self, name: str) -> bool:
+        if name in URLS or self._names.kind(name) in _MAY_HOLD_SECRETS:
             return True
         if len(self._harmless_names) < _MAX_CACHED_NAMES:
             self._harmless_names.add(name)
         return False
-
-    def _replace(self, span: ReadableSpan, found: list[str]) -> None:
-        redaction = self._redactor.start()
-        values = as_dict(span.attributes)
-        values |= {name: redaction.attribute(name, values[name]) for name in found}
-        replaced = BoundedAttributes(attributes=values)
-        replaced.dropped = span.dropped_attributes
-        replace_span_parts(span, attributes=replaced)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llamatelemetry._optional import required_by
+from llamatelemetry._terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -236,5 +237,5 @@ def _edge_label(edge: Edge) -> str:
 
 def _escaped(label: str) -> str:
     # Mermaid supports HTML entities, written with a hash sign.
-    escaped = label.replace("#", "#35;").replace('"', "#quot;")
+    escaped = printable(label).replace("#", "#35;").replace('"', "#quot;")
     return escaped.replace("<", "#lt;").replace(">", "#gt;").replace("\n", " ")

@@ -15,7 +15,7 @@ from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
@@ -48,9 +48,16 @@ class _Open(NamedTuple):
 
 
 class TraceGraphProcessor(SpanProcessor):
-    """Keeps a graph for each of the last `MAX_TRACES` traces, and one for all traces."""
+    """Keeps a graph for each of the last `MAX_TRACES` traces, and one for all traces.
 
-    def __init__(self) -> None:
+    Args:
+        redact: Returns the redacted value of an attribute, given its name and value. Nodes of
+            steps are named when their span starts, before redaction of the span, and a graph may
+            be uploaded.
+    """
+
+    def __init__(self, redact: Callable[[str, Any], Any] = lambda _, value: value) -> None:
+        self._redact = redact
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[int, int], _Open] = OrderedDict()
         self._graphs: OrderedDict[int, TraceGraph] = OrderedDict()
@@ -77,12 +84,13 @@ class TraceGraphProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Remember the parent and the step of the span."""
         context, parent = span.get_span_context(), span.parent
+        own_step = _step_of(span.attributes or {}, self._redact)
         with self._lock:
             enclosing = None
             if parent is not None and not parent.is_remote:
                 enclosing = self._open.get((parent.trace_id, parent.span_id))
-            parent_step = enclosing.step if enclosing is not None else _service(span)
-            step = _step_of(span.attributes or {}) or parent_step
+            parent_step = enclosing.step if enclosing is not None else _service(span, self._redact)
+            step = own_step or parent_step
             self._open[context.trace_id, context.span_id] = _Open(parent_step, step)
             # Some spans are never ended.
             if len(self._open) > MAX_OPEN_SPANS:
@@ -112,18 +120,19 @@ class TraceGraphProcessor(SpanProcessor):
         return graph
 
 
-def _service(span: ReadableSpan) -> _Step:
+def _service(span: ReadableSpan, redact: Callable[[str, Any], Any]) -> _Step:
     name = (span.attributes or {}).get("service.name")
-    return _Step("service", str(name or span.resource.attributes.get("service.name", "unknown")))
+    name = name or span.resource.attributes.get("service.name", "unknown")
+    return _Step("service", str(redact("service.name", name)))
 
 
-def _step_of(attributes: Mapping[str, Any]) -> _Step | None:
+def _step_of(attributes: Mapping[str, Any], redact: Callable[[str, Any], Any]) -> _Step | None:
     operation = attributes.get(names.GEN_AI_OPERATION_NAME)
     if operation in _STEPS:
         kind, attribute = _STEPS[operation]
-        return _Step(kind, str(attributes.get(attribute, "unnamed")))
+        return _Step(kind, str(redact(attribute, attributes.get(attribute, "unnamed"))))
     if operation is None and names.TASK in attributes:
-        return _Step("stage", str(attributes[names.TASK]))
+        return _Step("stage", str(redact(names.TASK, attributes[names.TASK])))
     return None
 
 
