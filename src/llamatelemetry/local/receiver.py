@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from llamatelemetry._optional import required_by
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
-from llamatelemetry.local.store import StoreFullError
+from llamatelemetry.local.store import StoreWriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -122,7 +122,7 @@ class Receiver:
             self._store.write(records)
         except OverflowError as error:
             raise RejectedError(HTTPStatus.BAD_REQUEST, "a number is out of range") from error
-        except StoreFullError as error:
+        except StoreWriteError as error:
             if self.problem is None:
                 _logger.error("%s: telemetry received from now on is lost", error)
             self.problem = str(error)
