@@ -211,6 +211,9 @@ def test_rendezvous_waits_for_host_name_of_rank_0(monkeypatch):
     assignment = RankAssignment(0, 2, address="rank-0.example:29500")
     with pytest.raises(RuntimeError, match="reached torch"):
         rendezvous(
-            SimpleNamespace(rendezvous=open_store), assignment, Offer("gloo", None, None), 60
+            SimpleNamespace(rendezvous=open_store, PrefixStore=None),
+            assignment,
+            Offer("gloo", None, None),
+            60,
         )
     assert lookups == [("rank-0.example", "29500")] * 3
