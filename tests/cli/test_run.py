@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import urllib.request
+import venv
 from pathlib import Path
 
 import pytest
@@ -273,7 +274,8 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
         },
         "http://127.0.0.1:9",
     )
-    assert made.pop("PYTHONPATH").endswith(f"auto_instrumentation{os.pathsep}/mine")
+    assert made.pop("PYTHONPATH").endswith(f"startup{os.pathsep}/mine")
+    assert made.pop("_LLAMATELEMETRY_RUN_PID") == str(os.getpid())
     assert made == {
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
@@ -286,3 +288,20 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_LOGS_EXPORTER": "otlp",
     }
+
+
+def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path: Path) -> None:
+    venv.create(tmp_path / "other", with_pip=False)
+    other = tmp_path / "other" / "bin" / "python"
+    done = run("--", str(other), "-c", "print('ran')", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    first, second = done.stderr.splitlines()
+    assert first == (
+        f"llamatelemetry run: nothing is recorded in {other}: No module named 'opentelemetry'. "
+        f"Install llamatelemetry there: {other} -m pip install llamatelemetry"
+    )
+    assert second.startswith("No telemetry received.")
+    # The output of a nested interpreter may be read by another program.
+    nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"
+    done = run("--no-report", "--", sys.executable, "-c", nested, cwd=tmp_path)
+    assert (done.stdout, done.stderr.count("nothing is recorded")) == ("1\n", 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
-from llamatelemetry.local.store import Store, StoreError, StoreWriteError, StoreReader
+from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
 from tests.local.example_records import numbered
 
 SPAN = SpanRecord(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ _INTERRUPTED: Final = 130
 def main() -> None:
     """Run the command line. Exit status: 0 success, 1 failure, 2 usage error or missing package."""
     _prepare_output()
+    status: Any = 0
     try:
         with required_by("The command line", "llamatelemetry"):
             from llamatelemetry.cli._app import app
@@ -38,7 +40,8 @@ def _prepare_output() -> None:
     """Make both output streams usable: closed ones, and those of a locale without some characters."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # `>&-` in a shell
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            devnull = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until exit
+            setattr(sys, name, devnull)
     # The encoding of the locale may lack characters of tables and file names.
     stdout: Any = sys.stdout
     if getattr(stdout, "errors", None) in {"strict", "surrogateescape"}:
@@ -46,10 +49,8 @@ def _prepare_output() -> None:
 
 
 def _report(message: str, status: int) -> int:
-    try:
+    with suppress(OSError):  # nobody reads it any more
         sys.stderr.write(f"{message}\n")
-    except OSError:  # nobody reads it any more
-        pass
     return status
 
 

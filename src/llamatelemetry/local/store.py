@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, VERSION, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
     from typing import Self
 
     from llamatelemetry.local.records import LogRecord, MetricPoint, Record, SpanRecord
@@ -183,7 +183,7 @@ class StoreReader:
                 yield table.record_of(values, self._resource(resource_id))
 
     @contextlib.contextmanager
-    def _damage_reported(self) -> Iterator[None]:
+    def _damage_reported(self) -> Generator[None]:
         try:
             yield
         # A damaged page can have any values: text that is not JSON, no resource, other types.
