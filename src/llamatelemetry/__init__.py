@@ -78,6 +78,4 @@ if any(
         *("OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"),
     )
 ):
-    from llamatelemetry.config.otel_variables import import_opentelemetry
-
-    import_opentelemetry()
+    importlib.import_module("llamatelemetry.config.otel_variables").import_opentelemetry()

@@ -1,4 +1,4 @@
-"""Commands whose output nobody reads, or that are interrupted: at most one line, no traceback."""
+"""Commands whose output cannot be written, or that are interrupted: one line, no traceback."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def main() -> None:
     except OSError as error:
         status = _report(f"error: {error}", 1)
     except SystemExit as done:
-        # Typer and rich end the command with it, also if nobody reads the output any more.
+        # Typer and rich end the command with it, also when the reader of the output has exited.
         status = done.code
     sys.exit(_flushed(status))
 
@@ -49,7 +49,7 @@ def _prepare_output() -> None:
 
 
 def _report(message: str, status: int) -> int:
-    with suppress(OSError):  # nobody reads it any more
+    with suppress(OSError):  # its reader has exited, or the disk is full
         sys.stderr.write(f"{message}\n")
     return status
 

@@ -94,7 +94,7 @@ def _keeping_exit_status(console: Console, path: Path) -> Generator[None]:
     except KeyboardInterrupt:
         _print(console, f"Interrupted. The telemetry is in {path}", "yellow")
     except SystemExit:
-        # rich raises it if nobody reads standard error any more.
+        # rich raises it if the reader of standard error has exited.
         pass
     except (FileNotFoundError, StoreError) as error:
         _print(console, f"error: The recorded telemetry is lost: {error}", "red")
@@ -148,8 +148,8 @@ def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) ->
 
 
 def _print(console: Console, text: str, style: str) -> None:
-    # Nobody may read the output any more, or the disk may be full. rich raises SystemExit for a
-    # closed pipe.
+    # The reader of the output may have exited, or the disk may be full. rich raises SystemExit for
+    # a closed pipe.
     with suppress(OSError, SystemExit):
         sys.stdout.flush()
         console.print(Text(text, style), soft_wrap=True)
