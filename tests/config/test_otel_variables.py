@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamatelemetry.config.otel_variables import corrected, corrections
+from llamatelemetry.config.otel_variables import corrections, without_invalid_values
 
 SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
 
@@ -99,7 +99,7 @@ def test_invalid_value_is_replaced_and_named_in_one_sentence(name, value, used):
     ],
 )
 def test_valid_value_is_used_without_message(environ, used):
-    assert corrected(environ) == used
+    assert without_invalid_values(environ) == used
     assert not any(each.message for each in corrections(environ).values())
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler
 
 import grpc
@@ -33,6 +33,8 @@ class Received:
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.status = 200
+        self.status_of: dict[str, int] = {}
+        """Statuses of single paths. A request with another status than 200 is not kept."""
         self.may_respond = threading.Event()
         """While it is not set, HTTP requests get no response for up to 30 seconds."""
         self.may_respond.set()
@@ -83,7 +85,9 @@ class Received:
 
 
 @contextmanager
-def http_receiver() -> Iterator[Received]:
+def http_receiver(
+    server: Callable[[type[BaseHTTPRequestHandler]], AbstractContextManager[int]] = http_server,
+) -> Iterator[Received]:
     received = Received()
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,16 +100,17 @@ def http_receiver() -> Iterator[Received]:
             received.paths.append(self.path)
             received.headers.append({name.lower(): text for name, text in self.headers.items()})
             signal = self.path.rpartition("/")[2]
-            if signal in REQUESTS:
+            status = received.status_of.get(self.path, received.status)
+            if signal in REQUESTS and (status == 200 or not received.status_of):
                 received.messages[signal].append(REQUESTS[signal].FromString(body))
-            self.send_response(received.status)
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
             pass
 
-    with http_server(Handler) as received.port:
+    with server(Handler) as received.port:
         yield received
 
 

@@ -283,9 +283,9 @@ def corrected_variables(environ: Environ) -> dict[str, str | None]:
     return {name: correction.value for name, correction in found.items()}
 
 
-def corrected(environ: Environ) -> dict[str, str]:
-    """Return an environment without invalid values, and log them."""
-    changed = {**environ, **corrected_variables(environ)}
+def without_invalid_values(environ: Environ) -> dict[str, str]:
+    """Return the environment that the SDK gets. Logs nothing."""
+    changed = {**environ, **{name: each.value for name, each in corrections(environ).items()}}
     return {name: text for name, text in changed.items() if text is not None}
 
 

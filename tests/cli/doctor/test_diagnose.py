@@ -353,7 +353,8 @@ def test_report_keeps_export_ok_when_only_the_server_failed(capsys):
 
 
 def test_report_says_that_export_is_off_when_the_user_chose_none(capsys):
-    print_report(nothing_exported([SignalPlan("traces", "none", "none")], "X"))
+    checks = nothing_exported([SignalPlan("traces", "none", "none")], "X")
+    print_report(in_section("Exporter", checks))
     assert capsys.readouterr().out.splitlines()[-1] == "Export: off."
 
 
