@@ -366,6 +366,10 @@ def test_json_report_contains_every_check_and_option():
     }
     report = json.loads(as_json([check], resolve(environ)[0]))
     assert report["ok"] is False
+    assert (report["telemetry"], report["verdict"]) == (
+        "arrives",
+        "Export: OK. 1 check failed: S.",
+    )
     assert report["checks"] == [
         {"section": "S", "status": "fail", "title": "a", "detail": "b", "remedy": "c"}
     ]

@@ -32,8 +32,8 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.config.otel_variables import without_invalid_values
 
 PROBE_TIMEOUT_S = 2.0
-DEADLINE_S = 4.0
-"""Time limit for all checks that wait. They run in parallel."""
+DEADLINE_S = 8.0
+"""Time limit for all checks that wait. They run in parallel; imports take some seconds."""
 
 
 def run_doctor(*, server: str | None = None, as_json: bool = False, verbose: bool = False) -> int:
