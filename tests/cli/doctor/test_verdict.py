@@ -191,7 +191,12 @@ SITUATIONS = [
         *("partly", f"PARTIAL, without traces{ONE_FAILED}Exporter.", ("metrics",), 1),
         remedy="Unset OTEL_PYTHON_TRACER_PROVIDER",
     ),
-    Situation("unknown propagator", {"OTEL_PROPAGATORS": "b3"}, "arrives", "OK (1 warning)."),
+    Situation(
+        "unknown propagator",
+        {"OTEL_PROPAGATORS": "b3"},
+        *("arrives", f"OK{ONE_FAILED}Configuration.", ALL, 1),
+        remedy="OTEL_PROPAGATORS",
+    ),
     Situation("invalid number", {"OTEL_BSP_MAX_QUEUE_SIZE": "abc"}, "arrives", "OK (1 warning)."),
     Situation("unknown variable", {"LLAMATELEMETRY_COLOR": "x"}, "arrives", "OK (1 warning)."),
     Situation(

@@ -39,7 +39,7 @@ def config_checks(
     config: LlamaTelemetryConfig, warnings: list[str], *, verbose: bool = False
 ) -> list[Check]:
     """Return invalid values first, then explicit options with their source, then the defaults."""
-    checks = [Check("warn", _title(message), message) for message in warnings]
+    checks = [_warning(message) for message in warnings]
     defaults: list[Check] = []
     for name, option in OPTIONS.items():
         given = config.option_value(name)
@@ -52,6 +52,14 @@ def config_checks(
         return [*checks, *defaults]
     detail = f"{len(defaults)} options at their defaults (--verbose lists them)"
     return [*checks, Check("info", "defaults", detail)]
+
+
+def _warning(message: str) -> Check:
+    if message.startswith("OTEL_PROPAGATORS "):
+        # It imports OpenTelemetry before any distro can replace the value.
+        detail = f"{message}, but opentelemetry-instrument exits and the application does not start"
+        return Check("fail", _title(message), detail, "Unset or correct OTEL_PROPAGATORS")
+    return Check("warn", _title(message), message)
 
 
 def _title(warning: str) -> str:
