@@ -18,25 +18,9 @@ import pytest
 
 from llamatelemetry.local.launch import telemetry_environment
 from llamatelemetry.local.store import StoreReader
+from tests.cli.run_commands import RUN, SPAN, run
 from tests.support.children import with_signals
 from tests.support.llama_server import LlamaServer
-
-RUN = [sys.executable, "-m", "llamatelemetry.cli", "run"]
-SPAN = """
-from opentelemetry import trace
-trace.get_tracer("program").start_span("by the program").end()
-"""
-
-
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        with_signals([*RUN, *arguments]),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=os.environ | {"COLUMNS": "150"} | environment,
-    )
 
 
 def names_in(folder: Path) -> list[str]:

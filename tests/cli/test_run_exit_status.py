@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_run import RUN, SPAN, run
+from tests.cli.run_commands import RUN, SPAN, run
 from tests.support.children import with_signals
 from tests.support.waiting import wait_for
 

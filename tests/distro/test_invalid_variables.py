@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.test_otel_variables import INVALID
+from tests.support.invalid_variables import INVALID
 from tests.support.otlp_receiver import grpc_receiver, http_receiver
 
 CLI = [sys.executable, "-m", "llamatelemetry.cli"]
