@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all check bench wheels lock clean
+.PHONY: help demo test test-all test-engines check bench wheels lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -17,6 +17,10 @@ test: $(VENV)/.dev ## Run the fast tests (five minutes on two cores)
 
 test-all: $(VENV)/.dev ## Run all tests with coverage (15 minutes)
 	scripts/test --all $(ARGS)
+
+test-engines: $(VENV)/.dev ## Install vLLM for the CPU (4 GB) and test with it
+	scripts/install-vllm
+	REQUIRE_COMPONENTS=vllm $(VENV)/bin/python -m pytest tests/engines -n 0 --no-cov $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types, layers and spelling
 	scripts/check

@@ -10,13 +10,13 @@ The counts are exact and do not depend on the machine, so a test holds them to a
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections import Counter
 from types import FrameType
 from typing import Any
 
-import httpx2
 import openai
 
 from _dropping import providers
@@ -73,13 +73,19 @@ def _module_of(frame: FrameType) -> str | None:
     return name if name.partition(".")[0] in PACKAGES else None
 
 
+# Since version 3, openai uses httpx2. It has the same classes as httpx.
+http: Any = importlib.import_module(
+    "httpx2" if int(openai.__version__.split(".")[0]) >= 3 else "httpx"
+)
+
+
 def plain_call_path() -> CallPath:
     """Return the path of one plain chat completion call, after `WARM_UP` calls."""
 
     def respond(_: Any) -> Any:
-        return httpx2.Response(200, json=json.loads(json.dumps(_REPLY)))
+        return http.Response(200, json=json.loads(json.dumps(_REPLY)))
 
-    http_client = httpx2.Client(transport=httpx2.MockTransport(respond))
+    http_client = http.Client(transport=http.MockTransport(respond))
     client = openai.OpenAI(base_url="http://llm.test/v1", api_key="none", http_client=http_client)
     sdk, instrumentor, path = providers(), OpenAIInstrumentor(), CallPath()
     instrumentor.instrument(**sdk)

@@ -248,6 +248,7 @@ class HttpCall:
         return ProvisionalObserver(confirm)
 
     def _record(self, call: Call, http: HttpResponse, *, is_llama_cpp: bool) -> None:
+        call.record_response_headers(http.response.headers)
         redirected_s = self._adapter.redirected_s(http.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)

@@ -27,6 +27,7 @@ from llamatelemetry.genai import (
     model_name,
 )
 from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry_instrumentation_llamacpp._routes import (
     LlamaCppRoute,
     match_path,
@@ -144,6 +145,7 @@ class _LlamaRun:
             predicted_tokens=self.output_tokens,
             decode_ms=after.elapsed_ms - first.elapsed_ms,
             cached_tokens=max(0, self.input_tokens - evaluated),
+            provider=PROVIDER_LLAMA_CPP,
         )
         usage.cache_read_tokens = response.timings.cached_tokens
         return response

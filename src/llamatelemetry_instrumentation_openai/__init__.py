@@ -22,6 +22,7 @@ from llamatelemetry.genai import PatchTable, plugin_instrumenter
 from llamatelemetry_instrumentation_openai._patches import (
     instrument_client,
     patch_points,
+    realtime_patch_points,
     uninstrument_client,
 )
 
@@ -46,7 +47,7 @@ class OpenAIInstrumentor(BaseInstrumentor):
             return
         self.instrumenter = plugin_instrumenter(__name__, __version__, kwargs)
         if self._table is None:
-            self._table = PatchTable(patch_points(self))
+            self._table = PatchTable((*patch_points(self), *realtime_patch_points(self)))
         self._table.apply()
 
     def _uninstrument(self, **_kwargs: Any) -> None:

@@ -63,6 +63,37 @@ def patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
     )
 
 
+def realtime_patch_points(state: InstrumentorState) -> tuple[PatchPoint, ...]:
+    """Return the patch points of the Realtime API, which no other resource uses."""
+
+    def wrapper(name: str) -> Callable[[], Callable[..., Any]]:
+        def load() -> Callable[..., Any]:
+            from llamatelemetry_instrumentation_openai._realtime import RealtimeWrappers
+
+            return getattr(RealtimeWrappers(state), name)
+
+        return load
+
+    return tuple(
+        PatchPoint(f"openai.resources.{module}", path, wrapper(name), optional=True, deferred=True)
+        for module in ("realtime.realtime", "beta.realtime.realtime")
+        for path, name in (
+            ("Realtime.connect", "connect"),
+            ("AsyncRealtime.connect", "connect"),
+            ("RealtimeConnectionManager.__enter__", "enter"),
+            ("RealtimeConnectionManager.enter", "enter"),
+            ("AsyncRealtimeConnectionManager.__aenter__", "enter_async"),
+            ("AsyncRealtimeConnectionManager.enter", "enter_async"),
+            ("RealtimeConnectionManager.__exit__", "exit"),
+            ("AsyncRealtimeConnectionManager.__aexit__", "exit"),
+            ("RealtimeConnection.send", "send"),
+            ("AsyncRealtimeConnection.send", "send"),
+            ("RealtimeConnection.parse_event", "parse_event"),
+            ("AsyncRealtimeConnection.parse_event", "parse_event"),
+        )
+    )
+
+
 def instrument_client(
     client: Any,
     *,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from llamatelemetry.genai import Request, Server, as_dict, model_name, parse_choice_count, server_of
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI, PROVIDER_OPENAI
-from llamatelemetry_instrumentation_openai._routes import FETCH, fetched_response_id
+from llamatelemetry_instrumentation_openai._routes import response_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,19 +30,19 @@ _DEPLOYMENT: Final = re.compile(r"/deployments/([^/]+)")
 
 
 def parse_request(
-    client: Any, route: OpenAIRoute, body: Mapping[str, Any], *, is_stream: bool
+    client: Any, route: OpenAIRoute, url: str, body: Mapping[str, Any], *, is_stream: bool
 ) -> Request:
     """Return the request that a call starts with, without the parameters."""
-    is_fetch = route is FETCH
     return Request(
         operation=route.operation,
         task=route.task,
         provider=PROVIDER_OPENAI,
-        # A request that fetches a response by its id does not name a model.
-        model=None if is_fetch else model_name(body.get("model")) or _deployment(client),
-        server=server_of_client(client),
+        # A request with the id of a response does not name a model.
+        model=None if route.is_by_id else model_name(body.get("model")) or _deployment(client),
+        # A URL with a host replaces the client's base URL.
+        server=_server_of_url(url) if "://" in url else server_of_client(client),
         # Nor is it an inference request: `stream` only selects how the stored response is sent.
-        stream=is_stream and not is_fetch,
+        stream=is_stream and not route.is_by_id,
         choice_count=parse_choice_count(body),
         read_content=None if route.read_content is None else partial(route.read_content, body),
     )
@@ -61,7 +61,7 @@ def parse_parameters(
 ) -> dict[str, AttributeValue]:
     """Return the span attributes for the parameters of a request."""
     found = {**route.fixed, **route.parse_parameters(body)}
-    response_id = fetched_response_id(options.url) if route is FETCH else None
+    response_id = response_id_of(options.url) if route.is_by_id else None
     if response_id is not None:
         found[names.GEN_AI_RESPONSE_ID] = unquote(response_id)
         cursor = as_dict(options.params).get("starting_after")
@@ -102,6 +102,11 @@ def server_of_client(client: Any) -> Server | None:
         _servers.clear()
     _servers[id(identity)] = (identity, kind, server)
     return server
+
+
+def _server_of_url(url: str) -> Server | None:
+    parts = urlsplit(url)
+    return server_of(parts.scheme, parts.hostname or "", parts.port, path=parts.path)
 
 
 def _socket(client: Any) -> str | None:

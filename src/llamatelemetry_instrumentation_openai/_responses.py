@@ -12,6 +12,7 @@ from llamatelemetry.genai import (
     model_name,
     parse_body,
     provider_from_headers,
+    read_engine_headers,
 )
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI
 from llamatelemetry_instrumentation_openai._streams import RawResponseObserver, observe_stream
@@ -70,10 +71,13 @@ def parse_failed_call(
 
 
 def record_headers(call: Call, http: Any) -> None:
-    """Record the provider or the served model from the headers of an HTTP response."""
+    """Record the provider, the served model and requested headers of an HTTP response."""
+    if call.instrumenter.config.response_headers:
+        call.record_response_headers(http.headers)
     provider = provider_from_headers(http.headers)
     if provider is not None:
         call.set_provider(provider)
+        call.header_timings = read_engine_headers(http.headers, provider)
     elif call.request.provider == PROVIDER_AZURE_OPENAI:
         # The body has the name of the deployment, this header the model behind it.
         call.served_model = model_name(http.headers.get("x-ms-served-model"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +50,7 @@ class OpenAIRoute:
         bulk: Top-level array that can make a response long.
         is_bulk_wanted: Whether anything in that array is recorded.
         is_json: Whether plain responses are JSON.
+        is_by_id: Whether the URL has the id of a response, and the request names no model.
     """
 
     operation: str | None = None
@@ -61,6 +63,7 @@ class OpenAIRoute:
     bulk: str = "choices"
     is_bulk_wanted: bool = True
     is_json: bool = True
+    is_by_id: bool = False
 
 
 def _media(task: str, output_type: str, *, is_json: bool = True) -> OpenAIRoute:
@@ -92,6 +95,14 @@ FETCH: Final = OpenAIRoute(
     parse_response=parse_fetched_response,
     make_accumulator=partial(ResponsesAccumulator, fetched=True),
     bulk="output",
+    is_by_id=True,
+)
+_CANCEL: Final = OpenAIRoute(
+    task="response_cancellation",
+    fixed=_RESPONSES_API,
+    parse_response=parse_fetched_response,
+    bulk="output",
+    is_by_id=True,
 )
 # Not a call of a model, but the response identifies some servers.
 MODELS: Final = OpenAIRoute()
@@ -107,6 +118,14 @@ ROUTES: Final[Mapping[tuple[str, str], OpenAIRoute]] = {
     ("post", "/embeddings"): OpenAIRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False),
     ("post", "/responses"): _RESPONSES,
     ("post", "/responses?beta=true"): _RESPONSES,
+    ("post", "/responses/compact"): OpenAIRoute(
+        task="compaction",
+        fixed=_RESPONSES_API,
+        parse_parameters=parse_responses_parameters,
+        read_content=parse_responses_request,
+        parse_response=parse_created_response,
+        bulk="output",
+    ),
     ("post", "/images/generations"): _media("image_generation", "image"),
     ("post", "/images/edits"): _media("image_edit", "image"),
     ("post", "/images/variations"): _media("image_variation", "image"),
@@ -118,14 +137,38 @@ ROUTES: Final[Mapping[tuple[str, str], OpenAIRoute]] = {
 }
 
 
-def find_fetch_route(method: str, url: str) -> OpenAIRoute | None:
-    """Return the endpoint of a request that fetches a response by its id, or `None`."""
-    return FETCH if method == "get" and fetched_response_id(url) is not None else None
+# A known endpoint at the end of a path.
+_ENDPOINT: Final = re.compile(
+    r"(?P<base>.*?)(?P<endpoint>/(?:chat/completions|completions|embeddings|moderations|models"
+    r"|images/[a-z]+|audio/[a-z]+|responses(?:/(?P<id>[^/]+))?(?P<cancel>/cancel)?))"
+)
 
 
-def fetched_response_id(url: str) -> str | None:
-    """Return the id in `/responses/{id}`, or `None` for any other path."""
-    if not url.startswith("/responses/"):
+def find_other_route(method: str, url: str) -> OpenAIRoute | None:
+    """Return the endpoint of a URL that is not a key of `ROUTES`, or `None`.
+
+    The URL may hold the id of a response. Methods such as `client.post` also take URLs without
+    the leading slash, with a query, and with scheme and host.
+    """
+    found = _endpoint(url)
+    if found is None:
         return None
-    response_id = url.removeprefix("/responses/").removesuffix("?beta=true")
-    return response_id if response_id and not {"/", "?"} & {*response_id} else None
+    route = ROUTES.get((method.lower(), found["endpoint"]))
+    if route is None and found["id"] is not None:
+        by_id = ("post", _CANCEL) if found["cancel"] else ("get", FETCH)
+        route = by_id[1] if method.lower() == by_id[0] else None
+    return route
+
+
+def response_id_of(url: str) -> str | None:
+    """Return the id in `/responses/{id}` or `/responses/{id}/cancel`, quoted as in the URL."""
+    found = _endpoint(url)
+    return None if found is None else found["id"]
+
+
+def _endpoint(url: str) -> re.Match[str] | None:
+    path = url.partition("?")[0]
+    if "://" not in url:
+        found = _ENDPOINT.fullmatch("/" + path.removeprefix("/"))
+        return found if found is not None and not found["base"] else None
+    return _ENDPOINT.fullmatch("/" + path.split("://", 1)[1].partition("/")[2])

@@ -16,7 +16,8 @@ from llamatelemetry_instrumentation_openai._responses import (
     record_headers,
     record_result,
 )
-from llamatelemetry_instrumentation_openai._routes import MODELS, ROUTES, find_fetch_route
+from llamatelemetry_instrumentation_openai._routes import MODELS, ROUTES, find_other_route
+from llamatelemetry_instrumentation_openai._stream_usage import hide_usage, request_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ class Wrappers:
         if route is None or call is None:
             result = wrapped(*args, **kwargs)
             return self._remember_provider(client, result) if route is MODELS else result
+        is_usage_added = is_stream and self._request_usage(call, route, options)
         token = call.activate()
         try:
             result = wrapped(*args, **kwargs)
@@ -53,6 +55,8 @@ class Wrappers:
             raise
         call.deactivate(token)
         record_result(call, route, result, is_stream=is_stream, is_async=False)
+        if is_usage_added:
+            hide_usage(result, is_async=False)
         return result
 
     async def request_async(
@@ -66,6 +70,7 @@ class Wrappers:
         if route is None or call is None:
             result = await wrapped(*args, **kwargs)
             return self._remember_provider(client, result) if route is MODELS else result
+        is_usage_added = is_stream and self._request_usage(call, route, options)
         token = call.activate()
         try:
             result = await wrapped(*args, **kwargs)
@@ -80,6 +85,8 @@ class Wrappers:
             raise
         call.deactivate(token)
         record_result(call, route, result, is_stream=is_stream, is_async=True)
+        if is_usage_added:
+            hide_usage(result, is_async=True)
         return result
 
     def prepare_attempt(
@@ -118,7 +125,7 @@ class Wrappers:
             return None
         try:
             body = read_body(options)
-            request = parse_request(client, route, body, is_stream=is_stream)
+            request = parse_request(client, route, options.url, body, is_stream=is_stream)
             call = self._state.instrumenter.start(request)
             if call is not None and call.recording:
                 request.parameters = parse_parameters(route, options, body)
@@ -126,6 +133,13 @@ class Wrappers:
         except Exception as error:
             internal_errors.log_once("starting a call of the openai client", error)
             return None
+
+    def _request_usage(self, call: Call, route: OpenAIRoute, options: Any) -> bool:
+        try:
+            return request_usage(call, route, options)
+        except Exception as error:
+            internal_errors.log_once("requesting the usage of a stream", error)
+            return False
 
     def _remember_provider(self, client: Any, models: Any) -> Any:
         """Detect the engine of the server that returned a list of models. Return that list."""
@@ -142,7 +156,7 @@ class Wrappers:
 def _route(options: Any) -> OpenAIRoute | None:
     try:
         endpoint = options.method, options.url
-        return ROUTES.get(endpoint) or find_fetch_route(*endpoint)
+        return ROUTES.get(endpoint) or find_other_route(*endpoint)
     except Exception as error:
         internal_errors.log_once("reading a request of the openai client", error)
         return None

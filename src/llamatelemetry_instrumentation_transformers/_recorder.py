@@ -161,12 +161,12 @@ def _generation_attributes(
     if steps:
         yield names.GENERATION_STEPS, steps
     timings = [each.timings for each in generations if each.timings is not None]
-    decode_ms = sum(each.decode_ms for each in timings)
+    decode_ms = sum(each.decode_ms or 0.0 for each in timings)
     decoded = sum(each.decoded_tokens or 0 for each in timings)
     if decode_ms and decoded:
         yield names.GENERATION_TOKENS_PER_SECOND, decoded * 1000 / decode_ms
     if len(timings) > 1:
-        yield names.PREFILL_MS, sum(each.prefill_ms for each in timings)
+        yield names.PREFILL_MS, sum(each.prefill_ms or 0.0 for each in timings)
         yield names.DECODE_MS, decode_ms
         if decoded:
             yield names.TPOT_MS, decode_ms / decoded

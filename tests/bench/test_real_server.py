@@ -14,6 +14,7 @@ from llamatelemetry.bench import (
 )
 from llamatelemetry.llama import LlamaCppClient
 from tests.support.llama_server import SLOTS, LlamaServer
+from tests.support.v1_proxy import v1_proxy
 
 
 @pytest.fixture
@@ -85,6 +86,17 @@ def test_openai_client_measures_engine_metrics(llama_server, kind):
     assert results.fingerprint["server"] == "llama_cpp"
     assert results.figures["queue"].count == results.figures["prefill"].count == 10
     assert_agrees_with_the_engine(results)
+
+
+def test_async_openai_client_reaches_loopback_server_without_proxy(llama_server, monkeypatch):
+    with v1_proxy(llama_server.origin, owner="other") as url:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
+        prompts = synthetic_prompts(client, 10, 64)
+        assert prompts.counted_by == "estimated from the usage of two requests"
+        results = run(client, prompts, max_tokens=2)
+    assert results.totals.failures == {}
 
 
 def test_conversation_turns_reuse_warm_prompt_cache(client):

@@ -6,13 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from typer.testing import CliRunner
 
 from llamatelemetry.bench import BenchmarkResults
 from llamatelemetry.cli._app import app
+from tests.support.http_server import http_server
+from tests.support.loopback_server import ScriptedResponse, loopback
 from tests.support.timed_server import Script, scripted_server
+from tests.support.v1_proxy import v1_proxy
 
 
 def bench(*arguments, **environ):
@@ -101,9 +106,6 @@ def test_bench_uses_openai_client_for_other_servers(tmp_path, prompts):
         done = bench(*options, "--prompts", prompts(timings=False))
         assert (done.returncode, done.stderr) == (0, "")
         assert "50 requests/s (poisson), max concurrency 4" in done.stdout
-        assert (
-            bench("--url", other.url).returncode == 2
-        )  # no prompts, and no server that counts tokens
 
 
 def test_bench_exits_with_1_when_all_requests_fail(server, prompts):
@@ -117,6 +119,100 @@ def test_bench_exits_with_1_when_server_is_unreachable():
     done = bench("--url", "http://127.0.0.1:9", "--profile", "quick")
     assert done.returncode == 1
     assert "Cannot connect to http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def forward_proxy(status: int):
+    """Start a proxy that responds to every request with a status, and yield its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_CONNECT = do_GET  # noqa: N815 - the name of the method
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http_server(Handler) as port:
+        yield f"http://user:password@127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "reason"),
+    [
+        ("http://llm.internal:8000", 502, "cannot list its models: HTTP 502"),
+        ("https://llm.internal", 403, "Cannot connect to https://llm.internal: 403"),
+    ],
+)
+def test_bench_names_proxy_that_refuses_the_request(url, status, reason):
+    variable = f"{url.split(':')[0].upper()}_PROXY"
+    with forward_proxy(status) as proxy:
+        done = bench("--url", url, **{variable: proxy, "NO_PROXY": "", "no_proxy": ""})
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert f"the proxy 127.0.0.1:{proxy.rpartition(':')[2]} of {variable}" in done.stderr
+    assert "Set NO_PROXY=llm.internal" in done.stderr
+    assert "password" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (ScriptedResponse(401, {"error": {"message": "no", "type": "auth"}}), "OPENAI_API_KEY"),
+        (ScriptedResponse(503, {"error": {"message": "Loading model"}}), "still loading its model"),
+        (ScriptedResponse(500, {}), "cannot list its models: HTTP 500"),
+        (ScriptedResponse(404, {}), "does not list its models. Name one with --model"),
+    ],
+)
+def test_bench_explains_response_of_server_without_list_of_models(response, message):
+    with loopback(lambda _: response) as server:
+        done = bench("--url", server.url)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bench_measures_llama_cpp_server_behind_proxy_that_exposes_only_v1(llama_server):
+    with v1_proxy(llama_server.origin) as url:
+        done = bench("--url", url, "--profile", "quick", "--max-tokens", 2, "--input-tokens", 48)
+    assert done.returncode == 0, done.stderr
+    assert "Prompts of 48 tokens, estimated from the usage of two requests" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--url", "localhost:9090"], "Did you mean http://localhost:9090?"),
+        (["--url", "ftp://host"], "must start with http:// or https://, got ftp://host"),
+        (["--slo", "ttft=5"], "--slo: ttft must have a unit, got '5'. Use 5s or 5ms"),
+        (["--slo", "ttft=fast"], "--slo: ttft must be a time such as 500ms or 1.5s, got 'fast'"),
+        (["--rate", "fast"], "--rate must be requests per second"),
+    ],
+)
+def test_bench_explains_invalid_option_before_it_connects(arguments, message):
+    done = CliRunner().invoke(app, ["bench", "--url", "http://127.0.0.1:9", *arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_bench_exits_with_1_when_all_measured_requests_fail_beside_a_baseline(
+    server, prompts, tmp_path
+):
+    old = tmp_path / "old.json"
+    options = ["--url", server.url, "--profile", "quick", "--prompts", prompts(), "-o", old]
+    assert bench(*options).returncode == 0
+    data = json.loads(old.read_text())
+    for record in data["requests"]:
+        record["error"] = "empty_response"
+    old.write_text(json.dumps(data))
+    done = bench(*options, "--compare", old)
+    assert done.returncode == 2
+    assert "both benchmarks must have values" in done.stderr
     assert "Traceback" not in done.stderr
 
 

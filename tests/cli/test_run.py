@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -129,6 +130,26 @@ def test_run_names_the_install_command_when_grpc_is_missing_before_running(tmp_p
     assert (done.returncode, done.stdout) == (2, "")
     assert "Receiving OTLP over gRPC needs grpc. Install it: pip install" in done.stderr
     assert not (tmp_path / "llamatelemetry-data").exists()
+
+
+def test_run_names_taken_port_before_running(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("--port", str(port), "--", "sh", "-c", "echo ran", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot receive telemetry on port {port}: Address already in use" in done.stderr
+    assert "Use another port, or 0 for a free one" in done.stderr
+    assert list((tmp_path / "llamatelemetry-data").iterdir()) == []
+
+
+def test_run_records_over_http_when_port_for_grpc_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = ("--", sys.executable, "-c", SPAN)
+        done = run("--grpc-port", str(port), *program, cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"cannot serve gRPC on port {port}" in done.stderr
+    assert names_in(tmp_path) == ["by the program"]
 
 
 LISTENING = f"""

@@ -41,7 +41,13 @@ COMMON = {
 }
 # Timings of llama.cpp: 20 ms of prefill, then 4 further tokens in 40 ms.
 TIMINGS = EngineTimings(
-    prompt_tokens=7, prefill_ms=20.0, predicted_tokens=5, decode_ms=40.0, cached_tokens=3
+    prompt_tokens=7,
+    prefill_ms=20.0,
+    predicted_tokens=5,
+    decode_ms=40.0,
+    cached_tokens=3,
+    provider="llama_cpp",
+    is_queue_derivable=True,
 )
 DURATION = "gen_ai.client.operation.duration"
 CLIENT_METRICS = {"gen_ai.client.token.usage", DURATION}

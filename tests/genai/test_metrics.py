@@ -42,7 +42,7 @@ FULL = Outcome(
     ended_wall_ns=0,
     resend_count=0,
     first_chunk_s=0.1,
-    phases=Phases(0.1, 0.2, 0.3, "header", 0.02),
+    phases=Phases(0.1, 0.2, 0.3, "header", 0.02, 0.4, 0.6),
 )
 VARIATIONS: dict[str, dict[str, list[Any]]] = {
     "request": {

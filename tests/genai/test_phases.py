@@ -15,6 +15,7 @@ def timings(prefill_ms: float, decode_ms: float, predicted_tokens: int = 6) -> E
         prefill_ms=prefill_ms,
         predicted_tokens=predicted_tokens,
         decode_ms=decode_ms,
+        is_queue_derivable=True,
     )
 
 
@@ -27,9 +28,9 @@ def test_stream_queue_ends_with_headers():
         queue_s=1.5,
         queue_source="header",
         time_per_output_token_s=0.2,
+        time_to_first_token_s=1.75,
+        request_s=2.75,
     )
-    assert phases.time_to_first_token_s == 1.75
-    assert phases.request_s == 2.75
 
 
 def test_plain_response_queue_is_the_remainder():
@@ -41,9 +42,9 @@ def test_plain_response_queue_is_the_remainder():
         queue_s=0.75,
         queue_source="remainder",
         time_per_output_token_s=0.2,
+        time_to_first_token_s=1.0,
+        request_s=2.0,
     )
-    assert phases.time_to_first_token_s == 1.0
-    assert phases.request_s == 2.0
 
 
 def test_negative_remainder_is_zero_queue():
@@ -61,8 +62,6 @@ def test_immediate_headers_are_zero_queue():
 def test_several_choices_leave_queue_unknown():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=None, choice_count=2)
     assert phases == Phases(0.25, 1.0, None, None, 0.2)
-    assert phases.time_to_first_token_s is None
-    assert phases.request_s is None
 
 
 def test_several_choices_of_stream_have_queue_by_headers():
@@ -83,6 +82,42 @@ def test_time_per_output_token_agrees_with_real_server():
     # The server reported predicted_per_token_ms 1149.5164.
     phases = measure_phases(timings(0.0, 5747.582), attempt_s=6.0, headers_s=None)
     assert phases.time_per_output_token_s == pytest.approx(1.1495164)
+
+
+def test_engine_queue_is_used_instead_of_headers_and_remainder():
+    reported = EngineTimings(queue_ms=500.0, prefill_ms=250.0, decode_ms=1000.0, predicted_tokens=6)
+    phases = measure_phases(reported, attempt_s=9.0, headers_s=1.5, first_token_s=2.0)
+    assert phases == Phases(0.25, 1.0, 0.5, "engine", 0.2, 0.75, 1.75)
+
+
+def test_queue_is_unknown_if_neither_the_engine_nor_the_client_knows_it():
+    reported = EngineTimings(prefill_ms=250.0, decode_ms=1000.0, predicted_tokens=6)
+    phases = measure_phases(reported, attempt_s=9.0, headers_s=1.5, first_token_s=2.0)
+    assert phases == Phases(0.25, 1.0, None, None, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        (EngineTimings(queue_ms=500.0), Phases(None, None, 0.5, "engine", None)),
+        (EngineTimings(prefill_ms=250.0), Phases(0.25, None, None, None, None)),
+        (EngineTimings(decode_ms=90.0), Phases(None, 0.09, None, None, None)),
+        (
+            EngineTimings(queue_ms=500.0, prefill_ms=250.0, first_token_ms=800.0),
+            Phases(0.25, None, 0.5, "engine", None, 0.8),
+        ),
+    ],
+)
+def test_each_phase_is_known_or_unknown_by_itself(reported, expected):
+    assert measure_phases(reported, attempt_s=9.0, headers_s=1.5) == expected
+
+
+def test_inexact_bounds_give_neither_sums_nor_time_per_token():
+    reported = EngineTimings(
+        *(40, 250.0, 6, 1000.0), queue_ms=500.0, has_exact_bounds=False, provider="groq"
+    )
+    phases = measure_phases(reported, attempt_s=9.0, headers_s=None)
+    assert phases == Phases(0.25, 1.0, 0.5, "engine", None)
 
 
 SECONDS = st.floats(0, 1e6)

@@ -49,7 +49,7 @@ def test_spans_and_metrics_are_complete_when_private_sdk_names_change(tmp_path):
             call = plugin.start(Request("chat", "openai", "smol", stream=True))
             call.start_attempt()
             call.record_chunk_intervals([0.1, 0.2], call.chunk_attributes("smol"))
-            timings = EngineTimings(7, 20.0, 5, 40.0)
+            timings = EngineTimings(7, 20.0, 5, 40.0, is_queue_derivable=True)
             call.finish(Response("id", "smol", ("stop",), usage=Usage(21, 5), timings=timings))
         (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
         counts = {m.name: [p.count for p in m.data.data_points] for m in scope.metrics}

@@ -12,7 +12,14 @@ from tests.support import nvml
 BOARDS = tuple(GpuDevice(index=i, uuid=f"GPU-{i}{i}{i}-abc") for i in range(3))
 PARTITIONED = GpuDevice(index=3, uuid="GPU-333-abc", is_partitioned=True)
 INSTANCES = tuple(
-    GpuDevice(index=3, uuid=f"MIG-{i}-abc", parent_uuid=PARTITIONED.uuid) for i in range(2)
+    GpuDevice(
+        index=3,
+        uuid=f"MIG-{i}-abc",
+        parent_uuid=PARTITIONED.uuid,
+        gpu_instance_id=i + 1,
+        compute_instance_id=0,
+    )
+    for i in range(2)
 )
 ALL = (*BOARDS, PARTITIONED, *INSTANCES)
 
@@ -34,6 +41,11 @@ ALL = (*BOARDS, PARTITIONED, *INSTANCES)
         ("GPU-", []),  # ambiguous
         ("MIG-1-abc", ["MIG-1-abc"]),
         ("3", ["MIG-0-abc"]),
+        ("MIG-GPU-333-abc/2/0", ["MIG-1-abc"]),
+        ("MIG-GPU-333-abc/2/1", []),
+        ("MIG-GPU-333-abc/9/0", []),
+        ("MIG-GPU-111-abc/1/0", []),
+        ("MIG-GPU-333-abc/1", []),
     ],
 )
 def test_visible_interprets_variable_as_cuda_does(setting, uuids):
@@ -47,6 +59,13 @@ def test_detect_cuda_returns_versions_and_visible_devices(driver_with, monkeypat
     assert (info.available, info.driver_version, info.cuda_version) == (True, "570.133.20", "12.8")
     assert [device.index for device in info.devices] == [5, 2]
     assert info.reason is None
+
+
+def test_detect_cuda_finds_mig_instance_by_its_old_name(driver_with, monkeypatch):
+    driver_with(nvml.with_mig())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"MIG-{nvml.uuid(0)}/2/0")
+    (device,) = llamatelemetry.detect_cuda().devices
+    assert device.uuid == "MIG-00000002-aaaa-bbbb-cccc-dddddddddddd"
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,45 @@ def test_finish_returns_none_when_one_gpu_has_no_counter():
     assert meter.end(call) is None
 
 
-def test_counter_reset_does_not_subtract_energy():
+def test_finish_returns_none_when_counter_was_reset_during_call():
     meter = Meter(lambda _: 100.0)
     call = meter.begin()
     meter.run(2)
     meter.energy_j = 0.0  # the driver was reloaded
     meter.run(2)
-    assert 0 < meter.end(call).joules <= 400
+    assert meter.end(call) is None
+    after = meter.begin()
+    meter.run(2)
+    assert meter.end(after).joules == pytest.approx(200, rel=0.001)
+
+
+def test_finish_returns_none_when_gpu_was_lost_during_call():
+    meter = Meter(lambda _: 100.0)
+    call = meter.begin()
+    meter.run(2)
+    meter.ledger.settle({})
+    meter.settle()
+    meter.run(2)
+    assert meter.end(call) is None
+
+
+def test_reading_after_one_that_failed_covers_both_intervals():
+    meter = Meter(lambda _: 100.0)
+    call = meter.begin()
+    meter.run(2)
+    meter.run(0.05)
+    meter.ledger.settle({"GPU-0": (meter.now_s, None)})
+    meter.run(1.95)
+    assert meter.end(call).joules == pytest.approx(400, rel=0.001)
+
+
+def test_finish_returns_none_when_counter_has_not_been_readable_for_long():
+    meter = Meter(lambda _: 100.0)
+    call = meter.begin()
+    meter.run(2)
+    meter.now_s += 60
+    meter.ledger.settle({"GPU-0": (meter.now_s, None)})
+    assert meter.end(call) is None
 
 
 def test_dropped_span_does_not_stay_in_flight():

@@ -9,6 +9,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from llamatelemetry.gpu.metrics import GpuMetrics
+from llamatelemetry.gpu.monitor import monitor as monitor_module
+from llamatelemetry.gpu.nvml import reader as nvml_reader
+from llamatelemetry.gpu.reader import GpuState
 from llamatelemetry.semconv import gpu as names
 from tests.support import nvml
 from tests.support.waiting import wait_for
@@ -212,8 +215,30 @@ def test_counters_continue_when_driver_is_reloaded(driver_with, start_monitor, e
     driver.change(energy_base_j=10)
     wait_for(lambda: driver.count()["nvmlInitWithFlags"] == 2)
     wait_for(lambda: monitor.snapshot.states)
+    exported.points("hw.energy")  # a single lower value counts as a reading error
     (after_j,) = exported.points("hw.energy").values()
     assert before_j < after_j < before_j + 10_000
+
+
+def test_single_lower_value_does_not_count_as_restart_of_counter(
+    driver_with, start_monitor, exported
+):
+    driver = driver_with(nvml.one_gpu(ecc={"corrected": 5, "uncorrected": 0}))
+    monitor = host(start_monitor, exported, reopen_every_s=0.05)
+    corrected = []
+    for loads, count in enumerate((5, 0, 7)):
+        driver.machine["driver_loads"] = loads  # then the details are read at once
+        driver.change(ecc={"corrected": count, "uncorrected": 0})
+        wait_for(
+            lambda expected=count: (
+                monitor.snapshot.details
+                and monitor.snapshot.details[nvml.uuid(0)].errors["corrected"] == expected
+            )
+        )
+        points = exported.metrics()["hw.errors"].data.data_points
+        (value,) = [p.value for p in points if p.attributes["error.type"] == "corrected"]
+        corrected.append(value)
+    assert corrected == [5, 5, 7]
 
 
 def test_status_is_degraded_for_uncorrected_errors_and_failed_for_lost_gpu(
@@ -231,6 +256,45 @@ def test_status_is_degraded_for_uncorrected_errors_and_failed_for_lost_gpu(
         if point.value
     }
     assert states == {"GPU 0": "ok", "GPU 1": "degraded", "GPU 2": "failed", "GPU 3": "ok"}
+
+
+@pytest.mark.parametrize("error", [2, 10, 999])  # invalid argument, time-out, unknown
+def test_status_is_failed_when_every_query_fails_for_long(
+    driver_with, start_monitor, exported, monkeypatch, error
+):
+    monkeypatch.setattr(nvml_reader, "_LOST_AFTER_S", 0.3)
+    driver = driver_with(nvml.one_gpu())
+    monitor = host(start_monitor, exported, reopen_every_s=0.1)
+    driver.change(errors={"*": error})
+    wait_for(lambda: monitor.snapshot.states[nvml.uuid(0)] == GpuState())
+    wait_for(lambda: active_states(exported) == ["failed"])
+    assert set(exported.metrics()) == {"hw.status", "hw.gpu.memory.limit"}
+    driver.change(errors={})
+    wait_for(lambda: active_states(exported) == ["ok"])
+
+
+def test_status_is_failed_and_values_are_absent_while_driver_hangs(
+    driver_with, start_monitor, exported, monkeypatch
+):
+    monkeypatch.setattr(monitor_module, "_STUCK_AFTER_S", 0.3)
+    driver = driver_with(nvml.one_gpu())
+    host(start_monitor, exported)
+    assert active_states(exported) == ["ok"]
+    driver.machine["delay_ms"] = {"nvmlDeviceGetTemperature": 3000}
+    driver.write()
+    wait_for(lambda: active_states(exported) == ["failed"])
+    assert set(exported.metrics()) == {"hw.status", "hw.gpu.memory.limit"}
+    driver.machine["delay_ms"] = {}
+    driver.write()
+    wait_for(lambda: active_states(exported) == ["ok"])
+
+
+def active_states(exported) -> list[str]:
+    return [
+        point.attributes["hw.state"]
+        for point in exported.metrics()["hw.status"].data.data_points
+        if point.value
+    ]
 
 
 def test_mig_instances_name_their_board_and_have_no_power(driver_with, start_monitor, exported):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 
 import pytest
 
 from llamatelemetry.gpu import GpuDetails, GpuDevice, GpuState, GpuUnavailableError, NvmlReader
+from llamatelemetry.gpu.nvml import reader as reader_module
 from llamatelemetry.gpu.reader import GpuLostError
 from tests.support import nvml
 
@@ -88,6 +90,105 @@ def test_state_prefers_instant_power(driver_with, reader):
     driver_with(nvml.one_gpu(fields={"186": 612_345}))
     (device,) = reader.open()
     assert reader.state(device).power_w == pytest.approx(612.345)
+
+
+ALL_BITS = 2**32 - 1
+FAR_TOO_LARGE = 9 * 10**18
+
+
+@pytest.mark.parametrize(
+    ("changes", "unknown"),
+    [
+        ({"utilization": {"gpu": ALL_BITS, "memory": 25}}, {"utilization"}),
+        ({"utilization": {"gpu": 101, "memory": 25}}, {"utilization"}),
+        ({"power": ALL_BITS / 1000}, {"power_w"}),
+        ({"power": 10_001}, {"power_w"}),
+        ({"power": 10_001, "fields": {"186": ALL_BITS}}, {"power_w"}),
+        ({"temperature": 255}, {"temperature_c"}),
+        ({"temperature": ALL_BITS - 4}, {"temperature_c"}),
+        ({"memory_total": 0}, {"memory_used_bytes"}),
+        ({"memory_total": FAR_TOO_LARGE}, {"memory_used_bytes"}),
+        ({"memory_used": 81 * nvml.GIB}, {"memory_used_bytes"}),
+        ({"energy_base_j": FAR_TOO_LARGE / 1000}, {"energy_j"}),
+    ],
+)
+def test_state_omits_only_value_that_is_impossible(driver_with, reader, changes, unknown):
+    driver_with(nvml.one_gpu(**changes))
+    (device,) = reader.open()
+    state = reader.state(device)
+    assert {each.name for each in fields(state) if getattr(state, each.name) is None} == unknown
+
+
+def test_state_takes_mean_power_when_instant_power_is_impossible(driver_with, reader):
+    driver_with(nvml.one_gpu(fields={"186": ALL_BITS}))
+    (device,) = reader.open()
+    assert reader.state(device).power_w == 300.5
+
+
+def test_details_omit_values_that_are_impossible(driver_with, reader):
+    driver_with(
+        nvml.one_gpu(
+            utilization={"gpu": 40, "memory": ALL_BITS},
+            encoder={"utilization": ALL_BITS, "period": 1},
+            decoder={"utilization": 200, "period": 1},
+            power_limit=ALL_BITS / 1000,
+            clocks={"sm": ALL_BITS, "memory": 2619},
+            pcie={"generation": 0, "width": ALL_BITS, "max_generation": 5, "max_width": 16},
+            ecc={"corrected": FAR_TOO_LARGE, "uncorrected": 0},
+            fields={"197": FAR_TOO_LARGE, "198": 7, f"138/{nvml.EVERY_LINK}": 2**45},
+            processes=[{"pid": 1, "memory": FAR_TOO_LARGE}, {"pid": 2, "memory": 5}],
+        )
+    )
+    (device,) = reader.open()
+    assert reader.details(device) == GpuDetails(
+        clocks_hz={"memory": 2_619_000_000},
+        throttle_reasons=(),
+        pcie_generation_max=5,
+        pcie_width_max=16,
+        io_bytes={"receive": 7},
+        errors={"uncorrected": 0},
+    )
+    assert reader.processes(device) == {1: None, 2: 5}
+
+
+def test_open_returns_no_total_memory_when_driver_reports_zero(driver_with, reader):
+    driver_with(nvml.one_gpu(memory_total=0, memory_used=0))
+    (device,) = reader.open()
+    assert device.memory_total_bytes is None
+
+
+@pytest.mark.parametrize("error", [3, 13, 25])  # not supported, no such function, version mismatch
+def test_state_falls_back_to_memory_with_share_of_driver(driver_with, reader, error):
+    driver = driver_with(nvml.one_gpu(errors={"nvmlDeviceGetMemoryInfo_v2": error}))
+    (device,) = reader.open()
+    assert device.memory_total_bytes == 80 * nvml.GIB
+    for _ in range(3):
+        assert reader.state(device).memory_used_bytes == 20.5 * nvml.GIB
+    assert driver.count()["nvmlDeviceGetMemoryInfo_v2"] == 1
+
+
+@pytest.mark.parametrize("wrong_j", [0, 10**9])
+def test_state_omits_energy_of_single_wrong_reading(driver_with, reader, wrong_j):
+    driver = driver_with(nvml.one_gpu(power=0))
+    (device,) = reader.open()
+    energy_j = [reader.state(device).energy_j]
+    for reading_j in (wrong_j, 1_000_001, 1_000_002):
+        driver.change(energy_base_j=reading_j)
+        energy_j.append(reader.state(device).energy_j)
+    # The reading after the wrong one cannot be told from another wrong one.
+    assert energy_j == [1_000_000, None, None, 1_000_002]
+
+
+def test_state_raises_when_every_query_has_failed_for_long(driver_with, reader, monkeypatch):
+    driver = driver_with(nvml.one_gpu())
+    (device,) = reader.open()
+    driver.change(errors={"*": 999})
+    assert reader.state(device) == GpuState()
+    monkeypatch.setattr(reader_module, "_LOST_AFTER_S", 0.0)
+    with pytest.raises(GpuLostError):
+        reader.state(device)
+    driver.change(errors={"*": 999, "nvmlDeviceGetTemperature": 0})
+    assert reader.state(device) == GpuState(temperature_c=55.0)
 
 
 @pytest.mark.parametrize(

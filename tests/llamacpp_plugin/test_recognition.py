@@ -134,8 +134,7 @@ def test_timings_in_stream_identify_llama_cpp_without_server_header(
         assert span.attributes["gen_ai.prefill_ms"] == 2.0
         assert span.attributes["llamatelemetry.queue_source"] == "header"
         first_chunk_s = span.attributes["gen_ai.response.time_to_first_chunk"]
-        # Three more parts of 2 ms follow the first chunk.
-        assert 0 < first_chunk_s < (span.end_time - span.start_time) / 1e9 - 0.005
+        assert 0 < first_chunk_s < (span.end_time - span.start_time) / 1e9
     if caller != "requests-raw":  # It reads 512 bytes at a time.
         # A stream that identifies its server only at the end has no time of the first token.
         # The server's own time is recorded instead.

@@ -306,11 +306,16 @@ def test_receiver_accepts_chunked_bodies(running: RunningReceiver) -> None:
     assert running.spans() == [expected(span)]
 
 
-def test_receiver_rejects_number_out_of_range(running: RunningReceiver) -> None:
-    request = encode_spans([sample_span()])
-    request.resource_spans[0].scope_spans[0].spans[0].end_time_unix_nano = 2**64 - 1
-    assert running.post(request.SerializeToString()).status == 400
-    assert running.spans() == []
+@pytest.mark.parametrize("time", ["start_time_unix_nano", "end_time_unix_nano"])
+def test_receiver_leaves_out_only_span_whose_time_is_out_of_range(
+    running: RunningReceiver, caplog: pytest.LogCaptureFixture, time: str
+) -> None:
+    bad, good = sample_span(), sample_span()
+    request = encode_spans([bad, good])
+    setattr(request.resource_spans[0].scope_spans[0].spans[0], time, 2**64 - 1)
+    assert running.post(request.SerializeToString()).status == 200
+    assert running.spans() == [expected(good)]
+    assert "Left out one of the spans" in caplog.text
 
 
 def test_receiver_returns_non_retryable_status_when_disk_is_full(

@@ -446,7 +446,7 @@ OLLAMA = Shape(
         _OLLAMA_HEAD | {"choices": [], "usage": _OLLAMA_USAGE},
     ],
     attributes={
-        "gen_ai.provider.name": "openai",
+        "gen_ai.provider.name": "ollama",
         "gen_ai.request.model": "llama3.2:3b",
         "gen_ai.request.seed": 101,
         "gen_ai.request.max_tokens": 64,
@@ -455,8 +455,6 @@ OLLAMA = Shape(
         "gen_ai.response.finish_reasons": ("tool_calls",),
         "gen_ai.usage.input_tokens": 172,
         "gen_ai.usage.output_tokens": 18,
-        "openai.api.type": "chat_completions",
-        "openai.response.system_fingerprint": "fp_ollama",
         "server.address": "localhost",
         "server.port": 11434,
     },

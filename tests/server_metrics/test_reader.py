@@ -139,9 +139,20 @@ class TestOneServer:
         with pytest.raises(ScrapeError, match="start the server with --metrics"):
             server.reader().scrape()
 
-    def test_scrape_omits_nan(self, serve):
-        server = serve(
-            ScriptedModel("smol", {"prompt_tokens_total": 7, "n_tokens_max": float("nan")})
+    @pytest.mark.parametrize(
+        "value",
+        ["NaN", "+Inf", "-Inf", "-1", "18446744073709551615", "1e300", "True", '"7"', "0x7"],
+    )
+    @pytest.mark.parametrize("name", ["n_tokens_max", "tokens_predicted_total"])
+    def test_scrape_omits_only_value_that_is_not_a_count(self, serve, monkeypatch, name, value):
+        model = ScriptedModel("smol")
+        server = serve(model)
+        original = model.respond
+        text = f"llamacpp:prompt_tokens_total 7\nllamacpp:{name} {value}\n".encode()
+        monkeypatch.setattr(
+            model,
+            "respond",
+            lambda path: ScriptedResponse(body=text) if path == "/metrics" else original(path),
         )
         assert server.reader().scrape().awake[0].samples == {"prompt_tokens_total": 7}
 

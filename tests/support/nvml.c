@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
-       TOO_SMALL = 7, NO_DRIVER = 9 };
+       TOO_SMALL = 7, NO_DRIVER = 9, VERSION_MISMATCH = 25 };
 #define API __attribute__((visibility("default"))) int
 typedef struct { uint64_t device; uint64_t instance; } *Device; /* never followed */
 
@@ -332,15 +332,41 @@ API nvmlDeviceGetPcieThroughput(Device each, unsigned counter, unsigned *out) {
     return error;
 }
 
-API nvmlDeviceGetMemoryInfo(Device each, unsigned long long out[3]) {
+typedef struct { unsigned long long total, reserved, used; } Memory;
+
+static int memory_of(const char *function, Device each, Memory *out) {
     Node *node;
-    int error = find("nvmlDeviceGetMemoryInfo", each, &node);
+    int error = find(function, each, &node);
     if (error) return error;
-    Node *total = get(node, "memory_total"), *used = get(node, "memory_used");
+    Node *total = get(node, "memory_total"), *used = get(node, "memory_used"),
+         *reserved = get(node, "memory_reserved");
     if (!total || !used) return NOT_SUPPORTED;
-    out[0] = (unsigned long long)total->number;
-    out[2] = (unsigned long long)value_of(used, elapsed());
+    out->total = (unsigned long long)total->number;
+    out->reserved = reserved ? (unsigned long long)reserved->number : 0;
+    out->used = (unsigned long long)value_of(used, elapsed());
+    return OK;
+}
+
+/* The first version counts as used what the driver reserves. */
+API nvmlDeviceGetMemoryInfo(Device each, unsigned long long out[3]) {
+    Memory found;
+    int error = memory_of("nvmlDeviceGetMemoryInfo", each, &found);
+    if (error) return error;
+    out[0] = found.total;
+    out[2] = found.used + found.reserved;
     out[1] = out[0] - out[2];
+    return OK;
+}
+
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } MemoryV2;
+
+API nvmlDeviceGetMemoryInfo_v2(Device each, MemoryV2 *out) {
+    Memory found;
+    int error = memory_of("nvmlDeviceGetMemoryInfo_v2", each, &found);
+    if (error) return error;
+    if (out->version != (sizeof *out | 2 << 24)) return VERSION_MISMATCH;
+    out->total = found.total, out->reserved = found.reserved, out->used = found.used;
+    out->free = found.total - found.reserved - found.used;
     return OK;
 }
 

@@ -154,6 +154,7 @@ def gpu(index: int = 0, **changes: Any) -> dict[str, Any]:
         "compute_capability": {"major": 9, "minor": 0},
         "memory_total": 80 * GIB,
         "memory_used": 20 * GIB,
+        "memory_reserved": GIB // 2,
         "utilization": {"gpu": 40, "memory": 25},
         "encoder": {"utilization": 0, "period": 100000},
         "decoder": {"utilization": 5, "period": 100000},

@@ -151,6 +151,13 @@ def _katan() -> None:
             assert client.chat.completions.create(model=server.model, messages=HELLO).choices
 
 
+def _vllm() -> None:
+    from tests.support.vllm_server import HOME, MODEL
+
+    if not (HOME / MODEL).exists():
+        raise MissingError("vLLM is not installed: scripts/install-vllm")
+
+
 def _openssl() -> None:
     with tempfile.TemporaryDirectory() as folder:
         key, certificate = Path(folder) / "key", Path(folder) / "certificate"
@@ -207,6 +214,7 @@ PROBES = {
     "transformers": Probe(_transformers),
     # Installed into an environment of its own by the first probe.
     "llm-katan": Probe(_katan, limit_s=240.0),
+    "vllm": Probe(_vllm),
     "package-index": Probe(_package_index),
     "openssl": Probe(_openssl),
     "ps": Probe(_ps),

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import flush_pending, internal_errors, known_servers
+from llamatelemetry.genai.wire.openai_responses import unfinished_responses
 
 
 class Recorder:
@@ -130,3 +131,4 @@ def forget_known_servers() -> Iterator[None]:
     known_servers.forget()
     yield
     known_servers.forget()
+    unfinished_responses.clear()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+# Tokens beyond the first one in the first chunk, as a share of all later tokens: the largest limit,
+# and the largest estimate, with which TPOT is defined. TPOT is too low by at most this share.
+_LARGEST_LIMIT: Final = 0.2
+_LARGEST_ESTIMATE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,7 @@ class RequestRecord:
         ttft_s: Seconds from the scheduled time to the first token, including reasoning.
         ttfo_s: Seconds from the scheduled time to the first token after the reasoning.
         token_times_s: Arrival of each chunk with tokens, in seconds from sending.
+        first_chunk_share: Fraction of the characters of the response in the first chunk with tokens.
         input_tokens: Number of input tokens, including cached ones.
         output_tokens: Number of output tokens.
         cached_tokens: Number of input tokens from the prompt cache.
@@ -42,7 +48,7 @@ class RequestRecord:
         decode_s: Seconds of generation after the first token, measured by the engine.
         prefilled_tokens: Number of prompt tokens that the engine evaluated.
         decoded_tokens: Number of tokens that the engine generated.
-        error: Error type of a failed request.
+        error: Error type of a failed request, `empty_response` for a response without any token.
         http_status: HTTP status of a failed request.
         trace_id: Trace id of the request's span, in hex.
         span_id: Span id of the request's span, in hex.
@@ -59,6 +65,7 @@ class RequestRecord:
     ttft_s: float | None = None
     ttfo_s: float | None = None
     token_times_s: tuple[float, ...] = ()
+    first_chunk_share: float | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -78,15 +85,41 @@ class RequestRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether the request received a complete response."""
+        """Whether the request received a complete response with at least one token."""
         return self.error is None
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token: time after the first token / (output tokens - 1)."""
-        if self.ttft_s is None or self.output_tokens is None or self.output_tokens < 2:
+        """Time per output token: time after the first token / (output tokens - 1).
+
+        `None` if the first chunk may hold so many tokens that the value would be wrong.
+        """
+        tokens = self._visible_tokens
+        if self.ttft_s is None or tokens is None or tokens < 2:
             return None
-        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+        if self.token_times_s and not self._starts_with_one_token(tokens):
+            return None
+        return (self.e2e_s - self.ttft_s) / (tokens - 1)
+
+    @property
+    def _visible_tokens(self) -> int | None:
+        """Output tokens without reasoning that the server does not stream."""
+        is_hidden = self.token_times_s and self.ttfo_s == self.ttft_s
+        if self.output_tokens is None or not is_hidden:
+            return self.output_tokens
+        return self.output_tokens - (self.reasoning_tokens or 0)
+
+    def _starts_with_one_token(self, tokens: int) -> bool:
+        """Return whether the first chunk holds one token, or few compared with the rest."""
+        chunks = len(self.token_times_s)
+        if chunks == 1:
+            return False
+        # Each later chunk holds at least one token, which limits the tokens in the first chunk.
+        if tokens - chunks <= _LARGEST_LIMIT * (tokens - 1):
+            return True
+        # Otherwise, for example with speculative decoding, the length of its text is an estimate.
+        share = self.first_chunk_share
+        return share is not None and share * tokens - 1 <= _LARGEST_ESTIMATE * (tokens - 1)
 
     @property
     def gaps_s(self) -> list[float]:

@@ -13,7 +13,13 @@ from llamatelemetry import __version__
 from llamatelemetry.bench.analysis.metrics import parse_slo
 from llamatelemetry.bench.analysis.validity import setup_warnings, validity_warnings
 from llamatelemetry.bench.load.driver import LoopThread, Plan, ScheduledConversation
-from llamatelemetry.bench.load.prompts import Conversation, Prompt, as_conversations, rotate
+from llamatelemetry.bench.load.prompts import (
+    Conversation,
+    Prompt,
+    SyntheticPrompts,
+    as_conversations,
+    rotate,
+)
 from llamatelemetry.bench.load.schedule import (
     Arrival,
     BenchmarkProfile,
@@ -36,11 +42,27 @@ if TYPE_CHECKING:
 _SCOPE: Final = "llamatelemetry.bench"
 
 
+class _Prompts(NamedTuple):
+    """The prompts of a benchmark, and for synthetic ones the settings that made them."""
+
+    conversations: list[Conversation]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, given: Iterable[Prompt] | str) -> _Prompts:
+        settings = (
+            {"input_tokens": given.input_tokens, "input_tokens_method": given.counted_by}
+            if isinstance(given, SyntheticPrompts)
+            else {}
+        )
+        return cls(as_conversations(given), settings)
+
+
 class _ActiveBenchmark(NamedTuple):
     """A benchmark in progress and its conditions."""
 
     model: str
-    conversations: Sequence[Conversation]
+    prompts: _Prompts
     load: Load
     session: Session
     plan: Callable[[int], Plan]
@@ -124,7 +146,7 @@ class BenchmarkRunner:
         """
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats!r}")
-        return self._measure(model_name, as_conversations(prompts), repeats, self._load)
+        return self._measure(model_name, _Prompts.of(prompts), repeats, self._load)
 
     def run_interleaved(
         self,
@@ -158,15 +180,13 @@ class BenchmarkRunner:
         """
         if repeats < 2:
             raise ValueError(f"repeats must be at least 2, got {repeats!r}")
-        conversations = as_conversations(prompts)
+        prepared = _Prompts.of(prompts)
         total = (self._profile.runs + other._profile.runs) * repeats
         pair = secrets.token_hex(8)
         with (
             progress_bar(model_name, total, shown=self._progress) as advance,
-            self._opened(model_name, conversations, self._load, advance) as own,
-            other._opened(
-                other_model_name or model_name, conversations, other._load, advance
-            ) as paired,
+            self._opened(model_name, prepared, self._load, advance) as own,
+            other._opened(other_model_name or model_name, prepared, other._load, advance) as paired,
         ):
             for number in range(repeats):
                 order = (own, paired) if number % 2 == 0 else (paired, own)
@@ -201,26 +221,24 @@ class BenchmarkRunner:
         """
         if bool(concurrencies) == bool(rates):
             raise ValueError("a sweep needs either concurrencies or rates")
-        conversations = as_conversations(prompts)
+        prepared = _Prompts.of(prompts)
         arrival = self._load.arrival
         loads = [Load(each) for each in concurrencies] or [
             Load(self._load.concurrency, each, arrival) for each in rates
         ]
         points: list[SweepPoint] = []
         for load, level in zip(loads, [*concurrencies, *rates], strict=True):
-            results = self._measure(model_name, conversations, 1, load)
+            results = self._measure(model_name, prepared, 1, load)
             points.append(SweepPoint(float(level), results))
             if results.runs[-1].interrupted:
                 break
         return SweepResults("rate" if rates else "concurrency", tuple(points))
 
-    def _measure(
-        self, model: str, conversations: list[Conversation], repeats: int, load: Load
-    ) -> BenchmarkResults:
+    def _measure(self, model: str, prompts: _Prompts, repeats: int, load: Load) -> BenchmarkResults:
         total = self._profile.runs * repeats
         with (
             progress_bar(model, total, shown=self._progress) as advance,
-            self._opened(model, conversations, load, advance) as active,
+            self._opened(model, prompts, load, advance) as active,
         ):
             for run in range(repeats):
                 if not active.run(run):
@@ -231,7 +249,7 @@ class BenchmarkRunner:
     def _opened(
         self,
         model: str,
-        conversations: list[Conversation],
+        prompts: _Prompts,
         load: Load,
         advance: Callable[[RequestRecord], None],
     ) -> Generator[_ActiveBenchmark]:
@@ -241,14 +259,15 @@ class BenchmarkRunner:
             try:
                 session = Session(loop, target, self._instrumenter.get(), advance, gpus)
                 session.warnings = setup_warnings(target.facts, load)
+                conversations = prompts.conversations
                 session.warm_up(self._warm_up_plan(target, model, conversations, load))
                 plan = partial(self._plan, model, conversations, load)
-                yield _ActiveBenchmark(model, conversations, load, session, plan)
+                yield _ActiveBenchmark(model, prompts, load, session, plan)
             finally:
                 loop.run(target.close())
 
     def _results(self, active: _ActiveBenchmark, pair: str | None = None) -> BenchmarkResults:
-        model, conversations, load, session, _ = active
+        model, (conversations, prompt_settings), load, session, _ = active
         facts, profile = session.target.facts, self._profile
         found = validity_warnings(
             session.records, load, is_cold=self._is_cold, wants_exact=not facts.ignores_eos
@@ -263,6 +282,7 @@ class BenchmarkRunner:
             "cache": self._cache,
             "seed": self._seed,
             "ignore_eos": facts.ignores_eos,
+            **prompt_settings,
             **({} if pair is None else {PAIR: pair}),
         }
         conditions = {"model": model, "max_tokens": self._max_tokens, "cache": self._cache}

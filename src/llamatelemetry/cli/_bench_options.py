@@ -59,7 +59,7 @@ class BenchOptions:
     ] = False
     input_tokens: Annotated[
         int,
-        typer.Option(min=1, help="Exact number of tokens of synthetic prompts."),
+        typer.Option(min=1, help="Number of tokens of each synthetic prompt."),
     ] = 128
     repeats: Annotated[
         int,

@@ -8,10 +8,13 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
 from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError
+from llamatelemetry.bench.analysis.metrics import parse_slo
 from llamatelemetry.bench.analysis.statistics import require_intervals
 from llamatelemetry.bench.load.prompts import load_prompts, synthetic_prompts
 from llamatelemetry.bench.load.schedule import BenchmarkProfile, Ramp
@@ -20,7 +23,7 @@ from llamatelemetry.bench.results import BenchmarkResults
 from llamatelemetry.bench.runner import BenchmarkRunner
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai import as_list, as_str, get_field
-from llamatelemetry.llama import LlamaCppClient, LlamaServerError
+from llamatelemetry.llama import LlamaCppClient, LlamaServerError, ServerLoadingError
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.sweep import SweepResults
@@ -74,8 +77,11 @@ def _run(options: BenchOptions) -> int:
     with _usage_error():
         baseline = None if options.compare is None else BenchmarkResults.load(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
+    with _usage_error("--slo: "):
+        parse_slo(options.slo)
+    _rate(options.rate)
     client, model = _client_and_model(options.url, options)
-    prompts = _prompts(options, client)
+    prompts = _prompts(options, client, model)
     runner = _runner(client, options)
     if options.sweep is not None:
         return _sweep(runner, model, prompts, options)
@@ -88,6 +94,9 @@ def _run(options: BenchOptions) -> int:
 
 
 def _client_and_model(url: str, options: BenchOptions) -> tuple[Any, str]:
+    if not url.startswith(("http://", "https://")):
+        hint = "" if "://" in url else f". Did you mean http://{url}?"
+        raise _UsageError(f"The URL must start with http:// or https://, got {url}{hint}")
     client, known_model = _client(url)
     model = options.model or known_model
     if model is None:
@@ -126,7 +135,12 @@ def _interleaved(runner: BenchmarkRunner, model: str, prompts: Any, options: Ben
 
 
 def _compare(results: BenchmarkResults, baseline: BenchmarkResults, options: BenchOptions) -> int:
-    comparison = results.compare(baseline, allow=options.allow or (), min_effect=options.min_effect)
+    if _status(results) == _FAILURE:
+        return _FAILURE  # without any good request there is nothing to compare
+    with _usage_error():
+        comparison = results.compare(
+            baseline, allow=options.allow or (), min_effect=options.min_effect
+        )
     _print("", comparison.summary())
     return max(_status(results), comparison.exit_code)
 
@@ -193,27 +207,43 @@ def _client(url: str) -> tuple[Any, str | None]:
 def _first_model(probe: LlamaCppClient) -> Any:
     import httpx2
 
+    url = probe.base_url
     try:
         return next(iter(as_list(get_field(probe.models(), "data"))), None)
-    except LlamaServerError:
-        return None  # not llama.cpp, and without a list of models
+    except ServerLoadingError as error:
+        raise BenchmarkError(f"{url} is still loading its model. Try again later") from error
+    except LlamaServerError as error:
+        if error.status in {401, 403}:
+            advice = f"Set {' or '.join(_KEY_VARIABLES)}"
+        elif error.status >= 500:
+            advice = _advice(url)
+        else:
+            return None  # not llama.cpp, and without a list of models
+        raise BenchmarkError(f"{url} cannot list its models: {error}. {advice}") from error
     except httpx2.TransportError as error:
-        raise BenchmarkError(
-            f"Cannot connect to {probe.base_url}: {error}. Start the server or check --url"
-        ) from error
+        raise BenchmarkError(f"Cannot connect to {url}: {error}. {_advice(url)}") from error
 
 
-def _prompts(options: BenchOptions, client: Any) -> Any:
+def _advice(url: str) -> str:
+    """Return what to do about a server that does not respond, or about the proxy in front of it."""
+    parts = urlsplit(url)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if proxy is None:
+        return "Start the server or check --url"
+    shown = urlsplit(proxy)
+    return (
+        f"The request went through the proxy {shown.hostname}:{shown.port} of "
+        f"{parts.scheme.upper()}_PROXY. Set NO_PROXY={parts.hostname} to connect directly"
+    )
+
+
+def _prompts(options: BenchOptions, client: Any, model: str) -> Any:
     if options.prompts is not None:
         with _usage_error("--prompts: "):
             return load_prompts(options.prompts, multi_turn=options.multi_turn)
-    if not isinstance(client, LlamaCppClient):
-        raise _UsageError(
-            "Synthetic prompts need a llama.cpp server, which counts tokens. Use --prompts FILE"
-        )
     runs = BenchmarkProfile[options.profile.upper()].runs
     with _usage_error("--input-tokens: "):
-        return synthetic_prompts(client, runs, options.input_tokens, seed=options.seed)
+        return synthetic_prompts(client, runs, options.input_tokens, seed=options.seed, model=model)
 
 
 def _rate(given: str | None) -> float | Ramp | None:

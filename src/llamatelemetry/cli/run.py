@@ -49,7 +49,13 @@ def run_command(
         if grpc_port is not None:
             require("Receiving OTLP over gRPC", "grpc", "llamatelemetry")
         store = Store(path)
-        receiver = Receiver(store, port=port, grpc_port=grpc_port)
+        try:
+            receiver = Receiver(store, port=port, grpc_port=grpc_port)
+        except OSError:
+            store.close()
+            if output is None:
+                path.unlink()
+            raise
     except (OSError, StoreError, MissingPackageError) as error:
         _print(console, f"error: {error}", "red")
         return _USAGE
@@ -65,7 +71,7 @@ def run_command(
     try:
         receiver.start()
     except OSError as error:
-        # The command is already running, and goes on without telemetry.
+        # The command is already running, and its telemetry over HTTP is received.
         _print(console, f"error: {error}", "red")
     page = _live_page(console, path) if live else None
     status = command.wait()

@@ -239,6 +239,27 @@ class LlamaTelemetryConfig:
         doc="Add `traceparent` to requests. `auto`: unless the header is present, an HTTP "
         "instrumentor is active, or `OTEL_PROPAGATORS` excludes it",
     )
+    propagate_hosts: Sequence[str] = option(
+        TEXTS,
+        "PROPAGATE_HOSTS",
+        default=(),
+        default_text="all hosts",
+        doc="Hosts that `traceparent` is sent to, exact or with `*`",
+    )
+    response_headers: Sequence[str] = option(
+        TEXTS,
+        "RESPONSE_HEADERS",
+        default=(),
+        doc="Response headers to record as `http.response.header.<name>`, exact or with `*`, such as "
+        "`x-request-id,x-ratelimit-*`",
+    )
+    stream_usage: bool = option(
+        BOOLEAN,
+        "STREAM_USAGE",
+        default=False,
+        doc="Add `stream_options.include_usage` to streams of the openai client that do not set it. "
+        "The application does not see the additional chunk. Some older servers reject the option",
+    )
     instrumentors: str = option(
         choice("auto", "ours", "theirs", "all"),
         "INSTRUMENTORS",

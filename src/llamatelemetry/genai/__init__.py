@@ -30,6 +30,8 @@ from llamatelemetry.genai.content.parts import text_part
 from llamatelemetry.genai.content.responses_messages import parse_responses_request
 from llamatelemetry.genai.deferred_metrics import wait_for_thread
 from llamatelemetry.genai.engine import InferenceEngine
+from llamatelemetry.genai.engines import read_engine_headers
+from llamatelemetry.genai.engines.proofs import provider_from_headers, provider_from_models
 from llamatelemetry.genai.errors import (
     ErrorInfo,
     describe_error,
@@ -61,8 +63,6 @@ from llamatelemetry.genai.server_metadata import parse_props, server_metadata_ca
 from llamatelemetry.genai.servers import (
     is_loopback,
     known_servers,
-    provider_from_headers,
-    provider_from_models,
     server_of,
 )
 from llamatelemetry.genai.streams.abandoned_calls import finalizer as _finalizer
@@ -169,6 +169,7 @@ __all__ = [
     "plugin_instrumenter",
     "provider_from_headers",
     "provider_from_models",
+    "read_engine_headers",
     "server_metadata_cache",
     "server_of",
     "stop_finalizer",

@@ -38,6 +38,7 @@ from llamatelemetry.genai.span_target import (
     is_within,
 )
 from llamatelemetry.genai.streams.abandoned_calls import finalizer
+from llamatelemetry.genai.wire.headers import header_attributes
 from llamatelemetry.genai.wire.openai_chat import correct_undercount
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS, operation_of_task
 
@@ -87,7 +88,7 @@ class Instrumenter:
         self.tracer = trace.get_tracer(scope, version, tracer_provider)
         meter = get_meter(scope, version, meter_provider)
         self.metrics = CallMetrics(meter, self.config.metric_names)
-        self.propagation = Propagation(self.config.propagate)
+        self.propagation = Propagation(self.config.propagate, self.config.propagate_hosts)
         self.servers: KnownServers = known_servers
         self.content = content_recorder(
             scope, version, self.config, logger_provider, completion_hook
@@ -171,11 +172,12 @@ class Call:
         first_token_ns: Arrival of the first token, by `perf_counter_ns`.
         http_response: Set by a plugin: the HTTP response, which outlives a failure to parse it.
         served_model: Set by a plugin: the model, if only the response headers name it.
+        header_timings: Set by a plugin: the engine's timings in the response headers.
     """
 
     __slots__ = (
         *("instrumenter", "request", "span", "recording", "content_max_chars", "attempts"),
-        *("first_chunk_ns", "first_token_ns", "http_response", "served_model"),
+        *("first_chunk_ns", "first_token_ns", "http_response", "served_model", "header_timings"),
         *("_target", "_context", "_content", "_nested", "_open", "_pid", "_started_provider"),
         *("_started_ns", "_started_wall_ns", "_attempt_ns", "_headers_ns", "_abandoned_ns"),
     )
@@ -197,6 +199,7 @@ class Call:
         self.first_token_ns: int | None = None
         self.http_response: Any = None
         self.served_model: str | None = None
+        self.header_timings: EngineTimings | None = None
         self._headers_ns: int | None = None
         self._abandoned_ns: int | None = None
         # A forked child inherits open calls and must not end them a second time.
@@ -270,6 +273,12 @@ class Call:
     def mark_headers_received(self, at_ns: int | None = None) -> None:
         """Mark the arrival of response headers, now or at `at_ns`. In a stream they end the queue."""
         self._headers_ns = at_ns or perf_counter_ns()
+
+    def record_response_headers(self, headers: Any) -> None:
+        """Record the headers of a response that the option `response_headers` names, if any."""
+        names = self.instrumenter.config.response_headers
+        if names and self.span.is_recording():
+            self.span.set_attributes(header_attributes(headers, names))
 
     def set_provider(self, provider: str) -> None:
         """Set the provider that the response has proved. Later calls to its server start with it."""
@@ -365,9 +374,12 @@ class Call:
         try:
             if self._nested is not None:
                 response.complete(self._nested)
-            if response.timings is not None:
-                self.set_provider(response.timings.provider)
+            timings = response.timings = response.timings or self.header_timings
+            if timings is not None:
+                response.provider = response.provider or timings.provider
                 correct_undercount(response, self.request)
+            if response.provider is not None:
+                self.set_provider(response.provider)
             if self.served_model is not None:
                 response.model = self.served_model
             outcome = self._outcome(response, error, ended_ns)

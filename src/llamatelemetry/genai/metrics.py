@@ -140,8 +140,9 @@ def _series_of(outcome: Outcome, client: bool) -> Hashable:
         phases is None
         or (
             request.choice_count == 1,
-            phases.queue_s is None,
+            phases.time_to_first_token_s is None,
             phases.time_per_output_token_s is None,
+            phases.request_s is None,
         ),
     )
 

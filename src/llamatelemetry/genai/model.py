@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.errors import ErrorInfo
 
 
-QueueSource = Literal["header", "remainder"]
+QueueSource = Literal["engine", "header", "remainder"]
 
 # Calling `dict[str, AttributeValue]` would take ten times as long.
 _no_attributes = cast("Callable[[], dict[str, AttributeValue]]", dict)
@@ -91,10 +89,11 @@ class Request:
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of a call; `None` is unknown.
+    """Token counts and cost of a call; `None` is unknown.
 
     Cached tokens are part of the input, reasoning tokens of the output. The tokens of each
-    modality are part of them too. A modality's cached tokens are part of both.
+    modality are part of them too. A modality's cached tokens are part of both. `cost` is in the
+    currency of the server that reported it.
     """
 
     input_tokens: int | None = None
@@ -111,38 +110,45 @@ class Usage:
     text_output_tokens: int | None = None
     image_output_tokens: int | None = None
     audio_output_tokens: int | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineTimings:
-    """Timings that an engine measured for one call, as llama.cpp reports them in `timings`.
-
-    None of them contains the queue.
+    """Times that an engine measured for one call, in milliseconds; `None` is unknown.
 
     Attributes:
-        prompt_tokens: Tokens that were evaluated in `prefill_ms`; `None` for audio and image
-            input that is not tokenized.
-        prefill_ms: Prompt evaluation, in milliseconds.
+        prompt_tokens: Tokens that were evaluated in `prefill_ms`, without those from the cache.
+        prefill_ms: Prompt evaluation, without the queue.
         predicted_tokens: Output tokens.
-        decode_ms: Milliseconds for the output tokens after the first, which comes from the last
-            prompt batch.
-        cached_tokens: Tokens from the prompt cache, which were not evaluated.
+        decode_ms: Generation of the output tokens after the first, which ends the prefill.
+        cached_tokens: Prompt tokens from the cache, which were not evaluated.
         drafted_tokens: Tokens that a draft model proposed.
         accepted_tokens: Proposed tokens that the model accepted.
         decoded_tokens: Tokens of one sequence that were generated in `decode_ms`, if they are
             not `predicted_tokens` less one: in a batch, and if a step returns several tokens.
-        provider: Provider of the engine.
+        provider: Provider of the engine, if these figures prove it.
+        queue_ms: Wait before the prefill.
+        first_token_ms: Time from the arrival of the request to the first token.
+        has_exact_bounds: Whether the prefill starts when the queue ends, and the decode time with
+            the first token. Only then do the phases add up, and decode gives the time per token.
+        is_queue_derivable: Whether the client can derive the queue: the engine sends the headers of
+            a stream when it takes the request, and does nothing besides prefill and decode.
     """
 
-    prompt_tokens: int | None
-    prefill_ms: float
-    predicted_tokens: int | None
-    decode_ms: float
+    prompt_tokens: int | None = None
+    prefill_ms: float | None = None
+    predicted_tokens: int | None = None
+    decode_ms: float | None = None
     cached_tokens: int | None = None
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
     decoded_tokens: int | None = None
-    provider: str = PROVIDER_LLAMA_CPP
+    provider: str | None = None
+    queue_ms: float | None = None
+    first_token_ms: float | None = None
+    has_exact_bounds: bool = True
+    is_queue_derivable: bool = False
 
 
 @dataclass(slots=True)
@@ -155,6 +161,7 @@ class Response:
         finish_reasons: Finish reason of each choice.
         usage: Token counts.
         timings: The engine's timings.
+        provider: Provider that the response proves.
         service_tier: Service tier that was used.
         system_fingerprint: Fingerprint of the server's configuration.
         status: Status of a response that can be fetched later.
@@ -170,6 +177,7 @@ class Response:
     finish_reasons: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
     timings: EngineTimings | None = None
+    provider: str | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
     status: str | None = None
@@ -194,27 +202,22 @@ class Phases:
         prefill_s: Prompt evaluation.
         decode_s: Generation of the tokens after the first.
         queue_s: Wait before the prefill.
-        queue_source: Where the queue time comes from: response headers or the remainder.
+        queue_source: Where the queue time comes from: the engine, response headers or the remainder.
         time_per_output_token_s: Decode time divided by the output tokens less one, because the
             first token comes from the last prompt batch. In a batch of sequences it is the time
             that one sequence waits for its next token.
+        time_to_first_token_s: Queue and prefill, or the engine's own time from the arrival of the
+            request to the first token.
+        request_s: Queue, prefill and decode: the time that the engine had the request.
     """
 
-    prefill_s: float
-    decode_s: float
+    prefill_s: float | None
+    decode_s: float | None
     queue_s: float | None
     queue_source: QueueSource | None
     time_per_output_token_s: float | None
-
-    @property
-    def time_to_first_token_s(self) -> float | None:
-        """Queue and prefill: the engine's time to the first token."""
-        return None if self.queue_s is None else self.queue_s + self.prefill_s
-
-    @property
-    def request_s(self) -> float | None:
-        """Queue, prefill and decode: the time that the engine had the request."""
-        return None if self.queue_s is None else self.queue_s + self.prefill_s + self.decode_s
+    time_to_first_token_s: float | None = None
+    request_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
-"""Queue, prefill and decode of one call: the engine's own timings on the client's clock.
+"""Queue, prefill and decode of one call: the engine's own timings, and the client's clock.
 
-llama.cpp reports prefill and decode, but not the wait before them. On a stream it sends the
-response headers when a slot takes the request, so the queue is the time from sending to the
-headers. On a plain response the queue is the rest of the time on the wire, without prefill and
+Some engines report the queue. llama.cpp reports prefill and decode, but not the wait before them. On
+a stream it sends the response headers when a slot takes the request, so the queue is the time from
+sending to the headers. On a plain response the queue is the rest of the time on the wire, without prefill and
 decode. Both count from the last attempt, so that retries and the pauses between them are not
 taken for the server's queue.
 """
@@ -52,22 +52,46 @@ def measure_phases(
         has_queue: Whether the engine can make a request wait. An in-process engine with a
             single caller cannot.
     """
-    prefill_s = timings.prefill_ms / 1000
-    decode_s = timings.decode_ms / 1000
+    prefill_s, decode_s = _seconds(timings.prefill_ms), _seconds(timings.decode_ms)
     queue_s: float | None = None
     source: QueueSource | None = None
     if not has_queue:
         queue_s = 0.0
-    elif headers_s is not None:
-        queue_s, source = headers_s, "header"
-    elif first_token_s is not None and choice_count == 1:
-        queue_s, source = max(0.0, first_token_s - prefill_s), "remainder"
-    elif choice_count == 1:
-        # The clocks differ by microseconds: a negative remainder means no queue.
-        queue_s, source = max(0.0, attempt_s - prefill_s - decode_s), "remainder"
+    elif timings.queue_ms is not None:
+        queue_s, source = timings.queue_ms / 1000, "engine"
+    elif timings.is_queue_derivable and prefill_s is not None and decode_s is not None:
+        if headers_s is not None:
+            queue_s, source = headers_s, "header"
+        elif choice_count == 1:
+            # The clocks differ by microseconds: a negative remainder means no queue.
+            until_s = attempt_s - decode_s if first_token_s is None else first_token_s
+            queue_s, source = max(0.0, until_s - prefill_s), "remainder"
+    first_s = _seconds(timings.first_token_ms)
+    adjoin = timings.has_exact_bounds
+    if first_s is None and adjoin and queue_s is not None and prefill_s is not None:
+        first_s = queue_s + prefill_s
+    request_s: float | None = None
+    if adjoin and queue_s is not None and prefill_s is not None and decode_s is not None:
+        request_s = queue_s + prefill_s + decode_s
+    return Phases(
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        queue_s=queue_s,
+        queue_source=source,
+        time_per_output_token_s=_per_token_s(timings),
+        time_to_first_token_s=first_s,
+        request_s=request_s,
+    )
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _per_token_s(timings: EngineTimings) -> float | None:
     later_tokens = (timings.predicted_tokens or 0) - 1
     if timings.decoded_tokens is not None:
         later_tokens = timings.decoded_tokens
-    return Phases(
-        prefill_s, decode_s, queue_s, source, decode_s / later_tokens if later_tokens > 0 else None
-    )
+    if timings.decode_ms is None or not timings.has_exact_bounds or later_tokens <= 0:
+        return None
+    return timings.decode_ms / 1000 / later_tokens

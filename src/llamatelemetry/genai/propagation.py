@@ -6,10 +6,12 @@ a request to a model may leave the company. An existing header is never replaced
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from operator import getitem, is_
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
@@ -19,7 +21,7 @@ from opentelemetry.trace import DEFAULT_TRACE_STATE
 from llamatelemetry.genai.wire.headers import NAME, has_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import SpanContext
@@ -40,11 +42,13 @@ class Propagation:
     """Writes the trace context by the option `propagate`.
 
     In the mode `auto`, OpenTelemetry's HTTP instrumentation writes the header if it is active.
-    No header is written if `OTEL_PROPAGATORS` does not contain the W3C format.
+    No header is written if `OTEL_PROPAGATORS` does not contain the W3C format, or if `hosts` are
+    given and none of them, exact or with `*`, is that of the URL.
     """
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, hosts: Sequence[str] | None = None) -> None:
         self._mode = mode
+        self._hosts = tuple(host.lower() for host in hosts or ())
 
     def inject(
         self,
@@ -66,6 +70,8 @@ class Propagation:
             TRACEPARENT in headers if entries is None else _TRACEPARENT in map(NAME, entries)
         ):
             return
+        if self._hosts and not self._is_named(url):
+            return
         if self._mode == "auto":
             propagator = get_global_textmap()
             if propagator is not _W3CPropagation.propagator:
@@ -85,6 +91,10 @@ class Propagation:
             entries.append((_TRACEPARENT, _TRACEPARENT, written.encode()))
         if state is not DEFAULT_TRACE_STATE and state and TRACESTATE not in headers:
             headers[TRACESTATE] = state.to_header()
+
+    def _is_named(self, url: Any) -> bool:
+        host = str((urlsplit(url).hostname if isinstance(url, str) else url.host) or "").lower()
+        return any(fnmatchcase(host, pattern) for pattern in self._hosts)
 
 
 class _W3CPropagation:

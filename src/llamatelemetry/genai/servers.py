@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import threading
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from llamatelemetry.genai.json_access import as_list, get_field
 from llamatelemetry.genai.model import Server
-from llamatelemetry.genai.wire.headers import NAME, VALUE, has_list
 from llamatelemetry.semconv.operations import (
     PROVIDER_AZURE_OPENAI,
-    PROVIDER_LLAMA_CPP,
     PROVIDER_OPENAI,
 )
 
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.util.types import AttributeValue
-
-    from llamatelemetry.genai.wire.headers import Entry
 
 _NOTHING: Final[Mapping[str, AttributeValue]] = MappingProxyType({})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -163,24 +158,3 @@ def provider_of_host(host: str, path: str = "") -> str | None:
 def is_loopback(host: str | None) -> bool:
     """Return whether a host name belongs to the loopback interface, with or without brackets."""
     return bool(host) and (host.startswith("127.") or host in {"localhost", "::1", "[::1]"})
-
-
-def provider_from_headers(headers: Any) -> str | None:
-    """Return the provider that response headers prove: llama.cpp sends its name in `Server`."""
-    entries: list[Entry] | None = headers._list if has_list(headers.__class__) else None
-    if entries is None:
-        is_llama_cpp = headers.get("server") == "llama.cpp"
-    elif b"llama.cpp" not in map(VALUE, entries):
-        # Fast path: most responses do not have this value in any header.
-        is_llama_cpp = False
-    else:
-        named = [VALUE(entry) for entry in entries if NAME(entry) == b"server"]
-        is_llama_cpp = named[:1] == [b"llama.cpp"]
-    return PROVIDER_LLAMA_CPP if is_llama_cpp else None
-
-
-def provider_from_models(reply: Any) -> str | None:
-    """Return the provider that a list of models proves by the owner of the first one."""
-    models = as_list(get_field(reply, "data"))
-    owner = get_field(models[0], "owned_by") if models else None
-    return PROVIDER_LLAMA_CPP if owner == "llamacpp" else None

@@ -184,6 +184,7 @@ _ATTRIBUTE_BY_FIELD: Final = {
     "usage.text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
     "usage.image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
     "usage.audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
+    "usage.cost": names.GEN_AI_USAGE_COST,
 }
 _ATTRIBUTES: Final = tuple(_ATTRIBUTE_BY_FIELD.values())
 # Not a Python loop, because every call passes here and most fields are unknown.
@@ -210,9 +211,13 @@ def _phase_attributes(
     first_token_s = (
         outcome.first_token_s if outcome.first_token_s is not None else phases.time_to_first_token_s
     )
-    yield names.TTFT_MS, None if first_token_s is None else first_token_s * 1000
+    yield names.TTFT_MS, _milliseconds(first_token_s)
     yield names.SERVER_TIME_TO_FIRST_TOKEN, phases.time_to_first_token_s
     yield names.SERVER_TIME_PER_OUTPUT_TOKEN, phases.time_per_output_token_s
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
 
 
 def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -226,7 +231,7 @@ def _prefill_attributes(
 ) -> Iterator[tuple[str, AttributeValue | None]]:
     timings = outcome.response.timings
     if timings is not None:
-        yield names.PREFILL_MS, phases.prefill_s * 1000
+        yield names.PREFILL_MS, _milliseconds(phases.prefill_s)
         yield names.PROMPT_TOKENS, timings.prompt_tokens
         yield names.CACHED_TOKENS, timings.cached_tokens
 
@@ -236,9 +241,8 @@ def _decode_attributes(
 ) -> Iterator[tuple[str, AttributeValue | None]]:
     timings = outcome.response.timings
     if timings is not None:
-        per_token_s = phases.time_per_output_token_s
-        yield names.DECODE_MS, phases.decode_s * 1000
-        yield names.TPOT_MS, None if per_token_s is None else per_token_s * 1000
+        yield names.DECODE_MS, _milliseconds(phases.decode_s)
+        yield names.TPOT_MS, _milliseconds(phases.time_per_output_token_s)
         yield names.PREDICTED_TOKENS, timings.predicted_tokens
         yield names.DRAFTED_TOKENS, timings.drafted_tokens
         yield names.ACCEPTED_TOKENS, timings.accepted_tokens
@@ -247,8 +251,8 @@ def _decode_attributes(
 def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> None:
     """Record queue, prefill and decode as children of the span in `context`, at their real times.
 
-    They follow one another from the moment the last attempt was sent. If the queue time is
-    unknown, so is the start of the others, and nothing is recorded.
+    They follow one another from the moment the last attempt was sent. If the duration of one is
+    unknown, so is the start of those after it, and they are not recorded.
     """
     phases = outcome.phases
     if phases is None or phases.queue_s is None:
@@ -259,6 +263,8 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
         ("prefill", phases.prefill_s, _prefill_attributes(outcome, phases)),
         ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
     ):
+        if duration_s is None:
+            return
         until_ns = at_ns + round(duration_s * 1e9)
         known = _known(attributes)
         known[names.PHASE] = name

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.reader import GpuDevice, GpuUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# Name of a MIG instance up to driver 465: UUID of the board, GPU instance, compute instance.
+_INSTANCE: Final = re.compile(r"MIG-(GPU-[^/]+)/(\d{1,4})/(\d{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ def visible(devices: Sequence[GpuDevice], setting: str | None) -> tuple[GpuDevic
     | `"2,0"` | by index, in the driver's order (`CUDA_DEVICE_ORDER=PCI_BUS_ID`) |
     | `"GPU-8932f937"` | by UUID or a unique prefix of it |
     | `"MIG-..."` | one MIG instance |
+    | `"MIG-GPU-8932f937/1/0"` | one MIG instance, by board, GPU instance and compute instance |
     | `"0,-1,1"` | those before the first invalid entry, as in CUDA |
     | `""` | none |
     """
@@ -153,4 +159,13 @@ def _named(
     if not word.startswith(("GPU-", "MIG-")):
         return None
     matching = [device for device in usable if device.uuid.startswith(word)]
+    instance = _INSTANCE.fullmatch(word)
+    if instance is not None and not matching:
+        board, *ids = instance.groups()
+        matching = [
+            device
+            for device in usable
+            if (device.parent_uuid or "").startswith(board)
+            and [device.gpu_instance_id, device.compute_instance_id] == [int(each) for each in ids]
+        ]
     return matching[0] if len(matching) == 1 else None

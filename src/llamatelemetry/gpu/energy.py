@@ -53,6 +53,7 @@ class _EnergyShare:
     joules: dict[str, float] = field(default_factory=dict[str, float])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     updates: dict[str, int] = field(default_factory=dict[str, int])
+    has_gap: bool = False  # energy of a part of the call is unknown
     # Estimated energy between the last reading and the end of the call.
     estimated_j: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -129,7 +130,8 @@ class EnergyLedger:
     def finish(self, key: object, at_s: float) -> CallEnergy | None:
         """End a call and return its energy.
 
-        Returns `None` if the call was too short, or if one of its GPUs has no energy counter.
+        Returns `None` if the call was too short, or if the counter of one of its GPUs is missing or
+        was not readable during a part of the call.
         """
         with self._lock:
             call = self._calls.pop(key, None)
@@ -138,27 +140,30 @@ class EnergyLedger:
                 return None
             call.end_s = max(at_s, call.start_s)
             self._ended.append(call)
-            if any(call.updates.get(device, 0) < MIN_UPDATES for device in devices):
+            if call.has_gap or any(self._is_unknown(call, each) for each in devices):
                 return None
             self._estimate_tail(call, call.end_s, devices)
             return self._cost(call, devices)
 
     def settle(
         self,
-        readings: Mapping[str, tuple[float, float]],
+        readings: Mapping[str, tuple[float, float | None]],
         idle: Iterable[str] = (),
         other_processes: Mapping[str, int] | None = None,
     ) -> None:
         """Divide the increase of the counters since the last reading among the calls.
 
-        Readings are times and counter values in joules; `other_processes` are calls in flight.
+        Readings are times and counter values in joules, `None` for one that could not be read: the
+        next one then covers both intervals. `other_processes` are calls in flight.
         """
         idle = frozenset(idle)
         with self._lock:
             for device, (at_s, now_j) in readings.items():
                 others = other_processes.get(device, 0) if other_processes else 0
-                self._settle_one(device, at_s, now_j, others, idle=device in idle)
+                if now_j is not None:
+                    self._settle_one(device, at_s, now_j, others, idle=device in idle)
             for device in self._counters.keys() - readings.keys():
+                self._mark_gap(device)
                 del self._counters[device]
             self._ended.clear()
 
@@ -181,6 +186,8 @@ class EnergyLedger:
         counter = self._counters.get(device)
         if counter is None or now_j < counter.energy_j or at_s - counter.at_s > _LONGEST_INTERVAL_S:
             # First reading, reloaded driver, or a long pause.
+            if counter is not None:
+                self._mark_gap(device)
             idle_w = deque[float](maxlen=_IDLE_INTERVALS) if counter is None else counter.idle_w
             self._counters[device] = _Counter(at_s, now_j, others=others, idle_w=idle_w)
             return
@@ -224,6 +231,15 @@ class EnergyLedger:
             part_s = _parts(on_it, counter.at_s, end_s, counter.others)[on_it.index(call)]
             call.estimated_j[device] = counter.power_w * part_s
             call.add(device, call.estimated_j[device], part_s)
+
+    def _is_unknown(self, call: _EnergyShare, device: str) -> bool:
+        end_s = call.start_s if call.end_s is None else call.end_s
+        is_stale = end_s - self._counters[device].at_s > _LONGEST_INTERVAL_S
+        return is_stale or call.updates.get(device, 0) < MIN_UPDATES
+
+    def _mark_gap(self, device: str) -> None:
+        for call in self._on(device):
+            call.has_gap = True
 
     def _on(self, device: str) -> list[_EnergyShare]:
         everyone = (*self._calls.values(), *self._ended)

@@ -85,7 +85,7 @@ class GpuMetrics:
                 return []
             monitor.ensure_running()
             try:
-                return list(observe(monitor.snapshot))
+                return list(observe(monitor.current()))
             except Exception as error:
                 internal_errors.log_once(f"observing {spec.name}", error)
                 return []
@@ -99,8 +99,10 @@ class GpuMetrics:
             state = snapshot.states.get(device.uuid)
             if state is None:
                 continue
-            details = snapshot.details.get(device.uuid) or GpuDetails()
-            reading = _Reading(device, state, details, is_lost=device.uuid in snapshot.lost)
+            is_lost = device.uuid in snapshot.lost
+            # The details are read less often, so those of a lost device are from before the loss.
+            details = None if is_lost else snapshot.details.get(device.uuid)
+            reading = _Reading(device, state, details or GpuDetails(), is_lost)
             for value, attributes in read(reading):
                 if value is None:
                     continue
@@ -122,18 +124,30 @@ def _process_memory(snapshot: Snapshot) -> Iterator[Observation]:
 
 
 class _Monotonic:
-    """Continues counters that restart from 0 when the driver is reloaded."""
+    """Continues counters that restart from 0 when the driver is reloaded.
+
+    A counter has restarted when two values in a row are lower than the one before. A single lower
+    value is a reading error, and the value before is repeated.
+    """
 
     def __init__(self) -> None:
         self._last: dict[tuple[object, ...], float] = {}
         self._base: dict[tuple[object, ...], float] = {}
+        self._decreased: set[tuple[object, ...]] = set()
 
     def next(self, key: tuple[object, ...], value: float) -> float:
-        last = self._last.get(key)
-        if last is not None and value < last:
-            self._base[key] = self._base.get(key, 0) + last
-        self._last[key] = value
-        return self._base.get(key, 0) + value
+        last = self._last.get(key, value)
+        base = self._base.get(key, 0)
+        if value >= last:
+            self._decreased.discard(key)
+        elif key not in self._decreased:
+            self._decreased.add(key)
+            return base + last
+        else:
+            self._decreased.discard(key)
+            base += last
+        self._last[key], self._base[key] = value, base
+        return base + value
 
 
 def _described(device: GpuDevice) -> dict[str, AttributeValue]:

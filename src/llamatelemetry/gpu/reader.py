@@ -25,7 +25,7 @@ class GpuUnavailableError(Exception):
 
 
 class GpuLostError(Exception):
-    """One device stopped responding. Others may still respond."""
+    """One device stopped responding, or each of its queries fails. Others may still respond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class GpuDevice:
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
         firmware_version: VBIOS version of the board.
         parent_uuid: UUID of the board of a MIG instance; `None` for a board.
+        gpu_instance_id: ID of the GPU instance that a MIG instance belongs to.
+        compute_instance_id: ID of the compute instance within it.
         is_partitioned: Whether this board is partitioned into MIG instances. Programs then run on
             the instances, not on the board.
     """
@@ -59,6 +61,8 @@ class GpuDevice:
     firmware_version: str | None = None
     parent_uuid: str | None = None
     is_partitioned: bool = False
+    gpu_instance_id: int | None = None
+    compute_instance_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from llamatelemetry.local.records import Event, LogRecord, MetricPoint, Record, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+_logger = logging.getLogger("llamatelemetry.local")
 _REQUESTS: Final[Mapping[str, type[Message]]] = {
     "traces": ExportTraceServiceRequest,
     "metrics": ExportMetricsServiceRequest,
@@ -90,13 +92,28 @@ def _convert_ids_to_base64(value: Any) -> None:
 
 
 def records_of(signal: str, request: Any) -> Iterator[Record]:
-    """Yield the spans, metric data points or log records of an export request."""
+    """Yield the spans, metric data points or log records of an export request.
+
+    A record with a number that the database cannot store is left out, the others are kept.
+    """
     plural, items, read = _READERS[signal]
     for group in getattr(request, f"resource_{plural}"):
         resource = _attributes(group.resource.attributes)
         for scoped in getattr(group, f"scope_{plural}"):
             for item in getattr(scoped, items):
-                yield from read(item, scoped.scope.name, resource)
+                for record in read(item, scoped.scope.name, resource):
+                    if _is_storable(record):
+                        yield record
+                    else:
+                        _logger.warning(
+                            "Left out one of the %s: a number in it is out of range", plural
+                        )
+
+
+def _is_storable(record: Record) -> bool:
+    # Unsigned in OTLP, signed in SQLite.
+    numbers = (getattr(record, name, None) for name in _UNSIGNED)
+    return all(number is None or number < 2**63 for number in numbers)
 
 
 def _read_span(span: Any, scope: str, resource: Mapping[str, Any]) -> Iterator[SpanRecord]:
@@ -161,6 +178,7 @@ def _read_log(record: Any, scope: str, resource: Mapping[str, Any]) -> Iterator[
     )
 
 
+_UNSIGNED: Final = ("start_ns", "end_ns", "time_ns", "count")
 _Reader = Callable[[Any, str, "Mapping[str, Any]"], Iterator[Record]]
 # Names of a signal's lists in `resource_*` and `scope_*`, name of the items, and their reader.
 _READERS: Final[Mapping[str, tuple[str, str, _Reader]]] = {

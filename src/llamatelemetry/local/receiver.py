@@ -64,13 +64,19 @@ class Receiver:
         problem: Why data was lost, or `None` if everything was stored.
 
     Raises:
-        OSError: The port is in use.
+        OSError: The port is in use or not permitted.
     """
 
     def __init__(self, store: Store, *, port: int = 0, grpc_port: int | None = None) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._server = _OtlpServer((_HOST, port), self._write)
+        try:
+            self._server = _OtlpServer((_HOST, port), self._write)
+        except OSError as error:
+            raise OSError(
+                f"cannot receive telemetry on port {port}: {error.strerror}. Use another port, or 0 "
+                "for a free one"
+            ) from error
         self._thread: threading.Thread | None = None
         self._grpc_port = grpc_port
         self._grpc: GrpcServer | None = None
@@ -83,17 +89,12 @@ class Receiver:
         return f"http://{_HOST}:{self._server.server_address[1]}"
 
     def start(self) -> None:
-        """Serve in background threads.
+        """Serve in background threads. HTTP is served even if gRPC cannot be.
 
         Raises:
             OSError: The port for gRPC is in use.
             ImportError: A gRPC port is given, but grpcio is not installed.
         """
-        if self._grpc_port is not None:
-            with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
-                from llamatelemetry.local.grpc_server import GrpcServer
-
-            self._grpc = GrpcServer(self._write, self._grpc_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -101,6 +102,11 @@ class Receiver:
             daemon=True,
         )
         self._thread.start()
+        if self._grpc_port is not None:
+            with required_by("Receiving OTLP over gRPC", "llamatelemetry"):
+                from llamatelemetry.local.grpc_server import GrpcServer
+
+            self._grpc = GrpcServer(self._write, self._grpc_port)
 
     def stop(self) -> None:
         """Stop serving after requests in progress have finished."""

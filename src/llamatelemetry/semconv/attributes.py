@@ -97,6 +97,8 @@ PREFILL_MS: Final = "gen_ai.prefill_ms"
 DECODE_MS: Final = "gen_ai.decode_ms"
 TTFT_MS: Final = "gen_ai.ttft_ms"
 TPOT_MS: Final = "gen_ai.tpot_ms"
+# Cost that the server reported. Not in the conventions; other instrumentations use this name.
+GEN_AI_USAGE_COST: Final = "gen_ai.usage.cost"
 SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
 SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
 QUEUE_DURATION: Final = "llamatelemetry.queue_duration"

@@ -38,7 +38,10 @@ OPERATION_OF_TASK: Final[Mapping[str, str | None]] = {
     "speech_translation": GENERATE_CONTENT,
     "infill": TEXT_COMPLETION,
     "rerank": RETRIEVAL,
+    "compaction": GENERATE_CONTENT,
     "moderation": None,
+    "realtime": GENERATE_CONTENT,
+    "response_cancellation": None,
     # Pipelines of Hugging Face Transformers. No operation matches those that classify, extract
     # or fill a mask, nor any task that is not listed.
     "text-generation": TEXT_COMPLETION,

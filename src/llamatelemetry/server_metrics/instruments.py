@@ -33,7 +33,7 @@ SCOPE: Final = "llamatelemetry.llama.server_metrics"
 _PREFIX: Final = "llamatelemetry.llamacpp."
 DRAFT_POSITION: Final = "llamatelemetry.draft.position"
 SLOT_STATE: Final = "llamatelemetry.slot.state"
-_POSITION: Final = re.compile(r'position="(\d+)"')
+_POSITION: Final = re.compile(r'position="(\d{1,6})"')
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _kv_utilization(sample: ModelSample) -> _Values:
 
 
 def _exact(value: float) -> float:
-    return int(value) if value.is_integer() else value
+    return int(value) if value.is_integer() and abs(value) < 2**63 else value
 
 
 sources: Final = SampleSources()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 10.0
 _MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 _MAX_MODELS: Final = 64
+_LARGEST_COUNT: Final = 2**53
 
 # An opaque value in spite of its name: not a Unix time, but different for each server process.
 _PROCESS_START_HEADER: Final = "Process-Start-Time-Unix"
@@ -133,7 +133,9 @@ class ServerReader:
         """Scrape one model. `routed` is its name in requests to a router."""
         body, start = self._get("/metrics", routed)
         found = parse_metrics(body.decode(errors="replace"))
-        samples = {key: value for key, value in found.items() if math.isfinite(value)}
+        # All of them are counts, times or ratios of counts. A server that reports anything else, such
+        # as -1 as an unsigned number, does not know the value. Added to a total, it would stay there.
+        samples = {key: value for key, value in found.items() if 0 <= value <= _LARGEST_COUNT}
         last = self._last.get(name)
         if last is not None and last.process_start == start and _is_idle(last.samples, samples):
             slots = last.slots

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from scipy import stats
 
 from llamatelemetry.bench import FingerprintMismatchError
 from tests.bench.example_results import record, results
@@ -41,6 +42,50 @@ def test_compare_reports_higher_failure_rate():
     assert comparison.exit_code == 1
     assert "fails more often" in comparison.to_markdown()
     assert results().compare(results(requests=broken)).exit_code == 0
+
+
+def with_empty_responses(made):
+    """Return results with a response without tokens after each fourth request."""
+    empty = [
+        replace(each, error="empty_response", e2e_s=0.001, ttft_s=None, token_times_s=())
+        for each in made.requests
+        if each.index % 4 == 0
+    ]
+    return replace(made, requests=[*made.requests, *empty])
+
+
+def test_empty_responses_change_no_latency_interval_or_p_value():
+    baseline, candidate = results(), results(slower=1.1, seed=1)
+    mixed = with_empty_responses(candidate)
+    assert mixed.figures == candidate.figures
+    expected, comparison = candidate.compare(baseline), mixed.compare(baseline)
+    assert comparison.metrics == expected.metrics
+    assert comparison.success == (1.0, 0.8)
+    assert comparison.success_p == pytest.approx(stats.fisher_exact([[60, 0], [60, 15]])[1])
+    assert comparison.fails_more
+
+
+def test_empty_responses_leave_few_runs_without_values_out_of_the_comparison():
+    def repeated(slower, seed):
+        made = [
+            replace(record(i, slower=slower, seed=seed * 10 + run), run=run)
+            for run in range(4)
+            for i in range(20)
+        ]
+        return results(requests=made, runs=[results().runs[0]] * 4, settings={"pair": "p"})
+
+    candidate, baseline = repeated(1.3, 2), repeated(1.0, 1)
+    without_values = [
+        replace(each, error="empty_response") if each.run == 3 else each
+        for each in candidate.requests
+    ]
+    comparison = replace(candidate, requests=without_values).compare(baseline)
+    first_three = [each for each in baseline.requests if each.run < 3]
+    expected = replace(
+        candidate, requests=[each for each in candidate.requests if each.run < 3]
+    ).compare(replace(baseline, requests=first_three))
+    assert all(metric.paired for metric in comparison.metrics)
+    assert comparison.metrics == expected.metrics
 
 
 def test_compare_rejects_different_conditions_unless_allowed():

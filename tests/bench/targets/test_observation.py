@@ -7,12 +7,14 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import openai
 import pytest
 
 from llamatelemetry.bench import (
+    BenchmarkError,
     BenchmarkProfile,
     BenchmarkResults,
     BenchmarkRunner,
@@ -20,6 +22,7 @@ from llamatelemetry.bench import (
     RunRecord,
 )
 from llamatelemetry.llama import LlamaCppClient
+from tests.support.loopback_server import ScriptedResponse, loopback, sse
 from tests.support.selection import slow_except
 from tests.support.timed_server import Script, ScriptedServer, Truth, scripted_server
 
@@ -391,3 +394,105 @@ def test_tpot_needs_two_output_tokens(tokens, expected):
         index=0, prompt=0, due_s=0, lag_s=0, e2e_s=2.0, ttft_s=1.0, output_tokens=tokens
     )
     assert record.tpot_s == expected
+
+
+def streamed(output_tokens: int, chunks: int, **changes) -> RequestRecord:
+    """Return a record of a stream: first token after 1 s, the last one after 2 s."""
+    times = tuple(0.999 + i / max(chunks - 1, 1) for i in range(chunks))
+    known = {"token_times_s": times, "ttft_s": 1.0, "ttfo_s": 1.0, "e2e_s": 2.0, **changes}
+    return RequestRecord(index=0, prompt=0, due_s=0, lag_s=0, output_tokens=output_tokens, **known)
+
+
+@pytest.mark.parametrize(
+    ("output_tokens", "chunks", "share", "expected"),
+    [
+        (50, 50, 0.02, 1 / 49),
+        (50, 49, 0.02, 1 / 49),  # a token without text
+        (50, 1, 1.0, None),  # all tokens in one chunk
+        (50, 2, 0.9, None),
+        (50, 2, None, None),
+        (50, 11, 0.8, None),  # a proxy holds the start of the response back
+        (50, 17, 0.06, 1 / 49),  # three tokens per chunk, as with speculative decoding
+        (50, 17, None, None),  # a file of an earlier version
+        (8, 7, 0.5, 1 / 7),  # a long first word
+        (2, 2, 0.5, 1.0),
+        (2, 1, 1.0, None),
+    ],
+)
+def test_tpot_is_unknown_when_first_chunk_may_hold_several_tokens(
+    output_tokens, chunks, share, expected
+):
+    record = streamed(output_tokens, chunks, first_chunk_share=share)
+    assert record.tpot_s == (None if expected is None else pytest.approx(expected))
+
+
+def test_tpot_leaves_out_reasoning_tokens_that_are_not_streamed():
+    hidden = streamed(50, 10, reasoning_tokens=40, first_chunk_share=0.1)
+    assert hidden.tpot_s == pytest.approx(1 / 9)
+    shown = streamed(50, 50, reasoning_tokens=40, first_chunk_share=0.02, ttfo_s=1.8)
+    assert shown.tpot_s == pytest.approx(1 / 49)
+    assert streamed(41, 1, reasoning_tokens=40).tpot_s is None
+
+
+def pieces(*deltas: dict, tokens: int, reason: str | None = "stop") -> list[bytes]:
+    last = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": tokens}}
+    events = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    ended = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+    return [*sse(*events, ended, last), b"data: [DONE]\n\n"]
+
+
+def measure_chunks(chunks: list[bytes], warm_up: list[bytes] | None = None, **options):
+    """Return the results of a server that sends the same stream to each measured request."""
+    streams = count(0)
+
+    def respond(request):
+        if not request.path.endswith("/chat/completions"):
+            return ScriptedResponse(404, {})
+        is_warm_up = next(streams) < BenchmarkProfile.QUICK.warmup
+        return ScriptedResponse(chunks=warm_up if warm_up and is_warm_up else chunks)
+
+    with loopback(respond) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, progress=False, **options)
+        return runner.run("m", ["Hello"])
+
+
+WORDS = pieces({"content": "Hello"}, {"content": " you"}, tokens=2)
+
+
+def test_response_in_one_chunk_has_no_tpot_and_does_not_meet_its_limit():
+    one_chunk = pieces({"role": "assistant"}, {"content": "word " * 50}, tokens=50)
+    results = measure_chunks(one_chunk, slo={"tpot": 10})
+    assert {"ttft", "e2e"} <= set(results.figures)
+    assert "tpot" not in results.figures
+    assert results.totals.goodput.value == 0
+    assert results.totals.success.value == 1
+    assert "TPOT is unknown for 10 of 10 requests" in results.summary()
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        pieces(tokens=0),
+        pieces({"role": "assistant", "content": ""}, tokens=0),
+        pieces({"content": None}, tokens=128, reason="length"),  # reasoning that is not streamed
+    ],
+)
+def test_response_without_token_is_counted_as_failure_and_in_no_latency(empty):
+    results = measure_chunks(empty, warm_up=WORDS, slo={"e2e": 100})
+    assert results.totals.failures == {"empty_response": 10}
+    assert results.totals.success.value == results.totals.goodput.value == 0
+    assert results.totals.request_rate == 0
+    assert results.figures == {}
+    assert "failures: empty_response 10" in results.summary()
+
+
+def test_warm_up_raises_when_every_response_is_empty():
+    with pytest.raises(BenchmarkError, match="warm-up requests failed: empty_response"):
+        measure_chunks(pieces(tokens=0))
+
+
+def test_response_of_a_tool_call_is_not_empty():
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    results = measure_chunks(pieces({"tool_calls": [call]}, tokens=5))
+    assert results.totals.failures == {}

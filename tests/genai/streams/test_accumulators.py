@@ -232,7 +232,9 @@ def test_output_tokens_are_last_count_when_every_chunk_has_timings() -> None:
     accumulator.add(final_chunk(0, 2))
     response = accumulator.response()
     assert response.usage.output_tokens == 2
-    assert response.timings == EngineTimings(1, 7.0, 2, 24.0, cached_tokens=9)
+    assert response.timings == EngineTimings(
+        *(1, 7.0, 2, 24.0), cached_tokens=9, provider="llama_cpp", is_queue_derivable=True
+    )
 
 
 REASONS = st.sampled_from(["stop", "length", "tool_calls"])

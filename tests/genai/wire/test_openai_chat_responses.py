@@ -11,7 +11,7 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai import EngineTimings, Response, Usage, parse_response
-from llamatelemetry.genai.wire.openai_chat import parse_timings
+from llamatelemetry.genai.engines import parse_timings
 from tests.support.json_strategies import REPLIES, TIMINGS, exportable
 
 LLAMA_CPP_TIMINGS = {
@@ -27,6 +27,7 @@ LLAMA_CPP_TIMINGS = {
     "draft_n": 3,
     "draft_n_accepted": 2,
 }
+LLAMA_CPP: dict[str, Any] = {"provider": "llama_cpp", "is_queue_derivable": True}
 PARSED_TIMINGS = EngineTimings(
     prompt_tokens=7,
     prefill_ms=21.5,
@@ -35,6 +36,7 @@ PARSED_TIMINGS = EngineTimings(
     cached_tokens=5,
     drafted_tokens=3,
     accepted_tokens=2,
+    **LLAMA_CPP,
 )
 CHAT = {
     "id": "chatcmpl-1",
@@ -70,6 +72,7 @@ PARSED_CHAT = Response(
         audio_output_tokens=4,
     ),
     timings=PARSED_TIMINGS,
+    provider="llama_cpp",
     service_tier="default",
     system_fingerprint="b1-abc",
 )
@@ -151,15 +154,15 @@ def without(source: dict[str, Any], *names: str) -> dict[str, Any]:
         (LLAMA_CPP_TIMINGS, PARSED_TIMINGS),
         (
             without(LLAMA_CPP_TIMINGS, "cache_n", "draft_n", "draft_n_accepted"),
-            EngineTimings(7, 21.5, 4, 33.0),
+            EngineTimings(7, 21.5, 4, 33.0, **LLAMA_CPP),
         ),
         (
             {**LLAMA_CPP_TIMINGS, "cache_n": -1, "draft_n": 0.5},
-            EngineTimings(7, 21.5, 4, 33.0, None, None, 2),
+            EngineTimings(7, 21.5, 4, 33.0, None, None, 2, **LLAMA_CPP),
         ),
         (
             {**LLAMA_CPP_TIMINGS, "prompt_ms": 0, "predicted_ms": 0},
-            EngineTimings(7, 0.0, 4, 0.0, 5, 3, 2),
+            EngineTimings(7, 0.0, 4, 0.0, 5, 3, 2, **LLAMA_CPP),
         ),
         (without(LLAMA_CPP_TIMINGS, "prompt_n"), None),
         (without(LLAMA_CPP_TIMINGS, "prompt_ms"), None),

@@ -32,6 +32,7 @@ ValuesOf = Callable[["RequestRecord"], Sequence[float]]
 
 SLO_METRICS: Final = ("ttft", "ttfo", "tpot", "e2e")
 _UNITS_S: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 _QUANTITY: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s)")
 
 
@@ -130,7 +131,7 @@ class Totals:
     """Totals over all requests of a benchmark, including failed ones; `None` if unknown.
 
     Rates are per second of the runs' duration. `failures` counts requests by error type. `success`
-    is the share of requests with a complete response, `goodput` the share that met all SLOs.
+    is the share of requests with a complete response that has a token, `goodput` the share that met all SLOs.
     Energy is that of the GPUs per output token; without `above_idle` it includes idle power.
     """
 
@@ -269,8 +270,10 @@ def _slo_name(name: str) -> str:
 def _slo_seconds(name: str, value: Any) -> float:
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     limit = value if match is None else float(match["number"]) * _UNITS_S[match["unit"]]
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        raise ValueError(f"{name} must have a unit, got {value!r}. Use {value}s or {value}ms")
     if not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
-        raise ValueError(f"{name} must be a time such as 500ms or 1.5s, or seconds, got {value!r}")
+        raise ValueError(f"{name} must be a time such as 500ms or 1.5s, got {value!r}")
     return float(limit)
 
 

@@ -165,6 +165,15 @@ def _token_warnings(good: Sequence[RequestRecord], wants_exact: bool) -> Iterato
             f"{stopped} responses ended before max_tokens: response lengths differ, which affects "
             "latencies"
         )
+    late = sum(
+        record.tpot_s is None and (record.output_tokens or 0) > 1 and bool(record.token_times_s)
+        for record in good
+    )
+    if late:
+        yield (
+            f"TPOT is unknown for {late} of {len(good)} requests, because the first chunk of their "
+            "responses may hold several tokens. They do not meet a TPOT limit"
+        )
     chunks = sum(len(record.token_times_s) for record in good)
     tokens = sum(record.output_tokens or 0 for record in good if record.token_times_s)
     if chunks and tokens > 1.5 * chunks:

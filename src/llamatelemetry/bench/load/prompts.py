@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle, groupby
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from llamatelemetry.bench.load.token_counts import TokenCounter, token_counter
+
 if TYPE_CHECKING:
+    from llamatelemetry.bench.load.token_counts import LengthOf
     from llamatelemetry.llama import LlamaCppClient
 
 Message = Mapping[str, Any]
@@ -186,24 +192,41 @@ _FILLERS: Final = (" a", " the", " of", " in", " .", " ,", "\n", "a", "1")
 _MAX_ATTEMPTS: Final = 12
 
 
+class SyntheticPrompts(list[str]):
+    """Synthetic prompts, and how their number of input tokens was found.
+
+    Attributes:
+        input_tokens: Wanted number of input tokens of each prompt.
+        counted_by: How the tokens were counted, in words.
+    """
+
+    def __init__(self, prompts: Iterable[str], input_tokens: int, counted_by: str) -> None:
+        super().__init__(prompts)
+        self.input_tokens = input_tokens
+        self.counted_by = counted_by
+
+
 def synthetic_prompts(
-    tokenizer: LlamaCppClient | Callable[[str], int],
+    tokenizer: LlamaCppClient | Callable[[str], int] | Any,
     count: int,
     input_tokens: int,
     *,
     seed: int = 0,
-) -> list[str]:
-    """Create prompts of random words with an exact number of input tokens.
+    model: str | None = None,
+) -> SyntheticPrompts:
+    """Create prompts of random words with a given number of input tokens.
 
     The length includes the chat template. The first words differ, so that prompts do not share
-    a prefix in the prompt cache.
+    a prefix in the prompt cache. The number is exact if the server counts tokens, as llama.cpp and
+    vLLM do. It is estimated for other servers; the results contain the numbers that they report.
 
     Args:
-        tokenizer: Client of the llama.cpp server under test, or a function that returns the
-            number of input tokens of a prompt.
+        tokenizer: Client of the server under test, `LlamaCppClient` or a client of the openai
+            library, or a function that returns the number of input tokens of a prompt.
         count: Number of prompts.
         input_tokens: Length of each prompt, in tokens.
         seed: Random seed that selects the words.
+        model: Model name for requests to the server; the first one that it lists if `None`.
 
     Raises:
         ValueError: The chat template alone is longer, or the exact length cannot be reached.
@@ -212,26 +235,36 @@ def synthetic_prompts(
         raise ValueError(
             f"count and input_tokens must be greater than 0, got {count} and {input_tokens}"
         )
-    length_of = tokenizer if callable(tokenizer) else _length_function(tokenizer)
     rng = random.Random(seed)  # noqa: S311 - no secret
-    return [_synthetic_prompt(length_of, input_tokens, rng) for _ in range(count)]
+    with ExitStack() as stack:
+        stack.enter_context(suppress_instrumentation())
+        if callable(tokenizer):
+            counter = TokenCounter("counted by a function", cast("LengthOf", tokenizer))
+        else:
+            words = [*islice(cycle(_WORDS), input_tokens)]
+            counter = stack.enter_context(token_counter(tokenizer, model, words))
+        make = _synthetic_prompt if counter.length_of else _estimated_prompt
+        found = [make(counter, input_tokens, rng) for _ in range(count)]
+    return SyntheticPrompts(found, input_tokens, counter.method)
 
 
-def _length_function(client: LlamaCppClient) -> Callable[[str], int]:
-    def length_of(text: str) -> int:
-        prompt = client.apply_template([{"role": "user", "content": text}])
-        return len(client.tokenize(prompt, add_special=True))
-
-    return length_of
+def _estimated_prompt(counter: TokenCounter, target: int, rng: random.Random) -> str:
+    _check_minimum(counter.one_word, target)
+    return " ".join(rng.choices(_WORDS, k=counter.words_for(target)))
 
 
-def _synthetic_prompt(length_of: Callable[[str], int], target: int, rng: random.Random) -> str:
-    first = rng.choice(_WORDS)
-    minimum = length_of(first)
+def _check_minimum(minimum: int, target: int) -> None:
     if minimum > target:
         raise ValueError(
             f"input_tokens must be at least {minimum}, the chat template and one word; got {target}"
         )
+
+
+def _synthetic_prompt(counter: TokenCounter, target: int, rng: random.Random) -> str:
+    length_of = cast("LengthOf", counter.length_of)
+    first = rng.choice(_WORDS)
+    minimum = length_of(first)
+    _check_minimum(minimum, target)
     words = [first, *rng.choices(_WORDS, k=target - minimum)]
     for _ in range(_MAX_ATTEMPTS):
         excess = length_of(" ".join(words)) - target

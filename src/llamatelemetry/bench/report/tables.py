@@ -36,7 +36,7 @@ class Table:
 def results_table(results: BenchmarkResults) -> Table:
     """Return the table of a benchmark's metrics."""
     rows = [_metric_row(summary) for summary in results.figures.values()]
-    notes = total_lines(results.totals)
+    notes = [*total_lines(results.totals), *_prompt_lines(results)]
     if any(UNSUPPORTED in cell for row in rows for cell in row):
         notes.append(
             f"{UNSUPPORTED} too few requests for a reliable percentile (p90: 29, p95: 59, p99: 299)"
@@ -53,6 +53,17 @@ def results_table(results: BenchmarkResults) -> Table:
         rows=tuple(tuple(row[at] for at in shown) for row in rows),
         notes=tuple(notes),
     )
+
+
+def _prompt_lines(results: BenchmarkResults) -> list[str]:
+    """Return how long synthetic prompts were meant to be, and what the server measured."""
+    wanted = results.settings.get("input_tokens")
+    if wanted is None:
+        return []
+    known = {r.input_tokens for r in results.requests if r.ok and r.input_tokens is not None}
+    measured = f"{min(known)} to {max(known)}" if len(known) > 1 else next(map(str, known), "not")
+    reported = f"{measured} reported by the server"
+    return [f"Prompts of {wanted} tokens, {results.settings['input_tokens_method']}; {reported}"]
 
 
 def _metric_row(summary: MetricSummary) -> tuple[str, ...]:

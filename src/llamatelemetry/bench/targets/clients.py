@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llamatelemetry.bench.targets.http_timing import observe_llama, observe_openai
-from llamatelemetry.bench.targets.target import BenchmarkTarget, ServerFacts
+from llamatelemetry.bench.targets.target import (
+    BenchmarkTarget,
+    ServerFacts,
+    connection_options,
+    server_kind,
+)
 from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
 
@@ -17,9 +22,6 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.targets.target import BenchRequest
     from llamatelemetry.genai import Server
     from llamatelemetry.llama import AsyncLlamaCppClient
-
-# Values of `owned_by` in a server's list of models.
-_KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
 
 
 class LlamaTarget(BenchmarkTarget):
@@ -146,8 +148,7 @@ class _OpenAI(BenchmarkTarget):
                 models = await models
         except Exception:  # the library's errors vary, and not every server lists models
             models = None
-        owner = as_str(get_field(_first_model(models), "owned_by"))
-        kind = _KINDS.get(owner or "")
+        kind = server_kind(_first_model(models))
         self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
         if kind == PROVIDER_LLAMA_CPP:
             self.provider = PROVIDER_LLAMA_CPP
@@ -228,7 +229,10 @@ class AsyncOpenAITarget(_OpenAI):
             # The client's default connection pool may be bound to another event loop.
             import openai
 
-            self._own_http = options["http_client"] = openai.DefaultAsyncHttpxClient()
+            self._own_http = openai.DefaultAsyncHttpxClient(
+                **connection_options(str(self._client.base_url))
+            )
+            options["http_client"] = self._own_http
         self._client = self._client.with_options(**options)
         observe_openai(self._client, is_async=True)
         await super().open()

@@ -44,7 +44,9 @@ TURN: Final = "llamatelemetry.bench.turn"
 LAG: Final = "llamatelemetry.bench.dispatch_lag"
 
 _ANSWER: Final = ("content", "tool_calls", "refusal", "function_call", "text")
+_TEXTS: Final = ("content", "refusal", "text")
 _REASONING: Final = ("reasoning_content", "reasoning")
+_EMPTY: Final = ErrorInfo("empty_response", "the response has no token")
 _TRUNCATED: Final = ErrorInfo("truncated_stream", "the stream ended without a finish reason")
 
 
@@ -74,6 +76,7 @@ class TimedAccumulator:
         self._response: Response | None = None
         self.token_ns: list[int] = []
         self.answer_ns: int | None = None
+        self._first_chars = self._chars = 0
 
     def add(self, chunk: Any, /) -> bool:
         """Add a chunk. Return whether it carries text, reasoning or a tool call."""
@@ -83,11 +86,19 @@ class TimedAccumulator:
         has_answer = _has_any(deltas, _ANSWER)
         if not has_answer and not _has_any(deltas, _REASONING):
             return False
+        self._chars += sum(map(_length, deltas))
+        if not self.token_ns:
+            self._first_chars = self._chars
         self.token_ns.append(now_ns)
         if has_answer and self.answer_ns is None:
             self.answer_ns = now_ns
         self._texts.append(as_str(get_field(deltas[0], "content")) or "")
         return True
+
+    @property
+    def first_chunk_share(self) -> float | None:
+        """Fraction of the characters of the response in the first chunk with tokens."""
+        return self._first_chars / self._chars if self._chars else None
 
     @property
     def model(self) -> Any:
@@ -114,6 +125,15 @@ def _delta(choice: Any) -> Any:
 
 def _has_any(deltas: list[Any], names: tuple[str, ...]) -> bool:
     return any(get_field(delta, name) for delta in deltas for name in names)
+
+
+def _length(delta: Any) -> int:
+    """Return the number of characters of a delta: text, reasoning and arguments of tool calls."""
+    texts = [get_field(delta, name) for name in (*_TEXTS, *_REASONING)]
+    calls = [get_field(call, "function") for call in as_list(get_field(delta, "tool_calls"))]
+    calls.append(get_field(delta, "function_call"))
+    texts += [get_field(call, name) for call in calls for name in ("name", "arguments")]
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 class Observation:
@@ -207,8 +227,8 @@ class Observation:
         self._end_call(error, response)
         if error is not None and not isinstance(error, Exception):
             return False
-        self.record = self._make_record(error, response, ended_ns)
         self.text = self._accumulator.text or _text_of(self._complete_response)
+        self.record = self._make_record(error, response, ended_ns)
         return True
 
     def _response(self) -> Response:
@@ -242,6 +262,8 @@ class Observation:
     ) -> RequestRecord:
         position, usage, timings = self._position, response.usage, response.timings
         failure = response.error if error is None else describe_error(error)
+        if failure is None and not self._has_tokens(response):
+            failure = _EMPTY
         first_ns = self._first_token_ns()
         phases = self._phases(response, first_ns, ended_ns)
         return RequestRecord(
@@ -257,6 +279,7 @@ class Observation:
             token_times_s=tuple(
                 (token_ns - self._sent_ns) / 1e9 for token_ns in self._accumulator.token_ns
             ),
+            first_chunk_share=self._accumulator.first_chunk_share,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cache_read_tokens,
@@ -272,6 +295,11 @@ class Observation:
             http_status=failure and failure.status_code,
             **self._span_ids(),
         )
+
+    def _has_tokens(self, response: Response) -> bool:
+        if self._request.stream:
+            return bool(self._accumulator.token_ns)
+        return bool(self.text or response.usage.output_tokens)
 
     def _first_token_ns(self) -> int | None:
         if self._accumulator.token_ns:

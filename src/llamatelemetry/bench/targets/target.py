@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from llamatelemetry.genai import InferenceEngine
+from llamatelemetry.genai import InferenceEngine, as_str, get_field, is_loopback
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE, PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _UNKNOWN_PROVIDER: Final = "_OTHER"
 _TRANSFORMERS: Final = "llamatelemetry.transformers"
+# Values of `owned_by` in a server's list of models.
+_KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
 _IGNORES_EOS: Final = frozenset({PROVIDER_LLAMA_CPP, "vllm", "sglang"})
 
 
@@ -102,6 +105,20 @@ class EngineTarget(BenchmarkTarget):
         observation.on_response(self._engine.chat(messages, request.max_tokens, 0.0))
 
 
+def connection_options(url: str) -> dict[str, Any]:
+    """Return options of an HTTP client: a loopback server is reached without a proxy.
+
+    A proxy would look for the server on its own machine.
+    """
+    direct = {"http://": None, "https://": None}
+    return {"mounts": direct} if is_loopback(urlsplit(url).hostname) else {}
+
+
+def server_kind(model: Any) -> str | None:
+    """Return the kind of a server by an entry of its list of models: `ServerFacts.kind`."""
+    return _KINDS.get(as_str(get_field(model, "owned_by")) or "")
+
+
 def make_target(client: Any) -> BenchmarkTarget:
     """Return the adapter for a client or engine.
 
@@ -113,9 +130,9 @@ def make_target(client: Any) -> BenchmarkTarget:
 
     if isinstance(client, (LlamaCppClient, AsyncLlamaCppClient)):
         return LlamaTarget(client.as_async())
-    if _openai_class(client) == "OpenAI":
+    if openai_class(client) == "OpenAI":
         return OpenAITarget(client)
-    if _openai_class(client) == "AsyncOpenAI":
+    if openai_class(client) == "AsyncOpenAI":
         return AsyncOpenAITarget(client)
     if isinstance(client, InferenceEngine):
         return EngineTarget(client)
@@ -125,7 +142,8 @@ def make_target(client: Any) -> BenchmarkTarget:
     )
 
 
-def _openai_class(client: Any) -> str | None:
+def openai_class(client: Any) -> str | None:
+    """Return `OpenAI` or `AsyncOpenAI`, or `None` for another kind of client."""
     for base in type(client).__mro__:
         # The library sets `__module__` of the classes it exports to "openai".
         if base.__module__.startswith("openai") and base.__name__ in {"OpenAI", "AsyncOpenAI"}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
+from llamatelemetry.genai.engines import ENGINE_FIELDS
 from llamatelemetry.genai.json_access import as_count, as_dict, as_fields, as_list, get_field
 from llamatelemetry.genai.wire.openai_chat import find_usage, parse_response
 
@@ -54,8 +55,8 @@ class ChatAccumulator:
     """
 
     __slots__ = (
-        *("_at_finish", "_at_usage", "_content", "_finish_reasons", "_has_token", "_head"),
-        *("_is_named", "timings", "usage"),
+        *("_at_finish", "_at_usage", "_content", "_engine", "_finish_reasons", "_has_token"),
+        *("_head", "_is_named", "timings", "usage"),
     )
 
     def __init__(self, content_max_chars: int | None = None) -> None:
@@ -68,6 +69,7 @@ class ChatAccumulator:
         self._finish_reasons: dict[int, str | None] = {}
         self.usage: Any = None
         self.timings: Any = None
+        self._engine: dict[str, Any] = {}
         # With several choices, llama.cpp reports the tokens of each choice at its end.
         self._at_finish: dict[int, int | None] = {}
         self._at_usage: list[int | None] = []
@@ -82,6 +84,7 @@ class ChatAccumulator:
         choices: Sequence[Any] | None = fields.get("choices")
         if usage is not None or timings is not None:
             self._add_counts(usage, timings, as_list(choices))
+            self._add_engine(fields)
         if not isinstance(choices, (list, tuple)):
             return self._has_token
         for position, choice in enumerate(choices):
@@ -93,8 +96,10 @@ class ChatAccumulator:
             key = index if isinstance(index, int) else position
             if reason is not None or key not in self._finish_reasons:
                 self._finish_reasons[key] = reason
-                if reason is not None and self.usage is None:
-                    self.usage = find_usage(fields)  # Groq and Moonshot send it there.
+                if reason is not None:
+                    if self.usage is None:
+                        self.usage = find_usage(fields)  # Groq and Moonshot send it there.
+                    self._add_engine(fields)
             if self._content is not None:
                 self._content.add(key, choice)
         return self._has_token
@@ -111,6 +116,15 @@ class ChatAccumulator:
         elif get_field(choices[0], "finish_reason") is not None:
             self._at_finish[as_count(get_field(choices[0], "index")) or 0] = predicted
 
+    def _add_engine(self, fields: Mapping[str, Any]) -> None:
+        """Keep the fields of the last chunks that have figures of the engine or prove it."""
+        for name in ENGINE_FIELDS & fields.keys():
+            self._engine[name] = fields[name]
+        # vLLM has it in the last chunk only.
+        fingerprint = fields.get("system_fingerprint")
+        if fingerprint is not None:
+            self._head["system_fingerprint"] = fingerprint
+
     def _read_head(self, chunk: Mapping[str, Any]) -> None:
         # The first chunk may lack the names: Azure's contains filter results and empty names.
         for name in _HEAD_FIELDS:
@@ -126,15 +140,18 @@ class ChatAccumulator:
     def result(self) -> dict[str, Any]:
         """Return the response in the format of a plain one, for `parse_response`."""
         contents = {} if self._content is None else self._content.results()
-        return {
+        result = {
+            **self._engine,
             **self._head,
             "choices": [
                 {"finish_reason": self._finish_reasons[index], **contents.get(index, {})}
                 for index in sorted(self._finish_reasons)
             ],
             "usage": self.usage,
-            "timings": self.timings,
         }
+        if self.timings is not None:
+            result["timings"] = self.timings
+        return result
 
     def response(self) -> Response:
         """Return the response accumulated so far."""

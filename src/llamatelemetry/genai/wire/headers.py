@@ -7,11 +7,14 @@ does not have the expected form, the public interface is used.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     # Name as sent, name in lower case, value.
     Entry = tuple[bytes, bytes, bytes]
 
@@ -33,3 +36,23 @@ def has_list(kind: Any) -> bool:
         return bool(kind({"Name": "value"})._list == [(b"Name", b"name", b"value")])
     except Exception:  # Whatever it has become, the public interface is used.
         return False
+
+
+_HIDDEN: Final = "set-cookie"  # A session is a credential: a pattern with `*` does not match it.
+
+
+def header_attributes(headers: Any, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return `http.response.header.<name>` for each header that matches one of `names`.
+
+    The value is a list, as in OpenTelemetry's conventions. `names` are exact, or patterns with `*`,
+    in any case.
+    """
+    wanted = [name.lower() for name in names]
+    found: dict[str, list[str]] = {}
+    items: Iterable[tuple[str, str]] = getattr(headers, "multi_items", headers.items)()
+    for name, value in ((name.lower(), value) for name, value in items):
+        if name in wanted or (
+            name != _HIDDEN and any(fnmatchcase(name, pattern) for pattern in wanted)
+        ):
+            found.setdefault(f"http.response.header.{name}", []).append(str(value))
+    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content.chat_accumulator import ChoicesContentAccumulator
 from llamatelemetry.genai.content.messages import parse_choices
+from llamatelemetry.genai.engines.llama_cpp import parse_timings
 from llamatelemetry.genai.errors import describe_reported_error
 from llamatelemetry.genai.json_access import (
     as_count,
@@ -20,7 +21,6 @@ from llamatelemetry.genai.json_access import (
     model_name,
 )
 from llamatelemetry.genai.model import Response, Usage
-from llamatelemetry.genai.wire.openai_chat import parse_timings
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:

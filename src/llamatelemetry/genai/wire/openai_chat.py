@@ -10,6 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.genai.content.messages import parse_choices
+from llamatelemetry.genai.engines import (
+    ENGINE_CHOICE_FIELDS,
+    ENGINE_FIELDS,
+    ENGINE_USAGE_FIELDS,
+    read_engine,
+)
+from llamatelemetry.genai.engines.proofs import PROVING_PREFIXES
 from llamatelemetry.genai.json_access import (
     as_count,
     as_fields,
@@ -21,7 +28,7 @@ from llamatelemetry.genai.json_access import (
     get_strs,
     model_name,
 )
-from llamatelemetry.genai.model import EngineTimings, Response, Usage
+from llamatelemetry.genai.model import Response, Usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.genai.model import Request
+    from llamatelemetry.genai.model import EngineTimings, Request
 
 
 def _stop_sequences(value: Any) -> tuple[str, ...] | None:
@@ -144,20 +151,48 @@ def parse_response(reply: Any) -> Response:
     It may be of a chat or text completion, embedding, image, transcription or moderation request.
     """
     fields = as_fields(reply)
-    raw_timings, usage = fields.get("timings"), fields.get("usage")
-    timings = None if raw_timings is None else parse_timings(raw_timings)
-    choices = fields.get("choices")
+    usage, choices = fields.get("usage"), fields.get("choices")
+    if usage is None:
+        usage = find_usage(fields)
     response_id, tier, fingerprint = get_strs(fields, "id", "service_tier", "system_fingerprint")
+    provider, timings = None, None
+    if mentions_engine(fields, usage, fingerprint):
+        provider, timings = read_engine(fields, usage)
     return Response(
         id=response_id,
         model=model_name(fields.get("model")),
         finish_reasons=_finish_reasons(choices),
-        usage=parse_usage(find_usage(fields) if usage is None else usage, timings),
+        usage=parse_usage(usage, timings),
         timings=timings,
+        provider=provider,
         service_tier=tier,
         system_fingerprint=fingerprint,
         read_content=partial(parse_choices, choices),
     )
+
+
+def mentions_engine(fields: Mapping[str, Any], usage: Any, fingerprint: str | None) -> bool:
+    """Return whether a response has fields that `read_engine` knows. Most responses have none."""
+    if not ENGINE_FIELDS.isdisjoint(fields) or (
+        fingerprint is not None and fingerprint.startswith(PROVING_PREFIXES)
+    ):
+        return True
+    if not ENGINE_USAGE_FIELDS.isdisjoint(_undeclared(usage)):
+        return True
+    choices: Any = fields.get("choices")
+    if not choices or not isinstance(choices, list):
+        return False
+    return not ENGINE_CHOICE_FIELDS.isdisjoint(_undeclared(cast("list[Any]", choices)[0]))
+
+
+def _undeclared(value: Any) -> Mapping[str, Any]:
+    """Return the fields that a client's model does not declare, or all fields of a dict.
+
+    They are few, and merging them with the declared ones would take ten times as long.
+    """
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    return getattr(value, "__pydantic_extra__", None) or {}
 
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
@@ -170,33 +205,6 @@ def _finish_reasons(choices: Any) -> tuple[str, ...]:
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 
-# Ten years. The end of a phase must be a time that OTLP can represent.
-_LONGEST_MS = 10 * 365 * 86400 * 1000
-
-
-def parse_timings(timings: Any) -> EngineTimings | None:
-    """Parse llama.cpp's `timings`. Return `None` if the value is something else."""
-    if timings is None:
-        return None
-    prompt_tokens = as_count(get_field(timings, "prompt_n"))
-    prefill_ms = as_float(get_field(timings, "prompt_ms"))
-    predicted_tokens = as_count(get_field(timings, "predicted_n"))
-    decode_ms = as_float(get_field(timings, "predicted_ms"))
-    if prompt_tokens is None or prefill_ms is None or predicted_tokens is None or decode_ms is None:
-        return None
-    if not (0 <= prefill_ms <= _LONGEST_MS and 0 <= decode_ms <= _LONGEST_MS):
-        return None
-    return EngineTimings(
-        prompt_tokens=prompt_tokens,
-        prefill_ms=prefill_ms,
-        predicted_tokens=predicted_tokens,
-        decode_ms=decode_ms,
-        cached_tokens=as_count(get_field(timings, "cache_n")),
-        drafted_tokens=as_count(get_field(timings, "draft_n")),
-        accepted_tokens=as_count(get_field(timings, "draft_n_accepted")),
-    )
-
-
 def correct_undercount(response: Response, request: Request) -> None:
     """Remove counts that cover only one of several choices or prompts.
 
@@ -205,6 +213,10 @@ def correct_undercount(response: Response, request: Request) -> None:
     """
     timings, usage = response.timings, response.usage
     if timings is None or request.choice_count <= 1:
+        return
+    if not timings.is_queue_derivable and request.has_queue:
+        # Other engines add up the times of several choices, or report those of the last one.
+        response.timings = None
         return
     if usage.output_tokens == timings.predicted_tokens:
         usage.output_tokens = None
@@ -286,6 +298,7 @@ def parse_usage(usage: Any, timings: EngineTimings | None = None) -> Usage:
     | OpenAI transcription | `input_token_details`; or `seconds` and no tokens |
     | DeepSeek | `prompt_cache_hit_tokens` next to `prompt_tokens` |
     | Anthropic, LiteLLM | `cache_read_input_tokens`, `cache_creation_input_tokens` |
+    | OpenRouter | `cost` of the call |
     """
     read = Usage()
     if usage is not None:
@@ -310,6 +323,8 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
                 # Fast path: most counts are small integers.
                 is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
                 setattr(into, total, value if is_count else as_count(value))
+        elif field == "cost":
+            into.cost = as_float(value)
         elif field in _DETAILS:
             details = as_fields(value)
             _read_fields(details, _DETAILS[field], into)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,10 +10,19 @@ from llamatelemetry.genai.content.responses_messages import (
     parse_fetched_content,
     parse_responses_content,
 )
+from llamatelemetry.genai.engines import read_engine
+from llamatelemetry.genai.engines.proofs import VLLM
 from llamatelemetry.genai.errors import describe_reported_error
-from llamatelemetry.genai.json_access import as_dict, as_list, as_str, get_field, model_name
+from llamatelemetry.genai.json_access import (
+    as_dict,
+    as_fields,
+    as_list,
+    as_str,
+    get_field,
+    model_name,
+)
 from llamatelemetry.genai.model import Response
-from llamatelemetry.genai.wire.openai_chat import parse_parameters, parse_timings, parse_usage
+from llamatelemetry.genai.wire.openai_chat import mentions_engine, parse_parameters, parse_usage
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -23,6 +33,8 @@ if TYPE_CHECKING:
 # A response is one generation with one finish reason, named as in chat completions.
 _FINISH_REASON_BY_STATUS: Final = {"completed": "stop", "failed": "error", "cancelled": "error"}
 _FINISH_REASON_BY_INCOMPLETENESS: Final = {"max_output_tokens": "length"}
+
+_UNFINISHED: Final = frozenset({"queued", "in_progress"})
 
 # Output items that ask the application to act.
 _CALLS_FOR_THE_APPLICATION: Final = frozenset(
@@ -53,9 +65,19 @@ def parse_created_response(reply: Any, timings: Any = None) -> Response:
 
     llama.cpp sends `timings` next to the response in that event.
     """
-    response = parse_fetched_response(reply)
-    response.timings = parse_timings(timings)
-    response.usage = parse_usage(get_field(reply, "usage"), response.timings)
+    response = _parse(reply)
+    if response.id is not None and response.status in _UNFINISHED:
+        unfinished_responses.add(response.id)
+    fields, usage = as_fields(reply), get_field(reply, "usage")
+    if timings is not None:
+        fields = {**fields, "timings": timings}
+    # Every usage of vLLM's Responses API has this field.
+    per_turn = get_field(get_field(usage, "input_tokens_details"), "input_tokens_per_turn")
+    if per_turn is not None or mentions_engine(fields, usage, None):
+        response.provider, response.timings = read_engine(fields, usage)
+    response.usage = parse_usage(usage, response.timings)
+    if response.provider == VLLM and response.usage.cache_read_tokens == 0:
+        response.usage.cache_read_tokens = None  # vLLM writes 0 if it does not count them.
     response.error = describe_reported_error(get_field(reply, "error"))
     # Record the status only for responses fetched by id. The caller that creates a response
     # already has it.
@@ -68,8 +90,44 @@ def parse_fetched_response(reply: Any) -> Response:
     """Parse a response of `GET /responses/{id}`.
 
     Usage and error are not set: they belong to the call that created the response. Status and finish
-    reason describe it.
+    reason describe it. But a response that runs in the background has no usage when it is created,
+    nor has one whose stream broke. Its usage is set once: by the first fetch that sees it finished, in
+    the process that created it.
     """
+    response = _parse(reply)
+    if response.status not in _UNFINISHED and unfinished_responses.discard(response.id):
+        response.usage = parse_usage(get_field(reply, "usage"))
+    return response
+
+
+class UnfinishedResponses:
+    """Ids of responses that this process created and has not seen finished."""
+
+    _AT_MOST: Final = 10_000
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def add(self, response_id: str) -> None:
+        """Add an id. Of too many ids, the oldest ones are dropped."""
+        while len(self._ids) >= self._AT_MOST:
+            with suppress(KeyError, RuntimeError):  # Another thread may have changed it.
+                del self._ids[next(iter(self._ids))]
+        self._ids[response_id] = None
+
+    def discard(self, response_id: str | None) -> bool:
+        """Remove an id. Return whether it was there, which one thread alone sees."""
+        return self._ids.pop(response_id, self) is None  # type: ignore[reportArgumentType]
+
+    def clear(self) -> None:
+        """Remove all ids."""
+        self._ids.clear()
+
+
+unfinished_responses: Final = UnfinishedResponses()
+
+
+def _parse(reply: Any) -> Response:
     output = get_field(reply, "output")
     return Response(
         id=as_str(get_field(reply, "id")),

@@ -40,6 +40,7 @@ _logger = logging.getLogger("llamatelemetry.gpu")
 BUSY_INTERVAL_S: Final = 0.1
 _DETAILS_EVERY_S: Final = 5.0
 _STALE_AFTER_S: Final = 5.0
+_STUCK_AFTER_S: Final = 10.0
 _UNKNOWN: Final = GpuState()
 
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class GpuMonitor:
         self.snapshot = Snapshot()
         self.history = History(_STALE_AFTER_S)
         self._is_open = False
+        self._took_s = 0.0
         self._reopen_at_s = float("inf")
         self._details_at_s = self._processes_at_s = float("-inf")
         self._loop = BackgroundLoop(
@@ -125,6 +127,21 @@ class GpuMonitor:
         """Stop the thread. Return whether it ended within `timeout_s`."""
         return self._loop.stop(timeout_s)
 
+    def current(self) -> Snapshot:
+        """Return the last snapshot, or one of lost devices if the driver does not return any more."""
+        last = self.snapshot
+        # A slow driver is read half of the time.
+        allowed_s = max(_STUCK_AFTER_S, 5 * self._interval_s, 5 * self._took_s)
+        if time.monotonic() - last.at_s < allowed_s:
+            return last
+        return replace(
+            last,
+            states=dict.fromkeys(last.states, _UNKNOWN),
+            details={},
+            processes={},
+            lost=frozenset(last.states),
+        )
+
     def read_soon(self) -> None:
         """Read the GPUs now, because a call has started."""
         self._loop.wake()
@@ -140,7 +157,7 @@ class GpuMonitor:
             _logger.info("Not reading GPUs: %s", error)
             self._close()
             return None if error.is_permanent else self._reopen_every_s
-        took_s = time.monotonic() - began_s
+        self._took_s = took_s = time.monotonic() - began_s
         self._record_pass(took_s)
         if not self.snapshot.devices:
             return self._reopen_every_s
@@ -187,7 +204,7 @@ class GpuMonitor:
     def _read(self, reports_host: bool) -> None:
         before = self.snapshot
         states = dict[str, GpuState]()
-        energy = dict[str, tuple[float, float]]()
+        energy = dict[str, tuple[float, float | None]]()
         lost = set[str]()
         for device in before.devices if reports_host else before.visible:
             if self._loop.is_stopping:
@@ -196,7 +213,7 @@ class GpuMonitor:
             states[device.uuid] = state or _UNKNOWN
             if state is None:
                 lost.add(device.uuid)
-            elif state.energy_j is not None:
+            else:
                 energy[device.uuid] = (time.monotonic(), state.energy_j)
         at_s = time.monotonic()
         idle = {uuid for uuid, state in states.items() if state.utilization == 0}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from llamatelemetry.gpu.nvml import plausibility
+from llamatelemetry.gpu.nvml.plausibility import EnergyCounter, within
 from llamatelemetry.gpu.nvml.session import NvmlSession
 from llamatelemetry.gpu.reader import GpuDetails, GpuDevice, GpuLostError, GpuState
 from llamatelemetry.semconv.gpu import THROTTLE_REASONS
@@ -14,13 +17,17 @@ _TEMPERATURE_OF_GPU: Final = 0
 _CLOCKS: Final = {"sm": 1, "memory": 2}
 _ERRORS: Final = {"corrected": 0, "uncorrected": 1}
 _SINCE_DRIVER_LOAD: Final = 0
-_POWER_NOW: Final = 186  # NVML_FI_DEV_POWER_INSTANT; nvmlDeviceGetPowerUsage is an average over 1 s
+# NVML_FI_DEV_POWER_INSTANT of the scope GPU, not of the module; nvmlDeviceGetPowerUsage is an
+# average over 1 s.
+_POWER_NOW: Final = 186
 _PCIE_SENT, _PCIE_RECEIVED = 197, 198
 _ALL_LINKS: Final = 0xFFFFFFFF
 _NVLINK_SENT, _NVLINK_RECEIVED = (138, _ALL_LINKS), (139, _ALL_LINKS)  # KiB
 # Bits of nvmlClocksEventReasons that mean throttling. Idle and user-defined clocks are not among
 # them.
 _THROTTLE_BITS: Final = (0x4, 0x8, 0x20, 0x40, 0x80)
+_LOST_AFTER_S: Final = 10.0
+"""Seconds after which a device counts as lost if each of its queries fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class _Handles:
 
     own: Any
     board: Any
+    energy: EnergyCounter = field(default_factory=EnergyCounter)
 
 
 class NvmlReader:
@@ -37,6 +45,8 @@ class NvmlReader:
     def __init__(self) -> None:
         self._nvml = NvmlSession()
         self._handles: dict[str, _Handles] = {}
+        # By UUID. A new session does not end a failure.
+        self._failing_since_s: dict[str, float] = {}
 
     def open(self) -> tuple[GpuDevice, ...]:
         """Open a session and return the boards, each followed by its MIG instances."""
@@ -53,10 +63,25 @@ class NvmlReader:
         self._nvml.close()
 
     def state(self, device: GpuDevice) -> GpuState:
-        """Return the current state. A MIG instance has only its memory."""
+        """Return the current state. A MIG instance has only its memory.
+
+        Raises:
+            GpuLostError: The device is lost, or each query has failed for `_LOST_AFTER_S`.
+        """
+        failures = self._nvml.failures
+        state = self._state(device)
+        if state != GpuState() or self._nvml.failures == failures:
+            self._failing_since_s.pop(device.uuid, None)
+            return state
+        now_s = time.monotonic()
+        since_s = self._failing_since_s.setdefault(device.uuid, now_s)
+        if now_s - since_s >= _LOST_AFTER_S:
+            raise GpuLostError(f"every query of {device.uuid} fails")
+        return state
+
+    def _state(self, device: GpuDevice) -> GpuState:
         query, handles = self._nvml.query, self._handles_of(device)
-        memory = query("nvmlDeviceGetMemoryInfo", handles.own)
-        used = None if memory is None else int(memory.used)
+        _, used = self._nvml.memory(handles.own)
         if device.parent_uuid is not None:
             # Utilization, power and temperature belong to the whole board.
             return GpuState(memory_used_bytes=used)
@@ -66,11 +91,11 @@ class NvmlReader:
         # Queried last, so that it matches the time at which this method returns.
         energy_mj = query("nvmlDeviceGetTotalEnergyConsumption", handles.board)
         return GpuState(
-            utilization=None if load is None else load.gpu / 100,
+            utilization=_share(None if load is None else load.gpu),
             memory_used_bytes=used,
             power_w=power_w,
-            energy_j=_scaled(energy_mj, 1e-3),
-            temperature_c=_scaled(temperature, 1.0),
+            energy_j=_scaled(handles.energy.check(energy_mj, time.monotonic()), 1e-3),
+            temperature_c=_scaled(within(temperature, plausibility.TEMPERATURE_C), 1.0),
         )
 
     def details(self, device: GpuDevice) -> GpuDetails:
@@ -84,16 +109,16 @@ class NvmlReader:
             board, (_PCIE_SENT, _PCIE_RECEIVED, _NVLINK_SENT, _NVLINK_RECEIVED)
         )
         return GpuDetails(
-            memory_utilization=None if load is None else load.memory / 100,
-            encoder_utilization=_share(query("nvmlDeviceGetEncoderUtilization", board)),
-            decoder_utilization=_share(query("nvmlDeviceGetDecoderUtilization", board)),
-            power_limit_w=_scaled(query("nvmlDeviceGetEnforcedPowerLimit", board), 1e-3),
+            memory_utilization=_share(None if load is None else load.memory),
+            encoder_utilization=_first_share(query("nvmlDeviceGetEncoderUtilization", board)),
+            decoder_utilization=_first_share(query("nvmlDeviceGetDecoderUtilization", board)),
+            power_limit_w=_watts(query("nvmlDeviceGetEnforcedPowerLimit", board), 1),
             clocks_hz=_query_each(_CLOCKS, lambda kind: self._clock_hz(board, kind)),
             throttle_reasons=self._throttle_reasons(board),
-            pcie_generation=query("nvmlDeviceGetCurrPcieLinkGeneration", board),
-            pcie_generation_max=query("nvmlDeviceGetMaxPcieLinkGeneration", board),
-            pcie_width=query("nvmlDeviceGetCurrPcieLinkWidth", board),
-            pcie_width_max=query("nvmlDeviceGetMaxPcieLinkWidth", board),
+            pcie_generation=_generation(query("nvmlDeviceGetCurrPcieLinkGeneration", board)),
+            pcie_generation_max=_generation(query("nvmlDeviceGetMaxPcieLinkGeneration", board)),
+            pcie_width=_width(query("nvmlDeviceGetCurrPcieLinkWidth", board)),
+            pcie_width_max=_width(query("nvmlDeviceGetMaxPcieLinkWidth", board)),
             io_bytes=_known(receive=received, transmit=sent),
             nvlink_bytes=_known(receive=_kib(link_received), transmit=_kib(link_sent)),
             errors=_query_each(
@@ -110,8 +135,7 @@ class NvmlReader:
         if found is None:
             return None
         return {
-            int(each.pid): None if each.usedGpuMemory is None else int(each.usedGpuMemory)
-            for each in found
+            int(each.pid): within(each.usedGpuMemory, plausibility.MEMORY_BYTES) for each in found
         }
 
     def _found(self) -> list[GpuDevice]:
@@ -134,13 +158,13 @@ class NvmlReader:
         if uuid is None:
             return None
         self._handles[uuid] = _Handles(handle, handle)
-        memory = query("nvmlDeviceGetMemoryInfo", handle)
+        total, _ = self._nvml.memory(handle)
         mig = query("nvmlDeviceGetMigMode", handle)
         return GpuDevice(
             index=index,
             uuid=uuid,
             name=query("nvmlDeviceGetName", handle),
-            memory_total_bytes=None if memory is None else int(memory.total),
+            memory_total_bytes=total,
             compute_capability=_pair(query("nvmlDeviceGetCudaComputeCapability", handle)),
             driver_version=driver,
             cuda_version=cuda,
@@ -160,14 +184,16 @@ class NvmlReader:
             if uuid is None:
                 continue
             self._handles[uuid] = _Handles(own, handle)
-            memory = self._nvml.query("nvmlDeviceGetMemoryInfo", own)
+            total, _ = self._nvml.memory(own)
             found.append(
                 replace(
                     board,
                     uuid=uuid,
                     name=self._nvml.query("nvmlDeviceGetName", own) or board.name,
-                    memory_total_bytes=None if memory is None else int(memory.total),
+                    memory_total_bytes=total,
                     parent_uuid=board.uuid,
+                    gpu_instance_id=self._nvml.query("nvmlDeviceGetGpuInstanceId", own),
+                    compute_instance_id=self._nvml.query("nvmlDeviceGetComputeInstanceId", own),
                     is_partitioned=False,
                 )
             )
@@ -181,12 +207,14 @@ class NvmlReader:
 
     def _power_w(self, board: Any) -> float | None:
         (now_mw,) = self._nvml.fields(board, (_POWER_NOW,))
-        if now_mw is None:
+        if within(now_mw, plausibility.POWER_MW) is None:
             now_mw = self._nvml.query("nvmlDeviceGetPowerUsage", board)
-        return _scaled(now_mw, 1e-3)
+        return _watts(now_mw)
 
     def _clock_hz(self, board: Any, kind: int) -> int | None:
-        mhz = self._nvml.query("nvmlDeviceGetClockInfo", board, kind)
+        mhz = within(
+            self._nvml.query("nvmlDeviceGetClockInfo", board, kind), plausibility.CLOCK_MHZ
+        )
         return None if mhz is None else mhz * 1_000_000
 
     def _throttle_reasons(self, board: Any) -> tuple[str, ...] | None:
@@ -204,16 +232,37 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _share(percent_and_period: list[int] | None) -> float | None:
-    return None if percent_and_period is None else percent_and_period[0] / 100
+def _watts(value_mw: int | None, smallest: int = 0) -> float | None:
+    return _scaled(within(value_mw, plausibility.POWER_MW, smallest), 1e-3)
+
+
+def _share(percent: int | None) -> float | None:
+    known = within(percent, plausibility.PERCENT)
+    return None if known is None else known / 100
+
+
+def _first_share(percent_and_period: list[int] | None) -> float | None:
+    return _share(None if percent_and_period is None else percent_and_period[0])
+
+
+def _generation(value: int | None) -> int | None:
+    return within(value, plausibility.PCIE_GENERATION, 1)
+
+
+def _width(value: int | None) -> int | None:
+    return within(value, plausibility.PCIE_WIDTH, 1)
 
 
 def _kib(value: int | None) -> int | None:
     return None if value is None else value * 1024
 
 
-def _known(**values: int | None) -> dict[str, int]:
-    return {name: value for name, value in values.items() if value is not None}
+def _known(**counts: int | None) -> dict[str, int]:
+    return {
+        name: count
+        for name, given in counts.items()
+        if (count := within(given, plausibility.COUNT)) is not None
+    }
 
 
 def _query_each(kinds: Mapping[str, int], query: Callable[[int], int | None]) -> dict[str, int]:

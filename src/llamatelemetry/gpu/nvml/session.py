@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from llamatelemetry._optional import required_by
+from llamatelemetry.gpu.nvml.plausibility import memory
 from llamatelemetry.gpu.reader import GpuLostError, GpuUnavailableError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _NOT_SUPPORTED: Final = 3
 _DRIVER_NOT_LOADED: Final = 9
 _LIBRARY_NOT_FOUND: Final = 12
 _FUNCTION_NOT_FOUND: Final = 13
+_VERSION_MISMATCH: Final = 25  # the driver does not know this version of a structure
 # The device fell off the bus, must be reset, or its handle is no longer valid.
 _LOST: Final = frozenset({15, 16, 28})
 # Not initialized, no driver, or different versions of driver and library after an update.
@@ -37,9 +39,14 @@ _UNSIGNED_INT, _SIGNED_INT, _DOUBLE = 1, 5, 0
 
 
 class NvmlSession:
-    """One initialization of NVML. Not thread-safe."""
+    """One initialization of NVML. Not thread-safe.
+
+    Attributes:
+        failures: Number of queries that failed although the device supports them.
+    """
 
     def __init__(self) -> None:
+        self.failures = 0
         self._nvml: Any = None
         self._unsupported: set[Hashable] = set()
 
@@ -103,6 +110,16 @@ class NvmlSession:
             self._handle_error(error, key)
             return None
 
+    def memory(self, handle: Any) -> tuple[int | None, int | None]:
+        """Return total and used memory in bytes. `None` is unknown.
+
+        The first version of this query counts the memory that the driver reserves as used.
+        """
+        version = getattr(self._nvml, "nvmlMemory_v2", None)
+        found = version and self.query("nvmlDeviceGetMemoryInfo", handle, version)
+        found = found or self.query("nvmlDeviceGetMemoryInfo", handle)
+        return (None, None) if found is None else memory(int(found.total), int(found.used))
+
     def bus_id(self, handle: Any, *link: int) -> str | None:
         """Return the PCI bus ID of a device, or of the other end of one of its NVLinks."""
         function = "nvmlDeviceGetNvLinkRemotePciInfo" if link else "nvmlDeviceGetPciInfo"
@@ -124,8 +141,10 @@ class NvmlSession:
             raise GpuLostError(str(error)) from None
         if error.value in _SESSION_OVER:
             raise GpuUnavailableError(f"NVML: {error}") from None
-        if error.value in {_NOT_SUPPORTED, _FUNCTION_NOT_FOUND}:
+        if error.value in {_NOT_SUPPORTED, _FUNCTION_NOT_FOUND, _VERSION_MISMATCH}:
             self._unsupported.add(key)
+        else:
+            self.failures += 1
 
 
 def _has_library() -> bool:

@@ -119,6 +119,7 @@ async def _send_until_loaded(
         response = await _send_until_answered(connection, exchange, call)
         if call is not None:
             call.mark_headers_received()
+            call.record_response_headers(response.headers)
         if response.is_success:
             return response
         error = parse_error_response(response.status_code, response.content)

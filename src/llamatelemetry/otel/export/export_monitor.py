@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamatelemetry.otel._sdk_private import exporters_of
+from llamatelemetry.otel.export.encoding_repair import with_repair
 
 
 class ExportMonitor:
@@ -29,7 +30,7 @@ class ExportMonitor:
         The wrappers are set on the exporter objects, so that their classes stay the same.
         """
         for exporter in exporters_of(provider):
-            exporter.export = self._monitored(exporter.export)
+            exporter.export = self._monitored(with_repair(exporter.export))
             # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
             # log a warning about a second one.
             exporter.shutdown = _once(exporter.shutdown)

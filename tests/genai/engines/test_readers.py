@@ -1,0 +1,361 @@
+"""The figures of each engine in its own format, and what proves the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from llamatelemetry.genai import EngineTimings, provider_from_headers, provider_from_models
+from llamatelemetry.genai.engines import read_engine, read_engine_headers
+from llamatelemetry.genai.engines.proofs import provider_from_fingerprint
+
+USAGE = {
+    "prompt_tokens": 20,
+    "completion_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 8},
+}
+COUNTS: dict[str, Any] = {"prompt_tokens": 12, "cached_tokens": 8, "predicted_tokens": 5}
+INEXACT: dict[str, Any] = {"has_exact_bounds": False}
+META_INFO = {
+    "weight_version": "default",
+    "prompt_tokens": 20,
+    "completion_tokens": 5,
+    "cached_tokens": 8,
+    "queue_time": 0.5,
+    "forward_entry_time": 1000.0,
+    "prefill_finished_time": 1000.25,
+    "request_finished_ts": 1001.25,
+    "first_token_latency": 0.8,
+    "spec_num_proposed_drafts": 9,
+    "spec_num_correct_drafts": 4,
+}
+SGLANG = EngineTimings(
+    **COUNTS,
+    queue_ms=500.0,
+    prefill_ms=250.0,
+    decode_ms=1000.0,
+    first_token_ms=800.0,
+    drafted_tokens=9,
+    accepted_tokens=4,
+    provider="sglang",
+)
+FIREWORKS = EngineTimings(
+    **COUNTS,
+    **INEXACT,
+    queue_ms=500.0,
+    prefill_ms=250.0,
+    decode_ms=1000.0,
+    first_token_ms=800.0,
+    provider="fireworks",
+)
+FIREWORKS_METRICS = {
+    "prefill-queue-duration": "0.5",
+    "prefill-duration": "0.25",
+    "generation-duration": "1",
+    "server-time-to-first-token": "0.8",
+    "prompt-tokens": "20",
+    "cached-prompt-tokens": "8",
+}
+OLLAMA = {
+    "done": True,
+    "total_duration": 2_000_000_000,
+    "load_duration": 5_000_000,
+    "prompt_eval_count": 20,
+    "prompt_eval_cached_count": 8,
+    "prompt_eval_duration": 250_000_000,
+    "eval_count": 5,
+    "eval_duration": 1_000_000_000,
+}
+VLLM = {
+    "time_to_first_token_ms": 250.0,
+    "generation_time_ms": 1000.0,
+    "queue_time_ms": 500.0,
+    "mean_itl_ms": 250.0,
+    "tokens_per_second": 4.0,
+    "speculative_decoding": {"num_draft_tokens": 9, "num_accepted_draft_tokens": 4},
+}
+QUEUED: dict[str, Any] = {"queue_ms": 500.0, "prefill_ms": 250.0, "decode_ms": 1000.0}
+TIME_INFO = {"queue_time": 0.5, "prompt_time": 0.25, "completion_time": 1.0, "total_time": 2.0}
+
+# Response, usage, and what is read of them.
+FORMATS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], EngineTimings]] = {
+    "llama.cpp": (
+        {"timings": {"prompt_n": 12, "prompt_ms": 250, "predicted_n": 5, "predicted_ms": 1000}},
+        USAGE,
+        EngineTimings(12, 250.0, 5, 1000.0, provider="llama_cpp", is_queue_derivable=True),
+    ),
+    "vllm": (
+        {"metrics": VLLM},
+        USAGE,
+        EngineTimings(**COUNTS, **QUEUED, drafted_tokens=9, accepted_tokens=4),
+    ),
+    "sglang, native": ({"text": "Hi", "meta_info": META_INFO}, {}, SGLANG),
+    "sglang, chat": ({"choices": [{"index": 0, "meta_info": META_INFO}]}, USAGE, SGLANG),
+    "sglang without metrics": (
+        {"meta_info": {"weight_version": "1", "cached_tokens": 8, "prompt_tokens": 20}},
+        {},
+        EngineTimings(prompt_tokens=12, cached_tokens=8, provider="sglang"),
+    ),
+    "dynamo": (
+        {
+            "nvext": {
+                "timing": {
+                    "prefill_wait_time_ms": 500,
+                    "prefill_time_ms": 250,
+                    "ttft_ms": 800,
+                    "total_time_ms": 1800,
+                }
+            }
+        },
+        USAGE,
+        EngineTimings(**COUNTS, **QUEUED, first_token_ms=800.0, provider="dynamo"),
+    ),
+    "ollama": (
+        OLLAMA,
+        {},
+        EngineTimings(**COUNTS, prefill_ms=250.0, decode_ms=1000.0, provider="ollama"),
+    ),
+    "ollama before it counted cached tokens": (
+        {name: value for name, value in OLLAMA.items() if "cached" not in name},
+        {},
+        EngineTimings(predicted_tokens=5, prefill_ms=250.0, decode_ms=1000.0, provider="ollama"),
+    ),
+    "local ai": (
+        {},
+        {**USAGE, "timing_prompt_processing": 250, "timing_token_generation": 1000},
+        EngineTimings(
+            prompt_tokens=12,
+            predicted_tokens=5,
+            prefill_ms=250.0,
+            decode_ms=1000.0,
+            provider="local_ai",
+        ),
+    ),
+    "fast flow lm": (
+        {},
+        {**USAGE, "prefill_duration_ttft": 0.25, "decoding_duration": 1.0},
+        EngineTimings(
+            prompt_tokens=12,
+            predicted_tokens=5,
+            prefill_ms=250.0,
+            decode_ms=1000.0,
+            provider="lemonade",
+        ),
+    ),
+    "lm studio": (
+        {
+            "stats": {
+                "generation_time": 1.0,
+                "time_to_first_token": 0.3,
+                "total_draft_tokens_count": 9,
+                "accepted_draft_tokens_count": 4,
+            },
+            "model_info": {},
+            "runtime": {},
+        },
+        USAGE,
+        EngineTimings(
+            predicted_tokens=5,
+            decode_ms=1000.0,
+            drafted_tokens=9,
+            accepted_tokens=4,
+            provider="lm_studio",
+            **INEXACT,
+        ),
+    ),
+    "groq": (
+        {"x_groq": {"id": "req_1"}},
+        {**USAGE, **TIME_INFO},
+        EngineTimings(**COUNTS, **QUEUED, provider="groq", **INEXACT),
+    ),
+    "cerebras": (
+        {"time_info": TIME_INFO},
+        USAGE,
+        EngineTimings(**COUNTS, **QUEUED, provider="cerebras", **INEXACT),
+    ),
+    "fireworks": ({"perf_metrics": FIREWORKS_METRICS}, USAGE, FIREWORKS),
+    "fireworks with prefix": (
+        {"perf_metrics": {f"fireworks-{name}": text for name, text in FIREWORKS_METRICS.items()}},
+        USAGE,
+        FIREWORKS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_is_read(name: str) -> None:
+    fields, usage, expected = FORMATS[name]
+    assert read_engine(fields, usage).timings == expected
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_proves_its_engine_except_that_of_vllm(name: str) -> None:
+    fields, usage, expected = FORMATS[name]
+    assert read_engine(fields, usage).provider == expected.provider
+
+
+# A field with the right name and another meaning, or without the rest of its format.
+OTHERS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "metrics of another server": ({"metrics": {"time_to_first_token_ms": 5.0}}, USAGE),
+    "metrics as a list": ({"metrics": [1, 2]}, USAGE),
+    "meta_info of another server": ({"meta_info": {"queue_time": 0.5}}, USAGE),
+    "stats of another server": ({"stats": {"generation_time": 1.0}}, USAGE),
+    "done of another server": ({"done": True, "eval_duration": 5}, USAGE),
+    "imitated Ollama with zeros": ({**OLLAMA, "load_duration": 0, "eval_duration": 0}, {}),
+    "unfinished Ollama": ({**OLLAMA, "done": False}, {}),
+    "usage with a queue only": ({}, {**USAGE, "queue_time": 0.5}),
+    "nvext without timing": ({"nvext": {"worker_id": 1}}, USAGE),
+    "perf_metrics of another server": ({"perf_metrics": {"kv_cache_metrics": {}}}, USAGE),
+    "llama.cpp without counts": ({"timings": {"prompt_ms": 1, "predicted_ms": 2}}, USAGE),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_field_with_another_meaning_is_not_read(name: str) -> None:
+    assert read_engine(*OTHERS[name]) == (None, None)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, 1e300, "250", True, None, [], {}])
+@pytest.mark.parametrize(
+    ("field", "figure"),
+    [
+        ("time_to_first_token_ms", "prefill_ms"),
+        ("generation_time_ms", "decode_ms"),
+        ("queue_time_ms", "queue_ms"),
+    ],
+)
+def test_impossible_figure_is_absent_and_the_others_are_read(
+    field: str, figure: str, value: Any
+) -> None:
+    timings = read_engine({"metrics": {**VLLM, field: value}}, USAGE).timings
+    assert timings is not None
+    found = {name: getattr(timings, name) for name in QUEUED}
+    assert found == {**QUEUED, figure: None}
+
+
+def test_clock_that_runs_backwards_gives_no_figure() -> None:
+    meta = {**META_INFO, "prefill_finished_time": 999.0}
+    timings = read_engine({"meta_info": meta}, {}).timings
+    assert timings is not None
+    assert (timings.prefill_ms, timings.decode_ms) == (None, 2250.0)
+
+
+def test_more_cached_than_prompt_tokens_are_unknown() -> None:
+    usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 21}}
+    timings = read_engine({"metrics": VLLM}, usage).timings
+    assert timings is not None
+    assert (timings.prompt_tokens, timings.cached_tokens) == (None, None)
+
+
+def test_zero_cached_tokens_of_vllm_responses_are_unknown() -> None:
+    usage = {"input_tokens": 20, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 0}}
+    timings = read_engine({"metrics": VLLM}, usage).timings
+    assert timings is not None
+    assert (timings.prompt_tokens, timings.cached_tokens) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "provider"),
+    [
+        ("vllm-0.32.0-6057df73", "vllm"),
+        ("fp_ollama", "ollama"),
+        ("b6789-1a2b3c4d", "llama_cpp"),
+        ("0.32.0-0.31.1-macOS-26.1-arm64-arm-64bit-applegpu_g15s", "mlx_lm"),
+        ("fp_44709d6fcb", None),
+        ("vllm", None),
+        ("my-vllm-0.32.0", None),
+        ("b", None),
+        ("3.3.6-native", None),
+        ("fp_ollama_2", None),
+    ],
+)
+def test_fingerprint_proves_its_engine(fingerprint: str, provider: str | None) -> None:
+    assert provider_from_fingerprint(fingerprint) == provider
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ({"owned_by": "vllm", "max_model_len": 512}, "vllm"),
+        ({"owned_by": "vllm"}, None),
+        ({"owned_by": "sglang"}, "sglang"),
+        ({"owned_by": "tensorrt_llm"}, "tensorrt_llm"),
+        ({"owned_by": "llamacpp"}, "llama_cpp"),
+        ({"owned_by": "Triton Inference Server"}, "triton"),
+        ({"owned_by": "library"}, None),
+        ({"owned_by": "organization-owner"}, None),
+        ({"owned_by": ["vllm"]}, None),
+        ({}, None),
+    ],
+)
+def test_owner_of_model_proves_its_engine(model: dict[str, Any], provider: str | None) -> None:
+    assert provider_from_models({"data": [model]}) == provider
+
+
+TGI = {
+    "x-queue-time": "500",
+    "x-validation-time": "1",
+    "x-inference-time": "1250",
+    "x-time-per-token": "250",
+    "x-generated-tokens": "5",
+    "x-compute-time": "1.7",
+}
+TEI = {
+    "x-queue-time": "500",
+    "x-tokenization-time": "1",
+    "x-inference-time": "20",
+    "x-compute-tokens": "20",
+    "x-compute-type": "cpu",
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "provider", "timings"),
+    [
+        (TGI, "tgi", EngineTimings(queue_ms=500.0)),
+        (TEI, "tei", EngineTimings(queue_ms=500.0)),
+        ({**TGI, "x-queue-time": "-3"}, "tgi", None),
+        ({**TGI, "x-queue-time": "soon"}, "tgi", None),
+        ({**TGI, "x-queue-time": "nan"}, "tgi", None),
+        (
+            {f"fireworks-{name}": text for name, text in FIREWORKS_METRICS.items()},
+            "fireworks",
+            EngineTimings(
+                prompt_tokens=12,
+                cached_tokens=8,
+                **QUEUED,
+                first_token_ms=800.0,
+                provider="fireworks",
+                **INEXACT,
+            ),
+        ),
+        ({"server": "llama.cpp"}, "llama_cpp", None),
+        ({"server": "ConcedoLlamaForKoboldServer"}, "koboldcpp", None),
+    ],
+)
+def test_headers_prove_their_engine_and_have_its_figures(
+    headers: dict[str, str], provider: str, timings: EngineTimings | None
+) -> None:
+    httpx = pytest.importorskip("httpx")
+    for each in (headers, httpx.Headers(headers)):
+        assert provider_from_headers(each) == provider
+        assert read_engine_headers(each, provider) == timings
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"server": "uvicorn", "x-queue-time": "500"},
+        {"openai-processing-ms": "81"},
+        {"x-compute-type": "cpu", "x-compute-characters": "5"},
+        {"x-tokenization-time": "0.5", "x-queue-time": "0.1", "x-inference-time": "3.2"},
+    ],
+)
+def test_other_headers_prove_nothing(headers: dict[str, str]) -> None:
+    httpx = pytest.importorskip("httpx")
+    assert provider_from_headers(headers) is None
+    assert provider_from_headers(httpx.Headers(headers)) is None
