@@ -68,11 +68,7 @@ def run_command(
             path.unlink()
         _print(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
         return exit_status_of(error)
-    try:
-        receiver.start()
-    except OSError as error:
-        # The command is already running, and its telemetry over HTTP is received.
-        _print(console, f"error: {error}", "red")
+    _start(console, receiver)
     page = _live_page(console, path) if live else None
     status = command.wait()
     with suppress(KeyboardInterrupt):
@@ -83,12 +79,9 @@ def run_command(
         receiver.stop()
         store.close()
         if any(receiver.received.values()) or output is not None:
-            _conclude(console, path, store, receiver)
-            if report:
-                _report(console, path)
+            _conclude(console, path, store, receiver, report=report)
         else:
-            path.unlink(missing_ok=True)
-            print_summary(console, Summary())
+            _discard(console, path)
     return status
 
 
@@ -106,6 +99,19 @@ def _keeping_exit_status(console: Console, path: Path) -> Generator[None]:
         _print(console, f"error: The recorded telemetry is lost: {error}", "red")
     except Exception as error:
         _print(console, f"error: Cannot read the recorded telemetry: {error}", "red")
+
+
+def _start(console: Console, receiver: Receiver) -> None:
+    try:
+        receiver.start()
+    except OSError as error:
+        # The command is already running, and its telemetry over HTTP is received.
+        _print(console, f"error: {error}", "red")
+
+
+def _discard(console: Console, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    print_summary(console, Summary())
 
 
 def _live_page(console: Console, path: Path) -> LivePage | None:
@@ -142,7 +148,9 @@ def _settle(receiver: Receiver) -> None:
         time.sleep(0.1)
 
 
-def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) -> None:
+def _conclude(
+    console: Console, path: Path, store: Store, receiver: Receiver, *, report: bool
+) -> None:
     with StoreReader(path) as reader:
         summary = summarize(reader.spans(), reader.points())
     print_summary(console, summary)
@@ -151,6 +159,8 @@ def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) ->
     if store.pruned:
         _print(console, f"Size limit reached: deleted the {store.pruned} oldest records.", "yellow")
     _print(console, f"Saved to {path}", "dim")
+    if report:
+        _report(console, path)
 
 
 def _print(console: Console, text: str, style: str) -> None:
