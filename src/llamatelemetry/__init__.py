@@ -7,6 +7,7 @@ that a plugin which needs only the core never imports the SDK or an optional pac
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,3 +71,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# OpenTelemetry reads these when it is imported, and raises for an invalid value.
+if any(
+    name in os.environ
+    for name in (
+        *("OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        *("OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"),
+    )
+):
+    importlib.import_module("llamatelemetry.config.otel_variables").import_opentelemetry()

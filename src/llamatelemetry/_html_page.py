@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 def fill_page(package: str, template: str, *, feature: str, **values: Any) -> str:
     """Render a template of a package's directory `templates`. All values are escaped.
 
+    Characters that cannot be encoded are replaced.
+
     The template can include the drawing scripts in `llamatelemetry/templates`. Besides `values`,
     it receives `version`, and `nonce`, which its scripts need to run. `feature` names the page in
     the error message.
@@ -23,11 +25,13 @@ def fill_page(package: str, template: str, *, feature: str, **values: Any) -> st
     """
     from llamatelemetry import __version__
 
-    return (
+    page = (
         _environment(package, feature)
         .get_template(template)
         .render(nonce=secrets.token_urlsafe(16), version=__version__, **values)
     )
+    # Half of a surrogate pair, as in the text of a truncated emoji, cannot be encoded.
+    return page.encode(errors="replace").decode()
 
 
 def check_installed(feature: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 import urllib.request
+import venv
 from pathlib import Path
 
 import pytest
@@ -19,25 +20,9 @@ import requests
 
 from llamatelemetry.local.launch import telemetry_environment
 from llamatelemetry.local.store import StoreReader
+from tests.cli.run_commands import RUN, SPAN, run
 from tests.support.children import with_signals
 from tests.support.llama_server import LlamaServer
-
-RUN = [sys.executable, "-m", "llamatelemetry.cli", "run"]
-SPAN = """
-from opentelemetry import trace
-trace.get_tracer("program").start_span("by the program").end()
-"""
-
-
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        with_signals([*RUN, *arguments]),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=os.environ | {"COLUMNS": "150"} | environment,
-    )
 
 
 def names_in(folder: Path) -> list[str]:
@@ -295,7 +280,8 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
         },
         "http://127.0.0.1:9",
     )
-    assert made.pop("PYTHONPATH").endswith(f"auto_instrumentation{os.pathsep}/mine")
+    assert made.pop("PYTHONPATH").endswith(f"startup{os.pathsep}/mine")
+    assert made.pop("_LLAMATELEMETRY_RUN_PID") == str(os.getpid())
     assert made == {
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
@@ -338,3 +324,20 @@ def test_http_library_of_command_bypasses_proxy_for_hosts_that_the_user_excludes
     monkeypatch.setenv("http_proxy", "http://proxy.test")
     assert requests.utils.get_environ_proxies("http://a.test/v1") == {}
     assert requests.utils.get_environ_proxies("http://127.0.0.1:9/v1/traces") == {}
+
+
+def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path: Path) -> None:
+    venv.create(tmp_path / "other", with_pip=False)
+    other = tmp_path / "other" / "bin" / "python"
+    done = run("--", str(other), "-c", "print('ran')", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    first, second = done.stderr.splitlines()
+    assert first == (
+        f"llamatelemetry run: nothing is recorded in {other}: No module named 'opentelemetry'. "
+        f"Install llamatelemetry there: {other} -m pip install llamatelemetry"
+    )
+    assert second.startswith("No telemetry received.")
+    # The output of a nested interpreter may be read by another program.
+    nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"
+    done = run("--no-report", "--", sys.executable, "-c", nested, cwd=tmp_path)
+    assert (done.stdout, done.stderr.count("nothing is recorded")) == ("1\n", 0)

@@ -427,7 +427,9 @@ meter_provider:
         path.write_text("file_format: [")
         done = instrumented(**OURS, OTEL_CONFIG_FILE=str(path))
         assert seen(done)["threads"] == ["MainThread"]
-        assert "Configuration of llamatelemetry failed" in done.stderr
+        assert f"OTEL_CONFIG_FILE must be a declarative configuration file, got '{path}'" in (
+            done.stderr
+        )
 
 
 LOGGING = """

@@ -63,6 +63,13 @@ def test_page_of_empty_graph_states_reason(caplog):
     )
 
 
+def test_page_replaces_characters_that_cannot_be_encoded(tmp_path: Path):
+    viz = GraphistryViz(auto_register=False, output_dir=tmp_path)
+    half = "half \ud83d of a pair"
+    path = Path(viz.plot_pipeline_graph(half, half, [half], [1.0], "http://127.0.0.1:8080"))
+    assert "half ? of a pair" in path.read_text(encoding="utf-8")
+
+
 def test_plot_uploads_nothing_before_register(caplog, a_trace: TraceGraph):
     caplog.set_level(logging.INFO, logger="llamatelemetry")
     viz = GraphistryViz(auto_register=False, username="ada", password="p")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
-from llamatelemetry.local.store import Store, StoreError, StoreFullError, StoreReader
+from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
 from tests.local.example_records import numbered
 
 SPAN = SpanRecord(
@@ -158,7 +158,7 @@ def test_write_raises_and_keeps_earlier_records_when_disk_is_full(tmp_path: Path
     store.write([numbered(1)])
     # SQLite's own size limit raises the same error as a full disk.
     store._connection.execute("PRAGMA max_page_count = 40")
-    with pytest.raises(StoreFullError, match="disk is full"):
+    with pytest.raises(StoreWriteError, match="disk is full"):
         store.write([numbered(n, padding=10_000) for n in range(2, 100)])
     store._connection.execute("PRAGMA max_page_count = 100000")
     store.write([numbered(100)])

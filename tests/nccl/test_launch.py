@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,7 @@ from llamatelemetry.nccl._rendezvous import (
     RankAssignment,
     decide_backend,
     find_rank_assignment,
+    rendezvous,
 )
 
 TORCHRUN = {
@@ -173,3 +176,44 @@ def test_cuda_runner_raises_when_operation_does_not_end(ends):
     else:
         with pytest.raises(CollectiveError, match="did not finish on the GPU"):
             runner.seconds(runner.mark(), runner.mark())
+
+
+def test_rendezvous_raises_after_timeout_when_resolver_does_not_respond(monkeypatch):
+    responds = threading.Event()
+
+    def lookup(*_: object) -> list[object]:
+        responds.wait(60)
+        raise OSError("no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    assignment = RankAssignment(1, 2, address="rank-0.example:29500")
+    try:
+        with pytest.raises(CollectiveError, match=r"MASTER_ADDR .*'rank-0\.example'.*not respond"):
+            rendezvous(None, assignment, Offer("gloo", None, None), 0.2)
+        assert not responds.is_set()
+    finally:
+        responds.set()
+
+
+def test_rendezvous_waits_for_host_name_of_rank_0(monkeypatch):
+    lookups = []
+
+    def lookup(*arguments: object) -> list[object]:
+        lookups.append(arguments)
+        if len(lookups) < 3:
+            raise socket.gaierror("Name or service not known")
+        return []
+
+    def open_store(*_: object, **__: object) -> None:
+        raise RuntimeError("reached torch")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    assignment = RankAssignment(0, 2, address="rank-0.example:29500")
+    with pytest.raises(RuntimeError, match="reached torch"):
+        rendezvous(
+            SimpleNamespace(rendezvous=open_store, PrefixStore=None),
+            assignment,
+            Offer("gloo", None, None),
+            60,
+        )
+    assert lookups == [("rank-0.example", "29500")] * 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler
 
 import grpc
@@ -33,6 +33,8 @@ class Received:
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.status = 200
+        self.status_of: dict[str, int] = {}
+        """Statuses of single paths. A request with another status than 200 is not kept."""
         self.may_respond = threading.Event()
         """While it is not set, HTTP requests get no response for up to 30 seconds."""
         self.may_respond.set()
@@ -85,7 +87,11 @@ class Received:
 
 
 @contextmanager
-def http_receiver(*, keep_alive: bool = False) -> Iterator[Received]:
+def http_receiver(
+    server: Callable[[type[BaseHTTPRequestHandler]], AbstractContextManager[int]] = http_server,
+    *,
+    keep_alive: bool = False,
+) -> Iterator[Received]:
     """Start a receiver. With `keep_alive`, connections stay open after a response."""
     received = Received()
 
@@ -101,12 +107,13 @@ def http_receiver(*, keep_alive: bool = False) -> Iterator[Received]:
             received.paths.append(self.path)
             received.headers.append({name.lower(): text for name, text in self.headers.items()})
             signal = self.path.rpartition("/")[2]
-            if signal in REQUESTS:
+            status = received.status_of.get(self.path, received.status)
+            if signal in REQUESTS and (status == 200 or not received.status_of):
                 try:
                     received.messages[signal].append(REQUESTS[signal].FromString(body))
                 except DecodeError as error:
                     received.malformed.append(repr(error))
-            self.send_response(received.status)
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -117,7 +124,7 @@ def http_receiver(*, keep_alive: bool = False) -> Iterator[Received]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with http_server(Handler) as received.port:
+    with server(Handler) as received.port:
         yield received
 
 

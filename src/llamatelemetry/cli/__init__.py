@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
 
 from llamatelemetry._optional import MissingPackageError, required_by
 
 __all__ = ["main"]
 
+_INTERRUPTED: Final = 130
+
 
 def main() -> None:
     """Run the command line. Exit status: 0 success, 1 failure, 2 usage error or missing package."""
-    # The encoding of the locale may lack characters of tables and file names.
-    stdout: Any = sys.stdout
-    if getattr(stdout, "errors", None) in {"strict", "surrogateescape"}:
-        stdout.reconfigure(errors="replace")
+    _prepare_output()
+    status: Any = 0
     try:
         with required_by("The command line", "llamatelemetry"):
             from llamatelemetry.cli._app import app
 
             app()
     except MissingPackageError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
+        status = _report(str(error), 2)
+    except KeyboardInterrupt:
+        status = _report("Interrupted", _INTERRUPTED)
+    except OSError as error:
+        status = _report(f"error: {error}", 1)
+    except SystemExit as done:
+        # Typer and rich end the command with it, also when the reader of the output has exited.
+        status = done.code
+    sys.exit(_flushed(status))
+
+
+def _prepare_output() -> None:
+    """Make both output streams usable: closed ones, and those of a locale without some characters."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # `>&-` in a shell
+            devnull = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until exit
+            setattr(sys, name, devnull)
+    # The encoding of the locale may lack characters of tables and file names.
+    stdout: Any = sys.stdout
+    if getattr(stdout, "errors", None) in {"strict", "surrogateescape"}:
+        stdout.reconfigure(errors="replace")
+
+
+def _report(message: str, status: int) -> int:
+    with suppress(OSError):  # its reader has exited, or the disk is full
+        sys.stderr.write(f"{message}\n")
+    return status
+
+
+def _flushed(status: Any) -> Any:
+    """Write the buffered output. Return the status, or 1 if the output cannot be written.
+
+    The interpreter would print a traceback for this error when it exits.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return status or 1
+    except OSError as error:
+        _discard_output()
+        return _report(f"error: {error}", 1)
+    return status
+
+
+def _discard_output() -> None:
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

@@ -93,11 +93,14 @@ def doctor(
         typer.Option(callback=_http_url, help="Also check this inference server (URL)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also list the options at their defaults.")
+    ] = False,
 ) -> None:
     """Check installation, configuration and export endpoints."""
     from llamatelemetry.cli.doctor import run_doctor
 
-    raise typer.Exit(run_doctor(server=server, as_json=as_json))
+    raise typer.Exit(run_doctor(server=server, as_json=as_json, verbose=verbose))
 
 
 @app.command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -68,46 +68,67 @@ def run_command(
             path.unlink()
         _print(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
         return exit_status_of(error)
+    _start(console, receiver)
+    page = _live_page(console, path) if live else None
+    status = command.wait()
+    with suppress(KeyboardInterrupt):
+        _settle(receiver)
+    with _keeping_exit_status(console, path):
+        if page is not None:
+            page.stop()
+        receiver.stop()
+        store.close()
+        if any(receiver.received.values()) or output is not None:
+            _conclude(console, path, store, receiver, report=report)
+        else:
+            _discard(console, path)
+    return status
+
+
+@contextmanager
+def _keeping_exit_status(console: Console, path: Path) -> Generator[None]:
+    """Let no failure after the command has exited change the exit status, not even Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _print(console, f"Interrupted. The telemetry is in {path}", "yellow")
+    except SystemExit:
+        # rich raises it if the reader of standard error has exited.
+        pass
+    except (FileNotFoundError, StoreError) as error:
+        _print(console, f"error: The recorded telemetry is lost: {error}", "red")
+    except Exception as error:
+        _print(console, f"error: Cannot read the recorded telemetry: {error}", "red")
+
+
+def _start(console: Console, receiver: Receiver) -> None:
     try:
         receiver.start()
     except OSError as error:
         # The command is already running, and its telemetry over HTTP is received.
         _print(console, f"error: {error}", "red")
-    with _live_page(console, path) if live else nullcontext():
-        status = command.wait()
-        _settle(receiver)
-    receiver.stop()
-    store.close()
-    if any(receiver.received.values()) or output is not None:
-        _conclude(console, path, store, receiver)
-        if report:
-            _report(console, path)
-    else:
-        path.unlink()
-        print_summary(console, Summary())
-    return status
 
 
-@contextmanager
-def _live_page(console: Console, path: Path) -> Generator[None]:
+def _discard(console: Console, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    print_summary(console, Summary())
+
+
+def _live_page(console: Console, path: Path) -> LivePage | None:
     try:
         page = LivePage(path)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, StoreError) as error:
         _print(console, f"Cannot serve the live report: {error}", "yellow")
-        yield
-        return
+        return None
     _print(console, f"Live report: {page.url}", "bold")
-    try:
-        yield
-    finally:
-        page.stop()
+    return page
 
 
 def _report(console: Console, path: Path) -> None:
     page = path.with_suffix(".html")
     try:
         write_report(read_recorded(path), page)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, StoreError, ValueError) as error:
         _print(console, f"Cannot write the report: {error}", "yellow")
     else:
         _print(console, f"Report: {page}", "bold")
@@ -127,7 +148,9 @@ def _settle(receiver: Receiver) -> None:
         time.sleep(0.1)
 
 
-def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) -> None:
+def _conclude(
+    console: Console, path: Path, store: Store, receiver: Receiver, *, report: bool
+) -> None:
     with StoreReader(path) as reader:
         summary = summarize(reader.spans(), reader.points())
     print_summary(console, summary)
@@ -136,11 +159,16 @@ def _conclude(console: Console, path: Path, store: Store, receiver: Receiver) ->
     if store.pruned:
         _print(console, f"Size limit reached: deleted the {store.pruned} oldest records.", "yellow")
     _print(console, f"Saved to {path}", "dim")
+    if report:
+        _report(console, path)
 
 
 def _print(console: Console, text: str, style: str) -> None:
-    sys.stdout.flush()
-    console.print(safe_text(text, style, lines=True), soft_wrap=True)
+    # The reader of the output may have exited, or the disk may be full. rich raises SystemExit for
+    # a closed pipe.
+    with suppress(OSError, SystemExit):
+        sys.stdout.flush()
+        console.print(safe_text(text, style, lines=True), soft_wrap=True)
 
 
 def report_command(source: Path, output: Path | None) -> int:

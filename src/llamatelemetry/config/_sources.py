@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from llamatelemetry.config._option import PREFIX, Option
+from llamatelemetry.config.declarative import load_config_file
 
 _FILE_ORIGIN = "configuration file"
 _SECTION = "llamatelemetry"
@@ -149,9 +149,7 @@ def _section(path: str) -> Mapping[str, object]:
 @functools.lru_cache(maxsize=4)
 def _load(path: str, _modified_ns: int) -> Mapping[str, object]:
     try:
-        # An optional module that loads the SDK, so it is imported only if a file is configured.
-        declarative: Any = importlib.import_module("opentelemetry.configuration")
-        sections: Any = declarative.load_config_file(path).distribution or {}
+        sections: Any = load_config_file(path).distribution or {}
     except Exception as error:
         _logger.debug("Cannot read options from %s: %s", path, error)
         return {}

@@ -22,6 +22,7 @@ from llamatelemetry.config import (
     sdk_disabled,
     set_active_config,
 )
+from llamatelemetry.config.declarative import load_config_file
 from llamatelemetry.distro._instrumentors import instrumentors
 from llamatelemetry.distro._sdk import setup_from_file, setup_from_options
 from llamatelemetry.distro._setup import Setup
@@ -29,6 +30,8 @@ from llamatelemetry.otel.redaction.rules import with_valid_rules
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+
+_logger = logging.getLogger("llamatelemetry.distro")
 
 NAME = "llamatelemetry"
 """Name of the entry points of the distro and of the configurator."""
@@ -101,7 +104,16 @@ class LlamaTelemetryConfigurator:
     def _configure_from_file(self, path: str, config: LlamaTelemetryConfig) -> None:
         with required_by(OTEL_CONFIG_FILE, "llamatelemetry[declarative]"):
             declarative = importlib.import_module("opentelemetry.configuration")
-        file = declarative.load_config_file(path)
+        try:
+            file = load_config_file(path)
+        except Exception as error:
+            self.disabled = True
+            _logger.warning(
+                "%s must be a declarative configuration file, got %r: %s. OpenTelemetry is not set "
+                "up, nothing is recorded",
+                *(OTEL_CONFIG_FILE, path, " ".join(str(error).split())),
+            )
+            return
         self.disabled = bool(file.disabled)
         instrumentors.prepare(config, _declared_instrumentors(file))
         self.setup = setup_from_file(lambda: declarative.configure_sdk(file), config)

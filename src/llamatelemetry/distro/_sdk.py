@@ -20,14 +20,19 @@ from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig
+from llamatelemetry.config.otel_variables import corrected_variables, environment
 from llamatelemetry.distro._export_plan import (
     HTTP_EXPORTER,
     ExportPlan,
     is_explicit,
     plan_exports,
 )
+from llamatelemetry.distro._exporters import (
+    compression_variables,
+    installed_exporters,
+    load_exporter,
+)
 from llamatelemetry.distro._gpu import DETECTOR, GpuTelemetry
-from llamatelemetry.distro._instrumentors import entry_points
 from llamatelemetry.distro._processors import arrange, log_redaction_processors
 from llamatelemetry.distro._sampling import replace_sampler, sampler_options
 from llamatelemetry.distro._setup import Setup, process_attributes
@@ -69,8 +74,14 @@ def setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any])
 
     `options` are further arguments of the SDK's configuration, which win.
     """
+    # The SDK raises for an invalid value of some variables.
+    with environment(corrected_variables(os.environ)):
+        return _setup_from_options(config, options)
+
+
+def _setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any]) -> Setup:
     application = {name for name, each in SIGNALS.items() if each.application_provider is not None}
-    plan = plan_exports(config, os.environ)
+    plan = installed_exporters(plan_exports(config, os.environ))
     for warning in plan.warnings:
         _logger.warning("%s", warning)
     if application:
@@ -94,7 +105,8 @@ def setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any])
         "log_record_processors": [*log_processors, *options.get("log_record_processors", ())],
         "resource_attributes": {**_resource(config), **options.get("resource_attributes", {})},
     }
-    with environment(variables | _variables(config)), captured_providers() as capture:
+    variables |= _variables(config) | compression_variables(plan, os.environ)
+    with environment(variables), captured_providers() as capture:
         configure = sdk_configurator() or partial(_configure, capture.set_provider)
         configure(**arguments)
     created = capture.providers
@@ -249,7 +261,7 @@ def _configure(
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     def exporters(signal: str, names: Sequence[str]) -> list[Any]:
-        classes = [_load_exporter(signal, name) for name in names]
+        classes = [load_exporter(signal, name) for name in names]
         return [kind(**exporter_args_map.get(kind, {})) for kind in classes if kind is not None]
 
     version = {"telemetry.auto.version": auto_instrumentation_version}
@@ -275,21 +287,6 @@ def _configure(
     set_provider("logs", loggers)
 
 
-@contextmanager
-def environment(values: Mapping[str, str]) -> Generator[None]:
-    """Set environment variables that the SDK reads, and restore them afterwards."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _exporter_options(plan: ExportPlan, excluded: set[str]) -> dict[str, Any]:
     """Return the plan as arguments of the SDK's configuration, without the excluded signals."""
     options: dict[str, Any] = {name: [] for name in _EXPORTER_NAMES.values()}
@@ -301,7 +298,7 @@ def _exporter_options(plan: ExportPlan, excluded: set[str]) -> dict[str, Any]:
         for name, given in exporters.items():
             # The SDK loads the class by the same name, and reports one that is missing or fails.
             own = _own_session(signal) if name == HTTP_EXPORTER else {}
-            kind = _load_exporter(signal, name) if given or own else None
+            kind = load_exporter(signal, name) if given or own else None
             if kind is not None:
                 arguments[kind] = {**given, **own}
     return {**options, "exporter_args_map": arguments}
@@ -317,11 +314,6 @@ def _own_session(signal: str) -> dict[str, Any]:
     except ImportError:
         # The SDK reports that the exporter cannot be loaded.
         return {}
-
-
-def _load_exporter(signal: str, name: str) -> type | None:
-    found = entry_points(f"opentelemetry_{signal}_exporter")
-    return next((each.load() for each in found if each.name == name), None)
 
 
 def _warn_of_ignored_options(

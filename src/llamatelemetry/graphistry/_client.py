@@ -30,7 +30,9 @@ def upload(graph: Graph, account: Account, *, privacy: str, timeout_s: float) ->
         "nodes": [_node_row(node) for node in graph.nodes],
         "edges": [_edge_row(edge) for edge in graph.edges],
     }
-    result = _run_child(json.dumps(job), account.server, timeout_s)
+    # Arrow rejects half of a surrogate pair, so it is replaced.
+    text = json.dumps(job, ensure_ascii=False).encode(errors="replace").decode()
+    result = _run_child(text, account.server, timeout_s)
     if "url" in result:
         return result["url"]
     raise NotUploadedError(account.without_secrets(_reason(result, account.server)))

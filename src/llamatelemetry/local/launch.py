@@ -48,8 +48,8 @@ _FORWARDED: Final = tuple(
 def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str, str]:
     """Return an environment that makes Python processes send their telemetry to an endpoint.
 
-    Sets what `opentelemetry-instrument` sets, and removes other destinations. All other
-    telemetry settings of the user stay.
+    A start-up module in `PYTHONPATH` does what `opentelemetry-instrument` does. Other destinations
+    are removed. All other telemetry settings of the user stay.
     """
     removed = {
         f"OTEL_EXPORTER_OTLP_{signal_name}{option}"
@@ -57,16 +57,16 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
         for option in _DESTINATION
     }.union(_LLAMATELEMETRY)
     kept = {name: value for name, value in environ.items() if name not in removed}
-    site = str(Path(auto_instrumentation.__file__).parent)
-    before = [
-        path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in {"", site}
-    ]
+    site = str(Path(__file__).with_name("startup"))
+    others = {"", site, str(Path(auto_instrumentation.__file__).parent)}
+    before = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in others]
     return {
         "OTEL_METRIC_EXPORT_INTERVAL": _METRIC_INTERVAL_MS,
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         **kept,
         **_proxy_exceptions(kept),
         "PYTHONPATH": os.pathsep.join([site, *before]),
+        "_LLAMATELEMETRY_RUN_PID": str(os.getpid()),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_TRACES_EXPORTER": "otlp",

@@ -35,7 +35,7 @@ from llamatelemetry.local.request_limits import (
     decompress,
     too_large,
 )
-from llamatelemetry.local.store import StoreFullError
+from llamatelemetry.local.store import StoreWriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -138,7 +138,7 @@ class Receiver:
             number = self._store.write(records_of(signal, request))
         except OverflowError as error:
             raise RejectedError(HTTPStatus.BAD_REQUEST, "a number is out of range") from error
-        except StoreFullError as error:
+        except StoreWriteError as error:
             if self.problem is None:
                 _logger.error("%s: telemetry received from now on is lost", error)
             self.problem = str(error)

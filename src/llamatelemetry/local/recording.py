@@ -88,13 +88,18 @@ def _read_lines(paths: Iterable[Path]) -> Iterator[Record]:
             signal = "metrics" if "resourceMetrics" in request else "logs"
             body = json.dumps(request).encode()
             yield from records_of(signal, parse_request(signal, body, is_json=True))
-        except (AttributeError, TypeError, KeyError, ValueError) as error:
+        # Also for the numbers 1e999 and for thousands of nested arrays.
+        except (
+            *(AttributeError, TypeError, KeyError, ValueError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise ValueError(f"{path} is not a file of OTLP JSON lines: {error}") from error
 
 
 def _requests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in paths:
-        with path.open(encoding="utf-8") as lines:
+        # Bytes that are not UTF-8 become characters that no JSON contains.
+        with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 # A killed process may leave an incomplete last line.
                 if line.endswith("\n") and line.strip():
@@ -104,7 +109,7 @@ def _requests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _parse_line(line: str, path: Path) -> dict[str, Any]:
     try:
         found: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of OTLP JSON lines: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not a file of OTLP JSON lines: a line is not a JSON object")

@@ -20,7 +20,7 @@ from llamatelemetry._private_files import make_private_directory, make_private_f
 from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, VERSION, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
     from typing import Self
 
     from llamatelemetry.local.records import LogRecord, MetricPoint, Record, SpanRecord
@@ -31,11 +31,11 @@ _BATCH: Final = 1000
 
 
 class StoreError(Exception):
-    """The file is not a database of this version of llamatelemetry."""
+    """The file is damaged, or is not a database of this version of llamatelemetry."""
 
 
-class StoreFullError(Exception):
-    """Nothing more can be written because the disk is full."""
+class StoreWriteError(Exception):
+    """Nothing can be written, for example because the disk is full or the file is damaged."""
 
 
 class Store:
@@ -76,15 +76,15 @@ class Store:
         Ignores spans that are already in the database. Only some records are in memory at once.
 
         Raises:
-            StoreFullError: The disk is full.
+            StoreWriteError: The disk is full, or the file is damaged.
         """
         with self._lock:
             try:
                 with self._connection:  # a transaction
                     number = self._insert(records)
                 self._prune()
-            except sqlite3.OperationalError as error:
-                raise StoreFullError(f"cannot write to {self.path}: {error}") from error
+            except sqlite3.Error as error:
+                raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
         return number
 
     def _insert(self, records: Iterable[Record]) -> int:
@@ -145,15 +145,17 @@ class Store:
     def close(self) -> None:
         """Close the database and merge the write-ahead log into the file."""
         with self._lock:
-            # Fails if a reader has the file open or the disk is full. The log then stays beside
-            # the file, and readers use both.
-            with contextlib.suppress(sqlite3.OperationalError):
+            # Fails if a reader has the file open, the disk is full or the file is damaged. The log
+            # then stays beside the file, and readers use both.
+            with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
 
 
 class StoreReader:
     """Reader of a database, including one that is being written or that a killed process left.
+
+    Every method that reads raises `StoreError` if the file is damaged.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -194,12 +196,22 @@ class StoreReader:
         if table not in TABLES:
             raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
         query = f"SELECT coalesce(max(rowid), 0) FROM {table}"  # noqa: S608 - one of three names
-        return self._connection.execute(query).fetchone()[0]
+        with self._damage_reported():
+            return self._connection.execute(query).fetchone()[0]
 
     def _records(self, name: str, after: int) -> Iterator[Any]:
         table = TABLES[name]
-        for *values, resource_id in self._connection.execute(table.select, (after,)):
-            yield table.record_of(values, self._resource(resource_id))
+        with self._damage_reported():
+            for *values, resource_id in self._connection.execute(table.select, (after,)):
+                yield table.record_of(values, self._resource(resource_id))
+
+    @contextlib.contextmanager
+    def _damage_reported(self) -> Generator[None]:
+        try:
+            yield
+        # A damaged page can have any values: text that is not JSON, no resource, other types.
+        except (sqlite3.Error, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise StoreError(f"{self.path} is damaged: {error}") from error
 
     def _resource(self, number: int) -> dict[str, Any]:
         known = self._resources.get(number)
@@ -218,17 +230,20 @@ def _connect(path: Path, *, writing: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables == 0 and writing:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
+            version = VERSION
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.OperationalError as error:
+        raise OSError(f"cannot open {path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise OSError(f"cannot open {path}: {error}") from error
-        raise StoreError(f"{path} is not an SQLite file") from error
-    if tables == 0 and writing:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
-    elif version != VERSION:
+        is_other = error.sqlite_errorcode == sqlite3.SQLITE_NOTADB
+        problem = "is not an SQLite file" if is_other else f"is damaged: {error}"
+        raise StoreError(f"{path} {problem}") from error
+    if version != VERSION:
         connection.close()
         raise StoreError(
             f"{path} is an SQLite file, but not a database of this version of llamatelemetry"
         )
-    connection.execute("PRAGMA synchronous = NORMAL")
     return connection

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -144,6 +145,8 @@ def rendezvous(
     rank, world_size = assignment.rank, assignment.world_size
     until_s = time.monotonic() + timeout_s
     name = f"llamatelemetry/{next(_group_numbers)}"
+    if world_size > 1 and assignment.address is not None:
+        _await_host_name(assignment.address, timeout_s)
     while True:
         left_s = max(0.001, until_s - time.monotonic())
         try:
@@ -155,6 +158,39 @@ def rendezvous(
             if "DistNetworkError" not in kinds or rank == 0 or is_late:
                 raise
             time.sleep(_PAUSE_S)
+
+
+def _await_host_name(address: str, timeout_s: float) -> None:
+    """Wait until the host of rank 0 has an address; in Kubernetes it gets one when its pod starts.
+
+    torch's own time limit does not include the resolver, which can take many seconds per attempt.
+
+    Raises:
+        CollectiveError: The host name cannot be resolved in time.
+    """
+    host, _, port = address.rpartition(":")
+    until_s = time.monotonic() + timeout_s
+    problems = ["the resolver does not respond"]
+    is_resolved = threading.Event()
+
+    def resolve() -> None:
+        while time.monotonic() < until_s:
+            try:
+                socket.getaddrinfo(host.strip("[]"), port)
+            except (OSError, UnicodeError) as error:
+                problems.append(str(error))
+                time.sleep(_PAUSE_S)
+            else:
+                is_resolved.set()
+                return
+
+    # A lookup cannot be interrupted, so it runs in a thread that may outlive this call.
+    threading.Thread(target=resolve, name="llamatelemetry-resolver", daemon=True).start()
+    if not is_resolved.wait(timeout_s):
+        raise CollectiveError(
+            f"MASTER_ADDR must be a host name that can be resolved within {timeout_s:g} s, got "
+            f"{host!r} ({problems[-1]}). Set it to the host of rank 0"
+        )
 
 
 def _open_store(dist: Any, assignment: RankAssignment, timeout_s: float) -> Any:

@@ -42,3 +42,18 @@ def test_config_checks_show_sources_and_invalid_values_but_no_secret():
     )
     assert "options at their defaults" in lines["defaults"][1]
     assert "secret" not in str(checks)
+
+
+def test_config_checks_list_defaults_only_when_verbose():
+    config, warnings = resolve({})
+    brief = {check.title for check in config_checks(config, warnings)}
+    listed = {c.title: c.detail for c in config_checks(config, warnings, verbose=True)}
+    assert brief == {"defaults"}
+    assert listed["gpu_interval_ms"] == "1000 (default)"
+    assert "defaults" not in listed
+
+
+def test_config_checks_name_invalid_values_of_opentelemetry_variables():
+    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "many", "OTEL_METRIC_EXPORT_INTERVAL": "0"}
+    warned = [c.detail for c in config_checks(*resolve(environ)) if c.status == "warn"]
+    assert sorted(text.split()[0] for text in warned) == sorted(environ)

@@ -353,7 +353,8 @@ def test_report_keeps_export_ok_when_only_the_server_failed(capsys):
 
 
 def test_report_says_that_export_is_off_when_the_user_chose_none(capsys):
-    print_report(nothing_exported([SignalPlan("traces", "none", "none")], "X"))
+    checks = nothing_exported([SignalPlan("traces", "none", "none")], "X")
+    print_report(in_section("Exporter", checks))
     assert capsys.readouterr().out.splitlines()[-1] == "Export: off."
 
 
@@ -365,6 +366,10 @@ def test_json_report_contains_every_check_and_option():
     }
     report = json.loads(as_json([check], resolve(environ)[0]))
     assert report["ok"] is False
+    assert (report["telemetry"], report["verdict"]) == (
+        "arrives",
+        "Export: OK. 1 check failed: S.",
+    )
     assert report["checks"] == [
         {"section": "S", "status": "fail", "title": "a", "detail": "b", "remedy": "c"}
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import subprocess
 import threading
 
 import grpc
@@ -21,7 +20,6 @@ from llamatelemetry.cli.doctor.exporters import (
 )
 from llamatelemetry.cli.doctor.reach import exporter_checks
 from tests.cli.receivers import grpc_receiver, http_receiver
-from tests.support.components import require
 
 PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
@@ -237,18 +235,6 @@ def test_probe_reports_tls_failure_of_plain_receiver(protocol):
         address = receiver.url.replace("http://", "https://")
         check = probe({ENDPOINT: address, PROTOCOL: protocol})
     assert (check.status, check.detail.rpartition(": ")[2]) == ("fail", "the TLS handshake failed")
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    require("openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    key, pem = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
-    command += ["-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, *names, "-keyout", key, "-out", pem], check=True, capture_output=True)
-    return key, pem
 
 
 @pytest.fixture

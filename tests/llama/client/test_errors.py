@@ -413,3 +413,17 @@ def test_configuration_applies_to_existing_client(server, recorded):
     names = [span.attributes["gen_ai.provider.name"] for span in recorded.calls()]
     assert names == ["llama_cpp", "mine", "llama_cpp"]
     assert ["traceparent" in asked.headers for asked in server.asked] == [True, False, True]
+
+
+@pytest.mark.parametrize("content", [None, "not a certificate"])
+@pytest.mark.parametrize("client_class", [LlamaCppClient, AsyncLlamaCppClient])
+def test_constructor_names_variable_when_ca_certificates_cannot_be_read(
+    client_class, content, tmp_path, monkeypatch
+):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    error = FileNotFoundError if content is None else OSError
+    with pytest.raises(error, match=r"SSL_CERT_FILE must be .*ca\.pem.*Correct or unset it"):
+        client_class()

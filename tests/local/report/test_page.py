@@ -8,6 +8,8 @@ import html
 import http.client
 import json
 import re
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from llamatelemetry.local.report import LivePage, Recording, read_recorded, render, write_report
 from llamatelemetry.local.report.columns import columns
-from llamatelemetry.local.store import Store
+from llamatelemetry.local.store import Store, StoreError
 from tests.local.example_records import (
     EVIL,
     call,
@@ -133,6 +135,27 @@ def test_report_command_reads_files_of_file_exporter(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(tmp_path / "data" / "report.html")
 
 
+SPAN_LINE = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"work"}]}]}]}\n'
+
+
+def test_report_command_rejects_damaged_database(tmp_path: Path) -> None:
+    source = tmp_path / "run.db"
+    with Store(source) as store:
+        store.write(list(sample_recording().spans))
+    content = bytearray(source.read_bytes())
+    content[4096:] = b"x" * (len(content) - 4096)
+    source.write_bytes(content)
+    with pytest.raises(StoreError, match=r"run\.db is damaged"):
+        read_recorded(source)
+
+
+def test_report_replaces_characters_that_cannot_be_encoded(tmp_path: Path) -> None:
+    source = tmp_path / "source.jsonl"
+    source.write_bytes(SPAN_LINE.replace(b"work", rb"half \ud83d of a pair"))
+    write_report(read_recorded(source), tmp_path / "report.html")
+    assert "half ? of a pair" in data_of((tmp_path / "report.html").read_text())["values"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -140,6 +163,10 @@ def test_report_command_reads_files_of_file_exporter(tmp_path: Path) -> None:
         (b"hello\n", "is not a file of OTLP JSON lines"),
         (b"[1]\n", "is not a file of OTLP JSON lines"),
         (b'{"resourceMetrics":[{"scopeMetrics":3}]}\n', "is not a file of OTLP JSON lines"),
+        (SPAN_LINE.replace(b'"name":"', b'"kind":1e999,"name":"'), "is not a file of OTLP JSON"),
+        (b"[" * 100_000 + b"\n", "is not a file of OTLP JSON lines"),
+        (b"\xff\xfe\n", "source.jsonl is not a file of OTLP JSON lines"),
+        (b"SQLite format 3\0garbage", "source.jsonl is not an SQLite file"),
     ],
 )
 def test_report_command_rejects_other_files(
@@ -201,6 +228,28 @@ class TestLivePage:
                 assert json.loads(text)["columns"]["spans"]["id"] == []
             finally:
                 page.stop()
+
+    def test_closed_connection_prints_nothing(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with Store(tmp_path / "run.db") as store:
+            store.write([span(number, status_message=f"{number}" * 2000) for number in range(2000)])
+            page = LivePage(tmp_path / "run.db")
+            try:
+                host, port = page.url.split("/")[2].split(":")
+                for _ in range(5):
+                    with socket.create_connection((host, int(port))) as connection:
+                        # An abortive close: the response meets a reset connection.
+                        linger = struct.pack("ii", 1, 0)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                        path = page.url.split("/", 3)[3]
+                        request = f"GET /{path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+                        connection.sendall(request.encode())
+                path = "/" + page.url.split("/", 3)[3]
+                assert self.get(page.url, path)[0] == 200
+            finally:
+                page.stop()
+        assert capfd.readouterr().err == ""
 
     def test_page_requires_secret_path_and_loopback_host(self, tmp_path: Path) -> None:
         with Store(tmp_path / "run.db") as store:

@@ -51,7 +51,7 @@ class Exportable(Printable):
         """
         page = self._page()
         if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
+            Path(path).write_text(page, encoding="utf-8", errors="replace")
         return page
 
     def save(self, path: str | Path) -> Path:
@@ -62,7 +62,7 @@ class Exportable(Printable):
         """
         path = Path(path)
         content = self._formats().get(path.suffix.lower(), self.to_json)()
-        path.write_text(content, encoding="utf-8")
+        path.write_text(content, encoding="utf-8", errors="replace")
         return path
 
     def _formats(self) -> dict[str, Callable[[], str]]:

@@ -13,8 +13,18 @@ from llamatelemetry.otel.process.deadline import Deadline, run_side_by_side
 SERVER = "Server"
 """Section of the inference server, which does not affect the export."""
 
+EXPORTER = "Exporter"
+
 Status = Literal["ok", "info", "warn", "fail"]
 """Only `fail` makes the exit status 1."""
+
+Effect = Literal["", "arrives", "fails", "off", "unknown", "blocks", "unsampled", "uninstrumented"]
+"""What a check means for the telemetry; empty if nothing.
+
+`arrives`, `fails`, `off` and `unknown` are those of one signal, which is the title of the check.
+`blocks`: OpenTelemetry is not set up. `unsampled`: no span is recorded. `uninstrumented`: only the
+application's own spans are recorded.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Check:
         detail: Finding, without a final period.
         remedy: What to do, beginning with a verb; empty if there is nothing to do.
         section: Heading above the line; see `in_section`.
+        effect: What it means for the telemetry, for the verdict.
     """
 
     status: Status
@@ -33,6 +44,7 @@ class Check:
     detail: str
     remedy: str = ""
     section: str = ""
+    effect: Effect = ""
 
 
 def in_section(section: str, checks: Iterable[Check]) -> list[Check]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from llamatelemetry.cli.doctor.check import Check
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig, effective_config
+from llamatelemetry.config.otel_variables import corrections
 
 
 class _Collector(logging.Handler):
@@ -26,25 +27,39 @@ def resolve(environ: Mapping[str, str]) -> tuple[LlamaTelemetryConfig, list[str]
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(collector)
     try:
-        return effective_config(environ=environ), collector.messages
+        config = effective_config(environ=environ)
+        invalid = [each.message for each in corrections(environ).values() if each.message]
+        return config, list(dict.fromkeys([*collector.messages, *invalid]))
     finally:
         logger.removeHandler(collector)
         logger.propagate = propagate
 
 
-def config_checks(config: LlamaTelemetryConfig, warnings: list[str]) -> list[Check]:
+def config_checks(
+    config: LlamaTelemetryConfig, warnings: list[str], *, verbose: bool = False
+) -> list[Check]:
     """Return invalid values first, then explicit options with their source, then the defaults."""
-    checks = [Check("warn", _title(message), message) for message in warnings]
-    defaults = 0
+    checks = [_warning(message) for message in warnings]
+    defaults: list[Check] = []
     for name, option in OPTIONS.items():
         given = config.option_value(name)
         if given is None or given.origin == "default":
-            defaults += 1
+            defaults.append(Check("info", name, f"{option.default_doc} (default)"))
         else:
             detail = f"{option.shown(given.value)}, from {given.origin}"
             checks.append(Check("info", name, detail))
-    detail = f"{defaults} options at their defaults (docs: Configuration; --json lists them)"
+    if verbose:
+        return [*checks, *defaults]
+    detail = f"{len(defaults)} options at their defaults (--verbose lists them)"
     return [*checks, Check("info", "defaults", detail)]
+
+
+def _warning(message: str) -> Check:
+    if message.startswith("OTEL_PROPAGATORS "):
+        # It imports OpenTelemetry before any distro can replace the value.
+        detail = f"{message}, but opentelemetry-instrument exits and the application does not start"
+        return Check("fail", _title(message), detail, "Unset or correct OTEL_PROPAGATORS")
+    return Check("warn", _title(message), message)
 
 
 def _title(warning: str) -> str:

@@ -14,21 +14,30 @@ from functools import partial
 from importlib.metadata import EntryPoint
 
 from llamatelemetry.cli.doctor import exporters, instrumentors, loading, machine, report
-from llamatelemetry.cli.doctor.check import SERVER, Check, Job, in_section, run_in_parallel
+from llamatelemetry.cli.doctor.check import (
+    EXPORTER,
+    SERVER,
+    Check,
+    Job,
+    in_section,
+    run_in_parallel,
+)
 from llamatelemetry.cli.doctor.config import config_checks, resolve
 from llamatelemetry.cli.doctor.imports import import_problems
-from llamatelemetry.cli.doctor.reach import exporter_checks
+from llamatelemetry.cli.doctor.reach import exporter_checks, without_disabling_all
+from llamatelemetry.cli.doctor.sampling import sampling_checks
 from llamatelemetry.cli.doctor.versions import installed_distributions, version_checks
 from llamatelemetry.config import LlamaTelemetryConfig, mask_url
+from llamatelemetry.config.otel_variables import without_invalid_values
 
 PROBE_TIMEOUT_S = 2.0
-DEADLINE_S = 4.0
-"""Time limit for all checks that wait. They run in parallel."""
+DEADLINE_S = 8.0
+"""Time limit for all checks that wait. They run in parallel; imports take some seconds."""
 
 
-def run_doctor(*, server: str | None = None, as_json: bool = False) -> int:
+def run_doctor(*, server: str | None = None, as_json: bool = False, verbose: bool = False) -> int:
     """Print the report. Return 0 if no check failed, else 1."""
-    checks, config = _diagnose(os.environ, server)
+    checks, config = _diagnose(os.environ, server, verbose=verbose)
     if as_json:
         sys.stdout.write(report.as_json(checks, config) + "\n")
     else:
@@ -37,7 +46,7 @@ def run_doctor(*, server: str | None = None, as_json: bool = False) -> int:
 
 
 def _diagnose(
-    environ: Mapping[str, str], server: str | None
+    environ: Mapping[str, str], server: str | None, *, verbose: bool
 ) -> tuple[list[Check], LlamaTelemetryConfig]:
     """Return all checks, in the order of the report, and the effective configuration."""
     distros = loading.installed_entry_points("opentelemetry_distro")
@@ -45,6 +54,10 @@ def _diagnose(
     chosen = loading.what_loads(distros, configurators, environ)
     environ = chosen.environ_after(environ)
     config, warnings = resolve(environ)
+    is_llamatelemetry = chosen.configurator_is_llamatelemetry
+    if is_llamatelemetry:
+        # The SDK never sees invalid values then, and `warnings` has them.
+        environ = without_invalid_values(environ)
     imported, instrumented, *others = run_in_parallel(
         [
             Job("Distro", "import", partial(_imports, chosen), "warn"),
@@ -52,6 +65,7 @@ def _diagnose(
             *_exporter_jobs(environ, config, chosen),
             Job("GPU", "NVML", machine.gpu_checks, "info"),
             *_server_jobs(server),
+            *_scrape_jobs(config),
         ],
         DEADLINE_S,
     )
@@ -60,8 +74,9 @@ def _diagnose(
         *in_section("Distro", loading.loading_checks(distros, configurators, environ)),
         *imported,
         *instrumented,
-        *in_section("Configuration", config_checks(config, warnings)),
-        *(check for found in others for check in found),
+        *in_section("Configuration", config_checks(config, warnings, verbose=verbose)),
+        *in_section("Sampling", _sampling(environ, config, chosen)),
+        *without_disabling_all([check for found in others for check in found]),
     ]
     return checks, config
 
@@ -110,16 +125,26 @@ def _skip_reason(
     return skip_message(entry_point, preferred).partition(": ")[2]
 
 
+def _sampling(
+    environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
+) -> list[Check]:
+    if chosen.configurator is None or environ.get("OTEL_CONFIG_FILE"):
+        return []  # the file has its own sampler
+    if not chosen.configurator_is_llamatelemetry:
+        environ = without_invalid_values(environ)  # the SDK uses its default as well
+    return sampling_checks(config, environ, is_llamatelemetry=chosen.configurator_is_llamatelemetry)
+
+
 def _exporter_jobs(
     environ: Mapping[str, str], config: LlamaTelemetryConfig, chosen: loading.Loading
 ) -> list[Job]:
     plans, checks = _exporter_plans(environ, config, chosen)
     return [
         *(
-            Job("Exporter", plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
+            Job(EXPORTER, plan.signal, partial(exporter_checks, plan, PROBE_TIMEOUT_S))
             for plan in plans
         ),
-        Job("Exporter", "all", lambda: checks),
+        Job(EXPORTER, "all", lambda: checks),
     ]
 
 
@@ -142,7 +167,11 @@ def _exporter_plans(
     except ImportError:  # the section Distro names the missing module
         detail = "not tested: llamatelemetry's distro cannot be imported"
         return [], [Check("warn", "all", detail)]
-    return plans, [*warnings, *exporters.nothing_exported(plans, "LLAMATELEMETRY_EXPORTER")]
+    nothing = exporters.nothing_exported(plans, "LLAMATELEMETRY_EXPORTER")
+    providers = exporters.provider_checks(environ)
+    replaced = {check.title for check in providers}
+    plans = [plan for plan in plans if plan.signal not in replaced]
+    return plans, [*providers, *warnings, *nothing]
 
 
 def _server_jobs(server: str | None) -> list[Job]:
@@ -150,3 +179,11 @@ def _server_jobs(server: str | None) -> list[Job]:
         return []
     run = partial(machine.server_checks, server, PROBE_TIMEOUT_S / 2)
     return [Job(SERVER, mask_url(server), run)]
+
+
+def _scrape_jobs(config: LlamaTelemetryConfig) -> list[Job]:
+    urls = config.llamacpp_metrics_url if config.enable_metrics else ()
+    return [
+        Job("Server metrics", mask_url(url), partial(machine.scrape_checks, url))
+        for url in urls or ()
+    ]

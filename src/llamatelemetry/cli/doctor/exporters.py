@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,20 @@ from opentelemetry.util.re import parse_env_headers
 
 from llamatelemetry.cli.doctor.check import Check, is_true, nearest
 from llamatelemetry.config import SIGNALS, LlamaTelemetryConfig, mask_url
+from llamatelemetry.config.declarative import load_config_file
 
 GRPC, HTTP = "grpc", "http/protobuf"
 NO_EXPORT = "no signal is exported, as configured"
 _PROTOCOL_OF = {"otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 _DEFAULT_ENDPOINT = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
+_PROVIDER_VARIABLES = {
+    "traces": "OTEL_PYTHON_TRACER_PROVIDER",
+    "metrics": "OTEL_PYTHON_METER_PROVIDER",
+}
+_EMPTY_PROVIDERS = (
+    *("sdk_tracer_provider", "sdk_meter_provider"),
+    *("default_tracer_provider", "default_meter_provider"),
+)
 _USUAL_PORT = {GRPC: 4317, HTTP: 4318}
 
 
@@ -36,7 +45,9 @@ class SignalPlan:
         endpoint: Endpoint as the exporter gets it: for HTTP, the full URL.
         insecure: Whether a gRPC channel is opened without TLS.
         certificate: Path of the CA certificate.
+        compression: `gzip`, `deflate`, or empty for none.
         path: Directory of the file exporter.
+        is_sdk: Whether the SDK's own configurator creates the exporter.
     """
 
     signal: str
@@ -49,7 +60,9 @@ class SignalPlan:
     certificate: str | None = None
     client_key: str | None = None
     client_certificate: str | None = None
+    compression: str = ""
     path: str = ""
+    is_sdk: bool = False
 
     @property
     def target(self) -> str:
@@ -94,7 +107,7 @@ def sdk_plans(environ: Mapping[str, str]) -> list[SignalPlan]:
             name.strip() for name in environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").split(",")
         ]
         named = [name for name in names if name and name.lower() != "none"]
-        plans += [_plan(signal, name, environ, {}) for name in named]
+        plans += [replace(_plan(signal, name, environ, {}), is_sdk=True) for name in named]
         if not named:
             plans.append(SignalPlan(signal, "none", "none" if any(names) else ""))
     return plans
@@ -119,9 +132,12 @@ def _otlp_plan(
     own: _Variables, name: str, protocol: str, arguments: Mapping[str, Any]
 ) -> SignalPlan:
     endpoint = str(arguments.get("endpoint") or own.get("ENDPOINT") or own.address(protocol))
-    headers: Mapping[str, str] | None = arguments.get("headers")
-    if headers is None:
-        headers = _parse_headers(own.either("HEADERS") or "")
+    headers = _parse_headers(own.either("HEADERS") or "")
+    explicit: Mapping[str, str] | None = arguments.get("headers")
+    if explicit is not None:
+        # The HTTP exporter adds them to those of the environment.
+        headers = explicit if protocol == GRPC else {**headers, **explicit}
+    compression = (own.either("COMPRESSION") or "").strip().lower()
     return SignalPlan(
         own.signal,
         "otlp",
@@ -133,6 +149,7 @@ def _otlp_plan(
         certificate=own.either("CERTIFICATE"),
         client_key=own.either("CLIENT_KEY"),
         client_certificate=own.either("CLIENT_CERTIFICATE"),
+        compression="" if compression == "none" else compression,
     )
 
 
@@ -187,7 +204,7 @@ def mistake_in(plan: SignalPlan, known: Collection[str]) -> Check | None:
     if plan.protocol not in (GRPC, HTTP):
         detail = f"unknown protocol {plan.protocol}: the SDK fails to start"
         remedy = f"Set OTEL_EXPORTER_OTLP_PROTOCOL={HTTP}"
-        return Check("fail", plan.signal, detail, remedy)
+        return Check("fail", plan.signal, detail, remedy, effect="fails")
     return _mistake_in_address(plan)
 
 
@@ -195,11 +212,12 @@ def _mistake_in_address(plan: SignalPlan) -> Check | None:
     signal, address, variable = plan.signal, plan.endpoint, "OTEL_EXPORTER_OTLP_ENDPOINT"
     if set(address) & set("\"' \t"):
         detail = f"the endpoint {plan.shown} contains quotes or spaces"
-        return Check("fail", signal, detail, f"Remove them from {variable}")
+        return Check("fail", signal, detail, f"Remove them from {variable}", effect="fails")
     if plan.protocol == HTTP and "://" not in address:
         shown = mask_url(address)
         remedy = f"Set {variable}=http://{shown.split('/')[0]}"
-        return Check("fail", signal, f"the endpoint {shown} has no scheme", remedy)
+        detail = f"the endpoint {shown} has no scheme"
+        return Check("fail", signal, detail, remedy, effect="fails")
     return None
 
 
@@ -208,15 +226,16 @@ def nothing_exported(plans: Sequence[SignalPlan], variable: str) -> list[Check]:
     if any(plan.kind != "none" for plan in plans):
         return []
     if any(plan.signal == "traces" and plan.name for plan in plans):
-        return [Check("info", "all", NO_EXPORT)]
+        return [Check("info", "all", NO_EXPORT, effect="off")]
     detail = "no signal is exported: telemetry is recorded and discarded"
-    return [Check("fail", "all", detail, f"Set {variable}=otlp")]
+    return [Check("fail", "all", detail, f"Set {variable}=otlp", effect="blocks")]
 
 
 def unknown_exporters(distro: EntryPoint | None) -> Check:
     """Return a warning that a third-party distro may choose its own exporters."""
     detail = f"{distro.name if distro else 'the distro'} may choose its own exporters; not tested"
-    return Check("warn", "all", detail, "Set OTEL_TRACES_EXPORTER=otlp explicitly")
+    remedy = "Set OTEL_TRACES_EXPORTER=otlp explicitly"
+    return Check("warn", "all", detail, remedy, effect="unknown")
 
 
 def declarative_checks(environ: Mapping[str, str]) -> list[Check]:
@@ -226,14 +245,37 @@ def declarative_checks(environ: Mapping[str, str]) -> list[Check]:
         return []
     title = "OTEL_CONFIG_FILE"
     if not Path(path).is_file():
-        return [Check("fail", title, f"{path} is not a file", f"Unset or correct {title}")]
+        detail = f"{path} is not a file: nothing is recorded"
+        return [Check("fail", title, detail, f"Unset or correct {title}", effect="blocks")]
     if importlib.util.find_spec("opentelemetry.configuration") is None:
         detail = "opentelemetry-configuration is not installed: the SDK fails to start"
         remedy = "Run: pip install 'llamatelemetry[declarative]'"
-        return [Check("fail", title, detail, remedy)]
+        return [Check("fail", title, detail, remedy, effect="blocks")]
+    try:
+        load_config_file(path)
+    except Exception as error:
+        detail = f"{path} is invalid: {' '.join(str(error).split())}: nothing is recorded"
+        return [Check("fail", title, detail, f"Correct {path}", effect="blocks")]
     detail = f"the exporters in {path} are used, and doctor does not test them; OTEL_*_EXPORTER "
     detail += "and OTEL_EXPORTER_OTLP_* are ignored"
-    return [Check("warn", title, detail)]
+    return [Check("warn", title, detail, effect="unknown")]
+
+
+def provider_checks(environ: Mapping[str, str]) -> list[Check]:
+    """Check the variables that replace the SDK's providers by those of an entry point.
+
+    llamatelemetry then uses these providers, which have their own exporters or none at all.
+    """
+    checks: list[Check] = []
+    for signal, variable in _PROVIDER_VARIABLES.items():
+        name = environ.get(variable)
+        if name in _EMPTY_PROVIDERS:
+            detail = f"{variable}={name} creates a provider without an exporter"
+            checks.append(Check("fail", signal, detail, f"Unset {variable}", effect="fails"))
+        elif name:
+            detail = f"{variable}={name} creates a provider of another package, not tested"
+            checks.append(Check("warn", signal, detail, f"Unset {variable}", effect="unknown"))
+    return checks
 
 
 def hint_on(plan: SignalPlan) -> tuple[str, str]:
@@ -263,6 +305,8 @@ def _port(endpoint: str) -> int | None:
 
 def _unknown_exporter(plan: SignalPlan, known: Collection[str]) -> Check:
     variable = f"OTEL_{plan.signal.upper()}_EXPORTER"
-    detail = f"no exporter is named {plan.name}: the SDK fails to start, for all signals"
+    consequence = "the SDK fails to start, for all signals" if plan.is_sdk else "it is not used"
+    detail = f"no exporter is named {plan.name}: {consequence}"
     near = nearest(plan.name, [*known, "otlp", "console", "none"]) or "otlp"
-    return Check("fail", plan.signal, detail, f"Set {variable}={near}")
+    remedy = f"Set {variable}={near}"
+    return Check("fail", plan.signal, detail, remedy, effect="blocks" if plan.is_sdk else "fails")

@@ -127,7 +127,7 @@ def _none_loads(statuses: Sequence[InstrumentorStatus]) -> Check:
         detail, remedy = "none will be loaded: only the application's own spans are recorded", ""
     else:
         detail, remedy = "none is installed", "Run: pip install llamatelemetry"
-    return Check("fail", "all", detail, remedy)
+    return Check("fail", "all", detail, remedy, effect="uninstrumented")
 
 
 def _distribution(entry_point: EntryPoint) -> str:

@@ -8,7 +8,7 @@ order of the file system, which is arbitrary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from opentelemetry.instrumentation.environment_variables import (
@@ -103,6 +103,7 @@ def import_checks(entry_points: Sequence[EntryPoint], problems: Mapping[str, str
             described(each),
             f"cannot be imported: {problems[each.value]}",
             f"Reinstall {each.dist.name}" if each.dist else "",
+            effect="blocks",
         )
         for each in entry_points
         if each.value in problems
@@ -124,7 +125,7 @@ def _disabled_check(environ: Mapping[str, str]) -> list[Check]:
     if not is_true(environ.get("OTEL_SDK_DISABLED")):
         return []
     detail = "disabled by OTEL_SDK_DISABLED: nothing is recorded"
-    return [Check("fail", "SDK", detail, "Unset OTEL_SDK_DISABLED")]
+    return [Check("fail", "SDK", detail, "Unset OTEL_SDK_DISABLED", effect="blocks")]
 
 
 def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | None) -> Check:
@@ -170,9 +171,11 @@ def _configurator_check(
 ) -> Check:
     title, chosen = "configurator", loading.configurator
     if named is not None and chosen is None:
-        return _unknown_name(OTEL_PYTHON_CONFIGURATOR, named, configurators)
+        unknown = _unknown_name(OTEL_PYTHON_CONFIGURATOR, named, configurators)
+        return replace(unknown, effect="blocks")
     if chosen is None:
-        return Check("fail", title, "none is installed: nothing sets up the SDK", f"Run: {INSTALL}")
+        detail = "none is installed: nothing sets up the SDK"
+        return Check("fail", title, detail, f"Run: {INSTALL}", effect="blocks")
     detail = described(chosen)
     if chosen.name == LLAMATELEMETRY or not any(
         each.name == LLAMATELEMETRY for each in configurators

@@ -1,4 +1,4 @@
-"""Checks of the GPUs of this machine, and of a llama.cpp server: `/health` and `/props`."""
+"""Checks of the GPUs of this machine, and of llama.cpp servers: `/health`, `/props`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from llamatelemetry.config import mask_url
 from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.gpu import detect_cuda
 from llamatelemetry.gpu.devices import dotted
+from llamatelemetry.server_metrics.reader import ScrapeError, ServerReader
+from llamatelemetry.server_metrics.target import api_key_from_environment, parse_target
 
 if TYPE_CHECKING:
     from llamatelemetry.gpu import GpuDevice
@@ -62,6 +64,19 @@ def server_checks(url: str, timeout_s: float) -> list[Check]:
         remedy = "Check that the URL is the one of llama-server"
         return [health, Check("warn", title, detail, remedy)]
     return [health, _props(title, base, timeout_s)]
+
+
+def scrape_checks(url: str) -> list[Check]:
+    """Check a server of the option `llamacpp_metrics_url`, by one scrape as the application's."""
+    title = mask_url(url)
+    try:
+        scrape = ServerReader(parse_target(url, api_key_from_environment())).scrape()
+    except ScrapeError as error:
+        remedy = "Correct LLAMATELEMETRY_LLAMACPP_METRICS_URL, or start the server"
+        return [Check("fail", title, f"cannot be scraped: {error}", remedy)]
+    awake = sum(len(each.samples) for each in scrape.awake)
+    asleep = f", {len(scrape.asleep)} sleeping models" if scrape.asleep else ""
+    return [Check("ok", title, f"{awake} metrics{asleep}")]
 
 
 def _health(title: str, status: int, body: Mapping[str, Any]) -> Check:

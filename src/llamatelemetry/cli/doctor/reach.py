@@ -7,18 +7,21 @@ proxies, certificates and names are handled in the same way.
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from llamatelemetry.cli.doctor.check import Check, Status
+from llamatelemetry.cli.doctor.check import Check, Effect, Status
 from llamatelemetry.cli.doctor.exporters import GRPC, SignalPlan, hint_on, mistake_in
 from llamatelemetry.cli.doctor.loading import installed_entry_points
-from llamatelemetry.config import mask_url
+from llamatelemetry.config import SIGNALS, mask_url
 
 
 class ProbeResult(NamedTuple):
@@ -35,6 +38,7 @@ _HTTP_INSTEAD = (
     "Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the receiver's gRPC port (usually 4317)"
 )
 _NO_SUCH_SIGNAL = "Set OTEL_{SIGNAL}_EXPORTER=none if this receiver does not support {signal}"
+_NO_RECEIVER = "Set OTEL_EXPORTER_OTLP_ENDPOINT to the base URL of an OTLP receiver"
 _SERVER_LOG = "Check the receiver's log"
 
 _ACCEPTED = ProbeResult("ok", "an empty export was accepted")
@@ -86,7 +90,25 @@ def exporter_checks(plan: SignalPlan, timeout_s: float) -> list[Check]:
     reason, better = hint_on(plan) if status == "fail" and not certain else ("", "")
     if reason:
         detail, remedy = f"{detail}; {reason}", better
-    return [Check(status, plan.signal, detail, remedy)]
+    return [Check(status, plan.signal, detail, remedy, effect=_effect(plan, status))]
+
+
+def _effect(plan: SignalPlan, status: Status) -> Effect:
+    if plan.kind in ("none", "other"):
+        return "off" if plan.kind == "none" else "unknown"
+    return "fails" if status == "fail" else "arrives"
+
+
+def without_disabling_all(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks of all signals, without the advice to disable each of them.
+
+    If a server has no path for any signal, it is not an OTLP receiver.
+    """
+    failed = [check for check in checks if check.effect in ("fails", "arrives")]
+    remedies = {_NO_SUCH_SIGNAL.format(signal=s, SIGNAL=s.upper()) for s in SIGNALS}
+    if not failed or any(check.remedy not in remedies for check in failed):
+        return list(checks)
+    return [replace(c, remedy=_NO_RECEIVER) if c.remedy in remedies else c for c in checks]
 
 
 def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:
@@ -137,20 +159,31 @@ def _probe_http(plan: SignalPlan, timeout_s: float) -> ProbeResult:
     except ImportError:
         return ProbeResult("fail", "the HTTP exporter needs requests", "Run: pip install requests")
     pair = (plan.client_certificate, plan.client_key)
+    body, encoding = _compressed(plan.compression)
     try:
         with suppress_instrumentation(), requests.Session() as session:
+            # As the exporter does: REQUESTS_CA_BUNDLE overrides the certificate of a session, but
+            # not that of a request.
+            session.verify = plan.certificate or True
+            session.cert = pair if all(pair) else plan.client_certificate
             response = session.post(
                 plan.endpoint,
-                data=b"",
-                headers={"content-type": "application/x-protobuf", **plan.headers},
+                data=body,
+                headers={"content-type": "application/x-protobuf", **encoding, **plan.headers},
                 timeout=timeout_s,
                 allow_redirects=False,
-                verify=plan.certificate or True,
-                cert=pair if all(pair) else plan.client_certificate,
             )
     except (requests.RequestException, OSError, ValueError) as error:
         return _http_error(error)
     return _http_result(int(response.status_code), str(response.headers.get("location", "")))
+
+
+def _compressed(compression: str) -> tuple[bytes, dict[str, str]]:
+    """Return an empty body and the header of its encoding."""
+    if compression not in ("gzip", "deflate"):
+        return b"", {}
+    body = gzip.compress(b"") if compression == "gzip" else zlib.compress(b"")
+    return body, {"content-encoding": compression}
 
 
 def _http_result(status: int, location: str) -> ProbeResult:
@@ -167,9 +200,16 @@ def _http_result(status: int, location: str) -> ProbeResult:
 def _http_error(error: Exception) -> ProbeResult:
     kinds = {type(each).__name__ for each in _causes(error)}
     result = next((each for names, each in _BY_ERROR if kinds & names), None)
+    bundle = next((name for name in _BUNDLES if os.environ.get(name)), None)
+    if bundle is not None and (result is _UNTRUSTED or "certificate bundle" in str(error)):
+        remedy = f"Unset {bundle}, or add the CA to it: it overrides OTEL_EXPORTER_OTLP_CERTIFICATE"
+        return _UNTRUSTED._replace(remedy=remedy)
     return result or ProbeResult(
         "fail", f"cannot connect ({type(error).__name__})", _REFUSED.remedy
     )
+
+
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -221,7 +261,9 @@ def _probe_grpc(plan: SignalPlan, timeout_s: float) -> ProbeResult:
         return ProbeResult("fail", detail, "Correct OTEL_EXPORTER_OTLP_CERTIFICATE")
     try:
         export = channel.unary_unary(_SERVICES[plan.signal])
-        export(b"", timeout=timeout_s, metadata=tuple(plan.headers.items()))
+        compression = grpc.Compression.Gzip if plan.compression == "gzip" else None
+        metadata = tuple(plan.headers.items())
+        export(b"", timeout=timeout_s, metadata=metadata, compression=compression)
     except grpc.RpcError as error:
         return _grpc_error(error.code().name, str(error.details() or ""))
     except ValueError:  # invalid header names or values

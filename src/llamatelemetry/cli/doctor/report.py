@@ -13,8 +13,8 @@ from rich.text import Text
 
 from llamatelemetry import __version__
 from llamatelemetry.cli._text import safe_text
-from llamatelemetry.cli.doctor.check import SERVER, Check
-from llamatelemetry.cli.doctor.exporters import NO_EXPORT
+from llamatelemetry.cli.doctor.check import Check
+from llamatelemetry.cli.doctor.verdict import verdict_of
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig
 
 # Color is optional: the labels alone are sufficient.
@@ -25,14 +25,18 @@ _LABELS = {"ok": "ok", "info": "info", "warn": "warn", "fail": "FAIL"}
 def as_json(checks: Sequence[Check], config: LlamaTelemetryConfig) -> str:
     """Return a JSON object.
 
-    Its keys: `version`, `ok` (no check failed), `checks`, and `options`, with the value and source
-    of every option. Secrets are masked.
+    Its keys: `version`, `ok` (no check failed), `telemetry` (`arrives`, `partly`, `fails`, `off`
+    or `unknown`), `verdict` (a sentence), `checks`, and `options`, with the value and source of
+    every option. Secrets are masked.
     """
+    verdict = verdict_of(checks)
     options = {name: config.option_value(name) for name in OPTIONS}
     report = {
         "version": __version__,
         "ok": all(check.status != "fail" for check in checks),
-        "checks": [asdict(check) for check in checks],
+        "telemetry": verdict.telemetry,
+        "verdict": verdict.text,
+        "checks": [_row(check) for check in checks],
         "options": {
             name: {"value": OPTIONS[name].default_doc, "source": "default"}
             if given is None
@@ -43,13 +47,21 @@ def as_json(checks: Sequence[Check], config: LlamaTelemetryConfig) -> str:
     return json.dumps(report, indent=2)
 
 
+def _row(check: Check) -> dict[str, str]:
+    row = asdict(check)
+    del row["effect"]  # the verdict states it
+    return row
+
+
 def print_report(checks: Sequence[Check], console: Console | None = None) -> None:
-    """Print one line for each check under its section, then the conclusion."""
+    """Print one line for each check under its section, then the verdict."""
     console = console or Console(highlight=False)
     for section, members in groupby(checks, lambda check: check.section):
         console.print(safe_text(section, "bold"))
         console.print(_table(list(members)))
-    console.print(_conclusion(checks))
+    verdict = verdict_of(checks)
+    failed = verdict.telemetry == "fails" or any(check.status == "fail" for check in checks)
+    console.print(Text(verdict.text, style="bold red" if failed else "bold green"))
 
 
 def _table(checks: Sequence[Check]) -> Table:
@@ -66,19 +78,3 @@ def _table(checks: Sequence[Check]) -> Table:
             table.add_row("", safe_text(f"-> {check.remedy}", "cyan"))
         shown = check.remedy
     return table
-
-
-def _conclusion(checks: Sequence[Check]) -> Text:
-    """Return whether telemetry would be exported, and which sections failed."""
-    failed = [check.section for check in checks if check.status == "fail"]
-    warned = sum(check.status == "warn" for check in checks)
-    warnings = f" ({warned} warning{'' if warned == 1 else 's'})" if warned else ""
-    # A failure of the inference server does not affect the export.
-    export = "OK" if all(section == SERVER for section in failed) else "FAILED"
-    if any(check.detail == NO_EXPORT for check in checks):
-        export = "off"
-    if not failed:
-        return Text(f"Export: {export}{warnings}.", style="bold green")
-    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
-    sections = ", ".join(dict.fromkeys(failed))
-    return Text(f"Export: {export}. {count}: {sections}{warnings}.", style="bold red")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +26,8 @@ from llamatelemetry.genai.own_requests import httpx_mounts
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from llamatelemetry.genai import Call
     from llamatelemetry.llama.client.endpoints import Exchange, Inference
 
@@ -34,6 +38,22 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _CONNECTING: Final = frozenset({"connection.connect_tcp.started", "connection.retry.started"})
 _HEADERS_RECEIVED: Final = "receive_response_headers.complete"
 _NO_RESPONSE: Final = "disconnected without sending a response"
+
+
+@contextmanager
+def _certificates_named() -> Generator[None]:
+    """Name the variable of the CA certificates in the error if they cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        path = os.environ.get("SSL_CERT_FILE")
+        if not path:
+            raise
+        raise OSError(
+            error.errno,
+            f"SSL_CERT_FILE must be a file of CA certificates (PEM), got {path!r}: "
+            f"{error.strerror or error}. Correct or unset it",
+        ) from error
 
 
 class Connection:
@@ -60,14 +80,15 @@ class Connection:
         self.load_wait_s = load_wait_s
         parts = urlsplit(self.base_url)
         client_class = self.httpx2.AsyncClient if is_async else self.httpx2.Client
-        self.http: Any = client_class(
-            base_url=self.base_url,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            timeout=self.httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
-            # With the default of 100 connections, calls would queue in the HTTP client.
-            limits=self.httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-            mounts=httpx_mounts(parts.hostname),
-        )
+        with _certificates_named():
+            self.http: Any = client_class(
+                base_url=self.base_url,
+                headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+                timeout=self.httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
+                # With the default of 100 connections, calls would queue in the HTTP client.
+                limits=self.httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+                mounts=httpx_mounts(parts.hostname),
+            )
         self._server = server_of(parts.scheme, parts.hostname or "", parts.port)
         # True is the default, which the configuration may override; False is explicit.
         own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,12 +16,14 @@ from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
 from llamatelemetry.local.report.page import render, summary_rows
-from llamatelemetry.local.store import StoreReader
+from llamatelemetry.local.store import StoreError, StoreReader
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llamatelemetry.local.records import MetricPoint, SpanRecord
+
+_logger = logging.getLogger("llamatelemetry.local")
 
 _HOST: Final = "127.0.0.1"
 _IDLE_S: Final = 30
@@ -111,12 +115,23 @@ class _LivePageServer(ThreadingHTTPServer):
         self.token = token
         super().__init__(address, _LivePageHandler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        # Usually the browser has closed the connection. The default prints a traceback on the
+        # terminal of the command.
+        _logger.debug("Request for the live report failed: %r", sys.exception())
+
 
 class _LivePageHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_S
 
     def do_GET(self) -> None:
+        try:
+            self._serve()
+        except StoreError as error:
+            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error}\n")
+
+    def _serve(self) -> None:
         server = cast("_LivePageServer", self.server)
         parts = urlsplit(self.path)
         port = server.server_address[1]
@@ -145,7 +160,7 @@ class _LivePageHandler(BaseHTTPRequestHandler):
         )
 
     def _respond(self, status: HTTPStatus, kind: str, text: str) -> None:
-        body = text.encode()
+        body = text.encode(errors="replace")
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

@@ -52,7 +52,7 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         "llamatelemetry.local.report",
         "report.html",
         feature="An HTML report",
-        data=base64.b64encode(gzip.compress(data.encode(), 6)).decode(),
+        data=base64.b64encode(gzip.compress(data.encode(errors="replace"), 6)).decode(),
         columns=_COLUMNS,
         rows=summary_rows(summary),
         errors=summary.errors.most_common(),

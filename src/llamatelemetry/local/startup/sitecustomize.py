@@ -1,0 +1,43 @@
+"""Set up OpenTelemetry in a Python process of `llamatelemetry run`.
+
+Python imports this module when it starts, because `run` puts this directory in front of
+`PYTHONPATH`. It must work in every interpreter that a command can start, so it uses old syntax and
+imports nothing outside a guard.
+"""
+
+import os
+import sys
+
+
+def _start():
+    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # Processes that the set-up itself starts are not to be instrumented.
+    os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each != here)
+    try:
+        _initialize()
+    except Exception as error:
+        # Other programs read the output of nested processes, so only the command itself reports.
+        if os.environ.get("_LLAMATELEMETRY_RUN_PID") == str(os.getppid()):
+            sys.stderr.write(
+                "llamatelemetry run: nothing is recorded in %s: %s. Install llamatelemetry there: "
+                "%s -m pip install llamatelemetry\n" % (sys.executable, error, sys.executable)
+            )
+    finally:
+        os.environ["PYTHONPATH"] = os.pathsep.join(path)
+
+
+def _initialize():
+    try:
+        # First: it replaces invalid variables that OpenTelemetry reads when it is imported. An
+        # environment with OpenTelemetry alone exports its own spans.
+        __import__("llamatelemetry")
+    except ImportError:
+        pass
+    import importlib
+
+    name = "opentelemetry.instrumentation.auto_instrumentation"
+    importlib.import_module(name).initialize()
+
+
+_start()
