@@ -342,8 +342,8 @@ PROGRAM = textwrap.dedent("""
     finalizer.put(BlockingCall())
     del queued  # Queued, and still waiting when the process forks.
     stopping = threading.Thread(target=stop_finalizer, args=(20,))
-    stopping.start()  # Waits for the blocked call, and holds the finalizer's lock.
-    while not finalizer._lock.locked():
+    stopping.start()  # Waits for the blocked call.
+    while finalizer._worker is not None:
         time.sleep(0.01)
 
     reading, writing = os.pipe()

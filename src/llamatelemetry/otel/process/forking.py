@@ -1,13 +1,17 @@
-"""The end of worker processes that do not run `atexit` handlers.
+"""Forked processes: threads that start in them, and workers that do not run `atexit` handlers.
 
 Workers of `multiprocessing` and of Celery end in `os._exit`, so the SDK does not flush.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from typing import Any
 
 # Lowest priority among the finalizers of a worker: those of the application may record telemetry.
@@ -52,3 +56,52 @@ class WorkerExitHook:
 
 def _add_finalizer(util: Any, hook: WorkerExitHook) -> None:
     util.Finalize(None, hook, exitpriority=_LAST)
+
+
+def has_green_threads() -> bool:
+    """Return whether gevent or eventlet has replaced the threads of this process."""
+    return type(threading.Lock()).__module__ != "_thread"
+
+
+def without_waiting(handler: Callable[[], object]) -> Callable[[], object]:
+    """Return a handler for `os.register_at_fork` that may start threads, also under gevent.
+
+    With greenlets, starting a thread switches to others that the parent has started. In a forked
+    child they would run a second time: requests are sent twice, and a child of `subprocess` never
+    starts its program. There the handler runs in a greenlet, as soon as the child runs any.
+    """
+
+    @functools.wraps(handler)
+    def run() -> None:
+        if has_green_threads():
+            # Unlike `Thread.start`, this function does not wait.
+            _thread.start_new_thread(handler, ())
+        else:
+            handler()
+
+    return run
+
+
+@contextlib.contextmanager
+def fork_handlers_without_waiting() -> Generator[None]:
+    """Apply `without_waiting` to the handlers that OpenTelemetry registers in the block.
+
+    They start the SDK's threads, and detect the resource of the process in threads.
+    """
+    original: Any = getattr(os, "register_at_fork", None)
+    if original is None:
+        yield
+        return
+
+    def register(**handlers: Callable[[], object]) -> None:
+        after_in_child = handlers.get("after_in_child")
+        module = str(getattr(after_in_child, "__module__", ""))
+        if after_in_child is not None and module.startswith("opentelemetry."):
+            handlers["after_in_child"] = without_waiting(after_in_child)
+        original(**handlers)
+
+    os.register_at_fork = register  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.register_at_fork = original
