@@ -25,6 +25,7 @@ import pytest
 
 from tests.processes.calls import CALLS
 from tests.support.children import with_signals
+from tests.support.components import require
 from tests.support.model_server import model_server
 from tests.support.otlp_receiver import Received, grpc_receiver, http_receiver
 from tests.support.selection import slow_except
@@ -168,15 +169,25 @@ SERVERS = {
         [INSTRUMENT, *GUNICORN, "--preload"],
         {"LLAMATELEMETRY_SAMPLING": "only_slow", "LLAMATELEMETRY_SLOW_THRESHOLD_S": "0"},
     ),
+    "gunicorn -k gthread": ([INSTRUMENT, *GUNICORN, "-k", "gthread", "--threads", "2"], {}),
+    "gunicorn -k gevent": ([INSTRUMENT, *GUNICORN, "-k", "gevent"], {}),
+    "gunicorn -k gevent --preload": ([INSTRUMENT, *GUNICORN, "-k", "gevent", "--preload"], {}),
+    "gunicorn -k gevent, OpenTelemetry's variable": (
+        [INSTRUMENT, *GUNICORN, "-k", "gevent"],
+        {"OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH": "patch_all"},
+    ),
+    "gunicorn -k tornado": ([INSTRUMENT, *GUNICORN, "-k", "tornado"], {}),
     "uvicorn --workers": ([INSTRUMENT, *UVICORN], {}),
     "uvicorn --workers, init in code": (UVICORN, IN_CODE),
 }
-FAST = {"gunicorn --preload"}
+FAST = {"gunicorn --preload", "gunicorn -k gevent"}
 
 
 @pytest.mark.parametrize("server", slow_except(FAST, SERVERS))
 def test_server_workers_export_their_own_telemetry(server, model):
     command, variables = SERVERS[server]
+    for component in {"gevent", "tornado"} & {*command}:
+        require(component)
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     with (grpc_receiver if grpc else http_receiver)() as received:
         environ = environment(received, model, **SOON, **variables)
@@ -236,12 +247,16 @@ def test_pool_workers_export_their_own_telemetry(pool, model):
         Seen(received).check(made)
 
 
+CELERY = ["prefork", pytest.param("gevent", marks=pytest.mark.needs("gevent"))]
+
+
 @pytest.mark.slow
 @pytest.mark.needs("celery")
+@pytest.mark.parametrize("pool", CELERY)
 @pytest.mark.parametrize("interval", ["300", "60000"])
-def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval):
+def test_celery_workers_export_their_own_telemetry(model, tmp_path, pool, interval):
     # Threads export while the workers run, and the rest is exported when the worker stops.
-    command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
+    command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", pool, "-c", "2"]
     quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]
     with http_receiver() as received:
         environ = environment(received, model, QUEUE=str(tmp_path))
