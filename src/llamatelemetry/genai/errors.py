@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai.json_access import as_dict, as_int, get_field
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,8 @@ def describe_status(status: int, body: Any) -> ErrorInfo:
 def _attribute(error: BaseException, name: str) -> Any:
     try:
         return getattr(error, name, None)
-    except Exception:  # A property of the exception's class may raise anything.
+    except Exception as failure:  # A property of the exception's class may raise anything.
+        raise_if_from_signal_handler(failure)
         return None
 
 

@@ -12,7 +12,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Final
+from weakref import WeakSet
 
 # Lowest priority among the finalizers of a worker: those of the application may record telemetry.
 _LAST = -100
@@ -56,6 +57,37 @@ class WorkerExitHook:
 
 def _add_finalizer(util: Any, hook: WorkerExitHook) -> None:
     util.Finalize(None, hook, exitpriority=_LAST)
+
+
+class ForkSafeLock:
+    """A reentrant lock that is free in a forked child, even if a thread of the parent held it.
+
+    Reentrant, because a signal handler or a finalizer may need it within a critical section of
+    the same thread.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        _locks.add(self)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def held(self) -> threading.RLock:
+        """Return the lock, for a `with` statement."""
+        return self._lock
+
+    @staticmethod
+    def renew_all() -> None:
+        """Renew all locks, in a forked child."""
+        for lock in list(_locks):
+            lock._renew()
+
+
+_locks: Final[WeakSet[ForkSafeLock]] = WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ForkSafeLock.renew_all)
 
 
 def has_green_threads() -> bool:
