@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry._setup_in_progress import setup_in_progress
+
 if TYPE_CHECKING:
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
@@ -60,7 +62,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
+    with setup_in_progress():
+        value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value  # the next time without this function
     return value
 
