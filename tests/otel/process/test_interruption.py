@@ -14,12 +14,16 @@ from llamatelemetry.otel.process.interruption import is_from_signal_handler
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
 
 
-class Timeout(Exception):
+class TimeIsUpError(Exception):
     """The exception of the application's handler."""
 
 
 def raise_timeout(_number: int, _frame: Any) -> None:
-    raise Timeout
+    raise TimeIsUpError
+
+
+def raise_in_any_case(*_args: Any) -> None:
+    raise TimeIsUpError
 
 
 class Watch:
@@ -27,7 +31,7 @@ class Watch:
         self.raise_it()
 
     def raise_it(self) -> None:
-        raise Timeout
+        raise TimeIsUpError
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
@@ -36,7 +40,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "partial function": functools.partial(
         lambda _more, number, frame: raise_timeout(number, frame), 1
     ),
-    "function of *args": lambda *args: raise_timeout(*args),
+    "function of *args": raise_in_any_case,
 }
 
 
@@ -55,10 +59,10 @@ def test_exception_of_signal_handler_is_recognized(handler):
         error = caught(lambda: signal.raise_signal(signal.SIGUSR1))
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert isinstance(error, Timeout)
+    assert isinstance(error, TimeIsUpError)
     assert is_from_signal_handler(error)
 
 
 def test_exception_of_callback_is_not_taken_for_that_of_signal_handler():
     assert not is_from_signal_handler(caught(lambda: raise_timeout(1, None)))
-    assert not is_from_signal_handler(Timeout())
+    assert not is_from_signal_handler(TimeIsUpError())
