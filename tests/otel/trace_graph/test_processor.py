@@ -234,13 +234,14 @@ def test_spans_that_garbage_collection_ends_do_not_hang(traced: Traced) -> None:
     stage = {"llamatelemetry.task": "dropped"}
 
     def work() -> None:
-        for _ in range(100):
+        for number in range(100):
+            # Garbage is collected after so many allocations, also within the processor.
+            gc.set_threshold(20 + 7 * number)
             Dropped(traced.tracer.start_span("stage", attributes=stage))
             traced.call()
             traced.processor.graph()
 
     before = gc.get_threshold()
-    gc.set_threshold(1)  # Collects at almost every allocation, also within the processor.
     try:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
