@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import subprocess
 import sys
@@ -13,9 +12,6 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir, MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.trace import SpanProcessor
 
 from llamatelemetry.genai import internal_errors
@@ -88,48 +84,10 @@ def test_exception_of_signal_handler_at_end_of_call_reaches_application(client, 
     assert len(recorder.calls()) == 2
 
 
-class InterruptedReservoir(AlignedHistogramBucketExemplarReservoir):
-    """A signal arrives while the SDK collects metrics, under its locks."""
-
-    def collect(self, point_attributes: Any) -> Any:
-        signal.raise_signal(signal.SIGUSR1)
-        return super().collect(point_attributes)
-
-
-def call_in_handler() -> None:
-    reader = InMemoryMetricReader()
-    view = View(
-        instrument_name="gen_ai.*", exemplar_reservoir_factory=lambda _: InterruptedReservoir
-    )
-    meters = MeterProvider([reader], views=[view], shutdown_on_exit=False)
-    OpenAIInstrumentor().instrument(meter_provider=meters)
-    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=ANSWER))
-    http = httpx2.Client(transport=transport)
-    client = openai.OpenAI(api_key="k", base_url="http://127.0.0.1:1/v1", http_client=http)
-    models = itertools.count()
-
-    def call(*_: Any) -> None:
-        # A model of its own, so that the measurements start a series.
-        client.chat.completions.create(model=f"model {next(models)}", messages=MESSAGES)
-
-    call()
-    signal.signal(signal.SIGUSR1, call)
-    reader.get_metrics_data()
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    data = reader.get_metrics_data()
-    assert data is not None
-    metrics = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics]
-    (duration,) = [
-        metric for metric in metrics if metric.name == "gen_ai.client.operation.duration"
-    ]
-    assert sum(point.count for point in duration.data.data_points) == next(models) > 1
-
-
 def test_call_in_signal_handler_during_metric_collection_does_not_hang():
     # In a process of its own: handlers run in the main thread, which a deadlock would stop.
-    program = "from tests.openai_plugin.test_signals import call_in_handler; call_in_handler()"
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-m", "tests.openai_plugin.call_in_signal_handler"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

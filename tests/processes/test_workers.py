@@ -285,3 +285,38 @@ def test_celery_workers_export_their_own_telemetry(model, tmp_path, pool, interv
 def results(folder: Path) -> list[int]:
     found = [path.read_text() for path in folder.glob("celery-task-meta-*")]
     return [json.loads(text)["result"] for text in found if text.endswith("}")]
+
+
+PATCH = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"
+# The library, when it replaces threads, and further variables.
+PROGRAMS = {
+    "gevent in the program": ("gevent", "first", {}),
+    "gevent after a stream": ("gevent", "after a stream", {}),
+    "gevent by OpenTelemetry's variable": ("gevent", "elsewhere", {PATCH: "patch_all"}),
+    "gevent before init in code": ("gevent", "first", IN_CODE),
+    "gevent after init in code": ("gevent", "after init", IN_CODE),
+    "eventlet in the program": ("eventlet", "first", {}),
+    "eventlet before init in code": ("eventlet", "first", IN_CODE),
+    "eventlet after init in code": ("eventlet", "after init", IN_CODE),
+}
+FAST_PROGRAMS = {"gevent in the program", "eventlet in the program"}
+
+
+@pytest.mark.parametrize("program", slow_except(FAST_PROGRAMS, PROGRAMS))
+def test_program_with_greenlets_exports_all_calls(program, model):
+    library, when, variables = PROGRAMS[program]
+    require(library)
+    command = [sys.executable, "green.py", library, when]
+    with http_receiver() as received:
+        done = subprocess.run(
+            command if variables is IN_CODE else [INSTRUMENT, *command],
+            cwd=HERE,
+            env=environment(received, model, **variables),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        made = Counter({int(pid): n for pid, n in json.loads(done.stdout).items()})
+        assert made.total() == 5 + (when == "after a stream")
+        Seen(received).check(made)

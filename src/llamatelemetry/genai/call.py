@@ -268,7 +268,7 @@ class Call:
     deactivate: Final = staticmethod(context_api.detach)
 
     def restore_context(self) -> None:
-        """Undo `activate`, unless that is done already, if its result may be unknown.
+        """Restore the context from before `activate`, unless that is done already.
 
         A signal handler can raise an exception while `activate` or `deactivate` is running.
         """
