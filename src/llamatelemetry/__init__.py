@@ -10,6 +10,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry._setup_in_progress import setup_in_progress
+
 if TYPE_CHECKING:
     from llamatelemetry._invocation import invocation
     from llamatelemetry.config import LlamaTelemetryConfig
@@ -64,7 +66,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
+    with setup_in_progress():
+        value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value  # the next time without this function
     return value
 

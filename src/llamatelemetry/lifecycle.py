@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry import genai
 from llamatelemetry._optional import MissingPackageError, required_by
+from llamatelemetry._setup_in_progress import setup_in_progress
 from llamatelemetry.config import (
     OPTIONS,
     LlamaTelemetryConfig,
@@ -20,6 +20,7 @@ from llamatelemetry.config import (
 )
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers
+from llamatelemetry.otel.process.forking import ForkSafeLock
 from llamatelemetry.otel.redaction.rules import with_valid_rules
 from llamatelemetry.otel.trace_graph.graph import GRAPHS_DISABLED
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
 _logger = logging.getLogger("llamatelemetry.lifecycle")
-_lock = threading.RLock()
+_lock = ForkSafeLock()
 
 
 def init(  # noqa: PLR0917 - the contract allows positional arguments
@@ -84,7 +85,7 @@ def init(  # noqa: PLR0917 - the contract allows positional arguments
     wanted = with_valid_rules(effective_config(config, **explicit))
     if sdk_disabled():
         return wanted
-    with _lock:
+    with _lock.held(), setup_in_progress():
         setup = _running_setup()
         if setup is not None:
             wanted = _attach(setup, wanted, _requested_names(config, explicit))
@@ -124,7 +125,7 @@ def shutdown(timeout_s: float = 5.0) -> bool:
         `True` if everything was exported and stopped within `timeout_s`.
     """
     deadline = Deadline(timeout_s)
-    with _lock:
+    with _lock.held(), setup_in_progress():
         if "llamatelemetry.distro" in sys.modules:
             from llamatelemetry.distro import instrumentors
 

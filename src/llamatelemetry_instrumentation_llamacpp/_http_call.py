@@ -190,9 +190,9 @@ class HttpCall:
             elif self._context is not None:
                 self._detect_llama_cpp(http)
         except Exception as error:
-            internal_errors.log_once("reading a response over HTTP", error)
             if self._call is not None:
                 self._call.finish(Response())
+            internal_errors.log_once("reading a response over HTTP", error)
 
     def _confirm_llama_cpp(self) -> Call | None:
         """Start the call if it has not started: the server has proved to be llama.cpp."""

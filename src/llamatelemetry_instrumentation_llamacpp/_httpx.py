@@ -112,7 +112,8 @@ def _match(request: Any) -> RouteMatch | None:
             return None
         path: bytes = request.url.raw_path
         return match_path(path.partition(b"?")[0].decode("ascii"))
-    except Exception:  # Not a request: the client raises its own error.
+    except Exception as error:  # Not a request: the client raises its own error.
+        internal_errors.raise_if_from_signal_handler(error)
         return None
 
 
@@ -185,14 +186,18 @@ class _ObservedStreamBase:
     """A byte stream that passes its bytes to an observer. All other attributes are the source's."""
 
     def __init__(self, source: Any, observer: Observer) -> None:
-        self._observer = observer  # Set first: `__del__` also runs if the next line fails.
+        self._observer = observer
         self._source = source
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+        # `self._source` would call this method again if it is not set yet.
+        return getattr(object.__getattribute__(self, "_source"), name)
 
     def __del__(self) -> None:
-        self._observer.on_abandon()
+        try:  # noqa: SIM105 - `suppress` takes longer than the rest
+            self._observer.on_abandon()
+        except AttributeError:
+            pass  # A signal handler has raised in the constructor.
 
 
 class _AsyncBytesWrapper(AsyncStreamWrapper):

@@ -81,7 +81,8 @@ def _read_counters(llama: Any) -> _Counters | None:
         prompt: int = counters.n_p_eval if counters.t_p_eval_ms else 0
         decoded: int = counters.n_eval if counters.t_eval_ms else 0
         return _Counters(prompt + decoded, counters.t_p_eval_ms + counters.t_eval_ms)
-    except Exception:  # An unsupported version of the binding: record no timings.
+    except Exception as error:  # An unsupported version of the binding: record no timings.
+        internal_errors.raise_if_from_signal_handler(error)
         return None
 
 
@@ -92,7 +93,8 @@ def _is_end_token(llama: Any, token: Any) -> bool:
         if is_end is None:  # Before version 0.3.7 the function took the model.
             return bool(library.llama_token_is_eog(llama._model.model, token))
         return bool(is_end(llama._model.vocab, token))
-    except Exception:
+    except Exception as error:
+        internal_errors.raise_if_from_signal_handler(error)
         return False
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import wrapt
 
-from llamatelemetry.genai import PatchPoint, StreamWrapper, server_of
+from llamatelemetry.genai import PatchPoint, StreamWrapper, internal_errors, server_of
 from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
@@ -52,7 +52,8 @@ def _start(instrumentor: LlamaCppInstrumentor, session: Any, request: Any) -> Ht
         if request.method != "POST":
             return None
         found = _match_url(request.url)
-    except Exception:  # Not a prepared request: the session raises its own error.
+    except Exception as error:  # Not a prepared request: the session raises its own error.
+        internal_errors.raise_if_from_signal_handler(error)
         return None
     if found is None:
         return None

@@ -45,8 +45,8 @@ def record_result(
                     call, route, result, http, is_stream=is_stream, is_async=is_async
                 )
     except Exception as error:
-        internal_errors.log_once("reading a response of the openai client", error)
         call.finish(Response())
+        internal_errors.log_once("reading a response of the openai client", error)
 
 
 def parse_failed_call(

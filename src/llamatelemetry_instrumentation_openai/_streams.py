@@ -40,6 +40,7 @@ def observe_stream(call: Call, route: OpenAIRoute, stream: Any, *, is_async: boo
         accumulator.capture(response, is_async=is_async)
     observer = StreamObserver(call, accumulator, on_end=hook.remove)
     stream._iterator = (AsyncStreamWrapper if is_async else StreamWrapper)(source, observer)
+    hook.install()  # Last: it uses the observer.
 
 
 def _is_json(response: Any) -> bool:
@@ -92,7 +93,7 @@ class _PlainBodyAccumulator:
 
 
 class CloseHook:
-    """Replaces `close` or `aclose` of one HTTP response, until `remove`.
+    """Replaces `close` or `aclose` of one HTTP response, from `install` to `remove`.
 
     `Stream.close`, the end of a `with` block, the stream helpers and raw responses have only the
     method of the HTTP response in common. `on_close` is called before each close, with the
@@ -104,10 +105,17 @@ class CloseHook:
         self, response: Any, on_close: Callable[[BaseException | None], None], *, is_async: bool
     ) -> None:
         self._response = response
+        self._on_close = on_close
+        self._is_async = is_async
         self._name = "aclose" if is_async else "close"
-        original = getattr(response, self._name)
         # An exception that was being handled before the stream existed does not end the stream.
-        ambient = sys.exception()
+        self._ambient = sys.exception()
+
+    def install(self) -> None:
+        """Replace the method."""
+        original = getattr(self._response, self._name)
+        # Not `self`, which would make the response part of a reference cycle.
+        on_close, ambient = self._on_close, self._ambient
 
         def close() -> Any:
             on_close(_cause(ambient))
@@ -117,7 +125,7 @@ class CloseHook:
             on_close(_cause(ambient))
             return await original()
 
-        response.__dict__[self._name] = aclose if is_async else close
+        self._response.__dict__[self._name] = aclose if self._is_async else close
 
     def remove(self) -> None:
         """Restore the original method."""
@@ -199,6 +207,7 @@ class RawResponseObserver:
         self._bytes_name = "aiter_bytes" if is_async else "iter_bytes"
         self._original_bytes: Callable[..., Any] = getattr(http, self._bytes_name)
         self._close_hook = CloseHook(http, self._on_close, is_async=is_async)
+        self._close_hook.install()
         http.__dict__[self._bytes_name] = self._iter_bytes
         if self._is_stream and hasattr(raw, "parse"):
             self._replace_parse(raw.parse)

@@ -54,17 +54,18 @@ class Wrappers:
             result = wrapped(*args, **kwargs)
             return self._remember_provider(client, result) if route is MODELS else result
         is_usage_added = is_stream and self._request_usage(call, route, options)
-        token = call.activate()
         try:
+            token = call.activate()
             result = wrapped(*args, **kwargs)
-        except BaseException as error:
             call.deactivate(token)
+            record_result(call, route, result, is_stream=is_stream, is_async=False)
+            if is_usage_added:
+                hide_usage(result, is_async=False)
+        except BaseException as error:
+            # A signal handler can raise anywhere above, also before `token` is assigned.
+            call.restore_context()
             call.fail(error, parse_failed_call(call, route, error, is_stream=is_stream))
             raise
-        call.deactivate(token)
-        record_result(call, route, result, is_stream=is_stream, is_async=False)
-        if is_usage_added:
-            hide_usage(result, is_async=False)
         return result
 
     async def request_async(
@@ -79,22 +80,22 @@ class Wrappers:
             result = await wrapped(*args, **kwargs)
             return self._remember_provider(client, result) if route is MODELS else result
         is_usage_added = is_stream and self._request_usage(call, route, options)
-        token = call.activate()
         try:
+            token = call.activate()
             result = await wrapped(*args, **kwargs)
+            call.deactivate(token)
+            record_result(call, route, result, is_stream=is_stream, is_async=True)
+            if is_usage_added:
+                hide_usage(result, is_async=True)
         except GeneratorExit:
             # The coroutine is being destroyed, perhaps by the garbage collector in a foreign
             # context. Nothing may be recorded here, and that context must not be changed.
             call.abandon()
             raise
         except BaseException as error:
-            call.deactivate(token)
+            call.restore_context()
             call.fail(error, parse_failed_call(call, route, error, is_stream=is_stream))
             raise
-        call.deactivate(token)
-        record_result(call, route, result, is_stream=is_stream, is_async=True)
-        if is_usage_added:
-            hide_usage(result, is_async=True)
         return result
 
     def prepare_attempt(

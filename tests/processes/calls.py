@@ -1,4 +1,4 @@
-"""The work of a worker: two calls, one of them a stream that is abandoned."""
+"""The work of a worker: a plain call, a stream that is read, and one that is abandoned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import openai
 
-CALLS = 2
+CALLS = 3
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
@@ -15,6 +15,8 @@ def work(_: object = None) -> int:
     """Make the calls. Return the process id."""
     with openai.OpenAI() as client:
         client.chat.completions.create(model="smol", messages=MESSAGES)
+        for _ in client.chat.completions.create(model="smol", messages=MESSAGES, stream=True):
+            pass
         stream = client.chat.completions.create(model="smol", messages=MESSAGES, stream=True)
         next(iter(stream))
         del stream

@@ -33,6 +33,7 @@ from tests.processes.observed_processes import (
     wait_for,
 )
 from tests.support.children import with_signals
+from tests.support.components import require
 from tests.support.otlp_receiver import Received
 from tests.support.selection import slow_except
 
@@ -72,15 +73,25 @@ SERVERS = {
         [INSTRUMENT, *GUNICORN, "--preload"],
         {"LLAMATELEMETRY_SAMPLING": "only_slow", "LLAMATELEMETRY_SLOW_THRESHOLD_S": "0"},
     ),
+    "gunicorn -k gthread": ([INSTRUMENT, *GUNICORN, "-k", "gthread", "--threads", "2"], {}),
+    "gunicorn -k gevent": ([INSTRUMENT, *GUNICORN, "-k", "gevent"], {}),
+    "gunicorn -k gevent --preload": ([INSTRUMENT, *GUNICORN, "-k", "gevent", "--preload"], {}),
+    "gunicorn -k gevent, OpenTelemetry's variable": (
+        [INSTRUMENT, *GUNICORN, "-k", "gevent"],
+        {"OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH": "patch_all"},
+    ),
+    "gunicorn -k tornado": ([INSTRUMENT, *GUNICORN, "-k", "tornado"], {}),
     "uvicorn --workers": ([INSTRUMENT, *UVICORN], {}),
     "uvicorn --workers, init in code": (UVICORN, IN_CODE),
 }
-FAST = {"gunicorn --preload"}
+FAST = {"gunicorn --preload", "gunicorn -k gevent"}
 
 
 @pytest.mark.parametrize("server", slow_except(FAST, SERVERS))
 def test_server_workers_export_their_own_telemetry(server, model):
     command, variables = SERVERS[server]
+    for component in {"gevent", "tornado"} & {*command}:
+        require(component)
     grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
     with receiver(grpc) as received:
         environ = environment(received, model, **SOON, **variables)
@@ -135,15 +146,22 @@ def test_pool_workers_export_their_own_telemetry(pool, model):
         Seen(received).check(made)
 
 
+GEVENT = pytest.mark.needs("gevent")
+CELERY = [
+    ("prefork", "300", ()),
+    ("prefork", "60000", ()),
+    ("prefork", "300", ("--max-tasks-per-child", "2")),
+    pytest.param("gevent", "300", (), marks=GEVENT),
+    pytest.param("gevent", "60000", (), marks=GEVENT),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.needs("celery")
-@pytest.mark.parametrize(
-    ("interval", "options"),
-    [("300", ()), ("60000", ()), ("300", ("--max-tasks-per-child", "2"))],
-)
-def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval, options):
+@pytest.mark.parametrize(("pool", "interval", "options"), CELERY)
+def test_celery_workers_export_their_own_telemetry(model, tmp_path, pool, interval, options):
     # Threads export while the workers run, and the rest is exported when the worker stops.
-    command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", "prefork", "-c", "2"]
+    command = [str(SCRIPTS / "celery"), "-A", "tasks", "worker", "-P", pool, "-c", "2"]
     quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"]
     with receiver() as received:
         environ = environment(received, model, QUEUE=str(tmp_path))
@@ -172,3 +190,38 @@ def test_celery_workers_export_their_own_telemetry(model, tmp_path, interval, op
 def results(folder: Path) -> list[int]:
     found = [path.read_text() for path in folder.glob("celery-task-meta-*")]
     return [json.loads(text)["result"] for text in found if text.endswith("}")]
+
+
+PATCH = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"
+# The library, when it replaces threads, and further variables.
+PROGRAMS = {
+    "gevent in the program": ("gevent", "first", {}),
+    "gevent after a stream": ("gevent", "after a stream", {}),
+    "gevent by OpenTelemetry's variable": ("gevent", "elsewhere", {PATCH: "patch_all"}),
+    "gevent before init in code": ("gevent", "first", IN_CODE),
+    "gevent after init in code": ("gevent", "after init", IN_CODE),
+    "eventlet in the program": ("eventlet", "first", {}),
+    "eventlet before init in code": ("eventlet", "first", IN_CODE),
+    "eventlet after init in code": ("eventlet", "after init", IN_CODE),
+}
+FAST_PROGRAMS = {"gevent in the program", "eventlet in the program"}
+
+
+@pytest.mark.parametrize("program", slow_except(FAST_PROGRAMS, PROGRAMS))
+def test_program_with_greenlets_exports_all_calls(program, model):
+    library, when, variables = PROGRAMS[program]
+    require(library)
+    command = [sys.executable, "green.py", library, when]
+    with receiver() as received:
+        done = subprocess.run(
+            command if variables is IN_CODE else [INSTRUMENT, *command],
+            cwd=HERE,
+            env=environment(received, model, **variables),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        made = Counter({int(pid): n for pid, n in json.loads(done.stdout).items()})
+        assert made.total() == 5 + (when == "after a stream")
+        Seen(received).check(made)

@@ -220,6 +220,9 @@ PROBES = {
     "ps": Probe(_ps),
     "pandas": _package("pandas", "scripts/install dev"),
     "celery": _package("celery", "scripts/install dev"),
+    "gevent": _package("gevent", "scripts/install dev"),
+    "eventlet": _package("eventlet", "scripts/install dev"),
+    "tornado": _package("tornado", "pip install tornado"),
     "graphistry": _package("graphistry", "pip install --group graphistry (350 MB)"),
     "langchain_openai": _package("langchain_openai", "scripts/test-langchain"),
 }

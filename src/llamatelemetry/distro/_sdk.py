@@ -43,6 +43,7 @@ from llamatelemetry.otel._sdk_private import (
     update_resource,
 )
 from llamatelemetry.otel.export.http_sessions import new_session
+from llamatelemetry.otel.process.forking import fork_handlers_without_waiting
 from llamatelemetry.otel.providers import SIGNALS
 
 _logger = logging.getLogger("llamatelemetry.distro")
@@ -204,6 +205,7 @@ def captured_providers(
     setters = PROVIDER_SETTERS | (DECLARATIVE_PROVIDER_SETTERS if declarative else {})
     try:
         with ExitStack() as stack:
+            stack.enter_context(fork_handlers_without_waiting())
             for setter, signal in setters.items():
                 stack.enter_context(_replaced(setter, partial(capture.set_provider, signal)))
             yield capture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as context_api
@@ -16,23 +15,31 @@ _AGENT_KEY: Final = context_api.create_key("llamatelemetry-agent")
 class AgentRun:
     """One invocation of an agent. Calls of a sub-agent count only for the sub-agent."""
 
-    __slots__ = ("_lock", "inference_calls", "name", "tool_calls")
+    __slots__ = ("_inference_calls", "_tool_calls", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inference_calls = 0
-        self.tool_calls = 0
-        self._lock = threading.Lock()
+        # Appending is atomic. A signal handler or a finalizer can count in the middle of a count.
+        self._inference_calls: list[None] = []
+        self._tool_calls: list[None] = []
+
+    @property
+    def inference_calls(self) -> int:
+        """Number of inference calls."""
+        return len(self._inference_calls)
+
+    @property
+    def tool_calls(self) -> int:
+        """Number of tool calls."""
+        return len(self._tool_calls)
 
     def count_inference_call(self) -> None:
         """Count an inference call. Thread-safe."""
-        with self._lock:
-            self.inference_calls += 1
+        self._inference_calls.append(None)
 
     def count_tool_call(self) -> None:
         """Count a tool call. Thread-safe."""
-        with self._lock:
-            self.tool_calls += 1
+        self._tool_calls.append(None)
 
 
 def with_agent(run: AgentRun, context: Context) -> Context:

@@ -185,7 +185,8 @@ class Call:
     __slots__ = (
         *("instrumenter", "request", "span", "recording", "content_max_chars", "attempts"),
         *("first_chunk_ns", "first_token_ns", "http_response", "served_model", "header_timings"),
-        *("_target", "_context", "_content", "_nested", "_open", "_pid", "_started_provider"),
+        *("_target", "_outer", "_context", "_content", "_nested", "_open", "_pid"),
+        "_started_provider",
         *("_started_ns", "_started_wall_ns", "_attempt_ns", "_headers_ns", "_abandoned_ns"),
     )
 
@@ -222,6 +223,7 @@ class Call:
             self._started_ns = self._attempt_ns = started_ns
         self._started_provider = request.provider
         self._content: CallContent | None = None
+        self._outer: Context | None = None
         if target is None:
             self._context = context_api.get_current()
             self._open_span(kind)
@@ -266,12 +268,21 @@ class Call:
 
     def activate(self) -> Token[Context]:
         """Make the call's span current. Pass the result to `deactivate` after the library's work."""
+        self._outer = context_api.get_current()
         if self._target is not None:
             return context_api.attach(self._target.context(self))
         return context_api.attach(context_api.set_value(CALL_KEY, self, self._context))
 
     # Make the span that was current before `activate` current again.
     deactivate: Final = staticmethod(context_api.detach)
+
+    def restore_context(self) -> None:
+        """Restore the context from before `activate`, unless that is done already.
+
+        A signal handler can raise an exception while `activate` or `deactivate` is running.
+        """
+        if self._outer is not None and context_api.get_current().get(CALL_KEY) is self:
+            context_api.attach(self._outer)
 
     def start_attempt(self, at_ns: int | None = None) -> None:
         """Mark that the request is sent, now or at `at_ns`: the first time or as a retry."""

@@ -9,11 +9,13 @@ queue fills up between two collections, a background thread records it.
 The exported data is what recording at once would have produced, with two differences. An
 exemplar has the time of recording, and the context that an exemplar filter receives holds the
 call's span and nothing else. The first measurement of a series is recorded at once, because a
-cumulative series starts when its first measurement is recorded.
+cumulative series starts when its first measurement is recorded. In a signal handler or finalizer
+that interrupts the SDK, it is queued too: the SDK may hold a lock that recording would wait for.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -145,6 +147,16 @@ def record_now(targets: Iterable[Target], values: Sequence[float], span: SpanCon
         internal_errors.log_once("recording metrics", error)
 
 
+def is_inside_sdk() -> bool:
+    """Return whether this thread runs code of the SDK's metrics, further down its stack."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("opentelemetry.sdk.metrics"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def wait_for_thread(timeout_s: float) -> bool:
     """Wait until the background thread has ended. Return whether it did within the time."""
     thread = _queue.thread
@@ -202,7 +214,8 @@ class _Queue:
     def start_draining(self) -> None:
         """Start the thread that records the queue, unless it runs."""
         if len(self.batches) >= _FULL_AT:
-            self.record(2)  # More than a caller adds: the queue stays bounded.
+            if not is_inside_sdk():
+                self.record(2)  # More than a caller adds: the queue stays bounded.
             return
         try:
             self._permit.pop()
@@ -214,7 +227,8 @@ class _Queue:
             self.thread = thread
         except RuntimeError:  # Out of threads, or the interpreter is shutting down.
             self._permit.append(None)
-            self.record(_SLICE)
+            if not is_inside_sdk():
+                self.record(_SLICE)
 
     def _drain(self) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.error_codes import is_known_code
 from llamatelemetry.genai.json_access import as_dict, as_fields, as_int, as_list, as_str, get_field
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +121,8 @@ def describe_status(status: int, body: Any) -> ErrorInfo:
 def _attribute(error: BaseException, name: str) -> Any:
     try:
         return getattr(error, name, None)
-    except Exception:  # A property of the exception's class may raise anything.
+    except Exception as failure:  # A property of the exception's class may raise anything.
+        raise_if_from_signal_handler(failure)
         return None
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+__all__ = ["log_once", "raise_if_from_signal_handler", "set_strict"]
+
 _logger = logging.getLogger("llamatelemetry")
-_lock = threading.Lock()
-_reported: set[tuple[str, type[BaseException]]] = set()
+_reported: dict[tuple[str, type[BaseException]], object] = {}
 
 
 class _Mode:
@@ -24,7 +25,8 @@ class _Mode:
 def log_once(where: str, error: Exception, *, may_quote: bool = True) -> None:
     """Log an internal error: the first time as a warning with its traceback, then at debug level.
 
-    Call it in an `except Exception` clause. Under `set_strict` the error is raised again.
+    Call it in an `except Exception` clause. An exception that a signal handler of the application
+    has raised is raised again: it is not llamatelemetry's. So is any error under `set_strict`.
 
     Args:
         where: The failed activity, such as "reading the response".
@@ -32,13 +34,13 @@ def log_once(where: str, error: Exception, *, may_quote: bool = True) -> None:
         may_quote: Whether the error message may quote content of a call, as the errors of
             parsers do. The message is then left out of the log.
     """
+    raise_if_from_signal_handler(error)
     if _Mode.strict:
         raise error
-    key = (where, type(error))
-    with _lock:
-        first = key not in _reported
-        _reported.add(key)
-    level = logging.WARNING if first else logging.DEBUG
+    first = object()
+    # Atomic: a lock could be held by the code that a signal handler or a finalizer interrupts.
+    is_first = _reported.setdefault((where, type(error)), first) is first
+    level = logging.WARNING if is_first else logging.DEBUG
     # A logging handler may raise too, such as one that exports logs through a broken processor.
     with suppress(Exception):
         _logger.log(
@@ -64,5 +66,4 @@ def _location(traceback: TracebackType | None) -> str:
 def set_strict(strict: bool) -> None:
     """Raise internal errors instead of logging them: for test suites, so that bugs surface."""
     _Mode.strict = strict
-    with _lock:
-        _reported.clear()
+    _reported.clear()

@@ -7,7 +7,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.deferred_metrics import DeferredRecorder, SeriesLayout, When, record_now
+from llamatelemetry.genai.deferred_metrics import (
+    DeferredRecorder,
+    SeriesLayout,
+    When,
+    is_inside_sdk,
+    record_now,
+)
 from llamatelemetry.genai.spans import call_attributes
 from llamatelemetry.otel.client_metrics import CallMeasurement, V141Metrics, write_of
 from llamatelemetry.otel.gen_ai_metrics import GenAIMetrics
@@ -50,7 +56,7 @@ class CallMetrics:
         targets = [(write_of(instrument), given) for instrument, _, given in measurements]
         values = [value for _, value, _ in measurements]
         is_deferred = recorder.when() is When.AT_COLLECTION
-        if is_deferred and series in recorder.series:
+        if is_deferred and (series in recorder.series or is_inside_sdk()):
             recorder.put(targets, values, parent)
             return
         record_now(targets, values, parent)
@@ -76,7 +82,7 @@ class CallMetrics:
             if when is When.NOW:
                 record_now(repeat(target, len(values)), values, parent)
                 continue
-            if (histogram, series) not in recorder.series:
+            if (histogram, series) not in recorder.series and not is_inside_sdk():
                 record_now([target], values[:1], parent)
                 recorder.start_series((histogram, series), None)
                 values = values[1:]

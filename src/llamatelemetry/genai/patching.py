@@ -11,7 +11,6 @@ working.
 from __future__ import annotations
 
 import copy
-import threading
 from functools import wraps
 from inspect import isasyncgenfunction, isclass, iscoroutinefunction, isgeneratorfunction
 from types import FunctionType, MethodType, ModuleType
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import wrapt
 
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.otel.process.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -56,17 +56,17 @@ class PatchTable:
 
     def __init__(self, points: Iterable[PatchPoint]) -> None:
         self._patches = [_Patch(point) for point in points]
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
 
     def apply(self) -> None:
         """Wrap every point now, or when its module is imported. Does nothing if applied already."""
-        with self._lock:
+        with self._lock.held():
             for patch in self._patches:
                 patch.apply()
 
     def revert(self) -> None:
         """Restore every original function, also for modules that are not imported yet."""
-        with self._lock:
+        with self._lock.held():
             for patch in self._patches:
                 patch.revert()
 

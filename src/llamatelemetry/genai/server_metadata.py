@@ -9,6 +9,7 @@ only while that model is loaded.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from time import monotonic
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.model import Server
+
+_logger = logging.getLogger("llamatelemetry.genai")
 
 # A server whose slots are all in use can delay even this request.
 _TIMEOUT_S: Final = 10.0
@@ -149,7 +152,11 @@ class ServerMetadataCache:
                 self._fetching.discard(key)
 
         self._fetching.add(key)
-        threading.Thread(target=run, name="llamatelemetry-metadata", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="llamatelemetry-metadata", daemon=True).start()
+        except RuntimeError as error:  # Out of threads, or the interpreter is shutting down.
+            self._fetching.discard(key)
+            _logger.debug("Cannot fetch the metadata of %s: %s", server.origin, error)
 
     def forget(self) -> None:
         """Forget all metadata."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -65,23 +64,22 @@ class KnownServers:
 
     Attributes:
         providers: Providers that responses have proved, by origin.
-        has_descriptions: Whether `description_of` returns attributes for any server.
+        descriptions: Attributes that `description_of` returns, by origin.
     """
 
     def __init__(self) -> None:
         self.providers: dict[str, str] = {}
-        self._descriptions: dict[str, Mapping[str, AttributeValue]] = {}
-        self.has_descriptions = False
-        self._lock = threading.Lock()
+        self.descriptions: dict[str, Mapping[str, AttributeValue]] = {}
 
     def remember(self, server: Server, provider: str) -> None:
         """Store the provider that a response of a server has proved."""
         if self.providers.get(server.origin) == provider:
             return
-        with self._lock:
-            if server.origin not in self.providers and len(self.providers) >= _REMEMBERED_AT_MOST:
-                self.providers.pop(next(iter(self.providers)))
-            self.providers[server.origin] = provider
+        # Atomic steps instead of a lock, which the code that a signal handler or a finalizer
+        # interrupts could hold.
+        if server.origin not in self.providers and len(self.providers) >= _REMEMBERED_AT_MOST:
+            self.providers.pop(list(self.providers)[0], None)  # noqa: RUF015 - `list` is atomic
+        self.providers[server.origin] = provider
 
     def provider_of(self, server: Server | None, default: str) -> str:
         """Return the provider of a server: the proved one, that of its URL, or the default."""
@@ -91,25 +89,21 @@ class KnownServers:
 
     def describe(self, server: Server, attributes: Mapping[str, AttributeValue]) -> None:
         """Set the attributes of every call to a managed server. Empty attributes remove it."""
-        with self._lock:
-            if attributes:
-                self._descriptions[server.origin] = attributes
-            else:
-                self._descriptions.pop(server.origin, None)
-            self.has_descriptions = bool(self._descriptions)
+        if attributes:
+            self.descriptions[server.origin] = attributes
+        else:
+            self.descriptions.pop(server.origin, None)
 
     def description_of(self, server: Server | None) -> Mapping[str, AttributeValue]:
         """Return the additional attributes of calls to a server."""
-        if server is None or not self._descriptions:
+        if server is None or not self.descriptions:
             return _NOTHING
-        return self._descriptions.get(server.origin, _NOTHING)
+        return self.descriptions.get(server.origin, _NOTHING)
 
     def forget(self) -> None:
         """Forget all providers and descriptions."""
-        with self._lock:
-            self.providers.clear()
-            self._descriptions.clear()
-            self.has_descriptions = False
+        self.providers.clear()
+        self.descriptions.clear()
 
 
 known_servers: Final = KnownServers()

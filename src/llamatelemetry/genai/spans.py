@@ -120,7 +120,7 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
     # Fast path: most servers have no such attributes.
-    if known_servers.has_descriptions or server_metadata_cache.has_any:
+    if known_servers.descriptions or server_metadata_cache.has_any:
         attributes.update(_server_attributes(outcome))
     attributes.update(response.attributes)
     if request.provider not in OPENAI_PROVIDERS:

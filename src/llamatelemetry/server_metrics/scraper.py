@@ -139,8 +139,13 @@ class Poller:
         """Start the thread unless it is running."""
         if self._thread is None:
             name = "llamatelemetry-server-metrics"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # Out of threads, or the interpreter is shutting down.
+                _logger.warning("Cannot scrape metrics from %s: %s", self._target.base_url, error)
+            else:
+                self._thread = thread
 
     def request_stop(self) -> None:
         """Make the thread end. The result of a running scrape is not reported."""

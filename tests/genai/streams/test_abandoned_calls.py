@@ -196,6 +196,39 @@ def test_stop_and_start_from_many_threads_lose_no_call(finalizer):
     assert all(len(call.ended) == 1 for call in calls)
 
 
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_calls_end_without_thread(finalizer):
+    first, second = FakeCall(), FakeCall()
+    finalizer.start()
+    finalizer.put(first)
+    finalizer.start()  # as the next stream does
+    assert first.ended == ["MainThread"]
+    finalizer.put(second)
+    assert finalizer.flush(5)
+    assert second.ended == ["MainThread"]
+
+
+def test_start_ends_calls_that_thread_leaves_queued(finalizer):
+    may_end = threading.Event()
+    finalizer.start()
+    finalizer.put(FakeCall(lambda: may_end.wait(20)))
+    calls = [FakeCall() for _ in range(100)]
+    for call in calls:
+        finalizer.put(call)
+    finalizer.start()
+    assert any(call.ended for call in calls)
+    may_end.set()
+    assert finalizer.flush(5)
+
+
 def test_call_abandoned_before_response_ends_at_that_time(start, recorder):
     call = start()
     time.sleep(0.01)
@@ -342,8 +375,8 @@ PROGRAM = textwrap.dedent("""
     finalizer.put(BlockingCall())
     del queued  # Queued, and still waiting when the process forks.
     stopping = threading.Thread(target=stop_finalizer, args=(20,))
-    stopping.start()  # Waits for the blocked call, and holds the finalizer's lock.
-    while not finalizer._lock.locked():
+    stopping.start()  # Waits for the blocked call.
+    while finalizer._worker is not None:
         time.sleep(0.01)
 
     reading, writing = os.pipe()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 import llamatelemetry
 from llamatelemetry.otel.trace_graph import processor
@@ -213,3 +217,81 @@ def test_to_dataframes_names_pip_command_when_pandas_is_missing(
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         TraceGraph().to_dataframes()
+
+
+class Dropped:
+    """A span in a reference cycle, which the garbage collector ends."""
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.cycle = self
+
+    def __del__(self) -> None:
+        self.span.end()
+
+
+def test_spans_that_garbage_collection_ends_do_not_hang(traced: Traced) -> None:
+    stage = {"llamatelemetry.task": "dropped"}
+
+    def work() -> None:
+        for number in range(100):
+            # Garbage is collected after so many allocations, also within the processor.
+            gc.set_threshold(20 + 7 * number)
+            Dropped(traced.tracer.start_span("stage", attributes=stage))
+            traced.call()
+            traced.processor.graph()
+
+    before = gc.get_threshold()
+    try:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive(), "deadlock"
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    edges = edges_of(traced.processor.graph())
+    assert ("service:library", "stage:dropped", "calls", 100) in edges
+    assert ("service:library", "model:m", "calls", 100) in edges
+
+
+FORKING = """
+    import os, sys, threading, time
+    from opentelemetry.sdk.trace import TracerProvider
+    from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
+
+    processor = TraceGraphProcessor()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    tracer = provider.get_tracer("test")
+    for number in range(200):
+        tracer.start_span("s", attributes={"llamatelemetry.task": f"stage {number}"}).end()
+
+    def copy_graphs():
+        while True:
+            processor.graph()
+
+    threading.Thread(target=copy_graphs, daemon=True).start()
+    failed = 0
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            tracer.start_span("s", attributes={"llamatelemetry.task": "own"}).end()
+            os._exit(0 if "stage:own" in {n.id for n in processor.graph().nodes} else 1)
+        until = time.monotonic() + 30
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(pid, 9)
+                os.waitpid(pid, 0)
+                sys.exit("a child hangs")
+            time.sleep(0.005)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
+def test_child_forked_during_copy_of_graph_does_not_hang() -> None:
+    # A separate process, because forking a process with threads, such as pytest, warns.
+    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKING)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 from llamatelemetry.genai.content.blobs import BlobData
 from llamatelemetry.genai.content.parts import CutText
 from llamatelemetry.genai.model import Content
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.otel.redaction.fail_closed import strip_message
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class GuardedCompletionHook:
                 log_record=log_record,
             )
         except Exception as error:
+            raise_if_from_signal_handler(error)
             self._log(error)
         return messages.content()
 

@@ -165,7 +165,7 @@ class StreamWrapper:
     __slots__ = ("_next", "_observer", "_source")
 
     def __init__(self, source: Any, observer: Observer) -> None:
-        self._observer = observer  # set first: `__del__` also runs if the next line fails
+        self._observer = observer
         self._source = source
         self._next = source.__next__
 
@@ -185,10 +185,14 @@ class StreamWrapper:
         return chunk
 
     def __del__(self) -> None:
-        self._observer.on_abandon()
+        try:  # noqa: SIM105 - `suppress` takes longer than the rest
+            self._observer.on_abandon()
+        except AttributeError:
+            pass  # A signal handler has raised in the constructor.
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+        # `self._source` would call this method again if it is not set yet.
+        return getattr(object.__getattribute__(self, "_source"), name)
 
 
 class AsyncStreamWrapper:
@@ -197,7 +201,7 @@ class AsyncStreamWrapper:
     __slots__ = ("_next", "_observer", "_source")
 
     def __init__(self, source: Any, observer: Observer) -> None:
-        self._observer = observer  # set first: `__del__` also runs if the next line fails
+        self._observer = observer
         self._source = source
         self._next = source.__anext__
 
@@ -221,7 +225,11 @@ class AsyncStreamWrapper:
         return chunk
 
     def __del__(self) -> None:
-        self._observer.on_abandon()
+        try:  # noqa: SIM105 - `suppress` takes longer than the rest
+            self._observer.on_abandon()
+        except AttributeError:
+            pass  # A signal handler has raised in the constructor.
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+        # `self._source` would call this method again if it is not set yet.
+        return getattr(object.__getattribute__(self, "_source"), name)

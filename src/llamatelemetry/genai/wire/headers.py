@@ -12,6 +12,8 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -34,7 +36,8 @@ def has_list(kind: Any) -> bool:
         return False
     try:
         return bool(kind({"Name": "value"})._list == [(b"Name", b"name", b"value")])
-    except Exception:  # Whatever it has become, the public interface is used.
+    except Exception as error:  # Whatever it has become, the public interface is used.
+        raise_if_from_signal_handler(error)
         return False
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
+from llamatelemetry._setup_in_progress import wait_for_setup
 from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_logger = logging.getLogger("llamatelemetry.gpu")
 
 # Longer than a driver call normally takes. A fork does not wait longer for a driver that hangs.
 _FORK_WAITS_S: Final = 1.0
@@ -37,16 +42,22 @@ class BackgroundLoop:
         self._finish = finish
         self._after_fork = after_fork
         self._wanted = False
-        self._running = False
-        self._new_locks()
+        self._reset()
         _loops.add(self)
 
-    def _new_locks(self) -> None:
-        self._lock = threading.Lock()
+    def _reset(self) -> None:
+        self._running = False
+        self._retry_at_s = 0.0
+        # Popping from a list is atomic: of several callers, one starts the thread. A lock could be
+        # held by the code that a signal handler or a finalizer interrupts.
+        self._permit: list[None] = [None]
         self.in_pass = threading.Lock()
+        self._new_events()
+        self._thread: threading.Thread | None = None
+
+    def _new_events(self) -> None:
         self._woken = threading.Event()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -60,13 +71,23 @@ class BackgroundLoop:
 
     def ensure_running(self) -> None:
         """Restart the thread if this process was forked. Returns at once if it is running."""
-        if self._running or not self._wanted:
+        if self._running or not self._wanted or time.monotonic() < self._retry_at_s:
             return
-        with self._lock:
-            if not self._running and self._wanted:
-                self._running = True
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+        try:
+            self._permit.pop()
+        except IndexError:
+            return
+        # Together with the thread: gevent and eventlet may have replaced both since the start.
+        self._new_events()
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # Out of threads, or the interpreter is shutting down.
+            _logger.info("Not reading GPUs for now: %s", error)
+            self._retry_at_s = time.monotonic() + _AFTER_FAILURE_S
+            self._permit.append(None)
+        else:
+            self._thread, self._running = thread, True
 
     def wake(self) -> None:
         """Run the next pass now."""
@@ -74,11 +95,10 @@ class BackgroundLoop:
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the thread. Return whether it ended within `timeout_s`."""
-        with self._lock:
-            self._wanted = False
-            thread, self._thread = self._thread, None
-            self._stopping.set()
-            self._woken.set()
+        self._wanted = False
+        thread, self._thread = self._thread, None
+        self._stopping.set()
+        self._woken.set()
         if thread is None:
             return True
         thread.join(timeout_s)
@@ -111,8 +131,7 @@ class BackgroundLoop:
 
     def after_in_child(self) -> None:
         """Reset the state: the thread does not exist in the child."""
-        self._running = False
-        self._new_locks()
+        self._reset()
         self._after_fork()
 
 
@@ -121,6 +140,7 @@ _waiting_for_fork: Final[list[BackgroundLoop]] = []
 
 
 def _before_fork() -> None:
+    wait_for_setup()  # It may wait for a pass.
     _waiting_for_fork[:] = [loop for loop in list(_loops) if loop.before_fork()]
 
 

@@ -7,8 +7,8 @@ distro creates.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +26,8 @@ class ExportMonitor:
 
     def __init__(self) -> None:
         self.is_failing = False
-        self._lock = threading.Lock()
         self._exporters: list[Any] = []
-        self._failed = False
+        self._failures: list[None] = []  # appending and popping are atomic
 
     def monitor(self, provider: object) -> None:
         """Monitor every exporter of an SDK provider.
@@ -47,14 +46,16 @@ class ExportMonitor:
             self._exporters.append(exporter)
 
     def reset_after_fork(self) -> None:
-        """Reset in a forked child: forget failures, and replace a lock that may be held."""
-        self._lock = threading.Lock()
-        self._failed = False
+        """Forget the parent's failures, in a forked child."""
+        self._failures = []
 
     def take_failure(self) -> bool:
         """Return whether an export has failed since the last call."""
-        with self._lock:
-            failed, self._failed = self._failed, False
+        failed = False
+        with contextlib.suppress(IndexError):
+            while True:
+                self._failures.pop()
+                failed = True
         return failed
 
     def shutdown_exporters(self) -> None:
@@ -75,19 +76,16 @@ class ExportMonitor:
             finally:
                 self.is_failing = not succeeded
                 if not succeeded:
-                    with self._lock:
-                        self._failed = True
+                    self._failures.append(None)
 
         return monitored
 
 
 def _once(shutdown: Callable[..., Any]) -> Callable[..., Any]:
-    lock, calls = threading.Lock(), iter((True,))
+    calls = iter((True,))  # `next` is atomic
 
     @functools.wraps(shutdown)
     def first_only(*args: Any, **kwargs: Any) -> Any:
-        with lock:
-            first = next(calls, False)
-        return shutdown(*args, **kwargs) if first else None
+        return shutdown(*args, **kwargs) if next(calls, False) else None
 
     return first_only

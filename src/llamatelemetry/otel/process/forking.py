@@ -1,14 +1,19 @@
-"""The end of worker processes that do not run `atexit` handlers.
+"""Forked processes: threads that start in them, and workers that do not run `atexit` handlers.
 
 Workers of `multiprocessing` and of Celery end in `os._exit`, so the SDK does not flush.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Final
+from weakref import WeakSet
 
 # Lowest priority among the finalizers of a worker: those of the application may record telemetry.
 _LAST = -100
@@ -52,3 +57,83 @@ class WorkerExitHook:
 
 def _add_finalizer(util: Any, hook: WorkerExitHook) -> None:
     util.Finalize(None, hook, exitpriority=_LAST)
+
+
+class ForkSafeLock:
+    """A reentrant lock that is free in a forked child, even if a thread of the parent held it.
+
+    Reentrant, because a signal handler or a finalizer may need it within a critical section of
+    the same thread.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        _locks.add(self)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def held(self) -> threading.RLock:
+        """Return the lock, for a `with` statement."""
+        return self._lock
+
+    @staticmethod
+    def renew_all() -> None:
+        """Renew all locks, in a forked child."""
+        for lock in list(_locks):
+            lock._renew()
+
+
+_locks: Final[WeakSet[ForkSafeLock]] = WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ForkSafeLock.renew_all)
+
+
+def has_green_threads() -> bool:
+    """Return whether gevent or eventlet has replaced the threads of this process."""
+    return type(threading.Lock()).__module__ != "_thread"
+
+
+def without_waiting(handler: Callable[[], object]) -> Callable[[], object]:
+    """Return a handler for `os.register_at_fork` that may start threads, also under gevent.
+
+    With greenlets, starting a thread switches to others that the parent has started. In a forked
+    child they would run a second time: requests are sent twice, and a child of `subprocess` never
+    starts its program. There the handler runs in a greenlet, as soon as the child runs any.
+    """
+
+    @functools.wraps(handler)
+    def run() -> None:
+        if has_green_threads():
+            # Unlike `Thread.start`, this function does not wait.
+            _thread.start_new_thread(handler, ())
+        else:
+            handler()
+
+    return run
+
+
+@contextlib.contextmanager
+def fork_handlers_without_waiting() -> Generator[None]:
+    """Apply `without_waiting` to the handlers that OpenTelemetry registers in the block.
+
+    They start the SDK's threads, and detect the resource of the process in threads.
+    """
+    original: Any = getattr(os, "register_at_fork", None)
+    if original is None:
+        yield
+        return
+
+    def register(**handlers: Callable[[], object]) -> None:
+        after_in_child = handlers.get("after_in_child")
+        module = str(getattr(after_in_child, "__module__", ""))
+        if after_in_child is not None and module.startswith("opentelemetry."):
+            handlers["after_in_child"] = without_waiting(after_in_child)
+        original(**handlers)
+
+    os.register_at_fork = register  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.register_at_fork = original

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
+from llamatelemetry._setup_in_progress import wait_for_setup
+
 # Windows does not have these locks: there, every process is a leader.
 if sys.platform != "win32":
     import fcntl
@@ -183,14 +185,21 @@ class _State:
     """
 
     lock = threading.RLock()
+    _held = 0
 
     def before_fork(self) -> None:
+        wait_for_setup()  # It may need this lock.
         self.lock.acquire()
+        self._held += 1
 
     def after_in_parent(self) -> None:
-        self.lock.release()
+        # Not held if this handler was registered by another thread during the fork.
+        if self._held:
+            self._held -= 1
+            self.lock.release()
 
     def after_in_child(self) -> None:
+        self._held = 0
         self.lock = threading.RLock()
         for election in list(_elections):
             election.detach_after_fork()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
-import threading
 from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
+
+from llamatelemetry.otel.process.forking import ForkSafeLock
 
 _logger = logging.getLogger("llamatelemetry.otel.providers")
 
@@ -87,23 +87,7 @@ class DelegateRegistry(Generic[S, F]):
             registered.set_delegate(source)
 
 
-class _ForkSafeLock:
-    """A lock that is free in a forked child, even if a thread of the parent held it."""
-
-    def __init__(self) -> None:
-        self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def held(self) -> threading.Lock:
-        """Return the lock, for a `with` statement."""
-        return self._lock
-
-
-_lock = _ForkSafeLock()
+_lock = ForkSafeLock()
 
 
 class SdkProvider(Protocol):

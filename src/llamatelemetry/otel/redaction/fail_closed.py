@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 from typing import Any, Final
+
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 
 FAILED_ATTRIBUTE: Final = "llamatelemetry.redaction.failed"
 """Attribute that is `True` on a span or log record whose text was dropped."""
@@ -16,8 +17,7 @@ FAILED_SPAN_NAME: Final = "redaction failed"
 _PLACEHOLDER: Final = "(message removed: it may quote a prompt)"
 
 _logger = logging.getLogger("llamatelemetry.otel.redaction")
-_lock = threading.Lock()
-_logged: set[tuple[str, type[Exception]]] = set()
+_logged: dict[tuple[str, type[Exception]], object] = {}
 
 
 def numbers_only(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -28,12 +28,15 @@ def numbers_only(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def log_once(what: str, error: Exception) -> None:
-    """Log a failure of redaction once per kind of data and error type, without its message."""
-    key = (what, type(error))
-    with _lock:
-        if key in _logged:
-            return
-        _logged.add(key)
+    """Log a failure of redaction once per kind of data and error type, without its message.
+
+    Call it when the text is dropped. It raises an exception of a signal handler again.
+    """
+    raise_if_from_signal_handler(error)
+    first = object()
+    # Atomic: a lock could be held by the code that a signal handler or a finalizer interrupts.
+    if _logged.setdefault((what, type(error)), first) is not first:
+        return
     _logger.warning(
         "Redaction of %s failed; dropped its text. This is a bug in llamatelemetry, please report "
         "it. Logged once per error type",

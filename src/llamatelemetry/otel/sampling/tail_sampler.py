@@ -19,6 +19,7 @@ from opentelemetry import metrics
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor
 
 from llamatelemetry.otel._sdk_private import call_on_ending
+from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.otel.sampling.rules import KeepDecision, Policy, with_decision
 from llamatelemetry.semconv.attributes import SAMPLING_DECISION
 from llamatelemetry.semconv.metrics import SAMPLING_SPANS, SAMPLING_TRACES
@@ -183,7 +184,8 @@ class TailSampler(SpanProcessor):
     def _decide(self, span: ReadableSpan) -> KeepDecision | None:
         try:
             return self.policy.of_span(span)
-        except Exception:
+        except Exception as error:
+            raise_if_from_signal_handler(error)
             # An application's span can have any shape. Keep it rather than lose it.
             _logger.debug("Cannot apply the sampling rules to %r; kept", span, exc_info=True)
             return KeepDecision("unknown", 1.0)
@@ -213,7 +215,8 @@ class TailSampler(SpanProcessor):
         if trace.had_root:
             _counts.traces[DROPPED if trace.decision is None else KEPT] += 1
         _counts.spans[DROPPED] += len(trace.take())
-        del self._traces[trace_id]
+        # A finalizer may have ended the last span of the trace within this critical section.
+        self._traces.pop(trace_id, None)
         if trace.decision is not None:
             self._recently_kept[trace_id] = trace.decision
             if len(self._recently_kept) > _MAX_REMEMBERED_TRACES:

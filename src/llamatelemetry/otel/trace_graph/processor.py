@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
+from llamatelemetry.otel.process.forking import ForkSafeLock
 from llamatelemetry.otel.trace_graph.graph import NodeKind, TraceGraph, processors
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
@@ -50,6 +50,10 @@ class _Open(NamedTuple):
 class TraceGraphProcessor(SpanProcessor):
     """Keeps a graph for each of the last `MAX_TRACES` traces, and one for all traces.
 
+    A finalizer or a signal handler can start and end spans at any point, also while this thread
+    changes or copies a graph. Ended spans are therefore queued, by operations that are atomic,
+    and whichever thread has the graphs adds them.
+
     Args:
         redact: Returns the redacted value of an attribute, given its name and value. Nodes of
             steps are named when their span starts, before redaction of the span, and a graph may
@@ -58,7 +62,9 @@ class TraceGraphProcessor(SpanProcessor):
 
     def __init__(self, redact: Callable[[str, Any], Any] = lambda _, value: value) -> None:
         self._redact = redact
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
+        self._ended: deque[tuple[_Open, ReadableSpan]] = deque()
+        self._is_in_use = False  # changed under the lock only
         self._open: OrderedDict[tuple[int, int], _Open] = OrderedDict()
         self._graphs: OrderedDict[int, TraceGraph] = OrderedDict()
         self._all = TraceGraph()
@@ -70,13 +76,18 @@ class TraceGraphProcessor(SpanProcessor):
         Raises:
             KeyError: The trace is not among the recent ones.
         """
-        with self._lock:
-            if trace_id is None:
-                return copy.deepcopy(self._all)
-            number = int(trace_id, 16) if isinstance(trace_id, str) else trace_id
-            graph = self._graphs.get(number)
-            if graph is not None:
-                return copy.deepcopy(graph)
+        number = int(trace_id, 16) if isinstance(trace_id, str) else trace_id
+        self._add_ended(wait=True)
+        with self._lock.held():
+            was_in_use, self._is_in_use = self._is_in_use, True
+            try:
+                graph = self._all if number is None else self._graphs.get(number)
+                found = copy.deepcopy(graph)
+            finally:
+                self._is_in_use = was_in_use
+        self._add_ended()
+        if found is not None:
+            return found
         raise KeyError(
             f"Trace {number:032x} is not among the last {MAX_TRACES} traces of this process"
         )
@@ -84,32 +95,52 @@ class TraceGraphProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Remember the parent and the step of the span."""
         context, parent = span.get_span_context(), span.parent
-        own_step = _step_of(span.attributes or {}, self._redact)
-        with self._lock:
-            enclosing = None
-            if parent is not None and not parent.is_remote:
-                enclosing = self._open.get((parent.trace_id, parent.span_id))
-            parent_step = enclosing.step if enclosing is not None else _service(span, self._redact)
-            step = own_step or parent_step
-            self._open[context.trace_id, context.span_id] = _Open(parent_step, step)
-            # Some spans are never ended.
-            if len(self._open) > MAX_OPEN_SPANS:
-                self._open.popitem(last=False)
+        enclosing = None
+        if parent is not None and not parent.is_remote:
+            enclosing = self._open.get((parent.trace_id, parent.span_id))
+        parent_step = enclosing.step if enclosing is not None else _service(span, self._redact)
+        step = _step_of(span.attributes or {}, self._redact) or parent_step
+        self._open[context.trace_id, context.span_id] = _Open(parent_step, step)
+        # Some spans are never ended.
+        if len(self._open) > MAX_OPEN_SPANS:
+            self._open.popitem(last=False)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Add the ended span to its graphs."""
         context = span.get_span_context()
         if context is None:
             return
-        with self._lock:
-            opened = self._open.pop((context.trace_id, context.span_id), None)
-            if opened is None:
-                return
-            for graph in (self._all, self._graph_of(context.trace_id)):
-                if opened.step is not opened.parent:
-                    _add_step(graph, opened, span)
-                elif _is_call(span.attributes or {}):
-                    _add_call(graph, opened.parent, span)
+        opened = self._open.pop((context.trace_id, context.span_id), None)
+        if opened is not None:
+            self._ended.append((opened, span))
+            self._add_ended()
+
+    def _add_ended(self, *, wait: bool = False) -> None:
+        """Add the queued spans to their graphs, unless another caller is at it. `wait` for that one."""
+        lock = self._lock.held()
+        # Again if a span was queued after the last look at the queue, before the lock was free.
+        while self._ended and lock.acquire(blocking=wait):
+            try:
+                if self._is_in_use:  # by the code that this call interrupts
+                    return
+                self._is_in_use = True
+                try:
+                    while self._ended:
+                        self._add(*self._ended.popleft())
+                finally:
+                    self._is_in_use = False
+            finally:
+                lock.release()
+
+    def _add(self, opened: _Open, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        if context is None:
+            return
+        for graph in (self._all, self._graph_of(context.trace_id)):
+            if opened.step is not opened.parent:
+                _add_step(graph, opened, span)
+            elif _is_call(span.attributes or {}):
+                _add_call(graph, opened.parent, span)
 
     def _graph_of(self, trace_id: int) -> TraceGraph:
         graph = self._graphs.get(trace_id)
