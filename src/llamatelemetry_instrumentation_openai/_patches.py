@@ -13,13 +13,12 @@ The wrappers are in `_wrappers`, which is loaded together with `openai`.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, active_config, sdk_disabled
-from llamatelemetry.genai import Instrumenter, PatchPoint, PatchTable
+from llamatelemetry.genai import ForkSafeLock, Instrumenter, PatchPoint, PatchTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,30 +64,30 @@ class ClientPatches:
         self.instrumenter: Instrumenter | None = None
         self._marks: WeakSet[ClientInstrumentation] = WeakSet()
         self._table = PatchTable((*patch_points(self), *realtime_patch_points(self)))
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
 
     def instrument_all(self, instrumenter: Instrumenter) -> None:
         """Record the calls of all clients. Called again, it replaces the instrumenter."""
-        with self._lock:
+        with self._lock.held():
             self.instrumenter = instrumenter
             self._table.apply()
 
     def uninstrument_all(self) -> None:
         """Record only the calls of clients that are marked themselves."""
-        with self._lock:
+        with self._lock.held():
             self.instrumenter = None
             self._revert_if_unused()
 
     def instrument(self, client: Any, instrumenter: Instrumenter) -> None:
         """Mark one client."""
-        with self._lock:
+        with self._lock.held():
             mark = client.__dict__[CLIENT_KEY] = ClientInstrumentation(instrumenter)
             self._marks.add(mark)
             self._table.apply()
 
     def uninstrument(self, client: Any) -> None:
         """Remove the mark of one client."""
-        with self._lock:
+        with self._lock.held():
             client.__dict__.pop(CLIENT_KEY, None)
             self._revert_if_unused()
 

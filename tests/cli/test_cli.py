@@ -91,6 +91,7 @@ def test_importing_the_command_line_imports_no_command():
     # The options are imported for `--help`. The modules that run commands are not.
     assert ast.literal_eval(output) == [
         "llamatelemetry._optional",
+        "llamatelemetry._setup_in_progress",
         "llamatelemetry.cli",
         "llamatelemetry.cli._app",
         "llamatelemetry.cli._bench_options",

@@ -56,13 +56,25 @@ def points() -> list[Point]:
                 continue
             library = importlib.import_module(f"{module}.{name}")
             if hasattr(library, "patch_points"):
-                found += [Point(each.module, each.path) for each in library.patch_points(None)]
+                # The plugin of Transformers also has patches of classes that are not listed here.
+                others = getattr(library, "own_generate_patches", None)
+                arguments = (None,) if others is None else (None, others(None))
+                table = library.patch_points(*arguments)
+                found += [Point(each.module, each.path) for each in table]
+    return [each for each in found if not _is_internal(each) and _exists(each)]
+
+
+def _is_internal(point: Point) -> bool:
+    """Return whether the library itself calls the function, on objects that it creates."""
+    is_batching = ".continuous_batching." in point.module or ".serving." in point.module
+    return is_batching or point.path.endswith(".__init_subclass__")
+
+
+def _exists(point: Point) -> bool:
     # Old versions of openai have no client of Bedrock.
-    return [
-        each
-        for each in found
-        if each.module != "openai.lib.bedrock" or importlib.util.find_spec(each.module) is not None
-    ]
+    return point.module != "openai.lib.bedrock" or (
+        importlib.util.find_spec(point.module) is not None
+    )
 
 
 POINTS = points()

@@ -97,6 +97,7 @@ from llamatelemetry.genai.wire.openai_responses import (
     parse_responses_parameters,
 )
 from llamatelemetry.genai.wire.sse import EventReader
+from llamatelemetry.otel.process.forking import ForkSafeLock
 
 __all__ = [
     "STEP_EVENT",
@@ -115,6 +116,7 @@ __all__ = [
     "ErrorInfo",
     "EventBytesObserver",
     "EventReader",
+    "ForkSafeLock",
     "GenerationSteps",
     "InferenceEngine",
     "Instrumenter",

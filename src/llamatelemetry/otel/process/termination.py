@@ -25,14 +25,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from llamatelemetry.otel.process.forking import has_green_threads
+
+# A native lock also if gevent or eventlet replaces locks later: the thread is a native one, too.
+_new_lock: Final = threading.Lock
 _NAMES: Final = ("SIGTERM", "SIGHUP", "SIGINT")
 # How much longer than the flush the main thread waits for the thread that flushes.
 _MARGIN_S: Final = 1.0
 _CREDENTIALS: Final = struct.Struct("3i")  # process, user and group of the writer
-_PATCHES_THREADS: Final = {
-    "gevent.monkey": "is_module_patched",
-    "eventlet.patcher": "is_monkey_patched",
-}
 
 
 class TerminationHook:
@@ -94,11 +94,15 @@ class TerminationHook:
                 mailbox.close()
 
     def reinitialize_after_fork(self) -> None:
-        """Start the thread of a forked child, which inherits the handlers."""
+        """Start the thread of a forked child, which inherits the handlers.
+
+        Not under gevent or eventlet, where starting a thread switches to the parent's greenlets. The
+        handlers then perform the default action at once.
+        """
         if self._thread is None:
             return
         self._done, self._first = None, 0
-        if not self._start_thread():
+        if has_green_threads() or not self._start_thread():
             self._thread = None
 
     def handle(self, number: int, _frame: object = None) -> None:
@@ -107,7 +111,7 @@ class TerminationHook:
             return  # Another signal arrived during the flush for the first one.
         try:
             # Unlike an `Event`, a new lock has no parts that the interrupted code may hold.
-            done = self._done = threading.Lock()
+            done = self._done = _new_lock()
             done.acquire()
             if self._thread is not None and self._pid == os.getpid():
                 self._mailboxes[number].send()
@@ -240,13 +244,8 @@ class _Mailbox:
 
 
 def _can_handle_signals() -> bool:
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        return False
-    for module, name in _PATCHES_THREADS.items():
-        is_patched: Any = getattr(sys.modules.get(module), name, None)
-        if is_patched is not None and is_patched("thread"):
-            return False
-    return True
+    is_in_main_thread = threading.current_thread() is threading.main_thread()
+    return sys.platform != "win32" and is_in_main_thread and not has_green_threads()
 
 
 def _handler_setter() -> Callable[[int, int | None], int | None] | None:
