@@ -221,7 +221,7 @@ class TestInitContainer:
                 timeout=100,
             )
         assert (done.returncode, done.stderr) == (0, "")
-        assert received.spans() == ["chat smol"] * 2
+        assert received.spans() == ["chat smol"] * 3
         assert "gen_ai.client.operation.duration" in received.metrics()
         resource = received.resources("traces")[0]
         assert resource["telemetry.distro.name"] == "llamatelemetry"

@@ -136,6 +136,9 @@ def test_terminated_server_exports_its_calls_and_ends_as_before(server, mode, mo
         ):
             made = Counter(pool.map(ask, [url] * TIMES))
             if mode == "init":
+                # Each worker makes a call when it imports the program.
+                while server != "uvicorn" and len(made) < 2:
+                    made.update(pool.map(ask, [url] * TIMES))
                 made += extra_calls(command, made)
         assert process.returncode == status
         Seen(received).check(made)

@@ -38,6 +38,8 @@ class Received:
         self.may_respond = threading.Event()
         """While it is not set, HTTP requests get no response for up to 30 seconds."""
         self.may_respond.set()
+        self.started: list[str] = []
+        """Paths of HTTP requests that have arrived, also of those without a response yet."""
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
@@ -100,6 +102,7 @@ def http_receiver(
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            received.started.append(self.path)
             received.may_respond.wait(30)
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from tests.support.otlp_receiver import Received, http_receiver
+from tests.support.waiting import wait_for
 
 PROGRAM = """
     import os, sys, threading
@@ -71,6 +72,8 @@ def run(received: Received, *, forks: bool = False, **variables: str) -> str:
         stderr=subprocess.PIPE,
         text=True,
     )
+    # Only then does no thread of the SDK take items from the queues while they get full.
+    wait_for(lambda: {"/v1/traces", "/v1/logs"} <= set(received.started))
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "made\n"
