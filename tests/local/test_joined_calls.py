@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from llamatelemetry.local.records import SpanRecord
 from llamatelemetry.local.report import Recording, render
 from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store
-from tests.local.example_records import call, span, vllm
+from tests.local.example_records import call, otlp_json, span, vllm
 
 
 def server(number: int, parent: int | None, trace: int = 1, **attributes: Any) -> SpanRecord:
@@ -30,33 +29,6 @@ def totals(*spans: SpanRecord) -> tuple[int, int, int | None, int | None]:
     (row,) = summarize(spans).rows
     assert summarize(reversed(spans)).rows == [row]
     return row.calls, row.errors, row.input_tokens, row.output_tokens
-
-
-def otlp_json(spans: list[SpanRecord]) -> str:
-    """Return an export request as the OpenTelemetry Collector's file exporter writes it."""
-    types = {str: "stringValue", int: "intValue", float: "doubleValue"}
-    scopes = [
-        {
-            "scope": {"name": each.scope},
-            "spans": [
-                {
-                    "traceId": each.trace_id,
-                    "spanId": each.span_id,
-                    "parentSpanId": each.parent_span_id or "",
-                    "name": each.name,
-                    "kind": each.kind,
-                    "startTimeUnixNano": str(each.start_ns),
-                    "endTimeUnixNano": str(each.end_ns),
-                    "attributes": [
-                        {"key": name, "value": {types[type(value)]: value}}
-                        for name, value in each.attributes.items()
-                    ],
-                }
-            ],
-        }
-        for each in spans
-    ]
-    return json.dumps({"resourceSpans": [{"scopeSpans": scopes}]})
 
 
 def failed(of: SpanRecord) -> SpanRecord:

@@ -16,6 +16,7 @@ from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.cli._text import safe_text
 from llamatelemetry.local.calls import Summary, summarize
+from llamatelemetry.local.joined_calls import lacks_engine_spans
 from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
 from llamatelemetry.local.receiver import Receiver
 from llamatelemetry.local.report import LivePage, read_recorded, write_report
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _USAGE: Final = 2
 _SETTLE_S: Final = 2.0
+# The batch span processor of OpenTelemetry sends every 5 seconds.
+_ENGINE_DELAY_S: Final = 6.0
+_LAST_SPANS: Final = 2000
 
 
 def run_command(
@@ -73,6 +77,8 @@ def run_command(
     status = command.wait()
     with suppress(KeyboardInterrupt):
         _settle(receiver)
+        if port or grpc_port is not None:
+            _wait_for_engine_spans(path)
     with _keeping_exit_status(console, path):
         if page is not None:
             page.stop()
@@ -146,6 +152,15 @@ def _settle(receiver: Receiver) -> None:
     while time.monotonic() < deadline and (now := dict(receiver.received)) != before:
         before = now
         time.sleep(0.1)
+
+
+def _wait_for_engine_spans(path: Path) -> None:
+    """Wait until the spans of the last calls have arrived from their engines, which send in batches."""
+    deadline = time.monotonic() + _ENGINE_DELAY_S
+    with suppress(OSError, StoreError), StoreReader(path) as reader:
+        after = max(0, reader.last_row("spans") - _LAST_SPANS)
+        while lacks_engine_spans(reader.spans(after=after)) and time.monotonic() < deadline:
+            time.sleep(0.25)
 
 
 def _conclude(

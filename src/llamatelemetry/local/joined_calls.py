@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.local.engine_spans import (
+    EXPORTING_ENGINES,
     EngineRequest,
     is_engine_request,
     is_engine_scope,
@@ -111,6 +112,16 @@ def join_calls(spans: Iterable[SpanRecord]) -> list[JoinedCall]:
     for span in spans:
         traces.add(span)
     return traces.calls()
+
+
+def lacks_engine_spans(spans: Iterable[SpanRecord]) -> bool:
+    """Return whether an engine that can export spans has not sent that of a successful call yet."""
+    return any(
+        not call.requests
+        and not call.span.failed
+        and call.attributes.get(names.GEN_AI_PROVIDER_NAME) in EXPORTING_ENGINES
+        for call in join_calls(spans)
+    )
 
 
 class _Traces:
