@@ -53,7 +53,7 @@ def latency(**seconds: Any) -> dict[str, Any]:
 
 def vllm(
     number: int = 9,
-    parent: int = 1,
+    parent: int | None = 1,
     trace: int = 1,
     request_id: str = "chatcmpl-a1b2",
     **seconds: Any,
