@@ -82,20 +82,25 @@ def ask_without_instrumentation(server: VllmServer) -> None:
     urllib.request.urlopen(request, timeout=60).close()
 
 
-def record(folder: Path, *flags: str) -> Recorded:
+def record(folder: Path, *flags: str, protocol: str = "http/protobuf") -> Recorded:
+    is_grpc = protocol == "grpc"
     (folder / "program.py").write_text(PROGRAM)
     ready, port = folder / "ready", free_port()
     command = (sys.executable, "program.py", str(ready))
     # The receiver is there before vLLM, which would drop the spans that it cannot send.
     process = subprocess.Popen(
-        [*RUN, "--port", str(port), "--output", "run.db", "--no-report", "--", *command],
+        [
+            *(*RUN, "--grpc-port" if is_grpc else "--port", str(port)),
+            *("--output", "run.db", "--no-report", "--", *command),
+        ],
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "150"},
     )
     try:
-        with vllm_server(*flags, traces_url=f"http://127.0.0.1:{port}/v1/traces") as server:
+        url = f"http://127.0.0.1:{port}{'' if is_grpc else '/v1/traces'}"
+        with vllm_server(*flags, traces_url=url, traces_protocol=protocol) as server:
             ask_without_instrumentation(server)
             (folder / "url").write_text(server.url)
             (folder / "url").rename(ready)
@@ -154,7 +159,7 @@ def test_table_shows_phases_of_spans_when_responses_have_none(tmp_path: Path) ->
 
 
 def test_phases_of_spans_agree_with_those_of_responses(tmp_path: Path) -> None:
-    recorded = record(tmp_path, "--enable-per-request-metrics")
+    recorded = record(tmp_path, "--enable-per-request-metrics", protocol="grpc")
     check_joined(recorded)
     for seed in (PLAIN, USAGE, LAST):
         response, call = recorded.phases(seed), recorded.calls[seed]
